@@ -6,11 +6,12 @@ change lands, a silent skip would be a hole in the safety net, so there it is a 
 """
 
 import os
+from collections.abc import Generator
 
 import pytest
 
 VARIABLE = "PLUMBLINE_STRICT_SKIPS"
-ALLOWED_MARK = "may_skip"  # for what no machine of ours can have, a CUDA device for instance
+ALLOWED_MARK = "may_skip"  # for what no CI machine of ours has, a CUDA device for instance
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,16 +21,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> "object":  # the hook's type is generic over the report
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    return _judged(item, report)
-
-
-def _judged(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
-    strict = os.environ.get(VARIABLE) == "1"
-    if not (strict and report.skipped) or hasattr(report, "wasxfail") or item.get_closest_marker(ALLOWED_MARK):
-        return report
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    report.outcome = "failed"
-    report.longrepr = f"{VARIABLE}=1 turns this skip into a failure: {reason}"
+    if (
+        os.environ.get(VARIABLE) == "1"
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+        and item.get_closest_marker(ALLOWED_MARK) is None
+    ):
+        report.outcome = "failed"
+        report.longrepr = f"{VARIABLE}=1 makes this skip a failure: {_reason(report)}"
     return report
+
+
+def _reason(report: pytest.TestReport) -> str:
+    # A skip's representation is (file, line, "Skipped: why").
+    return report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
