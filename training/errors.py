@@ -1,73 +1,159 @@
-"""What can go wrong while a product is trained: one class a failure, the message built inside.
+"""Failures that only training knows; as the service's, each says what was wrong and what to do."""
 
-Every message says what was wrong, what was expected and what to do; the command line prints it as one line and ends
-with exit code 2.
-"""
+from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-
-class TrainingError(Exception):
-    """Base of all failures that the person at the keyboard can do something about."""
+from service.errors import PlumblineError
 
 
-class DataFolderMissing(TrainingError):
+class TeacherWeightsUnavailable(PlumblineError):
+    """The pretrained weights of a teacher could not be obtained."""
+
+    slug = "teacher-weights-unavailable"
+    title = "Teacher weights unavailable"
+
+    def __init__(self, teacher: str, reason: str, ways_out: Iterable[str]) -> None:
+        ways = list(ways_out)
+        offer = "; or ".join(ways)
+        super().__init__(f"No weights for the teacher {teacher!r}: {reason}. Either {offer}.", teacher=teacher, ways_out=ways)
+
+
+class UnknownTeacher(PlumblineError):
+    slug = "unknown-teacher"
+    title = "Unknown teacher"
+
+    def __init__(self, teacher: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        super().__init__(f"There is no teacher {teacher!r}; choose one of {', '.join(names)}.", known=names)
+
+
+class UnknownMethod(PlumblineError):
+    slug = "unknown-method"
+    title = "Unknown method"
+
+    def __init__(self, method: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        super().__init__(f"There is no method {method!r}; choose one of {', '.join(names)}.", known=names)
+
+
+class InvalidFitConfig(PlumblineError):
+    slug = "invalid-fit-config"
+    title = "Invalid training configuration"
+
+
+class TooFewImages(PlumblineError):
+    slug = "too-few-images"
+    title = "Too few images to train on"
+
+    def __init__(self, count: int, least: int, what: str) -> None:
+        super().__init__(f"{count} {what} images are too few: at least {least} are needed. Add pictures of good parts.")
+
+
+class CheckpointMismatch(PlumblineError):
+    """A checkpoint belongs to another run (other images or other settings)."""
+
+    slug = "checkpoint-mismatch"
+    title = "The checkpoint belongs to another run"
+
+    def __init__(self, path: Path, differences: Iterable[str]) -> None:
+        super().__init__(
+            f"{path} cannot be resumed: {'; '.join(differences)}. Use the settings and images of the first run, or start "
+            "afresh without --resume."
+        )
+
+
+# --- the data set, the export ---------------------------------------------------------------------------------
+
+
+class DataFolderMissing(PlumblineError):
+    slug = "data-folder-missing"
+    title = "Data folder missing"
+
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} is not a folder; give --data a folder of good images or an MVTec-layout folder")
+        super().__init__(f"{folder} is not a folder. Give --data a folder of good images or an MVTec-layout folder.")
 
 
-class NoImagesFound(TrainingError):
+class NoImagesFound(PlumblineError):
+    slug = "no-images-found"
+    title = "No images found"
+
     def __init__(self, folder: Path, looked_for: str, remedy: str) -> None:
-        super().__init__(f"no images found in {folder}: looked for {looked_for}; {remedy}")
+        super().__init__(f"No images found in {folder}: looked for {looked_for}; {remedy}.")
 
 
-class TooFewImages(TrainingError):
+class TooFewGoodImages(PlumblineError):
+    slug = "too-few-good-images"
+    title = "Too few good images"
+
     def __init__(self, folder: Path, found: int, minimum: int) -> None:
         super().__init__(
-            f"{found} different good images in {folder}, at least {minimum} are needed (some to learn from, some held"
-            f" out for the threshold); photograph {minimum - found} more good parts"
+            f"{found} different good images in {folder}, at least {minimum} are needed (some to learn from, some held "
+            f"out for the threshold). Photograph {minimum - found} more good parts."
         )
 
 
-class LooksDefective(TrainingError):
+class LooksDefective(PlumblineError):
+    slug = "looks-defective"
+    title = "Training data look defective"
+
     def __init__(self, folder: Path, name: str) -> None:
         super().__init__(
-            f"{folder} has a sub-folder {name!r} that looks like defective or test images; training needs good images"
-            " only: name the folder of good images, or arrange train/good, test/good, test/<defect>"
+            f"{folder} has a sub-folder {name!r} that looks like defective or test images; training needs good ones "
+            "only. Name the folder of good images, or arrange train/good, test/good, test/<defect>."
         )
 
 
-class UnreadableImage(TrainingError):
+class UnreadableImage(PlumblineError):
+    slug = "unreadable-image"
+    title = "Unreadable image"
+
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} cannot be read as an image: {reason}; repair it or take it out of the folder")
+        super().__init__(f"{path} cannot be read as an image: {reason} Repair it or take it out of the folder.")
 
 
-class MaskMismatch(TrainingError):
+class MaskMismatch(PlumblineError):
+    slug = "mask-mismatch"
+    title = "Mask and image differ in size"
+
     def __init__(self, path: Path, mask_wh: tuple[int, int], image_wh: tuple[int, int]) -> None:
         super().__init__(
-            f"mask {path} is {mask_wh[0]}x{mask_wh[1]}, its image is {image_wh[0]}x{image_wh[1]};"
-            " a mask has the size of its image"
+            f"The mask {path} is {mask_wh[0]}x{mask_wh[1]}, its image is {image_wh[0]}x{image_wh[1]}. Draw the mask at "
+            "the size of its image."
         )
 
 
-class InvalidOption(TrainingError):
+class InvalidOption(PlumblineError):
+    slug = "invalid-option"
+    title = "Invalid option"
+
     def __init__(self, option: str, value: object, expected: str) -> None:
-        super().__init__(f"{option} is {value}, expected {expected}")
+        super().__init__(f"{option} is {value}, expected {expected}.")
 
 
-class ExportParityFailed(TrainingError):
+class ExportFailed(PlumblineError):
+    slug = "export-failed"
+    title = "Export failed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The trained network cannot be exported: {reason}. No bundle was written; this is a fault of the method, "
+            "not of the pictures."
+        )
+
+
+class ExportParityFailed(PlumblineError):
     """The exported graph answers otherwise than the trained network, so no bundle may be written."""
 
+    slug = "export-parity-failed"
+    title = "Export differs from the trained network"
+
     def __init__(self, probe: str, measured: float, tolerance: float) -> None:
-        self.measured = measured
-        self.tolerance = tolerance
         super().__init__(
-            f"the exported graph differs from the trained network by {measured:.2e} (relative) on {probe}, allowed is"
-            f" {tolerance:.0e}; no bundle was written. A data-dependent Python branch or a randomised layer in the"
-            " method's forward is the usual cause"
+            f"The exported graph differs from the trained network by {measured:.2e} (relative) on {probe}, allowed is "
+            f"{tolerance:.0e}. No bundle was written. The usual cause is a Python branch on tensor values or a random "
+            "layer in the method's forward.",
+            measured=measured,
+            tolerance=tolerance,
         )
-
-
-class ExportFailed(TrainingError):
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"the trained network cannot be exported: {reason}; no bundle was written")

@@ -1,0 +1,222 @@
+"""Which images are found, which are held out, and what is said when something is wrong."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from service.bundle import InputGeometry
+from service.inspection.imaging import ImageLimits, decode, prepare
+from training import errors
+from training.dataset import DataSet, load_prepared, read_mask, scan, scan_test
+
+
+def draw(path: Path, seed: int, size_wh: tuple[int, int] = (40, 32)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size_wh
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+    return path
+
+
+def folder_of(root: Path, names: list[str]) -> Path:
+    for seed, name in enumerate(names):
+        draw(root / name, seed)
+    return root
+
+
+def names(paths: tuple[Path, ...]) -> set[str]:
+    return {path.name for path in paths}
+
+
+def test_plain_folder_is_searched_through_its_sub_folders(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"a/{i}.png" for i in range(15)] + [f"a/b/{i}x.JPG" for i in range(9)])
+    (tmp_path / "notes.txt").write_text("not an image")
+    draw(tmp_path / ".thumbnails" / "1.png", 99)
+
+    data = scan(tmp_path)
+
+    assert len(data.train) + len(data.held_out) == 24
+    assert not set(data.train) & set(data.held_out)
+    assert data.test == ()
+
+
+def test_mvtec_layout_trains_on_train_good_only(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"train/good/{i:03d}.png" for i in range(30)])
+    folder_of(tmp_path, ["test/good/000.png", "test/scratch/000.png", "test/dent/000.png"])
+    draw(tmp_path / "ground_truth/scratch/000_mask.png", 0)
+
+    data = scan(tmp_path)
+
+    assert all(path.parent.name == "good" and path.parent.parent.name == "train" for path in data.train)
+    assert [(image.defect, image.defective, image.mask is not None) for image in data.test] == [
+        ("dent", True, False),
+        ("good", False, False),
+        ("scratch", True, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "expected"),
+    [(100, 0.2, 20), (100, 0.35, 35), (30, 0.2, 10), (20, 0.2, 10)],
+    ids=["share", "another-share", "minimum", "smallest-set"],
+)
+def test_held_out_share_and_minimum(tmp_path: Path, count: int, fraction: float, expected: int) -> None:
+    folder_of(tmp_path, [f"{i}.png" for i in range(count)])
+
+    data = scan(tmp_path, held_out_fraction=fraction)
+
+    assert len(data.held_out) == expected
+    assert len(data.train) == count - expected
+    assert (data.grouped_by, dict(data.groups)) == ("none", {"all": expected})
+
+
+def test_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"{i}.png" for i in range(40)])
+
+    assert scan(tmp_path, seed=3) == scan(tmp_path, seed=3)
+    assert scan(tmp_path, seed=3).held_out != scan(tmp_path, seed=4).held_out
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["2026-11-{day:02d}/{i}.png", "202611{day:02d}_{i}.png", "cam1_2026_11_{day:02d}_{i:04d}.png", "202611{day:02d}1405{i:02d}.png"],
+    ids=["folder", "compact", "underscores", "timestamp"],
+)
+def test_whole_days_are_held_out(tmp_path: Path, pattern: str) -> None:
+    folder_of(tmp_path, [pattern.format(day=day, i=i) for day in range(1, 9) for i in range(6)])
+
+    data = scan(tmp_path)
+
+    assert data.grouped_by == "date-in-name"
+    assert dict(data.groups) == {name: 6 for name in data.groups}
+    assert len(data.groups) == 2  # 20 % of 48 are 10: two days of 6
+    days = [{name for name in data.groups if name.replace("-", "") in str(p).replace("-", "").replace("_", "")} for p in data.train]
+    assert not any(days), "an image of a held-out day was left in training"
+
+
+def test_whole_sub_folders_are_held_out(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"batch{batch}/{i}.png" for batch in "abcdef" for i in range(10)])
+
+    data = scan(tmp_path)
+
+    assert data.grouped_by == "folder"
+    assert {path.parent.name for path in data.held_out} == set(data.groups)
+    assert not {path.parent.name for path in data.train} & set(data.groups)
+
+
+@pytest.mark.parametrize("sizes", [(40,), (36, 4)], ids=["one-folder", "one-folder-holds-nearly-all"])
+def test_single_images_are_held_out_where_sessions_are_too_coarse(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    folder_of(tmp_path, [f"batch{n}/{n}-{i}.png" for n, size in enumerate(sizes) for i in range(size)])
+
+    data = scan(tmp_path)
+
+    assert (data.grouped_by, len(data.held_out)) == ("none", 10)
+
+
+def test_serial_numbers_are_not_dates(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"20269{i:03d}.png" for i in range(10)] + [f"12026112{i}.png" for i in range(10)])
+
+    assert scan(tmp_path).grouped_by == "none"
+
+
+def test_copies_of_an_image_count_once(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"{i}.png" for i in range(25)])
+    (tmp_path / "copy.png").write_bytes((tmp_path / "3.png").read_bytes())
+
+    data = scan(tmp_path)
+
+    assert len(data.train) + len(data.held_out) == 25
+    assert len(data.duplicates) == 1
+
+
+def test_fingerprint_follows_contents_not_names(tmp_path: Path) -> None:
+    first, second, third = (folder_of(tmp_path / name, [f"{i}.png" for i in range(20)]) for name in "abc")
+    (second / "0.png").rename(second / "renamed.png")
+    draw(third / "0.png", 1234)
+
+    prints: list[DataSet] = [scan(folder) for folder in (first, second, third)]
+
+    assert prints[0].fingerprint == prints[1].fingerprint
+    assert prints[0].fingerprint != prints[2].fingerprint
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(errors.DataFolderMissing, match="nowhere is not a folder"):
+        scan(tmp_path / "nowhere")
+
+
+def test_empty_folder_says_what_was_looked_for_and_where(tmp_path: Path) -> None:
+    with pytest.raises(errors.NoImagesFound) as caught:
+        scan(tmp_path)
+
+    assert str(tmp_path) in str(caught.value)
+    assert ".png" in str(caught.value)
+
+
+def test_train_without_good(tmp_path: Path) -> None:
+    draw(tmp_path / "train/ok/1.png", 0)
+
+    with pytest.raises(errors.NoImagesFound, match="train/good"):
+        scan(tmp_path)
+
+
+def test_too_few_images_names_the_minimum(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"{i}.png" for i in range(17)])
+
+    with pytest.raises(errors.TooFewGoodImages, match=r"17 different good images.*at least 20.*3 more"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bad", "NG", "defective", "ground_truth", "test"])
+def test_defective_sub_folders_are_refused(tmp_path: Path, name: str) -> None:
+    folder_of(tmp_path, [f"good/{i}.png" for i in range(30)] + [f"{name}/1.png"])
+
+    with pytest.raises(errors.LooksDefective, match=name):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.6, -1.0])
+def test_held_out_share_is_checked(tmp_path: Path, fraction: float) -> None:
+    with pytest.raises(errors.InvalidOption, match="held-out share"):
+        scan(tmp_path, held_out_fraction=fraction)
+
+
+@pytest.mark.parametrize("missing", ["good", "defect"])
+def test_test_split_needs_good_and_defective(tmp_path: Path, missing: str) -> None:
+    draw(tmp_path / ("test/scratch/1.png" if missing == "good" else "test/good/1.png"), 0)
+
+    with pytest.raises(errors.NoImagesFound, match="good and defective"):
+        scan_test(tmp_path)
+
+
+def test_images_are_prepared_as_the_service_does(tmp_path: Path) -> None:
+    paths = [draw(tmp_path / f"{i}.png", i, (70 + i, 50)) for i in range(5)]
+    geometry = InputGeometry(height=48, width=64)
+    seen: list[int] = []
+
+    images = load_prepared(paths, geometry, seen.append)
+
+    assert (images.shape, images.dtype) == ((5, 48, 64, 3), np.dtype(np.uint8))
+    for path, image in zip(paths, images, strict=True):
+        np.testing.assert_array_equal(image, prepare(decode(path.read_bytes(), ImageLimits()), geometry))
+    assert seen == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", None], ids=["empty", "text", "truncated"])
+def test_unreadable_image_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = draw(tmp_path / "part.png", 0)
+    path.write_bytes(path.read_bytes()[:900] if content is None else content)
+
+    with pytest.raises(errors.UnreadableImage, match=r"part\.png.*repair it or take it out"):
+        load_prepared([path], InputGeometry(height=32, width=32))
+
+
+def test_mask_is_cut_at_one_half(tmp_path: Path) -> None:
+    path = tmp_path / "m.png"
+    cv2.imwrite(str(path), np.array([[0, 127, 128, 255]], np.uint8))
+
+    assert read_mask(path, (4, 1)).tolist() == [[False, False, True, True]]
+    assert not read_mask(None, (4, 1)).any()
+    with pytest.raises(errors.MaskMismatch, match="4x1, its image is 8x1"):
+        read_mask(path, (8, 1))

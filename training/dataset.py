@@ -1,0 +1,288 @@
+"""The pictures of a product: which to learn from, which good ones to hold out, which to test on.
+
+Two layouts are read. MVTec AD's: `train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`
+(masks optional). Or any folder of good images, searched through all its sub-folders.
+
+Held-out good images are never trained on; their scores become the calibration card. Pictures of one day resemble each
+other more than those of the next, so wherever dates or sub-folders tell the sessions apart, whole sessions are held
+out: thresholds then hold on a day that training has not seen.
+"""
+
+import hashlib
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import InputGeometry
+from service.errors import PlumblineError
+from service.inspection.imaging import ImageLimits, decode, prepare
+from service.inspection.threads import cpu_quota
+from training.errors import (
+    DataFolderMissing,
+    InvalidOption,
+    LooksDefective,
+    MaskMismatch,
+    NoImagesFound,
+    TooFewGoodImages,
+    UnreadableImage,
+)
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+GOOD = "good"
+MIN_TRAINING_IMAGES = 10
+MAX_HELD_OUT_FRACTION = 0.5
+MASK_THRESHOLD = 127  # of 255: a mask pixel counts as defective above one half
+
+_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d(?!\d{3}))")
+_DEFECTIVE_NAMES = re.compile(
+    r"(test|ground_?truth|masks?|bad|ng|nok|defect(s|ive)?|faulty|rejects?|scrap|anomal(y|ies|ous)|abnormal)", re.I
+)
+GroupedBy = Literal["folder", "date-in-name", "none"]
+UInt8Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """One picture of the test split; `defect` is "good" or the defect's name, `mask` where the defect is."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    path: Path
+    defect: str
+    mask: Path | None
+
+    @property
+    def defective(self) -> bool:
+        return self.defect != GOOD
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What `scan` found.
+
+    Attributes:
+        root: The folder that was given.
+        train: Good images to learn from.
+        held_out: Good images for the calibration card, disjoint from `train`.
+        groups: Name and number of held-out images of every session they come from.
+        grouped_by: What told the sessions apart.
+        test: The test split, empty for a plain folder.
+        fingerprint: sha256 over the sorted sha256 of all good images; independent of names and of the split.
+        duplicates: Files left out because another file holds the very same bytes.
+    """
+
+    root: Path
+    train: tuple[Path, ...]
+    held_out: tuple[Path, ...]
+    groups: Mapping[str, int]
+    grouped_by: GroupedBy
+    test: tuple[TestImage, ...]
+    fingerprint: str
+    duplicates: tuple[Path, ...]
+
+
+def scan(data: Path, *, held_out_fraction: float = 0.2, held_out_min: int = 10, seed: int = 0) -> DataSet:
+    """Find a product's good images, hold some out, and list the test split where there is one.
+
+    Args:
+        data: An MVTec-layout folder or a folder of good images.
+        held_out_fraction: Wanted share of held-out images, above 0 and at most 0.5.
+        held_out_min: Held-out images at least.
+        seed: Decides which images or sessions are held out.
+
+    Raises:
+        DataFolderMissing, NoImagesFound, TooFewGoodImages, LooksDefective, InvalidOption: See their messages.
+    """
+    if not 0 < held_out_fraction <= MAX_HELD_OUT_FRACTION:
+        raise InvalidOption("the held-out share", held_out_fraction, f"above 0 and at most {MAX_HELD_OUT_FRACTION}")
+    good_root = _good_root(data)
+    found = images_in(good_root)
+    if not found:
+        raise NoImagesFound(good_root, f"{', '.join(SUFFIXES)} in all sub-folders", "check --data")
+    unique, duplicates, fingerprint = _hash(found)
+    minimum = MIN_TRAINING_IMAGES + held_out_min
+    if len(unique) < minimum:
+        raise TooFewGoodImages(good_root, len(unique), minimum)
+    wanted = max(round(len(unique) * held_out_fraction), held_out_min)
+    held_out, groups, grouped_by = _hold_out(unique, good_root, wanted, seed)
+    chosen = set(held_out)
+    return DataSet(
+        root=data,
+        train=tuple(path for path in unique if path not in chosen),
+        held_out=tuple(held_out),
+        groups=groups,
+        grouped_by=grouped_by,
+        test=tuple(_test_split(data)) if (data / "test").is_dir() else (),
+        fingerprint=fingerprint,
+        duplicates=tuple(duplicates),
+    )
+
+
+def scan_test(data: Path) -> list[TestImage]:
+    """The test split of an MVTec-layout folder.
+
+    Raises:
+        DataFolderMissing: `data` is no folder.
+        NoImagesFound: There is no `test/good` or no `test/<defect>` with images.
+    """
+    if not data.is_dir():
+        raise DataFolderMissing(data)
+    images = _test_split(data) if (data / "test").is_dir() else []
+    for wanted, name in ((False, GOOD), (True, "<defect>")):
+        if not any(image.defective == wanted for image in images):
+            raise NoImagesFound(
+                data, f"images in test/{name}", "evaluation needs good and defective ones: test/good, test/<defect>"
+            )
+    return images
+
+
+def images_in(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted; hidden files and folders are passed over."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def load_prepared(
+    paths: Sequence[Path], geometry: InputGeometry, progress: Callable[[int], None] | None = None
+) -> UInt8Images:
+    """Decode and resize images exactly as the service does.
+
+    Args:
+        paths: Image files.
+        geometry: The graph's input.
+        progress: Called with the number of images done so far.
+
+    Returns:
+        uint8 [N, height, width, 3], RGB.
+
+    Raises:
+        UnreadableImage: Names the first file that is not a whole image.
+    """
+    images = np.empty((len(paths), geometry.height, geometry.width, 3), np.uint8)
+    with ThreadPoolExecutor(cpu_quota()) as pool:
+        for index, image in enumerate(pool.map(lambda path: prepare(read_rgb(path), geometry), paths)):
+            images[index] = image
+            if progress is not None:
+                progress(index + 1)
+    return images
+
+
+def read_rgb(path: Path) -> UInt8Images:
+    """One image file as uint8 [H, W, 3] RGB, through the service's decoder.
+
+    Raises:
+        UnreadableImage: The file is missing, damaged, too large or no image.
+    """
+    try:
+        return decode(path.read_bytes(), ImageLimits())
+    except PlumblineError as error:
+        raise UnreadableImage(path, error.detail) from error
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or str(error)) from error
+
+
+def read_mask(path: Path | None, image_wh: tuple[int, int]) -> NDArray[np.bool_]:
+    """A ground-truth mask as bool [H, W], true where defective; all false without a file.
+
+    Raises:
+        UnreadableImage: The file is no image.
+        MaskMismatch: Its size is not that of its image.
+    """
+    if path is None:
+        return np.zeros(image_wh[::-1], dtype=bool)
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise UnreadableImage(path, "OpenCV cannot decode it")
+    mask_wh = (mask.shape[1], mask.shape[0])
+    if mask_wh != image_wh:
+        raise MaskMismatch(path, mask_wh, image_wh)
+    return np.asarray(mask > MASK_THRESHOLD)
+
+
+def _good_root(data: Path) -> Path:
+    if not data.is_dir():
+        raise DataFolderMissing(data)
+    if (data / "train" / GOOD).is_dir():
+        return data / "train" / GOOD
+    if (data / "train").is_dir():
+        raise NoImagesFound(data / "train", f"a folder train/{GOOD}", "good images belong there in the MVTec layout")
+    for folder in sorted(path for path in data.rglob("*") if path.is_dir()):
+        if _DEFECTIVE_NAMES.fullmatch(folder.name) and images_in(folder):
+            raise LooksDefective(data, folder.relative_to(data).as_posix())
+    return data
+
+
+def _hash(paths: Sequence[Path]) -> tuple[list[Path], list[Path], str]:
+    """Unique files, left-out duplicates, and the fingerprint."""
+    with ThreadPoolExecutor(cpu_quota()) as pool:
+        digests = list(pool.map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), paths))
+    first = {digest: path for digest, path in zip(reversed(digests), reversed(paths), strict=True)}
+    unique = [path for path, digest in zip(paths, digests, strict=True) if first[digest] == path]
+    duplicates = [path for path, digest in zip(paths, digests, strict=True) if first[digest] != path]
+    return unique, duplicates, hashlib.sha256("\n".join(sorted(first)).encode()).hexdigest()
+
+
+def _test_split(data: Path) -> list[TestImage]:
+    images = []
+    for folder in sorted(path for path in (data / "test").iterdir() if path.is_dir()):
+        masks = data / "ground_truth" / folder.name
+        for path in images_in(folder):
+            candidates = [masks / f"{path.stem}_mask.png", masks / f"{path.stem}.png"]
+            mask = next((file for file in candidates if file.is_file()), None) if folder.name != GOOD else None
+            images.append(TestImage(path, folder.name, mask))
+    return images
+
+
+def _date_of(path: Path, root: Path) -> str | None:
+    """The last date in the path below the root: a file's own date is more precise than its folder's."""
+    dates = [f"{m[1]}-{m[3]}-{m[4]}" for m in _DATE.finditer(path.relative_to(root).as_posix())]
+    return dates[-1] if dates else None
+
+
+def _group(paths: Sequence[Path], root: Path) -> tuple[dict[str, list[Path]], GroupedBy]:
+    by_date: dict[str | None, list[Path]] = defaultdict(list)
+    by_folder: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        by_date[_date_of(path, root)].append(path)
+        by_folder[path.parent.relative_to(root).as_posix()].append(path)
+    if None not in by_date and len(by_date) > 1:
+        return {str(date): members for date, members in by_date.items()}, "date-in-name"
+    if len(by_folder) > 1:
+        return dict(by_folder), "folder"
+    return {"all": list(paths)}, "none"
+
+
+def _hold_out(
+    paths: Sequence[Path], root: Path, wanted: int, seed: int
+) -> tuple[list[Path], dict[str, int], GroupedBy]:
+    """Whole sessions until `wanted` is reached; single images where sessions are unknown or too coarse for that."""
+    rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
+    groups, grouped_by = _group(paths, root)
+    # At most half of the images, and what training needs stays with training.
+    limit = min(int(len(paths) * MAX_HELD_OUT_FRACTION), len(paths) - MIN_TRAINING_IMAGES)
+    if grouped_by != "none":
+        chosen: list[str] = []
+        total = 0
+        for name in rng.sample(sorted(groups), len(groups)):
+            if total < wanted and total + len(groups[name]) <= limit:
+                chosen.append(name)
+                total += len(groups[name])
+        if total >= wanted:
+            held_out = sorted(path for name in chosen for path in groups[name])
+            return held_out, {name: len(groups[name]) for name in sorted(chosen)}, grouped_by
+    held_out = sorted(rng.sample(list(paths), wanted))
+    return held_out, {"all": len(held_out)}, "none"
