@@ -1,0 +1,1 @@
+"""Plumbline's inspection service: pictures of parts in, verdicts and heatmaps out."""

@@ -1,0 +1,457 @@
+"""The contract between training and service: a *bundle*, written once and never changed afterwards.
+
+A bundle is the folder `models/<product>/<version>/`:
+
+| file               | what it holds                                                                          |
+|--------------------|----------------------------------------------------------------------------------------|
+| `manifest.json`    | what it is, how it was made, and the sha256 of every other file                        |
+| `model.onnx`       | one self-contained graph: `image` uint8 [N, H, W, 3] RGB in, `anomaly_map` float32 out |
+| `calibration.json` | the calibration card: the score of every held-out good image                           |
+| `golden/NN.npz`    | prepared inputs and the maps that torch computed for them                              |
+
+`digest` is the sha256 of `manifest.json`, `version` its first twelve hex digits and the folder's name, so any change
+to any byte of a bundle is seen when it is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NewType, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+
+from service.errors import BundleIntegrity, BundleSchema, ExternalData
+
+SCHEMA_VERSION: Final = 1
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+CARD = "calibration.json"
+PRODUCT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+# The only files a bundle may hold. A closed list leaves no room for path tricks.
+_FILE_NAME = re.compile(r"model\.onnx|calibration\.json|golden/[0-9]{2}\.npz")
+_METADATA_PREFIX = "plumbline."
+
+Digest = NewType("Digest", str)
+RecordT = TypeVar("RecordT", bound=BaseModel)
+ProductName = Annotated[str, StringConstraints(pattern=f"^{PRODUCT_NAME.pattern}$")]
+UInt8Image = npt.NDArray[np.uint8]
+Float32Map = npt.NDArray[np.float32]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputGeometry(_Record):
+    """What the graph takes: uint8 [N, height, width, 3], RGB. The whole image is stretched to it."""
+
+    height: int = Field(ge=32, le=4096)
+    width: int = Field(ge=32, le=4096)
+    color: Literal["rgb"] = "rgb"
+    resize: Literal["stretch"] = "stretch"
+
+
+class ScoreRule(_Record):
+    """How an anomaly map becomes an image score: the mean of its highest `fraction` of patch values."""
+
+    kind: Literal["top_fraction"] = "top_fraction"
+    fraction: float = Field(gt=0, le=1)
+
+
+class Parity(_Record):
+    """The parity certificate: how far the exported graph was from torch, and how far a server may be.
+
+    Both are relative differences as `parity_difference` defines them; `provider` computed the measured one.
+    """
+
+    tolerance: float = Field(gt=0, le=0.1)
+    measured: float = Field(ge=0)
+    provider: str
+
+
+class TrainingRecord(_Record):
+    """Where the weights come from. `fingerprint` is a sha256 over the training images."""
+
+    images: int = Field(ge=1)
+    held_out: int = Field(ge=1)
+    fingerprint: str
+    seed: int
+    iterations: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    config: dict[str, Any]
+
+
+class FileEntry(_Record):
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class ManifestDraft(_Record):
+    """Everything that a manifest says except the hashes, which `write_bundle` adds."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    product: ProductName
+    method: str
+    teachers: list[str]
+    input: InputGeometry
+    map_height: int = Field(ge=1)
+    map_width: int = Field(ge=1)
+    score_rule: ScoreRule
+    parity: Parity
+    training: TrainingRecord
+    libraries: dict[str, str]
+    git_revision: str | None
+    created_at: AwareDatetime
+    evaluation: dict[str, float] | None = None
+
+
+class Manifest(ManifestDraft):
+    files: dict[str, FileEntry]
+
+
+def _require_sorted(scores: list[float]) -> list[float]:
+    if any(later < earlier for earlier, later in pairwise(scores)):
+        raise ValueError("scores must be sorted in ascending order")
+    return scores
+
+
+class CalibrationGroup(_Record):
+    """Good images that were taken together: one folder or one day."""
+
+    name: str
+    count: int = Field(ge=1)
+
+
+class CalibrationCard(_Record):
+    """What the held-out good images scored, through the very code that serves.
+
+    Attributes:
+        provider: Execution provider that computed the scores.
+        scores: Raw image scores of all held-out good images, ascending.
+        groups: The days or folders that they cover.
+        grouped_by: What told the groups apart; "none" means that all images count as one session.
+        map_median: Median of all patch values of these images' maps: 0 on the heatmap's scale.
+        map_q99: Their 99 % quantile.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    provider: str
+    scores: Annotated[list[float], Field(min_length=1), AfterValidator(_require_sorted)]
+    groups: list[CalibrationGroup]
+    grouped_by: Literal["folder", "date-in-name", "none"]
+    map_median: float
+    map_q99: float
+
+
+@dataclass(frozen=True)
+class GoldenSample:
+    """A prepared input and what torch computed for it.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB, already of the graph's input size.
+        anomaly_map: float32 [h, w].
+        score_gain: The factor on the image score, None where the method has none.
+    """
+
+    image: UInt8Image
+    anomaly_map: Float32Map
+    score_gain: float | None
+
+    def to_bytes(self) -> bytes:
+        buffer = io.BytesIO()
+        arrays: dict[str, npt.NDArray[Any]] = {"image": self.image, "anomaly_map": self.anomaly_map}
+        if self.score_gain is not None:
+            arrays["score_gain"] = np.array(self.score_gain, np.float32)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> GoldenSample:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            gain = float(arrays["score_gain"]) if "score_gain" in arrays else None
+            return cls(arrays["image"], arrays["anomaly_map"], gain)
+
+
+def parity_difference(expected: npt.ArrayLike, actual: npt.ArrayLike) -> float:
+    """How far two results of the same graph are apart: the largest deviation over the largest expected magnitude.
+
+    Deviations are judged against the array's own scale, not value by value: an anomaly map has zeros, and there
+    a value-wise quotient says nothing. One definition for export and for the service's self-test.
+
+    Args:
+        expected: What torch computed, any shape.
+        actual: What the other side computed, same shape.
+
+    Returns:
+        A number >= 0; infinity where the shapes differ or a value is not finite.
+    """
+    reference, result = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    if reference.shape != result.shape or not np.isfinite(result).all():
+        return math.inf
+    scale = max(float(np.abs(reference).max(initial=0.0)), 1e-12)
+    return float(np.abs(reference - result).max(initial=0.0)) / scale
+
+
+def graph_metadata(draft: ManifestDraft) -> dict[str, str]:
+    """The manifest's essentials as ONNX `metadata_props`, so that a graph alone still says what it is."""
+    essentials = draft.model_dump(mode="json", include={"schema_version", "product", "method", "teachers", "input"})
+    essentials |= {
+        "score_rule": draft.score_rule.model_dump(mode="json"),
+        "fingerprint": draft.training.fingerprint,
+        "seed": draft.training.seed,
+        "git_revision": draft.git_revision,
+    }
+    return {_METADATA_PREFIX + key: json.dumps(value, sort_keys=True) for key, value in essentials.items()}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk.
+
+    Attributes:
+        path: Its folder, `models/<product>/<version>/`.
+        manifest: What it is and how it was made.
+        card: The calibration card.
+        golden: Inputs and expected results of the self-test.
+        digest: sha256 (hex) of `manifest.json`; names the bundle in every stored inspection.
+    """
+
+    path: Path
+    manifest: Manifest
+    card: CalibrationCard
+    golden: tuple[GoldenSample, ...]
+    digest: Digest
+
+    @property
+    def version(self) -> str:
+        return self.digest[:12]
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """Read a bundle and check everything that can be checked without running it.
+
+        Args:
+            path: The folder `models/<product>/<version>/`.
+
+        Raises:
+            BundleIntegrity: A file is missing, unexpected, a link, or not the one that the manifest vouches for.
+            BundleSchema: Manifest, card, golden samples or graph are not of a form that this version reads.
+            ExternalData: The graph refers to files outside itself.
+        """
+        manifest_bytes = _read(path, MANIFEST)
+        manifest = _parse(path, MANIFEST, Manifest, manifest_bytes)
+        digest = Digest(hashlib.sha256(manifest_bytes).hexdigest())
+        if path.name != digest[:12]:
+            raise BundleIntegrity(path, f"its manifest was changed: the folder should be named {digest[:12]}.")
+        _check_file_list(path, manifest)
+        contents = {name: _read_verified(path, name, entry) for name, entry in manifest.files.items() if name != MODEL}
+        card = _parse(path, CARD, CalibrationCard, contents[CARD])
+        bundle = cls(path, manifest, card, _parse_golden(path, manifest, contents), digest)
+        _check_graph(path, manifest, bundle.read_model())
+        return bundle
+
+    def read_model(self) -> bytes:
+        """The graph's bytes, hashed again: what is run is what was verified.
+
+        Raises:
+            BundleIntegrity: The file changed since the bundle was loaded.
+        """
+        return _read_verified(self.path, MODEL, self.manifest.files[MODEL])
+
+
+def write_bundle(
+    models: Path, *, draft: ManifestDraft, model: bytes, card: CalibrationCard, golden: Sequence[GoldenSample]
+) -> Bundle:
+    """Write a bundle into the model repository, all of it or nothing, and load it back.
+
+    Args:
+        models: The model repository; the bundle becomes `models/<product>/<version>/`.
+        draft: The manifest without hashes.
+        model: The ONNX graph; its `metadata_props` must hold `graph_metadata(draft)`.
+        card: The calibration card, computed with this graph.
+        golden: One to a hundred samples.
+
+    Raises:
+        BundleSchema, ExternalData: What was given would not be served; nothing is left behind.
+    """
+    contents = {MODEL: model, CARD: _canonical_json(card)}
+    contents |= {f"golden/{index:02d}.npz": sample.to_bytes() for index, sample in enumerate(golden)}
+    files = {
+        name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in contents.items()
+    }
+    manifest = Manifest(**draft.model_dump(), files=files)
+    contents[MANIFEST] = _canonical_json(manifest)
+    version = hashlib.sha256(contents[MANIFEST]).hexdigest()[:12]
+
+    target = models / draft.product / version
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A dot keeps the half-written folder out of the service's sight; the second level carries the final name,
+    # so that the bundle is verified as it will be read before it appears.
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
+    try:
+        staged = staging / version
+        for name, data in contents.items():
+            _write_synced(staged / name, data)
+        Bundle.load(staged)
+        if not target.exists():
+            staged.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Bundle.load(target)
+
+
+def newest_bundle(product_dir: Path) -> Path | None:
+    """The most recently created bundle of a product, None where there is none.
+
+    A folder whose manifest cannot be read counts as oldest: it is only chosen, and then named as broken, when
+    nothing better is there.
+    """
+
+    def created(path: Path) -> tuple[bool, datetime | str]:
+        try:
+            return True, Manifest.model_validate_json((path / MANIFEST).read_bytes()).created_at
+        except (OSError, ValidationError):
+            return False, path.name
+
+    versions = [path for path in product_dir.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return max(versions, key=created, default=None)
+
+
+def _canonical_json(record: BaseModel) -> bytes:
+    return (json.dumps(record.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        return (path / name).read_bytes()
+    except OSError as error:
+        raise BundleIntegrity(path, f"{name} cannot be read ({error.strerror}).") from error
+
+
+def _read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
+    data = _read(path, name)
+    if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleIntegrity(path, f"{name} is not the file that the manifest vouches for (sha256 differs).")
+    return data
+
+
+def _parse(path: Path, name: str, record: type[RecordT], data: bytes) -> RecordT:
+    try:
+        return record.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise BundleSchema(path, f"{name}: {where}: {first['msg']}.") from error
+
+
+def _check_file_list(path: Path, manifest: Manifest) -> None:
+    listed = set(manifest.files)
+    strange = sorted(name for name in listed if not _FILE_NAME.fullmatch(name))
+    if strange:
+        raise BundleSchema(path, f"the manifest lists a file that no bundle has: {strange[0]!r}.")
+    if missing := {MODEL, CARD, "golden/00.npz"} - listed:
+        raise BundleSchema(path, f"the manifest lists no {sorted(missing)[0]}.")
+    for found in path.rglob("*"):
+        name = found.relative_to(path).as_posix()
+        if found.is_symlink():
+            raise BundleIntegrity(path, f"{name} is a symbolic link.")
+        if found.is_file() and name not in listed | {MANIFEST}:
+            raise BundleIntegrity(path, f"{name} is not listed in the manifest.")
+
+
+def _parse_golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> tuple[GoldenSample, ...]:
+    samples = []
+    for name in sorted(name for name in contents if name.startswith("golden/")):
+        try:
+            sample = GoldenSample.from_bytes(contents[name])
+        except (ValueError, KeyError, OSError) as error:
+            raise BundleSchema(path, f"{name} is not a golden sample ({error}).") from error
+        image = ((manifest.input.height, manifest.input.width, 3), np.dtype(np.uint8))
+        anomaly_map = ((manifest.map_height, manifest.map_width), np.dtype(np.float32))
+        if (sample.image.shape, sample.image.dtype) != image:
+            raise BundleSchema(path, f"{name}: its image is not uint8 {image[0]}.")
+        if (sample.anomaly_map.shape, sample.anomaly_map.dtype) != anomaly_map:
+            raise BundleSchema(path, f"{name}: its map is not float32 {anomaly_map[0]}.")
+        samples.append(sample)
+    return tuple(samples)
+
+
+def _check_graph(path: Path, manifest: Manifest, model: bytes) -> None:
+    try:
+        graph = onnx.load_model_from_string(model)
+    except Exception as error:  # protobuf's DecodeError has no public home that stays put between releases
+        raise BundleSchema(path, f"{MODEL} is not an ONNX graph ({error}).") from error
+    functions = [_tensors_of_nodes(function.node) for function in graph.functions]
+    for tensor in [*_tensors(graph.graph), *chain.from_iterable(functions)]:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise ExternalData(path, tensor.name)
+    size = manifest.input
+    _check_tensor(path, graph.graph.input, "image", onnx.TensorProto.UINT8, (size.height, size.width, 3))
+    map_size = (manifest.map_height, manifest.map_width)
+    _check_tensor(path, graph.graph.output, "anomaly_map", onnx.TensorProto.FLOAT, map_size)
+    if strange := {output.name for output in graph.graph.output} - {"anomaly_map", "score_gain"}:
+        raise BundleSchema(path, f"{MODEL} has an unknown output {sorted(strange)[0]!r}.")
+    carried = {prop.key: prop.value for prop in graph.metadata_props}
+    for key, value in graph_metadata(manifest).items():
+        if carried.get(key) != value:
+            raise BundleSchema(path, f"{MODEL} says {key} = {carried.get(key)}, the manifest says {value}.")
+
+
+def _check_tensor(
+    path: Path, values: Sequence[onnx.ValueInfoProto], name: str, element: int, shape: tuple[int, ...]
+) -> None:
+    for value in values:
+        if value.name == name:
+            tensor = value.type.tensor_type
+            dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+            if tensor.elem_type == element and dims == [None, *shape]:
+                return
+            raise BundleSchema(path, f"{MODEL}: {name!r} has shape {dims}, expected [N, {', '.join(map(str, shape))}].")
+    raise BundleSchema(path, f"{MODEL} has no tensor {name!r}.")
+
+
+def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Every tensor a graph holds: initialisers, constants and those of nested graphs."""
+    sparse = chain.from_iterable((tensor.values, tensor.indices) for tensor in graph.sparse_initializer)
+    return [*graph.initializer, *sparse, *_tensors_of_nodes(graph.node)]
+
+
+def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> list[onnx.TensorProto]:
+    tensors: list[onnx.TensorProto] = []
+    for attribute in chain.from_iterable(node.attribute for node in nodes):
+        tensors += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
+        for nested in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+            tensors += _tensors(nested)
+    return tensors

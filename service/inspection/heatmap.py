@@ -1,0 +1,81 @@
+"""Heatmaps on a scale that is fixed per product, so that equal colours mean equal evidence on every part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from service.bundle import Float32Map, UInt8Image
+from service.inspection.decision import Region
+
+HEATMAP_MEDIA_TYPES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+_OUTLINE_RGB = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class HeatmapScale:
+    """What the colours mean: `low` is the median of good maps (no colour), `high` the fail threshold (full red).
+
+    It never depends on the picture that is shown: normalising each map by its own maximum paints good parts red.
+    """
+
+    low: float
+    high: float
+
+    def normalise(self, anomaly_map: Float32Map) -> Float32Map:
+        """Map values to [0, 1]: 0 at or below `low`, 1 at or above `high`."""
+        span = max(self.high - self.low, 1e-12)
+        return np.asarray(np.clip((anomaly_map - self.low) / span, 0, 1), np.float32)
+
+
+def render(
+    rgb: UInt8Image,
+    anomaly_map: Float32Map,
+    scale: HeatmapScale,
+    regions: Sequence[Region] = (),
+    opacity: float = 0.55,
+) -> UInt8Image:
+    """Lay the map over the picture and outline the regions.
+
+    Args:
+        rgb: uint8 [H, W, 3], the picture as it was sent.
+        anomaly_map: float32 [h, w], times the score gain.
+        scale: The product's scale.
+        regions: Outlined in white over black, so that they show on any picture.
+        opacity: How much of the picture full evidence covers, in [0, 1].
+
+    Returns:
+        uint8 [H, W, 3], RGB. Without evidence it is the picture itself, pixel by pixel.
+    """
+    height, width = rgb.shape[:2]
+    level = cv2.resize(scale.normalise(anomaly_map), (width, height), interpolation=cv2.INTER_LINEAR)
+    shades = (level * 255).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(shades, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    weight = (opacity * level)[..., None]
+    overlay = np.asarray(np.rint(rgb * (1 - weight) + colours * weight), np.uint8)
+    thickness = max(1, round(max(height, width) / 400))
+    for region in regions:
+        outline = np.array(region.polygon, np.int32)
+        cv2.polylines(overlay, [outline], True, (0, 0, 0), thickness + 2, cv2.LINE_AA)
+        cv2.polylines(overlay, [outline], True, _OUTLINE_RGB, thickness, cv2.LINE_AA)
+    return overlay
+
+
+def encode(rgb: UInt8Image, media_type: str, quality: int = 90) -> bytes:
+    """Encode a picture.
+
+    Args:
+        rgb: uint8 [H, W, 3], RGB.
+        media_type: One of `HEATMAP_MEDIA_TYPES`.
+        quality: Of JPEG and WebP, 1 to 100.
+    """
+    quality_flag = {"image/jpeg": cv2.IMWRITE_JPEG_QUALITY, "image/webp": cv2.IMWRITE_WEBP_QUALITY}.get(media_type)
+    flags = [] if quality_flag is None else [quality_flag, quality]
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(HEATMAP_MEDIA_TYPES[media_type], bgr, flags)
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode {media_type}")
+    return data.tobytes()

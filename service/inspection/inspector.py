@@ -1,0 +1,219 @@
+"""One product's whole way: bytes in, Inspection out.
+
+The three steps are separate because they belong to different threads of a server: `read` and `finish` to a small pool,
+the graph to its batcher. `measure` and `inspect` run them in a row, for calibration, evaluation and the command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.bundle import Bundle, CalibrationCard, Float32Map, InputGeometry, ScoreRule, UInt8Image
+from service.errors import ParityFailure
+from service.inspection import imaging
+from service.inspection.batching import BatchingOptions, MicroBatcher, PatchResult
+from service.inspection.calibration import p_value
+from service.inspection.decision import Decision, Region, Thresholds, decide, find_regions
+from service.inspection.heatmap import HeatmapScale
+from service.inspection.imaging import ImageLimits
+from service.inspection.scoring import image_score
+from service.inspection.session import GraphSession, Provider, SessionOptions
+
+
+@dataclass(frozen=True)
+class InspectorOptions:
+    """How a product is run: see the parts."""
+
+    session: SessionOptions = SessionOptions()
+    batching: BatchingOptions = BatchingOptions()
+    limits: ImageLimits = ImageLimits()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was read and is ready for the graph.
+
+    Attributes:
+        prepared: uint8 [H, W, 3] of the graph's input size, RGB.
+        image_wh: Width and height of the picture as it was sent, in pixels.
+        media_type: Sniffed from the data.
+        sha256: Of the bytes that were sent, hex.
+        timings: Seconds per stage.
+    """
+
+    prepared: UInt8Image
+    image_wh: tuple[int, int]
+    media_type: str
+    sha256: str
+    timings: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the graph and the score rule say, before any threshold.
+
+    Attributes:
+        score: Raw image score.
+        anomaly_map: float32 [h, w], times the score gain: the values that scores and thresholds are made of.
+    """
+
+    score: float
+    anomaly_map: Float32Map
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A verdict and what it rests on.
+
+    Attributes:
+        decision: pass, review or fail.
+        score: Raw image score; `p_value` says how usual it is among good parts.
+        thresholds: The levels it was judged by.
+        regions: What lies above the level of the verdict; empty exactly when the part passes.
+        anomaly_map: float32 [h, w], times the score gain.
+        picture: Size, type and hash of the picture.
+        timings: Seconds in the stages decode, preprocess, queue, infer and postprocess.
+        batch_size: Pictures in the batch it was inferred with.
+    """
+
+    decision: Decision
+    score: float
+    p_value: float
+    thresholds: Thresholds
+    regions: tuple[Region, ...]
+    anomaly_map: Float32Map
+    picture: Picture
+    timings: Mapping[str, float]
+    batch_size: int
+
+
+class Measurer:
+    """Reads pictures, runs a graph and scores the maps. All that needs no calibration card, so that a graph which
+    is not a bundle yet is calibrated by the code that will serve it."""
+
+    def __init__(
+        self, session: GraphSession, geometry: InputGeometry, rule: ScoreRule, options: InspectorOptions
+    ) -> None:
+        self.options = options
+        self.geometry = geometry
+        self.rule = rule
+        self.session = session
+        self.batcher = MicroBatcher(session, options.batching)
+
+    @property
+    def provider(self) -> Provider:
+        """The execution provider that really serves."""
+        return self.session.provider
+
+    def read(self, data: bytes) -> Picture:
+        """Decode and prepare one picture.
+
+        Raises:
+            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage: See `imaging.decode`.
+        """
+        started = time.perf_counter()
+        media_type = imaging.read_header(data).media_type
+        rgb = imaging.decode(data, self.options.limits)
+        decoded = time.perf_counter()
+        prepared = imaging.prepare(rgb, self.geometry)
+        sha256 = hashlib.sha256(data).hexdigest()
+        timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
+        return Picture(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, timings)
+
+    def submit(self, picture: Picture) -> Future[PatchResult]:
+        """Queue a picture for the graph; see `MicroBatcher.submit`."""
+        return self.batcher.submit(picture.prepared)
+
+    def score(self, result: PatchResult) -> Measurement:
+        """Apply the score rule to what the graph said."""
+        gain = 1.0 if result.gain is None else result.gain
+        return Measurement(image_score(result.anomaly_map, result.gain, self.rule), result.anomaly_map * gain)
+
+    def measure(self, data: bytes) -> Measurement:
+        """Read, infer and score one picture."""
+        return self.score(self.submit(self.read(data)).result())
+
+    def close(self, *, drain: bool = True) -> None:
+        """Answer what waits and end the inference thread."""
+        self.batcher.close(drain=drain)
+
+
+class Inspector(Measurer):
+    """A measurer with a verified bundle: it judges."""
+
+    def __init__(self, bundle: Bundle, session: GraphSession, options: InspectorOptions) -> None:
+        super().__init__(session, bundle.manifest.input, bundle.manifest.score_rule, options)
+        self.bundle = bundle
+
+    @classmethod
+    def load(cls, path: Path, options: InspectorOptions | None = None) -> Inspector:
+        """Verify a bundle, open its graph, run the golden samples on the provider that will serve, and warm up.
+
+        Args:
+            path: The bundle's folder.
+            options: How to run it.
+
+        Raises:
+            BundleInvalid: Any reason not to serve the bundle, `ParityFailure` among them.
+            ProviderUnavailable: The provider that was asked for cannot be used.
+        """
+        options = options or InspectorOptions()
+        bundle = Bundle.load(path)
+        session = GraphSession(bundle.read_model(), options.session)
+        tolerance = bundle.manifest.parity.tolerance
+        difference = session.self_test(bundle.golden)
+        if not difference <= tolerance:
+            raise ParityFailure(path, session.provider, difference, tolerance)
+        session.warm_up(range(1, options.batching.max_batch + 1))
+        return cls(bundle, session, options)
+
+    @property
+    def card(self) -> CalibrationCard:
+        return self.bundle.card
+
+    def heatmap_scale(self, thresholds: Thresholds) -> HeatmapScale:
+        """The product's fixed scale: 0 is the median of good maps, 1 the fail threshold."""
+        return HeatmapScale(low=self.card.map_median, high=thresholds.fail)
+
+    def finish(self, picture: Picture, result: PatchResult, thresholds: Thresholds) -> Inspection:
+        """Score and judge what the graph said about a picture."""
+        started = time.perf_counter()
+        measurement = self.score(result)
+        decision = decide(measurement.score, thresholds)
+        level = {Decision.FAIL: thresholds.fail, Decision.REVIEW: thresholds.review}.get(decision)
+        regions = () if level is None else find_regions(measurement.anomaly_map, level, picture.image_wh)
+        return Inspection(
+            decision=decision,
+            score=measurement.score,
+            p_value=p_value(self.card.scores, measurement.score),
+            thresholds=thresholds,
+            regions=regions,
+            anomaly_map=measurement.anomaly_map,
+            picture=picture,
+            timings={
+                **picture.timings,
+                "queue": result.queue_s,
+                "infer": result.infer_s,
+                "postprocess": time.perf_counter() - started,
+            },
+            batch_size=result.batch_size,
+        )
+
+    def inspect(self, data: bytes, thresholds: Thresholds) -> Inspection:
+        """The whole way for one picture.
+
+        Args:
+            data: The encoded picture.
+            thresholds: The levels to judge by.
+
+        Raises:
+            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage: The picture is not usable.
+            QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
+        """
+        picture = self.read(data)
+        return self.finish(picture, self.submit(picture).result(), thresholds)
