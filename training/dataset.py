@@ -1,11 +1,11 @@
 """The pictures of a product: which to learn from, which good ones to hold out, which to test on.
 
-Two layouts are read. MVTec AD's: `train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`
-(masks optional). Or any folder of good images, searched through all its sub-folders.
+Two layouts are read. MVTec AD's: `train/good`, `test/good`, `test/<defect>` and, where there are masks,
+`ground_truth/<defect>/<stem>_mask.png`. Or any folder of good images, searched through all its sub-folders.
 
-Held-out good images are never trained on; their scores become the calibration card. Pictures of one day resemble each
-other more than those of the next, so wherever dates or sub-folders tell the sessions apart, whole sessions are held
-out: thresholds then hold on a day that training has not seen.
+Held-out good images are never trained on; their scores become the calibration card. Pictures of one day
+resemble each other more than those of the next, so wherever dates or sub-folders tell the sessions apart, whole
+sessions are held out: thresholds then hold on a day that training has not seen.
 """
 
 import hashlib
@@ -44,7 +44,8 @@ MASK_THRESHOLD = 127  # of 255: a mask pixel counts as defective above one half
 
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d(?!\d{3}))")
 _DEFECTIVE_NAMES = re.compile(
-    r"(test|ground_?truth|masks?|bad|ng|nok|defect(s|ive)?|faulty|rejects?|scrap|anomal(y|ies|ous)|abnormal)", re.I
+    r"test|ground_?truth|masks?|bad|ng|nok|defect(s|ive)?|faulty|rejects?|scrap|anomal(y|ies|ous)|abnormal",
+    re.IGNORECASE,
 )
 GroupedBy = Literal["folder", "date-in-name", "none"]
 UInt8Images = NDArray[np.uint8]
@@ -103,7 +104,8 @@ def scan(data: Path, *, held_out_fraction: float = 0.2, held_out_min: int = 10, 
         DataFolderMissing, NoImagesFound, TooFewGoodImages, LooksDefective, InvalidOption: See their messages.
     """
     if not 0 < held_out_fraction <= MAX_HELD_OUT_FRACTION:
-        raise InvalidOption("the held-out share", held_out_fraction, f"above 0 and at most {MAX_HELD_OUT_FRACTION}")
+        expected = f"above 0 and at most {MAX_HELD_OUT_FRACTION}"
+        raise InvalidOption("The held-out share", held_out_fraction, expected)
     good_root = _good_root(data)
     found = images_in(good_root)
     if not found:
@@ -139,9 +141,8 @@ def scan_test(data: Path) -> list[TestImage]:
     images = _test_split(data) if (data / "test").is_dir() else []
     for wanted, name in ((False, GOOD), (True, "<defect>")):
         if not any(image.defective == wanted for image in images):
-            raise NoImagesFound(
-                data, f"images in test/{name}", "evaluation needs good and defective ones: test/good, test/<defect>"
-            )
+            remedy = "evaluation needs good and defective ones: test/good, test/<defect>"
+            raise NoImagesFound(data, f"images in test/{name}", remedy)
     return images
 
 
@@ -219,7 +220,8 @@ def _good_root(data: Path) -> Path:
     if (data / "train" / GOOD).is_dir():
         return data / "train" / GOOD
     if (data / "train").is_dir():
-        raise NoImagesFound(data / "train", f"a folder train/{GOOD}", "good images belong there in the MVTec layout")
+        remedy = "good images belong there in the MVTec layout"
+        raise NoImagesFound(data / "train", f"a folder train/{GOOD}", remedy)
     for folder in sorted(path for path in data.rglob("*") if path.is_dir()):
         if _DEFECTIVE_NAMES.fullmatch(folder.name) and images_in(folder):
             raise LooksDefective(data, folder.relative_to(data).as_posix())
@@ -230,7 +232,7 @@ def _hash(paths: Sequence[Path]) -> tuple[list[Path], list[Path], str]:
     """Unique files, left-out duplicates, and the fingerprint."""
     with ThreadPoolExecutor(cpu_quota()) as pool:
         digests = list(pool.map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), paths))
-    first = {digest: path for digest, path in zip(reversed(digests), reversed(paths), strict=True)}
+    first = dict(zip(reversed(digests), reversed(paths), strict=True))
     unique = [path for path, digest in zip(paths, digests, strict=True) if first[digest] == path]
     duplicates = [path for path, digest in zip(paths, digests, strict=True) if first[digest] != path]
     return unique, duplicates, hashlib.sha256("\n".join(sorted(first)).encode()).hexdigest()
@@ -242,8 +244,8 @@ def _test_split(data: Path) -> list[TestImage]:
         masks = data / "ground_truth" / folder.name
         for path in images_in(folder):
             candidates = [masks / f"{path.stem}_mask.png", masks / f"{path.stem}.png"]
-            mask = next((file for file in candidates if file.is_file()), None) if folder.name != GOOD else None
-            images.append(TestImage(path, folder.name, mask))
+            mask = next((file for file in candidates if file.is_file()), None)
+            images.append(TestImage(path, folder.name, mask if folder.name != GOOD else None))
     return images
 
 
@@ -269,8 +271,8 @@ def _group(paths: Sequence[Path], root: Path) -> tuple[dict[str, list[Path]], Gr
 def _hold_out(
     paths: Sequence[Path], root: Path, wanted: int, seed: int
 ) -> tuple[list[Path], dict[str, int], GroupedBy]:
-    """Whole sessions until `wanted` is reached; single images where sessions are unknown or too coarse for that."""
-    rng = random.Random(seed)  # noqa: S311 - a reproducible draw, not a secret
+    """Whole sessions until `wanted` is reached; single images where sessions are unknown or too coarse."""
+    rng = random.Random(seed)
     groups, grouped_by = _group(paths, root)
     # At most half of the images, and what training needs stays with training.
     limit = min(int(len(paths) * MAX_HELD_OUT_FRACTION), len(paths) - MIN_TRAINING_IMAGES)

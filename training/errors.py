@@ -17,7 +17,11 @@ class TeacherWeightsUnavailable(PlumblineError):
     def __init__(self, teacher: str, reason: str, ways_out: Iterable[str]) -> None:
         ways = list(ways_out)
         offer = "; or ".join(ways)
-        super().__init__(f"No weights for the teacher {teacher!r}: {reason}. Either {offer}.", teacher=teacher, ways_out=ways)
+        super().__init__(
+            f"No weights for the teacher {teacher!r}: {reason}. Either {offer}.",
+            teacher=teacher,
+            ways_out=ways,
+        )
 
 
 class UnknownTeacher(PlumblineError):
@@ -48,7 +52,9 @@ class TooFewImages(PlumblineError):
     title = "Too few images to train on"
 
     def __init__(self, count: int, least: int, what: str) -> None:
-        super().__init__(f"{count} {what} images are too few: at least {least} are needed. Add pictures of good parts.")
+        super().__init__(
+            f"{count} {what} images are too few: at least {least} are needed. Add pictures of good parts."
+        )
 
 
 class CheckpointMismatch(PlumblineError):
@@ -72,7 +78,9 @@ class DataFolderMissing(PlumblineError):
     title = "Data folder missing"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} is not a folder. Give --data a folder of good images or an MVTec-layout folder.")
+        super().__init__(
+            f"{folder} is not a folder. Give --data a folder of good images or an MVTec-layout folder."
+        )
 
 
 class NoImagesFound(PlumblineError):
@@ -89,8 +97,8 @@ class TooFewGoodImages(PlumblineError):
 
     def __init__(self, folder: Path, found: int, minimum: int) -> None:
         super().__init__(
-            f"{found} different good images in {folder}, at least {minimum} are needed (some to learn from, some held "
-            f"out for the threshold). Photograph {minimum - found} more good parts."
+            f"{found} different good images in {folder}, at least {minimum} are needed (some to learn from, some "
+            f"held out for the threshold). Photograph {minimum - found} more good parts."
         )
 
 
@@ -100,8 +108,8 @@ class LooksDefective(PlumblineError):
 
     def __init__(self, folder: Path, name: str) -> None:
         super().__init__(
-            f"{folder} has a sub-folder {name!r} that looks like defective or test images; training needs good ones "
-            "only. Name the folder of good images, or arrange train/good, test/good, test/<defect>."
+            f"{folder} has a sub-folder {name!r} that looks like defective or test images; training needs good "
+            "ones only. Name the folder of good images, or arrange train/good, test/good, test/<defect>."
         )
 
 
@@ -110,7 +118,7 @@ class UnreadableImage(PlumblineError):
     title = "Unreadable image"
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} cannot be read as an image: {reason} Repair it or take it out of the folder.")
+        super().__init__(f"{path} cannot be read: {reason} Repair it or take it out of the folder.")
 
 
 class MaskMismatch(PlumblineError):
@@ -119,8 +127,8 @@ class MaskMismatch(PlumblineError):
 
     def __init__(self, path: Path, mask_wh: tuple[int, int], image_wh: tuple[int, int]) -> None:
         super().__init__(
-            f"The mask {path} is {mask_wh[0]}x{mask_wh[1]}, its image is {image_wh[0]}x{image_wh[1]}. Draw the mask at "
-            "the size of its image."
+            f"The mask {path} is {mask_wh[0]}x{mask_wh[1]}, its image is {image_wh[0]}x{image_wh[1]}. "
+            "Draw the mask at the size of its image."
         )
 
 
@@ -138,8 +146,8 @@ class ExportFailed(PlumblineError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The trained network cannot be exported: {reason}. No bundle was written; this is a fault of the method, "
-            "not of the pictures."
+            f"The trained network cannot be exported: {reason}. No bundle was written; this is a fault of the "
+            "method, not of the pictures."
         )
 
 
@@ -151,9 +159,9 @@ class ExportParityFailed(PlumblineError):
 
     def __init__(self, probe: str, measured: float, tolerance: float) -> None:
         super().__init__(
-            f"The exported graph differs from the trained network by {measured:.2e} (relative) on {probe}, allowed is "
-            f"{tolerance:.0e}. No bundle was written. The usual cause is a Python branch on tensor values or a random "
-            "layer in the method's forward.",
+            f"The exported graph differs from the trained network by {measured:.2e} (relative) on {probe}, "
+            f"allowed is {tolerance:.0e}. No bundle was written. The usual cause is a Python branch on tensor "
+            "values or a random layer in the method's forward.",
             measured=measured,
             tolerance=tolerance,
         )

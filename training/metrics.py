@@ -1,11 +1,11 @@
 """Figures of merit for detection and localisation, exact and without thresholds chosen by hand.
 
-Pixel figures are taken over the whole data set at once: good images count as false positives, and one threshold holds
-for all images. (Per-image PRO averaged over defective images, as several published scripts compute it, is another and
-kinder number.) Scores are never normalised before they are compared.
+Pixel figures are taken over the whole data set at once: good images count as false positives, and one
+threshold holds for all images. (Per-image PRO averaged over defective images, as several published scripts
+compute it, is another and kinder number.) Scores are never normalised before they are compared.
 
-The trick that keeps a few hundred images at camera size in memory: the curves only bend where a *defective* pixel's
-score lies, and these are few. Good pixels are kept as one sorted float32 array and looked up.
+The trick that keeps a few hundred images at camera size in memory: the curves only bend where a *defective*
+pixel's score lies, and these are few. Good pixels are kept as one sorted float32 array and looked up.
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,8 @@ class PixelScores:
         """
         height, width = mask.shape
         if anomaly_map.shape != mask.shape:
-            anomaly_map = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+            stretched = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
+            anomaly_map = np.asarray(stretched, np.float32)
         self._good.append(anomaly_map[~mask])
         if not mask.any():
             return
@@ -123,7 +124,7 @@ class PixelFigures:
 
 @dataclass(frozen=True)
 class _Counts:
-    """What lies at and above every distinct score of a defective item, from the highest score down; all `[K]`."""
+    """What lies at and above every distinct score of a defective item, highest score first; all `[K]`."""
 
     true_positives: NDArray[np.int64]  # defective >= score
     false_positives: NDArray[np.int64]  # good >= score
@@ -141,8 +142,8 @@ class _Counts:
         return float(np.max(2 * found / (found + self.false_positives + found[-1])))
 
     def aupro(self, fpr_limit: float) -> float:
-        # Two corners a score: just above it (overlap still the old one) and at it. Between the two lie the good
-        # pixels tied with it, hence the slope; between scores the curve is flat.
+        # Two corners a score: just above it (overlap still the old one) and at it. Between the two lie the
+        # good pixels tied with it, hence the slope; between scores the curve is flat.
         fpr = np.stack([self.strictly_false, self.false_positives], axis=1).ravel() / self.good
         before = np.concatenate([[0.0], self.overlap[:-1]])
         overlap = np.stack([before, self.overlap], axis=1).ravel()
