@@ -1,0 +1,48 @@
+"""The smallest network with the shape of a method: two levels, a data-dependent choice, a gain."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SmallMethod(nn.Module):
+    """Edge energy at two scales; the gain follows the level whose variance is smaller, as DRD's refinement does.
+
+    Args:
+        frozen_choice: Take the choice in Python, which an exporter freezes at the example's answer.
+        gain: Whether there is a score gain.
+    """
+
+    def __init__(self, *, frozen_choice: bool = False, gain: bool = True) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.register_buffer("fine", torch.randn(8, 3, 3, 3, generator=generator))
+        self.register_buffer("coarse", torch.randn(8, 8, 3, 3, generator=generator))
+        self.fine: Tensor
+        self.coarse: Tensor
+        self.frozen_choice = frozen_choice
+        self.gain = gain
+        self.frozen = 0
+
+    def levels(self, image: Tensor) -> Tensor:
+        """float32 [N, 2, H/2, W/2]."""
+        x = image.permute(0, 3, 1, 2).float() / 255 - 0.5
+        first = F.conv2d(x, self.fine, stride=2, padding=1)
+        second = F.conv2d(first, self.coarse, stride=2, padding=1)
+        size = first.shape[-2:]
+        deep = F.interpolate(second.square().mean(1, keepdim=True), size=size, mode="bilinear", align_corners=False)
+        return torch.cat([first.square().mean(1, keepdim=True), deep / 55], 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        levels = self.levels(image)
+        if not self.gain:
+            return levels.mean(1), None
+        peaks, spread = levels.amax((2, 3)), levels.var((2, 3))
+        if self.frozen_choice:
+            # What tracing makes of `if spread[0] < spread[1]`: right for the example, wrong for others.
+            choice = spread.argmin(1, keepdim=True)
+            if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+                choice = torch.zeros_like(choice)
+        else:
+            choice = spread.argmin(1, keepdim=True)
+        return levels.mean(1), 1 + peaks.gather(1, choice)[:, 0]
