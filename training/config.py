@@ -1,0 +1,55 @@
+"""Every knob of a training run, with its unit and where its default comes from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from training.errors import InvalidFitConfig
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of one run; the same settings, images and machine give the same weights, bit by bit."""
+
+    method: str = "drd"
+    teacher: str = "efficientnet_lite0"
+    teacher_weights: Path | None = None
+    """A state dict to use instead of the teacher's usual source, for machines without internet."""
+    input_size: int = 256
+    """Side of the square that every image is stretched to, pixels; a multiple of 32."""
+    iterations: int = 1000
+    """Steps; fixed, because nothing but defective images could tell when to stop."""
+    batch_size: int = 16
+    pseudo_share: float = 0.5
+    """Share of a batch that also goes through the pseudo branch with a painted defect; [C] DRD 1.0."""
+    lr: float = 2e-3
+    weight_decay: float = 1e-4
+    warmup_steps: int = 50
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    seed: int = 0
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the networks while training; distances, losses and the exported graph are float32 always."""
+    threads: int | None = None
+    checkpoint_seconds: float = 60.0
+    score_fraction: float = 0.01
+    """Share of the map's cells, the highest ones, whose mean is the image score (for the manifest)."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The method's own knobs, by name."""
+
+    def __post_init__(self) -> None:
+        if self.input_size < 32 or self.input_size % 32:
+            raise InvalidFitConfig(f"input_size is {self.input_size}; it must be a multiple of 32, for instance 256.")
+        for name in ("iterations", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InvalidFitConfig(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 <= self.pseudo_share <= 1:
+            raise InvalidFitConfig(f"pseudo_share is {self.pseudo_share}; it must lie in 0..1.")
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON values, for the manifest and for comparing runs."""
+        return {**asdict(self), "teacher_weights": self.teacher_weights and str(self.teacher_weights)}

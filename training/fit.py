@@ -1,0 +1,240 @@
+"""The training loop: fixed iterations, averaged weights, exact resume."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.config import FitConfig
+from training.ema import ExponentialAverage
+from training.errors import CheckpointMismatch, TooFewImages
+from training.methods import METHODS, build_method
+from training.methods.base import Batch, Method, in_chunks, to_pixels
+from training.pseudo_anomalies import pseudo_anomaly
+from training.teachers import Teacher, load_teacher
+
+CHECKPOINT_NAME = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What `on_progress` is told after every step.
+
+    Attributes:
+        step: steps done, 1..`steps`.
+        steps: steps of the whole run.
+        losses: this step's losses by name.
+        images_per_second: good images trained on per second, over the last steps.
+        eta_s: estimated seconds until the last step.
+    """
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    images_per_second: float
+    eta_s: float
+
+
+def fit(
+    images: NDArray[np.uint8],
+    held_out: NDArray[np.uint8],
+    config: FitConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    teacher: Teacher | None = None,
+) -> Method:
+    """Trains a method on good images and calibrates its map on held-out good images.
+
+    Args:
+        images: uint8 `[N, S, S, 3]`, RGB, good images to train on.
+        held_out: uint8 `[M, S, S, 3]`, RGB, good images that are only measured.
+        config: the settings; S is `config.input_size`.
+        run_dir: holds the checkpoint; made if missing.
+        resume: go on from the checkpoint if there is one; the result is the unbroken run's, bit by bit.
+        on_progress: called after every step.
+        teacher: a ready teacher instead of `config.teacher`'s, for tests.
+
+    Returns:
+        The method with averaged weights, in evaluation mode on float32.
+
+    Raises:
+        TooFewImages: fewer than 2 images to train on or none held out.
+        CheckpointMismatch: the checkpoint is of other images or settings.
+        TeacherWeightsUnavailable: see `load_teacher`.
+    """
+    if len(images) < 2:
+        raise TooFewImages(len(images), 2, "training")
+    if len(held_out) < 1:
+        raise TooFewImages(len(held_out), 1, "held-out")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    method = build_method(config, teacher or load_teacher(config.teacher, config.teacher_weights))
+    method.to(memory_format=torch.channels_last)
+    frozen = _cache_features(method, images, config)
+    method.prepare(frozen)
+    run = _Run(method, config, fingerprint(images))
+    path = run_dir / CHECKPOINT_NAME
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if resume and path.exists():
+        run.load(path)
+
+    method.train()
+    saved = started = time.monotonic()
+    first = run.step
+    try:
+        while run.step < config.iterations:
+            batch = make_batch(images, frozen, config, run.step)
+            losses = run.descend(batch)
+            now = time.monotonic()
+            if now - saved >= config.checkpoint_seconds:
+                run.save(path)
+                saved = time.monotonic()
+            rate = (run.step - first) / max(now - started, 1e-9)
+            on_progress(
+                Progress(
+                    step=run.step,
+                    steps=config.iterations,
+                    losses=losses,
+                    images_per_second=rate * config.batch_size,
+                    eta_s=(config.iterations - run.step) / rate,
+                )
+            )
+    except KeyboardInterrupt:
+        run.save(path)
+        raise
+    run.save(path)
+    run.ema.copy_to(method)
+    method.eval().to(memory_format=torch.contiguous_format)
+    method.calibrate(held_out)
+    return method
+
+
+def fingerprint(images: NDArray[np.uint8]) -> str:
+    """sha256 (hex) of the shape and the pixels of prepared images: tells whether a run saw the same pictures."""
+    digest = hashlib.sha256(repr(images.shape).encode())
+    digest.update(np.ascontiguousarray(images))
+    return digest.hexdigest()
+
+
+class _Run:
+    """Everything that changes while training: weights, optimiser, average, step."""
+
+    def __init__(self, method: Method, config: FitConfig, images_fingerprint: str) -> None:
+        self.method, self.config, self.step = method, config, 0
+        self.identity = {"images": images_fingerprint, **config.as_json()}
+        trained = [p for p in method.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        self.ema = ExponentialAverage(method, config.ema_decay)
+
+    def descend(self, batch: Batch) -> dict[str, float]:
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, config)
+        with _precision(config):
+            losses = self.method.training_step(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], config.clip_norm)
+        self.optimizer.step()
+        self.ema.update(self.method, self.step)
+        self.step += 1
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def save(self, path: Path) -> None:
+        """Writes the checkpoint so that a kill at any moment leaves a whole one behind."""
+        state = {
+            "identity": self.identity,
+            "step": self.step,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.shadow,
+        }
+        scratch = path.with_suffix(".tmp")
+        with scratch.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        differences = [
+            f"{name} was {state['identity'].get(name)!r} and is now {value!r}"
+            for name, value in self.identity.items()
+            if state["identity"].get(name) != value
+        ]
+        if differences:
+            raise CheckpointMismatch(path, differences)
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.shadow = state["ema"]
+        self.step = state["step"]
+
+
+def make_batch(images: NDArray[np.uint8], frozen: list[Tensor], config: FitConfig, step: int) -> Batch:
+    """Draws a step's batch from (seed, step) alone, so that a resumed run needs no sampler's memory.
+
+    Args:
+        images: uint8 `[N, S, S, 3]`.
+        frozen: cached features of `images`.
+    """
+    rng = np.random.default_rng((config.seed, step))
+    # torch's own chance (dropout, feature noise) follows the step as well.
+    torch.manual_seed(int(rng.integers(2**63)))
+    index = _epoch_order(len(images), config, step)
+    pseudo_count = round(config.pseudo_share * len(index))
+    painted = [pseudo_anomaly(images[i], rng) for i in index[:pseudo_count]]
+    side = images.shape[1:3]
+    pseudo = np.stack([p for p, _ in painted]) if painted else np.zeros((0, *side, 3), np.float32)
+    mask = np.stack([m for _, m in painted]) if painted else np.zeros((0, *side), np.bool_)
+    chosen = torch.from_numpy(index)
+    return Batch(
+        clean=to_pixels(torch.from_numpy(images[index])),
+        frozen=[level[chosen].float() for level in frozen],
+        pseudo=torch.from_numpy(pseudo).permute(0, 3, 1, 2),
+        mask=torch.from_numpy(mask)[:, None].float(),
+        step=step,
+    )
+
+
+def learning_rate(step: int, config: FitConfig) -> float:
+    """Linear warm-up, then half a cosine down to 1 % of the highest rate."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.iterations - config.warmup_steps)
+    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _epoch_order(count: int, config: FitConfig, step: int) -> NDArray[np.int64]:
+    """The step's image numbers: each epoch is a permutation of its own, and batches run over its border."""
+    positions = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
+    epochs = {int(e): np.random.default_rng((config.seed, 1, int(e))).permutation(count) for e in set(positions // count)}
+    return np.array([epochs[int(p // count)][p % count] for p in positions], np.int64)
+
+
+def _precision(config: FitConfig) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+@torch.no_grad()
+def _cache_features(method: Method, images: NDArray[np.uint8], config: FitConfig) -> list[Tensor]:
+    """Frozen features of all images. In training precision: the loss is no more exact than that."""
+    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    with _precision(config):
+        chunks = [[f.to(dtype) for f in method.frozen_features(pixels)] for pixels in in_chunks(images)]
+    return [torch.cat(level) for level in zip(*chunks, strict=True)]

@@ -1,0 +1,55 @@
+"""Distances between a teacher's and a student's features, as losses: four reductions of one cosine.
+
+Notation of the design notes: L_pt (points), L_flat (whole level), L_chan (channels), L_hm (L_flat with hard mining).
+Arguments are `[N, C, H, W]`, the teacher's first; results are float32 scalars, 0 for identical inputs. The target
+is detached by the caller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.maps import cosine_distance
+
+
+def point_loss(target: Tensor, student: Tensor) -> Tensor:
+    """L_pt: mean over images and places of the cosine distance over channels. Source: [P] RD4AD, [C] DRD, STPM."""
+    return cosine_distance(target, student).mean()
+
+
+def flat_loss(target: Tensor, student: Tensor) -> Tensor:
+    """L_flat: one cosine per image, over the whole level at once. Source: [C] RD4AD; steadier than L_pt."""
+    return (1 - F.cosine_similarity(target.float().flatten(1), student.float().flatten(1), dim=1)).mean()
+
+
+def channel_loss(target: Tensor, student: Tensor) -> Tensor:
+    """L_chan: one cosine per image and channel, over space. Source: [C] DRD as coded."""
+    return (1 - F.cosine_similarity(target.float().flatten(2), student.float().flatten(2), dim=2)).mean()
+
+
+def hard_mined_loss(target: Tensor, student: Tensor, *, easy_fraction: float, easy_gradient: float = 0.1) -> Tensor:
+    """L_hm: the value of L_flat, with the gradient at easy places scaled down.
+
+    Source: [C] Dinomaly (`global_cosine_hm_percent`). The places that the student already reproduces stop pulling,
+    so it does not go on to generalise to what it should not reproduce; a factor of 0 is reported as unstable.
+
+    Args:
+        easy_fraction: share of the batch's places, in [0, 1), that count as easy (smallest distance).
+        easy_gradient: factor on the gradient of the easy places.
+    """
+    with torch.no_grad():
+        distance = cosine_distance(target, student)
+        ordered = distance.flatten().sort().values
+        limit = ordered[int(easy_fraction * ordered.numel())]
+        factor = torch.where(distance < limit, easy_gradient, 1.0)
+    mined = student.view_as(student)  # a view, so that other losses on the same features keep their gradient
+    if mined.requires_grad:
+        mined.register_hook(lambda gradient: gradient * factor.to(gradient.dtype))
+    return flat_loss(target, mined)
+
+
+def ramp(step: int, length: int, highest: float) -> float:
+    """Rises linearly from 0 at step 0 to `highest` at step `length` and stays there."""
+    return highest * min(1.0, step / max(1, length))

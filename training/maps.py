@@ -1,0 +1,91 @@
+"""From pairs of feature pyramids to one anomaly map: distances, calibrated fusion and smoothing.
+
+Everything here is exported with the graph, so it holds no Python decision on tensor values, keeps its constants in
+buffers and computes in float32 whatever the precision of the networks: in half precision `1 - cos` loses its small
+values and may turn negative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_EPS = 1e-6
+
+
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Returns `1 - cos(a, b)` over channels: `[N, C, H, W]` x 2 -> float32 `[N, 1, H, W]` in [0, 2].
+
+    Source: [P] all four methods; equal to half the squared distance of the l2-normalised features (STPM).
+    """
+    a, b = a.float(), b.float()
+    dot = (a * b).sum(1, keepdim=True)
+    lengths = a.square().sum(1, keepdim=True).sqrt() * b.square().sum(1, keepdim=True).sqrt()
+    # Identical vectors round to tiny negatives; a distance has none.
+    return (1 - dot / lengths.clamp_min(_EPS)).clamp_min(0)
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize with `align_corners=False` (exports exactly, and cell centres stay where they belong)."""
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+class LevelFusion(nn.Module):
+    """Mean of the levels' distance maps, each in units of its spread on good images.
+
+    Without it a level whose distances vary a lot everywhere drowns the others. Source: [R] EfficientAD's map
+    normalisation; one spread instead of its two quantiles is our own: an offset would change no ranking and would
+    make a distance negative (docs/benchmarks.md).
+    """
+
+    spread: Tensor
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.register_buffer("spread", torch.ones(levels))
+
+    def calibrate(self, distances: Sequence[Tensor]) -> None:
+        """Measures the constants.
+
+        Args:
+            distances: per level, float32 `[M, 1, h_k, w_k]` of held-out good images.
+        """
+        for level, distance in enumerate(distances):
+            self.spread[level] = distance.std().clamp_min(_EPS)
+
+    def forward(self, distances: Sequence[Tensor]) -> Tensor:
+        """Fuses float32 `[N, 1, h_k, w_k]` per level into `[N, 1, h_0, w_0]`, the finest level's size."""
+        height, width = distances[0].shape[-2:]
+        levels = [resize(distance / self.spread[k], (height, width)) for k, distance in enumerate(distances)]
+        return torch.stack(levels).mean(0)
+
+
+class Gaussian(nn.Module):
+    """Separable Gaussian smoothing of `[N, 1, H, W]` with 'reflect' borders (the edge cell is not repeated).
+
+    Args:
+        sigma: standard deviation in cells of the map.
+        truncate: the kernel ends at this many sigmas.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, sigma: float, truncate: float = 4.0) -> None:
+        super().__init__()
+        self.radius = math.ceil(truncate * sigma)
+        taps = torch.arange(-self.radius, self.radius + 1, dtype=torch.float64)
+        kernel = torch.exp(-0.5 * (taps / sigma).square())
+        # A buffer, not an attribute: exporters refuse or duplicate kernels that are made while tracing.
+        self.register_buffer("kernel", (kernel / kernel.sum()).float(), persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        r = self.radius
+        maps = F.pad(maps, (r, r, r, r), mode="reflect")
+        maps = F.conv2d(maps, self.kernel.view(1, 1, 1, -1))
+        return F.conv2d(maps, self.kernel.view(1, 1, -1, 1))

@@ -1,0 +1,107 @@
+"""What the training loop, the exporter and the calibration need from a method; nothing about any one method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's input.
+
+    Attributes:
+        clean: float32 `[B, 3, H, W]`, RGB in [0, 1].
+        frozen: what `Method.frozen_features` gave for `clean`, taken from the cache.
+        pseudo: float32 `[P, 3, H, W]`, the first P clean images with painted defects; P <= B, possibly 0.
+        mask: float32 `[P, 1, H, W]`, 1 where `pseudo` was painted.
+        step: number of the step, from 0.
+    """
+
+    clean: Tensor
+    frozen: list[Tensor]
+    pseudo: Tensor
+    mask: Tensor
+    step: int
+
+
+class Method(nn.Module, ABC):
+    """A trainable method whose forward pass is the graph that ships.
+
+    A new method is one file with a subclass, plus its line in `training.methods.METHODS`. Everything trainable is an
+    `nn.Parameter` that requires a gradient; everything that ships is a parameter or a buffer.
+    """
+
+    name: ClassVar[str]
+    map_stride: ClassVar[int]
+    """Image pixels per cell of the anomaly map."""
+
+    @property
+    @abstractmethod
+    def teachers(self) -> list[str]:
+        """Registry names of the frozen teachers, for the manifest."""
+
+    @abstractmethod
+    def frozen_features(self, pixels: Tensor) -> list[Tensor]:
+        """Everything about an image that training never changes: computed once per image and kept.
+
+        Args:
+            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
+
+        Returns:
+            Tensors whose first axis is N.
+        """
+
+    def prepare(self, frozen: Sequence[Tensor]) -> None:
+        """Takes constants from the training images' frozen features, once, before the first step."""
+        del frozen
+
+    @abstractmethod
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the losses, float32 scalars; `loss` is the one to descend, the others are for the eye."""
+
+    @abstractmethod
+    def calibrate(self, held_out: NDArray[np.uint8]) -> None:
+        """Measures the constants of the map on good images that were not trained on, uint8 `[M, H, W, 3]`."""
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The exported graph.
+
+        Args:
+            image: uint8 `[N, H, W, 3]`, RGB.
+
+        Returns:
+            The anomaly map, float32 `[N, h, w]`, and a factor on the image score, float32 `[N]`, or None where
+            the method has none.
+        """
+
+    @abstractmethod
+    def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Makes inputs that between them take every data-dependent choice of the graph.
+
+        Args:
+            images: uint8 `[K, H, W, 3]`, good images to start from.
+
+        Returns:
+            uint8 `[L, H, W, 3]`; an exporter that froze a choice while tracing fails the comparison on them.
+        """
+
+
+def to_pixels(image: Tensor) -> Tensor:
+    """uint8 `[N, H, W, 3]` -> float32 `[N, 3, H, W]` in [0, 1]."""
+    return image.permute(0, 3, 1, 2).float() / 255
+
+
+def in_chunks(images: NDArray[np.uint8], size: int = 16) -> list[Tensor]:
+    """Splits uint8 `[N, H, W, 3]` into float32 `[n, 3, H, W]` pieces, n <= size, to bound the memory."""
+    return [to_pixels(torch.from_numpy(images[i : i + size])) for i in range(0, len(images), size)]

@@ -1,0 +1,144 @@
+"""Defects painted into good images, from the images themselves: no external data.
+
+Every recipe takes float32 `[H, W, 3]` in [0, 1], before any normalisation, and returns the changed image, clamped to
+[0, 1], with the exact mask of where it was changed: outside the mask not one bit differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.float32]  # [H, W, 3], RGB in [0, 1]
+Mask = NDArray[np.bool_]  # [H, W]
+Rng = np.random.Generator
+
+
+def perlin_self(image: Image, rng: Rng) -> tuple[Image, Mask]:
+    """Blobs of Perlin noise filled with the image's own shuffled and recoloured cells.
+
+    Source: mask [R] DRAEM; filling from the own image instead of a texture collection our own (after NSA, MemSeg).
+    """
+    height, width = image.shape[:2]
+    mask = _perlin_mask(height, width, rng)
+    source = _jitter_colour(_shuffle_cells(image, rng), rng)
+    opacity = np.float32(rng.uniform(0.2, 1.0))
+    return _compose(image, opacity * source + (1 - opacity) * image, mask)
+
+
+def cut_paste(image: Image, rng: Rng) -> tuple[Image, Mask]:
+    """A piece of the image, recoloured and turned, pasted somewhere else.
+
+    Source: [C] DRD; per-image size, colour, rotation and clamping our own: an unchanged piece of a texture is no defect.
+    """
+    side = min(image.shape[:2])
+    # DRD's three size classes (of 256): large .2, middle .3, small .5
+    low, high = _CUT_SIZES[rng.choice(3, p=(0.2, 0.3, 0.5))]
+    patch_hw = (side * rng.uniform(low, high), side * rng.uniform(low, high))
+    return _paste(image, patch_hw, rng)
+
+
+def scar(image: Image, rng: Rng) -> tuple[Image, Mask]:
+    """A long thin piece: scratch, crack or hair. Source: [P] CutPaste (scar)."""
+    side = min(image.shape[:2])
+    return _paste(image, (side * rng.uniform(0.008, 0.03), side * rng.uniform(0.06, 0.35)), rng)
+
+
+RECIPES: tuple[Callable[[Image, Rng], tuple[Image, Mask]], ...] = (perlin_self, cut_paste, scar)
+
+
+def pseudo_anomaly(image: NDArray[np.uint8], rng: Rng) -> tuple[Image, Mask]:
+    """Applies one recipe, drawn at random.
+
+    Args:
+        image: uint8 `[H, W, 3]`, RGB.
+        rng: the only source of chance.
+
+    Returns:
+        float32 `[H, W, 3]` in [0, 1] and bool `[H, W]`, which may be empty by chance.
+    """
+    recipe = RECIPES[rng.integers(len(RECIPES))]
+    return recipe(image.astype(np.float32) / np.float32(255), rng)
+
+
+# --- parts -----------------------------------------------------------------------------------------------------
+
+_CUT_SIZES = ((0.35, 0.6), (0.2, 0.35), (0.04, 0.2))  # of the shorter side
+
+
+def _compose(image: Image, painted: Image, mask: Mask) -> tuple[Image, Mask]:
+    return np.where(mask[..., None], np.clip(painted, 0, 1), image).astype(np.float32, copy=False), mask
+
+
+def _paste(image: Image, patch_hw: tuple[float, float], rng: Rng) -> tuple[Image, Mask]:
+    """Moves the whole recoloured image by a random turn and shift and shows it through a turned rectangle."""
+    height, width = image.shape[:2]
+    ph, pw = max(2.0, patch_hw[0]), max(2.0, patch_hw[1])
+    target = (rng.uniform(0, width), rng.uniform(0, height))
+    source = (rng.uniform(0, width), rng.uniform(0, height))
+    turn = rng.uniform(-45, 45)
+    matrix = cv2.getRotationMatrix2D(source, turn, 1.0)
+    matrix[:, 2] += np.subtract(target, source)
+    moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    corners = cv2.boxPoints((target, (pw, ph), rng.uniform(-90, 90)))
+    canvas = np.zeros((height, width), np.uint8)
+    cv2.fillConvexPoly(canvas, np.round(corners).astype(np.int32), 1)
+    return _compose(image, _jitter_colour(moved, rng), canvas.astype(bool))
+
+
+def _jitter_colour(image: Image, rng: Rng) -> Image:
+    """Contrast, brightness and a tint: enough that the piece is not merely a plausible piece of the same part."""
+    contrast = np.float32(rng.uniform(0.6, 1.4))
+    shift = np.float32(rng.uniform(0.05, 0.35) * rng.choice((-1, 1)))
+    tint = rng.uniform(-0.1, 0.1, 3).astype(np.float32)
+    middle = image.mean(dtype=np.float32)
+    return (image - middle) * contrast + middle + shift + tint
+
+
+def _shuffle_cells(image: Image, rng: Rng, grid: int = 8) -> Image:
+    """Cuts the image into grid x grid cells and puts them back in another order (the rest at the border stays)."""
+    ch, cw = image.shape[0] // grid, image.shape[1] // grid
+    cells = image[: ch * grid, : cw * grid].reshape(grid, ch, grid, cw, 3).transpose(0, 2, 1, 3, 4)
+    shuffled = cells.reshape(grid * grid, ch, cw, 3)[rng.permutation(grid * grid)]
+    out = image.copy()
+    out[: ch * grid, : cw * grid] = (
+        shuffled.reshape(grid, grid, ch, cw, 3).transpose(0, 2, 1, 3, 4).reshape(ch * grid, cw * grid, 3)
+    )
+    return out
+
+
+def _perlin_mask(height: int, width: int, rng: Rng) -> Mask:
+    """Perlin noise over 0.5, turned by up to 90 degrees. Source: [R] DRAEM (resolutions 2^0..2^5 per axis)."""
+    noise = _perlin(height, width, int(2 ** rng.integers(0, 6)), int(2 ** rng.integers(0, 6)), rng)
+    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-90, 90), 1.0)
+    turned = cv2.warpAffine(noise, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(turned > 0.5)
+
+
+def _perlin(height: int, width: int, rows: int, columns: int, rng: Rng) -> NDArray[np.float32]:
+    """Gradient noise in about [-1, 1] with rows x columns cells; any size, not only multiples of the cells."""
+    angles = rng.uniform(0, 2 * math.pi, (rows + 1, columns + 1)).astype(np.float32)
+    gx, gy = np.cos(angles), np.sin(angles)
+    y = np.linspace(0, rows, height, endpoint=False, dtype=np.float32)
+    x = np.linspace(0, columns, width, endpoint=False, dtype=np.float32)
+    yi, xi = y.astype(np.intp), x.astype(np.intp)
+    fy, fx = (y - yi)[:, None], (x - xi)[None, :]
+
+    def corner(dy: int, dx: int) -> NDArray[np.float32]:
+        index = np.ix_(yi + dy, xi + dx)
+        value: NDArray[np.float32] = gx[index] * (fx - dx) + gy[index] * (fy - dy)
+        return value
+
+    ease_y, ease_x = _fade(fy), _fade(fx)
+    top = corner(0, 0) * (1 - ease_x) + corner(0, 1) * ease_x
+    bottom = corner(1, 0) * (1 - ease_x) + corner(1, 1) * ease_x
+    noise: NDArray[np.float32] = math.sqrt(2) * (top * (1 - ease_y) + bottom * ease_y)
+    return noise.astype(np.float32, copy=False)
+
+
+def _fade(t: NDArray[np.float32]) -> NDArray[np.float32]:
+    return t * t * t * (t * (t * 6 - 15) + 10)

