@@ -62,7 +62,7 @@ class Recipe(BaseModel):
             scores: The calibration card's scores, ascending.
         """
         fail = certify_nearest(scores, DEFAULT_FAIL_ALPHA)
-        review = certify_nearest(scores, max(DEFAULT_REVIEW_ALPHA, 2 * fail.alpha))
+        review = certify_nearest(scores, _review_rate(fail.alpha))
         return cls(
             fail_threshold=fail.value,
             review_threshold=review.value,
@@ -85,21 +85,26 @@ class Recipe(BaseModel):
         Raises:
             InvalidRecipe: A rate is outside (0, 1), smaller than the card can certify, or they are in the wrong order.
         """
-        review_alpha = max(DEFAULT_REVIEW_ALPHA, min(2 * fail_alpha, 0.99)) if review_alpha is None else review_alpha
-        if review_alpha < fail_alpha:
-            raise InvalidRecipe(
-                f"The review rate {review_alpha:g} is smaller than the false-reject rate {fail_alpha:g}; "
-                "parts that fail are a subset of those above the review threshold."
-            )
         try:
-            fail, review = certify(scores, fail_alpha), certify(scores, review_alpha)
+            fail = certify(scores, fail_alpha)
+            review = certify(scores, _review_rate(fail_alpha) if review_alpha is None else review_alpha)
         except ValueError as error:
             raise InvalidRecipe(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+        if review.alpha < fail.alpha:
+            raise InvalidRecipe(
+                f"The review rate {review.alpha:g} is smaller than the false-reject rate {fail.alpha:g}; "
+                "parts that fail are a subset of those above the review threshold."
+            )
         return cls(
             fail_threshold=fail.value,
             review_threshold=review.value,
-            target_false_reject_rate=fail_alpha,
-            review_rate=review_alpha,
+            target_false_reject_rate=fail.alpha,
+            review_rate=review.alpha,
             certified=True,
             calibration_images=fail.n,
         )
+
+
+def _review_rate(fail_alpha: float) -> float:
+    """Twice the false-reject rate, at least 5 %, and never as much as everything."""
+    return max(DEFAULT_REVIEW_ALPHA, min(2 * fail_alpha, (1 + fail_alpha) / 2))

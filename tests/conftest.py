@@ -1,3 +1,25 @@
 """Fixtures that more than one room's tests need."""
 
+from pathlib import Path
+
+import pytest
+
+from service.bundle import Bundle
+from tests.bundles import write_tiny_bundle
+
 pytest_plugins = ["tests.strict_skips"]
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with one product, "widget". Shared: read it, never write to it."""
+    models = tmp_path_factory.mktemp("models")
+    write_tiny_bundle(models)
+    return models
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_models: Path) -> Bundle:
+    """The bundle of the product "widget"."""
+    (path,) = (tiny_models / "widget").iterdir()
+    return Bundle.load(path)

@@ -159,7 +159,7 @@ class MicroBatcher:
         started = self._clock()
         try:
             output = self._session.run(np.stack([item.image for item in batch]))
-        except Exception as error:  # whatever ONNX Runtime raises belongs to these pictures; the thread lives on
+        except Exception as error:  # noqa: BLE001 - it belongs to these pictures; the thread lives on
             for item in batch:
                 item.future.set_exception(error)
             return

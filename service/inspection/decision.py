@@ -12,13 +12,12 @@ import numpy.typing as npt
 
 from service.bundle import Float32Map
 
-
 # Samples per cell and direction on which regions are found; odd, see `_refine`.
 _FINER = 5
 
 
 class Decision(StrEnum):
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
     REVIEW = "review"
     FAIL = "fail"
 
@@ -85,8 +84,7 @@ def find_regions(
         return ()
     fine = _refine(anomaly_map)
     count, labels, stats, _ = cv2.connectedComponentsWithStats((fine > level).astype(np.uint8), connectivity=8)
-    scale = np.array(image_wh) / np.array(fine.shape[::-1])
-    regions = [_region(fine, labels, label, stats[label], scale) for label in range(1, count)]
+    regions = [_region(fine, labels, label, stats[label], image_wh) for label in range(1, count)]
     return tuple(sorted(regions, key=lambda region: -region.peak)[:limit])
 
 
@@ -107,17 +105,20 @@ def _region(
     labels: npt.NDArray[Any],
     label: int,
     stat: npt.NDArray[Any],
-    scale: npt.NDArray[np.float64],
+    image_wh: tuple[int, int],
 ) -> Region:
+    scale = np.array(image_wh) / np.array(fine.shape[::-1])
     left, top, width, height, area = (int(value) for value in stat)
     mask = labels[top : top + height, left : left + width] == label
     values = np.where(mask, fine[top : top + height, left : left + width], -np.inf)
     row, column = np.unravel_index(int(values.argmax()), values.shape)
-    x, y = np.floor(np.array([left, top]) * scale).astype(int)
-    right, bottom = np.ceil(np.array([left + width, top + height]) * scale).astype(int)
+    # Whole cells that the region touches, in whole numbers: a rounding error must not push a box out of the picture.
+    fine_h, fine_w = fine.shape
+    x, y = left * image_wh[0] // fine_w, top * image_wh[1] // fine_h
+    right, bottom = -(-(left + width) * image_wh[0] // fine_w), -(-(top + height) * image_wh[1] // fine_h)
     return Region(
-        bbox=(int(x), int(y), int(right - x), int(bottom - y)),
-        polygon=_outline(mask, (left, top), scale) or _corners(x, y, right, bottom),
+        bbox=(x, y, right - x, bottom - y),
+        polygon=_outline(mask, (left, top), scale) or ((x, y), (right, y), (right, bottom), (x, bottom)),
         area_px=max(1, round(area * float(scale.prod()))),
         peak=float(values.max()),
         peak_xy=(int((left + column + 0.5) * scale[0]), int((top + row + 0.5) * scale[1])),
@@ -133,7 +134,3 @@ def _outline(
     if len(points) < 3:
         return ()
     return tuple((int(x), int(y)) for x, y in (points + corner + 0.5) * scale)
-
-
-def _corners(left: int, top: int, right: int, bottom: int) -> tuple[tuple[int, int], ...]:
-    return (int(left), int(top)), (int(right), int(top)), (int(right), int(bottom)), (int(left), int(bottom))

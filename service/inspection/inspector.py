@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.bundle import Bundle, CalibrationCard, Float32Map, InputGeometry, ScoreRule, UInt8Image
@@ -29,9 +29,9 @@ from service.inspection.session import GraphSession, Provider, SessionOptions
 class InspectorOptions:
     """How a product is run: see the parts."""
 
-    session: SessionOptions = SessionOptions()
-    batching: BatchingOptions = BatchingOptions()
-    limits: ImageLimits = ImageLimits()
+    session: SessionOptions = field(default_factory=SessionOptions)
+    batching: BatchingOptions = field(default_factory=BatchingOptions)
+    limits: ImageLimits = field(default_factory=ImageLimits)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from service.inspection.decision import find_regions
+from service.inspection.heatmap import HEATMAP_MEDIA_TYPES, HeatmapScale, encode, render
+from service.inspection.imaging import ImageLimits, decode
+
+SCALE = HeatmapScale(low=1.0, high=3.0)
+GRAY = np.full((40, 60, 3), 120, np.uint8)
+
+
+@pytest.mark.parametrize(("value", "level"), [(-5.0, 0.0), (1.0, 0.0), (2.0, 0.5), (3.0, 1.0), (99.0, 1.0)])
+def test_scale_is_fixed_by_the_product(value: float, level: float) -> None:
+    assert SCALE.normalise(np.array([[value]], np.float32))[0, 0] == pytest.approx(level)
+
+
+def test_good_part_is_shown_unchanged() -> None:
+    np.testing.assert_array_equal(render(GRAY, np.full((4, 6), 0.9, np.float32), SCALE), GRAY)
+
+
+def test_equal_evidence_has_equal_colour_whatever_else_is_in_the_picture() -> None:
+    faint = np.full((4, 6), 1.0, np.float32)
+    faint[0, 0] = 1.5
+    with_defect = faint.copy()
+    with_defect[3, 5] = 50.0  # per-picture normalisation would fade the faint spot
+
+    np.testing.assert_array_equal(render(GRAY, faint, SCALE)[0, 0], render(GRAY, with_defect, SCALE)[0, 0])
+
+
+def test_full_evidence_is_red() -> None:
+    red, green, blue = render(GRAY, np.full((4, 6), 9.0, np.float32), SCALE, opacity=1.0)[20, 30].tolist()
+
+    assert red > 100 > max(green, blue)
+
+
+def test_regions_are_outlined() -> None:
+    anomaly_map = np.zeros((4, 6), np.float32)
+    anomaly_map[1:3, 2:4] = 9.0
+    regions = find_regions(anomaly_map, 3.0, (60, 40))
+
+    plain, outlined = render(GRAY, anomaly_map, SCALE), render(GRAY, anomaly_map, SCALE, regions)
+
+    assert (outlined == 255).all(axis=2).any()
+    assert not (plain == 255).all(axis=2).any()
+
+
+@pytest.mark.parametrize("scale", [HeatmapScale(1.0, 1.0), HeatmapScale(2.0, 1.0)])
+def test_degenerate_scale_does_not_divide_by_zero(scale: HeatmapScale) -> None:
+    assert set(scale.normalise(np.array([[0.0, 5.0]], np.float32)).ravel()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("media_type", HEATMAP_MEDIA_TYPES)
+def test_encoded_heatmap_is_rgb(media_type: str) -> None:
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 255
+
+    decoded = decode(encode(red, media_type), ImageLimits())
+
+    assert decoded[16, 16, 0] > 240
+    assert decoded[16, 16, 2] < 15

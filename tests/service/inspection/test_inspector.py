@@ -1,0 +1,112 @@
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from service.bundle import Bundle
+from service.errors import CorruptImage, ParityFailure, TooManyPixels
+from service.inspection.decision import Decision, Thresholds
+from service.inspection.imaging import ImageLimits
+from service.inspection.inspector import Inspector, InspectorOptions
+from service.inspection.session import SessionOptions
+from tests.bundles import part, write_tiny_bundle
+
+OPTIONS = InspectorOptions(session=SessionOptions(provider="cpu", threads=1), limits=ImageLimits(max_pixels=10**6))
+THRESHOLDS = Thresholds(fail=0.3, review=0.1)
+
+
+def png(image: npt.NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def inspector(tiny_bundle: Bundle) -> Iterator[Inspector]:
+    inspector = Inspector.load(tiny_bundle.path, OPTIONS)
+    yield inspector
+    inspector.close()
+
+
+def test_good_part_passes_without_regions(inspector: Inspector) -> None:
+    inspection = inspector.inspect(png(part()), THRESHOLDS)
+
+    assert inspection.decision is Decision.PASS
+    assert inspection.regions == ()
+    assert inspection.p_value == 1.0
+
+
+def test_defect_fails_and_is_located_in_the_picture_that_was_sent(inspector: Inspector) -> None:
+    data = png(part(width=640, height=320, spot=(400, 80, 60)))  # stretched to 64 x 64 for the graph
+
+    inspection = inspector.inspect(data, THRESHOLDS)
+
+    assert inspection.decision is Decision.FAIL
+    (region,) = inspection.regions
+    x, y, width, height = region.bbox
+    assert x <= 400 + 30 <= x + width
+    assert y <= 80 + 30 <= y + height
+    assert width < 120
+    assert inspection.p_value == pytest.approx(1 / 100)
+    assert inspection.picture.image_wh == (640, 320)
+    assert inspection.picture.media_type == "image/png"
+    assert inspection.picture.sha256 == hashlib.sha256(data).hexdigest()
+    assert set(inspection.timings) == {"decode", "preprocess", "queue", "infer", "postprocess"}
+
+
+def test_faint_defect_needs_review_and_shows_where(inspector: Inspector) -> None:
+    image = part()
+    image[20:28, 20:28] = 180  # 0.2 from gray
+
+    inspection = inspector.inspect(png(image), THRESHOLDS)
+
+    assert inspection.decision is Decision.REVIEW
+    assert len(inspection.regions) == 1
+
+
+def test_measuring_and_inspecting_give_the_same_score(inspector: Inspector) -> None:
+    data = png(part(spot=(20, 20, 12)))
+
+    measured, inspected = inspector.measure(data), inspector.inspect(data, THRESHOLDS)
+
+    assert measured.score == inspected.score
+    np.testing.assert_array_equal(measured.anomaly_map, inspected.anomaly_map)
+
+
+def test_gain_multiplies_score_and_map(tmp_path: Path, inspector: Inspector) -> None:
+    data = png(part(spot=(20, 20, 12)))
+    with_gain = Inspector.load(write_tiny_bundle(tmp_path, gain=True).path, OPTIONS)
+
+    plain, gained = inspector.measure(data), with_gain.measure(data)
+    with_gain.close()
+
+    factor = 1 + float(plain.anomaly_map.max())
+    assert gained.score == pytest.approx(plain.score * factor)
+    np.testing.assert_allclose(gained.anomaly_map, plain.anomaly_map * factor, rtol=1e-6)
+
+
+def test_heatmap_scale_runs_from_the_median_of_good_maps_to_the_fail_threshold(inspector: Inspector) -> None:
+    scale = inspector.heatmap_scale(THRESHOLDS)
+
+    assert (scale.low, scale.high) == (inspector.card.map_median, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [(png(part())[:100], CorruptImage), (png(np.zeros((1001, 1000, 3), np.uint8)), TooManyPixels)],
+)
+def test_unusable_picture_is_refused_by_its_name(inspector: Inspector, data: bytes, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        inspector.inspect(data, THRESHOLDS)
+
+
+def test_bundle_that_computes_something_else_is_not_served(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path, offset=0.01)
+
+    with pytest.raises(ParityFailure, match=r"'cpu' .* differ by 5\.10e\+00"):
+        Inspector.load(bundle.path, OPTIONS)
