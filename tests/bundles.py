@@ -75,7 +75,7 @@ def tiny_model(draft: ManifestDraft, *, gain: bool = False, offset: float = 0.0)
         gain: Add the output `score_gain`, which is 1 plus the map's maximum.
         offset: Added to every cell, to make a graph that fails its self-test.
     """
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "scale": np.array(255, np.float32),
         "half": np.array(0.5, np.float32),
         "offset": np.array(offset, np.float32),

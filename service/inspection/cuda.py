@@ -24,8 +24,16 @@ _PROVIDER_FILES = (
 )
 
 
+def has_driver() -> bool:
+    """Whether an NVIDIA driver with a usable GPU is there; cheap, unlike loading CUDA's libraries."""
+    return _driver_problem() is None
+
+
 def cuda_problems() -> list[str]:
-    """Everything that keeps ONNX Runtime from using CUDA on this machine; empty where nothing does."""
+    """Everything that keeps ONNX Runtime from using CUDA on this machine; empty where nothing does.
+
+    Loads CUDA's libraries into this process in order to try them.
+    """
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return [f"the installed ONNX Runtime {ort.__version__} was built without CUDA."]
     return [problem for problem in (_driver_problem(), _library_problem()) if problem is not None]

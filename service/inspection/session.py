@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from service.bundle import Float32Map, GoldenSample, UInt8Image, parity_difference
 from service.errors import ProviderUnavailable
-from service.inspection.cuda import cuda_problems
+from service.inspection.cuda import cuda_problems, has_driver
 from service.inspection.threads import cpu_quota
 
 Provider = Literal["cpu", "cuda"]
@@ -156,8 +156,11 @@ def cuda_options(options: SessionOptions) -> dict[str, Any]:
 
 def _open_session(model: bytes, options: SessionOptions) -> ort.InferenceSession:
     wanted = providers(options, ort.get_available_providers())
-    problems = cuda_problems() if len(wanted) > 1 else []
-    if len(wanted) > 1 and not problems:
+    # A machine without a GPU must not pay for loading CUDA's libraries only to hear that it has none.
+    if len(wanted) == 1 or (options.provider == "auto" and not has_driver()):
+        return _create(model, options, wanted[-1:])
+    problems = cuda_problems()
+    if not problems:
         session = _create(model, options, wanted)
         if _served_by(session) == "cuda":
             return session

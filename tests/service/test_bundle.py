@@ -97,7 +97,7 @@ def test_model_changed_after_loading_is_noticed_when_it_is_read(tmp_path: Path) 
     bundle = write_tiny_bundle(tmp_path)
     flip_model_byte(bundle)
 
-    with pytest.raises(BundleIntegrity, match="model.onnx"):
+    with pytest.raises(BundleIntegrity, match=r"model\.onnx"):
         bundle.read_model()
 
 

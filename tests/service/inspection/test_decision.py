@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def test_separate_defects_are_separate_regions_strongest_first() -> None:
     st.integers(1, 3000),
 )
 def test_there_is_a_region_exactly_when_a_cell_lies_above_the_level(
-    anomaly_map: np.ndarray,  # type: ignore[type-arg]
+    anomaly_map: npt.NDArray[np.float32],
     level: float,
     width: int,
     height: int,

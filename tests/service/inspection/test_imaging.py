@@ -134,7 +134,8 @@ def test_byte_limit() -> None:
 def test_prepare_stretches_to_the_graphs_size(size: tuple[int, int]) -> None:
     prepared = prepare(pattern(*size), InputGeometry(height=64, width=64))
 
-    assert (prepared.shape, prepared.dtype) == ((64, 64, 3), np.uint8)
+    assert prepared.shape == (64, 64, 3)
+    assert prepared.dtype == np.uint8
     assert prepared.flags.c_contiguous
 
 

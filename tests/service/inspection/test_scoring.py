@@ -1,4 +1,5 @@
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,5 +32,5 @@ def test_score_is_the_mean_of_the_highest_cells_times_the_gain(
     hnp.arrays(np.float32, (4, 6), elements=st.floats(-1e6, 1e6, width=32)),
     st.floats(0.01, 1.0),
 )
-def test_score_never_exceeds_the_highest_cell(anomaly_map: np.ndarray, fraction: float) -> None:  # type: ignore[type-arg]
+def test_score_never_exceeds_the_highest_cell(anomaly_map: npt.NDArray[np.float32], fraction: float) -> None:
     assert image_score(anomaly_map, None, ScoreRule(fraction=fraction)) <= float(anomaly_map.max())

@@ -1,8 +1,8 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from service.inspection import threads
 from service.inspection.threads import cpu_quota
 
 
@@ -23,7 +23,7 @@ from service.inspection.threads import cpu_quota
 def test_threads_follow_the_cgroup_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int
 ) -> None:
-    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
