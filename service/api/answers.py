@@ -1,0 +1,116 @@
+"""From what the service knows to what the API says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.api.schemas import (
+    BundleFacts,
+    BundleProblem,
+    BundleReference,
+    CalibrationFacts,
+    ImageFacts,
+    Inspection,
+    Links,
+    Product,
+    RecipeRecord,
+    RecipeValues,
+    Region,
+    Thresholds,
+)
+from service.inspection.calibration import smallest_alpha
+from service.registry import ActiveProduct, BrokenBundle
+from service.store.models import InspectionRow
+from service.store.recipes import RecipeRevision
+
+
+def inspection_answer(row: InspectionRow) -> Inspection:
+    address = f"/v1/inspections/{row.id}"
+    return Inspection(
+        id=row.id,
+        product=row.product,
+        decision=row.decision,  # type: ignore[arg-type]  # checked by pydantic
+        score=row.score,
+        p_value=row.p_value,
+        thresholds=Thresholds(
+            fail=row.fail_threshold,
+            review=row.review_threshold,
+            target_false_reject_rate=row.target_false_reject_rate,
+            certified=row.certified,
+            calibration_images=row.calibration_count,
+        ),
+        regions=[Region.model_validate(region) for region in row.regions],
+        bundle=BundleReference(digest=row.bundle_digest, version=row.bundle_version, method=row.method),
+        provider=row.provider,
+        recipe_revision=row.recipe_revision,
+        image=ImageFacts(
+            media_type=row.image_media_type,
+            width=row.image_width,
+            height=row.image_height,
+            bytes=row.image_bytes,
+            sha256=row.image_sha256,
+        ),
+        timings_ms=row.timings_ms,
+        batch_size=row.batch_size,
+        part_id=row.part_id,
+        station=row.station,
+        lot=row.lot,
+        captured_at=row.captured_at,
+        created_at=row.created_at,
+        request_id=row.request_id,
+        links=Links(
+            self=address,
+            heatmap=f"{address}/heatmap",
+            map=f"{address}/map",
+            image=f"{address}/image",
+            product=f"/v1/products/{row.product}",
+        ),
+    )
+
+
+def recipe_answer(revision: RecipeRevision) -> RecipeRecord:
+    return RecipeRecord(
+        product=revision.product,
+        revision=revision.revision,
+        created_at=revision.created_at,
+        author=revision.author,
+        reason=revision.reason,
+        bundle_digest=revision.bundle_digest,
+        recipe=RecipeValues.model_validate(revision.recipe.model_dump()),
+    )
+
+
+def broken_answer(broken: BrokenBundle) -> BundleProblem:
+    return BundleProblem(product=broken.product, version=broken.version, type=broken.slug, reason=broken.reason)
+
+
+def product_answer(name: str, active: ActiveProduct | None, broken: Sequence[BrokenBundle]) -> Product:
+    problems = [broken_answer(item) for item in broken]
+    if active is None:
+        return Product(product=name, status="broken" if problems else "loading", broken_bundles=problems)
+    manifest, card = active.bundle.manifest, active.bundle.card
+    return Product(
+        product=name,
+        status="ready",
+        provider=active.inspector.provider,
+        bundle=BundleFacts(
+            digest=active.bundle.digest,
+            version=active.bundle.version,
+            method=manifest.method,
+            teachers=manifest.teachers,
+            created_at=manifest.created_at,
+            input_width=manifest.input.width,
+            input_height=manifest.input.height,
+            training_images=manifest.training.images,
+            evaluation=manifest.evaluation,
+        ),
+        calibration=CalibrationFacts(
+            images=len(card.scores),
+            groups={group.name: group.count for group in card.groups},
+            grouped_by=card.grouped_by,
+            provider=card.provider,
+            smallest_false_reject_rate=smallest_alpha(len(card.scores)),
+        ),
+        recipe=recipe_answer(active.recipe),
+        broken_bundles=problems,
+    )

@@ -1,0 +1,26 @@
+"""What routes depend on, under names that let them read like sentences."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+
+from service.line import InspectionLine
+from service.readiness import ReadinessCheck
+
+
+def _line(request: Request) -> InspectionLine:
+    line: InspectionLine = request.app.state.line
+    return line
+
+
+def _readiness(request: Request) -> ReadinessCheck:
+    check: ReadinessCheck = request.app.state.readiness
+    return check
+
+
+LineDep = Annotated[InspectionLine, Depends(_line)]
+ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
+ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
+InspectionPath = Annotated[str, Path(description="Id of the inspection, a UUIDv7.", max_length=64)]

@@ -1,0 +1,288 @@
+"""Inspections over HTTP: send a picture, get a verdict; read it again later."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from service.api.answers import inspection_answer
+from service.api.bodies import IMAGE_FIELD, MULTIPART, RAW_MEDIA_TYPES, Upload, receive_upload
+from service.api.deps import InspectionPath, LineDep, ProductPath
+from service.api.errors import NotAcceptable, RequestTimeout
+from service.api.middleware import TRACEPARENT
+from service.api.negotiation import negotiate
+from service.api.problems import problem_responses, request_id
+from service.api.schemas import Inspection, InspectionPage, Label, PartFields
+from service.errors import (
+    ArtefactGone,
+    BodyTooLarge,
+    CorruptImage,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotAnImage,
+    ProductNotReady,
+    QueueFull,
+    ShuttingDown,
+    TooManyPixels,
+    UnknownInspection,
+    UnknownProduct,
+    UnsupportedMediaType,
+)
+from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
+from service.line import InspectionLine, PartRecord
+from service.store.errors import StoreUnavailable
+from service.store.ids import parse_id
+from service.store.inspections import InspectionFilter, get_inspection, list_inspections
+from service.store.models import InspectionRow
+
+router = APIRouter(tags=["inspections"])
+
+_BINARY = {"type": "string", "format": "binary"}
+_NPY = "application/x-npy"
+_ID_ERRORS = (UnknownInspection, InvalidRequest, StoreUnavailable)
+_VERDICT_HEADERS = {
+    name: {"description": text, "schema": {"type": kind}}
+    for name, text, kind in (
+        ("X-Plumbline-Id", "Id of the inspection.", "string"),
+        ("X-Plumbline-Product", "The product.", "string"),
+        ("X-Plumbline-Decision", "pass, review or fail.", "string"),
+        ("X-Plumbline-Score", "Raw image score.", "number"),
+        ("X-Plumbline-P-Value", "How usual the score is among good parts.", "number"),
+        ("X-Plumbline-Fail-Threshold", "A part fails strictly above.", "number"),
+        ("X-Plumbline-Review-Threshold", "A part needs review strictly above.", "number"),
+        ("X-Plumbline-Bundle", "Digest of the bundle.", "string"),
+        ("X-Plumbline-Recipe-Revision", "Revision of the recipe.", "integer"),
+    )
+}
+_LOCATION = {"Location": {"description": "Address of the stored inspection.", "schema": {"type": "string"}}}
+_FORM_SCHEMA = {
+    "type": "object",
+    "required": [IMAGE_FIELD],
+    "properties": {
+        IMAGE_FIELD: _BINARY,
+        "part_id": {"type": "string"},
+        "station": {"type": "string"},
+        "lot": {"type": "string"},
+        "captured_at": {"type": "string", "format": "date-time"},
+    },
+}
+
+
+def binary_response(description: str, media_types: tuple[str, ...], **more: Any) -> dict[str, Any]:
+    return {"description": description, "content": {name: {"schema": _BINARY} for name in media_types}, **more}
+
+
+@router.post(
+    "/v1/products/{product}/inspections",
+    operation_id="inspect",
+    summary="Inspect a picture",
+    status_code=201,
+    response_class=Response,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "The encoded picture, or a form with the picture in its field `image`.",
+            "content": {name: {"schema": _BINARY} for name in RAW_MEDIA_TYPES} | {MULTIPART: {"schema": _FORM_SCHEMA}},
+        }
+    },
+    responses={
+        201: {
+            "description": "The verdict, stored. As JSON, or as the heatmap with the verdict in the headers.",
+            "model": Inspection,
+            "content": {name: {"schema": _BINARY} for name in HEATMAP_MEDIA_TYPES},
+            "headers": _LOCATION | _VERDICT_HEADERS,
+        },
+        **problem_responses(
+            UnknownProduct,
+            NotAcceptable,
+            RequestTimeout,
+            BodyTooLarge,
+            TooManyPixels,
+            UnsupportedMediaType,
+            NotAnImage,
+            CorruptImage,
+            InvalidRequest,
+            QueueFull,
+            DeadlineExceeded,
+            ShuttingDown,
+            ProductNotReady,
+            StoreUnavailable,
+        ),
+    },
+)
+async def inspect(
+    request: Request, product: ProductPath, part: Annotated[PartFields, Query()], line: LineDep
+) -> Response:
+    """Judge one picture: pass, review or fail. The verdict is stored before it is answered.
+
+    The picture is the request's body, or the field `image` of a form, where the other fields may say the
+    same as the query parameters (and win over them). With `Accept: image/png`, `image/jpeg` or `image/webp`
+    the answer is the heatmap over the picture and the verdict stands in the `X-Plumbline-*` headers. A
+    client that hangs up while its picture is in work gets no answer, but the inspection is stored all the
+    same.
+    """
+    try:
+        active = line.registry.get(product)
+        wanted = negotiate(request.headers.get("accept"), ("application/json", *image_offers(line)))
+        with line.admission.enter():
+            upload = await receive_upload(request, line.settings.body_timeout_s)
+            row = await line.inspect(active, upload.image, part_record(request, part, upload))
+            if wanted == "application/json":
+                content = inspection_answer(row).model_dump_json().encode()
+            else:
+                content = await line.draw(row, wanted)
+    except (QueueFull, DeadlineExceeded, ShuttingDown, StoreUnavailable) as error:
+        line.metrics.shed.labels(error.slug.replace("-", "_")).inc()
+        raise
+    return Response(content, 201, {"Location": f"/v1/inspections/{row.id}", **verdict_headers(row)}, wanted)
+
+
+@router.get(
+    "/v1/inspections",
+    operation_id="list_inspections",
+    summary="List inspections",
+    responses=problem_responses(InvalidRequest, StoreUnavailable),
+)
+def list_stored(
+    line: LineDep,
+    product: Annotated[Label | None, Query(description="Only of this product.")] = None,
+    decision: Annotated[Literal["pass", "review", "fail"] | None, Query(description="Only these.")] = None,
+    part_id: Annotated[Label | None, Query(description="Only of this part.")] = None,
+    cursor: Annotated[UUID | None, Query(description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500, description="Most inspections on a page.")] = 50,
+) -> InspectionPage:
+    """Stored inspections, newest first, a page at a time."""
+    which = InspectionFilter(product=product, decision=decision, part_id=part_id)
+    # One more than asked for tells whether there is a next page.
+    rows = list_inspections(line.store.engine, which, before=cursor, limit=limit + 1)
+    more = len(rows) > limit
+    return InspectionPage(
+        items=[inspection_answer(row) for row in rows[:limit]], next_cursor=rows[limit - 1].id if more else None
+    )
+
+
+@router.get(
+    "/v1/inspections/{inspection_id}",
+    operation_id="get_inspection",
+    summary="Read an inspection",
+    responses=problem_responses(*_ID_ERRORS),
+)
+def read_inspection(inspection_id: InspectionPath, line: LineDep) -> Inspection:
+    """The stored verdict."""
+    return inspection_answer(get_inspection(line.store.engine, parse_id(inspection_id)))
+
+
+@router.get(
+    "/v1/inspections/{inspection_id}/heatmap",
+    operation_id="get_heatmap",
+    summary="Draw the heatmap",
+    response_class=Response,
+    responses={
+        200: binary_response(
+            "The picture under its anomaly map, on the product's fixed scale.",
+            tuple(HEATMAP_MEDIA_TYPES),
+            headers=_VERDICT_HEADERS,
+        ),
+        **problem_responses(*_ID_ERRORS, ArtefactGone, NotAcceptable),
+    },
+)
+async def read_heatmap(
+    request: Request,
+    inspection_id: InspectionPath,
+    line: LineDep,
+    format: Annotated[  # noqa: A002 - the parameter's public name
+        Literal["png", "jpeg", "webp"] | None, Query(description="Wins over the Accept header.")
+    ] = None,
+) -> Response:
+    """The heatmap: no colour at the median of good maps, full red at the fail threshold that was in force."""
+    row = await _find(line, inspection_id)
+    wanted = f"image/{format}" if format else negotiate(request.headers.get("accept"), image_offers(line))
+    # The answer depends on the Accept header, which caches must know.
+    headers = {"Vary": "Accept", **verdict_headers(row)}
+    return Response(await line.draw(row, wanted), headers=headers, media_type=wanted)
+
+
+@router.get(
+    "/v1/inspections/{inspection_id}/map",
+    operation_id="get_map",
+    summary="Read the anomaly map",
+    response_class=Response,
+    responses={
+        200: binary_response("NumPy file, float32 [height, width].", (_NPY,)),
+        **problem_responses(*_ID_ERRORS, ArtefactGone),
+    },
+)
+async def read_map(inspection_id: InspectionPath, line: LineDep) -> Response:
+    """The raw anomaly map, as numbers."""
+    row = await _find(line, inspection_id)
+    headers = {"Content-Disposition": f'attachment; filename="{row.id}.npy"'}
+    return Response(await line.read_map(row), headers=headers, media_type=_NPY)
+
+
+@router.get(
+    "/v1/inspections/{inspection_id}/image",
+    operation_id="get_image",
+    summary="Read the picture",
+    response_class=Response,
+    responses={
+        200: binary_response("The picture, byte by byte as it was sent.", RAW_MEDIA_TYPES[:-1]),
+        **problem_responses(*_ID_ERRORS, ArtefactGone),
+    },
+)
+async def read_image(inspection_id: InspectionPath, line: LineDep) -> Response:
+    """The picture that was judged."""
+    row = await _find(line, inspection_id)
+    # The type was sniffed, so it is true; still no browser should think again about what a client sent.
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return Response(await line.read_image(row), headers=headers, media_type=row.image_media_type)
+
+
+def image_offers(line: InspectionLine) -> tuple[str, ...]:
+    """Heatmap formats, the configured one first."""
+    return tuple(dict.fromkeys((line.settings.heatmap_media_type, *HEATMAP_MEDIA_TYPES)))
+
+
+def part_record(request: Request, part: PartFields, upload: Upload) -> PartRecord:
+    """What the sender says about the part, in the query or in the form.
+
+    Raises:
+        InvalidRequest: A form field is unknown or not valid.
+    """
+    if upload.fields:
+        try:
+            given = part.model_dump(exclude_none=True) | dict(upload.fields)
+            part = PartFields.model_validate(given)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False, include_context=False)
+            what = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors)
+            raise InvalidRequest(f"A form field is not valid: {what}.", [dict(item) for item in errors]) from error
+    return PartRecord(
+        part_id=part.part_id,
+        station=part.station,
+        lot=part.lot,
+        captured_at=part.captured_at,
+        request_id=request_id(request.scope),
+        traceparent=request.scope.get(TRACEPARENT),
+    )
+
+
+def verdict_headers(row: InspectionRow) -> dict[str, str]:
+    return {
+        "X-Plumbline-Id": row.id,
+        "X-Plumbline-Product": row.product,
+        "X-Plumbline-Decision": row.decision,
+        "X-Plumbline-Score": repr(row.score),
+        "X-Plumbline-P-Value": repr(row.p_value),
+        "X-Plumbline-Fail-Threshold": repr(row.fail_threshold),
+        "X-Plumbline-Review-Threshold": repr(row.review_threshold),
+        "X-Plumbline-Bundle": row.bundle_digest,
+        "X-Plumbline-Recipe-Revision": str(row.recipe_revision),
+    }
+
+
+async def _find(line: InspectionLine, inspection_id: str) -> InspectionRow:
+    return await line.find(parse_id(inspection_id))

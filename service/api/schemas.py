@@ -1,0 +1,226 @@
+"""What the API says and takes, as JSON. The client uses the same classes, so nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+# No control characters: these texts go into logs, headers, databases and spreadsheets.
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Sentence = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x08\x7f]+$")
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class PartFields(BaseModel):
+    """What a sender may say about the part; stored and echoed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    part_id: Label | None = Field(default=None, description="Serial number of the part.")
+    station: Label | None = Field(default=None, description="Where the picture was taken.")
+    lot: Label | None = Field(default=None, description="Lot or order that the part belongs to.")
+    captured_at: AwareDatetime | None = Field(
+        default=None, description="When the picture was taken, with time zone.", examples=["2026-03-01T08:30:00Z"]
+    )
+
+
+class Region(_Answer):
+    """A connected area above the level of the verdict, in pixels of the image that was sent."""
+
+    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height.")
+    polygon: list[tuple[int, int]] = Field(description="Outer contour as [x, y] points.")
+    area_px: int
+    peak: float = Field(description="Highest value of the anomaly map inside.")
+    peak_xy: tuple[int, int]
+
+
+class Thresholds(_Answer):
+    """The levels of the raw score that the part was judged by, and what they guarantee."""
+
+    fail: float = Field(description="A part fails strictly above.")
+    review: float = Field(description="A part needs review strictly above.")
+    target_false_reject_rate: float | None = Field(
+        description="Bound on the share of good parts that fail; null where the threshold was set by hand."
+    )
+    certified: bool = Field(description="Whether the calibration images vouch for that bound.")
+    calibration_images: int = Field(description="Good images behind p-values and thresholds.")
+
+
+class BundleReference(_Answer):
+    digest: str = Field(description="sha256 of the bundle's manifest.")
+    version: str
+    method: str
+
+
+class ImageFacts(_Answer):
+    media_type: str
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+
+
+class Links(_Answer):
+    self: str
+    heatmap: str
+    map: str
+    image: str
+    product: str
+
+
+class Inspection(_Answer):
+    """A verdict and what it rests on."""
+
+    id: str = Field(description="UUIDv7: ordered by time.")
+    product: str
+    decision: Literal["pass", "review", "fail"]
+    score: float = Field(description="Raw image score, unbounded.")
+    p_value: float = Field(description="How usual the score is among good parts; fail exactly when at most target.")
+    thresholds: Thresholds
+    regions: list[Region]
+    bundle: BundleReference
+    provider: str
+    recipe_revision: int
+    image: ImageFacts
+    timings_ms: dict[str, float] = Field(description="Milliseconds per stage.")
+    batch_size: int
+    part_id: str | None
+    station: str | None
+    lot: str | None
+    captured_at: datetime | None
+    created_at: datetime
+    request_id: str | None
+    links: Links
+
+
+class InspectionPage(_Answer):
+    """Inspections, newest first."""
+
+    items: list[Inspection]
+    next_cursor: str | None = Field(description="Send as `cursor` for the next page; null on the last one.")
+
+
+class RecipeValues(_Answer):
+    """Thresholds and where they come from."""
+
+    fail_threshold: float
+    review_threshold: float
+    target_false_reject_rate: float | None
+    review_rate: float | None
+    certified: bool
+    calibration_images: int
+
+
+class RecipeRecord(_Answer):
+    """One revision of a product's recipe."""
+
+    product: str
+    revision: int
+    created_at: datetime
+    author: str
+    reason: str
+    bundle_digest: str = Field(description="The bundle whose score scale the thresholds are on.")
+    recipe: RecipeValues
+
+
+class RecipeHistory(_Answer):
+    """Revisions of a recipe, newest first."""
+
+    items: list[RecipeRecord]
+
+
+class RecipeChange(BaseModel):
+    """A new recipe: either thresholds set by hand, or rates that the calibration card turns into thresholds."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    author: Label = Field(description="Who changes it.")
+    reason: Sentence = Field(description="Why.")
+    fail_threshold: float | None = None
+    review_threshold: float | None = None
+    target_false_reject_rate: float | None = Field(
+        default=None, gt=0, lt=1, description="At most this share of good parts may fail."
+    )
+    review_rate: float | None = Field(
+        default=None, gt=0, lt=1, description="At most this share may lie above the review threshold."
+    )
+    expected_revision: int | None = Field(
+        default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
+    )
+
+    @model_validator(mode="after")
+    def _state_one_way(self) -> Self:
+        by_hand = (self.fail_threshold, self.review_threshold)
+        by_rate = (self.target_false_reject_rate, self.review_rate)
+        if any(value is not None for value in by_hand) == any(value is not None for value in by_rate):
+            raise ValueError("give either fail_threshold and review_threshold, or target_false_reject_rate")
+        if any(value is not None for value in by_hand) and None in by_hand:
+            raise ValueError("thresholds set by hand need both fail_threshold and review_threshold")
+        if self.review_rate is not None and self.target_false_reject_rate is None:
+            raise ValueError("review_rate needs target_false_reject_rate")
+        return self
+
+
+class BundleProblem(_Answer):
+    """A bundle that is not served."""
+
+    product: str
+    version: str
+    type: str
+    reason: str
+
+
+class BundleFacts(BundleReference):
+    teachers: list[str]
+    created_at: datetime
+    input_width: int
+    input_height: int
+    training_images: int
+    evaluation: dict[str, float] | None
+
+
+class CalibrationFacts(_Answer):
+    images: int
+    groups: dict[str, int] = Field(description="Images per day or folder.")
+    grouped_by: str = Field(description="`none`: all images count as one session, so other days are not covered.")
+    provider: str
+    smallest_false_reject_rate: float = Field(description="The smallest rate that so many images can certify.")
+
+
+class Product(_Answer):
+    """A product of the model repository."""
+
+    product: str
+    status: Literal["ready", "loading", "broken"]
+    provider: str | None = None
+    bundle: BundleFacts | None = None
+    calibration: CalibrationFacts | None = None
+    recipe: RecipeRecord | None = None
+    broken_bundles: list[BundleProblem] = []
+
+
+class ProductList(_Answer):
+    items: list[Product]
+
+
+class Liveness(_Answer):
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(_Answer):
+    """Whether pictures should be sent here, and if not, why."""
+
+    status: Literal["ready", "degraded", "loading", "draining", "not-ready"] = Field(
+        description="`degraded` answers 200: some bundle is broken, every required product is served."
+    )
+    reasons: list[str]
+    products: list[str] = Field(description="Products that are served.")
+    broken_bundles: list[BundleProblem]
+    version: str

@@ -1,0 +1,109 @@
+"""The application: wiring and lifespan, nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from service.api import health, inspections, products
+from service.api.middleware import BodyLimit, RequestContext
+from service.api.openapi import describe
+from service.api.problems import install_problem_handlers
+from service.inspection.batching import BatchingOptions
+from service.inspection.imaging import ImageLimits
+from service.inspection.inspector import InspectorOptions
+from service.inspection.session import SessionOptions
+from service.line import InspectionLine
+from service.monitoring.metrics import Metrics
+from service.readiness import ReadinessCheck
+from service.registry import ActiveProduct, Registry
+from service.settings import Settings
+from service.store.recipes import recipe_in_force
+from service.store.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service as an ASGI application. Everything that runs or is open starts and ends with its lifespan."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # The store first: without it no verdict could be given, so the process ends here and says why.
+        store = await run_in_threadpool(Store.open, settings.database, settings.data)
+
+        def show(active: ActiveProduct) -> None:
+            metrics.show_product(active.bundle, active.inspector.provider)
+            metrics.show_recipe(active.bundle.manifest.product, active.recipe.recipe, active.recipe.revision)
+
+        registry = Registry(
+            settings.models,
+            inspector_options(settings),
+            recipe_for=lambda bundle: recipe_in_force(store.engine, bundle),
+            on_active=show,
+        )
+        line = InspectionLine(settings, registry, store, metrics)
+        check = ReadinessCheck(settings, registry, line.admission)
+        metrics.ready.set_function(lambda: float(check().is_ready))
+        app.state.line, app.state.readiness = line, check
+        # Loading takes seconds per product. Meanwhile the probes answer: alive, not ready yet.
+        loader = threading.Thread(target=registry.load, name="bundle-loader", daemon=True)
+        loader.start()
+        try:
+            yield
+        finally:
+            line.admission.draining = True
+            await run_in_threadpool(_close, registry, loader, line, store)
+
+    app = FastAPI(
+        title="Plumbline inspection service",
+        version="1",  # of the API, which is the 1 in /v1
+        summary="Pictures of parts in; pass, review or fail out, with the place of the defect.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    install_problem_handlers(app)
+    # The last one added is the outermost: even a refused body has a request id and is counted.
+    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext, metrics=metrics)
+    for room in (inspections, products, health):
+        app.include_router(room.router)
+    app.state.settings = settings
+    describe(app)
+    return app
+
+
+def inspector_options(settings: Settings) -> InspectorOptions:
+    """How products are run, as the settings say."""
+    return InspectorOptions(
+        session=SessionOptions(provider=settings.provider, threads=settings.threads),
+        batching=BatchingOptions(
+            max_batch=settings.max_batch,
+            # Admission is the bound for all products together; a second, smaller one here would only confuse.
+            queue_limit=settings.queue_limit,
+            deadline_s=settings.queue_deadline_s,
+        ),
+        limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
+    )
+
+
+def begin_drain(app: FastAPI) -> None:
+    """Take no more pictures: not ready, and every new inspection is told to go elsewhere."""
+    line: InspectionLine | None = getattr(app.state, "line", None)
+    if line is not None and not line.admission.draining:
+        line.admission.draining = True
+        log.info("draining", waiting=line.admission.depth)
+
+
+def _close(registry: Registry, loader: threading.Thread, line: InspectionLine, store: Store) -> None:
+    registry.close()
+    loader.join()
+    line.close()
+    store.close()
+    log.info("stopped")

@@ -1,0 +1,224 @@
+"""The way of one picture through the service: read, infer, judge, remember, and only then answer.
+
+The event loop only hands over. Decoding, judging and drawing run on a pool of as many threads as there are
+cores, the graph on its batcher's thread, the disk on threads of its own, so that a slow disk holds up no
+decoding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from service.admission import Admission
+from service.errors import DeadlineExceeded
+from service.inspection import heatmap, imaging
+from service.inspection.decision import Region
+from service.inspection.heatmap import HeatmapScale
+from service.inspection.imaging import ImageLimits
+from service.inspection.inspector import Inspection, Inspector, Picture
+from service.inspection.threads import cpu_quota
+from service.monitoring.metrics import Metrics
+from service.registry import ActiveProduct, Registry
+from service.settings import Settings
+from service.store.ids import created_at, new_id
+from service.store.inspections import get_inspection
+from service.store.models import InspectionRow
+from service.store.store import Store
+
+DISK_THREADS = 4
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """What the sender says about the part, and how the request was named. Stored and echoed, never
+    interpreted.
+    """
+
+    part_id: str | None = None
+    station: str | None = None
+    lot: str | None = None
+    captured_at: datetime | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
+
+
+class InspectionLine:
+    """Runs inspections.
+
+    Args:
+        settings: Limits and formats.
+        registry: What inspects a product.
+        store: Where verdicts are remembered.
+        metrics: What is counted.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, store: Store, metrics: Metrics) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.store = store
+        self.metrics = metrics
+        self.admission = Admission(settings.queue_limit)
+        self._pictures = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="pictures")
+        self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
+        metrics.watch_queue(lambda: self.admission.depth, settings.queue_limit)
+
+    async def inspect(self, active: ActiveProduct, data: bytes, part: PartRecord) -> InspectionRow:
+        """Judge one picture and remember the verdict.
+
+        Args:
+            active: The product's bundle and recipe.
+            data: The encoded picture.
+            part: What the sender says about it.
+
+        Returns:
+            What was stored. It is on disk already.
+
+        Raises:
+            TooManyPixels, NotAnImage, CorruptImage: The picture is not usable.
+            QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
+            StoreUnavailable: The verdict could not be stored, so there is none.
+        """
+        loop = asyncio.get_running_loop()
+        inspection_id, inspector = new_id(), active.inspector
+        picture = await loop.run_in_executor(self._pictures, self._read, inspector, data, time.perf_counter())
+        files = self.store.files
+        # The picture goes to disk while the graph looks at it.
+        writes = [self._disk.submit(files.write_image, inspection_id, picture.media_type, data)]
+        try:
+            result = await asyncio.wrap_future(inspector.submit(picture))
+            judged = await loop.run_in_executor(
+                self._pictures, inspector.finish, picture, result, active.recipe.recipe.thresholds
+            )
+            writes.append(self._disk.submit(files.write_map, inspection_id, judged.anomaly_map))
+            for write in writes:
+                await asyncio.wrap_future(write)
+        except BaseException:
+            self._disk.submit(self._discard, inspection_id, picture.media_type, writes)
+            raise
+        stored_from = time.perf_counter()
+        row = to_row(inspection_id, active, judged, len(data), part)
+        await asyncio.wrap_future(self.store.writer.submit(row))
+        timings = {**judged.timings, "store": time.perf_counter() - stored_from}
+        self.metrics.count_inspection(row.product, row.decision, row.score, timings, row.batch_size)
+        return row
+
+    async def find(self, inspection_id: UUID) -> InspectionRow:
+        """A stored inspection.
+
+        Raises:
+            UnknownInspection: There is none with this id.
+        """
+        return await asyncio.wrap_future(self._disk.submit(get_inspection, self.store.engine, inspection_id))
+
+    async def draw(self, row: InspectionRow, media_type: str) -> bytes:
+        """The heatmap of a stored inspection, encoded, on the scale that was in force when it was judged.
+
+        Raises:
+            ArtefactGone: Image or map are not on disk any more.
+        """
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        drawn = await loop.run_in_executor(self._pictures, self._draw, row, media_type)
+        self.metrics.stages.labels("encode").observe(time.perf_counter() - started)
+        return drawn
+
+    async def read_image(self, row: InspectionRow) -> bytes:
+        """The picture of a stored inspection as it was sent.
+
+        Raises:
+            ArtefactGone: It is not on disk any more.
+        """
+        read = self._disk.submit(self.store.files.read_image, UUID(row.id), row.image_media_type)
+        return await asyncio.wrap_future(read)
+
+    async def read_map(self, row: InspectionRow) -> bytes:
+        """The anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
+
+        Raises:
+            ArtefactGone: It is not on disk any more.
+        """
+        return await asyncio.wrap_future(self._disk.submit(self.store.files.read_map, UUID(row.id)))
+
+    def close(self) -> None:
+        """End the threads; what they were given is finished first."""
+        self._pictures.shutdown()
+        self._disk.shutdown()
+
+    def _read(self, inspector: Inspector, data: bytes, arrived: float) -> Picture:
+        # The batcher watches its own queue only; who already waited too long here is not worth decoding.
+        if time.perf_counter() - arrived > self.settings.queue_deadline_s:
+            raise DeadlineExceeded(self.settings.queue_deadline_s, 1.0)
+        return inspector.read(data)
+
+    def _draw(self, row: InspectionRow, media_type: str) -> bytes:
+        files, inspection_id = self.store.files, UUID(row.id)
+        data = files.read_image(inspection_id, row.image_media_type)
+        # It was admitted once; limits that were lowered since do not hide it.
+        limits = ImageLimits(max_bytes=len(data), max_pixels=row.image_width * row.image_height)
+        rgb = imaging.decode(data, limits)
+        anomaly_map = np.load(files.map_path(inspection_id), allow_pickle=False)
+        scale = HeatmapScale(row.heatmap_low, row.heatmap_high)
+        overlay = heatmap.render(rgb, anomaly_map, scale, [to_region(region) for region in row.regions])
+        return heatmap.encode(overlay, media_type, self.settings.heatmap_quality)
+
+    def _discard(self, inspection_id: UUID, media_type: str, writes: list[Future[None]]) -> None:
+        wait(writes)
+        self.store.files.remove(inspection_id, media_type)
+
+
+def to_row(
+    inspection_id: UUID, active: ActiveProduct, judged: Inspection, image_bytes: int, part: PartRecord
+) -> InspectionRow:
+    """What is remembered of an inspection: everything that showing and replaying it needs."""
+    bundle, recipe = active.bundle, active.recipe.recipe
+    scale = active.inspector.heatmap_scale(judged.thresholds)
+    return InspectionRow(
+        id=str(inspection_id),
+        created_at=created_at(inspection_id),
+        product=bundle.manifest.product,
+        decision=judged.decision.value,
+        score=judged.score,
+        p_value=judged.p_value,
+        fail_threshold=judged.thresholds.fail,
+        review_threshold=judged.thresholds.review,
+        target_false_reject_rate=recipe.target_false_reject_rate,
+        certified=recipe.certified,
+        calibration_count=len(bundle.card.scores),
+        heatmap_low=scale.low,
+        heatmap_high=scale.high,
+        regions=[asdict(region) for region in judged.regions],
+        bundle_digest=bundle.digest,
+        bundle_version=bundle.version,
+        method=bundle.manifest.method,
+        provider=active.inspector.provider,
+        recipe_revision=active.recipe.revision,
+        image_media_type=judged.picture.media_type,
+        image_width=judged.picture.image_wh[0],
+        image_height=judged.picture.image_wh[1],
+        image_bytes=image_bytes,
+        image_sha256=judged.picture.sha256,
+        timings_ms={stage: round(seconds * 1000, 3) for stage, seconds in judged.timings.items()},
+        batch_size=judged.batch_size,
+        **asdict(part),
+    )
+
+
+def to_region(stored: dict[str, Any]) -> Region:
+    """A region as it was stored; JSON knows lists only."""
+    x, y, width, height = stored["bbox"]
+    peak_x, peak_y = stored["peak_xy"]
+    return Region(
+        bbox=(x, y, width, height),
+        polygon=tuple((point_x, point_y) for point_x, point_y in stored["polygon"]),
+        area_px=stored["area_px"],
+        peak=stored["peak"],
+        peak_xy=(peak_x, peak_y),
+    )

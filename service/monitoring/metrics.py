@@ -1,0 +1,158 @@
+"""Prometheus metrics, one registry per application so that two applications in one process do not mix.
+
+Label values come from closed sets only: products from the model repository, routes from the route table,
+problem types from the code. What a client makes up never becomes a time series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.exposition import generate_latest
+
+from service.monitoring.score_histogram import ScoreHistogram
+
+if TYPE_CHECKING:
+    from service.bundle import Bundle
+    from service.recipe import Recipe
+
+# Dense where an inspection lives (1-100 ms), so that a regression of a few milliseconds shows in a quantile.
+STAGE_BUCKETS_S = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5,
+    1, 2.5, 5, 10,
+)  # fmt: skip
+BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+DECISIONS = ("pass", "review", "fail")
+UNMATCHED_ROUTE = "unmatched"
+
+
+class Metrics:
+    """Everything that `/metrics` shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.inspections = Counter(
+            "inspection_requests_total",
+            "Answered inspections.",
+            ["product", "decision"],
+            registry=self.registry,
+        )
+        self.stages = Histogram(
+            "inspection_stage_duration_seconds",
+            "Time that an answered inspection spent in one stage.",
+            ["stage"],
+            buckets=STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.scores = ScoreHistogram(
+            "inspection_score",
+            "Raw image scores, in buckets laid around the scores of the bundle's calibration images.",
+        )
+        self.registry.register(self.scores)
+        self.batch_size = Histogram(
+            "inspection_batch_size",
+            "Images that shared the graph run of an answered inspection.",
+            buckets=BATCH_BUCKETS,
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "inspection_queue_depth", "Inspections in the house, waiting or in work.", registry=self.registry
+        )
+        self.queue_limit = Gauge(
+            "inspection_queue_limit",
+            "Inspections that may be in the house at a time.",
+            registry=self.registry,
+        )
+        self.shed = Counter(
+            "inspection_shed_total",
+            "Inspections refused for lack of capacity.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.models = Gauge(
+            "inspection_model_info",
+            "1 for every bundle that serves.",
+            ["product", "version", "sha256", "provider"],
+            registry=self.registry,
+        )
+        self.thresholds = Gauge(
+            "inspection_threshold",
+            "Thresholds in force, on the raw score.",
+            ["product", "kind"],
+            registry=self.registry,
+        )
+        self.recipes = Gauge(
+            "inspection_recipe_revision", "Recipe revision in force.", ["product"], registry=self.registry
+        )
+        self.ready = Gauge("inspection_ready", "1 while /health/ready answers 200.", registry=self.registry)
+        self.http_requests = Counter(
+            "http_requests_total", "HTTP requests.", ["method", "route", "status"], registry=self.registry
+        )
+        self.http_duration = Histogram(
+            "http_request_duration_seconds",
+            "Time from the request's first byte to the answer's last.",
+            ["method", "route"],
+            buckets=STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.problems = Counter(
+            "inspection_problems_total", "Problems answered, by the last part of their type.", ["type"],
+            registry=self.registry,
+        )  # fmt: skip
+        for reason in ("queue_full", "deadline_exceeded", "shutting_down", "store_unavailable"):
+            self.shed.labels(reason)
+
+    def watch_queue(self, depth: Callable[[], int], limit: int) -> None:
+        """Read the queue's depth whenever somebody asks, rather than at every change."""
+        self.queue_depth.set_function(depth)
+        self.queue_limit.set(limit)
+
+    def show_product(self, bundle: Bundle, provider: str) -> None:
+        """Announce a bundle that serves; from now on its product may be a label value."""
+        product = bundle.manifest.product
+        self.models.labels(product, bundle.version, bundle.digest, provider).set(1)
+        self.scores.add(product, score_buckets(bundle.card.scores))
+        for decision in DECISIONS:
+            self.inspections.labels(product, decision)
+
+    def show_recipe(self, product: str, recipe: Recipe, revision: int) -> None:
+        self.thresholds.labels(product, "fail").set(recipe.fail_threshold)
+        self.thresholds.labels(product, "review").set(recipe.review_threshold)
+        self.recipes.labels(product).set(revision)
+
+    def count_inspection(
+        self, product: str, decision: str, score: float, timings_s: Mapping[str, float], batch_size: int
+    ) -> None:
+        self.inspections.labels(product, decision).inc()
+        self.scores.observe(product, score)
+        self.batch_size.observe(batch_size)
+        for stage, seconds in timings_s.items():
+            self.stages.labels(stage).observe(seconds)
+
+    def expose(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def score_buckets(scores: list[float]) -> list[float]:
+    """Upper bounds of a product's score buckets, ascending, around its largest calibration score.
+
+    Args:
+        scores: Scores of the held-out good images, ascending.
+    """
+    middle, top = scores[len(scores) // 2], scores[-1]
+    # Identical scores would lay every bucket on one point.
+    step = max(top - middle, abs(top) * 1e-3, 1e-9)
+    return [
+        middle + step * factor for factor in (-2, -1, -0.5, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 20)
+    ]

@@ -1,0 +1,204 @@
+"""Products and the bundles that serve them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+
+import structlog
+from pydantic import ValidationError
+
+from service.bundle import MANIFEST, PRODUCT_NAME, Bundle, Manifest
+from service.errors import BundleIntegrity, PlumblineError, ProductNotReady, ProviderUnavailable, UnknownProduct
+from service.inspection.inspector import Inspector, InspectorOptions
+from service.store.recipes import RecipeRevision
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ActiveProduct:
+    """What inspects a product now. Immutable: whoever took it keeps bundle and recipe together to the end."""
+
+    inspector: Inspector
+    recipe: RecipeRevision
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.inspector.bundle
+
+
+@dataclass(frozen=True)
+class BrokenBundle:
+    """A bundle that is not served, and why."""
+
+    product: str
+    version: str
+    slug: str
+    reason: str
+
+
+class Registry:
+    """Loads the model repository and says which bundle and recipe serve a product.
+
+    Args:
+        models: The model repository, `<product>/<version>/`.
+        options: How products are run.
+        recipe_for: Finds the recipe in force for a bundle.
+        on_active: Told about every product that starts to serve or gets another recipe.
+    """
+
+    def __init__(
+        self,
+        models: Path,
+        options: InspectorOptions,
+        recipe_for: Callable[[Bundle], RecipeRevision],
+        on_active: Callable[[ActiveProduct], None],
+    ) -> None:
+        self.models = models
+        self.options = options
+        self.loading = True
+        self._recipe_for = recipe_for
+        self._on_active = on_active
+        self._active: Mapping[str, ActiveProduct] = MappingProxyType({})
+        self._broken: tuple[BrokenBundle, ...] = ()
+        self._known = frozenset(product_folders(models))
+        # Taken by who changes things. Readers see one immutable mapping or the next.
+        self._changing = threading.Lock()
+        self._closed = False
+
+    @property
+    def active(self) -> Mapping[str, ActiveProduct]:
+        return self._active
+
+    @property
+    def broken(self) -> tuple[BrokenBundle, ...]:
+        return self._broken
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Every product of the repository, served or not."""
+        return self._known
+
+    def load(self) -> None:
+        """Load the newest intact bundle of every product. One that fails is named and stops nobody else."""
+        for product in sorted(self._known):
+            if self._closed:
+                break
+            self._load_product(product)
+        self.loading = False
+
+    def get(self, product: str) -> ActiveProduct:
+        """What inspects a product now.
+
+        Raises:
+            UnknownProduct: The repository has no such product.
+            ProductNotReady: It has, but no bundle of it serves.
+        """
+        active = self._active.get(product)
+        if active is not None:
+            return active
+        if product not in self._known:
+            raise UnknownProduct(product, self._known)
+        reasons = [broken.reason for broken in self._broken if broken.product == product]
+        raise ProductNotReady(product, " ".join(reasons) or "its bundle is still being loaded.")
+
+    def change_recipe(self, product: str, change: Callable[[ActiveProduct], RecipeRevision]) -> RecipeRevision:
+        """Store a new recipe and put it in force, with nothing in between that could be seen.
+
+        Args:
+            product: Whose recipe.
+            change: Stores the new revision; what it raises leaves everything as it was.
+
+        Raises:
+            UnknownProduct, ProductNotReady: As `get`.
+        """
+        with self._changing:
+            active = self.get(product)
+            revision = change(active)
+            self._activate(product, replace(active, recipe=revision))
+        return revision
+
+    def close(self) -> None:
+        """Answer what waits in every product and end the inference threads."""
+        with self._changing:
+            self._closed = True
+            for active in self._active.values():
+                active.inspector.close(drain=True)
+
+    def _load_product(self, product: str) -> None:
+        for path in bundle_folders(self.models / product):
+            try:
+                inspector = load_inspector(path, product, self.options)
+                recipe = self._recipe_for(inspector.bundle)
+            except PlumblineError as error:
+                self._broken += (BrokenBundle(product, path.name, error.slug, error.detail),)
+                log.error("bundle not served", product=product, version=path.name, reason=error.detail)
+                if isinstance(error, ProviderUnavailable):
+                    return  # not the bundle's fault, and an older one would meet the same machine
+                continue
+            except Exception as error:  # whatever one bundle does, the others are served
+                reason = f"loading it failed unexpectedly ({error!r}); see the log."
+                self._broken += (BrokenBundle(product, path.name, PlumblineError.slug, reason),)
+                log.exception("bundle not served", product=product, version=path.name)
+                continue
+            with self._changing:
+                if self._closed:
+                    inspector.close()
+                    return
+                self._activate(product, ActiveProduct(inspector, recipe))
+            log.info(
+                "product ready",
+                product=product,
+                version=inspector.bundle.version,
+                provider=inspector.provider,
+                recipe_revision=recipe.revision,
+            )
+            return
+
+    def _activate(self, product: str, active: ActiveProduct) -> None:
+        # The metrics first: as soon as the product can be inspected, its inspections are counted.
+        self._on_active(active)
+        self._active = MappingProxyType({**self._active, product: active})
+
+
+def load_inspector(path: Path, product: str, options: InspectorOptions) -> Inspector:
+    """Load a bundle for the product whose folder it lies in.
+
+    Raises:
+        BundleInvalid, ProviderUnavailable: As `Inspector.load`; also when it is another product's bundle.
+    """
+    inspector = Inspector.load(path, options)
+    made_for = inspector.bundle.manifest.product
+    if made_for != product:
+        inspector.close()
+        raise BundleIntegrity(path, f"it was made for product {made_for!r} and lies in the folder of {product!r}.")
+    return inspector
+
+
+def product_folders(models: Path) -> Iterator[str]:
+    """Names of the products in a model repository."""
+    if not models.is_dir():
+        return
+    for folder in sorted(models.iterdir()):
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        if PRODUCT_NAME.fullmatch(folder.name) and any(bundle_folders(folder)):
+            yield folder.name
+
+
+def bundle_folders(product_folder: Path) -> list[Path]:
+    """A product's bundles, newest first; those without a readable manifest come last."""
+    folders = [folder for folder in product_folder.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    return sorted(folders, key=_creation, reverse=True)
+
+
+def _creation(folder: Path) -> datetime:
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes()).created_at
+    except (OSError, ValidationError):
+        return datetime.min.replace(tzinfo=UTC)

@@ -1,0 +1,126 @@
+"""Images and anomaly maps on disk: `inspections/YYYY/MM/DD/<id>.<suffix>` under the data folder.
+
+A file appears under its name only when it is complete, and before the inspection's row is committed. A crash
+can therefore leave a file without a row, never a row without its files.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import ArtefactGone
+from service.inspection.imaging import SUFFIXES
+from service.store.errors import StoreUnavailable
+from service.store.ids import created_at
+
+Float32Map = npt.NDArray[np.float32]
+MAP_SUFFIX = ".npy"
+
+
+class ArtefactFiles:
+    """The images and maps of inspections below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def image_path(self, inspection_id: UUID, media_type: str) -> Path:
+        return self._path(inspection_id, SUFFIXES[media_type])
+
+    def map_path(self, inspection_id: UUID) -> Path:
+        return self._path(inspection_id, MAP_SUFFIX)
+
+    def write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
+        """Store the image as it was sent.
+
+        Raises:
+            StoreUnavailable: It cannot be written.
+        """
+        write_durably(self.image_path(inspection_id, media_type), data)
+
+    def write_map(self, inspection_id: UUID, anomaly_map: Float32Map) -> None:
+        """Store an anomaly map, float32 [h, w].
+
+        Raises:
+            StoreUnavailable: It cannot be written.
+        """
+        buffer = io.BytesIO()
+        np.save(buffer, np.ascontiguousarray(anomaly_map, np.float32), allow_pickle=False)
+        write_durably(self.map_path(inspection_id), buffer.getvalue())
+
+    def read_image(self, inspection_id: UUID, media_type: str) -> bytes:
+        """The bytes that were sent.
+
+        Raises:
+            ArtefactGone: They are not on disk any more.
+        """
+        return self._read(self.image_path(inspection_id, media_type), "image", inspection_id)
+
+    def read_map(self, inspection_id: UUID) -> bytes:
+        """The anomaly map as a `.npy` file, float32 [h, w].
+
+        Raises:
+            ArtefactGone: It is not on disk any more.
+        """
+        return self._read(self.map_path(inspection_id), "map", inspection_id)
+
+    def remove(self, inspection_id: UUID, media_type: str) -> None:
+        """Take back what was written for an inspection that will get no row."""
+        for path in (self.image_path(inspection_id, media_type), self.map_path(inspection_id)):
+            path.unlink(missing_ok=True)
+
+    def sync_folders(self, inspection_ids: Iterable[UUID]) -> None:
+        """Make the names of these inspections' files survive a power cut; their content already does.
+
+        Raises:
+            OSError: A folder is gone or cannot be synced.
+        """
+        for folder in {self.map_path(inspection_id).parent for inspection_id in inspection_ids}:
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _path(self, inspection_id: UUID, suffix: str) -> Path:
+        day = created_at(inspection_id)
+        return self.root / f"{day:%Y}" / f"{day:%m}" / f"{day:%d}" / f"{inspection_id}{suffix}"
+
+    def _read(self, path: Path, what: str, inspection_id: UUID) -> bytes:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise ArtefactGone(what, str(inspection_id)) from error
+        except OSError as error:
+            raise StoreUnavailable(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file so that its name only ever shows the whole content, also after a power cut.
+
+    Raises:
+        StoreUnavailable: The disk is full, read-only or gone.
+    """
+    # The name is unique, so two writers never share a half-written file.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("xb", buffering=0) as file:
+                view = memoryview(data)
+                while view:  # a raw write may be short, and is when the disk fills up
+                    view = view[file.write(view) :]
+                os.fsync(file.fileno())
+            partial.rename(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise StoreUnavailable(f"{path.name} cannot be written ({error.strerror})") from error

@@ -1,0 +1,34 @@
+"""Ids of inspections: UUIDv7, so an id also says when, and sorting by id is sorting by time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import uuid_utils
+
+from service.errors import UnknownInspection
+
+
+def new_id() -> UUID:
+    return UUID(int=uuid_utils.uuid7().int)
+
+
+def created_at(inspection_id: UUID) -> datetime:
+    """The millisecond that the id was made in."""
+    return datetime.fromtimestamp((inspection_id.int >> 80) / 1000, UTC)
+
+
+def parse_id(text: str) -> UUID:
+    """Read an id that a client sent.
+
+    Raises:
+        UnknownInspection: It is no UUIDv7, so no inspection can have it.
+    """
+    try:
+        parsed = UUID(text)
+    except ValueError as error:
+        raise UnknownInspection(text) from error
+    if parsed.version != 7:
+        raise UnknownInspection(text)
+    return parsed
