@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PINS := pyproject.toml constraints.txt
 MODELS ?= models
 
-.PHONY: help demo demo-train demo-bundle images serve test lint format typecheck constraints system-deps openapi clean
+.PHONY: help demo demo-train demo-bundle images serve test lint format typecheck constraints system-deps clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
@@ -35,3 +35,68 @@ $(VENV)/stamp-train: $(VENV)/stamp-base
 $(VENV)/stamp-full: $(VENV)/stamp-train
 	$(PIP) --editable '.[train,demo,test]'
 	@touch $@
+
+# --- see it work --------------------------------------------------------------------------------------------
+
+demo: $(VENV)/stamp-base ## inspect the shipped sample pictures with the shipped model (KEEP=1 keeps the service running)
+	$(BIN)/python -m service.demo --models $(MODELS) $(if $(KEEP),--keep)
+
+demo-train: $(VENV)/stamp-train ## the whole way on real pictures of solar cells: train, evaluate, serve, heatmaps
+	$(BIN)/python -m training.elpv $(if $(KEEP),--keep)
+
+serve: $(VENV)/stamp-base ## serve the model repository MODELS on port 8000; store inspections in data/
+	$(BIN)/plumbline serve --models $(MODELS) --data data
+
+# --- what is shipped and can be made again --------------------------------------------------------------------
+
+# One bundle a product is enough: a new one replaces the shipped one.
+demo-bundle: $(VENV)/stamp-train ## draw the demo parts again and train the shipped bundle and samples again
+	rm -rf runs/washer runs/washer-parts
+	$(BIN)/python -m training.demo_part runs/washer-parts --train 150 --test 20 --seed 0
+	$(BIN)/plumbline-train fit --data runs/washer-parts --product washer --models runs/washer-models --seed 0 --evaluate
+	rm -rf models/washer
+	mkdir -p models
+	cp -R runs/washer-models/washer models/washer
+	rm -rf runs/washer-models
+	$(BIN)/python -m training.demo_samples docs/samples --seed 1
+	@du -sh models/washer
+
+images: $(VENV)/stamp-train ## draw the README's pictures again with the shipped model
+	$(BIN)/python -m benchmarks.readme_images --models models --samples docs/samples --out docs/images
+
+constraints: $(VENV)/stamp-full ## pin what this environment holds (after upgrading something in it and testing)
+	@{ sed -n '/^#/p' constraints.txt; \
+	  { $(BIN)/python -m pip freeze --all --exclude-editable \
+	    | grep -viE '^(pip|plumbline)==' | grep -E '^[A-Za-z0-9._-]+==' \
+	    | sed -E 's/^([^=]+)/\L\1/; :a; s/^([^=]*)[_.]+/\1-/; ta'; \
+	    sed -nE 's/^onnxruntime-gpu==(.*)/onnxruntime==\1/p' constraints.txt; } | LC_ALL=C sort -u; } > constraints.new
+	@mv constraints.new constraints.txt
+
+# --- is it right? -------------------------------------------------------------------------------------------
+
+test: lint typecheck ## everything that CI checks: style, types, import rules, tests with coverage
+	$(BIN)/pytest --cov --cov-report=term:skip-covered --durations=15 $(TESTS)
+
+lint: $(VENV)/stamp-full ## style and the rules about who may import whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+typecheck: $(VENV)/stamp-full ## types, tests included
+	$(BIN)/mypy
+
+format: $(VENV)/stamp-full ## put the code into the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# promtool checks the alert rules, docker-compose the compose file. No daemon is started for the tests.
+SYSTEM_PACKAGES := prometheus docker-compose
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+system-deps: ## install the system programs that some tests use, from Debian's packages
+	$(SUDO) apt-get update -qq
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends $(SYSTEM_PACKAGES)
+
+clean: ## remove the environment, caches and what the programs left behind
+	rm -rf $(VENV) runs demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	find service training tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
