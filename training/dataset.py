@@ -193,7 +193,7 @@ def read_rgb(path: Path) -> UInt8Images:
     except PlumblineError as error:
         raise UnreadableImage(path, error.detail) from error
     except OSError as error:
-        raise UnreadableImage(path, error.strerror or str(error)) from error
+        raise UnreadableImage(path, f"{error.strerror}.") from error
 
 
 def read_mask(path: Path | None, image_wh: tuple[int, int]) -> NDArray[np.bool_]:
@@ -207,7 +207,7 @@ def read_mask(path: Path | None, image_wh: tuple[int, int]) -> NDArray[np.bool_]
         return np.zeros(image_wh[::-1], dtype=bool)
     mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if mask is None:
-        raise UnreadableImage(path, "OpenCV cannot decode it")
+        raise UnreadableImage(path, "OpenCV cannot decode it.")
     mask_wh = (mask.shape[1], mask.shape[0])
     if mask_wh != image_wh:
         raise MaskMismatch(path, mask_wh, image_wh)

@@ -1,0 +1,71 @@
+"""The calibration card: what held-out good images score on the exported graph, through the code that serves."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from service.bundle import CalibrationCard, CalibrationGroup
+from service.errors import BodyTooLarge, CorruptImage, NotAnImage, TooManyPixels
+from service.inspection.inspector import Measurement, Measurer
+from training.dataset import GroupedBy
+from training.errors import UnreadableImage
+
+
+def calibrate(
+    measurer: Measurer,
+    held_out: Sequence[Path],
+    groups: Mapping[str, int],
+    grouped_by: GroupedBy,
+    progress: Callable[[int], None] | None = None,
+) -> CalibrationCard:
+    """Measure every held-out good image from its original file.
+
+    Args:
+        measurer: The exported graph, opened as the service opens it.
+        held_out: Good images that training never saw.
+        groups: Name and number of images of every session among them.
+        grouped_by: What told the sessions apart.
+        progress: Called with the number of images done so far.
+
+    Raises:
+        UnreadableImage: Names the first file that is not a whole image.
+    """
+    scores, maps = [], []
+    for done, path in enumerate(held_out, 1):
+        measurement = measure_file(measurer, path)
+        scores.append(measurement.score)
+        maps.append(measurement.anomaly_map.ravel())
+        if progress is not None:
+            progress(done)
+    median, q99 = np.quantile(np.concatenate(maps), [0.5, 0.99])
+    return CalibrationCard(
+        provider=measurer.provider,
+        scores=sorted(scores),
+        groups=[CalibrationGroup(name=name, count=count) for name, count in sorted(groups.items())],
+        grouped_by=grouped_by,
+        map_median=float(median),
+        map_q99=float(q99),
+    )
+
+
+def measure_file(measurer: Measurer, path: Path) -> Measurement:
+    """Measure one image file.
+
+    Raises:
+        UnreadableImage: The file is missing, damaged or no image.
+    """
+    with named_failures(path):
+        return measurer.measure(path.read_bytes())
+
+
+@contextmanager
+def named_failures(path: Path) -> Iterator[None]:
+    """Turns what the decoder says about bytes into what a person needs: which file it was."""
+    try:
+        yield
+    except (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage) as error:
+        raise UnreadableImage(path, error.detail) from error
+    except OSError as error:
+        raise UnreadableImage(path, f"{error.strerror}.") from error

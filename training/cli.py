@@ -1,0 +1,248 @@
+"""`plumbline-train`: from a folder of good pictures to a bundle, and how good the bundle is."""
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from service.errors import PlumblineError
+from service.inspection.calibration import DEFAULT_FAIL_ALPHA, smallest_alpha
+from service.inspection.threads import cpu_quota
+from training.config import FitConfig
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none of it
+    from training.product import Trained
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Learn a product from pictures of good parts and write a bundle that `plumbline serve` serves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+@app.command("fit")
+def fit_command(
+    data: Annotated[Path, typer.Option(help="MVTec-layout folder, or a folder of good images.")],
+    product: Annotated[str, typer.Option(help="Name of the product in the model repository.")],
+    method: Annotated[str, typer.Option(help="What learns.")] = FitConfig.method,
+    teacher: Annotated[str, typer.Option(help="The frozen network that it learns from.")] = FitConfig.teacher,
+    teacher_weights: Annotated[
+        Path | None, typer.Option(help="The teacher's weights, for machines without internet.")
+    ] = None,
+    input_size: Annotated[int, typer.Option(help="Side of the graph's input, pixels.")] = FitConfig.input_size,
+    iterations: Annotated[int, typer.Option(help="Training steps.")] = FitConfig.iterations,
+    models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
+    seed: Annotated[int, typer.Option(help="Decides everything that is random.")] = FitConfig.seed,
+    held_out: Annotated[float, typer.Option(help="Share of good images kept for the threshold, at least 10.")] = 0.2,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="the container's quota")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the checkpoint lives.", show_default="runs/PRODUCT")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    evaluate: Annotated[
+        bool, typer.Option(help="Also measure on the test split and write the figures into the manifest.")
+    ] = False,
+) -> None:
+    """Train on good pictures, export, check, calibrate, and write the bundle."""
+    run_dir = run_dir or Path("runs") / product
+    with _one_line_errors(), _Interrupt(run_dir) as interrupt, _Bars() as bars:
+        from training.product import Request, train
+
+        config = FitConfig(
+            method=method,
+            teacher=teacher,
+            teacher_weights=teacher_weights,
+            input_size=input_size,
+            iterations=iterations,
+            seed=seed,
+            threads=threads or cpu_quota(),
+        )
+        bars.between_steps = interrupt.between_steps
+        trained = train(
+            Request(
+                data=data,
+                product=product,
+                models=models,
+                run_dir=run_dir,
+                config=config,
+                held_out_fraction=held_out,
+                resume=resume,
+                evaluate=evaluate,
+            ),
+            bars,
+        )
+    _report(trained, models)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    bundle: Annotated[Path, typer.Option(help="models/PRODUCT/VERSION, or models/PRODUCT for its newest.")],
+    data: Annotated[Path, typer.Option(help="MVTec-layout folder with test/good and test/<defect>.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the report goes.", show_default="runs/PRODUCT/evaluation-VERSION")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="the container's quota")] = None,
+) -> None:
+    """Measure a bundle on pictures whose truth is known: table, evaluation.json, report.html."""
+    with _one_line_errors(), _Bars() as bars:
+        from service.bundle import MANIFEST, newest_bundle
+        from service.inspection.inspector import Inspector
+        from training.dataset import scan_test
+        from training.errors import InvalidOption
+        from training.evaluate import evaluate, summary_table
+        from training.product import inspector_options
+        from training.report import write_report
+
+        images = scan_test(data)
+        path = bundle if (bundle / MANIFEST).is_file() else bundle.is_dir() and newest_bundle(bundle)
+        if not path:
+            raise InvalidOption("--bundle", bundle, "a folder models/PRODUCT/VERSION with a manifest.json")
+        inspector = Inspector.load(path, inspector_options(threads))
+        try:
+            advance = bars.stage("evaluate", len(images))
+            evaluation = evaluate(inspector, images, lambda done: advance(done, ""))
+            folder = out or Path("runs") / evaluation.product / f"evaluation-{evaluation.version}"
+            folder.mkdir(parents=True, exist_ok=True)
+            evaluation.write_json(folder / "evaluation.json")
+            write_report(evaluation, inspector, folder / "report.html")
+        finally:
+            inspector.close()
+    console.print(summary_table(evaluation))
+    for note in evaluation.notes:
+        console.print(f"Note: {escape(note)}.")
+    console.print(f"Report: {escape(str(folder / 'report.html'))}", soft_wrap=True)
+
+
+class _Bars:
+    """One progress bar for every stage."""
+
+    def __init__(self) -> None:
+        self.between_steps: Callable[[bool], None] = lambda _more: None
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=errors,
+        )
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def stage(self, title: str, total: int) -> Callable[[int, str], None]:
+        task = self._progress.add_task(title, total=total, note="")
+
+        def advance(done: int, note: str) -> None:
+            self._progress.update(task, completed=done, note=note)
+            if title == "train":
+                self.between_steps(done < total)
+
+        return advance
+
+
+class _Interrupt:
+    """Ctrl-C stops between two training steps, where a checkpoint is exact, and at once everywhere else."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._training = self._asked = False
+
+    def between_steps(self, more: bool) -> None:
+        self._training = more
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        if not self._training:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def __enter__(self) -> "_Interrupt":
+        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        if kind is not KeyboardInterrupt:
+            return
+        from training.fit import CHECKPOINT_NAME
+
+        if (self._run_dir / CHECKPOINT_NAME).exists():
+            arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+            errors.print("Interrupted. What was learnt so far is kept; go on with")
+            errors.print(f"  plumbline-train {escape(shlex.join(arguments))} --resume", soft_wrap=True)
+        else:
+            errors.print("Interrupted before training began; nothing was written.")
+        raise typer.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What a person can put right is said in one line, without a traceback."""
+    try:
+        yield
+    except PlumblineError as error:
+        reason = error.detail
+    except OSError as error:  # a full disk, a folder that may not be written
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    else:
+        return
+    errors.print(f"[red]error:[/] {escape(' '.join(reason.split()))}", soft_wrap=True)
+    raise typer.Exit(BAD_INPUT)
+
+
+def _report(trained: "Trained", models: Path) -> None:
+    """Where the bundle is, what it can promise, what to do next."""
+    from training.evaluate import summary_table
+
+    bundle, data = trained.bundle, trained.data
+    n = len(bundle.card.scores)
+    alpha = max(DEFAULT_FAIL_ALPHA, smallest_alpha(n))
+    sessions = "" if data.grouped_by == "none" else f" from {len(data.groups)} sessions ({data.grouped_by})"
+    if trained.evaluation is not None:
+        console.print(summary_table(trained.evaluation))
+    if data.duplicates:
+        console.print(f"Note: {len(data.duplicates)} copies of other images were left out.")
+    lines = {
+        "Bundle": str(bundle.path),
+        "Learnt from": f"{len(data.train)} good images; {n} more held out{sessions}",
+        "Parity": f"{bundle.manifest.parity.measured:.1e} from the trained network (relative), "
+        f"{bundle.manifest.parity.tolerance:.0e} allowed",
+        "Certified": f"at most {100 * alpha:.2g} % of good parts will fail, taken like the held-out ones",
+    }
+    if alpha > DEFAULT_FAIL_ALPHA:
+        needed = round(1 / DEFAULT_FAIL_ALPHA) - 1
+        lines["To certify"] = f"{100 * DEFAULT_FAIL_ALPHA:g} % instead, hold out {needed} good images (now {n})"
+    name = bundle.manifest.product
+    lines["Serve it"] = f"plumbline serve --models {shlex.quote(str(models))}"
+    lines["Try it"] = (
+        f"curl -H 'Content-Type: image/jpeg' --data-binary @part.jpg"
+        f" http://127.0.0.1:8000/v1/products/{name}/inspections"
+    )
+    if data.test and trained.evaluation is None:
+        lines["Measure it"] = (
+            f"plumbline-train evaluate --bundle {shlex.quote(str(bundle.path))} --data {shlex.quote(str(data.root))}"
+        )
+    for title, text in lines.items():
+        console.print(f"[bold]{title:<12}[/] {escape(text)}", soft_wrap=True)

@@ -1,0 +1,222 @@
+"""How good a bundle is on pictures whose truth is known, measured through the code that serves.
+
+Figures without a threshold say how well the scores separate; the rates say what would happen on the line with the
+thresholds that were calibrated on good images alone. Nothing here is chosen with the help of the test pictures.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from service.inspection.decision import Decision, Thresholds
+from service.inspection.inspector import Inspection, Inspector
+from service.recipe import Recipe
+from training import metrics
+from training.calibrate import named_failures
+from training.dataset import TestImage, read_mask
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One test picture's verdict."""
+
+    path: Path
+    defect: str
+    defective: bool
+    score: float
+    p_value: float
+    decision: Decision
+
+    @property
+    def false_reject(self) -> bool:
+        return not self.defective and self.decision is Decision.FAIL
+
+    @property
+    def missed(self) -> bool:
+        return self.defective and self.decision is Decision.PASS
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a bundle does on a test split.
+
+    Attributes:
+        product: Its product.
+        version: The bundle's version.
+        method: How it was trained.
+        recipe: Thresholds as a product gets them that nobody configured.
+        figures: Detection and localisation figures, each in 0..1; pixel figures only where there are masks.
+        notes: What was left out of the figures, and why.
+        images: Every picture's verdict.
+    """
+
+    product: str
+    version: str
+    method: str
+    recipe: Recipe
+    figures: dict[str, float]
+    notes: tuple[str, ...]
+    images: tuple[ImageResult, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        images = [{**asdict(image), "path": image.path.as_posix()} for image in self.images]
+        return {
+            "product": self.product,
+            "version": self.version,
+            "method": self.method,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "figures": self.figures,
+            "notes": list(self.notes),
+            "by_defect": by_defect(self.images),
+            "images": images,
+        }
+
+    def write_json(self, path: Path) -> None:
+        path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
+
+
+def evaluate(
+    inspector: Inspector, images: Sequence[TestImage], progress: Callable[[int], None] | None = None
+) -> Evaluation:
+    """Inspect every test picture and compare with the truth.
+
+    Args:
+        inspector: The product, opened as the service opens it.
+        images: Good and defective pictures, both at least once.
+        progress: Called with the number of images done so far.
+
+    Raises:
+        UnreadableImage: A picture or mask is damaged; it is named.
+        MaskMismatch: A mask does not have the size of its picture.
+        ValueError: Good or defective pictures are absent.
+    """
+    recipe = Recipe.default(inspector.card.scores)
+    pixels = metrics.PixelScores()
+    results: list[ImageResult] = []
+    unmasked = 0
+    for done, image in enumerate(images, 1):
+        inspection = inspect_file(inspector, image.path, recipe.thresholds)
+        results.append(
+            ImageResult(
+                path=image.path,
+                defect=image.defect,
+                defective=image.defective,
+                score=inspection.score,
+                p_value=inspection.p_value,
+                decision=inspection.decision,
+            )
+        )
+        if image.mask is not None or not image.defective:
+            pixels.add(inspection.anomaly_map, read_mask(image.mask, inspection.picture.image_wh))
+        else:
+            unmasked += 1
+        if progress is not None:
+            progress(done)
+    notes = [f"{unmasked} defective pictures have no mask and are left out of the pixel figures"] if unmasked else []
+    figures = {**_image_figures(results), **_rates(results)}
+    if pixels.regions:
+        localised = pixels.figures()
+        figures |= {
+            "pixel_auroc": localised.auroc,
+            "aupro": localised.aupro,
+            "pixel_average_precision": localised.average_precision,
+            "pixel_f1_max": localised.f1_max,
+        }
+    else:
+        notes = ["no masks: pixel figures are skipped"]
+    return Evaluation(
+        product=inspector.bundle.manifest.product,
+        version=inspector.bundle.version,
+        method=inspector.bundle.manifest.method,
+        recipe=recipe,
+        figures=figures,
+        notes=tuple(notes),
+        images=tuple(results),
+    )
+
+
+def inspect_file(inspector: Inspector, path: Path, thresholds: Thresholds) -> Inspection:
+    """Inspect one image file.
+
+    Raises:
+        UnreadableImage: The file is missing, damaged or no image.
+    """
+    with named_failures(path):
+        return inspector.inspect(path.read_bytes(), thresholds)
+
+
+def by_defect(images: Sequence[ImageResult]) -> dict[str, dict[str, float]]:
+    """Per kind of picture: how many, their median score, the verdicts, and the AUROC against all good ones."""
+    good = [image.score for image in images if not image.defective]
+    table: dict[str, dict[str, float]] = {}
+    for name in sorted({image.defect for image in images}, key=lambda name: (name != "good", name)):
+        members = [image for image in images if image.defect == name]
+        scores = [image.score for image in members]
+        verdicts = Counter(image.decision for image in members)
+        row: dict[str, float] = {"images": len(members), "median_score": float(np.median(scores))}
+        row |= {str(decision): verdicts[decision] for decision in Decision}
+        if name != "good":
+            labels = np.array([False] * len(good) + [True] * len(scores))
+            row["image_auroc"] = metrics.auroc(np.array(good + scores), labels)
+        table[name] = row
+    return table
+
+
+LABELS = {
+    "image_auroc": "image AUROC",
+    "image_average_precision": "image average precision",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "aupro": f"AUPRO (FPR ≤ {metrics.AUPRO_FPR_LIMIT:g}, whole data set)",
+    "pixel_average_precision": "pixel average precision",
+    "pixel_f1_max": "pixel F1-max",
+    "false_reject_rate": "good parts that fail",
+    "good_review_rate": "good parts for review",
+    "miss_rate": "defective parts that pass",
+    "defective_review_rate": "defective parts for review",
+}
+
+
+def summary_table(evaluation: Evaluation) -> Table:
+    """The figures, then the verdicts by kind of defect."""
+    table = Table(title=f"{evaluation.product} {evaluation.version} ({evaluation.method})", title_justify="left")
+    for column in ("", "images", "AUROC", "pass", "review", "fail"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, row in by_defect(evaluation.images).items():
+        auroc = f"{100 * row['image_auroc']:.2f} %" if "image_auroc" in row else ""
+        counts = [f"{row[key]:.0f}" for key in ("pass", "review", "fail")]
+        table.add_row(name, f"{row['images']:.0f}", auroc, *counts)
+    table.add_section()
+    for key, label in LABELS.items():
+        if key in evaluation.figures:
+            table.add_row(label, "", f"{100 * evaluation.figures[key]:.2f} %", "", "", "")
+    return table
+
+
+def _image_figures(results: Sequence[ImageResult]) -> dict[str, float]:
+    scores = np.array([result.score for result in results])
+    defective = np.array([result.defective for result in results])
+    return {
+        "image_auroc": metrics.auroc(scores, defective),
+        "image_average_precision": metrics.average_precision(scores, defective),
+        "image_f1_max": metrics.f1_max(scores, defective),
+    }
+
+
+def _rates(results: Sequence[ImageResult]) -> dict[str, float]:
+    def share(defective: bool, decision: Decision) -> float:
+        verdicts = [result.decision for result in results if result.defective == defective]
+        return verdicts.count(decision) / len(verdicts)
+
+    return {
+        "false_reject_rate": share(False, Decision.FAIL),
+        "good_review_rate": share(False, Decision.REVIEW),
+        "miss_rate": share(True, Decision.PASS),
+        "defective_review_rate": share(True, Decision.REVIEW),
+    }

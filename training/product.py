@@ -1,0 +1,247 @@
+"""A product's whole way: pictures of good parts -> network -> graph -> calibration card -> bundle."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from service.bundle import (
+    PRODUCT_NAME,
+    Bundle,
+    CalibrationCard,
+    InputGeometry,
+    ManifestDraft,
+    ScoreRule,
+    TrainingRecord,
+    write_bundle,
+)
+from service.inspection.batching import BatchingOptions
+from service.inspection.inspector import Inspector, InspectorOptions, Measurer
+from service.inspection.session import GraphSession, RequestedProvider, SessionOptions
+from training.calibrate import calibrate
+from training.config import FitConfig
+from training.dataset import DataSet, TestImage, load_prepared, scan
+from training.errors import InvalidOption
+from training.evaluate import Evaluation, evaluate
+from training.export import Exported, Probes, export, with_metadata
+from training.fit import Progress, fit
+from training.methods.base import Method
+
+# What decides the numbers in a bundle.
+_LIBRARIES = (
+    *("plumbline", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"),
+    *("numpy", "opencv-python-headless", "pillow", "simplejpeg"),
+)
+
+Advance = Callable[[int, str], None]  # how far a stage is, and a note to show beside
+
+
+class Reporter(Protocol):
+    """Shows how far the work is."""
+
+    def stage(self, title: str, total: int) -> Advance:
+        """Begin a stage of `total` items; the answer is called after each."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to train, on what, and where to put it.
+
+    Attributes:
+        data: MVTec-layout folder or folder of good images.
+        product: Name in the model repository.
+        models: The model repository.
+        run_dir: Holds the checkpoint while training.
+        config: Settings of the network and its training.
+        held_out_fraction: Share of good images for the calibration card.
+        resume: Go on from the checkpoint.
+        evaluate: Also measure on the test split and put the figures into the manifest.
+    """
+
+    data: Path
+    product: str
+    models: Path
+    run_dir: Path
+    config: FitConfig
+    held_out_fraction: float = 0.2
+    resume: bool = False
+    evaluate: bool = False
+
+    def __post_init__(self) -> None:
+        if not PRODUCT_NAME.fullmatch(self.product):
+            expected = "1 to 64 of a-z, 0-9, - and _, beginning with a letter or digit"
+            raise InvalidOption("The product name", repr(self.product), expected)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out."""
+
+    bundle: Bundle
+    data: DataSet
+    evaluation: Evaluation | None
+
+
+def train(request: Request, reporter: Reporter) -> Trained:
+    """Fit, export, check, calibrate and write a bundle.
+
+    Raises:
+        PlumblineError: Of many kinds, each naming what was wrong; nothing is left in the model repository.
+    """
+    started = time.monotonic()
+    config = request.config
+    data = scan(request.data, held_out_fraction=request.held_out_fraction, seed=config.seed)
+    if request.evaluate and not data.test:
+        raise InvalidOption("--evaluate", "given", f"a test split in {request.data} (test/good, test/<defect>)")
+    # Before the long part, so that a folder that cannot be written is noticed now.
+    (request.models / request.product).mkdir(parents=True, exist_ok=True)
+    geometry = InputGeometry(height=config.input_size, width=config.input_size)
+    method, exported = _fit_and_export(request, data, geometry, reporter)
+    draft = ManifestDraft(
+        product=request.product,
+        method=config.method,
+        teachers=method.teachers,
+        input=geometry,
+        map_height=exported.map_hw[0],
+        map_width=exported.map_hw[1],
+        score_rule=ScoreRule(fraction=config.score_fraction),
+        parity=exported.parity,
+        training=TrainingRecord(
+            images=len(data.train),
+            held_out=len(data.held_out),
+            fingerprint=data.fingerprint,
+            seed=config.seed,
+            iterations=config.iterations,
+            seconds=round(time.monotonic() - started, 1),
+            config=_shareable(config),
+        ),
+        libraries=_installed(),
+        git_revision=_git_revision(),
+        created_at=datetime.now(UTC),
+    )
+    model = with_metadata(exported.model, draft)
+    card = _calibrate(model, draft, data, config, reporter)
+    evaluation = None
+    if request.evaluate:
+        evaluation = _evaluate_staged(model, draft, card, exported, data, config, reporter)
+        draft = draft.model_copy(update={"evaluation": evaluation.figures})
+    bundle = write_bundle(request.models, draft=draft, model=model, card=card, golden=exported.golden)
+    return Trained(bundle, data, evaluation)
+
+
+def inspector_options(threads: int | None, provider: RequestedProvider = "auto") -> InspectorOptions:
+    """The service's options for work that waits for nobody: no deadline worth the name."""
+    patient = BatchingOptions(max_batch=1, queue_limit=4, deadline_s=600.0)
+    return InspectorOptions(session=SessionOptions(provider=provider, threads=threads), batching=patient)
+
+
+def _fit_and_export(
+    request: Request, data: DataSet, geometry: InputGeometry, reporter: Reporter
+) -> tuple[Method, Exported]:
+    config = request.config
+    reading = reporter.stage("read images", len(data.train) + len(data.held_out))
+    images = load_prepared(data.train, geometry, lambda done: reading(done, ""))
+    held_out = load_prepared(data.held_out, geometry, lambda done: reading(len(data.train) + done, ""))
+    training = reporter.stage("train", config.iterations)
+    method = fit(
+        images,
+        held_out,
+        config,
+        request.run_dir,
+        resume=request.resume,
+        on_progress=lambda progress: training(progress.step, _note(progress)),
+    )
+    exporting = reporter.stage("export and compare", 1)
+    probes = Probes.draw(held_out, np.empty((0, *held_out.shape[1:]), np.uint8), config.seed)
+    probes = Probes(probes.good, probes.pseudo, method.branch_flipping_inputs(probes.good))
+    exported = export(method, probes)
+    exporting(1, f"largest difference {exported.parity.measured:.1e}")
+    return method, exported
+
+
+def _note(progress: Progress) -> str:
+    minutes, seconds = divmod(round(progress.eta_s), 60)
+    loss, rate = progress.losses["loss"], progress.images_per_second
+    return f"loss {loss:.4f} · {rate:.0f} images/s · {minutes}:{seconds:02d} left"
+
+
+def _calibrate(
+    model: bytes, draft: ManifestDraft, data: DataSet, config: FitConfig, reporter: Reporter
+) -> CalibrationCard:
+    options = inspector_options(config.threads)
+    measurer = Measurer(GraphSession(model, options.session), draft.input, draft.score_rule, options)
+    calibrating = reporter.stage("calibrate", len(data.held_out))
+    try:
+        return calibrate(measurer, data.held_out, data.groups, data.grouped_by, lambda done: calibrating(done, ""))
+    finally:
+        measurer.close()
+
+
+def _evaluate_staged(
+    model: bytes,
+    draft: ManifestDraft,
+    card: CalibrationCard,
+    exported: Exported,
+    data: DataSet,
+    config: FitConfig,
+    reporter: Reporter,
+) -> Evaluation:
+    """A manifest is written once, so the figures that go into it come from a trial bundle."""
+    with tempfile.TemporaryDirectory() as folder:
+        staged = write_bundle(Path(folder), draft=draft, model=model, card=card, golden=exported.golden)
+        return evaluate_bundle(staged.path, data.test, reporter, inspector_options(config.threads))
+
+
+def evaluate_bundle(
+    path: Path, images: Sequence[TestImage], reporter: Reporter, options: InspectorOptions
+) -> Evaluation:
+    """Open a bundle as the service does and evaluate it."""
+    inspector = Inspector.load(path, options)
+    evaluating = reporter.stage("evaluate", len(images))
+    try:
+        return evaluate(inspector, images, lambda done: evaluating(done, ""))
+    finally:
+        inspector.close()
+
+
+def _shareable(config: FitConfig) -> dict[str, Any]:
+    """The settings without the training machine's folders."""
+    settings = config.as_json()
+    if config.teacher_weights is not None:
+        settings["teacher_weights"] = config.teacher_weights.name
+    return settings
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_revision() -> str | None:
+    """The revision of this source tree, None outside a repository; "-dirty" where files were changed."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        tracked = subprocess.run(
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__],
+            capture_output=True,
+            check=False,
+        )
+        # A virtual environment inside somebody else's repository must not lend us its revision.
+        if tracked.returncode != 0:
+            return None
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
