@@ -25,15 +25,18 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/stamp-base: $(PINS) | $(VENV)/bin/python
-	$(PIP) --editable .
+	@echo 'Installing the service into $(VENV), the first time only (about 700 MB on x86_64) ...'
+	@$(PIP) --editable .
 	@touch $@
 
 $(VENV)/stamp-train: $(VENV)/stamp-base
-	$(PIP) --editable '.[train,demo]'
+	@echo 'Installing torch and what training needs, the first time only (several GB on Linux x86_64) ...'
+	@$(PIP) --editable '.[train,demo]'
 	@touch $@
 
 $(VENV)/stamp-full: $(VENV)/stamp-train
-	$(PIP) --editable '.[train,demo,test]'
+	@echo 'Installing the test tools, the first time only ...'
+	@$(PIP) --editable '.[train,demo,test]'
 	@touch $@
 
 # --- see it work --------------------------------------------------------------------------------------------
