@@ -1,0 +1,218 @@
+"""Calibration and evaluation run the exported graph through the code that serves, on the original files."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+
+from service.bundle import Bundle
+from service.inspection.decision import Decision
+from service.inspection.inspector import Inspector
+from service.inspection.scoring import image_score
+from tests.training.small_method import SmallMethod
+from tests.training.small_product import build_bundle, write_plates
+from training.calibrate import calibrate
+from training.dataset import load_prepared, scan, scan_test
+from training.errors import MaskMismatch, UnreadableImage
+from training.evaluate import Evaluation, by_defect, evaluate, summary_table
+from training.product import inspector_options
+from training.report import histogram, write_report
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_plates(tmp_path_factory.mktemp("plates"))
+
+
+@pytest.fixture(scope="module")
+def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return build_bundle(data, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def inspector(bundle: Bundle) -> Iterator[Inspector]:
+    inspector = Inspector.load(bundle.path, inspector_options(threads=1, provider="cpu"))
+    yield inspector
+    inspector.close()
+
+
+@pytest.fixture(scope="module")
+def evaluation(inspector: Inspector, data: Path) -> Evaluation:
+    return evaluate(inspector, scan_test(data))
+
+
+def test_card_holds_the_scores_of_the_held_out_images(bundle: Bundle, data: Path) -> None:
+    """Against torch itself: decode and prepare, run the network, apply the score rule."""
+    images = load_prepared(scan(data).held_out, bundle.manifest.input)
+    with torch.inference_mode():
+        maps, gains = SmallMethod()(torch.from_numpy(images))
+    rule = bundle.manifest.score_rule
+    expected = sorted(image_score(m, float(g), rule) for m, g in zip(maps.numpy(), gains, strict=True))
+
+    assert bundle.card.scores == pytest.approx(expected, rel=1e-4)
+    assert bundle.card.provider == "cpu"
+    values = (maps * gains[:, None, None]).numpy()
+    assert bundle.card.map_median == pytest.approx(float(np.median(values)), rel=1e-3)
+    assert bundle.card.map_q99 == pytest.approx(float(np.quantile(values, 0.99)), rel=1e-3)
+
+
+def test_calibration_keeps_the_sessions_and_reports_progress(inspector: Inspector, data: Path) -> None:
+    seen: list[int] = []
+
+    card = calibrate(inspector, scan(data).held_out[:6], {"monday": 4, "tuesday": 2}, "folder", seen.append)
+
+    assert [(group.name, group.count) for group in card.groups] == [("monday", 4), ("tuesday", 2)]
+    assert card.grouped_by == "folder"
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
+def test_calibration_names_a_damaged_image(inspector: Inspector, tmp_path: Path) -> None:
+    damaged = tmp_path / "part-17.png"
+    damaged.write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+
+    with pytest.raises(UnreadableImage, match=r"part-17\.png"):
+        calibrate(inspector, [damaged], {"all": 1}, "none")
+
+
+def test_figures_follow_from_the_verdicts(evaluation: Evaluation) -> None:
+    defective = [image.defective for image in evaluation.images]
+    scores = [image.score for image in evaluation.images]
+    good = [image for image in evaluation.images if not image.defective]
+
+    assert len(evaluation.images) == 18
+    assert evaluation.figures["image_auroc"] == pytest.approx(roc_auc_score(defective, scores))
+    assert evaluation.figures["image_auroc"] > 0.95
+    assert evaluation.figures["pixel_auroc"] > 0.8
+    assert 0 < evaluation.figures["aupro"] <= 1
+    rejected = sum(image.decision is Decision.FAIL for image in good) / len(good)
+    assert evaluation.figures["false_reject_rate"] == rejected
+    for image in evaluation.images:
+        assert (image.decision is Decision.FAIL) == (image.score > evaluation.recipe.fail_threshold)
+
+
+def test_rates_share_their_kind_among_the_three_verdicts(evaluation: Evaluation) -> None:
+    table = by_defect(evaluation.images)
+
+    assert list(table) == ["good", "spot", "spots"]
+    assert sum(table["good"][verdict] for verdict in ("pass", "review", "fail")) == 8
+    missed = table["spot"]["pass"] + table["spots"]["pass"]
+    assert evaluation.figures["miss_rate"] == pytest.approx(missed / 10)
+
+
+def test_without_masks_pixel_figures_are_skipped_and_said_so(
+    inspector: Inspector, evaluation: Evaluation, data: Path
+) -> None:
+    unmasked = [replace(image, mask=None) for image in scan_test(data)]
+
+    result = evaluate(inspector, unmasked)
+
+    assert result.notes == ("no masks: pixel figures are skipped",)
+    assert not [name for name in result.figures if "pixel" in name or name == "aupro"]
+    assert result.figures["image_auroc"] == evaluation.figures["image_auroc"]
+
+
+def test_a_defect_without_mask_is_left_out_of_pixel_figures_and_counted(inspector: Inspector, data: Path) -> None:
+    images = scan_test(data)
+    images[-1] = replace(images[-1], mask=None)
+
+    result = evaluate(inspector, images)
+
+    assert result.notes == ("1 defective pictures have no mask and are left out of the pixel figures",)
+    assert "pixel_auroc" in result.figures
+
+
+def test_a_mask_of_another_size_is_refused(inspector: Inspector, data: Path) -> None:
+    images = scan_test(data)
+    wrong = replace(images[-1], mask=images[-1].path.parent.parent / "wrong.png")
+    assert wrong.mask is not None
+    wrong.mask.write_bytes(_tiny_png())
+
+    with pytest.raises(MaskMismatch, match="80x72"):
+        evaluate(inspector, [images[0], wrong])
+
+
+def test_json_and_table_tell_the_same(evaluation: Evaluation, tmp_path: Path) -> None:
+    evaluation.write_json(tmp_path / "evaluation.json")
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    console = Console(width=120, record=True)
+    console.print(summary_table(evaluation))
+
+    assert written["figures"] == evaluation.figures
+    assert len(written["images"]) == 18
+    assert f"{100 * evaluation.figures['aupro']:.2f} %" in console.export_text()
+
+
+class _Collector(HTMLParser):
+    """Every tag's attributes, and whether tags close in the order they open."""
+
+    VOID = frozenset({"meta", "img", "br", "rect", "line", "polyline"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_report_is_one_self_contained_page(evaluation: Evaluation, inspector: Inspector, tmp_path: Path) -> None:
+    write_report(evaluation, inspector, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    parsed = _Collector()
+    parsed.feed(page)
+
+    assert parsed.open == []
+    assert not re.search(r"https?://|<script|<link|url\(", page)
+    sources = [attrs["src"] or "" for tag, attrs in parsed.tags if tag == "img"]
+    assert sources
+    assert all(source.startswith("data:image/jpeg;base64,") for source in sources)
+    assert f"{100 * evaluation.figures['image_auroc']:.2f} %" in page
+    for image in sorted(evaluation.images, key=lambda i: -i.score):
+        if image.false_reject:
+            assert f"good/{image.path.name}" in page
+
+
+def test_report_shows_the_worst_misses_first(evaluation: Evaluation, inspector: Inspector, tmp_path: Path) -> None:
+    """With a fail threshold above everything all defects are missed; the lowest score is the worst."""
+    high = max(image.score for image in evaluation.images) * 2
+    recipe = evaluation.recipe.model_copy(update={"fail_threshold": high, "review_threshold": high})
+    images = tuple(replace(image, decision=Decision.PASS) for image in evaluation.images)
+
+    write_report(replace(evaluation, recipe=recipe, images=images), inspector, tmp_path / "report.html")
+
+    misses = (tmp_path / "report.html").read_text().split("<h2>Misses</h2>")[1]
+    shown = [f"{defect}/{name}" for defect, name in re.findall(r"<figcaption>(\w+)/(\S+)", misses)]
+    defective = sorted((i for i in evaluation.images if i.defective), key=lambda image: image.score)
+    assert "10 of 10 defective parts pass" in misses
+    assert shown == [f"{image.defect}/{image.path.name}" for image in defective[:8]]
+
+
+def test_histogram_holds_every_picture_and_both_thresholds(evaluation: Evaluation) -> None:
+    drawn = histogram(evaluation)
+
+    assert 0 <= drawn.review_x <= drawn.fail_x <= 640
+    assert max(max(bar.good, bar.defective) for bar in drawn.bars) == pytest.approx(240)
+    assert drawn.logarithmic
+    beyond = [bar for bar in drawn.bars if bar.x > drawn.fail_x and bar.defective]
+    assert beyond, "defective parts lie beyond the fail threshold"
+
+
+def _tiny_png() -> bytes:
+    import cv2
+
+    return bytes(cv2.imencode(".png", np.zeros((3, 4), np.uint8))[1])
