@@ -1,0 +1,303 @@
+"""The command line of the service."""
+
+from __future__ import annotations
+
+import inspect as signatures
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from service.errors import PlumblineError, UnknownProduct
+from service.settings import PREFIX, Settings
+from service.version import VERSION
+
+app = typer.Typer(
+    name="plumbline",
+    help="Industrial visual anomaly inspection: pictures of parts in, verdicts and heatmaps out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+bundle_app = typer.Typer(help="Work with bundles.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
+
+OUT = Console()
+ERR = Console(stderr=True)
+USAGE = 2
+_COLOURS = {"pass": "green", "review": "yellow", "fail": "red", "ok": "green", "warning": "yellow", "problem": "red"}
+
+Models = Annotated[Path | None, typer.Option(help="Model repository.", envvar=f"{PREFIX}MODELS")]
+Data = Annotated[Path | None, typer.Option(help="Data folder.", envvar=f"{PREFIX}DATA")]
+Provider = Annotated[
+    str | None, typer.Option(help="auto, cuda or cpu.", envvar=f"{PREFIX}PROVIDER", metavar="PROVIDER")
+]
+
+
+def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """Give a command one option per setting, with the setting's own documentation.
+
+    The options are text: `Settings` alone knows what is valid, whether it comes from here or the environment.
+    """
+
+    def run(**options: str | None) -> None:
+        command(load_settings(**options))
+
+    parameters = []
+    for name, field in Settings.model_fields.items():
+        option = typer.Option(
+            help=(field.description or "").replace("\n", " "),
+            show_default=str(field.default) if field.default and field.default != frozenset() else False,
+            envvar=f"{PREFIX}{name}".upper(),
+            metavar=name.split("_")[-1].upper(),
+        )
+        parameters.append(
+            signatures.Parameter(
+                name,
+                signatures.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[str | None, option],
+            )
+        )
+    run.__signature__ = signatures.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from the command line over the environment; exits with the usage code where they are not
+    valid.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            where = ".".join(str(part) for part in item["loc"])
+            name = f"{PREFIX}{where}".upper() if where else "Settings"
+            ERR.print(f"[red]{name}[/]: {escape(item['msg'].removeprefix('Value error, '))}", highlight=False)
+        raise typer.Exit(USAGE) from error
+
+
+def refuse(message: str) -> NoReturn:
+    ERR.print(f"[red]{escape(message)}[/]", highlight=False)
+    raise typer.Exit(USAGE)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        OUT.print(VERSION, highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Industrial visual anomaly inspection: pictures of parts in, verdicts and heatmaps out."""
+
+
+@app.command()
+@with_settings
+def serve(settings: Settings) -> None:
+    """Serve every product of the model repository over HTTP."""
+    # Imported here so that `plumbline --help` does not wait for the web framework and ONNX Runtime.
+    from service.monitoring.logs import configure_logging
+    from service.server import run
+
+    configure_logging(settings)
+    if not run(settings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders that are searched for images.")],
+    product: Annotated[str, typer.Option(help="Product to inspect.")],
+    models: Models = None,
+    data: Data = None,
+    provider: Provider = None,
+    save_heatmap: Annotated[Path | None, typer.Option(help="Write heatmaps into this folder.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the results here; .json or .csv.")] = None,
+) -> None:
+    """Inspect files without a server: the same core, and the recipe that the service uses.
+
+    Exit code: 0 every picture passes; 1 some picture fails, needs review or could not be judged; 2 wrong
+    usage.
+    """
+    from service.app import inspector_options
+    from service.folder import find_images, inspect_files, recipe_without_server, write_results
+    from service.registry import bundle_folders, load_inspector, product_folders
+
+    settings = load_settings(models=models, data=data, provider=provider)
+    if output is not None and output.suffix not in {".json", ".csv"}:
+        refuse(f"The results file {output} must end in .json or .csv.")
+    known = list(product_folders(settings.models))
+    if product not in known:
+        refuse(UnknownProduct(product, known).detail)
+    try:
+        files = find_images(paths)
+    except FileNotFoundError as error:
+        refuse(f"{error.args[0]} does not exist.")
+    try:
+        newest = bundle_folders(settings.models / product)[0]
+        inspector = load_inspector(newest, product, inspector_options(settings))
+        recipe = recipe_without_server(settings, inspector.bundle)
+    except PlumblineError as error:
+        refuse(error.detail)
+    results = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=ERR
+    ) as progress:
+        task = progress.add_task("Inspecting", total=len(files))
+        for result in inspect_files(inspector, recipe, files, save_heatmap, settings.heatmap_media_type):
+            progress.advance(task)
+            results.append(result)
+            word = result.decision or "error"
+            colour = _COLOURS.get(word, "magenta")
+            about = result.error or f"score {result.score:.4g}  p {result.p_value:.3g}"
+            OUT.print(
+                f"[{colour}]{word:6}[/] {escape(str(result.file))}  {escape(about)}", highlight=False, soft_wrap=True
+            )
+    inspector.close()
+    if output is not None:
+        write_results(results, output)
+    counts = Counter(result.decision or "error" for result in results)
+    ERR.print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "No images found.")
+    if set(counts) != {"pass"}:
+        raise typer.Exit(1)
+
+
+@app.command()
+@with_settings
+def doctor(settings: Settings) -> None:
+    """Examine machine, settings and bundles, and name a remedy for every problem.
+
+    Exit code: 0 no problem (warnings may be), 1 some problem, 2 settings that are not valid.
+    """
+    from service.doctor import Health, examine
+
+    worst = Health.OK
+    for finding in examine(settings):
+        colour = _COLOURS[finding.health]
+        OUT.print(
+            f"[{colour}]{finding.health:8}[/] [bold]{escape(finding.subject)}[/]: {escape(finding.detail)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if finding.remedy:
+            OUT.print(f"         → {escape(finding.remedy)}", highlight=False, soft_wrap=True)
+        if finding.health is Health.PROBLEM:
+            worst = finding.health
+    if worst is Health.PROBLEM:
+        raise typer.Exit(1)
+
+
+@app.command()
+def products(
+    models: Models = None,
+    data: Data = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List the products of the model repository, with the bundle and recipe that would serve."""
+    from service.bundle import Bundle
+    from service.folder import recipe_without_server
+    from service.registry import bundle_folders, product_folders
+
+    settings = load_settings(models=models, data=data)
+    rows: list[dict[str, Any]] = []
+    for name in product_folders(settings.models):
+        path = bundle_folders(settings.models / name)[0]
+        try:
+            bundle = Bundle.load(path)
+            recipe = recipe_without_server(settings, bundle)
+        except PlumblineError as error:
+            rows.append({"product": name, "version": path.name, "error": error.detail})
+            continue
+        manifest = bundle.manifest
+        rows.append(
+            {
+                "product": name,
+                "version": bundle.version,
+                "method": manifest.method,
+                "created_at": manifest.created_at.isoformat(timespec="seconds"),
+                "calibration_images": len(bundle.card.scores),
+                "fail_threshold": recipe.fail_threshold,
+                "review_threshold": recipe.review_threshold,
+                "target_false_reject_rate": recipe.target_false_reject_rate,
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        OUT.print(f"{settings.models} holds no product.", soft_wrap=True)
+    table = Table("product", "version", "method", "created", "fail above", "review above", "false rejects")
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["product"], row["version"], f"[red]{escape(row['error'])}[/]")
+            continue
+        rate = row["target_false_reject_rate"]
+        table.add_row(
+            row["product"],
+            row["version"],
+            row["method"],
+            row["created_at"],
+            f"{row['fail_threshold']:.4g}",
+            f"{row['review_threshold']:.4g}",
+            f"≤ {rate:.2%}" if rate else "set by hand",
+        )
+    if rows:
+        OUT.print(table)
+
+
+@bundle_app.command()
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="Bundle folders, models/PRODUCT/VERSION.")],
+    provider: Provider = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Verify bundles: hashes, schema, no external data, golden samples on the provider that would serve.
+
+    Exit code: 0 all are intact, 1 some bundle would not be served.
+    """
+    from service.app import inspector_options
+    from service.inspection.inspector import Inspector
+
+    options = inspector_options(load_settings(provider=provider))
+    reports = []
+    for path in paths:
+        try:
+            inspector = Inspector.load(path.absolute(), options)
+        except PlumblineError as error:
+            reports.append({"bundle": str(path), "intact": False, "problem": error.slug, "detail": error.detail})
+            continue
+        parity = inspector.session.self_test(inspector.bundle.golden)
+        inspector.close()
+        detail = f"{inspector.bundle.manifest.product} {inspector.bundle.version}, parity {parity:.1e}"
+        reports.append(
+            {"bundle": str(path), "intact": True, "detail": f"{detail} on {inspector.provider}"}
+            | {"digest": inspector.bundle.digest}
+        )
+    if as_json:
+        typer.echo(json.dumps(reports, indent=2))
+    else:
+        for report in reports:
+            mark = "[green]intact[/]" if report["intact"] else "[red]broken[/]"
+            OUT.print(f"{mark} {escape(str(report['bundle']))}: {escape(str(report['detail']))}", soft_wrap=True)
+    if not all(report["intact"] for report in reports):
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,420 @@
+"""The Python client of the service, sync and async.
+
+```python
+from service.client import Client
+
+with Client("http://127.0.0.1:8000") as line:
+    verdict = line.inspect("washer", Path("part.jpg").read_bytes(), part_id="4711")
+    print(verdict.decision, verdict.score)
+    Path("heatmap.jpg").write_bytes(line.heatmap(verdict.id))
+```
+
+A service that has no capacity answers 503 and says when to come back; the client comes back by itself, a
+bounded number of times. Every other failure is a `ServiceProblem` with the problem that the service
+described.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from service.api.schemas import (
+    Inspection,
+    InspectionPage,
+    Product,
+    ProductList,
+    Readiness,
+    RecipeHistory,
+    RecipeRecord,
+)
+
+Float32Map = npt.NDArray[np.float32]
+HeatmapFormat = Literal["png", "jpeg", "webp"]
+DecisionName = Literal["pass", "review", "fail"]
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_RETRIES = 5
+_UNSTATED_PAUSE_S = 1.0
+
+
+class ServiceProblem(Exception):
+    """The service refused or failed, and said why.
+
+    Attributes:
+        status: HTTP status.
+        slug: Last part of the problem's type, such as "queue-full"; see `docs/problems.md`.
+        detail: What happened, what was expected, what to do.
+        problem: Everything that the service said.
+    """
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        self.status = status
+        self.problem = dict(problem)
+        self.slug = str(problem.get("type", "")).rpartition(":")[2] or "unknown"
+        self.detail = str(problem.get("detail", ""))
+        super().__init__(f"{status} {self.slug}: {self.detail}")
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> ServiceProblem:
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            # Not the service's own words: a proxy on the way, most likely.
+            body = {"detail": response.text[:200] or response.reason_phrase}
+        return cls(response.status_code, body)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One request, the same for both clients."""
+
+    method: str
+    path: str
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    content: bytes | None = None
+    json: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def arguments(self) -> dict[str, Any]:
+        given = {"params": self.params, "content": self.content, "json": self.json, "headers": self.headers}
+        return {name: value for name, value in given.items() if value}
+
+
+def _inspect(product: str, image: bytes, about: Mapping[str, str | datetime | None]) -> _Call:
+    params = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in about.items()
+        if value is not None
+    }
+    # The service looks at the bytes anyway; what they are called makes no difference.
+    headers = {"content-type": "application/octet-stream", "accept": "application/json"}
+    return _Call("POST", f"/v1/products/{product}/inspections", params, content=image, headers=headers)
+
+
+def _page(cursor: str | None, limit: int, which: Mapping[str, str | None]) -> _Call:
+    params = {name: value for name, value in {**which, "cursor": cursor}.items() if value is not None}
+    return _Call("GET", "/v1/inspections", {**params, "limit": limit})
+
+
+def _heatmap(inspection_id: str, image_format: HeatmapFormat | None) -> _Call:
+    params = {"format": image_format} if image_format else {}
+    return _Call("GET", f"/v1/inspections/{inspection_id}/heatmap", params)
+
+
+def _change_recipe(product: str, author: str, reason: str, change: Mapping[str, float | int | None]) -> _Call:
+    given = {name: value for name, value in change.items() if value is not None}
+    return _Call("PUT", f"/v1/products/{product}/recipe", json={"author": author, "reason": reason, **given})
+
+
+def _pause_s(response: httpx.Response, attempts_left: int) -> float | None:
+    """Seconds after which to try again, None where that is no use."""
+    if response.status_code != 503 or attempts_left <= 0:
+        return None
+    # The problem knows tenths of seconds, the header only whole ones.
+    stated = ServiceProblem.of(response).problem.get("retry_after", response.headers.get("retry-after"))
+    try:
+        return max(0.0, float(stated))
+    except (TypeError, ValueError):
+        return _UNSTATED_PAUSE_S
+
+
+def _map(content: bytes) -> Float32Map:
+    loaded: Float32Map = np.load(io.BytesIO(content), allow_pickle=False)
+    return loaded
+
+
+class Client:
+    """Talks to one service.
+
+    Args:
+        base_url: For instance `http://127.0.0.1:8000`.
+        timeout_s: Seconds that one attempt may take.
+        retries: How often to come back after a 503, after the time that the service states.
+        transport: Another way to reach the service than the network.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.retries = retries
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport)
+
+    def inspect(
+        self,
+        product: str,
+        image: bytes,
+        *,
+        part_id: str | None = None,
+        station: str | None = None,
+        lot: str | None = None,
+        captured_at: datetime | None = None,
+    ) -> Inspection:
+        """Have an encoded picture judged.
+
+        Raises:
+            ServiceProblem: There is no verdict; it says why.
+        """
+        about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
+        return Inspection.model_validate_json(self._send(_inspect(product, image, about)))
+
+    def inspection(self, inspection_id: str) -> Inspection:
+        """A stored inspection."""
+        return Inspection.model_validate_json(self._send(_Call("GET", f"/v1/inspections/{inspection_id}")))
+
+    def inspections(
+        self,
+        *,
+        product: str | None = None,
+        decision: DecisionName | None = None,
+        part_id: str | None = None,
+        page_size: int = 100,
+    ) -> Iterator[Inspection]:
+        """Stored inspections, newest first, page by page as they are consumed."""
+        cursor: str | None = None
+        which = {"product": product, "decision": decision, "part_id": part_id}
+        while True:
+            page = InspectionPage.model_validate_json(self._send(_page(cursor, page_size, which)))
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None) -> bytes:
+        """The heatmap over the picture, encoded."""
+        return self._send(_heatmap(inspection_id, image_format))
+
+    def anomaly_map(self, inspection_id: str) -> Float32Map:
+        """The anomaly map, float32 [h, w]."""
+        return _map(self._send(_Call("GET", f"/v1/inspections/{inspection_id}/map")))
+
+    def image(self, inspection_id: str) -> bytes:
+        """The picture as it was sent."""
+        return self._send(_Call("GET", f"/v1/inspections/{inspection_id}/image"))
+
+    def products(self) -> list[Product]:
+        """Every product of the service."""
+        return ProductList.model_validate_json(self._send(_Call("GET", "/v1/products"))).items
+
+    def product(self, product: str) -> Product:
+        """One product."""
+        return Product.model_validate_json(self._send(_Call("GET", f"/v1/products/{product}")))
+
+    def recipe(self, product: str) -> RecipeRecord:
+        """The recipe in force."""
+        return RecipeRecord.model_validate_json(self._send(_Call("GET", f"/v1/products/{product}/recipe")))
+
+    def change_recipe(
+        self,
+        product: str,
+        *,
+        author: str,
+        reason: str,
+        fail_threshold: float | None = None,
+        review_threshold: float | None = None,
+        target_false_reject_rate: float | None = None,
+        review_rate: float | None = None,
+        expected_revision: int | None = None,
+    ) -> RecipeRecord:
+        """Put another recipe in force: thresholds, or rates from which the service derives them.
+
+        Raises:
+            ServiceProblem: It is not valid, or somebody else was faster (`recipe-conflict`). Nothing was
+                changed.
+        """
+        change = {
+            "fail_threshold": fail_threshold,
+            "review_threshold": review_threshold,
+            "target_false_reject_rate": target_false_reject_rate,
+            "review_rate": review_rate,
+            "expected_revision": expected_revision,
+        }
+        return RecipeRecord.model_validate_json(self._send(_change_recipe(product, author, reason, change)))
+
+    def recipe_history(self, product: str) -> list[RecipeRecord]:
+        """Who changed the recipe, when and why; newest first."""
+        call = _Call("GET", f"/v1/products/{product}/recipe/revisions")
+        return RecipeHistory.model_validate_json(self._send(call)).items
+
+    def readiness(self) -> Readiness:
+        """Whether the service takes pictures, and if not, why. Never retries."""
+        return Readiness.model_validate_json(self._http.get("/health/ready").content)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _send(self, call: _Call) -> bytes:
+        attempts_left = self.retries
+        while True:
+            response = self._http.request(call.method, call.path, **call.arguments())
+            if response.is_success:
+                return response.content
+            pause_s = _pause_s(response, attempts_left)
+            if pause_s is None:
+                raise ServiceProblem.of(response)
+            attempts_left -= 1
+            time.sleep(pause_s)
+
+
+class AsyncClient:
+    """As `Client`, for programs with an event loop.
+
+    Args:
+        base_url: For instance `http://127.0.0.1:8000`.
+        timeout_s: Seconds that one attempt may take.
+        retries: How often to come back after a 503, after the time that the service states.
+        transport: Another way to reach the service than the network.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retries: int = DEFAULT_RETRIES,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.retries = retries
+        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, transport=transport)
+
+    async def inspect(
+        self,
+        product: str,
+        image: bytes,
+        *,
+        part_id: str | None = None,
+        station: str | None = None,
+        lot: str | None = None,
+        captured_at: datetime | None = None,
+    ) -> Inspection:
+        """As `Client.inspect`."""
+        about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
+        return Inspection.model_validate_json(await self._send(_inspect(product, image, about)))
+
+    async def inspection(self, inspection_id: str) -> Inspection:
+        """As `Client.inspection`."""
+        call = _Call("GET", f"/v1/inspections/{inspection_id}")
+        return Inspection.model_validate_json(await self._send(call))
+
+    async def inspections(
+        self,
+        *,
+        product: str | None = None,
+        decision: DecisionName | None = None,
+        part_id: str | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[Inspection]:
+        """As `Client.inspections`."""
+        cursor: str | None = None
+        which = {"product": product, "decision": decision, "part_id": part_id}
+        while True:
+            page = InspectionPage.model_validate_json(await self._send(_page(cursor, page_size, which)))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None) -> bytes:
+        """As `Client.heatmap`."""
+        return await self._send(_heatmap(inspection_id, image_format))
+
+    async def anomaly_map(self, inspection_id: str) -> Float32Map:
+        """As `Client.anomaly_map`."""
+        return _map(await self._send(_Call("GET", f"/v1/inspections/{inspection_id}/map")))
+
+    async def image(self, inspection_id: str) -> bytes:
+        """As `Client.image`."""
+        return await self._send(_Call("GET", f"/v1/inspections/{inspection_id}/image"))
+
+    async def products(self) -> list[Product]:
+        """As `Client.products`."""
+        return ProductList.model_validate_json(await self._send(_Call("GET", "/v1/products"))).items
+
+    async def product(self, product: str) -> Product:
+        """As `Client.product`."""
+        return Product.model_validate_json(await self._send(_Call("GET", f"/v1/products/{product}")))
+
+    async def recipe(self, product: str) -> RecipeRecord:
+        """As `Client.recipe`."""
+        call = _Call("GET", f"/v1/products/{product}/recipe")
+        return RecipeRecord.model_validate_json(await self._send(call))
+
+    async def change_recipe(
+        self,
+        product: str,
+        *,
+        author: str,
+        reason: str,
+        fail_threshold: float | None = None,
+        review_threshold: float | None = None,
+        target_false_reject_rate: float | None = None,
+        review_rate: float | None = None,
+        expected_revision: int | None = None,
+    ) -> RecipeRecord:
+        """As `Client.change_recipe`."""
+        change = {
+            "fail_threshold": fail_threshold,
+            "review_threshold": review_threshold,
+            "target_false_reject_rate": target_false_reject_rate,
+            "review_rate": review_rate,
+            "expected_revision": expected_revision,
+        }
+        call = _change_recipe(product, author, reason, change)
+        return RecipeRecord.model_validate_json(await self._send(call))
+
+    async def recipe_history(self, product: str) -> list[RecipeRecord]:
+        """As `Client.recipe_history`."""
+        call = _Call("GET", f"/v1/products/{product}/recipe/revisions")
+        return RecipeHistory.model_validate_json(await self._send(call)).items
+
+    async def readiness(self) -> Readiness:
+        """As `Client.readiness`."""
+        return Readiness.model_validate_json((await self._http.get("/health/ready")).content)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _send(self, call: _Call) -> bytes:
+        attempts_left = self.retries
+        while True:
+            response = await self._http.request(call.method, call.path, **call.arguments())
+            if response.is_success:
+                return response.content
+            pause_s = _pause_s(response, attempts_left)
+            if pause_s is None:
+                raise ServiceProblem.of(response)
+            attempts_left -= 1
+            await asyncio.sleep(pause_s)

@@ -1,0 +1,146 @@
+"""Inspecting files without a server: the same core, the same recipe, a table at the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+from service.bundle import Bundle
+from service.errors import PlumblineError
+from service.inspection import heatmap, imaging
+from service.inspection.inspector import Inspector
+from service.inspection.threads import cpu_quota
+from service.recipe import Recipe
+from service.settings import Settings
+from service.store.database import open_engine
+from service.store.recipes import current_recipe
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What became of one file; `error` says why there is no verdict."""
+
+    file: Path
+    decision: str | None = None
+    score: float | None = None
+    p_value: float | None = None
+    fail_threshold: float | None = None
+    review_threshold: float | None = None
+    regions: tuple[dict[str, Any], ...] = ()
+    sha256: str | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    heatmap: Path | None = None
+    error: str | None = None
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """The files that are named and, sorted, the images in the folders that are named.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(path)
+    return found
+
+
+def recipe_without_server(settings: Settings, bundle: Bundle) -> Recipe:
+    """The recipe that the service would judge by, if it was ever told one for this bundle; else the default.
+
+    Raises:
+        StoreUnavailable: There is a database and it does not answer.
+    """
+    database = make_url(settings.database).database
+    # Asking must not create a database where none is.
+    if settings.database_url or (database and Path(database).exists()):
+        engine = open_engine(settings.database)
+        try:
+            current = current_recipe(engine, bundle.manifest.product)
+        finally:
+            engine.dispose()
+        if current is not None and current.bundle_digest == bundle.digest:
+            return current.recipe
+    return Recipe.default(bundle.card.scores)
+
+
+def inspect_files(
+    inspector: Inspector, recipe: Recipe, files: Sequence[Path], heatmaps: Path | None, media_type: str
+) -> Iterator[FileResult]:
+    """Inspect files, in their order. One that cannot be judged is reported and stops nobody.
+
+    Args:
+        inspector: The product's.
+        recipe: What to judge by.
+        files: Encoded pictures.
+        heatmaps: Folder for heatmaps, None for none.
+        media_type: Their format.
+    """
+    if heatmaps is not None:
+        heatmaps.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(cpu_quota()) as pool:
+        yield from pool.map(lambda file: _inspect(inspector, recipe, file, heatmaps, media_type), files)
+
+
+def _inspect(inspector: Inspector, recipe: Recipe, file: Path, heatmaps: Path | None, media_type: str) -> FileResult:
+    try:
+        data = file.read_bytes()
+        judged = inspector.inspect(data, recipe.thresholds)
+        saved = None
+        if heatmaps is not None:
+            scale = inspector.heatmap_scale(judged.thresholds)
+            rgb = imaging.decode(data, inspector.options.limits)
+            drawn = heatmap.render(rgb, judged.anomaly_map, scale, judged.regions)
+            # Files of the same name may come from different folders; the hash keeps their heatmaps apart.
+            suffix = heatmap.HEATMAP_MEDIA_TYPES[media_type]
+            saved = heatmaps / f"{file.stem}-{judged.picture.sha256[:8]}{suffix}"
+            saved.write_bytes(heatmap.encode(drawn, media_type))
+    except PlumblineError as error:
+        return FileResult(file, error=error.detail)
+    except OSError as error:
+        return FileResult(file, error=f"{error.filename}: {error.strerror}")
+    return FileResult(
+        file,
+        decision=judged.decision.value,
+        score=judged.score,
+        p_value=judged.p_value,
+        fail_threshold=judged.thresholds.fail,
+        review_threshold=judged.thresholds.review,
+        regions=tuple(asdict(region) for region in judged.regions),
+        sha256=judged.picture.sha256,
+        timings_ms={stage: round(seconds * 1000, 3) for stage, seconds in judged.timings.items()},
+        heatmap=saved,
+    )
+
+
+def write_results(results: Sequence[FileResult], path: Path) -> None:
+    """Write a table: JSON with everything, or CSV with one line per file.
+
+    Args:
+        results: What to write.
+        path: Ends in `.json` or `.csv`.
+    """
+    rows = [asdict(result) for result in results]
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=2, default=str) + "\n", encoding="utf-8")
+        return
+    columns = [name for name in FileResult.__dataclass_fields__ if name != "timings_ms"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row | {"regions": len(row["regions"])})
