@@ -246,3 +246,7 @@ def _report(trained: "Trained", models: Path) -> None:
         )
     for title, text in lines.items():
         console.print(f"[bold]{title:<12}[/] {escape(text)}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()
