@@ -47,8 +47,8 @@ demo: $(VENV)/stamp-base ## inspect the shipped sample pictures with the shipped
 demo-train: $(VENV)/stamp-train ## the whole way on real pictures of solar cells: train, evaluate, serve, heatmaps
 	$(BIN)/python -m training.elpv $(if $(KEEP),--keep)
 
-serve: $(VENV)/stamp-base ## serve the model repository MODELS on port 8000; store inspections in data/
-	$(BIN)/plumbline serve --models $(MODELS) --data data
+serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables say otherwise
+	$(BIN)/plumbline serve
 
 # --- what is shipped and can be made again --------------------------------------------------------------------
 

@@ -24,12 +24,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.api.schemas import Inspection, Readiness
+from service.client import Client, ServiceProblem
 from service.settings import PREFIX
 
 START_TIMEOUT_S = 120.0  # a cold disk and a slow CPU
 STOP_TIMEOUT_S = 45.0
 REQUEST_TIMEOUT_S = 60.0
-MEDIA_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png"}
+SUFFIXES = {".jpg", ".jpeg", ".png"}
 COLOURS = {"pass": "green", "review": "yellow", "fail": "red"}
 
 console = Console(highlight=False)
@@ -54,22 +55,23 @@ class RunningService:
             DemoFailure: The process ended, or it is not ready in time.
         """
         deadline = time.monotonic() + timeout_s
-        reasons = "it does not answer"
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise DemoFailure(f"the service ended with exit code {self.process.returncode}: {self._last_words()}")
-            try:
-                answer = httpx.get(f"{self.url}/health/ready", timeout=5.0)
-            except httpx.TransportError:
-                time.sleep(0.1)  # the port is not open yet
-                continue
-            state = Readiness.model_validate_json(answer.content)
-            if answer.status_code == httpx.codes.OK:
-                return state
-            reasons = " ".join(state.reasons)
-            if state.status == "not-ready":
-                break  # nothing more is being loaded: waiting would not help
-            time.sleep(0.1)
+        reasons = "it does not answer."
+        with Client(self.url, timeout_s=5.0) as client:
+            while time.monotonic() < deadline:
+                if self.process.poll() is not None:
+                    code = self.process.returncode
+                    raise DemoFailure(f"the service ended with exit code {code}:\n{self._last_words()}")
+                try:
+                    state = client.readiness()
+                except httpx.TransportError:
+                    time.sleep(0.1)  # the port is not open yet
+                    continue
+                if state.status in {"ready", "degraded"}:
+                    return state
+                reasons = " ".join(state.reasons)
+                if state.status == "not-ready":
+                    break  # nothing more is being loaded: waiting would not help
+                time.sleep(0.1)
         raise DemoFailure(f"the service is not ready: {reasons} Its log is {self.log_file}.")
 
     def stop(self) -> None:
@@ -119,7 +121,7 @@ def running_service(models: Path, out: Path, port: int) -> Iterator[RunningServi
 
 
 def inspect_samples(
-    client: httpx.Client, product: str, samples: Sequence[Path], heatmaps: Path
+    client: Client, product: str, samples: Sequence[Path], heatmaps: Path
 ) -> list[tuple[Path, Inspection, float]]:
     """Sends every picture and saves its heatmap.
 
@@ -127,25 +129,15 @@ def inspect_samples(
         For every picture: the file, the answer, and the seconds that the answer took over HTTP.
 
     Raises:
-        DemoFailure: The service refused a picture.
+        ServiceProblem: The service refused a picture.
     """
     heatmaps.mkdir(parents=True, exist_ok=True)
     results = []
     for sample in samples:
         started = time.perf_counter()
-        answer = client.post(
-            f"/v1/products/{product}/inspections",
-            params={"part_id": sample.stem, "station": "demo"},
-            content=sample.read_bytes(),
-            headers={"Content-Type": MEDIA_TYPES[sample.suffix.lower()]},
-        )
+        inspection = client.inspect(product, sample.read_bytes(), part_id=sample.stem, station="demo")
         seconds = time.perf_counter() - started
-        if answer.is_error:
-            raise DemoFailure(f"the service refused {sample.name}: {answer.text}")
-        inspection = Inspection.model_validate_json(answer.content)
-        heatmap = client.get(f"/v1/inspections/{inspection.id}/heatmap", headers={"Accept": "image/png"})
-        heatmap.raise_for_status()
-        (heatmaps / f"{sample.stem}.png").write_bytes(heatmap.content)
+        (heatmaps / f"{sample.stem}.png").write_bytes(client.heatmap(inspection.id, "png"))
         results.append((sample, inspection, seconds))
     return results
 
@@ -190,7 +182,7 @@ def main(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C.")] = False,
 ) -> None:
     """Start the service, inspect sample pictures, show the verdicts, stop the service."""
-    pictures = sorted(path for path in samples.glob("*") if path.suffix.lower() in MEDIA_TYPES)
+    pictures = sorted(path for path in samples.glob("*") if path.suffix.lower() in SUFFIXES)
     try:
         if not pictures:
             raise DemoFailure(f"there is no JPEG or PNG picture in {samples}: name another folder with --samples.")
@@ -199,14 +191,14 @@ def main(
             state = service.wait_until_ready()
             if product not in state.products:
                 raise DemoFailure(f"product {product!r} is not served: {', '.join(state.products)} are.")
-            with httpx.Client(base_url=service.url, timeout=REQUEST_TIMEOUT_S) as client:
+            with Client(service.url, timeout_s=REQUEST_TIMEOUT_S) as client:
                 results = inspect_samples(client, product, pictures, out / "heatmaps")
             console.print(verdict_table(results))
             console.print(f"Heatmaps: {escape(str(out / 'heatmaps'))}")
             _show_the_way(service.url, product, pictures[0], keep)
             if keep:
                 service.process.wait()
-    except DemoFailure as error:
+    except (DemoFailure, ServiceProblem) as error:
         console.print(f"[red]The demo stopped:[/] {escape(str(error))}")
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
