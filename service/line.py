@@ -8,6 +8,7 @@ decoding.
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ import numpy as np
 from service.admission import Admission
 from service.errors import DeadlineExceeded
 from service.inspection import heatmap, imaging
+from service.inspection.batching import PatchResult
 from service.inspection.decision import Region
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
@@ -28,6 +30,7 @@ from service.inspection.threads import cpu_quota
 from service.monitoring.metrics import Metrics
 from service.registry import ActiveProduct, Registry
 from service.settings import Settings
+from service.store.files import WrittenFile
 from service.store.ids import created_at, new_id
 from service.store.inspections import get_inspection
 from service.store.models import InspectionRow
@@ -89,23 +92,23 @@ class InspectionLine:
         loop = asyncio.get_running_loop()
         inspection_id, inspector = new_id(), active.inspector
         picture = await loop.run_in_executor(self._pictures, self._read, inspector, data, time.perf_counter())
-        files = self.store.files
         # The picture goes to disk while the graph looks at it.
-        writes = [self._disk.submit(files.write_image, inspection_id, picture.media_type, data)]
+        image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
         try:
             result = await asyncio.wrap_future(inspector.submit(picture))
-            judged = await loop.run_in_executor(
-                self._pictures, inspector.finish, picture, result, active.recipe.recipe.thresholds
+            judged, anomaly_map = await loop.run_in_executor(
+                self._pictures, self._judge, inspection_id, active, picture, result
             )
-            writes.append(self._disk.submit(files.write_map, inspection_id, judged.anomaly_map))
-            for write in writes:
-                await asyncio.wrap_future(write)
+            await asyncio.wrap_future(image)
         except BaseException:
-            self._disk.submit(self._discard, inspection_id, picture.media_type, writes)
+            self._disk.submit(self._discard, inspection_id, picture.media_type, image)
             raise
+        # Both files are whole now, so the row may be committed; the disk is waited for at the same time.
         stored_from = time.perf_counter()
         row = to_row(inspection_id, active, judged, len(data), part)
+        synced = self._disk.submit(anomaly_map.sync)
         await asyncio.wrap_future(self.store.writer.submit(row))
+        await asyncio.wrap_future(synced)
         timings = {**judged.timings, "store": time.perf_counter() - stored_from}
         self.metrics.count_inspection(row.product, row.decision, row.score, timings, row.batch_size)
         return row
@@ -164,13 +167,22 @@ class InspectionLine:
         # It was admitted once; limits that were lowered since do not hide it.
         limits = ImageLimits(max_bytes=len(data), max_pixels=row.image_width * row.image_height)
         rgb = imaging.decode(data, limits)
-        anomaly_map = np.load(files.map_path(inspection_id), allow_pickle=False)
+        anomaly_map = np.load(io.BytesIO(files.read_map(inspection_id)), allow_pickle=False)
         scale = HeatmapScale(row.heatmap_low, row.heatmap_high)
         overlay = heatmap.render(rgb, anomaly_map, scale, [to_region(region) for region in row.regions])
         return heatmap.encode(overlay, media_type, self.settings.heatmap_quality)
 
-    def _discard(self, inspection_id: UUID, media_type: str, writes: list[Future[None]]) -> None:
-        wait(writes)
+    def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
+        self.store.files.write_image(inspection_id, media_type, data).sync()
+
+    def _judge(
+        self, inspection_id: UUID, active: ActiveProduct, picture: Picture, result: PatchResult
+    ) -> tuple[Inspection, WrittenFile]:
+        judged = active.inspector.finish(picture, result, active.recipe.recipe.thresholds)
+        return judged, self.store.files.write_map(inspection_id, judged.anomaly_map)
+
+    def _discard(self, inspection_id: UUID, media_type: str, image: Future[None]) -> None:
+        wait([image])
         self.store.files.remove(inspection_id, media_type)
 
 

@@ -117,7 +117,10 @@ def install_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         # `input` is left out: it would send back what the client sent, however large.
-        errors = [{key: item[key] for key in ("loc", "msg", "type")} for item in error.errors()]
+        errors = [
+            {"loc": item["loc"], "msg": item["msg"].removeprefix("Value error, "), "type": item["type"]}
+            for item in error.errors()
+        ]
         what = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors)
         problem = InvalidRequest(f"The request does not have the form that is documented: {what}.", errors)
         return ProblemResponse(problem, request_id(request.scope), close=not body_was_read(request.scope))

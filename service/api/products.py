@@ -152,7 +152,10 @@ def to_recipe(change: RecipeChange, active: ActiveProduct) -> Recipe:
         return Recipe.model_validate(change.model_dump(include={"fail_threshold", "review_threshold"}))
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False, include_context=False)
-        raise InvalidRecipe(f"{'; '.join(item['msg'] for item in errors)}.", [dict(item) for item in errors]) from error
+        raise InvalidRecipe(
+            f"{'; '.join(item['msg'].removeprefix('Value error, ') for item in errors)}.",
+            [dict(item) for item in errors],
+        ) from error
 
 
 def _product(line: InspectionLine, name: str) -> Product:

@@ -1,7 +1,8 @@
 """Images and anomaly maps on disk: `inspections/YYYY/MM/DD/<id>.<suffix>` under the data folder.
 
 A file appears under its name only when it is complete, and before the inspection's row is committed. A crash
-can therefore leave a file without a row, never a row without its files.
+can therefore leave a file without a row, never a row without its files. The disk is waited for beside the commit and
+before the answer, so that not even a power cut takes anything of an inspection that was answered.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import secrets
-from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from service.store.ids import created_at
 
 Float32Map = npt.NDArray[np.float32]
 MAP_SUFFIX = ".npy"
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 class ArtefactFiles:
@@ -37,15 +38,15 @@ class ArtefactFiles:
     def map_path(self, inspection_id: UUID) -> Path:
         return self._path(inspection_id, MAP_SUFFIX)
 
-    def write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
+    def write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> WrittenFile:
         """Store the image as it was sent.
 
         Raises:
             StoreUnavailable: It cannot be written.
         """
-        write_durably(self.image_path(inspection_id, media_type), data)
+        return write_whole(self.image_path(inspection_id, media_type), data)
 
-    def write_map(self, inspection_id: UUID, anomaly_map: Float32Map) -> None:
+    def write_map(self, inspection_id: UUID, anomaly_map: Float32Map) -> WrittenFile:
         """Store an anomaly map, float32 [h, w].
 
         Raises:
@@ -53,7 +54,7 @@ class ArtefactFiles:
         """
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(anomaly_map, np.float32), allow_pickle=False)
-        write_durably(self.map_path(inspection_id), buffer.getvalue())
+        return write_whole(self.map_path(inspection_id), buffer.getvalue())
 
     def read_image(self, inspection_id: UUID, media_type: str) -> bytes:
         """The bytes that were sent.
@@ -76,19 +77,6 @@ class ArtefactFiles:
         for path in (self.image_path(inspection_id, media_type), self.map_path(inspection_id)):
             path.unlink(missing_ok=True)
 
-    def sync_folders(self, inspection_ids: Iterable[UUID]) -> None:
-        """Make the names of these inspections' files survive a power cut; their content already does.
-
-        Raises:
-            OSError: A folder is gone or cannot be synced.
-        """
-        for folder in {self.map_path(inspection_id).parent for inspection_id in inspection_ids}:
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
     def _path(self, inspection_id: UUID, suffix: str) -> Path:
         day = created_at(inspection_id)
         return self.root / f"{day:%Y}" / f"{day:%m}" / f"{day:%d}" / f"{inspection_id}{suffix}"
@@ -102,8 +90,42 @@ class ArtefactFiles:
             raise StoreUnavailable(f"{path.name} cannot be read ({error.strerror})") from error
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file so that its name only ever shows the whole content, also after a power cut.
+class WrittenFile:
+    """A file that is complete under its name, and that `sync` makes survive a power cut as well.
+
+    Args:
+        path: The file.
+        descriptor: Open on it; `sync` or `close` gives it back.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor: int | None = descriptor
+
+    def sync(self) -> None:
+        """Wait until content and name are on the disk.
+
+        Raises:
+            StoreUnavailable: The disk does not take them.
+        """
+        if self._descriptor is None:
+            return
+        try:
+            # After the rename, so that the journalling file systems commit the name together with the content.
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path.name} cannot be written ({error.strerror})") from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> WrittenFile:
+    """Write a file so that its name only ever shows the whole content.
 
     Raises:
         StoreUnavailable: The disk is full, read-only or gone.
@@ -111,16 +133,20 @@ def write_durably(path: Path, data: bytes) -> None:
     # The name is unique, so two writers never share a half-written file.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with partial.open("xb", buffering=0) as file:
-                view = memoryview(data)
-                while view:  # a raw write may be short, and is when the disk fills up
-                    view = view[file.write(view) :]
-                os.fsync(file.fileno())
+            descriptor = os.open(partial, _NEW_FILE, 0o644)
+        except FileNotFoundError:  # the first file of a day
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(partial, _NEW_FILE, 0o644)
+        try:
+            view = memoryview(data)
+            while view:  # a write may be short, and is when the disk fills up
+                view = view[os.write(descriptor, view) :]
             partial.rename(path)
         except BaseException:
+            os.close(descriptor)
             partial.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise StoreUnavailable(f"{path.name} cannot be written ({error.strerror})") from error
+    return WrittenFile(path, descriptor)

@@ -44,7 +44,7 @@ class Store:
         except OSError as error:
             raise StoreUnavailable(f"{files.root} cannot be made ({error.strerror})") from error
         engine = open_engine(url)
-        return cls(engine, files, GroupWriter(engine, files))
+        return cls(engine, files, GroupWriter(engine))
 
     def close(self) -> None:
         """Commit what was handed in, then let the database go."""

@@ -10,14 +10,12 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import Future
-from uuid import UUID
 
 from sqlalchemy import Engine, insert
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service.errors import ShuttingDown
 from service.store.errors import StoreUnavailable
-from service.store.files import ArtefactFiles
 from service.store.models import InspectionRow
 
 MAX_GROUP = 256
@@ -31,12 +29,10 @@ class GroupWriter:
 
     Args:
         engine: The database.
-        files: Where the images and maps of these inspections lie.
     """
 
-    def __init__(self, engine: Engine, files: ArtefactFiles) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._files = files
         self._queue: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
         # Guards the queue's end: nothing may be put behind the None that stops the thread.
         self._closing = threading.Lock()
@@ -89,7 +85,6 @@ class GroupWriter:
 
     def _commit(self, group: list[_Handed]) -> None:
         try:
-            self._files.sync_folders(UUID(row.id) for row, _ in group)
             with self._engine.begin() as connection:
                 connection.execute(
                     insert(InspectionRow),
