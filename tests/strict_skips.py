@@ -25,17 +25,30 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if (
-        os.environ.get(VARIABLE) == "1"
-        and report.skipped
-        and not hasattr(report, "wasxfail")
-        and item.get_closest_marker(ALLOWED_MARK) is None
-    ):
+    expected = hasattr(report, "wasxfail") or item.get_closest_marker(ALLOWED_MARK) is not None
+    if _is_strict() and report.skipped and not expected:
         report.outcome = "failed"
-        report.longrepr = f"{VARIABLE}=1 makes this skip a failure: {_reason(report)}"
+        report.longrepr = _why(report)
     return report
 
 
-def _reason(report: pytest.TestReport) -> str:
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A whole file can skip itself while it is collected, with importorskip for instance."""
+    report = yield
+    if _is_strict() and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = _why(report)
+    return report
+
+
+def _is_strict() -> bool:
+    return os.environ.get(VARIABLE) == "1"
+
+
+def _why(report: pytest.TestReport | pytest.CollectReport) -> str:
     # A skip's representation is (file, line, "Skipped: why").
-    return report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    return f"{VARIABLE}=1 makes this skip a failure: {reason}"
