@@ -1,0 +1,241 @@
+"""The whole way as a user goes it: command line, files, a real service process, HTTP.
+
+A small network on small pictures; what is asserted is that the pieces fit and that verdicts separate, not how good the
+method is at its full size (docs/benchmarks.md has that).
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import onnx
+import pytest
+
+from service.bundle import Bundle, newest_bundle
+from service.client import Client
+from service.demo import running_service
+from training.dataset import scan_test
+from training.demo_part import write_dataset
+from training.metrics import auroc
+
+BIN = Path(sys.executable).parent
+TRAINING_TIMEOUT_S = 280
+
+
+@dataclass(frozen=True)
+class Product:
+    """A trained product and the pictures that it was trained on."""
+
+    name: str
+    data: Path
+    models: Path
+    output: str
+
+    @property
+    def bundle(self) -> Path:
+        path = newest_bundle(self.models / self.name)
+        assert path is not None
+        return path
+
+
+def fit_command(name: str, data: Path, models: Path, *options: str) -> list[str]:
+    required = {"--data": data, "--product": name, "--models": models, "--run-dir": models.parent / f"run-{name}"}
+    return [str(BIN / "plumbline-train"), "fit", *(str(part) for pair in required.items() for part in pair), *options]
+
+
+def fit(name: str, data: Path, models: Path, *options: str) -> Product:
+    """`plumbline-train fit` as a process."""
+    command = fit_command(name, data, models, *options)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TRAINING_TIMEOUT_S, check=False)
+    assert result.returncode == 0, result.stderr
+    return Product(name, data, models, result.stdout)
+
+
+@pytest.fixture(scope="module")
+def washer(tmp_path_factory: pytest.TempPathFactory) -> Product:
+    """Trained on 40 drawn washers; 4 good ones and 4 of each defect to test on."""
+    folder = tmp_path_factory.mktemp("washer")
+    write_dataset(folder / "parts", train=40, test=4, seed=0, size_px=192)
+    return fit("washer", folder / "parts", folder / "models", "--input-size", "128", "--iterations", "40")
+
+
+@pytest.fixture
+def served(washer: Product, tmp_path: Path) -> Iterator[Client]:
+    with running_service(washer.models, tmp_path, 0) as service:
+        service.wait_until_ready()
+        with Client(service.url) as client:
+            yield client
+
+
+@pytest.mark.slow
+def test_training_says_where_the_bundle_is_and_what_it_promises(washer: Product) -> None:
+    assert washer.bundle.as_posix() in washer.output.replace("\n", "")
+    assert "at most 9.1 % of good parts will fail" in washer.output  # 1 / (10 + 1)
+    assert "plumbline serve --models" in washer.output
+    assert "plumbline-train evaluate --bundle" in washer.output
+    bundle = Bundle.load(washer.bundle)
+    assert (bundle.manifest.training.images, bundle.manifest.training.held_out) == (30, 10)
+    assert bundle.manifest.parity.measured <= 1e-3
+
+
+@pytest.mark.slow
+def test_verdicts_over_http_separate_good_from_defective(washer: Product, served: Client) -> None:
+    images = scan_test(washer.data)
+    verdicts = [served.inspect("washer", image.path.read_bytes()) for image in images]
+    scores = np.array([verdict.score for verdict in verdicts])
+    defective = np.array([image.defective for image in images])
+
+    assert auroc(scores, defective) > 0.7
+    for verdict in verdicts:
+        assert (verdict.decision == "fail") == (verdict.score > verdict.thresholds.fail)
+        assert bool(verdict.regions) == (verdict.decision != "pass")
+
+
+@pytest.mark.slow
+def test_heatmap_and_map_of_an_inspection_are_served_later(washer: Product, served: Client) -> None:
+    worst = max(
+        (
+            served.inspect("washer", image.path.read_bytes(), part_id=image.path.stem)
+            for image in scan_test(washer.data)
+        ),
+        key=lambda verdict: verdict.score,
+    )
+
+    later = served.inspection(worst.id)
+    heatmap = cv2.imdecode(np.frombuffer(served.heatmap(worst.id, "png"), np.uint8), cv2.IMREAD_COLOR)
+    anomaly_map = served.anomaly_map(worst.id)
+
+    assert later == worst
+    assert heatmap is not None
+    assert heatmap.shape == (192, 192, 3)
+    assert anomaly_map.dtype == np.float32
+    assert anomaly_map.shape == (Bundle.load(washer.bundle).manifest.map_height,) * 2
+    assert worst.score <= anomaly_map.max() * (1 + 1e-6)
+    if worst.decision == "fail":
+        x, y, width, height = worst.regions[0].bbox
+        assert 0 <= x < x + width <= 192
+        assert 0 <= y < y + height <= 192
+
+
+@pytest.mark.slow
+def test_records_outlive_the_process(washer: Product, tmp_path: Path) -> None:
+    picture = scan_test(washer.data)[0].path.read_bytes()
+    with running_service(washer.models, tmp_path, 0) as service:
+        service.wait_until_ready()
+        with Client(service.url) as client:
+            before = client.inspect("washer", picture, part_id="4711")
+            map_before = client.anomaly_map(before.id)
+
+    with running_service(washer.models, tmp_path, 0) as service:
+        service.wait_until_ready()
+        with Client(service.url) as client:
+            assert client.inspection(before.id) == before
+            np.testing.assert_array_equal(client.anomaly_map(before.id), map_before)
+            again = client.inspect("washer", picture)
+    assert again.score == pytest.approx(before.score, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_evaluate_and_the_service_agree(washer: Product, served: Client, tmp_path: Path) -> None:
+    """One code judges in both: the same picture has the same score in the report and over HTTP."""
+    command: list[str | Path] = [BIN / "plumbline-train", "evaluate", "--bundle", washer.bundle, "--data", washer.data]
+    result = subprocess.run([*command, "--out", tmp_path / "report"], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 0, result.stderr
+    assert "AUPRO" in result.stdout
+    assert (tmp_path / "report" / "report.html").stat().st_size > 50_000
+    evaluated = httpx.Response(200, content=(tmp_path / "report" / "evaluation.json").read_bytes()).json()
+    for image in evaluated["images"][::5]:
+        verdict = served.inspect("washer", Path(image["path"]).read_bytes())
+        assert verdict.score == pytest.approx(image["score"], rel=1e-5)
+        assert verdict.decision == image["decision"]
+
+
+@pytest.mark.slow
+def test_training_that_was_interrupted_and_killed_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "parts", train=20, test=0, seed=0, size_px=128)
+    options = ["--input-size", "64", "--iterations", "14", "--checkpoint-seconds", "0"]
+    unbroken = fit("washer", tmp_path / "parts", tmp_path / "unbroken" / "models", *options)
+    broken = tmp_path / "broken"
+    command = fit_command("washer", tmp_path / "parts", broken / "models", *options)
+    checkpoint = broken / "run-washer" / "checkpoint.pt"
+
+    interrupted, words = stop_after_a_checkpoint(command, checkpoint, signal.SIGINT)
+    killed, _ = stop_after_a_checkpoint([*command, "--resume"], checkpoint, signal.SIGKILL)
+    resumed = fit("washer", tmp_path / "parts", broken / "models", *options, "--resume")
+
+    assert interrupted == 130
+    assert re.search(r"plumbline-train fit .*--resume", words)
+    assert "Traceback" not in words
+    assert killed == -signal.SIGKILL
+    assert network(resumed.bundle) == network(unbroken.bundle)
+    assert Bundle.load(resumed.bundle).card == Bundle.load(unbroken.bundle).card
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_real_hazelnuts(tmp_path: Path) -> None:
+    folder = os.environ.get("PLUMBLINE_TEST_DATA")
+    if not folder:
+        pytest.skip("PLUMBLINE_TEST_DATA is not set; point it to a folder of MVTec-layout data sets (hazelnut_mini)")
+    data = Path(folder) / "hazelnut_mini"
+    if not data.is_dir():
+        pytest.skip(f"{data} does not exist; put the hazelnut_mini data set there")
+    hazelnut = fit("hazelnut", data, tmp_path / "models", "--input-size", "128", "--iterations", "60")
+
+    with running_service(hazelnut.models, tmp_path / "service", 0) as service:
+        service.wait_until_ready()
+        with httpx.Client(base_url=service.url, timeout=60) as client:
+            images = scan_test(data)
+            verdicts = [post(client, image.path) for image in images]
+            heatmap = client.get(verdicts[0]["links"]["heatmap"], headers={"Accept": "image/png"})
+            anomaly_map = np.load(BytesIO(client.get(verdicts[0]["links"]["map"]).content))
+    scores = np.array([verdict["score"] for verdict in verdicts])
+    assert auroc(scores, np.array([image.defective for image in images])) > 0.7
+    assert heatmap.content.startswith(b"\x89PNG")
+    assert anomaly_map.dtype == np.float32
+
+
+def post(client: httpx.Client, path: Path) -> Any:
+    """A picture as curl would send it; the answer's JSON."""
+    media_type = "image/jpeg" if path.suffix == ".jpg" else "image/png"
+    answer = client.post(
+        "/v1/products/hazelnut/inspections", content=path.read_bytes(), headers={"Content-Type": media_type}
+    )
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def stop_after_a_checkpoint(command: list[str], checkpoint: Path, how: signal.Signals) -> tuple[int, str]:
+    """Start a training, send it a signal once it wrote a checkpoint, and wait for its end."""
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + TRAINING_TIMEOUT_S
+        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+            assert process.poll() is None, "it ended before it was stopped"
+            assert time.monotonic() < deadline, "it wrote no checkpoint"
+            time.sleep(0.01)
+        process.send_signal(how)
+        _, words = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    return process.returncode, " ".join(words.split())
+
+
+def network(bundle: Path) -> bytes:
+    """The graph with all weights, without the metadata (which name the git revision)."""
+    model = onnx.load_model_from_string(Bundle.load(bundle).read_model())
+    return bytes(model.graph.SerializeToString(deterministic=True))

@@ -1,0 +1,131 @@
+"""What the command line says: one clear line and exit code 2 for bad input, never a traceback."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from service.bundle import Bundle
+from tests.training.small_product import build_bundle, write_plates
+from training.cli import app
+
+runner = CliRunner()
+
+
+def draw(folder: Path, count: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        image = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    return folder
+
+
+def complaint(*arguments: object) -> str:
+    """The one line that a refused command says."""
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def fit(data: Path, tmp_path: Path, *options: object, product: str = "part") -> str:
+    folders = ("--models", tmp_path / "models", "--run-dir", tmp_path / "run")
+    return complaint("fit", "--data", data, "--product", product, *folders, *options)
+
+
+@pytest.mark.parametrize("product", ["Part", "-part", "a/b", "", "x" * 65, "..", "part\n"])
+def test_product_names_are_checked(tmp_path: Path, product: str) -> None:
+    assert "product name" in fit(draw(tmp_path / "data", 20), tmp_path, f"--product={product}")
+
+
+def test_missing_data(tmp_path: Path) -> None:
+    assert "nowhere is not a folder" in fit(tmp_path / "nowhere", tmp_path)
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    assert "No images found" in fit(draw(tmp_path / "data", 0), tmp_path)
+
+
+def test_too_few_images(tmp_path: Path) -> None:
+    assert "at least 20 are needed" in fit(draw(tmp_path / "data", 7), tmp_path)
+
+
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", 25)
+    (data / "11.png").write_bytes(b"oops")
+
+    assert "11.png cannot be read" in fit(data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--input-size", 100), "multiple of 32"),
+        (("--iterations", 0), "iterations is 0"),
+        (("--held-out", 0.9), "held-out share is 0.9"),
+        (("--evaluate",), "a test split"),
+        (("--teacher", "resnet51"), "no teacher 'resnet51'"),
+        (("--method", "magic"), "no method 'magic'"),
+    ],
+    ids=["input-size", "iterations", "held-out", "evaluate-without-test", "teacher", "method"],
+)
+def test_options_are_checked(tmp_path: Path, options: tuple[object, ...], expected: str) -> None:
+    assert expected in fit(draw(tmp_path / "data", 25), tmp_path, *options)
+
+
+def test_a_refused_training_leaves_no_bundle(tmp_path: Path) -> None:
+    fit(draw(tmp_path / "data", 7), tmp_path)
+
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_models_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file where a folder should be")
+
+    assert "models" in fit(draw(tmp_path / "data", 25), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_plates(tmp_path_factory.mktemp("plates"))
+
+
+@pytest.fixture(scope="module")
+def bundle(plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return build_bundle(plates, tmp_path_factory.mktemp("models"))
+
+
+@pytest.mark.parametrize("by_product", [False, True], ids=["version-folder", "product-folder"])
+def test_evaluate_writes_table_json_and_report(bundle: Bundle, plates: Path, tmp_path: Path, by_product: bool) -> None:
+    path = bundle.path.parent if by_product else bundle.path
+    arguments = ["evaluate", "--bundle", path, "--data", plates, "--out", tmp_path / "out"]
+
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+
+    assert result.exit_code == 0, result.output
+    assert "image AUROC" in result.output
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"evaluation.json", "report.html"}
+
+
+def test_evaluate_without_bundle(plates: Path, tmp_path: Path) -> None:
+    assert "models/PRODUCT/VERSION" in complaint("evaluate", "--bundle", tmp_path, "--data", plates)
+
+
+def test_evaluate_without_test_split(bundle: Bundle, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", 3)
+
+    assert "test/good" in complaint("evaluate", "--bundle", bundle.path, "--data", data)
+
+
+def test_evaluate_refuses_a_changed_bundle(bundle: Bundle, plates: Path, tmp_path: Path) -> None:
+    copy = tmp_path / bundle.version
+    for name in ("manifest.json", "calibration.json", "model.onnx"):
+        copy.mkdir(exist_ok=True)
+        (copy / name).write_bytes((bundle.path / name).read_bytes())
+    (copy / "calibration.json").write_text("{}")
+
+    assert "is not served" in complaint("evaluate", "--bundle", copy, "--data", plates)
