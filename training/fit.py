@@ -20,7 +20,7 @@ from torch import Tensor
 from training.config import FitConfig
 from training.ema import ExponentialAverage
 from training.errors import CheckpointMismatch, TooFewImages
-from training.methods import METHODS, build_method
+from training.methods import build_method
 from training.methods.base import Batch, Method, in_chunks, to_pixels
 from training.pseudo_anomalies import pseudo_anomaly
 from training.teachers import Teacher, load_teacher
@@ -127,7 +127,7 @@ def fit(
 def fingerprint(images: NDArray[np.uint8]) -> str:
     """sha256 (hex) of the shape and the pixels of prepared images: tells whether a run saw the same pictures."""
     digest = hashlib.sha256(repr(images.shape).encode())
-    digest.update(np.ascontiguousarray(images))
+    digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()
 
 
@@ -148,7 +148,7 @@ class _Run:
         with _precision(config):
             losses = self.method.training_step(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], config.clip_norm)
         self.optimizer.step()
         self.ema.update(self.method, self.step)
@@ -223,7 +223,9 @@ def learning_rate(step: int, config: FitConfig) -> float:
 def _epoch_order(count: int, config: FitConfig, step: int) -> NDArray[np.int64]:
     """The step's image numbers: each epoch is a permutation of its own, and batches run over its border."""
     positions = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
-    epochs = {int(e): np.random.default_rng((config.seed, 1, int(e))).permutation(count) for e in set(positions // count)}
+    epochs = {
+        int(e): np.random.default_rng((config.seed, 1, int(e))).permutation(count) for e in set(positions // count)
+    }
     return np.array([epochs[int(p // count)][p % count] for p in positions], np.int64)
 
 

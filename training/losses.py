@@ -46,7 +46,7 @@ def hard_mined_loss(target: Tensor, student: Tensor, *, easy_fraction: float, ea
         factor = torch.where(distance < limit, easy_gradient, 1.0)
     mined = student.view_as(student)  # a view, so that other losses on the same features keep their gradient
     if mined.requires_grad:
-        mined.register_hook(lambda gradient: gradient * factor.to(gradient.dtype))
+        mined.register_hook(lambda gradient: gradient * factor.to(gradient.dtype))  # type: ignore[no-untyped-call]
     return flat_loss(target, mined)
 
 

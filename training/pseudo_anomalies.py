@@ -25,15 +25,15 @@ def perlin_self(image: Image, rng: Rng) -> tuple[Image, Mask]:
     """
     height, width = image.shape[:2]
     mask = _perlin_mask(height, width, rng)
-    source = _jitter_colour(_shuffle_cells(image, rng), rng)
-    opacity = np.float32(rng.uniform(0.2, 1.0))
-    return _compose(image, opacity * source + (1 - opacity) * image, mask)
+    source = _shuffle_cells(image, rng)
+    return _paint(image, source, mask, opacity=rng.uniform(0.2, 1.0), rng=rng)
 
 
 def cut_paste(image: Image, rng: Rng) -> tuple[Image, Mask]:
     """A piece of the image, recoloured and turned, pasted somewhere else.
 
-    Source: [C] DRD; per-image size, colour, rotation and clamping our own: an unchanged piece of a texture is no defect.
+    Source: [C] DRD; per-image size, colour, rotation and clamping are our own: an unchanged piece of a texture is no
+    defect.
     """
     side = min(image.shape[:2])
     # DRD's three size classes (of 256): large .2, middle .3, small .5
@@ -70,8 +70,13 @@ def pseudo_anomaly(image: NDArray[np.uint8], rng: Rng) -> tuple[Image, Mask]:
 _CUT_SIZES = ((0.35, 0.6), (0.2, 0.35), (0.04, 0.2))  # of the shorter side
 
 
-def _compose(image: Image, painted: Image, mask: Mask) -> tuple[Image, Mask]:
-    return np.where(mask[..., None], np.clip(painted, 0, 1), image).astype(np.float32, copy=False), mask
+def _paint(image: Image, source: Image, mask: Mask, *, opacity: float, rng: Rng) -> tuple[Image, Mask]:
+    """Shows the recoloured source through the mask. Only masked pixels are computed: most masks are small."""
+    alpha = np.float32(opacity)
+    colour = _jitter_colour(source[mask], image.mean(dtype=np.float32), rng)
+    out = image.copy()
+    out[mask] = np.clip(alpha * colour + (1 - alpha) * image[mask], 0, 1)
+    return out, mask
 
 
 def _paste(image: Image, patch_hw: tuple[float, float], rng: Rng) -> tuple[Image, Mask]:
@@ -83,20 +88,21 @@ def _paste(image: Image, patch_hw: tuple[float, float], rng: Rng) -> tuple[Image
     turn = rng.uniform(-45, 45)
     matrix = cv2.getRotationMatrix2D(source, turn, 1.0)
     matrix[:, 2] += np.subtract(target, source)
-    moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    moved: Image = cv2.warpAffine(
+        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )  # type: ignore[assignment]
     corners = cv2.boxPoints((target, (pw, ph), rng.uniform(-90, 90)))
     canvas = np.zeros((height, width), np.uint8)
     cv2.fillConvexPoly(canvas, np.round(corners).astype(np.int32), 1)
-    return _compose(image, _jitter_colour(moved, rng), canvas.astype(bool))
+    return _paint(image, moved, canvas.astype(bool), opacity=1.0, rng=rng)
 
 
-def _jitter_colour(image: Image, rng: Rng) -> Image:
-    """Contrast, brightness and a tint: enough that the piece is not merely a plausible piece of the same part."""
+def _jitter_colour(colours: NDArray[np.float32], middle: np.float32, rng: Rng) -> NDArray[np.float32]:
+    """Contrast, brightness and a tint for `[K, 3]`: enough that a piece is not just a plausible piece of the part."""
     contrast = np.float32(rng.uniform(0.6, 1.4))
     shift = np.float32(rng.uniform(0.05, 0.35) * rng.choice((-1, 1)))
     tint = rng.uniform(-0.1, 0.1, 3).astype(np.float32)
-    middle = image.mean(dtype=np.float32)
-    return (image - middle) * contrast + middle + shift + tint
+    return (colours - middle) * contrast + (middle + shift + tint)
 
 
 def _shuffle_cells(image: Image, rng: Rng, grid: int = 8) -> Image:
@@ -113,8 +119,12 @@ def _shuffle_cells(image: Image, rng: Rng, grid: int = 8) -> Image:
 
 def _perlin_mask(height: int, width: int, rng: Rng) -> Mask:
     """Perlin noise over 0.5, turned by up to 90 degrees. Source: [R] DRAEM (resolutions 2^0..2^5 per axis)."""
-    noise = _perlin(height, width, int(2 ** rng.integers(0, 6)), int(2 ** rng.integers(0, 6)), rng)
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-90, 90), 1.0)
+    # Drawn at half the size: the noise is smooth, and only its outline at 0.5 is used.
+    noise = _perlin(
+        (height + 1) // 2, (width + 1) // 2, int(2 ** rng.integers(0, 6)), int(2 ** rng.integers(0, 6)), rng
+    )
+    matrix = cv2.getRotationMatrix2D((width / 4, height / 4), rng.uniform(-90, 90), 2.0)
+    matrix[:, 2] += np.array((width / 4, height / 4))
     turned = cv2.warpAffine(noise, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
     return np.asarray(turned > 0.5)
 
@@ -136,8 +146,8 @@ def _perlin(height: int, width: int, rows: int, columns: int, rng: Rng) -> NDArr
     ease_y, ease_x = _fade(fy), _fade(fx)
     top = corner(0, 0) * (1 - ease_x) + corner(0, 1) * ease_x
     bottom = corner(1, 0) * (1 - ease_x) + corner(1, 1) * ease_x
-    noise: NDArray[np.float32] = math.sqrt(2) * (top * (1 - ease_y) + bottom * ease_y)
-    return noise.astype(np.float32, copy=False)
+    noise = np.float32(math.sqrt(2)) * (top * (1 - ease_y) + bottom * ease_y)
+    return np.asarray(noise, np.float32)
 
 
 def _fade(t: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -159,8 +159,8 @@ class _MBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu6(self.bn0(self.expand_conv(x))) if self.expands else x
         y = F.relu6(self.bn1(self.depthwise_conv(y)))
-        y = self.bn2(self.project_conv(y))
-        return x + y if self.residual else y
+        z: Tensor = self.bn2(self.project_conv(y))
+        return x + z if self.residual else z
 
 
 class _LiteTrunk(nn.Module):
@@ -177,7 +177,9 @@ class _LiteTrunk(nn.Module):
         cin = 32
         for row, stage in enumerate(_LITE_STAGES):
             cout = _round_channels(stage.channels, width)
-            repeats = stage.repeats if row == 0 else math.ceil(stage.repeats * depth)  # Lite never repeats the first row
+            repeats = (
+                stage.repeats if row == 0 else math.ceil(stage.repeats * depth)
+            )  # Lite never repeats the first row
             for i in range(repeats):
                 blocks.append(_MBConv(cin, cout, stage.kernel, stage.stride if i == 0 else 1, stage.expand))
                 cin = cout
@@ -218,7 +220,10 @@ def _lite_weights(variant: int) -> StateDict:
         raise TeacherWeightsUnavailable(
             name,
             reason="the package that ships them is not installed",
-            ways_out=(f"install {package.replace('_', '-')}", "name a file that holds them with --teacher-weights FILE"),
+            ways_out=(
+                f"install {package.replace('_', '-')}",
+                "name a file that holds them with --teacher-weights FILE",
+            ),
         ) from error
     path: str = getattr(module, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
     return read_weights(Path(path), name)
@@ -334,7 +339,10 @@ def _load_strictly(net: nn.Module, state: StateDict, name: str) -> None:
         raise TeacherWeightsUnavailable(
             name,
             reason=f"the file holds another network's weights ({first_lines})",
-            ways_out=(f"name a state dict of {name} with --teacher-weights FILE", "choose the teacher that fits the file"),
+            ways_out=(
+                f"name a state dict of {name} with --teacher-weights FILE",
+                "choose the teacher that fits the file",
+            ),
         ) from error
 
 

@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.teachers import Teacher
-
 
 @dataclass(frozen=True)
 class Batch:

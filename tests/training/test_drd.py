@@ -1,0 +1,95 @@
+"""DRD: shapes, widths, losses, and a graph that is the same outside torch."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from service.bundle import parity_difference
+from training.config import FitConfig
+from training.export import Probes, export
+from training.methods import METHODS, build_method
+from training.methods.base import Batch, Method, in_chunks
+from training.methods.drd import DrdOptions, DualReverseDistillation
+from training.teachers import random_teacher
+
+
+def pictures(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def method() -> Method:
+    torch.manual_seed(0)
+    method = build_method(FitConfig(input_size=64, options={"width": 0.8}), random_teacher("efficientnet_lite0"))
+    method.prepare(method.frozen_features(torch.cat(in_chunks(pictures(4)))))
+    method.eval()
+    method.calibrate(pictures(4, seed=1))
+    return method
+
+
+def batch_of(method: Method, pseudo: int) -> Batch:
+    pixels = torch.cat(in_chunks(pictures(4)))
+    mask = torch.zeros(pseudo, 1, 64, 64)
+    mask[..., 16:32, 16:32] = 1
+    painted = torch.where(mask > 0, 1 - pixels[:pseudo], pixels[:pseudo])
+    return Batch(pixels, method.frozen_features(pixels), painted, mask, step=0)
+
+
+def test_only_the_student_is_trained(method: Method) -> None:
+    trained = {name.split(".")[0] for name, p in method.named_parameters() if p.requires_grad}
+    assert trained == {"student"}
+
+
+@pytest.mark.parametrize(("teacher", "widths"), [("efficientnet_lite0", (32, 64, 128)), ("resnet18", (48, 96, 192))])
+def test_student_widths_follow_the_teacher(teacher: str, widths: tuple[int, ...]) -> None:
+    student = DualReverseDistillation(random_teacher(teacher), DrdOptions()).student
+    assert tuple(head.in_channels for head in student.heads) == widths
+
+
+def test_student_rebuilds_every_level_in_its_own_shape(method: Method) -> None:
+    features = method.frozen_features(torch.rand(2, 3, 64, 64))
+    rebuilt = method.student(features)  # type: ignore[operator]
+    assert [f.shape for f in rebuilt] == [f.shape for f in features]
+
+
+@pytest.mark.parametrize("pseudo", [0, 2, 4])
+def test_training_step_gives_finite_losses_with_a_gradient(method: Method, pseudo: int) -> None:
+    method.train()
+    losses = method.training_step(batch_of(method, pseudo))
+    method.eval()
+    assert losses["loss"].requires_grad
+    assert all(bool(torch.isfinite(value)) for value in losses.values())
+    assert ("restore" in losses) == (pseudo > 0)
+
+
+def test_map_does_not_depend_on_its_neighbours_in_the_batch(method: Method) -> None:
+    images = torch.from_numpy(pictures(3))
+    with torch.no_grad():
+        together, _ = method(images)
+        alone, _ = method(images[1:2])
+    torch.testing.assert_close(together[1], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_map_is_never_negative(method: Method) -> None:
+    with torch.no_grad():
+        anomaly_map, _ = method(torch.from_numpy(pictures(2)))
+    assert float(anomaly_map.min()) >= 0
+
+
+def test_graph_equals_torch_at_every_batch_size_and_on_flipping_inputs(method: Method, tmp_path: Path) -> None:
+    good = pictures(8, seed=3)
+    exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good[:2]), seed=0))
+    assert exported.parity.measured < 1e-4
+    session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
+    for count in (1, 3, 8):
+        with torch.no_grad():
+            expected = method(torch.from_numpy(good[:count]))[0].numpy()
+        assert parity_difference(expected, session.run(["anomaly_map"], {"image": good[:count]})[0]) < 1e-4
+
+
+def test_every_registered_method_goes_by_its_own_name() -> None:
+    assert all(name == method.name for name, method in METHODS.items())

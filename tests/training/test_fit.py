@@ -1,0 +1,230 @@
+"""The training loop: it learns, it repeats itself, and a kill costs nothing but time."""
+
+import dataclasses
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from training.config import FitConfig
+from training.ema import ExponentialAverage
+from training.errors import CheckpointMismatch, InvalidFitConfig, TooFewImages, UnknownMethod
+from training.fit import CHECKPOINT_NAME, Progress, fingerprint, fit, learning_rate, make_batch
+from training.methods.base import Method
+from training.teachers import random_teacher
+
+TINY = FitConfig(
+    input_size=64,
+    iterations=6,
+    batch_size=4,
+    warmup_steps=2,
+    seed=11,
+    threads=2,
+    options={"width": 0.8},
+)
+
+
+def parts(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Good parts: a bright disc on a dark ground, a little different each time."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:64, :64]
+    images = []
+    for _ in range(count):
+        cy, cx, level = rng.uniform(30, 34), rng.uniform(30, 34), rng.uniform(150, 190)
+        disc = np.where((y - cy) ** 2 + (x - cx) ** 2 < 20**2, level, 40)
+        images.append(np.clip(disc[..., None] + rng.normal(0, 3, (64, 64, 3)), 0, 255).astype(np.uint8))
+    return np.stack(images)
+
+
+def run(config: FitConfig, run_dir: Path, **kwargs: Any) -> Method:
+    return fit(parts(8), parts(4, seed=1), config, run_dir, teacher=random_teacher("efficientnet_lite0"), **kwargs)
+
+
+def assert_same_weights(first: Method, second: Method) -> None:
+    a, b = first.state_dict(), second.state_dict()
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Method:
+    return run(TINY, tmp_path_factory.mktemp("unbroken"))
+
+
+def test_loss_falls_on_eight_images(tmp_path: Path) -> None:
+    losses: list[float] = []
+    config = dataclasses.replace(TINY, iterations=40, pseudo_share=0.0, lr=5e-3)
+    run(config, tmp_path, on_progress=lambda p: losses.append(p.losses["loss"]))
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
+
+
+def test_trained_method_ships_in_evaluation_mode_with_measured_constants(unbroken: Method) -> None:
+    assert not any(module.training for module in unbroken.modules())
+    image = torch.from_numpy(parts(2))
+    with torch.no_grad():
+        anomaly_map, gain = unbroken(image)
+    assert anomaly_map.shape == (2, 64 // unbroken.map_stride, 64 // unbroken.map_stride)
+    assert anomaly_map.dtype == torch.float32
+    assert gain is None
+    assert not torch.equal(unbroken.get_buffer("fusion.spread"), torch.ones(3))
+
+
+def test_same_seed_gives_the_same_weights(unbroken: Method, tmp_path: Path) -> None:
+    assert_same_weights(run(TINY, tmp_path), unbroken)
+
+
+def test_another_seed_gives_other_weights(unbroken: Method, tmp_path: Path) -> None:
+    other = run(dataclasses.replace(TINY, seed=12), tmp_path)
+    assert not torch.equal(*(next(p for p in m.parameters() if p.requires_grad) for m in (other, unbroken)))
+
+
+def test_interrupted_run_saves_first_and_resumes_to_the_unbroken_result(unbroken: Method, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(TINY, tmp_path, on_progress=interrupt)
+    steps: list[int] = []
+    resumed = run(TINY, tmp_path, resume=True, on_progress=lambda p: steps.append(p.step))
+    assert steps == [4, 5, 6]
+    assert_same_weights(resumed, unbroken)
+
+
+def test_killed_run_resumes_to_the_unbroken_result(unbroken: Method, tmp_path: Path) -> None:
+    # A real process and a real SIGKILL, right after a step whose checkpoint is the last one written.
+    script = f"""
+        import dataclasses, os, signal, sys
+        sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]
+        from pathlib import Path
+        from test_fit import TINY, run
+
+        def kill(progress):
+            if progress.step == 5:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        run(dataclasses.replace(TINY, checkpoint_seconds=0), Path({str(tmp_path)!r}), on_progress=kill)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    assert not list(tmp_path.glob("*.tmp"))
+    resumed = run(dataclasses.replace(TINY, checkpoint_seconds=0), tmp_path, resume=True)
+    assert_same_weights(resumed, unbroken)
+
+
+def test_half_written_checkpoint_does_not_replace_a_whole_one(unbroken: Method, tmp_path: Path) -> None:
+    run(TINY, tmp_path)
+    (tmp_path / "checkpoint.tmp").write_bytes(b"killed while writing")
+    assert_same_weights(run(TINY, tmp_path, resume=True), unbroken)
+
+
+def test_resume_without_a_checkpoint_starts_afresh(unbroken: Method, tmp_path: Path) -> None:
+    assert_same_weights(run(TINY, tmp_path / "new", resume=True), unbroken)
+
+
+def test_without_resume_an_old_checkpoint_is_not_read(unbroken: Method, tmp_path: Path) -> None:
+    run(dataclasses.replace(TINY, seed=99), tmp_path)
+    assert_same_weights(run(TINY, tmp_path), unbroken)
+
+
+def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    run(TINY, tmp_path)
+    with pytest.raises(CheckpointMismatch, match=r"lr was 0\.002 and is now 0\.001"):
+        run(dataclasses.replace(TINY, lr=1e-3), tmp_path, resume=True)
+
+
+def test_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
+    run(TINY, tmp_path)
+    with pytest.raises(CheckpointMismatch, match="images"):
+        fit(parts(9), parts(4), TINY, tmp_path, resume=True, teacher=random_teacher("efficientnet_lite0"))
+
+
+@pytest.mark.parametrize(("train", "held_out", "message"), [(1, 4, "training"), (8, 0, "held-out")])
+def test_too_few_images_are_refused(tmp_path: Path, train: int, held_out: int, message: str) -> None:
+    teacher = random_teacher("efficientnet_lite0")
+    with pytest.raises(TooFewImages, match=message):
+        fit(parts(8)[:train], parts(8)[:held_out], TINY, tmp_path, teacher=teacher)
+
+
+def test_unknown_method_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UnknownMethod, match="drd"):
+        run(dataclasses.replace(TINY, method="magic"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_size": 250}, "multiple of 32"),
+        ({"iterations": 0}, "iterations"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"pseudo_share": 1.5}, "pseudo_share"),
+    ],
+)
+def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidFitConfig, match=message):
+        dataclasses.replace(TINY, **change)
+
+
+def test_progress_counts_and_estimates(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    run(TINY, tmp_path, on_progress=seen.append)
+    assert [p.step for p in seen] == [1, 2, 3, 4, 5, 6]
+    assert all(p.steps == 6 and p.images_per_second > 0 for p in seen)
+    assert seen[-1].eta_s == 0
+    assert {"loss", "distil", "restore"} <= seen[0].losses.keys()
+
+
+def test_checkpoint_holds_no_code(tmp_path: Path) -> None:
+    run(TINY, tmp_path)
+    assert torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)["step"] == 6
+
+
+def test_batches_follow_from_seed_and_step_and_visit_every_image_once_an_epoch() -> None:
+    images, frozen = parts(8), [torch.arange(8.0)[:, None]]
+    seen = [int(v) for step in (0, 1) for v in make_batch(images, frozen, TINY, step).frozen[0]]
+    assert sorted(seen) == list(range(8))
+    first, again = make_batch(images, frozen, TINY, 5), make_batch(images, frozen, TINY, 5)
+    assert torch.equal(first.pseudo, again.pseudo)
+    assert torch.equal(first.mask, again.mask)
+    assert not torch.equal(first.pseudo, make_batch(images, frozen, TINY, 6).pseudo)
+
+
+def test_pseudo_images_are_the_clean_ones_outside_the_mask() -> None:
+    batch = make_batch(parts(8), [torch.arange(8.0)], TINY, 0)
+    clean = batch.clean[: len(batch.pseudo)]
+    outside = (batch.mask == 0).expand_as(clean)
+    assert torch.equal(batch.pseudo[outside], clean[outside])
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    rates = [learning_rate(step, dataclasses.replace(TINY, iterations=100, warmup_steps=10)) for step in range(100)]
+    assert rates[9] == pytest.approx(TINY.lr)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.02 * TINY.lr
+
+
+def test_average_follows_trained_weights_and_statistics_only() -> None:
+    conv, norm = torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1)
+    assert conv.bias is not None
+    conv.bias.requires_grad_(False)
+    module = torch.nn.Sequential(conv, norm)
+    average = ExponentialAverage(module, decay=0.5)
+    assert set(average.shadow) == {"0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var"}
+    before = conv.weight.detach().clone()
+    with torch.no_grad():
+        conv.weight += 2
+    average.update(module, step=1000)
+    average.copy_to(module)
+    torch.testing.assert_close(conv.weight.detach(), before + 1)
+
+
+def test_fingerprint_tells_pictures_apart() -> None:
+    assert fingerprint(parts(2)) == fingerprint(parts(2))
+    assert fingerprint(parts(2)) != fingerprint(parts(2, seed=5))

@@ -1,0 +1,69 @@
+"""Painted defects: exact masks, range, determinism."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from training.pseudo_anomalies import RECIPES, Image, Mask, cut_paste, perlin_self, pseudo_anomaly, scar
+
+Recipe = Callable[[Image, np.random.Generator], tuple[Image, Mask]]
+
+
+def picture(height: int = 64, width: int = 64) -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def scaled(image: NDArray[np.uint8]) -> Image:
+    return image.astype(np.float32) / np.float32(255)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("size", [(64, 64), (50, 70)])
+def test_not_one_bit_changes_outside_the_mask(recipe: Recipe, size: tuple[int, int]) -> None:
+    image = scaled(picture(*size))
+    for seed in range(20):
+        painted, mask = recipe(image, np.random.default_rng(seed))
+        assert painted.dtype == np.float32
+        assert mask.shape == size
+        np.testing.assert_array_equal(painted[~mask], image[~mask])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_paint_stays_in_range_and_shows(recipe: Recipe) -> None:
+    image = scaled(picture())
+    shown = 0
+    for seed in range(20):
+        painted, mask = recipe(image, np.random.default_rng(seed))
+        assert painted.min() >= 0
+        assert painted.max() <= 1
+        shown += bool(mask.any() and np.abs(painted - image)[mask].mean() > 0.02)
+    assert shown >= 15
+
+
+@pytest.mark.parametrize(
+    "recipe", [perlin_self, cut_paste, scar, lambda i, r: pseudo_anomaly((i * 255).astype(np.uint8), r)]
+)
+def test_same_seed_paints_the_same_defect(recipe: Recipe) -> None:
+    image = scaled(picture())
+    first, first_mask = recipe(image, np.random.default_rng(3))
+    second, second_mask = recipe(image, np.random.default_rng(3))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first_mask, second_mask)
+    other, _ = recipe(image, np.random.default_rng(4))
+    assert not np.array_equal(first, other)
+
+
+def test_input_is_left_alone() -> None:
+    image = picture()
+    before = image.copy()
+    for seed in range(10):
+        pseudo_anomaly(image, np.random.default_rng(seed))
+    np.testing.assert_array_equal(image, before)
+
+
+def test_scar_is_thin() -> None:
+    image = scaled(picture(128, 128))
+    shares = [scar(image, np.random.default_rng(seed))[1].mean() for seed in range(30)]
+    assert max(shares) < 0.03
