@@ -27,7 +27,7 @@ OPSET = 18  # the dynamo exporter's native one; older ones go through a converte
 TOLERANCE = 1e-3  # relative; also what a server's self-test may find (see METHODS: other providers reach 1e-4)
 BATCH_SIZES = (1, 3, 8)
 GOLDEN_EACH = 3  # good and pseudo-anomalous golden samples, each
-_RUNS_PER_EXAMPLE = 2  # the exporter specialises a batch of 1
+_EXAMPLE_BATCH = 2  # the exporter takes a batch of 1 for a constant
 
 UInt8Images = NDArray[np.uint8]
 
@@ -88,7 +88,9 @@ def export(method: nn.Module, probes: Probes) -> Exported:
         ExportParityFailed: A probe's map or gain differs by more than `TOLERANCE`.
     """
     method = method.cpu().eval()
-    model = _to_onnx(method, probes.good)
+    with torch.inference_mode():
+        has_gain = method(torch.from_numpy(probes.good[:1]))[1] is not None
+    model = to_onnx(_Graph(method), probes.good, ["anomaly_map", "score_gain"][: 1 + has_gain])
     session = GraphSession(model, SessionOptions(provider="cpu"))
     measured = 0.0
     golden: list[GoldenSample] = []
@@ -124,18 +126,27 @@ class _Graph(nn.Module):
         return (anomaly_map,) if gain is None else (anomaly_map, gain)
 
 
-def _to_onnx(method: nn.Module, example: UInt8Images) -> bytes:
-    batch = torch.from_numpy(np.repeat(example[:1], _RUNS_PER_EXAMPLE, axis=0))
+def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str]) -> bytes:
+    """One self-contained, checked graph with a dynamic batch; nothing is compared yet.
+
+    Args:
+        network: Takes uint8 [N, H, W, 3] and returns a tuple of tensors whose first axis is N.
+        example: uint8 [K, H, W, 3], at least one picture.
+        outputs: The outputs' names.
+
+    Raises:
+        ExportFailed: The exporter or ONNX's checker refuses the network.
+    """
+    batch = torch.from_numpy(np.repeat(example[:1], _EXAMPLE_BATCH, axis=0))
     try:
         with torch.no_grad(), _quiet_exporter():
-            outputs = len(_Graph(method)(batch))
             program = torch.onnx.export(
-                _Graph(method),
+                network,
                 (batch,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["image"],
-                output_names=["anomaly_map", "score_gain"][:outputs],
+                output_names=list(outputs),
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 external_data=False,
                 verbose=False,
