@@ -98,6 +98,26 @@ def test_prometheus_accepts_the_rules_and_they_fire_as_described(command: list[s
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_prometheus_understands_every_question_of_the_dashboard(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: run `make system-deps` (Debian package prometheus)")
+    expressions = [expression for expression in dashboard_expressions() if "label_values" not in expression]
+    # promtool reads no dashboards; as recording rules it reads any expression.
+    questions = [
+        {"record": f"question:{index}", "expr": text.replace("$__rate_interval", "1m").replace("$product", ".*")}
+        for index, text in enumerate(expressions)
+    ]
+    rules_file = tmp_path / "questions.yml"
+    rules_file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": questions}]}), encoding="utf-8")
+    done = subprocess.run(
+        [promtool, "check", "rules", rules_file], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not any("$" in question["expr"] for question in questions)
+
+
 def test_dashboard_can_be_provisioned_and_its_panels_do_not_overlap() -> None:
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8"))
