@@ -156,8 +156,8 @@ def verdict_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
         caption=promise,
     )
     for heading in ("picture", "verdict"):
-        table.add_column(heading)
-    for heading in ("score", "p-value", "regions", "largest at x, y, w, h", "ms"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("score", "p-value", "regions", "largest (x, y, w, h)", "ms"):
         table.add_column(heading, justify="right")
     for sample, inspection, seconds in results:
         largest = max(inspection.regions, key=lambda region: region.area_px, default=None)
