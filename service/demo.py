@@ -157,12 +157,12 @@ def verdict_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
     )
     for heading in ("picture", "verdict"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("score", "p-value", "regions", "largest (x, y, w, h)", "ms"):
-        table.add_column(heading, justify="right")
+    for heading in ("score", "p-value", "regions", "largest\nx, y, w, h", "ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for sample, inspection, seconds in results:
         largest = max(inspection.regions, key=lambda region: region.area_px, default=None)
         table.add_row(
-            escape(sample.name),
+            escape(sample.stem),
             f"[{COLOURS[inspection.decision]}]{inspection.decision}[/]",
             f"{inspection.score:.4g}",
             f"{inspection.p_value:.3f}",
