@@ -31,6 +31,7 @@ from training.metrics import auroc
 
 BIN = Path(sys.executable).parent
 TRAINING_TIMEOUT_S = 280
+SMALL = ("--input-size", "128", "--batch-size", "8")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def fit(name: str, data: Path, models: Path, *options: str) -> Product:
 def washer(tmp_path_factory: pytest.TempPathFactory) -> Product:
     """Trained on 40 drawn washers; 4 good ones and 4 of each defect to test on."""
     folder = tmp_path_factory.mktemp("washer")
-    write_dataset(folder / "parts", train=40, test=4, seed=0, size_px=192)
-    return fit("washer", folder / "parts", folder / "models", "--input-size", "128", "--iterations", "40")
+    write_dataset(folder / "parts", train=40, test=4, seed=0, size_px=160)
+    return fit("washer", folder / "parts", folder / "models", *SMALL, "--iterations", "40")
 
 
 @pytest.fixture
@@ -118,14 +119,14 @@ def test_heatmap_and_map_of_an_inspection_are_served_later(washer: Product, serv
 
     assert later == worst
     assert heatmap is not None
-    assert heatmap.shape == (192, 192, 3)
+    assert heatmap.shape == (160, 160, 3)
     assert anomaly_map.dtype == np.float32
     assert anomaly_map.shape == (Bundle.load(washer.bundle).manifest.map_height,) * 2
     assert worst.score <= anomaly_map.max() * (1 + 1e-6)
     if worst.decision == "fail":
         x, y, width, height = worst.regions[0].bbox
-        assert 0 <= x < x + width <= 192
-        assert 0 <= y < y + height <= 192
+        assert 0 <= x < x + width <= 160
+        assert 0 <= y < y + height <= 160
 
 
 @pytest.mark.slow
@@ -165,7 +166,7 @@ def test_evaluate_and_the_service_agree(washer: Product, served: Client, tmp_pat
 @pytest.mark.slow
 def test_training_that_was_interrupted_and_killed_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     write_dataset(tmp_path / "parts", train=20, test=0, seed=0, size_px=128)
-    options = ["--input-size", "64", "--iterations", "14", "--checkpoint-seconds", "0"]
+    options = ["--input-size", "64", "--batch-size", "4", "--iterations", "14", "--checkpoint-seconds", "0"]
     unbroken = fit("washer", tmp_path / "parts", tmp_path / "unbroken" / "models", *options)
     broken = tmp_path / "broken"
     command = fit_command("washer", tmp_path / "parts", broken / "models", *options)
@@ -192,7 +193,7 @@ def test_real_hazelnuts(tmp_path: Path) -> None:
     data = Path(folder) / "hazelnut_mini"
     if not data.is_dir():
         pytest.skip(f"{data} does not exist; put the hazelnut_mini data set there")
-    hazelnut = fit("hazelnut", data, tmp_path / "models", "--input-size", "128", "--iterations", "60")
+    hazelnut = fit("hazelnut", data, tmp_path / "models", *SMALL, "--iterations", "60")
 
     with running_service(hazelnut.models, tmp_path / "service", 0) as service:
         service.wait_until_ready()

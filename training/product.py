@@ -4,7 +4,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -133,7 +133,8 @@ def train(request: Request, reporter: Reporter) -> Trained:
         evaluation = _evaluate_staged(model, draft, card, exported, data, config, reporter)
         draft = draft.model_copy(update={"evaluation": evaluation.figures})
     bundle = write_bundle(request.models, draft=draft, model=model, card=card, golden=exported.golden)
-    return Trained(bundle, data, evaluation)
+    # The trial bundle that was evaluated differs from the written one in the figures alone, and so in its version.
+    return Trained(bundle, data, evaluation and replace(evaluation, version=bundle.version))
 
 
 def inspector_options(threads: int | None, provider: RequestedProvider = "auto") -> InspectorOptions:
