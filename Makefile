@@ -64,6 +64,7 @@ demo-bundle: $(VENV)/stamp-train ## draw the demo parts again and train the ship
 	cp -R runs/washer-models/washer models/washer
 	rm -rf runs/washer-models
 	$(BIN)/python -m training.demo_samples docs/samples --seed 1
+	$(MAKE) images
 	@du -sh models/washer
 
 images: $(VENV)/stamp-train ## draw the README's pictures again with the shipped model
