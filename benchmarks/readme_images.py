@@ -28,9 +28,10 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("docs/images"),
 ) -> None:
     """Write verdicts.jpg: samples above, their heatmaps and verdicts below."""
-    bundle = newest_bundle(models / product)
+    folder = models / product
+    bundle = newest_bundle(folder) if folder.is_dir() else None
     if bundle is None:
-        raise typer.BadParameter(f"there is no bundle in {models / product}: run `make demo-bundle`")
+        raise typer.BadParameter(f"there is no bundle in {folder}: run `make demo-bundle`")
     inspector = Inspector.load(bundle)
     try:
         columns = [_column(inspector, samples / f"{name}.jpg") for name in SHOWN]
