@@ -1,16 +1,17 @@
 """The way of one picture through the service: read, infer, judge, remember, and only then answer.
 
-The event loop only hands over. Decoding, judging and drawing run on a pool of as many threads as there are
-cores, the graph on its batcher's thread, the disk on threads of its own, so that a slow disk holds up no
-decoding.
+The event loop only hands over. Each inspection has a thread of its own for its whole way, because every hand-over
+between threads costs a single camera more than the work on either side; reading and judging, which need a core, take
+turns. The graph runs on its batcher's thread, the picture is stored by another one meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -21,16 +22,14 @@ import numpy as np
 from service.admission import Admission
 from service.errors import DeadlineExceeded
 from service.inspection import heatmap, imaging
-from service.inspection.batching import PatchResult
 from service.inspection.decision import Region
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
-from service.inspection.inspector import Inspection, Inspector, Picture
+from service.inspection.inspector import Inspection
 from service.inspection.threads import cpu_quota
 from service.monitoring.metrics import Metrics
 from service.registry import ActiveProduct, Registry
 from service.settings import Settings
-from service.store.files import WrittenFile
 from service.store.ids import created_at, new_id
 from service.store.inspections import get_inspection
 from service.store.models import InspectionRow
@@ -69,7 +68,9 @@ class InspectionLine:
         self.store = store
         self.metrics = metrics
         self.admission = Admission(settings.queue_limit)
-        self._pictures = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="pictures")
+        self._inspections = ThreadPoolExecutor(settings.queue_limit, thread_name_prefix="inspection")
+        self._drawings = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="drawing")
+        self._cores = threading.BoundedSemaphore(cpu_quota())
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
         metrics.watch_queue(lambda: self.admission.depth, settings.queue_limit)
 
@@ -89,29 +90,8 @@ class InspectionLine:
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
             StoreUnavailable: The verdict could not be stored, so there is none.
         """
-        loop = asyncio.get_running_loop()
-        inspection_id, inspector = new_id(), active.inspector
-        picture = await loop.run_in_executor(self._pictures, self._read, inspector, data, time.perf_counter())
-        # The picture goes to disk while the graph looks at it.
-        image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
-        try:
-            result = await asyncio.wrap_future(inspector.submit(picture))
-            judged, anomaly_map = await loop.run_in_executor(
-                self._pictures, self._judge, inspection_id, active, picture, result
-            )
-            await asyncio.wrap_future(image)
-        except BaseException:
-            self._disk.submit(self._discard, inspection_id, picture.media_type, image)
-            raise
-        # Both files are whole now, so the row may be committed; the disk is waited for at the same time.
-        stored_from = time.perf_counter()
-        row = to_row(inspection_id, active, judged, len(data), part)
-        synced = self._disk.submit(anomaly_map.sync)
-        await asyncio.wrap_future(self.store.writer.submit(row))
-        await asyncio.wrap_future(synced)
-        timings = {**judged.timings, "store": time.perf_counter() - stored_from}
-        self.metrics.count_inspection(row.product, row.decision, row.score, timings, row.batch_size)
-        return row
+        work = self._inspections.submit(self._inspect, active, data, part, time.perf_counter())
+        return await asyncio.wrap_future(work)
 
     async def find(self, inspection_id: UUID) -> InspectionRow:
         """A stored inspection.
@@ -129,7 +109,7 @@ class InspectionLine:
         """
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        drawn = await loop.run_in_executor(self._pictures, self._draw, row, media_type)
+        drawn = await loop.run_in_executor(self._drawings, self._draw, row, media_type)
         self.metrics.stages.labels("encode").observe(time.perf_counter() - started)
         return drawn
 
@@ -152,14 +132,38 @@ class InspectionLine:
 
     def close(self) -> None:
         """End the threads; what they were given is finished first."""
-        self._pictures.shutdown()
+        self._inspections.shutdown()
+        self._drawings.shutdown()
         self._disk.shutdown()
 
-    def _read(self, inspector: Inspector, data: bytes, arrived: float) -> Picture:
-        # The batcher watches its own queue only; who already waited too long here is not worth decoding.
-        if time.perf_counter() - arrived > self.settings.queue_deadline_s:
-            raise DeadlineExceeded(self.settings.queue_deadline_s, 1.0)
-        return inspector.read(data)
+    def _inspect(self, active: ActiveProduct, data: bytes, part: PartRecord, arrived: float) -> InspectionRow:
+        inspection_id, inspector = new_id(), active.inspector
+        with self._cores:
+            # The batcher watches its own queue only; who already waited too long here is not worth decoding.
+            if time.perf_counter() - arrived > self.settings.queue_deadline_s:
+                raise DeadlineExceeded(self.settings.queue_deadline_s, 1.0)
+            picture = inspector.read(data)
+        # The picture goes to disk while the graph looks at it.
+        image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
+        try:
+            result = inspector.submit(picture).result()
+            with self._cores:
+                judged = inspector.finish(picture, result, active.recipe.recipe.thresholds)
+            row = to_row(inspection_id, active, judged, len(data), part)
+            stored_from = time.perf_counter()
+            anomaly_map = self.store.files.write_map(inspection_id, judged.anomaly_map)
+            image.result()
+        except BaseException:
+            wait([image])
+            self.store.files.remove(inspection_id, picture.media_type)
+            raise
+        # Both files are whole now and the image is on the disk, so the row may be committed. The map can be
+        # computed again from image and bundle, so nobody waits until it would survive a power cut, too.
+        self._disk.submit(anomaly_map.sync)
+        self.store.writer.write(row)
+        timings = {**judged.timings, "store": time.perf_counter() - stored_from}
+        self.metrics.count_inspection(row.product, row.decision, row.score, timings, row.batch_size)
+        return row
 
     def _draw(self, row: InspectionRow, media_type: str) -> bytes:
         files, inspection_id = self.store.files, UUID(row.id)
@@ -174,16 +178,6 @@ class InspectionLine:
 
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
         self.store.files.write_image(inspection_id, media_type, data).sync()
-
-    def _judge(
-        self, inspection_id: UUID, active: ActiveProduct, picture: Picture, result: PatchResult
-    ) -> tuple[Inspection, WrittenFile]:
-        judged = active.inspector.finish(picture, result, active.recipe.recipe.thresholds)
-        return judged, self.store.files.write_map(inspection_id, judged.anomaly_map)
-
-    def _discard(self, inspection_id: UUID, media_type: str, image: Future[None]) -> None:
-        wait([image])
-        self.store.files.remove(inspection_id, media_type)
 
 
 def to_row(

@@ -9,13 +9,15 @@ from fastapi import Depends, Path, Request
 from service.line import InspectionLine
 from service.readiness import ReadinessCheck
 
+# Async although they wait for nothing: the framework would hand a plain function to a thread and wait for it.
 
-def _line(request: Request) -> InspectionLine:
+
+async def _line(request: Request) -> InspectionLine:
     line: InspectionLine = request.app.state.line
     return line
 
 
-def _readiness(request: Request) -> ReadinessCheck:
+async def _readiness(request: Request) -> ReadinessCheck:
     check: ReadinessCheck = request.app.state.readiness
     return check
 

@@ -1,8 +1,8 @@
 """Images and anomaly maps on disk: `inspections/YYYY/MM/DD/<id>.<suffix>` under the data folder.
 
 A file appears under its name only when it is complete, and before the inspection's row is committed. A crash
-can therefore leave a file without a row, never a row without its files. The disk is waited for beside the commit and
-before the answer, so that not even a power cut takes anything of an inspection that was answered.
+can therefore leave a file without a row, never a row without its files. Whoever wrote one decides when to wait until it
+would survive a power cut as well.
 """
 
 from __future__ import annotations

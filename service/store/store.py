@@ -1,4 +1,4 @@
-"""The store as one thing: database, files and the thread that commits."""
+"""The store as one thing: database, files and group commit."""
 
 from __future__ import annotations
 
@@ -47,6 +47,5 @@ class Store:
         return cls(engine, files, GroupWriter(engine))
 
     def close(self) -> None:
-        """Commit what was handed in, then let the database go."""
-        self.writer.close()
+        """Let the database go."""
         self.engine.dispose()
