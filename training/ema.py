@@ -37,5 +37,7 @@ class ExponentialAverage:
 def _followed(module: nn.Module) -> dict[str, Tensor]:
     trained = {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
     # The average of BatchNorm's running statistics belongs to the average of its weights.
-    statistics = {name: value for name, value in module.named_buffers() if name.endswith(("running_mean", "running_var"))}
+    statistics = {
+        name: value for name, value in module.named_buffers() if name.endswith(("running_mean", "running_var"))
+    }
     return trained | statistics

@@ -137,6 +137,7 @@ class _Run:
     def __init__(self, method: Method, config: FitConfig, images_fingerprint: str) -> None:
         self.method, self.config, self.step = method, config, 0
         self.identity = {"images": images_fingerprint, **config.as_json()}
+        del self.identity["checkpoint_seconds"]  # how often a run is saved changes nothing in it
         trained = [p for p in method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.ema = ExponentialAverage(method, config.ema_decay)

@@ -37,18 +37,23 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class LevelFusion(nn.Module):
-    """Mean of the levels' distance maps, each in units of its spread on good images.
+    """Weighted mean of the levels' distance maps, each in units of its spread on good images.
 
     Without it a level whose distances vary a lot everywhere drowns the others. Source: [R] EfficientAD's map
     normalisation; one spread instead of its two quantiles is our own: an offset would change no ranking and would
     make a distance negative (docs/benchmarks.md).
+
+    Args:
+        weights: one per level, finest first; only their proportions matter.
     """
 
     spread: Tensor
+    weights: Tensor
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("spread", torch.ones(levels))
+        self.register_buffer("spread", torch.ones(len(weights)))
+        self.register_buffer("weights", torch.tensor(weights) / sum(weights))
 
     def calibrate(self, distances: Sequence[Tensor]) -> None:
         """Measures the constants.
@@ -62,8 +67,9 @@ class LevelFusion(nn.Module):
     def forward(self, distances: Sequence[Tensor]) -> Tensor:
         """Fuses float32 `[N, 1, h_k, w_k]` per level into `[N, 1, h_0, w_0]`, the finest level's size."""
         height, width = distances[0].shape[-2:]
-        levels = [resize(distance / self.spread[k], (height, width)) for k, distance in enumerate(distances)]
-        return torch.stack(levels).mean(0)
+        scale = self.weights / self.spread
+        levels = [resize(distance * scale[k], (height, width)) for k, distance in enumerate(distances)]
+        return torch.stack(levels).sum(0)
 
 
 class Gaussian(nn.Module):

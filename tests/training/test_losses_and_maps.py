@@ -122,15 +122,15 @@ def test_gaussian_keeps_a_flat_map_flat() -> None:
 def test_fusion_brings_levels_to_one_scale() -> None:
     generator = torch.Generator().manual_seed(0)
     good = [torch.rand((4, 1, 16, 16), generator=generator), 100 * torch.rand((4, 1, 8, 8), generator=generator)]
-    fusion = LevelFusion(2)
+    fusion = LevelFusion([1, 3])
     fusion.calibrate(good)
     torch.testing.assert_close(fusion.spread, torch.stack([level.std() for level in good]))
     fused = fusion([torch.ones(1, 1, 16, 16) * fusion.spread[0], torch.zeros(1, 1, 8, 8)])
-    torch.testing.assert_close(fused, torch.full((1, 1, 16, 16), 0.5))
+    torch.testing.assert_close(fused, torch.full((1, 1, 16, 16), 0.25))
 
 
 def test_fusion_survives_a_level_without_any_spread() -> None:
-    fusion = LevelFusion(1)
+    fusion = LevelFusion([1])
     fusion.calibrate([torch.zeros(2, 1, 4, 4)])
     assert bool(torch.isfinite(fusion([torch.ones(1, 1, 4, 4)])).all())
 

@@ -44,6 +44,7 @@ class DrdOptions:
     weight_restore: float = 1.0  # L_Rec; [C] 1
     weight_segment: float = 0.1  # L_Seg; [C] 0.1
     seg_floor: float = 0.05
+    level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)  # of the map, finest first; our own, docs/benchmarks.md
     sigma: float = 1.0  # of the map's smoothing, in cells of 4 pixels: 4 pixels; [C] 5.6
 
 
@@ -122,7 +123,7 @@ class DualReverseDistillation(Method):
         self.teacher = teacher
         self.scaler = PyramidScaler(teacher.channels)
         self.student = ReverseStudent(teacher.channels, options.width, options.dropout)
-        self.fusion = LevelFusion(len(teacher.channels))
+        self.fusion = LevelFusion(options.level_weights)
         self.smooth = Gaussian(options.sigma)
 
     @classmethod
