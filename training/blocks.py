@@ -33,6 +33,26 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(self.conv1(x))) + self.shortcut(x))
 
 
+class BottleneckBlock(nn.Module):
+    """1x1 to half the channels, 3x3, 1x1 back, with an identity shortcut. Source: [C] the OCE of RD4AD/DRD.
+
+    At the coarsest level it widens the view for a tenth of a `BasicBlock`'s weights, which is what fills the bundle.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.body = nn.Sequential(
+            ConvBNReLU(channels, half, kernel=1),
+            ConvBNReLU(half, half),
+            nn.Conv2d(half, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + x)
+
+
 class UpBlock(nn.Module):
     """Doubles the resolution; `[N, cin, H, W]` -> `[N, cout, 2H, 2W]`. Source: [C] ConvTranspose 2x2 stride 2.
 

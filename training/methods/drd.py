@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.blocks import BasicBlock, ConvBNReLU, UpBlock, initialise
+from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, UpBlock, initialise
 from training.losses import channel_loss, flat_loss, hard_mined_loss, point_loss, ramp
 from training.maps import Gaussian, LevelFusion, cosine_distance, resize
 from training.methods.base import Batch, Method, in_chunks, to_pixels
@@ -37,7 +37,7 @@ class DrdOptions:
     dropout: float = 0.0  # on the bottleneck code; [R] Dinomaly's noisy bottleneck
     feature_noise: float = 0.1  # on the pseudo branch's input, in standard deviations of each channel; [C] 5.3
     hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly, 5.7a
-    hard_ramp_steps: int = 300
+    hard_ramp_steps: int = 200
     weight_hm: float = 1.0
     weight_point: float = 0.0
     weight_channel: float = 0.0
@@ -55,13 +55,15 @@ class ReverseStudent(nn.Module):
         super().__init__()
         c1, c2, c3 = channels
         w1 = 8 * max(1, round(width * math.sqrt(c3) / 8))
-        w2, w3, code = 2 * w1, 4 * w1, 8 * w1
+        w2, w3, code = 2 * w1, 4 * w1, 6 * w1
         # MFCF: cascade fusion, finest to coarsest.
         self.fuse1 = ConvBNReLU(c1, w2, stride=2)
         self.fuse2 = ConvBNReLU(w2 + c2, w3, stride=2)
         self.fuse3 = ConvBNReLU(w3 + c3, w3)
         # OCE; the authors use three bottleneck blocks of a Wide ResNet.
-        self.embed = nn.Sequential(BasicBlock(w3, code, stride=2), BasicBlock(code, code), nn.Dropout2d(dropout))
+        self.embed = nn.Sequential(
+            BasicBlock(w3, code, stride=2), BottleneckBlock(code), BottleneckBlock(code), nn.Dropout2d(dropout)
+        )
         self.decode3 = nn.Sequential(UpBlock(code, w3), BasicBlock(w3, w3))
         self.decode2 = nn.Sequential(UpBlock(w3, w2), BasicBlock(w2, w2))
         self.decode1 = nn.Sequential(UpBlock(w2, w1), BasicBlock(w1, w1))
