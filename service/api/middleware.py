@@ -102,7 +102,8 @@ class BodyLimit:
             message = await receive()
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
-                if received > self.limit_bytes:
+                # Once: after the refusal, the answer itself looks away while the rest comes in.
+                if received > self.limit_bytes >= received - len(message.get("body", b"")):
                     raise BodyLimitExceeded(self.limit_bytes)
                 if not message.get("more_body", False):
                     scope[BODY_READ] = True

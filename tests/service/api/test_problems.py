@@ -1,0 +1,272 @@
+"""Every failure answers as a problem of its own type, and nothing is stored for it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.api.problems import TYPE_PREFIX, catalogue
+from service.app import begin_drain
+from service.settings import Settings
+from tests.bundles import write_tiny_bundle
+from tests.service.conftest import BOMB, GOOD, INSPECT, RunningService, Serve
+
+DOCS = Path(__file__).parents[3] / "docs" / "problems.md"
+RECIPE = "/v1/products/widget/recipe"
+WHO = {"author": "a", "reason": "b"}
+IMAGE = {"content-type": "image/png"}
+# Kinds that are named in /health/ready and by the command line; no request is answered with them.
+NOT_ANSWERED = {
+    "bundle-invalid",
+    "bundle-integrity",
+    "bundle-schema",
+    "bundle-external-data",
+    "parity-failure",
+    "provider-unavailable",
+}
+
+
+def assert_problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    kind = catalogue()[slug]
+    assert problem["type"] == TYPE_PREFIX + slug
+    assert problem["title"] == kind.title
+    assert problem["status"] == status == kind.status
+    assert problem["instance"] == f"urn:plumbline:request:{answer.headers['x-request-id']}"
+    assert problem["detail"].endswith("."), "a sentence for people"
+    assert "Traceback" not in answer.text
+    if status == 503:
+        assert int(answer.headers["retry-after"]) >= problem["retry_after"]
+    return problem
+
+
+# Method, path, request options, status, slug.
+CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
+    ("GET", "/nowhere", {}, 404, "not-found"),
+    ("GET", "/v1/inspections/../../etc/passwd", {}, 404, "not-found"),
+    ("DELETE", "/v1/products", {}, 405, "method-not-allowed"),
+    ("GET", "/v1/products/gadget", {}, 404, "unknown-product"),
+    ("POST", "/v1/products/gadget/inspections", {"content": GOOD, "headers": IMAGE}, 404, "unknown-product"),
+    ("GET", "/v1/products/gadget/recipe/revisions", {}, 404, "unknown-product"),
+    ("GET", "/v1/inspections/nonsense", {}, 404, "unknown-inspection"),
+    ("GET", "/v1/inspections/00000000-0000-4000-8000-000000000000", {}, 404, "unknown-inspection"),
+    ("GET", "/v1/inspections/01a200cf-24a2-74fb-a0f8-9e8d0de452cf/map", {}, 404, "unknown-inspection"),
+    ("GET", f"{RECIPE}/revisions/999", {}, 404, "unknown-revision"),
+    ("POST", INSPECT, {"content": GOOD, "headers": IMAGE | {"accept": "text/html"}}, 406, "not-acceptable"),
+    ("POST", INSPECT, {"content": GOOD, "headers": {"content-type": "text/plain"}}, 415, "unsupported-media-type"),
+    ("POST", INSPECT, {"content": GOOD}, 415, "unsupported-media-type"),
+    ("POST", INSPECT, {"content": b"GIF89a and more", "headers": IMAGE}, 415, "not-an-image"),
+    ("POST", INSPECT, {"content": GOOD[: len(GOOD) // 2], "headers": IMAGE}, 422, "corrupt-image"),
+    ("POST", INSPECT, {"content": BOMB, "headers": IMAGE}, 413, "too-many-pixels"),
+    ("POST", INSPECT, {"content": b"x" * 100_001, "headers": IMAGE}, 413, "body-too-large"),
+    ("POST", INSPECT, {"content": b"", "headers": IMAGE}, 422, "invalid-request"),
+    ("POST", f"{INSPECT}?part_id=", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
+    ("POST", f"{INSPECT}?partid=7", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
+    ("POST", f"{INSPECT}?captured_at=2026-01-01T00:00:00", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
+    ("POST", f"{INSPECT}?part_id=a%00b", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
+    ("GET", "/v1/inspections?limit=0", {}, 422, "invalid-request"),
+    ("GET", "/v1/inspections?cursor=x", {}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"content": b"{{", "headers": {"content-type": "application/json"}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": {"fail_threshold": 2, "review_threshold": 1}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": WHO | {"fail_threshold": 1, "review_threshold": 2}}, 422, "invalid-recipe"),
+    ("PUT", RECIPE, {"json": WHO | {"target_false_reject_rate": 0.001}}, 422, "invalid-recipe"),
+    ("PUT", RECIPE, {"json": WHO | {"target_false_reject_rate": 0.1}, "headers": {"if-match": '"99"'}}, 412, "recipe-conflict"),
+    ("PUT", RECIPE, {"content": b" " * 100_001, "headers": {"content-type": "application/json"}}, 413, "body-too-large"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path", "options", "status", "slug"), CASES)
+def test_refusal_is_a_problem_and_stores_nothing(
+    service: RunningService, method: str, path: str, options: dict[str, Any], status: int, slug: str
+) -> None:
+    before = service.client.get(RECIPE).json()
+    assert_problem(service.client.request(method, path, **options), status, slug)
+    assert service.client.get("/v1/inspections").json()["items"] == []
+    assert service.client.get(RECIPE).json() == before
+    assert not [path for path in service.settings.data.rglob("inspections/**/*") if path.is_file()]
+
+
+def test_unforeseen_failure_says_nothing_about_itself(serve: Serve) -> None:
+    with serve() as service:
+        stored = service.inspect().json()
+        (map_file,) = service.settings.data.rglob("*.npy")
+        map_file.write_bytes(b"not an array any more")
+        answer = service.client.get(stored["links"]["heatmap"])
+        assert_problem(answer, 500, "internal-error")
+        assert str(service.settings.data) not in answer.text
+        assert "npy" not in answer.text
+        # The service lives on.
+        assert service.inspect().status_code == 201
+
+
+@pytest.mark.parametrize(("suffix", "links"), [(".png", ("image", "heatmap")), (".npy", ("map", "heatmap"))])
+def test_artefact_that_was_removed_is_gone_but_its_record_stays(
+    serve: Serve, suffix: str, links: tuple[str, str]
+) -> None:
+    with serve() as service:
+        stored = service.inspect().json()
+        (file,) = service.settings.data.rglob(f"*{suffix}")
+        file.unlink()
+        for link in links:
+            assert_problem(service.client.get(stored["links"][link]), 410, "artefact-gone")
+        assert service.client.get(stored["links"]["self"]).json() == stored
+
+
+def test_full_house_refuses_at_once_and_recovers(serve: Serve) -> None:
+    with serve(queue_limit=1, max_batch=1) as service, service.connect() as slow:
+        # One client has a place and sends its picture slowly.
+        slow.sendall(_head(len(GOOD)) + GOOD[:100])
+        _wait_for(lambda: service.line.admission.depth == 1)
+        problem = assert_problem(service.inspect(), 503, "queue-full")
+        assert problem["limit"] == 1
+        assert 'inspection_shed_total{reason="queue_full"} 1.0' in service.client.get("/metrics").text
+        slow.sendall(GOOD[100:])
+        assert slow.recv(1000).startswith(b"HTTP/1.1 201")
+        _wait_for(lambda: service.line.admission.depth == 0)
+        assert service.inspect().status_code == 201
+
+
+def test_client_that_sends_too_slowly_loses_its_place(serve: Serve) -> None:
+    with serve(body_timeout_s=0.2) as service, service.connect() as slow:
+        slow.sendall(_head(len(GOOD)) + GOOD[:100])
+        answer = _read_answer(slow)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"urn:plumbline:problem:request-timeout" in answer
+        assert service.line.admission.depth == 0
+
+
+def test_client_that_hangs_up_gives_its_place_back(serve: Serve) -> None:
+    with serve() as service:
+        with service.connect() as gone:
+            gone.sendall(_head(len(GOOD)) + GOOD[:100])
+            _wait_for(lambda: service.line.admission.depth == 1)
+        _wait_for(lambda: service.line.admission.depth == 0)
+
+
+def test_late_verdict_is_not_given(serve: Serve) -> None:
+    with serve(queue_deadline_s=1e-9) as service:
+        assert_problem(service.inspect(), 503, "deadline-exceeded")
+        assert service.client.get("/v1/inspections").json()["items"] == []
+
+
+def test_stopping_service_takes_no_pictures_but_still_answers(serve: Serve) -> None:
+    with serve() as service:
+        stored = service.inspect().json()
+        begin_drain(service.app)
+        assert_problem(service.inspect(), 503, "shutting-down")
+        assert service.client.get("/health/ready").json()["status"] == "draining"
+        assert service.client.get("/health/live").status_code == 200
+        assert service.client.get(stored["links"]["self"]).status_code == 200
+
+
+def test_full_disk_gives_no_verdict_and_says_so(serve: Serve) -> None:
+    with serve() as service:
+        folder = service.settings.data / "inspections"
+        folder.rmdir()
+        folder.write_text("a file where a folder should be: nothing can be written below it")
+        assert_problem(service.inspect(), 503, "store-unavailable")
+        folder.unlink()
+        assert service.client.get("/v1/inspections").json()["items"] == []
+        assert service.inspect().status_code == 201, "recovers by itself"
+
+
+def test_lost_database_gives_no_verdict_and_leaves_no_files(serve: Serve) -> None:
+    with serve() as service:
+        with sqlite3.connect(service.settings.data / "plumbline.db") as database:
+            database.execute("ALTER TABLE inspections RENAME TO elsewhere")
+        database.close()
+        assert_problem(service.inspect(), 503, "store-unavailable")
+        assert_problem(service.client.get("/v1/inspections"), 503, "store-unavailable")
+
+
+def test_product_whose_bundle_is_broken_is_not_ready(serve: Serve, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "widget" / "0123456789ab").mkdir(parents=True)
+    with serve(models=models) as service:
+        problem = assert_problem(service.inspect(), 503, "product-not-ready")
+        assert "manifest.json" in problem["detail"]
+
+
+def test_every_kind_of_problem_is_provoked_somewhere_in_this_module() -> None:
+    here = Path(__file__).read_text(encoding="utf-8")
+    provoked = {slug for slug in catalogue() if f'"{slug}"' in here or f"problem:{slug}" in here}
+    assert provoked == set(catalogue())
+
+
+def test_catalogue_documents_every_kind_with_its_status() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    for slug, kind in catalogue().items():
+        assert f"\n## {slug}\n" in text, slug
+        section = text.partition(f"\n## {slug}\n")[2].partition("\n## ")[0]
+        assert kind.title in section
+        assert (f"Status {kind.status}." in section) or slug in NOT_ANSWERED
+    documented = {line[3:] for line in text.splitlines() if line.startswith("## ")}
+    assert documented == set(catalogue())
+
+
+def test_stated_length_over_the_limit_is_refused_before_a_byte_is_sent(service: RunningService) -> None:
+    with service.connect() as client:
+        client.sendall(_head(10**9))
+        answer = _read_answer(client)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in answer.lower()
+
+
+def test_chunked_body_is_refused_as_soon_as_it_exceeds_the_limit(service: RunningService) -> None:
+    with service.connect() as client:
+        head = f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.sendall(head.encode())
+        chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
+        for _ in range(100_000 // 0x4000 + 1):
+            client.sendall(chunk)
+        # The body has not ended and never will; the answer comes all the same.
+        answer = _read_answer(client)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"urn:plumbline:problem:body-too-large" in answer
+    assert b"connection: close" in answer.lower()
+
+
+def test_refused_upload_of_an_ordinary_client_ends_in_the_answer_not_in_a_reset(service: RunningService) -> None:
+    # Larger than all socket buffers together, so the client is still sending when the answer comes.
+    for _ in range(3):
+        answer = service.client.post(INSPECT, content=iter([b"x" * 2**20] * 16), headers=IMAGE)
+        assert_problem(answer, 413, "body-too-large")
+
+
+def test_settings_bound_what_a_client_may_send(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_tiny_bundle(models)
+    assert Settings(models=models, data=tmp_path / "data").max_body_bytes >= 2**20
+
+
+def _head(length: int) -> bytes:
+    lines = [f"POST {INSPECT} HTTP/1.1", "Host: x", "Content-Type: image/png", f"Content-Length: {length}"]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _read_answer(connection: socket.socket) -> bytes:
+    answer = b""
+    while chunk := connection.recv(65536):
+        answer += chunk
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if body and body.rstrip().endswith(b"}"):
+            json.loads(body)
+            break
+    return answer
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
