@@ -261,6 +261,14 @@ def products(
         OUT.print(table)
 
 
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the HTTP interface."""
+    from service.app import create_app
+
+    typer.echo(json.dumps(create_app(load_settings()).openapi(), indent=2))
+
+
 @bundle_app.command()
 def verify(
     paths: Annotated[list[Path], typer.Argument(help="Bundle folders, models/PRODUCT/VERSION.")],

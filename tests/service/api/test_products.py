@@ -1,0 +1,139 @@
+"""Products and their recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from service.api.schemas import Product, RecipeHistory, RecipeRecord
+from service.bundle import Bundle
+from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
+from tests.bundles import part
+
+RECIPE = "/v1/products/widget/recipe"
+REVISIONS = f"{RECIPE}/revisions"
+WHO = {"author": "Ada", "reason": "too many false rejects"}
+
+
+def put(service: RunningService, headers: dict[str, str] | None = None, **change: Any) -> httpx.Response:
+    return service.client.put(RECIPE, json=WHO | change, headers=headers or {})
+
+
+def test_product_names_bundle_calibration_and_recipe(service: RunningService, tiny_bundle: Bundle) -> None:
+    listed = service.client.get("/v1/products").json()["items"]
+    product = Product.model_validate_json(service.client.get("/v1/products/widget").content)
+    assert [Product.model_validate(item) for item in listed] == [product]
+    assert product.status == "ready"
+    assert product.provider == "cpu"
+    assert product.bundle is not None
+    assert product.bundle.digest == tiny_bundle.digest
+    assert product.calibration is not None
+    assert product.calibration.images == 99
+    assert product.calibration.smallest_false_reject_rate == 0.01
+    assert product.recipe is not None
+    assert product.recipe.recipe.target_false_reject_rate == 0.01
+
+
+def test_first_recipe_is_the_default_of_the_card(serve: Serve) -> None:
+    with serve() as service:
+        history = RecipeHistory.model_validate_json(service.client.get(REVISIONS).content).items
+        assert [(item.revision, item.author) for item in history] == [(1, "plumbline")]
+
+
+def test_hand_set_thresholds_decide_from_the_next_inspection_on(serve: Serve) -> None:
+    with serve() as service:
+        strict = service.inspect(BAD).json()
+        assert strict["decision"] == "fail"
+        answer = put(service, fail_threshold=10.0, review_threshold=9.0)
+        assert answer.status_code == 200, answer.text
+        record = RecipeRecord.model_validate_json(answer.content)
+        assert (record.revision, record.author, record.reason) == (2, "Ada", "too many false rejects")
+        assert answer.headers["etag"] == '"2"'
+        lax = service.inspect(BAD).json()
+        assert (lax["decision"], lax["recipe_revision"]) == ("pass", 2)
+        assert lax["thresholds"]["target_false_reject_rate"] is None
+        assert not lax["thresholds"]["certified"], "nobody vouches for a threshold set by hand"
+        # What was judged before keeps its verdict and its thresholds.
+        assert service.client.get(strict["links"]["self"]).json() == strict
+
+
+def test_rate_becomes_the_threshold_that_the_card_certifies(serve: Serve, tiny_bundle: Bundle) -> None:
+    with serve() as service:
+        recipe = put(service, target_false_reject_rate=0.1).json()["recipe"]
+        # 100 * 0.9 = the 90th smallest of 99 scores.
+        assert recipe["fail_threshold"] == tiny_bundle.card.scores[89]
+        assert recipe["certified"] is True
+
+
+def test_review_band_lies_between_the_thresholds(serve: Serve) -> None:
+    with serve() as service:
+        score = service.inspect(encode(part(brightness=140))).json()["score"]
+        put(service, fail_threshold=score * 2, review_threshold=score / 2)
+        verdict = service.inspect(encode(part(brightness=140))).json()
+        assert verdict["decision"] == "review"
+        assert len(verdict["regions"]) == 1
+
+
+def test_history_keeps_every_revision(serve: Serve) -> None:
+    with serve() as service:
+        for rate in (0.1, 0.2, 0.3):
+            put(service, target_false_reject_rate=rate)
+        items = service.client.get(REVISIONS).json()["items"]
+        assert [item["revision"] for item in items] == [4, 3, 2, 1]
+        assert [item["recipe"]["target_false_reject_rate"] for item in items] == [0.3, 0.2, 0.1, 0.01]
+        assert service.client.get(f"{REVISIONS}/3").json() == items[1]
+        assert service.client.get(RECIPE).json() == items[0]
+
+
+def test_recipe_outlives_the_process(serve: Serve) -> None:
+    with serve() as service:
+        changed = put(service, fail_threshold=5.0, review_threshold=4.0).json()
+    with serve() as service:
+        assert service.client.get(RECIPE).json() == changed
+
+
+@pytest.mark.parametrize("expectation", [{"if-match": '"1"'}, {"if-match": "1"}, None])
+def test_change_against_the_current_revision_is_taken_once(
+    serve: Serve, expectation: dict[str, str] | None
+) -> None:
+    change: dict[str, Any] = {"target_false_reject_rate": 0.1}
+    if expectation is None:
+        change["expected_revision"] = 1
+    with serve() as service:
+        assert put(service, expectation, **change).status_code == 200
+        second = put(service, expectation, **change)
+        assert second.status_code == 412
+        assert second.json()["current_revision"] == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"fail_threshold": 1.0},
+        {"fail_threshold": 1.0, "review_threshold": 0.5, "target_false_reject_rate": 0.1},
+        {"fail_threshold": "NaN", "review_threshold": 0.5},
+        {"review_rate": 0.1},
+        {"target_false_reject_rate": 0.0},
+        {"target_false_reject_rate": 0.2, "review_rate": 0.1},
+        {"target_false_reject_rate": 0.1, "reason": "  "},
+        {"target_false_reject_rate": 0.1, "surprise": 1},
+    ],
+)
+def test_invalid_change_changes_nothing(service: RunningService, change: dict[str, Any]) -> None:
+    before = service.client.get(REVISIONS).json()
+    answer = put(service, **change)
+    assert answer.status_code == 422, answer.text
+    assert service.client.get(REVISIONS).json() == before
+
+
+def test_inspections_during_changes_name_a_recipe_that_fits_their_thresholds(serve: Serve) -> None:
+    with serve() as service:
+        for rate in (0.1, 0.2, 0.4):
+            put(service, target_false_reject_rate=rate)
+            verdict = service.inspect(GOOD).json()
+            revision = service.client.get(f"{REVISIONS}/{verdict['recipe_revision']}").json()
+            assert revision["recipe"]["fail_threshold"] == verdict["thresholds"]["fail"]
+            assert revision["bundle_digest"] == verdict["bundle"]["digest"]
