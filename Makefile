@@ -36,7 +36,7 @@ $(VENV)/stamp-train: $(VENV)/stamp-base
 
 $(VENV)/stamp-full: $(VENV)/stamp-train
 	@echo 'Installing the test tools, the first time only ...'
-	@$(PIP) --editable '.[train,demo,test]'
+	@$(PIP) --editable '.[train,demo,test,postgres]'
 	@touch $@
 
 # --- see it work --------------------------------------------------------------------------------------------
