@@ -157,6 +157,7 @@ def score_buckets(scores: list[float]) -> list[float]:
     middle, top = scores[len(scores) // 2], scores[-1]
     # Identical scores would lay every bucket on one point.
     step = max(top - middle, abs(top) * 1e-3, 1e-9)
-    return [
-        middle + step * factor for factor in (-2, -1, -0.5, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 20)
-    ]
+    factors = (-2, -1, -0.5, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 20)
+    bounds = [middle + step * factor for factor in factors]
+    # Where no score is negative, no bucket is: Prometheus takes a negative bound to mean that a sum makes no sense.
+    return bounds if scores[0] < 0 else [bound for bound in bounds if bound >= 0]

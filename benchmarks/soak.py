@@ -1,0 +1,183 @@
+"""Many inspections from eight clients against a real service: is every answered one stored, is memory flat?
+
+    python -m benchmarks.soak --models models --product washer --count 10000
+    python -m benchmarks.soak --models models --product washer --count 10000 --kill
+
+Prints JSON: answered against stored, throughput, resident memory over time, and the latency of /health/live meanwhile.
+With `--kill` the service is killed (kill -9) in the middle and started again. Exits with 1 where an answered inspection
+is missing, memory grew by more than a tenth in the second half, or the probe was slower than 50 ms (p99).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import numpy as np
+import typer
+
+from benchmarks.latency import textured_jpeg
+from tests.serving import ServiceProcess, service_process
+
+CLIENTS = 8
+PROBE_INTERVAL_S = 0.05
+MEMORY_INTERVAL_S = 1.0
+
+
+@dataclass
+class Run:
+    """What was seen while the clients were sending."""
+
+    answered: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
+    disconnected: int = 0
+    probe_s: list[float] = field(default_factory=list)
+    memory_bytes: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def send(service: ServiceProcess, product: str, image: bytes, count: int, run: Run, kill_after: int | None) -> None:
+    """Have eight clients send until `count` inspections are answered, or the service is killed."""
+    tickets = itertools.count(len(run.answered))
+    over = threading.Event()
+    lock = threading.Lock()
+
+    def client() -> None:
+        with httpx.Client(base_url=service.url, timeout=60) as http:
+            while next(tickets) < count and not over.is_set():
+                try:
+                    answer = http.post(
+                        f"/v1/products/{product}/inspections", content=image, headers={"content-type": "image/jpeg"}
+                    )
+                except httpx.TransportError:
+                    run.disconnected += 1
+                    return
+                with lock:
+                    if answer.status_code == 201:
+                        verdict = answer.json()
+                        run.answered[verdict["id"]] = verdict["decision"]
+                    else:
+                        run.refused += 1
+
+    def watch() -> None:
+        next_sample = 0.0
+        with httpx.Client(base_url=service.url, timeout=60) as http:
+            while not over.is_set():
+                started = time.perf_counter()
+                try:
+                    http.get("/health/live")
+                    run.probe_s.append(time.perf_counter() - started)
+                    if started >= next_sample:
+                        run.memory_bytes.append(service.rss_bytes())
+                        next_sample = started + MEMORY_INTERVAL_S
+                except (httpx.TransportError, OSError):
+                    return
+                if kill_after is not None and len(run.answered) >= kill_after:
+                    service.kill()
+                    return
+                time.sleep(PROBE_INTERVAL_S)
+
+    started = time.perf_counter()
+    watcher = threading.Thread(target=watch)
+    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    for thread in (watcher, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    watcher.join()
+    run.seconds += time.perf_counter() - started
+
+
+def stored(service: ServiceProcess) -> dict[str, str]:
+    """Every inspection in the store, with its decision."""
+    found: dict[str, str] = {}
+    cursor: str | None = None
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+        while True:
+            params: dict[str, str | int] = {"limit": 500} | ({"cursor": cursor} if cursor else {})
+            page = http.get("/v1/inspections", params=params).json()
+            found |= {item["id"]: item["decision"] for item in page["items"]}
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+
+def missing_files(data: Path, ids: set[str]) -> int:
+    """How many of these inspections lack their image or their map."""
+    files = [path for path in (data / "inspections").rglob("*") if path.is_file()]
+    maps = {path.stem for path in files if path.suffix == ".npy"}
+    images = {path.stem for path in files if path.suffix != ".npy"}
+    return len(ids - maps) + len(ids - images)
+
+
+def main(
+    product: Annotated[str, typer.Option(help="Product to inspect.")],
+    models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
+    count: Annotated[int, typer.Option(min=100, help="Inspections to have answered.")] = 10_000,
+    image: Annotated[Path | None, typer.Option(help="JPEG to post; a rendered one by default.")] = None,
+    kill: Annotated[bool, typer.Option(help="Kill the service half-way and start it again.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Data folder; a temporary one by default.")] = None,
+) -> None:
+    """Run the soak and judge it."""
+    picture = image.read_bytes() if image else textured_jpeg(512)
+    settings = {"provider": "cpu"}
+    run = Run()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (data or Path(scratch)).absolute()
+        if kill:
+            with service_process(models.absolute(), folder, settings) as service:
+                service.wait_until(200)
+                send(service, product, picture, count, run, kill_after=count // 2)
+        with service_process(models.absolute(), folder, settings) as service:
+            service.wait_until(200)
+            run.memory_bytes.clear()  # of the process that lives
+            if len(run.answered) < count:
+                send(service, product, picture, count, run, kill_after=None)
+            found = stored(service)
+            lost = [key for key, decision in run.answered.items() if found.get(key) != decision]
+            lacking = missing_files(folder, found.keys())
+            code = service.terminate()
+    half = run.memory_bytes[len(run.memory_bytes) // 2 :]
+    growth = max(half) / half[0] - 1 if half else 0.0
+    probe_p99_ms = 1000 * float(np.quantile(run.probe_s, 0.99))
+    report = {
+        "product": product,
+        "clients": CLIENTS,
+        "image_bytes": len(picture),
+        "killed": kill,
+        "answered": len(run.answered),
+        "refused": run.refused,
+        "disconnected_clients": run.disconnected,
+        "stored": len(found),
+        "answered_but_not_stored": len(lost),
+        "files_missing": lacking,
+        "inspections_per_s": round(len(run.answered) / run.seconds, 1),
+        "memory_mib": {
+            "first": round(run.memory_bytes[0] / 2**20, 1),
+            "last": round(run.memory_bytes[-1] / 2**20, 1),
+            "peak": round(max(run.memory_bytes) / 2**20, 1),
+            "growth_in_second_half": round(growth, 4),
+            "every_tenth": [round(value / 2**20) for value in run.memory_bytes[:: max(1, len(run.memory_bytes) // 10)]],
+        },
+        "live_ms": {
+            "median": round(1000 * float(np.median(run.probe_s)), 2),
+            "p99": round(probe_p99_ms, 2),
+            "worst": round(1000 * max(run.probe_s), 2),
+        },
+        "exit_code": code,
+    }
+    typer.echo(json.dumps(report, indent=2))
+    if lost or lacking or growth > 0.1 or probe_p99_ms > 50:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,240 @@
+"""Files, group commit and migrations."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import func, select, text
+
+from service.bundle import Bundle
+from service.errors import ArtefactGone, UnknownInspection
+from service.recipe import Recipe
+from service.store.database import open_engine
+from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
+from service.store.files import ArtefactFiles, write_whole
+from service.store.ids import created_at, new_id, parse_id
+from service.store.inspections import InspectionFilter, get_inspection, list_inspections
+from service.store.models import Base, InspectionRow
+from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history, recipe_in_force
+from service.store.store import Store
+
+
+def make_row(**changes: Any) -> InspectionRow:
+    inspection_id = new_id()
+    values: dict[str, Any] = {
+        "id": str(inspection_id),
+        "created_at": created_at(inspection_id),
+        "product": "widget",
+        "decision": "fail",
+        "score": 0.1 + 0.2,
+        "p_value": 1 / 3,
+        "fail_threshold": 0.2,
+        "review_threshold": 0.1,
+        "target_false_reject_rate": 0.01,
+        "certified": True,
+        "calibration_count": 99,
+        "heatmap_low": 0.0,
+        "heatmap_high": 0.2,
+        "regions": [{"bbox": [1, 2, 3, 4], "polygon": [[1, 2]], "area_px": 5, "peak": 0.5, "peak_xy": [1, 2]}],
+        "bundle_digest": "d" * 64,
+        "bundle_version": "d" * 12,
+        "method": "m",
+        "provider": "cpu",
+        "recipe_revision": 1,
+        "image_media_type": "image/png",
+        "image_width": 64,
+        "image_height": 64,
+        "image_bytes": 100,
+        "image_sha256": "e" * 64,
+        "timings_ms": {"infer": 1.5},
+        "batch_size": 1,
+    }
+    return InspectionRow(**(values | changes))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(f"sqlite:///{tmp_path / 'db' / 'plumbline.db'}", tmp_path / "data")
+    yield opened
+    opened.close()
+
+
+def test_row_comes_back_as_it_was_written(store: Store) -> None:
+    taken = datetime(2026, 3, 1, 9, 30, tzinfo=timezone(timedelta(hours=1)))
+    row = make_row(captured_at=taken, part_id="4711")
+    store.writer.write(row)
+    read = get_inspection(store.engine, UUID(row.id))
+    assert read.score == 0.1 + 0.2, "to the last bit"
+    assert read.regions == row.regions
+    assert read.captured_at == taken
+    assert read.captured_at.tzinfo is UTC
+    assert read.created_at == row.created_at
+
+
+def test_time_without_a_zone_is_refused(store: Store) -> None:
+    with pytest.raises(StoreUnavailable, match="time zone"):
+        store.writer.write(make_row(captured_at=datetime(2026, 3, 1)))  # noqa: DTZ001 - what is refused
+
+
+def test_many_writers_share_commits_and_lose_nothing(store: Store) -> None:
+    rows = [make_row() for _ in range(200)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(store.writer.write, rows))
+    listed = list_inspections(store.engine, InspectionFilter(), limit=1000)
+    assert [row.id for row in listed] == sorted((row.id for row in rows), reverse=True)
+    assert store.writer.commits < len(rows)
+
+
+def test_written_row_is_visible_to_another_connection_at_once(store: Store, tmp_path: Path) -> None:
+    for expected in range(1, 6):
+        store.writer.write(make_row())
+        database = sqlite3.connect(tmp_path / "db" / "plumbline.db")
+        assert database.execute("SELECT count(*) FROM inspections").fetchone() == (expected,)
+        database.close()
+
+
+def test_refused_row_takes_no_neighbour_with_it(store: Store) -> None:
+    twin = make_row()
+    store.writer.write(twin)
+    rows = [make_row(), make_row(id=twin.id), make_row()]
+    barrier = threading.Barrier(len(rows))
+
+    def write(row: InspectionRow) -> str | None:
+        barrier.wait()
+        try:
+            store.writer.write(row)
+        except StoreUnavailable as error:
+            return error.detail
+        return None
+
+    # Held up by an open transaction, all three meet in one group.
+    with store.engine.connect() as blocker:
+        blocker.execute(text("BEGIN IMMEDIATE"))
+        with ThreadPoolExecutor(3) as pool:
+            outcomes = pool.map(write, rows)
+            blocker.rollback()
+            results = list(outcomes)
+    assert results[0] is None
+    assert results[2] is None
+    assert results[1] is not None
+    assert "UNIQUE" in results[1]
+
+
+def test_database_survives_as_sqlite_is_told_to(store: Store) -> None:
+    with store.engine.connect() as connection:
+        pragma = {
+            name: connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert pragma == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+
+def test_migrations_make_the_tables_that_the_models_describe(store: Store) -> None:
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_opening_again_keeps_what_is_stored(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    first = Store.open(url, tmp_path)
+    first.writer.write(make_row())
+    first.close()
+    second = Store.open(url, tmp_path)
+    with second.engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(InspectionRow)) == 1
+    second.close()
+
+
+@pytest.mark.parametrize("name", ["folder", "text"])
+def test_database_that_cannot_be_opened_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").write_text("not a database, long enough to be looked at as one " * 50)
+    with pytest.raises(StoreUnavailable, match=name):
+        open_engine(f"sqlite:///{tmp_path / name}")
+
+
+def test_page_ends_before_the_cursor(store: Store) -> None:
+    rows = [make_row() for _ in range(3)]
+    for row in rows:
+        store.writer.write(row)
+    page = list_inspections(store.engine, InspectionFilter(), before=UUID(rows[2].id), limit=1)
+    assert [row.id for row in page] == [rows[1].id]
+
+
+def test_unknown_inspection_is_named(store: Store) -> None:
+    missing = new_id()
+    with pytest.raises(UnknownInspection, match=str(missing)):
+        get_inspection(store.engine, missing)
+
+
+def test_ids_are_ordered_by_time_and_say_when() -> None:
+    before = datetime.now(UTC)
+    ids = [new_id() for _ in range(1000)]
+    assert [str(one) for one in ids] == sorted(str(one) for one in ids)
+    assert abs(created_at(ids[0]) - before) < timedelta(seconds=2)
+
+
+@pytest.mark.parametrize("text_of_id", ["", "x", "../../etc/passwd", str(uuid4())])
+def test_id_that_no_inspection_can_have_is_refused(text_of_id: str) -> None:
+    with pytest.raises(UnknownInspection):
+        parse_id(text_of_id)
+
+
+def test_artefacts_lie_in_the_folder_of_their_day(tmp_path: Path) -> None:
+    files = ArtefactFiles(tmp_path)
+    inspection_id = UUID("01a200cf-24a2-74fb-a0f8-9e8d0de452cf")  # 2026-11-22 01:11:45 UTC
+    files.write_image(inspection_id, "image/jpeg", b"jpeg").sync()
+    files.write_map(inspection_id, np.eye(3, dtype=np.float32)).sync()
+    day = tmp_path / "2026" / "11" / "22"
+    assert {path.name for path in day.iterdir()} == {f"{inspection_id}.jpg", f"{inspection_id}.npy"}
+    assert files.read_image(inspection_id, "image/jpeg") == b"jpeg"
+    files.remove(inspection_id, "image/jpeg")
+    assert list(day.iterdir()) == []
+    with pytest.raises(ArtefactGone, match="map"):
+        files.read_map(inspection_id)
+
+
+def test_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "inside").touch()
+    with pytest.raises(StoreUnavailable, match="taken cannot be written"):
+        write_whole(tmp_path / "taken", b"a file cannot replace a folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_recipes_are_only_ever_appended(store: Store, tiny_bundle: Bundle) -> None:
+    assert current_recipe(store.engine, "widget") is None
+    first = recipe_in_force(store.engine, tiny_bundle)
+    assert recipe_in_force(store.engine, tiny_bundle) == first, "asking changes nothing"
+    other = Recipe(fail_threshold=2, review_threshold=1)
+    second = append_recipe(store.engine, tiny_bundle, other, author="a", reason="b", expected_revision=1)
+    assert current_recipe(store.engine, "widget") == second
+    assert recipe_history(store.engine, "widget") == [second, first]
+    assert get_recipe(store.engine, "widget", 1) == first
+    with pytest.raises(UnknownRevision):
+        get_recipe(store.engine, "widget", 3)
+    with pytest.raises(RecipeConflict):
+        append_recipe(store.engine, tiny_bundle, other, author="a", reason="b", expected_revision=1)
+
+
+def test_simultaneous_changes_get_revisions_of_their_own(store: Store, tiny_bundle: Bundle) -> None:
+    recipe = Recipe(fail_threshold=2, review_threshold=1)
+
+    def change(_: int) -> int:
+        return append_recipe(store.engine, tiny_bundle, recipe, author="a", reason="b").revision
+
+    with ThreadPoolExecutor(4) as pool:
+        revisions = list(pool.map(change, range(8)))
+    assert sorted(revisions) == list(range(1, 9))

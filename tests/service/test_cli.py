@@ -1,0 +1,145 @@
+"""The command line, in processes of its own where exit codes and streams matter."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from service.cli import app
+from tests.bundles import part, write_tiny_bundle
+from tests.service.conftest import BAD, GOOD, Serve, encode
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "good.png").write_bytes(GOOD)
+    (folder / "deeper" / "bad.png").write_bytes(BAD)
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def inspect(models: Path, data: Path, *arguments: str | Path) -> Result:
+    return run("inspect", *arguments, "--product", "widget", "--models", models, "--data", data, "--provider", "cpu")
+
+
+def test_folder_is_inspected_with_table_and_heatmaps(pictures: Path, tiny_models: Path, tmp_path: Path) -> None:
+    table, heatmaps = tmp_path / "out.csv", tmp_path / "heatmaps"
+    result = inspect(tiny_models, tmp_path / "data", pictures, "--output", table, "--save-heatmap", heatmaps)
+    assert result.exit_code == 1, "one part fails"
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [(Path(row["file"]).name, row["decision"], row["regions"]) for row in rows] == [
+        ("bad.png", "fail", "1"),
+        ("good.png", "pass", "0"),
+    ]
+    drawn = cv2.imread(rows[0]["heatmap"])
+    assert drawn is not None
+    assert drawn.shape == (64, 64, 3)
+    assert not (tmp_path / "data").exists(), "looking for a recipe makes no database"
+
+
+def test_all_good_parts_end_with_success(pictures: Path, tiny_models: Path, tmp_path: Path) -> None:
+    assert inspect(tiny_models, tmp_path / "data", pictures / "good.png").exit_code == 0
+
+
+def test_file_that_cannot_be_judged_stops_no_other(pictures: Path, tiny_models: Path, tmp_path: Path) -> None:
+    (pictures / "broken.png").write_bytes(GOOD[: len(GOOD) // 2])
+    table = tmp_path / "out.json"
+    result = inspect(tiny_models, tmp_path / "data", pictures, "--output", table)
+    assert result.exit_code == 1
+    rows = {Path(row["file"]).name: row for row in json.loads(table.read_text())}
+    assert rows["broken.png"]["decision"] is None
+    assert "truncated or corrupt" in rows["broken.png"]["error"]
+    assert rows["good.png"]["decision"] == "pass"
+    assert rows["bad.png"]["regions"][0]["area_px"] > 0
+
+
+def test_recipe_of_the_service_judges_without_it(serve: Serve, pictures: Path, tiny_models: Path) -> None:
+    change = {"author": "a", "reason": "b", "fail_threshold": 10, "review_threshold": 9}
+    with serve() as service:
+        service.client.put("/v1/products/widget/recipe", json=change)
+        data = service.settings.data
+    assert inspect(tiny_models, data, pictures).exit_code == 0, "lax thresholds pass the bad part"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspect", "nowhere.png", "--product", "widget"), "does not exist"),
+        (("inspect", ".", "--product", "ghost"), "Known products: widget"),
+        (("inspect", ".", "--product", "widget", "--output", "out.xls"), ".json or .csv"),
+        (("inspect", ".", "--product", "widget", "--provider", "tpu"), "PLUMBLINE_PROVIDER"),
+        (("inspect", "."), "--product"),
+        (("serve", "--port", "high"), "PLUMBLINE_PORT"),
+        (("serve", "--queue-limit", "1"), "full batch could never form"),
+    ],
+)
+def test_wrong_usage_is_explained(tiny_models: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    places = ("--models", tiny_models, "--data", tmp_path)
+    result = run(*arguments, *places)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split()).replace("│", "")
+
+
+def test_products_are_listed(tiny_models: Path, tmp_path: Path) -> None:
+    result = run("products", "--models", tiny_models, "--data", tmp_path, "--json")
+    (product,) = json.loads(result.stdout)
+    assert (product["product"], product["method"]) == ("widget", "gray-distance")
+    assert product["target_false_reject_rate"] == 0.01
+    assert "widget" in run("products", "--models", tiny_models, "--data", tmp_path).stdout
+    assert "holds no product" in run("products", "--models", tmp_path / "none", "--data", tmp_path).stdout
+
+
+def test_bundles_are_verified(tmp_path: Path) -> None:
+    intact = write_tiny_bundle(tmp_path, "bolt").path
+    wrong = write_tiny_bundle(tmp_path, "nut", offset=0.5).path
+    assert run("bundle", "verify", intact).exit_code == 0
+    result = run("bundle", "verify", intact, wrong, "--json")
+    assert result.exit_code == 1
+    good, bad = json.loads(result.stdout)
+    assert (good["intact"], bad["intact"]) == (True, False)
+    assert bad["problem"] == "parity-failure"
+
+
+def test_doctor_finds_nothing_on_a_sound_machine(tiny_models: Path, tmp_path: Path) -> None:
+    result = run("doctor", "--models", tiny_models, "--data", tmp_path / "data", "--port", "0", "--provider", "cpu")
+    assert result.exit_code == 0, result.output
+    for subject in ("python", "libraries", "cpu", "data folder", "disk", "database", "port", "bundle widget/"):
+        assert subject in result.output
+
+
+def test_doctor_names_problems_and_remedies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUMBLINE_PROT", "9000")
+    models = tmp_path / "models"
+    bundle = write_tiny_bundle(models)
+    (bundle.path / "calibration.json").write_text("{}")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "plumbline.db").write_text("this is no database " * 100)
+    result = run("doctor", "--models", models, "--data", tmp_path / "data", "--port", "0", "--host", "0.0.0.0")  # noqa: S104
+    assert result.exit_code == 1
+    for words in ("PLUMBLINE_PROT is no setting", "calibration.json", "cannot be opened", "firewall"):
+        assert words in result.output, words
+    assert result.output.count("→") >= 4, "each with a remedy"
+
+
+def test_version_and_document_are_printed() -> None:
+    assert run("--version").exit_code == 0
+    assert json.loads(run("openapi").stdout)["openapi"].startswith("3.1")
+
+
+def test_gray_levels_of_the_fixture_are_what_the_tests_assume() -> None:
+    decoded = cv2.imdecode(np.frombuffer(encode(part()), np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    assert np.unique(decoded).tolist() == [128]

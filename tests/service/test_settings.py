@@ -1,0 +1,56 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+
+def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PLUMBLINE_MODELS", str(tmp_path / "m"))
+    monkeypatch.setenv("PLUMBLINE_PORT", "9000")
+    monkeypatch.setenv("PLUMBLINE_REQUIRED_PRODUCTS", "bolt, nut,")
+    settings = Settings()
+    assert settings.models == tmp_path / "m"
+    assert settings.port == 9000
+    assert settings.required_products == {"bolt", "nut"}
+    assert Settings(port=1).port == 1, "what is said explicitly wins"
+
+
+def test_every_setting_is_documented() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
+def test_database_lies_in_the_data_folder_unless_named(tmp_path: Path) -> None:
+    assert Settings(data=tmp_path / "d").database == f"sqlite:///{tmp_path / 'd' / 'plumbline.db'}"
+    url = "postgresql+psycopg://u:p@h/n"
+    assert Settings(database_url=url).database == url
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"port": 70000}, "port"),
+        ({"provider": "tpu"}, "provider"),
+        ({"queue_limit": 0}, "queue_limit"),
+        ({"queue_limit": 2, "max_batch": 4}, "full batch could never form"),
+        ({"database_url": "mysql://x"}, "expected sqlite"),
+        ({"database_url": "sqlite:///:memory:"}, "forgets"),
+        ({"data": "models/data"}, "read only"),
+        ({"data": __file__}, "is a file"),
+        ({"max_body_bytes": 10}, "max_body_bytes"),
+        ({"queue_deadline_s": 0}, "queue_deadline_s"),
+        ({"heatmap_format": "gif"}, "heatmap_format"),
+        ({"prot": 1}, "prot"),
+    ],
+)
+def test_nonsense_is_refused_with_its_name(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Settings(**values)
+
+
+def test_settings_do_not_change_while_the_process_runs() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
