@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -53,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         metrics.ready.set_function(lambda: float(check().is_ready))
         app.state.line, app.state.readiness = line, check
         # Loading takes seconds per product. Meanwhile the probes answer: alive, not ready yet.
-        loader = threading.Thread(target=registry.load, name="bundle-loader", daemon=True)
+        loader = threading.Thread(target=_load, args=(registry,), name="bundle-loader", daemon=True)
         loader.start()
         try:
             yield
@@ -99,6 +100,14 @@ def begin_drain(app: FastAPI) -> None:
     if line is not None and not line.admission.draining:
         line.admission.draining = True
         log.info("draining", waiting=line.admission.depth)
+
+
+def _load(registry: Registry) -> None:
+    registry.load()
+    # What was imported and loaded stays to the end. Without this the garbage collector walks through all of it again
+    # and again, and everything waits: the probe, the line, the camera.
+    gc.collect()
+    gc.freeze()
 
 
 def _close(registry: Registry, loader: threading.Thread, line: InspectionLine, store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from types import FrameType
 
 import structlog
@@ -12,6 +13,8 @@ from fastapi import FastAPI
 
 from service.app import begin_drain, create_app
 from service.settings import Settings
+
+SWITCH_INTERVAL_S = 0.0005
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +62,9 @@ def run(settings: Settings) -> bool:
     Returns:
         Whether the service ever started.
     """
+    # A thread that waits for the interpreter gets it after so long. The default, 5 ms, is an age for the
+    # event loop with several inspections in work: it would be late for every probe and every answer.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = create_app(settings)
     config = uvicorn.Config(
         app,

@@ -19,7 +19,7 @@ MULTIPART = "multipart/form-data"
 RAW_MEDIA_TYPES = (*MEDIA_TYPES.values(), "application/octet-stream")
 IMAGE_FIELD = "image"
 MAX_PARTS = 16
-MAX_HEADER_BYTES = 4096
+MAX_HEADER_BYTES = 2048
 MAX_FIELD_BYTES = 1024
 
 

@@ -101,7 +101,9 @@ def test_sigterm_drains_and_then_ends(tiny_models: Path, tmp_path: Path) -> None
         assert address.port
         # An accepted inspection whose picture is still coming in when the signal arrives.
         with socket.create_connection((address.hostname, address.port), timeout=20) as slow:
-            head = f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+            head = (
+                f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+            )
             slow.sendall(head.encode() + GOOD[:100])
             wait_for(lambda: "inspection_queue_depth 1.0" in httpx.get(f"{service.url}/metrics").text)
             clients = Clients(service.url)
@@ -186,5 +188,3 @@ def test_second_process_on_the_same_port_says_so_and_ends(tiny_models: Path, tmp
             service_process(tiny_models, tmp_path / "two", CPU | {"port": port}),
         ):
             pass
-
-

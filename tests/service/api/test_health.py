@@ -93,9 +93,7 @@ def test_newest_bundle_serves(serve: Serve, tmp_path: Path) -> None:
         assert service.inspect().json()["bundle"]["digest"] == newer.digest
 
 
-def test_newest_bundle_that_fails_its_self_test_leaves_the_one_before_in_service(
-    serve: Serve, tmp_path: Path
-) -> None:
+def test_newest_bundle_that_fails_its_self_test_leaves_the_one_before_in_service(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     older = write_tiny_bundle(models)
     newer = write_tiny_bundle(models, created_at=NEWER, offset=0.5)
@@ -119,9 +117,7 @@ def test_recipe_of_another_bundle_is_derived_again(serve: Serve, tmp_path: Path)
         assert record["bundle_digest"] == doubled.digest
         assert record["recipe"]["target_false_reject_rate"] == 0.1
         assert record["recipe"]["fail_threshold"] == doubled.card.scores[89], "the rate stays, the level moves"
-        service.client.put(
-            "/v1/products/widget/recipe", json=who | {"fail_threshold": 3, "review_threshold": 2}
-        )
+        service.client.put("/v1/products/widget/recipe", json=who | {"fail_threshold": 3, "review_threshold": 2})
     write_tiny_bundle(models, created_at=datetime(2026, 3, 1, tzinfo=UTC))
     with serve(models=models) as service:
         record = service.client.get("/v1/products/widget/recipe").json()

@@ -181,7 +181,7 @@ def test_pages_cover_every_inspection_once(service: RunningService) -> None:
     seen: list[str] = []
     cursor = None
     while True:
-        params = {"part_id": "pages", "limit": 2} | ({"cursor": cursor} if cursor else {})
+        params = {"part_id": "pages", "limit": "2"} | ({"cursor": cursor} if cursor else {})
         page = service.client.get("/v1/inspections", params=params).json()
         seen += [item["id"] for item in page["items"]]
         cursor = page["next_cursor"]

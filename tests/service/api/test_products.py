@@ -9,8 +9,8 @@ import pytest
 
 from service.api.schemas import Product, RecipeHistory, RecipeRecord
 from service.bundle import Bundle
-from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
 from tests.bundles import part
+from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
 
 RECIPE = "/v1/products/widget/recipe"
 REVISIONS = f"{RECIPE}/revisions"
@@ -95,9 +95,7 @@ def test_recipe_outlives_the_process(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("expectation", [{"if-match": '"1"'}, {"if-match": "1"}, None])
-def test_change_against_the_current_revision_is_taken_once(
-    serve: Serve, expectation: dict[str, str] | None
-) -> None:
+def test_change_against_the_current_revision_is_taken_once(serve: Serve, expectation: dict[str, str] | None) -> None:
     change: dict[str, Any] = {"target_false_reject_rate": 0.1}
     if expectation is None:
         change["expected_revision"] = 1

@@ -1,0 +1,87 @@
+"""Forms are read in memory, with a bound on everything that a client chooses."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.service.conftest import GOOD, INSPECT, RunningService
+
+BOUNDARY = "frontier"
+
+
+def form_part(name: str, content: bytes, *, filename: str | None = None, header: bytes = b"") -> bytes:
+    disposition = f'Content-Disposition: form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
+    return f"--{BOUNDARY}\r\n{disposition}\r\n".encode() + header + b"\r\n" + content + b"\r\n"
+
+
+IMAGE = form_part("image", GOOD, filename="a.png")
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+def post(service: RunningService, body: bytes, boundary: str = f"; boundary={BOUNDARY}") -> tuple[int, str]:
+    answer = service.client.post(INSPECT, content=body, headers={"content-type": f"multipart/form-data{boundary}"})
+    return answer.status_code, answer.json().get("detail", "")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        IMAGE + END,
+        form_part("image", GOOD) + END,  # a client that names no file
+        form_part("lot", b"L") + IMAGE + form_part("part_id", "Größe 7".encode()) + END,
+        form_part("image", GOOD, filename="a.png", header=b"Content-Type: text/plain\r\n") + END,
+    ],
+)
+def test_form_with_an_image_is_inspected(service: RunningService, body: bytes) -> None:
+    assert post(service, body) == (201, "")
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (END, "no image"),
+        (form_part("picture", b"x") + END, "Other fields: picture"),
+        (form_part("image", b"", filename="a.png") + END, "no image"),
+        (IMAGE + IMAGE + END, "twice"),
+        (IMAGE, "cut off"),
+        (IMAGE[: len(IMAGE) // 2], "cut off"),
+        (b"no form at all", "cannot be read"),
+        (b"".join(form_part(f"f{number}", b"x") for number in range(20)) + IMAGE + END, "more than 16 parts"),
+        (form_part("lot", b"x" * 2000) + IMAGE + END, "longer than 1024 bytes"),
+        (form_part("image", GOOD, header=b"X-Padding: " + b"x" * 5000 + b"\r\n") + END, "headers"),
+        (form_part("lot", b"\xff\xfe") + IMAGE + END, "not UTF-8"),
+        (form_part("lot", b"a\nb") + IMAGE + END, "lot"),
+        (form_part("colour", b"red") + IMAGE + END, "colour"),
+        (form_part("captured_at", b"yesterday") + IMAGE + END, "captured_at"),
+        (f"--{BOUNDARY}\r\nContent-Type: image/png\r\n\r\nx\r\n".encode() + END, "no name"),
+    ],
+)
+def test_other_forms_are_refused_with_the_reason(service: RunningService, body: bytes, reason: str) -> None:
+    status, detail = post(service, body)
+    assert status == 422
+    assert reason in detail
+
+
+def test_form_without_a_boundary_is_refused(service: RunningService) -> None:
+    assert post(service, IMAGE + END, boundary="") == (
+        422,
+        "The Content-Type of the form names no boundary. Let the HTTP library set the header.",
+    )
+
+
+def test_form_field_wins_over_the_query(service: RunningService) -> None:
+    headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+    body = form_part("part_id", b"form") + IMAGE + END
+    answer = service.client.post(f"{INSPECT}?part_id=query&lot=query", content=body, headers=headers)
+    assert (answer.json()["part_id"], answer.json()["lot"]) == ("form", "query")
+
+
+def test_no_upload_passes_through_a_temporary_file(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A machine whose temporary folder is gone or full still inspects.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert post(service, IMAGE + END) == (201, "")
