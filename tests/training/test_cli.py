@@ -1,5 +1,11 @@
 """What the command line says: one clear line and exit code 2 for bad input, never a traceback."""
 
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -87,6 +93,42 @@ def test_models_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file where a folder should be")
 
     assert "models" in fit(draw(tmp_path / "data", 25), tmp_path)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    arguments = ["fit", "--data", str(draw(tmp_path / "my data", 20)), "--product", "part"]
+    arguments += ["--models", str(tmp_path / "models"), "--run-dir", str(tmp_path / "run")]
+    arguments += ["--input-size", "64", "--batch-size", "4", "--iterations", "100000", "--checkpoint-seconds", "0"]
+    monkeypatch.setattr(sys, "argv", ["plumbline-train", *arguments])
+
+    def press_ctrl_c() -> None:
+        while not checkpoint.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press_ctrl_c)
+    thread.start()
+    result = runner.invoke(app, arguments)
+    thread.join()
+
+    assert result.exit_code == 130
+    (command,) = [line.strip() for line in result.stderr.splitlines() if "plumbline-train" in line]
+    assert shlex.split(command)[1:] == [*arguments, "--resume"]
+    assert "Traceback" not in result.output
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_a_resumed_training_needs_the_same_settings(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", 20)
+    options = ("--input-size", 64, "--batch-size", 4, "--iterations", 1)
+    arguments = ("fit", "--data", data, "--product", "part", "--models", tmp_path / "models", *options)
+    result = runner.invoke(app, [str(part) for part in (*arguments, "--run-dir", tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+
+    assert "seed was 0 and is now 1" in fit(data, tmp_path, *options, "--seed", 1, "--resume")
 
 
 @pytest.fixture(scope="module")
