@@ -52,9 +52,7 @@ class TooFewImages(PlumblineError):
     title = "Too few images to train on"
 
     def __init__(self, count: int, least: int, what: str) -> None:
-        super().__init__(
-            f"{count} {what} images are too few: at least {least} are needed. Add pictures of good parts."
-        )
+        super().__init__(f"{count} {what} images are too few: at least {least} are needed. Add pictures of good parts.")
 
 
 class CheckpointMismatch(PlumblineError):
@@ -65,8 +63,8 @@ class CheckpointMismatch(PlumblineError):
 
     def __init__(self, path: Path, differences: Iterable[str]) -> None:
         super().__init__(
-            f"{path} cannot be resumed: {'; '.join(differences)}. Use the settings and images of the first run, or start "
-            "afresh without --resume."
+            f"{path} cannot be resumed: {'; '.join(differences)}. Use the settings and images of the first run, or "
+            "start afresh without --resume."
         )
 
 
@@ -78,9 +76,7 @@ class DataFolderMissing(PlumblineError):
     title = "Data folder missing"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(
-            f"{folder} is not a folder. Give --data a folder of good images or an MVTec-layout folder."
-        )
+        super().__init__(f"{folder} is not a folder. Give --data a folder of good images or an MVTec-layout folder.")
 
 
 class NoImagesFound(PlumblineError):
