@@ -1,8 +1,9 @@
 """The way of one picture through the service: read, infer, judge, remember, and only then answer.
 
-The event loop only hands over. Each inspection has a thread of its own for its whole way, because every hand-over
-between threads costs a single camera more than the work on either side; reading and judging, which need a core, take
-turns. The graph runs on its batcher's thread, the picture is stored by another one meanwhile.
+The event loop only hands over. Each inspection has a thread of its own for its whole way, because every
+hand-over between threads costs a single camera more than the work on either side; reading and judging, which
+need a core, take turns. The graph runs on its batcher's thread, the picture is stored by another one
+meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import io
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -152,15 +153,17 @@ class InspectionLine:
             row = to_row(inspection_id, active, judged, len(data), part)
             stored_from = time.perf_counter()
             anomaly_map = self.store.files.write_map(inspection_id, judged.anomaly_map)
-            image.result()
+            synced = image.result()
         except BaseException:
             wait([image])
             self.store.files.remove(inspection_id, picture.media_type)
             raise
-        # Both files are whole now and the image is on the disk, so the row may be committed. The map can be
-        # computed again from image and bundle, so nobody waits until it would survive a power cut, too.
+        # Both files are whole now, so the row may be committed; the image has to be on the disk before the
+        # answer. The map can be computed again from image and bundle, so nobody waits until it would survive
+        # a power cut, too.
         self._disk.submit(anomaly_map.sync)
         self.store.writer.write(row)
+        synced.result()
         timings = {**judged.timings, "store": time.perf_counter() - stored_from}
         self.metrics.count_inspection(row.product, row.decision, row.score, timings, row.batch_size)
         return row
@@ -176,8 +179,9 @@ class InspectionLine:
         overlay = heatmap.render(rgb, anomaly_map, scale, [to_region(region) for region in row.regions])
         return heatmap.encode(overlay, media_type, self.settings.heatmap_quality)
 
-    def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
-        self.store.files.write_image(inspection_id, media_type, data).sync()
+    def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> Future[None]:
+        written = self.store.files.write_image(inspection_id, media_type, data)
+        return self._disk.submit(written.sync)
 
 
 def to_row(
