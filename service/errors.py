@@ -220,6 +220,18 @@ class ProductNotReady(PlumblineError):
         )
 
 
+class ScoreNotFinite(PlumblineError):
+    slug = "score-not-finite"
+    title = "The graph computed no score"
+    status = 500
+
+    def __init__(self, score: float) -> None:
+        super().__init__(
+            f"The graph's score for this picture is {score}, which is no number, so there is no verdict. Treat the "
+            "part as not inspected and keep its picture: the bundle or the execution provider is at fault."
+        )
+
+
 # --- bundles and execution providers -------------------------------------------------------------------------
 
 

@@ -67,13 +67,16 @@ def tiny_card(scores: Sequence[float] = SCORES) -> CalibrationCard:
     )
 
 
-def tiny_model(draft: ManifestDraft, *, gain: bool = False, offset: float = 0.0) -> onnx.ModelProto:
+def tiny_model(
+    draft: ManifestDraft, *, gain: bool = False, offset: float = 0.0, fails_on_black: bool = False
+) -> onnx.ModelProto:
     """The gray-distance graph: mean over colour and 4 x 4 patches, distance to 0.5.
 
     Args:
         draft: Its essentials become the graph's metadata.
         gain: Add the output `score_gain`, which is 1 plus the map's maximum.
         offset: Added to every cell, to make a graph that fails its self-test.
+        fails_on_black: Compute NaN where a patch is black.
     """
     constants: dict[str, npt.NDArray[Any]] = {
         "scale": np.array(255, np.float32),
@@ -94,6 +97,15 @@ def tiny_model(draft: ManifestDraft, *, gain: bool = False, offset: float = 0.0)
         helper.make_node("Squeeze", ["distance", "colour"], ["plain"]),
         helper.make_node("Add", ["plain", "offset"], ["anomaly_map"]),
     ]
+    if fails_on_black:  # log(0) is minus infinity, and zero times that is no number
+        constants["zero"] = np.array(0, np.float32)
+        nodes[-2:] = [
+            helper.make_node("Log", ["pooled"], ["log"]),
+            helper.make_node("Mul", ["log", "zero"], ["nothing"]),
+            helper.make_node("Add", ["distance", "nothing"], ["fragile"]),
+            helper.make_node("Squeeze", ["fragile", "colour"], ["plain"]),
+            helper.make_node("Add", ["plain", "offset"], ["anomaly_map"]),
+        ]
     image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", SIZE, SIZE, 3])
     cells = SIZE // CELL
     outputs = [helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, ["N", cells, cells])]
@@ -133,11 +145,12 @@ def write_tiny_bundle(
     scores: Sequence[float] = SCORES,
     gain: bool = False,
     offset: float = 0.0,
+    fails_on_black: bool = False,
     **changes: Any,
 ) -> Bundle:
     """Write a bundle that serves, or with `offset` one that fails its parity self-test."""
     draft = tiny_draft(product, **changes)
-    model = tiny_model(draft, gain=gain, offset=offset).SerializeToString()
+    model = tiny_model(draft, gain=gain, offset=offset, fails_on_black=fails_on_black).SerializeToString()
     return write_bundle(models, draft=draft, model=model, card=tiny_card(scores), golden=tiny_golden(gain=gain))
 
 

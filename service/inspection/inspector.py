@@ -7,6 +7,7 @@ the graph to its batcher. `measure` and `inspect` run them in a row, for calibra
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.bundle import Bundle, CalibrationCard, Float32Map, InputGeometry, ScoreRule, UInt8Image
-from service.errors import ParityFailure
+from service.errors import ParityFailure, ScoreNotFinite
 from service.inspection import imaging
 from service.inspection.batching import BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.calibration import p_value
@@ -130,9 +131,16 @@ class Measurer:
         return self.batcher.submit(picture.prepared)
 
     def score(self, result: PatchResult) -> Measurement:
-        """Apply the score rule to what the graph said."""
+        """Apply the score rule to what the graph said.
+
+        Raises:
+            ScoreNotFinite: The graph computed something that is no number, which is no basis for a verdict.
+        """
         gain = 1.0 if result.gain is None else result.gain
-        return Measurement(image_score(result.anomaly_map, result.gain, self.rule), result.anomaly_map * gain)
+        score = image_score(result.anomaly_map, result.gain, self.rule)
+        if not math.isfinite(score):
+            raise ScoreNotFinite(score)
+        return Measurement(score, result.anomaly_map * gain)
 
     def measure(self, data: bytes) -> Measurement:
         """Read, infer and score one picture."""

@@ -15,7 +15,8 @@ import pytest
 
 from service.api.problems import TYPE_PREFIX, catalogue
 from service.app import begin_drain
-from tests.service.conftest import BOMB, GOOD, INSPECT, RunningService, Serve
+from tests.bundles import part, write_tiny_bundle
+from tests.service.conftest import BOMB, GOOD, INSPECT, RunningService, Serve, encode
 
 DOCS = Path(__file__).parents[3] / "docs" / "problems.md"
 RECIPE = "/v1/products/widget/recipe"
@@ -179,7 +180,16 @@ def test_full_disk_gives_no_verdict_and_says_so(serve: Serve) -> None:
         assert service.inspect().status_code == 201, "recovers by itself"
 
 
-def test_lost_database_gives_no_verdict_and_leaves_no_files(serve: Serve) -> None:
+def test_score_that_is_no_number_gives_no_verdict(serve: Serve, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "models", fails_on_black=True)
+    with serve(models=tmp_path / "models") as service:
+        problem = assert_problem(service.inspect(encode(part(brightness=0))), 500, "score-not-finite")
+        assert "not inspected" in problem["detail"]
+        assert service.client.get("/v1/inspections").json()["items"] == []
+        assert service.inspect().status_code == 201
+
+
+def test_lost_database_gives_no_verdict(serve: Serve) -> None:
     with serve() as service:
         with sqlite3.connect(service.settings.data / "plumbline.db") as database:
             database.execute("ALTER TABLE inspections RENAME TO elsewhere")

@@ -155,3 +155,19 @@ def test_prepare_leaves_a_picture_of_the_right_size_alone(
     image = change(pattern(64, 64))
 
     np.testing.assert_array_equal(prepare(image, InputGeometry(height=64, width=64)), image)
+
+
+def test_png_without_its_last_bytes_is_truncated() -> None:
+    data = encoded(pattern(), "PNG")
+
+    with pytest.raises(CorruptImage, match="last bytes"):
+        decode(data[:-6], LIMITS)
+
+
+def test_halving_on_the_way_averages_like_one_step() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (512, 768, 3), np.uint8)
+
+    prepared = prepare(image, InputGeometry(height=64, width=96)).astype(int)
+
+    exact = image.reshape(64, 8, 96, 8, 3).mean(axis=(1, 3))
+    assert np.abs(prepared - exact).max() <= 1.5

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from service.bundle import Bundle
-from service.errors import CorruptImage, ParityFailure, TooManyPixels
+from service.errors import CorruptImage, ParityFailure, ScoreNotFinite, TooManyPixels
+from service.inspection.batching import PatchResult
 from service.inspection.decision import Decision, Thresholds
 from service.inspection.imaging import ImageLimits
 from service.inspection.inspector import Inspector, InspectorOptions
@@ -110,3 +111,10 @@ def test_bundle_that_computes_something_else_is_not_served(tmp_path: Path) -> No
 
     with pytest.raises(ParityFailure, match=r"'cpu' .* differ by 5\.10e\+00"):
         Inspector.load(bundle.path, OPTIONS)
+
+
+def test_graph_that_computes_no_number_gives_no_verdict(inspector: Inspector) -> None:
+    result = PatchResult(np.full((16, 16), np.nan, np.float32), None, 0.0, 0.0, 1)
+
+    with pytest.raises(ScoreNotFinite, match="nan"):
+        inspector.score(result)
