@@ -25,7 +25,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NewType, TypeVar
@@ -324,21 +324,26 @@ def write_bundle(
     return Bundle.load(target)
 
 
-def newest_bundle(product_dir: Path) -> Path | None:
-    """The most recently created bundle of a product, None where there is none.
+def bundle_folders(product_folder: Path) -> list[Path]:
+    """A product's bundles, newest first; those without a readable manifest come last.
 
-    A folder whose manifest cannot be read counts as oldest: it is only chosen, and then named as broken, when
-    nothing better is there.
+    Args:
+        product_folder: `models/<product>/`; half-written bundles in it begin with a dot and are not seen.
     """
+    folders = [folder for folder in product_folder.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    return sorted(folders, key=_creation, reverse=True)
 
-    def created(path: Path) -> tuple[bool, datetime | str]:
-        try:
-            return True, Manifest.model_validate_json((path / MANIFEST).read_bytes()).created_at
-        except (OSError, ValidationError):
-            return False, path.name
 
-    versions = [path for path in product_dir.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return max(versions, key=created, default=None)
+def newest_bundle(product_folder: Path) -> Path | None:
+    """The most recently created bundle of a product, None where there is none."""
+    return next(iter(bundle_folders(product_folder)), None)
+
+
+def _creation(folder: Path) -> datetime:
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes()).created_at
+    except (OSError, ValidationError):
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _canonical_json(record: BaseModel) -> bytes:

@@ -136,8 +136,9 @@ def inspect(
     usage.
     """
     from service.app import inspector_options
+    from service.bundle import bundle_folders
     from service.folder import find_images, inspect_files, recipe_without_server, write_results
-    from service.registry import bundle_folders, load_inspector, product_folders
+    from service.registry import load_inspector, product_folders
 
     settings = load_settings(models=models, data=data, provider=provider)
     if output is not None and output.suffix not in {".json", ".csv"}:
@@ -210,9 +211,9 @@ def products(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List the products of the model repository, with the bundle and recipe that would serve."""
-    from service.bundle import Bundle
+    from service.bundle import Bundle, bundle_folders
     from service.folder import recipe_without_server
-    from service.registry import bundle_folders, product_folders
+    from service.registry import product_folders
 
     settings = load_settings(models=models, data=data)
     rows: list[dict[str, Any]] = []

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from service.app import inspector_options
+from service.bundle import bundle_folders
 from service.errors import PlumblineError
 from service.inspection.cuda import cuda_problems, has_driver
 from service.inspection.threads import cpu_quota
-from service.registry import bundle_folders, load_inspector, product_folders
+from service.registry import load_inspector, product_folders
 from service.settings import PREFIX, Settings
 from service.store.database import open_engine
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 import structlog
-from pydantic import ValidationError
 
-from service.bundle import MANIFEST, PRODUCT_NAME, Bundle, Manifest
+from service.bundle import PRODUCT_NAME, Bundle, bundle_folders
 from service.errors import BundleIntegrity, PlumblineError, ProductNotReady, ProviderUnavailable, UnknownProduct
 from service.inspection.inspector import Inspector, InspectorOptions
 from service.store.recipes import RecipeRevision
@@ -189,16 +187,3 @@ def product_folders(models: Path) -> Iterator[str]:
             continue
         if PRODUCT_NAME.fullmatch(folder.name) and any(bundle_folders(folder)):
             yield folder.name
-
-
-def bundle_folders(product_folder: Path) -> list[Path]:
-    """A product's bundles, newest first; those without a readable manifest come last."""
-    folders = [folder for folder in product_folder.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    return sorted(folders, key=_creation, reverse=True)
-
-
-def _creation(folder: Path) -> datetime:
-    try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes()).created_at
-    except (OSError, ValidationError):
-        return datetime.min.replace(tzinfo=UTC)

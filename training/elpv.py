@@ -5,6 +5,10 @@
 The pictures are electroluminescence photographs of solar cells (300 x 300, the package `elpv-dataset`), labelled by how
 probable a defect is. Monocrystalline cells are one product; polycrystalline ones would be another. Only the clear
 labels are used: probability 0 is good, 1 is defective. There are no masks, so pixel figures are skipped.
+
+The package lists the cells module by module, and how hard a defect is to see differs from module to module: in some,
+cells are cracked and dark, in others the label grades lost power that a picture hardly shows. So the defective cells
+are kept apart by run of consecutive monocrystalline cells in the list, and the evaluation has a line for each run.
 """
 
 import csv
@@ -12,6 +16,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -44,6 +49,7 @@ class Cell:
     path: Path
     defect_probability: float
     kind: str
+    run: int  # 1-based number of the run of consecutive cells of this kind that it belongs to
 
 
 def read_labels(folder: Path) -> list[Cell]:
@@ -53,8 +59,16 @@ def read_labels(folder: Path) -> list[Cell]:
         folder: The package's data folder.
     """
     with (folder / "labels.csv").open(newline="") as file:
-        rows = [row for row in csv.reader(file, delimiter=" ", skipinitialspace=True) if row]
-    return [Cell(folder / path, float(probability), kind.strip()) for path, probability, kind in rows]
+        rows = [
+            [field.strip() for field in row] for row in csv.reader(file, delimiter=" ", skipinitialspace=True) if row
+        ]
+    cells: list[Cell] = []
+    runs: Counter[str] = Counter()
+    for path, probability, kind in rows:
+        if not cells or cells[-1].kind != kind:
+            runs[kind] += 1
+        cells.append(Cell(folder / path, float(probability), kind, runs[kind]))
+    return cells
 
 
 def unpack(cells: Sequence[Cell], target: Path, *, training: int = GOOD_FOR_TRAINING, seed: int = 0) -> None:
@@ -67,14 +81,13 @@ def unpack(cells: Sequence[Cell], target: Path, *, training: int = GOOD_FOR_TRAI
         seed: Decides which.
     """
     good = [cell.path for cell in cells if cell.kind == "mono" and cell.defect_probability == 0]
-    defective = [cell.path for cell in cells if cell.kind == "mono" and cell.defect_probability == 1]
     random.Random(seed).shuffle(good)
+    folders = {"train/good": good[:training], "test/good": good[training:]}
+    for cell in cells:
+        if cell.kind == "mono" and cell.defect_probability == 1:
+            folders.setdefault(f"test/defective-run{cell.run}", []).append(cell.path)
     shutil.rmtree(target, ignore_errors=True)
-    for folder, paths in (
-        ("train/good", good[:training]),
-        ("test/good", good[training:]),
-        ("test/defective", defective),
-    ):
+    for folder, paths in folders.items():
         (target / folder).mkdir(parents=True)
         for path in paths:
             shutil.copyfile(path, target / folder / path.name)
@@ -85,7 +98,7 @@ def pick_samples(data: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for kind in ("good", "defective"):
-        for path in sorted((data / "test" / kind).iterdir())[:SAMPLES_EACH]:
+        for path in sorted((data / "test").glob(f"{kind}*/*"))[:SAMPLES_EACH]:
             shutil.copyfile(path, target / f"{kind}-{path.name}")
 
 

@@ -7,7 +7,13 @@ import pytest
 from training.dataset import scan
 from training.elpv import pick_samples, read_labels, unpack
 
-ROWS = (("mono", "0.0", 40), ("mono", "1.0", 6), ("mono", "0.3333333333333333", 5), ("poly", "0.0", 30))
+ROWS = (
+    ("mono", "0.0", 40),
+    ("mono", "1.0", 6),
+    ("mono", "0.3333333333333333", 5),
+    ("poly", "0.0", 30),
+    ("mono", "1.0", 2),
+)
 
 
 @pytest.fixture
@@ -32,9 +38,10 @@ def contents(folder: Path) -> list[str]:
 def test_labels_are_read(package_data: Path) -> None:
     cells = read_labels(package_data)
 
-    assert len(cells) == 81
+    assert len(cells) == 83
     assert (cells[0].path.name, cells[0].defect_probability, cells[0].kind) == ("cell0001.png", 0.0, "mono")
     assert cells[46].defect_probability == pytest.approx(1 / 3)
+    assert [cells[number].run for number in (0, 50, 51, 80, 82)] == [1, 1, 1, 1, 2]
 
 
 def test_only_clear_monocrystalline_cells_are_used(package_data: Path, tmp_path: Path) -> None:
@@ -46,9 +53,10 @@ def test_only_clear_monocrystalline_cells_are_used(package_data: Path, tmp_path:
     assert len(contents(target / "train/good")) == 30
     assert len(set(good)) == 40
     assert all(text.startswith("mono 0.0 ") for text in good)
-    assert all(text.startswith("mono 1.0 ") for text in contents(target / "test/defective"))
-    assert len(contents(target / "test/defective")) == 6
-    assert len(scan(target).test) == 16
+    defective = {number: contents(target / f"test/defective-run{number}") for number in (1, 2)}
+    assert all(text.startswith("mono 1.0 ") for texts in defective.values() for text in texts)
+    assert {number: len(texts) for number, texts in defective.items()} == {1: 6, 2: 2}
+    assert len(scan(target).test) == 18
 
 
 def test_unpacking_again_replaces_and_repeats(package_data: Path, tmp_path: Path) -> None:
