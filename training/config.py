@@ -20,7 +20,7 @@ class FitConfig:
     """A state dict to use instead of the teacher's usual source, for machines without internet."""
     input_size: int = 256
     """Side of the square that every image is stretched to, pixels; a multiple of 32."""
-    iterations: int = 400
+    iterations: int = 1200
     """Steps; fixed, because nothing but defective images could tell when to stop."""
     batch_size: int = 8
     pseudo_share: float = 0.5
@@ -29,7 +29,7 @@ class FitConfig:
     weight_decay: float = 1e-4
     warmup_steps: int = 30
     clip_norm: float = 1.0
-    ema_decay: float = 0.99
+    ema_decay: float = 0.995
     seed: int = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the networks while training; distances, losses and the exported graph are float32 always."""
