@@ -55,7 +55,7 @@ serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables s
 # One bundle a product is enough: a new one replaces the shipped one. A hundred held-out parts certify a
 # false-reject rate of 1 %.
 demo-bundle: $(VENV)/stamp-train ## draw the demo parts again and train the shipped bundle and samples again
-	rm -rf runs/washer runs/washer-parts
+	rm -rf runs/washer runs/washer-parts runs/washer-models
 	$(BIN)/python -m training.demo_part runs/washer-parts --train 250 --test 20 --seed 0
 	$(BIN)/plumbline-train fit --data runs/washer-parts --product washer --models runs/washer-models --seed 0 \
 	  --held-out 0.4 --evaluate

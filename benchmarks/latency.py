@@ -23,11 +23,10 @@ import numpy as np
 import onnxruntime as ort
 import typer
 
-from service.bundle import Bundle
+from service.bundle import Bundle, bundle_folders
 from service.inspection import imaging
 from service.inspection.imaging import ImageLimits
 from service.inspection.threads import cpu_quota
-from service.registry import bundle_folders
 from tests.serving import service_process
 
 

@@ -28,6 +28,9 @@ from service.errors import BodyTooLarge, CorruptImage, NotAnImage, TooManyPixels
 
 UInt8Image = npt.NDArray[np.uint8]
 
+# Pictures are worked on side by side, each on one thread; OpenCV's own threads would fight over the same cores.
+cv2.setNumThreads(1)
+
 MEDIA_TYPES = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
