@@ -1,6 +1,5 @@
 """`plumbline-train`: from a folder of good pictures to a bundle, and how good the bundle is."""
 
-import os
 import shlex
 import signal
 import sys
@@ -34,13 +33,6 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
-
-
-@app.callback()
-def _prepare() -> None:
-    # Threads that spin while they wait slow each other down when anything else runs on the machine: on two busy
-    # cores training took 2 to 3 times as long. OpenMP reads this when torch is imported, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @app.command("fit")

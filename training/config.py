@@ -20,7 +20,7 @@ class FitConfig:
     """A state dict to use instead of the teacher's usual source, for machines without internet."""
     input_size: int = 256
     """Side of the square that every image is stretched to, pixels; a multiple of 32."""
-    iterations: int = 1200
+    iterations: int = 1000
     """Steps; fixed, because nothing but defective images could tell when to stop."""
     batch_size: int = 8
     pseudo_share: float = 0.5

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Progress:
 
 def fit(
     images: NDArray[np.uint8],
-    held_out: NDArray[np.uint8],
+    reference: NDArray[np.uint8],
     config: FitConfig,
     run_dir: Path,
     *,
@@ -57,11 +58,12 @@ def fit(
     on_progress: Callable[[Progress], None] = lambda _: None,
     teacher: Teacher | None = None,
 ) -> Method:
-    """Trains a method on good images and calibrates its map on held-out good images.
+    """Trains a method on good images and measures the constants of its map.
 
     Args:
         images: uint8 `[N, S, S, 3]`, RGB, good images to train on.
-        held_out: uint8 `[M, S, S, 3]`, RGB, good images that are only measured.
+        reference: uint8 `[M, S, S, 3]`, RGB, good images to measure the map's constants on. Not those of the
+            calibration card: the score must not depend on the images that certify its threshold.
         config: the settings; S is `config.input_size`.
         run_dir: holds the checkpoint; made if missing.
         resume: go on from the checkpoint if there is one; the result is the unbroken run's, bit by bit.
@@ -72,14 +74,14 @@ def fit(
         The method with averaged weights, in evaluation mode on float32.
 
     Raises:
-        TooFewImages: fewer than 2 images to train on or none held out.
+        TooFewImages: fewer than 2 images to train on or no reference.
         CheckpointMismatch: the checkpoint is of other images or settings.
         TeacherWeightsUnavailable: see `load_teacher`.
     """
     if len(images) < 2:
         raise TooFewImages(len(images), 2, "training")
-    if len(held_out) < 1:
-        raise TooFewImages(len(held_out), 1, "held-out")
+    if len(reference) < 1:
+        raise TooFewImages(len(reference), 1, "reference")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -90,7 +92,10 @@ def fit(
     run = _Run(method, config, fingerprint(images))
     path = run_dir / CHECKPOINT_NAME
     run_dir.mkdir(parents=True, exist_ok=True)
-    if resume and path.exists():
+    if not resume:
+        # An older run's checkpoint must not be what a later --resume goes on from.
+        path.unlink(missing_ok=True)
+    elif path.exists():
         run.load(path)
 
     method.train()
@@ -115,12 +120,14 @@ def fit(
                 )
             )
     except KeyboardInterrupt:
-        run.save(path)
+        # In the middle of a step some weights have moved and some have not: the last whole checkpoint is worth more.
+        if run.between_steps:
+            run.save(path)
         raise
     run.save(path)
     run.ema.copy_to(method)
     method.eval().to(memory_format=torch.contiguous_format)
-    method.calibrate(held_out)
+    method.calibrate(reference)
     return method
 
 
@@ -136,7 +143,8 @@ class _Run:
 
     def __init__(self, method: Method, config: FitConfig, images_fingerprint: str) -> None:
         self.method, self.config, self.step = method, config, 0
-        self.identity = {"images": images_fingerprint, **config.as_json()}
+        self.between_steps = True
+        self.identity = {"images": images_fingerprint, "torch": str(torch.__version__), **config.as_json()}
         del self.identity["checkpoint_seconds"]  # how often a run is saved changes nothing in it
         trained = [p for p in method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
@@ -144,6 +152,7 @@ class _Run:
 
     def descend(self, batch: Batch) -> dict[str, float]:
         config = self.config
+        self.between_steps = False
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
         with _precision(config):
@@ -154,6 +163,7 @@ class _Run:
         self.optimizer.step()
         self.ema.update(self.method, self.step)
         self.step += 1
+        self.between_steps = True
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def save(self, path: Path) -> None:
@@ -173,7 +183,10 @@ class _Run:
         scratch.replace(path)
 
     def load(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointMismatch(path, [f"the file cannot be read ({error})"]) from error
         differences = [
             f"{name} was {state['identity'].get(name)!r} and is now {value!r}"
             for name, value in self.identity.items()
@@ -198,7 +211,7 @@ def make_batch(images: NDArray[np.uint8], frozen: list[Tensor], config: FitConfi
     # torch's own chance (dropout, feature noise) follows the step as well.
     torch.manual_seed(int(rng.integers(2**63)))
     index = _epoch_order(len(images), config, step)
-    pseudo_count = round(config.pseudo_share * len(index))
+    pseudo_count = math.ceil(config.pseudo_share * len(index))
     painted = [pseudo_anomaly(images[i], rng) for i in index[:pseudo_count]]
     side = images.shape[1:3]
     pseudo = np.stack([p for p, _ in painted]) if painted else np.zeros((0, *side, 3), np.float32)

@@ -59,7 +59,7 @@ class LevelFusion(nn.Module):
         """Measures the constants.
 
         Args:
-            distances: per level, float32 `[M, 1, h_k, w_k]` of held-out good images.
+            distances: per level, float32 `[M, 1, h_k, w_k]` of good images.
         """
         for level, distance in enumerate(distances):
             self.spread[level] = distance.std().clamp_min(_EPS)

@@ -145,11 +145,11 @@ def test_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
         fit(parts(9), parts(4), TINY, tmp_path, resume=True, teacher=random_teacher("efficientnet_lite0"))
 
 
-@pytest.mark.parametrize(("train", "held_out", "message"), [(1, 4, "training"), (8, 0, "held-out")])
-def test_too_few_images_are_refused(tmp_path: Path, train: int, held_out: int, message: str) -> None:
+@pytest.mark.parametrize(("train", "reference", "message"), [(1, 4, "training"), (8, 0, "reference")])
+def test_too_few_images_are_refused(tmp_path: Path, train: int, reference: int, message: str) -> None:
     teacher = random_teacher("efficientnet_lite0")
     with pytest.raises(TooFewImages, match=message):
-        fit(parts(8)[:train], parts(8)[:held_out], TINY, tmp_path, teacher=teacher)
+        fit(parts(8)[:train], parts(8)[:reference], TINY, tmp_path, teacher=teacher)
 
 
 def test_unknown_method_lists_the_known_ones(tmp_path: Path) -> None:

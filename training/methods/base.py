@@ -68,8 +68,8 @@ class Method(nn.Module, ABC):
         """Returns the losses, float32 scalars; `loss` is the one to descend, the others are for the eye."""
 
     @abstractmethod
-    def calibrate(self, held_out: NDArray[np.uint8]) -> None:
-        """Measures the constants of the map on good images that were not trained on, uint8 `[M, H, W, 3]`."""
+    def calibrate(self, reference: NDArray[np.uint8]) -> None:
+        """Measures the constants of the map on good images, uint8 `[M, H, W, 3]`."""
 
     @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -181,8 +181,8 @@ class DualReverseDistillation(Method):
         return (mean_map - target).abs().mean()
 
     @torch.no_grad()
-    def calibrate(self, held_out: NDArray[np.uint8]) -> None:
-        chunks = [self.distances(pixels) for pixels in in_chunks(held_out)]
+    def calibrate(self, reference: NDArray[np.uint8]) -> None:
+        chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
         self.fusion.calibrate([torch.cat(level) for level in zip(*chunks, strict=True)])
 
     def distances(self, pixels: Tensor) -> list[Tensor]:
