@@ -9,10 +9,11 @@ meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +22,7 @@ from uuid import UUID
 import numpy as np
 
 from service.admission import Admission
-from service.errors import DeadlineExceeded
+from service.errors import DeadlineExceeded, UnknownInspection
 from service.inspection import heatmap, imaging
 from service.inspection.decision import Region
 from service.inspection.heatmap import HeatmapScale
@@ -31,6 +32,8 @@ from service.inspection.threads import cpu_quota
 from service.monitoring.metrics import Metrics
 from service.registry import ActiveProduct, Registry
 from service.settings import Settings
+from service.store.errors import StoreUnavailable
+from service.store.files import WrittenFile
 from service.store.ids import created_at, new_id
 from service.store.inspections import get_inspection
 from service.store.models import InspectionRow
@@ -69,6 +72,8 @@ class InspectionLine:
         self.store = store
         self.metrics = metrics
         self.admission = Admission(settings.queue_limit)
+        # Heatmaps that are asked for later are not part of the line's work, and must not use up its memory.
+        self.drawing = Admission(settings.queue_limit)
         self._inspections = ThreadPoolExecutor(settings.queue_limit, thread_name_prefix="inspection")
         self._drawings = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="drawing")
         self._cores = threading.BoundedSemaphore(cpu_quota())
@@ -146,6 +151,7 @@ class InspectionLine:
             picture = inspector.read(data)
         # The picture goes to disk while the graph looks at it.
         image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
+        anomaly_map: WrittenFile | None = None
         try:
             result = inspector.submit(picture).result()
             with self._cores:
@@ -153,17 +159,17 @@ class InspectionLine:
             row = to_row(inspection_id, active, judged, len(data), part)
             stored_from = time.perf_counter()
             anomaly_map = self.store.files.write_map(inspection_id, judged.anomaly_map)
-            synced = image.result()
+            # Both files are whole and the image is on the disk before the row is committed. The map can be computed
+            # again from image and bundle, so nobody waits until it would survive a power cut, too.
+            image.result()
+            self._disk.submit(anomaly_map.sync)
         except BaseException:
             wait([image])
+            if anomaly_map is not None:
+                anomaly_map.close()
             self.store.files.remove(inspection_id, picture.media_type)
             raise
-        # Both files are whole now, so the row may be committed; the image has to be on the disk before the
-        # answer. The map can be computed again from image and bundle, so nobody waits until it would survive
-        # a power cut, too.
-        self._disk.submit(anomaly_map.sync)
-        self.store.writer.write(row)
-        synced.result()
+        self._commit(row, picture.media_type)
         timings = {**judged.timings, "store": time.perf_counter() - stored_from}
         self.metrics.count_inspection(row.product, row.decision, row.score, timings, row.batch_size)
         return row
@@ -179,9 +185,22 @@ class InspectionLine:
         overlay = heatmap.render(rgb, anomaly_map, scale, [to_region(region) for region in row.regions])
         return heatmap.encode(overlay, media_type, self.settings.heatmap_quality)
 
-    def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> Future[None]:
-        written = self.store.files.write_image(inspection_id, media_type, data)
-        return self._disk.submit(written.sync)
+    def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
+        self.store.files.write_image(inspection_id, media_type, data).sync()
+
+    def _commit(self, row: InspectionRow, media_type: str) -> None:
+        try:
+            self.store.writer.write(row)
+        except StoreUnavailable:
+            # Clients will come back; without this every try would leave two files that nobody ever asks for. A
+            # database that does not even answer may have taken the row, so then they stay.
+            inspection_id = UUID(row.id)
+            with contextlib.suppress(StoreUnavailable):
+                try:
+                    get_inspection(self.store.engine, inspection_id)
+                except UnknownInspection:
+                    self.store.files.remove(inspection_id, media_type)
+            raise
 
 
 def to_row(

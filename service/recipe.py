@@ -12,7 +12,14 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.errors import InvalidRecipe
-from service.inspection.calibration import DEFAULT_FAIL_ALPHA, DEFAULT_REVIEW_ALPHA, certify, certify_nearest
+from service.inspection.calibration import (
+    DEFAULT_FAIL_ALPHA,
+    DEFAULT_REVIEW_ALPHA,
+    certify,
+    certify_nearest,
+    smallest_alpha,
+)
+from service.inspection.calibration import extrapolate as tail_threshold
 from service.inspection.decision import Thresholds
 
 
@@ -73,35 +80,48 @@ class Recipe(BaseModel):
         )
 
     @classmethod
-    def for_rates(cls, scores: Sequence[float], fail_alpha: float, review_alpha: float | None = None) -> Recipe:
+    def for_rates(
+        cls,
+        scores: Sequence[float],
+        fail_alpha: float,
+        review_alpha: float | None = None,
+        *,
+        extrapolate: bool = False,
+    ) -> Recipe:
         """The recipe for stated false-reject rates.
 
         Args:
             scores: The calibration card's scores, ascending.
             fail_alpha: At most this share of good parts may fail.
             review_alpha: At most this share may lie above the review threshold; None takes twice `fail_alpha`, at
-                least 5 %.
+                least 5 %, or what the card can certify.
+            extrapolate: Where the card cannot certify `fail_alpha`, extend the tail of its scores; the recipe is then
+                not certified.
 
         Raises:
             InvalidRecipe: A rate is outside (0, 1), smaller than the card can certify, or they are in the wrong order.
         """
+        certified = not extrapolate or fail_alpha >= smallest_alpha(len(scores))
         try:
-            fail = certify(scores, fail_alpha)
-            review = certify(scores, _review_rate(fail_alpha) if review_alpha is None else review_alpha)
+            fail = certify(scores, fail_alpha).value if certified else tail_threshold(scores, fail_alpha)
+            if review_alpha is None:
+                review = certify_nearest(scores, _review_rate(fail_alpha))
+            else:
+                review = certify(scores, review_alpha)
         except ValueError as error:
             raise InvalidRecipe(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
-        if review.alpha < fail.alpha:
+        if review.alpha < fail_alpha:
             raise InvalidRecipe(
-                f"The review rate {review.alpha:g} is smaller than the false-reject rate {fail.alpha:g}; "
+                f"The review rate {review.alpha:g} is smaller than the false-reject rate {fail_alpha:g}; "
                 "parts that fail are a subset of those above the review threshold."
             )
         return cls(
-            fail_threshold=fail.value,
+            fail_threshold=fail,
             review_threshold=review.value,
-            target_false_reject_rate=fail.alpha,
+            target_false_reject_rate=fail_alpha,
             review_rate=review.alpha,
-            certified=True,
-            calibration_images=fail.n,
+            certified=certified,
+            calibration_images=len(scores),
         )
 
 

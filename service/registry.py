@@ -13,9 +13,12 @@ import structlog
 from service.bundle import PRODUCT_NAME, Bundle, bundle_folders
 from service.errors import BundleIntegrity, PlumblineError, ProductNotReady, ProviderUnavailable, UnknownProduct
 from service.inspection.inspector import Inspector, InspectorOptions
+from service.store.errors import StoreUnavailable
 from service.store.recipes import RecipeRevision
 
 log = structlog.get_logger(__name__)
+
+RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Registry:
         self._known = frozenset(product_folders(models))
         # Taken by who changes things. Readers see one immutable mapping or the next.
         self._changing = threading.Lock()
-        self._closed = False
+        self._closing = threading.Event()
 
     @property
     def active(self) -> Mapping[str, ActiveProduct]:
@@ -84,11 +87,18 @@ class Registry:
 
     def load(self) -> None:
         """Load the newest intact bundle of every product. One that fails is named and stops nobody else."""
-        for product in sorted(self._known):
-            if self._closed:
-                break
-            self._load_product(product)
-        self.loading = False
+        try:
+            for product in sorted(self._known):
+                if self._closing.is_set():
+                    break
+                try:
+                    self._load_product(product)
+                except OSError as error:  # its folder vanished or may not be read
+                    reason = f"the folder {self.models / product} cannot be read ({error.strerror})."
+                    self._broken += (BrokenBundle(product, "unknown", BundleIntegrity.slug, reason),)
+                    log.error("product not served", product=product, reason=reason)
+        finally:
+            self.loading = False
 
     def get(self, product: str) -> ActiveProduct:
         """What inspects a product now.
@@ -123,8 +133,8 @@ class Registry:
 
     def close(self) -> None:
         """Answer what waits in every product and end the inference threads."""
+        self._closing.set()
         with self._changing:
-            self._closed = True
             for active in self._active.values():
                 active.inspector.close(drain=True)
 
@@ -132,7 +142,6 @@ class Registry:
         for path in bundle_folders(self.models / product):
             try:
                 inspector = load_inspector(path, product, self.options)
-                recipe = self._recipe_for(inspector.bundle)
             except PlumblineError as error:
                 self._broken += (BrokenBundle(product, path.name, error.slug, error.detail),)
                 log.error("bundle not served", product=product, version=path.name, reason=error.detail)
@@ -144,8 +153,13 @@ class Registry:
                 self._broken += (BrokenBundle(product, path.name, PlumblineError.slug, reason),)
                 log.exception("bundle not served", product=product, version=path.name)
                 continue
+            try:
+                recipe = self._wait_for_recipe(inspector.bundle)
+            except BaseException:
+                inspector.close()
+                raise
             with self._changing:
-                if self._closed:
+                if self._closing.is_set() or recipe is None:
                     inspector.close()
                     return
                 self._activate(product, ActiveProduct(inspector, recipe))
@@ -157,6 +171,17 @@ class Registry:
                 recipe_revision=recipe.revision,
             )
             return
+
+    def _wait_for_recipe(self, bundle: Bundle) -> RecipeRevision | None:
+        """The recipe in force. A store that does not answer is waited for: it is not the bundle's fault, and an older
+        bundle in its place would be a silent roll-back. None when the registry was closed meanwhile."""
+        while not self._closing.is_set():
+            try:
+                return self._recipe_for(bundle)
+            except StoreUnavailable as error:
+                log.warning("recipe not read, trying again", product=bundle.manifest.product, reason=error.detail)
+                self._closing.wait(RETRY_S)
+        return None
 
     def _activate(self, product: str, active: ActiveProduct) -> None:
         # The metrics first: as soon as the product can be inspected, its inspections are counted.
@@ -185,5 +210,12 @@ def product_folders(models: Path) -> Iterator[str]:
     for folder in sorted(models.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
             continue
-        if PRODUCT_NAME.fullmatch(folder.name) and any(bundle_folders(folder)):
+        if PRODUCT_NAME.fullmatch(folder.name) and _may_hold_bundles(folder):
             yield folder.name
+
+
+def _may_hold_bundles(product_folder: Path) -> bool:
+    try:
+        return any(bundle_folders(product_folder))
+    except OSError:
+        return True  # named as broken when it is loaded, instead of missing without a word

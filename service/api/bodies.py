@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from fastapi import Request
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
@@ -142,12 +142,12 @@ async def _receive_form(stream: AsyncIterator[bytes], content_type: str) -> Uplo
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise InvalidRequest("The Content-Type of the form names no boundary. Let the HTTP library set the header.")
-    reader = _FormReader(boundary)
     try:
+        reader = _FormReader(boundary)
         async for chunk in stream:
             reader.parser.write(chunk)
         reader.parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InvalidRequest(f"The form cannot be read: {error}.") from error
     if not reader.complete:
         raise InvalidRequest("The form ends before its closing boundary; it was cut off on the way.")

@@ -189,7 +189,7 @@ def read_inspection(inspection_id: InspectionPath, line: LineDep) -> Inspection:
             tuple(HEATMAP_MEDIA_TYPES),
             headers=_VERDICT_HEADERS,
         ),
-        **problem_responses(*_ID_ERRORS, ArtefactGone, NotAcceptable),
+        **problem_responses(*_ID_ERRORS, ArtefactGone, NotAcceptable, QueueFull),
     },
 )
 async def read_heatmap(
@@ -205,7 +205,9 @@ async def read_heatmap(
     wanted = f"image/{format}" if format else negotiate(request.headers.get("accept"), image_offers(line))
     # The answer depends on the Accept header, which caches must know.
     headers = {"Vary": "Accept", **verdict_headers(row)}
-    return Response(await line.draw(row, wanted), headers=headers, media_type=wanted)
+    with line.drawing.enter():
+        content = await line.draw(row, wanted)
+    return Response(content, headers=headers, media_type=wanted)
 
 
 @router.get(

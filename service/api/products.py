@@ -147,7 +147,9 @@ def to_recipe(change: RecipeChange, active: ActiveProduct) -> Recipe:
     """
     scores = active.bundle.card.scores
     if change.target_false_reject_rate is not None:
-        return Recipe.for_rates(scores, change.target_false_reject_rate, change.review_rate)
+        return Recipe.for_rates(
+            scores, change.target_false_reject_rate, change.review_rate, extrapolate=change.extrapolate
+        )
     try:
         return Recipe.model_validate(change.model_dump(include={"fail_threshold", "review_threshold"}))
     except ValidationError as error:

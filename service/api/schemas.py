@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 # No control characters: these texts go into logs, headers, databases and spreadsheets.
+from service.store.recipes import SYSTEM_AUTHOR
+
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Sentence = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x08\x7f]+$")
@@ -18,6 +20,16 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:  # within a day of the calendar's ends
+        raise ValueError("is not a moment that can be written in UTC") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
 class PartFields(BaseModel):
     """What a sender may say about the part; stored and echoed."""
 
@@ -26,7 +38,7 @@ class PartFields(BaseModel):
     part_id: Label | None = Field(default=None, description="Serial number of the part.")
     station: Label | None = Field(default=None, description="Where the picture was taken.")
     lot: Label | None = Field(default=None, description="Lot or order that the part belongs to.")
-    captured_at: AwareDatetime | None = Field(
+    captured_at: Moment | None = Field(
         default=None, description="When the picture was taken, with time zone.", examples=["2026-03-01T08:30:00Z"]
     )
 
@@ -136,12 +148,18 @@ class RecipeHistory(_Answer):
     items: list[RecipeRecord]
 
 
+def _a_person(author: str) -> str:
+    if author.strip().lower() == SYSTEM_AUTHOR:
+        raise ValueError(f"{SYSTEM_AUTHOR!r} stands for the service itself; name the person")
+    return author
+
+
 class RecipeChange(BaseModel):
     """A new recipe: either thresholds set by hand, or rates that the calibration card turns into thresholds."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    author: Label = Field(description="Who changes it.")
+    author: Annotated[Label, AfterValidator(_a_person)] = Field(description="Who changes it.")
     reason: Sentence = Field(description="Why.")
     fail_threshold: float | None = None
     review_threshold: float | None = None
@@ -150,6 +168,11 @@ class RecipeChange(BaseModel):
     )
     review_rate: float | None = Field(
         default=None, gt=0, lt=1, description="At most this share may lie above the review threshold."
+    )
+    extrapolate: bool = Field(
+        default=False,
+        description="Where the card has too few images to certify the rate, extend the tail of their scores instead. "
+        "The threshold is then marked `certified: false`.",
     )
     expected_revision: int | None = Field(
         default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
@@ -163,8 +186,8 @@ class RecipeChange(BaseModel):
             raise ValueError("give either fail_threshold and review_threshold, or target_false_reject_rate")
         if any(value is not None for value in by_hand) and None in by_hand:
             raise ValueError("thresholds set by hand need both fail_threshold and review_threshold")
-        if self.review_rate is not None and self.target_false_reject_rate is None:
-            raise ValueError("review_rate needs target_false_reject_rate")
+        if (self.review_rate is not None or self.extrapolate) and self.target_false_reject_rate is None:
+            raise ValueError("review_rate and extrapolate need target_false_reject_rate")
         return self
 
 

@@ -159,14 +159,14 @@ class MicroBatcher:
         started = self._clock()
         try:
             output = self._session.run(np.stack([item.image for item in batch]))
+            infer_s = self._clock() - started
+            # Copies: views would keep the whole batch's maps alive as long as one of them is.
+            maps = [output.maps[index].copy() for index in range(len(batch))]
+            gains = [None if output.gains is None else float(output.gains[index]) for index in range(len(batch))]
         except Exception as error:  # noqa: BLE001 - it belongs to these pictures; the thread lives on
             for item in batch:
                 item.future.set_exception(error)
             return
-        infer_s = self._clock() - started
         self._batch_s += 0.1 * (infer_s - self._batch_s)
-        for index, item in enumerate(batch):
-            gain = None if output.gains is None else float(output.gains[index])
-            # A copy: a view would keep the whole batch's maps alive as long as one of them is.
-            anomaly_map = output.maps[index].copy()
+        for item, anomaly_map, gain in zip(batch, maps, gains, strict=True):
             item.future.set_result(PatchResult(anomaly_map, gain, started - item.since, infer_s, len(batch)))

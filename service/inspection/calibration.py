@@ -69,23 +69,47 @@ def certify(scores: Sequence[float], alpha: float) -> CertifiedThreshold:
     n = len(scores)
     if not 0 < alpha < 1:
         raise ValueError(f"the false-reject rate must lie between 0 and 1, got {alpha}")
-    # Exact arithmetic on the number as it was written: in floating point (n + 1)(1 - alpha) may land just above an
-    # integer and cost a rank.
-    rank = math.ceil((n + 1) * (1 - _exact(alpha, n)))
-    if rank > n:
-        needed = math.ceil(1 / _exact(alpha, n)) - 1
+    # How many of the n + 1 equally likely ranks of a good part's score may be rejected. Decided by the very comparison
+    # of floating-point numbers that `p_value <= alpha` is, so that the two can never disagree by a rounding.
+    rejected = math.floor(alpha * (n + 1)) + 1
+    while rejected / (n + 1) > alpha:
+        rejected -= 1
+    if rejected < 1:
+        needed = math.ceil(1 / Fraction(repr(alpha))) - 1
         raise ValueError(
             f"{n} good images can certify a false-reject rate of {smallest_alpha(n):.4g} at best, not {alpha:g}; "
             f"{needed} would be needed"
         )
+    rank = n + 1 - rejected
     return CertifiedThreshold(scores[rank - 1], alpha, rank, n)
+
+
+def extrapolate(scores: Sequence[float], alpha: float) -> float:
+    """A threshold for a rate that so few images cannot certify: a guess, never a guarantee.
+
+    The highest fifth of the scores (at least two) is taken for the beginning of an exponential tail, which is then
+    followed to the rate (peaks over threshold with shape zero; Pickands 1975). Our own choice of the share.
+
+    Args:
+        scores: Calibration scores, ascending, at least five.
+        alpha: Target false-reject rate in (0, 1).
+
+    Raises:
+        ValueError: alpha is outside (0, 1), or there are fewer than five scores.
+    """
+    n = len(scores)
+    if not 0 < alpha < 1:
+        raise ValueError(f"the false-reject rate must lie between 0 and 1, got {alpha}")
+    if n < 5:
+        raise ValueError(f"{n} good images are too few to extend the tail of their scores; 5 are needed")
+    above = max(2, n // 5)
+    start = scores[n - above - 1]
+    mean_excess = sum(score - start for score in scores[n - above :]) / above
+    tail = start + mean_excess * math.log(above / (n + 1) / alpha)
+    # A guess may not be below what was seen: the images prove that good parts score as high as this.
+    return max(tail, scores[-1])
 
 
 def certify_nearest(scores: Sequence[float], alpha: float) -> CertifiedThreshold:
     """As `certify`, but where n is too small for alpha, the smallest alpha that n can certify is taken instead."""
     return certify(scores, max(alpha, smallest_alpha(len(scores))))
-
-
-def _exact(alpha: float, n: int) -> Fraction:
-    # 1 / (n + 1) itself is asked for often and has no short decimal form.
-    return Fraction(1, n + 1) if alpha == smallest_alpha(n) else Fraction(repr(alpha))

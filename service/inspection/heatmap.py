@@ -12,6 +12,9 @@ from service.bundle import Float32Map, UInt8Image
 from service.inspection.decision import Region
 
 HEATMAP_MEDIA_TYPES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+# Longest side that the formats' encoders take, in pixels; PNG's is beyond any picture's.
+_LONGEST_SIDE = {"image/jpeg": 65_500, "image/webp": 16_383}
+_STRIP_ROWS = 128
 _OUTLINE_RGB = (255, 255, 255)
 
 
@@ -51,11 +54,15 @@ def render(
         uint8 [H, W, 3], RGB. Without evidence it is the picture itself, pixel by pixel.
     """
     height, width = rgb.shape[:2]
-    level = cv2.resize(scale.normalise(anomaly_map), (width, height), interpolation=cv2.INTER_LINEAR)
-    shades = (level * 255).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(shades, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-    weight = (opacity * level)[..., None]
-    overlay = np.asarray(np.rint(rgb * (1 - weight) + colours * weight), np.uint8)
+    steps = (scale.normalise(anomaly_map) * 255).astype(np.uint8)
+    shades = cv2.resize(steps, (width, height), interpolation=cv2.INTER_LINEAR)
+    overlay = np.empty_like(rgb)
+    # Strip by strip: blending takes fifty bytes a pixel, which for a whole large picture would be gigabytes.
+    for top in range(0, height, _STRIP_ROWS):
+        rows = slice(top, top + _STRIP_ROWS)
+        colours = cv2.cvtColor(cv2.applyColorMap(shades[rows], cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+        weight = (shades[rows] * np.float32(opacity / 255))[..., None]
+        overlay[rows] = np.rint(rgb[rows] * (1 - weight) + colours * weight)
     thickness = max(1, round(max(height, width) / 400))
     for region in regions:
         outline = np.array(region.polygon, np.int32)
@@ -71,7 +78,14 @@ def encode(rgb: UInt8Image, media_type: str, quality: int = 90) -> bytes:
         rgb: uint8 [H, W, 3], RGB.
         media_type: One of `HEATMAP_MEDIA_TYPES`.
         quality: Of JPEG and WebP, 1 to 100.
+
+    Returns:
+        The encoded picture, made smaller where a side is longer than the format allows.
     """
+    longest = max(rgb.shape[:2])
+    if (allowed := _LONGEST_SIDE.get(media_type, longest)) < longest:
+        height, width = (max(1, side * allowed // longest) for side in rgb.shape[:2])
+        rgb = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     quality_flag = {"image/jpeg": cv2.IMWRITE_JPEG_QUALITY, "image/webp": cv2.IMWRITE_WEBP_QUALITY}.get(media_type)
     flags = [] if quality_flag is None else [quality_flag, quality]
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)

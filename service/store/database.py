@@ -8,7 +8,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -32,19 +32,42 @@ def open_engine(url: str) -> Engine:
         engine = create_engine(parsed, pool_pre_ping=not is_sqlite)
         if is_sqlite:
             event.listen(engine, "connect", _configure_sqlite)
-        upgrade(engine)
+        _upgrade(engine)
     except (SQLAlchemyError, OSError, ImportError) as error:
         raise StoreUnavailable(f"the database {parsed.render_as_string()} cannot be opened ({error})") from error
     return engine
 
 
-def upgrade(engine: Engine) -> None:
-    """Run the migrations that this database has not seen."""
+def _upgrade(engine: Engine) -> None:
+    """Run the migrations that this database has not seen, all of them or none."""
+    if engine.dialect.name == "sqlite":
+        engine = _transactional(engine)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def _transactional(engine: Engine) -> Engine:
+    """The same SQLite database with DDL inside transactions.
+
+    Python's driver commits before it creates a table. A kill between a table and the note that it exists would then
+    need a person to repair; and two processes that open a new folder at once would get into each other's way, which
+    BEGIN IMMEDIATE lets wait for each other.
+    """
+    own = create_engine(engine.url, poolclass=NullPool)
+
+    @event.listens_for(own, "connect")
+    def connect(connection: sqlite3.Connection, record: Any) -> None:
+        connection.isolation_level = None
+        _configure_sqlite(connection, record)
+
+    @event.listens_for(own, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return own
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

@@ -17,7 +17,7 @@ from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevisi
 from service.store.models import RecipeRow
 
 SYSTEM_AUTHOR = "plumbline"
-_ATTEMPTS = 5
+_ATTEMPTS = 50  # each failed one means that somebody else got through
 
 
 @dataclass(frozen=True)
@@ -133,34 +133,49 @@ def recipe_in_force(engine: Engine, bundle: Bundle) -> RecipeRevision:
     """The recipe that a bundle is served with; a new revision is appended where none fits it.
 
     Thresholds are levels on one bundle's score scale and mean nothing on another's. So a recipe that was
-    made for another bundle is derived again from this bundle's calibration card: for the same false-reject
-    rate where it stated one that this card can certify, else the default. The history says so.
+    made for another bundle is derived again from this bundle's calibration card: for the false-reject rate
+    that a person stated last where this card can certify it, else the default. A bundle that comes back gets its own
+    last recipe back. The history says so.
 
     Raises:
         StoreUnavailable: The database does not answer.
     """
-    current = current_recipe(engine, bundle.manifest.product)
+    product = bundle.manifest.product
+    current = current_recipe(engine, product)
     if current is not None and current.bundle_digest == bundle.digest:
         return current
-    recipe, reason = _derive(current, bundle)
+    try:
+        with Session(engine) as session:
+            of_product = select(RecipeRow).where(RecipeRow.product == product).order_by(RecipeRow.revision.desc())
+            own = session.scalar(of_product.where(RecipeRow.bundle_digest == bundle.digest).limit(1))
+            chosen = session.scalar(of_product.where(RecipeRow.author != SYSTEM_AUTHOR).limit(1))
+            own_revision = None if own is None else _revision(own)
+            chosen_revision = None if chosen is None else _revision(chosen)
+    except SQLAlchemyError as error:
+        raise StoreUnavailable(f"the recipe of {product!r} cannot be read ({error.__cause__ or error})") from error
+    if own_revision is not None:
+        recipe, reason = own_revision.recipe, f"Bundle {bundle.version} serves again: revision {own_revision.revision}."
+    else:
+        recipe, reason = _derive(current, chosen_revision, bundle)
     return append_recipe(engine, bundle, recipe, author=SYSTEM_AUTHOR, reason=reason)
 
 
-def _derive(current: RecipeRevision | None, bundle: Bundle) -> tuple[Recipe, str]:
+def _derive(current: RecipeRevision | None, chosen: RecipeRevision | None, bundle: Bundle) -> tuple[Recipe, str]:
+    """A recipe for a bundle that never had one: the rates that a person chose last, else the default."""
     scores = bundle.card.scores
     default = Recipe.default(scores)
     if current is None:
         return default, "Default of the calibration card."
     change = f"Bundle {bundle.version} replaces {current.bundle_digest[:12]}."
-    rate = current.recipe.target_false_reject_rate
-    if current.author == SYSTEM_AUTHOR or rate is None:
-        hand_set = " Thresholds set by hand do not carry over." if rate is None else ""
+    rate = None if chosen is None else chosen.recipe.target_false_reject_rate
+    if chosen is None or rate is None:
+        hand_set = " Thresholds set by hand do not carry over." if chosen is not None else ""
         return default, f"{change}{hand_set} Default of the new calibration card."
     try:
-        recipe = Recipe.for_rates(scores, rate, current.recipe.review_rate)
+        recipe = Recipe.for_rates(scores, rate, chosen.recipe.review_rate, extrapolate=not chosen.recipe.certified)
     except InvalidRecipe as error:
         return default, f"{change} {error.detail} Default of the new calibration card."
-    return recipe, f"{change} The rates of revision {current.revision}, derived from the new calibration card."
+    return recipe, f"{change} The rates of revision {chosen.revision}, derived from the new calibration card."
 
 
 def _revision(row: RecipeRow) -> RecipeRevision:

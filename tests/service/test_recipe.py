@@ -28,7 +28,7 @@ def test_default_recipe_states_the_rate_that_few_images_can_certify() -> None:
 def test_default_recipe_exists_for_any_number_of_images(n: int) -> None:
     recipe = Recipe.default([float(value) for value in range(n)])
 
-    assert recipe.review_threshold <= recipe.fail_threshold
+    assert recipe.review_threshold < recipe.fail_threshold or n == 1
 
 
 def test_recipe_for_stated_rates() -> None:
@@ -65,3 +65,20 @@ def test_threshold_set_by_hand_claims_no_guarantee() -> None:
     recipe = Recipe(fail_threshold=2.0, review_threshold=1.0)
 
     assert (recipe.certified, recipe.target_false_reject_rate) == (False, None)
+
+
+def test_rate_beyond_the_images_is_extrapolated_on_request_and_never_called_certified() -> None:
+    recipe = Recipe.for_rates(FORTY_TWO, 0.001, extrapolate=True)
+
+    assert recipe.fail_threshold > max(FORTY_TWO)
+    assert (recipe.certified, recipe.target_false_reject_rate) == (False, 0.001)
+    assert recipe.review_threshold < recipe.fail_threshold
+
+
+def test_extrapolation_is_not_used_where_the_images_suffice() -> None:
+    assert Recipe.for_rates(HUNDRED, 0.1, extrapolate=True) == Recipe.for_rates(HUNDRED, 0.1)
+
+
+def test_extrapolation_needs_a_tail() -> None:
+    with pytest.raises(InvalidRecipe, match="5 are needed"):
+        Recipe.for_rates([1.0, 2.0, 3.0], 0.01, extrapolate=True)

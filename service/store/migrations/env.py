@@ -9,6 +9,7 @@ from service.store.models import Base
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=Base.metadata,
+    transactional_ddl=True,
     render_as_batch=True,  # SQLite cannot alter a table in place
 )
 with context.begin_transaction():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.service.api.test_problems import assert_problem
 from tests.service.conftest import GOOD, INSPECT, RunningService
 
 BOUNDARY = "frontier"
@@ -85,3 +86,15 @@ def test_no_upload_passes_through_a_temporary_file(
     # A machine whose temporary folder is gone or full still inspects.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     assert post(service, IMAGE + END) == (201, "")
+
+
+def test_endless_boundary_is_refused(service: RunningService) -> None:
+    answer = service.client.post(
+        INSPECT, content=b"x", headers={"content-type": f"multipart/form-data; boundary={'b' * 5000}"}
+    )
+    assert_problem(answer, 422, "invalid-request")
+
+
+def test_moment_beyond_the_calendar_is_refused(service: RunningService) -> None:
+    answer = service.inspect(params={"captured_at": "0001-01-01T00:00:00+14:00"})
+    assert_problem(answer, 422, "invalid-request")

@@ -15,6 +15,7 @@ import pytest
 
 from service.api.problems import TYPE_PREFIX, catalogue
 from service.app import begin_drain
+from service.store.errors import StoreUnavailable
 from tests.bundles import part, write_tiny_bundle
 from tests.service.conftest import BOMB, GOOD, INSPECT, RunningService, Serve, encode
 
@@ -196,6 +197,23 @@ def test_lost_database_gives_no_verdict(serve: Serve) -> None:
         database.close()
         assert_problem(service.inspect(), 503, "store-unavailable")
         assert_problem(service.client.get("/v1/inspections"), 503, "store-unavailable")
+
+
+def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:
+    with serve() as service:
+        assert service.inspect().status_code == 201
+        write_image = service.line.store.files.write_image
+
+        def no_space(*_: object) -> None:
+            raise StoreUnavailable("no space left")
+
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        object.__setattr__(service.line.store.files, "write_image", no_space)
+        for _ in range(20):
+            assert_problem(service.inspect(), 503, "store-unavailable")
+        object.__setattr__(service.line.store.files, "write_image", write_image)
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
+        assert service.inspect().status_code == 201
 
 
 def test_product_whose_bundle_is_broken_is_not_ready(serve: Serve, tmp_path: Path) -> None:

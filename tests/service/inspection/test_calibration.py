@@ -3,7 +3,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from service.inspection.calibration import certify, certify_nearest, p_value, smallest_alpha
+from service.inspection.calibration import certify, certify_nearest, extrapolate, p_value, smallest_alpha
 from service.inspection.decision import Decision, Thresholds, decide
 
 # Few distinct values, so that ties are common.
@@ -53,9 +53,13 @@ def test_score_p_value_and_decision_agree_at_every_boundary(scores: list[float],
 
     fails = decide(score, Thresholds(fail=threshold.value, review=threshold.value)) is Decision.FAIL
 
-    # Compared as whole numbers: p is a fraction with denominator n + 1.
-    fails_by_p = round(p_value(scores, score) * (len(scores) + 1)) <= alpha * (len(scores) + 1) + 1e-9
-    assert fails == fails_by_p
+    assert fails == (p_value(scores, score) <= alpha)
+
+
+@pytest.mark.parametrize("share", [1, 2, 3, 5])
+def test_rates_that_are_whole_shares_of_the_images_lose_no_rank_to_rounding(share: int) -> None:
+    for n in range(share, 300):
+        assert certify([float(value) for value in range(n)], share / (n + 1)).rank == n + 1 - share, n
 
 
 def test_the_guarantee_holds_on_average_over_many_calibrations() -> None:
@@ -69,3 +73,15 @@ def test_the_guarantee_holds_on_average_over_many_calibrations() -> None:
 
     assert np.mean(rates) <= alpha + 3 * np.std(rates) / np.sqrt(len(rates))
     assert np.mean(rates) >= alpha - 1 / (n + 1) - 3 * np.std(rates) / np.sqrt(len(rates))
+
+
+def test_extrapolation_follows_an_exponential_tail() -> None:
+    """On exponential scores, where the true threshold is -log(alpha)."""
+    rng = np.random.default_rng(3)
+    guesses = [extrapolate(sorted(rng.exponential(size=60).tolist()), 0.001) for _ in range(300)]
+
+    assert np.median(guesses) == pytest.approx(-np.log(0.001), rel=0.15)
+
+
+def test_extrapolation_is_never_below_what_good_parts_scored() -> None:
+    assert extrapolate([0.0] * 30 + [9.0], 0.02) == 9.0

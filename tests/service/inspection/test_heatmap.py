@@ -58,3 +58,20 @@ def test_encoded_heatmap_is_rgb(media_type: str) -> None:
 
     assert decoded[16, 16, 0] > 240
     assert decoded[16, 16, 2] < 15
+
+
+def test_picture_that_a_format_cannot_hold_is_made_smaller() -> None:
+    line_scan = np.full((64, 20_000, 3), 90, np.uint8)
+
+    decoded = decode(encode(line_scan, "image/webp"), ImageLimits())
+
+    assert decoded.shape == (52, 16_383, 3)
+
+
+def test_strips_leave_no_seams() -> None:
+    tall = np.full((1000, 16, 3), 120, np.uint8)
+
+    column = render(tall, np.full((4, 4), 2.0, np.float32), SCALE)[:, 8].astype(int)
+
+    assert (column == column[0]).all()
+    assert (column[0] != 120).any()

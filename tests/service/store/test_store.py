@@ -28,6 +28,13 @@ from service.store.inspections import InspectionFilter, get_inspection, list_ins
 from service.store.models import Base, InspectionRow
 from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history, recipe_in_force
 from service.store.store import Store
+from tests.bundles import tiny_draft, write_tiny_bundle
+
+
+def numbered_bundle(models: Path, number: int) -> Bundle:
+    """A bundle that differs from the others in its seed."""
+    training = tiny_draft().training.model_copy(update={"seed": number})
+    return write_tiny_bundle(models, training=training)
 
 
 def make_row(**changes: Any) -> InspectionRow:
@@ -238,3 +245,43 @@ def test_simultaneous_changes_get_revisions_of_their_own(store: Store, tiny_bund
     with ThreadPoolExecutor(4) as pool:
         revisions = list(pool.map(change, range(8)))
     assert sorted(revisions) == list(range(1, 9))
+
+
+def test_bundle_that_comes_back_gets_its_recipe_back(store: Store, tmp_path: Path) -> None:
+    first = numbered_bundle(tmp_path, 1)
+    second = numbered_bundle(tmp_path, 2)
+    by_hand = Recipe(fail_threshold=2, review_threshold=1)
+    recipe_in_force(store.engine, first)
+    append_recipe(store.engine, first, by_hand, author="a", reason="b")
+
+    assert recipe_in_force(store.engine, second).recipe != by_hand, "its scores are on another scale"
+    assert recipe_in_force(store.engine, first).recipe == by_hand
+
+
+def test_rate_that_a_person_chose_survives_several_bundles(store: Store, tmp_path: Path) -> None:
+    bundles = [numbered_bundle(tmp_path, seed) for seed in range(3)]
+    chosen = Recipe.for_rates(bundles[0].card.scores, 0.1)
+    append_recipe(store.engine, bundles[0], chosen, author="a", reason="b")
+
+    rates = [recipe_in_force(store.engine, bundle).recipe.target_false_reject_rate for bundle in bundles]
+
+    assert rates == [0.1, 0.1, 0.1]
+
+
+def test_migration_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'plumbline.db'}"
+    with monkeypatch.context() as patch:
+        # The second table cannot be made; a kill at this moment looks the same from outside.
+        patch.setattr("alembic.op.create_index", _fail)
+        with pytest.raises(RuntimeError, match="killed here"):
+            open_engine(url)
+    with sqlite3.connect(tmp_path / "plumbline.db") as database:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    database.close()
+    assert tables == []
+
+    open_engine(url).dispose()
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise RuntimeError("killed here")
