@@ -1,7 +1,8 @@
 # Everything runs in .venv, which make creates with the newest Python it finds from 3.11 on.
-# Three stamp files in it tell what it holds, so that nothing is installed twice and a changed
+# Stamp files in it tell what it holds, so that nothing is installed twice and a changed
 # pyproject.toml or constraints.txt installs again:
-#   base  the service alone, without torch       train  and training       full  and tests and demo data
+#   base  the service alone, without torch       train  and training
+#   solar the pictures of `make demo-train`        full   and the tests
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -18,7 +19,7 @@ MODELS ?= models
 .PHONY: help demo demo-train demo-bundle images serve test lint format typecheck constraints system-deps clean
 
 help: ## list what make can do
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo 'Plumbline needs Python 3.11, 3.12 or 3.13: install one, or name it: make PYTHON=/path/to/python3' >&2; exit 1; }
@@ -31,12 +32,17 @@ $(VENV)/stamp-base: $(PINS) | $(VENV)/bin/python
 
 $(VENV)/stamp-train: $(VENV)/stamp-base
 	@echo 'Installing torch and what training needs, the first time only (several GB on Linux x86_64) ...'
+	@$(PIP) --editable '.[train]'
+	@touch $@
+
+$(VENV)/stamp-solar: $(VENV)/stamp-train
+	@echo 'Installing elpv-dataset: pictures under CC BY-NC-SA 4.0, for trying this out, not for commercial use.'
 	@$(PIP) --editable '.[train,demo]'
 	@touch $@
 
 $(VENV)/stamp-full: $(VENV)/stamp-train
 	@echo 'Installing the test tools, the first time only ...'
-	@$(PIP) --editable '.[train,demo,test,postgres]'
+	@$(PIP) --editable '.[train,test,postgres]'
 	@touch $@
 
 # --- see it work --------------------------------------------------------------------------------------------
@@ -44,7 +50,7 @@ $(VENV)/stamp-full: $(VENV)/stamp-train
 demo: $(VENV)/stamp-base ## inspect the shipped sample pictures with the shipped model (KEEP=1 keeps the service running)
 	$(BIN)/python -m service.demo --models $(MODELS) $(if $(KEEP),--keep)
 
-demo-train: $(VENV)/stamp-train ## the whole way on real pictures of solar cells: train, evaluate, serve, heatmaps
+demo-train: $(VENV)/stamp-solar ## the whole way on real pictures of solar cells: train, evaluate, serve, heatmaps
 	$(BIN)/python -m training.elpv $(if $(KEEP),--keep)
 
 serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables say otherwise
@@ -70,7 +76,7 @@ demo-bundle: $(VENV)/stamp-train ## draw the demo parts again and train the ship
 images: $(VENV)/stamp-train ## draw the README's pictures again with the shipped model
 	$(BIN)/python -m benchmarks.readme_images --models models --samples docs/samples --out docs/images
 
-constraints: $(VENV)/stamp-full ## pin what this environment holds (after upgrading something in it and testing)
+constraints: $(VENV)/stamp-full $(VENV)/stamp-solar ## pin what this environment holds (after upgrading something in it and testing)
 	@{ sed -n '/^#/p' constraints.txt; \
 	  { $(BIN)/python -m pip freeze --all --exclude-editable \
 	    | grep -viE '^(pip|plumbline)==' | grep -E '^[A-Za-z0-9._-]+==' \

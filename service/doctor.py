@@ -123,7 +123,7 @@ def _check_cuda(settings: Settings) -> Iterator[Finding]:
         yield Finding("cuda", Health.OK, "driver and libraries load")
     elif settings.provider == "cuda" or has_driver():
         health = Health.PROBLEM if settings.provider == "cuda" else Health.WARNING
-        remedy = "pip install 'plumbline[cuda]'; a driver comes with the system. Or set PLUMBLINE_PROVIDER=cpu."
+        remedy = "pip install '.[cuda]' in the checkout; a driver comes with the system. Or set PLUMBLINE_PROVIDER=cpu."
         yield Finding("cuda", health, " ".join(problems), remedy)
     else:
         yield Finding("cuda", Health.OK, f"no GPU here, the CPU serves ({' '.join(problems)})")

@@ -303,7 +303,7 @@ class ProviderUnavailable(PlumblineError):
     def __init__(self, requested: str, reason: str) -> None:
         super().__init__(
             f"The execution provider {requested!r} was asked for and cannot be used: {reason} Install what is missing "
-            "(pip install 'plumbline[cuda]' brings the CUDA and cuDNN libraries, the driver comes with the system), "
+            "(pip install '.[cuda]' in the checkout brings the CUDA and cuDNN libraries, the driver the system), "
             "or ask for PLUMBLINE_PROVIDER=cpu.",
             requested=requested,
         )

@@ -32,6 +32,8 @@ from training.metrics import PixelScores, auroc
 
 BIN = Path(sys.executable).parent
 TRAINING_TIMEOUT_S = 280
+# Several trainings one after the other, on whatever machine this is; the limit is for what hangs.
+pytestmark = pytest.mark.timeout(900)
 SMALL = ("--input-size", "128", "--batch-size", "4", "--iterations", "60")
 
 
@@ -129,8 +131,10 @@ def test_heatmap_and_map_of_an_inspection_are_served_later(washer: Product, serv
     assert anomaly_map.dtype == np.float32
     assert anomaly_map.shape == (Bundle.load(washer.bundle).manifest.map_height,) * 2
     assert worst.score <= anomaly_map.max() * (1 + 1e-6)
-    if worst.decision == "fail":
-        x, y, width, height = worst.regions[0].bbox
+    # The highest score of eight defective parts lies above what the good ones scored, or nothing was learnt.
+    assert worst.decision != "pass"
+    for region in worst.regions:
+        x, y, width, height = region.bbox
         assert 0 <= x < x + width <= 160
         assert 0 <= y < y + height <= 160
 

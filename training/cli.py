@@ -48,9 +48,11 @@ def fit_command(
     iterations: Annotated[int, typer.Option(help="Training steps.")] = FitConfig.iterations,
     batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = FitConfig.batch_size,
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    seed: Annotated[int, typer.Option(help="Decides everything that is random.")] = FitConfig.seed,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = FitConfig.seed,
     held_out: Annotated[float, typer.Option(help="Share of good images kept for the threshold, at least 10.")] = 0.2,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="the container's quota")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="the container's quota")
+    ] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the checkpoint lives.", show_default="runs/PRODUCT")
     ] = None,
@@ -102,7 +104,9 @@ def evaluate_command(
     out: Annotated[
         Path | None, typer.Option(help="Where the report goes.", show_default="runs/PRODUCT/evaluation-VERSION")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="the container's quota")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads.", show_default="the container's quota")
+    ] = None,
 ) -> None:
     """Measure a bundle on pictures whose truth is known: table, evaluation.json, report.html."""
     with _one_line_errors(), _Bars() as bars:

@@ -31,8 +31,10 @@ class FitConfig:
     clip_norm: float = 1.0
     ema_decay: float = 0.995
     seed: int = 0
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the networks while training; distances, losses and the exported graph are float32 always."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of the networks while training; distances, losses and the exported graph are float32 always. Auto: bfloat16
+    where the processor has instructions for it; elsewhere it would be slower than float32.
+    """
     threads: int | None = None
     checkpoint_seconds: float = 60.0
     score_fraction: float = 0.01

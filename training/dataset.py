@@ -28,6 +28,7 @@ from service.inspection.imaging import ImageLimits, decode, prepare
 from service.inspection.threads import cpu_quota
 from training.errors import (
     DataFolderMissing,
+    EmptyMask,
     InvalidOption,
     LooksDefective,
     MaskMismatch,
@@ -202,6 +203,7 @@ def read_mask(path: Path | None, image_wh: tuple[int, int]) -> NDArray[np.bool_]
     Raises:
         UnreadableImage: The file is no image.
         MaskMismatch: Its size is not that of its image.
+        EmptyMask: It marks nothing; a mask of 0 and 1 instead of 0 and 255 looks like this.
     """
     if path is None:
         return np.zeros(image_wh[::-1], dtype=bool)
@@ -211,7 +213,10 @@ def read_mask(path: Path | None, image_wh: tuple[int, int]) -> NDArray[np.bool_]
     mask_wh = (mask.shape[1], mask.shape[0])
     if mask_wh != image_wh:
         raise MaskMismatch(path, mask_wh, image_wh)
-    return np.asarray(mask > MASK_THRESHOLD)
+    marked = np.asarray(mask > MASK_THRESHOLD)
+    if not marked.any():
+        raise EmptyMask(path, int(mask.max()))
+    return marked
 
 
 def _good_root(data: Path) -> Path:

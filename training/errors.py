@@ -161,3 +161,17 @@ class ExportParityFailed(PlumblineError):
             measured=measured,
             tolerance=tolerance,
         )
+
+
+class EmptyMask(PlumblineError):
+    """A defective image's mask marks nothing."""
+
+    slug = "empty-mask"
+    title = "Mask marks nothing"
+    status = 422
+
+    def __init__(self, path: Path, highest: int) -> None:
+        super().__init__(
+            f"{path} marks no pixel as defective: its highest value is {highest}, expected 0 and 255. Multiply a mask "
+            "of 0 and 1 by 255; remove the mask of an image whose defect is not drawn."
+        )

@@ -244,13 +244,19 @@ def _epoch_order(count: int, config: FitConfig, step: int) -> NDArray[np.int64]:
 
 
 def _precision(config: FitConfig) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16")
+    return torch.autocast("cpu", torch.bfloat16, enabled=_computes_in_bfloat16(config))
+
+
+def _computes_in_bfloat16(config: FitConfig) -> bool:
+    if config.precision == "auto":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return config.precision == "bfloat16"
 
 
 @torch.no_grad()
 def _cache_features(method: Method, images: NDArray[np.uint8], config: FitConfig) -> list[Tensor]:
     """Frozen features of all images. In training precision: the loss is no more exact than that."""
-    dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    dtype = torch.bfloat16 if _computes_in_bfloat16(config) else torch.float32
     with _precision(config):
         chunks = [[f.to(dtype) for f in method.frozen_features(pixels)] for pixels in in_chunks(images)]
     return [torch.cat(level) for level in zip(*chunks, strict=True)]

@@ -23,11 +23,12 @@ from service.bundle import (
     write_bundle,
 )
 from service.inspection.batching import BatchingOptions
+from service.inspection.imaging import read_header
 from service.inspection.inspector import Inspector, InspectorOptions, Measurer
 from service.inspection.session import GraphSession, RequestedProvider, SessionOptions
-from training.calibrate import calibrate
+from training.calibrate import calibrate, named_failures
 from training.config import FitConfig
-from training.dataset import DataSet, TestImage, load_prepared, scan
+from training.dataset import DataSet, TestImage, load_prepared, read_mask, scan
 from training.errors import InvalidOption
 from training.evaluate import Evaluation, evaluate
 from training.export import Exported, Probes, export, with_metadata
@@ -101,8 +102,8 @@ def train(request: Request, reporter: Reporter) -> Trained:
     started = time.monotonic()
     config = request.config
     data = scan(request.data, held_out_fraction=request.held_out_fraction, seed=config.seed)
-    if request.evaluate and not data.test:
-        raise InvalidOption("--evaluate", "given", f"a test split in {request.data} (test/good, test/<defect>)")
+    if request.evaluate:
+        _check_test_split(request.data, data.test)
     # Before the long part, so that a folder that cannot be written is noticed now.
     (request.models / request.product).mkdir(parents=True, exist_ok=True)
     geometry = InputGeometry(height=config.input_size, width=config.input_size)
@@ -215,6 +216,16 @@ def evaluate_bundle(
         return evaluate(inspector, images, lambda done: evaluating(done, ""))
     finally:
         inspector.close()
+
+
+def _check_test_split(folder: Path, test: Sequence[TestImage]) -> None:
+    """What evaluation would stumble over after the training is found before it."""
+    if {image.defective for image in test} != {True, False}:
+        raise InvalidOption("--evaluate", "given", f"good and defective images in {folder} (test/good, test/<defect>)")
+    for image in test:
+        with named_failures(image.path):
+            header = read_header(image.path.read_bytes())
+        read_mask(image.mask, (header.width, header.height))
 
 
 def _shareable(config: FitConfig) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import shlex
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import cv2
@@ -103,14 +102,18 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, monkeyp
     arguments += ["--input-size", "64", "--batch-size", "4", "--iterations", "100000", "--checkpoint-seconds", "0"]
     monkeypatch.setattr(sys, "argv", ["plumbline-train", *arguments])
 
+    ended = threading.Event()
+
     def press_ctrl_c() -> None:
         while not checkpoint.exists():
-            time.sleep(0.01)
+            if ended.wait(0.01):
+                return  # it failed before there was anything to interrupt
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press_ctrl_c)
     thread.start()
     result = runner.invoke(app, arguments)
+    ended.set()
     thread.join()
 
     assert result.exit_code == 130

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -118,10 +118,25 @@ def test_killed_run_resumes_to_the_unbroken_result(unbroken: Method, tmp_path: P
     assert_same_weights(resumed, unbroken)
 
 
-def test_half_written_checkpoint_does_not_replace_a_whole_one(unbroken: Method, tmp_path: Path) -> None:
-    run(TINY, tmp_path)
-    (tmp_path / "checkpoint.tmp").write_bytes(b"killed while writing")
-    assert_same_weights(run(TINY, tmp_path, resume=True), unbroken)
+def test_save_that_fails_half_way_keeps_the_checkpoint_before(
+    unbroken: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(TINY, checkpoint_seconds=0)
+    saves, save = [0], torch.save
+
+    def fill_the_disk(state: object, file: BinaryIO) -> None:
+        saves[0] += 1
+        if saves[0] == 2:
+            file.write(b"the beginning of a checkpoint")
+            raise OSError("no space left")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", fill_the_disk)
+    with pytest.raises(OSError, match="no space left"):
+        run(config, tmp_path)
+    monkeypatch.undo()
+
+    assert_same_weights(run(config, tmp_path, resume=True), unbroken)
 
 
 def test_resume_without_a_checkpoint_starts_afresh(unbroken: Method, tmp_path: Path) -> None:
