@@ -200,7 +200,7 @@ async def read_heatmap(
         Literal["png", "jpeg", "webp"] | None, Query(description="Wins over the Accept header.")
     ] = None,
 ) -> Response:
-    """The heatmap: no colour at the median of good maps, full red at the fail threshold that was in force."""
+    """The heatmap: no colour at the median of good maps, yellow at the fail threshold that was in force, red beyond."""
     row = await _find(line, inspection_id)
     wanted = f"image/{format}" if format else negotiate(request.headers.get("accept"), image_offers(line))
     # The answer depends on the Accept header, which caches must know.

@@ -15,12 +15,17 @@ HEATMAP_MEDIA_TYPES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": 
 # Longest side that the formats' encoders take, in pixels; PNG's is beyond any picture's.
 _LONGEST_SIDE = {"image/jpeg": 65_500, "image/webp": 16_383}
 _STRIP_ROWS = 128
+# Where the scale ends, in fail thresholds above the median of good maps.
+FULL_RED = 1.5
 _OUTLINE_RGB = (255, 255, 255)
 
 
 @dataclass(frozen=True)
 class HeatmapScale:
-    """What the colours mean: `low` is the median of good maps (no colour), `high` the fail threshold (full red).
+    """What the colours mean: `low` is the median of good maps (no colour), `high` the fail threshold.
+
+    Colours run from blue to yellow below the threshold and through orange to red above it. A score is a mean of the
+    highest cells, so single cells of a good part may lie a little above the threshold; red needs half as much again.
 
     It never depends on the picture that is shown: normalising each map by its own maximum paints good parts red.
     """
@@ -29,9 +34,9 @@ class HeatmapScale:
     high: float
 
     def normalise(self, anomaly_map: Float32Map) -> Float32Map:
-        """Map values to [0, 1]: 0 at or below `low`, 1 at or above `high`."""
+        """Map values to [0, 1.5]: 0 at or below `low`, 1 at `high`, 1.5 at half as much again or more."""
         span = max(self.high - self.low, 1e-12)
-        return np.asarray(np.clip((anomaly_map - self.low) / span, 0, 1), np.float32)
+        return np.asarray(np.clip((anomaly_map - self.low) / span, 0, FULL_RED), np.float32)
 
 
 def render(
@@ -54,14 +59,14 @@ def render(
         uint8 [H, W, 3], RGB. Without evidence it is the picture itself, pixel by pixel.
     """
     height, width = rgb.shape[:2]
-    steps = (scale.normalise(anomaly_map) * 255).astype(np.uint8)
+    steps = (scale.normalise(anomaly_map) * (255 / FULL_RED)).astype(np.uint8)
     shades = cv2.resize(steps, (width, height), interpolation=cv2.INTER_LINEAR)
     overlay = np.empty_like(rgb)
     # Strip by strip: blending takes fifty bytes a pixel, which for a whole large picture would be gigabytes.
     for top in range(0, height, _STRIP_ROWS):
         rows = slice(top, top + _STRIP_ROWS)
         colours = cv2.cvtColor(cv2.applyColorMap(shades[rows], cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-        weight = (shades[rows] * np.float32(opacity / 255))[..., None]
+        weight = np.minimum(shades[rows] * np.float32(opacity * FULL_RED / 255), np.float32(opacity))[..., None]
         overlay[rows] = np.rint(rgb[rows] * (1 - weight) + colours * weight)
     thickness = max(1, round(max(height, width) / 400))
     for region in regions:

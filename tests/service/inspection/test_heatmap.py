@@ -9,7 +9,7 @@ SCALE = HeatmapScale(low=1.0, high=3.0)
 GRAY = np.full((40, 60, 3), 120, np.uint8)
 
 
-@pytest.mark.parametrize(("value", "level"), [(-5.0, 0.0), (1.0, 0.0), (2.0, 0.5), (3.0, 1.0), (99.0, 1.0)])
+@pytest.mark.parametrize(("value", "level"), [(-5.0, 0.0), (1.0, 0.0), (2.0, 0.5), (3.0, 1.0), (4.0, 1.5), (99.0, 1.5)])
 def test_scale_is_fixed_by_the_product(value: float, level: float) -> None:
     assert SCALE.normalise(np.array([[value]], np.float32))[0, 0] == pytest.approx(level)
 
@@ -46,7 +46,7 @@ def test_regions_are_outlined() -> None:
 
 @pytest.mark.parametrize("scale", [HeatmapScale(1.0, 1.0), HeatmapScale(2.0, 1.0)])
 def test_degenerate_scale_does_not_divide_by_zero(scale: HeatmapScale) -> None:
-    assert set(scale.normalise(np.array([[0.0, 5.0]], np.float32)).ravel()) == {0.0, 1.0}
+    assert set(scale.normalise(np.array([[0.0, 5.0]], np.float32)).ravel()) == {0.0, 1.5}
 
 
 @pytest.mark.parametrize("media_type", HEATMAP_MEDIA_TYPES)
@@ -75,3 +75,11 @@ def test_strips_leave_no_seams() -> None:
 
     assert (column == column[0]).all()
     assert (column[0] != 120).any()
+
+
+def test_red_begins_above_the_fail_threshold() -> None:
+    at_threshold = render(GRAY, np.full((4, 6), 3.0, np.float32), SCALE, opacity=1.0)[20, 30].tolist()
+    far_above = render(GRAY, np.full((4, 6), 4.0, np.float32), SCALE, opacity=1.0)[20, 30].tolist()
+
+    assert at_threshold[1] > 150, "yellow has as much green as red"
+    assert far_above[0] > 100 > max(far_above[1:])
