@@ -105,11 +105,7 @@ def fit(
         while run.step < config.iterations:
             batch = make_batch(images, frozen, config, run.step)
             losses = run.descend(batch)
-            now = time.monotonic()
-            if now - saved >= config.checkpoint_seconds:
-                run.save(path)
-                saved = time.monotonic()
-            rate = (run.step - first) / max(now - started, 1e-9)
+            rate = (run.step - first) / max(time.monotonic() - started, 1e-9)
             on_progress(
                 Progress(
                     step=run.step,
@@ -119,6 +115,10 @@ def fit(
                     eta_s=(config.iterations - run.step) / rate,
                 )
             )
+            # After the report: whoever wants to stop says so there, between two steps, and not while this is written.
+            if time.monotonic() - saved >= config.checkpoint_seconds:
+                run.save(path)
+                saved = time.monotonic()
     except KeyboardInterrupt:
         # In the middle of a step some weights have moved and some have not: the last whole checkpoint is worth more.
         if run.between_steps:

@@ -221,7 +221,9 @@ def evaluate_bundle(
 def _check_test_split(folder: Path, test: Sequence[TestImage]) -> None:
     """What evaluation would stumble over after the training is found before it."""
     if {image.defective for image in test} != {True, False}:
-        raise InvalidOption("--evaluate", "given", f"good and defective images in {folder} (test/good, test/<defect>)")
+        raise InvalidOption(
+            "--evaluate", "given", f"a test split with good and defective images in {folder} (test/good, test/<defect>)"
+        )
     for image in test:
         with named_failures(image.path):
             header = read_header(image.path.read_bytes())
