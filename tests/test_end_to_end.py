@@ -31,9 +31,9 @@ from training.demo_part import write_dataset
 from training.metrics import PixelScores, auroc
 
 BIN = Path(sys.executable).parent
-TRAINING_TIMEOUT_S = 280
+TRAINING_TIMEOUT_S = 600
 # Several trainings one after the other, on whatever machine this is; the limit is for what hangs.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 SMALL = ("--input-size", "128", "--batch-size", "4", "--iterations", "60")
 
 

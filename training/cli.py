@@ -51,7 +51,8 @@ def fit_command(
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = FitConfig.seed,
     held_out: Annotated[float, typer.Option(help="Share of good images kept for the threshold, at least 10.")] = 0.2,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads.", show_default="the container's quota")
+        int | None,
+        typer.Option(min=1, help="CPU threads.", show_default="1 for the small teachers, else the container's quota"),
     ] = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where the checkpoint lives.", show_default="runs/PRODUCT")
@@ -77,7 +78,7 @@ def fit_command(
             iterations=iterations,
             batch_size=batch_size,
             seed=seed,
-            threads=threads or cpu_quota(),
+            threads=threads or default_threads(teacher),
             checkpoint_seconds=checkpoint_seconds,
         )
         bars.between_steps = interrupt.between_steps
@@ -162,13 +163,28 @@ class _Bars:
 
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
         task = self._progress.add_task(title, total=total, note="")
+        shown = 0
 
         def advance(done: int, note: str) -> None:
+            nonlocal shown
             self._progress.update(task, completed=done, note=note)
+            # A bar is drawn on terminals only; a log gets a line for every tenth.
+            if not errors.is_terminal and 10 * done // total > shown:
+                shown = 10 * done // total
+                errors.print(f"{title} {done}/{total} {note}")
             if title == "train":
                 self.between_steps(done < total)
 
         return advance
+
+
+def default_threads(teacher: str) -> int:
+    """Threads that train fastest on a machine that is not quite alone.
+
+    The small teachers' steps are too short to be shared: measured on two cores, a second thread makes a step a third
+    faster when nothing else runs, and several times slower as soon as something does (docs/benchmarks.md).
+    """
+    return 1 if teacher.startswith("efficientnet_lite") else cpu_quota()
 
 
 class _Interrupt:

@@ -101,6 +101,8 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, monkeyp
     arguments += ["--models", str(tmp_path / "models"), "--run-dir", str(tmp_path / "run")]
     arguments += ["--input-size", "64", "--batch-size", "4", "--iterations", "100000", "--checkpoint-seconds", "0"]
     monkeypatch.setattr(sys, "argv", ["plumbline-train", *arguments])
+    # What a shell starts in the background ignores SIGINT, and hands that down to us.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     ended = threading.Event()
 
@@ -115,12 +117,13 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, monkeyp
     result = runner.invoke(app, arguments)
     ended.set()
     thread.join()
+    left_behind = signal.signal(signal.SIGINT, before)
 
     assert result.exit_code == 130
     (command,) = [line.strip() for line in result.stderr.splitlines() if "plumbline-train" in line]
     assert shlex.split(command)[1:] == [*arguments, "--resume"]
     assert "Traceback" not in result.output
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert left_behind is signal.default_int_handler
 
 
 @pytest.mark.slow
