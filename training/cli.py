@@ -1,13 +1,16 @@
 """`plumbline-train`: from a folder of good pictures to a bundle, and how good the bundle is."""
 
+import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,9 +21,19 @@ from service.errors import PlumblineError
 from service.inspection.calibration import DEFAULT_FAIL_ALPHA, smallest_alpha
 from service.inspection.threads import cpu_quota
 from training.config import FitConfig
+from training.errors import InvalidOption
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none of it
     from training.product import Trained
+
+
+class Augmentation(StrEnum):
+    """`FitConfig.augment` as the command line offers it."""
+
+    NONE = "none"
+    MILD = "mild"
+    ROTATE = "rotate"
+
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -40,13 +53,26 @@ def fit_command(
     data: Annotated[Path, typer.Option(help="MVTec-layout folder, or a folder of good images.")],
     product: Annotated[str, typer.Option(help="Name of the product in the model repository.")],
     method: Annotated[str, typer.Option(help="What learns.")] = FitConfig.method,
-    teacher: Annotated[str, typer.Option(help="The frozen network that it learns from.")] = FitConfig.teacher,
-    teacher_weights: Annotated[
-        Path | None, typer.Option(help="The teacher's weights, for machines without internet.")
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(help="A frozen network that it learns from; once for each.", show_default="the method's own"),
     ] = None,
-    input_size: Annotated[int, typer.Option(help="Side of the graph's input, pixels.")] = FitConfig.input_size,
-    iterations: Annotated[int, typer.Option(help="Training steps.")] = FitConfig.iterations,
-    batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = FitConfig.batch_size,
+    teacher_weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="The teacher's weights, for machines without internet; once for each teacher."),
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the graph's input, pixels.", show_default="the method's own")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Training steps.", show_default="the method's own")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.", show_default="the method's own")] = None,
+    augment: Annotated[
+        Augmentation, typer.Option(help="How good parts may vary beyond the pictures: rotate for any angle.")
+    ] = Augmentation.NONE,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="A knob of the method's own, NAME=VALUE (JSON); may be given again.", metavar="NAME=VALUE"),
+    ] = None,
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = FitConfig.seed,
     held_out: Annotated[float, typer.Option(help="Share of good images kept for the threshold, at least 10.")] = 0.2,
@@ -68,19 +94,22 @@ def fit_command(
     """Train on good pictures, export, check, calibrate, and write the bundle."""
     run_dir = run_dir or Path("runs") / product
     with _one_line_errors(), _Interrupt(run_dir) as interrupt, _Bars() as bars:
+        from training.methods import fit_config
         from training.product import Request, train
 
-        config = FitConfig(
-            method=method,
-            teacher=teacher,
-            teacher_weights=teacher_weights,
+        config = fit_config(
+            method,
+            teachers=tuple(teacher) if teacher else None,
+            teacher_weights=tuple(teacher_weights or ()),
             input_size=input_size,
             iterations=iterations,
             batch_size=batch_size,
+            augment=augment.value,
             seed=seed,
-            threads=threads or default_threads(teacher),
             checkpoint_seconds=checkpoint_seconds,
+            options=method_options(option or ()),
         )
+        config = replace(config, threads=threads or default_threads(config.teachers))
         bars.between_steps = interrupt.between_steps
         trained = train(
             Request(
@@ -114,7 +143,6 @@ def evaluate_command(
         from service.bundle import MANIFEST, newest_bundle
         from service.inspection.inspector import Inspector
         from training.dataset import scan_test
-        from training.errors import InvalidOption
         from training.evaluate import evaluate, summary_table
         from training.product import inspector_options
         from training.report import write_report
@@ -178,13 +206,31 @@ class _Bars:
         return advance
 
 
-def default_threads(teacher: str) -> int:
+def method_options(given: Sequence[str]) -> dict[str, Any]:
+    """The method's own knobs from `NAME=VALUE`; a value that is no JSON is taken as text.
+
+    Raises:
+        InvalidOption: there is no equals sign.
+    """
+    options: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InvalidOption("--option", repr(text), "NAME=VALUE, for instance width=4")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def default_threads(teachers: Sequence[str]) -> int:
     """Threads that train fastest on a machine that is not quite alone.
 
     The small teachers' steps are too short to be shared: measured on two cores, a second thread makes a step a third
     faster when nothing else runs, and several times slower as soon as something does (docs/benchmarks.md).
     """
-    return 1 if teacher.startswith("efficientnet_lite") else cpu_quota()
+    return 1 if all(name.startswith("efficientnet_lite") for name in teachers) else cpu_quota()
 
 
 class _Interrupt:

@@ -15,9 +15,10 @@ class FitConfig:
     """Settings of one run; the same settings, images and machine give the same weights, bit by bit."""
 
     method: str = "drd"
-    teacher: str = "efficientnet_lite0"
-    teacher_weights: Path | None = None
-    """A state dict to use instead of the teacher's usual source, for machines without internet."""
+    teachers: tuple[str, ...] = ("efficientnet_lite0",)
+    """Frozen networks to learn from, as many as the method wants."""
+    teacher_weights: tuple[Path, ...] = ()
+    """State dicts to use instead of the teachers' usual sources, one for each, for machines without internet."""
     input_size: int = 256
     """Side of the square that every image is stretched to, pixels; a multiple of 32."""
     iterations: int = 1000
@@ -25,6 +26,12 @@ class FitConfig:
     batch_size: int = 8
     pseudo_share: float = 0.5
     """Share of a batch that also goes through the pseudo branch with a painted defect; [C] DRD 1.0."""
+    pseudo_pool: int = 800
+    """Different painted pictures in a run; their frozen features are computed once (see `training.views`)."""
+    augment: Literal["none", "rotate", "mild"] = "none"
+    """How good images may vary beyond what was photographed: "rotate" for parts that lie at any angle."""
+    views: int = 600
+    """Augmented pictures in a run, at least; without augmentation the images themselves are the views."""
     lr: float = 2e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 30
@@ -45,7 +52,11 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.input_size < 32 or self.input_size % 32:
             raise InvalidFitConfig(f"input_size is {self.input_size}; it must be a multiple of 32, for instance 256.")
-        for name in ("iterations", "batch_size"):
+        if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
+            raise InvalidFitConfig(
+                f"{len(self.teacher_weights)} weights files for {len(self.teachers)} teachers; name one for each."
+            )
+        for name in ("iterations", "batch_size", "pseudo_pool", "views"):
             if getattr(self, name) < 1:
                 raise InvalidFitConfig(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 <= self.pseudo_share <= 1:
@@ -53,4 +64,8 @@ class FitConfig:
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values, for the manifest and for comparing runs."""
-        return {**asdict(self), "teacher_weights": self.teacher_weights and str(self.teacher_weights)}
+        return {
+            **asdict(self),
+            "teachers": list(self.teachers),
+            "teacher_weights": [str(path) for path in self.teacher_weights],
+        }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from service.errors import PlumblineError
@@ -40,6 +40,17 @@ class UnknownMethod(PlumblineError):
     def __init__(self, method: str, known: Iterable[str]) -> None:
         names = sorted(known)
         super().__init__(f"There is no method {method!r}; choose one of {', '.join(names)}.", known=names)
+
+
+class WrongTeachers(PlumblineError):
+    slug = "wrong-teachers"
+    title = "Wrong number of teachers"
+
+    def __init__(self, method: str, wanted: Sequence[str], given: Sequence[str]) -> None:
+        super().__init__(
+            f"The method {method!r} learns from {len(wanted)} teacher(s), for instance {' and '.join(wanted)}, but "
+            f"{len(given)} are named ({', '.join(given) or 'none'}). Give --teacher once for each."
+        )
 
 
 class InvalidFitConfig(PlumblineError):

@@ -8,7 +8,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from training.config import FitConfig
 from training.ema import ExponentialAverage
 from training.errors import CheckpointMismatch, TooFewImages
 from training.methods import build_method
-from training.methods.base import Batch, Method, in_chunks, to_pixels
-from training.pseudo_anomalies import pseudo_anomaly
+from training.methods.base import Batch, Method, in_chunks
 from training.teachers import Teacher, load_teacher
+from training.views import Views
 
 CHECKPOINT_NAME = "checkpoint.pt"
 
@@ -56,7 +56,7 @@ def fit(
     *,
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    teacher: Teacher | None = None,
+    teachers: Sequence[Teacher] | None = None,
 ) -> Method:
     """Trains a method on good images and measures the constants of its map.
 
@@ -68,7 +68,7 @@ def fit(
         run_dir: holds the checkpoint; made if missing.
         resume: go on from the checkpoint if there is one; the result is the unbroken run's, bit by bit.
         on_progress: called after every step.
-        teacher: a ready teacher instead of `config.teacher`'s, for tests.
+        teachers: ready teachers instead of `config.teachers`, for tests.
 
     Returns:
         The method with averaged weights, in evaluation mode on float32.
@@ -85,10 +85,10 @@ def fit(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    method = build_method(config, teacher or load_teacher(config.teacher, config.teacher_weights))
+    method = build_method(config, load_teachers(config) if teachers is None else teachers)
     method.to(memory_format=torch.channels_last)
-    frozen = _cache_features(method, images, config)
-    method.prepare(frozen)
+    views = Views.make(images, config, lambda pool: _frozen_features(method, pool, config))
+    method.prepare(views.frozen)
     run = _Run(method, config, fingerprint(images))
     path = run_dir / CHECKPOINT_NAME
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -103,8 +103,9 @@ def fit(
     first = run.step
     try:
         while run.step < config.iterations:
-            batch = make_batch(images, frozen, config, run.step)
-            losses = run.descend(batch)
+            # torch's own chance (dropout, feature noise) follows the step, so that a resumed run needs no memory of it.
+            torch.manual_seed(int(np.random.default_rng((config.seed, run.step)).integers(2**63)))
+            losses = run.descend(views.batch(config, run.step))
             rate = (run.step - first) / max(time.monotonic() - started, 1e-9)
             on_progress(
                 Progress(
@@ -127,6 +128,7 @@ def fit(
     run.save(path)
     run.ema.copy_to(method)
     method.eval().to(memory_format=torch.contiguous_format)
+    method.consolidate(views.frozen)
     method.calibrate(reference)
     return method
 
@@ -154,7 +156,7 @@ class _Run:
         config = self.config
         self.between_steps = False
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, config)
+            group["lr"] = learning_rate(self.step, config, self.method.stages)
         with _precision(config):
             losses = self.method.training_step(batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -200,47 +202,31 @@ class _Run:
         self.step = state["step"]
 
 
-def make_batch(images: NDArray[np.uint8], frozen: list[Tensor], config: FitConfig, step: int) -> Batch:
-    """Draws a step's batch from (seed, step) alone, so that a resumed run needs no sampler's memory.
+def load_teachers(config: FitConfig) -> list[Teacher]:
+    """The frozen networks that the settings name.
+
+    Raises:
+        UnknownTeacher, TeacherWeightsUnavailable: see `load_teacher`.
+    """
+    files: Sequence[Path | None] = config.teacher_weights or [None] * len(config.teachers)
+    return [load_teacher(name, file) for name, file in zip(config.teachers, files, strict=True)]
+
+
+def learning_rate(step: int, config: FitConfig, stages: Sequence[float] = (1.0,)) -> float:
+    """Linear warm-up, then half a cosine down to 1 % of the highest rate; anew in every stage.
 
     Args:
-        images: uint8 `[N, S, S, 3]`.
-        frozen: cached features of `images`.
+        step: from 0.
+        config: the highest rate, the warm-up, the steps of the whole run.
+        stages: shares of the run after which a stage ends, ascending, the last one 1.
     """
-    rng = np.random.default_rng((config.seed, step))
-    # torch's own chance (dropout, feature noise) follows the step as well.
-    torch.manual_seed(int(rng.integers(2**63)))
-    index = _epoch_order(len(images), config, step)
-    pseudo_count = math.ceil(config.pseudo_share * len(index))
-    painted = [pseudo_anomaly(images[i], rng) for i in index[:pseudo_count]]
-    side = images.shape[1:3]
-    pseudo = np.stack([p for p, _ in painted]) if painted else np.zeros((0, *side, 3), np.float32)
-    mask = np.stack([m for _, m in painted]) if painted else np.zeros((0, *side), np.bool_)
-    chosen = torch.from_numpy(index)
-    return Batch(
-        clean=to_pixels(torch.from_numpy(images[index])),
-        frozen=[level[chosen].float() for level in frozen],
-        pseudo=torch.from_numpy(pseudo).permute(0, 3, 1, 2),
-        mask=torch.from_numpy(mask)[:, None].float(),
-        step=step,
-    )
-
-
-def learning_rate(step: int, config: FitConfig) -> float:
-    """Linear warm-up, then half a cosine down to 1 % of the highest rate."""
+    ends = [0, *(round(share * config.iterations) for share in stages)]
+    stage = next((i for i, end in enumerate(ends[1:]) if step < end), len(stages) - 1)
+    step, length = step - ends[stage], ends[stage + 1] - ends[stage]
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.iterations - config.warmup_steps)
+    done = (step - config.warmup_steps) / max(1, length - config.warmup_steps)
     return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def _epoch_order(count: int, config: FitConfig, step: int) -> NDArray[np.int64]:
-    """The step's image numbers: each epoch is a permutation of its own, and batches run over its border."""
-    positions = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
-    epochs = {
-        int(e): np.random.default_rng((config.seed, 1, int(e))).permutation(count) for e in set(positions // count)
-    }
-    return np.array([epochs[int(p // count)][p % count] for p in positions], np.int64)
 
 
 def _precision(config: FitConfig) -> contextlib.AbstractContextManager[Any]:
@@ -254,8 +240,8 @@ def _computes_in_bfloat16(config: FitConfig) -> bool:
 
 
 @torch.no_grad()
-def _cache_features(method: Method, images: NDArray[np.uint8], config: FitConfig) -> list[Tensor]:
-    """Frozen features of all images. In training precision: the loss is no more exact than that."""
+def _frozen_features(method: Method, images: NDArray[np.uint8], config: FitConfig) -> list[Tensor]:
+    """Frozen features of a whole pool. In training precision: the loss is no more exact than that."""
     dtype = torch.bfloat16 if _computes_in_bfloat16(config) else torch.float32
     with _precision(config):
         chunks = [[f.to(dtype) for f in method.frozen_features(pixels)] for pixels in in_chunks(images)]

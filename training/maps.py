@@ -17,16 +17,50 @@ from torch.nn import functional as F
 _EPS = 1e-6
 
 
-def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+def cosine_distance(a: Tensor, b: Tensor, floor: Tensor | float = 0.0) -> Tensor:
     """Returns `1 - cos(a, b)` over channels: `[N, C, H, W]` x 2 -> float32 `[N, 1, H, W]` in [0, 2].
 
     Source: [P] all four methods; equal to half the squared distance of the l2-normalised features (STPM).
+
+    Args:
+        floor: an energy (squared length) >= 0 that both vectors get in one more, constant channel; our own. The angle
+            of a vector that is much shorter than that counts for little. Without it the distance is loudest where a
+            picture is empty: a teacher's features of a plain background are short, and their direction is noise.
+            0 is the plain cosine; towards infinity the distance becomes the squared Euclidean one over 2 * floor.
     """
     a, b = a.float(), b.float()
-    dot = (a * b).sum(1, keepdim=True)
-    lengths = a.square().sum(1, keepdim=True).sqrt() * b.square().sum(1, keepdim=True).sqrt()
+    dot = (a * b).sum(1, keepdim=True) + floor
+    lengths = (a.square().sum(1, keepdim=True) + floor).sqrt() * (b.square().sum(1, keepdim=True) + floor).sqrt()
     # Identical vectors round to tiny negatives; a distance has none.
     return (1 - dot / lengths.clamp_min(_EPS)).clamp_min(0)
+
+
+class PyramidDistance(nn.Module):
+    """Distance maps of two pyramids, level by level, with an energy floor that fits each level. Our own.
+
+    Args:
+        levels: how many.
+        floor: of the mean energy of good images' features, see `cosine_distance`.
+    """
+
+    energy: Tensor
+
+    def __init__(self, levels: int, floor: float) -> None:
+        super().__init__()
+        self.floor = floor
+        self.register_buffer("energy", torch.zeros(levels))
+
+    def measure(self, features: Sequence[Tensor]) -> None:
+        """Takes the mean energies from `[N, C_k, H_k, W_k]` per level."""
+        for level, feature in enumerate(features):
+            # In pieces: a whole pool in float32 would be twice the cache.
+            pieces = [piece.float().square().sum(1).mean() for piece in feature.split(64)]
+            self.energy[level] = torch.stack(pieces).mean()
+
+    def forward(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
+        """Two pyramids of the same shapes -> per level float32 `[N, 1, H_k, W_k]`."""
+        pairs = zip(a, b, strict=True)
+        return [cosine_distance(x, y, self.floor * self.energy[level]) for level, (x, y) in enumerate(pairs)]
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

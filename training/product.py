@@ -233,8 +233,7 @@ def _check_test_split(folder: Path, test: Sequence[TestImage]) -> None:
 def _shareable(config: FitConfig) -> dict[str, Any]:
     """The settings without the training machine's folders."""
     settings = config.as_json()
-    if config.teacher_weights is not None:
-        settings["teacher_weights"] = config.teacher_weights.name
+    settings["teacher_weights"] = [path.name for path in config.teacher_weights]
     return settings
 
 

@@ -24,7 +24,7 @@ def pictures(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def method() -> Method:
     torch.manual_seed(0)
-    method = build_method(FitConfig(input_size=64, options={"width": 0.8}), random_teacher("efficientnet_lite0"))
+    method = build_method(FitConfig(input_size=64, options={"width": 0.8}), [random_teacher("efficientnet_lite0")])
     method.prepare(method.frozen_features(torch.cat(in_chunks(pictures(4)))))
     method.eval()
     method.calibrate(pictures(4, seed=1))
@@ -36,7 +36,18 @@ def batch_of(method: Method, pseudo: int) -> Batch:
     mask = torch.zeros(pseudo, 1, 64, 64)
     mask[..., 16:32, 16:32] = 1
     painted = torch.where(mask > 0, 1 - pixels[:pseudo], pixels[:pseudo])
-    return Batch(pixels, method.frozen_features(pixels), painted, mask, step=0)
+    frozen = method.frozen_features(pixels)
+    return Batch(
+        clean=pixels,
+        frozen=frozen,
+        pseudo=painted,
+        pseudo_frozen=method.frozen_features(painted) if pseudo else [f[:0] for f in frozen],
+        origin=pixels[:pseudo],
+        origin_frozen=[f[:pseudo] for f in frozen],
+        mask=mask,
+        step=0,
+        steps=10,
+    )
 
 
 def test_only_the_student_is_trained(method: Method) -> None:

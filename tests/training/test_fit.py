@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from training.config import FitConfig
 from training.ema import ExponentialAverage
 from training.errors import CheckpointMismatch, InvalidFitConfig, TooFewImages, UnknownMethod
-from training.fit import CHECKPOINT_NAME, Progress, fingerprint, fit, learning_rate, make_batch
+from training.fit import CHECKPOINT_NAME, Progress, fingerprint, fit, learning_rate
 from training.methods.base import Method
 from training.teachers import random_teacher
 
@@ -24,6 +24,7 @@ TINY = FitConfig(
     iterations=6,
     batch_size=4,
     warmup_steps=2,
+    pseudo_pool=12,
     seed=11,
     threads=1,  # the networks are too small to share, and a test machine is busy
     options={"width": 0.8},
@@ -43,7 +44,7 @@ def parts(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def run(config: FitConfig, run_dir: Path, **kwargs: Any) -> Method:
-    return fit(parts(8), parts(4, seed=1), config, run_dir, teacher=random_teacher("efficientnet_lite0"), **kwargs)
+    return fit(parts(8), parts(4, seed=1), config, run_dir, teachers=[random_teacher("efficientnet_lite0")], **kwargs)
 
 
 def assert_same_weights(first: Method, second: Method) -> None:
@@ -157,14 +158,14 @@ def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> None
 def test_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
     run(TINY, tmp_path)
     with pytest.raises(CheckpointMismatch, match="images"):
-        fit(parts(9), parts(4), TINY, tmp_path, resume=True, teacher=random_teacher("efficientnet_lite0"))
+        fit(parts(9), parts(4), TINY, tmp_path, resume=True, teachers=[random_teacher("efficientnet_lite0")])
 
 
 @pytest.mark.parametrize(("train", "reference", "message"), [(1, 4, "training"), (8, 0, "reference")])
 def test_too_few_images_are_refused(tmp_path: Path, train: int, reference: int, message: str) -> None:
     teacher = random_teacher("efficientnet_lite0")
     with pytest.raises(TooFewImages, match=message):
-        fit(parts(8)[:train], parts(8)[:reference], TINY, tmp_path, teacher=teacher)
+        fit(parts(8)[:train], parts(8)[:reference], TINY, tmp_path, teachers=[teacher])
 
 
 def test_unknown_method_lists_the_known_ones(tmp_path: Path) -> None:
@@ -200,29 +201,20 @@ def test_checkpoint_holds_no_code(tmp_path: Path) -> None:
     assert torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)["step"] == 6
 
 
-def test_batches_follow_from_seed_and_step_and_visit_every_image_once_an_epoch() -> None:
-    images, frozen = parts(8), [torch.arange(8.0)[:, None]]
-    seen = [int(v) for step in (0, 1) for v in make_batch(images, frozen, TINY, step).frozen[0]]
-    assert sorted(seen) == list(range(8))
-    first, again = make_batch(images, frozen, TINY, 5), make_batch(images, frozen, TINY, 5)
-    assert torch.equal(first.pseudo, again.pseudo)
-    assert torch.equal(first.mask, again.mask)
-    assert not torch.equal(first.pseudo, make_batch(images, frozen, TINY, 6).pseudo)
-
-
-def test_pseudo_images_are_the_clean_ones_outside_the_mask() -> None:
-    batch = make_batch(parts(8), [torch.arange(8.0)], TINY, 0)
-    clean = batch.clean[: len(batch.pseudo)]
-    outside = (batch.mask == 0).expand_as(clean)
-    assert torch.equal(batch.pseudo[outside], clean[outside])
-
-
 def test_learning_rate_warms_up_and_falls() -> None:
     rates = [learning_rate(step, dataclasses.replace(TINY, iterations=100, warmup_steps=10)) for step in range(100)]
     assert rates[9] == pytest.approx(TINY.lr)
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.02 * TINY.lr
+
+
+def test_every_stage_has_a_learning_rate_curve_of_its_own() -> None:
+    config = dataclasses.replace(TINY, iterations=100, warmup_steps=10)
+    rates = [learning_rate(step, config, (0.6, 1.0)) for step in range(100)]
+    assert rates[9] == rates[69] == pytest.approx(TINY.lr)
+    assert rates[59] < 0.02 * TINY.lr < rates[60] < rates[69]
+    assert rates[99] < 0.02 * TINY.lr
 
 
 def test_average_follows_trained_weights_and_statistics_only() -> None:

@@ -109,6 +109,6 @@ def test_product_names_follow_the_services_rule(tmp_path: Path, product: str) ->
 
 
 def test_a_manifest_names_no_folder_of_the_training_machine() -> None:
-    config = dataclasses.replace(CONFIG, teacher_weights=Path("/home/somebody/secret project/weights.pth"))
+    config = dataclasses.replace(CONFIG, teacher_weights=(Path("/home/somebody/secret project/weights.pth"),))
 
-    assert _shareable(config)["teacher_weights"] == "weights.pth"
+    assert _shareable(config)["teacher_weights"] == ["weights.pth"]

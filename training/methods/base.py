@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from training.errors import InvalidFitConfig
+from training.teachers import Teacher
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+OptionsT = TypeVar("OptionsT", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -20,16 +29,29 @@ class Batch:
     Attributes:
         clean: float32 `[B, 3, H, W]`, RGB in [0, 1].
         frozen: what `Method.frozen_features` gave for `clean`, taken from the cache.
-        pseudo: float32 `[P, 3, H, W]`, the first P clean images with painted defects; P <= B, possibly 0.
+        pseudo: float32 `[P, 3, H, W]`, pictures with painted defects; P <= B, possibly 0.
+        pseudo_frozen: what `Method.frozen_features` gave for `pseudo`.
+        origin: float32 `[P, 3, H, W]`, what `pseudo` was painted on.
+        origin_frozen: what `Method.frozen_features` gave for `origin`.
         mask: float32 `[P, 1, H, W]`, 1 where `pseudo` was painted.
         step: number of the step, from 0.
+        steps: steps of the whole run.
     """
 
     clean: Tensor
     frozen: list[Tensor]
     pseudo: Tensor
+    pseudo_frozen: list[Tensor]
+    origin: Tensor
+    origin_frozen: list[Tensor]
     mask: Tensor
     step: int
+    steps: int
+
+    @property
+    def progress(self) -> float:
+        """How much of the run is done, in [0, 1)."""
+        return self.step / self.steps
 
 
 class Method(nn.Module, ABC):
@@ -42,6 +64,22 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     map_stride: ClassVar[int]
     """Image pixels per cell of the anomaly map."""
+    default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite0",)
+    """Registry names of the frozen teachers where nobody names others; as many as `build` wants."""
+    recommended: ClassVar[Mapping[str, Any]] = {}
+    """Settings of `FitConfig` that this method is trained with where nobody chooses others."""
+    stages: ClassVar[tuple[float, ...]] = (1.0,)
+    """Shares of the run after which a stage ends, the last one 1. Each has a learning rate curve of its own."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
+        """Builds an untrained method with the weights that the torch seed of the moment gives.
+
+        Args:
+            teachers: as many as `default_teachers` has, in the same order.
+            options: the method's own knobs, by name.
+        """
 
     @property
     @abstractmethod
@@ -61,6 +99,10 @@ class Method(nn.Module, ABC):
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
         """Takes constants from the training images' frozen features, once, before the first step."""
+        del frozen
+
+    def consolidate(self, frozen: Sequence[Tensor]) -> None:
+        """Takes constants from the training images' frozen features once the weights are final."""
         del frozen
 
     @abstractmethod
@@ -93,6 +135,22 @@ class Method(nn.Module, ABC):
         Returns:
             uint8 `[L, H, W, 3]`; an exporter that froze a choice while tracing fails the comparison on them.
         """
+
+
+def parse_options(kind: type[OptionsT], given: Mapping[str, Any]) -> OptionsT:
+    """A method's knobs, with what is given in place of the defaults.
+
+    Args:
+        kind: the method's frozen dataclass of options.
+        given: by name; lists stand for tuples, as JSON has none.
+
+    Raises:
+        InvalidFitConfig: a name is not among them.
+    """
+    known = {field.name for field in fields(kind)}
+    if unknown := sorted(set(given) - known):
+        raise InvalidFitConfig(f"There is no option {', '.join(unknown)}; choose from {', '.join(sorted(known))}.")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def to_pixels(image: Tensor) -> Tensor:

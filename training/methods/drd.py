@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, UpBlock, initialise
 from training.losses import channel_loss, flat_loss, hard_mined_loss, point_loss, ramp
-from training.maps import Gaussian, LevelFusion, cosine_distance, resize
-from training.methods.base import Batch, Method, in_chunks, to_pixels
+from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
+from training.methods.base import Batch, Method, in_chunks, parse_options, to_pixels
 from training.teachers import Teacher
 
 
@@ -45,6 +45,7 @@ class DrdOptions:
     weight_segment: float = 0.1  # L_Seg; [C] 0.1
     seg_floor: float = 0.05
     level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)  # of the map, finest first; our own, docs/benchmarks.md
+    energy_floor: float = 0.3  # of the map's distances, see `training.maps.cosine_distance`; our own
     sigma: float = 1.0  # of the map's smoothing, in cells of 4 pixels: 4 pixels; [C] 5.6
 
 
@@ -125,12 +126,14 @@ class DualReverseDistillation(Method):
         self.teacher = teacher
         self.scaler = PyramidScaler(teacher.channels)
         self.student = ReverseStudent(teacher.channels, options.width, options.dropout)
+        self.distance = PyramidDistance(len(teacher.channels), options.energy_floor)
         self.fusion = LevelFusion(options.level_weights)
         self.smooth = Gaussian(options.sigma)
 
     @classmethod
-    def build(cls, teacher: Teacher, options: Mapping[str, Any]) -> Self:
-        return cls(teacher, DrdOptions(**options))
+    def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
+        (teacher,) = teachers
+        return cls(teacher, parse_options(DrdOptions, options))
 
     @property
     def teachers(self) -> list[str]:
@@ -142,12 +145,13 @@ class DualReverseDistillation(Method):
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
         self.scaler.measure(frozen)
+        self.distance.measure(frozen)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         o = self.options
         clean = batch.frozen
         count, pseudo_count = len(clean[0]), len(batch.pseudo)
-        pseudo = self.teacher(batch.pseudo) if pseudo_count else [f[:0] for f in clean]
+        pseudo = batch.pseudo_frozen
         inputs = []
         for f, fa in zip(self.scaler(clean), self.scaler(pseudo), strict=True):
             # randn of a contiguous shape is five times faster than randn_like of a channels-last tensor.
@@ -165,7 +169,7 @@ class DualReverseDistillation(Method):
         if o.weight_channel:
             loss = loss + o.weight_channel * _over_levels(channel_loss, clean, normal)
         if pseudo_count:
-            targets = [f[:pseudo_count] for f in clean]
+            targets = batch.origin_frozen
             losses["restore"] = _over_levels(flat_loss, targets, restored)
             losses["segment"] = self._segment_loss(targets, pseudo, restored, batch.mask)
             loss = loss + o.weight_restore * losses["restore"] + o.weight_segment * losses["segment"]
@@ -189,7 +193,7 @@ class DualReverseDistillation(Method):
         """Distance maps of float32 `[N, 3, H, W]` in [0, 1], per level float32 `[N, 1, H_k, W_k]`."""
         features = self.teacher(pixels)
         rebuilt = self.scaler.undo(self.student(self.scaler(features)))
-        return [cosine_distance(f, g) for f, g in zip(features, rebuilt, strict=True)]
+        return self.distance(features, rebuilt)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         fused = self.fusion(self.distances(to_pixels(image)))
