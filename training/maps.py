@@ -29,10 +29,12 @@ def cosine_distance(a: Tensor, b: Tensor, floor: Tensor | float = 0.0) -> Tensor
             0 is the plain cosine; towards infinity the distance becomes the squared Euclidean one over 2 * floor.
     """
     a, b = a.float(), b.float()
-    dot = (a * b).sum(1, keepdim=True) + floor
-    lengths = (a.square().sum(1, keepdim=True) + floor).sqrt() * (b.square().sum(1, keepdim=True) + floor).sqrt()
-    # Identical vectors round to tiny negatives; a distance has none.
-    return (1 - dot / lengths.clamp_min(_EPS)).clamp_min(0)
+    # Half the squared distance of the normalised vectors and not 1 - dot product: near 0, where good parts lie, the
+    # subtraction from 1 would leave rounding errors alone, and other processors round otherwise.
+    per_a = (a.square().sum(1, keepdim=True) + floor).sqrt().clamp_min(_EPS).reciprocal()
+    per_b = (b.square().sum(1, keepdim=True) + floor).sqrt().clamp_min(_EPS).reciprocal()
+    apart = (a * per_a - b * per_b).square().sum(1, keepdim=True) + floor * (per_a - per_b).square()
+    return 0.5 * apart
 
 
 class PyramidDistance(nn.Module):
