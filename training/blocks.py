@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,6 +70,38 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.up(x)))
+
+
+class PyramidScaler(nn.Module):
+    """Standardises every level's channels and back, with constants of the good training images. Our own.
+
+    The student works on comparable channels, while the distance is still taken on the teacher's raw features, whose
+    large channels carry the meaning: standardising those costs accuracy.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        for level, count in enumerate(channels):
+            self.register_buffer(f"mean{level}", torch.zeros(1, count, 1, 1))
+            self.register_buffer(f"std{level}", torch.ones(1, count, 1, 1))
+
+    def measure(self, features: Sequence[Tensor]) -> None:
+        """Takes the constants from `[N, C_k, H_k, W_k]` per level."""
+        for level, feature in enumerate(features):
+            std, mean = torch.std_mean(feature.float(), (0, 2, 3), keepdim=True)
+            self.get_buffer(f"mean{level}").copy_(mean)
+            self.get_buffer(f"std{level}").copy_(std.clamp_min(1e-6))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            (f - self.get_buffer(f"mean{level}")) / self.get_buffer(f"std{level}") for level, f in enumerate(features)
+        ]
+
+    def undo(self, standardised: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            s.float() * self.get_buffer(f"std{level}") + self.get_buffer(f"mean{level}")
+            for level, s in enumerate(standardised)
+        ]
 
 
 def initialise(module: nn.Module) -> None:

@@ -36,6 +36,7 @@ class Augmentation(StrEnum):
 
 
 BAD_INPUT = 2
+LISTS = ("--methods", "--teachers", "--seeds", "--categories", "--rotate")  # options that take several values
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -46,6 +47,24 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+def spread_lists(arguments: Sequence[str]) -> list[str]:
+    """Takes `--seeds 0 1 2` for `--seeds 0 --seeds 1 --seeds 2`, as people write it."""
+    spread: list[str] = []
+    current = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            current = argument if argument in LISTS else ""
+        elif current and spread[-1] != current:
+            spread.append(current)
+        spread.append(argument)
+    return spread
+
+
+def main() -> None:
+    """The entry point: `app` with arguments as people write them."""
+    app(args=spread_lists(sys.argv[1:]))
 
 
 @app.command("fit")
@@ -167,6 +186,60 @@ def evaluate_command(
     console.print(f"Report: {escape(str(folder / 'report.html'))}", soft_wrap=True)
 
 
+@app.command("compare")
+def compare_command(
+    data: Annotated[Path, typer.Option(help="Folder of MVTec-layout folders, one a category.")],
+    out: Annotated[Path, typer.Option(help="Where results, bundles and tables go; a second start goes on there.")],
+    methods: Annotated[list[str] | None, typer.Option(help="Methods, one or more.", show_default="all")] = None,
+    teachers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Teachers; a+b for two at once; more than one: each is tried.", show_default="a method's own"
+        ),
+    ] = None,
+    teacher_weights: Annotated[
+        list[Path] | None, typer.Option(help="Weights for machines without internet, in the order of one --teachers.")
+    ] = None,
+    seeds: Annotated[list[int] | None, typer.Option(min=0, help="Seeds.", show_default="0")] = None,
+    categories: Annotated[list[str] | None, typer.Option(help="Only these folders.", show_default="all")] = None,
+    rotate: Annotated[list[str] | None, typer.Option(help="Categories whose parts lie at any angle.")] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the graph's input, pixels.", show_default="the method's own")
+    ] = None,
+    iterations: Annotated[int | None, typer.Option(help="Training steps.", show_default="the method's own")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of this process.")] = 1,
+) -> None:
+    """Train and measure methods side by side: one table as Markdown, JSON and HTML.
+
+    Interrupted, it goes on where it stopped. Started several times at once on the same --out, the processes share
+    the work: one for each core, with --threads 1, is the fastest for small networks.
+    """
+    with _one_line_errors(), _Interrupt(None) as interrupt:
+        from training.cells import make_cells
+        from training.compare import categories_in, compare
+        from training.methods import METHODS, fit_config
+
+        names = categories_in(data, categories or ())
+        configs = [
+            fit_config(
+                method,
+                teachers=tuple(choice.split("+")) if choice else None,
+                teacher_weights=tuple(teacher_weights or ()),
+                input_size=input_size,
+                iterations=iterations,
+                threads=threads,
+            )
+            for method in methods or METHODS
+            for choice in teachers or (None,)
+        ]
+        cells = make_cells(names, configs, seeds or (0,), rotate or ())
+        with _Bars() as bars:
+            bars.between_steps = interrupt.between_steps
+            compare(data, cells, out, lambda cell: bars.titled(cell.name))
+    console.print((out / "comparison.md").read_text(), soft_wrap=True)
+    console.print(f"Also: {escape(str(out / 'comparison.html'))} and comparison.json", soft_wrap=True)
+
+
 class _Bars:
     """One progress bar for every stage."""
 
@@ -188,6 +261,13 @@ class _Bars:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+    def titled(self, name: str) -> "_Bars":
+        """The same bars for another piece of work, announced."""
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        errors.print(f"[bold]{escape(name)}[/]")
+        return self
 
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
         task = self._progress.add_task(title, total=total, note="")
@@ -236,8 +316,8 @@ def default_threads(teachers: Sequence[str]) -> int:
 class _Interrupt:
     """Ctrl-C stops between two training steps, where a checkpoint is exact, and at once everywhere else."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
+    def __init__(self, run_dir: Path | None) -> None:
+        self._run_dir = run_dir  # None where a command goes on by itself when it is started again
         self._training = self._asked = False
 
     def between_steps(self, more: bool) -> None:
@@ -260,7 +340,10 @@ class _Interrupt:
             return
         from training.fit import CHECKPOINT_NAME
 
-        if (self._run_dir / CHECKPOINT_NAME).exists():
+        if self._run_dir is None:
+            errors.print("Interrupted. What is finished stays; go on with")
+            errors.print(f"  plumbline-train {escape(shlex.join(sys.argv[1:]))}", soft_wrap=True)
+        elif (self._run_dir / CHECKPOINT_NAME).exists():
             arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
             errors.print("Interrupted. What was learnt so far is kept; go on with")
             errors.print(f"  plumbline-train {escape(shlex.join(arguments))} --resume", soft_wrap=True)
@@ -321,4 +404,4 @@ def _report(trained: "Trained", models: Path) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -7,6 +7,8 @@ is detached by the caller.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,6 +50,13 @@ def hard_mined_loss(target: Tensor, student: Tensor, *, easy_fraction: float, ea
     if mined.requires_grad:
         mined.register_hook(lambda gradient: gradient * factor.to(gradient.dtype))  # type: ignore[no-untyped-call]
     return flat_loss(target, mined)
+
+
+def over_levels(
+    loss: Callable[[Tensor, Tensor], Tensor], targets: Sequence[Tensor], students: Sequence[Tensor]
+) -> Tensor:
+    """The sum of a loss over the levels of two pyramids."""
+    return torch.stack([loss(target, student) for target, student in zip(targets, students, strict=True)]).sum()
 
 
 def ramp(step: int, length: int, highest: float) -> float:

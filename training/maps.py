@@ -45,24 +45,25 @@ class PyramidDistance(nn.Module):
         floor: of the mean energy of good images' features, see `cosine_distance`.
     """
 
-    energy: Tensor
+    scale: Tensor
 
     def __init__(self, levels: int, floor: float) -> None:
         super().__init__()
         self.floor = floor
-        self.register_buffer("energy", torch.zeros(levels))
+        self.register_buffer("scale", torch.ones(levels))
 
     def measure(self, features: Sequence[Tensor]) -> None:
         """Takes the mean energies from `[N, C_k, H_k, W_k]` per level."""
         for level, feature in enumerate(features):
             # In pieces: a whole pool in float32 would be twice the cache.
-            pieces = [piece.float().square().sum(1).mean() for piece in feature.split(64)]
-            self.energy[level] = torch.stack(pieces).mean()
+            pieces = [piece.float().square().sum(1).mean() for piece in torch.split(feature, 64)]
+            self.scale[level] = torch.stack(pieces).mean().clamp_min(1e-20).rsqrt()
 
     def forward(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
         """Two pyramids of the same shapes -> per level float32 `[N, 1, H_k, W_k]`."""
-        pairs = zip(a, b, strict=True)
-        return [cosine_distance(x, y, self.floor * self.energy[level]) for level, (x, y) in enumerate(pairs)]
+        # Features of mean energy 1 first: the floor is then an ordinary number, whatever the teacher's scale.
+        pairs = enumerate(zip(a, b, strict=True))
+        return [cosine_distance(x * self.scale[k], y * self.scale[k], self.floor) for k, (x, y) in pairs]
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -28,7 +28,7 @@ from service.inspection.inspector import Inspector, InspectorOptions, Measurer
 from service.inspection.session import GraphSession, RequestedProvider, SessionOptions
 from training.calibrate import calibrate, named_failures
 from training.config import FitConfig
-from training.dataset import DataSet, TestImage, load_prepared, read_mask, scan
+from training.dataset import DataSet, TestImage, UInt8Images, load_prepared, read_mask, scan
 from training.errors import InvalidOption
 from training.evaluate import Evaluation, evaluate
 from training.export import Exported, Probes, export, with_metadata
@@ -41,8 +41,9 @@ _LIBRARIES = (
     *("numpy", "opencv-python-headless", "pillow", "simplejpeg"),
 )
 
-# Training images on which the constants of the map are measured, about.
-REFERENCE_IMAGES = 64
+# Training images on which the constants of the map are measured: this share, but no more than enough.
+REFERENCE_SHARE = 0.1
+LEAST_REFERENCE_IMAGES, MOST_REFERENCE_IMAGES = 3, 64
 
 Advance = Callable[[int, str], None]  # how far a stage is, and a note to show beside
 
@@ -141,6 +142,16 @@ def train(request: Request, reporter: Reporter) -> Trained:
     return Trained(bundle, data, evaluation and replace(evaluation, version=bundle.version))
 
 
+def set_aside(images: UInt8Images) -> tuple[UInt8Images, UInt8Images]:
+    """Splits good images, uint8 `[N, S, S, 3]`, into those to train on and the reference for the map's constants."""
+    wanted = round(len(images) * REFERENCE_SHARE)
+    count = min(max(wanted, LEAST_REFERENCE_IMAGES), MOST_REFERENCE_IMAGES, len(images) // 2)
+    chosen = np.zeros(len(images), np.bool_)
+    # Evenly through the list: names often follow time, and every part of it should have a say.
+    chosen[np.linspace(0, len(images), count, endpoint=False).astype(np.intp)] = True
+    return images[~chosen], images[chosen]
+
+
 def inspector_options(threads: int | None, provider: RequestedProvider = "auto") -> InspectorOptions:
     """The service's options for work that waits for nobody: no deadline worth the name."""
     patient = BatchingOptions(max_batch=1, queue_limit=4, deadline_s=600.0)
@@ -154,8 +165,9 @@ def _fit_and_export(
     reading = reporter.stage("read images", len(data.train) + len(data.held_out))
     images = load_prepared(data.train, geometry, lambda done: reading(done, ""))
     held_out = load_prepared(data.held_out, geometry, lambda done: reading(len(data.train) + done, ""))
-    # The held-out images certify the threshold, so nothing of the score may be measured on them, however little.
-    reference = images[:: max(1, len(images) // REFERENCE_IMAGES)]
+    # The held-out images certify the threshold, so nothing of the score may be measured on them, however little; and
+    # a network's distances to what it has learnt are smaller than to what it has not.
+    images, reference = set_aside(images)
     training = reporter.stage("train", config.iterations)
     method = fit(
         images,

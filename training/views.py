@@ -121,10 +121,11 @@ def _moved(image: UInt8Images, rng: np.random.Generator, kind: str) -> UInt8Imag
     side = image.shape[0]
     turn, shift, gain = (180.0, 0.0, 0.0) if kind == "rotate" else (3.0, 0.02 * side, 0.05)
     matrix = cv2.getRotationMatrix2D((side / 2 - 0.5, side / 2 - 0.5), rng.uniform(-turn, turn), 1.0)
-    matrix[:, 2] += rng.uniform(-shift, shift, 2)
+    matrix[:, 2] = matrix[:, 2] + rng.uniform(-shift, shift, 2)
     # The edge's colour goes on outwards: black corners would be learnt as part of what is normal.
     moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.clip(moved * (1 + rng.uniform(-gain, gain)), 0, 255).round().astype(np.uint8)
+    brightened = np.asarray(moved, np.float32) * np.float32(1 + rng.uniform(-gain, gain))
+    return np.asarray(np.rint(np.clip(brightened, 0, 255)), np.uint8)
 
 
 def epoch_order(count: int, size: int, seed: int, step: int) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """What a run learns from: drawn from the seed alone, painted where it says, and cached in step with the pictures."""
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_without_painted_pictures_a_batch_has_none() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rotate", "mild"])
-def test_augmentation_makes_every_image_vary_equally_often(kind: str) -> None:
+def test_augmentation_makes_every_image_vary_equally_often(kind: Literal["rotate", "mild"]) -> None:
     config = dataclasses.replace(TINY, augment=kind, views=20)
     views = augmented(parts(8), config)
     assert views.shape == (24, 64, 64, 3)

@@ -9,9 +9,10 @@ from training.config import FitConfig
 from training.errors import UnknownMethod, WrongTeachers
 from training.methods.base import Method
 from training.methods.drd import DualReverseDistillation
+from training.methods.nnet import NNet
 from training.teachers import Teacher
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (DualReverseDistillation,)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (DualReverseDistillation, NNet)}
 
 
 def method_class(name: str) -> type[Method]:

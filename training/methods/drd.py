@@ -12,7 +12,7 @@ brackets; "our own" is marked. What was tried and measured is in docs/benchmarks
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, UpBlock, initialise
-from training.losses import channel_loss, flat_loss, hard_mined_loss, point_loss, ramp
+from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
+from training.floor import choose_floor
+from training.losses import channel_loss, flat_loss, hard_mined_loss, over_levels, point_loss, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
 from training.methods.base import Batch, Method, in_chunks, parse_options, to_pixels
 from training.teachers import Teacher
@@ -45,7 +46,7 @@ class DrdOptions:
     weight_segment: float = 0.1  # L_Seg; [C] 0.1
     seg_floor: float = 0.05
     level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)  # of the map, finest first; our own, docs/benchmarks.md
-    energy_floor: float = 0.3  # of the map's distances, see `training.maps.cosine_distance`; our own
+    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # of the map's distances, see `training.floor`; our own
     sigma: float = 1.0  # of the map's smoothing, in cells of 4 pixels: 4 pixels; [C] 5.6
 
 
@@ -82,38 +83,6 @@ class ReverseStudent(nn.Module):
         return [head(d) for head, d in zip(self.heads, (d1, d2, d3), strict=True)]
 
 
-class PyramidScaler(nn.Module):
-    """Standardises every level's channels and back, with constants of the good training images. Our own.
-
-    The student works on comparable channels, while the distance is still taken on the teacher's raw features, whose
-    large channels carry the meaning: standardising those costs accuracy.
-    """
-
-    def __init__(self, channels: Sequence[int]) -> None:
-        super().__init__()
-        for level, count in enumerate(channels):
-            self.register_buffer(f"mean{level}", torch.zeros(1, count, 1, 1))
-            self.register_buffer(f"std{level}", torch.ones(1, count, 1, 1))
-
-    def measure(self, features: Sequence[Tensor]) -> None:
-        """Takes the constants from `[N, C_k, H_k, W_k]` per level."""
-        for level, feature in enumerate(features):
-            std, mean = torch.std_mean(feature.float(), (0, 2, 3), keepdim=True)
-            self.get_buffer(f"mean{level}").copy_(mean)
-            self.get_buffer(f"std{level}").copy_(std.clamp_min(1e-6))
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        return [
-            (f - self.get_buffer(f"mean{level}")) / self.get_buffer(f"std{level}") for level, f in enumerate(features)
-        ]
-
-    def undo(self, standardised: Sequence[Tensor]) -> list[Tensor]:
-        return [
-            s.float() * self.get_buffer(f"std{level}") + self.get_buffer(f"mean{level}")
-            for level, s in enumerate(standardised)
-        ]
-
-
 class DualReverseDistillation(Method):
     """See the module's docstring."""
 
@@ -126,7 +95,7 @@ class DualReverseDistillation(Method):
         self.teacher = teacher
         self.scaler = PyramidScaler(teacher.channels)
         self.student = ReverseStudent(teacher.channels, options.width, options.dropout)
-        self.distance = PyramidDistance(len(teacher.channels), options.energy_floor)
+        self.distance = PyramidDistance(len(teacher.channels), options.floors[0])
         self.fusion = LevelFusion(options.level_weights)
         self.smooth = Gaussian(options.sigma)
 
@@ -162,15 +131,15 @@ class DualReverseDistillation(Method):
 
         easy = ramp(batch.step, o.hard_ramp_steps, o.hard_share)
         mined = partial(hard_mined_loss, easy_fraction=easy)
-        losses = {"distil": _over_levels(mined, clean, normal)}
+        losses = {"distil": over_levels(mined, clean, normal)}
         loss = o.weight_hm * losses["distil"]
         if o.weight_point:
-            loss = loss + o.weight_point * _over_levels(point_loss, clean, normal)
+            loss = loss + o.weight_point * over_levels(point_loss, clean, normal)
         if o.weight_channel:
-            loss = loss + o.weight_channel * _over_levels(channel_loss, clean, normal)
+            loss = loss + o.weight_channel * over_levels(channel_loss, clean, normal)
         if pseudo_count:
             targets = batch.origin_frozen
-            losses["restore"] = _over_levels(flat_loss, targets, restored)
+            losses["restore"] = over_levels(flat_loss, targets, restored)
             losses["segment"] = self._segment_loss(targets, pseudo, restored, batch.mask)
             loss = loss + o.weight_restore * losses["restore"] + o.weight_segment * losses["segment"]
         return {"loss": loss, **losses}
@@ -186,25 +155,29 @@ class DualReverseDistillation(Method):
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
-        self.fusion.calibrate([torch.cat(level) for level in zip(*chunks, strict=True)])
+        def measure() -> None:
+            chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
+            self.fusion.calibrate([torch.cat(level) for level in zip(*chunks, strict=True)])
+
+        choose_floor([self.distance], measure, self.fused, reference, self.options.floors)
 
     def distances(self, pixels: Tensor) -> list[Tensor]:
         """Distance maps of float32 `[N, 3, H, W]` in [0, 1], per level float32 `[N, 1, H_k, W_k]`."""
         features = self.teacher(pixels)
         rebuilt = self.scaler.undo(self.student(self.scaler(features)))
-        return self.distance(features, rebuilt)
+        distances: list[Tensor] = self.distance(features, rebuilt)
+        return distances
+
+    def fused(self, pixels: Tensor) -> Tensor:
+        """The anomaly map, float32 `[N, 1, H / 4, W / 4]`."""
+        smoothed: Tensor = self.smooth(self.fusion(self.distances(pixels)))
+        return smoothed
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        fused = self.fusion(self.distances(to_pixels(image)))
-        return self.smooth(fused)[:, 0], None
+        return self.fused(to_pixels(image))[:, 0], None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.concatenate([images, 255 - images])
-
-
-def _over_levels(loss: Callable[[Tensor, Tensor], Tensor], targets: list[Tensor], students: list[Tensor]) -> Tensor:
-    return torch.stack([loss(target, student) for target, student in zip(targets, students, strict=True)]).sum()
 
 
 def _mean_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:

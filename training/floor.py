@@ -1,0 +1,79 @@
+"""The energy floor of a product's distances, chosen by what good pictures alone can tell. Our own.
+
+How much a short feature vector's direction is worth differs from product to product: on a plain background it is noise
+and must not count, on a fabric it is the pattern itself. No single floor serves both (docs/benchmarks.md). So
+defects are painted into good pictures that training did not see, and the floor that shows them best is taken. No
+defective picture and no picture of the calibration card has a say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.maps import PyramidDistance
+from training.methods.base import in_chunks
+from training.metrics import auroc
+from training.pseudo_anomalies import pseudo_anomaly
+
+PAINTED = 64  # painted pictures that a floor is judged by, about
+
+
+def choose_floor(
+    distances: Iterable[PyramidDistance],
+    calibrate: Callable[[], None],
+    anomaly_map: Callable[[Tensor], Tensor],
+    reference: NDArray[np.uint8],
+    floors: Sequence[float],
+) -> float:
+    """Sets the floor with the best pixel AUROC of painted defects, and calibrates for it.
+
+    Args:
+        distances: where the floor is to be set.
+        calibrate: measures the map's other constants anew for the floor that is set.
+        anomaly_map: float32 `[N, 3, H, W]` in [0, 1] -> float32 `[N, 1, h, w]`.
+        reference: uint8 `[M, H, W, 3]`, good pictures that training did not see.
+        floors: to choose from, ascending; of equals the first is taken.
+
+    Returns:
+        The chosen floor.
+    """
+    parts = list(distances)
+    painted, masks = _painted(reference)
+
+    def judge(floor: float) -> float:
+        _set(parts, floor)
+        calibrate()
+        with torch.inference_mode():
+            good = torch.cat([anomaly_map(pixels) for pixels in in_chunks(reference)])
+            bad = torch.cat([anomaly_map(pixels) for pixels in in_chunks(painted)])
+        size = (bad.shape[-2], bad.shape[-1])
+        marked = F.adaptive_max_pool2d(torch.from_numpy(masks)[:, None].float(), size).bool()
+        scores = torch.cat([good.flatten(), bad.flatten()]).numpy()
+        return auroc(scores, np.concatenate([np.zeros(good.numel(), bool), marked.flatten().numpy()]))
+
+    best = max(floors, key=judge) if len(floors) > 1 else floors[0]
+    _set(parts, best)
+    calibrate()
+    return best
+
+
+def _set(parts: Sequence[PyramidDistance], floor: float) -> None:
+    for part in parts:
+        part.floor = floor
+
+
+def _painted(reference: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """About `PAINTED` painted copies, the same ones every time."""
+    repeats = max(1, PAINTED // len(reference))
+    images, masks = [], []
+    for number in range(repeats * len(reference)):
+        painted, mask = pseudo_anomaly(reference[number % len(reference)], np.random.default_rng(number))
+        images.append(np.rint(painted * 255).astype(np.uint8))
+        masks.append(mask)
+    return np.stack(images), np.stack(masks)

@@ -1,0 +1,274 @@
+"""N-Net: bidirectional distillation of adaptive features through a query filter (Li et al. 2025).
+
+Three strokes, like the letter. Down: a frozen teacher's features, projected to *adaptive domain features*, whose
+normal part stays what it was while painted defects are pushed away. Up: a reverse branch rebuilds them from a code
+that was squeezed from the coarse features. Down again: a forward branch encodes the rebuilt features anew. Neither
+branch sees the picture itself, so neither can copy a defect past the code. Beside them a query compares every place
+with prototypes of normal places. Where branches and prototypes disagree with the picture, it is unusual.
+
+Sources: [P] the abstract (distilling adaptive domain features, bidirectional branches that constrain each other, a
+multilevel filter by query and compression); no text and no code could be had, so every layer is our own reading,
+sections of the design notes in brackets. What was tried and measured is in docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
+from training.floor import choose_floor
+from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
+from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance
+from training.methods.base import Batch, Method, in_chunks, parse_options, to_pixels
+from training.prototypes import farthest_points, lift
+from training.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class NNetOptions:
+    """N-Net's own knobs; the defaults are what ships."""
+
+    levels: tuple[int, int] = (1, 2)  # of the teacher's pyramid: strides 8 and 16
+    width: float = 4.5  # finest width of the branches = width * sqrt(coarsest teacher channels), to a multiple of 8
+    prototypes: int = 3072
+    feature_noise: float = 0.1  # on the painted branch's input, in standard deviations of each channel; [C] DRD
+    hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly
+    hard_ramp_steps: int = 200
+    margin: float = 0.3  # by which painted places are pushed away from what they were; [R] AAND
+    weight_forward: float = 1.0
+    weight_constraint: float = 0.2  # of the two branches on each other; 4.4
+    weight_adapter: float = 0.5  # 0 leaves the adaptive features at the teacher's own
+    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.floor`
+    source_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 2.0)  # reverse, forward (finest first), query
+    sigma: float = 1.0  # of the map's smoothing, in cells of 8 pixels
+
+
+class Adapter(nn.Module):
+    """`a = f + g(f)`, `[N, C, H, W]` -> the same; g ends in zeros, so that training begins at the teacher (4.3)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = max(16, channels // 4)
+        self.body = nn.Sequential(ConvBNReLU(channels, inner, kernel=1), ConvBNReLU(inner, inner))
+        self.last = nn.Conv2d(inner, channels, 1)
+        initialise(self)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        adapted: Tensor = features + self.last(self.body(features))
+        return adapted
+
+
+class Branches(nn.Module):
+    """Compression and the two branches: two levels `[N, C_k, H_k, W_k]` -> the reverse and the forward pair (4.3)."""
+
+    def __init__(self, channels: Sequence[int], width: float) -> None:
+        super().__init__()
+        fine, coarse = channels
+        w1 = 8 * max(1, round(width * math.sqrt(coarse) / 8))
+        w2, code = 2 * w1, 4 * w1
+        self.squeeze_fine = ConvBNReLU(fine, w2, stride=2)
+        self.squeeze_coarse = ConvBNReLU(coarse, w2, kernel=1)
+        self.mix = ConvBNReLU(2 * w2, w2)
+        self.code = nn.Sequential(BasicBlock(w2, code, stride=2), BottleneckBlock(code), BottleneckBlock(code))
+        self.up_coarse = nn.Sequential(UpBlock(code, w2), BasicBlock(w2, w2))
+        self.up_fine = nn.Sequential(UpBlock(w2, w1), BasicBlock(w1, w1))
+        self.again_fine = ConvBNReLU(w1, w1)
+        self.again_coarse = nn.Sequential(ConvBNReLU(w1, w2, stride=2), ConvBNReLU(w2, w2, kernel=1))
+        self.reverse_heads = nn.ModuleList([nn.Conv2d(w1, fine, 1), nn.Conv2d(w2, coarse, 1)])
+        self.forward_heads = nn.ModuleList([nn.Conv2d(w1, fine, 1), nn.Conv2d(w2, coarse, 1)])
+        initialise(self)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        fine, coarse = features
+        code = self.code(self.mix(torch.cat([self.squeeze_fine(fine), self.squeeze_coarse(coarse)], 1)))
+        coarse_up = self.up_coarse(code)
+        fine_up = self.up_fine(coarse_up)
+        fine_again = self.again_fine(fine_up)
+        up, again = (fine_up, coarse_up), (fine_again, self.again_coarse(fine_again))
+        reverse = [head(x) for head, x in zip(self.reverse_heads, up, strict=True)]
+        return reverse, [head(x) for head, x in zip(self.forward_heads, again, strict=True)]
+
+
+class Query(nn.Module):
+    """Distance of every coarse cell to the nearest prototype of a normal one (4.3; hard instead of soft, our own).
+
+    A cell is described by its coarse features and the mean of the fine ones over it.
+    """
+
+    prototypes: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: Sequence[int], count: int) -> None:
+        super().__init__()
+        self.floor = 0.0
+        self.register_buffer("prototypes", torch.zeros(count, sum(channels)))
+        self.register_buffer("scale", torch.ones(()))
+        self._cells = torch.zeros(0)
+
+    def describe(self, features: Sequence[Tensor]) -> Tensor:
+        """float `[N, C_k, H_k, W_k]` per level -> float32 `[N, C_1 + C_2, H_2, W_2]`."""
+        fine, coarse = features
+        return torch.cat([F.avg_pool2d(fine.float(), 2), coarse.float()], 1)
+
+    def learn(self, features: Sequence[Tensor]) -> None:
+        """Takes the places of good pictures, to choose prototypes from."""
+        pieces = zip(*(torch.split(level, 64) for level in features), strict=True)
+        cells = torch.cat([self.describe(piece).permute(0, 2, 3, 1).flatten(0, 2) for piece in pieces])
+        self.scale.copy_(cells.square().sum(1).mean().clamp_min(1e-20).rsqrt())
+        self._cells = cells * self.scale
+
+    def choose(self, floor: float) -> None:
+        """Chooses the prototypes that are far from each other by the distance with this floor."""
+        self.floor = floor
+        chosen = farthest_points(lift(self._cells, floor), len(self.prototypes), torch.Generator().manual_seed(0))
+        # Fewer places than prototypes: the last one again, so that the graph's shape stays.
+        index = F.pad(chosen, (0, len(self.prototypes) - len(chosen)), value=int(chosen[-1]))
+        self.prototypes.copy_(self._cells[index])
+
+    def forget(self) -> None:
+        """Lets go of the places; the prototypes stay."""
+        self._cells = torch.zeros(0)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Returns float32 `[N, 1, H_2, W_2]` in [0, 2]."""
+        cells = self.describe(features) * self.scale
+        count, channels, height, width = cells.shape
+        queries = lift(cells.permute(0, 2, 3, 1).reshape(-1, channels), self.floor)
+        nearest = (queries @ lift(self.prototypes, self.floor).T).amax(1)
+        return (1 - nearest).clamp_min(0).view(count, 1, height, width)
+
+
+class NNet(Method):
+    """See the module's docstring."""
+
+    name: ClassVar[str] = "nnet"
+    map_stride: ClassVar[int] = 8
+    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 800}
+
+    def __init__(self, teacher: Teacher, options: NNetOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.teacher = teacher
+        channels = [teacher.channels[level] for level in options.levels]
+        self.scaler = PyramidScaler(channels)
+        self.adapters = nn.ModuleList([Adapter(count) for count in channels])
+        self.branches = Branches(channels, options.width)
+        self.query = Query(channels, options.prototypes)
+        self.distance = PyramidDistance(len(channels), options.floors[0])
+        self.fusion = LevelFusion(options.source_weights)
+        self.smooth = Gaussian(options.sigma)
+
+    @classmethod
+    def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
+        (teacher,) = teachers
+        return cls(teacher, parse_options(NNetOptions, options))
+
+    @property
+    def teachers(self) -> list[str]:
+        return [self.teacher.name]
+
+    def frozen_features(self, pixels: Tensor) -> list[Tensor]:
+        pyramid = self.teacher(pixels)
+        return [pyramid[level] for level in self.options.levels]
+
+    def prepare(self, frozen: Sequence[Tensor]) -> None:
+        self.scaler.measure(frozen)
+        self.distance.measure(frozen)
+
+    def consolidate(self, frozen: Sequence[Tensor]) -> None:
+        self.query.learn(frozen)
+
+    def adapt(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Adaptive domain features of standardised ones, standardised as well."""
+        return [adapter(f) for adapter, f in zip(self.adapters, features, strict=True)]
+
+    def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        o = self.options
+        count, painted = len(batch.clean), len(batch.pseudo)
+        features = [
+            torch.cat(level) for level in zip(batch.frozen, batch.origin_frozen, batch.pseudo_frozen, strict=True)
+        ]
+        standard = [f.contiguous(memory_format=torch.channels_last) for f in self.scaler(features)]
+        adaptive = self.scaler.undo(self.adapt(standard))
+        losses = {"adapter": self._adapter_loss(features, adaptive, batch, count)}
+
+        targets = [a.detach() for a in adaptive]
+        # The branches start from what the adapters say now; the picture that a defect was painted on is only a target.
+        inputs = []
+        for a in self.scaler(targets):
+            noise = o.feature_noise * torch.randn((painted, *a.shape[1:]))
+            inputs.append(
+                torch.cat([a[:count], a[count + painted :] + noise]).contiguous(memory_format=torch.channels_last)
+            )
+        reverse, forward = (self.scaler.undo(branch) for branch in self.branches(inputs))
+        clean, origin = [t[:count] for t in targets], [t[count : count + painted] for t in targets]
+        mined = partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.hard_share))
+        for name, branch in (("reverse", reverse), ("forward", forward)):
+            losses[name] = over_levels(mined, clean, [b[:count] for b in branch])
+            if painted:
+                losses[name] = losses[name] + over_levels(flat_loss, origin, [b[count:] for b in branch])
+        losses["constraint"] = over_levels(flat_loss, reverse, forward)
+        loss = (
+            losses["reverse"]
+            + o.weight_forward * losses["forward"]
+            + o.weight_constraint * losses["constraint"]
+            + o.weight_adapter * losses["adapter"]
+        )
+        return {"loss": loss, **losses}
+
+    def _adapter_loss(self, features: list[Tensor], adaptive: list[Tensor], batch: Batch, count: int) -> Tensor:
+        """L_keep + L_push (4.4): normal places stay, painted ones move away from what was there before."""
+        painted, loss = len(batch.pseudo), torch.zeros(())
+        for f, a in zip(features, adaptive, strict=True):
+            moved = cosine_distance(a, f)
+            if not painted:
+                loss = loss + moved.mean()
+                continue
+            mask = F.adaptive_max_pool2d(batch.mask, (f.shape[-2], f.shape[-1]))
+            normal = torch.cat([torch.ones((count + painted, *mask.shape[1:])), 1 - mask])
+            loss = loss + (moved * normal).sum() / normal.sum()
+            was, now = slice(count, count + painted), slice(count + painted, None)
+            before, after = cosine_distance(f[now], f[was]), cosine_distance(a[now], a[was].detach())
+            loss = loss + (F.relu(before + self.options.margin - after) * mask).sum() / mask.sum().clamp_min(1)
+        return loss
+
+    @torch.no_grad()
+    def calibrate(self, reference: NDArray[np.uint8]) -> None:
+        def measure() -> None:
+            self.query.choose(self.distance.floor)
+            chunks = [self.sources(pixels) for pixels in in_chunks(reference)]
+            self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
+
+        choose_floor([self.distance], measure, self.fused, reference, self.options.floors)
+        self.query.forget()
+
+    def sources(self, pixels: Tensor) -> list[Tensor]:
+        """Distance maps of float32 `[N, 3, H, W]` in [0, 1]: reverse and forward, finest first, then the query's."""
+        features = self.frozen_features(pixels)
+        standard = self.adapt(self.scaler(features))
+        adaptive = self.scaler.undo(standard)
+        reverse, forward = (self.scaler.undo(branch) for branch in self.branches(standard))
+        return [*self.distance(adaptive, reverse), *self.distance(adaptive, forward), self.query(features)]
+
+    def fused(self, pixels: Tensor) -> Tensor:
+        """The anomaly map, float32 `[N, 1, H / 8, W / 8]`."""
+        smoothed: Tensor = self.smooth(self.fusion(self.sources(pixels)))
+        return smoothed
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.fused(to_pixels(image))[:, 0], None
+
+    def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        # Turned, inverted and flat pictures lie nearest to other prototypes.
+        return np.concatenate([images, 255 - images, images[:, ::-1], np.full_like(images[:1], 90)])
