@@ -113,9 +113,12 @@ def _heatmap(inspection_id: str, image_format: HeatmapFormat | None) -> _Call:
     return _Call("GET", f"/v1/inspections/{inspection_id}/heatmap", params)
 
 
-def _change_recipe(product: str, author: str, reason: str, change: Mapping[str, float | int | None]) -> _Call:
+def _change_recipe(
+    product: str, who: Mapping[str, str], change: Mapping[str, float | int | None], parts: Mapping[str, Any] | None
+) -> _Call:
     given = {name: value for name, value in change.items() if value is not None}
-    return _Call("PUT", f"/v1/products/{product}/recipe", json={"author": author, "reason": reason, **given})
+    # Not so in the parts: there, None takes a value back to its default.
+    return _Call("PUT", f"/v1/products/{product}/recipe", json={**who, **given, **(parts or {})})
 
 
 def _pause_s(response: httpx.Response, attempts_left: int) -> float | None:
@@ -230,9 +233,22 @@ class Client:
         review_threshold: float | None = None,
         target_false_reject_rate: float | None = None,
         review_rate: float | None = None,
+        parts: Mapping[str, Any] | None = None,
         expected_revision: int | None = None,
     ) -> RecipeRecord:
-        """Put another recipe in force: thresholds, or rates from which the service derives them.
+        """Put a changed recipe in force: thresholds, or rates from which the service derives them, and other parts.
+
+        Args:
+            product: Whose recipe.
+            author: Who changes it.
+            reason: Why.
+            fail_threshold: With `review_threshold`: thresholds set by hand.
+            review_threshold: See there.
+            target_false_reject_rate: Instead: at most this share of good parts may fail.
+            review_rate: At most this share may lie above the review threshold.
+            parts: The other parts by name, for instance `{"heatmap": {"high": 0.4}}`. What is not named keeps its
+                value, None takes it back to its default.
+            expected_revision: Refuse the change if the recipe is at another revision.
 
         Raises:
             ServiceProblem: It is not valid, or somebody else was faster (`recipe-conflict`). Nothing was
@@ -245,7 +261,8 @@ class Client:
             "review_rate": review_rate,
             "expected_revision": expected_revision,
         }
-        return RecipeRecord.model_validate_json(self._send(_change_recipe(product, author, reason, change)))
+        who = {"author": author, "reason": reason}
+        return RecipeRecord.model_validate_json(self._send(_change_recipe(product, who, change, parts)))
 
     def recipe_history(self, product: str) -> list[RecipeRecord]:
         """Who changed the recipe, when and why; newest first."""
@@ -374,6 +391,7 @@ class AsyncClient:
         review_threshold: float | None = None,
         target_false_reject_rate: float | None = None,
         review_rate: float | None = None,
+        parts: Mapping[str, Any] | None = None,
         expected_revision: int | None = None,
     ) -> RecipeRecord:
         """As `Client.change_recipe`."""
@@ -384,7 +402,7 @@ class AsyncClient:
             "review_rate": review_rate,
             "expected_revision": expected_revision,
         }
-        call = _change_recipe(product, author, reason, change)
+        call = _change_recipe(product, {"author": author, "reason": reason}, change, parts)
         return RecipeRecord.model_validate_json(await self._send(call))
 
     async def recipe_history(self, product: str) -> list[RecipeRecord]:

@@ -102,7 +102,7 @@ def _inspect(inspector: Inspector, recipe: Recipe, file: Path, heatmaps: Path | 
         judged = inspector.inspect(data, recipe.thresholds)
         saved = None
         if heatmaps is not None:
-            scale = inspector.heatmap_scale(judged.thresholds)
+            scale = inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)
             rgb = imaging.decode(data, inspector.options.limits)
             drawn = heatmap.render(rgb, judged.anomaly_map, scale, judged.regions)
             # Files of the same name may come from different folders; the hash keeps their heatmaps apart.

@@ -208,7 +208,7 @@ def to_row(
 ) -> InspectionRow:
     """What is remembered of an inspection: everything that showing and replaying it needs."""
     bundle, recipe = active.bundle, active.recipe.recipe
-    scale = active.inspector.heatmap_scale(judged.thresholds)
+    scale = active.inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)
     return InspectionRow(
         id=str(inspection_id),
         created_at=created_at(inspection_id),

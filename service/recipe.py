@@ -1,4 +1,4 @@
-"""What an engineer may change about a product without retraining: for now, its thresholds.
+"""What an engineer may change about a product without retraining.
 
 A recipe is immutable; a change is a new revision in the store. It is validated as a whole, so there is no moment at
 which half of it applies.
@@ -6,10 +6,10 @@ which half of it applies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from service.errors import InvalidRecipe
 from service.inspection.calibration import (
@@ -21,10 +21,13 @@ from service.inspection.calibration import (
 )
 from service.inspection.calibration import extrapolate as tail_threshold
 from service.inspection.decision import Thresholds
+from service.recipe_parts import RecipeParts, levels, merge
+
+Derivation = Literal["default", "card", "tail", "hand"]
 
 
-class Recipe(BaseModel):
-    """The thresholds of a product and where they come from.
+class Recipe(RecipeParts):
+    """The thresholds of a product, where they come from, and the other parts of its recipe.
 
     Attributes:
         fail_threshold: A part fails when its raw score is strictly greater.
@@ -34,9 +37,10 @@ class Recipe(BaseModel):
         review_rate: The bound on good parts above `review_threshold`; None as above.
         certified: True when the calibration card vouches for `target_false_reject_rate`.
         calibration_images: Number of good images behind that guarantee.
+        derivation: How the thresholds were found: "card" from the scores of the calibration card for rates that a
+            person chose, certified; "default" likewise for rates that nobody chose; "tail" by extending the tail of
+            these scores; "hand" by a person.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     fail_threshold: float
     review_threshold: float
@@ -44,6 +48,15 @@ class Recipe(BaseModel):
     review_rate: float | None = Field(default=None, gt=0, lt=1)
     certified: bool = False
     calibration_images: int = Field(default=0, ge=0)
+    derivation: Derivation = "hand"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_derivation(cls, values: Any) -> Any:
+        """Revisions that were stored before recipes said how their thresholds were found still tell it."""
+        if isinstance(values, Mapping) and "derivation" not in values and values.get("target_false_reject_rate"):
+            return {**values, "derivation": "card" if values.get("certified") else "tail"}
+        return values
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -57,6 +70,27 @@ class Recipe(BaseModel):
     @property
     def thresholds(self) -> Thresholds:
         return Thresholds(fail=self.fail_threshold, review=self.review_threshold)
+
+    def changed(self, parts: Mapping[str, Any], thresholds: Recipe | None = None) -> Recipe:
+        """This recipe with some of its values changed.
+
+        Args:
+            parts: Parts by name, as `merge` takes them.
+            thresholds: The recipe whose thresholds (and how they were found) to take over; None keeps them.
+
+        Raises:
+            InvalidRecipe: What would come out contradicts itself.
+        """
+        values = merge(self.model_dump(), parts)
+        if thresholds is not None:
+            values |= thresholds.model_dump(include=set(THRESHOLD_FIELDS))
+        return parse_recipe(values)
+
+    def moved_to(self, own: Recipe) -> Recipe:
+        """This recipe for another bundle: what lies on a bundle's scale is taken from `own`, a recipe of that bundle;
+        what is about camera and part stays.
+        """
+        return self.changed(levels(own), own)
 
     @classmethod
     def default(cls, scores: Sequence[float]) -> Recipe:
@@ -77,6 +111,7 @@ class Recipe(BaseModel):
             review_rate=review.alpha,
             certified=True,
             calibration_images=fail.n,
+            derivation="default",
         )
 
     @classmethod
@@ -122,7 +157,27 @@ class Recipe(BaseModel):
             review_rate=review.alpha,
             certified=certified,
             calibration_images=len(scores),
+            derivation="card" if certified else "tail",
         )
+
+
+THRESHOLD_FIELDS = frozenset(Recipe.model_fields) - frozenset(RecipeParts.model_fields)
+
+
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from its values.
+
+    Raises:
+        InvalidRecipe: They contradict each other, or one of them is not possible.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        places = [".".join(str(part) for part in item["loc"]) for item in errors]
+        texts = [item["msg"].removeprefix("Value error, ") for item in errors]
+        detail = "; ".join(f"{place}: {text}" if place else text for place, text in zip(places, texts, strict=True))
+        raise InvalidRecipe(f"{detail}.", [dict(item) for item in errors]) from error
 
 
 def _review_rate(fail_alpha: float) -> float:

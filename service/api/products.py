@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query
-from pydantic import ValidationError
 from starlette.responses import Response
 
 from service.api.answers import product_answer, recipe_answer
@@ -20,7 +19,8 @@ from service.errors import (
     UnknownProduct,
 )
 from service.line import InspectionLine
-from service.recipe import Recipe
+from service.recipe import Recipe, parse_recipe
+from service.recipe_parts import HeatmapSetting
 from service.registry import ActiveProduct
 from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
 from service.store.recipes import RecipeRevision, append_recipe, get_recipe, recipe_history
@@ -85,11 +85,11 @@ def change_recipe(
         str | None, Header(pattern=r'^"?[0-9]{1,9}"?$', description="Revision that the change is made against.")
     ] = None,
 ) -> Response:
-    """Put other thresholds in force, from the next inspection on. The old revision stays in the history.
+    """Put a changed recipe in force, from the next inspection on. The old revision stays in the history.
 
-    Either `fail_threshold` and `review_threshold` (nothing is guaranteed then), or
-    `target_false_reject_rate`, from which the calibration card derives them. A change that is not valid
-    changes nothing.
+    What the change does not name keeps its value, at every depth. Thresholds are changed by `fail_threshold` and
+    `review_threshold` (nothing is guaranteed then), or by `target_false_reject_rate`, from which the calibration card
+    derives them. The recipe that would come out is validated as a whole; a change that is not valid changes nothing.
     """
     expected = change.expected_revision if if_match is None else int(if_match.strip('"'))
 
@@ -140,24 +140,33 @@ def read_revision(
 
 
 def to_recipe(change: RecipeChange, active: ActiveProduct) -> Recipe:
-    """The recipe that a change asks for.
+    """The recipe that a change makes of the one in force.
 
     Raises:
-        InvalidRecipe: The thresholds contradict each other, or the calibration card cannot certify the rate.
+        InvalidRecipe: It contradicts itself, or the calibration card cannot certify the rate.
     """
-    scores = active.bundle.card.scores
+    thresholds: Recipe | None = None
     if change.target_false_reject_rate is not None:
-        return Recipe.for_rates(
+        scores = active.bundle.card.scores
+        thresholds = Recipe.for_rates(
             scores, change.target_false_reject_rate, change.review_rate, extrapolate=change.extrapolate
         )
-    try:
-        return Recipe.model_validate(change.model_dump(include={"fail_threshold", "review_threshold"}))
-    except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False, include_context=False)
+    elif change.fail_threshold is not None:
+        thresholds = parse_recipe(change.model_dump(include={"fail_threshold", "review_threshold"}))
+    recipe = active.recipe.recipe.changed(change.parts(), thresholds)
+    _require_scale(recipe, active)
+    return recipe
+
+
+def _require_scale(recipe: Recipe, active: ActiveProduct) -> None:
+    """Refuse a heatmap scale whose ends are in the wrong order; those that nobody chose are left alone."""
+    heatmap = recipe.heatmap
+    scale = active.inspector.heatmap_scale(recipe.thresholds, heatmap.low, heatmap.high)
+    if scale.low >= scale.high and heatmap != HeatmapSetting():
         raise InvalidRecipe(
-            f"{'; '.join(item['msg'].removeprefix('Value error, ') for item in errors)}.",
-            [dict(item) for item in errors],
-        ) from error
+            f"The heatmap's scale would run from {scale.low:g} to {scale.high:g}; heatmap.low (by default the median "
+            "of good maps) must lie below heatmap.high (by default the fail threshold)."
+        )
 
 
 def _product(line: InspectionLine, name: str) -> Product:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-# No control characters: these texts go into logs, headers, databases and spreadsheets.
+from service.recipe_parts import HeatmapSetting, RecipeParts
 from service.store.recipes import SYSTEM_AUTHOR
 
+# No control characters: these texts go into logs, headers, databases and spreadsheets.
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Sentence = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x08\x7f]+$")
@@ -119,8 +120,11 @@ class InspectionPage(_Answer):
     next_cursor: str | None = Field(description="Send as `cursor` for the next page; null on the last one.")
 
 
-class RecipeValues(_Answer):
-    """Thresholds and where they come from."""
+class RecipeValues(RecipeParts):
+    """Thresholds, where they come from, and the other parts of the recipe."""
+
+    # A client takes the parts that it knows from a service that knows more.
+    model_config = ConfigDict(extra="ignore")
 
     fail_threshold: float
     review_threshold: float
@@ -128,6 +132,11 @@ class RecipeValues(_Answer):
     review_rate: float | None
     certified: bool
     calibration_images: int
+    derivation: Literal["default", "card", "tail", "hand"] = Field(
+        description="How the thresholds were found: `card` from the calibration card, certified; `default` likewise, "
+        "for rates that nobody chose; `tail` by extending the tail of the card's scores, `hand` by a person: not "
+        "certified."
+    )
 
 
 class RecipeRecord(_Answer):
@@ -155,7 +164,12 @@ def _a_person(author: str) -> str:
 
 
 class RecipeChange(BaseModel):
-    """A new recipe: either thresholds set by hand, or rates that the calibration card turns into thresholds."""
+    """What is to change in a recipe. What is not named keeps its value, at every depth; null takes a value back to its
+    default; a list replaces the list.
+
+    Thresholds are changed together: either both set by hand, or by rates that the calibration card turns into
+    thresholds.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -174,6 +188,7 @@ class RecipeChange(BaseModel):
         description="Where the card has too few images to certify the rate, extend the tail of their scores instead. "
         "The threshold is then marked `certified: false`.",
     )
+    heatmap: HeatmapSetting | None = Field(default=None, description="The heatmap's scale.")
     expected_revision: int | None = Field(
         default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
     )
@@ -182,13 +197,19 @@ class RecipeChange(BaseModel):
     def _state_one_way(self) -> Self:
         by_hand = (self.fail_threshold, self.review_threshold)
         by_rate = (self.target_false_reject_rate, self.review_rate)
-        if any(value is not None for value in by_hand) == any(value is not None for value in by_rate):
+        if any(value is not None for value in by_hand) and any(value is not None for value in by_rate):
             raise ValueError("give either fail_threshold and review_threshold, or target_false_reject_rate")
         if any(value is not None for value in by_hand) and None in by_hand:
             raise ValueError("thresholds set by hand need both fail_threshold and review_threshold")
         if (self.review_rate is not None or self.extrapolate) and self.target_false_reject_rate is None:
             raise ValueError("review_rate and extrapolate need target_false_reject_rate")
+        if not any(value is not None for value in (*by_hand, *by_rate)) and not self.parts():
+            raise ValueError("name at least one value to change")
         return self
+
+    def parts(self) -> dict[str, Any]:
+        """The parts that are named, and of each only what is named."""
+        return self.model_dump(exclude_unset=True, include=set(RecipeParts.model_fields))
 
 
 class BundleProblem(_Answer):

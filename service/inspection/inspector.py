@@ -184,9 +184,15 @@ class Inspector(Measurer):
     def card(self) -> CalibrationCard:
         return self.bundle.card
 
-    def heatmap_scale(self, thresholds: Thresholds) -> HeatmapScale:
-        """The product's fixed scale: 0 is the median of good maps, 1 the fail threshold."""
-        return HeatmapScale(low=self.card.map_median, high=thresholds.fail)
+    def heatmap_scale(
+        self, thresholds: Thresholds, low: float | None = None, high: float | None = None
+    ) -> HeatmapScale:
+        """The product's fixed scale: 0 is the median of good maps, 1 the fail threshold, unless `low` or `high` say
+        otherwise."""
+        return HeatmapScale(
+            low=self.card.map_median if low is None else low,
+            high=thresholds.fail if high is None else high,
+        )
 
     def finish(self, picture: Picture, result: PatchResult, thresholds: Thresholds) -> Inspection:
         """Score and judge what the graph said about a picture."""

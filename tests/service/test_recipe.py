@@ -1,8 +1,12 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
+from service.api.schemas import RecipeChange, RecipeValues
 from service.errors import InvalidRecipe
 from service.recipe import Recipe
+from service.recipe_parts import HeatmapSetting, RecipeParts, merge
 
 HUNDRED = [float(value) for value in range(1, 100)]  # 99 scores
 FORTY_TWO = [float(value) for value in range(1, 43)]
@@ -82,3 +86,74 @@ def test_extrapolation_is_not_used_where_the_images_suffice() -> None:
 def test_extrapolation_needs_a_tail() -> None:
     with pytest.raises(InvalidRecipe, match="5 are needed"):
         Recipe.for_rates([1.0, 2.0, 3.0], 0.01, extrapolate=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "merged"),
+    [
+        ({}, {"a": 1, "b": {"c": 2, "d": [3, 4]}}),
+        ({"a": 5}, {"a": 5, "b": {"c": 2, "d": [3, 4]}}),
+        ({"b": {"c": 5}}, {"a": 1, "b": {"c": 5, "d": [3, 4]}}),
+        ({"b": {"d": [5]}}, {"a": 1, "b": {"c": 2, "d": [5]}}),
+        ({"b": {"c": None}}, {"a": 1, "b": {"d": [3, 4]}}),
+        ({"b": None}, {"a": 1}),
+        ({"e": {"f": 6}}, {"a": 1, "b": {"c": 2, "d": [3, 4]}, "e": {"f": 6}}),
+    ],
+)
+def test_what_a_change_does_not_name_keeps_its_value(change: dict[str, Any], merged: dict[str, Any]) -> None:
+    current = {"a": 1, "b": {"c": 2, "d": [3, 4]}}
+
+    assert merge(current, change) == merged
+    assert current == {"a": 1, "b": {"c": 2, "d": [3, 4]}}, "a recipe that others use is not touched"
+
+
+def test_parts_change_without_the_thresholds_and_the_other_way_round() -> None:
+    recipe = Recipe.default(HUNDRED).changed({"heatmap": {"low": 1.0, "high": 2.0}})
+    assert recipe.heatmap == HeatmapSetting(low=1.0, high=2.0)
+    assert recipe.thresholds == Recipe.default(HUNDRED).thresholds
+
+    recipe = recipe.changed({"heatmap": {"low": None}}, Recipe.for_rates(HUNDRED, 0.1))
+
+    assert recipe.heatmap == HeatmapSetting(high=2.0)
+    assert (recipe.fail_threshold, recipe.derivation) == (90.0, "card")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"heatmap": {"low": 3.0}}, r"heatmap: heatmap.low 3 is not below heatmap.high 2"),
+        ({"heatmap": {"hihg": 3.0}}, r"heatmap.hihg: Extra inputs"),
+        ({"colour": 1}, r"colour: Extra inputs"),
+        ({"heatmap": {"low": float("inf")}}, r"heatmap.low: .*finite"),
+    ],
+)
+def test_change_that_fits_only_for_itself_is_refused_and_names_the_place(parts: dict[str, Any], message: str) -> None:
+    recipe = Recipe(fail_threshold=2.0, review_threshold=1.0, heatmap=HeatmapSetting(high=2.0))
+
+    with pytest.raises(InvalidRecipe, match=message):
+        recipe.changed(parts)
+
+
+@pytest.mark.parametrize(
+    ("stored", "derivation"),
+    [
+        ({"target_false_reject_rate": 0.01, "certified": True}, "card"),
+        ({"target_false_reject_rate": 0.01, "certified": False}, "tail"),
+        ({"target_false_reject_rate": None}, "hand"),
+    ],
+)
+def test_recipe_stored_by_an_older_version_still_says_how_it_was_derived(
+    stored: dict[str, Any], derivation: str
+) -> None:
+    recipe = Recipe.model_validate({"fail_threshold": 2.0, "review_threshold": 1.0, **stored})
+
+    assert recipe.derivation == derivation
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_every_part_of_a_recipe_can_be_changed_and_is_shown_over_http() -> None:
+    parts = set(RecipeParts.model_fields)
+
+    assert parts <= set(RecipeChange.model_fields), "a new part belongs into RecipeChange, too"
+    assert set(RecipeValues.model_fields) == set(Recipe.model_fields)
+    assert all(RecipeChange.model_fields[name].default is None for name in parts), "null resets a part"

@@ -20,6 +20,7 @@ from sqlalchemy import func, select, text
 from service.bundle import Bundle
 from service.errors import ArtefactGone, UnknownInspection
 from service.recipe import Recipe
+from service.recipe_parts import HeatmapSetting
 from service.store.database import open_engine
 from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
 from service.store.files import ArtefactFiles, write_whole
@@ -256,6 +257,25 @@ def test_bundle_that_comes_back_gets_its_recipe_back(store: Store, tmp_path: Pat
 
     assert recipe_in_force(store.engine, second).recipe != by_hand, "its scores are on another scale"
     assert recipe_in_force(store.engine, first).recipe == by_hand
+
+
+def test_only_what_lies_on_a_bundles_scale_changes_with_the_bundle(store: Store, tmp_path: Path) -> None:
+    first, second = numbered_bundle(tmp_path, 1), numbered_bundle(tmp_path, 2)
+    chosen = recipe_in_force(store.engine, first).recipe.changed({"heatmap": {"high": 9.0}})
+    append_recipe(store.engine, first, chosen, author="a", reason="b")
+
+    assert recipe_in_force(store.engine, second).recipe.heatmap == HeatmapSetting()
+    assert recipe_in_force(store.engine, first).recipe == chosen
+
+
+def test_who_changes_something_else_did_not_choose_the_rate(store: Store, tmp_path: Path) -> None:
+    few = write_tiny_bundle(tmp_path, scores=[0.01, 0.02, 0.03])
+    many = write_tiny_bundle(tmp_path)
+    default = recipe_in_force(store.engine, few).recipe
+    append_recipe(store.engine, few, default.changed({"heatmap": {"high": 9.0}}), author="a", reason="b")
+
+    assert default.target_false_reject_rate == 0.25
+    assert recipe_in_force(store.engine, many).recipe.target_false_reject_rate == 0.01
 
 
 def test_rate_that_a_person_chose_survives_several_bundles(store: Store, tmp_path: Path) -> None:
