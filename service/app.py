@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from service.api import health, inspections, products
+from service.api import health, inspections, products, proposals
 from service.api.middleware import BodyLimit, RequestContext
 from service.api.openapi import describe
 from service.api.problems import install_problem_handlers
@@ -21,6 +21,7 @@ from service.inspection.inspector import InspectorOptions
 from service.inspection.session import SessionOptions
 from service.line import InspectionLine
 from service.monitoring.metrics import Metrics
+from service.proposing import Proposer
 from service.readiness import ReadinessCheck
 from service.registry import ActiveProduct, Registry
 from service.settings import Settings
@@ -52,7 +53,8 @@ def create_app(settings: Settings) -> FastAPI:
         line = InspectionLine(settings, registry, store, metrics)
         check = ReadinessCheck(settings, registry, line.admission)
         metrics.ready.set_function(lambda: float(check().is_ready))
-        app.state.line, app.state.readiness = line, check
+        proposer = Proposer(store)
+        app.state.line, app.state.readiness, app.state.proposer = line, check, proposer
         # Loading takes seconds per product. Meanwhile the probes answer: alive, not ready yet.
         loader = threading.Thread(target=_load, args=(registry,), name="bundle-loader", daemon=True)
         loader.start()
@@ -60,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             line.admission.draining = True
-            await run_in_threadpool(_close, registry, loader, line, store)
+            await run_in_threadpool(_close, registry, loader, line, proposer, store)
 
     app = FastAPI(
         title="Plumbline inspection service",
@@ -73,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last one added is the outermost: even a refused body has a request id and is counted.
     app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext, metrics=metrics)
-    for room in (inspections, products, health):
+    for room in (inspections, products, proposals, health):
         app.include_router(room.router)
     app.state.settings = settings
     describe(app)
@@ -110,9 +112,12 @@ def _load(registry: Registry) -> None:
     gc.freeze()
 
 
-def _close(registry: Registry, loader: threading.Thread, line: InspectionLine, store: Store) -> None:
+def _close(
+    registry: Registry, loader: threading.Thread, line: InspectionLine, proposer: Proposer, store: Store
+) -> None:
     registry.close()
     loader.join()
     line.close()
+    proposer.close()
     store.close()
     log.info("stopped")

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NewType, TypeVar
+from typing import Annotated, Any, Final, Literal, NewType, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    model_validator,
 )
 
 from service.errors import BundleIntegrity, BundleSchema, ExternalData
@@ -58,6 +59,7 @@ _METADATA_PREFIX = "plumbline."
 Digest = NewType("Digest", str)
 RecordT = TypeVar("RecordT", bound=BaseModel)
 ProductName = Annotated[str, StringConstraints(pattern=f"^{PRODUCT_NAME.pattern}$")]
+GroupedBy = Literal["folder", "date-in-name", "none"]
 UInt8Image = npt.NDArray[np.uint8]
 Float32Map = npt.NDArray[np.float32]
 
@@ -154,6 +156,8 @@ class CalibrationCard(_Record):
         scores: Raw image scores of all held-out good images, ascending.
         groups: The days or folders that they cover.
         grouped_by: What told the groups apart; "none" means that all images count as one session.
+        group_of_score: For every score the place of its image's group in `groups`; None on cards that were written
+            before it was kept.
         map_median: Median of all patch values of these images' maps: 0 on the heatmap's scale.
         map_q99: Their 99 % quantile.
     """
@@ -162,9 +166,25 @@ class CalibrationCard(_Record):
     provider: str
     scores: Annotated[list[float], Field(min_length=1), AfterValidator(_require_sorted)]
     groups: list[CalibrationGroup]
-    grouped_by: Literal["folder", "date-in-name", "none"]
+    grouped_by: GroupedBy
+    group_of_score: list[Annotated[int, Field(ge=0)]] | None = None
     map_median: float
     map_q99: float
+
+    @model_validator(mode="after")
+    def _know_the_groups(self) -> Self:
+        if (places := self.group_of_score) is not None and (
+            len(places) != len(self.scores)
+            or [places.count(place) for place in range(len(self.groups))] != [group.count for group in self.groups]
+        ):
+            raise ValueError("group_of_score must name a group for every score, each group as often as it has images")
+        return self
+
+    @property
+    def days(self) -> list[str] | None:
+        """The name of every score's group, None where the card does not tell."""
+        places = self.group_of_score
+        return None if places is None else [self.groups[place].name for place in places]
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def inspect(
     try:
         newest = bundle_folders(settings.models / product)[0]
         inspector = load_inspector(newest, product, inspector_options(settings))
-        recipe = recipe_without_server(settings, inspector.bundle)
+        recipe, reference = recipe_without_server(settings, inspector.bundle)
     except PlumblineError as error:
         refuse(error.detail)
     results = []
@@ -161,7 +161,7 @@ def inspect(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=ERR
     ) as progress:
         task = progress.add_task("Inspecting", total=len(files))
-        for result in inspect_files(inspector, recipe, files, save_heatmap, settings.heatmap_media_type):
+        for result in inspect_files(inspector, recipe, reference, files, save_heatmap, settings.heatmap_media_type):
             progress.advance(task)
             results.append(result)
             word = result.decision or "error"
@@ -221,7 +221,7 @@ def products(
         path = bundle_folders(settings.models / name)[0]
         try:
             bundle = Bundle.load(path)
-            recipe = recipe_without_server(settings, bundle)
+            recipe, _ = recipe_without_server(settings, bundle)
         except PlumblineError as error:
             rows.append({"product": name, "version": path.name, "error": error.detail})
             continue

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -38,6 +38,7 @@ from service.api.schemas import (
     RecipeHistory,
     RecipeRecord,
 )
+from service.proposal import Proposal
 
 Float32Map = npt.NDArray[np.float32]
 HeatmapFormat = Literal["png", "jpeg", "webp"]
@@ -113,8 +114,23 @@ def _heatmap(inspection_id: str, image_format: HeatmapFormat | None) -> _Call:
     return _Call("GET", f"/v1/inspections/{inspection_id}/heatmap", params)
 
 
+def _propose(product: str, wish: Mapping[str, Any], selected: Mapping[str, Any]) -> _Call:
+    given = {name: value for name, value in wish.items() if value is not None}
+    chosen = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in selected.items()
+        if value is not None
+    }
+    if chosen:
+        given["inspections"] = {**chosen, "declared_good": True}
+    return _Call("POST", f"/v1/products/{product}/thresholds:propose", json=given)
+
+
 def _change_recipe(
-    product: str, who: Mapping[str, str], change: Mapping[str, float | int | None], parts: Mapping[str, Any] | None
+    product: str,
+    who: Mapping[str, str],
+    change: Mapping[str, float | int | str | None],
+    parts: Mapping[str, Any] | None,
 ) -> _Call:
     given = {name: value for name, value in change.items() if value is not None}
     # Not so in the parts: there, None takes a value back to its default.
@@ -233,6 +249,7 @@ class Client:
         review_threshold: float | None = None,
         target_false_reject_rate: float | None = None,
         review_rate: float | None = None,
+        proposal_id: str | None = None,
         parts: Mapping[str, Any] | None = None,
         expected_revision: int | None = None,
     ) -> RecipeRecord:
@@ -246,6 +263,7 @@ class Client:
             review_threshold: See there.
             target_false_reject_rate: Instead: at most this share of good parts may fail.
             review_rate: At most this share may lie above the review threshold.
+            proposal_id: Instead: the thresholds of a proposal.
             parts: The other parts by name, for instance `{"heatmap": {"high": 0.4}}`. What is not named keeps its
                 value, None takes it back to its default.
             expected_revision: Refuse the change if the recipe is at another revision.
@@ -259,10 +277,37 @@ class Client:
             "review_threshold": review_threshold,
             "target_false_reject_rate": target_false_reject_rate,
             "review_rate": review_rate,
+            "proposal_id": proposal_id,
             "expected_revision": expected_revision,
         }
         who = {"author": author, "reason": reason}
         return RecipeRecord.model_validate_json(self._send(_change_recipe(product, who, change, parts)))
+
+    def propose_thresholds(
+        self,
+        product: str,
+        *,
+        author: str,
+        target_false_reject_rate: float,
+        review_rate: float | None = None,
+        confidence: float | None = None,
+        replay: int | None = None,
+        ids: Sequence[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Proposal:
+        """Derive thresholds from good images: of the calibration card, or of stored inspections that are declared
+        good, by `ids` or from `since` until `until`. Apply them with `change_recipe(proposal_id=...)`.
+        """
+        wish = {
+            "author": author,
+            "target_false_reject_rate": target_false_reject_rate,
+            "review_rate": review_rate,
+            "confidence": confidence,
+            "replay": replay,
+        }
+        selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
+        return Proposal.model_validate_json(self._send(_propose(product, wish, selected)))
 
     def recipe_history(self, product: str) -> list[RecipeRecord]:
         """Who changed the recipe, when and why; newest first."""
@@ -391,6 +436,7 @@ class AsyncClient:
         review_threshold: float | None = None,
         target_false_reject_rate: float | None = None,
         review_rate: float | None = None,
+        proposal_id: str | None = None,
         parts: Mapping[str, Any] | None = None,
         expected_revision: int | None = None,
     ) -> RecipeRecord:
@@ -400,10 +446,35 @@ class AsyncClient:
             "review_threshold": review_threshold,
             "target_false_reject_rate": target_false_reject_rate,
             "review_rate": review_rate,
+            "proposal_id": proposal_id,
             "expected_revision": expected_revision,
         }
         call = _change_recipe(product, {"author": author, "reason": reason}, change, parts)
         return RecipeRecord.model_validate_json(await self._send(call))
+
+    async def propose_thresholds(
+        self,
+        product: str,
+        *,
+        author: str,
+        target_false_reject_rate: float,
+        review_rate: float | None = None,
+        confidence: float | None = None,
+        replay: int | None = None,
+        ids: Sequence[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Proposal:
+        """As `Client.propose_thresholds`."""
+        wish = {
+            "author": author,
+            "target_false_reject_rate": target_false_reject_rate,
+            "review_rate": review_rate,
+            "confidence": confidence,
+            "replay": replay,
+        }
+        selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
+        return Proposal.model_validate_json(await self._send(_propose(product, wish, selected)))
 
     async def recipe_history(self, product: str) -> list[RecipeRecord]:
         """As `Client.recipe_history`."""

@@ -20,6 +20,7 @@ from service.inspection.threads import cpu_quota
 from service.recipe import Recipe
 from service.settings import Settings
 from service.store.database import open_engine
+from service.store.proposals import References
 from service.store.recipes import current_recipe
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -59,8 +60,11 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def recipe_without_server(settings: Settings, bundle: Bundle) -> Recipe:
+def recipe_without_server(settings: Settings, bundle: Bundle) -> tuple[Recipe, Sequence[float]]:
     """The recipe that the service would judge by, if it was ever told one for this bundle; else the default.
+
+    Returns:
+        The recipe, and the scores of good images that p-values are taken against, ascending.
 
     Raises:
         StoreUnavailable: There is a database and it does not answer.
@@ -71,21 +75,27 @@ def recipe_without_server(settings: Settings, bundle: Bundle) -> Recipe:
         engine = open_engine(settings.database)
         try:
             current = current_recipe(engine, bundle.manifest.product)
+            if current is not None and current.bundle_digest == bundle.digest:
+                return current.recipe, References(engine).scores(bundle, current.recipe)
         finally:
             engine.dispose()
-        if current is not None and current.bundle_digest == bundle.digest:
-            return current.recipe
-    return Recipe.default(bundle.card.scores)
+    return Recipe.default(bundle.card.scores), bundle.card.scores
 
 
 def inspect_files(
-    inspector: Inspector, recipe: Recipe, files: Sequence[Path], heatmaps: Path | None, media_type: str
+    inspector: Inspector,
+    recipe: Recipe,
+    reference: Sequence[float],
+    files: Sequence[Path],
+    heatmaps: Path | None,
+    media_type: str,
 ) -> Iterator[FileResult]:
     """Inspect files, in their order. One that cannot be judged is reported and stops nobody.
 
     Args:
         inspector: The product's.
         recipe: What to judge by.
+        reference: What p-values are taken against.
         files: Encoded pictures.
         heatmaps: Folder for heatmaps, None for none.
         media_type: Their format.
@@ -93,13 +103,20 @@ def inspect_files(
     if heatmaps is not None:
         heatmaps.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(cpu_quota()) as pool:
-        yield from pool.map(lambda file: _inspect(inspector, recipe, file, heatmaps, media_type), files)
+        yield from pool.map(lambda file: _inspect(inspector, recipe, reference, file, heatmaps, media_type), files)
 
 
-def _inspect(inspector: Inspector, recipe: Recipe, file: Path, heatmaps: Path | None, media_type: str) -> FileResult:
+def _inspect(
+    inspector: Inspector,
+    recipe: Recipe,
+    reference: Sequence[float],
+    file: Path,
+    heatmaps: Path | None,
+    media_type: str,
+) -> FileResult:
     try:
         data = file.read_bytes()
-        judged = inspector.inspect(data, recipe.thresholds)
+        judged = inspector.inspect(data, recipe.thresholds, reference)
         saved = None
         if heatmaps is not None:
             scale = inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)

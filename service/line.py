@@ -37,6 +37,7 @@ from service.store.files import WrittenFile
 from service.store.ids import created_at, new_id
 from service.store.inspections import get_inspection
 from service.store.models import InspectionRow
+from service.store.proposals import References
 from service.store.store import Store
 
 DISK_THREADS = 4
@@ -71,6 +72,7 @@ class InspectionLine:
         self.registry = registry
         self.store = store
         self.metrics = metrics
+        self.references = References(store.engine)
         self.admission = Admission(settings.queue_limit)
         # Heatmaps that are asked for later are not part of the line's work, and must not use up its memory.
         self.drawing = Admission(settings.queue_limit)
@@ -149,14 +151,15 @@ class InspectionLine:
             if time.perf_counter() - arrived > self.settings.queue_deadline_s:
                 raise DeadlineExceeded(self.settings.queue_deadline_s, 1.0)
             picture = inspector.read(data)
+        reference = self.references.scores(active.bundle, active.recipe.recipe)
         # The picture goes to disk while the graph looks at it.
         image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
         anomaly_map: WrittenFile | None = None
         try:
             result = inspector.submit(picture).result()
             with self._cores:
-                judged = inspector.finish(picture, result, active.recipe.recipe.thresholds)
-            row = to_row(inspection_id, active, judged, len(data), part)
+                judged = inspector.finish(picture, result, active.recipe.recipe.thresholds, reference)
+            row = to_row(inspection_id, active, judged, len(reference), len(data), part)
             stored_from = time.perf_counter()
             anomaly_map = self.store.files.write_map(inspection_id, judged.anomaly_map)
             # Both files are whole and the image is on the disk before the row is committed. The map can be computed
@@ -204,7 +207,12 @@ class InspectionLine:
 
 
 def to_row(
-    inspection_id: UUID, active: ActiveProduct, judged: Inspection, image_bytes: int, part: PartRecord
+    inspection_id: UUID,
+    active: ActiveProduct,
+    judged: Inspection,
+    reference_images: int,
+    image_bytes: int,
+    part: PartRecord,
 ) -> InspectionRow:
     """What is remembered of an inspection: everything that showing and replaying it needs."""
     bundle, recipe = active.bundle, active.recipe.recipe
@@ -220,7 +228,8 @@ def to_row(
         review_threshold=judged.thresholds.review,
         target_false_reject_rate=recipe.target_false_reject_rate,
         certified=recipe.certified,
-        calibration_count=len(bundle.card.scores),
+        calibration_count=reference_images,
+        proposal_id=recipe.proposal_id,
         heatmap_low=scale.low,
         heatmap_high=scale.high,
         regions=[asdict(region) for region in judged.regions],

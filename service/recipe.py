@@ -23,7 +23,7 @@ from service.inspection.calibration import extrapolate as tail_threshold
 from service.inspection.decision import Thresholds
 from service.recipe_parts import RecipeParts, levels, merge
 
-Derivation = Literal["default", "card", "tail", "hand"]
+Derivation = Literal["default", "card", "proposal", "tail", "hand"]
 
 
 class Recipe(RecipeParts):
@@ -38,8 +38,9 @@ class Recipe(RecipeParts):
         certified: True when the calibration card vouches for `target_false_reject_rate`.
         calibration_images: Number of good images behind that guarantee.
         derivation: How the thresholds were found: "card" from the scores of the calibration card for rates that a
-            person chose, certified; "default" likewise for rates that nobody chose; "tail" by extending the tail of
-            these scores; "hand" by a person.
+            person chose, certified; "default" likewise for rates that nobody chose; "proposal" from the good images of
+            a stored proposal, certified; "tail" by extending the tail of the card's scores; "hand" by a person.
+        proposal_id: That proposal. P-values are taken against the same images: the card's where this is None.
     """
 
     fail_threshold: float
@@ -49,6 +50,7 @@ class Recipe(RecipeParts):
     certified: bool = False
     calibration_images: int = Field(default=0, ge=0)
     derivation: Derivation = "hand"
+    proposal_id: str | None = None
 
     @model_validator(mode="before")
     @classmethod

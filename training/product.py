@@ -186,7 +186,7 @@ def _calibrate(
     measurer = Measurer(GraphSession(model, options.session), draft.input, draft.score_rule, options)
     calibrating = reporter.stage("calibrate", len(data.held_out))
     try:
-        return calibrate(measurer, data.held_out, data.groups, data.grouped_by, lambda done: calibrating(done, ""))
+        return calibrate(measurer, data.held_out, data.sessions, data.grouped_by, lambda done: calibrating(done, ""))
     finally:
         measurer.close()
 

@@ -38,6 +38,7 @@ def inspection_answer(row: InspectionRow) -> Inspection:
             target_false_reject_rate=row.target_false_reject_rate,
             certified=row.certified,
             calibration_images=row.calibration_count,
+            proposal_id=row.proposal_id,
         ),
         regions=[Region.model_validate(region) for region in row.regions],
         bundle=BundleReference(digest=row.bundle_digest, version=row.bundle_version, method=row.method),

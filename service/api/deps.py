@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from service.line import InspectionLine
+from service.proposing import Proposer
 from service.readiness import ReadinessCheck
 
 # Async although they wait for nothing: the framework would hand a plain function to a thread and wait for it.
@@ -22,7 +23,13 @@ async def _readiness(request: Request) -> ReadinessCheck:
     return check
 
 
+async def _proposer(request: Request) -> Proposer:
+    proposer: Proposer = request.app.state.proposer
+    return proposer
+
+
 LineDep = Annotated[InspectionLine, Depends(_line)]
+ProposerDep = Annotated[Proposer, Depends(_proposer)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
 ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
 InspectionPath = Annotated[str, Path(description="Id of the inspection, a UUIDv7.", max_length=64)]

@@ -22,7 +22,14 @@ from service.line import InspectionLine
 from service.recipe import Recipe, parse_recipe
 from service.recipe_parts import HeatmapSetting
 from service.registry import ActiveProduct
-from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
+from service.store.errors import (
+    ProposalOutdated,
+    RecipeConflict,
+    StoreUnavailable,
+    UnknownProposal,
+    UnknownRevision,
+)
+from service.store.proposals import get_proposal
 from service.store.recipes import RecipeRevision, append_recipe, get_recipe, recipe_history
 
 router = APIRouter(prefix="/v1/products", tags=["products"])
@@ -72,8 +79,8 @@ async def read_recipe(product: ProductPath, line: LineDep) -> Response:
     responses={
         200: {"headers": _ETAG},
         **problem_responses(
-            UnknownProduct, BodyTooLarge, InvalidRequest, InvalidRecipe, RecipeConflict, ProductNotReady,
-            StoreUnavailable,
+            UnknownProduct, UnknownProposal, BodyTooLarge, InvalidRequest, InvalidRecipe, RecipeConflict,
+            ProposalOutdated, ProductNotReady, StoreUnavailable,
         ),
     },
 )  # fmt: skip
@@ -87,9 +94,10 @@ def change_recipe(
 ) -> Response:
     """Put a changed recipe in force, from the next inspection on. The old revision stays in the history.
 
-    What the change does not name keeps its value, at every depth. Thresholds are changed by `fail_threshold` and
-    `review_threshold` (nothing is guaranteed then), or by `target_false_reject_rate`, from which the calibration card
-    derives them. The recipe that would come out is validated as a whole; a change that is not valid changes nothing.
+    What the change does not name keeps its value, at every depth. Thresholds are changed by one of: `fail_threshold` and
+    `review_threshold` (nothing is guaranteed then); `target_false_reject_rate`, from which the calibration card derives
+    them; `proposal_id`, whose good images do. The recipe that would come out is validated as a whole; a change that is
+    not valid changes nothing.
     """
     expected = change.expected_revision if if_match is None else int(if_match.strip('"'))
 
@@ -97,7 +105,7 @@ def change_recipe(
         return append_recipe(
             line.store.engine,
             active.bundle,
-            to_recipe(change, active),
+            to_recipe(change, active, line),
             author=change.author,
             reason=change.reason,
             expected_revision=expected,
@@ -139,11 +147,12 @@ def read_revision(
     return recipe_answer(get_recipe(line.store.engine, product, revision))
 
 
-def to_recipe(change: RecipeChange, active: ActiveProduct) -> Recipe:
+def to_recipe(change: RecipeChange, active: ActiveProduct, line: InspectionLine) -> Recipe:
     """The recipe that a change makes of the one in force.
 
     Raises:
         InvalidRecipe: It contradicts itself, or the calibration card cannot certify the rate.
+        UnknownProposal, ProposalOutdated: The proposal is not there, or not for this bundle.
     """
     thresholds: Recipe | None = None
     if change.target_false_reject_rate is not None:
@@ -151,6 +160,9 @@ def to_recipe(change: RecipeChange, active: ActiveProduct) -> Recipe:
         thresholds = Recipe.for_rates(
             scores, change.target_false_reject_rate, change.review_rate, extrapolate=change.extrapolate
         )
+    elif change.proposal_id is not None:
+        proposal = get_proposal(line.store.engine, active.bundle.manifest.product, change.proposal_id)
+        thresholds = proposal.recipe_for(active.bundle)
     elif change.fail_threshold is not None:
         thresholds = parse_recipe(change.model_dump(include={"fail_threshold", "review_threshold"}))
     recipe = active.recipe.recipe.changed(change.parts(), thresholds)

@@ -17,6 +17,15 @@ Sentence = Annotated[
 ]
 
 
+def _a_person(author: str) -> str:
+    if author.strip().lower() == SYSTEM_AUTHOR:
+        raise ValueError(f"{SYSTEM_AUTHOR!r} stands for the service itself; name the person")
+    return author
+
+
+Author = Annotated[Label, AfterValidator(_a_person)]
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -64,6 +73,9 @@ class Thresholds(_Answer):
     )
     certified: bool = Field(description="Whether the calibration images vouch for that bound.")
     calibration_images: int = Field(description="Good images behind p-values and thresholds.")
+    proposal_id: str | None = Field(
+        default=None, description="The proposal that these images belong to; null: the bundle's calibration card."
+    )
 
 
 class BundleReference(_Answer):
@@ -132,11 +144,12 @@ class RecipeValues(RecipeParts):
     review_rate: float | None
     certified: bool
     calibration_images: int
-    derivation: Literal["default", "card", "tail", "hand"] = Field(
+    derivation: Literal["default", "card", "proposal", "tail", "hand"] = Field(
         description="How the thresholds were found: `card` from the calibration card, certified; `default` likewise, "
-        "for rates that nobody chose; `tail` by extending the tail of the card's scores, `hand` by a person: not "
-        "certified."
+        "for rates that nobody chose; `proposal` from that proposal's good images, certified; `tail` by extending the "
+        "tail of the card's scores, `hand` by a person: not certified."
     )
+    proposal_id: str | None = None
 
 
 class RecipeRecord(_Answer):
@@ -157,23 +170,17 @@ class RecipeHistory(_Answer):
     items: list[RecipeRecord]
 
 
-def _a_person(author: str) -> str:
-    if author.strip().lower() == SYSTEM_AUTHOR:
-        raise ValueError(f"{SYSTEM_AUTHOR!r} stands for the service itself; name the person")
-    return author
-
-
 class RecipeChange(BaseModel):
     """What is to change in a recipe. What is not named keeps its value, at every depth; null takes a value back to its
     default; a list replaces the list.
 
-    Thresholds are changed together: either both set by hand, or by rates that the calibration card turns into
-    thresholds.
+    Thresholds are changed together: both set by hand, by rates that the calibration card turns into thresholds, or by
+    a proposal.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    author: Annotated[Label, AfterValidator(_a_person)] = Field(description="Who changes it.")
+    author: Author = Field(description="Who changes it.")
     reason: Sentence = Field(description="Why.")
     fail_threshold: float | None = None
     review_threshold: float | None = None
@@ -188,6 +195,9 @@ class RecipeChange(BaseModel):
         description="Where the card has too few images to certify the rate, extend the tail of their scores instead. "
         "The threshold is then marked `certified: false`.",
     )
+    proposal_id: Label | None = Field(
+        default=None, description="A stored proposal, whose thresholds are derived again from its good images."
+    )
     heatmap: HeatmapSetting | None = Field(default=None, description="The heatmap's scale.")
     expected_revision: int | None = Field(
         default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
@@ -197,8 +207,9 @@ class RecipeChange(BaseModel):
     def _state_one_way(self) -> Self:
         by_hand = (self.fail_threshold, self.review_threshold)
         by_rate = (self.target_false_reject_rate, self.review_rate)
-        if any(value is not None for value in by_hand) and any(value is not None for value in by_rate):
-            raise ValueError("give either fail_threshold and review_threshold, or target_false_reject_rate")
+        ways = (by_hand, by_rate, (self.proposal_id,))
+        if sum(any(value is not None for value in way) for way in ways) > 1:
+            raise ValueError("give one of: fail_threshold and review_threshold; target_false_reject_rate; proposal_id")
         if any(value is not None for value in by_hand) and None in by_hand:
             raise ValueError("thresholds set by hand need both fail_threshold and review_threshold")
         if (self.review_rate is not None or self.extrapolate) and self.target_false_reject_rate is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,8 +194,18 @@ class Inspector(Measurer):
             high=thresholds.fail if high is None else high,
         )
 
-    def finish(self, picture: Picture, result: PatchResult, thresholds: Thresholds) -> Inspection:
-        """Score and judge what the graph said about a picture."""
+    def finish(
+        self, picture: Picture, result: PatchResult, thresholds: Thresholds, reference: Sequence[float] | None = None
+    ) -> Inspection:
+        """Score and judge what the graph said about a picture.
+
+        Args:
+            picture: What was read.
+            result: What the graph said.
+            thresholds: The levels to judge by.
+            reference: Scores of good images, ascending, that the p-value is taken against: those that the thresholds
+                were derived from. None: the calibration card's.
+        """
         started = time.perf_counter()
         measurement = self.score(result)
         decision = decide(measurement.score, thresholds)
@@ -204,7 +214,7 @@ class Inspector(Measurer):
         return Inspection(
             decision=decision,
             score=measurement.score,
-            p_value=p_value(self.card.scores, measurement.score),
+            p_value=p_value(self.card.scores if reference is None else reference, measurement.score),
             thresholds=thresholds,
             regions=regions,
             anomaly_map=measurement.anomaly_map,
@@ -218,16 +228,17 @@ class Inspector(Measurer):
             batch_size=result.batch_size,
         )
 
-    def inspect(self, data: bytes, thresholds: Thresholds) -> Inspection:
+    def inspect(self, data: bytes, thresholds: Thresholds, reference: Sequence[float] | None = None) -> Inspection:
         """The whole way for one picture.
 
         Args:
             data: The encoded picture.
             thresholds: The levels to judge by.
+            reference: As `finish`.
 
         Raises:
             BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage: The picture is not usable.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
         """
         picture = self.read(data)
-        return self.finish(picture, self.submit(picture).result(), thresholds)
+        return self.finish(picture, self.submit(picture).result(), thresholds, reference)

@@ -41,6 +41,7 @@ class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[dict[str, Any]]: JSON,
+        list[float]: JSON,
     }
 
 
@@ -90,6 +91,8 @@ class InspectionRow(Base):
     captured_at: Mapped[datetime | None] = mapped_column(default=None)
     request_id: Mapped[str | None] = mapped_column(String(128), default=None)
     traceparent: Mapped[str | None] = mapped_column(String(64), default=None)
+    proposal_id: Mapped[str | None] = mapped_column(String(36), default=None)
+    """The proposal whose good images p-value and thresholds rest on; None: the bundle's calibration card."""
 
 
 class RecipeRow(Base):
@@ -109,3 +112,19 @@ class RecipeRow(Base):
     them.
     """
     recipe: Mapped[dict[str, Any]]
+
+
+class ProposalRow(Base):
+    """A proposed threshold with the scores that it was derived from. Rows are only ever added."""
+
+    __tablename__ = "proposals"
+    __table_args__ = (Index(None, "product", "id"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    product: Mapped[str] = mapped_column(String(64))
+    bundle_digest: Mapped[str] = mapped_column(String(64))
+    scores: Mapped[list[float]]
+    """Of the good images, ascending: what p-values are taken against once the proposal is applied."""
+    review_rate: Mapped[float | None]
+    """As it was asked for; None: the usual one."""
+    proposal: Mapped[dict[str, Any]]

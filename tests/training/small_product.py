@@ -80,7 +80,7 @@ def build_bundle(data: Path, models: Path) -> Bundle:
     options = inspector_options(threads=1, provider="cpu")
     measurer = Measurer(GraphSession(model, options.session), geometry, draft.score_rule, options)
     try:
-        card = calibrate(measurer, found.held_out, found.groups, found.grouped_by)
+        card = calibrate(measurer, found.held_out, found.sessions, found.grouped_by)
     finally:
         measurer.close()
     return write_bundle(models, draft=draft, model=model, card=card, golden=exported.golden)

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.bundles import part, write_tiny_bundle
 from tests.service.conftest import BOMB, GOOD, INSPECT, RunningService, Serve, encode
 
 DOCS = Path(__file__).parents[3] / "docs" / "problems.md"
+PROPOSE = "/v1/products/widget/thresholds:propose"
 RECIPE = "/v1/products/widget/recipe"
 WHO = {"author": "a", "reason": "b"}
 IMAGE = {"content-type": "image/png"}
@@ -197,6 +199,29 @@ def test_lost_database_gives_no_verdict(serve: Serve) -> None:
         database.close()
         assert_problem(service.inspect(), 503, "store-unavailable")
         assert_problem(service.client.get("/v1/inspections"), 503, "store-unavailable")
+
+
+def test_proposal_that_is_not_there_or_not_for_this_bundle_changes_nothing(serve: Serve, tmp_path: Path) -> None:
+    models, wish = tmp_path / "models", {"author": "a", "target_false_reject_rate": 0.1}
+    write_tiny_bundle(models)
+    with serve(models=models) as service:
+        made = service.client.post(PROPOSE, json=wish).json()
+        assert_problem(service.client.get(f"/v1/products/widget/proposals/{GOOD[:4].hex()}"), 404, "unknown-proposal")
+        lost = service.client.put(RECIPE, json=WHO | {"proposal_id": "0"})
+        assert_problem(lost, 404, "unknown-proposal")
+    write_tiny_bundle(models, gain=True, created_at=datetime(2026, 2, 1, tzinfo=UTC))
+    with serve(models=models) as service:
+        before = service.client.get(RECIPE).json()
+        assert_problem(service.client.put(RECIPE, json=WHO | {"proposal_id": made["id"]}), 409, "proposal-outdated")
+        assert service.client.get(RECIPE).json() == before
+
+
+def test_one_proposal_is_made_at_a_time(serve: Serve) -> None:
+    wish = {"author": "a", "target_false_reject_rate": 0.1}
+    with serve() as service:
+        with service.app.state.proposer.turn():
+            assert_problem(service.client.post(PROPOSE, json=wish), 503, "proposals-busy")
+        assert service.client.post(PROPOSE, json=wish).status_code == 201
 
 
 def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:

@@ -1,0 +1,148 @@
+"""How a proposal comes about: collect scores of good images, derive the threshold, remember it. Nothing takes effect.
+
+Good images are measured by the active bundle's own inspector, one at a time and on one thread: the line's own pictures
+never wait behind more than one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC
+from uuid import UUID
+
+from service.errors import InvalidRequest, ProposalsBusy
+from service.proposal import GoodImages, Proposal, Wish, derive
+from service.registry import ActiveProduct
+from service.store.ids import created_at, new_id
+from service.store.inspections import Selection, recent_verdicts, select_inspections
+from service.store.models import InspectionRow
+from service.store.proposals import StoredProposal, add_proposal
+from service.store.store import Store
+
+MAX_GOOD_IMAGES = 5000
+
+
+@dataclass(frozen=True)
+class Request:
+    """A proposal that somebody wants.
+
+    Attributes:
+        wish: Rates, confidence, author.
+        replay: How many of the newest inspections to decide again.
+        selection: Stored inspections that are declared good; None: the calibration card.
+    """
+
+    wish: Wish
+    replay: int
+    selection: Selection | None = None
+
+
+class Proposer:
+    """Makes proposals, one at a time.
+
+    Args:
+        store: Where inspections are read and proposals are kept.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._busy = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="proposal")
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Be the one whose images are collected and measured. Used from the event loop only.
+
+        Raises:
+            ProposalsBusy: Somebody else is.
+        """
+        if self._busy:
+            raise ProposalsBusy
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
+    async def propose(self, active: ActiveProduct, request: Request) -> Proposal:
+        """Collect, derive, remember.
+
+        Args:
+            active: The product's bundle and recipe.
+            request: What is wanted.
+
+        Raises:
+            InvalidRequest: There are no good images, or too many.
+            InvalidRecipe: The rates are not possible.
+            UnknownInspection, ArtefactGone: A selected inspection or its image is not there.
+            QueueFull, DeadlineExceeded, ShuttingDown: The images cannot be measured now.
+            StoreUnavailable: The database does not answer.
+        """
+        return await asyncio.wrap_future(self._thread.submit(self._propose, active, request))
+
+    def close(self) -> None:
+        """End the thread; what it is at is finished first."""
+        self._thread.shutdown()
+
+    def _propose(self, active: ActiveProduct, request: Request) -> Proposal:
+        if request.selection is None:
+            images = GoodImages.of_card(active.bundle.card)
+        else:
+            images = self._stored(active, request.selection)
+        product, digest = active.bundle.manifest.product, active.bundle.digest
+        past = recent_verdicts(self.store.engine, product, digest, request.replay) if request.replay else []
+        proposal_id = new_id()
+        proposal = derive(
+            images,
+            request.wish,
+            proposal_id=str(proposal_id),
+            created_at=created_at(proposal_id),
+            product=product,
+            bundle_digest=digest,
+            past=past,
+        )
+        stored = StoredProposal(proposal, tuple(sorted(images.scores)), request.wish.review_rate)
+        add_proposal(self.store.engine, stored)
+        return proposal
+
+    def _stored(self, active: ActiveProduct, selection: Selection) -> GoodImages:
+        product = active.bundle.manifest.product
+        rows = select_inspections(self.store.engine, product, selection, MAX_GOOD_IMAGES + 1)
+        if len(rows) > MAX_GOOD_IMAGES:
+            raise InvalidRequest(
+                f"The selection holds more than {MAX_GOOD_IMAGES} inspections, which is the limit. Narrow its time."
+            )
+        if not rows:
+            raise InvalidRequest(f"The selection holds no inspection of {product!r}. Check its time and product.")
+        # The same picture twice is one observation, however often it was sent.
+        unique = list({row.image_sha256: row for row in rows}.values())
+        foreign = sum(row.bundle_digest != active.bundle.digest for row in unique)
+        scores = [self._score(active, row) for row in unique]
+        days = tuple(_day(row) for row in unique)
+        groups = dict(sorted(Counter(days).items()))
+        return GoodImages(
+            kind="inspections",
+            scores=tuple(scores),
+            days=days,
+            grouped_by="captured-at",
+            groups=groups,
+            duplicates=len(rows) - len(unique),
+            measured=foreign,
+        )
+
+    def _score(self, active: ActiveProduct, row: InspectionRow) -> float:
+        """The stored score where this bundle gave it, else what this bundle says about the stored image."""
+        if row.bundle_digest == active.bundle.digest:
+            return row.score
+        data = self.store.files.read_image(UUID(row.id), row.image_media_type)
+        return active.inspector.measure(data).score
+
+
+def _day(row: InspectionRow) -> str:
+    """The day, in UTC, that the sender says the picture was taken on, else that it was judged on."""
+    return f"{(row.captured_at or row.created_at).astimezone(UTC):%Y-%m-%d}"
