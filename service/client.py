@@ -20,7 +20,6 @@ import asyncio
 import io
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -38,10 +37,18 @@ from service.api.schemas import (
     RecipeHistory,
     RecipeRecord,
 )
+from service.client_calls import (
+    Call,
+    HeatmapFormat,
+    change_recipe_call,
+    heatmap_call,
+    inspect_call,
+    page_call,
+    propose_call,
+)
 from service.proposal import Proposal
 
 Float32Map = npt.NDArray[np.float32]
-HeatmapFormat = Literal["png", "jpeg", "webp"]
 DecisionName = Literal["pass", "review", "fail"]
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 5
@@ -75,66 +82,6 @@ class ServiceProblem(Exception):
             # Not the service's own words: a proxy on the way, most likely.
             body = {"detail": response.text[:200] or response.reason_phrase}
         return cls(response.status_code, body)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One request, the same for both clients."""
-
-    method: str
-    path: str
-    params: Mapping[str, str | int] = field(default_factory=dict)
-    content: bytes | None = None
-    json: Mapping[str, Any] | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def arguments(self) -> dict[str, Any]:
-        given = {"params": self.params, "content": self.content, "json": self.json, "headers": self.headers}
-        return {name: value for name, value in given.items() if value}
-
-
-def _inspect(product: str, image: bytes, about: Mapping[str, str | datetime | None]) -> _Call:
-    params = {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in about.items()
-        if value is not None
-    }
-    # The service looks at the bytes anyway; what they are called makes no difference.
-    headers = {"content-type": "application/octet-stream", "accept": "application/json"}
-    return _Call("POST", f"/v1/products/{product}/inspections", params, content=image, headers=headers)
-
-
-def _page(cursor: str | None, limit: int, which: Mapping[str, str | None]) -> _Call:
-    params = {name: value for name, value in {**which, "cursor": cursor}.items() if value is not None}
-    return _Call("GET", "/v1/inspections", {**params, "limit": limit})
-
-
-def _heatmap(inspection_id: str, image_format: HeatmapFormat | None) -> _Call:
-    params = {"format": image_format} if image_format else {}
-    return _Call("GET", f"/v1/inspections/{inspection_id}/heatmap", params)
-
-
-def _propose(product: str, wish: Mapping[str, Any], selected: Mapping[str, Any]) -> _Call:
-    given = {name: value for name, value in wish.items() if value is not None}
-    chosen = {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in selected.items()
-        if value is not None
-    }
-    if chosen:
-        given["inspections"] = {**chosen, "declared_good": True}
-    return _Call("POST", f"/v1/products/{product}/thresholds:propose", json=given)
-
-
-def _change_recipe(
-    product: str,
-    who: Mapping[str, str],
-    change: Mapping[str, float | int | str | None],
-    parts: Mapping[str, Any] | None,
-) -> _Call:
-    given = {name: value for name, value in change.items() if value is not None}
-    # Not so in the parts: there, None takes a value back to its default.
-    return _Call("PUT", f"/v1/products/{product}/recipe", json={**who, **given, **(parts or {})})
 
 
 def _pause_s(response: httpx.Response, attempts_left: int) -> float | None:
@@ -191,11 +138,11 @@ class Client:
             ServiceProblem: There is no verdict; it says why.
         """
         about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
-        return Inspection.model_validate_json(self._send(_inspect(product, image, about)))
+        return Inspection.model_validate_json(self._send(inspect_call(product, image, about)))
 
     def inspection(self, inspection_id: str) -> Inspection:
         """A stored inspection."""
-        return Inspection.model_validate_json(self._send(_Call("GET", f"/v1/inspections/{inspection_id}")))
+        return Inspection.model_validate_json(self._send(Call("GET", f"/v1/inspections/{inspection_id}")))
 
     def inspections(
         self,
@@ -209,7 +156,7 @@ class Client:
         cursor: str | None = None
         which = {"product": product, "decision": decision, "part_id": part_id}
         while True:
-            page = InspectionPage.model_validate_json(self._send(_page(cursor, page_size, which)))
+            page = InspectionPage.model_validate_json(self._send(page_call(cursor, page_size, which)))
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -217,27 +164,27 @@ class Client:
 
     def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None) -> bytes:
         """The heatmap over the picture, encoded."""
-        return self._send(_heatmap(inspection_id, image_format))
+        return self._send(heatmap_call(inspection_id, image_format))
 
     def anomaly_map(self, inspection_id: str) -> Float32Map:
         """The anomaly map, float32 [h, w]."""
-        return _map(self._send(_Call("GET", f"/v1/inspections/{inspection_id}/map")))
+        return _map(self._send(Call("GET", f"/v1/inspections/{inspection_id}/map")))
 
     def image(self, inspection_id: str) -> bytes:
         """The picture as it was sent."""
-        return self._send(_Call("GET", f"/v1/inspections/{inspection_id}/image"))
+        return self._send(Call("GET", f"/v1/inspections/{inspection_id}/image"))
 
     def products(self) -> list[Product]:
         """Every product of the service."""
-        return ProductList.model_validate_json(self._send(_Call("GET", "/v1/products"))).items
+        return ProductList.model_validate_json(self._send(Call("GET", "/v1/products"))).items
 
     def product(self, product: str) -> Product:
         """One product."""
-        return Product.model_validate_json(self._send(_Call("GET", f"/v1/products/{product}")))
+        return Product.model_validate_json(self._send(Call("GET", f"/v1/products/{product}")))
 
     def recipe(self, product: str) -> RecipeRecord:
         """The recipe in force."""
-        return RecipeRecord.model_validate_json(self._send(_Call("GET", f"/v1/products/{product}/recipe")))
+        return RecipeRecord.model_validate_json(self._send(Call("GET", f"/v1/products/{product}/recipe")))
 
     def change_recipe(
         self,
@@ -281,7 +228,7 @@ class Client:
             "expected_revision": expected_revision,
         }
         who = {"author": author, "reason": reason}
-        return RecipeRecord.model_validate_json(self._send(_change_recipe(product, who, change, parts)))
+        return RecipeRecord.model_validate_json(self._send(change_recipe_call(product, who, change, parts)))
 
     def propose_thresholds(
         self,
@@ -307,11 +254,11 @@ class Client:
             "replay": replay,
         }
         selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
-        return Proposal.model_validate_json(self._send(_propose(product, wish, selected)))
+        return Proposal.model_validate_json(self._send(propose_call(product, wish, selected)))
 
     def recipe_history(self, product: str) -> list[RecipeRecord]:
         """Who changed the recipe, when and why; newest first."""
-        call = _Call("GET", f"/v1/products/{product}/recipe/revisions")
+        call = Call("GET", f"/v1/products/{product}/recipe/revisions")
         return RecipeHistory.model_validate_json(self._send(call)).items
 
     def readiness(self) -> Readiness:
@@ -329,7 +276,7 @@ class Client:
     ) -> None:
         self.close()
 
-    def _send(self, call: _Call) -> bytes:
+    def _send(self, call: Call) -> bytes:
         attempts_left = self.retries
         while True:
             response = self._http.request(call.method, call.path, **call.arguments())
@@ -375,11 +322,11 @@ class AsyncClient:
     ) -> Inspection:
         """As `Client.inspect`."""
         about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
-        return Inspection.model_validate_json(await self._send(_inspect(product, image, about)))
+        return Inspection.model_validate_json(await self._send(inspect_call(product, image, about)))
 
     async def inspection(self, inspection_id: str) -> Inspection:
         """As `Client.inspection`."""
-        call = _Call("GET", f"/v1/inspections/{inspection_id}")
+        call = Call("GET", f"/v1/inspections/{inspection_id}")
         return Inspection.model_validate_json(await self._send(call))
 
     async def inspections(
@@ -394,7 +341,7 @@ class AsyncClient:
         cursor: str | None = None
         which = {"product": product, "decision": decision, "part_id": part_id}
         while True:
-            page = InspectionPage.model_validate_json(await self._send(_page(cursor, page_size, which)))
+            page = InspectionPage.model_validate_json(await self._send(page_call(cursor, page_size, which)))
             for item in page.items:
                 yield item
             cursor = page.next_cursor
@@ -403,27 +350,27 @@ class AsyncClient:
 
     async def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None) -> bytes:
         """As `Client.heatmap`."""
-        return await self._send(_heatmap(inspection_id, image_format))
+        return await self._send(heatmap_call(inspection_id, image_format))
 
     async def anomaly_map(self, inspection_id: str) -> Float32Map:
         """As `Client.anomaly_map`."""
-        return _map(await self._send(_Call("GET", f"/v1/inspections/{inspection_id}/map")))
+        return _map(await self._send(Call("GET", f"/v1/inspections/{inspection_id}/map")))
 
     async def image(self, inspection_id: str) -> bytes:
         """As `Client.image`."""
-        return await self._send(_Call("GET", f"/v1/inspections/{inspection_id}/image"))
+        return await self._send(Call("GET", f"/v1/inspections/{inspection_id}/image"))
 
     async def products(self) -> list[Product]:
         """As `Client.products`."""
-        return ProductList.model_validate_json(await self._send(_Call("GET", "/v1/products"))).items
+        return ProductList.model_validate_json(await self._send(Call("GET", "/v1/products"))).items
 
     async def product(self, product: str) -> Product:
         """As `Client.product`."""
-        return Product.model_validate_json(await self._send(_Call("GET", f"/v1/products/{product}")))
+        return Product.model_validate_json(await self._send(Call("GET", f"/v1/products/{product}")))
 
     async def recipe(self, product: str) -> RecipeRecord:
         """As `Client.recipe`."""
-        call = _Call("GET", f"/v1/products/{product}/recipe")
+        call = Call("GET", f"/v1/products/{product}/recipe")
         return RecipeRecord.model_validate_json(await self._send(call))
 
     async def change_recipe(
@@ -449,7 +396,7 @@ class AsyncClient:
             "proposal_id": proposal_id,
             "expected_revision": expected_revision,
         }
-        call = _change_recipe(product, {"author": author, "reason": reason}, change, parts)
+        call = change_recipe_call(product, {"author": author, "reason": reason}, change, parts)
         return RecipeRecord.model_validate_json(await self._send(call))
 
     async def propose_thresholds(
@@ -474,11 +421,11 @@ class AsyncClient:
             "replay": replay,
         }
         selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
-        return Proposal.model_validate_json(await self._send(_propose(product, wish, selected)))
+        return Proposal.model_validate_json(await self._send(propose_call(product, wish, selected)))
 
     async def recipe_history(self, product: str) -> list[RecipeRecord]:
         """As `Client.recipe_history`."""
-        call = _Call("GET", f"/v1/products/{product}/recipe/revisions")
+        call = Call("GET", f"/v1/products/{product}/recipe/revisions")
         return RecipeHistory.model_validate_json(await self._send(call)).items
 
     async def readiness(self) -> Readiness:
@@ -496,7 +443,7 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    async def _send(self, call: _Call) -> bytes:
+    async def _send(self, call: Call) -> bytes:
         attempts_left = self.retries
         while True:
             response = await self._http.request(call.method, call.path, **call.arguments())

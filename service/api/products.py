@@ -94,10 +94,10 @@ def change_recipe(
 ) -> Response:
     """Put a changed recipe in force, from the next inspection on. The old revision stays in the history.
 
-    What the change does not name keeps its value, at every depth. Thresholds are changed by one of: `fail_threshold` and
-    `review_threshold` (nothing is guaranteed then); `target_false_reject_rate`, from which the calibration card derives
-    them; `proposal_id`, whose good images do. The recipe that would come out is validated as a whole; a change that is
-    not valid changes nothing.
+    What the change does not name keeps its value, at every depth. Thresholds are changed by `fail_threshold` and
+    `review_threshold` (nothing is guaranteed then), by `target_false_reject_rate`, from which the calibration card
+    derives them, or by `proposal_id`, whose good images do. The recipe that would come out is validated as a whole; a
+    change that is not valid changes nothing.
     """
     expected = change.expected_revision if if_match is None else int(if_match.strip('"'))
 

@@ -214,7 +214,7 @@ class RecipeChange(BaseModel):
             raise ValueError("thresholds set by hand need both fail_threshold and review_threshold")
         if (self.review_rate is not None or self.extrapolate) and self.target_false_reject_rate is None:
             raise ValueError("review_rate and extrapolate need target_false_reject_rate")
-        if not any(value is not None for value in (*by_hand, *by_rate)) and not self.parts():
+        if not any(value is not None for way in ways for value in way) and not self.parts():
             raise ValueError("name at least one value to change")
         return self
 

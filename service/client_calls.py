@@ -1,0 +1,70 @@
+"""The requests that the Python client makes, the same for its sync and its async side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+HeatmapFormat = Literal["png", "jpeg", "webp"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request."""
+
+    method: str
+    path: str
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    content: bytes | None = None
+    json: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def arguments(self) -> dict[str, Any]:
+        given = {"params": self.params, "content": self.content, "json": self.json, "headers": self.headers}
+        return {name: value for name, value in given.items() if value}
+
+
+def inspect_call(product: str, image: bytes, about: Mapping[str, str | datetime | None]) -> Call:
+    params = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in about.items()
+        if value is not None
+    }
+    # The service looks at the bytes anyway; what they are called makes no difference.
+    headers = {"content-type": "application/octet-stream", "accept": "application/json"}
+    return Call("POST", f"/v1/products/{product}/inspections", params, content=image, headers=headers)
+
+
+def page_call(cursor: str | None, limit: int, which: Mapping[str, str | None]) -> Call:
+    params = {name: value for name, value in {**which, "cursor": cursor}.items() if value is not None}
+    return Call("GET", "/v1/inspections", {**params, "limit": limit})
+
+
+def heatmap_call(inspection_id: str, image_format: HeatmapFormat | None) -> Call:
+    params = {"format": image_format} if image_format else {}
+    return Call("GET", f"/v1/inspections/{inspection_id}/heatmap", params)
+
+
+def propose_call(product: str, wish: Mapping[str, Any], selected: Mapping[str, Any]) -> Call:
+    given = {name: value for name, value in wish.items() if value is not None}
+    chosen = {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in selected.items()
+        if value is not None
+    }
+    if chosen:
+        given["inspections"] = {**chosen, "declared_good": True}
+    return Call("POST", f"/v1/products/{product}/thresholds:propose", json=given)
+
+
+def change_recipe_call(
+    product: str,
+    who: Mapping[str, str],
+    change: Mapping[str, float | int | str | None],
+    parts: Mapping[str, Any] | None,
+) -> Call:
+    given = {name: value for name, value in change.items() if value is not None}
+    # Not so in the parts: there, None takes a value back to its default.
+    return Call("PUT", f"/v1/products/{product}/recipe", json={**who, **given, **(parts or {})})
