@@ -117,6 +117,47 @@ class CorruptImage(PlumblineError):
         )
 
 
+class UnknownPixelFormat(PlumblineError):
+    slug = "unknown-pixel-format"
+    title = "Unknown pixel format"
+    status = 415
+
+    def __init__(self, got: str, known: Iterable[str]) -> None:
+        names = list(known)
+        super().__init__(
+            f"The pixel format {got!r} is not read. Set the camera to one of these PFNC formats: {', '.join(names)}.",
+            got=got,
+            known=names,
+        )
+
+
+class BufferSizeMismatch(PlumblineError):
+    slug = "buffer-size-mismatch"
+    title = "Camera buffer has another size than declared"
+    status = 422
+
+    def __init__(self, pixel_format: str, width: int, height: int, stride: int, expected: int, got: int) -> None:
+        super().__init__(
+            f"The buffer has {got} bytes; {width} x {height} pixels in {pixel_format} with {stride} bytes a line are "
+            f"{expected}. Check X-Pixel-Format, X-Width, X-Height and X-Stride, and that the frame is complete.",
+            expected_bytes=expected,
+            got_bytes=got,
+            stride=stride,
+        )
+
+
+class PixelMismatch(PlumblineError):
+    slug = "pixel-mismatch"
+    title = "Picture is not what the recipe declares"
+    status = 422
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The picture is not what the product's recipe declares under `pixels`: {reason}. Judged with the wrong "
+            "black and white it would get a wrong verdict: set the camera back, or change the recipe."
+        )
+
+
 class BodyTooLarge(PlumblineError):
     slug = "body-too-large"
     title = "Request body too large"

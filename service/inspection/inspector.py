@@ -22,6 +22,7 @@ from service.inspection.calibration import p_value
 from service.inspection.decision import Decision, Region, Thresholds, decide, find_regions
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
+from service.inspection.pixel_formats import DEFAULT_RULES, PixelRules
 from service.inspection.scoring import image_score
 from service.inspection.session import GraphSession, Provider, SessionOptions
 
@@ -44,6 +45,7 @@ class Picture:
         image_wh: Width and height of the picture as it was sent, in pixels.
         media_type: Sniffed from the data.
         sha256: Of the bytes that were sent, hex.
+        rules: How these bytes were read; reading them again needs it.
         timings: Seconds per stage.
     """
 
@@ -51,6 +53,7 @@ class Picture:
     image_wh: tuple[int, int]
     media_type: str
     sha256: str
+    rules: PixelRules
     timings: Mapping[str, float]
 
 
@@ -111,20 +114,25 @@ class Measurer:
         """The execution provider that really serves."""
         return self.session.provider
 
-    def read(self, data: bytes) -> Picture:
+    def read(self, data: bytes, rules: PixelRules = DEFAULT_RULES) -> Picture:
         """Decode and prepare one picture.
 
+        Args:
+            data: The encoded picture or the camera buffer.
+            rules: What recipe and sender declare about its pixels.
+
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage: See `imaging.decode`.
+            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: See
+                `imaging.decode`.
         """
         started = time.perf_counter()
-        media_type = imaging.read_header(data).media_type
-        rgb = imaging.decode(data, self.options.limits)
+        media_type = imaging.read_header(data, rules).media_type
+        rgb = imaging.decode(data, self.options.limits, rules)
         decoded = time.perf_counter()
         prepared = imaging.prepare(rgb, self.geometry)
         sha256 = hashlib.sha256(data).hexdigest()
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
-        return Picture(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, timings)
+        return Picture(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, timings)
 
     def submit(self, picture: Picture) -> Future[PatchResult]:
         """Queue a picture for the graph; see `MicroBatcher.submit`."""
@@ -142,9 +150,9 @@ class Measurer:
             raise ScoreNotFinite(score)
         return Measurement(score, result.anomaly_map * gain)
 
-    def measure(self, data: bytes) -> Measurement:
+    def measure(self, data: bytes, rules: PixelRules = DEFAULT_RULES) -> Measurement:
         """Read, infer and score one picture."""
-        return self.score(self.submit(self.read(data)).result())
+        return self.score(self.submit(self.read(data, rules)).result())
 
     def close(self, *, drain: bool = True) -> None:
         """Answer what waits and end the inference thread."""
@@ -228,17 +236,25 @@ class Inspector(Measurer):
             batch_size=result.batch_size,
         )
 
-    def inspect(self, data: bytes, thresholds: Thresholds, reference: Sequence[float] | None = None) -> Inspection:
+    def inspect(
+        self,
+        data: bytes,
+        thresholds: Thresholds,
+        reference: Sequence[float] | None = None,
+        rules: PixelRules = DEFAULT_RULES,
+    ) -> Inspection:
         """The whole way for one picture.
 
         Args:
-            data: The encoded picture.
+            data: The encoded picture or the camera buffer.
             thresholds: The levels to judge by.
             reference: As `finish`.
+            rules: What recipe and sender declare about its pixels.
 
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage: The picture is not usable.
+            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The picture is
+                not usable.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
         """
-        picture = self.read(data)
+        picture = self.read(data, rules)
         return self.finish(picture, self.submit(picture).result(), thresholds, reference)
