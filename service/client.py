@@ -42,10 +42,12 @@ from service.client_calls import (
     HeatmapFormat,
     change_recipe_call,
     heatmap_call,
+    image_call,
     inspect_call,
     page_call,
     propose_call,
 )
+from service.client_calls import CameraBuffer as CameraBuffer  # part of the client's face
 from service.proposal import Proposal
 
 Float32Map = npt.NDArray[np.float32]
@@ -131,14 +133,24 @@ class Client:
         station: str | None = None,
         lot: str | None = None,
         captured_at: datetime | None = None,
+        buffer: CameraBuffer | None = None,
     ) -> Inspection:
-        """Have an encoded picture judged.
+        """Have a picture judged.
+
+        Args:
+            product: What it shows.
+            image: An encoded picture, or the bytes of a camera buffer.
+            part_id: Serial number of the part.
+            station: Where the picture was taken.
+            lot: Lot or order that the part belongs to.
+            captured_at: When it was taken, with time zone.
+            buffer: The layout of the camera buffer; None where `image` is encoded.
 
         Raises:
             ServiceProblem: There is no verdict; it says why.
         """
         about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
-        return Inspection.model_validate_json(self._send(inspect_call(product, image, about)))
+        return Inspection.model_validate_json(self._send(inspect_call(product, image, about, buffer)))
 
     def inspection(self, inspection_id: str) -> Inspection:
         """A stored inspection."""
@@ -170,9 +182,9 @@ class Client:
         """The anomaly map, float32 [h, w]."""
         return _map(self._send(Call("GET", f"/v1/inspections/{inspection_id}/map")))
 
-    def image(self, inspection_id: str) -> bytes:
-        """The picture as it was sent."""
-        return self._send(Call("GET", f"/v1/inspections/{inspection_id}/image"))
+    def image(self, inspection_id: str, *, as_png: bool = False) -> bytes:
+        """The picture as it was sent, or as it was judged: 8 bits RGB, as a PNG."""
+        return self._send(image_call(inspection_id, as_png))
 
     def products(self) -> list[Product]:
         """Every product of the service."""
@@ -319,10 +331,11 @@ class AsyncClient:
         station: str | None = None,
         lot: str | None = None,
         captured_at: datetime | None = None,
+        buffer: CameraBuffer | None = None,
     ) -> Inspection:
         """As `Client.inspect`."""
         about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
-        return Inspection.model_validate_json(await self._send(inspect_call(product, image, about)))
+        return Inspection.model_validate_json(await self._send(inspect_call(product, image, about, buffer)))
 
     async def inspection(self, inspection_id: str) -> Inspection:
         """As `Client.inspection`."""
@@ -356,9 +369,9 @@ class AsyncClient:
         """As `Client.anomaly_map`."""
         return _map(await self._send(Call("GET", f"/v1/inspections/{inspection_id}/map")))
 
-    async def image(self, inspection_id: str) -> bytes:
+    async def image(self, inspection_id: str, *, as_png: bool = False) -> bytes:
         """As `Client.image`."""
-        return await self._send(Call("GET", f"/v1/inspections/{inspection_id}/image"))
+        return await self._send(image_call(inspection_id, as_png))
 
     async def products(self) -> list[Product]:
         """As `Client.products`."""

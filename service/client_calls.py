@@ -26,7 +26,36 @@ class Call:
         return {name: value for name, value in given.items() if value}
 
 
-def inspect_call(product: str, image: bytes, about: Mapping[str, str | datetime | None]) -> Call:
+@dataclass(frozen=True)
+class CameraBuffer:
+    """How a camera buffer is laid out, for `Client.inspect`. What is None, the product's recipe declares.
+
+    Attributes:
+        pixel_format: PFNC name, such as "Mono12p" or "BayerRG8".
+        width: Pixels in a line.
+        height: Lines.
+        stride: Bytes from line to line; None where lines follow each other without padding.
+    """
+
+    pixel_format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    stride: int | None = None
+
+    def headers(self) -> dict[str, str]:
+        """As the service takes them."""
+        given = {
+            "x-pixel-format": self.pixel_format,
+            "x-width": self.width,
+            "x-height": self.height,
+            "x-stride": self.stride,
+        }
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def inspect_call(
+    product: str, image: bytes, about: Mapping[str, str | datetime | None], buffer: CameraBuffer | None
+) -> Call:
     params = {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in about.items()
@@ -34,6 +63,7 @@ def inspect_call(product: str, image: bytes, about: Mapping[str, str | datetime 
     }
     # The service looks at the bytes anyway; what they are called makes no difference.
     headers = {"content-type": "application/octet-stream", "accept": "application/json"}
+    headers |= {} if buffer is None else buffer.headers()
     return Call("POST", f"/v1/products/{product}/inspections", params, content=image, headers=headers)
 
 
@@ -45,6 +75,10 @@ def page_call(cursor: str | None, limit: int, which: Mapping[str, str | None]) -
 def heatmap_call(inspection_id: str, image_format: HeatmapFormat | None) -> Call:
     params = {"format": image_format} if image_format else {}
     return Call("GET", f"/v1/inspections/{inspection_id}/heatmap", params)
+
+
+def image_call(inspection_id: str, as_png: bool) -> Call:
+    return Call("GET", f"/v1/inspections/{inspection_id}/image", {"format": "png"} if as_png else {})
 
 
 def propose_call(product: str, wish: Mapping[str, Any], selected: Mapping[str, Any]) -> Call:

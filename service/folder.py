@@ -116,11 +116,12 @@ def _inspect(
 ) -> FileResult:
     try:
         data = file.read_bytes()
-        judged = inspector.inspect(data, recipe.thresholds, reference)
+        rules = recipe.pixels.rules(None)
+        judged = inspector.inspect(data, recipe.thresholds, reference, rules)
         saved = None
         if heatmaps is not None:
             scale = inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)
-            rgb = imaging.decode(data, inspector.options.limits)
+            rgb = imaging.decode(data, inspector.options.limits, rules)
             drawn = heatmap.render(rgb, judged.anomaly_map, scale, judged.regions)
             # Files of the same name may come from different folders; the hash keeps their heatmaps apart.
             suffix = heatmap.HEATMAP_MEDIA_TYPES[media_type]

@@ -28,6 +28,7 @@ from service.inspection.decision import Region
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
 from service.inspection.inspector import Inspection
+from service.inspection.pixel_formats import PixelRules, RawLayout
 from service.inspection.threads import cpu_quota
 from service.monitoring.metrics import Metrics
 from service.registry import ActiveProduct, Registry
@@ -82,23 +83,26 @@ class InspectionLine:
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
         metrics.watch_queue(lambda: self.admission.depth, settings.queue_limit)
 
-    async def inspect(self, active: ActiveProduct, data: bytes, part: PartRecord) -> InspectionRow:
+    async def inspect(
+        self, active: ActiveProduct, data: bytes, part: PartRecord, layout: RawLayout | None = None
+    ) -> InspectionRow:
         """Judge one picture and remember the verdict.
 
         Args:
             active: The product's bundle and recipe.
-            data: The encoded picture.
+            data: The encoded picture, or a camera buffer.
             part: What the sender says about it.
+            layout: Of the camera buffer.
 
         Returns:
             What was stored. It is on disk already.
 
         Raises:
-            TooManyPixels, NotAnImage, CorruptImage: The picture is not usable.
+            TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The picture is not usable.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
             StoreUnavailable: The verdict could not be stored, so there is none.
         """
-        work = self._inspections.submit(self._inspect, active, data, part, time.perf_counter())
+        work = self._inspections.submit(self._inspect, active, data, part, layout, time.perf_counter())
         return await asyncio.wrap_future(work)
 
     async def find(self, inspection_id: UUID) -> InspectionRow:
@@ -120,6 +124,15 @@ class InspectionLine:
         drawn = await loop.run_in_executor(self._drawings, self._draw, row, media_type)
         self.metrics.stages.labels("encode").observe(time.perf_counter() - started)
         return drawn
+
+    async def show_image(self, row: InspectionRow) -> bytes:
+        """The picture of a stored inspection as it was judged: 8 bits RGB, as a PNG.
+
+        Raises:
+            ArtefactGone: It is not on disk any more.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._drawings, self._show_image, row)
 
     async def read_image(self, row: InspectionRow) -> bytes:
         """The picture of a stored inspection as it was sent.
@@ -144,13 +157,16 @@ class InspectionLine:
         self._drawings.shutdown()
         self._disk.shutdown()
 
-    def _inspect(self, active: ActiveProduct, data: bytes, part: PartRecord, arrived: float) -> InspectionRow:
+    def _inspect(
+        self, active: ActiveProduct, data: bytes, part: PartRecord, layout: RawLayout | None, arrived: float
+    ) -> InspectionRow:
         inspection_id, inspector = new_id(), active.inspector
+        rules = active.recipe.recipe.pixels.rules(layout)
         with self._cores:
             # The batcher watches its own queue only; who already waited too long here is not worth decoding.
             if time.perf_counter() - arrived > self.settings.queue_deadline_s:
                 raise DeadlineExceeded(self.settings.queue_deadline_s, 1.0)
-            picture = inspector.read(data)
+            picture = inspector.read(data, rules)
         reference = self.references.scores(active.bundle, active.recipe.recipe)
         # The picture goes to disk while the graph looks at it.
         image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
@@ -178,15 +194,21 @@ class InspectionLine:
         return row
 
     def _draw(self, row: InspectionRow, media_type: str) -> bytes:
-        files, inspection_id = self.store.files, UUID(row.id)
-        data = files.read_image(inspection_id, row.image_media_type)
-        # It was admitted once; limits that were lowered since do not hide it.
-        limits = ImageLimits(max_bytes=len(data), max_pixels=row.image_width * row.image_height)
-        rgb = imaging.decode(data, limits)
-        anomaly_map = np.load(io.BytesIO(files.read_map(inspection_id)), allow_pickle=False)
+        rgb = self._decode(row)
+        anomaly_map = np.load(io.BytesIO(self.store.files.read_map(UUID(row.id))), allow_pickle=False)
         scale = HeatmapScale(row.heatmap_low, row.heatmap_high)
         overlay = heatmap.render(rgb, anomaly_map, scale, [to_region(region) for region in row.regions])
         return heatmap.encode(overlay, media_type, self.settings.heatmap_quality)
+
+    def _show_image(self, row: InspectionRow) -> bytes:
+        return heatmap.encode(self._decode(row), "image/png")
+
+    def _decode(self, row: InspectionRow) -> imaging.UInt8Image:
+        """The picture of a stored inspection, read as it was when it was judged."""
+        data = self.store.files.read_image(UUID(row.id), row.image_media_type)
+        # It was admitted once; limits that were lowered since do not hide it.
+        limits = ImageLimits(max_bytes=len(data), max_pixels=row.image_width * row.image_height)
+        return imaging.decode(data, limits, PixelRules.from_stored(row.image_pixels))
 
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
         self.store.files.write_image(inspection_id, media_type, data).sync()
@@ -243,6 +265,7 @@ def to_row(
         image_height=judged.picture.image_wh[1],
         image_bytes=image_bytes,
         image_sha256=judged.picture.sha256,
+        image_pixels=judged.picture.rules.to_stored(),
         timings_ms={stage: round(seconds * 1000, 3) for stage, seconds in judged.timings.items()},
         batch_size=judged.batch_size,
         **asdict(part),

@@ -16,6 +16,7 @@ from datetime import UTC
 from uuid import UUID
 
 from service.errors import InvalidRequest, ProposalsBusy
+from service.inspection.pixel_formats import PixelRules
 from service.proposal import GoodImages, Proposal, Wish, derive
 from service.registry import ActiveProduct
 from service.store.ids import created_at, new_id
@@ -140,7 +141,7 @@ class Proposer:
         if row.bundle_digest == active.bundle.digest:
             return row.score
         data = self.store.files.read_image(UUID(row.id), row.image_media_type)
-        return active.inspector.measure(data).score
+        return active.inspector.measure(data, PixelRules.from_stored(row.image_pixels)).score
 
 
 def _day(row: InspectionRow) -> str:

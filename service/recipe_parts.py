@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from service.errors import InvalidRequest, PixelMismatch, UnknownPixelFormat
+from service.inspection.pixel_formats import PIXEL_FORMATS, PixelRules, RawLayout
 
 
 class Part(BaseModel):
@@ -31,10 +34,89 @@ class HeatmapSetting(Part):
         return self
 
 
+class PixelSetting(Part):
+    """What the camera sends. Nothing of it is ever guessed from a picture."""
+
+    pixel_format: str | None = Field(
+        default=None, description="PFNC name of the camera's format, such as Mono12p; a camera buffer must have it."
+    )
+    bit_depth: int | None = Field(
+        default=None,
+        ge=8,
+        le=16,
+        description="Significant bits of a sample; null: those of the pixel format, else of the file.",
+    )
+    black_level: int | None = Field(default=None, ge=0, le=65534, description="Sample that becomes 0; null: 0.")
+    white_level: int | None = Field(
+        default=None, ge=1, le=65535, description="Sample that becomes 255; null: the largest of the bit depth."
+    )
+    width: int | None = Field(default=None, ge=1, le=65535, description="Expected width, in pixels.")
+    height: int | None = Field(default=None, ge=1, le=65535, description="Expected height, in pixels.")
+
+    @field_validator("pixel_format")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and name not in PIXEL_FORMATS:
+            raise ValueError(UnknownPixelFormat(name, PIXEL_FORMATS).detail)
+        return name
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        depth = self.depth
+        if depth is not None and self.pixel_format is not None and depth > PIXEL_FORMATS[self.pixel_format].bits:
+            raise ValueError(f"pixels.bit_depth {depth} is more than the bits of {self.pixel_format}")
+        if depth is not None and max(self.white_level or 0, (self.black_level or 0) + 1) >= 2**depth:
+            raise ValueError(f"pixels.black_level and white_level must fit into {depth} bits")
+        if self.white_level is not None and (self.black_level or 0) >= self.white_level:
+            raise ValueError(f"pixels.black_level {self.black_level or 0} is not below white_level {self.white_level}")
+        return self
+
+    @property
+    def depth(self) -> int | None:
+        """Significant bits of a sample, where the recipe says it in one way or the other."""
+        if self.bit_depth is None and self.pixel_format is not None:
+            return PIXEL_FORMATS[self.pixel_format].bits
+        return self.bit_depth
+
+    def layout(
+        self,
+        pixel_format: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        stride: int | None = None,
+    ) -> RawLayout | None:
+        """The layout of a camera buffer: what its sender states, and for the rest what is declared here.
+
+        Returns:
+            None where the sender states nothing at all: then the picture is an encoded one.
+
+        Raises:
+            UnknownPixelFormat: The stated format is not read.
+            InvalidRequest: Something is stated neither by the sender nor here, or the layout is not possible.
+            PixelMismatch: The stated format is not the declared one.
+        """
+        if (pixel_format, width, height, stride) == (None, None, None, None):
+            return None
+        if None not in (pixel_format, self.pixel_format) and pixel_format != self.pixel_format:
+            raise PixelMismatch(f"it is sent as {pixel_format}, declared is {self.pixel_format}")
+        pixel_format, width, height = pixel_format or self.pixel_format, width or self.width, height or self.height
+        if pixel_format is None or width is None or height is None:
+            raise InvalidRequest(
+                "A camera buffer needs its pixel format, width and height: send X-Pixel-Format, X-Width and X-Height, "
+                "or declare them in the recipe under `pixels`. An encoded picture is sent without any of these headers."
+            )
+        return RawLayout(pixel_format, width, height, stride)
+
+    def rules(self, layout: RawLayout | None) -> PixelRules:
+        """How a picture of this camera is read."""
+        return PixelRules(layout, self.depth, self.black_level or 0, self.white_level)
+
+
 class RecipeParts(Part):
     """Everything in a recipe that is not a threshold."""
 
     heatmap: HeatmapSetting = Field(default=HeatmapSetting(), description="The heatmap's scale.")
+    pixels: PixelSetting = Field(default=PixelSetting(), description="What the camera sends.")
 
 
 def levels(parts: RecipeParts) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
@@ -16,25 +16,30 @@ from service.api.errors import NotAcceptable, RequestTimeout
 from service.api.middleware import TRACEPARENT
 from service.api.negotiation import negotiate
 from service.api.problems import problem_responses, request_id
-from service.api.schemas import Inspection, InspectionPage, Label, PartFields
+from service.api.schemas import BufferHeaders, Inspection, InspectionPage, Label, PartFields
 from service.errors import (
     ArtefactGone,
     BodyTooLarge,
+    BufferSizeMismatch,
     CorruptImage,
     DeadlineExceeded,
     InvalidRequest,
     NotAnImage,
+    PixelMismatch,
     ProductNotReady,
     QueueFull,
     ScoreNotFinite,
     ShuttingDown,
     TooManyPixels,
     UnknownInspection,
+    UnknownPixelFormat,
     UnknownProduct,
     UnsupportedMediaType,
 )
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
+from service.inspection.pixel_formats import PixelRules, RawLayout
 from service.line import InspectionLine, PartRecord
+from service.registry import ActiveProduct
 from service.store.errors import StoreUnavailable
 from service.store.ids import parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
@@ -60,6 +65,15 @@ _VERDICT_HEADERS = {
     )
 }
 _LOCATION = {"Location": {"description": "Address of the stored inspection.", "schema": {"type": "string"}}}
+_BUFFER_HEADERS = {
+    name: {"description": text, "schema": {"type": kind}}
+    for name, text, kind in (
+        ("X-Pixel-Format", "PFNC name of a camera buffer's format.", "string"),
+        ("X-Width", "Pixels in a line.", "integer"),
+        ("X-Height", "Lines.", "integer"),
+        ("X-Stride", "Bytes from line to line, where there is padding.", "integer"),
+    )
+}
 _FORM_SCHEMA = {
     "type": "object",
     "required": [IMAGE_FIELD],
@@ -86,7 +100,8 @@ def binary_response(description: str, media_types: tuple[str, ...], **more: Any)
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "The encoded picture, or a form with the picture in its field `image`.",
+            "description": "The encoded picture or, with the headers `X-Pixel-Format`, `X-Width` and `X-Height`, a "
+            "camera buffer as `application/octet-stream`; or a form with either in its field `image`.",
             "content": {name: {"schema": _BINARY} for name in RAW_MEDIA_TYPES} | {MULTIPART: {"schema": _FORM_SCHEMA}},
         }
     },
@@ -105,7 +120,10 @@ def binary_response(description: str, media_types: tuple[str, ...], **more: Any)
             TooManyPixels,
             UnsupportedMediaType,
             NotAnImage,
+            UnknownPixelFormat,
             CorruptImage,
+            BufferSizeMismatch,
+            PixelMismatch,
             InvalidRequest,
             ScoreNotFinite,
             QueueFull,
@@ -117,12 +135,18 @@ def binary_response(description: str, media_types: tuple[str, ...], **more: Any)
     },
 )
 async def inspect(
-    request: Request, product: ProductPath, part: Annotated[PartFields, Query()], line: LineDep
+    request: Request,
+    product: ProductPath,
+    part: Annotated[PartFields, Query()],
+    buffer: Annotated[BufferHeaders, Header()],
+    line: LineDep,
 ) -> Response:
     """Judge one picture: pass, review or fail. The verdict is stored before it is answered.
 
     The picture is the request's body, or the field `image` of a form, where the other fields may say the
-    same as the query parameters (and win over them). With `Accept: image/png`, `image/jpeg` or `image/webp`
+    same as the query parameters (and win over them). It is an encoded picture, or, where one of the headers
+    `X-Pixel-Format`, `X-Width`, `X-Height`, `X-Stride` is there, a camera buffer, little endian; what these do not say,
+    the recipe declares. With `Accept: image/png`, `image/jpeg` or `image/webp`
     the answer is the heatmap over the picture and the verdict stands in the `X-Plumbline-*` headers. A
     client that hangs up while its picture is in work gets no answer, but the inspection is stored all the
     same.
@@ -131,8 +155,9 @@ async def inspect(
         active = line.registry.get(product)
         wanted = negotiate(request.headers.get("accept"), ("application/json", *image_offers(line)))
         with line.admission.enter():
+            layout = buffer_layout(active, buffer)
             upload = await receive_upload(request, line.settings.body_timeout_s)
-            row = await line.inspect(active, upload.image, part_record(request, part, upload))
+            row = await line.inspect(active, upload.image, part_record(request, part, upload), layout)
             if wanted == "application/json":
                 content = inspection_answer(row).model_dump_json().encode()
             else:
@@ -233,21 +258,55 @@ async def read_map(inspection_id: InspectionPath, line: LineDep) -> Response:
     summary="Read the picture",
     response_class=Response,
     responses={
-        200: binary_response("The picture, byte by byte as it was sent.", RAW_MEDIA_TYPES[:-1]),
-        **problem_responses(*_ID_ERRORS, ArtefactGone),
+        200: binary_response(
+            "The picture, byte by byte as it was sent; a camera buffer with its layout in the headers.",
+            RAW_MEDIA_TYPES,
+            headers=_BUFFER_HEADERS,
+        ),
+        **problem_responses(*_ID_ERRORS, ArtefactGone, QueueFull),
     },
 )
-async def read_image(inspection_id: InspectionPath, line: LineDep) -> Response:
-    """The picture that was judged."""
+async def read_image(
+    inspection_id: InspectionPath,
+    line: LineDep,
+    format: Annotated[  # noqa: A002 - the parameter's public name
+        Literal["png"] | None,
+        Query(description="Instead of the bytes that were sent, the 8-bit RGB picture that was made of them."),
+    ] = None,
+) -> Response:
+    """The picture that was judged. A camera buffer can be looked at, and trained from, with `format=png`."""
     row = await _find(line, inspection_id)
+    if format is not None:
+        with line.drawing.enter():
+            return Response(await line.show_image(row), media_type="image/png")
     # The type was sniffed, so it is true; still no browser should think again about what a client sent.
-    headers = {"X-Content-Type-Options": "nosniff"}
+    headers = {"X-Content-Type-Options": "nosniff", **layout_headers(PixelRules.from_stored(row.image_pixels))}
     return Response(await line.read_image(row), headers=headers, media_type=row.image_media_type)
 
 
 def image_offers(line: InspectionLine) -> tuple[str, ...]:
     """Heatmap formats, the configured one first."""
     return tuple(dict.fromkeys((line.settings.heatmap_media_type, *HEATMAP_MEDIA_TYPES)))
+
+
+def buffer_layout(active: ActiveProduct, buffer: BufferHeaders) -> RawLayout | None:
+    """The layout of the camera buffer that a request carries, None where it carries an encoded picture.
+
+    Raises:
+        UnknownPixelFormat, PixelMismatch, InvalidRequest: As `PixelSetting.layout`.
+    """
+    return active.recipe.recipe.pixels.layout(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
+
+
+def layout_headers(rules: PixelRules) -> dict[str, str]:
+    """The headers that a camera buffer is sent with."""
+    layout = rules.layout
+    if layout is None:
+        return {}
+    stated = {"X-Pixel-Format": layout.pixel_format, "X-Width": layout.width, "X-Height": layout.height}
+    return {name: str(value) for name, value in stated.items()} | (
+        {} if layout.stride is None else {"X-Stride": str(layout.stride)}
+    )
 
 
 def part_record(request: Request, part: PartFields, upload: Upload) -> PartRecord:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from service.recipe_parts import HeatmapSetting, RecipeParts
+from service.recipe_parts import HeatmapSetting, PixelSetting, RecipeParts
 from service.store.recipes import SYSTEM_AUTHOR
 
 # No control characters: these texts go into logs, headers, databases and spreadsheets.
@@ -53,6 +53,19 @@ class PartFields(BaseModel):
     )
 
 
+class BufferHeaders(BaseModel):
+    """How a camera buffer is laid out. A request without these headers carries an encoded picture."""
+
+    x_pixel_format: str | None = Field(
+        default=None, max_length=32, description="PFNC name of the format, such as `Mono12p` or `BayerRG8`."
+    )
+    x_width: int | None = Field(default=None, ge=1, le=65535, description="Pixels in a line.")
+    x_height: int | None = Field(default=None, ge=1, le=65535, description="Lines.")
+    x_stride: int | None = Field(
+        default=None, ge=1, le=2**24, description="Bytes from line to line; without it lines follow without padding."
+    )
+
+
 class Region(_Answer):
     """A connected area above the level of the verdict, in pixels of the image that was sent."""
 
@@ -84,12 +97,33 @@ class BundleReference(_Answer):
     method: str
 
 
+class BufferLayout(_Answer):
+    """How a camera buffer is laid out."""
+
+    pixel_format: str = Field(description="PFNC name.")
+    width: int
+    height: int
+    stride: int | None = Field(description="Bytes from line to line; null: without padding.")
+
+
+class ImagePixels(_Answer):
+    """How the image's bytes were read."""
+
+    layout: BufferLayout | None = Field(description="Of a camera buffer; null for an encoded picture.")
+    bit_depth: int | None
+    black_level: int
+    white_level: int | None
+
+
 class ImageFacts(_Answer):
-    media_type: str
+    media_type: str = Field(description="Sniffed from the data; `application/octet-stream` for a camera buffer.")
     width: int
     height: int
     bytes: int
-    sha256: str
+    sha256: str = Field(description="Of the bytes that were sent.")
+    pixels: ImagePixels | None = Field(
+        default=None, description="How they were read, where the bytes alone do not say it."
+    )
 
 
 class Links(_Answer):
@@ -199,6 +233,7 @@ class RecipeChange(BaseModel):
         default=None, description="A stored proposal, whose thresholds are derived again from its good images."
     )
     heatmap: HeatmapSetting | None = Field(default=None, description="The heatmap's scale.")
+    pixels: PixelSetting | None = Field(default=None, description="What the camera sends.")
     expected_revision: int | None = Field(
         default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
     )

@@ -85,6 +85,8 @@ class InspectionRow(Base):
     timings_ms: Mapped[dict[str, Any]]
     batch_size: Mapped[int]
 
+    image_pixels: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """How the image's bytes were read (`PixelRules`), where the bytes alone do not say it."""
     part_id: Mapped[str | None] = mapped_column(String(128), default=None)
     station: Mapped[str | None] = mapped_column(String(128), default=None)
     lot: Mapped[str | None] = mapped_column(String(128), default=None)

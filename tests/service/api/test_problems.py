@@ -25,6 +25,9 @@ PROPOSE = "/v1/products/widget/thresholds:propose"
 RECIPE = "/v1/products/widget/recipe"
 WHO = {"author": "a", "reason": "b"}
 IMAGE = {"content-type": "image/png"}
+RAW = {"content-type": "application/octet-stream"}
+BUFFER = RAW | {"x-pixel-format": "Mono8", "x-width": "8", "x-height": "8"}
+YUV = {"x-pixel-format": "YUV9"}
 JSON = {"content-type": "application/json"}
 # Kinds that are named in /health/ready and by the command line; no request is answered with them.
 NOT_ANSWERED = {
@@ -70,6 +73,16 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", INSPECT, {"content": GOOD}, 415, "unsupported-media-type"),
     ("POST", INSPECT, {"content": b"GIF89a and more", "headers": IMAGE}, 415, "not-an-image"),
     ("POST", INSPECT, {"content": GOOD[: len(GOOD) // 2], "headers": IMAGE}, 422, "corrupt-image"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": BUFFER | YUV}, 415, "unknown-pixel-format"),
+    ("POST", INSPECT, {"content": bytes(63), "headers": BUFFER}, 422, "buffer-size-mismatch"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": BUFFER | {"x-width": "0"}}, 422, "invalid-request"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": BUFFER | {"x-stride": "7"}}, 422, "invalid-request"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": RAW | {"x-pixel-format": "Mono8"}}, 422, "invalid-request"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": RAW | {"x-height": "8"}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": WHO | {"pixels": {"pixel_format": "YUV9"}}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": WHO | {"pixels": {"pixel_format": "Mono8", "bit_depth": 12}}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": WHO | {"pixels": {"black_level": 100, "white_level": 100}}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": WHO | {"pixels": {"bit_depth": 10, "white_level": 4095}}}, 422, "invalid-request"),
     ("POST", INSPECT, {"content": BOMB, "headers": IMAGE}, 413, "too-many-pixels"),
     ("POST", INSPECT, {"content": b"x" * 100_001, "headers": IMAGE}, 413, "body-too-large"),
     ("POST", INSPECT, {"content": b"", "headers": IMAGE}, 422, "invalid-request"),
@@ -123,6 +136,19 @@ def test_artefact_that_was_removed_is_gone_but_its_record_stays(
         for link in links:
             assert_problem(service.client.get(stored["links"][link]), 410, "artefact-gone")
         assert service.client.get(stored["links"]["self"]).json() == stored
+
+
+def test_picture_that_is_not_what_the_recipe_declares_is_refused(serve: Serve) -> None:
+    with serve() as service:
+        declared = {"pixel_format": "Mono12", "width": 8, "height": 8}
+        assert service.client.put(RECIPE, json=WHO | {"pixels": declared}).status_code == 200
+        for headers, content in (
+            (BUFFER, bytes(64)),  # Mono8
+            (IMAGE, GOOD),  # 8 bits
+        ):
+            answer = service.client.post(INSPECT, content=content, headers=headers)
+            assert_problem(answer, 422, "pixel-mismatch")
+        assert service.client.get("/v1/inspections").json()["items"] == []
 
 
 def test_full_house_refuses_at_once_and_recovers(serve: Serve) -> None:
