@@ -204,6 +204,20 @@ class InvalidRecipe(PlumblineError):
         super().__init__(f"{detail} Nothing was changed.", errors=[dict(error) for error in errors])
 
 
+class AreaMismatch(PlumblineError):
+    slug = "area-mismatch"
+    title = "Picture does not fit the recipe's polygons"
+    status = 422
+
+    def __init__(self, reason: str, width: int, height: int) -> None:
+        super().__init__(
+            f"The picture of {width} x {height} pixels was not judged: {reason}. ROI and ignore polygons are in pixels "
+            "of the picture that the camera sends: check its resolution, or draw the polygons of the recipe again.",
+            width=width,
+            height=height,
+        )
+
+
 # --- the service cannot answer now ---------------------------------------------------------------------------
 
 

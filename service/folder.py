@@ -117,12 +117,12 @@ def _inspect(
     try:
         data = file.read_bytes()
         rules = recipe.pixels.rules(None)
-        judged = inspector.inspect(data, recipe.thresholds, reference, rules)
+        judged = inspector.inspect(data, recipe.criteria, reference, rules)
         saved = None
         if heatmaps is not None:
             scale = inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)
             rgb = imaging.decode(data, inspector.options.limits, rules)
-            drawn = heatmap.render(rgb, judged.anomaly_map, scale, judged.regions)
+            drawn = heatmap.render(rgb, judged.anomaly_map, scale, judged.regions, judged.judged)
             # Files of the same name may come from different folders; the hash keeps their heatmaps apart.
             suffix = heatmap.HEATMAP_MEDIA_TYPES[media_type]
             saved = heatmaps / f"{file.stem}-{judged.picture.sha256[:8]}{suffix}"

@@ -22,13 +22,15 @@ from uuid import UUID
 import numpy as np
 
 from service.admission import Admission
+from service.bundle import Float32Map
 from service.errors import DeadlineExceeded, UnknownInspection
 from service.inspection import heatmap, imaging
-from service.inspection.decision import Region
+from service.inspection.area import BoolMask, judged_cells
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
 from service.inspection.inspector import Inspection
 from service.inspection.pixel_formats import PixelRules, RawLayout
+from service.inspection.regions import Region
 from service.inspection.threads import cpu_quota
 from service.monitoring.metrics import Metrics
 from service.registry import ActiveProduct, Registry
@@ -39,6 +41,7 @@ from service.store.ids import created_at, new_id
 from service.store.inspections import get_inspection
 from service.store.models import InspectionRow
 from service.store.proposals import References
+from service.store.recipes import get_recipe
 from service.store.store import Store
 
 DISK_THREADS = 4
@@ -99,6 +102,7 @@ class InspectionLine:
 
         Raises:
             TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The picture is not usable.
+            AreaMismatch: It does not fit the recipe's polygons.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
             StoreUnavailable: The verdict could not be stored, so there is none.
         """
@@ -114,7 +118,8 @@ class InspectionLine:
         return await asyncio.wrap_future(self._disk.submit(get_inspection, self.store.engine, inspection_id))
 
     async def draw(self, row: InspectionRow, media_type: str) -> bytes:
-        """The heatmap of a stored inspection, encoded, on the scale that was in force when it was judged.
+        """The heatmap of a stored inspection, encoded, on the scale and with the area that were in force when it was
+        judged.
 
         Raises:
             ArtefactGone: Image or map are not on disk any more.
@@ -174,7 +179,7 @@ class InspectionLine:
         try:
             result = inspector.submit(picture).result()
             with self._cores:
-                judged = inspector.finish(picture, result, active.recipe.recipe.thresholds, reference)
+                judged = inspector.finish(picture, result, active.recipe.recipe.criteria, reference)
             row = to_row(inspection_id, active, judged, len(reference), len(data), part)
             stored_from = time.perf_counter()
             anomaly_map = self.store.files.write_map(inspection_id, judged.anomaly_map)
@@ -191,13 +196,16 @@ class InspectionLine:
         self._commit(row, picture.media_type)
         timings = {**judged.timings, "store": time.perf_counter() - stored_from}
         self.metrics.count_inspection(row.product, row.decision, row.score, timings, row.batch_size)
+        if judged.decision is not judged.by_score:
+            self.metrics.softened.labels(row.product).inc()
         return row
 
     def _draw(self, row: InspectionRow, media_type: str) -> bytes:
         rgb = self._decode(row)
         anomaly_map = np.load(io.BytesIO(self.store.files.read_map(UUID(row.id))), allow_pickle=False)
         scale = HeatmapScale(row.heatmap_low, row.heatmap_high)
-        overlay = heatmap.render(rgb, anomaly_map, scale, [to_region(region) for region in row.regions])
+        regions = [to_region(region) for region in row.regions]
+        overlay = heatmap.render(rgb, anomaly_map, scale, regions, self._judged_cells(row, anomaly_map))
         return heatmap.encode(overlay, media_type, self.settings.heatmap_quality)
 
     def _show_image(self, row: InspectionRow) -> bytes:
@@ -209,6 +217,14 @@ class InspectionLine:
         # It was admitted once; limits that were lowered since do not hide it.
         limits = ImageLimits(max_bytes=len(data), max_pixels=row.image_width * row.image_height)
         return imaging.decode(data, limits, PixelRules.from_stored(row.image_pixels))
+
+    def _judged_cells(self, row: InspectionRow, anomaly_map: Float32Map) -> BoolMask | None:
+        """The cells that were judged: those of the recipe that was in force then."""
+        if row.judged_share is None:
+            return None
+        area = get_recipe(self.store.engine, row.product, row.recipe_revision).recipe.area
+        height, width = anomaly_map.shape
+        return judged_cells(area, (height, width), (row.image_width, row.image_height))
 
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
         self.store.files.write_image(inspection_id, media_type, data).sync()
@@ -268,6 +284,9 @@ def to_row(
         image_pixels=judged.picture.rules.to_stored(),
         timings_ms={stage: round(seconds * 1000, 3) for stage, seconds in judged.timings.items()},
         batch_size=judged.batch_size,
+        by_score=judged.by_score.value if judged.dropped else None,
+        dropped_regions=dict(judged.dropped) or None,
+        judged_share=judged.judged_share if judged.judged_share < 1 else None,
         **asdict(part),
     )
 

@@ -7,6 +7,7 @@ never wait behind more than one of them.
 from __future__ import annotations
 
 import asyncio
+import io
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC
 from uuid import UUID
 
+import numpy as np
+
 from service.errors import InvalidRequest, ProposalsBusy
 from service.inspection.pixel_formats import PixelRules
+from service.inspection.scoring import image_score
 from service.proposal import GoodImages, Proposal, Wish, derive
 from service.registry import ActiveProduct
 from service.store.ids import created_at, new_id
@@ -137,10 +141,17 @@ class Proposer:
         )
 
     def _score(self, active: ActiveProduct, row: InspectionRow) -> float:
-        """The stored score where this bundle gave it, else what this bundle says about the stored image."""
+        """The score of the whole picture: a bound that holds under any ROI, also under one that is drawn later.
+
+        It is the stored one where this bundle gave it, else what this bundle says about the stored image.
+        """
+        files, inspection_id = self.store.files, UUID(row.id)
         if row.bundle_digest == active.bundle.digest:
-            return row.score
-        data = self.store.files.read_image(UUID(row.id), row.image_media_type)
+            if row.judged_share is None:
+                return row.score
+            anomaly_map = np.load(io.BytesIO(files.read_map(inspection_id)), allow_pickle=False)
+            return image_score(anomaly_map, active.inspector.rule)
+        data = files.read_image(inspection_id, row.image_media_type)
         return active.inspector.measure(data, PixelRules.from_stored(row.image_pixels)).score
 
 

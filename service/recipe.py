@@ -6,12 +6,14 @@ which half of it applies.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from service.errors import InvalidRecipe
+from service.inspection.area import Area
 from service.inspection.calibration import (
     DEFAULT_FAIL_ALPHA,
     DEFAULT_REVIEW_ALPHA,
@@ -20,7 +22,8 @@ from service.inspection.calibration import (
     smallest_alpha,
 )
 from service.inspection.calibration import extrapolate as tail_threshold
-from service.inspection.decision import Thresholds
+from service.inspection.decision import Criteria, Thresholds
+from service.inspection.regions import RegionFilter
 from service.recipe_parts import RecipeParts, levels, merge
 
 Derivation = Literal["default", "card", "proposal", "tail", "hand"]
@@ -69,9 +72,36 @@ class Recipe(RecipeParts):
             )
         return self
 
+    @model_validator(mode="after")
+    def _leave_something(self) -> Self:
+        size = (self.pixels.width or math.inf, self.pixels.height or math.inf)
+        if (where := self.area.beyond(*size)) is not None:
+            raise ValueError(f"{where} that pixels.width and pixels.height declare")
+        if not self.area.leaves_something(*size):
+            raise ValueError("the ignore polygons cover the whole ROI or picture, so nothing would be judged")
+        return self
+
     @property
     def thresholds(self) -> Thresholds:
         return Thresholds(fail=self.fail_threshold, review=self.review_threshold)
+
+    @property
+    def area(self) -> Area:
+        """What of a picture is judged."""
+        return Area(self.roi, self.ignore)
+
+    @property
+    def criteria(self) -> Criteria:
+        """What a part is judged by."""
+        chosen = self.regions
+        filters = RegionFilter(
+            merge_distance_px=chosen.merge_distance_px,
+            border_margin_px=chosen.border_margin_px,
+            min_area_px=chosen.min_area_px,
+            min_peak=-math.inf if chosen.min_peak is None else chosen.min_peak,
+            max_count=chosen.max_count,
+        )
+        return Criteria(self.thresholds, self.area, filters)
 
     def changed(self, parts: Mapping[str, Any], thresholds: Recipe | None = None) -> Recipe:
         """This recipe with some of its values changed.

@@ -7,18 +7,100 @@ uses these classes too, so nothing heavy is imported here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from service.errors import InvalidRequest, PixelMismatch, UnknownPixelFormat
 from service.inspection.pixel_formats import PIXEL_FORMATS, PixelRules, RawLayout
+
+MAX_COORDINATE_PX = 65_535
 
 
 class Part(BaseModel):
     """Base of every part: immutable, and what it does not know it refuses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Coordinate = Annotated[float, Field(ge=0, le=MAX_COORDINATE_PX)]
+Point = tuple[Coordinate, Coordinate]
+
+
+def _require_simple(polygon: tuple[Point, ...]) -> tuple[Point, ...]:
+    """Refuse a polygon of which nobody could say what is inside."""
+    points = np.array(polygon, np.float64)
+    edges = np.roll(points, -1, axis=0) - points
+    if (repeated := np.flatnonzero((edges == 0).all(axis=1))).size:
+        corner = tuple(polygon[int(repeated[0])])
+        raise ValueError(f"the point {corner} comes twice in a row; a polygon closes by itself, leave the last one out")
+    if (crossing := _crossing(points, edges)) is not None:
+        first, second = crossing
+        raise ValueError(f"the edge after point {first + 1} meets the edge after point {second + 1}; draw it as two")
+    x, y = points.T
+    area = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    if area < 1:
+        raise ValueError(f"it encloses {area:g} square pixels; 1 is the least")
+    return polygon
+
+
+def _crossing(points: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> tuple[int, int] | None:
+    """Two edges that have a point in common which is not the corner between them; None where there are none."""
+    count = len(points)
+    ends = points + edges
+
+    def sides(of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """On which side of edge i the point j lies, [i, j]: the sign of a cross product."""
+        apart = of[None, :, :] - points[:, None, :]
+        return np.sign(edges[:, None, 0] * apart[..., 1] - edges[:, None, 1] * apart[..., 0])
+
+    low, high = np.minimum(points, ends), np.maximum(points, ends)
+    boxes_meet = ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(axis=-1)
+    divided = sides(points) * sides(ends) <= 0  # the ends of j lie on both sides of i, or on it
+    meet = boxes_meet & divided & divided.T
+    number = np.arange(count)
+    neighbours = (number[None] - number[:, None]) % count
+    meet &= (neighbours > 1) & (neighbours < count - 1)
+    # Neighbours always meet in their corner; they must not run back on each other.
+    following = np.roll(edges, -1, axis=0)
+    cross = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]
+    back = (cross == 0) & ((edges * following).sum(axis=1) < 0)
+    meet[number[back], (number[back] + 1) % count] = True
+    found = np.argwhere(meet)
+    return None if not found.size else (int(found[0].min()), int(found[0].max()))
+
+
+Polygon = Annotated[
+    tuple[Point, ...],
+    Field(min_length=3, max_length=256, examples=[[[0, 0], [640, 0], [640, 480], [0, 480]]]),
+    AfterValidator(_require_simple),
+]
+Polygons = Annotated[tuple[Polygon, ...], Field(max_length=64)]
+
+
+class RegionSetting(Part):
+    """Which regions count. A part only fails, or needs review, when a region above that threshold counts; so a filter
+    makes verdicts milder, never harsher. Regions are merged first, then filtered, then counted.
+    """
+
+    merge_distance_px: float = Field(
+        default=0, ge=0, le=MAX_COORDINATE_PX, description="Pieces with at most so many pixels between them are one."
+    )
+    border_margin_px: float = Field(
+        default=0,
+        ge=0,
+        le=MAX_COORDINATE_PX,
+        description="A region that lies as a whole nearer than this to the picture's edge does not count.",
+    )
+    min_area_px: float = Field(default=0, ge=0, description="A smaller region does not count.")
+    min_peak: float | None = Field(
+        default=None, description="A region whose highest map value is lower does not count; null: any counts."
+    )
+    max_count: int = Field(
+        default=50, ge=1, le=500, description="Most regions to report, strongest first. Drops none from the verdict."
+    )
 
 
 class HeatmapSetting(Part):
@@ -115,13 +197,18 @@ class PixelSetting(Part):
 class RecipeParts(Part):
     """Everything in a recipe that is not a threshold."""
 
+    roi: Polygons = Field(
+        default=(), description="Only what lies in one of these polygons is judged; none: everything. Camera pixels."
+    )
+    ignore: Polygons = Field(default=(), description="Nothing in one of these polygons is judged. Camera pixels.")
+    regions: RegionSetting = Field(default=RegionSetting(), description="Which regions count.")
     heatmap: HeatmapSetting = Field(default=HeatmapSetting(), description="The heatmap's scale.")
     pixels: PixelSetting = Field(default=PixelSetting(), description="What the camera sends.")
 
 
 def levels(parts: RecipeParts) -> dict[str, Any]:
     """The values that are levels on one bundle's scale of scores and maps, and mean nothing on another's."""
-    return {"heatmap": parts.heatmap.model_dump()}
+    return {"heatmap": parts.heatmap.model_dump(), "regions": {"min_peak": parts.regions.min_peak}}
 
 
 def merge(current: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

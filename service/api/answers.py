@@ -9,6 +9,7 @@ from service.api.schemas import (
     BundleProblem,
     BundleReference,
     CalibrationFacts,
+    FilterEffect,
     ImageFacts,
     ImagePixels,
     Inspection,
@@ -40,8 +41,11 @@ def inspection_answer(row: InspectionRow) -> Inspection:
             certified=row.certified,
             calibration_images=row.calibration_count,
             proposal_id=row.proposal_id,
+            conservative=row.judged_share is not None,
         ),
+        judged_share=1.0 if row.judged_share is None else row.judged_share,
         regions=[Region.model_validate(region) for region in row.regions],
+        filtered=_filtered(row),
         bundle=BundleReference(digest=row.bundle_digest, version=row.bundle_version, method=row.method),
         provider=row.provider,
         recipe_revision=row.recipe_revision,
@@ -68,6 +72,16 @@ def inspection_answer(row: InspectionRow) -> Inspection:
             image=f"{address}/image",
             product=f"/v1/products/{row.product}",
         ),
+    )
+
+
+def _filtered(row: InspectionRow) -> FilterEffect | None:
+    if row.by_score is None:
+        return None
+    return FilterEffect(
+        changed_verdict=row.by_score != row.decision,
+        decision_by_score=row.by_score,  # type: ignore[arg-type]  # checked by pydantic
+        dropped_regions=row.dropped_regions or {},
     )
 
 

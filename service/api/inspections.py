@@ -18,6 +18,7 @@ from service.api.negotiation import negotiate
 from service.api.problems import problem_responses, request_id
 from service.api.schemas import BufferHeaders, Inspection, InspectionPage, Label, PartFields
 from service.errors import (
+    AreaMismatch,
     ArtefactGone,
     BodyTooLarge,
     BufferSizeMismatch,
@@ -56,6 +57,7 @@ _VERDICT_HEADERS = {
         ("X-Plumbline-Id", "Id of the inspection.", "string"),
         ("X-Plumbline-Product", "The product.", "string"),
         ("X-Plumbline-Decision", "pass, review or fail.", "string"),
+        ("X-Plumbline-Decision-By-Score", "The decision without region filters.", "string"),
         ("X-Plumbline-Score", "Raw image score.", "number"),
         ("X-Plumbline-P-Value", "How usual the score is among good parts.", "number"),
         ("X-Plumbline-Fail-Threshold", "A part fails strictly above.", "number"),
@@ -124,6 +126,7 @@ def binary_response(description: str, media_types: tuple[str, ...], **more: Any)
             CorruptImage,
             BufferSizeMismatch,
             PixelMismatch,
+            AreaMismatch,
             InvalidRequest,
             ScoreNotFinite,
             QueueFull,
@@ -225,7 +228,9 @@ async def read_heatmap(
         Literal["png", "jpeg", "webp"] | None, Query(description="Wins over the Accept header.")
     ] = None,
 ) -> Response:
-    """The heatmap: no colour at the median of good maps, yellow at the fail threshold that was in force, red beyond."""
+    """The heatmap: no colour at the median of good maps, yellow at the fail threshold that was in force, red beyond.
+    What was not judged is dimmed and hatched.
+    """
     row = await _find(line, inspection_id)
     wanted = f"image/{format}" if format else negotiate(request.headers.get("accept"), image_offers(line))
     # The answer depends on the Accept header, which caches must know.
@@ -338,6 +343,7 @@ def verdict_headers(row: InspectionRow) -> dict[str, str]:
         "X-Plumbline-Id": row.id,
         "X-Plumbline-Product": row.product,
         "X-Plumbline-Decision": row.decision,
+        "X-Plumbline-Decision-By-Score": row.by_score or row.decision,
         "X-Plumbline-Score": repr(row.score),
         "X-Plumbline-P-Value": repr(row.p_value),
         "X-Plumbline-Fail-Threshold": repr(row.fail_threshold),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from service.recipe_parts import HeatmapSetting, PixelSetting, RecipeParts
+from service.recipe_parts import HeatmapSetting, PixelSetting, Polygons, RecipeParts, RegionSetting
 from service.store.recipes import SYSTEM_AUTHOR
 
 # No control characters: these texts go into logs, headers, databases and spreadsheets.
@@ -89,6 +89,23 @@ class Thresholds(_Answer):
     proposal_id: str | None = Field(
         default=None, description="The proposal that these images belong to; null: the bundle's calibration card."
     )
+    conservative: bool = Field(
+        description="True where thresholds stem from whole pictures and a part of this one was judged. That can only "
+        "lower its score: the bound holds, and the real share of rejected good parts lies below it."
+    )
+
+
+DecisionName = Literal["pass", "review", "fail"]
+
+
+class FilterEffect(_Answer):
+    """What the recipe's region filters did."""
+
+    changed_verdict: bool = Field(description="Whether the verdict is milder than the score alone says.")
+    decision_by_score: DecisionName = Field(description="What the score alone says; it agrees with the p-value.")
+    dropped_regions: dict[str, int] = Field(
+        description="Regions above that level that do not count, by the filter: `border`, `area` or `peak`."
+    )
 
 
 class BundleReference(_Answer):
@@ -139,11 +156,15 @@ class Inspection(_Answer):
 
     id: str = Field(description="UUIDv7: ordered by time.")
     product: str
-    decision: Literal["pass", "review", "fail"]
-    score: float = Field(description="Raw image score, unbounded.")
-    p_value: float = Field(description="How usual the score is among good parts; fail exactly when at most target.")
+    decision: DecisionName
+    score: float = Field(description="Raw image score, unbounded, over the judged part of the picture.")
+    p_value: float = Field(
+        description="How usual the score is among good parts; at most the target exactly when the score fails the part."
+    )
     thresholds: Thresholds
+    judged_share: float = Field(description="Share of the picture inside the recipe's ROI and not ignored.")
     regions: list[Region]
+    filtered: FilterEffect | None = Field(description="What region filters did; null where they dropped nothing.")
     bundle: BundleReference
     provider: str
     recipe_revision: int
@@ -232,6 +253,9 @@ class RecipeChange(BaseModel):
     proposal_id: Label | None = Field(
         default=None, description="A stored proposal, whose thresholds are derived again from its good images."
     )
+    roi: Polygons | None = Field(default=None, description="Only what lies in one of these polygons is judged.")
+    ignore: Polygons | None = Field(default=None, description="Nothing in one of these polygons is judged.")
+    regions: RegionSetting | None = Field(default=None, description="Which regions count.")
     heatmap: HeatmapSetting | None = Field(default=None, description="The heatmap's scale.")
     pixels: PixelSetting | None = Field(default=None, description="What the camera sends.")
     expected_revision: int | None = Field(

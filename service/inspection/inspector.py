@@ -17,12 +17,14 @@ from pathlib import Path
 from service.bundle import Bundle, CalibrationCard, Float32Map, InputGeometry, ScoreRule, UInt8Image
 from service.errors import ParityFailure, ScoreNotFinite
 from service.inspection import imaging
+from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
 from service.inspection.batching import BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.calibration import p_value
-from service.inspection.decision import Decision, Region, Thresholds, decide, find_regions
+from service.inspection.decision import Criteria, Decision, Thresholds, judge
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
 from service.inspection.pixel_formats import DEFAULT_RULES, PixelRules
+from service.inspection.regions import Region
 from service.inspection.scoring import image_score
 from service.inspection.session import GraphSession, Provider, SessionOptions
 
@@ -64,10 +66,12 @@ class Measurement:
     Attributes:
         score: Raw image score.
         anomaly_map: float32 [h, w], times the score gain: the values that scores and thresholds are made of.
+        judged: bool [h, w], the cells that the score was taken over; None means all.
     """
 
     score: float
     anomaly_map: Float32Map
+    judged: BoolMask | None = None
 
 
 @dataclass(frozen=True)
@@ -76,24 +80,35 @@ class Inspection:
 
     Attributes:
         decision: pass, review or fail.
+        by_score: What the score alone says; milder than that is `decision` only where region filters made it so.
         score: Raw image score; `p_value` says how usual it is among good parts.
         thresholds: The levels it was judged by.
         regions: What lies above the level of the verdict; empty exactly when the part passes.
+        dropped: How many regions above the level of `by_score` were filtered out, by the filter.
         anomaly_map: float32 [h, w], times the score gain.
+        judged: bool [h, w], the cells that were judged; None means all.
         picture: Size, type and hash of the picture.
         timings: Seconds in the stages decode, preprocess, queue, infer and postprocess.
         batch_size: Pictures in the batch it was inferred with.
     """
 
     decision: Decision
+    by_score: Decision
     score: float
     p_value: float
     thresholds: Thresholds
     regions: tuple[Region, ...]
+    dropped: Mapping[str, int]
     anomaly_map: Float32Map
+    judged: BoolMask | None
     picture: Picture
     timings: Mapping[str, float]
     batch_size: int
+
+    @property
+    def judged_share(self) -> float:
+        """Share of the picture that was judged, in (0, 1]."""
+        return 1.0 if self.judged is None else float(self.judged.mean())
 
 
 class Measurer:
@@ -138,21 +153,31 @@ class Measurer:
         """Queue a picture for the graph; see `MicroBatcher.submit`."""
         return self.batcher.submit(picture.prepared)
 
-    def score(self, result: PatchResult) -> Measurement:
-        """Apply the score rule to what the graph said.
+    def score(self, picture: Picture, result: PatchResult, area: Area = EVERYTHING) -> Measurement:
+        """Apply the score rule to what the graph said about a picture.
+
+        Args:
+            picture: What was read.
+            result: What the graph said about it.
+            area: What of the picture is judged.
 
         Raises:
             ScoreNotFinite: The graph computed something that is no number, which is no basis for a verdict.
+            AreaMismatch: The area is not one of a picture of this size.
         """
-        gain = 1.0 if result.gain is None else result.gain
-        score = image_score(result.anomaly_map, result.gain, self.rule)
+        # Score and regions are made of the very same numbers, so that they agree to the last bit at a threshold.
+        anomaly_map = result.anomaly_map if result.gain is None else result.anomaly_map * result.gain
+        height, width = anomaly_map.shape
+        judged = judged_cells(area, (height, width), picture.image_wh)
+        score = image_score(anomaly_map, self.rule, judged)
         if not math.isfinite(score):
             raise ScoreNotFinite(score)
-        return Measurement(score, result.anomaly_map * gain)
+        return Measurement(score, anomaly_map, judged)
 
-    def measure(self, data: bytes, rules: PixelRules = DEFAULT_RULES) -> Measurement:
+    def measure(self, data: bytes, rules: PixelRules = DEFAULT_RULES, area: Area = EVERYTHING) -> Measurement:
         """Read, infer and score one picture."""
-        return self.score(self.submit(self.read(data, rules)).result())
+        picture = self.read(data, rules)
+        return self.score(picture, self.submit(picture).result(), area)
 
     def close(self, *, drain: bool = True) -> None:
         """Answer what waits and end the inference thread."""
@@ -203,29 +228,33 @@ class Inspector(Measurer):
         )
 
     def finish(
-        self, picture: Picture, result: PatchResult, thresholds: Thresholds, reference: Sequence[float] | None = None
+        self, picture: Picture, result: PatchResult, criteria: Criteria, reference: Sequence[float] | None = None
     ) -> Inspection:
         """Score and judge what the graph said about a picture.
 
         Args:
             picture: What was read.
             result: What the graph said.
-            thresholds: The levels to judge by.
+            criteria: What to judge by.
             reference: Scores of good images, ascending, that the p-value is taken against: those that the thresholds
                 were derived from. None: the calibration card's.
+
+        Raises:
+            ScoreNotFinite, AreaMismatch: As `score`.
         """
         started = time.perf_counter()
-        measurement = self.score(result)
-        decision = decide(measurement.score, thresholds)
-        level = {Decision.FAIL: thresholds.fail, Decision.REVIEW: thresholds.review}.get(decision)
-        regions = () if level is None else find_regions(measurement.anomaly_map, level, picture.image_wh)
+        measured = self.score(picture, result, criteria.area)
+        verdict = judge(measured.score, measured.anomaly_map, criteria, picture.image_wh, measured.judged)
         return Inspection(
-            decision=decision,
-            score=measurement.score,
-            p_value=p_value(self.card.scores if reference is None else reference, measurement.score),
-            thresholds=thresholds,
-            regions=regions,
-            anomaly_map=measurement.anomaly_map,
+            decision=verdict.decision,
+            by_score=verdict.by_score,
+            score=measured.score,
+            p_value=p_value(self.card.scores if reference is None else reference, measured.score),
+            thresholds=criteria.thresholds,
+            regions=verdict.regions,
+            dropped=verdict.dropped,
+            anomaly_map=measured.anomaly_map,
+            judged=measured.judged,
             picture=picture,
             timings={
                 **picture.timings,
@@ -239,7 +268,7 @@ class Inspector(Measurer):
     def inspect(
         self,
         data: bytes,
-        thresholds: Thresholds,
+        criteria: Criteria,
         reference: Sequence[float] | None = None,
         rules: PixelRules = DEFAULT_RULES,
     ) -> Inspection:
@@ -247,14 +276,15 @@ class Inspector(Measurer):
 
         Args:
             data: The encoded picture or the camera buffer.
-            thresholds: The levels to judge by.
+            criteria: What to judge by.
             reference: As `finish`.
             rules: What recipe and sender declare about its pixels.
 
         Raises:
             BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The picture is
                 not usable.
+            AreaMismatch: It has not the size that the criteria's polygons were drawn for.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
         """
         picture = self.read(data, rules)
-        return self.finish(picture, self.submit(picture).result(), thresholds, reference)
+        return self.finish(picture, self.submit(picture).result(), criteria, reference)

@@ -52,6 +52,12 @@ class Metrics:
             ["product", "decision"],
             registry=self.registry,
         )
+        self.softened = Counter(
+            "inspection_softened_total",
+            "Verdicts that region filters made milder than the score alone.",
+            ["product"],
+            registry=self.registry,
+        )
         self.stages = Histogram(
             "inspection_stage_duration_seconds",
             "Time that an answered inspection spent in one stage.",
@@ -129,6 +135,7 @@ class Metrics:
         self.scores.add(product, score_buckets(bundle.card.scores))
         for decision in DECISIONS:
             self.inspections.labels(product, decision)
+        self.softened.labels(product)
 
     def show_recipe(self, product: str, recipe: Recipe, revision: int) -> None:
         self.thresholds.labels(product, "fail").set(recipe.fail_threshold)

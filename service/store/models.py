@@ -87,6 +87,13 @@ class InspectionRow(Base):
 
     image_pixels: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     """How the image's bytes were read (`PixelRules`), where the bytes alone do not say it."""
+    by_score: Mapped[str | None] = mapped_column(String(16), default=None)
+    """The decision without region filters; None where none dropped anything."""
+    dropped_regions: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """How many regions filters dropped, by the filter."""
+    judged_share: Mapped[float | None] = mapped_column(default=None)
+    """Share of the anomaly map that was judged; None where all of it was."""
+
     part_id: Mapped[str | None] = mapped_column(String(128), default=None)
     station: Mapped[str | None] = mapped_column(String(128), default=None)
     lot: Mapped[str | None] = mapped_column(String(128), default=None)

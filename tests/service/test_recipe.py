@@ -1,10 +1,16 @@
+import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from service.api.schemas import RecipeChange, RecipeValues
 from service.errors import InvalidRecipe
+from service.inspection.area import Area
+from service.inspection.decision import Criteria, Thresholds
+from service.inspection.regions import RegionFilter
 from service.recipe import Recipe
 from service.recipe_parts import HeatmapSetting, RecipeParts, merge
 
@@ -149,6 +155,49 @@ def test_recipe_stored_by_an_older_version_still_says_how_it_was_derived(
 
     assert recipe.derivation == derivation
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+@given(st.lists(st.floats(1, 50), min_size=3, max_size=40), st.booleans())
+def test_polygon_that_goes_once_around_its_middle_is_taken(radii: list[float], backwards: bool) -> None:
+    angles = [2 * math.pi * number / len(radii) for number in range(len(radii))]
+    star = [(50 + r * math.cos(angle), 50 + r * math.sin(angle)) for r, angle in zip(radii, angles, strict=True)]
+
+    parts = RecipeParts.model_validate({"roi": [star[::-1] if backwards else star]})
+
+    assert len(parts.roi[0]) == len(radii)
+
+
+@given(st.integers(5, 40), st.data())
+def test_polygon_that_goes_around_twice_is_refused(corners: int, data: st.DataObject) -> None:
+    turns = data.draw(st.integers(2, (corners - 1) // 2))
+    angles = [2 * math.pi * turns * number / corners + 0.1 for number in range(corners)]
+    star = [(50 + 40 * math.cos(angle), 50 + 40 * math.sin(angle)) for angle in angles]
+
+    with pytest.raises(ValidationError, match=r"meets the edge|twice in a row"):
+        RecipeParts.model_validate({"roi": [star]})
+
+
+def test_criteria_are_those_of_the_recipe() -> None:
+    recipe = Recipe.default(HUNDRED).changed(
+        {"roi": [[[0, 0], [9, 0], [9, 9]]], "regions": {"min_area_px": 5, "min_peak": 3, "max_count": 7}}
+    )
+
+    assert recipe.criteria == Criteria(
+        Thresholds(fail=99.0, review=95.0),
+        Area(roi=(((0, 0), (9, 0), (9, 9)),)),
+        RegionFilter(min_area_px=5, min_peak=3, max_count=7),
+    )
+    assert Recipe.default(HUNDRED).criteria == Criteria(recipe.thresholds), "by default nothing is left out"
+
+
+def test_another_bundle_takes_the_polygons_and_not_the_levels() -> None:
+    mine = Recipe.default(HUNDRED).changed(
+        {"roi": [[[0, 0], [9, 0], [9, 9]]], "regions": {"min_area_px": 5, "min_peak": 3}, "heatmap": {"high": 7}}
+    )
+
+    moved = mine.moved_to(Recipe.default(FORTY_TWO))
+
+    assert moved == Recipe.default(FORTY_TWO).changed({"roi": mine.roi, "regions": {"min_area_px": 5}})
 
 
 def test_every_part_of_a_recipe_can_be_changed_and_is_shown_over_http() -> None:

@@ -55,7 +55,7 @@ def test_card_holds_the_scores_of_the_held_out_images(bundle: Bundle, data: Path
     with torch.inference_mode():
         maps, gains = SmallMethod()(torch.from_numpy(images))
     rule = bundle.manifest.score_rule
-    expected = sorted(image_score(m, float(g), rule) for m, g in zip(maps.numpy(), gains, strict=True))
+    expected = sorted(image_score(m * float(g), rule) for m, g in zip(maps.numpy(), gains, strict=True))
 
     assert bundle.card.scores == pytest.approx(expected, rel=1e-4)
     assert bundle.card.provider == "cpu"

@@ -267,6 +267,16 @@ def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:
         assert service.inspect().status_code == 201
 
 
+def test_picture_that_the_polygons_were_not_drawn_for_is_not_judged(serve: Serve) -> None:
+    with serve() as service:
+        service.client.put(RECIPE, json=WHO | {"roi": [[[0, 0], [64, 0], [64, 64]]]})
+        problem = assert_problem(service.inspect(encode(part(width=63))), 422, "area-mismatch")
+        assert (problem["width"], problem["height"]) == (63, 64)
+        assert service.client.get("/v1/inspections").json()["items"] == []
+        assert list(service.settings.data.rglob("*.png")) == [], "nor is its picture kept"
+        assert service.inspect().status_code == 201
+
+
 def test_product_whose_bundle_is_broken_is_not_ready(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     (models / "widget" / "0123456789ab").mkdir(parents=True)

@@ -106,6 +106,18 @@ def test_stored_inspections_of_other_days_move_the_threshold_and_the_p_value(ser
             assert (again["decision"] == "fail") == (again["p_value"] <= 0.1)
 
 
+def test_proposal_holds_under_any_roi_because_it_is_made_of_whole_pictures(serve: Serve) -> None:
+    with serve() as service:
+        whole = [service.inspect(good_part(seed)).json() for seed in range(4)]
+        roi = {"roi": [[[0, 0], [32, 0], [32, 8], [0, 8]]], "reason": "only the label"}
+        assert service.client.put(RECIPE, json=WHO | roi).status_code == 200
+        inside = [service.inspect(good_part(seed)).json() for seed in range(4)]
+        assert min(row["score"] for row in whole) != min(row["score"] for row in inside)
+        chosen = {"ids": [row["id"] for row in inside], "declared_good": True}
+        proposal = propose(service, target_false_reject_rate=0.2, inspections=chosen).json()
+        assert proposal["thresholds"]["fail"] == max(row["score"] for row in whole)
+
+
 def test_range_of_time_selects_inspections_whatever_was_decided(serve: Serve) -> None:
     with serve() as service:
         service.inspect(GOOD)

@@ -1,0 +1,42 @@
+"""Recipes in the process that a line runs: what was put in force is what judges, also after a restart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.client import Client
+from tests.service.conftest import BAD, GOOD
+from tests.serving import service_process
+
+CPU = {"provider": "cpu"}
+WHO: dict[str, Any] = {"author": "Ada", "reason": "the right half is another part"}
+LEFT = [[0, 0], [32, 0], [32, 64], [0, 64]]
+
+
+def test_area_and_filters_judge_in_the_running_process_and_after_a_restart(tiny_models: Path, tmp_path: Path) -> None:
+    with service_process(tiny_models, tmp_path / "data", CPU) as service:
+        service.wait_until(200)
+        with Client(service.url) as line:
+            assert line.inspect("widget", BAD).decision == "fail"
+            line.change_recipe("widget", **WHO, parts={"ignore": [LEFT]})
+            ignored = line.inspect("widget", BAD)
+            assert (ignored.decision, ignored.judged_share, ignored.recipe_revision) == ("pass", 0.5, 2)
+            line.change_recipe("widget", **WHO, parts={"ignore": None, "regions": {"min_area_px": 4000}})
+            softened = line.inspect("widget", BAD)
+            assert softened.decision == "pass"
+            assert softened.filtered is not None
+            assert softened.filtered.decision_by_score == "fail"
+            assert line.inspect("widget", GOOD).filtered is None
+        service.kill()
+    with service_process(tiny_models, tmp_path / "data", CPU) as service:
+        service.wait_until(200)
+        with Client(service.url) as line:
+            again = line.inspect("widget", BAD)
+            assert (again.decision, again.recipe_revision) == ("pass", 3)
+            assert line.inspection(ignored.id) == ignored
+            assert line.heatmap(ignored.id, "png").startswith(b"\x89PNG"), "drawn with the polygons of its revision"
+        metrics = httpx.get(f"{service.url}/metrics").text
+        assert 'inspection_softened_total{product="widget"} 1.0' in metrics
