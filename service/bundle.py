@@ -19,10 +19,7 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,7 +50,7 @@ CARD = "calibration.json"
 PRODUCT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 # The only files a bundle may hold. A closed list leaves no room for path tricks.
-_FILE_NAME = re.compile(r"model\.onnx|calibration\.json|golden/[0-9]{2}\.npz")
+FILE_NAME = re.compile(r"model\.onnx|calibration\.json|golden/[0-9]{2}\.npz")
 _METADATA_PREFIX = "plumbline."
 
 Digest = NewType("Digest", str)
@@ -282,12 +279,7 @@ class Bundle:
             BundleSchema: Manifest, card, golden samples or graph are not of a form that this version reads.
             ExternalData: The graph refers to files outside itself.
         """
-        manifest_bytes = _read(path, MANIFEST)
-        manifest = _parse(path, MANIFEST, Manifest, manifest_bytes)
-        digest = Digest(hashlib.sha256(manifest_bytes).hexdigest())
-        if path.name != digest[:12]:
-            raise BundleIntegrity(path, f"its manifest was changed: the folder should be named {digest[:12]}.")
-        _check_file_list(path, manifest)
+        manifest, digest = read_manifest(path)
         contents = {name: _read_verified(path, name, entry) for name, entry in manifest.files.items() if name != MODEL}
         card = _parse(path, CARD, CalibrationCard, contents[CARD])
         bundle = cls(path, manifest, card, _parse_golden(path, manifest, contents), digest)
@@ -300,48 +292,35 @@ class Bundle:
         Raises:
             BundleIntegrity: The file changed since the bundle was loaded.
         """
-        return _read_verified(self.path, MODEL, self.manifest.files[MODEL])
+        return self.read_file(MODEL)
+
+    def read_file(self, name: str) -> bytes:
+        """One of the bundle's files, hashed again.
+
+        Raises:
+            BundleIntegrity: The file changed since the bundle was loaded.
+        """
+        if name == MANIFEST:
+            data = _read(self.path, name)
+            if hashlib.sha256(data).hexdigest() != self.digest:
+                raise BundleIntegrity(self.path, f"{name} was changed.")
+            return data
+        return _read_verified(self.path, name, self.manifest.files[name])
 
 
-def write_bundle(
-    models: Path, *, draft: ManifestDraft, model: bytes, card: CalibrationCard, golden: Sequence[GoldenSample]
-) -> Bundle:
-    """Write a bundle into the model repository, all of it or nothing, and load it back.
-
-    Args:
-        models: The model repository; the bundle becomes `models/<product>/<version>/`.
-        draft: The manifest without hashes.
-        model: The ONNX graph; its `metadata_props` must hold `graph_metadata(draft)`.
-        card: The calibration card, computed with this graph.
-        golden: One to a hundred samples.
+def read_manifest(path: Path) -> tuple[Manifest, Digest]:
+    """What a bundle says about itself, and its digest. That it holds the files it says is checked, their content not.
 
     Raises:
-        BundleSchema, ExternalData: What was given would not be served; nothing is left behind.
+        BundleIntegrity, BundleSchema: As `Bundle.load`.
     """
-    contents = {MODEL: model, CARD: _canonical_json(card)}
-    contents |= {f"golden/{index:02d}.npz": sample.to_bytes() for index, sample in enumerate(golden)}
-    files = {
-        name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in contents.items()
-    }
-    manifest = Manifest(**draft.model_dump(), files=files)
-    contents[MANIFEST] = _canonical_json(manifest)
-    version = hashlib.sha256(contents[MANIFEST]).hexdigest()[:12]
-
-    target = models / draft.product / version
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A dot keeps the half-written folder out of the service's sight; the second level carries the final name,
-    # so that the bundle is verified as it will be read before it appears.
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
-    try:
-        staged = staging / version
-        for name, data in contents.items():
-            _write_synced(staged / name, data)
-        Bundle.load(staged)
-        if not target.exists():
-            staged.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return Bundle.load(target)
+    manifest_bytes = _read(path, MANIFEST)
+    manifest = _parse(path, MANIFEST, Manifest, manifest_bytes)
+    digest = Digest(hashlib.sha256(manifest_bytes).hexdigest())
+    if path.name != digest[:12]:
+        raise BundleIntegrity(path, f"its manifest was changed: the folder should be named {digest[:12]}.")
+    _check_file_list(path, manifest)
+    return manifest, digest
 
 
 def bundle_folders(product_folder: Path) -> list[Path]:
@@ -364,18 +343,6 @@ def _creation(folder: Path) -> datetime:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes()).created_at
     except (OSError, ValidationError):
         return datetime.min.replace(tzinfo=UTC)
-
-
-def _canonical_json(record: BaseModel) -> bytes:
-    return (json.dumps(record.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read(path: Path, name: str) -> bytes:
@@ -403,7 +370,7 @@ def _parse(path: Path, name: str, record: type[RecordT], data: bytes) -> RecordT
 
 def _check_file_list(path: Path, manifest: Manifest) -> None:
     listed = set(manifest.files)
-    strange = sorted(name for name in listed if not _FILE_NAME.fullmatch(name))
+    strange = sorted(name for name in listed if not FILE_NAME.fullmatch(name))
     if strange:
         raise BundleSchema(path, f"the manifest lists a file that no bundle has: {strange[0]!r}.")
     if missing := {MODEL, CARD, "golden/00.npz"} - listed:

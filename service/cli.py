@@ -136,8 +136,7 @@ def inspect(
     usage.
     """
     from service.app import inspector_options
-    from service.bundle import bundle_folders
-    from service.folder import find_images, inspect_files, recipe_without_server, write_results
+    from service.folder import bundle_without_server, find_images, inspect_files, recipe_without_server, write_results
     from service.registry import load_inspector, product_folders
 
     settings = load_settings(models=models, data=data, provider=provider)
@@ -151,8 +150,8 @@ def inspect(
     except FileNotFoundError as error:
         refuse(f"{error.args[0]} does not exist.")
     try:
-        newest = bundle_folders(settings.models / product)[0]
-        inspector = load_inspector(newest, product, inspector_options(settings))
+        serving = bundle_without_server(settings, product)
+        inspector = load_inspector(serving, product, inspector_options(settings))
         recipe, reference = recipe_without_server(settings, inspector.bundle)
     except PlumblineError as error:
         refuse(error.detail)
@@ -212,7 +211,7 @@ def products(
 ) -> None:
     """List the products of the model repository, with the bundle and recipe that would serve."""
     from service.bundle import Bundle, bundle_folders
-    from service.folder import recipe_without_server
+    from service.folder import bundle_without_server, recipe_without_server
     from service.registry import product_folders
 
     settings = load_settings(models=models, data=data)
@@ -220,6 +219,7 @@ def products(
     for name in product_folders(settings.models):
         path = bundle_folders(settings.models / name)[0]
         try:
+            path = bundle_without_server(settings, name)
             bundle = Bundle.load(path)
             recipe, _ = recipe_without_server(settings, bundle)
         except PlumblineError as error:
@@ -306,6 +306,58 @@ def verify(
             OUT.print(f"{mark} {escape(str(report['bundle']))}: {escape(str(report['detail']))}", soft_wrap=True)
     if not all(report["intact"] for report in reports):
         raise typer.Exit(1)
+
+
+@bundle_app.command("import")
+def import_bundle(
+    archive: Annotated[Path, typer.Argument(help="A bundle's zip file.")],
+    product: Annotated[str, typer.Option(help="Whose bundle it is.")],
+    models: Models = None,
+) -> None:
+    """Put an archived bundle into the model repository, all of it or nothing, as an upload does.
+
+    A running service sees it at the next start; upload it instead to have it at once.
+
+    Exit code: 0 it is there, 2 it is refused.
+    """
+    from service.bundle import PRODUCT_NAME
+    from service.bundles.archive import import_archive
+
+    settings = load_settings(models=models)
+    if not PRODUCT_NAME.fullmatch(product):
+        refuse(f"{product!r} cannot be the name of a product.")
+    try:
+        with archive.open("rb") as file:
+            bundle, is_new = import_archive(settings.models, product, file, settings.max_bundle_bytes)
+    except PlumblineError as error:
+        refuse(error.detail)
+    except OSError as error:
+        refuse(f"{archive}: {error.strerror}.")
+    OUT.print(f"{bundle.path} {'is there now' if is_new else 'was there already'}.", highlight=False, soft_wrap=True)
+
+
+@bundle_app.command("export")
+def export_bundle(
+    path: Annotated[Path, typer.Argument(help="A bundle's folder, models/PRODUCT/VERSION.")],
+    output: Annotated[Path | None, typer.Option(help="The zip file; PRODUCT-VERSION.zip by default.")] = None,
+) -> None:
+    """Write a bundle as one zip file, to upload or to import elsewhere. The same bundle always gives the same file.
+
+    Exit code: 0 it is written, 2 the bundle is not intact or the file cannot be written.
+    """
+    from service.bundle import Bundle
+    from service.bundles.archive import write_archive
+
+    try:
+        bundle = Bundle.load(path.absolute())
+        target = output or Path(f"{bundle.manifest.product}-{bundle.version}.zip")
+        with target.open("wb") as file:
+            write_archive(bundle, file)
+    except PlumblineError as error:
+        refuse(error.detail)
+    except OSError as error:
+        refuse(f"{error.filename}: {error.strerror}.")
+    OUT.print(f"{target} holds {bundle.manifest.product} {bundle.version}.", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from service.api.schemas import (
     RecipeHistory,
     RecipeRecord,
 )
+from service.client_bundles import AsyncBundleCalls, BundleCalls
 from service.client_calls import (
     Call,
     HeatmapFormat,
@@ -103,7 +104,7 @@ def _map(content: bytes) -> Float32Map:
     return loaded
 
 
-class Client:
+class Client(BundleCalls):
     """Talks to one service.
 
     Args:
@@ -301,7 +302,7 @@ class Client:
             time.sleep(pause_s)
 
 
-class AsyncClient:
+class AsyncClient(AsyncBundleCalls):
     """As `Client`, for programs with an event loop.
 
     Args:

@@ -312,6 +312,11 @@ class BundleInvalid(PlumblineError):
 
     def __init__(self, path: Path, reason: str, remedy: str = "Export the bundle again.") -> None:
         super().__init__(f"The bundle {path} is not served: {reason} {remedy}", bundle=path.name)
+        self._reason, self._remedy = reason, remedy
+
+    def found_at(self, path: Path) -> None:
+        """Say where the bundle was meant to lie instead of where it was examined."""
+        BundleInvalid.__init__(self, path, self._reason, self._remedy)
 
 
 class BundleIntegrity(BundleInvalid):
@@ -332,6 +337,20 @@ class BundleSchema(BundleInvalid):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason, "Export it with a training package of the same major version as the service.")
+
+
+class BundleOfOtherProduct(BundleInvalid):
+    """It was trained on other parts; whatever it says about these would mean nothing."""
+
+    slug = "bundle-of-other-product"
+    title = "Bundle was made for another product"
+
+    def __init__(self, path: Path, made_for: str, product: str) -> None:
+        super().__init__(
+            path,
+            f"it was made for product {made_for!r}, not for {product!r}.",
+            f"Put it under {made_for!r}, or train one for {product!r}.",
+        )
 
 
 class ExternalData(BundleInvalid):

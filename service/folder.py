@@ -6,19 +6,22 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
-from service.bundle import Bundle
+from service.bundle import Bundle, bundle_folders
 from service.errors import PlumblineError
 from service.inspection import heatmap, imaging
 from service.inspection.inspector import Inspector
 from service.inspection.threads import cpu_quota
 from service.recipe import Recipe
 from service.settings import Settings
+from service.store.choices import BundleChoices
 from service.store.database import open_engine
 from service.store.proposals import References
 from service.store.recipes import current_recipe
@@ -60,6 +63,19 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+def bundle_without_server(settings: Settings, product: str) -> Path:
+    """The folder of the bundle that the service would serve: the one that was chosen last, else the newest.
+
+    Raises:
+        StoreUnavailable: There is a database and it does not answer.
+    """
+    with _engine_if_there(settings) as engine:
+        choice = None if engine is None else BundleChoices(engine).current(product, "active")
+    if choice is not None and choice.version is not None:
+        return settings.models / product / choice.version
+    return bundle_folders(settings.models / product)[0]
+
+
 def recipe_without_server(settings: Settings, bundle: Bundle) -> tuple[Recipe, Sequence[float]]:
     """The recipe that the service would judge by, if it was ever told one for this bundle; else the default.
 
@@ -69,17 +85,25 @@ def recipe_without_server(settings: Settings, bundle: Bundle) -> tuple[Recipe, S
     Raises:
         StoreUnavailable: There is a database and it does not answer.
     """
-    database = make_url(settings.database).database
-    # Asking must not create a database where none is.
-    if settings.database_url or (database and Path(database).exists()):
-        engine = open_engine(settings.database)
-        try:
-            current = current_recipe(engine, bundle.manifest.product)
-            if current is not None and current.bundle_digest == bundle.digest:
-                return current.recipe, References(engine).scores(bundle, current.recipe)
-        finally:
-            engine.dispose()
+    with _engine_if_there(settings) as engine:
+        current = None if engine is None else current_recipe(engine, bundle.manifest.product)
+        if engine is not None and current is not None and current.bundle_digest == bundle.digest:
+            return current.recipe, References(engine).scores(bundle, current.recipe)
     return Recipe.default(bundle.card.scores), bundle.card.scores
+
+
+@contextmanager
+def _engine_if_there(settings: Settings) -> Iterator[Engine | None]:
+    """The service's database; None where none was ever made, because asking must not make one."""
+    database = make_url(settings.database).database
+    if not settings.database_url and not (database and Path(database).exists()):
+        yield None
+        return
+    engine = open_engine(settings.database)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def inspect_files(

@@ -87,12 +87,12 @@ class InspectionLine:
         metrics.watch_queue(lambda: self.admission.depth, settings.queue_limit)
 
     async def inspect(
-        self, active: ActiveProduct, data: bytes, part: PartRecord, layout: RawLayout | None = None
+        self, product: str, data: bytes, part: PartRecord, layout: RawLayout | None = None
     ) -> InspectionRow:
-        """Judge one picture and remember the verdict.
+        """Judge one picture by the bundle and recipe in force when its turn comes, and remember the verdict.
 
         Args:
-            active: The product's bundle and recipe.
+            product: What the picture shows.
             data: The encoded picture, or a camera buffer.
             part: What the sender says about it.
             layout: Of the camera buffer.
@@ -103,10 +103,11 @@ class InspectionLine:
         Raises:
             TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The picture is not usable.
             AreaMismatch: It does not fit the recipe's polygons.
+            UnknownProduct, ProductNotReady: Nothing inspects this product.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
             StoreUnavailable: The verdict could not be stored, so there is none.
         """
-        work = self._inspections.submit(self._inspect, active, data, part, layout, time.perf_counter())
+        work = self._inspections.submit(self._inspect, product, data, part, layout, time.perf_counter())
         return await asyncio.wrap_future(work)
 
     async def find(self, inspection_id: UUID) -> InspectionRow:
@@ -163,6 +164,13 @@ class InspectionLine:
         self._disk.shutdown()
 
     def _inspect(
+        self, product: str, data: bytes, part: PartRecord, layout: RawLayout | None, arrived: float
+    ) -> InspectionRow:
+        # Leased: another bundle may be activated meanwhile, and this one stays until the verdict is out.
+        with self.registry.lease(product) as active:
+            return self._judge(active, data, part, layout, arrived)
+
+    def _judge(
         self, active: ActiveProduct, data: bytes, part: PartRecord, layout: RawLayout | None, arrived: float
     ) -> InspectionRow:
         inspection_id, inspector = new_id(), active.inspector

@@ -86,6 +86,7 @@ class Proposer:
             InvalidRecipe: The rates are not possible.
             UnknownInspection, ArtefactGone: A selected inspection or its image is not there.
             QueueFull, DeadlineExceeded, ShuttingDown: The images cannot be measured now.
+            ProductNotReady: Another bundle was activated while they were measured.
             StoreUnavailable: The database does not answer.
         """
         return await asyncio.wrap_future(self._thread.submit(self._propose, active, request))
@@ -152,7 +153,9 @@ class Proposer:
             anomaly_map = np.load(io.BytesIO(files.read_map(inspection_id)), allow_pickle=False)
             return image_score(anomaly_map, active.inspector.rule)
         data = files.read_image(inspection_id, row.image_media_type)
-        return active.inspector.measure(data, PixelRules.from_stored(row.image_pixels)).score
+        # Held for this one picture: an activation need not wait for thousands of them.
+        with active.held() as inspector:
+            return inspector.measure(data, PixelRules.from_stored(row.image_pixels)).score
 
 
 def _day(row: InspectionRow) -> str:

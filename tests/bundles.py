@@ -25,8 +25,8 @@ from service.bundle import (
     ScoreRule,
     TrainingRecord,
     graph_metadata,
-    write_bundle,
 )
+from service.bundle_writer import write_bundle
 
 SIZE = 64
 CELL = 4

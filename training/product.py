@@ -20,8 +20,8 @@ from service.bundle import (
     ManifestDraft,
     ScoreRule,
     TrainingRecord,
-    write_bundle,
 )
+from service.bundle_writer import write_bundle
 from service.inspection.batching import BatchingOptions
 from service.inspection.imaging import read_header
 from service.inspection.inspector import Inspector, InspectorOptions, Measurer

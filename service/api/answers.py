@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
+from service.api.bundle_schemas import Activation, BundleRecord, ChoiceRecord
 from service.api.schemas import (
     BundleFacts,
     BundleProblem,
@@ -20,8 +22,11 @@ from service.api.schemas import (
     Region,
     Thresholds,
 )
+from service.bundle import Bundle, Manifest
+from service.bundles.changes import BundleVersion
 from service.inspection.calibration import smallest_alpha
-from service.registry import ActiveProduct, BrokenBundle
+from service.registry import ActiveProduct, BrokenBundle, Shadow
+from service.store.choices import BundleChoice
 from service.store.models import InspectionRow
 from service.store.recipes import RecipeRevision
 
@@ -101,26 +106,75 @@ def broken_answer(broken: BrokenBundle) -> BundleProblem:
     return BundleProblem(product=broken.product, version=broken.version, type=broken.slug, reason=broken.reason)
 
 
-def product_answer(name: str, active: ActiveProduct | None, broken: Sequence[BrokenBundle]) -> Product:
+def bundle_facts(manifest: Manifest, digest: str) -> BundleFacts:
+    return BundleFacts(
+        digest=digest,
+        version=digest[:12],
+        method=manifest.method,
+        teachers=manifest.teachers,
+        created_at=manifest.created_at,
+        input_width=manifest.input.width,
+        input_height=manifest.input.height,
+        training_images=manifest.training.images,
+        evaluation=manifest.evaluation,
+    )
+
+
+def bundle_reference(bundle: Bundle) -> BundleReference:
+    return BundleReference(digest=bundle.digest, version=bundle.version, method=bundle.manifest.method)
+
+
+def bundle_answer(version: BundleVersion) -> BundleRecord:
+    manifest = version.manifest
+    return BundleRecord(
+        product=version.product,
+        version=version.version,
+        state=version.state,
+        loaded=version.state in {"active", "shadow"},
+        bundle=None if manifest is None or version.digest is None else bundle_facts(manifest, version.digest),
+        bytes=None if manifest is None else sum(entry.bytes for entry in manifest.files.values()),
+        problem=None if version.broken is None else broken_answer(version.broken),
+    )
+
+
+def choice_answer(choice: BundleChoice) -> ChoiceRecord:
+    return ChoiceRecord(version=choice.version, **_choice_fields(choice))
+
+
+def activation_answer(choice: BundleChoice, active: ActiveProduct) -> Activation:
+    return Activation(
+        version=choice.version,
+        provider=active.inspector.provider,
+        recipe_revision=active.recipe.revision,
+        **_choice_fields(choice),
+    )
+
+
+def _choice_fields(choice: BundleChoice) -> dict[str, Any]:
+    return {
+        "product": choice.product,
+        "role": choice.role,
+        "bundle_digest": choice.bundle_digest,
+        "created_at": choice.created_at,
+        "author": choice.author,
+        "reason": choice.reason,
+    }
+
+
+def product_answer(
+    name: str, active: ActiveProduct | None, shadow: Shadow | None, broken: Sequence[BrokenBundle], *, is_loading: bool
+) -> Product:
     problems = [broken_answer(item) for item in broken]
     if active is None:
-        return Product(product=name, status="broken" if problems else "loading", broken_bundles=problems)
+        waits: Literal["loading", "inactive"] = "loading" if is_loading else "inactive"
+        return Product(product=name, status="broken" if problems else waits, broken_bundles=problems)
     manifest, card = active.bundle.manifest, active.bundle.card
     return Product(
         product=name,
         status="ready",
         provider=active.inspector.provider,
-        bundle=BundleFacts(
-            digest=active.bundle.digest,
-            version=active.bundle.version,
-            method=manifest.method,
-            teachers=manifest.teachers,
-            created_at=manifest.created_at,
-            input_width=manifest.input.width,
-            input_height=manifest.input.height,
-            training_images=manifest.training.images,
-            evaluation=manifest.evaluation,
-        ),
+        bundle=bundle_facts(manifest, active.bundle.digest),
+        shadow=None if shadow is None else bundle_reference(shadow.bundle),
         calibration=CalibrationFacts(
             images=len(card.scores),
             groups={group.name: group.count for group in card.groups},

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import IO
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from service.api.errors import RequestTimeout
@@ -21,6 +23,7 @@ IMAGE_FIELD = "image"
 MAX_PARTS = 16
 MAX_HEADER_BYTES = 2048
 MAX_FIELD_BYTES = 1024
+_WRITE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,41 @@ async def receive_upload(request: Request, timeout_s: float) -> Upload:
     if not body:
         raise InvalidRequest("The request has no body. Send the encoded image as the body.")
     return Upload(body)
+
+
+async def receive_file(request: Request, file: IO[bytes], timeout_s: float) -> None:
+    """Write the request's body into a file, a piece at a time.
+
+    Args:
+        request: Its body is bounded by `BodyLimit`.
+        file: Takes the body.
+        timeout_s: Seconds that may pass without a piece. A large file may take long, a silent client not.
+
+    Raises:
+        InvalidRequest: There is no body, or the client went away.
+        RequestTimeout: Nothing came for too long.
+        OSError: The file does not take it.
+    """
+    waiting = bytearray()
+    stream = aiter(request.stream())
+    is_empty = True
+    try:
+        while True:
+            async with asyncio.timeout(timeout_s):
+                piece = await anext(stream, b"")
+            waiting += piece
+            is_empty = is_empty and not piece
+            if waiting and (not piece or len(waiting) >= _WRITE_BYTES):
+                await run_in_threadpool(file.write, bytes(waiting))
+                waiting.clear()
+            if not piece:
+                break
+    except TimeoutError as error:
+        raise RequestTimeout(timeout_s) from error
+    except ClientDisconnect as error:
+        raise InvalidRequest("The client went away before its request was complete.") from error
+    if is_empty:
+        raise InvalidRequest("The request has no body. Send the file as the body.")
 
 
 @dataclass

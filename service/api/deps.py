@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from service.bundles.changes import BundleChanges
 from service.line import InspectionLine
 from service.proposing import Proposer
 from service.readiness import ReadinessCheck
@@ -28,8 +29,15 @@ async def _proposer(request: Request) -> Proposer:
     return proposer
 
 
+async def _bundles(request: Request) -> BundleChanges:
+    bundles: BundleChanges = request.app.state.bundles
+    return bundles
+
+
 LineDep = Annotated[InspectionLine, Depends(_line)]
 ProposerDep = Annotated[Proposer, Depends(_proposer)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
+BundlesDep = Annotated[BundleChanges, Depends(_bundles)]
 ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
+VersionPath = Annotated[str, Path(description="The bundle's version.", max_length=64)]
 InspectionPath = Annotated[str, Path(description="Id of the inspection, a UUIDv7.", max_length=64)]

@@ -155,12 +155,13 @@ async def inspect(
     same.
     """
     try:
+        # What cannot be inspected is refused before the picture is received; the bundle that judges it is leased later.
         active = line.registry.get(product)
         wanted = negotiate(request.headers.get("accept"), ("application/json", *image_offers(line)))
         with line.admission.enter():
             layout = buffer_layout(active, buffer)
             upload = await receive_upload(request, line.settings.body_timeout_s)
-            row = await line.inspect(active, upload.image, part_record(request, part, upload), layout)
+            row = await line.inspect(product, upload.image, part_record(request, part, upload), layout)
             if wanted == "application/json":
                 content = inspection_answer(row).model_dump_json().encode()
             else:

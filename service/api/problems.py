@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.errors import InternalError, MethodNotAllowed, RouteNotFound
-from service.errors import BodyTooLarge, InvalidRequest, PlumblineError
+from service.errors import InvalidRequest, PlumblineError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:plumbline:problem:"
@@ -97,9 +97,9 @@ class BodyLimitExceeded(HTTPException):
     unchanged.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(413)
-        self.problem = BodyTooLarge(limit_bytes)
+    def __init__(self, problem: PlumblineError) -> None:
+        super().__init__(problem.status)
+        self.problem = problem
 
 
 def request_id(scope: Scope) -> str:

@@ -184,7 +184,9 @@ def _require_scale(recipe: Recipe, active: ActiveProduct) -> None:
 def _product(line: InspectionLine, name: str) -> Product:
     registry = line.registry
     broken = [item for item in registry.broken if item.product == name]
-    return product_answer(name, registry.active.get(name), broken)
+    return product_answer(
+        name, registry.active.get(name), registry.shadows.get(name), broken, is_loading=registry.is_loading(name)
+    )
 
 
 def _recipe_response(revision: RecipeRevision) -> Response:

@@ -26,7 +26,7 @@ def _a_person(author: str) -> str:
 Author = Annotated[Label, AfterValidator(_a_person)]
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
@@ -66,7 +66,7 @@ class BufferHeaders(BaseModel):
     )
 
 
-class Region(_Answer):
+class Region(Answer):
     """A connected area above the level of the verdict, in pixels of the image that was sent."""
 
     bbox: tuple[int, int, int, int] = Field(description="x, y, width, height.")
@@ -76,7 +76,7 @@ class Region(_Answer):
     peak_xy: tuple[int, int]
 
 
-class Thresholds(_Answer):
+class Thresholds(Answer):
     """The levels of the raw score that the part was judged by, and what they guarantee."""
 
     fail: float = Field(description="A part fails strictly above.")
@@ -108,13 +108,13 @@ class FilterEffect(_Answer):
     )
 
 
-class BundleReference(_Answer):
+class BundleReference(Answer):
     digest: str = Field(description="sha256 of the bundle's manifest.")
     version: str
     method: str
 
 
-class BufferLayout(_Answer):
+class BufferLayout(Answer):
     """How a camera buffer is laid out."""
 
     pixel_format: str = Field(description="PFNC name.")
@@ -123,7 +123,7 @@ class BufferLayout(_Answer):
     stride: int | None = Field(description="Bytes from line to line; null: without padding.")
 
 
-class ImagePixels(_Answer):
+class ImagePixels(Answer):
     """How the image's bytes were read."""
 
     layout: BufferLayout | None = Field(description="Of a camera buffer; null for an encoded picture.")
@@ -132,7 +132,7 @@ class ImagePixels(_Answer):
     white_level: int | None
 
 
-class ImageFacts(_Answer):
+class ImageFacts(Answer):
     media_type: str = Field(description="Sniffed from the data; `application/octet-stream` for a camera buffer.")
     width: int
     height: int
@@ -143,7 +143,7 @@ class ImageFacts(_Answer):
     )
 
 
-class Links(_Answer):
+class Links(Answer):
     self: str
     heatmap: str
     map: str
@@ -151,7 +151,7 @@ class Links(_Answer):
     product: str
 
 
-class Inspection(_Answer):
+class Inspection(Answer):
     """A verdict and what it rests on."""
 
     id: str = Field(description="UUIDv7: ordered by time.")
@@ -180,7 +180,7 @@ class Inspection(_Answer):
     links: Links
 
 
-class InspectionPage(_Answer):
+class InspectionPage(Answer):
     """Inspections, newest first."""
 
     items: list[Inspection]
@@ -207,7 +207,7 @@ class RecipeValues(RecipeParts):
     proposal_id: str | None = None
 
 
-class RecipeRecord(_Answer):
+class RecipeRecord(Answer):
     """One revision of a product's recipe."""
 
     product: str
@@ -219,7 +219,7 @@ class RecipeRecord(_Answer):
     recipe: RecipeValues
 
 
-class RecipeHistory(_Answer):
+class RecipeHistory(Answer):
     """Revisions of a recipe, newest first."""
 
     items: list[RecipeRecord]
@@ -282,7 +282,7 @@ class RecipeChange(BaseModel):
         return self.model_dump(exclude_unset=True, include=set(RecipeParts.model_fields))
 
 
-class BundleProblem(_Answer):
+class BundleProblem(Answer):
     """A bundle that is not served."""
 
     product: str
@@ -300,7 +300,7 @@ class BundleFacts(BundleReference):
     evaluation: dict[str, float] | None
 
 
-class CalibrationFacts(_Answer):
+class CalibrationFacts(Answer):
     images: int
     groups: dict[str, int] = Field(description="Images per day or folder.")
     grouped_by: str = Field(description="`none`: all images count as one session, so other days are not covered.")
@@ -308,27 +308,30 @@ class CalibrationFacts(_Answer):
     smallest_false_reject_rate: float = Field(description="The smallest rate that so many images can certify.")
 
 
-class Product(_Answer):
+class Product(Answer):
     """A product of the model repository."""
 
     product: str
-    status: Literal["ready", "loading", "broken"]
+    status: Literal["ready", "loading", "broken", "inactive"] = Field(
+        description="`inactive`: it has bundles, none of them was activated yet."
+    )
     provider: str | None = None
     bundle: BundleFacts | None = None
+    shadow: BundleReference | None = Field(default=None, description="The bundle that watches and decides nothing.")
     calibration: CalibrationFacts | None = None
     recipe: RecipeRecord | None = None
     broken_bundles: list[BundleProblem] = []
 
 
-class ProductList(_Answer):
+class ProductList(Answer):
     items: list[Product]
 
 
-class Liveness(_Answer):
+class Liveness(Answer):
     status: Literal["alive"] = "alive"
 
 
-class Readiness(_Answer):
+class Readiness(Answer):
     """Whether pictures should be sent here, and if not, why."""
 
     status: Literal["ready", "degraded", "loading", "draining", "not-ready"] = Field(

@@ -33,6 +33,7 @@ STAGE_BUCKETS_S = (
 )  # fmt: skip
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 DECISIONS = ("pass", "review", "fail")
+SHADOW_OUTCOMES = ("judged", "failed", "dropped")
 UNMATCHED_ROUTE = "unmatched"
 
 # The library's extra `_created` series would double the number of series for a figure that nobody plots.
@@ -96,6 +97,24 @@ class Metrics:
             ["product", "version", "sha256", "provider"],
             registry=self.registry,
         )
+        self.shadow_models = Gauge(
+            "inspection_shadow_model_info",
+            "1 for every bundle that judges as a shadow and decides nothing.",
+            ["product", "version", "sha256"],
+            registry=self.registry,
+        )
+        self.bundle_changes = Counter(
+            "inspection_bundle_changes_total",
+            "Attempts to exchange the bundle that serves, by what was wanted and whether it was done.",
+            ["product", "change", "outcome"],
+            registry=self.registry,
+        )
+        self.shadow_runs = Counter(
+            "inspection_shadow_runs_total",
+            "Inspections that a shadow judged, failed to judge, or had to let go because it was too slow.",
+            ["product", "outcome"],
+            registry=self.registry,
+        )
         self.thresholds = Gauge(
             "inspection_threshold",
             "Thresholds in force, on the raw score.",
@@ -131,11 +150,20 @@ class Metrics:
     def show_product(self, bundle: Bundle, provider: str) -> None:
         """Announce a bundle that serves; from now on its product may be a label value."""
         product = bundle.manifest.product
-        self.models.labels(product, bundle.version, bundle.digest, provider).set(1)
+        _announce(self.models, product, bundle.version, bundle.digest, provider)
         self.scores.add(product, score_buckets(bundle.card.scores))
         for decision in DECISIONS:
             self.inspections.labels(product, decision)
         self.softened.labels(product)
+
+    def show_shadow(self, product: str, bundle: Bundle | None) -> None:
+        """Announce the bundle that watches a product; None where there is none any more."""
+        if bundle is None:
+            _withdraw(self.shadow_models, product)
+            return
+        _announce(self.shadow_models, product, bundle.version, bundle.digest)
+        for outcome in SHADOW_OUTCOMES:
+            self.shadow_runs.labels(product, outcome)
 
     def show_recipe(self, product: str, recipe: Recipe, revision: int) -> None:
         self.thresholds.labels(product, "fail").set(recipe.fail_threshold)
@@ -153,6 +181,20 @@ class Metrics:
 
     def expose(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _announce(gauge: Gauge, product: str, *labels: str) -> None:
+    """Let a product's only series of a gauge be the one with these labels."""
+    gauge.labels(product, *labels).set(1)
+    _withdraw(gauge, product, but=labels)
+
+
+def _withdraw(gauge: Gauge, product: str, *, but: tuple[str, ...] | None = None) -> None:
+    for metric in gauge.collect():
+        for sample in metric.samples:
+            labels = tuple(sample.labels.values())
+            if labels[0] == product and labels[1:] != but:
+                gauge.remove(*labels)
 
 
 def score_buckets(scores: list[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The tables: what is remembered about inspections and recipes."""
+"""The tables: what is remembered about inspections, recipes and bundles."""
 
 from __future__ import annotations
 
@@ -137,3 +137,24 @@ class ProposalRow(Base):
     review_rate: Mapped[float | None]
     """As it was asked for; None: the usual one."""
     proposal: Mapped[dict[str, Any]]
+
+
+class BundleChoiceRow(Base):
+    """Which bundle of a product decides, or watches, from this moment on. Rows are only ever added."""
+
+    __tablename__ = "bundle_choices"
+    __table_args__ = (Index(None, "product", "role", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    product: Mapped[str] = mapped_column(String(64))
+    role: Mapped[str] = mapped_column(String(16))
+    """"active" or "shadow"."""
+    created_at: Mapped[datetime]
+    author: Mapped[str] = mapped_column(String(128))
+    reason: Mapped[str] = mapped_column(String(1000))
+    bundle_digest: Mapped[str | None] = mapped_column(String(64))
+    """None: from now on no bundle has this role."""
+    returns_to: Mapped[int | None]
+    """The choice that a roll-back returns to. Following it twice goes back two bundles, never to the one that was just
+    rolled back from.
+    """

@@ -140,10 +140,21 @@ def recipe_in_force(engine: Engine, bundle: Bundle) -> RecipeRevision:
     Raises:
         StoreUnavailable: The database does not answer.
     """
-    product = bundle.manifest.product
-    current = current_recipe(engine, product)
+    current = current_recipe(engine, bundle.manifest.product)
     if current is not None and current.bundle_digest == bundle.digest:
         return current
+    recipe, reason = fitting_recipe(engine, bundle)
+    return append_recipe(engine, bundle, recipe, author=SYSTEM_AUTHOR, reason=reason)
+
+
+def fitting_recipe(engine: Engine, bundle: Bundle) -> tuple[Recipe, str]:
+    """The recipe that a bundle would be served with, as `recipe_in_force` says, and why; nothing is put in force.
+
+    Raises:
+        StoreUnavailable: The database does not answer.
+    """
+    product = bundle.manifest.product
+    current = current_recipe(engine, product)
     try:
         with Session(engine) as session:
             of_product = select(RecipeRow).where(RecipeRow.product == product).order_by(RecipeRow.revision.desc())
@@ -160,7 +171,7 @@ def recipe_in_force(engine: Engine, bundle: Bundle) -> RecipeRevision:
         recipe, reason = _derive(current, chosen, bundle)
     if current is not None:
         recipe = current.recipe.moved_to(recipe)
-    return append_recipe(engine, bundle, recipe, author=SYSTEM_AUTHOR, reason=reason)
+    return recipe, reason
 
 
 def _derive(current: RecipeRevision | None, chosen: RecipeRevision | None, bundle: Bundle) -> tuple[Recipe, str]:

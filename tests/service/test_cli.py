@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from service.bundle import Bundle
 from service.cli import app
 from tests.bundles import part, write_tiny_bundle
 from tests.service.conftest import BAD, GOOD, Serve, encode
@@ -110,6 +112,38 @@ def test_bundles_are_verified(tmp_path: Path) -> None:
     good, bad = json.loads(result.stdout)
     assert (good["intact"], bad["intact"]) == (True, False)
     assert bad["problem"] == "parity-failure"
+
+
+def test_bundle_is_exported_and_imported(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    archive, models = tmp_path / "widget.zip", tmp_path / "models"
+    assert run("bundle", "export", tiny_bundle.path, "--output", archive).exit_code == 0
+    for words in ("is there now", "was there already"):
+        result = run("bundle", "import", archive, "--product", "widget", "--models", models)
+        assert result.exit_code == 0, result.output
+        assert words in result.output
+    assert Bundle.load(models / "widget" / tiny_bundle.version).digest == tiny_bundle.digest
+    for arguments in (
+        ("import", archive, "--product", "nut", "--models", models),
+        ("import", archive, "--product", "../nut", "--models", models),
+        ("import", tmp_path / "nothing.zip", "--product", "widget", "--models", models),
+        ("export", tmp_path),
+        ("export", tiny_bundle.path, "--output", tmp_path / "no" / "folder.zip"),
+    ):
+        assert run("bundle", *arguments).exit_code == 2, arguments
+    assert [path.name for path in models.iterdir()] == ["widget"]
+
+
+def test_chosen_bundle_judges_without_the_service(serve: Serve, pictures: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    older = write_tiny_bundle(models, scores=[10 + rank for rank in range(99)])
+    newer = write_tiny_bundle(models, created_at=datetime(2026, 2, 1, tzinfo=UTC))
+    assert inspect(models, tmp_path / "data", pictures).exit_code == 1, "the newest, where nobody chose"
+    with serve(models=models) as service:
+        decision = {"author": "a", "reason": "b"}
+        service.client.post(f"/v1/products/widget/bundles/{older.version}:activate", json=decision)
+    assert inspect(models, tmp_path / "data", pictures).exit_code == 0, "its card passes everything"
+    (product,) = json.loads(run("products", "--models", models, "--data", tmp_path / "data", "--json").stdout)
+    assert product["version"] == older.version != newer.version
 
 
 def test_doctor_finds_nothing_on_a_sound_machine(tiny_models: Path, tmp_path: Path) -> None:

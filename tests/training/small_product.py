@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, InputGeometry, ManifestDraft, ScoreRule, TrainingRecord, write_bundle
+from service.bundle import Bundle, InputGeometry, ManifestDraft, ScoreRule, TrainingRecord
+from service.bundle_writer import write_bundle
 from service.inspection.inspector import Measurer
 from service.inspection.session import GraphSession
 from tests.training.small_method import SmallMethod

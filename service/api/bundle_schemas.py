@@ -1,0 +1,68 @@
+"""What the API says and takes about models in operation, as JSON."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.api.schemas import Answer, Author, BundleFacts, BundleProblem, Sentence
+
+
+class BundleDecision(BaseModel):
+    """Who decides about a bundle, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    author: Author = Field(description="Who decides it.")
+    reason: Sentence = Field(description="Why.")
+
+
+class BundleRecord(Answer):
+    """A bundle of the model repository."""
+
+    product: str
+    version: str
+    state: Literal["active", "shadow", "available", "broken"] = Field(
+        description="`active` decides, `shadow` judges the same pictures and decides nothing; both are loaded. "
+        "`available` can be activated as far as is known; it is verified and tested when it is loaded. `broken` would "
+        "not be served."
+    )
+    loaded: bool
+    bundle: BundleFacts | None = Field(description="Null where its manifest cannot be read.")
+    bytes: int | None = Field(description="Size of all files.")
+    problem: BundleProblem | None = Field(description="Why it would not be served.")
+
+
+class BundleList(Answer):
+    """A product's bundles, newest first."""
+
+    items: list[BundleRecord]
+    active: str | None = Field(description="Version that decides.")
+    shadow: str | None = Field(description="Version that watches.")
+
+
+class ChoiceRecord(Answer):
+    """Who gave a bundle its role, when and why."""
+
+    product: str
+    role: Literal["active", "shadow"]
+    version: str | None = Field(description="Null: from then on no bundle had the role.")
+    bundle_digest: str | None
+    created_at: datetime
+    author: str = Field(description="`plumbline` where nobody had chosen and the service wrote down what it did.")
+    reason: str
+
+
+class ChoiceHistory(Answer):
+    """Choices, newest first; the first one is in force."""
+
+    items: list[ChoiceRecord]
+
+
+class Activation(ChoiceRecord):
+    """A bundle that serves now, and the recipe that came into force with it."""
+
+    provider: str
+    recipe_revision: int

@@ -1,0 +1,75 @@
+"""What the Python client can do with models in operation, in its sync and its async form."""
+
+from __future__ import annotations
+
+from service.api.bundle_schemas import Activation, BundleList, BundleRecord
+from service.client_calls import Call
+
+
+class BundleCalls:
+    """The part of `Client` that is about bundles."""
+
+    def _send(self, call: Call) -> bytes:
+        raise NotImplementedError
+
+    def bundles(self, product: str) -> BundleList:
+        """A product's bundles, newest first, and what they are doing."""
+        return BundleList.model_validate_json(self._send(_list(product)))
+
+    def upload_bundle(self, product: str, archive: bytes) -> BundleRecord:
+        """Put a bundle into the model repository; it decides nothing until it is activated.
+
+        Args:
+            product: Whose bundle.
+            archive: A zip file as `plumbline bundle export` writes it.
+        """
+        return BundleRecord.model_validate_json(self._send(_upload(product, archive)))
+
+    def activate_bundle(self, product: str, version: str, *, author: str, reason: str) -> Activation:
+        """Let a bundle decide; it serves when this returns.
+
+        Raises:
+            ServiceProblem: It would not be served, or somebody else changes bundles now. The old one stays.
+        """
+        return Activation.model_validate_json(self._send(_decide(product, f"/{version}:activate", author, reason)))
+
+    def roll_back_bundle(self, product: str, *, author: str, reason: str) -> Activation:
+        """Return to the bundle that was active before."""
+        return Activation.model_validate_json(self._send(_decide(product, ":rollback", author, reason)))
+
+
+class AsyncBundleCalls:
+    """The part of `AsyncClient` that is about bundles."""
+
+    async def _send(self, call: Call) -> bytes:
+        raise NotImplementedError
+
+    async def bundles(self, product: str) -> BundleList:
+        """As `Client.bundles`."""
+        return BundleList.model_validate_json(await self._send(_list(product)))
+
+    async def upload_bundle(self, product: str, archive: bytes) -> BundleRecord:
+        """As `Client.upload_bundle`."""
+        return BundleRecord.model_validate_json(await self._send(_upload(product, archive)))
+
+    async def activate_bundle(self, product: str, version: str, *, author: str, reason: str) -> Activation:
+        """As `Client.activate_bundle`."""
+        call = _decide(product, f"/{version}:activate", author, reason)
+        return Activation.model_validate_json(await self._send(call))
+
+    async def roll_back_bundle(self, product: str, *, author: str, reason: str) -> Activation:
+        """As `Client.roll_back_bundle`."""
+        return Activation.model_validate_json(await self._send(_decide(product, ":rollback", author, reason)))
+
+
+def _list(product: str) -> Call:
+    return Call("GET", f"/v1/products/{product}/bundles")
+
+
+def _upload(product: str, archive: bytes) -> Call:
+    headers = {"content-type": "application/zip"}
+    return Call("POST", f"/v1/products/{product}/bundles", content=archive, headers=headers)
+
+
+def _decide(product: str, what: str, author: str, reason: str) -> Call:
+    return Call("POST", f"/v1/products/{product}/bundles{what}", json={"author": author, "reason": reason})

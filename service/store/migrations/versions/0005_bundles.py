@@ -1,0 +1,31 @@
+"""Which bundle was chosen, by whom, when and why."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005_bundles"
+down_revision = "0004_area_and_filters"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "bundle_choices",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("product", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("author", sa.String(length=128), nullable=False),
+        sa.Column("reason", sa.String(length=1000), nullable=False),
+        sa.Column("bundle_digest", sa.String(length=64), nullable=True),
+        sa.Column("returns_to", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_bundle_choices"),
+    )
+    op.create_index("ix_bundle_choices_product_role_id", "bundle_choices", ["product", "role", "id"])
+
+
+def downgrade() -> None:
+    op.drop_table("bundle_choices")
