@@ -107,6 +107,7 @@ def _load(registry: Registry) -> None:
 def _close(
     registry: Registry, loader: threading.Thread, line: InspectionLine, proposer: Proposer, store: Store
 ) -> None:
+    line.shadow.close()
     registry.close()
     loader.join()
     line.close()

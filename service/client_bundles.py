@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.api.bundle_schemas import Activation, BundleList, BundleRecord
+from service.api.bundle_schemas import Activation, BundleList, BundleRecord, ChoiceRecord, ComparisonRecord
 from service.client_calls import Call
 
 
@@ -37,6 +37,20 @@ class BundleCalls:
         """Return to the bundle that was active before."""
         return Activation.model_validate_json(self._send(_decide(product, ":rollback", author, reason)))
 
+    def shadow_bundle(self, product: str, version: str, *, author: str, reason: str) -> ChoiceRecord:
+        """Let a bundle judge what the active one decided."""
+        return ChoiceRecord.model_validate_json(self._send(_decide(product, f"/{version}:shadow", author, reason)))
+
+    def stop_shadow(self, product: str, *, author: str, reason: str) -> ChoiceRecord:
+        """Let nobody watch any more."""
+        return ChoiceRecord.model_validate_json(self._send(_decide(product, ":stop-shadow", author, reason)))
+
+    def compare_bundles(
+        self, product: str, *, active: str | None = None, shadow: str | None = None, limit: int = 1000
+    ) -> ComparisonRecord:
+        """What two bundles said about the same pictures; by default the active one and the latest shadow."""
+        return ComparisonRecord.model_validate_json(self._send(_compare(product, active, shadow, limit)))
+
 
 class AsyncBundleCalls:
     """The part of `AsyncClient` that is about bundles."""
@@ -61,6 +75,21 @@ class AsyncBundleCalls:
         """As `Client.roll_back_bundle`."""
         return Activation.model_validate_json(await self._send(_decide(product, ":rollback", author, reason)))
 
+    async def shadow_bundle(self, product: str, version: str, *, author: str, reason: str) -> ChoiceRecord:
+        """As `Client.shadow_bundle`."""
+        call = _decide(product, f"/{version}:shadow", author, reason)
+        return ChoiceRecord.model_validate_json(await self._send(call))
+
+    async def stop_shadow(self, product: str, *, author: str, reason: str) -> ChoiceRecord:
+        """As `Client.stop_shadow`."""
+        return ChoiceRecord.model_validate_json(await self._send(_decide(product, ":stop-shadow", author, reason)))
+
+    async def compare_bundles(
+        self, product: str, *, active: str | None = None, shadow: str | None = None, limit: int = 1000
+    ) -> ComparisonRecord:
+        """As `Client.compare_bundles`."""
+        return ComparisonRecord.model_validate_json(await self._send(_compare(product, active, shadow, limit)))
+
 
 def _list(product: str) -> Call:
     return Call("GET", f"/v1/products/{product}/bundles")
@@ -73,3 +102,9 @@ def _upload(product: str, archive: bytes) -> Call:
 
 def _decide(product: str, what: str, author: str, reason: str) -> Call:
     return Call("POST", f"/v1/products/{product}/bundles{what}", json={"author": author, "reason": reason})
+
+
+def _compare(product: str, active: str | None, shadow: str | None, limit: int) -> Call:
+    params: dict[str, str | int] = {"limit": limit}
+    params |= {name: version for name, version in (("active", active), ("shadow", shadow)) if version}
+    return Call("GET", f"/v1/products/{product}/bundles:compare", params)

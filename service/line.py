@@ -23,6 +23,7 @@ import numpy as np
 
 from service.admission import Admission
 from service.bundle import Float32Map
+from service.bundles.shadow import ShadowRunner
 from service.errors import DeadlineExceeded, UnknownInspection
 from service.inspection import heatmap, imaging
 from service.inspection.area import BoolMask, judged_cells
@@ -84,6 +85,7 @@ class InspectionLine:
         self._drawings = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="drawing")
         self._cores = threading.BoundedSemaphore(cpu_quota())
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
+        self.shadow = ShadowRunner(registry, store, self.references, metrics)
         metrics.watch_queue(lambda: self.admission.depth, settings.queue_limit)
 
     async def inspect(
@@ -168,7 +170,9 @@ class InspectionLine:
     ) -> InspectionRow:
         # Leased: another bundle may be activated meanwhile, and this one stays until the verdict is out.
         with self.registry.lease(product) as active:
-            return self._judge(active, data, part, layout, arrived)
+            row = self._judge(active, data, part, layout, arrived)
+        self.shadow.offer(row)
+        return row
 
     def _judge(
         self, active: ActiveProduct, data: bytes, part: PartRecord, layout: RawLayout | None, arrived: float

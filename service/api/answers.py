@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
-from service.api.bundle_schemas import Activation, BundleRecord, ChoiceRecord
+from service.api.bundle_schemas import (
+    Activation,
+    BundleRecord,
+    ChoiceRecord,
+    ComparisonRecord,
+    Disagreement,
+    PairedTestRecord,
+)
 from service.api.schemas import (
     BundleFacts,
     BundleProblem,
@@ -24,6 +32,7 @@ from service.api.schemas import (
 )
 from service.bundle import Bundle, Manifest
 from service.bundles.changes import BundleVersion
+from service.bundles.comparison import Comparison
 from service.inspection.calibration import smallest_alpha
 from service.registry import ActiveProduct, BrokenBundle, Shadow
 from service.store.choices import BundleChoice
@@ -32,7 +41,6 @@ from service.store.recipes import RecipeRevision
 
 
 def inspection_answer(row: InspectionRow) -> Inspection:
-    address = f"/v1/inspections/{row.id}"
     return Inspection(
         id=row.id,
         product=row.product,
@@ -70,13 +78,18 @@ def inspection_answer(row: InspectionRow) -> Inspection:
         captured_at=row.captured_at,
         created_at=row.created_at,
         request_id=row.request_id,
-        links=Links(
-            self=address,
-            heatmap=f"{address}/heatmap",
-            map=f"{address}/map",
-            image=f"{address}/image",
-            product=f"/v1/products/{row.product}",
-        ),
+        links=links_of(row.id, row.product),
+    )
+
+
+def links_of(inspection_id: str, product: str) -> Links:
+    address = f"/v1/inspections/{inspection_id}"
+    return Links(
+        self=address,
+        heatmap=f"{address}/heatmap",
+        map=f"{address}/map",
+        image=f"{address}/image",
+        product=f"/v1/products/{product}",
     )
 
 
@@ -159,6 +172,23 @@ def _choice_fields(choice: BundleChoice) -> dict[str, Any]:
         "author": choice.author,
         "reason": choice.reason,
     }
+
+
+def comparison_answer(product: str, comparison: Comparison) -> ComparisonRecord:
+    return ComparisonRecord(
+        product=product,
+        active=comparison.active,
+        shadow=comparison.shadow,
+        pairs=comparison.pairs,
+        agreement={mine: dict(others) for mine, others in comparison.agreement.items()},
+        rejects=PairedTestRecord(**asdict(comparison.rejects)),
+        p_values=PairedTestRecord(**asdict(comparison.p_values)),
+        examples=[
+            Disagreement(**asdict(example), links=links_of(example.inspection_id, product))
+            for example in comparison.examples
+        ],
+        summary=comparison.summary,
+    )
 
 
 def product_answer(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schemas import Answer, Author, BundleFacts, BundleProblem, Sentence
+from service.api.schemas import Answer, Author, BundleFacts, BundleProblem, Links, Sentence
 
 
 class BundleDecision(BaseModel):
@@ -66,3 +66,42 @@ class Activation(ChoiceRecord):
 
     provider: str
     recipe_revision: int
+
+
+class PairedTestRecord(Answer):
+    """An exact two-sided test of paired differences."""
+
+    active_only: int
+    shadow_only: int
+    p_value: float = Field(description="Chance of a difference at least as uneven, if both were equally likely.")
+
+
+class Disagreement(Answer):
+    """A picture that got different decisions."""
+
+    inspection_id: str
+    active_decision: str
+    shadow_decision: str
+    active_score: float
+    shadow_score: float
+    active_p_value: float
+    shadow_p_value: float
+    links: Links
+
+
+class ComparisonRecord(Answer):
+    """What two bundles said about the same pictures."""
+
+    product: str
+    active: str = Field(description="Version that decided.")
+    shadow: str = Field(description="Version that watched.")
+    pairs: int = Field(description="Pictures that both judged.")
+    agreement: dict[str, dict[str, int]] = Field(
+        description="How often each pair of decisions came, by the active bundle's and then the shadow's."
+    )
+    rejects: PairedTestRecord = Field(description="McNemar's exact test: does one reject more often than the other?")
+    p_values: PairedTestRecord = Field(
+        description="Sign test: does one find the parts more unusual, by its own calibration, than the other?"
+    )
+    examples: list[Disagreement] = Field(description="Newest first, twenty at most. Look at them.")
+    summary: str = Field(description="All that in plain language.")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.api.answers import activation_answer, bundle_answer, choice_answer
+from service.api.answers import activation_answer, bundle_answer, choice_answer, comparison_answer
 from service.api.bodies import receive_file
 from service.api.bundle_schemas import (
     Activation,
@@ -17,12 +17,14 @@ from service.api.bundle_schemas import (
     BundleRecord,
     ChoiceHistory,
     ChoiceRecord,
+    ComparisonRecord,
 )
 from service.api.deps import BundlesDep, LineDep, ProductPath, VersionPath
 from service.api.errors import RequestTimeout
 from service.api.problems import problem_responses
 from service.bundle import PRODUCT_NAME
 from service.bundles.archive import MEDIA_TYPE, open_spool
+from service.bundles.comparison import compare
 from service.bundles.errors import (
     BundleArchiveInvalid,
     BundleTooLarge,
@@ -41,12 +43,14 @@ from service.errors import (
     ExternalData,
     InvalidRequest,
     ParityFailure,
+    ProductNotReady,
     ProviderUnavailable,
     ShuttingDown,
     UnknownProduct,
     UnsupportedMediaType,
 )
 from service.store.errors import StoreUnavailable
+from service.store.shadows import judged_twice
 
 router = APIRouter(prefix="/v1/products/{product}", tags=["bundles"])
 
@@ -234,3 +238,30 @@ def list_choices(
         raise UnknownProduct(product, line.registry.known)
     history = line.registry.choices.history(product, role, limit=limit)
     return ChoiceHistory(items=[choice_answer(choice) for choice in history])
+
+
+@router.get(
+    "/bundles:compare",
+    operation_id="compare_bundles",
+    summary="Compare the active bundle with its shadow",
+    responses=problem_responses(UnknownProduct, ShadowRefused, InvalidRequest, ProductNotReady, StoreUnavailable),
+)
+def compare_bundles(
+    product: ProductPath,
+    line: LineDep,
+    active: Annotated[str | None, Query(max_length=12, description="Version that decided; the present one.")] = None,
+    shadow: Annotated[str | None, Query(max_length=12, description="Version that watched; the latest one.")] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Newest pictures to look at.")] = 1000,
+) -> ComparisonRecord:
+    """What two bundles said about the same pictures: how often they agree, whether one rejects more than chance would
+    explain, and the pictures to look at. The tests are exact; neither says which of the two is right.
+    """
+    if product not in line.registry.known:
+        raise UnknownProduct(product, line.registry.known)
+    active = active or line.registry.get(product).bundle.version
+    if shadow is None:
+        shadow = line.registry.choices.latest_version(product, "shadow")
+        if shadow is None:
+            raise ShadowRefused(product, f"{product!r} never had a shadow to compare with.")
+    judged = judged_twice(line.store.engine, product, active, shadow, limit)
+    return comparison_answer(product, compare(active, shadow, judged))

@@ -98,7 +98,7 @@ class Thresholds(Answer):
 DecisionName = Literal["pass", "review", "fail"]
 
 
-class FilterEffect(_Answer):
+class FilterEffect(Answer):
     """What the recipe's region filters did."""
 
     changed_verdict: bool = Field(description="Whether the verdict is milder than the score alone says.")

@@ -54,11 +54,12 @@ def run_in_background(work: Callable[[], AnswerT]) -> AnswerT:
     """Do something on a thread that gives way to all others, and wait for it. Threads that the work starts and leaves
     behind, such as those of a graph's session, inherit that.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="background", initializer=_give_way) as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="background", initializer=give_way) as pool:
         return pool.submit(work).result()
 
 
-def _give_way() -> None:
+def give_way() -> None:
+    """Let every other thread have the processor before this one, from now on."""
     # Linux counts niceness by thread; elsewhere this would slow the whole process down.
     if sys.platform == "linux":
         with contextlib.suppress(OSError):

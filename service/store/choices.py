@@ -66,6 +66,10 @@ class BundleChoices:
         with self._session() as session:
             return [_choice(row) for row in session.scalars(query)]
 
+    def latest_version(self, product: str, role: Role) -> str | None:
+        """The version that has the role, or had it last; None where none ever did."""
+        return next((choice.version for choice in self.history(product, role, limit=2) if choice.version), None)
+
     def lineage(self, product: str, *, limit: int = 3) -> Sequence[BundleChoice]:
         """The active bundle's choice, the one that a roll-back returns to, and so on."""
         choice = self.current(product, "active")

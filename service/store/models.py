@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Dialect, Index, MetaData, String, TypeDecorator, UniqueConstraint
+from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, TypeDecorator, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 
@@ -35,6 +35,7 @@ class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
             "uq": "uq_%(table_name)s_%(column_0_N_name)s",
             "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
         }
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
@@ -158,3 +159,23 @@ class BundleChoiceRow(Base):
     """The choice that a roll-back returns to. Following it twice goes back two bundles, never to the one that was just
     rolled back from.
     """
+
+
+class ShadowRow(Base):
+    """What a shadow said about the picture of an inspection. It goes when the inspection's record goes."""
+
+    __tablename__ = "shadow_verdicts"
+    __table_args__ = (Index(None, "bundle_version", "inspection_id"),)
+
+    inspection_id: Mapped[str] = mapped_column(
+        String(36), ForeignKey("inspections.id", ondelete="CASCADE"), primary_key=True
+    )
+    bundle_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    bundle_version: Mapped[str] = mapped_column(String(12))
+    decision: Mapped[str] = mapped_column(String(16))
+    score: Mapped[float]
+    p_value: Mapped[float]
+    fail_threshold: Mapped[float]
+    review_threshold: Mapped[float]
+    provider: Mapped[str] = mapped_column(String(16))
+    infer_ms: Mapped[float]

@@ -251,7 +251,7 @@ def test_picture_in_work_is_finished_by_the_bundle_that_began_it(
             assert serving(service) == old.version, "the next one serves already"
             picture = active.inspector.read(BAD)
             result = active.inspector.submit(picture).result(10)
-            judged = active.inspector.finish(picture, result, active.recipe.recipe.thresholds)
+            judged = active.inspector.finish(picture, result, active.recipe.recipe.criteria)
             assert judged.decision == "fail"
             assert active.bundle.version == new.version
             assert swapping.is_alive(), "waits for the last picture"

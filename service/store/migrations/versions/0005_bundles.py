@@ -1,4 +1,4 @@
-"""Which bundle was chosen, by whom, when and why."""
+"""Which bundle was chosen, by whom, when and why; what a shadow said."""
 
 from __future__ import annotations
 
@@ -25,7 +25,28 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_bundle_choices"),
     )
     op.create_index("ix_bundle_choices_product_role_id", "bundle_choices", ["product", "role", "id"])
+    op.create_table(
+        "shadow_verdicts",
+        sa.Column("inspection_id", sa.String(length=36), nullable=False),
+        sa.Column("bundle_digest", sa.String(length=64), nullable=False),
+        sa.Column("bundle_version", sa.String(length=12), nullable=False),
+        sa.Column("decision", sa.String(length=16), nullable=False),
+        sa.Column("score", sa.Double(), nullable=False),
+        sa.Column("p_value", sa.Double(), nullable=False),
+        sa.Column("fail_threshold", sa.Double(), nullable=False),
+        sa.Column("review_threshold", sa.Double(), nullable=False),
+        sa.Column("provider", sa.String(length=16), nullable=False),
+        sa.Column("infer_ms", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("inspection_id", "bundle_digest", name="pk_shadow_verdicts"),
+        sa.ForeignKeyConstraint(
+            ["inspection_id"], ["inspections.id"], name="fk_shadow_verdicts_inspection_id", ondelete="CASCADE"
+        ),
+    )
+    op.create_index(
+        "ix_shadow_verdicts_bundle_version_inspection_id", "shadow_verdicts", ["bundle_version", "inspection_id"]
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("shadow_verdicts")
     op.drop_table("bundle_choices")
