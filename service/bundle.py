@@ -145,6 +145,25 @@ class CalibrationGroup(_Record):
     count: int = Field(ge=1)
 
 
+class MeasureRange(_Record):
+    """Smallest, median and largest value of a measure over the held-out good images."""
+
+    low: float
+    median: float
+    high: float
+
+
+class QualityStatistics(_Record):
+    """What the held-out good images look like, measure by measure; see `service.inspection.quality.Quality`."""
+
+    images: int = Field(ge=1)
+    brightness: MeasureRange
+    dark_share: MeasureRange
+    bright_share: MeasureRange
+    sharpness: MeasureRange
+    contrast: MeasureRange
+
+
 class CalibrationCard(_Record):
     """What the held-out good images scored, through the very code that serves.
 
@@ -157,6 +176,7 @@ class CalibrationCard(_Record):
             before it was kept.
         map_median: Median of all patch values of these images' maps: 0 on the heatmap's scale.
         map_q99: Their 99 % quantile.
+        quality: What these images look like; None in cards that were made before this was measured.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -167,6 +187,7 @@ class CalibrationCard(_Record):
     group_of_score: list[Annotated[int, Field(ge=0)]] | None = None
     map_median: float
     map_q99: float
+    quality: QualityStatistics | None = None
 
     @model_validator(mode="after")
     def _know_the_groups(self) -> Self:

@@ -33,7 +33,10 @@ app.add_typer(bundle_app, name="bundle")
 OUT = Console()
 ERR = Console(stderr=True)
 USAGE = 2
-_COLOURS = {"pass": "green", "review": "yellow", "fail": "red", "ok": "green", "warning": "yellow", "problem": "red"}
+_COLOURS = {
+    "pass": "green", "review": "yellow", "fail": "red", "invalid": "magenta",
+    "ok": "green", "warning": "yellow", "problem": "red",
+}  # fmt: skip
 
 Models = Annotated[Path | None, typer.Option(help="Model repository.", envvar=f"{PREFIX}MODELS")]
 Data = Annotated[Path | None, typer.Option(help="Data folder.", envvar=f"{PREFIX}DATA")]
@@ -165,9 +168,9 @@ def inspect(
             results.append(result)
             word = result.decision or "error"
             colour = _COLOURS.get(word, "magenta")
-            about = result.error or f"score {result.score:.4g}  p {result.p_value:.3g}"
+            about = result.error or result.reasons or f"score {result.score:.4g}  p {result.p_value:.3g}"
             OUT.print(
-                f"[{colour}]{word:6}[/] {escape(str(result.file))}  {escape(about)}", highlight=False, soft_wrap=True
+                f"[{colour}]{word:7}[/] {escape(str(result.file))}  {escape(about)}", highlight=False, soft_wrap=True
             )
     inspector.close()
     if output is not None:

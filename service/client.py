@@ -52,7 +52,7 @@ from service.client_calls import CameraBuffer as CameraBuffer  # part of the cli
 from service.proposal import Proposal
 
 Float32Map = npt.NDArray[np.float32]
-DecisionName = Literal["pass", "review", "fail"]
+DecisionName = Literal["pass", "review", "fail", "invalid"]
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 5
 _UNSTATED_PAUSE_S = 1.0

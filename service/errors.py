@@ -79,6 +79,19 @@ class ArtefactGone(PlumblineError):
         )
 
 
+class NotJudged(PlumblineError):
+    slug = "not-judged"
+    title = "Picture was not judged"
+    status = 409
+
+    def __init__(self, inspection_id: str) -> None:
+        super().__init__(
+            f"The picture of inspection {inspection_id} was not worth a verdict (decision `invalid`), so there is no "
+            "anomaly map of it. The inspection's `invalid_reasons` say why.",
+            inspection_id=inspection_id,
+        )
+
+
 # --- the picture or the request is not usable ----------------------------------------------------------------
 
 

@@ -17,7 +17,9 @@ from sqlalchemy.engine import make_url
 from service.bundle import Bundle, bundle_folders
 from service.errors import PlumblineError
 from service.inspection import heatmap, imaging
+from service.inspection.decision import Decision
 from service.inspection.inspector import Inspector
+from service.inspection.quality import find_objections
 from service.inspection.threads import cpu_quota
 from service.recipe import Recipe
 from service.settings import Settings
@@ -31,7 +33,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file; `error` says why there is no verdict."""
+    """What became of one file; `reasons` says why it is invalid, `error` why it could not be read or judged."""
 
     file: Path
     decision: str | None = None
@@ -43,6 +45,7 @@ class FileResult:
     sha256: str | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)
     heatmap: Path | None = None
+    reasons: str | None = None
     error: str | None = None
 
 
@@ -141,7 +144,17 @@ def _inspect(
     try:
         data = file.read_bytes()
         rules = recipe.pixels.rules(None)
-        judged = inspector.inspect(data, recipe.criteria, reference, rules)
+        picture = inspector.read(data, rules)
+        limits = recipe.quality.combine(inspector.quality_limits, recipe.pixels)
+        if objections := find_objections(picture.quality, picture.image_wh, limits):
+            return FileResult(
+                file,
+                decision=Decision.INVALID.value,
+                sha256=picture.sha256,
+                reasons=" ".join(objection.detail for objection in objections),
+            )
+        result = inspector.submit(picture).result()
+        judged = inspector.finish(picture, result, recipe.criteria, reference)
         saved = None
         if heatmaps is not None:
             scale = inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)

@@ -13,6 +13,7 @@ import contextlib
 import io
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -24,13 +25,16 @@ import numpy as np
 from service.admission import Admission
 from service.bundle import Float32Map
 from service.bundles.shadow import ShadowRunner
-from service.errors import DeadlineExceeded, UnknownInspection
+from service.errors import DeadlineExceeded, NotJudged, UnknownInspection
+from service.guard import QualityGuard
 from service.inspection import heatmap, imaging
 from service.inspection.area import BoolMask, judged_cells
+from service.inspection.decision import Decision
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
-from service.inspection.inspector import Inspection
+from service.inspection.inspector import Inspection, Picture
 from service.inspection.pixel_formats import PixelRules, RawLayout
+from service.inspection.quality import Objection
 from service.inspection.regions import Region
 from service.inspection.threads import cpu_quota
 from service.monitoring.metrics import Metrics
@@ -86,6 +90,7 @@ class InspectionLine:
         self._cores = threading.BoundedSemaphore(cpu_quota())
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
         self.shadow = ShadowRunner(registry, store, self.references, metrics)
+        self._guard = QualityGuard()
         metrics.watch_queue(lambda: self.admission.depth, settings.queue_limit)
 
     async def inspect(
@@ -155,8 +160,11 @@ class InspectionLine:
         """The anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
 
         Raises:
+            NotJudged: The picture was invalid, so there never was a map.
             ArtefactGone: It is not on disk any more.
         """
+        if row.objections:
+            raise NotJudged(row.id)
         return await asyncio.wrap_future(self._disk.submit(self.store.files.read_map, UUID(row.id)))
 
     def close(self) -> None:
@@ -171,7 +179,8 @@ class InspectionLine:
         # Leased: another bundle may be activated meanwhile, and this one stays until the verdict is out.
         with self.registry.lease(product) as active:
             row = self._judge(active, data, part, layout, arrived)
-        self.shadow.offer(row)
+        if row.score is not None:  # what was not worth a verdict is not worth two
+            self.shadow.offer(row)
         return row
 
     def _judge(
@@ -185,6 +194,9 @@ class InspectionLine:
                 raise DeadlineExceeded(self.settings.queue_deadline_s, 1.0)
             picture = inspector.read(data, rules)
         reference = self.references.scores(active.bundle, active.recipe.recipe)
+        if objections := self._guard.objections(active, picture, part.station):
+            row = to_invalid_row(inspection_id, active, picture, objections, reference, data, part)
+            return self._store_invalid(row, data)
         # The picture goes to disk while the graph looks at it.
         image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
         anomaly_map: WrittenFile | None = None
@@ -192,7 +204,7 @@ class InspectionLine:
             result = inspector.submit(picture).result()
             with self._cores:
                 judged = inspector.finish(picture, result, active.recipe.recipe.criteria, reference)
-            row = to_row(inspection_id, active, judged, len(reference), len(data), part)
+            row = to_row(inspection_id, active, judged, reference, data, part)
             stored_from = time.perf_counter()
             anomaly_map = self.store.files.write_map(inspection_id, judged.anomaly_map)
             # Both files are whole and the image is on the disk before the row is committed. The map can be computed
@@ -207,13 +219,26 @@ class InspectionLine:
             raise
         self._commit(row, picture.media_type)
         timings = {**judged.timings, "store": time.perf_counter() - stored_from}
-        self.metrics.count_inspection(row.product, row.decision, row.score, timings, row.batch_size)
+        self.metrics.count_inspection(row.product, row.decision, judged.score, timings, row.batch_size)
         if judged.decision is not judged.by_score:
             self.metrics.softened.labels(row.product).inc()
         return row
 
+    def _store_invalid(self, row: InspectionRow, data: bytes) -> InspectionRow:
+        """Remember a picture that was not worth a verdict: it shows whether lamp, lens or grabber is at fault."""
+        stored_from = time.perf_counter()
+        self._write_image(UUID(row.id), row.image_media_type, data)
+        self._commit(row, row.image_media_type)
+        timings = {stage: value / 1000 for stage, value in row.timings_ms.items()}
+        timings["store"] = time.perf_counter() - stored_from
+        reasons = {objection["reason"] for objection in row.objections or []}
+        self.metrics.count_invalid(row.product, reasons, timings)
+        return row
+
     def _draw(self, row: InspectionRow, media_type: str) -> bytes:
         rgb = self._decode(row)
+        if row.objections:  # no graph ever looked at it, so nothing lies over it
+            return heatmap.encode(rgb, media_type, self.settings.heatmap_quality)
         anomaly_map = np.load(io.BytesIO(self.store.files.read_map(UUID(row.id))), allow_pickle=False)
         scale = HeatmapScale(row.heatmap_low, row.heatmap_high)
         regions = [to_region(region) for region in row.regions]
@@ -260,47 +285,88 @@ def to_row(
     inspection_id: UUID,
     active: ActiveProduct,
     judged: Inspection,
-    reference_images: int,
-    image_bytes: int,
+    reference: Sequence[float],
+    data: bytes,
     part: PartRecord,
 ) -> InspectionRow:
     """What is remembered of an inspection: everything that showing and replaying it needs."""
-    bundle, recipe = active.bundle, active.recipe.recipe
-    scale = active.inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)
     return InspectionRow(
-        id=str(inspection_id),
-        created_at=created_at(inspection_id),
-        product=bundle.manifest.product,
         decision=judged.decision.value,
         score=judged.score,
         p_value=judged.p_value,
-        fail_threshold=judged.thresholds.fail,
-        review_threshold=judged.thresholds.review,
-        target_false_reject_rate=recipe.target_false_reject_rate,
-        certified=recipe.certified,
-        calibration_count=reference_images,
-        proposal_id=recipe.proposal_id,
-        heatmap_low=scale.low,
-        heatmap_high=scale.high,
         regions=[asdict(region) for region in judged.regions],
-        bundle_digest=bundle.digest,
-        bundle_version=bundle.version,
-        method=bundle.manifest.method,
-        provider=active.inspector.provider,
-        recipe_revision=active.recipe.revision,
-        image_media_type=judged.picture.media_type,
-        image_width=judged.picture.image_wh[0],
-        image_height=judged.picture.image_wh[1],
-        image_bytes=image_bytes,
-        image_sha256=judged.picture.sha256,
-        image_pixels=judged.picture.rules.to_stored(),
-        timings_ms={stage: round(seconds * 1000, 3) for stage, seconds in judged.timings.items()},
+        timings_ms=_milliseconds(judged.timings),
         batch_size=judged.batch_size,
         by_score=judged.by_score.value if judged.dropped else None,
         dropped_regions=dict(judged.dropped) or None,
         judged_share=judged.judged_share if judged.judged_share < 1 else None,
-        **asdict(part),
+        **_facts(inspection_id, active, judged.picture, reference, data, part),
     )
+
+
+def to_invalid_row(
+    inspection_id: UUID,
+    active: ActiveProduct,
+    picture: Picture,
+    objections: Sequence[Objection],
+    reference: Sequence[float],
+    data: bytes,
+    part: PartRecord,
+) -> InspectionRow:
+    """What is remembered of a picture that was not worth a verdict."""
+    return InspectionRow(
+        decision=Decision.INVALID.value,
+        score=None,
+        p_value=None,
+        regions=[],
+        timings_ms=_milliseconds(picture.timings),
+        batch_size=0,
+        objections=[objection.to_stored() for objection in objections],
+        **_facts(inspection_id, active, picture, reference, data, part),
+    )
+
+
+def _facts(
+    inspection_id: UUID,
+    active: ActiveProduct,
+    picture: Picture,
+    reference: Sequence[float],
+    data: bytes,
+    part: PartRecord,
+) -> dict[str, Any]:
+    """What is remembered whatever came out: what was inspected, with what, by which rules."""
+    bundle, recipe = active.bundle, active.recipe.recipe
+    scale = active.inspector.heatmap_scale(recipe.thresholds, recipe.heatmap.low, recipe.heatmap.high)
+    return {
+        "id": str(inspection_id),
+        "created_at": created_at(inspection_id),
+        "product": bundle.manifest.product,
+        "fail_threshold": recipe.fail_threshold,
+        "review_threshold": recipe.review_threshold,
+        "target_false_reject_rate": recipe.target_false_reject_rate,
+        "certified": recipe.certified,
+        "calibration_count": len(reference),
+        "proposal_id": recipe.proposal_id,
+        "heatmap_low": scale.low,
+        "heatmap_high": scale.high,
+        "bundle_digest": bundle.digest,
+        "bundle_version": bundle.version,
+        "method": bundle.manifest.method,
+        "provider": active.inspector.provider,
+        "recipe_revision": active.recipe.revision,
+        "image_media_type": picture.media_type,
+        "image_width": picture.image_wh[0],
+        "image_height": picture.image_wh[1],
+        "image_bytes": len(data),
+        "image_sha256": picture.sha256,
+        "image_pixels": picture.rules.to_stored(),
+        "quality": asdict(picture.quality),
+        **asdict(part),
+    }
+
+
+def _milliseconds(timings: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(seconds * 1000, 3) for stage, seconds in timings.items()}
 
 
 def to_region(stored: dict[str, Any]) -> Region:

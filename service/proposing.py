@@ -18,7 +18,7 @@ from uuid import UUID
 
 import numpy as np
 
-from service.errors import InvalidRequest, ProposalsBusy
+from service.errors import InvalidRequest, NotJudged, ProposalsBusy
 from service.inspection.pixel_formats import PixelRules
 from service.inspection.scoring import image_score
 from service.proposal import GoodImages, Proposal, Wish, derive
@@ -146,6 +146,8 @@ class Proposer:
 
         It is the stored one where this bundle gave it, else what this bundle says about the stored image.
         """
+        if row.score is None:
+            raise NotJudged(row.id)
         files, inspection_id = self.store.files, UUID(row.id)
         if row.bundle_digest == active.bundle.digest:
             if row.judged_share is None:

@@ -7,6 +7,7 @@ uses these classes too, so nothing heavy is imported here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -15,6 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from service.errors import InvalidRequest, PixelMismatch, UnknownPixelFormat
 from service.inspection.pixel_formats import PIXEL_FORMATS, PixelRules, RawLayout
+from service.inspection.quality import InvalidReason
+from service.inspection.quality import QualityLimits as Limits
 
 MAX_COORDINATE_PX = 65_535
 
@@ -194,6 +197,58 @@ class PixelSetting(Part):
         return PixelRules(layout, self.depth, self.black_level or 0, self.white_level)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+GrayLevel = Annotated[float, Field(ge=0, le=255)]
+
+
+class QualityLimits(Part):
+    """When a picture is not worth a verdict. null: the limit that the bundle's calibration images give."""
+
+    min_brightness: GrayLevel | None = Field(default=None, description="Mean gray level; darker is under-exposed.")
+    max_brightness: GrayLevel | None = Field(default=None, description="Mean gray level; brighter is over-exposed.")
+    max_dark_share: Share | None = Field(default=None, description="Share of black pixels; more is under-exposed.")
+    max_bright_share: Share | None = Field(default=None, description="Share of saturated pixels; more is over-exposed.")
+    min_sharpness: float | None = Field(
+        default=None, ge=0, description="Variance of the Laplacian at the network's size; less is blurred."
+    )
+    min_contrast: float | None = Field(
+        default=None, ge=0, description="Standard deviation of the gray levels; less is an empty frame."
+    )
+    frozen_after: int | None = Field(
+        default=None,
+        ge=2,
+        le=1_000_000,
+        description="This many pictures in a row that are equal byte by byte, from one station, are a frozen camera; "
+        "null: not checked.",
+    )
+    off: list[InvalidReason] = Field(default=[], description="Checks that are switched off.")
+
+    def combine(self, bundle: Limits, pixels: PixelSetting) -> Limits:
+        """The limits in force: what is set here, for the rest what the bundle gives, less what is switched off.
+
+        Args:
+            bundle: Limits from the calibration images.
+            pixels: Declares the expected size.
+        """
+        own = {name: getattr(self, name) for name in _MEASURED}
+        limits = replace(bundle, **{name: value for name, value in own.items() if value is not None})
+        limits = replace(limits, width=pixels.width, height=pixels.height)
+        return replace(limits, **{name: None for reason in self.off for name in _LIMITS_OF[reason]})
+
+
+_LIMITS_OF: Mapping[InvalidReason, tuple[str, ...]] = {
+    InvalidReason.UNDER_EXPOSED: ("min_brightness", "max_dark_share"),
+    InvalidReason.OVER_EXPOSED: ("max_brightness", "max_bright_share"),
+    InvalidReason.BLURRED: ("min_sharpness",),
+    InvalidReason.EMPTY_FRAME: ("min_contrast",),
+    InvalidReason.FROZEN_FRAME: (),
+    InvalidReason.WRONG_SIZE: ("width", "height"),
+}
+_MEASURED = (
+    "min_brightness", "max_brightness", "max_dark_share", "max_bright_share", "min_sharpness", "min_contrast",
+)  # fmt: skip
+
+
 class RecipeParts(Part):
     """Everything in a recipe that is not a threshold."""
 
@@ -204,11 +259,17 @@ class RecipeParts(Part):
     regions: RegionSetting = Field(default=RegionSetting(), description="Which regions count.")
     heatmap: HeatmapSetting = Field(default=HeatmapSetting(), description="The heatmap's scale.")
     pixels: PixelSetting = Field(default=PixelSetting(), description="What the camera sends.")
+    quality: QualityLimits = Field(default=QualityLimits(), description="When a picture is not worth a verdict.")
 
 
 def levels(parts: RecipeParts) -> dict[str, Any]:
-    """The values that are levels on one bundle's scale of scores and maps, and mean nothing on another's."""
-    return {"heatmap": parts.heatmap.model_dump(), "regions": {"min_peak": parts.regions.min_peak}}
+    """The values that are levels on one bundle's scale of scores, maps or prepared pictures, and mean nothing on
+    another's."""
+    return {
+        "heatmap": parts.heatmap.model_dump(),
+        "regions": {"min_peak": parts.regions.min_peak},
+        "quality": {"min_sharpness": parts.quality.min_sharpness},
+    }
 
 
 def merge(current: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

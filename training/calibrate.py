@@ -10,6 +10,8 @@ import numpy as np
 from service.bundle import CalibrationCard, CalibrationGroup, GroupedBy
 from service.errors import BodyTooLarge, CorruptImage, NotAnImage, TooManyPixels
 from service.inspection.inspector import Measurement, Measurer
+from service.inspection.measures import summarise
+from service.inspection.quality import Quality
 from training.errors import UnreadableImage
 
 
@@ -34,8 +36,12 @@ def calibrate(
     """
     scores: list[float] = []
     maps = []
+    qualities: list[Quality] = []
     for done, path in enumerate(held_out, 1):
-        measurement = measure_file(measurer, path)
+        with named_failures(path):
+            picture = measurer.read(path.read_bytes())
+        measurement = measurer.score(picture, measurer.submit(picture).result())
+        qualities.append(picture.quality)
         scores.append(measurement.score)
         maps.append(measurement.anomaly_map.ravel())
         if progress is not None:
@@ -52,6 +58,7 @@ def calibrate(
         group_of_score=[place for _, place in ranked],
         map_median=float(median),
         map_q99=float(q99),
+        quality=summarise(qualities),
     )
 
 

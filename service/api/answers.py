@@ -23,8 +23,10 @@ from service.api.schemas import (
     ImageFacts,
     ImagePixels,
     Inspection,
+    InvalidFact,
     Links,
     Product,
+    QualityFacts,
     RecipeRecord,
     RecipeValues,
     Region,
@@ -70,6 +72,8 @@ def inspection_answer(row: InspectionRow) -> Inspection:
             sha256=row.image_sha256,
             pixels=None if row.image_pixels is None else ImagePixels.model_validate(row.image_pixels),
         ),
+        invalid_reasons=[InvalidFact.model_validate(item) for item in row.objections or []],
+        quality=None if row.quality is None else QualityFacts.model_validate(row.quality),
         timings_ms=row.timings_ms,
         batch_size=row.batch_size,
         part_id=row.part_id,
@@ -78,16 +82,16 @@ def inspection_answer(row: InspectionRow) -> Inspection:
         captured_at=row.captured_at,
         created_at=row.created_at,
         request_id=row.request_id,
-        links=links_of(row.id, row.product),
+        links=links_of(row.id, row.product, has_map=not row.objections),
     )
 
 
-def links_of(inspection_id: str, product: str) -> Links:
+def links_of(inspection_id: str, product: str, *, has_map: bool = True) -> Links:
     address = f"/v1/inspections/{inspection_id}"
     return Links(
         self=address,
         heatmap=f"{address}/heatmap",
-        map=f"{address}/map",
+        map=f"{address}/map" if has_map else None,
         image=f"{address}/image",
         product=f"/v1/products/{product}",
     )

@@ -26,6 +26,7 @@ from service.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NotAnImage,
+    NotJudged,
     PixelMismatch,
     ProductNotReady,
     QueueFull,
@@ -56,10 +57,11 @@ _VERDICT_HEADERS = {
     for name, text, kind in (
         ("X-Plumbline-Id", "Id of the inspection.", "string"),
         ("X-Plumbline-Product", "The product.", "string"),
-        ("X-Plumbline-Decision", "pass, review or fail.", "string"),
+        ("X-Plumbline-Decision", "pass, review, fail or invalid.", "string"),
         ("X-Plumbline-Decision-By-Score", "The decision without region filters.", "string"),
-        ("X-Plumbline-Score", "Raw image score.", "number"),
-        ("X-Plumbline-P-Value", "How usual the score is among good parts.", "number"),
+        ("X-Plumbline-Score", "Raw image score; absent where the picture is invalid.", "number"),
+        ("X-Plumbline-P-Value", "How usual the score is among good parts; absent likewise.", "number"),
+        ("X-Plumbline-Invalid-Reasons", "Where the picture is invalid: the reasons, comma-separated.", "string"),
         ("X-Plumbline-Fail-Threshold", "A part fails strictly above.", "number"),
         ("X-Plumbline-Review-Threshold", "A part needs review strictly above.", "number"),
         ("X-Plumbline-Bundle", "Digest of the bundle.", "string"),
@@ -144,7 +146,9 @@ async def inspect(
     buffer: Annotated[BufferHeaders, Header()],
     line: LineDep,
 ) -> Response:
-    """Judge one picture: pass, review or fail. The verdict is stored before it is answered.
+    """Judge one picture: pass, review or fail; or invalid, where the picture is too dark, too bright, blurred, empty,
+    of the wrong size or the same as those before it, and so not worth a verdict. The answer is stored before it is
+    given.
 
     The picture is the request's body, or the field `image` of a form, where the other fields may say the
     same as the query parameters (and win over them). It is an encoded picture, or, where one of the headers
@@ -181,7 +185,7 @@ async def inspect(
 def list_stored(
     line: LineDep,
     product: Annotated[Label | None, Query(description="Only of this product.")] = None,
-    decision: Annotated[Literal["pass", "review", "fail"] | None, Query(description="Only these.")] = None,
+    decision: Annotated[Literal["pass", "review", "fail", "invalid"] | None, Query(description="Only these.")] = None,
     part_id: Annotated[Label | None, Query(description="Only of this part.")] = None,
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="Most inspections on a page.")] = 50,
@@ -230,7 +234,7 @@ async def read_heatmap(
     ] = None,
 ) -> Response:
     """The heatmap: no colour at the median of good maps, yellow at the fail threshold that was in force, red beyond.
-    What was not judged is dimmed and hatched.
+    What was not judged is dimmed and hatched. Of an invalid picture, the picture alone.
     """
     row = await _find(line, inspection_id)
     wanted = f"image/{format}" if format else negotiate(request.headers.get("accept"), image_offers(line))
@@ -248,7 +252,7 @@ async def read_heatmap(
     response_class=Response,
     responses={
         200: binary_response("NumPy file, float32 [height, width].", (_NPY,)),
-        **problem_responses(*_ID_ERRORS, ArtefactGone),
+        **problem_responses(*_ID_ERRORS, NotJudged, ArtefactGone),
     },
 )
 async def read_map(inspection_id: InspectionPath, line: LineDep) -> Response:
@@ -340,18 +344,21 @@ def part_record(request: Request, part: PartFields, upload: Upload) -> PartRecor
 
 
 def verdict_headers(row: InspectionRow) -> dict[str, str]:
-    return {
+    reasons = dict.fromkeys(objection["reason"] for objection in row.objections or [])
+    values = {
         "X-Plumbline-Id": row.id,
         "X-Plumbline-Product": row.product,
         "X-Plumbline-Decision": row.decision,
         "X-Plumbline-Decision-By-Score": row.by_score or row.decision,
-        "X-Plumbline-Score": repr(row.score),
-        "X-Plumbline-P-Value": repr(row.p_value),
+        "X-Plumbline-Score": None if row.score is None else repr(row.score),
+        "X-Plumbline-P-Value": None if row.p_value is None else repr(row.p_value),
+        "X-Plumbline-Invalid-Reasons": ",".join(reasons) or None,
         "X-Plumbline-Fail-Threshold": repr(row.fail_threshold),
         "X-Plumbline-Review-Threshold": repr(row.review_threshold),
         "X-Plumbline-Bundle": row.bundle_digest,
         "X-Plumbline-Recipe-Revision": str(row.recipe_revision),
     }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 async def _find(line: InspectionLine, inspection_id: str) -> InspectionRow:

@@ -18,6 +18,7 @@ from service.errors import (
     DeadlineExceeded,
     InvalidRecipe,
     InvalidRequest,
+    NotJudged,
     ProductNotReady,
     ProposalsBusy,
     QueueFull,
@@ -103,8 +104,8 @@ _ERRORS: tuple[Any, ...] = (UnknownProduct, InvalidRequest, StoreUnavailable)
     responses={
         201: {"headers": _LOCATION},
         **problem_responses(
-            *_ERRORS, UnknownInspection, ArtefactGone, BodyTooLarge, InvalidRecipe, ScoreNotFinite, QueueFull,
-            DeadlineExceeded, ShuttingDown, ProposalsBusy, ProductNotReady,
+            *_ERRORS, UnknownInspection, NotJudged, ArtefactGone, BodyTooLarge, InvalidRecipe, ScoreNotFinite,
+            QueueFull, DeadlineExceeded, ShuttingDown, ProposalsBusy, ProductNotReady,
         ),
     },
 )  # fmt: skip

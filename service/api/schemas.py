@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from service.recipe_parts import HeatmapSetting, PixelSetting, Polygons, RecipeParts, RegionSetting
+from service.inspection.quality import InvalidReason
+from service.recipe_parts import HeatmapSetting, PixelSetting, Polygons, QualityLimits, RecipeParts, RegionSetting
 from service.store.recipes import SYSTEM_AUTHOR
 
 # No control characters: these texts go into logs, headers, databases and spreadsheets.
@@ -143,10 +144,30 @@ class ImageFacts(Answer):
     )
 
 
+class InvalidFact(Answer):
+    """One reason why a picture was not worth a verdict."""
+
+    reason: InvalidReason
+    detail: str = Field(description="A sentence with the measured value and the limit.")
+    measure: str = Field(description="What was measured.")
+    measured: float
+    limit: float
+
+
+class QualityFacts(Answer):
+    """What was measured of the picture, on the size that the network sees."""
+
+    brightness: float = Field(description="Mean gray level, 0 to 255.")
+    dark_share: float = Field(description="Share of pixels that are black in every channel.")
+    bright_share: float = Field(description="Share of pixels that are saturated in some channel.")
+    sharpness: float = Field(description="Variance of the Laplacian of the gray picture.")
+    contrast: float = Field(description="Standard deviation of the gray levels.")
+
+
 class Links(Answer):
     self: str
     heatmap: str
-    map: str
+    map: str | None = Field(description="null for an invalid picture, which no graph looked at.")
     image: str
     product: str
 
@@ -156,10 +177,15 @@ class Inspection(Answer):
 
     id: str = Field(description="UUIDv7: ordered by time.")
     product: str
-    decision: DecisionName
-    score: float = Field(description="Raw image score, unbounded, over the judged part of the picture.")
-    p_value: float = Field(
-        description="How usual the score is among good parts; at most the target exactly when the score fails the part."
+    decision: Literal["pass", "review", "fail", "invalid"] = Field(
+        description="`invalid`: the picture was not worth a verdict, see `invalid_reasons`. The part is not inspected."
+    )
+    score: float | None = Field(
+        description="Raw image score, unbounded, over the judged part of the picture; null where it is invalid."
+    )
+    p_value: float | None = Field(
+        description="How usual the score is among good parts; at most the target exactly when the score fails the "
+        "part. null as the score."
     )
     thresholds: Thresholds
     judged_share: float = Field(description="Share of the picture inside the recipe's ROI and not ignored.")
@@ -169,6 +195,10 @@ class Inspection(Answer):
     provider: str
     recipe_revision: int
     image: ImageFacts
+    invalid_reasons: list[InvalidFact] = Field(default=[], description="Why the decision is `invalid`; else empty.")
+    quality: QualityFacts | None = Field(
+        default=None, description="What was measured of the picture; null in inspections from before it was."
+    )
     timings_ms: dict[str, float] = Field(description="Milliseconds per stage.")
     batch_size: int
     part_id: str | None
@@ -258,6 +288,7 @@ class RecipeChange(BaseModel):
     regions: RegionSetting | None = Field(default=None, description="Which regions count.")
     heatmap: HeatmapSetting | None = Field(default=None, description="The heatmap's scale.")
     pixels: PixelSetting | None = Field(default=None, description="What the camera sends.")
+    quality: QualityLimits | None = Field(default=None, description="When a picture is not worth a verdict.")
     expected_revision: int | None = Field(
         default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
     )

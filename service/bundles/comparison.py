@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from service.inspection.decision import Decision
+from service.inspection.decision import VERDICTS, Decision
 from service.store.shadows import JudgedTwice
 
 SIGNIFICANCE = 0.05
@@ -68,7 +68,7 @@ def compare(active: str, shadow: str, judged: Sequence[JudgedTwice]) -> Comparis
         judged: What both said, newest first.
     """
     cells = Counter((pair.active_decision, pair.shadow_decision) for pair in judged)
-    decisions = [decision.value for decision in Decision]
+    decisions = [decision.value for decision in VERDICTS]
     agreement = {mine: {other: cells[mine, other] for other in decisions} for mine in decisions}
     rejects = paired_test(
         sum(pair.active_decision == Decision.FAIL != pair.shadow_decision for pair in judged),

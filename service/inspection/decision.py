@@ -17,6 +17,10 @@ class Decision(StrEnum):
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     REVIEW = "review"
     FAIL = "fail"
+    INVALID = "invalid"  # the picture is not worth a verdict; see quality.py
+
+
+VERDICTS = (Decision.PASS, Decision.REVIEW, Decision.FAIL)
 
 
 @dataclass(frozen=True)

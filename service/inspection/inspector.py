@@ -23,7 +23,9 @@ from service.inspection.calibration import p_value
 from service.inspection.decision import Criteria, Decision, Thresholds, judge
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
+from service.inspection.measures import measure_quality
 from service.inspection.pixel_formats import DEFAULT_RULES, PixelRules
+from service.inspection.quality import Quality, QualityLimits, derive_limits
 from service.inspection.regions import Region
 from service.inspection.scoring import image_score
 from service.inspection.session import GraphSession, Provider, SessionOptions
@@ -48,6 +50,7 @@ class Picture:
         media_type: Sniffed from the data.
         sha256: Of the bytes that were sent, hex.
         rules: How these bytes were read; reading them again needs it.
+        quality: What was measured of the picture, before anybody judges it.
         timings: Seconds per stage.
     """
 
@@ -56,6 +59,7 @@ class Picture:
     media_type: str
     sha256: str
     rules: PixelRules
+    quality: Quality
     timings: Mapping[str, float]
 
 
@@ -145,9 +149,10 @@ class Measurer:
         rgb = imaging.decode(data, self.options.limits, rules)
         decoded = time.perf_counter()
         prepared = imaging.prepare(rgb, self.geometry)
+        quality = measure_quality(prepared)
         sha256 = hashlib.sha256(data).hexdigest()
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
-        return Picture(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, timings)
+        return Picture(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
 
     def submit(self, picture: Picture) -> Future[PatchResult]:
         """Queue a picture for the graph; see `MicroBatcher.submit`."""
@@ -216,6 +221,11 @@ class Inspector(Measurer):
     @property
     def card(self) -> CalibrationCard:
         return self.bundle.card
+
+    @property
+    def quality_limits(self) -> QualityLimits:
+        """Beyond which a picture is none like those that the bundle was calibrated with."""
+        return derive_limits(self.card.quality)
 
     def heatmap_scale(
         self, thresholds: Thresholds, low: float | None = None, high: float | None = None

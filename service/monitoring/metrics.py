@@ -6,7 +6,7 @@ problem types from the code. What a client makes up never becomes a time series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -20,6 +20,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import generate_latest
 
+from service.inspection.quality import InvalidReason
 from service.monitoring.score_histogram import ScoreHistogram
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ STAGE_BUCKETS_S = (
     1, 2.5, 5, 10,
 )  # fmt: skip
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-DECISIONS = ("pass", "review", "fail")
+DECISIONS = ("pass", "review", "fail", "invalid")
 SHADOW_OUTCOMES = ("judged", "failed", "dropped")
 UNMATCHED_ROUTE = "unmatched"
 
@@ -51,6 +52,12 @@ class Metrics:
             "inspection_requests_total",
             "Answered inspections.",
             ["product", "decision"],
+            registry=self.registry,
+        )
+        self.invalid = Counter(
+            "inspection_invalid_total",
+            "Reasons why pictures were not judged; a picture may have several.",
+            ["product", "reason"],
             registry=self.registry,
         )
         self.softened = Counter(
@@ -154,6 +161,8 @@ class Metrics:
         self.scores.add(product, score_buckets(bundle.card.scores))
         for decision in DECISIONS:
             self.inspections.labels(product, decision)
+        for reason in InvalidReason:
+            self.invalid.labels(product, reason.value)
         self.softened.labels(product)
 
     def show_shadow(self, product: str, bundle: Bundle | None) -> None:
@@ -176,6 +185,14 @@ class Metrics:
         self.inspections.labels(product, decision).inc()
         self.scores.observe(product, score)
         self.batch_size.observe(batch_size)
+        for stage, seconds in timings_s.items():
+            self.stages.labels(stage).observe(seconds)
+
+    def count_invalid(self, product: str, reasons: Iterable[str], timings_s: Mapping[str, float]) -> None:
+        """Count a picture that was not worth a verdict. It has no score and no batch."""
+        self.inspections.labels(product, "invalid").inc()
+        for reason in reasons:
+            self.invalid.labels(product, reason).inc()
         for stage, seconds in timings_s.items():
             self.stages.labels(stage).observe(seconds)
 

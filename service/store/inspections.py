@@ -86,7 +86,7 @@ def recent_verdicts(engine: Engine, product: str, bundle_digest: str, limit: int
     # Of the newest so many: a product that changed its bundle long ago must not be searched to its beginning.
     newest = (
         select(InspectionRow.id, InspectionRow.score, InspectionRow.decision, InspectionRow.bundle_digest)
-        .where(InspectionRow.product == product)
+        .where(InspectionRow.product == product, InspectionRow.score.is_not(None))
         .order_by(InspectionRow.id.desc())
         .limit(limit)
     )
@@ -114,7 +114,8 @@ class Selection:
 
 
 def select_inspections(engine: Engine, product: str, which: Selection, limit: int) -> Sequence[InspectionRow]:
-    """A product's inspections that a selection points at, oldest first.
+    """A product's inspections that a selection points at, oldest first. By time, pictures that were not worth a verdict
+    are passed over.
 
     Args:
         engine: The database.
@@ -139,6 +140,7 @@ def select_inspections(engine: Engine, product: str, which: Selection, limit: in
                 if missing := [name for name in names if name not in found]:
                     raise UnknownInspection(missing[0])
                 return [found[name] for name in sorted(found)]
+            query = query.where(InspectionRow.score.is_not(None))
             if which.since is not None:
                 query = query.where(InspectionRow.id >= str(first_id(which.since)))
             if which.until is not None:

@@ -61,8 +61,9 @@ class InspectionRow(Base):
     created_at: Mapped[datetime]
     product: Mapped[str] = mapped_column(String(64))
     decision: Mapped[str] = mapped_column(String(16))
-    score: Mapped[float]
-    p_value: Mapped[float]
+    score: Mapped[float | None]
+    """None where the picture was not worth a verdict and never saw the graph; so is the p-value."""
+    p_value: Mapped[float | None]
     fail_threshold: Mapped[float]
     review_threshold: Mapped[float]
     target_false_reject_rate: Mapped[float | None]
@@ -94,6 +95,10 @@ class InspectionRow(Base):
     """How many regions filters dropped, by the filter."""
     judged_share: Mapped[float | None] = mapped_column(default=None)
     """Share of the anomaly map that was judged; None where all of it was."""
+    quality: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """What was measured of the picture (`Quality`)."""
+    objections: Mapped[list[dict[str, Any]] | None] = mapped_column(default=None)
+    """Why an invalid picture was not judged (`Objection`)."""
 
     part_id: Mapped[str | None] = mapped_column(String(128), default=None)
     station: Mapped[str | None] = mapped_column(String(128), default=None)

@@ -61,12 +61,13 @@ def judged_twice(engine: Engine, product: str, active: str, shadow: str, limit: 
             InspectionRow.product == product,
             InspectionRow.bundle_version == active,
             ShadowRow.bundle_version == shadow,
+            InspectionRow.score.is_not(None),
         )
         .order_by(ShadowRow.inspection_id.desc())
         .limit(limit)
     )
     try:
         with Session(engine) as session:
-            return [JudgedTwice(*row) for row in session.execute(query)]
+            return [JudgedTwice(*row) for row in session.execute(query)]  # type: ignore[arg-type]  # scores are there
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error

@@ -142,6 +142,14 @@ def test_picture_that_is_not_what_the_recipe_declares_is_refused(serve: Serve) -
         assert service.client.get("/v1/inspections").json()["items"] == []
 
 
+def test_picture_that_was_not_judged_has_no_map(serve: Serve) -> None:
+    with serve() as service:
+        assert service.client.put(RECIPE, json=WHO | {"quality": {"min_contrast": 1}}).status_code == 200
+        stored = service.inspect().json()
+        assert stored["decision"] == "invalid"
+        assert_problem(service.client.get(f"/v1/inspections/{stored['id']}/map"), 409, "not-judged")
+
+
 def test_full_house_refuses_at_once_and_recovers(serve: Serve) -> None:
     with serve(queue_limit=1, max_batch=1) as service, service.connect() as slow:
         # One client has a place and sends its picture slowly.

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("inspections", sa.Column("image_pixels", sa.JSON(none_as_null=True), nullable=True))
+    op.add_column("inspections", sa.Column("image_pixels", sa.JSON(), nullable=True))
 
 
 def downgrade() -> None:
