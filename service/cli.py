@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.errors import PlumblineError, UnknownProduct
+from service.recipe_cli import app as recipe_app
 from service.settings import PREFIX, Settings
 from service.version import VERSION
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Work with bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(recipe_app, name="recipe")
 
 OUT = Console()
 ERR = Console(stderr=True)

@@ -34,14 +34,11 @@ from service.api.schemas import (
     Product,
     ProductList,
     Readiness,
-    RecipeHistory,
-    RecipeRecord,
 )
 from service.client_bundles import AsyncBundleCalls, BundleCalls
 from service.client_calls import (
     Call,
     HeatmapFormat,
-    change_recipe_call,
     heatmap_call,
     image_call,
     inspect_call,
@@ -49,6 +46,7 @@ from service.client_calls import (
     propose_call,
 )
 from service.client_calls import CameraBuffer as CameraBuffer  # part of the client's face
+from service.client_recipes import AsyncRecipeCalls, RecipeCalls
 from service.proposal import Proposal
 
 Float32Map = npt.NDArray[np.float32]
@@ -104,7 +102,7 @@ def _map(content: bytes) -> Float32Map:
     return loaded
 
 
-class Client(BundleCalls):
+class Client(BundleCalls, RecipeCalls):
     """Talks to one service.
 
     Args:
@@ -195,54 +193,6 @@ class Client(BundleCalls):
         """One product."""
         return Product.model_validate_json(self._send(Call("GET", f"/v1/products/{product}")))
 
-    def recipe(self, product: str) -> RecipeRecord:
-        """The recipe in force."""
-        return RecipeRecord.model_validate_json(self._send(Call("GET", f"/v1/products/{product}/recipe")))
-
-    def change_recipe(
-        self,
-        product: str,
-        *,
-        author: str,
-        reason: str,
-        fail_threshold: float | None = None,
-        review_threshold: float | None = None,
-        target_false_reject_rate: float | None = None,
-        review_rate: float | None = None,
-        proposal_id: str | None = None,
-        parts: Mapping[str, Any] | None = None,
-        expected_revision: int | None = None,
-    ) -> RecipeRecord:
-        """Put a changed recipe in force: thresholds, or rates from which the service derives them, and other parts.
-
-        Args:
-            product: Whose recipe.
-            author: Who changes it.
-            reason: Why.
-            fail_threshold: With `review_threshold`: thresholds set by hand.
-            review_threshold: See there.
-            target_false_reject_rate: Instead: at most this share of good parts may fail.
-            review_rate: At most this share may lie above the review threshold.
-            proposal_id: Instead: the thresholds of a proposal.
-            parts: The other parts by name, for instance `{"heatmap": {"high": 0.4}}`. What is not named keeps its
-                value, None takes it back to its default.
-            expected_revision: Refuse the change if the recipe is at another revision.
-
-        Raises:
-            ServiceProblem: It is not valid, or somebody else was faster (`recipe-conflict`). Nothing was
-                changed.
-        """
-        change = {
-            "fail_threshold": fail_threshold,
-            "review_threshold": review_threshold,
-            "target_false_reject_rate": target_false_reject_rate,
-            "review_rate": review_rate,
-            "proposal_id": proposal_id,
-            "expected_revision": expected_revision,
-        }
-        who = {"author": author, "reason": reason}
-        return RecipeRecord.model_validate_json(self._send(change_recipe_call(product, who, change, parts)))
-
     def propose_thresholds(
         self,
         product: str,
@@ -268,11 +218,6 @@ class Client(BundleCalls):
         }
         selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
         return Proposal.model_validate_json(self._send(propose_call(product, wish, selected)))
-
-    def recipe_history(self, product: str) -> list[RecipeRecord]:
-        """Who changed the recipe, when and why; newest first."""
-        call = Call("GET", f"/v1/products/{product}/recipe/revisions")
-        return RecipeHistory.model_validate_json(self._send(call)).items
 
     def readiness(self) -> Readiness:
         """Whether the service takes pictures, and if not, why. Never retries."""
@@ -302,7 +247,7 @@ class Client(BundleCalls):
             time.sleep(pause_s)
 
 
-class AsyncClient(AsyncBundleCalls):
+class AsyncClient(AsyncBundleCalls, AsyncRecipeCalls):
     """As `Client`, for programs with an event loop.
 
     Args:
@@ -382,37 +327,6 @@ class AsyncClient(AsyncBundleCalls):
         """As `Client.product`."""
         return Product.model_validate_json(await self._send(Call("GET", f"/v1/products/{product}")))
 
-    async def recipe(self, product: str) -> RecipeRecord:
-        """As `Client.recipe`."""
-        call = Call("GET", f"/v1/products/{product}/recipe")
-        return RecipeRecord.model_validate_json(await self._send(call))
-
-    async def change_recipe(
-        self,
-        product: str,
-        *,
-        author: str,
-        reason: str,
-        fail_threshold: float | None = None,
-        review_threshold: float | None = None,
-        target_false_reject_rate: float | None = None,
-        review_rate: float | None = None,
-        proposal_id: str | None = None,
-        parts: Mapping[str, Any] | None = None,
-        expected_revision: int | None = None,
-    ) -> RecipeRecord:
-        """As `Client.change_recipe`."""
-        change = {
-            "fail_threshold": fail_threshold,
-            "review_threshold": review_threshold,
-            "target_false_reject_rate": target_false_reject_rate,
-            "review_rate": review_rate,
-            "proposal_id": proposal_id,
-            "expected_revision": expected_revision,
-        }
-        call = change_recipe_call(product, {"author": author, "reason": reason}, change, parts)
-        return RecipeRecord.model_validate_json(await self._send(call))
-
     async def propose_thresholds(
         self,
         product: str,
@@ -436,11 +350,6 @@ class AsyncClient(AsyncBundleCalls):
         }
         selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
         return Proposal.model_validate_json(await self._send(propose_call(product, wish, selected)))
-
-    async def recipe_history(self, product: str) -> list[RecipeRecord]:
-        """As `Client.recipe_history`."""
-        call = Call("GET", f"/v1/products/{product}/recipe/revisions")
-        return RecipeHistory.model_validate_json(await self._send(call)).items
 
     async def readiness(self) -> Readiness:
         """As `Client.readiness`."""

@@ -91,14 +91,3 @@ def propose_call(product: str, wish: Mapping[str, Any], selected: Mapping[str, A
     if chosen:
         given["inspections"] = {**chosen, "declared_good": True}
     return Call("POST", f"/v1/products/{product}/thresholds:propose", json=given)
-
-
-def change_recipe_call(
-    product: str,
-    who: Mapping[str, str],
-    change: Mapping[str, float | int | str | None],
-    parts: Mapping[str, Any] | None,
-) -> Call:
-    given = {name: value for name, value in change.items() if value is not None}
-    # Not so in the parts: there, None takes a value back to its default.
-    return Call("PUT", f"/v1/products/{product}/recipe", json={**who, **given, **(parts or {})})

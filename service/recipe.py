@@ -124,6 +124,25 @@ class Recipe(RecipeParts):
         """
         return self.changed(levels(own), own)
 
+    def derived_again(self, scores: Sequence[float]) -> Recipe:
+        """A recipe with the thresholds that this one's rates give on another bundle's calibration card.
+
+        Args:
+            scores: That card's scores, ascending.
+
+        Raises:
+            InvalidRecipe: The thresholds were set by hand, or the card cannot certify the rate.
+        """
+        if self.target_false_reject_rate is None:
+            raise InvalidRecipe(
+                f"The thresholds {self.fail_threshold:g} and {self.review_threshold:g} were set by hand on another "
+                "bundle's scale and mean nothing on that of the bundle that serves now. State a false-reject rate, or "
+                "thresholds for this bundle."
+            )
+        if self.derivation == "default":
+            return Recipe.default(scores)
+        return Recipe.for_rates(scores, self.target_false_reject_rate, self.review_rate, extrapolate=not self.certified)
+
     @classmethod
     def default(cls, scores: Sequence[float]) -> Recipe:
         """The recipe of a product that nobody configured yet.
@@ -205,11 +224,16 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False, include_context=False)
-        places = [".".join(str(part) for part in item["loc"]) for item in errors]
-        texts = [item["msg"].removeprefix("Value error, ") for item in errors]
-        detail = "; ".join(f"{place}: {text}" if place else text for place, text in zip(places, texts, strict=True))
-        raise InvalidRecipe(f"{detail}.", [dict(item) for item in errors]) from error
+        raise invalid_recipe(error) from error
+
+
+def invalid_recipe(error: ValidationError) -> InvalidRecipe:
+    """What is wrong with the values of a recipe, place by place."""
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    places = [".".join(str(part) for part in item["loc"]) for item in errors]
+    texts = [item["msg"].removeprefix("Value error, ") for item in errors]
+    detail = "; ".join(f"{place}: {text}" if place else text for place, text in zip(places, texts, strict=True))
+    return InvalidRecipe(f"{detail}.", [dict(item) for item in errors])
 
 
 def _review_rate(fail_alpha: float) -> float:

@@ -6,7 +6,7 @@ uses these classes too, so nothing heavy is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Self
 
@@ -290,3 +290,16 @@ def merge(current: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, An
         else:
             merged[name] = value
     return merged
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What is different in the values of two recipes: where, by dotted path, with both values.
+
+    Lists are values: an ROI with one corner moved is another ROI.
+    """
+    for name in dict.fromkeys((*before, *after)):
+        old, new = before.get(name), after.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from differences(old, new, f"{at}{name}.")
+        elif old != new:
+            yield f"{at}{name}", old, new

@@ -30,6 +30,7 @@ from service.api.schemas import (
     RecipeRecord,
     RecipeValues,
     Region,
+    RevisionFacts,
     Thresholds,
 )
 from service.bundle import Bundle, Manifest
@@ -107,16 +108,20 @@ def _filtered(row: InspectionRow) -> FilterEffect | None:
     )
 
 
-def recipe_answer(revision: RecipeRevision) -> RecipeRecord:
-    return RecipeRecord(
+def revision_facts(revision: RecipeRevision) -> RevisionFacts:
+    return RevisionFacts(
         product=revision.product,
         revision=revision.revision,
         created_at=revision.created_at,
         author=revision.author,
         reason=revision.reason,
         bundle_digest=revision.bundle_digest,
-        recipe=RecipeValues.model_validate(revision.recipe.model_dump()),
     )
+
+
+def recipe_answer(revision: RecipeRevision) -> RecipeRecord:
+    recipe = RecipeValues.model_validate(revision.recipe.model_dump())
+    return RecipeRecord(**revision_facts(revision).model_dump(), recipe=recipe)
 
 
 def broken_answer(broken: BrokenBundle) -> BundleProblem:

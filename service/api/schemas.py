@@ -237,8 +237,8 @@ class RecipeValues(RecipeParts):
     proposal_id: str | None = None
 
 
-class RecipeRecord(Answer):
-    """One revision of a product's recipe."""
+class RevisionFacts(Answer):
+    """When a recipe was put in force, by whom and why."""
 
     product: str
     revision: int
@@ -246,7 +246,28 @@ class RecipeRecord(Answer):
     author: str
     reason: str
     bundle_digest: str = Field(description="The bundle whose score scale the thresholds are on.")
+
+
+class RecipeRecord(RevisionFacts):
+    """One revision of a product's recipe."""
+
     recipe: RecipeValues
+
+
+class RecipeDifference(Answer):
+    """One value that differs between two recipes."""
+
+    path: str = Field(examples=["regions.min_area_px"], description="Where, by dotted path in `recipe`.")
+    before: Any
+    after: Any
+
+
+class RecipeDiff(Answer):
+    """What changed from one revision to another."""
+
+    before: RevisionFacts
+    after: RevisionFacts
+    differences: list[RecipeDifference]
 
 
 class RecipeHistory(Answer):
@@ -311,6 +332,27 @@ class RecipeChange(BaseModel):
     def parts(self) -> dict[str, Any]:
         """The parts that are named, and of each only what is named."""
         return self.model_dump(exclude_unset=True, include=set(RecipeParts.model_fields))
+
+
+class Signature(BaseModel):
+    """Who changes a recipe, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    author: Author = Field(description="Who changes it.")
+    reason: Sentence = Field(description="Why.")
+
+
+class RecipeRevert(BaseModel):
+    """Who returns to an old revision, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    author: Author = Field(description="Who changes it.")
+    reason: Annotated[Sentence, StringConstraints(max_length=800)] | None = Field(default=None, description="Why.")
+    expected_revision: int | None = Field(
+        default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
+    )
 
 
 class BundleProblem(Answer):

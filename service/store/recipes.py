@@ -129,6 +129,20 @@ def append_recipe(
     raise AssertionError("unreachable")
 
 
+def recipe_again(old: RecipeRevision, bundle: Bundle) -> Recipe:
+    """The recipe of an old revision, for the bundle that serves now.
+
+    Where it was made for another bundle, its thresholds are derived again from this bundle's calibration card, and what
+    lies on the other bundle's scale goes back to its default.
+
+    Raises:
+        InvalidRecipe: Its thresholds were set by hand for another bundle, or this one's card cannot certify its rate.
+    """
+    if old.bundle_digest == bundle.digest:
+        return old.recipe
+    return old.recipe.moved_to(old.recipe.derived_again(bundle.card.scores))
+
+
 def recipe_in_force(engine: Engine, bundle: Bundle) -> RecipeRevision:
     """The recipe that a bundle is served with; a new revision is appended where none fits it.
 

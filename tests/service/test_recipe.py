@@ -12,7 +12,7 @@ from service.inspection.area import Area
 from service.inspection.decision import Criteria, Thresholds
 from service.inspection.regions import RegionFilter
 from service.recipe import Recipe
-from service.recipe_parts import HeatmapSetting, RecipeParts, merge
+from service.recipe_parts import HeatmapSetting, RecipeParts, differences, merge
 
 HUNDRED = [float(value) for value in range(1, 100)]  # 99 scores
 FORTY_TWO = [float(value) for value in range(1, 43)]
@@ -111,6 +111,34 @@ def test_what_a_change_does_not_name_keeps_its_value(change: dict[str, Any], mer
 
     assert merge(current, change) == merged
     assert current == {"a": 1, "b": {"c": 2, "d": [3, 4]}}, "a recipe that others use is not touched"
+
+
+values = st.recursive(
+    st.none() | st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+recipes = st.dictionaries(st.sampled_from("abc"), values, max_size=3)
+
+
+@given(recipes, recipes)
+def test_differences_are_all_that_it_takes_to_get_from_one_recipe_to_the_other(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    found = list(differences(before, after))
+
+    assert bool(found) == (list(differences(after, before)) != [])
+    for path, old, new in found:
+        assert old != new
+        assert at(before, path) == old
+        assert at(after, path) == new
+    assert list(differences(before, before)) == []
+
+
+def at(values: Any, path: str) -> Any:
+    for name in path.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def test_parts_change_without_the_thresholds_and_the_other_way_round() -> None:

@@ -40,3 +40,22 @@ def test_area_and_filters_judge_in_the_running_process_and_after_a_restart(tiny_
             assert line.heatmap(ignored.id, "png").startswith(b"\x89PNG"), "drawn with the polygons of its revision"
         metrics = httpx.get(f"{service.url}/metrics").text
         assert 'inspection_softened_total{product="widget"} 1.0' in metrics
+
+
+def test_recipe_is_exported_imported_compared_and_reverted_while_the_process_runs(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    with service_process(tiny_models, tmp_path / "data", CPU) as service:
+        service.wait_until(200)
+        started = service.process.pid
+        with Client(service.url) as line:
+            line.change_recipe("widget", **WHO, parts={"ignore": [LEFT]})
+            toml = line.export_recipe("widget")
+            line.revert_recipe("widget", 1, author="Ada")
+            assert line.inspect("widget", BAD).decision == "fail"
+            line.import_recipe("widget", toml, author="Bo", reason="as it was")
+            assert line.inspect("widget", BAD).decision == "pass"
+            assert line.compare_recipes("widget", 2, 4).differences == []
+            assert [item.path for item in line.compare_recipes("widget", 1, 4).differences] == ["ignore"]
+        assert service.process.poll() is None
+        assert service.process.pid == started
