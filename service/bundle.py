@@ -36,8 +36,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -65,17 +67,46 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Tiling(_Record):
+    """How a picture larger than the network is cut into tiles of the network's input size; `service.inspection.tiling`
+    does it.
+
+    Attributes:
+        overlap: Pixels that neighbouring tiles share, below half a tile: a defect up to this size lies wholly in one.
+        scale: The picture's size is multiplied by this before it is cut.
+    """
+
+    overlap: int = Field(ge=0, le=2048)
+    scale: float = Field(default=1.0, gt=0, le=1)
+
+
 class InputGeometry(_Record):
-    """What the graph takes: uint8 [N, height, width, 3], RGB. The whole image is stretched to it."""
+    """What the graph takes: uint8 [N, height, width, 3], RGB. The whole image is stretched to it, or, with a tiling,
+    covered by tiles of this size. Training, calibration and serving all follow what stands here.
+    """
 
     height: int = Field(ge=32, le=4096)
     width: int = Field(ge=32, le=4096)
     color: Literal["rgb"] = "rgb"
     resize: Literal["stretch"] = "stretch"
+    tiling: Tiling | None = None
+
+    @model_validator(mode="after")
+    def _leave_a_middle(self) -> Self:
+        if self.tiling is not None and 2 * self.tiling.overlap >= min(self.height, self.width):
+            raise ValueError("tiling.overlap must be less than half a tile, or three tiles would meet")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So a bundle without a tiling reads as it always did, and its graph's metadata still matches.
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "tiling" or value is not None}
 
 
 class ScoreRule(_Record):
-    """How an anomaly map becomes an image score: the mean of its highest `fraction` of patch values."""
+    """How an anomaly map becomes an image score: the mean of its highest `fraction` of patch values; with a tiling,
+    that of the tile where it is highest."""
 
     kind: Literal["top_fraction"] = "top_fraction"
     fraction: float = Field(gt=0, le=1)
@@ -126,6 +157,18 @@ class ManifestDraft(_Record):
     git_revision: str | None
     created_at: AwareDatetime
     evaluation: dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _align_tiles(self) -> Self:
+        if (tiling := self.input.tiling) is None:
+            return self
+        strides = {self.input.height / self.map_height, self.input.width / self.map_width}
+        if len(strides) > 1 or not (stride := strides.pop()).is_integer() or 32 % stride or tiling.overlap % stride:
+            raise ValueError(
+                "with a tiling, input and map must have the same whole ratio in height and width, which divides both "
+                "32 and tiling.overlap: else tiles would not begin between two cells of the map"
+            )
+        return self
 
 
 class Manifest(ManifestDraft):

@@ -153,7 +153,7 @@ def _inspect(
                 sha256=picture.sha256,
                 reasons=" ".join(objection.detail for objection in objections),
             )
-        result = inspector.submit(picture).result()
+        result = inspector.infer(picture)
         judged = inspector.finish(picture, result, recipe.criteria, reference)
         saved = None
         if heatmaps is not None:

@@ -201,7 +201,7 @@ class InspectionLine:
         image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
         anomaly_map: WrittenFile | None = None
         try:
-            result = inspector.submit(picture).result()
+            result = inspector.infer(picture)
             with self._cores:
                 judged = inspector.finish(picture, result, active.recipe.recipe.criteria, reference)
             row = to_row(inspection_id, active, judged, reference, data, part)

@@ -20,7 +20,6 @@ import numpy as np
 
 from service.errors import InvalidRequest, NotJudged, ProposalsBusy
 from service.inspection.pixel_formats import PixelRules
-from service.inspection.scoring import image_score
 from service.proposal import GoodImages, Proposal, Wish, derive
 from service.registry import ActiveProduct
 from service.store.ids import created_at, new_id
@@ -153,7 +152,7 @@ class Proposer:
             if row.judged_share is None:
                 return row.score
             anomaly_map = np.load(io.BytesIO(files.read_map(inspection_id)), allow_pickle=False)
-            return image_score(anomaly_map, active.inspector.rule)
+            return active.inspector.score_map(anomaly_map, (row.image_width, row.image_height))
         data = files.read_image(inspection_id, row.image_media_type)
         # Held for this one picture: an activation need not wait for thousands of them.
         with active.held() as inspector:

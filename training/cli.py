@@ -45,6 +45,15 @@ def fit_command(
         Path | None, typer.Option(help="The teacher's weights, for machines without internet.")
     ] = None,
     input_size: Annotated[int, typer.Option(help="Side of the graph's input, pixels.")] = FitConfig.input_size,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="For pictures far larger than the network: cut them into tiles of this side, pixels."),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(help="Pixels that tiles share; the largest defect.", show_default="an eighth of the tile"),
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Make pictures smaller by this before they are cut.")] = FitConfig.scale,
     iterations: Annotated[int, typer.Option(help="Training steps.")] = FitConfig.iterations,
     batch_size: Annotated[int, typer.Option(help="Pictures a step.")] = FitConfig.batch_size,
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
@@ -68,13 +77,18 @@ def fit_command(
     """Train on good pictures, export, check, calibrate, and write the bundle."""
     run_dir = run_dir or Path("runs") / product
     with _one_line_errors(), _Interrupt(run_dir) as interrupt, _Bars() as bars:
+        from training.errors import InvalidOption
         from training.product import Request, train
 
+        if tile is None and overlap is not None:
+            raise InvalidOption("--overlap", overlap, "--tile beside it")
         config = FitConfig(
             method=method,
             teacher=teacher,
             teacher_weights=teacher_weights,
-            input_size=input_size,
+            input_size=tile or input_size,
+            overlap=default_overlap(tile) if overlap is None else overlap,
+            scale=scale,
             iterations=iterations,
             batch_size=batch_size,
             seed=seed,
@@ -176,6 +190,13 @@ class _Bars:
                 self.between_steps(done < total)
 
         return advance
+
+
+def default_overlap(tile: int | None) -> int | None:
+    """An eighth of a tile in whole steps of 32 pixels, and at least one step where half a tile has room for it; None
+    without tiles.
+    """
+    return None if tile is None else max(tile // 8 // 32 * 32, 32 if tile > 64 else 0)
 
 
 def default_threads(teacher: str) -> int:

@@ -19,6 +19,7 @@ from service.bundle import (
     InputGeometry,
     ManifestDraft,
     ScoreRule,
+    Tiling,
     TrainingRecord,
 )
 from service.bundle_writer import write_bundle
@@ -28,12 +29,13 @@ from service.inspection.inspector import Inspector, InspectorOptions, Measurer
 from service.inspection.session import GraphSession, RequestedProvider, SessionOptions
 from training.calibrate import calibrate, named_failures
 from training.config import FitConfig
-from training.dataset import DataSet, TestImage, load_prepared, read_mask, scan
+from training.dataset import DataSet, TestImage, read_mask, scan
 from training.errors import InvalidOption
 from training.evaluate import Evaluation, evaluate
 from training.export import Exported, Probes, export, with_metadata
 from training.fit import Progress, fit
 from training.methods.base import Method
+from training.tiles import load_for_training
 
 # What decides the numbers in a bundle.
 _LIBRARIES = (
@@ -106,7 +108,8 @@ def train(request: Request, reporter: Reporter) -> Trained:
         _check_test_split(request.data, data.test)
     # Before the long part, so that a folder that cannot be written is noticed now.
     (request.models / request.product).mkdir(parents=True, exist_ok=True)
-    geometry = InputGeometry(height=config.input_size, width=config.input_size)
+    tiling = None if config.overlap is None else Tiling(overlap=config.overlap, scale=config.scale)
+    geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling)
     method, exported = _fit_and_export(request, data, geometry, reporter)
     draft = ManifestDraft(
         product=request.product,
@@ -152,8 +155,8 @@ def _fit_and_export(
 ) -> tuple[Method, Exported]:
     config = request.config
     reading = reporter.stage("read images", len(data.train) + len(data.held_out))
-    images = load_prepared(data.train, geometry, lambda done: reading(done, ""))
-    held_out = load_prepared(data.held_out, geometry, lambda done: reading(len(data.train) + done, ""))
+    images = load_for_training(data.train, geometry, config.seed, lambda done: reading(done, ""))
+    held_out = load_for_training(data.held_out, geometry, config.seed, lambda done: reading(len(data.train) + done, ""))
     # The held-out images certify the threshold, so nothing of the score may be measured on them, however little.
     reference = images[:: max(1, len(images) // REFERENCE_IMAGES)]
     training = reporter.stage("train", config.iterations)

@@ -32,6 +32,7 @@ from service.api.schemas import (
     Region,
     RevisionFacts,
     Thresholds,
+    TilingFacts,
 )
 from service.bundle import Bundle, Manifest
 from service.bundles.changes import BundleVersion
@@ -137,6 +138,7 @@ def bundle_facts(manifest: Manifest, digest: str) -> BundleFacts:
         created_at=manifest.created_at,
         input_width=manifest.input.width,
         input_height=manifest.input.height,
+        tiling=None if (tiling := manifest.input.tiling) is None else TilingFacts(**tiling.model_dump()),
         training_images=manifest.training.images,
         evaluation=manifest.evaluation,
     )

@@ -364,11 +364,19 @@ class BundleProblem(Answer):
     reason: str
 
 
+class TilingFacts(Answer):
+    overlap: int = Field(description="Pixels that neighbouring tiles share.")
+    scale: float = Field(description="The picture's size is multiplied by this before it is cut.")
+
+
 class BundleFacts(BundleReference):
     teachers: list[str]
     created_at: datetime
     input_width: int
     input_height: int
+    tiling: TilingFacts | None = Field(
+        default=None, description="How larger pictures are cut into tiles of the input's size; null: not at all."
+    )
     training_images: int
     evaluation: dict[str, float] | None
 

@@ -144,7 +144,19 @@ def prepare(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
     Returns:
         uint8 [geometry.height, geometry.width, 3], contiguous.
     """
-    size = (geometry.height, geometry.width)
+    return resize(rgb, (geometry.height, geometry.width))
+
+
+def resize(rgb: UInt8Image, size: tuple[int, int]) -> UInt8Image:
+    """Stretch a picture: averages areas where it shrinks, interpolates linearly where it grows.
+
+    Args:
+        rgb: uint8 [H, W, 3], RGB.
+        size: Height and width to bring it to.
+
+    Returns:
+        uint8 [*size, 3], contiguous; the picture itself where it has that size.
+    """
     if rgb.shape[:2] == size:
         return rgb
     # Halving is the one ratio that OpenCV averages with vector instructions; in steps of it the same average costs

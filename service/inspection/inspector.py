@@ -10,13 +10,12 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from service.bundle import Bundle, CalibrationCard, Float32Map, InputGeometry, ScoreRule, UInt8Image
 from service.errors import ParityFailure, ScoreNotFinite
-from service.inspection import imaging
+from service.inspection import imaging, tiling
 from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
 from service.inspection.batching import BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.calibration import p_value
@@ -45,7 +44,7 @@ class Picture:
     """A picture that was read and is ready for the graph.
 
     Attributes:
-        prepared: uint8 [H, W, 3] of the graph's input size, RGB.
+        prepared: uint8 [H, W, 3], RGB: of the graph's input size, or what its tiles are cut from.
         image_wh: Width and height of the picture as it was sent, in pixels.
         media_type: Sniffed from the data.
         sha256: Of the bytes that were sent, hex.
@@ -126,7 +125,7 @@ class Measurer:
         self.geometry = geometry
         self.rule = rule
         self.session = session
-        self.batcher = MicroBatcher(session, options.batching)
+        self.batcher = MicroBatcher(session, _batching(geometry, options.batching))
 
     @property
     def provider(self) -> Provider:
@@ -148,15 +147,23 @@ class Measurer:
         media_type = imaging.read_header(data, rules).media_type
         rgb = imaging.decode(data, self.options.limits, rules)
         decoded = time.perf_counter()
-        prepared = imaging.prepare(rgb, self.geometry)
+        prepared = tiling.lay_out(rgb, self.geometry)
         quality = measure_quality(prepared)
         sha256 = hashlib.sha256(data).hexdigest()
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
         return Picture(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
 
-    def submit(self, picture: Picture) -> Future[PatchResult]:
-        """Queue a picture for the graph; see `MicroBatcher.submit`."""
-        return self.batcher.submit(picture.prepared)
+    def infer(self, picture: Picture) -> PatchResult:
+        """Have the graph look at a picture, in one piece or tile by tile, and wait for the map.
+
+        Raises:
+            QueueFull, DeadlineExceeded, ShuttingDown: It cannot be looked at now; see `MicroBatcher.submit`.
+        """
+        if self.geometry.tiling is None:
+            return self.batcher.submit(picture.prepared).result()
+        width, height = picture.image_wh
+        grid = tiling.lay_grid((height, width), self.geometry)
+        return tiling.infer_tiles(picture.prepared, grid, self.batcher.submit, _tiles_at_once(self.options.batching))
 
     def score(self, picture: Picture, result: PatchResult, area: Area = EVERYTHING) -> Measurement:
         """Apply the score rule to what the graph said about a picture.
@@ -174,7 +181,7 @@ class Measurer:
         anomaly_map = result.anomaly_map if result.gain is None else result.anomaly_map * result.gain
         height, width = anomaly_map.shape
         judged = judged_cells(area, (height, width), picture.image_wh)
-        score = image_score(anomaly_map, self.rule, judged)
+        score = image_score(anomaly_map, self.rule, judged, result.windows)
         if not math.isfinite(score):
             raise ScoreNotFinite(score)
         return Measurement(score, anomaly_map, judged)
@@ -182,7 +189,7 @@ class Measurer:
     def measure(self, data: bytes, rules: PixelRules = DEFAULT_RULES, area: Area = EVERYTHING) -> Measurement:
         """Read, infer and score one picture."""
         picture = self.read(data, rules)
-        return self.score(picture, self.submit(picture).result(), area)
+        return self.score(picture, self.infer(picture), area)
 
     def close(self, *, drain: bool = True) -> None:
         """Answer what waits and end the inference thread."""
@@ -226,6 +233,20 @@ class Inspector(Measurer):
     def quality_limits(self) -> QualityLimits:
         """Beyond which a picture is none like those that the bundle was calibrated with."""
         return derive_limits(self.card.quality)
+
+    def score_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int]) -> float:
+        """The score of a whole picture from its stored map.
+
+        Args:
+            anomaly_map: float32 [h, w], times the score gain, as `Measurement` has it.
+            image_wh: Width and height of the picture as it was sent.
+        """
+        manifest = self.bundle.manifest
+        if self.geometry.tiling is None:
+            return image_score(anomaly_map, self.rule)
+        grid = tiling.lay_grid(image_wh[::-1], self.geometry)
+        windows = tiling.tile_windows(grid, (manifest.map_height, manifest.map_width))
+        return image_score(anomaly_map, self.rule, windows=windows)
 
     def heatmap_scale(
         self, thresholds: Thresholds, low: float | None = None, high: float | None = None
@@ -297,4 +318,16 @@ class Inspector(Measurer):
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
         """
         picture = self.read(data, rules)
-        return self.finish(picture, self.submit(picture).result(), criteria, reference)
+        return self.finish(picture, self.infer(picture), criteria, reference)
+
+
+def _tiles_at_once(options: BatchingOptions) -> int:
+    """Tiles of one picture that wait or run at a time: while one batch runs, the next one forms."""
+    return 2 * options.max_batch
+
+
+def _batching(geometry: InputGeometry, options: BatchingOptions) -> BatchingOptions:
+    """The batcher's limits. Its queue counts tiles, the option pictures."""
+    if geometry.tiling is None:
+        return options
+    return replace(options, queue_limit=options.queue_limit * _tiles_at_once(options))

@@ -16,8 +16,10 @@ from service.bundle import Float32Map
 from service.inspection.area import BoolMask
 
 MAX_REGIONS = 50
-# Samples per cell and direction on which regions are found; odd, see `_refine`.
-_FINER = 5
+# Samples per cell and direction on which regions are found; odd, see `_refine`. Fewer on the large maps of pictures in
+# tiles, whose cells are a smaller part of the picture and whose samples would fill the memory.
+_FINER, _FINER_ON_LARGE_MAPS = 5, 3
+_LARGE_MAP_CELLS = 512 * 512
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,11 @@ def _refine(anomaly_map: Float32Map, judged: BoolMask | None) -> Float32Map:
     """
     values = anomaly_map if judged is None else np.where(judged, anomaly_map, anomaly_map.min())
     height, width = values.shape
-    fine = cv2.resize(values, (width * _FINER, height * _FINER), interpolation=cv2.INTER_LINEAR)
-    fine[_FINER // 2 :: _FINER, _FINER // 2 :: _FINER] = values
+    finer = _FINER if values.size <= _LARGE_MAP_CELLS else _FINER_ON_LARGE_MAPS
+    fine = cv2.resize(values, (width * finer, height * finer), interpolation=cv2.INTER_LINEAR)
+    fine[finer // 2 :: finer, finer // 2 :: finer] = values
     if judged is not None:
-        fine[~np.repeat(np.repeat(judged, _FINER, axis=0), _FINER, axis=1)] = -np.inf
+        fine[~np.repeat(np.repeat(judged, finer, axis=0), finer, axis=1)] = -np.inf
     return np.asarray(fine, np.float32)
 
 

@@ -6,6 +6,7 @@ Each cell of the map says how unlike its patch is to what the student predicts o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,12 @@ from service.bundle import Float32Map, ScoreRule
 from service.inspection.area import BoolMask
 
 
-def image_score(anomaly_map: Float32Map, rule: ScoreRule, judged: BoolMask | None = None) -> float:
+def image_score(
+    anomaly_map: Float32Map,
+    rule: ScoreRule,
+    judged: BoolMask | None = None,
+    windows: Sequence[tuple[slice, slice]] = (),
+) -> float:
     """The raw image score: unbounded, never clamped or normalised.
 
     Where only a part of the cells is judged, all others count as the lowest value of the map, and the rule stays that
@@ -27,14 +33,22 @@ def image_score(anomaly_map: Float32Map, rule: ScoreRule, judged: BoolMask | Non
         rule: "top_fraction": the mean of the highest `fraction` of the map's cells, at least one cell. A defect covers
             a small part of the picture, so the mean of all cells would drown it; the maximum alone follows noise.
         judged: bool [h, w], the cells that are judged, at least one; None means all.
+        windows: Rows and columns that the rule is applied to one by one, and the highest score counts: in a picture of
+            many tiles, a defect is a share of all cells that is as many times smaller. Empty: the whole map.
 
     Returns:
         The score, NaN where the map holds what is no number. It never exceeds the highest judged cell, so a score above
         a level proves that a judged cell lies above it too: a rejected part always has a region to show.
     """
     values = anomaly_map if judged is None else np.where(judged, anomaly_map, anomaly_map.min())
+    scores = [_top_mean(values[window], rule.fraction) for window in windows or (...,)]
+    return math.nan if any(math.isnan(score) for score in scores) else max(scores)
+
+
+def _top_mean(values: Float32Map, fraction: float) -> float:
+    """The mean of the highest cells, NaN where one of them is no number."""
     cells = values.astype(np.float64).ravel()
-    count = max(1, math.ceil(rule.fraction * cells.size))
+    count = max(1, math.ceil(fraction * cells.size))
     top = np.partition(cells, cells.size - count)[-count:]
     if not np.isfinite(top).all():
         return math.nan

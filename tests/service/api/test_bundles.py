@@ -250,7 +250,7 @@ def test_picture_in_work_is_finished_by_the_bundle_that_began_it(
                 pass
             assert serving(service) == old.version, "the next one serves already"
             picture = active.inspector.read(BAD)
-            result = active.inspector.submit(picture).result(10)
+            result = active.inspector.infer(picture)
             judged = active.inspector.finish(picture, result, active.recipe.recipe.criteria)
             assert judged.decision == "fail"
             assert active.bundle.version == new.version
@@ -258,7 +258,7 @@ def test_picture_in_work_is_finished_by_the_bundle_that_began_it(
         swapping.join(10)
         assert not swapping.is_alive()
         with pytest.raises(ShuttingDown):
-            active.inspector.submit(picture)
+            active.inspector.infer(picture)
 
 
 def test_bundle_that_left_takes_its_session_with_it(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
