@@ -7,7 +7,7 @@ recipe that names its id; what the recipe then claims is derived again from the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.bundle import CalibrationCard
 from service.inspection.calibration import certify_nearest, images_needed, smallest_alpha
 from service.inspection.days import summarise_days
-from service.inspection.decision import decide
 from service.recipe import Recipe
 
 DEFAULT_CONFIDENCE = 0.95
@@ -83,15 +82,19 @@ class ProposalDay(_Record):
 
 
 class ChangedVerdict(_Record):
+    """A stored inspection, as it was decided and as it would be."""
+
     id: str
     before: str
     after: str
 
 
 class ReplayedVerdicts(_Record):
-    """What the newest stored inspections of this bundle would have been decided by score alone."""
+    """What the newest stored inspections of this bundle would have been decided with these thresholds, and the ROI and
+    region filters that are in force now."""
 
     inspections: int
+    unknown: int = Field(description="Inspections whose map would have been needed and is gone; not counted above.")
     before: dict[str, int] = Field(description="Decisions as they were stored.")
     after: dict[str, int]
     changed: list[ChangedVerdict] = Field(description=f"Newest first, at most {MAX_CHANGED_LISTED}.")
@@ -150,15 +153,6 @@ class GoodImages:
 
 
 @dataclass(frozen=True)
-class PastVerdict:
-    """A stored inspection: what it scored and what was decided."""
-
-    id: str
-    score: float
-    decision: str
-
-
-@dataclass(frozen=True)
 class Wish:
     """What a proposal is asked for.
 
@@ -199,7 +193,7 @@ def derive(
     created_at: datetime,
     product: str,
     bundle_digest: str,
-    past: Sequence[PastVerdict],
+    replay: Callable[[Recipe], ReplayedVerdicts],
 ) -> Proposal:
     """Compute a proposal.
 
@@ -210,7 +204,7 @@ def derive(
         created_at: Now.
         product: Whose thresholds.
         bundle_digest: The bundle that gave the scores.
-        past: Stored inspections by the same bundle, newest first.
+        replay: Decides stored inspections again by the proposed thresholds.
 
     Raises:
         InvalidRecipe: The review rate is not possible.
@@ -245,7 +239,7 @@ def derive(
         ),
         review_rate=recipe.review_rate,
         days=days,
-        replayed=_replay(past, recipe),
+        replayed=replay(recipe),
         notes=_notes(images, wish, certified.alpha, days),
     )
 
@@ -268,17 +262,19 @@ def _days(images: GoodImages, threshold: float) -> list[ProposalDay]:
     ]
 
 
-def _replay(past: Sequence[PastVerdict], recipe: Recipe) -> ReplayedVerdicts:
-    after = [decide(verdict.score, recipe.thresholds).value for verdict in past]
-    changed = [
-        ChangedVerdict(id=verdict.id, before=verdict.decision, after=now)
-        for verdict, now in zip(past, after, strict=True)
-        if verdict.decision != now
-    ]
+def summarise_replay(verdicts: Sequence[ChangedVerdict], unknown: int = 0) -> ReplayedVerdicts:
+    """Count verdicts that were decided again.
+
+    Args:
+        verdicts: All of them, newest first, changed or not.
+        unknown: How many could not be decided again.
+    """
+    changed = [verdict for verdict in verdicts if verdict.before != verdict.after]
     return ReplayedVerdicts(
-        inspections=len(past),
-        before=dict(sorted(Counter(verdict.decision for verdict in past).items())),
-        after=dict(sorted(Counter(after).items())),
+        inspections=len(verdicts),
+        unknown=unknown,
+        before=dict(sorted(Counter(verdict.before for verdict in verdicts).items())),
+        after=dict(sorted(Counter(verdict.after for verdict in verdicts).items())),
         changed=changed[:MAX_CHANGED_LISTED],
         changed_total=len(changed),
     )

@@ -12,18 +12,23 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from uuid import UUID
 
 import numpy as np
 
-from service.errors import InvalidRequest, NotJudged, ProposalsBusy
+from service.bundle import Float32Map
+from service.errors import AreaMismatch, ArtefactGone, InvalidRequest, NotJudged, ProposalsBusy
+from service.inspection.area import EVERYTHING
+from service.inspection.decision import Criteria, Decision, decide
 from service.inspection.pixel_formats import PixelRules
-from service.proposal import GoodImages, Proposal, Wish, derive
+from service.inspection.regions import NO_FILTER
+from service.proposal import ChangedVerdict, GoodImages, Proposal, ReplayedVerdicts, Wish, derive, summarise_replay
+from service.recipe import Recipe
 from service.registry import ActiveProduct
 from service.store.ids import created_at, new_id
-from service.store.inspections import Selection, recent_verdicts, select_inspections
+from service.store.inspections import Selection, recent_inspections, select_inspections
 from service.store.models import InspectionRow
 from service.store.proposals import StoredProposal, add_proposal
 from service.store.store import Store
@@ -100,7 +105,6 @@ class Proposer:
         else:
             images = self._stored(active, request.selection)
         product, digest = active.bundle.manifest.product, active.bundle.digest
-        past = recent_verdicts(self.store.engine, product, digest, request.replay) if request.replay else []
         proposal_id = new_id()
         proposal = derive(
             images,
@@ -109,7 +113,7 @@ class Proposer:
             created_at=created_at(proposal_id),
             product=product,
             bundle_digest=digest,
-            past=past,
+            replay=lambda recipe: self._replay(active, recipe, request.replay),
         )
         stored = StoredProposal(proposal, tuple(sorted(images.scores)), request.wish.review_rate)
         add_proposal(self.store.engine, stored)
@@ -151,12 +155,41 @@ class Proposer:
         if row.bundle_digest == active.bundle.digest:
             if row.judged_share is None:
                 return row.score
-            anomaly_map = np.load(io.BytesIO(files.read_map(inspection_id)), allow_pickle=False)
-            return active.inspector.score_map(anomaly_map, (row.image_width, row.image_height))
+            return active.inspector.score_map(self._read_map(row), (row.image_width, row.image_height))
         data = files.read_image(inspection_id, row.image_media_type)
         # Held for this one picture: an activation need not wait for thousands of them.
         with active.held() as inspector:
             return inspector.measure(data, PixelRules.from_stored(row.image_pixels)).score
+
+    def _replay(self, active: ActiveProduct, recipe: Recipe, limit: int) -> ReplayedVerdicts:
+        product, digest = active.bundle.manifest.product, active.bundle.digest
+        rows = recent_inspections(self.store.engine, product, digest, limit) if limit else []
+        criteria = replace(active.recipe.recipe.criteria, thresholds=recipe.thresholds)
+        verdicts, unknown = [], 0
+        for row in rows:
+            try:
+                after = self._decide_again(active, row, criteria)
+            except (ArtefactGone, AreaMismatch):
+                unknown += 1
+                continue
+            verdicts.append(ChangedVerdict(id=row.id, before=row.decision, after=after.value))
+        return summarise_replay(verdicts, unknown)
+
+    def _decide_again(self, active: ActiveProduct, row: InspectionRow, criteria: Criteria) -> Decision:
+        """The verdict by other criteria: from the score where that tells it, else from the map."""
+        assert row.score is not None  # only what was judged is decided again
+        is_same_area = row.recipe_revision == active.recipe.revision or (
+            row.judged_share is None and criteria.area == EVERYTHING
+        )
+        by_score = decide(row.score, criteria.thresholds)
+        # Filters only soften, so a part that passes by its score passes.
+        if is_same_area and (by_score is Decision.PASS or criteria.regions == NO_FILTER):
+            return by_score
+        image_wh = (row.image_width, row.image_height)
+        return active.inspector.judge_map(self._read_map(row), image_wh, criteria).decision
+
+    def _read_map(self, row: InspectionRow) -> Float32Map:
+        return np.asarray(np.load(io.BytesIO(self.store.files.read_map(UUID(row.id))), allow_pickle=False), np.float32)
 
 
 def _day(row: InspectionRow) -> str:

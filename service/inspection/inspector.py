@@ -19,7 +19,7 @@ from service.inspection import imaging, tiling
 from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
 from service.inspection.batching import BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.calibration import p_value
-from service.inspection.decision import Criteria, Decision, Thresholds, judge
+from service.inspection.decision import Criteria, Decision, Thresholds, Verdict, judge
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
 from service.inspection.measures import measure_quality
@@ -234,19 +234,35 @@ class Inspector(Measurer):
         """Beyond which a picture is none like those that the bundle was calibrated with."""
         return derive_limits(self.card.quality)
 
-    def score_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int]) -> float:
-        """The score of a whole picture from its stored map.
+    def judge_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], criteria: Criteria) -> Verdict:
+        """What would have been decided about a picture, from its stored map.
 
         Args:
             anomaly_map: float32 [h, w], times the score gain, as `Measurement` has it.
             image_wh: Width and height of the picture as it was sent.
+            criteria: What to judge by.
+
+        Raises:
+            AreaMismatch: The criteria's area is not one of a picture of this size.
         """
-        manifest = self.bundle.manifest
+        height, width = anomaly_map.shape
+        judged = judged_cells(criteria.area, (height, width), image_wh)
+        return judge(self.score_map(anomaly_map, image_wh, judged), anomaly_map, criteria, image_wh, judged)
+
+    def score_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], judged: BoolMask | None = None) -> float:
+        """The score of a picture, from its stored map.
+
+        Args:
+            anomaly_map: As `judge_map`.
+            image_wh: As `judge_map`.
+            judged: bool [h, w], the cells to score; None: all.
+        """
         if self.geometry.tiling is None:
-            return image_score(anomaly_map, self.rule)
+            return image_score(anomaly_map, self.rule, judged)
+        manifest = self.bundle.manifest
         grid = tiling.lay_grid(image_wh[::-1], self.geometry)
         windows = tiling.tile_windows(grid, (manifest.map_height, manifest.map_width))
-        return image_score(anomaly_map, self.rule, windows=windows)
+        return image_score(anomaly_map, self.rule, judged, windows)
 
     def heatmap_scale(
         self, thresholds: Thresholds, low: float | None = None, high: float | None = None

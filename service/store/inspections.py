@@ -12,7 +12,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.errors import UnknownInspection
-from service.proposal import PastVerdict
 from service.store.errors import StoreUnavailable
 from service.store.ids import first_id
 from service.store.models import InspectionRow
@@ -77,25 +76,20 @@ def list_inspections(
         raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
 
 
-def recent_verdicts(engine: Engine, product: str, bundle_digest: str, limit: int) -> Sequence[PastVerdict]:
-    """What the newest inspections by one bundle scored and how they were decided, newest first.
+def recent_inspections(engine: Engine, product: str, bundle_digest: str, limit: int) -> Sequence[InspectionRow]:
+    """Of a product's newest judged inspections those by one bundle, newest first.
 
     Raises:
         StoreUnavailable: The database does not answer.
     """
     # Of the newest so many: a product that changed its bundle long ago must not be searched to its beginning.
-    newest = (
-        select(InspectionRow.id, InspectionRow.score, InspectionRow.decision, InspectionRow.bundle_digest)
-        .where(InspectionRow.product == product, InspectionRow.score.is_not(None))
-        .order_by(InspectionRow.id.desc())
-        .limit(limit)
-    )
+    judged = select(InspectionRow).where(InspectionRow.product == product, InspectionRow.score.is_not(None))
     try:
-        with engine.connect() as connection:
-            found = connection.execute(newest).all()
+        with Session(engine, expire_on_commit=False) as session:
+            newest = session.scalars(judged.order_by(InspectionRow.id.desc()).limit(limit)).all()
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
-    return [PastVerdict(row.id, row.score, row.decision) for row in found if row.bundle_digest == bundle_digest]
+    return [row for row in newest if row.bundle_digest == bundle_digest]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a proposal says, from given scores."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,17 @@ from scipy.stats import beta
 from service.errors import InvalidRecipe
 from service.inspection.calibration import p_value, smallest_alpha
 from service.inspection.decision import Decision, decide
-from service.proposal import GoodImages, PastVerdict, Proposal, Wish, derive, recipe_of
+from service.proposal import (
+    ChangedVerdict,
+    GoodImages,
+    Proposal,
+    ReplayedVerdicts,
+    Wish,
+    derive,
+    recipe_of,
+    summarise_replay,
+)
+from service.recipe import Recipe
 from tests.bundles import tiny_card
 
 SCORES = [float(value) for value in range(1, 100)]
@@ -31,8 +42,15 @@ def good_images(scores: list[float] = SCORES, days: list[str] | None = DAYS, **c
 
 
 def propose(
-    images: GoodImages, target: float = 0.05, review: float | None = None, past: tuple[PastVerdict, ...] = ()
+    images: GoodImages,
+    target: float = 0.05,
+    review: float | None = None,
+    past: Sequence[tuple[str, float, str]] = (),
 ) -> Proposal:
+    def replay(recipe: Recipe) -> ReplayedVerdicts:
+        again = [(name, before, decide(score, recipe.thresholds).value) for name, score, before in past]
+        return summarise_replay([ChangedVerdict(id=name, before=before, after=after) for name, before, after in again])
+
     return derive(
         images,
         Wish(target, review, 0.95, "Ada"),
@@ -40,7 +58,7 @@ def propose(
         created_at=datetime(2026, 3, 3, tzinfo=UTC),
         product="widget",
         bundle_digest="d" * 64,
-        past=past,
+        replay=replay,
     )
 
 
@@ -123,7 +141,7 @@ def test_card_with_days_compares_them() -> None:
 
 
 def test_past_verdicts_are_decided_again() -> None:
-    past = (PastVerdict("3", 98.0, "pass"), PastVerdict("2", 93.0, "fail"), PastVerdict("1", 1.0, "pass"))
+    past = (("3", 98.0, "pass"), ("2", 93.0, "fail"), ("1", 1.0, "pass"))
     replayed = propose(good_images(), 0.05, 0.1, past).replayed
 
     assert (replayed.inspections, replayed.changed_total) == (3, 2)

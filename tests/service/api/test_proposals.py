@@ -143,6 +143,26 @@ def test_past_inspections_are_decided_again(serve: Serve) -> None:
         assert propose(service, replay=3).json()["replayed"]["inspections"] == 3
 
 
+def test_past_inspections_are_decided_again_under_the_roi_and_the_filters_in_force(serve: Serve) -> None:
+    def spots(left: int, right: int) -> bytes:
+        image = part(spot=(4, 28, left))
+        image[28 : 28 + right, 44 : 44 + right] = 255
+        return encode(image)
+
+    with serve() as service:
+        large, small, outside = (service.inspect(spots(*sizes)).json() for sizes in ((12, 0), (4, 0), (0, 12)))
+        assert {row["decision"] for row in (large, small, outside)} == {"fail"}
+        roi = [[[0, 0], [32, 0], [32, 64], [0, 64]]]
+        change = {"roi": roi, "regions": {"min_area_px": 200}, "reason": "the left half, and no specks"}
+        assert service.client.put(RECIPE, json=WHO | change).status_code == 200
+        replayed = propose(service).json()["replayed"]
+        assert (replayed["inspections"], replayed["unknown"]) == (3, 0)
+        assert replayed["after"] == {"fail": 1, "pass": 2}
+        assert {item["id"] for item in replayed["changed"]} == {small["id"], outside["id"]}
+        again = [service.inspect(spots(*sizes)).json()["decision"] for sizes in ((12, 0), (4, 0), (0, 12))]
+        assert again == ["fail", "pass", "pass"], "as it is decided from now on"
+
+
 def test_images_of_another_bundle_are_measured_by_the_one_that_serves(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models)
