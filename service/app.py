@@ -11,7 +11,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from service.api import bundles, health, inspections, products, proposals, recipes
+from service.api import batches, bundles, health, inspections, products, proposals, recipes
 from service.api.middleware import BodyLimit, RequestContext
 from service.api.openapi import describe
 from service.api.problems import install_problem_handlers
@@ -65,9 +65,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     install_problem_handlers(app)
     # The last one added is the outermost: even a refused body has a request id and is counted.
-    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, bundle_bytes=settings.max_bundle_bytes)
+    app.add_middleware(
+        BodyLimit,
+        limit_bytes=settings.max_body_bytes,
+        bundle_bytes=settings.max_bundle_bytes,
+        call_bytes=settings.max_call_bytes,
+    )
     app.add_middleware(RequestContext, metrics=metrics)
-    for room in (inspections, products, recipes, proposals, bundles, health):
+    for room in (inspections, batches, products, recipes, proposals, bundles, health):
         app.include_router(room.router)
     app.state.settings = settings
     describe(app)

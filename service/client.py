@@ -28,6 +28,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
+from service.api.batch_schemas import BatchAnswer
 from service.api.schemas import (
     Inspection,
     InspectionPage,
@@ -39,6 +40,7 @@ from service.client_bundles import AsyncBundleCalls, BundleCalls
 from service.client_calls import (
     Call,
     HeatmapFormat,
+    batch_call,
     heatmap_call,
     image_call,
     inspect_call,
@@ -150,6 +152,35 @@ class Client(BundleCalls, RecipeCalls):
         """
         about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
         return Inspection.model_validate_json(self._send(inspect_call(product, image, about, buffer)))
+
+    def inspect_batch(
+        self,
+        product: str,
+        images: Sequence[tuple[str, bytes]],
+        *,
+        part_id: str | None = None,
+        station: str | None = None,
+        lot: str | None = None,
+        buffer: CameraBuffer | None = None,
+    ) -> BatchAnswer:
+        """Have several pictures judged in one call.
+
+        Args:
+            product: What they show.
+            images: Name and bytes of each; names come back with the answers.
+            part_id: Serial number of the part that they show.
+            station: Where the pictures were taken.
+            lot: Lot or order that the part belongs to.
+            buffer: The layout of camera buffers; None where the images are encoded.
+
+        Returns:
+            For each image, in their order, the inspection or the problem.
+
+        Raises:
+            ServiceProblem: The call as a whole was refused.
+        """
+        about = {"part_id": part_id, "station": station, "lot": lot}
+        return BatchAnswer.model_validate_json(self._send(batch_call(product, images, about, buffer)))
 
     def inspection(self, inspection_id: str) -> Inspection:
         """A stored inspection."""
@@ -282,6 +313,20 @@ class AsyncClient(AsyncBundleCalls, AsyncRecipeCalls):
         """As `Client.inspect`."""
         about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
         return Inspection.model_validate_json(await self._send(inspect_call(product, image, about, buffer)))
+
+    async def inspect_batch(
+        self,
+        product: str,
+        images: Sequence[tuple[str, bytes]],
+        *,
+        part_id: str | None = None,
+        station: str | None = None,
+        lot: str | None = None,
+        buffer: CameraBuffer | None = None,
+    ) -> BatchAnswer:
+        """As `Client.inspect_batch`."""
+        about = {"part_id": part_id, "station": station, "lot": lot}
+        return BatchAnswer.model_validate_json(await self._send(batch_call(product, images, about, buffer)))
 
     async def inspection(self, inspection_id: str) -> Inspection:
         """As `Client.inspection`."""

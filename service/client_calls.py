@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -20,9 +20,11 @@ class Call:
     content: bytes | None = None
     json: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[tuple[str, tuple[str, bytes, str]]] = ()
 
     def arguments(self) -> dict[str, Any]:
         given = {"params": self.params, "content": self.content, "json": self.json, "headers": self.headers}
+        given["files"] = self.files
         return {name: value for name, value in given.items() if value}
 
 
@@ -53,18 +55,32 @@ class CameraBuffer:
         return {name: str(value) for name, value in given.items() if value is not None}
 
 
-def inspect_call(
-    product: str, image: bytes, about: Mapping[str, str | datetime | None], buffer: CameraBuffer | None
-) -> Call:
-    params = {
+def _about(about: Mapping[str, str | datetime | None]) -> dict[str, str]:
+    return {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in about.items()
         if value is not None
     }
+
+
+def batch_call(
+    product: str,
+    images: Sequence[tuple[str, bytes]],
+    about: Mapping[str, str | datetime | None],
+    buffer: CameraBuffer | None,
+) -> Call:
+    files = [("image", (name, data, "application/octet-stream")) for name, data in images]
+    headers = {} if buffer is None else buffer.headers()
+    return Call("POST", f"/v1/products/{product}/inspections:batch", _about(about), headers=headers, files=files)
+
+
+def inspect_call(
+    product: str, image: bytes, about: Mapping[str, str | datetime | None], buffer: CameraBuffer | None
+) -> Call:
     # The service looks at the bytes anyway; what they are called makes no difference.
     headers = {"content-type": "application/octet-stream", "accept": "application/json"}
     headers |= {} if buffer is None else buffer.headers()
-    return Call("POST", f"/v1/products/{product}/inspections", params, content=image, headers=headers)
+    return Call("POST", f"/v1/products/{product}/inspections", _about(about), content=image, headers=headers)
 
 
 def page_call(cursor: str | None, limit: int, which: Mapping[str, str | None]) -> Call:

@@ -176,12 +176,33 @@ class BodyTooLarge(PlumblineError):
     title = "Request body too large"
     status = 413
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, setting: str = "PLUMBLINE_MAX_BODY_BYTES") -> None:
         super().__init__(
             f"The request body is larger than {limit_bytes} bytes. Send a smaller or compressed image, "
-            "or raise PLUMBLINE_MAX_BODY_BYTES.",
+            f"or raise {setting}.",
             limit_bytes=limit_bytes,
         )
+
+
+class TooManyImages(PlumblineError):
+    slug = "too-many-images"
+    title = "Too many pictures in one call"
+    status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The call holds more than {limit} pictures. Split it into several, or raise PLUMBLINE_MAX_CALL_IMAGES.",
+            limit=limit,
+        )
+
+
+class BadArchive(PlumblineError):
+    slug = "bad-archive"
+    title = "Zip file cannot be read"
+    status = 422
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The zip file cannot be read: {reason} Pack it again and send it again.")
 
 
 class TooManyPixels(PlumblineError):

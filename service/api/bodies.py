@@ -8,21 +8,16 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from fastapi import Request
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from service.api.errors import RequestTimeout
+from service.api.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.errors import InvalidRequest, UnsupportedMediaType
 from service.inspection.imaging import MEDIA_TYPES
 
-MULTIPART = "multipart/form-data"
 RAW_MEDIA_TYPES = (*MEDIA_TYPES.values(), "application/octet-stream")
-IMAGE_FIELD = "image"
 MAX_PARTS = 16
-MAX_HEADER_BYTES = 2048
-MAX_FIELD_BYTES = 1024
 _WRITE_BYTES = 2**20
 
 
@@ -100,101 +95,21 @@ async def receive_file(request: Request, file: IO[bytes], timeout_s: float) -> N
         raise InvalidRequest("The request has no body. Send the file as the body.")
 
 
-@dataclass
-class _Part:
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    content: bytearray = field(default_factory=bytearray)
-    name: str = ""
-
-
-class _FormReader:
-    """Collects the parts of a form in memory, with a bound on everything that a client chooses.
-
-    The framework's own form parser spools pictures to temporary files: slower than memory, and a full /tmp
-    turns into a puzzling error.
-    """
-
-    def __init__(self, boundary: bytes) -> None:
-        self.parts: dict[str, bytearray] = {}
-        self._part = _Part()
-        self._header = (bytearray(), bytearray())
-        self._header_bytes = 0
-        self.complete = False
-        self.parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": lambda data, start, end: self._extend_header(0, data[start:end]),
-                "on_header_value": lambda data, start, end: self._extend_header(1, data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._name_part,
-                "on_part_data": self._extend,
-                "on_part_end": self._end,
-                "on_end": self._finish,
-            },
-        )
-
-    def _begin(self) -> None:
-        if len(self.parts) >= MAX_PARTS:
-            raise InvalidRequest(f"The form has more than {MAX_PARTS} parts. Send one image and its few fields.")
-        self._part = _Part()
-        self._header_bytes = 0
-
-    def _extend_header(self, which: int, data: bytes) -> None:
-        self._header_bytes += len(data)
-        if self._header_bytes > MAX_HEADER_BYTES:
-            raise InvalidRequest(f"A part of the form has more than {MAX_HEADER_BYTES} bytes of headers.")
-        self._header[which].extend(data)
-
-    def _end_header(self) -> None:
-        name, value = self._header
-        self._part.headers[bytes(name).lower()] = bytes(value)
-        self._header = (bytearray(), bytearray())
-
-    def _name_part(self) -> None:
-        _, options = parse_options_header(self._part.headers.get(b"content-disposition", b""))
-        self._part.name = options.get(b"name", b"").decode(errors="replace")
-        if not self._part.name:
-            raise InvalidRequest("A part of the form has no name in its Content-Disposition header.")
-        if self._part.name in self.parts:
-            raise InvalidRequest(f"The form has the part {self._part.name!r} twice. Send one image per request.")
-
-    def _extend(self, data: bytes, start: int, end: int) -> None:
-        part = self._part
-        if part.name != IMAGE_FIELD and len(part.content) + end - start > MAX_FIELD_BYTES:
-            raise InvalidRequest(
-                f"The form field {part.name!r} is longer than {MAX_FIELD_BYTES} bytes. The picture belongs into the "
-                f"field {IMAGE_FIELD!r}."
-            )
-        part.content += memoryview(data)[start:end]
-
-    def _end(self) -> None:
-        self.parts[self._part.name] = self._part.content
-
-    def _finish(self) -> None:
-        self.complete = True
-
-
 async def _receive_form(stream: AsyncIterator[bytes], content_type: str) -> Upload:
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
-    if not boundary:
-        raise InvalidRequest("The Content-Type of the form names no boundary. Let the HTTP library set the header.")
-    try:
-        reader = _FormReader(boundary)
-        async for chunk in stream:
-            reader.parser.write(chunk)
-        reader.parser.finalize()
-    except FormParserError as error:
-        raise InvalidRequest(f"The form cannot be read: {error}.") from error
-    if not reader.complete:
-        raise InvalidRequest("The form ends before its closing boundary; it was cut off on the way.")
-    image = reader.parts.pop(IMAGE_FIELD, None)
+    parts: dict[str, bytearray] = {}
+    async for part in FormReader(content_type, MAX_PARTS).parts(stream):
+        if part.name in parts:
+            raise InvalidRequest(
+                f"The form has the part {part.name!r} twice. Send one image per request, or several to "
+                "…/inspections:batch."
+            )
+        parts[part.name] = part.content
+    image = parts.pop(IMAGE_FIELD, None)
     if not image:
-        found = ", ".join(sorted(reader.parts)) or "none"
+        found = ", ".join(sorted(parts)) or "none"
         raise InvalidRequest(f"The form has no image in the field {IMAGE_FIELD!r}. Other fields: {found}.")
     try:
-        fields = {name: content.decode() for name, content in reader.parts.items()}
+        fields = {name: content.decode() for name, content in parts.items()}
     except UnicodeDecodeError as error:
         raise InvalidRequest("A field of the form is not UTF-8 text.") from error
     return Upload(bytes(image), fields)

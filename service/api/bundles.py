@@ -23,7 +23,7 @@ from service.api.deps import BundlesDep, LineDep, ProductPath, VersionPath
 from service.api.errors import RequestTimeout
 from service.api.problems import problem_responses
 from service.bundle import PRODUCT_NAME
-from service.bundles.archive import MEDIA_TYPE, open_spool
+from service.bundles.archive import open_spool
 from service.bundles.comparison import compare
 from service.bundles.errors import (
     BundleArchiveInvalid,
@@ -51,6 +51,7 @@ from service.errors import (
 )
 from service.store.errors import StoreUnavailable
 from service.store.shadows import judged_twice
+from service.zips import MEDIA_TYPE
 
 router = APIRouter(prefix="/v1/products/{product}", tags=["bundles"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -10,9 +11,10 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from service.api.answers import inspection_answer
-from service.api.bodies import IMAGE_FIELD, MULTIPART, RAW_MEDIA_TYPES, Upload, receive_upload
+from service.api.bodies import RAW_MEDIA_TYPES, receive_upload
 from service.api.deps import InspectionPath, LineDep, ProductPath
 from service.api.errors import NotAcceptable, RequestTimeout
+from service.api.forms import IMAGE_FIELD, MULTIPART
 from service.api.middleware import TRACEPARENT
 from service.api.negotiation import negotiate
 from service.api.problems import problem_responses, request_id
@@ -49,8 +51,28 @@ from service.store.models import InspectionRow
 
 router = APIRouter(tags=["inspections"])
 
-_BINARY = {"type": "string", "format": "binary"}
+BINARY = {"type": "string", "format": "binary"}
 _NPY = "application/x-npy"
+INSPECT_ERRORS = (
+    UnknownProduct,
+    RequestTimeout,
+    BodyTooLarge,
+    TooManyPixels,
+    UnsupportedMediaType,
+    NotAnImage,
+    UnknownPixelFormat,
+    CorruptImage,
+    BufferSizeMismatch,
+    PixelMismatch,
+    AreaMismatch,
+    InvalidRequest,
+    ScoreNotFinite,
+    QueueFull,
+    DeadlineExceeded,
+    ShuttingDown,
+    ProductNotReady,
+    StoreUnavailable,
+)
 _ID_ERRORS = (UnknownInspection, InvalidRequest, StoreUnavailable)
 _VERDICT_HEADERS = {
     name: {"description": text, "schema": {"type": kind}}
@@ -82,7 +104,7 @@ _FORM_SCHEMA = {
     "type": "object",
     "required": [IMAGE_FIELD],
     "properties": {
-        IMAGE_FIELD: _BINARY,
+        IMAGE_FIELD: BINARY,
         "part_id": {"type": "string"},
         "station": {"type": "string"},
         "lot": {"type": "string"},
@@ -92,7 +114,7 @@ _FORM_SCHEMA = {
 
 
 def binary_response(description: str, media_types: tuple[str, ...], **more: Any) -> dict[str, Any]:
-    return {"description": description, "content": {name: {"schema": _BINARY} for name in media_types}, **more}
+    return {"description": description, "content": {name: {"schema": BINARY} for name in media_types}, **more}
 
 
 @router.post(
@@ -106,37 +128,17 @@ def binary_response(description: str, media_types: tuple[str, ...], **more: Any)
             "required": True,
             "description": "The encoded picture or, with the headers `X-Pixel-Format`, `X-Width` and `X-Height`, a "
             "camera buffer as `application/octet-stream`; or a form with either in its field `image`.",
-            "content": {name: {"schema": _BINARY} for name in RAW_MEDIA_TYPES} | {MULTIPART: {"schema": _FORM_SCHEMA}},
+            "content": {name: {"schema": BINARY} for name in RAW_MEDIA_TYPES} | {MULTIPART: {"schema": _FORM_SCHEMA}},
         }
     },
     responses={
         201: {
             "description": "The verdict, stored. As JSON, or as the heatmap with the verdict in the headers.",
             "model": Inspection,
-            "content": {name: {"schema": _BINARY} for name in HEATMAP_MEDIA_TYPES},
+            "content": {name: {"schema": BINARY} for name in HEATMAP_MEDIA_TYPES},
             "headers": _LOCATION | _VERDICT_HEADERS,
         },
-        **problem_responses(
-            UnknownProduct,
-            NotAcceptable,
-            RequestTimeout,
-            BodyTooLarge,
-            TooManyPixels,
-            UnsupportedMediaType,
-            NotAnImage,
-            UnknownPixelFormat,
-            CorruptImage,
-            BufferSizeMismatch,
-            PixelMismatch,
-            AreaMismatch,
-            InvalidRequest,
-            ScoreNotFinite,
-            QueueFull,
-            DeadlineExceeded,
-            ShuttingDown,
-            ProductNotReady,
-            StoreUnavailable,
-        ),
+        **problem_responses(NotAcceptable, *INSPECT_ERRORS),
     },
 )
 async def inspect(
@@ -165,7 +167,7 @@ async def inspect(
         with line.admission.enter():
             layout = buffer_layout(active, buffer)
             upload = await receive_upload(request, line.settings.body_timeout_s)
-            row = await line.inspect(product, upload.image, part_record(request, part, upload), layout)
+            row = await line.inspect(product, upload.image, part_record(request, part, upload.fields), layout)
             if wanted == "application/json":
                 content = inspection_answer(row).model_dump_json().encode()
             else:
@@ -319,15 +321,15 @@ def layout_headers(rules: PixelRules) -> dict[str, str]:
     )
 
 
-def part_record(request: Request, part: PartFields, upload: Upload) -> PartRecord:
+def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | None = None) -> PartRecord:
     """What the sender says about the part, in the query or in the form.
 
     Raises:
         InvalidRequest: A form field is unknown or not valid.
     """
-    if upload.fields:
+    if fields:
         try:
-            given = part.model_dump(exclude_none=True) | dict(upload.fields)
+            given = part.model_dump(exclude_none=True) | dict(fields)
             part = PartFields.model_validate(given)
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False, include_context=False)

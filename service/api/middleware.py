@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 TRACEPARENT = "plumbline.traceparent"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_BATCHES = re.compile(r"/v1/products/[^/]+/inspections:batch")
 _BUNDLES = re.compile(r"/v1/products/[^/]+/bundles")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -82,10 +84,11 @@ class BodyLimit:
     """Refuses a body that is too large as soon as that is known: from its stated length before a byte is
     read, from its real length with the byte that is one too many."""
 
-    def __init__(self, app: ASGIApp, limit_bytes: int, bundle_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, limit_bytes: int, bundle_bytes: int, call_bytes: int) -> None:
         self.app = app
         self.limit_bytes = limit_bytes
         self.bundle_bytes = bundle_bytes
+        self.call_bytes = call_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -95,6 +98,8 @@ class BodyLimit:
         too_large: Callable[[int], PlumblineError] = BodyTooLarge
         if _BUNDLES.fullmatch(scope["path"]):
             limit_bytes, too_large = self.bundle_bytes, BundleTooLarge
+        elif _BATCHES.fullmatch(scope["path"]):
+            limit_bytes, too_large = self.call_bytes, partial(BodyTooLarge, setting="PLUMBLINE_MAX_CALL_BYTES")
         headers = Headers(scope=scope)
         stated = headers.get("content-length", "")
         if stated.isdecimal() and int(stated) > limit_bytes:

@@ -7,8 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from service.api.problems import Problem
-from service.api.schemas import RecipeChange
+from service.api.schemas import Problem, RecipeChange
 
 
 def describe(app: FastAPI) -> None:

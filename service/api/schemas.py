@@ -27,8 +27,23 @@ def _a_person(author: str) -> str:
 Author = Annotated[Label, AfterValidator(_a_person)]
 
 
+TYPE_PREFIX = "urn:plumbline:problem:"
+
+
 class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class Problem(BaseModel):
+    """A failure (RFC 9457). Members beyond these depend on the type; `docs/problems.md` lists the types."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=[TYPE_PREFIX + "queue-full"], description="Stable name of the kind of failure.")
+    title: str = Field(description="The kind of failure in words; the same for every occurrence.")
+    status: int = Field(ge=400, le=599, description="The HTTP status code.")
+    detail: str = Field(description="What happened, what was expected, what to do.")
+    instance: str = Field(examples=["urn:plumbline:request:0192..."], description="The request; also in the log.")
 
 
 def _in_utc(moment: datetime) -> datetime:

@@ -25,6 +25,7 @@ from service.monitoring.score_histogram import ScoreHistogram
 
 if TYPE_CHECKING:
     from service.bundle import Bundle
+    from service.errors import PlumblineError
     from service.recipe import Recipe
 
 # Dense where an inspection lives (1-100 ms), so that a regression of a few milliseconds shows in a quantile.
@@ -35,6 +36,7 @@ STAGE_BUCKETS_S = (
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 DECISIONS = ("pass", "review", "fail", "invalid")
 SHADOW_OUTCOMES = ("judged", "failed", "dropped")
+SHED_REASONS = ("queue_full", "deadline_exceeded", "shutting_down", "store_unavailable")
 UNMATCHED_ROUTE = "unmatched"
 
 # The library's extra `_created` series would double the number of series for a figure that nobody plots.
@@ -146,7 +148,7 @@ class Metrics:
             "inspection_problems_total", "Problems answered, by the last part of their type.", ["type"],
             registry=self.registry,
         )  # fmt: skip
-        for reason in ("queue_full", "deadline_exceeded", "shutting_down", "store_unavailable"):
+        for reason in SHED_REASONS:
             self.shed.labels(reason)
 
     def watch_queue(self, depth: Callable[[], int], limit: int) -> None:
@@ -187,6 +189,12 @@ class Metrics:
         self.batch_size.observe(batch_size)
         for stage, seconds in timings_s.items():
             self.stages.labels(stage).observe(seconds)
+
+    def count_refusal(self, error: PlumblineError) -> None:
+        """Count a picture that was refused where no HTTP answer of its own says so."""
+        self.problems.labels(error.slug).inc()
+        if (reason := error.slug.replace("-", "_")) in SHED_REASONS:
+            self.shed.labels(reason).inc()
 
     def count_invalid(self, product: str, reasons: Iterable[str], timings_s: Mapping[str, float]) -> None:
         """Count a picture that was not worth a verdict. It has no score and no batch."""

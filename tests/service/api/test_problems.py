@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.problems import TYPE_PREFIX, catalogue
+from service.api.problems import catalogue
+from service.api.schemas import TYPE_PREFIX
 from service.app import begin_drain
 from service.store.errors import StoreUnavailable
 from tests.bundles import part, write_tiny_bundle
