@@ -23,8 +23,13 @@ class Call:
     files: Sequence[tuple[str, tuple[str, bytes, str]]] = ()
 
     def arguments(self) -> dict[str, Any]:
-        given = {"params": self.params, "content": self.content, "json": self.json, "headers": self.headers}
-        given["files"] = self.files
+        given: dict[str, Any] = {
+            "params": self.params,
+            "content": self.content,
+            "json": self.json,
+            "headers": self.headers,
+            "files": self.files,
+        }
         return {name: value for name, value in given.items() if value}
 
 

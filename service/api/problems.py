@@ -68,9 +68,8 @@ class EarlyResponse(Response):
         close: bool,
     ) -> None:
         self.close = close
-        super().__init__(
-            content, status_code, {**(headers or {}), **({"Connection": "close"} if close else {})}, media_type
-        )
+        closing = {"Connection": "close"} if close else {}
+        super().__init__(content, status_code, {**(headers or {}), **closing}, media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self.close:

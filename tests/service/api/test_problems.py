@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import sqlite3
 import time
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +23,22 @@ from service.store.errors import StoreUnavailable
 from tests.bundles import part, write_tiny_bundle
 from tests.service.conftest import BOMB, GOOD, INSPECT, RunningService, Serve, encode
 
+
+def zip_of(count: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"{number}.png", b"x")
+    return buffer.getvalue()
+
+
 DOCS = Path(__file__).parents[3] / "docs" / "problems.md"
 PROPOSE = "/v1/products/widget/thresholds:propose"
 RECIPE = "/v1/products/widget/recipe"
 WHO = {"author": "a", "reason": "b"}
 IMAGE = {"content-type": "image/png"}
+ZIP = {"content-type": "application/zip"}
+ZIP_OF_501 = zip_of(501)
 RAW = {"content-type": "application/octet-stream"}
 BUFFER = RAW | {"x-pixel-format": "Mono8", "x-width": "8", "x-height": "8"}
 YUV = {"x-pixel-format": "YUV9"}
@@ -78,6 +91,8 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", INSPECT, {"content": BOMB, "headers": IMAGE}, 413, "too-many-pixels"),
     ("POST", INSPECT, {"content": b"x" * 100_001, "headers": IMAGE}, 413, "body-too-large"),
     ("POST", INSPECT, {"content": b"", "headers": IMAGE}, 422, "invalid-request"),
+    ("POST", f"{INSPECT}:batch", {"content": b"no zip", "headers": ZIP}, 422, "bad-archive"),
+    ("POST", f"{INSPECT}:batch", {"content": ZIP_OF_501, "headers": ZIP}, 413, "too-many-images"),
     ("POST", f"{INSPECT}?part_id=", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
     ("POST", f"{INSPECT}?partid=7", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
     ("POST", f"{INSPECT}?captured_at=2026-01-01T00:00:00", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
