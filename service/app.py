@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from service.api import batches, bundles, health, inspections, products, proposals, recipes
+from service.api import batches, bundles, health, inspections, products, proposals, recipes, replays
 from service.api.middleware import BodyLimit, RequestContext
 from service.api.openapi import describe
 from service.api.problems import install_problem_handlers
@@ -47,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
         proposer = Proposer(store)
         app.state.line, app.state.readiness, app.state.proposer = line, check, proposer
         app.state.bundles = BundleChanges(registry, metrics)
+        app.state.replay_turn = asyncio.Lock()
         # Loading takes seconds per product. Meanwhile the probes answer: alive, not ready yet.
         loader = threading.Thread(target=_load, args=(registry,), name="bundle-loader", daemon=True)
         loader.start()
@@ -72,7 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
         call_bytes=settings.max_call_bytes,
     )
     app.add_middleware(RequestContext, metrics=metrics)
-    for room in (inspections, batches, products, recipes, proposals, bundles, health):
+    for room in (inspections, batches, replays, products, recipes, proposals, bundles, health):
         app.include_router(room.router)
     app.state.settings = settings
     describe(app)

@@ -38,6 +38,7 @@ USAGE = 2
 _COLOURS = {
     "pass": "green", "review": "yellow", "fail": "red", "invalid": "magenta",
     "ok": "green", "warning": "yellow", "problem": "red",
+    "same": "green", "different": "red", "impossible": "yellow",
 }  # fmt: skip
 
 Models = Annotated[Path | None, typer.Option(help="Model repository.", envvar=f"{PREFIX}MODELS")]
@@ -265,6 +266,64 @@ def products(
         )
     if rows:
         OUT.print(table)
+
+
+@app.command()
+def replay(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of inspections.")] = None,
+    product: Annotated[str | None, typer.Option(help="Instead: the newest inspections of this product.")] = None,
+    since: Annotated[str | None, typer.Option(help="Instead, or with it: judged then or later; ISO 8601.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most inspections, the newest, where no ids are given.")] = 1000,
+    models: Models = None,
+    data: Data = None,
+    provider: Provider = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Decide stored pictures again, with the bundle and the recipe that their inspections name, and compare.
+
+    It reads the data folder and the model repository; the service may run or not. A verdict whose picture, bundle or
+    recipe is gone cannot be replayed; that is reported and is no difference.
+
+    Exit code: 0 what could be replayed came out the same, 1 something came out differently or nothing could be
+    replayed, 2 wrong usage.
+    """
+    from service.app import inspector_options
+    from service.bundles.replay import Replayer
+    from service.folder import store_if_there, stored_inspections
+
+    settings = load_settings(models=models, data=data, provider=provider)
+    if bool(ids) == bool(product or since):
+        refuse("Name inspections by their ids, or ask for --product, --since or both.")
+    counts: Counter[str] = Counter()
+    reports: list[dict[str, Any]] = []
+    try:
+        with (
+            store_if_there(settings) as store,
+            Replayer(settings.models, store, inspector_options(settings)) as replayer,
+        ):
+            for inspection_id, row in stored_inspections(store, ids or [], product, since, limit):
+                try:
+                    if isinstance(row, PlumblineError):
+                        raise row
+                    replayed = replayer.replay(row)
+                    outcome, about = str(replayed.outcome), replayed.summary
+                except PlumblineError as error:
+                    outcome, about = "impossible", error.detail
+                counts[outcome] += 1
+                reports.append({"inspection_id": inspection_id, "outcome": outcome, "detail": about})
+                if not as_json:
+                    OUT.print(
+                        f"[{_COLOURS[outcome]}]{outcome:10}[/] {inspection_id}  {escape(about)}",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+    except (PlumblineError, ValueError) as error:
+        refuse(str(error))
+    if as_json:
+        typer.echo(json.dumps(reports, indent=2))
+    ERR.print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "No inspections found.")
+    if counts["different"] or not counts["same"]:
+        raise typer.Exit(1)
 
 
 @app.command()

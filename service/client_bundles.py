@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from service.api.bundle_schemas import Activation, BundleList, BundleRecord, ChoiceRecord, ComparisonRecord
+from service.api.bundle_schemas import (
+    Activation,
+    BundleList,
+    BundleRecord,
+    ChoiceRecord,
+    ComparisonRecord,
+    ReplayRecord,
+)
 from service.client_calls import Call
 
 
@@ -51,6 +58,10 @@ class BundleCalls:
         """What two bundles said about the same pictures; by default the active one and the latest shadow."""
         return ComparisonRecord.model_validate_json(self._send(_compare(product, active, shadow, limit)))
 
+    def replay(self, inspection_id: str) -> ReplayRecord:
+        """Have a stored picture decided again, with the bundle and the recipe that its inspection names."""
+        return ReplayRecord.model_validate_json(self._send(_replay(inspection_id)))
+
 
 class AsyncBundleCalls:
     """The part of `AsyncClient` that is about bundles."""
@@ -90,6 +101,10 @@ class AsyncBundleCalls:
         """As `Client.compare_bundles`."""
         return ComparisonRecord.model_validate_json(await self._send(_compare(product, active, shadow, limit)))
 
+    async def replay(self, inspection_id: str) -> ReplayRecord:
+        """As `Client.replay`."""
+        return ReplayRecord.model_validate_json(await self._send(_replay(inspection_id)))
+
 
 def _list(product: str) -> Call:
     return Call("GET", f"/v1/products/{product}/bundles")
@@ -108,3 +123,7 @@ def _compare(product: str, active: str | None, shadow: str | None, limit: int) -
     params: dict[str, str | int] = {"limit": limit}
     params |= {name: version for name, version in (("active", active), ("shadow", shadow)) if version}
     return Call("GET", f"/v1/products/{product}/bundles:compare", params)
+
+
+def _replay(inspection_id: str) -> Call:
+    return Call("POST", f"/v1/inspections/{inspection_id}:replay")

@@ -87,7 +87,7 @@ class NotJudged(PlumblineError):
     def __init__(self, inspection_id: str) -> None:
         super().__init__(
             f"The picture of inspection {inspection_id} was not worth a verdict (decision `invalid`), so there is no "
-            "anomaly map of it. The inspection's `invalid_reasons` say why.",
+            "anomaly map of it and nothing to replay. The inspection's `invalid_reasons` say why.",
             inspection_id=inspection_id,
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from service.bundle import Bundle, bundle_folders
-from service.errors import PlumblineError
+from service.bundles.replay import newest_since
+from service.errors import PlumblineError, UnknownInspection
 from service.inspection import heatmap, imaging
 from service.inspection.decision import Decision
 from service.inspection.inspector import Inspector
@@ -25,8 +27,15 @@ from service.recipe import Recipe
 from service.settings import Settings
 from service.store.choices import BundleChoices
 from service.store.database import open_engine
+from service.store.errors import StoreUnavailable
+from service.store.files import ArtefactFiles
+from service.store.ids import parse_id
+from service.store.inspections import get_inspection
+from service.store.models import InspectionRow
 from service.store.proposals import References
 from service.store.recipes import current_recipe
+from service.store.store import Store
+from service.store.writer import GroupWriter
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -72,7 +81,7 @@ def bundle_without_server(settings: Settings, product: str) -> Path:
     Raises:
         StoreUnavailable: There is a database and it does not answer.
     """
-    with _engine_if_there(settings) as engine:
+    with engine_if_there(settings) as engine:
         choice = None if engine is None else BundleChoices(engine).current(product, "active")
     if choice is not None and choice.version is not None:
         return settings.models / product / choice.version
@@ -88,7 +97,7 @@ def recipe_without_server(settings: Settings, bundle: Bundle) -> tuple[Recipe, S
     Raises:
         StoreUnavailable: There is a database and it does not answer.
     """
-    with _engine_if_there(settings) as engine:
+    with engine_if_there(settings) as engine:
         current = None if engine is None else current_recipe(engine, bundle.manifest.product)
         if engine is not None and current is not None and current.bundle_digest == bundle.digest:
             return current.recipe, References(engine).scores(bundle, current.recipe)
@@ -96,7 +105,7 @@ def recipe_without_server(settings: Settings, bundle: Bundle) -> tuple[Recipe, S
 
 
 @contextmanager
-def _engine_if_there(settings: Settings) -> Iterator[Engine | None]:
+def engine_if_there(settings: Settings) -> Iterator[Engine | None]:
     """The service's database; None where none was ever made, because asking must not make one."""
     database = make_url(settings.database).database
     if not settings.database_url and not (database and Path(database).exists()):
@@ -107,6 +116,40 @@ def _engine_if_there(settings: Settings) -> Iterator[Engine | None]:
         yield engine
     finally:
         engine.dispose()
+
+
+@contextmanager
+def store_if_there(settings: Settings) -> Iterator[Store]:
+    """The service's store, whether the service runs or not.
+
+    Raises:
+        StoreUnavailable: There is none, or it does not answer.
+    """
+    with engine_if_there(settings) as engine:
+        if engine is None:
+            raise StoreUnavailable(f"there is none in {settings.data}")
+        yield Store(engine, ArtefactFiles(settings.data / "inspections"), GroupWriter(engine))
+
+
+def stored_inspections(
+    store: Store, ids: Sequence[str], product: str | None, since: str | None, limit: int
+) -> Iterator[tuple[str, InspectionRow | PlumblineError]]:
+    """The inspections that somebody names by id or by product and time; where one is not there, the reason.
+
+    Raises:
+        ValueError: `since` is no point in time.
+        StoreUnavailable: The database does not answer.
+    """
+    if not ids:
+        # Without a zone it is this machine's clock that is meant.
+        moment = None if since is None else datetime.fromisoformat(since).astimezone()
+        yield from ((row.id, row) for row in newest_since(store.engine, product, moment, limit))
+        return
+    for name in ids:
+        try:
+            yield name, get_inspection(store.engine, parse_id(name))
+        except UnknownInspection as error:
+            yield name, error
 
 
 def inspect_files(

@@ -13,6 +13,8 @@ from service.api.bundle_schemas import (
     ComparisonRecord,
     Disagreement,
     PairedTestRecord,
+    ReplayRecord,
+    SaidRecord,
 )
 from service.api.schemas import (
     BundleFacts,
@@ -37,6 +39,7 @@ from service.api.schemas import (
 from service.bundle import Bundle, Manifest
 from service.bundles.changes import BundleVersion
 from service.bundles.comparison import Comparison
+from service.bundles.replay import Replay
 from service.inspection.calibration import smallest_alpha
 from service.registry import ActiveProduct, BrokenBundle, Shadow
 from service.store.choices import BundleChoice
@@ -199,6 +202,21 @@ def comparison_answer(product: str, comparison: Comparison) -> ComparisonRecord:
             for example in comparison.examples
         ],
         summary=comparison.summary,
+    )
+
+
+def replay_answer(row: InspectionRow, replay: Replay) -> ReplayRecord:
+    return ReplayRecord(
+        inspection_id=row.id,
+        outcome=replay.outcome,
+        stored=SaidRecord(**asdict(replay.stored)),
+        replayed=SaidRecord(**asdict(replay.replayed)),
+        score_difference=replay.score_difference,
+        tolerance=replay.tolerance,
+        bundle=BundleReference(digest=row.bundle_digest, version=row.bundle_version, method=row.method),
+        recipe_revision=row.recipe_revision,
+        summary=replay.summary,
+        links=links_of(row.id, row.product),
     )
 
 

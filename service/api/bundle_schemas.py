@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.schemas import Answer, Author, BundleFacts, BundleProblem, Links, Sentence
+from service.api.schemas import Answer, Author, BundleFacts, BundleProblem, BundleReference, Links, Sentence
 
 
 class BundleDecision(BaseModel):
@@ -105,3 +105,31 @@ class ComparisonRecord(Answer):
     )
     examples: list[Disagreement] = Field(description="Newest first, twenty at most. Look at them.")
     summary: str = Field(description="All that in plain language.")
+
+
+class SaidRecord(Answer):
+    """What was said about a picture, then or now."""
+
+    decision: str
+    score: float
+    p_value: float
+    provider: str
+
+
+class ReplayRecord(Answer):
+    """A stored verdict, and what came out when it was given again with the bundle and the recipe that it names."""
+
+    inspection_id: str
+    outcome: Literal["same", "different"]
+    stored: SaidRecord
+    replayed: SaidRecord
+    score_difference: float = Field(description="Relative to the stored score.")
+    tolerance: float = Field(
+        description="How much of that is allowed: nothing on the provider that gave the verdict (next to nothing for "
+        "tiled pictures), what the bundle's parity certificate allows on another. The decision has to be the same in "
+        "any case."
+    )
+    bundle: BundleReference
+    recipe_revision: int
+    summary: str
+    links: Links

@@ -97,6 +97,8 @@ _LOAD_ERRORS = (
             BundleOfOtherProduct,
             ExternalData,
             RepositoryNotWritable,
+            ChangeUnderWay,
+            ShuttingDown,
             StoreUnavailable,
         ),
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -34,10 +35,16 @@ async def _bundles(request: Request) -> BundleChanges:
     return bundles
 
 
+async def _replay_turn(request: Request) -> asyncio.Lock:
+    turn: asyncio.Lock = request.app.state.replay_turn
+    return turn
+
+
 LineDep = Annotated[InspectionLine, Depends(_line)]
 ProposerDep = Annotated[Proposer, Depends(_proposer)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
 BundlesDep = Annotated[BundleChanges, Depends(_bundles)]
+ReplayTurnDep = Annotated[asyncio.Lock, Depends(_replay_turn)]
 ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
 VersionPath = Annotated[str, Path(description="The bundle's version.", max_length=64)]
 InspectionPath = Annotated[str, Path(description="Id of the inspection, a UUIDv7.", max_length=64)]

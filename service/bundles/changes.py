@@ -86,8 +86,11 @@ class BundleChanges:
 
         Raises:
             BundleArchiveInvalid, BundleTooLarge, BundleInvalid, RepositoryNotWritable: As `import_archive`.
+            ChangeUnderWay: The product's bundles are being loaded or exchanged now.
+            StoreUnavailable: The database does not answer.
         """
-        self._keep_what_serves(product)
+        with self._registry.changing(product):
+            self._keep_what_serves(product)
         bundle, is_new = import_archive(self._registry.models, product, archive, limit_bytes)
         self._registry.look_again(product, bundle.version)
         log.info("bundle uploaded", product=product, version=bundle.version, is_new=is_new)

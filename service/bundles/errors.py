@@ -99,3 +99,16 @@ class ShadowRefused(PlumblineError):
 
     def __init__(self, product: str, reason: str) -> None:
         super().__init__(f"{reason} Nothing was changed.", product=product)
+
+
+class ReplayBusy(PlumblineError):
+    slug = "replay-busy"
+    title = "Another verdict is being replayed"
+    status = 503
+
+    def __init__(self, retry_after_s: float = 2.0) -> None:
+        super().__init__(
+            "Another verdict is being replayed; one goes at a time, because each needs a bundle of its own in memory. "
+            f"Ask again after {retry_after_s:g} s, or run `plumbline replay` for many.",
+            retry_after=retry_after_s,
+        )

@@ -13,7 +13,13 @@ from service.store.store import Store
 
 
 def judge_again(
-    store: Store, references: References, row: InspectionRow, inspector: Inspector, recipe: Recipe
+    store: Store,
+    references: References,
+    row: InspectionRow,
+    inspector: Inspector,
+    recipe: Recipe,
+    *,
+    copies: int | None = None,
 ) -> Inspection:
     """What a bundle with a recipe says about the picture of a stored inspection, read as it was read then.
 
@@ -23,6 +29,7 @@ def judge_again(
         row: The inspection.
         inspector: Of the bundle that judges.
         recipe: What it judges by.
+        copies: As `Inspector.inspect`.
 
     Raises:
         ArtefactGone: The picture is not on disk any more.
@@ -32,4 +39,5 @@ def judge_again(
     """
     data = store.files.read_image(UUID(row.id), row.image_media_type)
     reference = references.scores(inspector.bundle, recipe)
-    return inspector.inspect(data, recipe.criteria, reference, PixelRules.from_stored(row.image_pixels))
+    rules = PixelRules.from_stored(row.image_pixels)
+    return inspector.inspect(data, recipe.criteria, reference, rules, copies=copies)

@@ -271,7 +271,7 @@ def test_bundle_that_left_takes_its_session_with_it(serve: Serve, models: Path, 
 
 def test_one_change_of_a_product_at_a_time(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     with serve(models=models) as service, service.line.registry.changing("widget"):
-        for answer in (activate(service, two[0]), roll_back(service)):
+        for answer in (activate(service, two[0]), roll_back(service), upload(service, two[0])):
             assert (answer.status_code, answer.json()["type"]) == (409, "urn:plumbline:problem:bundle-change-under-way")
         assert serving(service) == two[1].version
 

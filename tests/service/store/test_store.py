@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import func, select, text
+from sqlalchemy import create_engine, func, select, text
 
 from service.bundle import Bundle
 from service.errors import ArtefactGone, UnknownInspection
 from service.recipe import Recipe
 from service.recipe_parts import HeatmapSetting
-from service.store.database import open_engine
+from service.store.database import _upgrade, open_engine
 from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
 from service.store.files import ArtefactFiles, write_whole
 from service.store.ids import created_at, new_id, parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
-from service.store.models import Base, InspectionRow
+from service.store.models import Base, InspectionRow, ShadowRow
 from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history, recipe_in_force
 from service.store.store import Store
 from tests.bundles import tiny_draft, write_tiny_bundle
@@ -286,6 +286,21 @@ def test_rate_that_a_person_chose_survives_several_bundles(store: Store, tmp_pat
     rates = [recipe_in_force(store.engine, bundle).recipe.target_false_reject_rate for bundle in bundles]
 
     assert rates == [0.1, 0.1, 0.1]
+
+
+def test_migration_that_makes_a_table_anew_keeps_what_refers_to_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'plumbline.db'}"
+    _upgrade(create_engine(url), "0005_bundles")
+    with sqlite3.connect(tmp_path / "plumbline.db") as database:
+        for table in ("inspections", "shadow_verdicts"):
+            columns = database.execute(f"PRAGMA table_info({table})").fetchall()
+            values = ["x" if "CHAR" in column[2] else 1 if column[3] else None for column in columns]
+            database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
+    database.close()
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(ShadowRow)) == 1
+    engine.dispose()
 
 
 def test_migration_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
