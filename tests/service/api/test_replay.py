@@ -13,15 +13,15 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.api.bundle_schemas import ReplayRecord
-from service.bundle import Bundle
+from service.bundle import Bundle, InputGeometry, Tiling
 from service.bundles.replay import Replay, Said
 from service.cli import app
 from service.client import Client
-from tests.bundles import write_tiny_bundle
+from tests.bundles import SIZE, part, write_tiny_bundle
 from tests.service.api.test_bundles import PRODUCT, WHO, activate, make_bundle
 from tests.service.api.test_camera_buffers import BAD12, HEADERS
 from tests.service.api.test_shadow import wait_for
-from tests.service.conftest import BAD, GOOD, RunningService, Serve
+from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
 from tests.service.inspection.test_pixels import pack_p
 
 LAX = {"fail_threshold": 10.0, "review_threshold": 9.0}
@@ -138,6 +138,15 @@ def test_camera_buffer_is_replayed_as_it_was_read(serve: Serve, models: Path) ->
         answer = service.client.post(f"{PRODUCT}/inspections", content=pack_p(BAD12, 12), headers=HEADERS)
         assert answer.status_code == 201, answer.text
         assert replay(service, answer.json()["id"]).outcome == "same"
+
+
+def test_tiled_picture_is_replayed_to_its_last_digits(serve: Serve, models: Path) -> None:
+    write_tiny_bundle(models, input=InputGeometry(height=SIZE, width=SIZE, tiling=Tiling(overlap=16)))
+    with serve(models=models) as service:
+        verdict = service.inspect(encode(part(width=300, height=200, spot=(211, 103, 24)))).json()
+        again = replay(service, verdict["id"])
+        assert (again.outcome, again.replayed.decision) == ("same", "fail")
+        assert 0 < again.tolerance <= 1e-5, "their batches were of several sizes"
 
 
 def test_time_and_product_select(serve: Serve, models: Path) -> None:
