@@ -236,9 +236,12 @@ class Client(BundleCalls, RecipeCalls):
         ids: Sequence[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        images: Sequence[tuple[str, bytes]] | None = None,
+        archive: bytes | None = None,
     ) -> Proposal:
         """Derive thresholds from good images: of the calibration card, or of stored inspections that are declared
-        good, by `ids` or from `since` until `until`. Apply them with `change_recipe(proposal_id=...)`.
+        good, by `ids` or from `since` until `until`, or of pictures, as pairs of name and bytes or as a zip file. Apply
+        them with `change_recipe(proposal_id=...)`.
         """
         wish = {
             "author": author,
@@ -248,7 +251,7 @@ class Client(BundleCalls, RecipeCalls):
             "replay": replay,
         }
         selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
-        return Proposal.model_validate_json(self._send(propose_call(product, wish, selected)))
+        return Proposal.model_validate_json(self._send(propose_call(product, wish, selected, images, archive)))
 
     def readiness(self) -> Readiness:
         """Whether the service takes pictures, and if not, why. Never retries."""
@@ -384,6 +387,8 @@ class AsyncClient(AsyncBundleCalls, AsyncRecipeCalls):
         ids: Sequence[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        images: Sequence[tuple[str, bytes]] | None = None,
+        archive: bytes | None = None,
     ) -> Proposal:
         """As `Client.propose_thresholds`."""
         wish = {
@@ -394,7 +399,7 @@ class AsyncClient(AsyncBundleCalls, AsyncRecipeCalls):
             "replay": replay,
         }
         selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
-        return Proposal.model_validate_json(await self._send(propose_call(product, wish, selected)))
+        return Proposal.model_validate_json(await self._send(propose_call(product, wish, selected, images, archive)))
 
     async def readiness(self) -> Readiness:
         """As `Client.readiness`."""

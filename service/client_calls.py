@@ -102,8 +102,20 @@ def image_call(inspection_id: str, as_png: bool) -> Call:
     return Call("GET", f"/v1/inspections/{inspection_id}/image", {"format": "png"} if as_png else {})
 
 
-def propose_call(product: str, wish: Mapping[str, Any], selected: Mapping[str, Any]) -> Call:
+def propose_call(
+    product: str,
+    wish: Mapping[str, Any],
+    selected: Mapping[str, Any],
+    images: Sequence[tuple[str, bytes]] | None,
+    archive: bytes | None,
+) -> Call:
+    path = f"/v1/products/{product}/thresholds:propose"
     given = {name: value for name, value in wish.items() if value is not None}
+    if images is not None or archive is not None:
+        files = [("image", (name, data, "application/octet-stream")) for name, data in images or ()]
+        headers = {} if archive is None else {"content-type": "application/zip"}
+        params = {**given, "declared_good": "true"}
+        return Call("POST", path, params, content=archive, headers=headers, files=files)
     chosen = {
         name: value.isoformat() if isinstance(value, datetime) else value
         for name, value in selected.items()
@@ -111,4 +123,4 @@ def propose_call(product: str, wish: Mapping[str, Any], selected: Mapping[str, A
     }
     if chosen:
         given["inspections"] = {**chosen, "declared_good": True}
-    return Call("POST", f"/v1/products/{product}/thresholds:propose", json=given)
+    return Call("POST", path, json=given)

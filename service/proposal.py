@@ -39,6 +39,9 @@ class ProposalSource(_Record):
     grouped_by: Grouping = Field(description="What told the days apart; `none`: nothing did.")
     one_session: bool = Field(description="All images count as taken together, so no other day is covered.")
     measured: int = Field(description="Images that were measured for this proposal; the other scores were stored.")
+    not_judged: list[str] = Field(
+        description="Pictures left out because they are not worth a verdict (exposure, blur, size), as on the line."
+    )
 
 
 class ProposedThresholds(_Record):
@@ -130,6 +133,7 @@ class GoodImages:
         groups: Name and number of images of every day.
         duplicates: Images left out.
         measured: Images that were measured now.
+        not_judged: Names of pictures that were left out because the line would not judge them.
     """
 
     kind: SourceKind
@@ -139,6 +143,7 @@ class GoodImages:
     groups: dict[str, int]
     duplicates: int = 0
     measured: int = 0
+    not_judged: tuple[str, ...] = ()
 
     @classmethod
     def of_card(cls, card: CalibrationCard) -> GoodImages:
@@ -227,6 +232,7 @@ def derive(
             grouped_by=images.grouped_by,
             one_session=images.one_session,
             measured=images.measured,
+            not_judged=list(images.not_judged),
         ),
         thresholds=ProposedThresholds(fail=recipe.fail_threshold, review=recipe.review_threshold),
         false_reject_rate=FalseRejectRate(
@@ -295,6 +301,11 @@ def _notes(images: GoodImages, wish: Wish, certified: float, days: Sequence[Prop
     elif images.days is None:
         notes.append(
             "This bundle's calibration card does not say which score belongs to which day, so days cannot be compared."
+        )
+    if images.not_judged:
+        notes.append(
+            f"{len(images.not_judged)} pictures were left out because the line would not judge them either: see "
+            "source.not_judged."
         )
     if strange := [day.name for day in days if day.differs]:
         notes.append(

@@ -8,25 +8,46 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC
+from pathlib import PurePosixPath
 from uuid import UUID
 
 import numpy as np
 
 from service.bundle import Float32Map
-from service.errors import AreaMismatch, ArtefactGone, InvalidRequest, NotJudged, ProposalsBusy
+from service.errors import (
+    AreaMismatch,
+    ArtefactGone,
+    BodyTooLarge,
+    BufferSizeMismatch,
+    CorruptImage,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotAnImage,
+    NotJudged,
+    PixelMismatch,
+    PlumblineError,
+    ProposalsBusy,
+    QueueFull,
+    TooManyPixels,
+)
 from service.inspection.area import EVERYTHING
+from service.inspection.days import group_images, sounds_defective
 from service.inspection.decision import Criteria, Decision, decide
+from service.inspection.inspector import Inspector, Picture
 from service.inspection.pixel_formats import PixelRules
+from service.inspection.quality import find_objections
 from service.inspection.regions import NO_FILTER
 from service.proposal import ChangedVerdict, GoodImages, Proposal, ReplayedVerdicts, Wish, derive, summarise_replay
 from service.recipe import Recipe
 from service.registry import ActiveProduct
+from service.sequence import Frame
 from service.store.ids import created_at, new_id
 from service.store.inspections import Selection, recent_inspections, select_inspections
 from service.store.models import InspectionRow
@@ -34,10 +55,11 @@ from service.store.proposals import StoredProposal, add_proposal
 from service.store.store import Store
 
 MAX_GOOD_IMAGES = 5000
+_PATIENCE = 20
 
 
 @dataclass(frozen=True)
-class Request:
+class Wanted:
     """A proposal that somebody wants.
 
     Attributes:
@@ -49,6 +71,15 @@ class Request:
     wish: Wish
     replay: int
     selection: Selection | None = None
+
+
+@dataclass(frozen=True)
+class GoodPicture:
+    """A picture that was sent: what it is called, its bytes' sha256, and its score; None where it is not judged."""
+
+    name: str
+    sha256: str
+    score: float | None
 
 
 class Proposer:
@@ -78,12 +109,12 @@ class Proposer:
         finally:
             self._busy = False
 
-    async def propose(self, active: ActiveProduct, request: Request) -> Proposal:
+    async def propose(self, active: ActiveProduct, wanted: Wanted) -> Proposal:
         """Collect, derive, remember.
 
         Args:
             active: The product's bundle and recipe.
-            request: What is wanted.
+            wanted: What is asked for.
 
         Raises:
             InvalidRequest: There are no good images, or too many.
@@ -93,29 +124,64 @@ class Proposer:
             ProductNotReady: Another bundle was activated while they were measured.
             StoreUnavailable: The database does not answer.
         """
-        return await asyncio.wrap_future(self._thread.submit(self._propose, active, request))
+        return await asyncio.wrap_future(self._thread.submit(self._propose, active, wanted))
+
+    async def propose_from(self, active: ActiveProduct, wanted: Wanted, frames: AsyncIterator[Frame]) -> Proposal:
+        """Measure pictures of good parts as they come, derive, remember.
+
+        Args:
+            active: The product's bundle and recipe.
+            wanted: What is asked for.
+            frames: The pictures; their labels tell the days apart.
+
+        Raises:
+            InvalidRequest: A picture cannot be used; it is named. Or there are none.
+            InvalidRecipe, StoreUnavailable, ShuttingDown, ProductNotReady: As `propose`.
+        """
+        loop = asyncio.get_running_loop()
+        pictures: dict[str, GoodPicture] = {}
+        not_judged: list[str] = []
+        count = 0
+        async for frame in frames:
+            count += 1
+            picture = await loop.run_in_executor(self._thread, self._measure, active, frame, count)
+            if picture.score is None:
+                not_judged.append(picture.name)
+            else:
+                pictures.setdefault(picture.sha256, picture)
+        if not pictures:
+            raise InvalidRequest(
+                f"None of {count} pictures is worth a verdict: see the recipe's quality limits."
+                if not_judged
+                else "The request holds no picture. Send several files in the field `image`, or a zip file."
+            )
+        images = good_images(list(pictures.values()), count - len(not_judged) - len(pictures), not_judged)
+        return await loop.run_in_executor(self._thread, self._derive, active, wanted, images)
 
     def close(self) -> None:
         """End the thread; what it is at is finished first."""
         self._thread.shutdown()
 
-    def _propose(self, active: ActiveProduct, request: Request) -> Proposal:
-        if request.selection is None:
+    def _propose(self, active: ActiveProduct, wanted: Wanted) -> Proposal:
+        if wanted.selection is None:
             images = GoodImages.of_card(active.bundle.card)
         else:
-            images = self._stored(active, request.selection)
+            images = self._stored(active, wanted.selection)
+        return self._derive(active, wanted, images)
+
+    def _derive(self, active: ActiveProduct, wanted: Wanted, images: GoodImages) -> Proposal:
         product, digest = active.bundle.manifest.product, active.bundle.digest
         proposal_id = new_id()
         proposal = derive(
             images,
-            request.wish,
+            wanted.wish,
             proposal_id=str(proposal_id),
             created_at=created_at(proposal_id),
             product=product,
             bundle_digest=digest,
-            replay=lambda recipe: self._replay(active, recipe, request.replay),
+            replay=lambda recipe: self._replay(active, recipe, wanted.replay),
         )
-        stored = StoredProposal(proposal, tuple(sorted(images.scores)), request.wish.review_rate)
+        stored = StoredProposal(proposal, tuple(sorted(images.scores)), wanted.wish.review_rate)
         add_proposal(self.store.engine, stored)
         return proposal
 
@@ -161,6 +227,28 @@ class Proposer:
         with active.held() as inspector:
             return inspector.measure(data, PixelRules.from_stored(row.image_pixels)).score
 
+    def _measure(self, active: ActiveProduct, frame: Frame, number: int) -> GoodPicture:
+        name = frame.label or str(number)
+        if (
+            folder := next((part for part in PurePosixPath(name).parts[:-1] if sounds_defective(part)), None)
+        ) is not None:
+            raise InvalidRequest(
+                f"{name}: the folder {folder!r} does not sound like pictures of good parts. Send good ones only, or "
+                "give the folder another name."
+            )
+        if frame.refusal is not None:
+            raise _about(name, frame.refusal)
+        recipe = active.recipe.recipe
+        try:
+            with active.held() as inspector:
+                picture = inspector.read(frame.data, recipe.pixels.rules(None))
+                limits = recipe.quality.combine(inspector.quality_limits, recipe.pixels)
+                if find_objections(picture.quality, picture.image_wh, limits):
+                    return GoodPicture(name, picture.sha256, None)
+                return GoodPicture(name, picture.sha256, _score_patiently(inspector, picture))
+        except (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, PixelMismatch, BufferSizeMismatch) as error:
+            raise _about(name, error) from error
+
     def _replay(self, active: ActiveProduct, recipe: Recipe, limit: int) -> ReplayedVerdicts:
         product, digest = active.bundle.manifest.product, active.bundle.digest
         rows = recent_inspections(self.store.engine, product, digest, limit) if limit else []
@@ -190,6 +278,35 @@ class Proposer:
 
     def _read_map(self, row: InspectionRow) -> Float32Map:
         return np.asarray(np.load(io.BytesIO(self.store.files.read_map(UUID(row.id))), allow_pickle=False), np.float32)
+
+
+def good_images(pictures: Sequence[GoodPicture], duplicates: int, not_judged: Sequence[str]) -> GoodImages:
+    """Pictures that were sent, with their days as their names tell them."""
+    grouping = group_images([PurePosixPath(picture.name) for picture in pictures])
+    return GoodImages(
+        kind="images",
+        scores=tuple(picture.score for picture in pictures if picture.score is not None),
+        days=grouping.names,
+        grouped_by=grouping.grouped_by,
+        groups=dict(sorted(Counter(grouping.names).items())),
+        duplicates=duplicates,
+        measured=len(pictures),
+        not_judged=tuple(not_judged),
+    )
+
+
+def _score_patiently(inspector: Inspector, picture: Picture) -> float:
+    """Measure a whole picture. Where the line itself has no room just now, this one waits: nobody waits for it."""
+    for _ in range(_PATIENCE):
+        try:
+            return inspector.score(picture, inspector.infer(picture)).score
+        except (QueueFull, DeadlineExceeded) as error:
+            time.sleep(error.retry_after_s or 1.0)
+    return inspector.score(picture, inspector.infer(picture)).score
+
+
+def _about(name: str, error: PlumblineError) -> InvalidRequest:
+    return InvalidRequest(f"{name}: {error.detail}", [{"loc": [name], "msg": error.detail, "type": error.slug}])
 
 
 def _day(row: InspectionRow) -> str:

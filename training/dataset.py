@@ -10,7 +10,6 @@ sessions are held out: thresholds then hold on a day that training has not seen.
 
 import hashlib
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from service.bundle import GroupedBy, InputGeometry
 from service.errors import PlumblineError
-from service.inspection.days import group_images
+from service.inspection.days import group_images, sounds_defective
 from service.inspection.imaging import ImageLimits, decode, prepare
 from service.inspection.threads import cpu_quota
 from training.errors import (
@@ -43,10 +42,6 @@ MIN_TRAINING_IMAGES = 10
 MAX_HELD_OUT_FRACTION = 0.5
 MASK_THRESHOLD = 127  # of 255: a mask pixel counts as defective above one half
 
-_DEFECTIVE_NAMES = re.compile(
-    r"test|ground_?truth|masks?|bad|ng|nok|defect(s|ive)?|faulty|rejects?|scrap|anomal(y|ies|ous)|abnormal",
-    re.IGNORECASE,
-)
 UInt8Images = NDArray[np.uint8]
 
 
@@ -231,7 +226,7 @@ def _good_root(data: Path) -> Path:
         remedy = "good images belong there in the MVTec layout"
         raise NoImagesFound(data / "train", f"a folder train/{GOOD}", remedy)
     for folder in sorted(path for path in data.rglob("*") if path.is_dir()):
-        if _DEFECTIVE_NAMES.fullmatch(folder.name) and images_in(folder):
+        if sounds_defective(folder.name) and images_in(folder):
             raise LooksDefective(data, folder.relative_to(data).as_posix())
     return data
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, TypeVar
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
@@ -18,6 +20,7 @@ from service.inspection.imaging import MEDIA_TYPES
 
 RAW_MEDIA_TYPES = (*MEDIA_TYPES.values(), "application/octet-stream")
 MAX_PARTS = 16
+ModelT = TypeVar("ModelT", bound=BaseModel)
 _WRITE_BYTES = 2**20
 
 
@@ -58,6 +61,44 @@ async def receive_upload(request: Request, timeout_s: float) -> Upload:
     if not body:
         raise InvalidRequest("The request has no body. Send the encoded image as the body.")
     return Upload(body)
+
+
+async def receive_json(request: Request, timeout_s: float) -> bytes:
+    """Read a JSON document.
+
+    Args:
+        request: Its body is bounded by `BodyLimit`.
+        timeout_s: Seconds that the body may take.
+
+    Raises:
+        RequestTimeout: The body took too long.
+        InvalidRequest: The client went away.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.body()
+    except TimeoutError as error:
+        raise RequestTimeout(timeout_s) from error
+    except ClientDisconnect as error:
+        raise InvalidRequest("The client went away before its request was complete.") from error
+
+
+def read_as(model: type[ModelT], given: bytes | Mapping[str, str], where: str) -> ModelT:
+    """What the framework does with a body or a query, for routes that choose by the Content-Type what to read.
+
+    Args:
+        model: What is expected.
+        given: A JSON document, or the query's parameters.
+        where: "body" or "query", for the message.
+
+    Raises:
+        RequestValidationError: It is something else.
+    """
+    try:
+        return model.model_validate_json(given) if isinstance(given, bytes) else model.model_validate(given)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        raise RequestValidationError([{**item, "loc": (where, *item["loc"])} for item in errors]) from error
 
 
 async def receive_file(request: Request, file: IO[bytes], timeout_s: float) -> None:

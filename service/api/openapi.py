@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.api.proposal_schemas import ProposalRequest
 from service.api.schemas import Problem, RecipeChange
 
 
@@ -18,7 +20,7 @@ def describe(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schemas = generate().setdefault("components", {}).setdefault("schemas", {})
             _, more = models_json_schema(
-                [(model, "validation") for model in (Problem, RecipeChange)],
+                [(model, "validation") for model in (Problem, RecipeChange, ProposalRequest)],
                 ref_template="#/components/schemas/{model}",
             )
             schemas |= more["$defs"]
@@ -27,3 +29,11 @@ def describe(app: FastAPI) -> None:
 
     # The way the framework documents for changing the document.
     app.openapi = complete  # type: ignore[method-assign]
+
+
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """A query that a route reads by hand, because only some kinds of body go with it."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.get("description", "")}
+        for name, schema in model.model_json_schema()["properties"].items()
+    ]

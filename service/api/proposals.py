@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from contextlib import aclosing
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
+from service.api.batch_bodies import PictureSource
+from service.api.bodies import read_as, receive_json
 from service.api.deps import LineDep, ProductPath, ProposerDep
+from service.api.errors import RequestTimeout
+from service.api.forms import IMAGE_FIELD, MULTIPART
+from service.api.inspections import BINARY
+from service.api.openapi import query_parameters
 from service.api.problems import problem_responses
-from service.api.schemas import Author, Moment
+from service.api.proposal_schemas import ProposalPage, ProposalRequest, UploadWish
 from service.errors import (
     ArtefactGone,
+    BadArchive,
     BodyTooLarge,
     DeadlineExceeded,
     InvalidRecipe,
@@ -24,14 +31,18 @@ from service.errors import (
     QueueFull,
     ScoreNotFinite,
     ShuttingDown,
+    TooManyImages,
     UnknownInspection,
     UnknownProduct,
+    UnsupportedMediaType,
 )
-from service.proposal import DEFAULT_CONFIDENCE, Proposal, Wish
-from service.proposing import MAX_GOOD_IMAGES, Request
+from service.line import PartRecord
+from service.proposal import Proposal
+from service.proposing import Wanted
+from service.sequence import Frame
 from service.store.errors import StoreUnavailable, UnknownProposal
-from service.store.inspections import Selection
 from service.store.proposals import get_proposal, list_proposals
+from service.zips import MEDIA_TYPE as ZIP
 
 router = APIRouter(prefix="/v1/products", tags=["proposals"])
 
@@ -39,60 +50,13 @@ _LOCATION = {"Location": {"description": "Address of the stored proposal.", "sch
 ProposalPath = Annotated[str, Path(description="Id of the proposal, a UUIDv7.", max_length=64)]
 
 
-class InspectionSelection(BaseModel):
-    """Stored inspections whose parts somebody declares good, whatever was decided about them."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    declared_good: Literal[True] = Field(description="The author vouches that every one of these parts is good.")
-    ids: list[UUID] | None = Field(default=None, min_length=1, max_length=MAX_GOOD_IMAGES)
-    since: Moment | None = Field(default=None, description="Judged then or later; with `until`, instead of `ids`.")
-    until: Moment | None = Field(default=None, description="Judged before.")
-
-    @model_validator(mode="after")
-    def _select_one_way(self) -> Self:
-        if (self.ids is None) == (self.since is None or self.until is None) or (
-            self.ids is not None and (self.since or self.until)
-        ):
-            raise ValueError("give either ids, or since and until")
-        if self.since is not None and self.until is not None and self.since >= self.until:
-            raise ValueError("since must be before until")
-        return self
-
-    def selection(self) -> Selection:
-        return Selection(None if self.ids is None else tuple(self.ids), self.since, self.until)
-
-
-class ProposalRequest(BaseModel):
-    """What to propose, and from which good images."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    author: Author = Field(description="Who asks, and vouches for the images.")
-    target_false_reject_rate: float = Field(gt=0, lt=1, description="At most this share of good parts may fail.")
-    review_rate: float | None = Field(
-        default=None, gt=0, lt=1, description="At most this share may lie above the review threshold."
-    )
-    confidence: float = Field(
-        default=DEFAULT_CONFIDENCE, ge=0.5, le=0.9999, description="Of the bound for the images at hand."
-    )
-    replay: int = Field(default=500, ge=0, le=10_000, description="How many of the newest inspections to decide again.")
-    inspections: InspectionSelection | None = Field(
-        default=None, description="Stored inspections to derive from; null: the bundle's calibration card."
-    )
-
-    def wish(self) -> Wish:
-        return Wish(self.target_false_reject_rate, self.review_rate, self.confidence, self.author)
-
-
-class ProposalPage(BaseModel):
-    """Proposals, newest first."""
-
-    items: list[Proposal]
-    next_cursor: str | None = Field(description="Send as `cursor` for the next page; null on the last one.")
-
-
+_MEDIA_TYPES = ("application/json", MULTIPART, ZIP)
 _ERRORS: tuple[Any, ...] = (UnknownProduct, InvalidRequest, StoreUnavailable)
+_FORM_SCHEMA = {
+    "type": "object",
+    "required": [IMAGE_FIELD],
+    "properties": {IMAGE_FIELD: {"type": "array", "items": BINARY}},
+}
 
 
 @router.post(
@@ -101,26 +65,54 @@ _ERRORS: tuple[Any, ...] = (UnknownProduct, InvalidRequest, StoreUnavailable)
     summary="Propose thresholds for a false-reject rate",
     status_code=201,
     response_model=Proposal,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "What to propose; or good pictures, as a form with several files in its field `image` or as "
+            "a zip file, and then the query says what to propose.",
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/ProposalRequest"}},
+                MULTIPART: {"schema": _FORM_SCHEMA},
+                ZIP: {"schema": BINARY},
+            },
+        },
+        "parameters": query_parameters(UploadWish),
+    },
     responses={
         201: {"headers": _LOCATION},
         **problem_responses(
-            *_ERRORS, UnknownInspection, NotJudged, ArtefactGone, BodyTooLarge, InvalidRecipe, ScoreNotFinite,
-            QueueFull, DeadlineExceeded, ShuttingDown, ProposalsBusy, ProductNotReady,
+            *_ERRORS, UnknownInspection, NotJudged, ArtefactGone, BodyTooLarge, TooManyImages, BadArchive,
+            UnsupportedMediaType, RequestTimeout, InvalidRecipe, ScoreNotFinite, QueueFull, DeadlineExceeded,
+            ShuttingDown, ProposalsBusy, ProductNotReady,
         ),
     },
 )  # fmt: skip
-async def propose(product: ProductPath, body: ProposalRequest, line: LineDep, proposer: ProposerDep) -> Response:
+async def propose(request: Request, product: ProductPath, line: LineDep, proposer: ProposerDep) -> Response:
     """Derive thresholds from good images, and say what they promise and what they would have changed. Nothing takes
     effect: `PUT /v1/products/{product}/recipe` with the `proposal_id` applies them.
 
-    The images are the bundle's calibration card, or stored inspections that the author declares good. Choose them by
-    what the parts are and not by what was decided about them: leaving out good parts that failed makes the promise
-    untrue.
+    The images are the bundle's calibration card, stored inspections that the author declares good, or the pictures in
+    the body: dates in their names, else their folders, tell the days apart. Choose them by what the parts are and not
+    by what was decided about them: leaving out good parts that failed makes the promise untrue. Never send pictures
+    that the bundle was trained on.
     """
     active = line.registry.get(product)
-    selection = None if body.inspections is None else body.inspections.selection()
-    with proposer.turn():
-        proposal = await proposer.propose(active, Request(body.wish(), body.replay, selection))
+    content_type = request.headers.get("content-type", "")
+    media_type = content_type.split(";")[0].strip().lower()
+    if media_type not in _MEDIA_TYPES:
+        raise UnsupportedMediaType(content_type or None, _MEDIA_TYPES)
+    if media_type == "application/json":
+        body = read_as(ProposalRequest, await receive_json(request, line.settings.body_timeout_s), "body")
+        selection = None if body.inspections is None else body.inspections.selection()
+        with proposer.turn():
+            proposal = await proposer.propose(active, Wanted(body.wish(), body.replay, selection))
+    else:
+        query = read_as(UploadWish, dict(request.query_params), "query")
+        source = PictureSource(request, line.settings, Frame(b"", PartRecord()))
+        with proposer.turn():
+            frames = source.zipped() if media_type == ZIP else source.form(content_type)
+            async with aclosing(frames):
+                proposal = await proposer.propose_from(active, Wanted(query.wish(), query.replay), frames)
     headers = {"Location": f"/v1/products/{product}/proposals/{proposal.id}"}
     return Response(proposal.model_dump_json(), 201, headers, "application/json")
 

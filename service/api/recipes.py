@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.responses import Response
 
 from service.api.answers import recipe_answer, revision_facts
+from service.api.bodies import read_as
 from service.api.deps import LineDep, ProductPath
 from service.api.errors import NotAcceptable
 from service.api.negotiation import negotiate
@@ -137,7 +137,7 @@ def change_recipe(
     The recipe that would come out is validated as a whole; a change that is not valid changes nothing.
     """
     if body.media_type == JSON:
-        change = _parse_change(body.data)
+        change = read_as(RecipeChange, body.data, "body")
         signature = Signature(author=change.author, reason=change.reason)
         expected = _expected(if_match, change.expected_revision)
         return _put(line, product, lambda active: (to_recipe(change, active, line), signature), expected)
@@ -276,13 +276,6 @@ def _put(
         )
 
     return _answer(line.registry.change_recipe(product, store), None)
-
-
-def _parse_change(data: bytes) -> RecipeChange:
-    try:
-        return RecipeChange.model_validate_json(data)
-    except ValidationError as error:
-        raise RequestValidationError([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]) from error
 
 
 def _sign(author: str | None, reason: str | None) -> Signature:

@@ -24,6 +24,15 @@ MIN_DAY_IMAGES = 8
 FLAG_LEVEL = 0.01
 
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d(?!\d{3}))")
+_DEFECTIVE_NAMES = re.compile(
+    r"test|ground_?truth|masks?|bad|ng|nok|defect(s|ive)?|faulty|rejects?|scrap|anomal(y|ies|ous)|abnormal",
+    re.IGNORECASE,
+)
+
+
+def sounds_defective(folder: str) -> bool:
+    """Whether a folder's name says that what lies in it is no picture of a good part."""
+    return _DEFECTIVE_NAMES.fullmatch(folder) is not None
 
 
 @dataclass(frozen=True)

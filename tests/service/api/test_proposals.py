@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -92,6 +95,7 @@ def test_stored_inspections_of_other_days_move_the_threshold_and_the_p_value(ser
             "grouped_by": "captured-at",
             "one_session": False,
             "measured": 0,
+            "not_judged": [],
         }
         assert proposal["thresholds"]["fail"] == scores[22]  # ceil(25 * 0.9) = 23rd smallest
         assert [(day["name"], day["images"]) for day in proposal["days"]] == [("2026-03-01", 12), ("2026-03-02", 12)]
@@ -230,6 +234,118 @@ def test_wish_that_makes_no_sense_is_refused_and_nothing_is_kept(service: Runnin
     assert service.client.get(PROPOSALS).json()["items"] == []
 
 
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def send(service: RunningService, files: Mapping[str, bytes], *, form: bool = False, **wish: Any) -> httpx.Response:
+    params: dict[str, Any] = WHO | {"target_false_reject_rate": 0.1, "declared_good": "true"} | wish
+    if form:
+        parts = [("image", (name, data, "image/png")) for name, data in files.items()]
+        return service.client.post(PROPOSE, params=params, files=parts, timeout=60)
+    headers = {"content-type": "application/zip"}
+    return service.client.post(PROPOSE, params=params, content=zipped(files), headers=headers, timeout=60)
+
+
+def two_days(count: int = 10) -> dict[str, bytes]:
+    return {f"good/2026-03-0{1 + number % 2}/{number}.png": good_part(number) for number in range(count)}
+
+
+@pytest.mark.parametrize("form", [False, True], ids=["zip", "form"])
+def test_pictures_of_other_days_are_measured_and_move_the_threshold(serve: Serve, form: bool) -> None:
+    with serve() as service:
+        files = two_days(20)
+        answer = send(service, files, form=form)
+        assert answer.status_code == 201, answer.text
+        proposal = answer.json()
+        scores = sorted(service.inspect(data).json()["score"] for data in files.values())
+        assert proposal["thresholds"]["fail"] == scores[18]  # ceil(21 * 0.9) = 19th smallest
+        assert proposal["source"] == {
+            "kind": "images",
+            "images": 20,
+            "duplicates": 0,
+            "grouped_by": "date-in-name",
+            "one_session": False,
+            "measured": 20,
+            "not_judged": [],
+        }
+        assert [(day["name"], day["images"]) for day in proposal["days"]] == [("2026-03-01", 10), ("2026-03-02", 10)]
+        assert apply(service, proposal).status_code == 200
+        for data in files.values():
+            again = service.inspect(data).json()
+            assert again["p_value"] == p_value(scores, again["score"])
+            assert (again["decision"] == "fail") == (again["p_value"] <= 0.1)
+
+
+def test_pictures_of_one_folder_are_a_same_day_calibration_and_copies_count_once(serve: Serve) -> None:
+    with serve() as service:
+        files = {f"{number}.png": good_part(number % 4) for number in range(6)}
+        proposal = send(service, files).json()
+        assert (proposal["source"]["images"], proposal["source"]["duplicates"]) == (4, 2)
+        assert proposal["source"]["one_session"]
+        assert any(note.startswith("Same-day calibration") for note in proposal["notes"])
+
+
+def test_pictures_that_the_line_would_not_judge_do_not_count_as_good(serve: Serve) -> None:
+    with serve() as service:
+        limits = {"quality": {"max_brightness": 200}, "reason": "a lid that is open"}
+        assert service.client.put(RECIPE, json=WHO | limits).status_code == 200
+        files = two_days() | {"good/2026-03-01/open.png": encode(part(brightness=230))}
+        proposal = send(service, files).json()
+        assert proposal["source"]["not_judged"] == ["good/2026-03-01/open.png"]
+        assert (proposal["source"]["images"], proposal["source"]["duplicates"]) == (10, 0)
+        assert any("left out" in note for note in proposal["notes"])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"good/1.png": GOOD, "good/2.png": GOOD[:100]}, "good/2.png: "),
+        ({"good/1.png": GOOD, "good/notes.txt": b"hello"}, "good/notes.txt: "),
+        ({"test/good/1.png": GOOD}, "'test' does not sound like"),
+        ({"good/1.png": GOOD, "scrap/1.png": BAD}, "'scrap' does not sound like"),
+        ({}, "no picture"),
+    ],
+)
+def test_upload_that_is_not_all_good_pictures_is_refused_and_the_file_named(
+    serve: Serve, files: dict[str, bytes], message: str
+) -> None:
+    with serve() as service:
+        answer = send(service, files)
+        assert answer.status_code == 422, answer.text
+        assert message in answer.json()["detail"]
+        assert service.client.get(PROPOSALS).json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [{"declared_good": "false"}, {"declared_good": ""}, {"target_false_reject_rate": "2"}, {"surprise": "1"}],
+)
+def test_upload_says_what_it_wants_in_the_query(service: RunningService, wish: dict[str, Any]) -> None:
+    answer = send(service, two_days(2), **wish)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["loc"][0] == "query"
+
+
+def test_upload_is_bounded_as_a_call_with_many_pictures_is(serve: Serve) -> None:
+    with serve(max_call_images=5) as service:
+        for form in (False, True):
+            assert send(service, two_days(6), form=form).json()["type"].endswith(":too-many-images")
+        assert send(service, two_days(5)).status_code == 201
+    with serve(max_call_bytes=2000) as service:
+        for form in (False, True):
+            assert send(service, two_days(6), form=form).json()["type"].endswith(":body-too-large")
+
+
+def test_other_bodies_are_not_taken(service: RunningService) -> None:
+    answer = service.client.post(PROPOSE, content=GOOD, headers={"content-type": "image/png"})
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (415, "unsupported-media-type")
+
+
 @pytest.mark.parametrize("claim", [{"certified": True}, {"calibration_images": 10_000}, {"fail_threshold": 9.0}])
 def test_nobodys_word_is_taken_for_what_a_proposal_promises(serve: Serve, claim: dict[str, Any]) -> None:
     with serve() as service:
@@ -247,3 +363,9 @@ def test_client_proposes_and_applies(serve: Serve) -> None:
         assert record.recipe.calibration_images == 10
         card = line.propose_thresholds("widget", author="Ada", target_false_reject_rate=0.2)
         assert card.source.kind == "card"
+        files = two_days(6)
+        wish: dict[str, Any] = {"author": "Ada", "target_false_reject_rate": 0.2}
+        zip_file = line.propose_thresholds("widget", archive=zipped(files), **wish)
+        form = line.propose_thresholds("widget", images=list(files.items()), **wish)
+        assert zip_file.thresholds == form.thresholds
+        assert {zip_file.source.kind, form.source.kind} == {"images"}
