@@ -28,6 +28,7 @@ from service.readiness import ReadinessCheck
 from service.registry import Registry
 from service.settings import Settings
 from service.store.store import Store
+from service.sweeper import RetentionSweeper
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +50,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.line, app.state.readiness, app.state.proposer = line, check, proposer
         app.state.bundles = BundleChanges(registry, metrics)
         app.state.replay_turn = asyncio.Lock()
+        sweeper = RetentionSweeper(store, lambda: registry.known, metrics, settings.retention_interval_s)
+        sweeper.start()
         # Loading takes seconds per product. Meanwhile the probes answer: alive, not ready yet.
         loader = threading.Thread(target=_load, args=(registry,), name="bundle-loader", daemon=True)
         loader.start()
@@ -56,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             line.admission.draining = True
-            await run_in_threadpool(_close, registry, loader, line, proposer, store)
+            await run_in_threadpool(_close, registry, loader, line, proposer, sweeper, store)
 
     app = FastAPI(
         title="Plumbline inspection service",
@@ -112,12 +115,18 @@ def _load(registry: Registry) -> None:
 
 
 def _close(
-    registry: Registry, loader: threading.Thread, line: InspectionLine, proposer: Proposer, store: Store
+    registry: Registry,
+    loader: threading.Thread,
+    line: InspectionLine,
+    proposer: Proposer,
+    sweeper: RetentionSweeper,
+    store: Store,
 ) -> None:
     line.shadow.close()
     registry.close()
     loader.join()
     line.close()
     proposer.close()
+    sweeper.close()
     store.close()
     log.info("stopped")

@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -50,9 +50,9 @@ from service.client_calls import (
 from service.client_calls import CameraBuffer as CameraBuffer  # part of the client's face
 from service.client_recipes import AsyncRecipeCalls, RecipeCalls
 from service.proposal import Proposal
+from service.recipe_parts import DecisionName
 
 Float32Map = npt.NDArray[np.float32]
-DecisionName = Literal["pass", "review", "fail", "invalid"]
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 5
 _UNSTATED_PAUSE_S = 1.0

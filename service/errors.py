@@ -8,6 +8,7 @@ translates (RFC 9457), it invents nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,12 +71,22 @@ class ArtefactGone(PlumblineError):
     title = "Artefact no longer stored"
     status = 410
 
-    def __init__(self, what: str, inspection_id: str) -> None:
+    def __init__(self, what: str, inspection_id: str, removed_at: datetime | None = None) -> None:
+        if removed_at is None:
+            why = (
+                "It was lost or removed by hand, unless retention is removing it just now; restore it from a backup if "
+                "it is needed."
+            )
+        else:
+            why = (
+                f"Retention removed it on {removed_at:%Y-%m-%d at %H:%M} UTC, as the product's recipe said then. Let "
+                "the recipe keep images and maps for longer (`retention`) if they are needed."
+            )
         super().__init__(
-            f"The {what} of inspection {inspection_id} is not on disk any more, its record still is. "
-            "It was removed by hand or by retention; restore it from a backup if it is needed.",
+            f"The {what} of inspection {inspection_id} is not on disk any more, its record still is. {why}",
             artefact=what,
             inspection_id=inspection_id,
+            removed_at=None if removed_at is None else removed_at.isoformat(),
         )
 
 

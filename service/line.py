@@ -153,7 +153,7 @@ class InspectionLine:
         Raises:
             ArtefactGone: It is not on disk any more.
         """
-        read = self._disk.submit(self.store.files.read_image, UUID(row.id), row.image_media_type)
+        read = self._disk.submit(self.store.files.image_of, row)
         return await asyncio.wrap_future(read)
 
     async def read_map(self, row: InspectionRow) -> bytes:
@@ -165,7 +165,7 @@ class InspectionLine:
         """
         if row.objections:
             raise NotJudged(row.id)
-        return await asyncio.wrap_future(self._disk.submit(self.store.files.read_map, UUID(row.id)))
+        return await asyncio.wrap_future(self._disk.submit(self.store.files.map_of, row))
 
     def close(self) -> None:
         """End the threads; what they were given is finished first."""
@@ -239,7 +239,7 @@ class InspectionLine:
         rgb = self._decode(row)
         if row.objections:  # no graph ever looked at it, so nothing lies over it
             return heatmap.encode(rgb, media_type, self.settings.heatmap_quality)
-        anomaly_map = np.load(io.BytesIO(self.store.files.read_map(UUID(row.id))), allow_pickle=False)
+        anomaly_map = np.load(io.BytesIO(self.store.files.map_of(row)), allow_pickle=False)
         scale = HeatmapScale(row.heatmap_low, row.heatmap_high)
         regions = [to_region(region) for region in row.regions]
         overlay = heatmap.render(rgb, anomaly_map, scale, regions, self._judged_cells(row, anomaly_map))
@@ -250,7 +250,7 @@ class InspectionLine:
 
     def _decode(self, row: InspectionRow) -> imaging.UInt8Image:
         """The picture of a stored inspection, read as it was when it was judged."""
-        data = self.store.files.read_image(UUID(row.id), row.image_media_type)
+        data = self.store.files.image_of(row)
         # It was admitted once; limits that were lowered since do not hide it.
         limits = ImageLimits(max_bytes=len(data), max_pixels=row.image_width * row.image_height)
         return imaging.decode(data, limits, PixelRules.from_stored(row.image_pixels))

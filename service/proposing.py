@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC
 from pathlib import PurePosixPath
-from uuid import UUID
 
 import numpy as np
 
@@ -217,12 +216,11 @@ class Proposer:
         """
         if row.score is None:
             raise NotJudged(row.id)
-        files, inspection_id = self.store.files, UUID(row.id)
         if row.bundle_digest == active.bundle.digest:
             if row.judged_share is None:
                 return row.score
             return active.inspector.score_map(self._read_map(row), (row.image_width, row.image_height))
-        data = files.read_image(inspection_id, row.image_media_type)
+        data = self.store.files.image_of(row)
         # Held for this one picture: an activation need not wait for thousands of them.
         with active.held() as inspector:
             return inspector.measure(data, PixelRules.from_stored(row.image_pixels)).score
@@ -277,7 +275,7 @@ class Proposer:
         return active.inspector.judge_map(self._read_map(row), image_wh, criteria).decision
 
     def _read_map(self, row: InspectionRow) -> Float32Map:
-        return np.asarray(np.load(io.BytesIO(self.store.files.read_map(UUID(row.id))), allow_pickle=False), np.float32)
+        return np.asarray(np.load(io.BytesIO(self.store.files.map_of(row)), allow_pickle=False), np.float32)
 
 
 def good_images(pictures: Sequence[GoodPicture], duplicates: int, not_judged: Sequence[str]) -> GoodImages:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -249,6 +249,17 @@ _MEASURED = (
 )  # fmt: skip
 
 
+class Keep(Part):
+    """How long images and maps of one decision are kept. What exceeds either limit goes; the records stay."""
+
+    days: float | None = Field(default=None, gt=0, le=36_500, description="So many days; null: for ever.")
+    count: int | None = Field(default=None, ge=0, description="The newest so many; null: any number.")
+
+
+DecisionName = Literal["pass", "review", "fail", "invalid"]
+Retention = dict[DecisionName, Keep]
+
+
 class RecipeParts(Part):
     """Everything in a recipe that is not a threshold."""
 
@@ -260,6 +271,9 @@ class RecipeParts(Part):
     heatmap: HeatmapSetting = Field(default=HeatmapSetting(), description="The heatmap's scale.")
     pixels: PixelSetting = Field(default=PixelSetting(), description="What the camera sends.")
     quality: QualityLimits = Field(default=QualityLimits(), description="When a picture is not worth a verdict.")
+    retention: Retention = Field(
+        default={}, description="How long images and maps are kept, by decision; what is not named is kept for ever."
+    )
 
 
 def levels(parts: RecipeParts) -> dict[str, Any]:

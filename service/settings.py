@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=8, ge=1, le=256)
     """Images that one graph run may take together. Batches form only while the session is busy."""
 
+    retention_interval_s: float = Field(default=60.0, gt=0, le=86_400)
+    """Seconds from one look for images and maps that the recipes need not keep to the next. Younger ones stay."""
+
     heatmap_format: Literal["png", "jpeg", "webp"] = "jpeg"
     """Format of a heatmap when the request does not name one."""
     heatmap_quality: int = Field(default=90, ge=1, le=100)

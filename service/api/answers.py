@@ -87,6 +87,7 @@ def inspection_answer(row: InspectionRow) -> Inspection:
         captured_at=row.captured_at,
         created_at=row.created_at,
         request_id=row.request_id,
+        artefacts_removed_at=row.artefacts_removed_at,
         links=links_of(row.id, row.product, has_map=not row.objections),
     )
 

@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from service.inspection.quality import InvalidReason
-from service.recipe_parts import HeatmapSetting, PixelSetting, Polygons, QualityLimits, RecipeParts, RegionSetting
+from service.recipe_parts import (
+    DecisionName,
+    HeatmapSetting,
+    Keep,
+    PixelSetting,
+    Polygons,
+    QualityLimits,
+    RecipeParts,
+    RegionSetting,
+)
 from service.store.recipes import SYSTEM_AUTHOR
 
 # No control characters: these texts go into logs, headers, databases and spreadsheets.
@@ -111,14 +120,14 @@ class Thresholds(Answer):
     )
 
 
-DecisionName = Literal["pass", "review", "fail"]
+VerdictName = Literal["pass", "review", "fail"]
 
 
 class FilterEffect(Answer):
     """What the recipe's region filters did."""
 
     changed_verdict: bool = Field(description="Whether the verdict is milder than the score alone says.")
-    decision_by_score: DecisionName = Field(description="What the score alone says; it agrees with the p-value.")
+    decision_by_score: VerdictName = Field(description="What the score alone says; it agrees with the p-value.")
     dropped_regions: dict[str, int] = Field(
         description="Regions above that level that do not count, by the filter: `border`, `area` or `peak`."
     )
@@ -192,7 +201,7 @@ class Inspection(Answer):
 
     id: str = Field(description="UUIDv7: ordered by time.")
     product: str
-    decision: Literal["pass", "review", "fail", "invalid"] = Field(
+    decision: DecisionName = Field(
         description="`invalid`: the picture was not worth a verdict, see `invalid_reasons`. The part is not inspected."
     )
     score: float | None = Field(
@@ -222,6 +231,9 @@ class Inspection(Answer):
     captured_at: datetime | None
     created_at: datetime
     request_id: str | None
+    artefacts_removed_at: datetime | None = Field(
+        default=None, description="When retention removed image and map; null: it did not."
+    )
     links: Links
 
 
@@ -325,6 +337,9 @@ class RecipeChange(BaseModel):
     heatmap: HeatmapSetting | None = Field(default=None, description="The heatmap's scale.")
     pixels: PixelSetting | None = Field(default=None, description="What the camera sends.")
     quality: QualityLimits | None = Field(default=None, description="When a picture is not worth a verdict.")
+    retention: dict[DecisionName, Keep | None] | None = Field(
+        default=None, description="How long images and maps are kept, by decision."
+    )
     expected_revision: int | None = Field(
         default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
     )

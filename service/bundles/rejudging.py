@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from service.inspection.inspector import Inspection, Inspector
 from service.inspection.pixel_formats import PixelRules
 from service.recipe import Recipe
@@ -37,7 +35,7 @@ def judge_again(
         QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
         ScoreNotFinite: The graph computed no score.
     """
-    data = store.files.read_image(UUID(row.id), row.image_media_type)
+    data = store.files.image_of(row)
     reference = references.scores(inspector.bundle, recipe)
     rules = PixelRules.from_stored(row.image_pixels)
     return inspector.inspect(data, recipe.criteria, reference, rules, copies=copies)

@@ -62,6 +62,17 @@ class Metrics:
             ["product", "reason"],
             registry=self.registry,
         )
+        self.artefacts_removed = Counter(
+            "inspection_artefacts_removed_total",
+            "Inspections whose image and map were removed because the recipe's retention says so.",
+            ["product", "decision"],
+            registry=self.registry,
+        )
+        self.retention_failures = Counter(
+            "inspection_retention_failures_total",
+            "Images or maps that retention could not remove; they are tried again.",
+            registry=self.registry,
+        )
         self.softened = Counter(
             "inspection_softened_total",
             "Verdicts that region filters made milder than the score alone.",
@@ -163,6 +174,7 @@ class Metrics:
         self.scores.add(product, score_buckets(bundle.card.scores))
         for decision in DECISIONS:
             self.inspections.labels(product, decision)
+            self.artefacts_removed.labels(product, decision)
         for reason in InvalidReason:
             self.invalid.labels(product, reason.value)
         self.softened.labels(product)

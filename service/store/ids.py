@@ -25,6 +25,12 @@ def first_id(moment: datetime) -> UUID:
     return UUID(int=max(0, math.ceil(moment.timestamp() * 1000)) << 80)
 
 
+def smallest_text(moment: datetime) -> str:
+    """A text that sorts before every id of this moment's millisecond and later, and after every earlier one."""
+    digits = f"{max(0, int(moment.timestamp() * 1000)):012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
 def parse_id(text: str) -> UUID:
     """Read an id that a client sent.
 

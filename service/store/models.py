@@ -5,7 +5,18 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Dialect, ForeignKey, Index, MetaData, String, TypeDecorator, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 
@@ -46,6 +57,9 @@ class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
     }
 
 
+_KEPT = text("artefacts_removed_at IS NULL")
+
+
 class InspectionRow(Base):
     """One verdict, with everything that is needed to show and to replay it."""
 
@@ -55,6 +69,8 @@ class InspectionRow(Base):
         Index(None, "product", "id"),
         Index(None, "product", "decision", "id"),
         Index(None, "part_id", "id"),
+        # What retention looks at: without those whose files are gone, which are most of them after a while.
+        Index("ix_inspections_kept", "product", "decision", "id", sqlite_where=_KEPT, postgresql_where=_KEPT),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -99,6 +115,9 @@ class InspectionRow(Base):
     """What was measured of the picture (`Quality`)."""
     objections: Mapped[list[dict[str, Any]] | None] = mapped_column(default=None)
     """Why an invalid picture was not judged (`Objection`)."""
+
+    artefacts_removed_at: Mapped[datetime | None] = mapped_column(default=None)
+    """When retention removed image and map; None: it did not."""
 
     part_id: Mapped[str | None] = mapped_column(String(128), default=None)
     station: Mapped[str | None] = mapped_column(String(128), default=None)

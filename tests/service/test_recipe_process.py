@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,22 @@ def test_recipe_is_exported_imported_compared_and_reverted_while_the_process_run
             assert [item.path for item in line.compare_recipes("widget", 1, 4).differences] == ["ignore"]
         assert service.process.poll() is None
         assert service.process.pid == started
+
+
+def test_images_go_while_the_process_inspects_and_their_records_stay(tiny_models: Path, tmp_path: Path) -> None:
+    with service_process(tiny_models, tmp_path / "data", CPU | {"retention_interval_s": "0.05"}) as service:
+        service.wait_until(200)
+        with Client(service.url) as line:
+            line.change_recipe("widget", **WHO, parts={"retention": {"pass": {"count": 2}}})
+            for _ in range(40):
+                assert line.inspect("widget", GOOD).decision == "pass"
+            failed = line.inspect("widget", BAD)
+            deadline = time.monotonic() + 20
+            while (images := len(list((tmp_path / "data").rglob("*.png")))) > 3:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert images == 3, "two that pass and the one that fails"
+            assert len(list(line.inspections(product="widget"))) == 41
+            assert line.image(failed.id) == BAD
+            oldest = list(line.inspections(decision="pass"))[-1]
+            assert oldest.artefacts_removed_at is not None

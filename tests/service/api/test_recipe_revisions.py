@@ -26,6 +26,7 @@ EVERYTHING: dict[str, Any] = {
         "merge_distance_px": 3, "border_margin_px": 1, "min_area_px": 2.5, "min_peak": 0.07, "max_count": 9,
     },
     "heatmap": {"low": 0.01, "high": 0.5},
+    "retention": {"pass": {"days": 7.5, "count": 1000}},
 }  # fmt: skip
 
 

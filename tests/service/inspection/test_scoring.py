@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -8,6 +10,8 @@ from hypothesis.extra import numpy as hnp
 from service.bundle import ScoreRule
 from service.inspection.scoring import image_score
 
+# Two overlapping tiles over a map of 4 x 6 cells.
+WINDOWS = ((slice(0, 4), slice(0, 4)), (slice(0, 4), slice(2, 6)))
 TEN = np.arange(10, dtype=np.float32).reshape(2, 5)
 
 
@@ -38,18 +42,21 @@ def test_score_never_exceeds_the_highest_cell(anomaly_map: npt.NDArray[np.float3
     hnp.arrays(np.bool_, (4, 6)).filter(np.any),
     hnp.arrays(np.bool_, (4, 6)),
     st.floats(0.01, 1.0),
+    st.sampled_from([(), WINDOWS]),
 )
 def test_judging_less_of_a_picture_never_raises_its_score(
     anomaly_map: npt.NDArray[np.float32],
     judged: npt.NDArray[np.bool_],
     more: npt.NDArray[np.bool_],
     fraction: float,
+    windows: Sequence[tuple[slice, slice]],
 ) -> None:
     """Exactly, not up to rounding: the calibration scores are of whole pictures and may be equal to the bit."""
     rule = ScoreRule(fraction=fraction)
-    score = image_score(anomaly_map, rule, judged)
+    score = image_score(anomaly_map, rule, judged, windows)
 
-    assert score <= image_score(anomaly_map, rule, judged | more) <= image_score(anomaly_map, rule)
+    assert score <= image_score(anomaly_map, rule, judged | more, windows)
+    assert image_score(anomaly_map, rule, judged | more, windows) <= image_score(anomaly_map, rule, None, windows)
     assert score <= float(anomaly_map[judged].max()), "a score above a level proves a judged cell above it"
 
 
