@@ -46,11 +46,11 @@ def main(
 
 def _column(inspector: Inspector, path: Path) -> UInt8Image:
     """Picture, overlay and verdict, one below the other."""
-    thresholds = Recipe.default(inspector.card.scores).thresholds
+    criteria = Recipe.default(inspector.card.scores).criteria
     data = path.read_bytes()
-    inspection = inspector.inspect(data, thresholds)
+    inspection = inspector.inspect(data, criteria)
     rgb = imaging.decode(data, inspector.options.limits)
-    overlay = render(rgb, inspection.anomaly_map, inspector.heatmap_scale(thresholds), inspection.regions)
+    overlay = render(rgb, inspection.anomaly_map, inspector.heatmap_scale(criteria.thresholds), inspection.regions)
     caption = np.full((CAPTION_PX, TILE_PX, 3), WHITE, np.uint8)
     text = f"{inspection.decision}   score {inspection.score:.3f}   p {inspection.p_value:.3f}"
     cv2.putText(caption, text, (4, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, COLOURS[inspection.decision], 1, cv2.LINE_AA)

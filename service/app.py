@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator
@@ -11,21 +12,23 @@ import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from service.api import health, inspections, products
+from service.api import batches, bundles, health, inspections, products, proposals, recipes, replays
 from service.api.middleware import BodyLimit, RequestContext
 from service.api.openapi import describe
 from service.api.problems import install_problem_handlers
+from service.bundles.changes import BundleChanges
 from service.inspection.batching import BatchingOptions
 from service.inspection.imaging import ImageLimits
 from service.inspection.inspector import InspectorOptions
 from service.inspection.session import SessionOptions
 from service.line import InspectionLine
 from service.monitoring.metrics import Metrics
+from service.proposing import Proposer
 from service.readiness import ReadinessCheck
-from service.registry import ActiveProduct, Registry
+from service.registry import Registry
 from service.settings import Settings
-from service.store.recipes import recipe_in_force
 from service.store.store import Store
+from service.sweeper import RetentionSweeper
 
 log = structlog.get_logger(__name__)
 
@@ -39,20 +42,16 @@ def create_app(settings: Settings) -> FastAPI:
         # The store first: without it no verdict could be given, so the process ends here and says why.
         store = await run_in_threadpool(Store.open, settings.database, settings.data)
 
-        def show(active: ActiveProduct) -> None:
-            metrics.show_product(active.bundle, active.inspector.provider)
-            metrics.show_recipe(active.bundle.manifest.product, active.recipe.recipe, active.recipe.revision)
-
-        registry = Registry(
-            settings.models,
-            inspector_options(settings),
-            recipe_for=lambda bundle: recipe_in_force(store.engine, bundle),
-            on_active=show,
-        )
+        registry = Registry(settings.models, inspector_options(settings), store.engine, metrics)
         line = InspectionLine(settings, registry, store, metrics)
         check = ReadinessCheck(settings, registry, line.admission)
         metrics.ready.set_function(lambda: float(check().is_ready))
-        app.state.line, app.state.readiness = line, check
+        proposer = Proposer(store)
+        app.state.line, app.state.readiness, app.state.proposer = line, check, proposer
+        app.state.bundles = BundleChanges(registry, metrics)
+        app.state.replay_turn = asyncio.Lock()
+        sweeper = RetentionSweeper(store, lambda: registry.known, metrics, settings.retention_interval_s)
+        sweeper.start()
         # Loading takes seconds per product. Meanwhile the probes answer: alive, not ready yet.
         loader = threading.Thread(target=_load, args=(registry,), name="bundle-loader", daemon=True)
         loader.start()
@@ -60,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             line.admission.draining = True
-            await run_in_threadpool(_close, registry, loader, line, store)
+            await run_in_threadpool(_close, registry, loader, line, proposer, sweeper, store)
 
     app = FastAPI(
         title="Plumbline inspection service",
@@ -71,9 +70,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     install_problem_handlers(app)
     # The last one added is the outermost: even a refused body has a request id and is counted.
-    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        limit_bytes=settings.max_body_bytes,
+        bundle_bytes=settings.max_bundle_bytes,
+        call_bytes=settings.max_call_bytes,
+    )
     app.add_middleware(RequestContext, metrics=metrics)
-    for room in (inspections, products, health):
+    for room in (inspections, batches, replays, products, recipes, proposals, bundles, health):
         app.include_router(room.router)
     app.state.settings = settings
     describe(app)
@@ -110,9 +114,19 @@ def _load(registry: Registry) -> None:
     gc.freeze()
 
 
-def _close(registry: Registry, loader: threading.Thread, line: InspectionLine, store: Store) -> None:
+def _close(
+    registry: Registry,
+    loader: threading.Thread,
+    line: InspectionLine,
+    proposer: Proposer,
+    sweeper: RetentionSweeper,
+    store: Store,
+) -> None:
+    line.shadow.close()
     registry.close()
     loader.join()
     line.close()
+    proposer.close()
+    sweeper.close()
     store.close()
     log.info("stopped")

@@ -19,16 +19,13 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NewType, TypeVar
+from typing import Annotated, Any, Final, Literal, NewType, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +36,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
+    model_validator,
 )
 
 from service.errors import BundleIntegrity, BundleSchema, ExternalData
@@ -52,12 +52,13 @@ CARD = "calibration.json"
 PRODUCT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 # The only files a bundle may hold. A closed list leaves no room for path tricks.
-_FILE_NAME = re.compile(r"model\.onnx|calibration\.json|golden/[0-9]{2}\.npz")
+FILE_NAME = re.compile(r"model\.onnx|calibration\.json|golden/[0-9]{2}\.npz")
 _METADATA_PREFIX = "plumbline."
 
 Digest = NewType("Digest", str)
 RecordT = TypeVar("RecordT", bound=BaseModel)
 ProductName = Annotated[str, StringConstraints(pattern=f"^{PRODUCT_NAME.pattern}$")]
+GroupedBy = Literal["folder", "date-in-name", "none"]
 UInt8Image = npt.NDArray[np.uint8]
 Float32Map = npt.NDArray[np.float32]
 
@@ -66,17 +67,46 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Tiling(_Record):
+    """How a picture larger than the network is cut into tiles of the network's input size; `service.inspection.tiling`
+    does it.
+
+    Attributes:
+        overlap: Pixels that neighbouring tiles share, below half a tile: a defect up to this size lies wholly in one.
+        scale: The picture's size is multiplied by this before it is cut.
+    """
+
+    overlap: int = Field(ge=0, le=2048)
+    scale: float = Field(default=1.0, gt=0, le=1)
+
+
 class InputGeometry(_Record):
-    """What the graph takes: uint8 [N, height, width, 3], RGB. The whole image is stretched to it."""
+    """What the graph takes: uint8 [N, height, width, 3], RGB. The whole image is stretched to it, or, with a tiling,
+    covered by tiles of this size. Training, calibration and serving all follow what stands here.
+    """
 
     height: int = Field(ge=32, le=4096)
     width: int = Field(ge=32, le=4096)
     color: Literal["rgb"] = "rgb"
     resize: Literal["stretch"] = "stretch"
+    tiling: Tiling | None = None
+
+    @model_validator(mode="after")
+    def _leave_a_middle(self) -> Self:
+        if self.tiling is not None and 2 * self.tiling.overlap >= min(self.height, self.width):
+            raise ValueError("tiling.overlap must be less than half a tile, or three tiles would meet")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # So a bundle without a tiling reads as it always did, and its graph's metadata still matches.
+        values: dict[str, Any] = handler(self)
+        return {name: value for name, value in values.items() if name != "tiling" or value is not None}
 
 
 class ScoreRule(_Record):
-    """How an anomaly map becomes an image score: the mean of its highest `fraction` of patch values."""
+    """How an anomaly map becomes an image score: the mean of its highest `fraction` of patch values; with a tiling,
+    that of the tile where it is highest."""
 
     kind: Literal["top_fraction"] = "top_fraction"
     fraction: float = Field(gt=0, le=1)
@@ -128,6 +158,18 @@ class ManifestDraft(_Record):
     created_at: AwareDatetime
     evaluation: dict[str, float] | None = None
 
+    @model_validator(mode="after")
+    def _align_tiles(self) -> Self:
+        if (tiling := self.input.tiling) is None:
+            return self
+        strides = {self.input.height / self.map_height, self.input.width / self.map_width}
+        if len(strides) > 1 or not (stride := strides.pop()).is_integer() or 32 % stride or tiling.overlap % stride:
+            raise ValueError(
+                "with a tiling, input and map must have the same whole ratio in height and width, which divides both "
+                "32 and tiling.overlap: else tiles would not begin between two cells of the map"
+            )
+        return self
+
 
 class Manifest(ManifestDraft):
     files: dict[str, FileEntry]
@@ -146,6 +188,25 @@ class CalibrationGroup(_Record):
     count: int = Field(ge=1)
 
 
+class MeasureRange(_Record):
+    """Smallest, median and largest value of a measure over the held-out good images."""
+
+    low: float
+    median: float
+    high: float
+
+
+class QualityStatistics(_Record):
+    """What the held-out good images look like, measure by measure; see `service.inspection.quality.Quality`."""
+
+    images: int = Field(ge=1)
+    brightness: MeasureRange
+    dark_share: MeasureRange
+    bright_share: MeasureRange
+    sharpness: MeasureRange
+    contrast: MeasureRange
+
+
 class CalibrationCard(_Record):
     """What the held-out good images scored, through the very code that serves.
 
@@ -154,17 +215,37 @@ class CalibrationCard(_Record):
         scores: Raw image scores of all held-out good images, ascending.
         groups: The days or folders that they cover.
         grouped_by: What told the groups apart; "none" means that all images count as one session.
+        group_of_score: For every score the place of its image's group in `groups`; None on cards that were written
+            before it was kept.
         map_median: Median of all patch values of these images' maps: 0 on the heatmap's scale.
         map_q99: Their 99 % quantile.
+        quality: What these images look like; None in cards that were made before this was measured.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     provider: str
     scores: Annotated[list[float], Field(min_length=1), AfterValidator(_require_sorted)]
     groups: list[CalibrationGroup]
-    grouped_by: Literal["folder", "date-in-name", "none"]
+    grouped_by: GroupedBy
+    group_of_score: list[Annotated[int, Field(ge=0)]] | None = None
     map_median: float
     map_q99: float
+    quality: QualityStatistics | None = None
+
+    @model_validator(mode="after")
+    def _know_the_groups(self) -> Self:
+        if (places := self.group_of_score) is not None and (
+            len(places) != len(self.scores)
+            or [places.count(place) for place in range(len(self.groups))] != [group.count for group in self.groups]
+        ):
+            raise ValueError("group_of_score must name a group for every score, each group as often as it has images")
+        return self
+
+    @property
+    def days(self) -> list[str] | None:
+        """The name of every score's group, None where the card does not tell."""
+        places = self.group_of_score
+        return None if places is None else [self.groups[place].name for place in places]
 
 
 @dataclass(frozen=True)
@@ -262,12 +343,7 @@ class Bundle:
             BundleSchema: Manifest, card, golden samples or graph are not of a form that this version reads.
             ExternalData: The graph refers to files outside itself.
         """
-        manifest_bytes = _read(path, MANIFEST)
-        manifest = _parse(path, MANIFEST, Manifest, manifest_bytes)
-        digest = Digest(hashlib.sha256(manifest_bytes).hexdigest())
-        if path.name != digest[:12]:
-            raise BundleIntegrity(path, f"its manifest was changed: the folder should be named {digest[:12]}.")
-        _check_file_list(path, manifest)
+        manifest, digest = read_manifest(path)
         contents = {name: _read_verified(path, name, entry) for name, entry in manifest.files.items() if name != MODEL}
         card = _parse(path, CARD, CalibrationCard, contents[CARD])
         bundle = cls(path, manifest, card, _parse_golden(path, manifest, contents), digest)
@@ -280,48 +356,35 @@ class Bundle:
         Raises:
             BundleIntegrity: The file changed since the bundle was loaded.
         """
-        return _read_verified(self.path, MODEL, self.manifest.files[MODEL])
+        return self.read_file(MODEL)
+
+    def read_file(self, name: str) -> bytes:
+        """One of the bundle's files, hashed again.
+
+        Raises:
+            BundleIntegrity: The file changed since the bundle was loaded.
+        """
+        if name == MANIFEST:
+            data = _read(self.path, name)
+            if hashlib.sha256(data).hexdigest() != self.digest:
+                raise BundleIntegrity(self.path, f"{name} was changed.")
+            return data
+        return _read_verified(self.path, name, self.manifest.files[name])
 
 
-def write_bundle(
-    models: Path, *, draft: ManifestDraft, model: bytes, card: CalibrationCard, golden: Sequence[GoldenSample]
-) -> Bundle:
-    """Write a bundle into the model repository, all of it or nothing, and load it back.
-
-    Args:
-        models: The model repository; the bundle becomes `models/<product>/<version>/`.
-        draft: The manifest without hashes.
-        model: The ONNX graph; its `metadata_props` must hold `graph_metadata(draft)`.
-        card: The calibration card, computed with this graph.
-        golden: One to a hundred samples.
+def read_manifest(path: Path) -> tuple[Manifest, Digest]:
+    """What a bundle says about itself, and its digest. That it holds the files it says is checked, their content not.
 
     Raises:
-        BundleSchema, ExternalData: What was given would not be served; nothing is left behind.
+        BundleIntegrity, BundleSchema: As `Bundle.load`.
     """
-    contents = {MODEL: model, CARD: _canonical_json(card)}
-    contents |= {f"golden/{index:02d}.npz": sample.to_bytes() for index, sample in enumerate(golden)}
-    files = {
-        name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in contents.items()
-    }
-    manifest = Manifest(**draft.model_dump(), files=files)
-    contents[MANIFEST] = _canonical_json(manifest)
-    version = hashlib.sha256(contents[MANIFEST]).hexdigest()[:12]
-
-    target = models / draft.product / version
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A dot keeps the half-written folder out of the service's sight; the second level carries the final name,
-    # so that the bundle is verified as it will be read before it appears.
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
-    try:
-        staged = staging / version
-        for name, data in contents.items():
-            _write_synced(staged / name, data)
-        Bundle.load(staged)
-        if not target.exists():
-            staged.rename(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return Bundle.load(target)
+    manifest_bytes = _read(path, MANIFEST)
+    manifest = _parse(path, MANIFEST, Manifest, manifest_bytes)
+    digest = Digest(hashlib.sha256(manifest_bytes).hexdigest())
+    if path.name != digest[:12]:
+        raise BundleIntegrity(path, f"its manifest was changed: the folder should be named {digest[:12]}.")
+    _check_file_list(path, manifest)
+    return manifest, digest
 
 
 def bundle_folders(product_folder: Path) -> list[Path]:
@@ -344,18 +407,6 @@ def _creation(folder: Path) -> datetime:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes()).created_at
     except (OSError, ValidationError):
         return datetime.min.replace(tzinfo=UTC)
-
-
-def _canonical_json(record: BaseModel) -> bytes:
-    return (json.dumps(record.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read(path: Path, name: str) -> bytes:
@@ -383,7 +434,7 @@ def _parse(path: Path, name: str, record: type[RecordT], data: bytes) -> RecordT
 
 def _check_file_list(path: Path, manifest: Manifest) -> None:
     listed = set(manifest.files)
-    strange = sorted(name for name in listed if not _FILE_NAME.fullmatch(name))
+    strange = sorted(name for name in listed if not FILE_NAME.fullmatch(name))
     if strange:
         raise BundleSchema(path, f"the manifest lists a file that no bundle has: {strange[0]!r}.")
     if missing := {MODEL, CARD, "golden/00.npz"} - listed:

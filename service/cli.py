@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.errors import PlumblineError, UnknownProduct
+from service.recipe_cli import app as recipe_app
 from service.settings import PREFIX, Settings
 from service.version import VERSION
 
@@ -29,11 +30,16 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="Work with bundles.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(recipe_app, name="recipe")
 
 OUT = Console()
 ERR = Console(stderr=True)
 USAGE = 2
-_COLOURS = {"pass": "green", "review": "yellow", "fail": "red", "ok": "green", "warning": "yellow", "problem": "red"}
+_COLOURS = {
+    "pass": "green", "review": "yellow", "fail": "red", "invalid": "magenta",
+    "ok": "green", "warning": "yellow", "problem": "red",
+    "same": "green", "different": "red", "impossible": "yellow",
+}  # fmt: skip
 
 Models = Annotated[Path | None, typer.Option(help="Model repository.", envvar=f"{PREFIX}MODELS")]
 Data = Annotated[Path | None, typer.Option(help="Data folder.", envvar=f"{PREFIX}DATA")]
@@ -136,8 +142,7 @@ def inspect(
     usage.
     """
     from service.app import inspector_options
-    from service.bundle import bundle_folders
-    from service.folder import find_images, inspect_files, recipe_without_server, write_results
+    from service.folder import bundle_without_server, find_images, inspect_files, recipe_without_server, write_results
     from service.registry import load_inspector, product_folders
 
     settings = load_settings(models=models, data=data, provider=provider)
@@ -151,9 +156,9 @@ def inspect(
     except FileNotFoundError as error:
         refuse(f"{error.args[0]} does not exist.")
     try:
-        newest = bundle_folders(settings.models / product)[0]
-        inspector = load_inspector(newest, product, inspector_options(settings))
-        recipe = recipe_without_server(settings, inspector.bundle)
+        serving = bundle_without_server(settings, product)
+        inspector = load_inspector(serving, product, inspector_options(settings))
+        recipe, reference = recipe_without_server(settings, inspector.bundle)
     except PlumblineError as error:
         refuse(error.detail)
     results = []
@@ -161,14 +166,14 @@ def inspect(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=ERR
     ) as progress:
         task = progress.add_task("Inspecting", total=len(files))
-        for result in inspect_files(inspector, recipe, files, save_heatmap, settings.heatmap_media_type):
+        for result in inspect_files(inspector, recipe, reference, files, save_heatmap, settings.heatmap_media_type):
             progress.advance(task)
             results.append(result)
             word = result.decision or "error"
             colour = _COLOURS.get(word, "magenta")
-            about = result.error or f"score {result.score:.4g}  p {result.p_value:.3g}"
+            about = result.error or result.reasons or f"score {result.score:.4g}  p {result.p_value:.3g}"
             OUT.print(
-                f"[{colour}]{word:6}[/] {escape(str(result.file))}  {escape(about)}", highlight=False, soft_wrap=True
+                f"[{colour}]{word:7}[/] {escape(str(result.file))}  {escape(about)}", highlight=False, soft_wrap=True
             )
     inspector.close()
     if output is not None:
@@ -212,7 +217,7 @@ def products(
 ) -> None:
     """List the products of the model repository, with the bundle and recipe that would serve."""
     from service.bundle import Bundle, bundle_folders
-    from service.folder import recipe_without_server
+    from service.folder import bundle_without_server, recipe_without_server
     from service.registry import product_folders
 
     settings = load_settings(models=models, data=data)
@@ -220,8 +225,9 @@ def products(
     for name in product_folders(settings.models):
         path = bundle_folders(settings.models / name)[0]
         try:
+            path = bundle_without_server(settings, name)
             bundle = Bundle.load(path)
-            recipe = recipe_without_server(settings, bundle)
+            recipe, _ = recipe_without_server(settings, bundle)
         except PlumblineError as error:
             rows.append({"product": name, "version": path.name, "error": error.detail})
             continue
@@ -260,6 +266,64 @@ def products(
         )
     if rows:
         OUT.print(table)
+
+
+@app.command()
+def replay(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of inspections.")] = None,
+    product: Annotated[str | None, typer.Option(help="Instead: the newest inspections of this product.")] = None,
+    since: Annotated[str | None, typer.Option(help="Instead, or with it: judged then or later; ISO 8601.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most inspections, the newest, where no ids are given.")] = 1000,
+    models: Models = None,
+    data: Data = None,
+    provider: Provider = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Decide stored pictures again, with the bundle and the recipe that their inspections name, and compare.
+
+    It reads the data folder and the model repository; the service may run or not. A verdict whose picture, bundle or
+    recipe is gone cannot be replayed; that is reported and is no difference.
+
+    Exit code: 0 what could be replayed came out the same, 1 something came out differently or nothing could be
+    replayed, 2 wrong usage.
+    """
+    from service.app import inspector_options
+    from service.bundles.replay import Replayer
+    from service.folder import store_if_there, stored_inspections
+
+    settings = load_settings(models=models, data=data, provider=provider)
+    if bool(ids) == bool(product or since):
+        refuse("Name inspections by their ids, or ask for --product, --since or both.")
+    counts: Counter[str] = Counter()
+    reports: list[dict[str, Any]] = []
+    try:
+        with (
+            store_if_there(settings) as store,
+            Replayer(settings.models, store, inspector_options(settings)) as replayer,
+        ):
+            for inspection_id, row in stored_inspections(store, ids or [], product, since, limit):
+                try:
+                    if isinstance(row, PlumblineError):
+                        raise row
+                    replayed = replayer.replay(row)
+                    outcome, about = str(replayed.outcome), replayed.summary
+                except PlumblineError as error:
+                    outcome, about = "impossible", error.detail
+                counts[outcome] += 1
+                reports.append({"inspection_id": inspection_id, "outcome": outcome, "detail": about})
+                if not as_json:
+                    OUT.print(
+                        f"[{_COLOURS[outcome]}]{outcome:10}[/] {inspection_id}  {escape(about)}",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+    except (PlumblineError, ValueError) as error:
+        refuse(str(error))
+    if as_json:
+        typer.echo(json.dumps(reports, indent=2))
+    ERR.print(", ".join(f"{count} {word}" for word, count in sorted(counts.items())) or "No inspections found.")
+    if counts["different"] or not counts["same"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -306,6 +370,58 @@ def verify(
             OUT.print(f"{mark} {escape(str(report['bundle']))}: {escape(str(report['detail']))}", soft_wrap=True)
     if not all(report["intact"] for report in reports):
         raise typer.Exit(1)
+
+
+@bundle_app.command("import")
+def import_bundle(
+    archive: Annotated[Path, typer.Argument(help="A bundle's zip file.")],
+    product: Annotated[str, typer.Option(help="Whose bundle it is.")],
+    models: Models = None,
+) -> None:
+    """Put an archived bundle into the model repository, all of it or nothing, as an upload does.
+
+    A running service sees it at the next start; upload it instead to have it at once.
+
+    Exit code: 0 it is there, 2 it is refused.
+    """
+    from service.bundle import PRODUCT_NAME
+    from service.bundles.archive import import_archive
+
+    settings = load_settings(models=models)
+    if not PRODUCT_NAME.fullmatch(product):
+        refuse(f"{product!r} cannot be the name of a product.")
+    try:
+        with archive.open("rb") as file:
+            bundle, is_new = import_archive(settings.models, product, file, settings.max_bundle_bytes)
+    except PlumblineError as error:
+        refuse(error.detail)
+    except OSError as error:
+        refuse(f"{archive}: {error.strerror}.")
+    OUT.print(f"{bundle.path} {'is there now' if is_new else 'was there already'}.", highlight=False, soft_wrap=True)
+
+
+@bundle_app.command("export")
+def export_bundle(
+    path: Annotated[Path, typer.Argument(help="A bundle's folder, models/PRODUCT/VERSION.")],
+    output: Annotated[Path | None, typer.Option(help="The zip file; PRODUCT-VERSION.zip by default.")] = None,
+) -> None:
+    """Write a bundle as one zip file, to upload or to import elsewhere. The same bundle always gives the same file.
+
+    Exit code: 0 it is written, 2 the bundle is not intact or the file cannot be written.
+    """
+    from service.bundle import Bundle
+    from service.bundles.archive import write_archive
+
+    try:
+        bundle = Bundle.load(path.absolute())
+        target = output or Path(f"{bundle.manifest.product}-{bundle.version}.zip")
+        with target.open("wb") as file:
+            write_archive(bundle, file)
+    except PlumblineError as error:
+        refuse(error.detail)
+    except OSError as error:
+        refuse(f"{error.filename}: {error.strerror}.")
+    OUT.print(f"{target} holds {bundle.manifest.product} {bundle.version}.", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -19,29 +19,40 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 
+from service.api.batch_schemas import BatchAnswer
 from service.api.schemas import (
     Inspection,
     InspectionPage,
     Product,
     ProductList,
     Readiness,
-    RecipeHistory,
-    RecipeRecord,
 )
+from service.client_bundles import AsyncBundleCalls, BundleCalls
+from service.client_calls import (
+    Call,
+    HeatmapFormat,
+    batch_call,
+    heatmap_call,
+    image_call,
+    inspect_call,
+    page_call,
+    propose_call,
+)
+from service.client_calls import CameraBuffer as CameraBuffer  # part of the client's face
+from service.client_recipes import AsyncRecipeCalls, RecipeCalls
+from service.proposal import Proposal
+from service.recipe_parts import DecisionName
 
 Float32Map = npt.NDArray[np.float32]
-HeatmapFormat = Literal["png", "jpeg", "webp"]
-DecisionName = Literal["pass", "review", "fail"]
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 5
 _UNSTATED_PAUSE_S = 1.0
@@ -76,48 +87,6 @@ class ServiceProblem(Exception):
         return cls(response.status_code, body)
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One request, the same for both clients."""
-
-    method: str
-    path: str
-    params: Mapping[str, str | int] = field(default_factory=dict)
-    content: bytes | None = None
-    json: Mapping[str, Any] | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def arguments(self) -> dict[str, Any]:
-        given = {"params": self.params, "content": self.content, "json": self.json, "headers": self.headers}
-        return {name: value for name, value in given.items() if value}
-
-
-def _inspect(product: str, image: bytes, about: Mapping[str, str | datetime | None]) -> _Call:
-    params = {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in about.items()
-        if value is not None
-    }
-    # The service looks at the bytes anyway; what they are called makes no difference.
-    headers = {"content-type": "application/octet-stream", "accept": "application/json"}
-    return _Call("POST", f"/v1/products/{product}/inspections", params, content=image, headers=headers)
-
-
-def _page(cursor: str | None, limit: int, which: Mapping[str, str | None]) -> _Call:
-    params = {name: value for name, value in {**which, "cursor": cursor}.items() if value is not None}
-    return _Call("GET", "/v1/inspections", {**params, "limit": limit})
-
-
-def _heatmap(inspection_id: str, image_format: HeatmapFormat | None) -> _Call:
-    params = {"format": image_format} if image_format else {}
-    return _Call("GET", f"/v1/inspections/{inspection_id}/heatmap", params)
-
-
-def _change_recipe(product: str, author: str, reason: str, change: Mapping[str, float | int | None]) -> _Call:
-    given = {name: value for name, value in change.items() if value is not None}
-    return _Call("PUT", f"/v1/products/{product}/recipe", json={"author": author, "reason": reason, **given})
-
-
 def _pause_s(response: httpx.Response, attempts_left: int) -> float | None:
     """Seconds after which to try again, None where that is no use."""
     if response.status_code != 503 or attempts_left <= 0:
@@ -135,7 +104,7 @@ def _map(content: bytes) -> Float32Map:
     return loaded
 
 
-class Client:
+class Client(BundleCalls, RecipeCalls):
     """Talks to one service.
 
     Args:
@@ -165,18 +134,57 @@ class Client:
         station: str | None = None,
         lot: str | None = None,
         captured_at: datetime | None = None,
+        buffer: CameraBuffer | None = None,
     ) -> Inspection:
-        """Have an encoded picture judged.
+        """Have a picture judged.
+
+        Args:
+            product: What it shows.
+            image: An encoded picture, or the bytes of a camera buffer.
+            part_id: Serial number of the part.
+            station: Where the picture was taken.
+            lot: Lot or order that the part belongs to.
+            captured_at: When it was taken, with time zone.
+            buffer: The layout of the camera buffer; None where `image` is encoded.
 
         Raises:
             ServiceProblem: There is no verdict; it says why.
         """
         about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
-        return Inspection.model_validate_json(self._send(_inspect(product, image, about)))
+        return Inspection.model_validate_json(self._send(inspect_call(product, image, about, buffer)))
+
+    def inspect_batch(
+        self,
+        product: str,
+        images: Sequence[tuple[str, bytes]],
+        *,
+        part_id: str | None = None,
+        station: str | None = None,
+        lot: str | None = None,
+        buffer: CameraBuffer | None = None,
+    ) -> BatchAnswer:
+        """Have several pictures judged in one call.
+
+        Args:
+            product: What they show.
+            images: Name and bytes of each; names come back with the answers.
+            part_id: Serial number of the part that they show.
+            station: Where the pictures were taken.
+            lot: Lot or order that the part belongs to.
+            buffer: The layout of camera buffers; None where the images are encoded.
+
+        Returns:
+            For each image, in their order, the inspection or the problem.
+
+        Raises:
+            ServiceProblem: The call as a whole was refused.
+        """
+        about = {"part_id": part_id, "station": station, "lot": lot}
+        return BatchAnswer.model_validate_json(self._send(batch_call(product, images, about, buffer)))
 
     def inspection(self, inspection_id: str) -> Inspection:
         """A stored inspection."""
-        return Inspection.model_validate_json(self._send(_Call("GET", f"/v1/inspections/{inspection_id}")))
+        return Inspection.model_validate_json(self._send(Call("GET", f"/v1/inspections/{inspection_id}")))
 
     def inspections(
         self,
@@ -190,7 +198,7 @@ class Client:
         cursor: str | None = None
         which = {"product": product, "decision": decision, "part_id": part_id}
         while True:
-            page = InspectionPage.model_validate_json(self._send(_page(cursor, page_size, which)))
+            page = InspectionPage.model_validate_json(self._send(page_call(cursor, page_size, which)))
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
@@ -198,59 +206,52 @@ class Client:
 
     def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None) -> bytes:
         """The heatmap over the picture, encoded."""
-        return self._send(_heatmap(inspection_id, image_format))
+        return self._send(heatmap_call(inspection_id, image_format))
 
     def anomaly_map(self, inspection_id: str) -> Float32Map:
         """The anomaly map, float32 [h, w]."""
-        return _map(self._send(_Call("GET", f"/v1/inspections/{inspection_id}/map")))
+        return _map(self._send(Call("GET", f"/v1/inspections/{inspection_id}/map")))
 
-    def image(self, inspection_id: str) -> bytes:
-        """The picture as it was sent."""
-        return self._send(_Call("GET", f"/v1/inspections/{inspection_id}/image"))
+    def image(self, inspection_id: str, *, as_png: bool = False) -> bytes:
+        """The picture as it was sent, or as it was judged: 8 bits RGB, as a PNG."""
+        return self._send(image_call(inspection_id, as_png))
 
     def products(self) -> list[Product]:
         """Every product of the service."""
-        return ProductList.model_validate_json(self._send(_Call("GET", "/v1/products"))).items
+        return ProductList.model_validate_json(self._send(Call("GET", "/v1/products"))).items
 
     def product(self, product: str) -> Product:
         """One product."""
-        return Product.model_validate_json(self._send(_Call("GET", f"/v1/products/{product}")))
+        return Product.model_validate_json(self._send(Call("GET", f"/v1/products/{product}")))
 
-    def recipe(self, product: str) -> RecipeRecord:
-        """The recipe in force."""
-        return RecipeRecord.model_validate_json(self._send(_Call("GET", f"/v1/products/{product}/recipe")))
-
-    def change_recipe(
+    def propose_thresholds(
         self,
         product: str,
         *,
         author: str,
-        reason: str,
-        fail_threshold: float | None = None,
-        review_threshold: float | None = None,
-        target_false_reject_rate: float | None = None,
+        target_false_reject_rate: float,
         review_rate: float | None = None,
-        expected_revision: int | None = None,
-    ) -> RecipeRecord:
-        """Put another recipe in force: thresholds, or rates from which the service derives them.
-
-        Raises:
-            ServiceProblem: It is not valid, or somebody else was faster (`recipe-conflict`). Nothing was
-                changed.
+        confidence: float | None = None,
+        replay: int | None = None,
+        ids: Sequence[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        images: Sequence[tuple[str, bytes]] | None = None,
+        archive: bytes | None = None,
+    ) -> Proposal:
+        """Derive thresholds from good images: of the calibration card, or of stored inspections that are declared
+        good, by `ids` or from `since` until `until`, or of pictures, as pairs of name and bytes or as a zip file. Apply
+        them with `change_recipe(proposal_id=...)`.
         """
-        change = {
-            "fail_threshold": fail_threshold,
-            "review_threshold": review_threshold,
+        wish = {
+            "author": author,
             "target_false_reject_rate": target_false_reject_rate,
             "review_rate": review_rate,
-            "expected_revision": expected_revision,
+            "confidence": confidence,
+            "replay": replay,
         }
-        return RecipeRecord.model_validate_json(self._send(_change_recipe(product, author, reason, change)))
-
-    def recipe_history(self, product: str) -> list[RecipeRecord]:
-        """Who changed the recipe, when and why; newest first."""
-        call = _Call("GET", f"/v1/products/{product}/recipe/revisions")
-        return RecipeHistory.model_validate_json(self._send(call)).items
+        selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
+        return Proposal.model_validate_json(self._send(propose_call(product, wish, selected, images, archive)))
 
     def readiness(self) -> Readiness:
         """Whether the service takes pictures, and if not, why. Never retries."""
@@ -267,7 +268,7 @@ class Client:
     ) -> None:
         self.close()
 
-    def _send(self, call: _Call) -> bytes:
+    def _send(self, call: Call) -> bytes:
         attempts_left = self.retries
         while True:
             response = self._http.request(call.method, call.path, **call.arguments())
@@ -280,7 +281,7 @@ class Client:
             time.sleep(pause_s)
 
 
-class AsyncClient:
+class AsyncClient(AsyncBundleCalls, AsyncRecipeCalls):
     """As `Client`, for programs with an event loop.
 
     Args:
@@ -310,14 +311,29 @@ class AsyncClient:
         station: str | None = None,
         lot: str | None = None,
         captured_at: datetime | None = None,
+        buffer: CameraBuffer | None = None,
     ) -> Inspection:
         """As `Client.inspect`."""
         about = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
-        return Inspection.model_validate_json(await self._send(_inspect(product, image, about)))
+        return Inspection.model_validate_json(await self._send(inspect_call(product, image, about, buffer)))
+
+    async def inspect_batch(
+        self,
+        product: str,
+        images: Sequence[tuple[str, bytes]],
+        *,
+        part_id: str | None = None,
+        station: str | None = None,
+        lot: str | None = None,
+        buffer: CameraBuffer | None = None,
+    ) -> BatchAnswer:
+        """As `Client.inspect_batch`."""
+        about = {"part_id": part_id, "station": station, "lot": lot}
+        return BatchAnswer.model_validate_json(await self._send(batch_call(product, images, about, buffer)))
 
     async def inspection(self, inspection_id: str) -> Inspection:
         """As `Client.inspection`."""
-        call = _Call("GET", f"/v1/inspections/{inspection_id}")
+        call = Call("GET", f"/v1/inspections/{inspection_id}")
         return Inspection.model_validate_json(await self._send(call))
 
     async def inspections(
@@ -332,7 +348,7 @@ class AsyncClient:
         cursor: str | None = None
         which = {"product": product, "decision": decision, "part_id": part_id}
         while True:
-            page = InspectionPage.model_validate_json(await self._send(_page(cursor, page_size, which)))
+            page = InspectionPage.model_validate_json(await self._send(page_call(cursor, page_size, which)))
             for item in page.items:
                 yield item
             cursor = page.next_cursor
@@ -341,56 +357,49 @@ class AsyncClient:
 
     async def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None) -> bytes:
         """As `Client.heatmap`."""
-        return await self._send(_heatmap(inspection_id, image_format))
+        return await self._send(heatmap_call(inspection_id, image_format))
 
     async def anomaly_map(self, inspection_id: str) -> Float32Map:
         """As `Client.anomaly_map`."""
-        return _map(await self._send(_Call("GET", f"/v1/inspections/{inspection_id}/map")))
+        return _map(await self._send(Call("GET", f"/v1/inspections/{inspection_id}/map")))
 
-    async def image(self, inspection_id: str) -> bytes:
+    async def image(self, inspection_id: str, *, as_png: bool = False) -> bytes:
         """As `Client.image`."""
-        return await self._send(_Call("GET", f"/v1/inspections/{inspection_id}/image"))
+        return await self._send(image_call(inspection_id, as_png))
 
     async def products(self) -> list[Product]:
         """As `Client.products`."""
-        return ProductList.model_validate_json(await self._send(_Call("GET", "/v1/products"))).items
+        return ProductList.model_validate_json(await self._send(Call("GET", "/v1/products"))).items
 
     async def product(self, product: str) -> Product:
         """As `Client.product`."""
-        return Product.model_validate_json(await self._send(_Call("GET", f"/v1/products/{product}")))
+        return Product.model_validate_json(await self._send(Call("GET", f"/v1/products/{product}")))
 
-    async def recipe(self, product: str) -> RecipeRecord:
-        """As `Client.recipe`."""
-        call = _Call("GET", f"/v1/products/{product}/recipe")
-        return RecipeRecord.model_validate_json(await self._send(call))
-
-    async def change_recipe(
+    async def propose_thresholds(
         self,
         product: str,
         *,
         author: str,
-        reason: str,
-        fail_threshold: float | None = None,
-        review_threshold: float | None = None,
-        target_false_reject_rate: float | None = None,
+        target_false_reject_rate: float,
         review_rate: float | None = None,
-        expected_revision: int | None = None,
-    ) -> RecipeRecord:
-        """As `Client.change_recipe`."""
-        change = {
-            "fail_threshold": fail_threshold,
-            "review_threshold": review_threshold,
+        confidence: float | None = None,
+        replay: int | None = None,
+        ids: Sequence[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        images: Sequence[tuple[str, bytes]] | None = None,
+        archive: bytes | None = None,
+    ) -> Proposal:
+        """As `Client.propose_thresholds`."""
+        wish = {
+            "author": author,
             "target_false_reject_rate": target_false_reject_rate,
             "review_rate": review_rate,
-            "expected_revision": expected_revision,
+            "confidence": confidence,
+            "replay": replay,
         }
-        call = _change_recipe(product, author, reason, change)
-        return RecipeRecord.model_validate_json(await self._send(call))
-
-    async def recipe_history(self, product: str) -> list[RecipeRecord]:
-        """As `Client.recipe_history`."""
-        call = _Call("GET", f"/v1/products/{product}/recipe/revisions")
-        return RecipeHistory.model_validate_json(await self._send(call)).items
+        selected = {"ids": None if ids is None else list(ids), "since": since, "until": until}
+        return Proposal.model_validate_json(await self._send(propose_call(product, wish, selected, images, archive)))
 
     async def readiness(self) -> Readiness:
         """As `Client.readiness`."""
@@ -407,7 +416,7 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    async def _send(self, call: _Call) -> bytes:
+    async def _send(self, call: Call) -> bytes:
         attempts_left = self.retries
         while True:
             response = await self._http.request(call.method, call.path, **call.arguments())

@@ -31,7 +31,7 @@ START_TIMEOUT_S = 120.0  # a cold disk and a slow CPU
 STOP_TIMEOUT_S = 45.0
 REQUEST_TIMEOUT_S = 60.0
 SUFFIXES = {".jpg", ".jpeg", ".png"}
-COLOURS = {"pass": "green", "review": "yellow", "fail": "red"}
+COLOURS = {"pass": "green", "review": "yellow", "fail": "red", "invalid": "magenta"}
 
 console = Console(highlight=False)
 
@@ -164,8 +164,8 @@ def verdict_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
         table.add_row(
             escape(sample.stem),
             f"[{COLOURS[inspection.decision]}]{inspection.decision}[/]",
-            f"{inspection.score:.4g}",
-            f"{inspection.p_value:.3f}",
+            "" if inspection.score is None else f"{inspection.score:.4g}",
+            "" if inspection.p_value is None else f"{inspection.p_value:.3f}",
             str(len(inspection.regions)),
             ", ".join(map(str, largest.bbox)) if largest else "",
             f"{1000 * seconds:.0f}",

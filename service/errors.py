@@ -8,6 +8,7 @@ translates (RFC 9457), it invents nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,11 +71,34 @@ class ArtefactGone(PlumblineError):
     title = "Artefact no longer stored"
     status = 410
 
-    def __init__(self, what: str, inspection_id: str) -> None:
+    def __init__(self, what: str, inspection_id: str, removed_at: datetime | None = None) -> None:
+        if removed_at is None:
+            why = (
+                "It was lost or removed by hand, unless retention is removing it just now; restore it from a backup if "
+                "it is needed."
+            )
+        else:
+            why = (
+                f"Retention removed it on {removed_at:%Y-%m-%d at %H:%M} UTC, as the product's recipe said then. Let "
+                "the recipe keep images and maps for longer (`retention`) if they are needed."
+            )
         super().__init__(
-            f"The {what} of inspection {inspection_id} is not on disk any more, its record still is. "
-            "It was removed by hand or by retention; restore it from a backup if it is needed.",
+            f"The {what} of inspection {inspection_id} is not on disk any more, its record still is. {why}",
             artefact=what,
+            inspection_id=inspection_id,
+            removed_at=None if removed_at is None else removed_at.isoformat(),
+        )
+
+
+class NotJudged(PlumblineError):
+    slug = "not-judged"
+    title = "Picture was not judged"
+    status = 409
+
+    def __init__(self, inspection_id: str) -> None:
+        super().__init__(
+            f"The picture of inspection {inspection_id} was not worth a verdict (decision `invalid`), so there is no "
+            "anomaly map of it and nothing to replay. The inspection's `invalid_reasons` say why.",
             inspection_id=inspection_id,
         )
 
@@ -117,17 +141,79 @@ class CorruptImage(PlumblineError):
         )
 
 
+class UnknownPixelFormat(PlumblineError):
+    slug = "unknown-pixel-format"
+    title = "Unknown pixel format"
+    status = 415
+
+    def __init__(self, got: str, known: Iterable[str]) -> None:
+        names = list(known)
+        super().__init__(
+            f"The pixel format {got!r} is not read. Set the camera to one of these PFNC formats: {', '.join(names)}.",
+            got=got,
+            known=names,
+        )
+
+
+class BufferSizeMismatch(PlumblineError):
+    slug = "buffer-size-mismatch"
+    title = "Camera buffer has another size than declared"
+    status = 422
+
+    def __init__(self, pixel_format: str, width: int, height: int, stride: int, expected: int, got: int) -> None:
+        super().__init__(
+            f"The buffer has {got} bytes; {width} x {height} pixels in {pixel_format} with {stride} bytes a line are "
+            f"{expected}. Check X-Pixel-Format, X-Width, X-Height and X-Stride, and that the frame is complete.",
+            expected_bytes=expected,
+            got_bytes=got,
+            stride=stride,
+        )
+
+
+class PixelMismatch(PlumblineError):
+    slug = "pixel-mismatch"
+    title = "Picture is not what the recipe declares"
+    status = 422
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"The picture is not what the product's recipe declares under `pixels`: {reason}. Judged with the wrong "
+            "black and white it would get a wrong verdict: set the camera back, or change the recipe."
+        )
+
+
 class BodyTooLarge(PlumblineError):
     slug = "body-too-large"
     title = "Request body too large"
     status = 413
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, setting: str = "PLUMBLINE_MAX_BODY_BYTES") -> None:
         super().__init__(
             f"The request body is larger than {limit_bytes} bytes. Send a smaller or compressed image, "
-            "or raise PLUMBLINE_MAX_BODY_BYTES.",
+            f"or raise {setting}.",
             limit_bytes=limit_bytes,
         )
+
+
+class TooManyImages(PlumblineError):
+    slug = "too-many-images"
+    title = "Too many pictures in one call"
+    status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The call holds more than {limit} pictures. Split it into several, or raise PLUMBLINE_MAX_CALL_IMAGES.",
+            limit=limit,
+        )
+
+
+class BadArchive(PlumblineError):
+    slug = "bad-archive"
+    title = "Zip file cannot be read"
+    status = 422
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The zip file cannot be read: {reason} Pack it again and send it again.")
 
 
 class TooManyPixels(PlumblineError):
@@ -161,6 +247,20 @@ class InvalidRecipe(PlumblineError):
 
     def __init__(self, detail: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(f"{detail} Nothing was changed.", errors=[dict(error) for error in errors])
+
+
+class AreaMismatch(PlumblineError):
+    slug = "area-mismatch"
+    title = "Picture does not fit the recipe's polygons"
+    status = 422
+
+    def __init__(self, reason: str, width: int, height: int) -> None:
+        super().__init__(
+            f"The picture of {width} x {height} pixels was not judged: {reason}. ROI and ignore polygons are in pixels "
+            "of the picture that the camera sends: check its resolution, or draw the polygons of the recipe again.",
+            width=width,
+            height=height,
+        )
 
 
 # --- the service cannot answer now ---------------------------------------------------------------------------
@@ -220,6 +320,19 @@ class ProductNotReady(PlumblineError):
         )
 
 
+class ProposalsBusy(PlumblineError):
+    slug = "proposals-busy"
+    title = "Another proposal is being made"
+    status = 503
+
+    def __init__(self, retry_after_s: float = 5.0) -> None:
+        super().__init__(
+            "Good images are being measured for another proposal; one is made at a time, so that the line's own "
+            f"pictures do not wait. Ask again after {retry_after_s:g} s.",
+            retry_after=retry_after_s,
+        )
+
+
 class ScoreNotFinite(PlumblineError):
     slug = "score-not-finite"
     title = "The graph computed no score"
@@ -244,6 +357,11 @@ class BundleInvalid(PlumblineError):
 
     def __init__(self, path: Path, reason: str, remedy: str = "Export the bundle again.") -> None:
         super().__init__(f"The bundle {path} is not served: {reason} {remedy}", bundle=path.name)
+        self._reason, self._remedy = reason, remedy
+
+    def found_at(self, path: Path) -> None:
+        """Say where the bundle was meant to lie instead of where it was examined."""
+        BundleInvalid.__init__(self, path, self._reason, self._remedy)
 
 
 class BundleIntegrity(BundleInvalid):
@@ -264,6 +382,20 @@ class BundleSchema(BundleInvalid):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason, "Export it with a training package of the same major version as the service.")
+
+
+class BundleOfOtherProduct(BundleInvalid):
+    """It was trained on other parts; whatever it says about these would mean nothing."""
+
+    slug = "bundle-of-other-product"
+    title = "Bundle was made for another product"
+
+    def __init__(self, path: Path, made_for: str, product: str) -> None:
+        super().__init__(
+            path,
+            f"it was made for product {made_for!r}, not for {product!r}.",
+            f"Put it under {made_for!r}, or train one for {product!r}.",
+        )
 
 
 class ExternalData(BundleInvalid):

@@ -13,6 +13,7 @@ import contextlib
 import io
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -22,12 +23,19 @@ from uuid import UUID
 import numpy as np
 
 from service.admission import Admission
-from service.errors import DeadlineExceeded, UnknownInspection
+from service.bundle import Float32Map
+from service.bundles.shadow import ShadowRunner
+from service.errors import DeadlineExceeded, NotJudged, UnknownInspection
+from service.guard import QualityGuard
 from service.inspection import heatmap, imaging
-from service.inspection.decision import Region
+from service.inspection.area import BoolMask, judged_cells
+from service.inspection.decision import Decision
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
-from service.inspection.inspector import Inspection
+from service.inspection.inspector import Inspection, Picture
+from service.inspection.pixel_formats import PixelRules, RawLayout
+from service.inspection.quality import Objection
+from service.inspection.regions import Region
 from service.inspection.threads import cpu_quota
 from service.monitoring.metrics import Metrics
 from service.registry import ActiveProduct, Registry
@@ -37,6 +45,8 @@ from service.store.files import WrittenFile
 from service.store.ids import created_at, new_id
 from service.store.inspections import get_inspection
 from service.store.models import InspectionRow
+from service.store.proposals import References
+from service.store.recipes import get_recipe
 from service.store.store import Store
 
 DISK_THREADS = 4
@@ -71,6 +81,7 @@ class InspectionLine:
         self.registry = registry
         self.store = store
         self.metrics = metrics
+        self.references = References(store.engine)
         self.admission = Admission(settings.queue_limit)
         # Heatmaps that are asked for later are not part of the line's work, and must not use up its memory.
         self.drawing = Admission(settings.queue_limit)
@@ -78,25 +89,32 @@ class InspectionLine:
         self._drawings = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="drawing")
         self._cores = threading.BoundedSemaphore(cpu_quota())
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
+        self.shadow = ShadowRunner(registry, store, self.references, metrics)
+        self._guard = QualityGuard()
         metrics.watch_queue(lambda: self.admission.depth, settings.queue_limit)
 
-    async def inspect(self, active: ActiveProduct, data: bytes, part: PartRecord) -> InspectionRow:
-        """Judge one picture and remember the verdict.
+    async def inspect(
+        self, product: str, data: bytes, part: PartRecord, layout: RawLayout | None = None
+    ) -> InspectionRow:
+        """Judge one picture by the bundle and recipe in force when its turn comes, and remember the verdict.
 
         Args:
-            active: The product's bundle and recipe.
-            data: The encoded picture.
+            product: What the picture shows.
+            data: The encoded picture, or a camera buffer.
             part: What the sender says about it.
+            layout: Of the camera buffer.
 
         Returns:
             What was stored. It is on disk already.
 
         Raises:
-            TooManyPixels, NotAnImage, CorruptImage: The picture is not usable.
+            TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The picture is not usable.
+            AreaMismatch: It does not fit the recipe's polygons.
+            UnknownProduct, ProductNotReady: Nothing inspects this product.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
             StoreUnavailable: The verdict could not be stored, so there is none.
         """
-        work = self._inspections.submit(self._inspect, active, data, part, time.perf_counter())
+        work = self._inspections.submit(self._inspect, product, data, part, layout, time.perf_counter())
         return await asyncio.wrap_future(work)
 
     async def find(self, inspection_id: UUID) -> InspectionRow:
@@ -108,7 +126,8 @@ class InspectionLine:
         return await asyncio.wrap_future(self._disk.submit(get_inspection, self.store.engine, inspection_id))
 
     async def draw(self, row: InspectionRow, media_type: str) -> bytes:
-        """The heatmap of a stored inspection, encoded, on the scale that was in force when it was judged.
+        """The heatmap of a stored inspection, encoded, on the scale and with the area that were in force when it was
+        judged.
 
         Raises:
             ArtefactGone: Image or map are not on disk any more.
@@ -119,22 +138,34 @@ class InspectionLine:
         self.metrics.stages.labels("encode").observe(time.perf_counter() - started)
         return drawn
 
+    async def show_image(self, row: InspectionRow) -> bytes:
+        """The picture of a stored inspection as it was judged: 8 bits RGB, as a PNG.
+
+        Raises:
+            ArtefactGone: It is not on disk any more.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._drawings, self._show_image, row)
+
     async def read_image(self, row: InspectionRow) -> bytes:
         """The picture of a stored inspection as it was sent.
 
         Raises:
             ArtefactGone: It is not on disk any more.
         """
-        read = self._disk.submit(self.store.files.read_image, UUID(row.id), row.image_media_type)
+        read = self._disk.submit(self.store.files.image_of, row)
         return await asyncio.wrap_future(read)
 
     async def read_map(self, row: InspectionRow) -> bytes:
         """The anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
 
         Raises:
+            NotJudged: The picture was invalid, so there never was a map.
             ArtefactGone: It is not on disk any more.
         """
-        return await asyncio.wrap_future(self._disk.submit(self.store.files.read_map, UUID(row.id)))
+        if row.objections:
+            raise NotJudged(row.id)
+        return await asyncio.wrap_future(self._disk.submit(self.store.files.map_of, row))
 
     def close(self) -> None:
         """End the threads; what they were given is finished first."""
@@ -142,21 +173,38 @@ class InspectionLine:
         self._drawings.shutdown()
         self._disk.shutdown()
 
-    def _inspect(self, active: ActiveProduct, data: bytes, part: PartRecord, arrived: float) -> InspectionRow:
+    def _inspect(
+        self, product: str, data: bytes, part: PartRecord, layout: RawLayout | None, arrived: float
+    ) -> InspectionRow:
+        # Leased: another bundle may be activated meanwhile, and this one stays until the verdict is out.
+        with self.registry.lease(product) as active:
+            row = self._judge(active, data, part, layout, arrived)
+        if row.score is not None:  # what was not worth a verdict is not worth two
+            self.shadow.offer(row)
+        return row
+
+    def _judge(
+        self, active: ActiveProduct, data: bytes, part: PartRecord, layout: RawLayout | None, arrived: float
+    ) -> InspectionRow:
         inspection_id, inspector = new_id(), active.inspector
+        rules = active.recipe.recipe.pixels.rules(layout)
         with self._cores:
             # The batcher watches its own queue only; who already waited too long here is not worth decoding.
             if time.perf_counter() - arrived > self.settings.queue_deadline_s:
                 raise DeadlineExceeded(self.settings.queue_deadline_s, 1.0)
-            picture = inspector.read(data)
+            picture = inspector.read(data, rules)
+        reference = self.references.scores(active.bundle, active.recipe.recipe)
+        if objections := self._guard.objections(active, picture, part.station):
+            row = to_invalid_row(inspection_id, active, picture, objections, reference, data, part)
+            return self._store_invalid(row, data)
         # The picture goes to disk while the graph looks at it.
         image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
         anomaly_map: WrittenFile | None = None
         try:
-            result = inspector.submit(picture).result()
+            result = inspector.infer(picture)
             with self._cores:
-                judged = inspector.finish(picture, result, active.recipe.recipe.thresholds)
-            row = to_row(inspection_id, active, judged, len(data), part)
+                judged = inspector.finish(picture, result, active.recipe.recipe.criteria, reference)
+            row = to_row(inspection_id, active, judged, reference, data, part)
             stored_from = time.perf_counter()
             anomaly_map = self.store.files.write_map(inspection_id, judged.anomaly_map)
             # Both files are whole and the image is on the disk before the row is committed. The map can be computed
@@ -171,19 +219,49 @@ class InspectionLine:
             raise
         self._commit(row, picture.media_type)
         timings = {**judged.timings, "store": time.perf_counter() - stored_from}
-        self.metrics.count_inspection(row.product, row.decision, row.score, timings, row.batch_size)
+        self.metrics.count_inspection(row.product, row.decision, judged.score, timings, row.batch_size)
+        if judged.decision is not judged.by_score:
+            self.metrics.softened.labels(row.product).inc()
+        return row
+
+    def _store_invalid(self, row: InspectionRow, data: bytes) -> InspectionRow:
+        """Remember a picture that was not worth a verdict: it shows whether lamp, lens or grabber is at fault."""
+        stored_from = time.perf_counter()
+        self._write_image(UUID(row.id), row.image_media_type, data)
+        self._commit(row, row.image_media_type)
+        timings = {stage: value / 1000 for stage, value in row.timings_ms.items()}
+        timings["store"] = time.perf_counter() - stored_from
+        reasons = {objection["reason"] for objection in row.objections or []}
+        self.metrics.count_invalid(row.product, reasons, timings)
         return row
 
     def _draw(self, row: InspectionRow, media_type: str) -> bytes:
-        files, inspection_id = self.store.files, UUID(row.id)
-        data = files.read_image(inspection_id, row.image_media_type)
+        rgb = self._decode(row)
+        if row.objections:  # no graph ever looked at it, so nothing lies over it
+            return heatmap.encode(rgb, media_type, self.settings.heatmap_quality)
+        anomaly_map = np.load(io.BytesIO(self.store.files.map_of(row)), allow_pickle=False)
+        scale = HeatmapScale(row.heatmap_low, row.heatmap_high)
+        regions = [to_region(region) for region in row.regions]
+        overlay = heatmap.render(rgb, anomaly_map, scale, regions, self._judged_cells(row, anomaly_map))
+        return heatmap.encode(overlay, media_type, self.settings.heatmap_quality)
+
+    def _show_image(self, row: InspectionRow) -> bytes:
+        return heatmap.encode(self._decode(row), "image/png")
+
+    def _decode(self, row: InspectionRow) -> imaging.UInt8Image:
+        """The picture of a stored inspection, read as it was when it was judged."""
+        data = self.store.files.image_of(row)
         # It was admitted once; limits that were lowered since do not hide it.
         limits = ImageLimits(max_bytes=len(data), max_pixels=row.image_width * row.image_height)
-        rgb = imaging.decode(data, limits)
-        anomaly_map = np.load(io.BytesIO(files.read_map(inspection_id)), allow_pickle=False)
-        scale = HeatmapScale(row.heatmap_low, row.heatmap_high)
-        overlay = heatmap.render(rgb, anomaly_map, scale, [to_region(region) for region in row.regions])
-        return heatmap.encode(overlay, media_type, self.settings.heatmap_quality)
+        return imaging.decode(data, limits, PixelRules.from_stored(row.image_pixels))
+
+    def _judged_cells(self, row: InspectionRow, anomaly_map: Float32Map) -> BoolMask | None:
+        """The cells that were judged: those of the recipe that was in force then."""
+        if row.judged_share is None:
+            return None
+        area = get_recipe(self.store.engine, row.product, row.recipe_revision).recipe.area
+        height, width = anomaly_map.shape
+        return judged_cells(area, (height, width), (row.image_width, row.image_height))
 
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
         self.store.files.write_image(inspection_id, media_type, data).sync()
@@ -204,40 +282,91 @@ class InspectionLine:
 
 
 def to_row(
-    inspection_id: UUID, active: ActiveProduct, judged: Inspection, image_bytes: int, part: PartRecord
+    inspection_id: UUID,
+    active: ActiveProduct,
+    judged: Inspection,
+    reference: Sequence[float],
+    data: bytes,
+    part: PartRecord,
 ) -> InspectionRow:
     """What is remembered of an inspection: everything that showing and replaying it needs."""
-    bundle, recipe = active.bundle, active.recipe.recipe
-    scale = active.inspector.heatmap_scale(judged.thresholds)
     return InspectionRow(
-        id=str(inspection_id),
-        created_at=created_at(inspection_id),
-        product=bundle.manifest.product,
         decision=judged.decision.value,
         score=judged.score,
         p_value=judged.p_value,
-        fail_threshold=judged.thresholds.fail,
-        review_threshold=judged.thresholds.review,
-        target_false_reject_rate=recipe.target_false_reject_rate,
-        certified=recipe.certified,
-        calibration_count=len(bundle.card.scores),
-        heatmap_low=scale.low,
-        heatmap_high=scale.high,
         regions=[asdict(region) for region in judged.regions],
-        bundle_digest=bundle.digest,
-        bundle_version=bundle.version,
-        method=bundle.manifest.method,
-        provider=active.inspector.provider,
-        recipe_revision=active.recipe.revision,
-        image_media_type=judged.picture.media_type,
-        image_width=judged.picture.image_wh[0],
-        image_height=judged.picture.image_wh[1],
-        image_bytes=image_bytes,
-        image_sha256=judged.picture.sha256,
-        timings_ms={stage: round(seconds * 1000, 3) for stage, seconds in judged.timings.items()},
+        timings_ms=_milliseconds(judged.timings),
         batch_size=judged.batch_size,
-        **asdict(part),
+        by_score=judged.by_score.value if judged.dropped else None,
+        dropped_regions=dict(judged.dropped) or None,
+        judged_share=judged.judged_share if judged.judged_share < 1 else None,
+        **_facts(inspection_id, active, judged.picture, reference, data, part),
     )
+
+
+def to_invalid_row(
+    inspection_id: UUID,
+    active: ActiveProduct,
+    picture: Picture,
+    objections: Sequence[Objection],
+    reference: Sequence[float],
+    data: bytes,
+    part: PartRecord,
+) -> InspectionRow:
+    """What is remembered of a picture that was not worth a verdict."""
+    return InspectionRow(
+        decision=Decision.INVALID.value,
+        score=None,
+        p_value=None,
+        regions=[],
+        timings_ms=_milliseconds(picture.timings),
+        batch_size=0,
+        objections=[objection.to_stored() for objection in objections],
+        **_facts(inspection_id, active, picture, reference, data, part),
+    )
+
+
+def _facts(
+    inspection_id: UUID,
+    active: ActiveProduct,
+    picture: Picture,
+    reference: Sequence[float],
+    data: bytes,
+    part: PartRecord,
+) -> dict[str, Any]:
+    """What is remembered whatever came out: what was inspected, with what, by which rules."""
+    bundle, recipe = active.bundle, active.recipe.recipe
+    scale = active.inspector.heatmap_scale(recipe.thresholds, recipe.heatmap.low, recipe.heatmap.high)
+    return {
+        "id": str(inspection_id),
+        "created_at": created_at(inspection_id),
+        "product": bundle.manifest.product,
+        "fail_threshold": recipe.fail_threshold,
+        "review_threshold": recipe.review_threshold,
+        "target_false_reject_rate": recipe.target_false_reject_rate,
+        "certified": recipe.certified,
+        "calibration_count": len(reference),
+        "proposal_id": recipe.proposal_id,
+        "heatmap_low": scale.low,
+        "heatmap_high": scale.high,
+        "bundle_digest": bundle.digest,
+        "bundle_version": bundle.version,
+        "method": bundle.manifest.method,
+        "provider": active.inspector.provider,
+        "recipe_revision": active.recipe.revision,
+        "image_media_type": picture.media_type,
+        "image_width": picture.image_wh[0],
+        "image_height": picture.image_wh[1],
+        "image_bytes": len(data),
+        "image_sha256": picture.sha256,
+        "image_pixels": picture.rules.to_stored(),
+        "quality": asdict(picture.quality),
+        **asdict(part),
+    }
+
+
+def _milliseconds(timings: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(seconds * 1000, 3) for stage, seconds in timings.items()}
 
 
 def to_region(stored: dict[str, Any]) -> Region:

@@ -1,4 +1,4 @@
-"""What an engineer may change about a product without retraining: for now, its thresholds.
+"""What an engineer may change about a product without retraining.
 
 A recipe is immutable; a change is a new revision in the store. It is validated as a whole, so there is no moment at
 which half of it applies.
@@ -6,12 +6,14 @@ which half of it applies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from service.errors import InvalidRecipe
+from service.inspection.area import Area
 from service.inspection.calibration import (
     DEFAULT_FAIL_ALPHA,
     DEFAULT_REVIEW_ALPHA,
@@ -20,11 +22,15 @@ from service.inspection.calibration import (
     smallest_alpha,
 )
 from service.inspection.calibration import extrapolate as tail_threshold
-from service.inspection.decision import Thresholds
+from service.inspection.decision import Criteria, Thresholds
+from service.inspection.regions import RegionFilter
+from service.recipe_parts import RecipeParts, levels, merge
+
+Derivation = Literal["default", "card", "proposal", "tail", "hand"]
 
 
-class Recipe(BaseModel):
-    """The thresholds of a product and where they come from.
+class Recipe(RecipeParts):
+    """The thresholds of a product, where they come from, and the other parts of its recipe.
 
     Attributes:
         fail_threshold: A part fails when its raw score is strictly greater.
@@ -34,9 +40,11 @@ class Recipe(BaseModel):
         review_rate: The bound on good parts above `review_threshold`; None as above.
         certified: True when the calibration card vouches for `target_false_reject_rate`.
         calibration_images: Number of good images behind that guarantee.
+        derivation: How the thresholds were found: "card" from the scores of the calibration card for rates that a
+            person chose, certified; "default" likewise for rates that nobody chose; "proposal" from the good images of
+            a stored proposal, certified; "tail" by extending the tail of the card's scores; "hand" by a person.
+        proposal_id: That proposal. P-values are taken against the same images: the card's where this is None.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     fail_threshold: float
     review_threshold: float
@@ -44,6 +52,16 @@ class Recipe(BaseModel):
     review_rate: float | None = Field(default=None, gt=0, lt=1)
     certified: bool = False
     calibration_images: int = Field(default=0, ge=0)
+    derivation: Derivation = "hand"
+    proposal_id: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_derivation(cls, values: Any) -> Any:
+        """Revisions that were stored before recipes said how their thresholds were found still tell it."""
+        if isinstance(values, Mapping) and "derivation" not in values and values.get("target_false_reject_rate"):
+            return {**values, "derivation": "card" if values.get("certified") else "tail"}
+        return values
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -54,9 +72,76 @@ class Recipe(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _leave_something(self) -> Self:
+        size = (self.pixels.width or math.inf, self.pixels.height or math.inf)
+        if (where := self.area.beyond(*size)) is not None:
+            raise ValueError(f"{where} that pixels.width and pixels.height declare")
+        if not self.area.leaves_something(*size):
+            raise ValueError("the ignore polygons cover the whole ROI or picture, so nothing would be judged")
+        return self
+
     @property
     def thresholds(self) -> Thresholds:
         return Thresholds(fail=self.fail_threshold, review=self.review_threshold)
+
+    @property
+    def area(self) -> Area:
+        """What of a picture is judged."""
+        return Area(self.roi, self.ignore)
+
+    @property
+    def criteria(self) -> Criteria:
+        """What a part is judged by."""
+        chosen = self.regions
+        filters = RegionFilter(
+            merge_distance_px=chosen.merge_distance_px,
+            border_margin_px=chosen.border_margin_px,
+            min_area_px=chosen.min_area_px,
+            min_peak=-math.inf if chosen.min_peak is None else chosen.min_peak,
+            max_count=chosen.max_count,
+        )
+        return Criteria(self.thresholds, self.area, filters)
+
+    def changed(self, parts: Mapping[str, Any], thresholds: Recipe | None = None) -> Recipe:
+        """This recipe with some of its values changed.
+
+        Args:
+            parts: Parts by name, as `merge` takes them.
+            thresholds: The recipe whose thresholds (and how they were found) to take over; None keeps them.
+
+        Raises:
+            InvalidRecipe: What would come out contradicts itself.
+        """
+        values = merge(self.model_dump(), parts)
+        if thresholds is not None:
+            values |= thresholds.model_dump(include=set(THRESHOLD_FIELDS))
+        return parse_recipe(values)
+
+    def moved_to(self, own: Recipe) -> Recipe:
+        """This recipe for another bundle: what lies on a bundle's scale is taken from `own`, a recipe of that bundle;
+        what is about camera and part stays.
+        """
+        return self.changed(levels(own), own)
+
+    def derived_again(self, scores: Sequence[float]) -> Recipe:
+        """A recipe with the thresholds that this one's rates give on another bundle's calibration card.
+
+        Args:
+            scores: That card's scores, ascending.
+
+        Raises:
+            InvalidRecipe: The thresholds were set by hand, or the card cannot certify the rate.
+        """
+        if self.target_false_reject_rate is None:
+            raise InvalidRecipe(
+                f"The thresholds {self.fail_threshold:g} and {self.review_threshold:g} were set by hand on another "
+                "bundle's scale and mean nothing on that of the bundle that serves now. State a false-reject rate, or "
+                "thresholds for this bundle."
+            )
+        if self.derivation == "default":
+            return Recipe.default(scores)
+        return Recipe.for_rates(scores, self.target_false_reject_rate, self.review_rate, extrapolate=not self.certified)
 
     @classmethod
     def default(cls, scores: Sequence[float]) -> Recipe:
@@ -77,6 +162,7 @@ class Recipe(BaseModel):
             review_rate=review.alpha,
             certified=True,
             calibration_images=fail.n,
+            derivation="default",
         )
 
     @classmethod
@@ -122,7 +208,32 @@ class Recipe(BaseModel):
             review_rate=review.alpha,
             certified=certified,
             calibration_images=len(scores),
+            derivation="card" if certified else "tail",
         )
+
+
+THRESHOLD_FIELDS = frozenset(Recipe.model_fields) - frozenset(RecipeParts.model_fields)
+
+
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from its values.
+
+    Raises:
+        InvalidRecipe: They contradict each other, or one of them is not possible.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise invalid_recipe(error) from error
+
+
+def invalid_recipe(error: ValidationError) -> InvalidRecipe:
+    """What is wrong with the values of a recipe, place by place."""
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    places = [".".join(str(part) for part in item["loc"]) for item in errors]
+    texts = [item["msg"].removeprefix("Value error, ") for item in errors]
+    detail = "; ".join(f"{place}: {text}" if place else text for place, text in zip(places, texts, strict=True))
+    return InvalidRecipe(f"{detail}.", [dict(item) for item in errors])
 
 
 def _review_rate(fail_alpha: float) -> float:

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     )
 
     models: Path = Path("models")
-    """Model repository: one folder per product, one bundle per version. Read only."""
+    """Model repository: one folder per product, one bundle per version. Only an upload writes to it."""
     data: Path = Path("data")
     """Where inspections are stored: the database and the images and maps. Must be writable."""
     database_url: str = ""
@@ -51,6 +51,14 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024, le=2**31 - 1)
     """Largest request body, in bytes. Checked while the body arrives, never after."""
+    max_bundle_bytes: int = Field(default=512 * 2**20, ge=1024, le=2**31 - 1)
+    """Largest bundle that may be uploaded, in bytes, as an archive and unpacked."""
+    max_call_bytes: int = Field(default=512 * 2**20, ge=1024, le=2**40)
+    """Largest body of a call with several pictures, in bytes, as sent and unpacked. Each of them is bounded by
+    `max_body_bytes`.
+    """
+    max_call_images: int = Field(default=500, ge=1, le=10_000)
+    """Most pictures in one call."""
     max_pixels: int = Field(default=64_000_000, ge=1, le=2**30)
     """Largest image, in pixels (width x height). Checked on the file's header, before decoding."""
     body_timeout_s: float = Field(default=30.0, gt=0, le=3600)
@@ -61,6 +69,9 @@ class Settings(BaseSettings):
     """Longest wait for a turn, in seconds. Who waited longer gets 503 instead of a late verdict."""
     max_batch: int = Field(default=8, ge=1, le=256)
     """Images that one graph run may take together. Batches form only while the session is busy."""
+
+    retention_interval_s: float = Field(default=60.0, gt=0, le=86_400)
+    """Seconds from one look for images and maps that the recipes need not keep to the next. Younger ones stay."""
 
     heatmap_format: Literal["png", "jpeg", "webp"] = "jpeg"
     """Format of a heatmap when the request does not name one."""
@@ -107,8 +118,8 @@ class Settings(BaseSettings):
     def _keep_folders_apart(self) -> Self:
         if self.data == self.models or self.models in self.data.parents:
             raise ValueError(
-                f"the data folder {self.data} lies in the model repository {self.models}, which is read only "
-                "and whose every folder is a product; choose another data folder"
+                f"the data folder {self.data} lies in the model repository {self.models}, whose every "
+                "folder is a product; choose another data folder"
             )
         if self.max_batch > self.queue_limit:
             raise ValueError(

@@ -21,12 +21,14 @@ from service.bundle import (
     GoldenSample,
     InputGeometry,
     ManifestDraft,
+    MeasureRange,
     Parity,
+    QualityStatistics,
     ScoreRule,
     TrainingRecord,
     graph_metadata,
-    write_bundle,
 )
+from service.bundle_writer import write_bundle
 
 SIZE = 64
 CELL = 4
@@ -55,7 +57,24 @@ def tiny_draft(product: str = "widget", **changes: Any) -> ManifestDraft:
     return ManifestDraft(**(values | changes))
 
 
-def tiny_card(scores: Sequence[float] = SCORES) -> CalibrationCard:
+def tiny_quality(**ranges: tuple[float, float]) -> QualityStatistics:
+    """Statistics of good images that vary in everything, so that no picture is invalid, but for what is named."""
+    anything = {
+        "brightness": (0.0, 255.0),
+        "dark_share": (0.0, 1.0),
+        "bright_share": (0.0, 1.0),
+        "sharpness": (0.0, 1e6),
+        "contrast": (0.0, 128.0),
+    }
+    chosen = (anything | ranges).items()
+    named = {name: MeasureRange(low=low, median=(low + high) / 2, high=high) for name, (low, high) in chosen}
+    return QualityStatistics(images=len(SCORES), **named)
+
+
+ANY_QUALITY = tiny_quality()
+
+
+def tiny_card(scores: Sequence[float] = SCORES, quality: QualityStatistics | None = ANY_QUALITY) -> CalibrationCard:
     """A calibration card whose scores are known."""
     return CalibrationCard(
         provider="cpu",
@@ -64,6 +83,7 @@ def tiny_card(scores: Sequence[float] = SCORES) -> CalibrationCard:
         grouped_by="none",
         map_median=0.002,
         map_q99=0.01,
+        quality=quality,
     )
 
 
@@ -146,12 +166,14 @@ def write_tiny_bundle(
     gain: bool = False,
     offset: float = 0.0,
     fails_on_black: bool = False,
+    quality: QualityStatistics | None = ANY_QUALITY,
     **changes: Any,
 ) -> Bundle:
     """Write a bundle that serves, or with `offset` one that fails its parity self-test."""
     draft = tiny_draft(product, **changes)
     model = tiny_model(draft, gain=gain, offset=offset, fails_on_black=fails_on_black).SerializeToString()
-    return write_bundle(models, draft=draft, model=model, card=tiny_card(scores), golden=tiny_golden(gain=gain))
+    card = tiny_card(scores, quality)
+    return write_bundle(models, draft=draft, model=model, card=card, golden=tiny_golden(gain=gain))
 
 
 def _golden(image: npt.NDArray[np.uint8], *, gain: bool) -> GoldenSample:

@@ -107,6 +107,7 @@ def test_verdicts_over_http_separate_good_from_defective(washer: Product, served
     assert auroc(scores, defective) > 0.85
     assert pixels.figures().auroc > 0.85
     for verdict in verdicts:
+        assert verdict.score is not None
         assert (verdict.decision == "fail") == (verdict.score > verdict.thresholds.fail)
         assert bool(verdict.regions) == (verdict.decision != "pass")
 
@@ -118,7 +119,7 @@ def test_heatmap_and_map_of_an_inspection_are_served_later(washer: Product, serv
             served.inspect("washer", image.path.read_bytes(), part_id=image.path.stem)
             for image in scan_test(washer.data)
         ),
-        key=lambda verdict: verdict.score,
+        key=lambda verdict: verdict.score or 0.0,
     )
 
     later = served.inspection(worst.id)

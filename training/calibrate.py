@@ -1,22 +1,27 @@
 """The calibration card: what held-out good images score on the exported graph, through the code that serves."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from service.bundle import CalibrationCard, CalibrationGroup
+from service.bundle import CalibrationCard, CalibrationGroup, GroupedBy
 from service.errors import BodyTooLarge, CorruptImage, NotAnImage, TooManyPixels
 from service.inspection.inspector import Measurement, Measurer
-from training.dataset import GroupedBy
+from service.inspection.measures import summarise
+from service.inspection.quality import Quality
 from training.errors import UnreadableImage
+
+# Cells of one picture's map that the heatmap's scale is measured on, at most.
+MAP_CELLS = 1 << 16
 
 
 def calibrate(
     measurer: Measurer,
     held_out: Sequence[Path],
-    groups: Mapping[str, int],
+    sessions: Sequence[str],
     grouped_by: GroupedBy,
     progress: Callable[[int], None] | None = None,
 ) -> CalibrationCard:
@@ -25,28 +30,41 @@ def calibrate(
     Args:
         measurer: The exported graph, opened as the service opens it.
         held_out: Good images that training never saw.
-        groups: Name and number of images of every session among them.
+        sessions: The session of each, as `DataSet.sessions`.
         grouped_by: What told the sessions apart.
         progress: Called with the number of images done so far.
 
     Raises:
         UnreadableImage: Names the first file that is not a whole image.
     """
-    scores, maps = [], []
+    scores: list[float] = []
+    maps = []
+    qualities: list[Quality] = []
+    rng = np.random.default_rng(0)
     for done, path in enumerate(held_out, 1):
-        measurement = measure_file(measurer, path)
+        with named_failures(path):
+            picture = measurer.read(path.read_bytes())
+        measurement = measurer.score(picture, measurer.infer(picture))
+        qualities.append(picture.quality)
         scores.append(measurement.score)
-        maps.append(measurement.anomaly_map.ravel())
+        cells = measurement.anomaly_map.ravel()
+        # Of the map of a picture in tiles a part is enough for two quantiles, and all of them would fill the memory.
+        maps.append(cells if cells.size <= MAP_CELLS else rng.choice(cells, MAP_CELLS, replace=False))
         if progress is not None:
             progress(done)
+    counts = sorted(Counter(sessions).items())
+    places = {name: place for place, (name, _) in enumerate(counts)}
+    ranked = sorted(zip(scores, (places[name] for name in sessions), strict=True))
     median, q99 = np.quantile(np.concatenate(maps), [0.5, 0.99])
     return CalibrationCard(
         provider=measurer.provider,
-        scores=sorted(scores),
-        groups=[CalibrationGroup(name=name, count=count) for name, count in sorted(groups.items())],
+        scores=[score for score, _ in ranked],
+        groups=[CalibrationGroup(name=name, count=count) for name, count in counts],
         grouped_by=grouped_by,
+        group_of_score=[place for _, place in ranked],
         map_median=float(median),
         map_q99=float(q99),
+        quality=summarise(qualities),
     )
 
 

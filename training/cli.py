@@ -92,6 +92,15 @@ def fit_command(
         list[str] | None,
         typer.Option(help="A knob of the method's own, NAME=VALUE (JSON); may be given again.", metavar="NAME=VALUE"),
     ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="For pictures far larger than the network: cut them into tiles of this side, pixels."),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(help="Pixels that tiles share; the largest defect.", show_default="an eighth of the tile"),
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Make pictures smaller by this before they are cut.")] = FitConfig.scale,
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = FitConfig.seed,
     held_out: Annotated[float, typer.Option(help="Share of good images kept for the threshold, at least 10.")] = 0.2,
@@ -116,11 +125,15 @@ def fit_command(
         from training.methods import fit_config
         from training.product import Request, train
 
+        if tile is None and overlap is not None:
+            raise InvalidOption("--overlap", overlap, "--tile beside it")
         config = fit_config(
             method,
             teachers=tuple(teacher) if teacher else None,
             teacher_weights=tuple(teacher_weights or ()),
-            input_size=input_size,
+            input_size=tile or input_size,
+            overlap=default_overlap(tile) if overlap is None else overlap,
+            scale=scale,
             iterations=iterations,
             batch_size=batch_size,
             augment=augment.value,
@@ -302,6 +315,13 @@ def method_options(given: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
+
+
+def default_overlap(tile: int | None) -> int | None:
+    """An eighth of a tile in whole steps of 32 pixels, and at least one step where half a tile has room for it; None
+    without tiles.
+    """
+    return None if tile is None else max(tile // 8 // 32 * 32, 32 if tile > 64 else 0)
 
 
 def default_threads(teachers: Sequence[str]) -> int:

@@ -20,7 +20,11 @@ class FitConfig:
     teacher_weights: tuple[Path, ...] = ()
     """State dicts to use instead of the teachers' usual sources, one for each, for machines without internet."""
     input_size: int = 256
-    """Side of the square that every image is stretched to, pixels; a multiple of 32."""
+    """Side of the square that every image is stretched to, or of its tiles, pixels; a multiple of 32."""
+    overlap: int | None = None
+    """Pixels that neighbouring tiles share, a multiple of 32 below half a tile; None: no tiles, the whole image."""
+    scale: float = 1.0
+    """The image's size is multiplied by this before it is cut into tiles; above 0, at most 1."""
     iterations: int = 1000
     """Steps; fixed, because nothing but defective images could tell when to stop."""
     batch_size: int = 8
@@ -56,6 +60,12 @@ class FitConfig:
             raise InvalidFitConfig(
                 f"{len(self.teacher_weights)} weights files for {len(self.teachers)} teachers; name one for each."
             )
+        if self.overlap is not None and not (0 <= self.overlap < self.input_size / 2 and self.overlap % 32 == 0):
+            raise InvalidFitConfig(
+                f"overlap is {self.overlap}; it must be a multiple of 32 below half of the tile's {self.input_size}."
+            )
+        if not 0 < self.scale <= 1 or (self.overlap is None and self.scale != 1):
+            raise InvalidFitConfig(f"scale is {self.scale}; it must lie above 0 and at most at 1, and needs tiles.")
         for name in ("iterations", "batch_size", "pseudo_pool", "views"):
             if getattr(self, name) < 1:
                 raise InvalidFitConfig(f"{name} is {getattr(self, name)}; it must be at least 1.")

@@ -10,20 +10,19 @@ sessions are held out: thresholds then hold on a day that training has not seen.
 
 import hashlib
 import random
-import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import InputGeometry
+from service.bundle import GroupedBy, InputGeometry
 from service.errors import PlumblineError
+from service.inspection.days import group_images, sounds_defective
 from service.inspection.imaging import ImageLimits, decode, prepare
 from service.inspection.threads import cpu_quota
 from training.errors import (
@@ -43,12 +42,6 @@ MIN_TRAINING_IMAGES = 10
 MAX_HELD_OUT_FRACTION = 0.5
 MASK_THRESHOLD = 127  # of 255: a mask pixel counts as defective above one half
 
-_DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d(?!\d{3}))")
-_DEFECTIVE_NAMES = re.compile(
-    r"test|ground_?truth|masks?|bad|ng|nok|defect(s|ive)?|faulty|rejects?|scrap|anomal(y|ies|ous)|abnormal",
-    re.IGNORECASE,
-)
-GroupedBy = Literal["folder", "date-in-name", "none"]
 UInt8Images = NDArray[np.uint8]
 
 
@@ -75,7 +68,7 @@ class DataSet:
         root: The folder that was given.
         train: Good images to learn from.
         held_out: Good images for the calibration card, disjoint from `train`.
-        groups: Name and number of held-out images of every session they come from.
+        sessions: The session of every held-out image, in their order.
         grouped_by: What told the sessions apart.
         test: The test split, empty for a plain folder.
         fingerprint: sha256 over the sorted sha256 of all good images; independent of names and of the split.
@@ -85,11 +78,16 @@ class DataSet:
     root: Path
     train: tuple[Path, ...]
     held_out: tuple[Path, ...]
-    groups: Mapping[str, int]
+    sessions: tuple[str, ...]
     grouped_by: GroupedBy
     test: tuple[TestImage, ...]
     fingerprint: str
     duplicates: tuple[Path, ...]
+
+    @property
+    def groups(self) -> Mapping[str, int]:
+        """Name and number of held-out images of every session they come from."""
+        return dict(sorted(Counter(self.sessions).items()))
 
 
 def scan(data: Path, *, held_out_fraction: float = 0.2, held_out_min: int = 10, seed: int = 0) -> DataSet:
@@ -116,13 +114,13 @@ def scan(data: Path, *, held_out_fraction: float = 0.2, held_out_min: int = 10, 
     if len(unique) < minimum:
         raise TooFewGoodImages(good_root, len(unique), minimum)
     wanted = max(round(len(unique) * held_out_fraction), held_out_min)
-    held_out, groups, grouped_by = _hold_out(unique, good_root, wanted, seed)
-    chosen = set(held_out)
+    chosen, grouped_by = _hold_out(unique, good_root, wanted, seed)
+    held_out = sorted(chosen)
     return DataSet(
         root=data,
         train=tuple(path for path in unique if path not in chosen),
         held_out=tuple(held_out),
-        groups=groups,
+        sessions=tuple(chosen[path] for path in held_out),
         grouped_by=grouped_by,
         test=tuple(_test_split(data)) if (data / "test").is_dir() else (),
         fingerprint=fingerprint,
@@ -228,7 +226,7 @@ def _good_root(data: Path) -> Path:
         remedy = "good images belong there in the MVTec layout"
         raise NoImagesFound(data / "train", f"a folder train/{GOOD}", remedy)
     for folder in sorted(path for path in data.rglob("*") if path.is_dir()):
-        if _DEFECTIVE_NAMES.fullmatch(folder.name) and images_in(folder):
+        if sounds_defective(folder.name) and images_in(folder):
             raise LooksDefective(data, folder.relative_to(data).as_posix())
     return data
 
@@ -254,42 +252,27 @@ def _test_split(data: Path) -> list[TestImage]:
     return images
 
 
-def _date_of(path: Path, root: Path) -> str | None:
-    """The last date in the path below the root: a file's own date is more precise than its folder's."""
-    dates = [f"{m[1]}-{m[3]}-{m[4]}" for m in _DATE.finditer(path.relative_to(root).as_posix())]
-    return dates[-1] if dates else None
-
-
 def _group(paths: Sequence[Path], root: Path) -> tuple[dict[str, list[Path]], GroupedBy]:
-    by_date: dict[str | None, list[Path]] = defaultdict(list)
-    by_folder: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        by_date[_date_of(path, root)].append(path)
-        by_folder[path.parent.relative_to(root).as_posix()].append(path)
-    if None not in by_date and len(by_date) > 1:
-        return {str(date): members for date, members in by_date.items()}, "date-in-name"
-    if len(by_folder) > 1:
-        return dict(by_folder), "folder"
-    return {"all": list(paths)}, "none"
+    grouping = group_images([path.relative_to(root) for path in paths])
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path, name in zip(paths, grouping.names, strict=True):
+        groups[name].append(path)
+    return dict(groups), grouping.grouped_by
 
 
-def _hold_out(
-    paths: Sequence[Path], root: Path, wanted: int, seed: int
-) -> tuple[list[Path], dict[str, int], GroupedBy]:
-    """Whole sessions until `wanted` is reached; single images where sessions are unknown or too coarse."""
+def _hold_out(paths: Sequence[Path], root: Path, wanted: int, seed: int) -> tuple[dict[Path, str], GroupedBy]:
+    """Every held-out image with its session: whole sessions until `wanted` is reached; single images where sessions are
+    unknown or too coarse.
+    """
     rng = random.Random(seed)
     groups, grouped_by = _group(paths, root)
     # At most half of the images, and what training needs stays with training.
     limit = min(int(len(paths) * MAX_HELD_OUT_FRACTION), len(paths) - MIN_TRAINING_IMAGES)
     if grouped_by != "none":
-        chosen: list[str] = []
-        total = 0
+        chosen: dict[Path, str] = {}
         for name in rng.sample(sorted(groups), len(groups)):
-            if total < wanted and total + len(groups[name]) <= limit:
-                chosen.append(name)
-                total += len(groups[name])
-        if total >= wanted:
-            held_out = sorted(path for name in chosen for path in groups[name])
-            return held_out, {name: len(groups[name]) for name in sorted(chosen)}, grouped_by
-    held_out = sorted(rng.sample(list(paths), wanted))
-    return held_out, {"all": len(held_out)}, "none"
+            if len(chosen) < wanted and len(chosen) + len(groups[name]) <= limit:
+                chosen |= dict.fromkeys(groups[name], name)
+        if len(chosen) >= wanted:
+            return chosen, grouped_by
+    return dict.fromkeys(rng.sample(list(paths), wanted), "all"), "none"

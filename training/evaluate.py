@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from service.inspection.decision import Decision, Thresholds
+from service.inspection.decision import Criteria, Decision
 from service.inspection.inspector import Inspection, Inspector
 from service.recipe import Recipe
 from training import metrics
@@ -101,7 +101,7 @@ def evaluate(
     results: list[ImageResult] = []
     unmasked = 0
     for done, image in enumerate(images, 1):
-        inspection = inspect_file(inspector, image.path, recipe.thresholds)
+        inspection = inspect_file(inspector, image.path, recipe.criteria)
         results.append(
             ImageResult(
                 path=image.path,
@@ -141,14 +141,14 @@ def evaluate(
     )
 
 
-def inspect_file(inspector: Inspector, path: Path, thresholds: Thresholds) -> Inspection:
+def inspect_file(inspector: Inspector, path: Path, criteria: Criteria) -> Inspection:
     """Inspect one image file.
 
     Raises:
         UnreadableImage: The file is missing, damaged or no image.
     """
     with named_failures(path):
-        return inspector.inspect(path.read_bytes(), thresholds)
+        return inspector.inspect(path.read_bytes(), criteria)
 
 
 def by_defect(images: Sequence[ImageResult]) -> dict[str, dict[str, float]]:

@@ -19,21 +19,23 @@ from service.bundle import (
     InputGeometry,
     ManifestDraft,
     ScoreRule,
+    Tiling,
     TrainingRecord,
-    write_bundle,
 )
+from service.bundle_writer import write_bundle
 from service.inspection.batching import BatchingOptions
 from service.inspection.imaging import read_header
 from service.inspection.inspector import Inspector, InspectorOptions, Measurer
 from service.inspection.session import GraphSession, RequestedProvider, SessionOptions
 from training.calibrate import calibrate, named_failures
 from training.config import FitConfig
-from training.dataset import DataSet, TestImage, UInt8Images, load_prepared, read_mask, scan
+from training.dataset import DataSet, TestImage, UInt8Images, read_mask, scan
 from training.errors import InvalidOption
 from training.evaluate import Evaluation, evaluate
 from training.export import Exported, Probes, export, with_metadata
 from training.fit import Progress, fit
 from training.methods.base import Method
+from training.tiles import load_for_training
 
 # What decides the numbers in a bundle.
 _LIBRARIES = (
@@ -107,7 +109,8 @@ def train(request: Request, reporter: Reporter) -> Trained:
         _check_test_split(request.data, data.test)
     # Before the long part, so that a folder that cannot be written is noticed now.
     (request.models / request.product).mkdir(parents=True, exist_ok=True)
-    geometry = InputGeometry(height=config.input_size, width=config.input_size)
+    tiling = None if config.overlap is None else Tiling(overlap=config.overlap, scale=config.scale)
+    geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling)
     method, exported = _fit_and_export(request, data, geometry, reporter)
     draft = ManifestDraft(
         product=request.product,
@@ -163,8 +166,8 @@ def _fit_and_export(
 ) -> tuple[Method, Exported]:
     config = request.config
     reading = reporter.stage("read images", len(data.train) + len(data.held_out))
-    images = load_prepared(data.train, geometry, lambda done: reading(done, ""))
-    held_out = load_prepared(data.held_out, geometry, lambda done: reading(len(data.train) + done, ""))
+    images = load_for_training(data.train, geometry, config.seed, lambda done: reading(done, ""))
+    held_out = load_for_training(data.held_out, geometry, config.seed, lambda done: reading(len(data.train) + done, ""))
     # The held-out images certify the threshold, so nothing of the score may be measured on them, however little; and
     # a network's distances to what it has learnt are smaller than to what it has not.
     images, reference = set_aside(images)
@@ -198,7 +201,7 @@ def _calibrate(
     measurer = Measurer(GraphSession(model, options.session), draft.input, draft.score_rule, options)
     calibrating = reporter.stage("calibrate", len(data.held_out))
     try:
-        return calibrate(measurer, data.held_out, data.groups, data.grouped_by, lambda done: calibrating(done, ""))
+        return calibrate(measurer, data.held_out, data.sessions, data.grouped_by, lambda done: calibrating(done, ""))
     finally:
         measurer.close()
 

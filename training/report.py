@@ -164,11 +164,11 @@ def _misses(evaluation: Evaluation, inspector: Inspector) -> Section:
 
 
 def _show(images: Sequence[ImageResult], evaluation: Evaluation, inspector: Inspector) -> list[Shown]:
-    thresholds = evaluation.recipe.thresholds
-    scale = inspector.heatmap_scale(thresholds)
+    criteria = evaluation.recipe.criteria
+    scale = inspector.heatmap_scale(criteria.thresholds)
     shown = []
     for image in images[:SHOWN_EACH]:
-        inspection = inspect_file(inspector, image.path, thresholds)
+        inspection = inspect_file(inspector, image.path, criteria)
         rgb = read_rgb(image.path)
         overlay = render(rgb, inspection.anomaly_map, scale, inspection.regions)
         shown.append(

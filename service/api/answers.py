@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
 
+from service.api.bundle_schemas import (
+    Activation,
+    BundleRecord,
+    ChoiceRecord,
+    ComparisonRecord,
+    Disagreement,
+    PairedTestRecord,
+    ReplayRecord,
+    SaidRecord,
+)
 from service.api.schemas import (
     BundleFacts,
     BundleProblem,
     BundleReference,
     CalibrationFacts,
+    FilterEffect,
     ImageFacts,
+    ImagePixels,
     Inspection,
+    InvalidFact,
     Links,
     Product,
+    QualityFacts,
     RecipeRecord,
     RecipeValues,
     Region,
+    RevisionFacts,
     Thresholds,
+    TilingFacts,
 )
+from service.bundle import Bundle, Manifest
+from service.bundles.changes import BundleVersion
+from service.bundles.comparison import Comparison
+from service.bundles.replay import Replay
 from service.inspection.calibration import smallest_alpha
-from service.registry import ActiveProduct, BrokenBundle
+from service.registry import ActiveProduct, BrokenBundle, Shadow
+from service.store.choices import BundleChoice
 from service.store.models import InspectionRow
 from service.store.recipes import RecipeRevision
 
 
 def inspection_answer(row: InspectionRow) -> Inspection:
-    address = f"/v1/inspections/{row.id}"
     return Inspection(
         id=row.id,
         product=row.product,
@@ -38,8 +60,12 @@ def inspection_answer(row: InspectionRow) -> Inspection:
             target_false_reject_rate=row.target_false_reject_rate,
             certified=row.certified,
             calibration_images=row.calibration_count,
+            proposal_id=row.proposal_id,
+            conservative=row.judged_share is not None,
         ),
+        judged_share=1.0 if row.judged_share is None else row.judged_share,
         regions=[Region.model_validate(region) for region in row.regions],
+        filtered=_filtered(row),
         bundle=BundleReference(digest=row.bundle_digest, version=row.bundle_version, method=row.method),
         provider=row.provider,
         recipe_revision=row.recipe_revision,
@@ -49,7 +75,10 @@ def inspection_answer(row: InspectionRow) -> Inspection:
             height=row.image_height,
             bytes=row.image_bytes,
             sha256=row.image_sha256,
+            pixels=None if row.image_pixels is None else ImagePixels.model_validate(row.image_pixels),
         ),
+        invalid_reasons=[InvalidFact.model_validate(item) for item in row.objections or []],
+        quality=None if row.quality is None else QualityFacts.model_validate(row.quality),
         timings_ms=row.timings_ms,
         batch_size=row.batch_size,
         part_id=row.part_id,
@@ -58,52 +87,154 @@ def inspection_answer(row: InspectionRow) -> Inspection:
         captured_at=row.captured_at,
         created_at=row.created_at,
         request_id=row.request_id,
-        links=Links(
-            self=address,
-            heatmap=f"{address}/heatmap",
-            map=f"{address}/map",
-            image=f"{address}/image",
-            product=f"/v1/products/{row.product}",
-        ),
+        artefacts_removed_at=row.artefacts_removed_at,
+        links=links_of(row.id, row.product, has_map=not row.objections),
     )
 
 
-def recipe_answer(revision: RecipeRevision) -> RecipeRecord:
-    return RecipeRecord(
+def links_of(inspection_id: str, product: str, *, has_map: bool = True) -> Links:
+    address = f"/v1/inspections/{inspection_id}"
+    return Links(
+        self=address,
+        heatmap=f"{address}/heatmap",
+        map=f"{address}/map" if has_map else None,
+        image=f"{address}/image",
+        product=f"/v1/products/{product}",
+    )
+
+
+def _filtered(row: InspectionRow) -> FilterEffect | None:
+    if row.by_score is None:
+        return None
+    return FilterEffect(
+        changed_verdict=row.by_score != row.decision,
+        decision_by_score=row.by_score,  # type: ignore[arg-type]  # checked by pydantic
+        dropped_regions=row.dropped_regions or {},
+    )
+
+
+def revision_facts(revision: RecipeRevision) -> RevisionFacts:
+    return RevisionFacts(
         product=revision.product,
         revision=revision.revision,
         created_at=revision.created_at,
         author=revision.author,
         reason=revision.reason,
         bundle_digest=revision.bundle_digest,
-        recipe=RecipeValues.model_validate(revision.recipe.model_dump()),
     )
+
+
+def recipe_answer(revision: RecipeRevision) -> RecipeRecord:
+    recipe = RecipeValues.model_validate(revision.recipe.model_dump())
+    return RecipeRecord(**revision_facts(revision).model_dump(), recipe=recipe)
 
 
 def broken_answer(broken: BrokenBundle) -> BundleProblem:
     return BundleProblem(product=broken.product, version=broken.version, type=broken.slug, reason=broken.reason)
 
 
-def product_answer(name: str, active: ActiveProduct | None, broken: Sequence[BrokenBundle]) -> Product:
+def bundle_facts(manifest: Manifest, digest: str) -> BundleFacts:
+    return BundleFacts(
+        digest=digest,
+        version=digest[:12],
+        method=manifest.method,
+        teachers=manifest.teachers,
+        created_at=manifest.created_at,
+        input_width=manifest.input.width,
+        input_height=manifest.input.height,
+        tiling=None if (tiling := manifest.input.tiling) is None else TilingFacts(**tiling.model_dump()),
+        training_images=manifest.training.images,
+        evaluation=manifest.evaluation,
+    )
+
+
+def bundle_reference(bundle: Bundle) -> BundleReference:
+    return BundleReference(digest=bundle.digest, version=bundle.version, method=bundle.manifest.method)
+
+
+def bundle_answer(version: BundleVersion) -> BundleRecord:
+    manifest = version.manifest
+    return BundleRecord(
+        product=version.product,
+        version=version.version,
+        state=version.state,
+        loaded=version.state in {"active", "shadow"},
+        bundle=None if manifest is None or version.digest is None else bundle_facts(manifest, version.digest),
+        bytes=None if manifest is None else sum(entry.bytes for entry in manifest.files.values()),
+        problem=None if version.broken is None else broken_answer(version.broken),
+    )
+
+
+def choice_answer(choice: BundleChoice) -> ChoiceRecord:
+    return ChoiceRecord(version=choice.version, **_choice_fields(choice))
+
+
+def activation_answer(choice: BundleChoice, active: ActiveProduct) -> Activation:
+    return Activation(
+        version=choice.version,
+        provider=active.inspector.provider,
+        recipe_revision=active.recipe.revision,
+        **_choice_fields(choice),
+    )
+
+
+def _choice_fields(choice: BundleChoice) -> dict[str, Any]:
+    return {
+        "product": choice.product,
+        "role": choice.role,
+        "bundle_digest": choice.bundle_digest,
+        "created_at": choice.created_at,
+        "author": choice.author,
+        "reason": choice.reason,
+    }
+
+
+def comparison_answer(product: str, comparison: Comparison) -> ComparisonRecord:
+    return ComparisonRecord(
+        product=product,
+        active=comparison.active,
+        shadow=comparison.shadow,
+        pairs=comparison.pairs,
+        agreement={mine: dict(others) for mine, others in comparison.agreement.items()},
+        rejects=PairedTestRecord(**asdict(comparison.rejects)),
+        p_values=PairedTestRecord(**asdict(comparison.p_values)),
+        examples=[
+            Disagreement(**asdict(example), links=links_of(example.inspection_id, product))
+            for example in comparison.examples
+        ],
+        summary=comparison.summary,
+    )
+
+
+def replay_answer(row: InspectionRow, replay: Replay) -> ReplayRecord:
+    return ReplayRecord(
+        inspection_id=row.id,
+        outcome=replay.outcome,
+        stored=SaidRecord(**asdict(replay.stored)),
+        replayed=SaidRecord(**asdict(replay.replayed)),
+        score_difference=replay.score_difference,
+        tolerance=replay.tolerance,
+        bundle=BundleReference(digest=row.bundle_digest, version=row.bundle_version, method=row.method),
+        recipe_revision=row.recipe_revision,
+        summary=replay.summary,
+        links=links_of(row.id, row.product),
+    )
+
+
+def product_answer(
+    name: str, active: ActiveProduct | None, shadow: Shadow | None, broken: Sequence[BrokenBundle], *, is_loading: bool
+) -> Product:
     problems = [broken_answer(item) for item in broken]
     if active is None:
-        return Product(product=name, status="broken" if problems else "loading", broken_bundles=problems)
+        waits: Literal["loading", "inactive"] = "loading" if is_loading else "inactive"
+        return Product(product=name, status="broken" if problems else waits, broken_bundles=problems)
     manifest, card = active.bundle.manifest, active.bundle.card
     return Product(
         product=name,
         status="ready",
         provider=active.inspector.provider,
-        bundle=BundleFacts(
-            digest=active.bundle.digest,
-            version=active.bundle.version,
-            method=manifest.method,
-            teachers=manifest.teachers,
-            created_at=manifest.created_at,
-            input_width=manifest.input.width,
-            input_height=manifest.input.height,
-            training_images=manifest.training.images,
-            evaluation=manifest.evaluation,
-        ),
+        bundle=bundle_facts(manifest, active.bundle.digest),
+        shadow=None if shadow is None else bundle_reference(shadow.bundle),
         calibration=CalibrationFacts(
             images=len(card.scores),
             groups={group.name: group.count for group in card.groups},

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import IO, TypeVar
 
 from fastapi import Request
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from service.api.errors import RequestTimeout
+from service.api.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.errors import InvalidRequest, UnsupportedMediaType
 from service.inspection.imaging import MEDIA_TYPES
 
-MULTIPART = "multipart/form-data"
 RAW_MEDIA_TYPES = (*MEDIA_TYPES.values(), "application/octet-stream")
-IMAGE_FIELD = "image"
 MAX_PARTS = 16
-MAX_HEADER_BYTES = 2048
-MAX_FIELD_BYTES = 1024
+ModelT = TypeVar("ModelT", bound=BaseModel)
+_WRITE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -62,101 +63,94 @@ async def receive_upload(request: Request, timeout_s: float) -> Upload:
     return Upload(body)
 
 
-@dataclass
-class _Part:
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    content: bytearray = field(default_factory=bytearray)
-    name: str = ""
+async def receive_json(request: Request, timeout_s: float) -> bytes:
+    """Read a JSON document.
 
+    Args:
+        request: Its body is bounded by `BodyLimit`.
+        timeout_s: Seconds that the body may take.
 
-class _FormReader:
-    """Collects the parts of a form in memory, with a bound on everything that a client chooses.
-
-    The framework's own form parser spools pictures to temporary files: slower than memory, and a full /tmp
-    turns into a puzzling error.
+    Raises:
+        RequestTimeout: The body took too long.
+        InvalidRequest: The client went away.
     """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.body()
+    except TimeoutError as error:
+        raise RequestTimeout(timeout_s) from error
+    except ClientDisconnect as error:
+        raise InvalidRequest("The client went away before its request was complete.") from error
 
-    def __init__(self, boundary: bytes) -> None:
-        self.parts: dict[str, bytearray] = {}
-        self._part = _Part()
-        self._header = (bytearray(), bytearray())
-        self._header_bytes = 0
-        self.complete = False
-        self.parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": lambda data, start, end: self._extend_header(0, data[start:end]),
-                "on_header_value": lambda data, start, end: self._extend_header(1, data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._name_part,
-                "on_part_data": self._extend,
-                "on_part_end": self._end,
-                "on_end": self._finish,
-            },
-        )
 
-    def _begin(self) -> None:
-        if len(self.parts) >= MAX_PARTS:
-            raise InvalidRequest(f"The form has more than {MAX_PARTS} parts. Send one image and its few fields.")
-        self._part = _Part()
-        self._header_bytes = 0
+def read_as(model: type[ModelT], given: bytes | Mapping[str, str], where: str) -> ModelT:
+    """What the framework does with a body or a query, for routes that choose by the Content-Type what to read.
 
-    def _extend_header(self, which: int, data: bytes) -> None:
-        self._header_bytes += len(data)
-        if self._header_bytes > MAX_HEADER_BYTES:
-            raise InvalidRequest(f"A part of the form has more than {MAX_HEADER_BYTES} bytes of headers.")
-        self._header[which].extend(data)
+    Args:
+        model: What is expected.
+        given: A JSON document, or the query's parameters.
+        where: "body" or "query", for the message.
 
-    def _end_header(self) -> None:
-        name, value = self._header
-        self._part.headers[bytes(name).lower()] = bytes(value)
-        self._header = (bytearray(), bytearray())
+    Raises:
+        RequestValidationError: It is something else.
+    """
+    try:
+        return model.model_validate_json(given) if isinstance(given, bytes) else model.model_validate(given)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        raise RequestValidationError([{**item, "loc": (where, *item["loc"])} for item in errors]) from error
 
-    def _name_part(self) -> None:
-        _, options = parse_options_header(self._part.headers.get(b"content-disposition", b""))
-        self._part.name = options.get(b"name", b"").decode(errors="replace")
-        if not self._part.name:
-            raise InvalidRequest("A part of the form has no name in its Content-Disposition header.")
-        if self._part.name in self.parts:
-            raise InvalidRequest(f"The form has the part {self._part.name!r} twice. Send one image per request.")
 
-    def _extend(self, data: bytes, start: int, end: int) -> None:
-        part = self._part
-        if part.name != IMAGE_FIELD and len(part.content) + end - start > MAX_FIELD_BYTES:
-            raise InvalidRequest(
-                f"The form field {part.name!r} is longer than {MAX_FIELD_BYTES} bytes. The picture belongs into the "
-                f"field {IMAGE_FIELD!r}."
-            )
-        part.content += memoryview(data)[start:end]
+async def receive_file(request: Request, file: IO[bytes], timeout_s: float) -> None:
+    """Write the request's body into a file, a piece at a time.
 
-    def _end(self) -> None:
-        self.parts[self._part.name] = self._part.content
+    Args:
+        request: Its body is bounded by `BodyLimit`.
+        file: Takes the body.
+        timeout_s: Seconds that may pass without a piece. A large file may take long, a silent client not.
 
-    def _finish(self) -> None:
-        self.complete = True
+    Raises:
+        InvalidRequest: There is no body, or the client went away.
+        RequestTimeout: Nothing came for too long.
+        OSError: The file does not take it.
+    """
+    waiting = bytearray()
+    stream = aiter(request.stream())
+    is_empty = True
+    try:
+        while True:
+            async with asyncio.timeout(timeout_s):
+                piece = await anext(stream, b"")
+            waiting += piece
+            is_empty = is_empty and not piece
+            if waiting and (not piece or len(waiting) >= _WRITE_BYTES):
+                await run_in_threadpool(file.write, bytes(waiting))
+                waiting.clear()
+            if not piece:
+                break
+    except TimeoutError as error:
+        raise RequestTimeout(timeout_s) from error
+    except ClientDisconnect as error:
+        raise InvalidRequest("The client went away before its request was complete.") from error
+    if is_empty:
+        raise InvalidRequest("The request has no body. Send the file as the body.")
 
 
 async def _receive_form(stream: AsyncIterator[bytes], content_type: str) -> Upload:
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
-    if not boundary:
-        raise InvalidRequest("The Content-Type of the form names no boundary. Let the HTTP library set the header.")
-    try:
-        reader = _FormReader(boundary)
-        async for chunk in stream:
-            reader.parser.write(chunk)
-        reader.parser.finalize()
-    except FormParserError as error:
-        raise InvalidRequest(f"The form cannot be read: {error}.") from error
-    if not reader.complete:
-        raise InvalidRequest("The form ends before its closing boundary; it was cut off on the way.")
-    image = reader.parts.pop(IMAGE_FIELD, None)
+    parts: dict[str, bytearray] = {}
+    async for part in FormReader(content_type, MAX_PARTS).parts(stream):
+        if part.name in parts:
+            raise InvalidRequest(
+                f"The form has the part {part.name!r} twice. Send one image per request, or several to "
+                "…/inspections:batch."
+            )
+        parts[part.name] = part.content
+    image = parts.pop(IMAGE_FIELD, None)
     if not image:
-        found = ", ".join(sorted(reader.parts)) or "none"
+        found = ", ".join(sorted(parts)) or "none"
         raise InvalidRequest(f"The form has no image in the field {IMAGE_FIELD!r}. Other fields: {found}.")
     try:
-        fields = {name: content.decode() for name, content in reader.parts.items()}
+        fields = {name: content.decode() for name, content in parts.items()}
     except UnicodeDecodeError as error:
         raise InvalidRequest("A field of the form is not UTF-8 text.") from error
     return Upload(bytes(image), fields)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from service.bundles.changes import BundleChanges
 from service.line import InspectionLine
+from service.proposing import Proposer
 from service.readiness import ReadinessCheck
 
 # Async although they wait for nothing: the framework would hand a plain function to a thread and wait for it.
@@ -22,7 +25,26 @@ async def _readiness(request: Request) -> ReadinessCheck:
     return check
 
 
+async def _proposer(request: Request) -> Proposer:
+    proposer: Proposer = request.app.state.proposer
+    return proposer
+
+
+async def _bundles(request: Request) -> BundleChanges:
+    bundles: BundleChanges = request.app.state.bundles
+    return bundles
+
+
+async def _replay_turn(request: Request) -> asyncio.Lock:
+    turn: asyncio.Lock = request.app.state.replay_turn
+    return turn
+
+
 LineDep = Annotated[InspectionLine, Depends(_line)]
+ProposerDep = Annotated[Proposer, Depends(_proposer)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
+BundlesDep = Annotated[BundleChanges, Depends(_bundles)]
+ReplayTurnDep = Annotated[asyncio.Lock, Depends(_replay_turn)]
 ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
+VersionPath = Annotated[str, Path(description="The bundle's version.", max_length=64)]
 InspectionPath = Annotated[str, Path(description="Id of the inspection, a UUIDv7.", max_length=64)]

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
 from service.api.answers import inspection_answer
-from service.api.bodies import IMAGE_FIELD, MULTIPART, RAW_MEDIA_TYPES, Upload, receive_upload
+from service.api.bodies import RAW_MEDIA_TYPES, receive_upload
 from service.api.deps import InspectionPath, LineDep, ProductPath
 from service.api.errors import NotAcceptable, RequestTimeout
+from service.api.forms import IMAGE_FIELD, MULTIPART
 from service.api.middleware import TRACEPARENT
 from service.api.negotiation import negotiate
 from service.api.problems import problem_responses, request_id
-from service.api.schemas import Inspection, InspectionPage, Label, PartFields
+from service.api.schemas import BufferHeaders, Inspection, InspectionPage, Label, PartFields
 from service.errors import (
+    AreaMismatch,
     ArtefactGone,
     BodyTooLarge,
+    BufferSizeMismatch,
     CorruptImage,
     DeadlineExceeded,
     InvalidRequest,
     NotAnImage,
+    NotJudged,
+    PixelMismatch,
     ProductNotReady,
     QueueFull,
     ScoreNotFinite,
     ShuttingDown,
     TooManyPixels,
     UnknownInspection,
+    UnknownPixelFormat,
     UnknownProduct,
     UnsupportedMediaType,
 )
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
+from service.inspection.pixel_formats import PixelRules, RawLayout
 from service.line import InspectionLine, PartRecord
+from service.registry import ActiveProduct
 from service.store.errors import StoreUnavailable
 from service.store.ids import parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
@@ -42,17 +51,39 @@ from service.store.models import InspectionRow
 
 router = APIRouter(tags=["inspections"])
 
-_BINARY = {"type": "string", "format": "binary"}
+BINARY = {"type": "string", "format": "binary"}
 _NPY = "application/x-npy"
+INSPECT_ERRORS = (
+    UnknownProduct,
+    RequestTimeout,
+    BodyTooLarge,
+    TooManyPixels,
+    UnsupportedMediaType,
+    NotAnImage,
+    UnknownPixelFormat,
+    CorruptImage,
+    BufferSizeMismatch,
+    PixelMismatch,
+    AreaMismatch,
+    InvalidRequest,
+    ScoreNotFinite,
+    QueueFull,
+    DeadlineExceeded,
+    ShuttingDown,
+    ProductNotReady,
+    StoreUnavailable,
+)
 _ID_ERRORS = (UnknownInspection, InvalidRequest, StoreUnavailable)
 _VERDICT_HEADERS = {
     name: {"description": text, "schema": {"type": kind}}
     for name, text, kind in (
         ("X-Plumbline-Id", "Id of the inspection.", "string"),
         ("X-Plumbline-Product", "The product.", "string"),
-        ("X-Plumbline-Decision", "pass, review or fail.", "string"),
-        ("X-Plumbline-Score", "Raw image score.", "number"),
-        ("X-Plumbline-P-Value", "How usual the score is among good parts.", "number"),
+        ("X-Plumbline-Decision", "pass, review, fail or invalid.", "string"),
+        ("X-Plumbline-Decision-By-Score", "The decision without region filters.", "string"),
+        ("X-Plumbline-Score", "Raw image score; absent where the picture is invalid.", "number"),
+        ("X-Plumbline-P-Value", "How usual the score is among good parts; absent likewise.", "number"),
+        ("X-Plumbline-Invalid-Reasons", "Where the picture is invalid: the reasons, comma-separated.", "string"),
         ("X-Plumbline-Fail-Threshold", "A part fails strictly above.", "number"),
         ("X-Plumbline-Review-Threshold", "A part needs review strictly above.", "number"),
         ("X-Plumbline-Bundle", "Digest of the bundle.", "string"),
@@ -60,11 +91,20 @@ _VERDICT_HEADERS = {
     )
 }
 _LOCATION = {"Location": {"description": "Address of the stored inspection.", "schema": {"type": "string"}}}
+_BUFFER_HEADERS = {
+    name: {"description": text, "schema": {"type": kind}}
+    for name, text, kind in (
+        ("X-Pixel-Format", "PFNC name of a camera buffer's format.", "string"),
+        ("X-Width", "Pixels in a line.", "integer"),
+        ("X-Height", "Lines.", "integer"),
+        ("X-Stride", "Bytes from line to line, where there is padding.", "integer"),
+    )
+}
 _FORM_SCHEMA = {
     "type": "object",
     "required": [IMAGE_FIELD],
     "properties": {
-        IMAGE_FIELD: _BINARY,
+        IMAGE_FIELD: BINARY,
         "part_id": {"type": "string"},
         "station": {"type": "string"},
         "lot": {"type": "string"},
@@ -74,7 +114,7 @@ _FORM_SCHEMA = {
 
 
 def binary_response(description: str, media_types: tuple[str, ...], **more: Any) -> dict[str, Any]:
-    return {"description": description, "content": {name: {"schema": _BINARY} for name in media_types}, **more}
+    return {"description": description, "content": {name: {"schema": BINARY} for name in media_types}, **more}
 
 
 @router.post(
@@ -86,53 +126,48 @@ def binary_response(description: str, media_types: tuple[str, ...], **more: Any)
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "The encoded picture, or a form with the picture in its field `image`.",
-            "content": {name: {"schema": _BINARY} for name in RAW_MEDIA_TYPES} | {MULTIPART: {"schema": _FORM_SCHEMA}},
+            "description": "The encoded picture or, with the headers `X-Pixel-Format`, `X-Width` and `X-Height`, a "
+            "camera buffer as `application/octet-stream`; or a form with either in its field `image`.",
+            "content": {name: {"schema": BINARY} for name in RAW_MEDIA_TYPES} | {MULTIPART: {"schema": _FORM_SCHEMA}},
         }
     },
     responses={
         201: {
             "description": "The verdict, stored. As JSON, or as the heatmap with the verdict in the headers.",
             "model": Inspection,
-            "content": {name: {"schema": _BINARY} for name in HEATMAP_MEDIA_TYPES},
+            "content": {name: {"schema": BINARY} for name in HEATMAP_MEDIA_TYPES},
             "headers": _LOCATION | _VERDICT_HEADERS,
         },
-        **problem_responses(
-            UnknownProduct,
-            NotAcceptable,
-            RequestTimeout,
-            BodyTooLarge,
-            TooManyPixels,
-            UnsupportedMediaType,
-            NotAnImage,
-            CorruptImage,
-            InvalidRequest,
-            ScoreNotFinite,
-            QueueFull,
-            DeadlineExceeded,
-            ShuttingDown,
-            ProductNotReady,
-            StoreUnavailable,
-        ),
+        **problem_responses(NotAcceptable, *INSPECT_ERRORS),
     },
 )
 async def inspect(
-    request: Request, product: ProductPath, part: Annotated[PartFields, Query()], line: LineDep
+    request: Request,
+    product: ProductPath,
+    part: Annotated[PartFields, Query()],
+    buffer: Annotated[BufferHeaders, Header()],
+    line: LineDep,
 ) -> Response:
-    """Judge one picture: pass, review or fail. The verdict is stored before it is answered.
+    """Judge one picture: pass, review or fail; or invalid, where the picture is too dark, too bright, blurred, empty,
+    of the wrong size or the same as those before it, and so not worth a verdict. The answer is stored before it is
+    given.
 
     The picture is the request's body, or the field `image` of a form, where the other fields may say the
-    same as the query parameters (and win over them). With `Accept: image/png`, `image/jpeg` or `image/webp`
+    same as the query parameters (and win over them). It is an encoded picture, or, where one of the headers
+    `X-Pixel-Format`, `X-Width`, `X-Height`, `X-Stride` is there, a camera buffer, little endian; what these do not say,
+    the recipe declares. With `Accept: image/png`, `image/jpeg` or `image/webp`
     the answer is the heatmap over the picture and the verdict stands in the `X-Plumbline-*` headers. A
     client that hangs up while its picture is in work gets no answer, but the inspection is stored all the
     same.
     """
     try:
+        # What cannot be inspected is refused before the picture is received; the bundle that judges it is leased later.
         active = line.registry.get(product)
         wanted = negotiate(request.headers.get("accept"), ("application/json", *image_offers(line)))
         with line.admission.enter():
+            layout = buffer_layout(active, buffer)
             upload = await receive_upload(request, line.settings.body_timeout_s)
-            row = await line.inspect(active, upload.image, part_record(request, part, upload))
+            row = await line.inspect(product, upload.image, part_record(request, part, upload.fields), layout)
             if wanted == "application/json":
                 content = inspection_answer(row).model_dump_json().encode()
             else:
@@ -152,7 +187,7 @@ async def inspect(
 def list_stored(
     line: LineDep,
     product: Annotated[Label | None, Query(description="Only of this product.")] = None,
-    decision: Annotated[Literal["pass", "review", "fail"] | None, Query(description="Only these.")] = None,
+    decision: Annotated[Literal["pass", "review", "fail", "invalid"] | None, Query(description="Only these.")] = None,
     part_id: Annotated[Label | None, Query(description="Only of this part.")] = None,
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the page before.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="Most inspections on a page.")] = 50,
@@ -200,7 +235,9 @@ async def read_heatmap(
         Literal["png", "jpeg", "webp"] | None, Query(description="Wins over the Accept header.")
     ] = None,
 ) -> Response:
-    """The heatmap: no colour at the median of good maps, yellow at the fail threshold that was in force, red beyond."""
+    """The heatmap: no colour at the median of good maps, yellow at the fail threshold that was in force, red beyond.
+    What was not judged is dimmed and hatched. Of an invalid picture, the picture alone.
+    """
     row = await _find(line, inspection_id)
     wanted = f"image/{format}" if format else negotiate(request.headers.get("accept"), image_offers(line))
     # The answer depends on the Accept header, which caches must know.
@@ -217,7 +254,7 @@ async def read_heatmap(
     response_class=Response,
     responses={
         200: binary_response("NumPy file, float32 [height, width].", (_NPY,)),
-        **problem_responses(*_ID_ERRORS, ArtefactGone),
+        **problem_responses(*_ID_ERRORS, NotJudged, ArtefactGone),
     },
 )
 async def read_map(inspection_id: InspectionPath, line: LineDep) -> Response:
@@ -233,15 +270,29 @@ async def read_map(inspection_id: InspectionPath, line: LineDep) -> Response:
     summary="Read the picture",
     response_class=Response,
     responses={
-        200: binary_response("The picture, byte by byte as it was sent.", RAW_MEDIA_TYPES[:-1]),
-        **problem_responses(*_ID_ERRORS, ArtefactGone),
+        200: binary_response(
+            "The picture, byte by byte as it was sent; a camera buffer with its layout in the headers.",
+            RAW_MEDIA_TYPES,
+            headers=_BUFFER_HEADERS,
+        ),
+        **problem_responses(*_ID_ERRORS, ArtefactGone, QueueFull),
     },
 )
-async def read_image(inspection_id: InspectionPath, line: LineDep) -> Response:
-    """The picture that was judged."""
+async def read_image(
+    inspection_id: InspectionPath,
+    line: LineDep,
+    format: Annotated[  # noqa: A002 - the parameter's public name
+        Literal["png"] | None,
+        Query(description="Instead of the bytes that were sent, the 8-bit RGB picture that was made of them."),
+    ] = None,
+) -> Response:
+    """The picture that was judged. A camera buffer can be looked at, and trained from, with `format=png`."""
     row = await _find(line, inspection_id)
+    if format is not None:
+        with line.drawing.enter():
+            return Response(await line.show_image(row), media_type="image/png")
     # The type was sniffed, so it is true; still no browser should think again about what a client sent.
-    headers = {"X-Content-Type-Options": "nosniff"}
+    headers = {"X-Content-Type-Options": "nosniff", **layout_headers(PixelRules.from_stored(row.image_pixels))}
     return Response(await line.read_image(row), headers=headers, media_type=row.image_media_type)
 
 
@@ -250,15 +301,35 @@ def image_offers(line: InspectionLine) -> tuple[str, ...]:
     return tuple(dict.fromkeys((line.settings.heatmap_media_type, *HEATMAP_MEDIA_TYPES)))
 
 
-def part_record(request: Request, part: PartFields, upload: Upload) -> PartRecord:
+def buffer_layout(active: ActiveProduct, buffer: BufferHeaders) -> RawLayout | None:
+    """The layout of the camera buffer that a request carries, None where it carries an encoded picture.
+
+    Raises:
+        UnknownPixelFormat, PixelMismatch, InvalidRequest: As `PixelSetting.layout`.
+    """
+    return active.recipe.recipe.pixels.layout(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
+
+
+def layout_headers(rules: PixelRules) -> dict[str, str]:
+    """The headers that a camera buffer is sent with."""
+    layout = rules.layout
+    if layout is None:
+        return {}
+    stated = {"X-Pixel-Format": layout.pixel_format, "X-Width": layout.width, "X-Height": layout.height}
+    return {name: str(value) for name, value in stated.items()} | (
+        {} if layout.stride is None else {"X-Stride": str(layout.stride)}
+    )
+
+
+def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | None = None) -> PartRecord:
     """What the sender says about the part, in the query or in the form.
 
     Raises:
         InvalidRequest: A form field is unknown or not valid.
     """
-    if upload.fields:
+    if fields:
         try:
-            given = part.model_dump(exclude_none=True) | dict(upload.fields)
+            given = part.model_dump(exclude_none=True) | dict(fields)
             part = PartFields.model_validate(given)
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False, include_context=False)
@@ -275,17 +346,21 @@ def part_record(request: Request, part: PartFields, upload: Upload) -> PartRecor
 
 
 def verdict_headers(row: InspectionRow) -> dict[str, str]:
-    return {
+    reasons = dict.fromkeys(objection["reason"] for objection in row.objections or [])
+    values = {
         "X-Plumbline-Id": row.id,
         "X-Plumbline-Product": row.product,
         "X-Plumbline-Decision": row.decision,
-        "X-Plumbline-Score": repr(row.score),
-        "X-Plumbline-P-Value": repr(row.p_value),
+        "X-Plumbline-Decision-By-Score": row.by_score or row.decision,
+        "X-Plumbline-Score": None if row.score is None else repr(row.score),
+        "X-Plumbline-P-Value": None if row.p_value is None else repr(row.p_value),
+        "X-Plumbline-Invalid-Reasons": ",".join(reasons) or None,
         "X-Plumbline-Fail-Threshold": repr(row.fail_threshold),
         "X-Plumbline-Review-Threshold": repr(row.review_threshold),
         "X-Plumbline-Bundle": row.bundle_digest,
         "X-Plumbline-Recipe-Revision": str(row.recipe_revision),
     }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 async def _find(line: InspectionLine, inspection_id: str) -> InspectionRow:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import InternalError
 from service.api.problems import BODY_READ, PROBLEM, REQUEST_ID, BodyLimitExceeded, ProblemResponse
-from service.errors import BodyTooLarge
+from service.bundles.errors import BundleTooLarge
+from service.errors import BodyTooLarge, PlumblineError
 from service.monitoring.metrics import UNMATCHED_ROUTE, Metrics
 from service.store.ids import new_id
 
@@ -23,6 +26,8 @@ log = structlog.get_logger(__name__)
 TRACEPARENT = "plumbline.traceparent"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_MANY_PICTURES = re.compile(r"/v1/products/[^/]+/(inspections:batch|thresholds:propose)")
+_BUNDLES = re.compile(r"/v1/products/[^/]+/bundles")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -79,19 +84,26 @@ class BodyLimit:
     """Refuses a body that is too large as soon as that is known: from its stated length before a byte is
     read, from its real length with the byte that is one too many."""
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, limit_bytes: int, bundle_bytes: int, call_bytes: int) -> None:
         self.app = app
         self.limit_bytes = limit_bytes
+        self.bundle_bytes = bundle_bytes
+        self.call_bytes = call_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit_bytes = self.limit_bytes
+        too_large: Callable[[int], PlumblineError] = BodyTooLarge
+        if _BUNDLES.fullmatch(scope["path"]):
+            limit_bytes, too_large = self.bundle_bytes, BundleTooLarge
+        elif _MANY_PICTURES.fullmatch(scope["path"]) and not _is_json(scope):
+            limit_bytes, too_large = self.call_bytes, partial(BodyTooLarge, setting="PLUMBLINE_MAX_CALL_BYTES")
         headers = Headers(scope=scope)
         stated = headers.get("content-length", "")
-        if stated.isdecimal() and int(stated) > self.limit_bytes:
-            problem = BodyTooLarge(self.limit_bytes)
-            await ProblemResponse(problem, scope[REQUEST_ID], close=True)(scope, receive, send)
+        if stated.isdecimal() and int(stated) > limit_bytes:
+            await ProblemResponse(too_large(limit_bytes), scope[REQUEST_ID], close=True)(scope, receive, send)
             return
         has_body = stated not in {"", "0"} or "transfer-encoding" in headers
         scope[BODY_READ] = not has_body
@@ -103,13 +115,17 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 # Once: after the refusal, the answer itself looks away while the rest comes in.
-                if received > self.limit_bytes >= received - len(message.get("body", b"")):
-                    raise BodyLimitExceeded(self.limit_bytes)
+                if received > limit_bytes >= received - len(message.get("body", b"")):
+                    raise BodyLimitExceeded(too_large(limit_bytes))
                 if not message.get("more_body", False):
                     scope[BODY_READ] = True
             return message
 
         await self.app(scope, receive_counted, send)
+
+
+def _is_json(scope: Scope) -> bool:
+    return Headers(scope=scope).get("content-type", "").lower().startswith("application/json")
 
 
 def _named(value: str, form: re.Pattern[str]) -> str | None:

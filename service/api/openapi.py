@@ -5,20 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
-from service.api.problems import Problem
+from service.api.proposal_schemas import ProposalRequest
+from service.api.schemas import Problem, RecipeChange
 
 
 def describe(app: FastAPI) -> None:
-    """Complete the generated OpenAPI document: the schema that every problem response refers to."""
+    """Complete the generated OpenAPI document: the schemas that problem responses and hand-read bodies refer to."""
     generate = app.openapi
 
     def complete() -> dict[str, Any]:
         if app.openapi_schema is None:
             schemas = generate().setdefault("components", {}).setdefault("schemas", {})
-            schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            _, more = models_json_schema(
+                [(model, "validation") for model in (Problem, RecipeChange, ProposalRequest)],
+                ref_template="#/components/schemas/{model}",
+            )
+            schemas |= more["$defs"]
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     # The way the framework documents for changing the document.
     app.openapi = complete  # type: ignore[method-assign]
+
+
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """A query that a route reads by hand, because only some kinds of body go with it."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.get("description", "")}
+        for name, schema in model.model_json_schema()["properties"].items()
+    ]

@@ -5,39 +5,86 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.errors import InternalError, MethodNotAllowed, RouteNotFound
-from service.errors import BodyTooLarge, InvalidRequest, PlumblineError
+from service.api.schemas import TYPE_PREFIX
+from service.errors import InvalidRequest, PlumblineError
+
+log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-TYPE_PREFIX = "urn:plumbline:problem:"
 REQUEST_ID = "plumbline.request_id"
 PROBLEM = "plumbline.problem"
 _LINGER_S = 2.0
 
 
-class Problem(BaseModel):
-    """A failure (RFC 9457). Members beyond these depend on the type; `docs/problems.md` lists the types."""
+def problem_body(error: PlumblineError, request_id: str) -> dict[str, Any]:
+    """A failure as a problem object; `Problem` describes it."""
+    return {
+        "type": TYPE_PREFIX + error.slug,
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "instance": f"urn:plumbline:request:{request_id}",
+        **error.extensions,
+    }
 
-    model_config = ConfigDict(extra="allow")
 
-    type: str = Field(examples=[TYPE_PREFIX + "queue-full"], description="Stable name of the kind of failure.")
-    title: str = Field(description="The kind of failure in words; the same for every occurrence.")
-    status: int = Field(ge=400, le=599, description="The HTTP status code.")
-    detail: str = Field(description="What happened, what was expected, what to do.")
-    instance: str = Field(examples=["urn:plumbline:request:0192..."], description="The request; also in the log.")
+def known_error(error: Exception) -> PlumblineError:
+    """What is told about a failure: itself, where somebody foresaw it; else the log has the story."""
+    if isinstance(error, PlumblineError):
+        return error
+    log.error("unforeseen failure", exc_info=error)
+    return InternalError()
 
 
-class ProblemResponse(Response):
+class EarlyResponse(Response):
+    """An answer that may come before the request's body was read to its end.
+
+    Args:
+        content: The answer.
+        status_code: Its status.
+        headers: Its headers.
+        media_type: Its type.
+        close: The body was not read to its end, so the connection cannot be used again.
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+        *,
+        close: bool,
+    ) -> None:
+        self.close = close
+        closing = {"Connection": "close"} if close else {}
+        super().__init__(content, status_code, {**(headers or {}), **closing}, media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self.close:
+            await super().__call__(scope, receive, send)
+            return
+        # Closing at once, with the client's data still coming in, would reset the connection, and the client
+        # would see the reset instead of this answer. So: answer, look away for a moment, then close.
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        if b"100-continue" not in dict(scope["headers"]).get(b"expect", b"").lower():
+            await _discard_body(receive)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class ProblemResponse(EarlyResponse):
     """Answers a failure.
 
     Args:
@@ -49,38 +96,19 @@ class ProblemResponse(Response):
     media_type = MEDIA_TYPE
 
     def __init__(self, error: PlumblineError, request_id: str, *, close: bool = False) -> None:
-        body = {
-            "type": TYPE_PREFIX + error.slug,
-            "title": error.title,
-            "status": error.status,
-            "detail": error.detail,
-            "instance": f"urn:plumbline:request:{request_id}",
-            **error.extensions,
-        }
+        body = problem_body(error, request_id)
         headers = {}
         if error.retry_after_s is not None:
             # The header knows whole seconds only; the body has the exact figure.
             headers["Retry-After"] = str(math.ceil(error.retry_after_s))
         if error.status == 405:
             headers["Allow"] = str(error.extensions.get("allowed", ""))
-        if close:
-            headers["Connection"] = "close"
         self.slug = error.slug
-        self.close = close
-        super().__init__(json.dumps(body).encode(), error.status, headers)
+        super().__init__(json.dumps(body).encode(), error.status, headers, close=close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[PROBLEM] = self.slug
-        if not self.close:
-            await super().__call__(scope, receive, send)
-            return
-        # Closing at once, with the client's data still coming in, would reset the connection, and the client
-        # would see the reset instead of this answer. So: answer, look away for a moment, then close.
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        if b"100-continue" not in dict(scope["headers"]).get(b"expect", b"").lower():
-            await _discard_body(receive)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await super().__call__(scope, receive, send)
 
 
 async def _discard_body(receive: Receive) -> None:
@@ -97,9 +125,9 @@ class BodyLimitExceeded(HTTPException):
     unchanged.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(413)
-        self.problem = BodyTooLarge(limit_bytes)
+    def __init__(self, problem: PlumblineError) -> None:
+        super().__init__(problem.status)
+        self.problem = problem
 
 
 def request_id(scope: Scope) -> str:

@@ -1,33 +1,17 @@
-"""Products and their recipes over HTTP."""
+"""Products over HTTP."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from fastapi import APIRouter
 
-from fastapi import APIRouter, Header, Path, Query
-from pydantic import ValidationError
-from starlette.responses import Response
-
-from service.api.answers import product_answer, recipe_answer
+from service.api.answers import product_answer
 from service.api.deps import LineDep, ProductPath
 from service.api.problems import problem_responses
-from service.api.schemas import Product, ProductList, RecipeChange, RecipeHistory, RecipeRecord
-from service.errors import (
-    BodyTooLarge,
-    InvalidRecipe,
-    InvalidRequest,
-    ProductNotReady,
-    UnknownProduct,
-)
+from service.api.schemas import Product, ProductList
+from service.errors import InvalidRequest, UnknownProduct
 from service.line import InspectionLine
-from service.recipe import Recipe
-from service.registry import ActiveProduct
-from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
-from service.store.recipes import RecipeRevision, append_recipe, get_recipe, recipe_history
 
 router = APIRouter(prefix="/v1/products", tags=["products"])
-
-_ETAG = {"ETag": {"description": "The revision; send it as If-Match with a change.", "schema": {"type": "string"}}}
 
 
 @router.get("", operation_id="list_products", summary="List products", responses=problem_responses())
@@ -49,123 +33,9 @@ async def read_product(product: ProductPath, line: LineDep) -> Product:
     return _product(line, product)
 
 
-@router.get(
-    "/{product}/recipe",
-    operation_id="get_recipe",
-    summary="Read the recipe in force",
-    response_model=RecipeRecord,
-    responses={
-        200: {"headers": _ETAG},
-        **problem_responses(UnknownProduct, InvalidRequest, ProductNotReady),
-    },
-)
-async def read_recipe(product: ProductPath, line: LineDep) -> Response:
-    """The recipe that the next inspection is judged by."""
-    return _recipe_response(line.registry.get(product).recipe)
-
-
-@router.put(
-    "/{product}/recipe",
-    operation_id="change_recipe",
-    summary="Change the recipe",
-    response_model=RecipeRecord,
-    responses={
-        200: {"headers": _ETAG},
-        **problem_responses(
-            UnknownProduct, BodyTooLarge, InvalidRequest, InvalidRecipe, RecipeConflict, ProductNotReady,
-            StoreUnavailable,
-        ),
-    },
-)  # fmt: skip
-def change_recipe(
-    product: ProductPath,
-    change: RecipeChange,
-    line: LineDep,
-    if_match: Annotated[
-        str | None, Header(pattern=r'^"?[0-9]{1,9}"?$', description="Revision that the change is made against.")
-    ] = None,
-) -> Response:
-    """Put other thresholds in force, from the next inspection on. The old revision stays in the history.
-
-    Either `fail_threshold` and `review_threshold` (nothing is guaranteed then), or
-    `target_false_reject_rate`, from which the calibration card derives them. A change that is not valid
-    changes nothing.
-    """
-    expected = change.expected_revision if if_match is None else int(if_match.strip('"'))
-
-    def store(active: ActiveProduct) -> RecipeRevision:
-        return append_recipe(
-            line.store.engine,
-            active.bundle,
-            to_recipe(change, active),
-            author=change.author,
-            reason=change.reason,
-            expected_revision=expected,
-        )
-
-    return _recipe_response(line.registry.change_recipe(product, store))
-
-
-@router.get(
-    "/{product}/recipe/revisions",
-    operation_id="list_recipe_revisions",
-    summary="List the recipe's revisions",
-    responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
-)
-def list_revisions(
-    product: ProductPath,
-    line: LineDep,
-    limit: Annotated[int, Query(ge=1, le=500, description="Most revisions to list.")] = 100,
-) -> RecipeHistory:
-    """Who changed what, when and why; newest first."""
-    if product not in line.registry.known:
-        raise UnknownProduct(product, line.registry.known)
-    history = recipe_history(line.store.engine, product, limit=limit)
-    return RecipeHistory(items=[recipe_answer(revision) for revision in history])
-
-
-@router.get(
-    "/{product}/recipe/revisions/{revision}",
-    operation_id="get_recipe_revision",
-    summary="Read one revision of the recipe",
-    responses=problem_responses(UnknownProduct, UnknownRevision, InvalidRequest, StoreUnavailable),
-)
-def read_revision(
-    product: ProductPath, revision: Annotated[int, Path(ge=1, le=2**31 - 1)], line: LineDep
-) -> RecipeRecord:
-    """The revision that an inspection names."""
-    if product not in line.registry.known:
-        raise UnknownProduct(product, line.registry.known)
-    return recipe_answer(get_recipe(line.store.engine, product, revision))
-
-
-def to_recipe(change: RecipeChange, active: ActiveProduct) -> Recipe:
-    """The recipe that a change asks for.
-
-    Raises:
-        InvalidRecipe: The thresholds contradict each other, or the calibration card cannot certify the rate.
-    """
-    scores = active.bundle.card.scores
-    if change.target_false_reject_rate is not None:
-        return Recipe.for_rates(
-            scores, change.target_false_reject_rate, change.review_rate, extrapolate=change.extrapolate
-        )
-    try:
-        return Recipe.model_validate(change.model_dump(include={"fail_threshold", "review_threshold"}))
-    except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False, include_context=False)
-        raise InvalidRecipe(
-            f"{'; '.join(item['msg'].removeprefix('Value error, ') for item in errors)}.",
-            [dict(item) for item in errors],
-        ) from error
-
-
 def _product(line: InspectionLine, name: str) -> Product:
     registry = line.registry
     broken = [item for item in registry.broken if item.product == name]
-    return product_answer(name, registry.active.get(name), broken)
-
-
-def _recipe_response(revision: RecipeRevision) -> Response:
-    body = recipe_answer(revision).model_dump_json()
-    return Response(body, headers={"ETag": f'"{revision.revision}"'}, media_type="application/json")
+    return product_answer(
+        name, registry.active.get(name), registry.shadows.get(name), broken, is_loading=registry.is_loading(name)
+    )

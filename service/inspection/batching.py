@@ -45,6 +45,8 @@ class PatchResult:
         queue_s: Seconds between submission and the start of its batch.
         infer_s: Seconds that the batch took.
         batch_size: Pictures in it.
+        windows: Rows and columns of the map that are scored one by one, the highest of which counts: the tiles of a
+            picture that was looked at in tiles. Empty: the whole map.
     """
 
     anomaly_map: Float32Map
@@ -52,6 +54,7 @@ class PatchResult:
     queue_s: float
     infer_s: float
     batch_size: int
+    windows: tuple[tuple[slice, slice], ...] = ()
 
 
 @dataclass(frozen=True)

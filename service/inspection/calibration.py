@@ -4,6 +4,10 @@ The held-out good images and the next good part are assumed exchangeable: taken 
 particular order. Then, with n calibration scores, rejecting what scores above their `ceil((n + 1)(1 - alpha))`-th
 smallest rejects at most a share alpha of good parts (split conformal prediction; Vovk, Gammerman & Shafer 2005,
 section 2.2). No assumption on the distribution of scores is made.
+
+That is a statement about the average over calibrations. `confident_rate` makes the one about the calibration at hand: a
+bound that all but a stated share of calibrations keep (Vovk 2012, "Conditional validity of inductive conformal
+predictors"). docs/guarantee.md tells the two apart and shows both on simulated lines.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+
+import numpy as np
 
 DEFAULT_FAIL_ALPHA = 0.01
 DEFAULT_REVIEW_ALPHA = 0.05
@@ -33,6 +39,16 @@ class CertifiedThreshold:
     alpha: float
     rank: int
     n: int
+
+    @property
+    def expected_rate(self) -> float:
+        """The guarantee itself: `(n + 1 - rank) / (n + 1)`, the share of good parts that is rejected on average over
+        calibrations. At most `alpha`; below it where n + 1 images have no rank for exactly `alpha`."""
+        return (self.n + 1 - self.rank) / (self.n + 1)
+
+    def confident_rate(self, confidence: float) -> float:
+        """As the function of this name."""
+        return confident_rate(self.n, self.rank, confidence)
 
 
 def smallest_alpha(n: int) -> float:
@@ -75,13 +91,51 @@ def certify(scores: Sequence[float], alpha: float) -> CertifiedThreshold:
     while rejected / (n + 1) > alpha:
         rejected -= 1
     if rejected < 1:
-        needed = math.ceil(1 / Fraction(repr(alpha))) - 1
         raise ValueError(
             f"{n} good images can certify a false-reject rate of {smallest_alpha(n):.4g} at best, not {alpha:g}; "
-            f"{needed} would be needed"
+            f"{images_needed(alpha)} would be needed"
         )
     rank = n + 1 - rejected
     return CertifiedThreshold(scores[rank - 1], alpha, rank, n)
+
+
+def confident_rate(n: int, rank: int, confidence: float) -> float:
+    """The share of good parts that a threshold rejects at most, for all but a few unlucky draws of calibration images.
+
+    The share that lies above the rank-th smallest of n scores is itself random, because the n images are. Where scores
+    have no ties it is distributed as Beta(n + 1 - rank, rank), else it is smaller. This is that distribution's
+    quantile, and the same number as the Clopper-Pearson upper bound for n - rank rejects among n.
+
+    Args:
+        n: Number of calibration scores.
+        rank: The threshold is the rank-th smallest of them, 1-based.
+        confidence: Share of draws for which the bound holds, in (0, 1).
+
+    Returns:
+        A number in (0, 1], exact to about twelve digits.
+
+    Raises:
+        ValueError: rank or confidence is out of its range.
+    """
+    if not 1 <= rank <= n:
+        raise ValueError(f"the rank must lie between 1 and {n}, got {rank}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"the confidence must lie between 0 and 1, got {confidence}")
+    # The share exceeds q exactly when at most n - rank of n uniform numbers fall below q: a binomial tail, which
+    # falls as q grows, so halving finds where it is 1 - confidence.
+    counts = np.arange(n - rank + 1)
+    ways = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in counts.tolist()])
+    low, high = 0.0, 1.0
+    while high - low > 1e-15:
+        middle = (low + high) / 2
+        tail = float(np.exp(ways + counts * math.log(middle) + (n - counts) * math.log1p(-middle)).sum())
+        low, high = (middle, high) if tail > 1 - confidence else (low, middle)
+    return high
+
+
+def images_needed(alpha: float) -> int:
+    """How many good images certify a false-reject rate: the smallest n with 1 / (n + 1) <= alpha."""
+    return math.ceil(1 / Fraction(repr(alpha))) - 1
 
 
 def extrapolate(scores: Sequence[float], alpha: float) -> float:

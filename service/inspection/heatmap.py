@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from service.bundle import Float32Map, UInt8Image
-from service.inspection.decision import Region
+from service.inspection.area import BoolMask
+from service.inspection.regions import Region
 
 HEATMAP_MEDIA_TYPES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 # Longest side that the formats' encoders take, in pixels; PNG's is beyond any picture's.
@@ -18,6 +19,9 @@ _STRIP_ROWS = 128
 # Where the scale ends, in fail thresholds above the median of good maps.
 FULL_RED = 1.5
 _OUTLINE_RGB = (255, 255, 255)
+# What is not judged keeps so much of its brightness, under lines of this gray, which show on black as well.
+_DIMMED = 0.4
+_HATCH_GRAY = 128
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ def render(
     anomaly_map: Float32Map,
     scale: HeatmapScale,
     regions: Sequence[Region] = (),
+    judged: BoolMask | None = None,
     opacity: float = 0.55,
 ) -> UInt8Image:
     """Lay the map over the picture and outline the regions.
@@ -53,12 +58,19 @@ def render(
         anomaly_map: float32 [h, w], times the score gain.
         scale: The product's scale.
         regions: Outlined in white over black, so that they show on any picture.
+        judged: bool [h, w], the cells that were judged; None means all. Others are dimmed and hatched, without colour.
         opacity: How much of the picture full evidence covers, in [0, 1].
 
     Returns:
-        uint8 [H, W, 3], RGB. Without evidence it is the picture itself, pixel by pixel.
+        uint8 [H, W, 3], RGB. Where it was judged and without evidence it is the picture itself, pixel by pixel.
     """
     height, width = rgb.shape[:2]
+    thickness = max(1, round(max(height, width) / 400))
+    seen = None
+    if judged is not None:
+        # What is not judged has no evidence, and its colours must not run into what is.
+        anomaly_map = np.where(judged, anomaly_map, np.float32(scale.low))
+        seen = cv2.resize(judged.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
     steps = (scale.normalise(anomaly_map) * (255 / FULL_RED)).astype(np.uint8)
     shades = cv2.resize(steps, (width, height), interpolation=cv2.INTER_LINEAR)
     overlay = np.empty_like(rgb)
@@ -68,12 +80,29 @@ def render(
         colours = cv2.cvtColor(cv2.applyColorMap(shades[rows], cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
         weight = np.minimum(shades[rows] * np.float32(opacity * FULL_RED / 255), np.float32(opacity))[..., None]
         overlay[rows] = np.rint(rgb[rows] * (1 - weight) + colours * weight)
-    thickness = max(1, round(max(height, width) / 400))
+        if seen is not None:
+            _dim(overlay[rows], rgb[rows], seen[rows], top, thickness)
     for region in regions:
         outline = np.array(region.polygon, np.int32)
         cv2.polylines(overlay, [outline], True, (0, 0, 0), thickness + 2, cv2.LINE_AA)
         cv2.polylines(overlay, [outline], True, _OUTLINE_RGB, thickness, cv2.LINE_AA)
     return overlay
+
+
+def _dim(overlay: UInt8Image, rgb: UInt8Image, seen: BoolMask, top: int, thickness: int) -> None:
+    """Dim and hatch what was not judged, in place.
+
+    Args:
+        overlay: uint8 [H, W, 3], a strip of the drawing.
+        rgb: uint8 [H, W, 3], the same strip of the picture.
+        seen: bool [H, W], the pixels that were judged.
+        top: Where the strip begins, so that lines run on from strip to strip.
+        thickness: Of a line, in pixels.
+    """
+    hidden = ~seen
+    overlay[hidden] = rgb[hidden] * _DIMMED
+    rows, columns = np.ogrid[top : top + overlay.shape[0], : overlay.shape[1]]
+    overlay[hidden & ((rows + columns) % (10 * thickness) < thickness)] = _HATCH_GRAY
 
 
 def encode(rgb: UInt8Image, media_type: str, quality: int = 90) -> bytes:

@@ -4,10 +4,14 @@ Training, calibration, evaluation and serving all go through here, so a picture 
 
 Rules, fixed and documented because every one of them changes scores:
 
-* EXIF orientation is ignored: pixels are taken as the sensor stored them, and regions are reported in these pixels.
-* 16-bit samples are reduced to 8 bits over their full range (value // 256), never stretched to the data.
+* EXIF orientation (and TIFF's own tag) is ignored: pixels are taken as the sensor stored them, and regions are reported
+  in these pixels.
+* More than 8 bits are reduced to 8 over the range that the recipe declares, else over their full range (value // 256
+  for 16 bits); see `pixels.py`. Nothing is ever stretched to the data.
 * Grayscale becomes RGB by repetition, transparency is dropped, palettes and CMYK are converted.
 * Only the first frame of a multi-frame file is read.
+* A camera buffer is read as its declared layout says; Bayer mosaics are interpolated linearly, before their range is
+  reduced.
 * Resizing averages areas when it shrinks and interpolates linearly when it enlarges.
 """
 
@@ -25,6 +29,9 @@ from PIL import Image, UnidentifiedImageError
 
 from service.bundle import InputGeometry
 from service.errors import BodyTooLarge, CorruptImage, NotAnImage, TooManyPixels
+from service.inspection import tiff
+from service.inspection.pixel_formats import DEFAULT_RULES, RAW_MEDIA_TYPE, PixelRules
+from service.inspection.pixels import Samples, read_buffer, to_8_bit
 
 UInt8Image = npt.NDArray[np.uint8]
 
@@ -38,20 +45,22 @@ MEDIA_TYPES = {
     "WEBP": "image/webp",
     "TIFF": "image/tiff",
 }
+_PILLOW_FORMATS = [name for name in MEDIA_TYPES if name != "TIFF"]
 SUFFIXES = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
     "image/bmp": ".bmp",
     "image/webp": ".webp",
     "image/tiff": ".tiff",
+    RAW_MEDIA_TYPE: ".raw",
 }
 _MAGIC = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"BM": "image/bmp",
-    b"II*\x00": "image/tiff",
-    b"MM\x00*": "image/tiff",
+    **dict.fromkeys(tiff.MAGIC, tiff.MEDIA_TYPE),
 }
+_PNG_BIT_DEPTH = 24  # the byte of the header that tells it
 _PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG with its checksum, always the same bytes
 # Pillow's own bomb limit is fixed and process-wide; ours comes with every call and is checked before decoding.
 Image.MAX_IMAGE_PIXELS = None
@@ -76,22 +85,27 @@ class ImageHeader:
     height: int
 
 
-def read_header(data: bytes) -> ImageHeader:
-    """Identify an encoded image without decoding its pixels.
+def read_header(data: bytes, rules: PixelRules = DEFAULT_RULES) -> ImageHeader:
+    """Identify an image without decoding its pixels.
 
     Raises:
         NotAnImage: The bytes are not one of the supported formats.
         CorruptImage: The format is known but its header is damaged.
     """
+    if rules.layout is not None:
+        return ImageHeader(RAW_MEDIA_TYPE, rules.layout.width, rules.layout.height)
+    if _magic(data) == tiff.MEDIA_TYPE:
+        return ImageHeader(tiff.MEDIA_TYPE, *tiff.read_size(data))
     return _header(_open(data))
 
 
-def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
+def decode(data: bytes, limits: ImageLimits, rules: PixelRules = DEFAULT_RULES) -> UInt8Image:
     """Decode an image completely or not at all.
 
     Args:
-        data: The encoded image.
+        data: The encoded image, or the camera buffer where `rules` has a layout.
         limits: Checked against the header, before any pixel is decoded.
+        rules: What recipe and sender declare about the pixels.
 
     Returns:
         uint8 [H, W, 3], RGB, contiguous.
@@ -100,24 +114,24 @@ def decode(data: bytes, limits: ImageLimits) -> UInt8Image:
         BodyTooLarge, TooManyPixels: A limit is exceeded.
         NotAnImage: The bytes are not one of the supported formats.
         CorruptImage: The data is truncated or damaged; a half-decoded picture is never returned.
+        BufferSizeMismatch: The buffer has not the bytes that its layout says.
+        PixelMismatch: The picture is not what the recipe declares.
     """
     if len(data) > limits.max_bytes:
         raise BodyTooLarge(limits.max_bytes)
+    if rules.layout is not None:
+        _check_size(rules.layout.width, rules.layout.height, limits)
+        return _in_rgb(read_buffer(data, rules.layout), rules.layout.format.bits, rules)
+    if _magic(data) == tiff.MEDIA_TYPE:
+        return _in_rgb(*tiff.read_samples(data, limits.max_pixels), rules)
     image = _open(data)
     header = _header(image)
-    if header.width * header.height > limits.max_pixels:
-        raise TooManyPixels(header.width, header.height, limits.max_pixels)
+    _check_size(header.width, header.height, limits)
     try:
-        # simplejpeg turns libjpeg's warnings into errors; other decoders fill a damaged picture with gray.
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            return np.ascontiguousarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
-        image.load()
-        if image.format == "PNG" and _PNG_END not in data:
-            # Pillow is content once it has all pixels; a checksum that never arrived vouches for none of them.
-            raise ValueError("its last bytes are missing")
-        return _to_rgb(image)
+        samples, bits = _decode(data, image)
     except _DAMAGE as error:
         raise CorruptImage(header.media_type, str(error) or type(error).__name__) from error
+    return _in_rgb(samples, bits, rules)
 
 
 def prepare(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
@@ -130,7 +144,19 @@ def prepare(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
     Returns:
         uint8 [geometry.height, geometry.width, 3], contiguous.
     """
-    size = (geometry.height, geometry.width)
+    return resize(rgb, (geometry.height, geometry.width))
+
+
+def resize(rgb: UInt8Image, size: tuple[int, int]) -> UInt8Image:
+    """Stretch a picture: averages areas where it shrinks, interpolates linearly where it grows.
+
+    Args:
+        rgb: uint8 [H, W, 3], RGB.
+        size: Height and width to bring it to.
+
+    Returns:
+        uint8 [*size, 3], contiguous; the picture itself where it has that size.
+    """
     if rgb.shape[:2] == size:
         return rgb
     # Halving is the one ratio that OpenCV averages with vector instructions; in steps of it the same average costs
@@ -145,10 +171,15 @@ def prepare(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
     return np.asarray(resized, np.uint8)
 
 
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(width, height, limits.max_pixels)
+
+
 def _open(data: bytes) -> Image.Image:
     formats = list(MEDIA_TYPES.values())
     try:
-        return Image.open(io.BytesIO(data), formats=list(MEDIA_TYPES))
+        return Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
     except (UnidentifiedImageError, *_DAMAGE) as error:
         # Pillow does not tell a cut header from a foreign format; the first bytes do.
         if (media_type := _magic(data)) is not None:
@@ -169,10 +200,26 @@ def _magic(data: bytes) -> str | None:
     return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
-def _to_rgb(image: Image.Image) -> UInt8Image:
-    if image.mode.startswith("I;16"):
-        gray = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        raise NotAnImage("its samples have 32 bits, which has no agreed black and white", list(MEDIA_TYPES.values()))
-    return np.array(image.convert("RGB"), np.uint8)
+def _decode(data: bytes, image: Image.Image) -> tuple[Samples, int]:
+    """Samples, gray or RGB, and how many bits they have."""
+    # simplejpeg turns libjpeg's warnings into errors; other decoders fill a damaged picture with gray.
+    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        return np.ascontiguousarray(simplejpeg.decode_jpeg(data, "RGB", strict=True)), 8
+    image.load()
+    if image.format == "PNG" and _PNG_END not in data:
+        # Pillow is content once it has all pixels; a checksum that never arrived vouches for none of them.
+        raise ValueError("its last bytes are missing")
+    if image.mode == "I;16":
+        return np.asarray(image, np.uint16), 16
+    if image.format == "PNG" and data[_PNG_BIT_DEPTH] == 16:
+        # Pillow keeps the upper half of every colour only. It has examined the file; now OpenCV reads the whole of it.
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if bgr is None:
+            raise ValueError("it cannot be decoded")
+        return np.asarray(bgr[..., 2::-1], np.uint16), 16
+    return np.array(image.convert("RGB"), np.uint8), 8
+
+
+def _in_rgb(samples: Samples, bits: int, rules: PixelRules) -> UInt8Image:
+    reduced = to_8_bit(samples, bits, rules)
+    return np.ascontiguousarray(cv2.cvtColor(reduced, cv2.COLOR_GRAY2RGB) if reduced.ndim == 2 else reduced)

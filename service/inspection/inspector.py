@@ -9,19 +9,25 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from service.bundle import Bundle, CalibrationCard, Float32Map, InputGeometry, ScoreRule, UInt8Image
 from service.errors import ParityFailure, ScoreNotFinite
-from service.inspection import imaging
+from service.inspection import imaging, tiling
+from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
 from service.inspection.batching import BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.calibration import p_value
-from service.inspection.decision import Decision, Region, Thresholds, decide, find_regions
+from service.inspection.decision import Criteria, Decision, Thresholds, Verdict, judge
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.imaging import ImageLimits
+from service.inspection.measures import measure_quality
+from service.inspection.pixel_formats import DEFAULT_RULES, PixelRules
+from service.inspection.quality import Quality, QualityLimits, derive_limits
+from service.inspection.regions import Region
 from service.inspection.scoring import image_score
 from service.inspection.session import GraphSession, Provider, SessionOptions
 
@@ -40,10 +46,12 @@ class Picture:
     """A picture that was read and is ready for the graph.
 
     Attributes:
-        prepared: uint8 [H, W, 3] of the graph's input size, RGB.
+        prepared: uint8 [H, W, 3], RGB: of the graph's input size, or what its tiles are cut from.
         image_wh: Width and height of the picture as it was sent, in pixels.
         media_type: Sniffed from the data.
         sha256: Of the bytes that were sent, hex.
+        rules: How these bytes were read; reading them again needs it.
+        quality: What was measured of the picture, before anybody judges it.
         timings: Seconds per stage.
     """
 
@@ -51,6 +59,8 @@ class Picture:
     image_wh: tuple[int, int]
     media_type: str
     sha256: str
+    rules: PixelRules
+    quality: Quality
     timings: Mapping[str, float]
 
 
@@ -61,10 +71,12 @@ class Measurement:
     Attributes:
         score: Raw image score.
         anomaly_map: float32 [h, w], times the score gain: the values that scores and thresholds are made of.
+        judged: bool [h, w], the cells that the score was taken over; None means all.
     """
 
     score: float
     anomaly_map: Float32Map
+    judged: BoolMask | None = None
 
 
 @dataclass(frozen=True)
@@ -73,24 +85,35 @@ class Inspection:
 
     Attributes:
         decision: pass, review or fail.
+        by_score: What the score alone says; milder than that is `decision` only where region filters made it so.
         score: Raw image score; `p_value` says how usual it is among good parts.
         thresholds: The levels it was judged by.
         regions: What lies above the level of the verdict; empty exactly when the part passes.
+        dropped: How many regions above the level of `by_score` were filtered out, by the filter.
         anomaly_map: float32 [h, w], times the score gain.
+        judged: bool [h, w], the cells that were judged; None means all.
         picture: Size, type and hash of the picture.
         timings: Seconds in the stages decode, preprocess, queue, infer and postprocess.
         batch_size: Pictures in the batch it was inferred with.
     """
 
     decision: Decision
+    by_score: Decision
     score: float
     p_value: float
     thresholds: Thresholds
     regions: tuple[Region, ...]
+    dropped: Mapping[str, int]
     anomaly_map: Float32Map
+    judged: BoolMask | None
     picture: Picture
     timings: Mapping[str, float]
     batch_size: int
+
+    @property
+    def judged_share(self) -> float:
+        """Share of the picture that was judged, in (0, 1]."""
+        return 1.0 if self.judged is None else float(self.judged.mean())
 
 
 class Measurer:
@@ -104,47 +127,83 @@ class Measurer:
         self.geometry = geometry
         self.rule = rule
         self.session = session
-        self.batcher = MicroBatcher(session, options.batching)
+        self.batcher = MicroBatcher(session, _batching(geometry, options.batching))
 
     @property
     def provider(self) -> Provider:
         """The execution provider that really serves."""
         return self.session.provider
 
-    def read(self, data: bytes) -> Picture:
+    def read(self, data: bytes, rules: PixelRules = DEFAULT_RULES) -> Picture:
         """Decode and prepare one picture.
 
+        Args:
+            data: The encoded picture or the camera buffer.
+            rules: What recipe and sender declare about its pixels.
+
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage: See `imaging.decode`.
+            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: See
+                `imaging.decode`.
         """
         started = time.perf_counter()
-        media_type = imaging.read_header(data).media_type
-        rgb = imaging.decode(data, self.options.limits)
+        media_type = imaging.read_header(data, rules).media_type
+        rgb = imaging.decode(data, self.options.limits, rules)
         decoded = time.perf_counter()
-        prepared = imaging.prepare(rgb, self.geometry)
+        prepared = tiling.lay_out(rgb, self.geometry)
+        quality = measure_quality(prepared)
         sha256 = hashlib.sha256(data).hexdigest()
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
-        return Picture(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, timings)
+        return Picture(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
 
-    def submit(self, picture: Picture) -> Future[PatchResult]:
-        """Queue a picture for the graph; see `MicroBatcher.submit`."""
-        return self.batcher.submit(picture.prepared)
+    def infer(self, picture: Picture) -> PatchResult:
+        """Have the graph look at a picture, in one piece or tile by tile, and wait for the map.
 
-    def score(self, result: PatchResult) -> Measurement:
-        """Apply the score rule to what the graph said.
+        Raises:
+            QueueFull, DeadlineExceeded, ShuttingDown: It cannot be looked at now; see `MicroBatcher.submit`.
+        """
+        if self.geometry.tiling is None:
+            return self.batcher.submit(picture.prepared).result()
+        width, height = picture.image_wh
+        grid = tiling.lay_grid((height, width), self.geometry)
+        return tiling.infer_tiles(picture.prepared, grid, self.batcher.submit, _tiles_at_once(self.options.batching))
+
+    def run_copies(self, picture: Picture, copies: int) -> PatchResult:
+        """Run the graph at once on a batch of so many copies of a picture, to get the numbers of a batch of that size.
+
+        The last bits of what a graph computes depend on the size of the batch, but not on the neighbours in it. Only
+        for a measurer that nobody else uses, because it does not wait for a turn, and for pictures in one piece.
+        """
+        started = time.perf_counter()
+        output = self.session.run(np.repeat(picture.prepared[None], copies, axis=0))
+        infer_s = time.perf_counter() - started
+        gain = None if output.gains is None else float(output.gains[0])
+        return PatchResult(output.maps[0].copy(), gain, 0.0, infer_s, copies)
+
+    def score(self, picture: Picture, result: PatchResult, area: Area = EVERYTHING) -> Measurement:
+        """Apply the score rule to what the graph said about a picture.
+
+        Args:
+            picture: What was read.
+            result: What the graph said about it.
+            area: What of the picture is judged.
 
         Raises:
             ScoreNotFinite: The graph computed something that is no number, which is no basis for a verdict.
+            AreaMismatch: The area is not one of a picture of this size.
         """
-        gain = 1.0 if result.gain is None else result.gain
-        score = image_score(result.anomaly_map, result.gain, self.rule)
+        # Score and regions are made of the very same numbers, so that they agree to the last bit at a threshold.
+        anomaly_map = result.anomaly_map if result.gain is None else result.anomaly_map * result.gain
+        height, width = anomaly_map.shape
+        judged = judged_cells(area, (height, width), picture.image_wh)
+        score = image_score(anomaly_map, self.rule, judged, result.windows)
         if not math.isfinite(score):
             raise ScoreNotFinite(score)
-        return Measurement(score, result.anomaly_map * gain)
+        return Measurement(score, anomaly_map, judged)
 
-    def measure(self, data: bytes) -> Measurement:
+    def measure(self, data: bytes, rules: PixelRules = DEFAULT_RULES, area: Area = EVERYTHING) -> Measurement:
         """Read, infer and score one picture."""
-        return self.score(self.submit(self.read(data)).result())
+        picture = self.read(data, rules)
+        return self.score(picture, self.infer(picture), area)
 
     def close(self, *, drain: bool = True) -> None:
         """Answer what waits and end the inference thread."""
@@ -184,24 +243,79 @@ class Inspector(Measurer):
     def card(self) -> CalibrationCard:
         return self.bundle.card
 
-    def heatmap_scale(self, thresholds: Thresholds) -> HeatmapScale:
-        """The product's fixed scale: 0 is the median of good maps, 1 the fail threshold."""
-        return HeatmapScale(low=self.card.map_median, high=thresholds.fail)
+    @property
+    def quality_limits(self) -> QualityLimits:
+        """Beyond which a picture is none like those that the bundle was calibrated with."""
+        return derive_limits(self.card.quality)
 
-    def finish(self, picture: Picture, result: PatchResult, thresholds: Thresholds) -> Inspection:
-        """Score and judge what the graph said about a picture."""
+    def judge_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], criteria: Criteria) -> Verdict:
+        """What would have been decided about a picture, from its stored map.
+
+        Args:
+            anomaly_map: float32 [h, w], times the score gain, as `Measurement` has it.
+            image_wh: Width and height of the picture as it was sent.
+            criteria: What to judge by.
+
+        Raises:
+            AreaMismatch: The criteria's area is not one of a picture of this size.
+        """
+        height, width = anomaly_map.shape
+        judged = judged_cells(criteria.area, (height, width), image_wh)
+        return judge(self.score_map(anomaly_map, image_wh, judged), anomaly_map, criteria, image_wh, judged)
+
+    def score_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], judged: BoolMask | None = None) -> float:
+        """The score of a picture, from its stored map.
+
+        Args:
+            anomaly_map: As `judge_map`.
+            image_wh: As `judge_map`.
+            judged: bool [h, w], the cells to score; None: all.
+        """
+        if self.geometry.tiling is None:
+            return image_score(anomaly_map, self.rule, judged)
+        manifest = self.bundle.manifest
+        grid = tiling.lay_grid(image_wh[::-1], self.geometry)
+        windows = tiling.tile_windows(grid, (manifest.map_height, manifest.map_width))
+        return image_score(anomaly_map, self.rule, judged, windows)
+
+    def heatmap_scale(
+        self, thresholds: Thresholds, low: float | None = None, high: float | None = None
+    ) -> HeatmapScale:
+        """The product's fixed scale: 0 is the median of good maps, 1 the fail threshold, unless `low` or `high` say
+        otherwise."""
+        return HeatmapScale(
+            low=self.card.map_median if low is None else low,
+            high=thresholds.fail if high is None else high,
+        )
+
+    def finish(
+        self, picture: Picture, result: PatchResult, criteria: Criteria, reference: Sequence[float] | None = None
+    ) -> Inspection:
+        """Score and judge what the graph said about a picture.
+
+        Args:
+            picture: What was read.
+            result: What the graph said.
+            criteria: What to judge by.
+            reference: Scores of good images, ascending, that the p-value is taken against: those that the thresholds
+                were derived from. None: the calibration card's.
+
+        Raises:
+            ScoreNotFinite, AreaMismatch: As `score`.
+        """
         started = time.perf_counter()
-        measurement = self.score(result)
-        decision = decide(measurement.score, thresholds)
-        level = {Decision.FAIL: thresholds.fail, Decision.REVIEW: thresholds.review}.get(decision)
-        regions = () if level is None else find_regions(measurement.anomaly_map, level, picture.image_wh)
+        measured = self.score(picture, result, criteria.area)
+        verdict = judge(measured.score, measured.anomaly_map, criteria, picture.image_wh, measured.judged)
         return Inspection(
-            decision=decision,
-            score=measurement.score,
-            p_value=p_value(self.card.scores, measurement.score),
-            thresholds=thresholds,
-            regions=regions,
-            anomaly_map=measurement.anomaly_map,
+            decision=verdict.decision,
+            by_score=verdict.by_score,
+            score=measured.score,
+            p_value=p_value(self.card.scores if reference is None else reference, measured.score),
+            thresholds=criteria.thresholds,
+            regions=verdict.regions,
+            dropped=verdict.dropped,
+            anomaly_map=measured.anomaly_map,
+            judged=measured.judged,
             picture=picture,
             timings={
                 **picture.timings,
@@ -212,16 +326,41 @@ class Inspector(Measurer):
             batch_size=result.batch_size,
         )
 
-    def inspect(self, data: bytes, thresholds: Thresholds) -> Inspection:
+    def inspect(
+        self,
+        data: bytes,
+        criteria: Criteria,
+        reference: Sequence[float] | None = None,
+        rules: PixelRules = DEFAULT_RULES,
+        copies: int | None = None,
+    ) -> Inspection:
         """The whole way for one picture.
 
         Args:
-            data: The encoded picture.
-            thresholds: The levels to judge by.
+            data: The encoded picture or the camera buffer.
+            criteria: What to judge by.
+            reference: As `finish`.
+            rules: What recipe and sender declare about its pixels.
+            copies: As `run_copies`; None: in its turn, with whatever other pictures wait.
 
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage: The picture is not usable.
+            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The picture is
+                not usable.
+            AreaMismatch: It has not the size that the criteria's polygons were drawn for.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
         """
-        picture = self.read(data)
-        return self.finish(picture, self.submit(picture).result(), thresholds)
+        picture = self.read(data, rules)
+        result = self.infer(picture) if copies is None else self.run_copies(picture, copies)
+        return self.finish(picture, result, criteria, reference)
+
+
+def _tiles_at_once(options: BatchingOptions) -> int:
+    """Tiles of one picture that wait or run at a time: while one batch runs, the next one forms."""
+    return 2 * options.max_batch
+
+
+def _batching(geometry: InputGeometry, options: BatchingOptions) -> BatchingOptions:
+    """The batcher's limits. Its queue counts tiles, the option pictures."""
+    if geometry.tiling is None:
+        return options
+    return replace(options, queue_limit=options.queue_limit * _tiles_at_once(options))

@@ -6,26 +6,51 @@ Each cell of the map says how unlike its patch is to what the student predicts o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from service.bundle import Float32Map, ScoreRule
+from service.inspection.area import BoolMask
 
 
-def image_score(anomaly_map: Float32Map, gain: float | None, rule: ScoreRule) -> float:
+def image_score(
+    anomaly_map: Float32Map,
+    rule: ScoreRule,
+    judged: BoolMask | None = None,
+    windows: Sequence[tuple[slice, slice]] = (),
+) -> float:
     """The raw image score: unbounded, never clamped or normalised.
 
+    Where only a part of the cells is judged, all others count as the lowest value of the map, and the rule stays that
+    of the whole map. So the number of cells in the mean does not shrink with the judged part, and leaving cells out can
+    only lower the score, never raise it by a rounding error: a threshold that good parts exceed with probability alpha
+    at most when whole pictures are judged keeps that promise under every choice of judged cells. The mean of the
+    highest 1 % of the judged cells would not: on a smaller part it follows the noise of fewer cells.
+
     Args:
-        anomaly_map: float32 [h, w].
-        gain: The method's factor on the score, None for 1.
-        rule: "top_fraction": the mean of the highest `fraction` of the cells, at least one cell. A defect covers a
-            small part of the picture, so the mean of all cells would drown it; the maximum alone follows noise.
+        anomaly_map: float32 [h, w], already times the score gain.
+        rule: "top_fraction": the mean of the highest `fraction` of the map's cells, at least one cell. A defect covers
+            a small part of the picture, so the mean of all cells would drown it; the maximum alone follows noise.
+        judged: bool [h, w], the cells that are judged, at least one; None means all.
+        windows: Rows and columns that the rule is applied to one by one, and the highest score counts: in a picture of
+            many tiles, a defect is a share of all cells that is as many times smaller. Empty: the whole map.
 
     Returns:
-        The score. It never exceeds the map's maximum times the gain, so a score above a level proves that a cell
-        lies above it too: a rejected part always has a region to show.
+        The score, NaN where the map holds what is no number. It never exceeds the highest judged cell, so a score above
+        a level proves that a judged cell lies above it too: a rejected part always has a region to show.
     """
-    cells = anomaly_map.astype(np.float64).ravel()
-    count = max(1, math.ceil(rule.fraction * cells.size))
+    values = anomaly_map if judged is None else np.where(judged, anomaly_map, anomaly_map.min())
+    scores = [_top_mean(values[window], rule.fraction) for window in windows or (...,)]
+    return math.nan if any(math.isnan(score) for score in scores) else max(scores)
+
+
+def _top_mean(values: Float32Map, fraction: float) -> float:
+    """The mean of the highest cells, NaN where one of them is no number."""
+    cells = values.astype(np.float64).ravel()
+    count = max(1, math.ceil(fraction * cells.size))
     top = np.partition(cells, cells.size - count)[-count:]
-    return float(min(top.mean(), top.max())) * (1.0 if gain is None else gain)
+    if not np.isfinite(top).all():
+        return math.nan
+    # The exactly rounded sum: it grows with each of its terms, whatever their order, which no other sum promises.
+    return min(math.fsum(top) / count, float(top.max()))

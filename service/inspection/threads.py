@@ -6,9 +6,19 @@ slower than a modest one. So the quota is read here and passed on explicitly.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+BACKGROUND_NICENESS = 10
+
+AnswerT = TypeVar("AnswerT")
 
 
 def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -38,3 +48,20 @@ def _quota_v1(cgroup: Path) -> float | None:
         return quota / period if quota > 0 else None
     except (OSError, ValueError):
         return None
+
+
+def run_in_background(work: Callable[[], AnswerT]) -> AnswerT:
+    """Do something on a thread that gives way to all others, and wait for it. Threads that the work starts and leaves
+    behind, such as those of a graph's session, inherit that.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="background", initializer=give_way) as pool:
+        return pool.submit(work).result()
+
+
+def give_way() -> None:
+    """Let every other thread have the processor before this one, from now on."""
+    # Linux counts niceness by thread; elsewhere this would slow the whole process down.
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, max(BACKGROUND_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))

@@ -6,7 +6,7 @@ problem types from the code. What a client makes up never becomes a time series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -20,10 +20,12 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import generate_latest
 
+from service.inspection.quality import InvalidReason
 from service.monitoring.score_histogram import ScoreHistogram
 
 if TYPE_CHECKING:
     from service.bundle import Bundle
+    from service.errors import PlumblineError
     from service.recipe import Recipe
 
 # Dense where an inspection lives (1-100 ms), so that a regression of a few milliseconds shows in a quantile.
@@ -32,7 +34,9 @@ STAGE_BUCKETS_S = (
     1, 2.5, 5, 10,
 )  # fmt: skip
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-DECISIONS = ("pass", "review", "fail")
+DECISIONS = ("pass", "review", "fail", "invalid")
+SHADOW_OUTCOMES = ("judged", "failed", "dropped")
+SHED_REASONS = ("queue_full", "deadline_exceeded", "shutting_down", "store_unavailable")
 UNMATCHED_ROUTE = "unmatched"
 
 # The library's extra `_created` series would double the number of series for a figure that nobody plots.
@@ -50,6 +54,29 @@ class Metrics:
             "inspection_requests_total",
             "Answered inspections.",
             ["product", "decision"],
+            registry=self.registry,
+        )
+        self.invalid = Counter(
+            "inspection_invalid_total",
+            "Reasons why pictures were not judged; a picture may have several.",
+            ["product", "reason"],
+            registry=self.registry,
+        )
+        self.artefacts_removed = Counter(
+            "inspection_artefacts_removed_total",
+            "Inspections whose image and map were removed because the recipe's retention says so.",
+            ["product", "decision"],
+            registry=self.registry,
+        )
+        self.retention_failures = Counter(
+            "inspection_retention_failures_total",
+            "Images or maps that retention could not remove; they are tried again.",
+            registry=self.registry,
+        )
+        self.softened = Counter(
+            "inspection_softened_total",
+            "Verdicts that region filters made milder than the score alone.",
+            ["product"],
             registry=self.registry,
         )
         self.stages = Histogram(
@@ -90,6 +117,24 @@ class Metrics:
             ["product", "version", "sha256", "provider"],
             registry=self.registry,
         )
+        self.shadow_models = Gauge(
+            "inspection_shadow_model_info",
+            "1 for every bundle that judges as a shadow and decides nothing.",
+            ["product", "version", "sha256"],
+            registry=self.registry,
+        )
+        self.bundle_changes = Counter(
+            "inspection_bundle_changes_total",
+            "Attempts to exchange the bundle that serves, by what was wanted and whether it was done.",
+            ["product", "change", "outcome"],
+            registry=self.registry,
+        )
+        self.shadow_runs = Counter(
+            "inspection_shadow_runs_total",
+            "Inspections that a shadow judged, failed to judge, or had to let go because it was too slow.",
+            ["product", "outcome"],
+            registry=self.registry,
+        )
         self.thresholds = Gauge(
             "inspection_threshold",
             "Thresholds in force, on the raw score.",
@@ -114,7 +159,7 @@ class Metrics:
             "inspection_problems_total", "Problems answered, by the last part of their type.", ["type"],
             registry=self.registry,
         )  # fmt: skip
-        for reason in ("queue_full", "deadline_exceeded", "shutting_down", "store_unavailable"):
+        for reason in SHED_REASONS:
             self.shed.labels(reason)
 
     def watch_queue(self, depth: Callable[[], int], limit: int) -> None:
@@ -125,10 +170,23 @@ class Metrics:
     def show_product(self, bundle: Bundle, provider: str) -> None:
         """Announce a bundle that serves; from now on its product may be a label value."""
         product = bundle.manifest.product
-        self.models.labels(product, bundle.version, bundle.digest, provider).set(1)
+        _announce(self.models, product, bundle.version, bundle.digest, provider)
         self.scores.add(product, score_buckets(bundle.card.scores))
         for decision in DECISIONS:
             self.inspections.labels(product, decision)
+            self.artefacts_removed.labels(product, decision)
+        for reason in InvalidReason:
+            self.invalid.labels(product, reason.value)
+        self.softened.labels(product)
+
+    def show_shadow(self, product: str, bundle: Bundle | None) -> None:
+        """Announce the bundle that watches a product; None where there is none any more."""
+        if bundle is None:
+            _withdraw(self.shadow_models, product)
+            return
+        _announce(self.shadow_models, product, bundle.version, bundle.digest)
+        for outcome in SHADOW_OUTCOMES:
+            self.shadow_runs.labels(product, outcome)
 
     def show_recipe(self, product: str, recipe: Recipe, revision: int) -> None:
         self.thresholds.labels(product, "fail").set(recipe.fail_threshold)
@@ -144,8 +202,36 @@ class Metrics:
         for stage, seconds in timings_s.items():
             self.stages.labels(stage).observe(seconds)
 
+    def count_refusal(self, error: PlumblineError) -> None:
+        """Count a picture that was refused where no HTTP answer of its own says so."""
+        self.problems.labels(error.slug).inc()
+        if (reason := error.slug.replace("-", "_")) in SHED_REASONS:
+            self.shed.labels(reason).inc()
+
+    def count_invalid(self, product: str, reasons: Iterable[str], timings_s: Mapping[str, float]) -> None:
+        """Count a picture that was not worth a verdict. It has no score and no batch."""
+        self.inspections.labels(product, "invalid").inc()
+        for reason in reasons:
+            self.invalid.labels(product, reason).inc()
+        for stage, seconds in timings_s.items():
+            self.stages.labels(stage).observe(seconds)
+
     def expose(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _announce(gauge: Gauge, product: str, *labels: str) -> None:
+    """Let a product's only series of a gauge be the one with these labels."""
+    gauge.labels(product, *labels).set(1)
+    _withdraw(gauge, product, but=labels)
+
+
+def _withdraw(gauge: Gauge, product: str, *, but: tuple[str, ...] | None = None) -> None:
+    for metric in gauge.collect():
+        for sample in metric.samples:
+            labels = tuple(sample.labels.values())
+            if labels[0] == product and labels[1:] != but:
+                gauge.remove(*labels)
 
 
 def score_buckets(scores: list[float]) -> list[float]:

@@ -38,15 +38,15 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
-def _upgrade(engine: Engine) -> None:
-    """Run the migrations that this database has not seen, all of them or none."""
+def _upgrade(engine: Engine, revision: str = "head") -> None:
+    """Run the migrations up to a revision that this database has not seen, all of them or none."""
     if engine.dialect.name == "sqlite":
         engine = _transactional(engine)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
 
 
 def _transactional(engine: Engine) -> Engine:
@@ -62,6 +62,8 @@ def _transactional(engine: Engine) -> Engine:
     def connect(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None
         _configure_sqlite(connection, record)
+        # SQLite changes a table by making another and dropping the old one. That must not delete what refers to it.
+        connection.execute("PRAGMA foreign_keys=OFF")
 
     @event.listens_for(own, "begin")
     def begin(connection: Connection) -> None:

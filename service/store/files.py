@@ -11,6 +11,8 @@ import contextlib
 import io
 import os
 import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -21,6 +23,7 @@ from service.errors import ArtefactGone
 from service.inspection.imaging import SUFFIXES
 from service.store.errors import StoreUnavailable
 from service.store.ids import created_at
+from service.store.models import InspectionRow
 
 Float32Map = npt.NDArray[np.float32]
 MAP_SUFFIX = ".npy"
@@ -73,6 +76,54 @@ class ArtefactFiles:
         """
         return self._read(self.map_path(inspection_id), "map", inspection_id)
 
+    def image_of(self, row: InspectionRow) -> bytes:
+        """The picture of an inspection as it was sent.
+
+        Raises:
+            ArtefactGone: It is not on disk any more; says why.
+        """
+        try:
+            return self.read_image(UUID(row.id), row.image_media_type)
+        except ArtefactGone as error:
+            raise ArtefactGone("image", row.id, row.artefacts_removed_at) from error
+
+    def map_of(self, row: InspectionRow) -> bytes:
+        """The anomaly map of an inspection as a `.npy` file, float32 [h, w].
+
+        Raises:
+            ArtefactGone: It is not on disk any more; says why.
+        """
+        try:
+            return self.read_map(UUID(row.id))
+        except ArtefactGone as error:
+            raise ArtefactGone("map", row.id, row.artefacts_removed_at) from error
+
+    def unlink(self, inspection_id: UUID, media_type: str) -> None:
+        """Remove image and map for good; it is fine if one is not there.
+
+        Raises:
+            StoreUnavailable: One cannot be removed.
+        """
+        for path in (self.image_path(inspection_id, media_type), self.map_path(inspection_id)):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreUnavailable(f"{path.name} cannot be removed ({error.strerror})") from error
+
+    def remove_empty_days(self, inspection_ids: Iterable[UUID]) -> None:
+        """Remove the folders of these inspections' days where nothing is left in them and nothing can come any more."""
+        now = datetime.now(UTC)
+        in_use = {self._day(now), self._day(now - timedelta(days=1))}
+        in_use |= {folder for day in in_use for folder in day.parents}
+        for day in {self._day(created_at(inspection_id)) for inspection_id in inspection_ids}:
+            for folder in (day, day.parent, day.parent.parent):
+                if folder in in_use:
+                    break
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break  # not empty
+
     def remove(self, inspection_id: UUID, media_type: str) -> None:
         """Take back what was written for an inspection that will get no row."""
         for path in (self.image_path(inspection_id, media_type), self.map_path(inspection_id)):
@@ -81,8 +132,10 @@ class ArtefactFiles:
                 path.unlink()
 
     def _path(self, inspection_id: UUID, suffix: str) -> Path:
-        day = created_at(inspection_id)
-        return self.root / f"{day:%Y}" / f"{day:%m}" / f"{day:%d}" / f"{inspection_id}{suffix}"
+        return self._day(created_at(inspection_id)) / f"{inspection_id}{suffix}"
+
+    def _day(self, moment: datetime) -> Path:
+        return self.root / f"{moment:%Y}" / f"{moment:%m}" / f"{moment:%d}"
 
     def _read(self, path: Path, what: str, inspection_id: UUID) -> bytes:
         try:

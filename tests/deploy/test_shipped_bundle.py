@@ -39,8 +39,8 @@ def test_its_calibration_certifies_one_percent_false_rejects(shipped: Path) -> N
 def test_good_samples_pass_and_defective_ones_do_not(shipped: Path) -> None:
     inspector = Inspector.load(shipped)
     try:
-        thresholds = Recipe.default(inspector.card.scores).thresholds
-        verdicts = {path.stem: str(inspector.inspect(path.read_bytes(), thresholds).decision) for path in SAMPLES}
+        criteria = Recipe.default(inspector.card.scores).criteria
+        verdicts = {path.stem: str(inspector.inspect(path.read_bytes(), criteria).decision) for path in SAMPLES}
     finally:
         inspector.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from service.bundle import Bundle
 from service.cli import app
 from tests.bundles import part, write_tiny_bundle
 from tests.service.conftest import BAD, GOOD, Serve, encode
@@ -112,6 +114,38 @@ def test_bundles_are_verified(tmp_path: Path) -> None:
     assert bad["problem"] == "parity-failure"
 
 
+def test_bundle_is_exported_and_imported(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    archive, models = tmp_path / "widget.zip", tmp_path / "models"
+    assert run("bundle", "export", tiny_bundle.path, "--output", archive).exit_code == 0
+    for words in ("is there now", "was there already"):
+        result = run("bundle", "import", archive, "--product", "widget", "--models", models)
+        assert result.exit_code == 0, result.output
+        assert words in result.output
+    assert Bundle.load(models / "widget" / tiny_bundle.version).digest == tiny_bundle.digest
+    for arguments in (
+        ("import", archive, "--product", "nut", "--models", models),
+        ("import", archive, "--product", "../nut", "--models", models),
+        ("import", tmp_path / "nothing.zip", "--product", "widget", "--models", models),
+        ("export", tmp_path),
+        ("export", tiny_bundle.path, "--output", tmp_path / "no" / "folder.zip"),
+    ):
+        assert run("bundle", *arguments).exit_code == 2, arguments
+    assert [path.name for path in models.iterdir()] == ["widget"]
+
+
+def test_chosen_bundle_judges_without_the_service(serve: Serve, pictures: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    older = write_tiny_bundle(models, scores=[10 + rank for rank in range(99)])
+    newer = write_tiny_bundle(models, created_at=datetime(2026, 2, 1, tzinfo=UTC))
+    assert inspect(models, tmp_path / "data", pictures).exit_code == 1, "the newest, where nobody chose"
+    with serve(models=models) as service:
+        decision = {"author": "a", "reason": "b"}
+        service.client.post(f"/v1/products/widget/bundles/{older.version}:activate", json=decision)
+    assert inspect(models, tmp_path / "data", pictures).exit_code == 0, "its card passes everything"
+    (product,) = json.loads(run("products", "--models", models, "--data", tmp_path / "data", "--json").stdout)
+    assert product["version"] == older.version != newer.version
+
+
 def test_doctor_finds_nothing_on_a_sound_machine(tiny_models: Path, tmp_path: Path) -> None:
     result = run("doctor", "--models", tiny_models, "--data", tmp_path / "data", "--port", "0", "--provider", "cpu")
     assert result.exit_code == 0, result.output
@@ -142,3 +176,45 @@ def test_gray_levels_of_the_fixture_are_what_the_tests_assume() -> None:
     decoded = cv2.imdecode(np.frombuffer(encode(part()), np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     assert np.unique(decoded).tolist() == [128]
+
+
+def test_recipes_of_a_running_service_are_shown_compared_kept_and_put_back(serve: Serve, tmp_path: Path) -> None:
+    with serve() as service:
+        at = ("--url", f"http://127.0.0.1:{service.port}")
+        file = tmp_path / "widget.toml"
+        assert run("recipe", "export", "widget", "--output", file, *at).exit_code == 0
+        edited = file.read_text(encoding="utf-8").replace("min_area_px = 0.0", "min_area_px = 25.0")
+        file.write_text(edited, encoding="utf-8")
+
+        imported = run("recipe", "import", "widget", file, "--author", "Ada", "--reason", "dust", "--expect", "1", *at)
+        assert (imported.exit_code, imported.stdout) == (0, "Revision 2 is in force.\n")
+        stale = run("recipe", "import", "widget", file, "--author", "Ada", "--reason", "dust", "--expect", "1", *at)
+        assert stale.exit_code == 1
+        assert "is at revision 2" in stale.stderr
+
+        assert "min_area_px = 25.0" in run("recipe", "show", "widget", *at).stdout
+        assert json.loads(run("recipe", "show", "widget", "1", "--json", *at).stdout)["revision"] == 1
+        diff = run("recipe", "diff", "widget", "1", *at)
+        assert (diff.exit_code, diff.stdout) == (1, "regions.min_area_px: 0.0 → 25.0\n")
+        assert run("recipe", "diff", "widget", "2", "2", *at).exit_code == 0
+
+        reverted = run("recipe", "revert", "widget", "1", "--author", "Ada", *at)
+        assert (reverted.exit_code, reverted.stdout) == (0, "Revision 3 is in force: Revision 1 again.\n")
+        history = run("recipe", "history", "widget", *at)
+        assert [word in history.stdout for word in ("Ada", "dust", "plumbline")] == [True, True, True]
+        assert [item["revision"] for item in json.loads(run("recipe", "history", "widget", "--json", *at).stdout)] == [
+            3,
+            2,
+            1,
+        ]
+
+
+def test_recipe_command_says_what_the_service_refused_or_that_there_is_none(serve: Serve, tmp_path: Path) -> None:
+    with serve() as service:
+        unknown = run("recipe", "show", "gadget", "--url", f"http://127.0.0.1:{service.port}")
+    assert unknown.exit_code == 1
+    assert "There is no product 'gadget'. Known products: widget." in unknown.stderr
+    nobody = run("recipe", "show", "widget", "--url", f"http://127.0.0.1:{service.port}")
+    assert (nobody.exit_code, "Is the service running?" in nobody.stderr) == (1, True)
+    missing = run("recipe", "import", "widget", tmp_path / "none.toml")
+    assert (missing.exit_code, "cannot be read" in missing.stderr) == (1, True)

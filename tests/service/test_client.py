@@ -30,6 +30,8 @@ def test_client_gets_typed_results(serve: Serve) -> None:
         changed = line.change_recipe("widget", author="a", reason="b", target_false_reject_rate=0.1)
         assert line.recipe("widget") == changed
         assert [record.revision for record in line.recipe_history("widget")] == [2, 1]
+        changed = line.change_recipe("widget", author="a", reason="b", parts={"heatmap": {"high": 0.5}})
+        assert changed.recipe.heatmap.high == 0.5
         for _ in range(3):
             line.inspect("widget", GOOD, part_id="pages")
         assert len(list(line.inspections(part_id="pages", page_size=2))) == 3

@@ -38,7 +38,7 @@ def test_database_lies_in_the_data_folder_unless_named(tmp_path: Path) -> None:
         ({"queue_limit": 2, "max_batch": 4}, "full batch could never form"),
         ({"database_url": "mysql://x"}, "expected sqlite"),
         ({"database_url": "sqlite:///:memory:"}, "forgets"),
-        ({"data": "models/data"}, "read only"),
+        ({"data": "models/data"}, "lies in the model repository"),
         ({"data": __file__}, "is a file"),
         ({"max_body_bytes": 10}, "max_body_bytes"),
         ({"queue_deadline_s": 0}, "queue_deadline_s"),

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, InputGeometry, ManifestDraft, ScoreRule, TrainingRecord, write_bundle
+from service.bundle import Bundle, InputGeometry, ManifestDraft, ScoreRule, TrainingRecord
+from service.bundle_writer import write_bundle
 from service.inspection.inspector import Measurer
 from service.inspection.session import GraphSession
 from tests.training.small_method import SmallMethod
@@ -80,7 +81,7 @@ def build_bundle(data: Path, models: Path) -> Bundle:
     options = inspector_options(threads=1, provider="cpu")
     measurer = Measurer(GraphSession(model, options.session), geometry, draft.score_rule, options)
     try:
-        card = calibrate(measurer, found.held_out, found.groups, found.grouped_by)
+        card = calibrate(measurer, found.held_out, found.sessions, found.grouped_by)
     finally:
         measurer.close()
     return write_bundle(models, draft=draft, model=model, card=card, golden=exported.golden)

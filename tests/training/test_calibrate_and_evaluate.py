@@ -55,7 +55,7 @@ def test_card_holds_the_scores_of_the_held_out_images(bundle: Bundle, data: Path
     with torch.inference_mode():
         maps, gains = SmallMethod()(torch.from_numpy(images))
     rule = bundle.manifest.score_rule
-    expected = sorted(image_score(m, float(g), rule) for m, g in zip(maps.numpy(), gains, strict=True))
+    expected = sorted(image_score(m * float(g), rule) for m, g in zip(maps.numpy(), gains, strict=True))
 
     assert bundle.card.scores == pytest.approx(expected, rel=1e-4)
     assert bundle.card.provider == "cpu"
@@ -67,10 +67,13 @@ def test_card_holds_the_scores_of_the_held_out_images(bundle: Bundle, data: Path
 def test_calibration_keeps_the_sessions_and_reports_progress(inspector: Inspector, data: Path) -> None:
     seen: list[int] = []
 
-    card = calibrate(inspector, scan(data).held_out[:6], {"monday": 4, "tuesday": 2}, "folder", seen.append)
+    card = calibrate(inspector, scan(data).held_out[:6], ["monday"] * 4 + ["tuesday"] * 2, "folder", seen.append)
 
     assert [(group.name, group.count) for group in card.groups] == [("monday", 4), ("tuesday", 2)]
     assert card.grouped_by == "folder"
+    assert card.days is not None
+    monday = sorted(inspector.measure(path.read_bytes()).score for path in scan(data).held_out[:4])
+    assert [score for score, day in zip(card.scores, card.days, strict=True) if day == "monday"] == monday
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
@@ -79,7 +82,7 @@ def test_calibration_names_a_damaged_image(inspector: Inspector, tmp_path: Path)
     damaged.write_bytes(b"\x89PNG\r\n\x1a\n but no more")
 
     with pytest.raises(UnreadableImage, match=r"part-17\.png"):
-        calibrate(inspector, [damaged], {"all": 1}, "none")
+        calibrate(inspector, [damaged], ["all"], "none")
 
 
 def test_figures_follow_from_the_verdicts(evaluation: Evaluation) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from service.bundle import InputGeometry
 from service.inspection.imaging import ImageLimits, decode, prepare
@@ -226,3 +227,12 @@ def test_mask_is_cut_at_one_half(tmp_path: Path) -> None:
     assert not read_mask(None, (4, 1)).any()
     with pytest.raises(errors.MaskMismatch, match="4x1, its image is 8x1"):
         read_mask(path, (8, 1))
+
+
+def test_sixteen_bit_tiff_is_read_as_the_service_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "part.tiff"
+    samples = np.random.default_rng(0).integers(0, 65536, (48, 64, 3), np.uint16)
+    tifffile.imwrite(path, samples, photometric="rgb", compression="zlib")
+    geometry = InputGeometry(height=48, width=64)
+
+    np.testing.assert_array_equal(load_prepared([path], geometry)[0], samples >> 8)

@@ -57,7 +57,7 @@ def test_defective_part_fails_where_the_defect_is(service: RunningService) -> No
 
 def test_verdict_is_the_one_of_the_core(service: RunningService, tiny_bundle: Bundle) -> None:
     inspector = Inspector.load(tiny_bundle.path)
-    expected = inspector.inspect(BAD, Recipe.default(tiny_bundle.card.scores).thresholds)
+    expected = inspector.inspect(BAD, Recipe.default(tiny_bundle.card.scores).criteria)
     inspector.close()
     verdict = service.inspect(BAD).json()
     assert verdict["score"] == expected.score

@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import sqlite3
 import time
+import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from service.api.problems import TYPE_PREFIX, catalogue
+from service.api.problems import catalogue
+from service.api.schemas import TYPE_PREFIX
 from service.app import begin_drain
 from service.store.errors import StoreUnavailable
 from tests.bundles import part, write_tiny_bundle
 from tests.service.conftest import BOMB, GOOD, INSPECT, RunningService, Serve, encode
 
+
+def zip_of(count: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"{number}.png", b"x")
+    return buffer.getvalue()
+
+
 DOCS = Path(__file__).parents[3] / "docs" / "problems.md"
+PROPOSE = "/v1/products/widget/thresholds:propose"
 RECIPE = "/v1/products/widget/recipe"
 WHO = {"author": "a", "reason": "b"}
 IMAGE = {"content-type": "image/png"}
+ZIP = {"content-type": "application/zip"}
+ZIP_OF_501 = zip_of(501)
+RAW = {"content-type": "application/octet-stream"}
+BUFFER = RAW | {"x-pixel-format": "Mono8", "x-width": "8", "x-height": "8"}
+YUV = {"x-pixel-format": "YUV9"}
 JSON = {"content-type": "application/json"}
-# Kinds that are named in /health/ready and by the command line; no request is answered with them.
-NOT_ANSWERED = {
-    "bundle-invalid",
-    "bundle-integrity",
-    "bundle-schema",
-    "bundle-external-data",
-    "parity-failure",
-    "provider-unavailable",
-}
 
 
 def assert_problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
@@ -68,9 +78,21 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", INSPECT, {"content": GOOD}, 415, "unsupported-media-type"),
     ("POST", INSPECT, {"content": b"GIF89a and more", "headers": IMAGE}, 415, "not-an-image"),
     ("POST", INSPECT, {"content": GOOD[: len(GOOD) // 2], "headers": IMAGE}, 422, "corrupt-image"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": BUFFER | YUV}, 415, "unknown-pixel-format"),
+    ("POST", INSPECT, {"content": bytes(63), "headers": BUFFER}, 422, "buffer-size-mismatch"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": BUFFER | {"x-width": "0"}}, 422, "invalid-request"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": BUFFER | {"x-stride": "7"}}, 422, "invalid-request"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": RAW | {"x-pixel-format": "Mono8"}}, 422, "invalid-request"),
+    ("POST", INSPECT, {"content": bytes(64), "headers": RAW | {"x-height": "8"}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": WHO | {"pixels": {"pixel_format": "YUV9"}}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": WHO | {"pixels": {"pixel_format": "Mono8", "bit_depth": 12}}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": WHO | {"pixels": {"black_level": 100, "white_level": 100}}}, 422, "invalid-request"),
+    ("PUT", RECIPE, {"json": WHO | {"pixels": {"bit_depth": 10, "white_level": 4095}}}, 422, "invalid-request"),
     ("POST", INSPECT, {"content": BOMB, "headers": IMAGE}, 413, "too-many-pixels"),
     ("POST", INSPECT, {"content": b"x" * 100_001, "headers": IMAGE}, 413, "body-too-large"),
     ("POST", INSPECT, {"content": b"", "headers": IMAGE}, 422, "invalid-request"),
+    ("POST", f"{INSPECT}:batch", {"content": b"no zip", "headers": ZIP}, 422, "bad-archive"),
+    ("POST", f"{INSPECT}:batch", {"content": ZIP_OF_501, "headers": ZIP}, 413, "too-many-images"),
     ("POST", f"{INSPECT}?part_id=", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
     ("POST", f"{INSPECT}?partid=7", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
     ("POST", f"{INSPECT}?captured_at=2026-01-01T00:00:00", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
@@ -121,6 +143,27 @@ def test_artefact_that_was_removed_is_gone_but_its_record_stays(
         for link in links:
             assert_problem(service.client.get(stored["links"][link]), 410, "artefact-gone")
         assert service.client.get(stored["links"]["self"]).json() == stored
+
+
+def test_picture_that_is_not_what_the_recipe_declares_is_refused(serve: Serve) -> None:
+    with serve() as service:
+        declared = {"pixel_format": "Mono12", "width": 8, "height": 8}
+        assert service.client.put(RECIPE, json=WHO | {"pixels": declared}).status_code == 200
+        for headers, content in (
+            (BUFFER, bytes(64)),  # Mono8
+            (IMAGE, GOOD),  # 8 bits
+        ):
+            answer = service.client.post(INSPECT, content=content, headers=headers)
+            assert_problem(answer, 422, "pixel-mismatch")
+        assert service.client.get("/v1/inspections").json()["items"] == []
+
+
+def test_picture_that_was_not_judged_has_no_map(serve: Serve) -> None:
+    with serve() as service:
+        assert service.client.put(RECIPE, json=WHO | {"quality": {"min_contrast": 1}}).status_code == 200
+        stored = service.inspect().json()
+        assert stored["decision"] == "invalid"
+        assert_problem(service.client.get(f"/v1/inspections/{stored['id']}/map"), 409, "not-judged")
 
 
 def test_full_house_refuses_at_once_and_recovers(serve: Serve) -> None:
@@ -199,6 +242,29 @@ def test_lost_database_gives_no_verdict(serve: Serve) -> None:
         assert_problem(service.client.get("/v1/inspections"), 503, "store-unavailable")
 
 
+def test_proposal_that_is_not_there_or_not_for_this_bundle_changes_nothing(serve: Serve, tmp_path: Path) -> None:
+    models, wish = tmp_path / "models", {"author": "a", "target_false_reject_rate": 0.1}
+    write_tiny_bundle(models)
+    with serve(models=models) as service:
+        made = service.client.post(PROPOSE, json=wish).json()
+        assert_problem(service.client.get(f"/v1/products/widget/proposals/{GOOD[:4].hex()}"), 404, "unknown-proposal")
+        lost = service.client.put(RECIPE, json=WHO | {"proposal_id": "0"})
+        assert_problem(lost, 404, "unknown-proposal")
+    write_tiny_bundle(models, gain=True, created_at=datetime(2026, 2, 1, tzinfo=UTC))
+    with serve(models=models) as service:
+        before = service.client.get(RECIPE).json()
+        assert_problem(service.client.put(RECIPE, json=WHO | {"proposal_id": made["id"]}), 409, "proposal-outdated")
+        assert service.client.get(RECIPE).json() == before
+
+
+def test_one_proposal_is_made_at_a_time(serve: Serve) -> None:
+    wish = {"author": "a", "target_false_reject_rate": 0.1}
+    with serve() as service:
+        with service.app.state.proposer.turn():
+            assert_problem(service.client.post(PROPOSE, json=wish), 503, "proposals-busy")
+        assert service.client.post(PROPOSE, json=wish).status_code == 201
+
+
 def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:
     with serve() as service:
         assert service.inspect().status_code == 201
@@ -216,6 +282,16 @@ def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:
         assert service.inspect().status_code == 201
 
 
+def test_picture_that_the_polygons_were_not_drawn_for_is_not_judged(serve: Serve) -> None:
+    with serve() as service:
+        service.client.put(RECIPE, json=WHO | {"roi": [[[0, 0], [64, 0], [64, 64]]]})
+        problem = assert_problem(service.inspect(encode(part(width=63))), 422, "area-mismatch")
+        assert (problem["width"], problem["height"]) == (63, 64)
+        assert service.client.get("/v1/inspections").json()["items"] == []
+        assert list(service.settings.data.rglob("*.png")) == [], "nor is its picture kept"
+        assert service.inspect().status_code == 201
+
+
 def test_product_whose_bundle_is_broken_is_not_ready(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     (models / "widget" / "0123456789ab").mkdir(parents=True)
@@ -224,8 +300,8 @@ def test_product_whose_bundle_is_broken_is_not_ready(serve: Serve, tmp_path: Pat
         assert "manifest.json" in problem["detail"]
 
 
-def test_every_kind_of_problem_is_provoked_somewhere_in_this_module() -> None:
-    here = Path(__file__).read_text(encoding="utf-8")
+def test_every_kind_of_problem_is_provoked_somewhere_in_these_modules() -> None:
+    here = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     provoked = {slug for slug in catalogue() if f'"{slug}"' in here or f"problem:{slug}" in here}
     assert provoked == set(catalogue())
 
@@ -236,7 +312,7 @@ def test_catalogue_documents_every_kind_with_its_status() -> None:
         assert f"\n## {slug}\n" in text, slug
         section = text.partition(f"\n## {slug}\n")[2].partition("\n## ")[0]
         assert kind.title in section
-        assert (f"Status {kind.status}." in section) or slug in NOT_ANSWERED
+        assert f"Status {kind.status}." in section
     documented = {line[3:] for line in text.splitlines() if line.startswith("## ")}
     assert documented == set(catalogue())
 

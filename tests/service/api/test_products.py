@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import httpx
+import numpy as np
 import pytest
 
 from service.api.schemas import Product, RecipeHistory, RecipeRecord
@@ -135,3 +137,41 @@ def test_inspections_during_changes_name_a_recipe_that_fits_their_thresholds(ser
             revision = service.client.get(f"{REVISIONS}/{verdict['recipe_revision']}").json()
             assert revision["recipe"]["fail_threshold"] == verdict["thresholds"]["fail"]
             assert revision["bundle_digest"] == verdict["bundle"]["digest"]
+
+
+def test_change_keeps_what_it_does_not_name(serve: Serve) -> None:
+    with serve() as service:
+        first = put(service, fail_threshold=0.3, review_threshold=0.1, heatmap={"low": 0.01}).json()["recipe"]
+        second = put(service, heatmap={"high": 0.4}).json()["recipe"]
+        assert second == first | {"heatmap": {"low": 0.01, "high": 0.4}}
+        third = put(service, target_false_reject_rate=0.1).json()["recipe"]
+        assert third["heatmap"] == {"low": 0.01, "high": 0.4}
+        assert third["derivation"] == "card"
+        fourth = put(service, heatmap={"low": None}).json()["recipe"]
+        assert fourth == third | {"heatmap": {"low": None, "high": 0.4}}, "null takes one value back to its default"
+        fifth = put(service, heatmap=None).json()["recipe"]
+        assert fifth == third | {"heatmap": {"low": None, "high": None}}, "and the whole part, too"
+
+
+def test_heatmap_is_drawn_on_the_scale_of_the_recipe_in_force(serve: Serve) -> None:
+    faint = encode(part(brightness=180))  # every cell is 0.2 above gray
+
+    def colours(inspected: dict[str, Any]) -> bytes:
+        return service.client.get(inspected["links"]["heatmap"], params={"format": "png"}).content
+
+    with serve() as service:
+        narrow = service.inspect(faint).json()
+        put(service, heatmap={"low": 0.5, "high": 0.9})
+        wide = service.inspect(faint).json()
+        shown = cv2.imdecode(np.frombuffer(colours(wide), np.uint8), cv2.IMREAD_COLOR)
+        assert shown is not None
+        assert shown[32, 32].tolist() == [180, 180, 180], "below `low` there is no colour"
+        assert colours(narrow) != colours(wide), "what was judged before keeps its scale"
+        assert narrow["decision"] == wide["decision"], "colours decide nothing"
+
+
+def test_heatmap_scale_in_the_wrong_order_is_refused_whichever_end_is_named(service: RunningService) -> None:
+    for wrong in ({"low": 0.2, "high": 0.1}, {"low": 99.0}, {"high": -1.0}):
+        answer = put(service, heatmap=wrong)
+        assert answer.status_code == 422, answer.text
+        assert "heatmap.high" in answer.json()["detail"]

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -7,7 +9,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.inspection.decision import Decision, Thresholds, decide, find_regions
+from service.bundle import ScoreRule
+from service.inspection.area import BoolMask
+from service.inspection.calibration import certify, p_value
+from service.inspection.decision import Criteria, Decision, Thresholds, Verdict, decide, judge
+from service.inspection.regions import NO_FILTER, RegionFilter
+from service.inspection.scoring import image_score
+
+HARSHNESS = {Decision.PASS: 0, Decision.REVIEW: 1, Decision.FAIL: 2}
+RULE = ScoreRule(fraction=0.1)
+THRESHOLDS = Thresholds(fail=2.0, review=1.0)
+
+maps = hnp.arrays(np.float32, (5, 7), elements=st.floats(0, 10, width=32))
+masks = st.none() | hnp.arrays(np.bool_, (5, 7)).filter(np.any)
+sizes = st.tuples(st.integers(1, 3000), st.integers(1, 3000))
+levels = st.tuples(st.floats(0, 10, width=32), st.floats(0, 10, width=32)).map(sorted)
+filters = st.builds(
+    RegionFilter,
+    merge_distance_px=st.floats(0, 2000),
+    border_margin_px=st.floats(0, 500),
+    min_area_px=st.floats(0, 1e6),
+    min_peak=st.floats(0, 10),
+    max_count=st.integers(1, 5),
+)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +47,7 @@ from service.inspection.decision import Decision, Thresholds, decide, find_regio
     ],
 )
 def test_decision_at_and_around_the_thresholds(score: float, decision: Decision) -> None:
-    assert decide(score, Thresholds(fail=2.0, review=1.0)) is decision
+    assert decide(score, THRESHOLDS) is decision
 
 
 @pytest.mark.parametrize(("fail", "review"), [(1.0, 2.0), (math.nan, 1.0), (math.inf, 1.0)])
@@ -32,60 +56,125 @@ def test_senseless_thresholds_are_refused(fail: float, review: float) -> None:
         Thresholds(fail=fail, review=review)
 
 
-def test_region_is_reported_in_pixels_of_the_image_that_was_sent() -> None:
-    anomaly_map = np.zeros((8, 16), np.float32)
-    anomaly_map[2:4, 10:13] = 5.0
-    anomaly_map[3, 11] = 9.0
-
-    (region,) = find_regions(anomaly_map, 2.5, (1600, 400))  # a cell is 100 wide and 50 high
-
-    x, y, width, height = region.bbox
-    assert (x, y) == pytest.approx((1000, 100), abs=50)
-    assert (x + width, y + height) == pytest.approx((1300, 200), abs=50)
-    assert region.peak == 9.0
-    assert region.peak_xy == (1150, 175)
-    assert region.area_px == pytest.approx(300 * 100, rel=0.35)
-    assert all(x <= px <= x + width and y <= py <= y + height for px, py in region.polygon)
+def judge_map(
+    anomaly_map: npt.NDArray[np.float32],
+    criteria: Criteria,
+    image_wh: tuple[int, int] = (700, 500),
+    judged: BoolMask | None = None,
+) -> Verdict:
+    return judge(image_score(anomaly_map, RULE, judged), anomaly_map, criteria, image_wh, judged)
 
 
-def test_separate_defects_are_separate_regions_strongest_first() -> None:
-    anomaly_map = np.zeros((16, 16), np.float32)
-    anomaly_map[2, 2], anomaly_map[12, 12], anomaly_map[2, 12] = 3.0, 7.0, 5.0
+def spots(*values: float) -> npt.NDArray[np.float32]:
+    """Cells of 100 x 100 pixels; a 2 x 2 block per value, far from each other and from the edge."""
+    anomaly_map = np.zeros((5, 7), np.float32)
+    for number, value in enumerate(values):
+        anomaly_map[1:3, 1 + 3 * number : 3 + 3 * number] = value
+    return anomaly_map
 
-    regions = find_regions(anomaly_map, 1.0, (16, 16))
 
-    assert [region.peak for region in regions] == [7.0, 5.0, 3.0]
-    assert find_regions(anomaly_map, 1.0, (16, 16), limit=1) == regions[:1]
+@pytest.mark.parametrize(
+    ("anomaly_map", "region_filter", "decision", "by_score", "regions", "dropped"),
+    [
+        (spots(3.0), NO_FILTER, Decision.FAIL, Decision.FAIL, 1, {}),
+        (spots(1.5), NO_FILTER, Decision.REVIEW, Decision.REVIEW, 1, {}),
+        (spots(0.5), NO_FILTER, Decision.PASS, Decision.PASS, 0, {}),
+        # Filtered out at both levels: good.
+        (spots(3.0), RegionFilter(min_area_px=200_000), Decision.PASS, Decision.FAIL, 0, {"area": 1}),
+        (spots(1.5), RegionFilter(min_area_px=200_000), Decision.PASS, Decision.REVIEW, 0, {"area": 1}),
+        # Too small above the fail threshold, large enough above the review threshold.
+        (spots(3.0), RegionFilter(min_area_px=40_000), Decision.REVIEW, Decision.FAIL, 1, {"area": 1}),
+        (spots(3.0), RegionFilter(min_peak=3.5), Decision.PASS, Decision.FAIL, 0, {"peak": 1}),
+        (spots(3.0), RegionFilter(border_margin_px=320), Decision.PASS, Decision.FAIL, 0, {"border": 1}),
+        # One of two is enough.
+        (spots(3.0, 5.0), RegionFilter(min_peak=4.0), Decision.FAIL, Decision.FAIL, 1, {"peak": 1}),
+        # Hiding regions from the report drops none from the verdict.
+        (spots(3.0, 5.0), RegionFilter(max_count=1), Decision.FAIL, Decision.FAIL, 1, {}),
+        # A filter makes nothing of nothing.
+        (spots(0.5), RegionFilter(min_peak=0.1), Decision.PASS, Decision.PASS, 0, {}),
+    ],
+)
+def test_filters_soften_the_verdict(
+    anomaly_map: npt.NDArray[np.float32],
+    region_filter: RegionFilter,
+    decision: Decision,
+    by_score: Decision,
+    regions: int,
+    dropped: dict[str, int],
+) -> None:
+    verdict = judge_map(anomaly_map, Criteria(THRESHOLDS, regions=region_filter))
+
+    assert (verdict.decision, verdict.by_score) == (decision, by_score)
+    assert len(verdict.regions) == regions
+    assert verdict.dropped == dropped
+
+
+@given(maps, masks, levels, sizes, filters)
+def test_verdict_and_regions_never_contradict_each_other(
+    anomaly_map: npt.NDArray[np.float32],
+    judged: BoolMask | None,
+    thresholds: list[float],
+    image_wh: tuple[int, int],
+    region_filter: RegionFilter,
+) -> None:
+    criteria = Criteria(Thresholds(fail=thresholds[1], review=thresholds[0]), regions=region_filter)
+
+    verdict = judge_map(anomaly_map, criteria, image_wh, judged)
+
+    assert bool(verdict.regions) == (verdict.decision is not Decision.PASS)
+    assert HARSHNESS[verdict.decision] <= HARSHNESS[verdict.by_score], "a filter only softens"
+    if verdict.decision is not verdict.by_score:
+        assert sum(verdict.dropped.values()) > 0, "and says what it dropped"
+    level = criteria.thresholds.fail if verdict.decision is Decision.FAIL else criteria.thresholds.review
+    for region in verdict.regions:
+        assert region.peak > level
+        assert region.peak >= region_filter.min_peak
+        assert region.area_px >= region_filter.min_area_px
+    assert len(verdict.regions) <= region_filter.max_count
+
+
+@given(maps, masks, levels, sizes)
+def test_without_filters_the_score_decides(
+    anomaly_map: npt.NDArray[np.float32],
+    judged: BoolMask | None,
+    thresholds: list[float],
+    image_wh: tuple[int, int],
+) -> None:
+    criteria = Criteria(Thresholds(fail=thresholds[1], review=thresholds[0]))
+
+    verdict = judge_map(anomaly_map, criteria, image_wh, judged)
+
+    assert verdict.decision is verdict.by_score
+    assert verdict.dropped == {}
 
 
 @given(
-    hnp.arrays(np.float32, (5, 7), elements=st.floats(0, 10, width=32)),
-    st.floats(0, 10),
-    st.integers(1, 3000),
-    st.integers(1, 3000),
+    st.lists(maps, min_size=9, max_size=30),
+    st.sampled_from([0.1, 0.2, 1 / 3, 0.5]),
+    maps,
+    masks,
+    filters,
+    st.booleans(),
 )
-def test_there_is_a_region_exactly_when_a_cell_lies_above_the_level(
+def test_score_p_value_and_decision_agree_at_the_threshold_and_the_guarantee_survives_area_and_filters(
+    good: list[npt.NDArray[np.float32]],
+    alpha: float,
     anomaly_map: npt.NDArray[np.float32],
-    level: float,
-    width: int,
-    height: int,
+    judged: BoolMask | None,
+    region_filter: RegionFilter,
+    repeat: bool,
 ) -> None:
-    level = float(np.float32(level))
+    """Thresholds come from whole pictures. A part, also one that is a calibration picture itself and so lies exactly on
+    a possible threshold, fails by its score exactly when its p-value is at most alpha; and it fails under any area and
+    filters only if it would fail as a whole picture without them."""
+    scores = sorted(image_score(one, RULE) for one in good)
+    level = certify(scores, alpha).value
+    part = good[0] if repeat else anomaly_map
+    criteria = Criteria(Thresholds(fail=level, review=level), regions=region_filter)
 
-    regions = find_regions(anomaly_map, level, (width, height))
+    score = image_score(part, RULE, judged)
+    verdict = judge_map(part, criteria, judged=judged)
+    whole = judge_map(part, Criteria(criteria.thresholds))
 
-    assert bool(regions) == bool((anomaly_map > level).any())
-    for region in regions:
-        x, y, region_width, region_height = region.bbox
-        assert 0 <= x <= x + region_width <= width
-        assert 0 <= y <= y + region_height <= height
-        assert len(region.polygon) >= 3
-        assert region.area_px >= 1
-        assert region.peak > level
-
-
-def test_whole_picture_as_one_region() -> None:
-    (region,) = find_regions(np.ones((4, 4), np.float32), 0.5, (100, 60))
-
-    assert region.bbox == (0, 0, 100, 60)
-    assert region.area_px == 6000
+    assert (verdict.by_score is Decision.FAIL) == (score > level) == (p_value(scores, score) <= alpha)
+    assert verdict.decision is not Decision.FAIL or whole.decision is Decision.FAIL

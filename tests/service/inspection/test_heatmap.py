@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from service.inspection.decision import find_regions
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES, HeatmapScale, encode, render
 from service.inspection.imaging import ImageLimits, decode
+from service.inspection.regions import find_regions
 
 SCALE = HeatmapScale(low=1.0, high=3.0)
 GRAY = np.full((40, 60, 3), 120, np.uint8)
@@ -36,7 +36,7 @@ def test_full_evidence_is_red() -> None:
 def test_regions_are_outlined() -> None:
     anomaly_map = np.zeros((4, 6), np.float32)
     anomaly_map[1:3, 2:4] = 9.0
-    regions = find_regions(anomaly_map, 3.0, (60, 40))
+    regions = find_regions(anomaly_map, 3.0, (60, 40)).kept
 
     plain, outlined = render(GRAY, anomaly_map, SCALE), render(GRAY, anomaly_map, SCALE, regions)
 
@@ -83,3 +83,28 @@ def test_red_begins_above_the_fail_threshold() -> None:
 
     assert at_threshold[1] > 150, "yellow has as much green as red"
     assert far_above[0] > 100 > max(far_above[1:])
+
+
+def test_what_was_not_judged_is_dimmed_and_hatched_without_seams() -> None:
+    tall = np.full((1000, 60, 3), 200, np.uint8)
+    evidence = np.full((10, 6), 9.0, np.float32)
+    judged = np.zeros((10, 6), np.bool_)
+    judged[:, :3] = True
+
+    shown = render(tall, evidence, SCALE, judged=judged)
+
+    assert (shown[:, :29, 0] > 200).any(), "colour where it was judged"
+    hidden = shown[:, 30:]
+    lines = (hidden == 128).all(axis=2)
+    assert (hidden[~lines] == 80).all()
+    assert 0.05 < lines.mean() < 0.2
+    assert (lines[1:, :-1] == lines[:-1, 1:]).all(), "lines run on from strip to strip"
+
+
+def test_evidence_that_is_not_judged_colours_nothing_that_is() -> None:
+    evidence = np.zeros((4, 6), np.float32)
+    evidence[:, 3:] = 9.0
+
+    shown = render(GRAY, evidence, SCALE, judged=evidence == 0)
+
+    assert (shown[:, :30] == 120).all()

@@ -75,11 +75,13 @@ def test_transparency_and_palette_are_flattened() -> None:
     assert decode(buffer.getvalue(), LIMITS).shape == (30, 40, 3)
 
 
-def test_exif_orientation_is_ignored() -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_ignored(kind: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # "rotate by 90 degrees"
     buffer = io.BytesIO()
-    Image.fromarray(pattern()).save(buffer, "JPEG", exif=exif)
+    Image.fromarray(pattern()).save(buffer, kind, exif=exif)
+    assert Image.open(buffer).getexif()[0x0112] == 6, "the file says so"
 
     assert decode(buffer.getvalue(), LIMITS).shape == (30, 40, 3)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from service.bundle import Bundle
 from service.errors import CorruptImage, ParityFailure, ScoreNotFinite, TooManyPixels
 from service.inspection.batching import PatchResult
-from service.inspection.decision import Decision, Thresholds
+from service.inspection.decision import Criteria, Decision, Thresholds
 from service.inspection.imaging import ImageLimits
 from service.inspection.inspector import Inspector, InspectorOptions
 from service.inspection.session import SessionOptions
@@ -19,6 +19,7 @@ from tests.bundles import part, write_tiny_bundle
 
 OPTIONS = InspectorOptions(session=SessionOptions(provider="cpu", threads=1), limits=ImageLimits(max_pixels=10**6))
 THRESHOLDS = Thresholds(fail=0.3, review=0.1)
+CRITERIA = Criteria(THRESHOLDS)
 
 
 def png(image: npt.NDArray[np.uint8]) -> bytes:
@@ -35,7 +36,7 @@ def inspector(tiny_bundle: Bundle) -> Iterator[Inspector]:
 
 
 def test_good_part_passes_without_regions(inspector: Inspector) -> None:
-    inspection = inspector.inspect(png(part()), THRESHOLDS)
+    inspection = inspector.inspect(png(part()), CRITERIA)
 
     assert inspection.decision is Decision.PASS
     assert inspection.regions == ()
@@ -45,7 +46,7 @@ def test_good_part_passes_without_regions(inspector: Inspector) -> None:
 def test_defect_fails_and_is_located_in_the_picture_that_was_sent(inspector: Inspector) -> None:
     data = png(part(width=640, height=320, spot=(400, 80, 60)))  # stretched to 64 x 64 for the graph
 
-    inspection = inspector.inspect(data, THRESHOLDS)
+    inspection = inspector.inspect(data, CRITERIA)
 
     assert inspection.decision is Decision.FAIL
     (region,) = inspection.regions
@@ -64,7 +65,7 @@ def test_faint_defect_needs_review_and_shows_where(inspector: Inspector) -> None
     image = part()
     image[20:28, 20:28] = 180  # 0.2 from gray
 
-    inspection = inspector.inspect(png(image), THRESHOLDS)
+    inspection = inspector.inspect(png(image), CRITERIA)
 
     assert inspection.decision is Decision.REVIEW
     assert len(inspection.regions) == 1
@@ -73,7 +74,7 @@ def test_faint_defect_needs_review_and_shows_where(inspector: Inspector) -> None
 def test_measuring_and_inspecting_give_the_same_score(inspector: Inspector) -> None:
     data = png(part(spot=(20, 20, 12)))
 
-    measured, inspected = inspector.measure(data), inspector.inspect(data, THRESHOLDS)
+    measured, inspected = inspector.measure(data), inspector.inspect(data, CRITERIA)
 
     assert measured.score == inspected.score
     np.testing.assert_array_equal(measured.anomaly_map, inspected.anomaly_map)
@@ -103,7 +104,7 @@ def test_heatmap_scale_runs_from_the_median_of_good_maps_to_the_fail_threshold(i
 )
 def test_unusable_picture_is_refused_by_its_name(inspector: Inspector, data: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
-        inspector.inspect(data, THRESHOLDS)
+        inspector.inspect(data, CRITERIA)
 
 
 def test_bundle_that_computes_something_else_is_not_served(tmp_path: Path) -> None:
@@ -117,4 +118,4 @@ def test_graph_that_computes_no_number_gives_no_verdict(inspector: Inspector) ->
     result = PatchResult(np.full((16, 16), np.nan, np.float32), None, 0.0, 0.0, 1)
 
     with pytest.raises(ScoreNotFinite, match="nan"):
-        inspector.score(result)
+        inspector.score(inspector.read(png(part())), result)

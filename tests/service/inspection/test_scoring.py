@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -8,24 +10,23 @@ from hypothesis.extra import numpy as hnp
 from service.bundle import ScoreRule
 from service.inspection.scoring import image_score
 
+# Two overlapping tiles over a map of 4 x 6 cells.
+WINDOWS = ((slice(0, 4), slice(0, 4)), (slice(0, 4), slice(2, 6)))
 TEN = np.arange(10, dtype=np.float32).reshape(2, 5)
 
 
 @pytest.mark.parametrize(
-    ("fraction", "gain", "expected"),
+    ("fraction", "expected"),
     [
-        (0.01, None, 9.0),  # less than one cell: one cell
-        (0.1, None, 9.0),
-        (0.2, None, 8.5),
-        (0.25, None, 8.0),  # two and a half cells: three
-        (1.0, None, 4.5),
-        (0.2, 2.0, 17.0),
+        (0.01, 9.0),  # less than one cell: one cell
+        (0.1, 9.0),
+        (0.2, 8.5),
+        (0.25, 8.0),  # two and a half cells: three
+        (1.0, 4.5),
     ],
 )
-def test_score_is_the_mean_of_the_highest_cells_times_the_gain(
-    fraction: float, gain: float | None, expected: float
-) -> None:
-    assert image_score(TEN, gain, ScoreRule(fraction=fraction)) == pytest.approx(expected)
+def test_score_is_the_mean_of_the_highest_cells(fraction: float, expected: float) -> None:
+    assert image_score(TEN, ScoreRule(fraction=fraction)) == pytest.approx(expected)
 
 
 @given(
@@ -33,4 +34,47 @@ def test_score_is_the_mean_of_the_highest_cells_times_the_gain(
     st.floats(0.01, 1.0),
 )
 def test_score_never_exceeds_the_highest_cell(anomaly_map: npt.NDArray[np.float32], fraction: float) -> None:
-    assert image_score(anomaly_map, None, ScoreRule(fraction=fraction)) <= float(anomaly_map.max())
+    assert image_score(anomaly_map, ScoreRule(fraction=fraction)) <= float(anomaly_map.max())
+
+
+@given(
+    hnp.arrays(np.float32, (4, 6), elements=st.floats(-1e6, 1e6, width=32)),
+    hnp.arrays(np.bool_, (4, 6)).filter(np.any),
+    hnp.arrays(np.bool_, (4, 6)),
+    st.floats(0.01, 1.0),
+    st.sampled_from([(), WINDOWS]),
+)
+def test_judging_less_of_a_picture_never_raises_its_score(
+    anomaly_map: npt.NDArray[np.float32],
+    judged: npt.NDArray[np.bool_],
+    more: npt.NDArray[np.bool_],
+    fraction: float,
+    windows: Sequence[tuple[slice, slice]],
+) -> None:
+    """Exactly, not up to rounding: the calibration scores are of whole pictures and may be equal to the bit."""
+    rule = ScoreRule(fraction=fraction)
+    score = image_score(anomaly_map, rule, judged, windows)
+
+    assert score <= image_score(anomaly_map, rule, judged | more, windows)
+    assert image_score(anomaly_map, rule, judged | more, windows) <= image_score(anomaly_map, rule, None, windows)
+    assert score <= float(anomaly_map[judged].max()), "a score above a level proves a judged cell above it"
+
+
+def test_as_many_cells_are_averaged_as_of_the_whole_map() -> None:
+    rule = ScoreRule(fraction=0.2)  # two of ten cells
+
+    assert image_score(TEN, rule, TEN >= 7) == image_score(TEN, rule) == 8.5
+    assert image_score(TEN, rule, TEN < 5) == 3.5, "the mean of 4 and 3, not 4 as the top fifth of five cells would be"
+    assert image_score(TEN, rule, TEN == 9) == 4.5, "where too few are judged, the lowest value of the map fills up"
+
+
+@pytest.mark.parametrize("strange", [np.nan, np.inf])
+def test_map_that_holds_no_number_has_no_score(strange: float) -> None:
+    anomaly_map = TEN.copy()
+    anomaly_map[0, 0] = strange
+
+    assert np.isnan(image_score(anomaly_map, ScoreRule(fraction=0.2)))
+
+
+def test_score_of_judged_cells_is_that_of_the_whole_map_where_all_are_judged() -> None:
+    assert image_score(TEN, ScoreRule(fraction=0.3), np.ones_like(TEN, np.bool_)) == 8.0

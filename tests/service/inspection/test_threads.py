@@ -1,9 +1,11 @@
 import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from service.inspection.threads import cpu_quota
+from service.inspection.threads import BACKGROUND_NICENESS, cpu_quota, run_in_background
 
 
 @pytest.mark.parametrize(
@@ -29,3 +31,29 @@ def test_threads_follow_the_cgroup_quota(
         (tmp_path / name).write_text(text + "\n")
 
     assert cpu_quota(tmp_path) == expected
+
+
+def niceness() -> int:
+    """Of the thread that asks."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts niceness by thread")
+def test_background_work_and_the_threads_it_starts_give_way_and_nobody_else() -> None:
+    before = niceness()
+    found = []
+
+    def work() -> int:
+        child = threading.Thread(target=lambda: found.append(niceness()))
+        child.start()
+        child.join()
+        return niceness()
+
+    assert run_in_background(work) == max(before, BACKGROUND_NICENESS)
+    assert found == [max(before, BACKGROUND_NICENESS)], "a graph's session keeps such threads"
+    assert niceness() == before
+
+
+def test_failure_in_the_background_is_the_callers() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_in_background(lambda: 1 // 0)

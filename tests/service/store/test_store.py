@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import func, select, text
+from sqlalchemy import create_engine, func, select, text
 
 from service.bundle import Bundle
 from service.errors import ArtefactGone, UnknownInspection
 from service.recipe import Recipe
-from service.store.database import open_engine
+from service.recipe_parts import HeatmapSetting
+from service.store.database import _upgrade, open_engine
 from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
 from service.store.files import ArtefactFiles, write_whole
 from service.store.ids import created_at, new_id, parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
-from service.store.models import Base, InspectionRow
+from service.store.models import Base, InspectionRow, ShadowRow
 from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history, recipe_in_force
 from service.store.store import Store
 from tests.bundles import tiny_draft, write_tiny_bundle
@@ -258,6 +259,25 @@ def test_bundle_that_comes_back_gets_its_recipe_back(store: Store, tmp_path: Pat
     assert recipe_in_force(store.engine, first).recipe == by_hand
 
 
+def test_only_what_lies_on_a_bundles_scale_changes_with_the_bundle(store: Store, tmp_path: Path) -> None:
+    first, second = numbered_bundle(tmp_path, 1), numbered_bundle(tmp_path, 2)
+    chosen = recipe_in_force(store.engine, first).recipe.changed({"heatmap": {"high": 9.0}})
+    append_recipe(store.engine, first, chosen, author="a", reason="b")
+
+    assert recipe_in_force(store.engine, second).recipe.heatmap == HeatmapSetting()
+    assert recipe_in_force(store.engine, first).recipe == chosen
+
+
+def test_who_changes_something_else_did_not_choose_the_rate(store: Store, tmp_path: Path) -> None:
+    few = write_tiny_bundle(tmp_path, scores=[0.01, 0.02, 0.03])
+    many = write_tiny_bundle(tmp_path)
+    default = recipe_in_force(store.engine, few).recipe
+    append_recipe(store.engine, few, default.changed({"heatmap": {"high": 9.0}}), author="a", reason="b")
+
+    assert default.target_false_reject_rate == 0.25
+    assert recipe_in_force(store.engine, many).recipe.target_false_reject_rate == 0.01
+
+
 def test_rate_that_a_person_chose_survives_several_bundles(store: Store, tmp_path: Path) -> None:
     bundles = [numbered_bundle(tmp_path, seed) for seed in range(3)]
     chosen = Recipe.for_rates(bundles[0].card.scores, 0.1)
@@ -266,6 +286,21 @@ def test_rate_that_a_person_chose_survives_several_bundles(store: Store, tmp_pat
     rates = [recipe_in_force(store.engine, bundle).recipe.target_false_reject_rate for bundle in bundles]
 
     assert rates == [0.1, 0.1, 0.1]
+
+
+def test_migration_that_makes_a_table_anew_keeps_what_refers_to_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'plumbline.db'}"
+    _upgrade(create_engine(url), "0005_bundles")
+    with sqlite3.connect(tmp_path / "plumbline.db") as database:
+        for table in ("inspections", "shadow_verdicts"):
+            columns = database.execute(f"PRAGMA table_info({table})").fetchall()
+            values = ["x" if "CHAR" in column[2] else 1 if column[3] else None for column in columns]
+            database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
+    database.close()
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(ShadowRow)) == 1
+    engine.dispose()
 
 
 def test_migration_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,289 @@
+"""A hundred activations and roll-backs while eight clients inspect: is a picture lost, does memory grow?
+
+    python -m benchmarks.swap_under_load
+    python -m benchmarks.swap_under_load --models models --product washer
+
+Starts a real service on two bundles of one product that judge differently: tiny ones by default, or the given product's
+newest one and a copy of it with another score rule and other calibration scores. Eight clients inspect all the time;
+meanwhile one bundle is activated and rolled back again and again. Afterwards every stored verdict is replayed with the
+bundle and the recipe that it names. Prints JSON; exits with 1 where a request failed, a verdict names a recipe of
+another bundle or does not replay to the last bit, or memory grew by more than a tenth.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import onnx
+import typer
+from onnx import helper
+
+from benchmarks.soak import probe
+from service.app import inspector_options
+from service.bundle import MODEL, Bundle, ManifestDraft, graph_metadata, newest_bundle
+from service.bundle_writer import write_bundle
+from service.bundles.replay import Replayer, newest_since
+from service.errors import PlumblineError
+from service.settings import Settings
+from service.store.store import Store
+from tests.bundles import SCORES, part, write_tiny_bundle
+from tests.service.conftest import encode
+from tests.serving import ServiceProcess, service_process
+
+WHO = {"author": "benchmark", "reason": "swap under load"}
+WARM_UP = 50  # inspections of each client before memory is first looked at
+
+
+@dataclass
+class Run:
+    """What was seen.
+
+    Attributes:
+        answers: The verdicts, as they were answered.
+        failures: Everything else that a client got.
+        swap_s: Seconds that each change took to answer.
+        memory_bytes: Resident memory before the first change and after each.
+    """
+
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
+    swap_s: list[float] = field(default_factory=list)
+    memory_bytes: list[int] = field(default_factory=list)
+    live_s: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def swap_under_load(
+    service: ServiceProcess, product: str, version: str, images: list[bytes], *, clients: int, swaps: int
+) -> Run:
+    """Inspect with several clients while a bundle is activated and rolled back in turn.
+
+    Args:
+        service: It runs, and another bundle of the product is active.
+        product: What to inspect.
+        version: The bundle to activate.
+        images: Encoded pictures, sent in turn.
+        clients: How many inspect at the same time, each over a connection of its own.
+        swaps: How many changes; every second one is a roll-back.
+    """
+    run, over, lock = Run(), threading.Event(), threading.Lock()
+
+    def client(number: int) -> None:
+        with httpx.Client(base_url=service.url, timeout=60) as http:
+            for image in itertools.cycle(images[number % len(images) :] + images[: number % len(images)]):
+                if over.is_set():
+                    return
+                started = time.perf_counter()
+                try:
+                    answer = http.post(
+                        f"/v1/products/{product}/inspections",
+                        content=image,
+                        headers={"content-type": "application/octet-stream"},
+                    )
+                except httpx.TransportError as error:
+                    with lock:
+                        run.failures.append(repr(error))
+                    return
+                with lock:
+                    run.latencies_s.append(time.perf_counter() - started)
+                    if answer.status_code == 201:
+                        run.answers.append(answer.json())
+                    else:
+                        run.failures.append(f"{answer.status_code} {answer.text}")
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    # In a process of its own: in this one the probe would wait for the clients, not for the service.
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    prober = context.Process(target=probe, args=(service.url, sender))
+    prober.start()
+    sender.close()
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    try:
+        with httpx.Client(base_url=f"{service.url}/v1/products/{product}", timeout=120) as operator:
+            _wait_for_answers(run, threads, WARM_UP * clients)
+            run.memory_bytes.append(service.rss_bytes())
+            for number in range(swaps):
+                what = f"/bundles/{version}:activate" if number % 2 == 0 else "/bundles:rollback"
+                asked = time.perf_counter()
+                changed = operator.post(what, json=WHO)
+                run.swap_s.append(time.perf_counter() - asked)
+                if changed.status_code != 200:
+                    run.failures.append(f"{what}: {changed.status_code} {changed.text}")
+                # Each bundle gets some work before the next one takes over.
+                _wait_for_answers(run, threads, len(run.answers) + clients)
+                run.memory_bytes.append(service.rss_bytes())
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        run.seconds = time.perf_counter() - started
+        while receiver.poll():
+            run.live_s.append(receiver.recv())
+        prober.terminate()
+        prober.join()
+        receiver.close()
+    return run
+
+
+def _wait_for_answers(run: Run, threads: list[threading.Thread], count: int) -> None:
+    while len(run.answers) < count and any(thread.is_alive() for thread in threads):
+        time.sleep(0.002)
+
+
+def mixtures(run: Run, history: list[dict[str, Any]]) -> int:
+    """How many verdicts name a bundle and a recipe that do not belong together.
+
+    Args:
+        run: The verdicts.
+        history: Every revision of the product's recipe, as the service lists them.
+    """
+    bundle_of = {revision["revision"]: revision["bundle_digest"] for revision in history}
+    return sum(bundle_of[answer["recipe_revision"]] != answer["bundle"]["digest"] for answer in run.answers)
+
+
+def replay_all(models: Path, data: Path) -> tuple[Counter[str], list[str]]:
+    """Replay every stored verdict: how many came out how, and what was said about those that are not the same."""
+    settings = Settings(models=models, data=data, provider="cpu")
+    store = Store.open(settings.database, data)
+    outcomes: Counter[str] = Counter()
+    complaints = []
+    with Replayer(models, store, inspector_options(settings)) as replayer:
+        for row in newest_since(store.engine, None, None, 10**9):
+            try:
+                again = replayer.replay(row)
+                outcome, about = str(again.outcome), again.summary
+            except PlumblineError as error:
+                outcome, about = "impossible", error.detail
+            outcomes[outcome] += 1
+            if outcome != "same":
+                complaints.append(f"{row.id}: {about}")
+    store.close()
+    return outcomes, complaints
+
+
+def memory_growth(run: Run) -> float:
+    """Share by which memory after the last changes exceeds memory before the first."""
+    last = run.memory_bytes[-max(1, len(run.memory_bytes) // 10) :]
+    return float(np.median(last)) / run.memory_bytes[0] - 1
+
+
+def write_tiny_pair(models: Path) -> tuple[Bundle, Bundle]:
+    """Two tiny bundles of the product "widget" that score differently; the first is the newer one, so it serves."""
+    serving = write_tiny_bundle(models)
+    training = serving.manifest.training.model_copy(update={"seed": 1})
+    older = serving.manifest.created_at.replace(year=2025)
+    scores = [2 * score for score in SCORES]
+    return serving, write_tiny_bundle(models, scores=scores, gain=True, training=training, created_at=older)
+
+
+def write_pair(models: Path, original: Path) -> tuple[Bundle, Bundle]:
+    """A copy of a bundle, and another one with the same weights that scores differently."""
+    product = Bundle.load(original).manifest.product
+    shutil.copytree(original, models / product / original.name)
+    serving = Bundle.load(models / product / original.name)
+    manifest = serving.manifest
+    rule = manifest.score_rule.model_copy(update={"fraction": manifest.score_rule.fraction * 2})
+    values = {name: getattr(manifest, name) for name in ManifestDraft.model_fields}
+    draft = ManifestDraft(**values | {"score_rule": rule, "created_at": manifest.created_at.replace(year=2020)})
+    graph = onnx.load_model_from_string(serving.read_file(MODEL))
+    helper.set_model_props(graph, graph_metadata(draft))
+    card = serving.card.model_copy(update={"scores": [score * 0.9 for score in serving.card.scores]})
+    return serving, write_bundle(
+        models, draft=draft, model=graph.SerializeToString(), card=card, golden=list(serving.golden)
+    )
+
+
+def main(
+    models: Annotated[Path, typer.Option(help="Model repository; of no use without --product.")] = Path("models"),
+    product: Annotated[str | None, typer.Option(help="Product to inspect; tiny bundles by default.")] = None,
+    samples: Annotated[Path, typer.Option(help="Pictures of the product.")] = Path("docs/samples"),
+    swaps: Annotated[int, typer.Option(min=2, help="Activations and roll-backs.")] = 100,
+    clients: Annotated[int, typer.Option(min=1, help="Clients that inspect.")] = 8,
+) -> None:
+    """Swap under load and judge it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        repository, data = Path(scratch) / "models", Path(scratch) / "data"
+        if product is None:
+            serving, other = write_tiny_pair(repository)
+            images = [encode(part()), encode(part(spot=(20, 30, 8))), encode(part(brightness=140))]
+        else:
+            newest = newest_bundle(models / product)
+            if newest is None:
+                raise typer.BadParameter(f"{models / product} holds no bundle")
+            serving, other = write_pair(repository, newest.absolute())
+            images = [path.read_bytes() for path in sorted(samples.glob("*.jpg"))]
+        name = serving.manifest.product
+        with service_process(repository, data, {"provider": "cpu"}) as service:
+            service.wait_until(200)
+            run = swap_under_load(service, name, other.version, images, clients=clients, swaps=swaps)
+            with httpx.Client(base_url=service.url, timeout=60) as http:
+                revisions = http.get(f"/v1/products/{name}/recipe/revisions", params={"limit": 500}).json()["items"]
+                choices = http.get(f"/v1/products/{name}/bundles:history", params={"limit": 500}).json()["items"]
+            code = service.terminate()
+        started = time.perf_counter()
+        outcomes, complaints = replay_all(repository, data)
+        replay_s = time.perf_counter() - started
+    mixed, growth = mixtures(run, revisions), memory_growth(run)
+    report = {
+        "product": name,
+        "bundles": [serving.version, other.version],
+        "clients": clients,
+        "changes": len(run.swap_s),
+        "choices_stored": len(choices),
+        "answered": len(run.answers),
+        "answered_by_bundle": dict(Counter(answer["bundle"]["version"] for answer in run.answers)),
+        "decisions": dict(Counter(answer["decision"] for answer in run.answers)),
+        "failed_requests": len(run.failures),
+        "failures": run.failures[:5],
+        "verdicts_with_a_recipe_of_another_bundle": mixed,
+        "replayed": dict(outcomes),
+        "complaints": complaints[:5],
+        "replay_s": round(replay_s, 1),
+        "inspections_per_s": round(len(run.answers) / run.seconds, 1),
+        "latency_ms": quantiles_ms(run.latencies_s),
+        "change_ms": quantiles_ms(run.swap_s),
+        "live_ms": quantiles_ms(run.live_s),
+        "memory_mib": {
+            "before": round(run.memory_bytes[0] / 2**20, 1),
+            "after": round(run.memory_bytes[-1] / 2**20, 1),
+            "peak": round(max(run.memory_bytes) / 2**20, 1),
+            "growth": round(growth, 4),
+            "every_tenth": [round(value / 2**20) for value in run.memory_bytes[::10]],
+        },
+        "exit_code": code,
+    }
+    typer.echo(json.dumps(report, indent=2))
+    if run.failures or mixed or set(outcomes) != {"same"} or outcomes["same"] < len(run.answers) or growth > 0.1:
+        raise typer.Exit(1)
+
+
+def quantiles_ms(seconds: list[float]) -> dict[str, float]:
+    """Median, 99 % quantile and the worst, in milliseconds."""
+    if not seconds:
+        return {}
+    median, p99 = np.quantile(seconds, (0.5, 0.99))
+    return {
+        "median": round(1000 * float(median), 1),
+        "p99": round(1000 * float(p99), 1),
+        "worst": round(1000 * max(seconds), 1),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,118 @@
+"""Large pictures in tiles: time against the number of tiles, and memory, over HTTP with a real graph.
+
+    python -m benchmarks.tiling --product washer
+
+Writes the product's bundle anew with a tiling (its thresholds then mean nothing, its graph works as hard as ever),
+starts a real service and posts pictures of growing size in turns. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import onnx
+import psutil
+import typer
+
+from service.bundle import MANIFEST, Bundle, ManifestDraft, Tiling, graph_metadata, newest_bundle
+from service.bundle_writer import write_bundle
+from service.inspection.tiling import lay_grid
+from tests.serving import ServiceProcess, service_process
+
+SIZES_WH = ((256, 256), (480, 480), (928, 928), (1824, 1824), (2720, 2720), (4096, 3000), (5600, 5600))
+
+
+def tiled_bundle(bundle: Bundle, models: Path, tiling: Tiling) -> Bundle:
+    """The same graph, card and golden samples, looked at in tiles."""
+    geometry = bundle.manifest.input.model_copy(update={"tiling": tiling})
+    values = bundle.manifest.model_dump(exclude={"files"}) | {"input": geometry.model_dump()}
+    draft = ManifestDraft.model_validate(values)
+    graph = onnx.load_model_from_string(bundle.read_model())
+    onnx.helper.set_model_props(graph, dict(graph_metadata(draft)))
+    model = bytes(graph.SerializeToString(deterministic=True))
+    return write_bundle(models, draft=draft, model=model, card=bundle.card, golden=bundle.golden)
+
+
+def textured_jpeg(width: int, height: int) -> bytes:
+    """A picture with detail at every scale, as JPEG."""
+    generator = np.random.default_rng(0)
+    image = np.full((height, width, 3), 128, np.float32)
+    for cell in (256, 64, 16, 4):
+        noise = generator.standard_normal((height // cell + 2, width // cell + 2, 3)).astype(np.float32)
+        image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR) * 8
+    return cv2.imencode(".jpg", image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def processor_s(service: ServiceProcess) -> float:
+    """Processor time that the process has used: a busy machine makes it wait, which this does not count."""
+    times = psutil.Process(service.process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def peak_mib(service: ServiceProcess) -> int:
+    """The most memory that the process ever had resident."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{service.process.pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) // 1024
+
+
+def main(
+    product: Annotated[str, typer.Option(help="Whose graph.")] = "washer",
+    models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
+    overlap: Annotated[int, typer.Option(help="Pixels that tiles share.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that every size is posted.")] = 5,
+) -> None:
+    """Measure the fastest of some rounds for every size: what the same code does when nobody else wants the cores."""
+    path = newest_bundle((models / product).absolute())
+    if path is None:
+        raise typer.BadParameter(f"{models / product} holds no bundle with a {MANIFEST}")
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = tiled_bundle(Bundle.load(path), Path(folder) / "models", Tiling(overlap=overlap))
+        pictures = {size: textured_jpeg(*size) for size in SIZES_WH}
+        tiles = {size: len(lay_grid(size[::-1], bundle.manifest.input)) for size in SIZES_WH}
+        seconds: dict[tuple[int, int], float] = {}
+        worked: dict[tuple[int, int], float] = {}
+        peaks: dict[tuple[int, int], int] = {}
+        settings = {"provider": "cpu", "queue_deadline_s": "600"}
+        with service_process(Path(folder) / "models", Path(folder) / "data", settings) as service:
+            service.wait_until(200)
+            with closing(http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=600)) as client:
+                for _ in range(rounds):
+                    for size, picture in pictures.items():
+                        started, used = time.perf_counter(), processor_s(service)
+                        client.request(
+                            "POST", f"/v1/products/{product}/inspections", picture, {"content-type": "image/jpeg"}
+                        )
+                        response = client.getresponse()
+                        body = json.loads(response.read())
+                        took, work = time.perf_counter() - started, processor_s(service) - used
+                        if response.status != 201:
+                            raise RuntimeError(f"{response.status}: {body}")
+                        seconds[size] = min(took, seconds.get(size, took))
+                        worked[size] = min(work, worked.get(size, work))
+                        peaks.setdefault(size, peak_mib(service))
+    unit = SIZES_WH[2]
+    lines = ["| picture | tiles | time per tile, relative | processor time per tile, relative | peak memory so far |"]
+    lines.append("|---|---|---|---|---|")
+    for size in SIZES_WH:
+        wall, work = (values[size] / tiles[size] / (values[unit] / tiles[unit]) for values in (seconds, worked))
+        lines.append(f"| {size[0]} × {size[1]} | {tiles[size]} | {wall:.2f} | {work:.2f} | {peaks[size]} MiB |")
+    typer.echo("\n".join(lines))
+    typer.echo(
+        f"\nRelative to the picture of {tiles[unit]} tiles: {1000 * seconds[unit] / tiles[unit]:.1f} ms a tile, "
+        f"{1000 * worked[unit] / tiles[unit]:.1f} ms of processor time. Tiles of {bundle.manifest.input.width} × "
+        f"{bundle.manifest.input.height} that share {overlap} pixels."
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Models in operation: bundles come and go, one decides, one watches."""

@@ -1,0 +1,50 @@
+"""Measuring a picture's quality; the same for calibration images and for the line's."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import fields
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from service.bundle import MeasureRange, QualityStatistics
+from service.inspection.quality import Quality
+
+DARK = 2
+SATURATED = 253
+
+
+def measure_quality(rgb: npt.NDArray[np.uint8]) -> Quality:
+    """Exposure, sharpness and contrast.
+
+    Args:
+        rgb: uint8 [H, W, 3], of the size that the network sees: there a product's pictures are comparable, and
+            measuring costs a fraction of a millisecond whatever the camera's resolution.
+    """
+    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    strongest = rgb.max(axis=2)
+    mean, spread = cv2.meanStdDev(gray)
+    _, roughness = cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_16S))
+    return Quality(
+        brightness=float(mean[0, 0]),
+        dark_share=float(np.count_nonzero(strongest <= DARK) / strongest.size),
+        bright_share=float(np.count_nonzero(strongest >= SATURATED) / strongest.size),
+        sharpness=float(roughness[0, 0]) ** 2,
+        contrast=float(spread[0, 0]),
+    )
+
+
+def summarise(qualities: Sequence[Quality]) -> QualityStatistics:
+    """What the guard before the graph derives its limits from.
+
+    Args:
+        qualities: Of the held-out good images, at least one.
+    """
+    ranges = {}
+    for measure in (field.name for field in fields(Quality)):
+        values = [getattr(quality, measure) for quality in qualities]
+        ranges[measure] = MeasureRange(low=min(values), median=statistics.median(values), high=max(values))
+    return QualityStatistics(images=len(qualities), **ranges)

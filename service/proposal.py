@@ -1,0 +1,315 @@
+"""A proposed threshold: what it is derived from, what it promises, and what it would have changed.
+
+Nothing here is in force. A proposal is computed once from the scores of good images, stored with them, and applied by a
+recipe that names its id; what the recipe then claims is derived again from the stored scores.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.bundle import CalibrationCard
+from service.inspection.calibration import certify_nearest, images_needed, smallest_alpha
+from service.inspection.days import summarise_days
+from service.recipe import Recipe
+
+DEFAULT_CONFIDENCE = 0.95
+MAX_CHANGED_LISTED = 500
+
+SourceKind = Literal["card", "images", "inspections"]
+Grouping = Literal["folder", "date-in-name", "captured-at", "none"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ProposalSource(_Record):
+    """The good images behind a proposal."""
+
+    kind: SourceKind = Field(description="`card`: the bundle's calibration card.")
+    images: int = Field(description="Good images; n of every statement.")
+    duplicates: int = Field(description="Images left out because another one holds the very same bytes.")
+    grouped_by: Grouping = Field(description="What told the days apart; `none`: nothing did.")
+    one_session: bool = Field(description="All images count as taken together, so no other day is covered.")
+    measured: int = Field(description="Images that were measured for this proposal; the other scores were stored.")
+    not_judged: list[str] = Field(
+        description="Pictures left out because they are not worth a verdict (exposure, blur, size), as on the line."
+    )
+
+
+class ProposedThresholds(_Record):
+    fail: float = Field(description="A part would fail strictly above.")
+    review: float = Field(description="A part would need review strictly above.")
+
+
+class ConfidentRate(_Record):
+    """With this confidence over the draw of the good images, the share of good parts that fail is at most `rate`."""
+
+    confidence: float
+    rate: float
+
+
+class FalseRejectRate(_Record):
+    """What is promised about good parts that are taken like the images behind the proposal."""
+
+    target: float = Field(description="What was asked for.")
+    certified: float = Field(
+        description="At most this share of good parts fails, on average over draws of the good images and of the part. "
+        "The target, or the smallest rate that so many images can certify."
+    )
+    expected: float = Field(
+        description="(n + 1 - rank) / (n + 1): the bound on that average itself. Not above `certified`."
+    )
+    confident: ConfidentRate
+    smallest_certifiable: float = Field(description="1 / (n + 1).")
+    images_for_target: int = Field(description="Good images that would certify the target.")
+
+
+class ProposalDay(_Record):
+    """One day or folder of the good images."""
+
+    name: str
+    images: int
+    above: int | None = Field(description="Images above the proposed fail threshold; null where the card has no days.")
+    share_above: float | None
+    median_score: float | None
+    p_value: float | None = Field(description="Rank-sum test against the other days; null for too few images.")
+    differs: bool | None = Field(description="More unlike the other days than chance explains.")
+
+
+class ChangedVerdict(_Record):
+    """A stored inspection, as it was decided and as it would be."""
+
+    id: str
+    before: str
+    after: str
+
+
+class ReplayedVerdicts(_Record):
+    """What the newest stored inspections of this bundle would have been decided with these thresholds, and the ROI and
+    region filters that are in force now."""
+
+    inspections: int
+    unknown: int = Field(description="Inspections whose map would have been needed and is gone; not counted above.")
+    before: dict[str, int] = Field(description="Decisions as they were stored.")
+    after: dict[str, int]
+    changed: list[ChangedVerdict] = Field(description=f"Newest first, at most {MAX_CHANGED_LISTED}.")
+    changed_total: int
+
+
+class Proposal(_Record):
+    """Thresholds for a false-reject rate. Not in force until a recipe names its id."""
+
+    id: str
+    product: str
+    created_at: datetime
+    author: str
+    bundle_digest: str = Field(description="The bundle whose score scale the thresholds are on.")
+    source: ProposalSource
+    thresholds: ProposedThresholds
+    false_reject_rate: FalseRejectRate
+    review_rate: float = Field(description="At most this share of good parts lies above the review threshold.")
+    days: list[ProposalDay]
+    replayed: ReplayedVerdicts
+    notes: list[str] = Field(description="What to know before it is applied, in words.")
+
+
+@dataclass(frozen=True)
+class GoodImages:
+    """Scores of good images on one bundle's scale.
+
+    Attributes:
+        kind: Where they come from.
+        scores: Raw image scores, in any order.
+        days: The day or folder of each; None where that is not known.
+        grouped_by: What told the days apart.
+        groups: Name and number of images of every day.
+        duplicates: Images left out.
+        measured: Images that were measured now.
+        not_judged: Names of pictures that were left out because the line would not judge them.
+    """
+
+    kind: SourceKind
+    scores: tuple[float, ...]
+    days: tuple[str, ...] | None
+    grouped_by: Grouping
+    groups: dict[str, int]
+    duplicates: int = 0
+    measured: int = 0
+    not_judged: tuple[str, ...] = ()
+
+    @classmethod
+    def of_card(cls, card: CalibrationCard) -> GoodImages:
+        """The images that the bundle was calibrated on."""
+        groups = {group.name: group.count for group in card.groups}
+        days = None if card.days is None else tuple(card.days)
+        return cls("card", tuple(card.scores), days, card.grouped_by, groups)
+
+    @property
+    def one_session(self) -> bool:
+        return self.grouped_by == "none" or len(self.groups) < 2
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a proposal is asked for.
+
+    Attributes:
+        target: At most this share of good parts may fail, in (0, 1).
+        review_rate: At most this share may lie above the review threshold; None as `Recipe.for_rates`.
+        confidence: Of the bound for the images at hand, in (0, 1).
+        author: Who asks.
+    """
+
+    target: float
+    review_rate: float | None
+    confidence: float
+    author: str
+
+
+def recipe_of(scores: Sequence[float], certified: float, review_rate: float | None, proposal_id: str) -> Recipe:
+    """The thresholds of a stored proposal, derived from its scores once more: nobody's word is taken for them.
+
+    Args:
+        scores: The proposal's scores, ascending.
+        certified: Its certified rate.
+        review_rate: The review rate that was asked for, None for the usual one.
+        proposal_id: Its id.
+
+    Raises:
+        InvalidRecipe: The rates are not possible with these scores.
+    """
+    recipe = Recipe.for_rates(scores, certified, review_rate)
+    return recipe.model_copy(update={"derivation": "proposal", "proposal_id": proposal_id})
+
+
+def derive(
+    images: GoodImages,
+    wish: Wish,
+    *,
+    proposal_id: str,
+    created_at: datetime,
+    product: str,
+    bundle_digest: str,
+    replay: Callable[[Recipe], ReplayedVerdicts],
+) -> Proposal:
+    """Compute a proposal.
+
+    Args:
+        images: The good images.
+        wish: What was asked for.
+        proposal_id: Its name in the store.
+        created_at: Now.
+        product: Whose thresholds.
+        bundle_digest: The bundle that gave the scores.
+        replay: Decides stored inspections again by the proposed thresholds.
+
+    Raises:
+        InvalidRecipe: The review rate is not possible.
+    """
+    scores = sorted(images.scores)
+    certified = certify_nearest(scores, wish.target)
+    recipe = recipe_of(scores, certified.alpha, wish.review_rate, proposal_id)
+    assert recipe.review_rate is not None  # rates in, rates out
+    days = _days(images, recipe.fail_threshold)
+    return Proposal(
+        id=proposal_id,
+        product=product,
+        created_at=created_at,
+        author=wish.author,
+        bundle_digest=bundle_digest,
+        source=ProposalSource(
+            kind=images.kind,
+            images=len(scores),
+            duplicates=images.duplicates,
+            grouped_by=images.grouped_by,
+            one_session=images.one_session,
+            measured=images.measured,
+            not_judged=list(images.not_judged),
+        ),
+        thresholds=ProposedThresholds(fail=recipe.fail_threshold, review=recipe.review_threshold),
+        false_reject_rate=FalseRejectRate(
+            target=wish.target,
+            certified=certified.alpha,
+            expected=certified.expected_rate,
+            confident=ConfidentRate(confidence=wish.confidence, rate=certified.confident_rate(wish.confidence)),
+            smallest_certifiable=smallest_alpha(len(scores)),
+            images_for_target=images_needed(wish.target),
+        ),
+        review_rate=recipe.review_rate,
+        days=days,
+        replayed=replay(recipe),
+        notes=_notes(images, wish, certified.alpha, days),
+    )
+
+
+def _days(images: GoodImages, threshold: float) -> list[ProposalDay]:
+    if images.days is None:
+        unknown = {"above": None, "share_above": None, "median_score": None, "p_value": None, "differs": None}
+        return [ProposalDay(name=name, images=count, **unknown) for name, count in images.groups.items()]
+    return [
+        ProposalDay(
+            name=day.name,
+            images=day.images,
+            above=day.above,
+            share_above=day.above / day.images,
+            median_score=day.median_score,
+            p_value=day.p_value,
+            differs=day.differs,
+        )
+        for day in summarise_days(images.scores, images.days, threshold)
+    ]
+
+
+def summarise_replay(verdicts: Sequence[ChangedVerdict], unknown: int = 0) -> ReplayedVerdicts:
+    """Count verdicts that were decided again.
+
+    Args:
+        verdicts: All of them, newest first, changed or not.
+        unknown: How many could not be decided again.
+    """
+    changed = [verdict for verdict in verdicts if verdict.before != verdict.after]
+    return ReplayedVerdicts(
+        inspections=len(verdicts),
+        unknown=unknown,
+        before=dict(sorted(Counter(verdict.before for verdict in verdicts).items())),
+        after=dict(sorted(Counter(verdict.after for verdict in verdicts).items())),
+        changed=changed[:MAX_CHANGED_LISTED],
+        changed_total=len(changed),
+    )
+
+
+def _notes(images: GoodImages, wish: Wish, certified: float, days: Sequence[ProposalDay]) -> list[str]:
+    n, notes = len(images.scores), []
+    if certified > wish.target:
+        notes.append(
+            f"{n} good images can certify a false-reject rate of {certified:.4g} at best, so this is proposed instead "
+            f"of {wish.target:g}; {images_needed(wish.target)} would be needed."
+        )
+    if images.one_session:
+        notes.append(
+            f"Same-day calibration: all {n} images count as one session. The rates hold for parts taken like them; "
+            "another day, shift or lamp is not covered. Propose again from good images of several days."
+        )
+    elif images.days is None:
+        notes.append(
+            "This bundle's calibration card does not say which score belongs to which day, so days cannot be compared."
+        )
+    if images.not_judged:
+        notes.append(
+            f"{len(images.not_judged)} pictures were left out because the line would not judge them either: see "
+            "source.not_judged."
+        )
+    if strange := [day.name for day in days if day.differs]:
+        notes.append(
+            f"The images of {', '.join(strange)} score unlike those of the other days. The rates assume that the next "
+            "part may come from any of these days alike: find out what was different before this is applied."
+        )
+    return notes

@@ -1,0 +1,23 @@
+"""What of a picture was judged, and what region filters changed about the verdict."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004_area_and_filters"
+down_revision = "0003_image_pixels"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # Whoever was judged before there were areas and filters was judged as a whole, by the score alone.
+    op.add_column("inspections", sa.Column("by_score", sa.String(length=16), nullable=True))
+    op.add_column("inspections", sa.Column("dropped_regions", sa.JSON(), nullable=True))
+    op.add_column("inspections", sa.Column("judged_share", sa.Double(), nullable=True))
+
+
+def downgrade() -> None:
+    for column in ("judged_share", "dropped_regions", "by_score"):
+        op.drop_column("inspections", column)

@@ -1,0 +1,371 @@
+"""Proposals over HTTP: derived from good images, looked at, applied by a recipe change, and never in force before."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.bundle import Bundle
+from service.client import Client
+from service.inspection.calibration import p_value
+from service.proposal import Proposal
+from tests.bundles import SCORES, part, write_tiny_bundle
+from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
+
+PROPOSE = "/v1/products/widget/thresholds:propose"
+PROPOSALS = "/v1/products/widget/proposals"
+RECIPE = "/v1/products/widget/recipe"
+WHO = {"author": "Ada"}
+
+
+def good_part(seed: int) -> bytes:
+    """A good part that scores far above the calibration card's: the lamp was changed."""
+    rng = np.random.default_rng(seed)
+    return encode(part(brightness=int(rng.integers(150, 200))) + rng.integers(0, 3, (64, 64, 3), np.uint8))
+
+
+def propose(service: RunningService, **wish: Any) -> httpx.Response:
+    return service.client.post(PROPOSE, json=WHO | {"target_false_reject_rate": 0.05} | wish)
+
+
+def inspect_days(service: RunningService, per_day: int, days: int = 2) -> list[dict[str, Any]]:
+    first = datetime(2026, 3, 1, 8, tzinfo=UTC)
+    return [
+        service.inspect(
+            good_part(1000 * day + number), params={"captured_at": (first + timedelta(days=day)).isoformat()}
+        ).json()
+        for day in range(days)
+        for number in range(per_day)
+    ]
+
+
+def apply(service: RunningService, proposal: dict[str, Any]) -> httpx.Response:
+    return service.client.put(RECIPE, json=WHO | {"reason": "lamp changed", "proposal_id": proposal["id"]})
+
+
+def test_card_gives_the_threshold_and_both_guarantees(serve: Serve, tiny_bundle: Bundle) -> None:
+    with serve() as service:
+        answer = propose(service, confidence=0.9)
+        assert answer.status_code == 201, answer.text
+        proposal = Proposal.model_validate_json(answer.content)
+        assert answer.headers["location"] == f"{PROPOSALS}/{proposal.id}"
+        assert proposal.thresholds.fail == SCORES[94]
+        assert (proposal.source.kind, proposal.source.images) == ("card", 99)
+        assert proposal.bundle_digest == tiny_bundle.digest
+        rate = proposal.false_reject_rate
+        assert (rate.certified, rate.confident.confidence) == (0.05, 0.9)
+        assert rate.expected < rate.confident.rate < 0.1
+        assert proposal.source.one_session
+        assert proposal.notes[0].startswith("Same-day calibration")
+
+
+def test_proposing_changes_nothing_until_it_is_applied(serve: Serve) -> None:
+    with serve() as service:
+        before = service.client.get(RECIPE).json()
+        proposal = propose(service).json()
+        assert service.client.get(RECIPE).json() == before
+        applied = apply(service, proposal)
+        assert applied.status_code == 200, applied.text
+        recipe = applied.json()["recipe"]
+        assert recipe["fail_threshold"] == proposal["thresholds"]["fail"]
+        assert recipe["review_threshold"] == proposal["thresholds"]["review"]
+        assert (recipe["certified"], recipe["target_false_reject_rate"]) == (True, 0.05)
+        assert recipe["proposal_id"] == proposal["id"]
+
+
+def test_stored_inspections_of_other_days_move_the_threshold_and_the_p_value(serve: Serve) -> None:
+    with serve() as service:
+        rows = inspect_days(service, 12)
+        assert {row["decision"] for row in rows} == {"fail"}, "the card was made under another lamp"
+        chosen = {"ids": [row["id"] for row in rows], "declared_good": True}
+        proposal = propose(service, target_false_reject_rate=0.1, inspections=chosen).json()
+        scores = sorted(row["score"] for row in rows)
+        assert proposal["source"] == {
+            "kind": "inspections",
+            "images": 24,
+            "duplicates": 0,
+            "grouped_by": "captured-at",
+            "one_session": False,
+            "measured": 0,
+            "not_judged": [],
+        }
+        assert proposal["thresholds"]["fail"] == scores[22]  # ceil(25 * 0.9) = 23rd smallest
+        assert [(day["name"], day["images"]) for day in proposal["days"]] == [("2026-03-01", 12), ("2026-03-02", 12)]
+        assert apply(service, proposal).status_code == 200
+        for row in rows:
+            image = service.client.get(row["links"]["image"]).content
+            again = service.inspect(image).json()
+            assert again["p_value"] == p_value(scores, row["score"]), "against the proposal's images, not the card's"
+            assert again["thresholds"]["calibration_images"] == 24
+            assert again["thresholds"]["proposal_id"] == proposal["id"]
+            # The threshold's own images lie on every boundary there is.
+            assert (again["decision"] == "fail") == (again["p_value"] <= 0.1)
+
+
+def test_proposal_holds_under_any_roi_because_it_is_made_of_whole_pictures(serve: Serve) -> None:
+    with serve() as service:
+        whole = [service.inspect(good_part(seed)).json() for seed in range(4)]
+        roi = {"roi": [[[0, 0], [32, 0], [32, 8], [0, 8]]], "reason": "only the label"}
+        assert service.client.put(RECIPE, json=WHO | roi).status_code == 200
+        inside = [service.inspect(good_part(seed)).json() for seed in range(4)]
+        assert min(row["score"] for row in whole) != min(row["score"] for row in inside)
+        chosen = {"ids": [row["id"] for row in inside], "declared_good": True}
+        proposal = propose(service, target_false_reject_rate=0.2, inspections=chosen).json()
+        assert proposal["thresholds"]["fail"] == max(row["score"] for row in whole)
+
+
+def test_range_of_time_selects_inspections_whatever_was_decided(serve: Serve) -> None:
+    with serve() as service:
+        service.inspect(GOOD)
+        inside = [service.inspect(image).json() for image in (GOOD, BAD, GOOD)]
+        since, until = inside[0]["created_at"], service.inspect(good_part(1)).json()["created_at"]
+        chosen = {"since": since, "until": until, "declared_good": True}
+        proposal = propose(service, target_false_reject_rate=0.5, inspections=chosen).json()
+        assert (proposal["source"]["images"], proposal["source"]["duplicates"]) == (2, 1)
+        assert proposal["thresholds"]["fail"] == inside[1]["score"], "the BAD picture was declared good, too"
+
+
+def test_past_inspections_are_decided_again(serve: Serve) -> None:
+    with serve() as service:
+        rows = inspect_days(service, 10)
+        service.inspect(GOOD)
+        chosen = {"ids": [row["id"] for row in rows], "declared_good": True}
+        replayed = propose(service, inspections=chosen).json()["replayed"]
+        assert replayed["inspections"] == 21
+        assert replayed["before"] == {"fail": 20, "pass": 1}
+        assert sum(replayed["after"].values()) == 21
+        assert replayed["changed_total"] == len(replayed["changed"]) >= 19
+        assert {item["before"] for item in replayed["changed"]} == {"fail"}
+        assert propose(service, replay=3).json()["replayed"]["inspections"] == 3
+
+
+def test_past_inspections_are_decided_again_under_the_roi_and_the_filters_in_force(serve: Serve) -> None:
+    def spots(left: int, right: int) -> bytes:
+        image = part(spot=(4, 28, left))
+        image[28 : 28 + right, 44 : 44 + right] = 255
+        return encode(image)
+
+    with serve() as service:
+        large, small, outside = (service.inspect(spots(*sizes)).json() for sizes in ((12, 0), (4, 0), (0, 12)))
+        assert {row["decision"] for row in (large, small, outside)} == {"fail"}
+        roi = [[[0, 0], [32, 0], [32, 64], [0, 64]]]
+        change = {"roi": roi, "regions": {"min_area_px": 200}, "reason": "the left half, and no specks"}
+        assert service.client.put(RECIPE, json=WHO | change).status_code == 200
+        replayed = propose(service).json()["replayed"]
+        assert (replayed["inspections"], replayed["unknown"]) == (3, 0)
+        assert replayed["after"] == {"fail": 1, "pass": 2}
+        assert {item["id"] for item in replayed["changed"]} == {small["id"], outside["id"]}
+        again = [service.inspect(spots(*sizes)).json()["decision"] for sizes in ((12, 0), (4, 0), (0, 12))]
+        assert again == ["fail", "pass", "pass"], "as it is decided from now on"
+
+
+def test_images_of_another_bundle_are_measured_by_the_one_that_serves(serve: Serve, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_tiny_bundle(models)
+    with serve(models=models) as service:
+        rows = inspect_days(service, 10)
+        stale = propose(service).json()
+    gained = write_tiny_bundle(models, gain=True, created_at=datetime(2026, 2, 1, tzinfo=UTC))
+    with serve(models=models) as service:
+        assert service.client.get("/v1/products/widget").json()["bundle"]["digest"] == gained.digest
+        chosen = {"ids": [row["id"] for row in rows], "declared_good": True}
+        proposal = propose(service, inspections=chosen).json()
+        assert proposal["source"]["measured"] == 20
+        assert proposal["thresholds"]["fail"] > max(row["score"] for row in rows), "the gain raises every score"
+        assert proposal["replayed"]["inspections"] == 0, "the other bundle's scores are on another scale"
+        refused = apply(service, stale)
+        assert refused.status_code == 409
+        assert refused.json()["type"].endswith(":proposal-outdated")
+        assert apply(service, proposal).status_code == 200
+
+
+def test_proposals_are_kept_and_listed(serve: Serve) -> None:
+    with serve() as service:
+        made = [propose(service, target_false_reject_rate=rate).json() for rate in (0.1, 0.2, 0.3)]
+    with serve() as service:
+        assert service.client.get(f"{PROPOSALS}/{made[1]['id']}").json() == made[1]
+        page = service.client.get(PROPOSALS, params={"limit": 2}).json()
+        assert page["items"] == [made[2], made[1]]
+        rest = service.client.get(PROPOSALS, params={"limit": 2, "cursor": page["next_cursor"]}).json()
+        assert rest == {"items": [made[0]], "next_cursor": None}
+
+
+def test_applied_proposal_outlives_the_process(serve: Serve) -> None:
+    with serve() as service:
+        rows = inspect_days(service, 10)
+        chosen = {"ids": [row["id"] for row in rows], "declared_good": True}
+        proposal = propose(service, inspections=chosen).json()
+        apply(service, proposal)
+        before = service.inspect(BAD).json()
+    with serve() as service:
+        after = service.inspect(BAD).json()
+        assert (after["p_value"], after["thresholds"]) == (before["p_value"], before["thresholds"])
+        assert after["p_value"] == pytest.approx(1 / 21)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"target_false_reject_rate": 0},
+        {"author": "plumbline"},
+        {"confidence": 1},
+        {"certified": True},
+        {"inspections": {"declared_good": True}},
+        {"inspections": {"ids": []}},
+        {"inspections": {"ids": ["01a200cf-24a2-74fb-a0f8-9e8d0de452cf"]}},
+        {"inspections": {"ids": ["01a200cf-24a2-74fb-a0f8-9e8d0de452cf"], "declared_good": False}},
+        {"inspections": {"since": "2026-03-01T00:00:00Z", "declared_good": True}},
+        {"inspections": {"since": "2026-03-02T00:00:00Z", "until": "2026-03-01T00:00:00Z", "declared_good": True}},
+        {"inspections": {"since": "2001-01-01T00:00:00Z", "until": "2001-01-02T00:00:00Z", "declared_good": True}},
+        {"target_false_reject_rate": 0.2, "review_rate": 0.1},
+    ],
+)
+def test_wish_that_makes_no_sense_is_refused_and_nothing_is_kept(service: RunningService, wish: dict[str, Any]) -> None:
+    answer = propose(service, **wish)
+    assert answer.status_code == 422, answer.text
+    assert service.client.get(PROPOSALS).json()["items"] == []
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def send(service: RunningService, files: Mapping[str, bytes], *, form: bool = False, **wish: Any) -> httpx.Response:
+    params: dict[str, Any] = WHO | {"target_false_reject_rate": 0.1, "declared_good": "true"} | wish
+    if form:
+        parts = [("image", (name, data, "image/png")) for name, data in files.items()]
+        return service.client.post(PROPOSE, params=params, files=parts, timeout=60)
+    headers = {"content-type": "application/zip"}
+    return service.client.post(PROPOSE, params=params, content=zipped(files), headers=headers, timeout=60)
+
+
+def two_days(count: int = 10) -> dict[str, bytes]:
+    return {f"good/2026-03-0{1 + number % 2}/{number}.png": good_part(number) for number in range(count)}
+
+
+@pytest.mark.parametrize("form", [False, True], ids=["zip", "form"])
+def test_pictures_of_other_days_are_measured_and_move_the_threshold(serve: Serve, form: bool) -> None:
+    with serve() as service:
+        files = two_days(20)
+        answer = send(service, files, form=form)
+        assert answer.status_code == 201, answer.text
+        proposal = answer.json()
+        scores = sorted(service.inspect(data).json()["score"] for data in files.values())
+        assert proposal["thresholds"]["fail"] == scores[18]  # ceil(21 * 0.9) = 19th smallest
+        assert proposal["source"] == {
+            "kind": "images",
+            "images": 20,
+            "duplicates": 0,
+            "grouped_by": "date-in-name",
+            "one_session": False,
+            "measured": 20,
+            "not_judged": [],
+        }
+        assert [(day["name"], day["images"]) for day in proposal["days"]] == [("2026-03-01", 10), ("2026-03-02", 10)]
+        assert apply(service, proposal).status_code == 200
+        for data in files.values():
+            again = service.inspect(data).json()
+            assert again["p_value"] == p_value(scores, again["score"])
+            assert (again["decision"] == "fail") == (again["p_value"] <= 0.1)
+
+
+def test_pictures_of_one_folder_are_a_same_day_calibration_and_copies_count_once(serve: Serve) -> None:
+    with serve() as service:
+        files = {f"{number}.png": good_part(number % 4) for number in range(6)}
+        proposal = send(service, files).json()
+        assert (proposal["source"]["images"], proposal["source"]["duplicates"]) == (4, 2)
+        assert proposal["source"]["one_session"]
+        assert any(note.startswith("Same-day calibration") for note in proposal["notes"])
+
+
+def test_pictures_that_the_line_would_not_judge_do_not_count_as_good(serve: Serve) -> None:
+    with serve() as service:
+        limits = {"quality": {"max_brightness": 200}, "reason": "a lid that is open"}
+        assert service.client.put(RECIPE, json=WHO | limits).status_code == 200
+        files = two_days() | {"good/2026-03-01/open.png": encode(part(brightness=230))}
+        proposal = send(service, files).json()
+        assert proposal["source"]["not_judged"] == ["good/2026-03-01/open.png"]
+        assert (proposal["source"]["images"], proposal["source"]["duplicates"]) == (10, 0)
+        assert any("left out" in note for note in proposal["notes"])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"good/1.png": GOOD, "good/2.png": GOOD[:100]}, "good/2.png: "),
+        ({"good/1.png": GOOD, "good/notes.txt": b"hello"}, "good/notes.txt: "),
+        ({"test/good/1.png": GOOD}, "'test' does not sound like"),
+        ({"good/1.png": GOOD, "scrap/1.png": BAD}, "'scrap' does not sound like"),
+        ({}, "no picture"),
+    ],
+)
+def test_upload_that_is_not_all_good_pictures_is_refused_and_the_file_named(
+    serve: Serve, files: dict[str, bytes], message: str
+) -> None:
+    with serve() as service:
+        answer = send(service, files)
+        assert answer.status_code == 422, answer.text
+        assert message in answer.json()["detail"]
+        assert service.client.get(PROPOSALS).json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [{"declared_good": "false"}, {"declared_good": ""}, {"target_false_reject_rate": "2"}, {"surprise": "1"}],
+)
+def test_upload_says_what_it_wants_in_the_query(service: RunningService, wish: dict[str, Any]) -> None:
+    answer = send(service, two_days(2), **wish)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["loc"][0] == "query"
+
+
+def test_upload_is_bounded_as_a_call_with_many_pictures_is(serve: Serve) -> None:
+    with serve(max_call_images=5) as service:
+        for form in (False, True):
+            assert send(service, two_days(6), form=form).json()["type"].endswith(":too-many-images")
+        assert send(service, two_days(5)).status_code == 201
+    with serve(max_call_bytes=2000) as service:
+        for form in (False, True):
+            assert send(service, two_days(6), form=form).json()["type"].endswith(":body-too-large")
+
+
+def test_other_bodies_are_not_taken(service: RunningService) -> None:
+    answer = service.client.post(PROPOSE, content=GOOD, headers={"content-type": "image/png"})
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (415, "unsupported-media-type")
+
+
+@pytest.mark.parametrize("claim", [{"certified": True}, {"calibration_images": 10_000}, {"fail_threshold": 9.0}])
+def test_nobodys_word_is_taken_for_what_a_proposal_promises(serve: Serve, claim: dict[str, Any]) -> None:
+    with serve() as service:
+        proposal = propose(service).json()
+        body = WHO | {"reason": "r", "proposal_id": proposal["id"]} | claim
+        assert service.client.put(RECIPE, json=body).status_code == 422
+
+
+def test_client_proposes_and_applies(serve: Serve) -> None:
+    with serve() as service, Client(f"http://127.0.0.1:{service.port}") as line:
+        ids = [row["id"] for row in inspect_days(service, 5)]
+        proposal = line.propose_thresholds("widget", author="Ada", target_false_reject_rate=0.2, ids=ids, replay=0)
+        record = line.change_recipe("widget", author="Ada", reason="r", proposal_id=proposal.id)
+        assert record.recipe.proposal_id == proposal.id
+        assert record.recipe.calibration_images == 10
+        card = line.propose_thresholds("widget", author="Ada", target_false_reject_rate=0.2)
+        assert card.source.kind == "card"
+        files = two_days(6)
+        wish: dict[str, Any] = {"author": "Ada", "target_false_reject_rate": 0.2}
+        zip_file = line.propose_thresholds("widget", archive=zipped(files), **wish)
+        form = line.propose_thresholds("widget", images=list(files.items()), **wish)
+        assert zip_file.thresholds == form.thresholds
+        assert {zip_file.source.kind, form.source.kind} == {"images"}

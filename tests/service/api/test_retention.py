@@ -1,0 +1,104 @@
+"""Retention over HTTP: files go, records stay, and who asks is told why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.conftest import BAD, GOOD, RunningService, Serve
+
+RECIPE = "/v1/products/widget/recipe"
+WHO = {"author": "Ada", "reason": "the disk is small"}
+SOON = {"retention_interval_s": 0.05}
+
+
+def put(service: RunningService, **change: Any) -> httpx.Response:
+    return service.client.put(RECIPE, json=WHO | change)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_images_and_maps_go_by_decision_and_the_record_says_so(serve: Serve) -> None:
+    with serve(**SOON) as service:
+        passed = [service.inspect(GOOD).json() for _ in range(3)]
+        failed = service.inspect(BAD).json()
+        answer = put(service, retention={"pass": {"count": 1}, "fail": {"days": 90}})
+        assert answer.status_code == 200, answer.text
+        get = service.client.get
+
+        gone = passed[0]["links"]
+        wait_for(lambda: get(gone["self"]).json()["artefacts_removed_at"] is not None)
+        stored = get(gone["self"]).json()
+        for artefact in ("image", "map", "heatmap"):
+            problem = get(gone[artefact]).json()
+            assert problem["type"].endswith(":artefact-gone")
+            assert "Retention removed it on" in problem["detail"]
+            assert problem["removed_at"].replace("+00:00", "Z") == stored["artefacts_removed_at"]
+        assert stored | {"artefacts_removed_at": None} == passed[0], "nothing else of the record changed"
+
+        metric = 'inspection_artefacts_removed_total{decision="pass",product="widget"} 2.0'
+        wait_for(lambda: metric in get("/metrics").text)
+        for kept in (passed[2], failed):  # the newest that passes, and what is kept for ninety days
+            assert get(kept["links"]["image"]).status_code == 200
+            assert get(kept["links"]["self"]).json() == kept
+
+
+def test_files_that_are_lost_otherwise_are_not_said_to_be_removed_by_retention(serve: Serve) -> None:
+    with serve() as service:
+        verdict = service.inspect(GOOD).json()
+        for path in service.settings.data.rglob("*.png"):
+            path.unlink()
+        problem = service.client.get(verdict["links"]["image"]).json()
+        assert "lost or removed by hand" in problem["detail"]
+        assert problem["removed_at"] is None
+
+
+def test_retention_is_changed_decision_by_decision(serve: Serve) -> None:
+    with serve() as service:
+        assert service.client.get(RECIPE).json()["recipe"]["retention"] == {}, "by default everything is kept"
+        put(service, retention={"pass": {"days": 7}, "fail": {"days": 90, "count": 1000}})
+        recipe = put(service, retention={"review": {"count": 5}, "fail": {"days": None}}).json()["recipe"]
+        assert recipe["retention"] == {
+            "pass": {"days": 7, "count": None},
+            "fail": {"days": None, "count": 1000},
+            "review": {"days": None, "count": 5},
+        }
+        assert put(service, retention={"pass": None}).json()["recipe"]["retention"].keys() == {"fail", "review"}
+
+
+@pytest.mark.parametrize(
+    "retention",
+    [
+        {"pass": {"days": 0}},
+        {"pass": {"days": -1}},
+        {"pass": {"days": 40_000}},
+        {"pass": {"count": -1}},
+        {"pass": {"count": 1.5}},
+        {"pass": {"weeks": 1}},
+        {"passed": {"days": 1}},
+        {"pass": 7},
+    ],
+)
+def test_senseless_retention_is_refused(service: RunningService, retention: dict[str, Any]) -> None:
+    before = service.client.get(RECIPE).json()
+    assert put(service, retention=retention).status_code == 422
+    assert service.client.get(RECIPE).json() == before
+
+
+def test_retention_is_part_of_the_file_and_may_keep_nothing(serve: Serve) -> None:
+    with serve(**SOON) as service:
+        put(service, retention={"fail": {"count": 0}})
+        toml = service.client.get(RECIPE, headers={"accept": "application/toml"}).text
+        assert "[recipe.retention.fail]\ncount = 0" in toml
+        verdict = service.inspect(BAD)
+        assert verdict.status_code == 201
+        wait_for(lambda: service.client.get(verdict.json()["links"]["map"]).status_code == 410)

@@ -1,0 +1,199 @@
+"""A shadow over HTTP: it judges the same pictures, is stored and compared, and decides nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.api.bundle_schemas import ComparisonRecord
+from service.bundle import Bundle
+from service.bundles.shadow import QUEUE_LIMIT
+from service.client import Client
+from service.store.ids import parse_id
+from service.store.inspections import get_inspection
+from tests.bundles import SCORES, part, write_tiny_bundle
+from tests.service.api.test_bundles import FIRST_DAY, PRODUCT, WHO, activate, listed, make_bundle
+from tests.service.api.test_health import value
+from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
+
+BLACK = encode(part(brightness=0))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def two(models: Path) -> tuple[Bundle, Bundle]:
+    """The bundle that serves where nobody chose, and an older one whose card passes everything."""
+    before = FIRST_DAY - timedelta(days=1)
+    return make_bundle(models), write_tiny_bundle(models, scores=[1000 * score for score in SCORES], created_at=before)
+
+
+def start(service: RunningService, bundle: Bundle) -> httpx.Response:
+    return service.client.post(f"{PRODUCT}/bundles/{bundle.version}:shadow", json=WHO)
+
+
+def stop(service: RunningService) -> httpx.Response:
+    return service.client.post(f"{PRODUCT}/bundles:stop-shadow", json=WHO)
+
+
+def compared(service: RunningService, **params: Any) -> ComparisonRecord:
+    answer = service.client.get(f"{PRODUCT}/bundles:compare", params=params)
+    assert answer.status_code == 200, answer.text
+    return ComparisonRecord.model_validate_json(answer.content)
+
+
+def runs(service: RunningService, outcome: str) -> float:
+    return value(service, "inspection_shadow_runs_total", product="widget", outcome=outcome) or 0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_shadow_judges_the_same_pictures_and_decides_nothing(
+    serve: Serve, models: Path, two: tuple[Bundle, Bundle]
+) -> None:
+    strict, lax = two
+    with serve(models=models) as service:
+        activate(service, strict)
+        answer = start(service, lax)
+        assert (answer.status_code, answer.json()["role"], answer.json()["version"]) == (200, "shadow", lax.version)
+        verdicts = [service.inspect(image).json() for image in (GOOD, BAD, BAD)]
+        assert [verdict["decision"] for verdict in verdicts] == ["pass", "fail", "fail"]
+        assert {verdict["bundle"]["version"] for verdict in verdicts} == {strict.version}
+        wait_for(lambda: runs(service, "judged") == 3)
+        comparison = compared(service)
+        assert (comparison.active, comparison.shadow, comparison.pairs) == (strict.version, lax.version, 3)
+        assert comparison.agreement["fail"] == {"pass": 2, "review": 0, "fail": 0}, "its own card passes them"
+        assert (comparison.rejects.active_only, comparison.rejects.shadow_only) == (2, 0)
+        assert [example.inspection_id for example in comparison.examples] == [verdicts[2]["id"], verdicts[1]["id"]]
+        assert service.client.get(comparison.examples[0].links.image).content == BAD
+        assert "2" in comparison.summary
+        assert compared(service, limit=1).pairs == 1
+        assert compared(service, shadow="0" * 12).pairs == 0
+        assert listed(service) == {strict.version: "active", lax.version: "shadow"}
+        assert service.client.get(PRODUCT).json()["shadow"]["digest"] == lax.digest
+        recipes = service.client.get(f"{PRODUCT}/recipe/revisions").json()["items"]
+        assert {recipe["bundle_digest"] for recipe in recipes[:1]} == {strict.digest}, "its recipe is never in force"
+
+
+def test_shadow_outlives_a_restart_and_ends_when_it_is_stopped(
+    serve: Serve, models: Path, two: tuple[Bundle, Bundle]
+) -> None:
+    strict, lax = two
+    info = {"product": "widget", "version": lax.version, "sha256": lax.digest}
+    with serve(models=models) as service:
+        activate(service, strict)
+        start(service, lax)
+    with serve(models=models) as service:
+        assert value(service, "inspection_shadow_model_info", **info) == 1
+        service.inspect()
+        wait_for(lambda: runs(service, "judged") == 1)
+        assert stop(service).status_code == 200
+        assert value(service, "inspection_shadow_model_info", **info) is None
+        service.inspect()
+        assert listed(service)[lax.version] == "available"
+        refused = stop(service)
+        assert (refused.status_code, refused.json()["type"]) == (409, "urn:plumbline:problem:shadow-refused")
+        assert compared(service).pairs == 1, "what it said stays"
+        history = service.client.get(f"{PRODUCT}/bundles:history", params={"role": "shadow"}).json()["items"]
+        assert [choice["version"] for choice in history] == [None, lax.version]
+    with serve(models=models) as service:
+        assert lax.version not in service.client.get("/metrics").text
+
+
+def test_shadow_that_is_activated_stops_watching(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
+    strict, lax = two
+    with serve(models=models) as service:
+        activate(service, strict)
+        start(service, lax)
+        assert activate(service, lax).status_code == 200
+        assert listed(service) == {lax.version: "active", strict.version: "available"}
+        for bundle, status in ((lax, 409), (strict, 200)):
+            assert start(service, bundle).status_code == status
+
+
+def test_shadow_that_cannot_be_loaded_leaves_the_earlier_one(
+    serve: Serve, models: Path, two: tuple[Bundle, Bundle]
+) -> None:
+    strict, lax = two
+    wrong = make_bundle(models, offset=0.5)
+    with serve(models=models) as service:
+        activate(service, strict)
+        start(service, lax)
+        assert start(service, wrong).json()["type"] == "urn:plumbline:problem:parity-failure"
+        assert listed(service)[lax.version] == "shadow"
+
+
+def test_shadow_that_fails_at_a_picture_is_counted_and_harms_nobody(serve: Serve, models: Path) -> None:
+    good, fragile = make_bundle(models), make_bundle(models, 1, fails_on_black=True)
+    with serve(models=models) as service:
+        activate(service, good)
+        start(service, fragile)
+        assert service.inspect(BLACK).json()["decision"] == "fail"
+        wait_for(lambda: runs(service, "failed") == 1)
+        service.inspect(BAD)
+        wait_for(lambda: runs(service, "judged") == 1)
+
+
+def test_shadow_that_is_too_slow_lets_go_and_says_how_often(
+    serve: Serve, models: Path, two: tuple[Bundle, Bundle]
+) -> None:
+    strict, lax = two
+    with serve(models=models) as service:
+        activate(service, strict)
+        row = get_inspection(service.line.store.engine, parse_id(service.inspect(BAD).json()["id"]))
+        (image,) = service.settings.data.rglob("*.png")
+        # Whoever opens a pipe for reading waits until somebody writes: a disk that takes its time.
+        aside = image.rename(image.with_suffix(".aside"))
+        os.mkfifo(image)
+        start(service, lax)
+        for _ in range(QUEUE_LIMIT + 5):
+            service.line.shadow.offer(row)
+        assert service.inspect(GOOD).status_code == 201, "the line does not wait for it"
+        assert runs(service, "dropped") in {5, 6}, "one more where it has not taken the first yet"
+        pipe = os.open(image, os.O_WRONLY)
+        aside.rename(image)
+        os.close(pipe)
+        wait_for(lambda: runs(service, "failed") == 1)
+
+
+def test_shadow_follows_the_rate_that_a_person_chose(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
+    strict, lax = two
+    with serve(models=models) as service:
+        activate(service, strict)
+        start(service, lax)
+        change = {"author": "Ada", "reason": "trial", "target_false_reject_rate": 0.1}
+        assert service.client.put(f"{PRODUCT}/recipe", json=change).status_code == 200
+        shadow = service.line.registry.shadows["widget"]
+        assert shadow.recipe.target_false_reject_rate == 0.1
+        assert shadow.recipe.fail_threshold == lax.card.scores[89]
+
+
+def test_client_watches_and_compares(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
+    strict, lax = two
+    with serve(models=models) as service, Client(f"http://127.0.0.1:{service.port}") as line:
+        assert line.activate_bundle("widget", strict.version, author="a", reason="b").version == strict.version
+        assert line.shadow_bundle("widget", lax.version, author="a", reason="b").role == "shadow"
+        line.inspect("widget", BAD)
+        wait_for(lambda: line.compare_bundles("widget", limit=10).pairs == 1)
+        assert line.bundles("widget").shadow == lax.version
+        assert line.stop_shadow("widget", author="a", reason="b").version is None
+
+
+def test_product_that_never_had_a_shadow_has_nothing_to_compare(service: RunningService) -> None:
+    answer = service.client.get(f"{PRODUCT}/bundles:compare")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:plumbline:problem:shadow-refused")

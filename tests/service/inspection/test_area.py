@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import AreaMismatch
+from service.inspection.area import EVERYTHING, Area, Polygon, judged_cells
+
+
+def box(left: float, top: float, right: float, bottom: float) -> Polygon:
+    return ((left, top), (right, top), (right, bottom), (left, bottom))
+
+
+def picture(area: Area, map_hw: tuple[int, int], image_wh: tuple[int, int]) -> list[str]:
+    """The judged cells as rows of # and dots."""
+    cells = judged_cells(area, map_hw, image_wh)
+    assert cells is not None
+    return ["".join("#" if cell else "." for cell in row) for row in cells]
+
+
+# A map of 4 x 6 cells over a picture of 60 x 40 pixels: a cell is 10 pixels wide and high.
+@pytest.mark.parametrize(
+    ("area", "cells"),
+    [
+        (Area(roi=(box(10, 10, 30, 30),)), ["......", ".##...", ".##...", "......"]),
+        (Area(ignore=(box(10, 10, 30, 30),)), ["######", "#..###", "#..###", "######"]),
+        (Area(roi=(box(0, 0, 60, 40),), ignore=(box(0, 0, 50, 40),)), [".....#"] * 4),
+        # Half a cell is inside, less is not.
+        (Area(roi=(box(15, 0, 25, 40),)), [".##..."] * 4),
+        (Area(roi=(box(14, 0, 24, 40),)), [".#...."] * 4),
+        # Two polygons are what either of them covers, also where they overlap.
+        (Area(roi=(box(0, 0, 20, 20), box(10, 10, 30, 30))), ["##....", "###...", ".##...", "......"]),
+        # Which way round the corners go does not matter.
+        (Area(roi=(box(10, 10, 30, 30)[::-1],)), ["......", ".##...", ".##...", "......"]),
+        (Area(roi=(((0, 0), (60, 0), (0, 40)),)), ["#####.", "####..", "##....", "#....."]),
+        # Not convex: a U.
+        (
+            Area(roi=(((0, 0), (20, 0), (20, 30), (40, 30), (40, 0), (60, 0), (60, 40), (0, 40)),)),
+            ["##..##", "##..##", "##..##", "######"],
+        ),
+    ],
+)
+def test_cell_is_judged_when_at_least_half_of_it_is(area: Area, cells: list[str]) -> None:
+    assert picture(area, (4, 6), (60, 40)) == cells
+
+
+def test_polygons_are_in_pixels_of_the_picture_whatever_its_shape() -> None:
+    area = Area(roi=(box(1000, 0, 2000, 500),))
+
+    assert picture(area, (4, 4), (4000, 1000)) == [".#..", ".#..", "....", "...."]
+
+
+def test_everything_needs_no_cells() -> None:
+    assert judged_cells(EVERYTHING, (4, 6), (60, 40)) is None
+
+
+@pytest.mark.parametrize(
+    ("area", "message"),
+    [
+        (Area(roi=(box(0, 0, 61, 40),)), r"ROI polygon 1 has a corner at \(61, 0\)"),
+        (Area(ignore=(box(0, 0, 1, 1), box(0, 0, 60, 41))), r"ignore polygon 2 has a corner at \(60, 41\)"),
+        (Area(ignore=(box(0, 0, 60, 40),)), "leave no cell"),
+        (Area(roi=(box(16, 0, 24, 40),)), "leave no cell .* by at least half"),
+    ],
+)
+def test_picture_that_the_polygons_were_not_drawn_for_is_not_judged(area: Area, message: str) -> None:
+    with pytest.raises(AreaMismatch, match=message) as caught:
+        judged_cells(area, (4, 6), (60, 40))
+    assert "60 x 40" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("area", "leaves"),
+    [
+        (EVERYTHING, True),
+        (Area(ignore=(box(0, 0, 9, 9),)), True),
+        (Area(roi=(box(0, 0, 9, 9),), ignore=(box(0, 0, 9, 9),)), False),
+        (Area(roi=(box(0, 0, 9, 9), box(50, 50, 60, 60)), ignore=(box(0, 0, 9, 9),)), True),
+        (Area(roi=(box(0, 0, 9, 9),), ignore=(box(0, 0, 5, 9), box(5, 0, 20, 20))), False),
+    ],
+)
+def test_area_knows_whether_it_leaves_anything(area: Area, leaves: bool) -> None:
+    assert area.leaves_something() is leaves
+
+
+def test_what_is_left_of_a_picture_depends_on_its_size() -> None:
+    area = Area(ignore=(box(0, 0, 10, 10),))
+
+    assert not area.leaves_something(10, 10)
+    assert area.leaves_something(11, 10)
+    assert area.leaves_something(10), "its height is not known"
+
+
+@given(st.integers(3, 12).flatmap(lambda corners: st.lists(st.floats(20, 50), min_size=corners, max_size=corners)))
+def test_judged_share_is_the_share_of_the_polygon(radii: list[float]) -> None:
+    """Stars around the middle: never self-intersecting, of a known area."""
+    angles = [2 * math.pi * number / len(radii) for number in range(len(radii))]
+    star = tuple(
+        (50 + radius * math.cos(angle), 50 + radius * math.sin(angle))
+        for radius, angle in zip(radii, angles, strict=True)
+    )
+    pairs = zip(star, star[1:] + star[:1], strict=True)
+    true_share = abs(sum(x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs)) / 2 / 100**2
+
+    inside = judged_cells(Area(roi=(star,)), (50, 50), (100, 100))
+    outside = judged_cells(Area(ignore=(star,)), (50, 50), (100, 100))
+
+    assert inside is not None
+    assert outside is not None
+    assert inside.mean() == pytest.approx(true_share, abs=0.02)
+    assert np.mean(inside == outside) < 0.02, "but for cells that are half and half, one is the rest of the other"

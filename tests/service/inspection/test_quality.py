@@ -1,0 +1,171 @@
+"""Which pictures are worth a verdict: measures of pictures whose values are known, limits with their margins."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.inspection.measures import measure_quality, summarise
+from service.inspection.quality import (
+    EMPTY_CONTRAST,
+    InvalidReason,
+    Quality,
+    QualityLimits,
+    derive_limits,
+    find_objections,
+)
+from service.recipe_parts import PixelSetting
+from service.recipe_parts import QualityLimits as QualityPart
+from tests.bundles import tiny_quality
+
+SIZE = 64
+
+
+def scene(seed: int = 0, *, light: float = 1.0, focus: float = 0.0) -> npt.NDArray[np.uint8]:
+    """A textured part, as bright and as sharp as lamp and lens make it, uint8 [64, 64, 3]."""
+    rng = np.random.default_rng(seed)
+    texture = cv2.GaussianBlur(rng.normal(0, 60, (SIZE, SIZE)), (0, 0), 0.8)
+    gray = np.clip(light * (120 + texture), 0, 255)
+    if focus:
+        gray = cv2.GaussianBlur(gray, (0, 0), focus)
+    return np.repeat(np.round(gray).astype(np.uint8)[..., None], 3, axis=2)
+
+
+CALIBRATION = [measure_quality(scene(seed)) for seed in range(30)]
+LIMITS = derive_limits(summarise(CALIBRATION))
+
+
+def reasons(image: npt.NDArray[np.uint8], limits: QualityLimits = LIMITS) -> set[str]:
+    return {objection.reason.value for objection in find_objections(measure_quality(image), (SIZE, SIZE), limits)}
+
+
+def test_measures_of_a_known_picture() -> None:
+    image = np.zeros((4, 8, 3), np.uint8)
+    image[:, 2:] = (0, 0, 255)  # saturated blue
+    image[:, 6:] = 100
+
+    quality = measure_quality(image)
+
+    blue = 29  # of 255, in OpenCV's gray
+    assert quality.dark_share == 0.25
+    assert quality.bright_share == 0.5
+    assert quality.brightness == (blue * 4 + 100 * 2) / 8
+    assert quality.contrast == pytest.approx(np.std([0, 0, blue, blue, blue, blue, 100, 100]))
+
+
+def test_sharpness_falls_when_the_lens_is_out_of_focus() -> None:
+    sharp, soft = measure_quality(scene()), measure_quality(scene(focus=2))
+    assert soft.sharpness < sharp.sharpness / 10
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (scene(99), set()),
+        (scene(99, light=0.8), set()),
+        (scene(99, light=0.1), {"under-exposed", "blurred", "empty-frame"}),
+        (scene(99, light=0.3), {"under-exposed", "blurred"}),
+        (scene(99, light=3), {"over-exposed"}),
+        (scene(99, focus=2), {"blurred"}),
+        (np.full((SIZE, SIZE, 3), 120, np.uint8), {"blurred", "empty-frame"}),
+        (np.zeros((SIZE, SIZE, 3), np.uint8), {"under-exposed", "blurred", "empty-frame"}),
+        (np.full((SIZE, SIZE, 3), 255, np.uint8), {"over-exposed", "blurred", "empty-frame"}),
+    ],
+)
+def test_what_is_wrong_with_a_picture_is_named(image: npt.NDArray[np.uint8], expected: set[str]) -> None:
+    assert reasons(image) == expected
+
+
+def test_objection_says_value_and_limit() -> None:
+    image = scene(99, light=0.3)
+    (dark, *_) = find_objections(measure_quality(image), (SIZE, SIZE), LIMITS)
+
+    assert (dark.reason, dark.measure, dark.limit) == (InvalidReason.UNDER_EXPOSED, "brightness", LIMITS.min_brightness)
+    assert dark.measured == measure_quality(image).brightness
+    assert dark.detail == (
+        f"The picture is too dark: its mean gray level is {dark.measured:.4g}, below {dark.limit:.4g}."
+    )
+    assert dark.to_stored()["reason"] == "under-exposed"
+
+
+@pytest.mark.parametrize("defect", [0, 255])
+def test_defect_on_a_good_picture_is_no_fault_of_the_picture(defect: int) -> None:
+    # A spot of black or white over 4 % of the picture belongs into a verdict.
+    image = scene(99)
+    image[10:22, 10:22] = defect
+    assert reasons(image) == set()
+
+
+ranges = {
+    "brightness": st.floats(0, 255),
+    "dark_share": st.floats(0, 1),
+    "bright_share": st.floats(0, 1),
+    "sharpness": st.floats(0, 1e5),
+    "contrast": st.floats(0, 128),
+}
+qualities = st.builds(Quality, **ranges)
+
+
+@given(st.lists(qualities, min_size=1, max_size=20), st.data())
+@settings(max_examples=200)
+def test_pictures_like_the_calibration_ones_are_never_invalid(calibration: list[Quality], data: st.DataObject) -> None:
+    limits = derive_limits(summarise(calibration))
+    # Every calibration picture, and every picture that lies between them measure by measure.
+    between = Quality(
+        **{
+            field.name: data.draw(
+                st.floats(
+                    min(getattr(quality, field.name) for quality in calibration),
+                    max(getattr(quality, field.name) for quality in calibration),
+                )
+            )
+            for field in fields(Quality)
+        }
+    )
+    for quality in (*calibration, between):
+        assert find_objections(quality, (SIZE, SIZE), limits) == ()
+
+
+@pytest.mark.parametrize("seed", range(100, 150))
+def test_new_pictures_of_the_same_scene_are_valid(seed: int) -> None:
+    assert reasons(scene(seed)) == set()
+
+
+def test_bundle_without_statistics_notices_an_empty_frame_only() -> None:
+    limits = derive_limits(None)
+
+    assert limits == QualityLimits(min_contrast=EMPTY_CONTRAST)
+    assert reasons(np.zeros((SIZE, SIZE, 3), np.uint8), limits) == {"empty-frame"}
+    assert reasons(scene(99, light=0.1, focus=1), limits) == set()
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (QualityPart(), {}),
+        (QualityPart(min_brightness=77), {"min_brightness": 77}),
+        (QualityPart(off=[InvalidReason.BLURRED]), {"min_sharpness": None}),
+        (QualityPart(min_sharpness=5, off=[InvalidReason.BLURRED]), {"min_sharpness": None}),
+        (QualityPart(off=[InvalidReason.UNDER_EXPOSED]), {"min_brightness": None, "max_dark_share": None}),
+        (QualityPart(off=[InvalidReason.OVER_EXPOSED]), {"max_brightness": None, "max_bright_share": None}),
+        (QualityPart(off=[InvalidReason.EMPTY_FRAME, InvalidReason.FROZEN_FRAME]), {"min_contrast": None}),
+    ],
+)
+def test_recipe_overrides_and_switches_off(part: QualityPart, expected: dict[str, Any]) -> None:
+    bundle = derive_limits(tiny_quality(brightness=(100, 120), sharpness=(40, 50), contrast=(8, 9)))
+    combined = part.combine(bundle, PixelSetting(width=640, height=480))
+    assert combined == replace(bundle, width=640, height=480, **expected)
+
+
+def test_wrong_size_is_named_for_each_side() -> None:
+    limits = QualityLimits(width=640, height=64)
+    (objection,) = find_objections(measure_quality(scene()), (SIZE, SIZE), limits)
+    assert objection.detail == "The picture's width is 64 pixels, the recipe declares 640."
+    assert (objection.measure, objection.measured, objection.limit) == ("width", 64, 640)
+    off = QualityPart(off=[InvalidReason.WRONG_SIZE]).combine(QualityLimits(), PixelSetting(width=640, height=480))
+    assert find_objections(measure_quality(scene()), (SIZE, SIZE), off) == ()

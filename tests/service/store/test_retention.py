@@ -1,0 +1,214 @@
+"""Which images and maps may go, and that they go with nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from service.bundle import Bundle
+from service.monitoring.metrics import Metrics
+from service.recipe import Recipe
+from service.store.ids import created_at, new_id, smallest_text
+from service.store.inspections import get_inspection
+from service.store.recipes import append_recipe, recipe_in_force
+from service.store.retention import mark_removed, past_retention
+from service.store.store import Store
+from service.sweeper import RetentionSweeper
+from tests.service.store.test_store import make_row
+
+NOW = datetime.now(UTC)
+MAP = np.zeros((2, 2), np.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(f"sqlite:///{tmp_path / 'plumbline.db'}", tmp_path / "data")
+    yield opened
+    opened.close()
+
+
+def aged_id(age: timedelta) -> UUID:
+    """An id that was made so long ago."""
+    milliseconds = int((datetime.now(UTC) - age).timestamp() * 1000)
+    return UUID(int=(milliseconds << 80) | (new_id().int & ((1 << 80) - 1)))
+
+
+def keep(store: Store, age: timedelta, **changes: Any) -> UUID:
+    """An inspection of that age with image and map."""
+    inspection_id = aged_id(age)
+    store.files.write_image(inspection_id, "image/png", b"png").sync()
+    store.files.write_map(inspection_id, MAP).sync()
+    store.writer.write(make_row(id=str(inspection_id), created_at=created_at(inspection_id), **changes))
+    return inspection_id
+
+
+def past(store: Store, **changes: Any) -> list[UUID]:
+    rules: dict[str, Any] = {"older_than": None, "beyond": None, "not_after": NOW + timedelta(days=1), "limit": 100}
+    found = past_retention(store.engine, "widget", "fail", **(rules | changes))
+    return [item.inspection_id for item in found]
+
+
+def test_age_and_number_decide_what_may_go(store: Store) -> None:
+    ids = [keep(store, timedelta(days=days)) for days in (40, 30, 20, 10)]
+    keep(store, timedelta(days=50), decision="pass")
+    keep(store, timedelta(days=50), product="gadget")
+
+    assert past(store) == [], "no rule, nothing goes"
+    assert past(store, older_than=NOW - timedelta(days=25)) == ids[:2]
+    assert past(store, older_than=NOW - timedelta(days=60)) == []
+    assert past(store, beyond=3) == ids[:1]
+    assert past(store, beyond=4) == []
+    assert past(store, beyond=0) == ids
+    assert past(store, beyond=3, older_than=NOW - timedelta(days=25)) == ids[:2], "either rule is enough"
+    assert past(store, beyond=0, not_after=NOW - timedelta(days=15)) == ids[:3]
+    assert past(store, beyond=0, limit=2) == ids[:2], "the oldest first"
+
+    mark_removed(store.engine, ids[:2], NOW)
+    assert past(store, beyond=0) == ids[2:], "what is gone is not looked at again"
+    assert past(store, beyond=1) == ids[2:3], "nor counted"
+
+
+def test_text_divides_ids_by_their_millisecond() -> None:
+    moment = NOW.replace(microsecond=5000)
+    before, after = moment - timedelta(milliseconds=1), moment
+    earlier, later = (
+        str(UUID(int=(int(at.timestamp() * 1000) << 80) | rest)) for at, rest in ((before, (1 << 80) - 1), (after, 0))
+    )
+    assert earlier < smallest_text(moment) < later
+
+
+def test_database_finds_what_may_go_by_its_index(store: Store) -> None:
+    query = (
+        "EXPLAIN QUERY PLAN SELECT id FROM inspections WHERE product = 'a' AND decision = 'fail' "
+        "AND artefacts_removed_at IS NULL AND id < 'x' ORDER BY id LIMIT 5"
+    )
+    with store.engine.connect() as connection:
+        plan = " ".join(str(row) for row in connection.execute(text(query)))
+    assert "ix_inspections_kept" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+@pytest.fixture
+def sweeper(store: Store, tiny_bundle: Bundle) -> RetentionSweeper:
+    recipe_in_force(store.engine, tiny_bundle)
+    return RetentionSweeper(store, lambda: ["widget", "never-served"], Metrics(), interval_s=600, limit=3)
+
+
+def retain(store: Store, bundle: Bundle, **retention: Any) -> None:
+    recipe = Recipe.default(bundle.card.scores).changed({"retention": retention})
+    append_recipe(store.engine, bundle, recipe, author="a", reason="b")
+
+
+def files(store: Store) -> set[str]:
+    return {path.name for path in store.files.root.rglob("*") if path.is_file()}
+
+
+def test_sweep_removes_files_and_keeps_records(store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle) -> None:
+    old, young = keep(store, timedelta(days=8)), keep(store, timedelta(days=6))
+    old_pass = keep(store, timedelta(days=8), decision="pass")
+    assert not sweeper.sweep()
+    assert len(files(store)) == 6, "by default everything is kept"
+
+    retain(store, tiny_bundle, fail={"days": 7})
+    assert not sweeper.sweep()
+
+    assert files(store) == {f"{kept}{suffix}" for kept in (young, old_pass) for suffix in (".png", ".npy")}
+    row = get_inspection(store.engine, old)
+    assert row.artefacts_removed_at is not None
+    assert abs(row.artefacts_removed_at - datetime.now(UTC)) < timedelta(minutes=1)
+    assert row.score == make_row().score
+    assert get_inspection(store.engine, young).artefacts_removed_at is None
+    exposed = sweeper._metrics.expose().decode()
+    assert 'inspection_artefacts_removed_total{decision="fail",product="widget"} 1.0' in exposed
+
+
+def test_sweep_is_bounded_and_says_when_there_is_more(
+    store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
+) -> None:
+    for days in range(8):
+        keep(store, timedelta(days=1 + days))
+    retain(store, tiny_bundle, fail={"count": 1})
+    left = []
+    while sweeper.sweep():
+        left.append(len(files(store)) // 2)
+    assert left == [5, 2]
+    assert len(files(store)) // 2 == 1
+
+
+def test_just_answered_inspection_keeps_its_files_for_an_interval(
+    store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
+) -> None:
+    keep(store, timedelta(minutes=1))
+    keep(store, timedelta(minutes=20))
+    retain(store, tiny_bundle, fail={"count": 0})
+    sweeper.sweep()
+    assert len(files(store)) == 2
+
+
+def test_empty_folders_of_past_days_go_too(store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle) -> None:
+    keep(store, timedelta(days=400))
+    keep(store, timedelta(minutes=15))
+    retain(store, tiny_bundle, fail={"count": 0})
+    sweeper.sweep()
+    folders = [path for path in store.files.root.rglob("*") if path.is_dir()]
+    today = (datetime.now(UTC) - timedelta(minutes=15)).date()
+    assert [path for path in folders if path.name == f"{today:%d}"] != [], "somebody may be about to write there"
+    assert {path.name for path in store.files.root.iterdir()} == {f"{today:%Y}"}
+
+
+def test_what_was_removed_half_way_before_a_crash_is_finished(
+    store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
+) -> None:
+    inspection_id = keep(store, timedelta(days=8))
+    store.files.image_path(inspection_id, "image/png").unlink()
+    retain(store, tiny_bundle, fail={"days": 7})
+    sweeper.sweep()
+    assert files(store) == set()
+    assert get_inspection(store.engine, inspection_id).artefacts_removed_at is not None
+
+
+def test_file_that_cannot_be_removed_is_counted_and_tried_again(
+    store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
+) -> None:
+    stuck, free = keep(store, timedelta(days=9)), keep(store, timedelta(days=8))
+    # A folder in the place of the file: unlinking it fails for root, too.
+    path = store.files.map_path(stuck)
+    path.unlink()
+    path.mkdir()
+    retain(store, tiny_bundle, fail={"days": 7})
+    assert not sweeper.sweep()
+    assert get_inspection(store.engine, stuck).artefacts_removed_at is None
+    assert get_inspection(store.engine, free).artefacts_removed_at is not None, "one does not hold up the others"
+    assert "inspection_retention_failures_total 1.0" in sweeper._metrics.expose().decode()
+    path.rmdir()
+    sweeper.sweep()
+    assert get_inspection(store.engine, stuck).artefacts_removed_at is not None
+
+
+def test_thread_outlives_what_nobody_foresaw(store: Store, tiny_bundle: Bundle) -> None:
+    calls: list[int] = []
+
+    def products() -> list[str]:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("nobody foresaw this")
+        return ["widget"]
+
+    inspection_id = keep(store, timedelta(days=8))
+    recipe_in_force(store.engine, tiny_bundle)
+    retain(store, tiny_bundle, fail={"days": 7})
+    sweeper = RetentionSweeper(store, products, Metrics(), interval_s=0.01)
+    sweeper.start()
+    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    while get_inspection(store.engine, inspection_id).artefacts_removed_at is None and datetime.now(UTC) < deadline:
+        time.sleep(0.01)
+    sweeper.close()
+    assert files(store) == set()

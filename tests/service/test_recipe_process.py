@@ -1,0 +1,81 @@
+"""Recipes in the process that a line runs: what was put in force is what judges, also after a restart."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service.client import Client
+from tests.service.conftest import BAD, GOOD
+from tests.serving import service_process
+
+CPU = {"provider": "cpu"}
+WHO: dict[str, Any] = {"author": "Ada", "reason": "the right half is another part"}
+LEFT = [[0, 0], [32, 0], [32, 64], [0, 64]]
+
+
+def test_area_and_filters_judge_in_the_running_process_and_after_a_restart(tiny_models: Path, tmp_path: Path) -> None:
+    with service_process(tiny_models, tmp_path / "data", CPU) as service:
+        service.wait_until(200)
+        with Client(service.url) as line:
+            assert line.inspect("widget", BAD).decision == "fail"
+            line.change_recipe("widget", **WHO, parts={"ignore": [LEFT]})
+            ignored = line.inspect("widget", BAD)
+            assert (ignored.decision, ignored.judged_share, ignored.recipe_revision) == ("pass", 0.5, 2)
+            line.change_recipe("widget", **WHO, parts={"ignore": None, "regions": {"min_area_px": 4000}})
+            softened = line.inspect("widget", BAD)
+            assert softened.decision == "pass"
+            assert softened.filtered is not None
+            assert softened.filtered.decision_by_score == "fail"
+            assert line.inspect("widget", GOOD).filtered is None
+        service.kill()
+    with service_process(tiny_models, tmp_path / "data", CPU) as service:
+        service.wait_until(200)
+        with Client(service.url) as line:
+            again = line.inspect("widget", BAD)
+            assert (again.decision, again.recipe_revision) == ("pass", 3)
+            assert line.inspection(ignored.id) == ignored
+            assert line.heatmap(ignored.id, "png").startswith(b"\x89PNG"), "drawn with the polygons of its revision"
+        metrics = httpx.get(f"{service.url}/metrics").text
+        assert 'inspection_softened_total{product="widget"} 1.0' in metrics
+
+
+def test_recipe_is_exported_imported_compared_and_reverted_while_the_process_runs(
+    tiny_models: Path, tmp_path: Path
+) -> None:
+    with service_process(tiny_models, tmp_path / "data", CPU) as service:
+        service.wait_until(200)
+        started = service.process.pid
+        with Client(service.url) as line:
+            line.change_recipe("widget", **WHO, parts={"ignore": [LEFT]})
+            toml = line.export_recipe("widget")
+            line.revert_recipe("widget", 1, author="Ada")
+            assert line.inspect("widget", BAD).decision == "fail"
+            line.import_recipe("widget", toml, author="Bo", reason="as it was")
+            assert line.inspect("widget", BAD).decision == "pass"
+            assert line.compare_recipes("widget", 2, 4).differences == []
+            assert [item.path for item in line.compare_recipes("widget", 1, 4).differences] == ["ignore"]
+        assert service.process.poll() is None
+        assert service.process.pid == started
+
+
+def test_images_go_while_the_process_inspects_and_their_records_stay(tiny_models: Path, tmp_path: Path) -> None:
+    with service_process(tiny_models, tmp_path / "data", CPU | {"retention_interval_s": "0.05"}) as service:
+        service.wait_until(200)
+        with Client(service.url) as line:
+            line.change_recipe("widget", **WHO, parts={"retention": {"pass": {"count": 2}}})
+            for _ in range(40):
+                assert line.inspect("widget", GOOD).decision == "pass"
+            failed = line.inspect("widget", BAD)
+            deadline = time.monotonic() + 20
+            while (images := len(list((tmp_path / "data").rglob("*.png")))) > 3:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert images == 3, "two that pass and the one that fails"
+            assert len(list(line.inspections(product="widget"))) == 41
+            assert line.image(failed.id) == BAD
+            oldest = list(line.inspections(decision="pass"))[-1]
+            assert oldest.artefacts_removed_at is not None

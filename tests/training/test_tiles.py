@@ -1,0 +1,91 @@
+"""Learning from tiles: they are the ones that serving cuts, and the bundle says so."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from service.bundle import InputGeometry, Tiling
+from service.inspection.inspector import Inspector
+from service.inspection.tiling import cut, lay_grid, lay_out
+from tests.training.small_product import write_plates
+from training.config import FitConfig
+from training.dataset import read_rgb
+from training.errors import InvalidFitConfig, UnreadableImage
+from training.product import Request, inspector_options, train
+from training.tiles import load_for_training
+
+TILED = InputGeometry(height=64, width=64, tiling=Tiling(overlap=0))
+TILE_BYTES = 64 * 64 * 3
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("large")
+    rng = np.random.default_rng(0)
+    files = [folder / f"{number}.png" for number in range(5)]
+    for file in files:
+        cv2.imwrite(str(file), rng.integers(0, 255, (130, 200, 3), np.uint8))
+    return files
+
+
+def test_every_tile_of_every_picture_is_learnt_from_where_memory_allows(paths: list[Path]) -> None:
+    seen: list[int] = []
+
+    tiles = load_for_training(paths, TILED, 0, seen.append)
+
+    expected = [tile for path in paths for tile in cut(lay_out(read_rgb(path), TILED), lay_grid((130, 200), TILED))]
+    np.testing.assert_array_equal(tiles, np.stack(expected))
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_of_more_tiles_than_fit_some_of_every_picture_are_drawn_by_the_seed(paths: list[Path]) -> None:
+    every = load_for_training(paths, TILED, 0)
+    some = load_for_training(paths, TILED, 7, memory_bytes=15 * TILE_BYTES)
+
+    assert len(some) == 15
+    assert {tile.tobytes() for tile in some} <= {tile.tobytes() for tile in every}
+    np.testing.assert_array_equal(some, load_for_training(paths, TILED, 7, memory_bytes=15 * TILE_BYTES))
+    assert not np.array_equal(some, load_for_training(paths, TILED, 8, memory_bytes=15 * TILE_BYTES))
+    assert len(load_for_training(paths, TILED, 7, memory_bytes=1)) == 5, "no picture is left out"
+
+
+def test_damaged_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "part-17.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
+
+    with pytest.raises(UnreadableImage, match=r"part-17\.png"):
+        load_for_training([tmp_path / "part-17.png"], TILED, 0)
+
+
+@pytest.mark.parametrize("values", [{"overlap": 33}, {"overlap": 128}, {"scale": 0.5}, {"overlap": 32, "scale": 0.0}])
+def test_tiles_that_make_no_sense_are_refused_before_training(values: dict[str, float]) -> None:
+    with pytest.raises(InvalidFitConfig):
+        FitConfig(**values)  # type: ignore[arg-type]  # a table of different fields
+
+
+class Quiet:
+    """A reporter that tells nobody."""
+
+    def stage(self, *_: object) -> Callable[[int, str], None]:
+        return lambda *_: None
+
+
+@pytest.mark.slow
+def test_tiled_product_is_trained_calibrated_and_served_alike(tmp_path: Path) -> None:
+    data = write_plates(tmp_path / "plates")  # 80 x 72 pixels: four tiles
+    config = FitConfig(input_size=64, overlap=0, iterations=2, batch_size=4, threads=1, warmup_steps=1)
+    request = Request(data, "plate", tmp_path / "models", tmp_path / "run", config, evaluate=True)
+
+    trained = train(request, Quiet())
+
+    manifest = trained.bundle.manifest
+    assert manifest.input.tiling == Tiling(overlap=0)
+    assert "aupro" in (manifest.evaluation or {})
+    inspector = Inspector.load(trained.bundle.path, inspector_options(threads=1, provider="cpu"))
+    measured = [inspector.measure(path.read_bytes()) for path in trained.data.held_out]
+    inspector.close()
+    np.testing.assert_allclose(trained.bundle.card.scores, sorted(item.score for item in measured), rtol=1e-5)
+    stride = 64 // manifest.map_width
+    assert {item.anomaly_map.shape for item in measured} == {(-(-72 // stride), 80 // stride)}

@@ -1,0 +1,78 @@
+"""Tiles to learn from: drawn from pictures that are larger than the network, through the service's own cutting."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.bundle import InputGeometry
+from service.inspection.imaging import read_header
+from service.inspection.threads import cpu_quota
+from service.inspection.tiling import cut, lay_grid, lay_out
+from training.calibrate import named_failures
+from training.dataset import UInt8Images, load_prepared, read_rgb
+
+# All tiles are kept in memory, like all pictures without a tiling; of more than fit, some are drawn.
+MEMORY_BYTES = 1 << 30
+
+
+def load_for_training(
+    paths: Sequence[Path],
+    geometry: InputGeometry,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+) -> UInt8Images:
+    """What the network learns from: whole pictures, or with a tiling tiles of them, as serving cuts them.
+
+    Args:
+        paths: Image files.
+        geometry: The graph's input.
+        seed: Decides which tiles are drawn where there are too many.
+        progress: Called with the number of images done so far.
+        memory_bytes: Most memory for tiles; at least one tile of every picture is drawn.
+
+    Returns:
+        uint8 [N, height, width, 3], RGB.
+
+    Raises:
+        UnreadableImage: Names the first file that is not a whole image.
+    """
+    if geometry.tiling is None:
+        return load_prepared(paths, geometry, progress)
+    counts = [_tiles_of(path, geometry) for path in paths]
+    tile_bytes = geometry.height * geometry.width * 3
+    share = min(1.0, memory_bytes / (sum(counts) * tile_bytes))
+    rng = np.random.default_rng((seed, len(paths)))
+    chosen = [np.sort(rng.permutation(count)[: max(1, int(count * share))]) for count in counts]
+    tiles = np.empty((sum(map(len, chosen)), geometry.height, geometry.width, 3), np.uint8)
+    filled = 0
+    # One large picture at a time and core: the pictures themselves must not fill the memory.
+    with ThreadPoolExecutor(cpu_quota()) as pool:
+        for start in range(0, len(paths), cpu_quota()):
+            piece = slice(start, start + cpu_quota())
+            for drawn in pool.map(partial(_draw, geometry), paths[piece], chosen[piece]):
+                tiles[filled : filled + len(drawn)] = drawn
+                filled += len(drawn)
+                start += 1
+                if progress is not None:
+                    progress(start)
+    return tiles
+
+
+def _tiles_of(path: Path, geometry: InputGeometry) -> int:
+    with named_failures(path):
+        header = read_header(path.read_bytes())
+    return len(lay_grid((header.height, header.width), geometry))
+
+
+def _draw(geometry: InputGeometry, path: Path, chosen: NDArray[np.int64]) -> UInt8Images:
+    rgb = read_rgb(path)
+    grid = lay_grid((rgb.shape[0], rgb.shape[1]), geometry)
+    wanted = set(chosen.tolist())
+    tiles = cut(lay_out(rgb, geometry), grid)
+    return np.stack([tile for number, tile in enumerate(tiles) if number in wanted])
