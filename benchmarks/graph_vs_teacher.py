@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from service.bundle import MANIFEST, Bundle, newest_bundle
 from service.inspection.session import GraphSession, SessionOptions, session_options
 from training.export import to_onnx
-from training.methods.base import to_pixels
+from training.pixels import to_pixels
 from training.teachers import random_teacher
 
 WARM_UP = 5  # runs of each before the clock counts

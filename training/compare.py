@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import torch
@@ -35,12 +34,11 @@ from training.errors import InvalidOption, NoImagesFound
 from training.evaluate import inspect_file
 from training.methods import build_method
 from training.product import Reporter, Request, inspector_options, train
-from training.report import write_report
+from training.report import shrunk, write_report
 from training.teachers import random_teacher
 
 TIMED_RUNS = 40
 TIMED_THREADS = 2
-PICTURE_SIDE = 320  # of an overlay's longer side, pixels
 
 
 def categories_in(root: Path, chosen: Sequence[str] = ()) -> list[str]:
@@ -159,16 +157,13 @@ def _same_run(run_dir: Path, cell: Cell) -> bool:
 
 def _draw_overlays(inspector: Inspector, images: Sequence[TestImage], folder: Path) -> None:
     """The first picture of some kinds of defects with its heatmap: the same pictures for every method."""
-    thresholds = Recipe.default(inspector.card.scores).thresholds
-    scale = inspector.heatmap_scale(thresholds)
+    criteria = Recipe.default(inspector.card.scores).criteria
+    scale = inspector.heatmap_scale(criteria.thresholds)
     first = {image.defect: image for image in reversed(images) if image.defective}
     for number, (_, image) in enumerate(sorted(first.items())[:OVERLAYS]):
-        inspection = inspect_file(inspector, image.path, thresholds)
+        inspection = inspect_file(inspector, image.path, criteria)
         overlay = render(read_rgb(image.path), inspection.anomaly_map, scale, inspection.regions)
-        factor = PICTURE_SIDE / max(overlay.shape[:2])
-        size = (max(1, round(overlay.shape[1] * factor)), max(1, round(overlay.shape[0] * factor)))
-        small = np.asarray(cv2.resize(overlay, size, interpolation=cv2.INTER_AREA), np.uint8)
-        (folder / f"overlay{number}.jpg").write_bytes(encode(small, "image/jpeg", quality=85))
+        (folder / f"overlay{number}.jpg").write_bytes(encode(shrunk(overlay), "image/jpeg", quality=85))
 
 
 def _parameters(bundle: Bundle) -> int:

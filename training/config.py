@@ -14,7 +14,7 @@ from training.errors import InvalidFitConfig
 class FitConfig:
     """Settings of one run; the same settings, images and machine give the same weights, bit by bit."""
 
-    method: str = "drd"
+    method: str = "nnet"
     teachers: tuple[str, ...] = ("efficientnet_lite0",)
     """Frozen networks to learn from, as many as the method wants."""
     teacher_weights: tuple[Path, ...] = ()
@@ -32,6 +32,8 @@ class FitConfig:
     """Share of a batch that also goes through the pseudo branch with a painted defect; [C] DRD 1.0."""
     pseudo_pool: int = 800
     """Different painted pictures in a run; their frozen features are computed once (see `training.views`)."""
+    painting: Literal["mix", "published"] = "mix"
+    """Which defects are painted: a mix of blobs, pasted pieces and scars, or DRD's published cut-paste alone."""
     augment: Literal["none", "rotate", "mild"] = "none"
     """How good images may vary beyond what was photographed: "rotate" for parts that lie at any angle."""
     views: int = 600

@@ -22,7 +22,8 @@ from training.config import FitConfig
 from training.ema import ExponentialAverage
 from training.errors import CheckpointMismatch, TooFewImages
 from training.methods import build_method
-from training.methods.base import Batch, Method, in_chunks
+from training.methods.base import Batch, Method
+from training.pixels import in_chunks
 from training.teachers import Teacher, load_teacher
 from training.views import Views
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.maps import PyramidDistance
-from training.methods.base import in_chunks
 from training.metrics import auroc
+from training.pixels import in_chunks
 from training.pseudo_anomalies import pseudo_anomaly
 
 PAINTED = 64  # painted pictures that a floor is judged by, about

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOST_CANDIDATES = 24_000  # a sample that large holds every kind of place that is not rarer than a few in the data set
+MOST_CANDIDATES = 40_000  # a sample that large holds every kind of place that is not rarer than a few in the data set
 
 
 def lift(features: Tensor, floor: float) -> Tensor:
@@ -44,3 +46,52 @@ def farthest_points(points: Tensor, count: int, generator: torch.Generator) -> T
         nearest = torch.maximum(nearest, pool @ pool[chosen[-1]])
         chosen.append(int(nearest.argmin()))
     return candidates[torch.tensor(chosen)]
+
+
+class Query(nn.Module):
+    """Distance of every coarse cell to the nearest prototype of a normal one (4.3; hard instead of soft, our own).
+
+    A cell is described by its coarse features and the mean of the fine ones over it.
+    """
+
+    prototypes: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: Sequence[int], count: int) -> None:
+        super().__init__()
+        self.floor = 0.0
+        self.register_buffer("prototypes", torch.zeros(count, sum(channels)))
+        self.register_buffer("scale", torch.ones(()))
+        self._cells = torch.zeros(0)
+
+    def describe(self, features: Sequence[Tensor]) -> Tensor:
+        """float `[N, C_k, H_k, W_k]` per level -> float32 `[N, C_1 + C_2, H_2, W_2]`."""
+        fine, coarse = features
+        return torch.cat([F.avg_pool2d(fine.float(), 2), coarse.float()], 1)
+
+    def learn(self, features: Sequence[Tensor]) -> None:
+        """Takes the places of good pictures, to choose prototypes from."""
+        pieces = zip(*(torch.split(level, 64) for level in features), strict=True)
+        cells = torch.cat([self.describe(piece).permute(0, 2, 3, 1).flatten(0, 2) for piece in pieces])
+        self.scale.copy_(cells.square().sum(1).mean().clamp_min(1e-20).rsqrt())
+        self._cells = cells * self.scale
+
+    def choose(self, floor: float) -> None:
+        """Chooses the prototypes that are far from each other by the distance with this floor."""
+        self.floor = floor
+        chosen = farthest_points(lift(self._cells, floor), len(self.prototypes), torch.Generator().manual_seed(0))
+        # Fewer places than prototypes: the last one again, so that the graph's shape stays.
+        index = F.pad(chosen, (0, len(self.prototypes) - len(chosen)), value=int(chosen[-1]))
+        self.prototypes.copy_(self._cells[index])
+
+    def forget(self) -> None:
+        """Lets go of the places; the prototypes stay."""
+        self._cells = torch.zeros(0)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Returns float32 `[N, 1, H_2, W_2]` in [0, 2]."""
+        cells = self.describe(features) * self.scale
+        count, channels, height, width = cells.shape
+        queries = lift(cells.permute(0, 2, 3, 1).reshape(-1, channels), self.floor)
+        nearest = (queries @ lift(self.prototypes, self.floor).T).amax(1)
+        return (1 - nearest).clamp_min(0).view(count, 1, height, width)

@@ -7,7 +7,7 @@ Every recipe takes float32 `[H, W, 3]` in [0, 1], before any normalisation, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Image = NDArray[np.float32]  # [H, W, 3], RGB in [0, 1]
 Mask = NDArray[np.bool_]  # [H, W]
 Rng = np.random.Generator
+Recipe = Callable[[Image, Rng], tuple[Image, Mask]]
 
 
 def perlin_self(image: Image, rng: Rng) -> tuple[Image, Mask]:
@@ -48,25 +49,49 @@ def scar(image: Image, rng: Rng) -> tuple[Image, Mask]:
     return _paste(image, (side * rng.uniform(0.008, 0.03), side * rng.uniform(0.06, 0.35)), rng)
 
 
-RECIPES: tuple[Callable[[Image, Rng], tuple[Image, Mask]], ...] = (perlin_self, cut_paste, scar)
+def published_cut_paste(image: Image, rng: Rng) -> tuple[Image, Mask]:
+    """DRD's own recipe: a square piece of the image pasted upright elsewhere, brightened by a fifth of what lies below.
+
+    Source: [C] DRD `cutpaste`; the clamping to [0, 1] is our own, because a camera has no brighter white. One size for
+    each image instead of one for the whole batch.
+    """
+    height, width = image.shape[:2]
+    low, high = _PUBLISHED_SIDES[rng.choice(3, p=(0.2, 0.3, 0.5))]
+    side = max(2, min(round(rng.uniform(low, high) * min(height, width) / 256), height - 1, width - 1))
+    top, left = int(rng.integers(height - side)), int(rng.integers(width - side))
+    y, x = int(rng.integers(height - side)), int(rng.integers(width - side))
+    mask = np.zeros((height, width), np.bool_)
+    mask[y : y + side, x : x + side] = True
+    out = image.copy()
+    place = out[y : y + side, x : x + side]
+    place[:] = np.clip(image[top : top + side, left : left + side] + np.float32(0.2) * place, 0, 1)
+    return out, mask
 
 
-def pseudo_anomaly(image: NDArray[np.uint8], rng: Rng) -> tuple[Image, Mask]:
+RECIPES: tuple[Recipe, ...] = (perlin_self, cut_paste, scar)
+
+
+PUBLISHED_RECIPES = (published_cut_paste,)
+
+
+def pseudo_anomaly(image: NDArray[np.uint8], rng: Rng, recipes: Sequence[Recipe] = RECIPES) -> tuple[Image, Mask]:
     """Applies one recipe, drawn at random.
 
     Args:
         image: uint8 `[H, W, 3]`, RGB.
         rng: the only source of chance.
+        recipes: to draw from.
 
     Returns:
         float32 `[H, W, 3]` in [0, 1] and bool `[H, W]`, which may be empty by chance.
     """
-    recipe = RECIPES[rng.integers(len(RECIPES))]
+    recipe = recipes[rng.integers(len(recipes))]
     return recipe(image.astype(np.float32) / np.float32(255), rng)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------
 
+_PUBLISHED_SIDES = ((150, 200), (64, 100), (10, 32))  # pixels of 256
 _CUT_SIZES = ((0.35, 0.6), (0.2, 0.35), (0.04, 0.2))  # of the shorter side
 
 

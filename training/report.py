@@ -14,7 +14,7 @@ from service.inspection.decision import Decision
 from service.inspection.heatmap import encode, render
 from service.inspection.inspector import Inspector
 from training import metrics
-from training.dataset import read_rgb
+from training.dataset import UInt8Images, read_rgb
 from training.evaluate import LABELS, Evaluation, ImageResult, by_defect, inspect_file
 
 WIDTH, HEIGHT = 640, 240  # of a drawing's area, SVG units
@@ -185,9 +185,14 @@ def _show(images: Sequence[ImageResult], evaluation: Evaluation, inspector: Insp
     return shown
 
 
-def _data_url(rgb: np.ndarray) -> str:
+def shrunk(rgb: UInt8Images) -> UInt8Images:
+    """A picture, uint8 [H, W, 3], no larger than is worth showing on a page."""
     factor = PICTURE_SIDE / max(rgb.shape[:2])
-    if factor < 1:
-        size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
-        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return "data:image/jpeg;base64," + base64.b64encode(encode(rgb, "image/jpeg", quality=85)).decode()
+    if factor >= 1:
+        return rgb
+    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _data_url(rgb: UInt8Images) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(encode(shrunk(rgb), "image/jpeg", quality=85)).decode()

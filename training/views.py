@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.config import FitConfig
-from training.methods.base import Batch, to_pixels
-from training.pseudo_anomalies import pseudo_anomaly
+from training.methods.base import Batch
+from training.pixels import to_pixels
+from training.pseudo_anomalies import PUBLISHED_RECIPES, RECIPES, pseudo_anomaly
 
 UInt8Images = NDArray[np.uint8]
 Features = Callable[[UInt8Images], list[Tensor]]
@@ -61,9 +62,10 @@ class Views:
         source = np.resize(np.random.default_rng((config.seed, _DRAWING)).permutation(len(views)), pool)
         pseudo = np.empty((pool, *views.shape[1:]), np.uint8)
         mask = np.empty((pool, *views.shape[1:3]), np.bool_)
+        recipes = RECIPES if config.painting == "mix" else PUBLISHED_RECIPES
         for number, view in enumerate(source):
             rng = np.random.default_rng((config.seed, _PAINTING, number))
-            painted, mask[number] = pseudo_anomaly(views[view], rng)
+            painted, mask[number] = pseudo_anomaly(views[view], rng, recipes)
             np.rint(painted * 255, out=painted)
             pseudo[number] = painted.astype(np.uint8)
         frozen = features(views)

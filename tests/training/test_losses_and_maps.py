@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.losses import channel_loss, flat_loss, hard_mined_loss, point_loss, ramp
-from training.maps import Gaussian, LevelFusion, cosine_distance, resize
+from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
 
 
 def random_pair(shape: tuple[int, ...] = (2, 3, 4, 4)) -> tuple[Tensor, Tensor]:
@@ -63,6 +63,38 @@ def test_distance_is_never_negative_and_is_float32_whatever_comes_in() -> None:
 def test_distance_of_opposite_features_is_two() -> None:
     a, _ = random_pair()
     torch.testing.assert_close(cosine_distance(a, -a), torch.full((2, 1, 4, 4), 2.0))
+
+
+def test_floor_quietens_short_vectors_and_leaves_long_ones() -> None:
+    a, b = random_pair()
+    plain = cosine_distance(a, b)
+    torch.testing.assert_close(cosine_distance(1000 * a, 1000 * b, 1.0), plain, rtol=1e-3, atol=1e-4)
+    assert float(cosine_distance(1e-3 * a, 1e-3 * b, 1.0).max()) < 1e-3 * float(plain.min() + 1)
+
+
+def test_high_floor_is_the_squared_euclidean_distance() -> None:
+    a, b = random_pair()
+    floor = 1e4
+    expected = (a - b).square().sum(1, keepdim=True) / (2 * floor)
+    torch.testing.assert_close(cosine_distance(a, b, floor), expected, rtol=0.01, atol=1e-7)
+
+
+def test_small_distances_are_exact() -> None:
+    a = torch.randn(1, 64, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    b = a + 1e-4 * torch.randn(a.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    exact = 1 - torch.nn.functional.cosine_similarity(a, b)[0, 0, 0]
+    # 1 - cos of float32 would be off by as much as the distance itself.
+    assert float(cosine_distance(a, b)) == pytest.approx(float(exact), rel=1e-2)
+
+
+def test_floor_is_relative_to_each_levels_energy() -> None:
+    features = [torch.randn(4, 8, 4, 4, generator=torch.Generator().manual_seed(0)) * scale for scale in (1e-4, 30.0)]
+    others = [level.flip(0) for level in features]
+    distance = PyramidDistance(2, 0.3)
+    distance.measure(features)
+    for level, other, found in zip(features, others, distance(features, others), strict=True):
+        energy = level.square().sum(1).mean()
+        torch.testing.assert_close(found, cosine_distance(level / energy.sqrt(), other / energy.sqrt(), 0.3))
 
 
 def test_hard_mining_keeps_the_value_and_scales_the_gradient_of_easy_places_only() -> None:

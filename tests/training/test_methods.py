@@ -19,7 +19,7 @@ from onnx import numpy_helper
 
 from service.app import create_app
 from service.bundle import CalibrationCard, CalibrationGroup, InputGeometry, ManifestDraft, ScoreRule, TrainingRecord
-from service.bundle import write_bundle as write
+from service.bundle_writer import write_bundle
 from service.inspection.scoring import image_score
 from service.inspection.session import GraphSession, SessionOptions
 from service.settings import Settings
@@ -41,7 +41,7 @@ def fabric(seed: int, *, blot: bool = False) -> NDArray[np.uint8]:
     y, x = np.mgrid[:SIZE, :SIZE]
     weave = np.sin(2 * np.pi * x / 8 + rng.uniform(0, 6)) * np.sin(2 * np.pi * y / 8 + rng.uniform(0, 6))
     image = 120 + 45 * weave[..., None] + rng.normal(0, 5, (SIZE, SIZE, 3))
-    image = np.clip(image, 0, 255).astype(np.uint8)
+    image = np.asarray(np.clip(image, 0, 255), np.uint8)
     if blot:
         centre = (int(rng.integers(16, SIZE - 16)), int(rng.integers(16, SIZE - 16)))
         cv2.ellipse(image, centre, (8, 5), float(rng.uniform(0, 180)), 0, 360, (60, 70, 110), -1)
@@ -115,7 +115,7 @@ def test_loss_falls_tenfold_on_eight_images(name: str, tmp_path: Path) -> None:
 def test_planted_defects_are_found_and_located(name: str, learn: Learn) -> None:
     learnt = learn(name)
     good, bad = learnt.maps(fabrics(20, 400)), learnt.maps(fabrics(20, 500, blot=True))
-    scores = np.array([image_score(anomaly_map, None, RULE) for anomaly_map in (*good, *bad)])
+    scores = np.array([image_score(anomaly_map, RULE) for anomaly_map in (*good, *bad)])
     assert metrics.auroc(scores, np.repeat([False, True], 20)) > 0.95
     # The same seeds without the blot tell where it is.
     clean = fabrics(20, 500)
@@ -174,7 +174,7 @@ def test_calibration_constants_are_inside_the_graph(name: str, learn: Learn) -> 
 def test_bundle_is_served_over_http(name: str, learn: Learn, tmp_path: Path) -> None:
     learnt = learn(name)
     held_out = learnt.maps(fabrics(30, 600))
-    scores = sorted(image_score(anomaly_map, None, RULE) for anomaly_map in held_out)
+    scores = sorted(image_score(anomaly_map, RULE) for anomaly_map in held_out)
     height, width = learnt.exported.map_hw
     draft = ManifestDraft(
         product="fabric",
@@ -201,7 +201,7 @@ def test_bundle_is_served_over_http(name: str, learn: Learn, tmp_path: Path) -> 
         map_q99=float(np.quantile(held_out, 0.99)),
     )
     model = with_metadata(learnt.exported.model, draft)
-    write(tmp_path / "models", draft=draft, model=model, card=card, golden=learnt.exported.golden)
+    write_bundle(tmp_path / "models", draft=draft, model=model, card=card, golden=learnt.exported.golden)
     settings = Settings(models=tmp_path / "models", data=tmp_path / "data")
     with TestClient(create_app(settings)) as client:
         while client.get("/health/ready").json()["status"] == "loading":

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.pseudo_anomalies import RECIPES, Image, Mask, cut_paste, perlin_self, pseudo_anomaly, scar
+from training.pseudo_anomalies import (
+    PUBLISHED_RECIPES,
+    RECIPES,
+    Image,
+    Mask,
+    cut_paste,
+    perlin_self,
+    pseudo_anomaly,
+    scar,
+)
 
 Recipe = Callable[[Image, np.random.Generator], tuple[Image, Mask]]
 
@@ -19,7 +28,7 @@ def scaled(image: NDArray[np.uint8]) -> Image:
     return image.astype(np.float32) / np.float32(255)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED_RECIPES])
 @pytest.mark.parametrize("size", [(64, 64), (50, 70)])
 def test_not_one_bit_changes_outside_the_mask(recipe: Recipe, size: tuple[int, int]) -> None:
     image = scaled(picture(*size))
@@ -30,7 +39,7 @@ def test_not_one_bit_changes_outside_the_mask(recipe: Recipe, size: tuple[int, i
         np.testing.assert_array_equal(painted[~mask], image[~mask])
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED_RECIPES])
 def test_paint_stays_in_range_and_shows(recipe: Recipe) -> None:
     image = scaled(picture())
     shown = 0
@@ -67,3 +76,19 @@ def test_scar_is_thin() -> None:
     image = scaled(picture(128, 128))
     shares = [scar(image, np.random.default_rng(seed))[1].mean() for seed in range(30)]
     assert max(shares) < 0.03
+
+
+def test_published_piece_is_an_upright_square_of_the_image_brightened_by_what_lies_below() -> None:
+    image = scaled(picture(128, 128)) * np.float32(0.7)
+    painted, mask = pseudo_anomaly((image * 255).astype(np.uint8), np.random.default_rng(1), PUBLISHED_RECIPES)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    assert len(rows) == len(columns) == round(mask.sum() ** 0.5)
+    before = (image * 255).astype(np.uint8).astype(np.float32) / 255
+    piece = (painted - np.float32(0.2) * before)[mask].reshape(len(rows), len(rows), 3)
+    side = len(rows)
+    found = any(
+        np.allclose(before[y : y + side, x : x + side], piece, atol=1e-5)
+        for y in range(128 - side)
+        for x in range(128 - side)
+    )
+    assert found

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -151,13 +150,3 @@ def parse_options(kind: type[OptionsT], given: Mapping[str, Any]) -> OptionsT:
     if unknown := sorted(set(given) - known):
         raise InvalidFitConfig(f"There is no option {', '.join(unknown)}; choose from {', '.join(sorted(known))}.")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
-
-
-def to_pixels(image: Tensor) -> Tensor:
-    """uint8 `[N, H, W, 3]` -> float32 `[N, 3, H, W]` in [0, 1]."""
-    return image.permute(0, 3, 1, 2).float() / 255
-
-
-def in_chunks(images: NDArray[np.uint8], size: int = 16) -> list[Tensor]:
-    """Splits uint8 `[N, H, W, 3]` into float32 `[n, 3, H, W]` pieces, n <= size, to bound the memory."""
-    return [to_pixels(torch.from_numpy(images[i : i + size])) for i in range(0, len(images), size)]

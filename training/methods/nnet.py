@@ -29,8 +29,9 @@ from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScal
 from training.floor import choose_floor
 from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance
-from training.methods.base import Batch, Method, in_chunks, parse_options, to_pixels
-from training.prototypes import farthest_points, lift
+from training.methods.base import Batch, Method, parse_options
+from training.pixels import in_chunks, to_pixels
+from training.prototypes import Query
 from training.teachers import Teacher
 
 
@@ -40,16 +41,16 @@ class NNetOptions:
 
     levels: tuple[int, int] = (1, 2)  # of the teacher's pyramid: strides 8 and 16
     width: float = 4.5  # finest width of the branches = width * sqrt(coarsest teacher channels), to a multiple of 8
-    prototypes: int = 3072
+    prototypes: int = 2048
     feature_noise: float = 0.1  # on the painted branch's input, in standard deviations of each channel; [C] DRD
     hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly
     hard_ramp_steps: int = 200
     margin: float = 0.3  # by which painted places are pushed away from what they were; [R] AAND
     weight_forward: float = 1.0
     weight_constraint: float = 0.2  # of the two branches on each other; 4.4
-    weight_adapter: float = 0.5  # 0 leaves the adaptive features at the teacher's own
+    adapt: bool = False  # train the adapters; they cost a point of image AUROC on fine surfaces, docs/benchmarks.md
     floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.floor`
-    source_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 2.0)  # reverse, forward (finest first), query
+    source_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 5.0)  # reverse, forward (finest first), query
     sigma: float = 1.0  # of the map's smoothing, in cells of 8 pixels
 
 
@@ -100,55 +101,6 @@ class Branches(nn.Module):
         return reverse, [head(x) for head, x in zip(self.forward_heads, again, strict=True)]
 
 
-class Query(nn.Module):
-    """Distance of every coarse cell to the nearest prototype of a normal one (4.3; hard instead of soft, our own).
-
-    A cell is described by its coarse features and the mean of the fine ones over it.
-    """
-
-    prototypes: Tensor
-    scale: Tensor
-
-    def __init__(self, channels: Sequence[int], count: int) -> None:
-        super().__init__()
-        self.floor = 0.0
-        self.register_buffer("prototypes", torch.zeros(count, sum(channels)))
-        self.register_buffer("scale", torch.ones(()))
-        self._cells = torch.zeros(0)
-
-    def describe(self, features: Sequence[Tensor]) -> Tensor:
-        """float `[N, C_k, H_k, W_k]` per level -> float32 `[N, C_1 + C_2, H_2, W_2]`."""
-        fine, coarse = features
-        return torch.cat([F.avg_pool2d(fine.float(), 2), coarse.float()], 1)
-
-    def learn(self, features: Sequence[Tensor]) -> None:
-        """Takes the places of good pictures, to choose prototypes from."""
-        pieces = zip(*(torch.split(level, 64) for level in features), strict=True)
-        cells = torch.cat([self.describe(piece).permute(0, 2, 3, 1).flatten(0, 2) for piece in pieces])
-        self.scale.copy_(cells.square().sum(1).mean().clamp_min(1e-20).rsqrt())
-        self._cells = cells * self.scale
-
-    def choose(self, floor: float) -> None:
-        """Chooses the prototypes that are far from each other by the distance with this floor."""
-        self.floor = floor
-        chosen = farthest_points(lift(self._cells, floor), len(self.prototypes), torch.Generator().manual_seed(0))
-        # Fewer places than prototypes: the last one again, so that the graph's shape stays.
-        index = F.pad(chosen, (0, len(self.prototypes) - len(chosen)), value=int(chosen[-1]))
-        self.prototypes.copy_(self._cells[index])
-
-    def forget(self) -> None:
-        """Lets go of the places; the prototypes stay."""
-        self._cells = torch.zeros(0)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Returns float32 `[N, 1, H_2, W_2]` in [0, 2]."""
-        cells = self.describe(features) * self.scale
-        count, channels, height, width = cells.shape
-        queries = lift(cells.permute(0, 2, 3, 1).reshape(-1, channels), self.floor)
-        nearest = (queries @ lift(self.prototypes, self.floor).T).amax(1)
-        return (1 - nearest).clamp_min(0).view(count, 1, height, width)
-
-
 class NNet(Method):
     """See the module's docstring."""
 
@@ -162,7 +114,7 @@ class NNet(Method):
         self.teacher = teacher
         channels = [teacher.channels[level] for level in options.levels]
         self.scaler = PyramidScaler(channels)
-        self.adapters = nn.ModuleList([Adapter(count) for count in channels])
+        self.adapters = nn.ModuleList([Adapter(count) if options.adapt else nn.Identity() for count in channels])
         self.branches = Branches(channels, options.width)
         self.query = Query(channels, options.prototypes)
         self.distance = PyramidDistance(len(channels), options.floors[0])
@@ -201,11 +153,10 @@ class NNet(Method):
         ]
         standard = [f.contiguous(memory_format=torch.channels_last) for f in self.scaler(features)]
         adaptive = self.scaler.undo(self.adapt(standard))
-        losses = {"adapter": self._adapter_loss(features, adaptive, batch, count)}
 
         targets = [a.detach() for a in adaptive]
         # The branches start from what the adapters say now; the picture that a defect was painted on is only a target.
-        inputs = []
+        inputs, losses = [], dict[str, Tensor]()
         for a in self.scaler(targets):
             noise = o.feature_noise * torch.randn((painted, *a.shape[1:]))
             inputs.append(
@@ -219,12 +170,10 @@ class NNet(Method):
             if painted:
                 losses[name] = losses[name] + over_levels(flat_loss, origin, [b[count:] for b in branch])
         losses["constraint"] = over_levels(flat_loss, reverse, forward)
-        loss = (
-            losses["reverse"]
-            + o.weight_forward * losses["forward"]
-            + o.weight_constraint * losses["constraint"]
-            + o.weight_adapter * losses["adapter"]
-        )
+        loss = losses["reverse"] + o.weight_forward * losses["forward"] + o.weight_constraint * losses["constraint"]
+        if o.adapt:
+            losses["adapter"] = self._adapter_loss(features, adaptive, batch, count)
+            loss = loss + losses["adapter"]
         return {"loss": loss, **losses}
 
     def _adapter_loss(self, features: list[Tensor], adaptive: list[Tensor], batch: Batch, count: int) -> Tensor:
