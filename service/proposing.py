@@ -55,6 +55,7 @@ from service.store.store import Store
 
 MAX_GOOD_IMAGES = 5000
 _PATIENCE = 20
+_UNUSABLE = (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, PixelMismatch, BufferSizeMismatch)
 
 
 @dataclass(frozen=True)
@@ -195,35 +196,41 @@ class Proposer:
             raise InvalidRequest(f"The selection holds no inspection of {product!r}. Check its time and product.")
         # The same picture twice is one observation, however often it was sent.
         unique = list({row.image_sha256: row for row in rows}.values())
-        foreign = sum(row.bundle_digest != active.bundle.digest for row in unique)
-        scores = [self._score(active, row) for row in unique]
+        scored = [self._score(active, row) for row in unique]
         days = tuple(_day(row) for row in unique)
         groups = dict(sorted(Counter(days).items()))
         return GoodImages(
             kind="inspections",
-            scores=tuple(scores),
+            scores=tuple(score for score, _ in scored),
             days=days,
             grouped_by="captured-at",
             groups=groups,
             duplicates=len(rows) - len(unique),
-            measured=foreign,
+            measured=sum(is_measured for _, is_measured in scored),
         )
 
-    def _score(self, active: ActiveProduct, row: InspectionRow) -> float:
-        """The score of the whole picture: a bound that holds under any ROI, also under one that is drawn later.
+    def _score(self, active: ActiveProduct, row: InspectionRow) -> tuple[float, bool]:
+        """The score of the whole picture, a bound that holds under any ROI, also under one that is drawn later; and
+        whether it was measured now.
 
-        It is the stored one where this bundle gave it, else what this bundle says about the stored image.
+        It is the stored one where this bundle gave it, for pixels that were read as they would be now. Else it is what
+        this bundle says about the stored image.
         """
         if row.score is None:
             raise NotJudged(row.id)
-        if row.bundle_digest == active.bundle.digest:
+        before = PixelRules.from_stored(row.image_pixels)
+        rules = active.recipe.recipe.pixels.rules(before.layout)
+        if row.bundle_digest == active.bundle.digest and rules == before:
             if row.judged_share is None:
-                return row.score
-            return active.inspector.score_map(self._read_map(row), (row.image_width, row.image_height))
+                return row.score, False
+            return active.inspector.score_map(self._read_map(row), (row.image_width, row.image_height)), False
         data = self.store.files.image_of(row)
-        # Held for this one picture: an activation need not wait for thousands of them.
-        with active.held() as inspector:
-            return inspector.measure(data, PixelRules.from_stored(row.image_pixels)).score
+        try:
+            # Held for this one picture: an activation need not wait for thousands of them.
+            with active.held() as inspector:
+                return _score_patiently(inspector, inspector.read(data, rules)), True
+        except _UNUSABLE as error:
+            raise _about(row.id, error) from error
 
     def _measure(self, active: ActiveProduct, frame: Frame, number: int) -> GoodPicture:
         name = frame.label or str(number)
@@ -244,7 +251,7 @@ class Proposer:
                 if find_objections(picture.quality, picture.image_wh, limits):
                     return GoodPicture(name, picture.sha256, None)
                 return GoodPicture(name, picture.sha256, _score_patiently(inspector, picture))
-        except (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, PixelMismatch, BufferSizeMismatch) as error:
+        except _UNUSABLE as error:
             raise _about(name, error) from error
 
     def _replay(self, active: ActiveProduct, recipe: Recipe, limit: int) -> ReplayedVerdicts:

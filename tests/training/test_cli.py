@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from service.bundle import Bundle
 from tests.training.small_product import build_bundle, write_plates
-from training.cli import app
+from training.cli import app, default_overlap
+from training.config import FitConfig
 
 runner = CliRunner()
 
@@ -75,11 +76,24 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
         (("--evaluate",), "a test split"),
         (("--teacher", "resnet51"), "no teacher 'resnet51'"),
         (("--method", "magic"), "no method 'magic'"),
+        (("--tile", 500), "multiple of 32"),
+        (("--tile", 128, "--overlap", 64), "overlap is 64"),
+        (("--overlap", 64), "--tile beside it"),
+        (("--scale", 0.5), "needs tiles"),
     ],
-    ids=["input-size", "iterations", "held-out", "evaluate-without-test", "teacher", "method"],
+    ids=[
+        *("input-size", "iterations", "held-out", "evaluate-without-test", "teacher", "method"),
+        *("tile", "half-a-tile", "overlap-alone", "scale-alone"),
+    ],
 )
 def test_options_are_checked(tmp_path: Path, options: tuple[object, ...], expected: str) -> None:
     assert expected in fit(draw(tmp_path / "data", 25), tmp_path, *options)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(None, None), (64, 0), (96, 32), (256, 32), (512, 64), (1024, 128)])
+def test_tiles_share_an_eighth_in_whole_steps(tile: int | None, overlap: int | None) -> None:
+    assert default_overlap(tile) == overlap
+    FitConfig(input_size=tile or 256, overlap=overlap)
 
 
 def test_a_refused_training_leaves_no_bundle(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_whole_days_are_held_out(tmp_path: Path, pattern: str) -> None:
     assert data.grouped_by == "date-in-name"
     assert dict(data.groups) == dict.fromkeys(data.groups, 6)
     assert len(data.groups) == 2  # 20 % of 48 are 10: two days of 6
+    for path, session in zip(data.held_out, data.sessions, strict=True):
+        assert session.replace("-", "") in str(path.relative_to(tmp_path)).replace("-", "").replace("_", "")
     held_out_days = {name.replace("-", "") for name in data.groups}
     left = {str(path.relative_to(tmp_path)).replace("-", "").replace("_", "") for path in data.train}
     assert not [name for name in left for day in held_out_days if day in name]

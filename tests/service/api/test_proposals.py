@@ -187,6 +187,18 @@ def test_images_of_another_bundle_are_measured_by_the_one_that_serves(serve: Ser
         assert apply(service, proposal).status_code == 200
 
 
+def test_images_whose_pixels_are_read_otherwise_now_are_measured_again(serve: Serve) -> None:
+    with serve() as service:
+        rows = inspect_days(service, 5)
+        levels = {"pixels": {"black_level": 100}, "reason": "the sensor's dark level"}
+        assert service.client.put(RECIPE, json=WHO | levels).status_code == 200
+        chosen = {"ids": [row["id"] for row in rows], "declared_good": True}
+        proposal = propose(service, target_false_reject_rate=0.1, inspections=chosen).json()
+        assert proposal["source"]["measured"] == 10
+        images = [service.client.get(row["links"]["image"]).content for row in rows]
+        assert proposal["thresholds"]["fail"] == max(service.inspect(image).json()["score"] for image in images)
+
+
 def test_proposals_are_kept_and_listed(serve: Serve) -> None:
     with serve() as service:
         made = [propose(service, target_false_reject_rate=rate).json() for rate in (0.1, 0.2, 0.3)]

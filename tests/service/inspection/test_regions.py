@@ -69,6 +69,19 @@ def test_there_is_a_region_exactly_when_a_judged_cell_lies_above_the_level(
         assert region.peak > level
 
 
+def test_single_cell_of_a_large_map_is_not_lost_among_its_samples() -> None:
+    anomaly_map = np.zeros((700, 900), np.float32)
+    anomaly_map[123, 456] = 1.0
+
+    (region,) = find_regions(anomaly_map, 0.9, (3600, 2800)).kept
+
+    x, y, width, height = region.bbox
+    assert (x, y) == pytest.approx((456 * 4, 123 * 4), abs=4)
+    assert max(width, height) <= 4
+    assert region.peak == 1.0
+    assert region.peak_xy == (456 * 4 + 2, 123 * 4 + 2)
+
+
 def test_whole_picture_as_one_region() -> None:
     (region,) = find_regions(np.ones((4, 4), np.float32), 0.5, (100, 60)).kept
 

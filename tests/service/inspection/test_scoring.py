@@ -78,3 +78,37 @@ def test_map_that_holds_no_number_has_no_score(strange: float) -> None:
 
 def test_score_of_judged_cells_is_that_of_the_whole_map_where_all_are_judged() -> None:
     assert image_score(TEN, ScoreRule(fraction=0.3), np.ones_like(TEN, np.bool_)) == 8.0
+
+
+WINDOWS = ((slice(0, 4), slice(0, 4)), (slice(0, 4), slice(2, 6)))
+
+
+def test_of_tiles_the_most_unusual_one_gives_the_score() -> None:
+    anomaly_map = np.zeros((4, 6), np.float32)
+    anomaly_map[0, :2] = (3.0, 1.0)
+
+    assert image_score(anomaly_map, ScoreRule(fraction=2 / 16), windows=WINDOWS) == 2.0
+    assert image_score(anomaly_map, ScoreRule(fraction=2 / 16)) == pytest.approx(4 / 3), "over the whole map: 3 cells"
+
+
+@pytest.mark.parametrize("place", [(0, 0), (3, 5)])
+def test_tile_that_holds_no_number_takes_the_score_with_it(place: tuple[int, int]) -> None:
+    anomaly_map = np.ones((4, 6), np.float32)
+    anomaly_map[place] = np.nan
+
+    assert np.isnan(image_score(anomaly_map, ScoreRule(fraction=0.1), windows=WINDOWS))
+
+
+@given(
+    hnp.arrays(np.float32, (4, 6), elements=st.floats(-1e6, 1e6, width=32)),
+    hnp.arrays(np.bool_, (4, 6)).filter(lambda mask: bool(mask.any())),
+    st.floats(0.01, 1.0),
+)
+def test_judging_less_of_a_tiled_picture_never_raises_the_score(
+    anomaly_map: npt.NDArray[np.float32], judged: npt.NDArray[np.bool_], fraction: float
+) -> None:
+    rule = ScoreRule(fraction=fraction)
+    score = image_score(anomaly_map, rule, judged, WINDOWS)
+
+    assert score <= image_score(anomaly_map, rule, windows=WINDOWS)
+    assert score <= float(anomaly_map[judged].max())
