@@ -220,6 +220,9 @@ def compare_command(
         int | None, typer.Option(help="Side of the graph's input, pixels.", show_default="the method's own")
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Training steps.", show_default="the method's own")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="A knob of the methods' own, NAME=VALUE (JSON).", metavar="NAME=VALUE")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of this process.")] = 1,
 ) -> None:
     """Train and measure methods side by side: one table as Markdown, JSON and HTML.
@@ -241,6 +244,7 @@ def compare_command(
                 input_size=input_size,
                 iterations=iterations,
                 threads=threads,
+                options=method_options(option or ()),
             )
             for method in methods or METHODS
             for choice in teachers or (None,)
