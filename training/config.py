@@ -16,7 +16,7 @@ class FitConfig:
 
     method: str = "nnet"
     teachers: tuple[str, ...] = ("efficientnet_lite0",)
-    """Frozen networks to learn from, as many as the method wants."""
+    """Frozen networks to learn from, as many as the method wants; `training.methods.fit_config` knows its own."""
     teacher_weights: tuple[Path, ...] = ()
     """State dicts to use instead of the teachers' usual sources, one for each, for machines without internet."""
     input_size: int = 256

@@ -85,7 +85,7 @@ def pseudo_anomaly(image: NDArray[np.uint8], rng: Rng, recipes: Sequence[Recipe]
     Returns:
         float32 `[H, W, 3]` in [0, 1] and bool `[H, W]`, which may be empty by chance.
     """
-    recipe = recipes[rng.integers(len(recipes))]
+    recipe = recipes[int(rng.integers(len(recipes)))]
     return recipe(image.astype(np.float32) / np.float32(255), rng)
 
 

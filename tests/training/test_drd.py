@@ -118,6 +118,7 @@ def test_published_losses_have_a_gradient_and_the_score_a_refinement(tmp_path: P
     torch.manual_seed(0)
     config = FitConfig(method="drd", input_size=64, options={"strict": True, "width": 0.8})
     strict = build_method(config, [random_teacher("efficientnet_lite0")])
+    assert isinstance(strict, DualReverseDistillation)
     strict.prepare(strict.frozen_features(torch.cat(in_chunks(pictures(4)))))
     losses = strict.training_step(batch_of(strict, 4))
     assert losses["loss"].requires_grad

@@ -106,6 +106,7 @@ class NNet(Method):
 
     name: ClassVar[str] = "nnet"
     map_stride: ClassVar[int] = 8
+    default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite2",)  # better than lite0 on fine surfaces
     recommended: ClassVar[Mapping[str, Any]] = {"iterations": 800}
 
     def __init__(self, teacher: Teacher, options: NNetOptions) -> None:
