@@ -15,8 +15,9 @@ from service.inspection.tiling import cut, lay_grid, lay_out
 from training.calibrate import named_failures
 from training.dataset import UInt8Images, load_prepared, read_rgb
 
-# All tiles are kept in memory, like all pictures without a tiling; of more than fit, some are drawn.
-MEMORY_BYTES = 1 << 30
+# All tiles are kept in memory, like all pictures without a tiling, and the frozen teacher's features of each take two
+# to four times as much again; of more than fit, some are drawn.
+MEMORY_BYTES = 1 << 28
 
 
 def load_for_training(
@@ -37,7 +38,8 @@ def load_for_training(
         memory_bytes: Most memory for tiles; at least one tile of every picture is drawn.
 
     Returns:
-        uint8 [N, height, width, 3], RGB.
+        uint8 [N, height, width, 3], RGB; tiles in an order that the seed decides, so that any part of them shows all
+        places of the pictures.
 
     Raises:
         UnreadableImage: Names the first file that is not a whole image.
@@ -50,17 +52,15 @@ def load_for_training(
     rng = np.random.default_rng((seed, len(paths)))
     chosen = [np.sort(rng.permutation(count)[: max(1, int(count * share))]) for count in counts]
     tiles = np.empty((sum(map(len, chosen)), geometry.height, geometry.width, 3), np.uint8)
-    filled = 0
+    places = np.split(rng.permutation(len(tiles)), np.cumsum([len(numbers) for numbers in chosen])[:-1])
     # One large picture at a time and core: the pictures themselves must not fill the memory.
     with ThreadPoolExecutor(cpu_quota()) as pool:
         for start in range(0, len(paths), cpu_quota()):
             piece = slice(start, start + cpu_quota())
-            for drawn in pool.map(partial(_draw, geometry), paths[piece], chosen[piece]):
-                tiles[filled : filled + len(drawn)] = drawn
-                filled += len(drawn)
-                start += 1
+            for number, drawn in enumerate(pool.map(partial(_draw, geometry), paths[piece], chosen[piece]), start):
+                tiles[places[number]] = drawn
                 if progress is not None:
-                    progress(start)
+                    progress(number + 1)
     return tiles
 
 
