@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 
 from service.bundle import bundle_folders
 from service.bundles.errors import UnknownBundle
+from service.bundles.memory import return_freed_memory
 from service.bundles.rejudging import judge_again
 from service.errors import BundleIntegrity, NotJudged
 from service.inspection.imaging import ImageLimits
@@ -163,6 +164,7 @@ class Replayer:
         if self._loaded is not None:
             self._loaded.close()
             self._loaded = None
+            return_freed_memory()
 
     def __enter__(self) -> Self:
         return self
