@@ -20,16 +20,15 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NewType, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from pydantic import (
     AfterValidator,
     AwareDatetime,
@@ -43,7 +42,8 @@ from pydantic import (
     model_validator,
 )
 
-from service.errors import BundleIntegrity, BundleSchema, ExternalData
+from service.bundle_graph import check_graph
+from service.errors import BundleIntegrity, BundleSchema
 
 SCHEMA_VERSION: Final = 1
 MANIFEST = "manifest.json"
@@ -347,7 +347,14 @@ class Bundle:
         contents = {name: _read_verified(path, name, entry) for name, entry in manifest.files.items() if name != MODEL}
         card = _parse(path, CARD, CalibrationCard, contents[CARD])
         bundle = cls(path, manifest, card, _parse_golden(path, manifest, contents), digest)
-        _check_graph(path, manifest, bundle.read_model())
+        size = manifest.input
+        check_graph(
+            path,
+            bundle.read_model(),
+            image_shape=(size.height, size.width, 3),
+            map_shape=(manifest.map_height, manifest.map_width),
+            metadata=graph_metadata(manifest),
+        )
         return bundle
 
     def read_model(self) -> bytes:
@@ -462,52 +469,3 @@ def _parse_golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes])
             raise BundleSchema(path, f"{name}: its map is not float32 {anomaly_map[0]}.")
         samples.append(sample)
     return tuple(samples)
-
-
-def _check_graph(path: Path, manifest: Manifest, model: bytes) -> None:
-    try:
-        graph = onnx.load_model_from_string(model)
-    except Exception as error:  # protobuf's DecodeError has no public home that stays put between releases
-        raise BundleSchema(path, f"{MODEL} is not an ONNX graph ({error}).") from error
-    functions = [_tensors_of_nodes(function.node) for function in graph.functions]
-    for tensor in [*_tensors(graph.graph), *chain.from_iterable(functions)]:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise ExternalData(path, tensor.name)
-    size = manifest.input
-    _check_tensor(path, graph.graph.input, "image", onnx.TensorProto.UINT8, (size.height, size.width, 3))
-    map_size = (manifest.map_height, manifest.map_width)
-    _check_tensor(path, graph.graph.output, "anomaly_map", onnx.TensorProto.FLOAT, map_size)
-    if strange := {output.name for output in graph.graph.output} - {"anomaly_map", "score_gain"}:
-        raise BundleSchema(path, f"{MODEL} has an unknown output {sorted(strange)[0]!r}.")
-    carried = {prop.key: prop.value for prop in graph.metadata_props}
-    for key, value in graph_metadata(manifest).items():
-        if carried.get(key) != value:
-            raise BundleSchema(path, f"{MODEL} says {key} = {carried.get(key)}, the manifest says {value}.")
-
-
-def _check_tensor(
-    path: Path, values: Sequence[onnx.ValueInfoProto], name: str, element: int, shape: tuple[int, ...]
-) -> None:
-    for value in values:
-        if value.name == name:
-            tensor = value.type.tensor_type
-            dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-            if tensor.elem_type == element and dims == [None, *shape]:
-                return
-            raise BundleSchema(path, f"{MODEL}: {name!r} has shape {dims}, expected [N, {', '.join(map(str, shape))}].")
-    raise BundleSchema(path, f"{MODEL} has no tensor {name!r}.")
-
-
-def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """Every tensor a graph holds: initialisers, constants and those of nested graphs."""
-    sparse = chain.from_iterable((tensor.values, tensor.indices) for tensor in graph.sparse_initializer)
-    return [*graph.initializer, *sparse, *_tensors_of_nodes(graph.node)]
-
-
-def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> list[onnx.TensorProto]:
-    tensors: list[onnx.TensorProto] = []
-    for attribute in chain.from_iterable(node.attribute for node in nodes):
-        tensors += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
-        for nested in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-            tensors += _tensors(nested)
-    return tensors

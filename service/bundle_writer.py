@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,10 @@ from service.bundle import (
     ManifestDraft,
 )
 from service.errors import BundleInvalid, BundleOfOtherProduct
+
+# No writer takes so long, so whoever left this is dead.
+STALE_S = 24 * 3600
+_STAGING = ".staging-"
 
 
 def write_bundle(
@@ -70,10 +75,11 @@ def install_bundle(models: Path, product: str, contents: Mapping[str, bytes]) ->
     version = hashlib.sha256(contents[MANIFEST]).hexdigest()[:12]
     target = models / product / version
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
     try:
         # A dot keeps the half-written folder out of the service's sight; the second level carries the final name,
         # so that the bundle is verified as it will be read before it appears.
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=target.parent))
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target.parent))
         try:
             staged = staging / version
             for name, data in contents.items():
@@ -91,6 +97,14 @@ def install_bundle(models: Path, product: str, contents: Mapping[str, bytes]) ->
             error.found_at(target)
         raise
     return Bundle.load(target), is_new
+
+
+def _sweep(product_folder: Path) -> None:
+    """Remove what a writer left that was killed. Nobody ever sees it, but it takes space."""
+    for leftover in product_folder.glob(f"{_STAGING}*"):
+        with contextlib.suppress(OSError):  # whoever else sweeps, or may not
+            if time.time() - leftover.stat().st_mtime > STALE_S:
+                shutil.rmtree(leftover)
 
 
 def _put_in_place(staged: Path, target: Path) -> bool:

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from service.app import inspector_options
 from service.bundle import bundle_folders
+from service.bundles.archive import open_spool
 from service.errors import PlumblineError
 from service.inspection.cuda import cuda_problems, has_driver
 from service.inspection.threads import cpu_quota
@@ -157,6 +158,16 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", Health.OK, "opens, tables are up to date")
 
 
+def _check_models(settings: Settings) -> Iterator[Finding]:
+    try:
+        open_spool(settings.models).close()
+    except OSError as error:
+        text = f"{settings.models} cannot be written ({error.strerror}): bundles are copied there, not uploaded"
+    else:
+        text = f"{settings.models} is writable: bundles can be uploaded"
+    yield Finding("model repository", Health.OK, text)
+
+
 def _check_bundles(settings: Settings) -> Iterator[Finding]:
     products = list(product_folders(settings.models))
     if not products:
@@ -196,5 +207,6 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_data,
     _check_database,
     _check_port,
+    _check_models,
     _check_bundles,
 )

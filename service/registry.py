@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from service.bundle import PRODUCT_NAME, Bundle, bundle_folders
 from service.bundles.errors import ChangeUnderWay
+from service.bundles.memory import return_freed_memory
 from service.bundles.usage import Usage
 from service.errors import (
     BundleIntegrity,
@@ -433,6 +434,7 @@ def _see_off(old: ActiveProduct | Shadow | None) -> None:
     # latest; one that hangs longer is not worth waiting for, and closes its bundle itself when it ends.
     if not old.usage.ended.wait(DRAIN_TIMEOUT_S):
         log.error("bundle still busy", version=old.bundle.version, seconds=DRAIN_TIMEOUT_S)
+    return_freed_memory()
 
 
 def load_inspector(path: Path, product: str, options: InspectorOptions) -> Inspector:

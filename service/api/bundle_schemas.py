@@ -125,9 +125,9 @@ class ReplayRecord(Answer):
     replayed: SaidRecord
     score_difference: float = Field(description="Relative to the stored score.")
     tolerance: float = Field(
-        description="How much of that is allowed: nothing on the provider that gave the verdict (next to nothing for "
-        "tiled pictures), what the bundle's parity certificate allows on another. The decision has to be the same in "
-        "any case."
+        description="How much of that is allowed: nothing where the CPU gave the verdict and gives it again, 1e-5 for "
+        "tiled pictures and on CUDA, what the bundle's parity certificate allows from one provider to another. The "
+        "decision has to be the same in any case."
     )
     bundle: BundleReference
     recipe_revision: int

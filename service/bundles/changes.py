@@ -18,6 +18,7 @@ import structlog
 from service.bundle import Manifest, bundle_folders, read_manifest
 from service.bundles.archive import import_archive
 from service.bundles.errors import NothingToRollBackTo, ShadowRefused, UnknownBundle
+from service.bundles.memory import return_freed_memory
 from service.errors import BundleInvalid, UnknownProduct
 from service.monitoring.metrics import Metrics
 from service.registry import BrokenBundle, Registry
@@ -92,6 +93,7 @@ class BundleChanges:
         with self._registry.changing(product):
             self._keep_what_serves(product)
         bundle, is_new = import_archive(self._registry.models, product, archive, limit_bytes)
+        return_freed_memory()
         self._registry.look_again(product, bundle.version)
         log.info("bundle uploaded", product=product, version=bundle.version, is_new=is_new)
         return self.version(product, bundle.version), is_new

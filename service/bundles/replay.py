@@ -1,9 +1,9 @@
 """Replaying verdicts: deciding a stored picture again with the bundle and the recipe that its inspection names.
 
-On the provider that gave it, a verdict comes out the same to the last bit: the graph runs on as many copies of the
-picture as there were pictures in its batch then. Tiles went in batches of several sizes, so a tiled picture's score may
-differ in its last digits. On another provider scores may differ as far as the bundle's parity certificate allows. The
-decision must be the same even so.
+On the CPU, where the CPU gave it, a verdict comes out the same to the last bit: the graph runs on as many copies of the
+picture as there were pictures in its batch then. Tiles went in batches of several sizes, and CUDA's libraries choose
+their algorithms anew, so there a score may differ in its last digits. On another provider it may differ as far as the
+bundle's parity certificate allows. The decision must be the same even so.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sqlalchemy import Engine
 
 from service.bundle import bundle_folders
 from service.bundles.errors import UnknownBundle
+from service.bundles.memory import return_freed_memory
 from service.bundles.rejudging import judge_again
 from service.errors import BundleIntegrity, NotJudged
 from service.inspection.imaging import ImageLimits
@@ -32,7 +33,7 @@ from service.store.recipes import get_recipe
 from service.store.store import Store
 
 # A batch's size moves scores by some 3e-7 (measured on the washer's graph, relative to the largest value).
-TILES_TOLERANCE = 1e-5
+LAST_DIGITS = 1e-5
 _PAGE = 500
 # Every picture was admitted once; limits that were lowered since do not hide it.
 _NO_LIMITS = ImageLimits(max_bytes=2**31 - 1, max_pixels=2**30)
@@ -57,7 +58,7 @@ class Replay:
         stored: The verdict as it was answered.
         replayed: The verdict as it comes out now.
         score_difference: Relative to the stored score.
-        tolerance: How much of that is allowed: nothing on the same provider, next to nothing for tiles.
+        tolerance: How much of that is allowed; nothing where both come from the CPU.
     """
 
     inspection_id: str
@@ -146,9 +147,10 @@ class Replayer:
         copies = None if is_tiled else row.batch_size
         judged = judge_again(self._store, self._references, row, inspector, recipe, copies=copies)
         difference = abs(judged.score - row.score)
-        tolerance = TILES_TOLERANCE if is_tiled else 0.0
         if row.provider != inspector.provider:
             tolerance = inspector.bundle.manifest.parity.tolerance
+        else:
+            tolerance = LAST_DIGITS if is_tiled or inspector.provider != "cpu" else 0.0
         return Replay(
             inspection_id=row.id,
             stored=Said(row.decision, row.score, row.p_value, row.provider),
@@ -162,6 +164,7 @@ class Replayer:
         if self._loaded is not None:
             self._loaded.close()
             self._loaded = None
+            return_freed_memory()
 
     def __enter__(self) -> Self:
         return self

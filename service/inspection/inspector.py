@@ -206,8 +206,9 @@ class Measurer:
         return self.score(picture, self.infer(picture), area)
 
     def close(self, *, drain: bool = True) -> None:
-        """Answer what waits and end the inference thread."""
+        """Answer what waits, end the inference thread, and give the graph's memory back."""
         self.batcher.close(drain=drain)
+        self.session.close()
 
 
 class Inspector(Measurer):

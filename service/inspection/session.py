@@ -92,6 +92,10 @@ class GraphSession:
         self._session.run_with_iobinding(binding)
         return list(binding.copy_outputs_to_cpu())
 
+    def close(self) -> None:
+        """Give the graph's memory back now, whoever still holds this object. Nothing can be run afterwards."""
+        self._session = None
+
     def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
         """Run blank images, so that no camera pays for the first inference of each batch size."""
         for size in batch_sizes:

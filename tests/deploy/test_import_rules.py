@@ -10,13 +10,14 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "training": {
         "service.bundle",
+        "service.bundle_graph",
         "service.bundle_writer",
         "service.errors",
         "service.inspection",
         "service.recipe",
         "service.recipe_parts",
     },
-    "service.inspection": {"service.bundle", "service.errors", "service.inspection"},
+    "service.inspection": {"service.bundle", "service.bundle_graph", "service.errors", "service.inspection"},
 }
 
 

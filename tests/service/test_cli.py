@@ -149,7 +149,17 @@ def test_chosen_bundle_judges_without_the_service(serve: Serve, pictures: Path, 
 def test_doctor_finds_nothing_on_a_sound_machine(tiny_models: Path, tmp_path: Path) -> None:
     result = run("doctor", "--models", tiny_models, "--data", tmp_path / "data", "--port", "0", "--provider", "cpu")
     assert result.exit_code == 0, result.output
-    for subject in ("python", "libraries", "cpu", "data folder", "disk", "database", "port", "bundle widget/"):
+    for subject in (
+        "python",
+        "libraries",
+        "cpu",
+        "data folder",
+        "disk",
+        "database",
+        "port",
+        "model repository",
+        "bundle widget/",
+    ):
         assert subject in result.output
 
 

@@ -72,7 +72,7 @@ def test_shadow_watches_and_the_command_line_replays(tmp_path: Path) -> None:
         line.shadow_bundle("widget", other.version, **WHO)
         verdicts = [line.inspect("widget", image) for image in (GOOD, BAD) * 5]
         assert {verdict.bundle.version for verdict in verdicts} == {serving.version}
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while (comparison := line.compare_bundles("widget")).pairs < len(verdicts):
             assert time.monotonic() < deadline, comparison
             time.sleep(0.05)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import struct
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from service.bundle import MANIFEST, MODEL, Bundle
+from service.bundle_writer import STALE_S
 from service.bundles.archive import import_archive, read_archive, write_archive
 from service.bundles.errors import BundleArchiveInvalid, BundleTooLarge, RepositoryNotWritable
 from service.errors import BundleIntegrity, BundleOfOtherProduct, BundleSchema
@@ -59,6 +62,18 @@ def test_bundle_goes_out_and_comes_in_as_it_was(tiny_bundle: Bundle, tmp_path: P
     again, is_new = import_archive(tmp_path, "widget", io.BytesIO(archive), LIMIT)
     assert (again.digest, is_new) == (tiny_bundle.digest, False)
     assert everything_below(tmp_path) == before
+
+
+def test_what_a_killed_writer_left_is_swept_away_and_what_another_one_writes_is_not(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = tmp_path / "widget"
+    for name, age_s in ((".staging-dead", STALE_S + 60), (".staging-alive", 60)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.onnx").write_bytes(b"half a")
+        os.utime(folder / name, (time.time() - age_s,) * 2)
+    import_archive(tmp_path, "widget", io.BytesIO(archived(tiny_bundle)), LIMIT)
+    assert {path.name for path in folder.iterdir()} == {".staging-alive", tiny_bundle.version}
 
 
 def test_damaged_bundle_is_put_right(tiny_bundle: Bundle, tmp_path: Path) -> None:
