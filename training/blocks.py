@@ -72,6 +72,29 @@ class UpBlock(nn.Module):
         return F.relu(self.bn(self.up(x)))
 
 
+class ChannelSpatialAttention(nn.Module):
+    """CBAM: a gate per channel, then a gate per place; same shape out. Source: [P] Woo et al., ECCV 2018.
+
+    Args:
+        channels: of the input.
+        reduction: how much narrower the shared hidden layer of the channel gate is; [P] 16.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = max(4, channels // reduction)
+        self.squeeze = nn.Conv2d(channels, hidden, 1)
+        self.excite = nn.Conv2d(hidden, channels, 1)
+        self.place = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = (x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))
+        x = x * torch.stack([self.excite(F.relu(self.squeeze(p))) for p in pooled]).sum(0).sigmoid()
+        where = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        gated: Tensor = x * self.place(where).sigmoid()
+        return gated
+
+
 class PyramidScaler(nn.Module):
     """Standardises every level's channels and back, with constants of the good training images. Our own.
 

@@ -37,19 +37,40 @@ def cosine_distance(a: Tensor, b: Tensor, floor: Tensor | float = 0.0) -> Tensor
     return 0.5 * apart
 
 
+def nearest_distance(a: Tensor, b: Tensor, floor: Tensor | float = 0.0) -> Tensor:
+    """The smallest `cosine_distance` of each cell of `a` to the 3x3 cells of `b` around it.
+
+    Shapes and range as there. What lies one cell beside its place is no defect, whatever rebuilt it a little off.
+    """
+    a, b = a.float(), b.float()
+    height, width = a.shape[-2:]
+    per_a = (a.square().sum(1, keepdim=True) + floor).sqrt().clamp_min(_EPS).reciprocal()
+    per_b = (b.square().sum(1, keepdim=True) + floor).sqrt().clamp_min(_EPS).reciprocal()
+    # The floor's channel goes along, so that a shift moves it too.
+    root = torch.as_tensor(floor, dtype=a.dtype).sqrt()
+    a, b = torch.cat([a, root.expand_as(per_a)], 1) * per_a, torch.cat([b, root.expand_as(per_b)], 1) * per_b
+    b = F.pad(b, (1, 1, 1, 1), mode="replicate")
+    apart = [
+        (a - b[..., y : y + height, x : x + width]).square().sum(1, keepdim=True) for y in range(3) for x in range(3)
+    ]
+    return 0.5 * torch.stack(apart).amin(0)
+
+
 class PyramidDistance(nn.Module):
     """Distance maps of two pyramids, level by level, with an energy floor that fits each level. Our own.
 
     Args:
         levels: how many.
         floor: of the mean energy of good images' features, see `cosine_distance`.
+        nearest: compare with the nearest of 3x3 cells, see `nearest_distance`.
     """
 
     scale: Tensor
 
-    def __init__(self, levels: int, floor: float) -> None:
+    def __init__(self, levels: int, floor: float, *, nearest: bool = False) -> None:
         super().__init__()
         self.floor = floor
+        self.between = nearest_distance if nearest else cosine_distance
         self.register_buffer("scale", torch.ones(levels))
 
     def measure(self, features: Sequence[Tensor]) -> None:
@@ -63,7 +84,7 @@ class PyramidDistance(nn.Module):
         """Two pyramids of the same shapes -> per level float32 `[N, 1, H_k, W_k]`."""
         # Features of mean energy 1 first: the floor is then an ordinary number, whatever the teacher's scale.
         pairs = enumerate(zip(a, b, strict=True))
-        return [cosine_distance(x * self.scale[k], y * self.scale[k], self.floor) for k, (x, y) in pairs]
+        return [self.between(x * self.scale[k], y * self.scale[k], self.floor) for k, (x, y) in pairs]
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -9,10 +9,13 @@ from training.config import FitConfig
 from training.errors import UnknownMethod, WrongTeachers
 from training.methods.base import Method
 from training.methods.drd import DualReverseDistillation
+from training.methods.dual_teacher import DualTeacherDistillation
 from training.methods.nnet import NNet
 from training.teachers import Teacher
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (DualReverseDistillation, NNet)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (DualReverseDistillation, DualTeacherDistillation, NNet)
+}
 
 
 def method_class(name: str) -> type[Method]:
