@@ -110,6 +110,7 @@ class DualReverseDistillation(Method):
 
     name: ClassVar[str] = "drd"
     map_stride: ClassVar[int] = 4
+    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 600}
 
     def __init__(self, teacher: Teacher, options: DrdOptions) -> None:
         super().__init__()
