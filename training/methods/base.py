@@ -106,7 +106,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns the losses, float32 scalars; `loss` is the one to descend, the others are for the eye."""
+        """Returns the losses, float32 scalars.
+
+        `loss` is the one to descend, `distil` the part of it on good pictures, the others are for the eye.
+        """
 
     @abstractmethod
     def calibrate(self, reference: NDArray[np.uint8]) -> None:

@@ -47,6 +47,7 @@ from training.blocks import (
     UpBlock,
     initialise,
 )
+from training.floor import choose_floor
 from training.losses import flat_loss, hard_mined_loss, ramp, structural_difference
 from training.maps import Gaussian, LevelFusion, PyramidDistance, resize
 from training.methods.base import Batch, Method, parse_options
@@ -67,7 +68,7 @@ class DualTeacherOptions:
     weight_picture: float = 1.0  # L_rec; 2.3
     level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)  # of the map, finest first
     source_weights: tuple[float, float, float] = (1.0, 1.0, 0.25)  # st, fs, ps; 2.5
-    energy_floor: float = 0.5  # of the map's distances, see `training.maps.cosine_distance`
+    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.floor`
     sigma: float = 1.0  # of the map's smoothing, in cells of 4 pixels
 
 
@@ -152,8 +153,8 @@ class DualTeacherDistillation(Method):
         channels = [count for teacher in teachers for count in teacher.channels]
         self.first = len(teachers[0].channels)  # where the second teacher's levels begin
         self.scaler = PyramidScaler(channels)
-        self.distance = PyramidDistance(len(channels) - self.first, options.energy_floor)
-        self.nearest = PyramidDistance(len(channels), options.energy_floor, nearest=True)
+        self.distance = PyramidDistance(len(channels) - self.first, options.floors[0])
+        self.nearest = PyramidDistance(len(channels), options.floors[0], nearest=True)
         st, fs, ps = options.source_weights
         levels = [weight / sum(options.level_weights) for weight in options.level_weights]
         self.fusion = LevelFusion([*(st * w for w in levels), *(fs / 2 * w for w in levels * 2), ps])
@@ -220,8 +221,11 @@ class DualTeacherDistillation(Method):
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
-        self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
+        def measure() -> None:
+            chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
+            self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
+
+        choose_floor([self.distance, self.nearest], measure, self.fused, reference, self.options.floors)
 
     def distances(self, pixels: Tensor) -> list[Tensor]:
         """Maps of float32 `[N, 3, H, W]` in [0, 1]: `st`, `fs` (of both teachers), each finest level first, `ps`.
@@ -237,9 +241,13 @@ class DualTeacherDistillation(Method):
         st, fs = self.distance(features[self.first :], seen), self.nearest(features, rebuilt)
         return [*st, *fs, torch.stack(regions).mean(0)]
 
+    def fused(self, pixels: Tensor) -> Tensor:
+        """The anomaly map, float32 `[N, 1, H / 4, W / 4]`."""
+        smoothed: Tensor = self.smooth(self.fusion(self.distances(pixels)))
+        return smoothed
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        fused = self.fusion(self.distances(to_pixels(image)))
-        return self.smooth(fused)[:, 0], None
+        return self.fused(to_pixels(image))[:, 0], None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         # Moved by a cell, so that other neighbours are nearest.

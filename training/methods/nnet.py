@@ -163,15 +163,24 @@ class NNet(Method):
             inputs.append(
                 torch.cat([a[:count], a[count + painted :] + noise]).contiguous(memory_format=torch.channels_last)
             )
-        reverse, forward = (self.scaler.undo(branch) for branch in self.branches(inputs))
+        branches = [self.scaler.undo(branch) for branch in self.branches(inputs)]
         clean, origin = [t[:count] for t in targets], [t[count : count + painted] for t in targets]
         mined = partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.hard_share))
-        for name, branch in (("reverse", reverse), ("forward", forward)):
-            losses[name] = over_levels(mined, clean, [b[:count] for b in branch])
-            if painted:
-                losses[name] = losses[name] + over_levels(flat_loss, origin, [b[count:] for b in branch])
-        losses["constraint"] = over_levels(flat_loss, reverse, forward)
-        loss = losses["reverse"] + o.weight_forward * losses["forward"] + o.weight_constraint * losses["constraint"]
+        weights = (1.0, o.weight_forward)
+        parts = [
+            w * over_levels(mined, clean, [b[:count] for b in branch])
+            for w, branch in zip(weights, branches, strict=True)
+        ]
+        losses["distil"] = torch.stack(parts).sum()
+        losses["constraint"] = over_levels(flat_loss, *branches)
+        loss = losses["distil"] + o.weight_constraint * losses["constraint"]
+        if painted:
+            parts = [
+                w * over_levels(flat_loss, origin, [b[count:] for b in branch])
+                for w, branch in zip(weights, branches, strict=True)
+            ]
+            losses["restore"] = torch.stack(parts).sum()
+            loss = loss + losses["restore"]
         if o.adapt:
             losses["adapter"] = self._adapter_loss(features, adaptive, batch, count)
             loss = loss + losses["adapter"]
