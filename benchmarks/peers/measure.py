@@ -1,0 +1,181 @@
+"""Trains and measures peers. Runs in the peers' environment, started by `python -m benchmarks.peers`."""
+
+import io
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+import typer
+from rich.console import Console
+from torch import nn
+
+from benchmarks.peers.models import TRAIN, Images, PeerGraph
+from benchmarks.peers.results import Result
+from service.bundle import InputGeometry, parity_difference
+from service.inspection.imaging import prepare
+from service.inspection.session import SessionOptions, session_options
+from training.dataset import TestImage, load_prepared, read_mask, read_rgb, scan
+from training.export import OPSET, TOLERANCE
+from training.metrics import PixelScores, auroc
+from training.teachers import load_teacher
+
+LATENCY_THREADS = 2
+_ROUNDS, _WARM_UP = 30, 5
+
+console = Console()
+
+
+class _NotExportable(Exception):
+    """The exporter refuses a network, or its graph computes something else."""
+
+
+def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any]) -> Result:
+    """Train a peer on the pictures that our methods learn from, and measure it on the test split.
+
+    Args:
+        data: Folder of MVTec-layout folders.
+        category: One of them.
+        peer: Key of `TRAIN`.
+        settings: See `benchmarks.peers.__main__`.
+    """
+    size = settings["input_size"]
+    geometry = InputGeometry(height=size, width=size)
+    # The held-out pictures stay unseen: ours keep them for the threshold, and so would whoever used a peer.
+    found = scan(data / category, seed=settings["seed"])
+    images = load_prepared(found.train, geometry)
+    torch.manual_seed(settings["seed"])
+    started, started_cpu = time.perf_counter(), time.process_time()
+    model = TRAIN[peer](images, load_teacher(settings["teacher"]), settings)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
+    graph = PeerGraph(model.eval()).eval()
+    figures = _figures(graph, found.test, geometry)
+    milliseconds, latency = _latency(graph, images[:1])
+    return Result(
+        method=peer,
+        category=category,
+        **figures,
+        train_seconds=round(seconds, 1),
+        ms_per_image=round(milliseconds, 2),
+        settings=settings,
+        details={
+            "trained_on": len(images),
+            "train_cpu_seconds": round(cpu_seconds, 1),
+            "threads": torch.get_num_threads(),
+            **latency,
+            "libraries": {name: version(name) for name in ("anomalib", "torch", "torchvision", "timm")},
+        },
+    )
+
+
+def _figures(graph: nn.Module, tests: Sequence[TestImage], geometry: InputGeometry) -> dict[str, float]:
+    scores, pixels = [], PixelScores()
+    for test in tests:
+        picture = read_rgb(test.path)
+        with torch.inference_mode():
+            anomaly_map, score = graph(torch.from_numpy(prepare(picture, geometry)[None]))
+        scores.append(float(score[0]))
+        if test.mask is not None or not test.defective:
+            mask = read_mask(test.mask, (picture.shape[1], picture.shape[0]))
+            pixels.add(anomaly_map[0].numpy(), mask)
+    localised = pixels.figures()
+    return {
+        "image_auroc": auroc(np.array(scores), np.array([test.defective for test in tests])),
+        "pixel_auroc": localised.auroc,
+        "aupro": localised.aupro,
+        "pixel_average_precision": localised.average_precision,
+    }
+
+
+def _latency(graph: nn.Module, image: Images) -> tuple[float, dict[str, Any]]:
+    """Median milliseconds for one picture: in ONNX Runtime where the export computes the same, else in torch."""
+    with torch.inference_mode():
+        expected = graph(torch.from_numpy(image))
+    runtime, why = "onnxruntime", ""
+    try:
+        model = _to_onnx(graph, image)
+        options = session_options(SessionOptions(provider="cpu", threads=LATENCY_THREADS))
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        actual = session.run(None, {"image": image})
+        difference = max(parity_difference(e.numpy(), a) for e, a in zip(expected, actual, strict=True))
+        if not difference <= TOLERANCE:
+            raise _NotExportable(f"the graph differs by {difference:.1e}")
+        milliseconds = _timed(lambda: session.run(None, {"image": image}))
+    except _NotExportable as error:
+        runtime, why = "torch", str(error)
+        milliseconds = _timed_in_torch(graph, image)
+    fast, median = np.quantile(milliseconds, [0.1, 0.5])
+    # The fast tenth is what a quiet machine would give: worth more than the median where other work runs beside.
+    details = {"latency_runtime": runtime, "latency_threads": LATENCY_THREADS, "ms_per_image_p10": round(fast, 2)}
+    return float(median), {**details, **({"export_failed": why} if why else {})}
+
+
+def _to_onnx(graph: nn.Module, image: Images) -> bytes:
+    """For one picture at a time: PatchCore's search counts patches in Python, which freezes the batch."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph,
+                (torch.from_numpy(image),),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["image"],
+                output_names=["anomaly_map", "score"],
+                external_data=False,
+                verbose=False,
+            )
+        if program is None:  # only where a file was asked for
+            raise RuntimeError("the exporter returned nothing")
+        return bytes(program.model_proto.SerializeToString())
+    except Exception as error:  # the exporter raises whatever its passes raise
+        raise _NotExportable(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+
+
+def _timed(run: Callable[[], object]) -> list[float]:
+    milliseconds = []
+    for _ in range(_WARM_UP + _ROUNDS):
+        started = time.perf_counter()
+        run()
+        milliseconds.append(1000 * (time.perf_counter() - started))
+    return milliseconds[_WARM_UP:]
+
+
+def _timed_in_torch(graph: nn.Module, image: Images) -> list[float]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(LATENCY_THREADS)
+    try:
+        with torch.inference_mode():
+            return _timed(lambda: graph(torch.from_numpy(image)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main(
+    data: Annotated[Path, typer.Option()],
+    out: Annotated[Path, typer.Option()],
+    settings: Annotated[str, typer.Option(help="JSON.")],
+    threads: Annotated[int, typer.Option(min=1)],
+    pairs: Annotated[list[str], typer.Argument(help="PEER:CATEGORY.")],
+) -> None:
+    """Measure peers on categories, one after the other, a file for each."""
+    torch.set_num_threads(threads)
+    for pair in pairs:
+        peer, _, category = pair.partition(":")
+        result = measure(data, category, peer, json.loads(settings))
+        result.write(out)
+        console.print(
+            f"{peer} {category}: image AUROC {100 * result.image_auroc:.2f}, AUPRO {100 * result.aupro:.2f}, "
+            f"{result.train_seconds:.0f} s, {result.ms_per_image:.1f} ms"
+        )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,125 @@
+"""anomalib's own networks around our teacher. Only what runs in the peers' environment may import this.
+
+The classes of anomalib that hold the method are used, without the engine around them: that one would normalise and
+clamp scores, choose thresholds on test pictures, and read pictures in another way than we do.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import timm
+import torch
+from anomalib.models.components import KCenterGreedy
+from anomalib.models.image.padim.torch_model import PadimModel
+from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+from anomalib.models.image.stfpm.loss import STFPMLoss
+from anomalib.models.image.stfpm.torch_model import STFPMModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmarks.peers.coreset import greedy_centres, projected_metric
+from training.methods.base import to_pixels
+from training.teachers import Teacher
+
+BATCH_SIZE = 32  # anomalib's default
+LAYERS = ("stages.0", "stages.1", "stages.2")  # of a Teacher: strides 4, 8 and 16
+PADIM_FEATURES = 100  # as anomalib for ResNet-18; it has no default for other backbones of this size
+
+Images = NDArray[np.uint8]
+
+
+class PeerGraph(nn.Module):
+    """A trained peer with the input and the outputs that our graphs have."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """From uint8 `[N, H, W, 3]` to the raw map, float32 `[N, H, W]`, and the raw image score, float32 `[N]`."""
+        answer = self.model(to_pixels(image))
+        return answer.anomaly_map[:, 0], answer.pred_score.reshape(-1)
+
+
+def train_padim(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> nn.Module:
+    """Gaussians of the features at every place."""
+    del settings
+    model = PadimModel(backbone=cast("str", teacher), layers=list(LAYERS), n_features=PADIM_FEATURES)
+    _collect(model, images)
+    model.fit()
+    return model
+
+
+def train_patchcore(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> nn.Module:
+    """A core of the patches' features at strides 8 and 16."""
+    model = PatchcoreModel(backbone=cast("str", teacher), layers=LAYERS[1:])
+    _collect(model, images)
+    patches = torch.vstack(model.embedding_store)
+    model.embedding_store.clear()
+    # As `subsample_embedding`, which takes hours on a CPU for the same choice; see benchmarks.peers.coreset.
+    sampler = KCenterGreedy(embedding=patches, sampling_ratio=settings["patchcore_coreset"])
+    sampler.model.fit(patches)
+    points = projected_metric(patches, sampler.model.sparse_random_matrix)
+    first = int(torch.randint(high=len(patches), size=(1,)))
+    model.memory_bank = patches[greedy_centres(points, sampler.coreset_size, first)]
+    return model
+
+
+def train_stfpm(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> nn.Module:
+    """A student of the teacher's architecture with random weights; SGD as anomalib sets it."""
+    model = STFPMModel(backbone=cast("str", teacher), layers=LAYERS)
+    # anomalib would make the student of the same module, weights and all; and ours has no BatchNorm to train with.
+    model.student_model = _Student(teacher)
+    loss = STFPMLoss()
+    optimiser = torch.optim.SGD(model.student_model.parameters(), lr=0.4, momentum=0.9, weight_decay=0.001)
+    model.train()
+    batches = _shuffled(images)
+    for _ in range(settings["stfpm_steps"]):
+        of_teacher, of_student = model(to_pixels(next(batches)))
+        optimiser.zero_grad(set_to_none=True)
+        loss(of_teacher, of_student).backward()
+        optimiser.step()
+    return model
+
+
+TRAIN: dict[str, Callable[[Images, Teacher, Mapping[str, Any]], nn.Module]] = {
+    "padim": train_padim,
+    "patchcore": train_patchcore,
+    "stfpm": train_stfpm,
+}
+
+
+class _Student(nn.Module):
+    """timm's EfficientNet-Lite0 up to stride 16, with random weights and BatchNorm."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.net = timm.create_model(
+            f"tf_{teacher.name}", pretrained=False, features_only=True, out_indices=(1, 2, 3), drop_path_rate=0.0
+        )
+        # The stages at stride 32 would be run and thrown away.
+        self.net.blocks = self.net.blocks[:5]
+        self.register_buffer("mean", teacher.mean.clone())
+        self.register_buffer("std", teacher.std.clone())
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        return dict(zip(LAYERS, self.net((pixels - self.mean) / self.std), strict=True))
+
+
+@torch.no_grad()
+def _collect(model: nn.Module, images: Images) -> None:
+    """Both memory-bank models keep what they see in training mode."""
+    model.train()
+    for start in range(0, len(images), BATCH_SIZE):
+        model(to_pixels(torch.from_numpy(images[start : start + BATCH_SIZE])))
+
+
+def _shuffled(images: Images) -> Iterator[Tensor]:
+    """Batches without end, every picture once an epoch."""
+    while True:
+        for indices in torch.randperm(len(images)).split(BATCH_SIZE):
+            yield torch.from_numpy(images[indices.numpy()])

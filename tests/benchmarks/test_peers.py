@@ -1,0 +1,126 @@
+"""The peers' table, resuming and PatchCore's choice of patches; none of it needs anomalib."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.peers.coreset import greedy_centres, projected_metric
+from benchmarks.peers.results import (
+    COLUMNS,
+    PEERS,
+    OtherSettings,
+    Result,
+    pending,
+    read_results,
+    result_path,
+    rows,
+    write_table,
+)
+
+SETTINGS: dict[str, Any] = {"input_size": 256, "seed": 0}
+CATEGORIES = ["nut", "bolt"]
+
+
+def result(method: str, category: str, image_auroc: float = 0.9) -> Result:
+    return Result(
+        method=method,
+        category=category,
+        image_auroc=image_auroc,
+        pixel_auroc=0.95,
+        aupro=0.875,
+        pixel_average_precision=0.5,
+        train_seconds=12.0,
+        ms_per_image=34.5,
+        settings=SETTINGS,
+        details={"latency_runtime": "onnxruntime"},
+    )
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
+    first = result("padim", "nut")
+    first.write(tmp_path)
+
+    missing = pending(tmp_path, ["padim", "stfpm"], CATEGORIES, SETTINGS)
+
+    assert missing == [("padim", "bolt"), ("stfpm", "nut"), ("stfpm", "bolt")]
+    assert read_results(tmp_path, PEERS, CATEGORIES) == [first]
+
+
+def test_an_interrupted_write_is_no_result(tmp_path: Path) -> None:
+    result_path(tmp_path, "nut", "padim").with_suffix(".tmp").write_text('{"method": "pad')
+
+    assert ("padim", "nut") in pending(tmp_path, PEERS, CATEGORIES, SETTINGS)
+
+
+def test_results_of_other_settings_are_neither_mixed_in_nor_overwritten(tmp_path: Path) -> None:
+    result("padim", "nut").write(tmp_path)
+
+    with pytest.raises(OtherSettings, match="input_size was 256 and is now 320") as raised:
+        pending(tmp_path, PEERS, CATEGORIES, {**SETTINGS, "input_size": 320})
+
+    assert "nut-padim.json" in str(raised.value)
+
+
+def test_a_peers_mean_follows_its_categories() -> None:
+    table = rows([result("padim", "nut", 0.8), result("padim", "bolt", 1.0), result("stfpm", "nut")])
+
+    assert [(row["method"], row["category"]) for row in table] == [
+        ("padim", "nut"),
+        ("padim", "bolt"),
+        ("padim", "mean of 2"),
+        ("stfpm", "nut"),
+    ]
+    assert table[2]["image_auroc"] == pytest.approx(0.9)
+    assert all(tuple(row) == COLUMNS for row in table)
+
+
+def test_the_table_is_written_as_markdown_in_percent_and_as_json_in_shares(tmp_path: Path) -> None:
+    text = write_table(tmp_path, [replace(result("patchcore", "nut"), image_auroc=0.98765)])
+
+    assert text.splitlines()[0] == (
+        "| method | category | image_auroc | pixel_auroc | aupro | pixel_average_precision "
+        "| train_seconds | ms_per_image |"
+    )
+    assert text.splitlines()[2] == "| patchcore | nut | 98.77 | 95.00 | 87.50 | 50.00 | 12 | 34.5 |"
+    assert (tmp_path / "peers.md").read_text() == text
+    assert json.loads((tmp_path / "peers.json").read_text())[0]["image_auroc"] == 0.98765
+
+
+def naive_centres(points: torch.Tensor, count: int, first: int) -> list[int]:
+    """Every point against every centre, as anomalib does it."""
+    chosen, nearest = [first], torch.full((len(points),), torch.inf)
+    while len(chosen) < count:
+        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).norm(dim=1))
+        nearest[chosen[-1]] = 0
+        chosen.append(int(nearest.argmax()))
+    return chosen
+
+
+@pytest.mark.parametrize("spread", [0.05, 3.0], ids=["clusters", "one cloud"])
+def test_skipping_patches_that_cannot_change_sides_changes_no_choice(spread: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    middles = torch.randn(20, 6, generator=draw)
+    points = middles.repeat_interleave(40, dim=0) + spread * torch.randn(800, 6, generator=draw)
+
+    assert greedy_centres(points, 200, first=7).tolist() == naive_centres(points, 200, first=7)
+
+
+def test_copies_of_a_centre_are_chosen_only_after_everything_else() -> None:
+    points = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+
+    assert greedy_centres(points, 3, first=0).tolist() == [0, 3, 2]
+
+
+def test_the_metric_is_that_of_the_projected_features() -> None:
+    draw = torch.Generator().manual_seed(0)
+    features, projection = torch.randn(50, 8, generator=draw), torch.randn(30, 8, generator=draw)
+
+    points = projected_metric(features, projection)
+
+    assert points.shape == features.shape
+    expected = torch.pdist((features @ projection.T).double())
+    torch.testing.assert_close(torch.pdist(points.double()), expected, rtol=1e-5, atol=1e-4)
