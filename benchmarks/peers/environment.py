@@ -36,7 +36,7 @@ def ready_python(folder: Path) -> Path:
     # pip counts what lies there as installed, and never writes there.
     (Path(site) / "plumbline.pth").write_text("\n".join(shared) + "\n")
     # The constraints keep it from bringing other releases of what is shared.
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    pip: list[str | Path] = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", ANOMALIB], check=True)
     stamp.write_text(wanted)
     return python

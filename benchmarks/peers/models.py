@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.peers.coreset import greedy_centres, projected_metric
-from training.methods.base import to_pixels
+from training.pixels import to_pixels
 from training.teachers import Teacher
 
 BATCH_SIZE = 32  # anomalib's default

@@ -7,12 +7,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
 
+from training.comparison import FIGURES
+
 PEERS = ("padim", "patchcore", "stfpm")  # the quick ones first
 
 _SHARES = ("image_auroc", "pixel_auroc", "aupro", "pixel_average_precision")
 _COSTS = ("train_seconds", "ms_per_image")
-# As in `plumbline-train compare`, so that the two tables can be laid on top of each other.
 COLUMNS = ("method", "category", *_SHARES, *_COSTS)
+# As `plumbline-train compare` heads them, so that the two tables can be laid side by side.
+_HEAD = ("method", "category", *(f"{FIGURES[name]} %" for name in _SHARES), "training s", "ms a picture")
 MEAN = "mean"
 
 
@@ -121,7 +124,7 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a Markdown table; shares in percent."""
-    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * 2}{'---:|' * (len(COLUMNS) - 2)}"]
+    lines = [f"| {' | '.join(_HEAD)} |", f"|{'---|' * 2}{'---:|' * (len(_HEAD) - 2)}"]
     for row in table:
         cells = [str(row[name]) for name in ("method", "category")]
         cells += [f"{100 * row[name]:.2f}" for name in _SHARES]
