@@ -30,7 +30,9 @@ class Recorder:
         return advance
 
 
-CONFIG = FitConfig(input_size=64, iterations=3, batch_size=4, threads=1, warmup_steps=1)
+CONFIG = FitConfig(
+    input_size=64, iterations=3, batch_size=4, pseudo_pool=16, threads=1, warmup_steps=1, options={"floors": [0.3]}
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def trained(data: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFac
 def test_bundle_tells_how_it_was_made(trained: Trained, data: Path) -> None:
     manifest = trained.bundle.manifest
 
-    assert (manifest.product, manifest.method, manifest.teachers) == ("plate", "drd", ["efficientnet_lite0"])
+    assert (manifest.product, manifest.method, manifest.teachers) == ("plate", "nnet", ["efficientnet_lite0"])
     assert (manifest.training.images, manifest.training.held_out) == (30, 10)
     assert manifest.training.fingerprint == dataset.scan(data).fingerprint
     assert manifest.training.config["iterations"] == 3
