@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,17 @@ class Admission:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.depth = 0
-        self.draining = False
+        self.drained = asyncio.Event()
         self._mean_stay_s = 0.1
+
+    @property
+    def draining(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self.drained.is_set()
+
+    def close(self) -> None:
+        """Let nobody in any more. Who is in stays to the end; `drained` wakes those who wait for this."""
+        self.drained.set()
 
     @contextmanager
     def enter(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from service.api import batches, bundles, health, inspections, products, proposals, recipes, replays
+from service.api import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
 from service.api.middleware import BodyLimit, RequestContext
 from service.api.openapi import describe
 from service.api.problems import install_problem_handlers
@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             yield
         finally:
-            line.admission.draining = True
+            line.admission.close()
             await run_in_threadpool(_close, registry, loader, line, proposer, sweeper, store)
 
     app = FastAPI(
@@ -77,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         call_bytes=settings.max_call_bytes,
     )
     app.add_middleware(RequestContext, metrics=metrics)
-    for room in (inspections, batches, replays, products, recipes, proposals, bundles, health):
+    for room in (inspections, batches, replays, products, recipes, proposals, bundles, health, stream):
         app.include_router(room.router)
     app.state.settings = settings
     describe(app)
@@ -102,8 +102,14 @@ def begin_drain(app: FastAPI) -> None:
     """Take no more pictures: not ready, and every new inspection is told to go elsewhere."""
     line: InspectionLine | None = getattr(app.state, "line", None)
     if line is not None and not line.admission.draining:
-        line.admission.draining = True
+        line.admission.close()
         log.info("draining", waiting=line.admission.depth)
+
+
+def open_streams(app: FastAPI) -> int:
+    """Cameras that are still connected."""
+    line: InspectionLine | None = getattr(app.state, "line", None)
+    return 0 if line is None else line.streams.depth
 
 
 def _load(registry: Registry) -> None:

@@ -172,6 +172,8 @@ def inspect(
             word = result.decision or "error"
             colour = _COLOURS.get(word, "magenta")
             about = result.error or result.reasons or f"score {result.score:.4g}  p {result.p_value:.3g}"
+            if result.decision_by_score != result.decision and result.score is not None:
+                about += f"  ({result.decision_by_score} without region filters)"
             OUT.print(
                 f"[{colour}]{word:7}[/] {escape(str(result.file))}  {escape(about)}", highlight=False, soft_wrap=True
             )

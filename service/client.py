@@ -19,10 +19,10 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpx
 import numpy as np
@@ -48,7 +48,10 @@ from service.client_calls import (
     propose_call,
 )
 from service.client_calls import CameraBuffer as CameraBuffer  # part of the client's face
+from service.client_errors import ServiceProblem as ServiceProblem
+from service.client_errors import StreamClosed as StreamClosed
 from service.client_recipes import AsyncRecipeCalls, RecipeCalls
+from service.client_stream import AsyncStreamCalls, StreamCalls
 from service.proposal import Proposal
 from service.recipe_parts import DecisionName
 
@@ -56,35 +59,6 @@ Float32Map = npt.NDArray[np.float32]
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_RETRIES = 5
 _UNSTATED_PAUSE_S = 1.0
-
-
-class ServiceProblem(Exception):
-    """The service refused or failed, and said why.
-
-    Attributes:
-        status: HTTP status.
-        slug: Last part of the problem's type, such as "queue-full"; see `docs/problems.md`.
-        detail: What happened, what was expected, what to do.
-        problem: Everything that the service said.
-    """
-
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        self.status = status
-        self.problem = dict(problem)
-        self.slug = str(problem.get("type", "")).rpartition(":")[2] or "unknown"
-        self.detail = str(problem.get("detail", ""))
-        super().__init__(f"{status} {self.slug}: {self.detail}")
-
-    @classmethod
-    def of(cls, response: httpx.Response) -> ServiceProblem:
-        try:
-            body = response.json()
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            # Not the service's own words: a proxy on the way, most likely.
-            body = {"detail": response.text[:200] or response.reason_phrase}
-        return cls(response.status_code, body)
 
 
 def _pause_s(response: httpx.Response, attempts_left: int) -> float | None:
@@ -104,7 +78,7 @@ def _map(content: bytes) -> Float32Map:
     return loaded
 
 
-class Client(BundleCalls, RecipeCalls):
+class Client(BundleCalls, RecipeCalls, StreamCalls):
     """Talks to one service.
 
     Args:
@@ -260,6 +234,10 @@ class Client(BundleCalls, RecipeCalls):
     def close(self) -> None:
         self._http.close()
 
+    @property
+    def _base_url(self) -> str:
+        return str(self._http.base_url)
+
     def __enter__(self) -> Self:
         return self
 
@@ -281,7 +259,7 @@ class Client(BundleCalls, RecipeCalls):
             time.sleep(pause_s)
 
 
-class AsyncClient(AsyncBundleCalls, AsyncRecipeCalls):
+class AsyncClient(AsyncBundleCalls, AsyncRecipeCalls, AsyncStreamCalls):
     """As `Client`, for programs with an event loop.
 
     Args:
@@ -407,6 +385,10 @@ class AsyncClient(AsyncBundleCalls, AsyncRecipeCalls):
 
     async def aclose(self) -> None:
         await self._http.aclose()
+
+    @property
+    def _base_url(self) -> str:
+        return str(self._http.base_url)
 
     async def __aenter__(self) -> Self:
         return self

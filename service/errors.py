@@ -280,6 +280,20 @@ class QueueFull(PlumblineError):
         )
 
 
+class TooManyStreams(PlumblineError):
+    slug = "too-many-streams"
+    title = "Too many streams"
+    status = 503
+
+    def __init__(self, limit: int, retry_after_s: float = 5.0) -> None:
+        super().__init__(
+            f"{limit} cameras are streaming already, which is the limit. Close streams that nobody needs, raise "
+            "PLUMBLINE_MAX_STREAMS, or send single pictures.",
+            limit=limit,
+            retry_after=retry_after_s,
+        )
+
+
 class DeadlineExceeded(PlumblineError):
     slug = "deadline-exceeded"
     title = "Inspection waited too long"

@@ -42,10 +42,13 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of one file; `reasons` says why it is invalid, `error` why it could not be read or judged."""
+    """What became of one file; `reasons` says why it is invalid, `error` why it could not be read or judged.
+    `decision_by_score` differs from `decision` where region filters softened it.
+    """
 
     file: Path
     decision: str | None = None
+    decision_by_score: str | None = None
     score: float | None = None
     p_value: float | None = None
     fail_threshold: float | None = None
@@ -214,6 +217,7 @@ def _inspect(
     return FileResult(
         file,
         decision=judged.decision.value,
+        decision_by_score=judged.by_score.value,
         score=judged.score,
         p_value=judged.p_value,
         fail_threshold=judged.thresholds.fail,

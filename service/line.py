@@ -85,6 +85,7 @@ class InspectionLine:
         self.admission = Admission(settings.queue_limit)
         # Heatmaps that are asked for later are not part of the line's work, and must not use up its memory.
         self.drawing = Admission(settings.queue_limit)
+        self.streams = Admission(settings.max_streams)
         self._inspections = ThreadPoolExecutor(settings.queue_limit, thread_name_prefix="inspection")
         self._drawings = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="drawing")
         self._cores = threading.BoundedSemaphore(cpu_quota())
@@ -92,6 +93,7 @@ class InspectionLine:
         self.shadow = ShadowRunner(registry, store, self.references, metrics)
         self._guard = QualityGuard()
         metrics.watch_queue(lambda: self.admission.depth, settings.queue_limit)
+        metrics.streams.set_function(lambda: self.streams.depth)
 
     async def inspect(
         self, product: str, data: bytes, part: PartRecord, layout: RawLayout | None = None

@@ -11,10 +11,11 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import begin_drain, create_app
+from service.app import begin_drain, create_app, open_streams
 from service.settings import Settings
 
 SWITCH_INTERVAL_S = 0.0005
+_LOOK_S = 0.02
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,7 @@ class DrainingServer(uvicorn.Server):
         self._delay_s = delay_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
+        self._ending: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -53,7 +55,16 @@ class DrainingServer(uvicorn.Server):
     def _drain(self) -> None:
         begin_drain(self._app)
         assert self._loop is not None
-        self._loop.call_later(self._delay_s, setattr, self, "should_exit", True)
+        self._ending = self._loop.create_task(self._end())
+
+    async def _end(self) -> None:
+        """Close the port after the delay, and not before the streams were answered: the server would cut them off."""
+        assert self._loop is not None
+        give_up = self._loop.time() + self._delay_s + (self.config.timeout_graceful_shutdown or 0)
+        await asyncio.sleep(self._delay_s)
+        while open_streams(self._app) and self._loop.time() < give_up:  # noqa: ASYNC110 - once, at the end
+            await asyncio.sleep(_LOOK_S)
+        self.should_exit = True
 
 
 def run(settings: Settings) -> bool:
@@ -73,6 +84,9 @@ def run(settings: Settings) -> bool:
         log_config=None,  # structlog has the handlers
         access_log=False,  # the metrics count requests, the store has every inspection
         server_header=False,
+        ws="websockets-sansio",  # reads one message at a time, which is what back-pressure needs
+        ws_max_size=settings.max_body_bytes,
+        ws_per_message_deflate=False,  # pictures are compressed already, and a bomb could be, too
         timeout_graceful_shutdown=int(settings.shutdown_timeout_s) or 1,
     )
     server = DrainingServer(config, app, settings.shutdown_delay_s)

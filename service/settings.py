@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     """Seconds a client may take to send one body before its place in the queue is given to somebody else."""
     queue_limit: int = Field(default=64, ge=1, le=10_000)
     """Inspections in the house at a time, waiting and in work. The next one gets 503 with Retry-After."""
+    max_streams: int = Field(default=16, ge=1, le=1000)
+    """Cameras that may stream over a WebSocket at a time. Each may have a few frames in memory."""
     queue_deadline_s: float = Field(default=10.0, gt=0, le=3600)
     """Longest wait for a turn, in seconds. Who waited longer gets 503 instead of a late verdict."""
     max_batch: int = Field(default=8, ge=1, le=256)

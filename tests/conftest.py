@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from service.bundle import Bundle
 from tests.bundles import write_tiny_bundle
 
 pytest_plugins = ["tests.strict_skips"]
+
+# Properties are true or not; how long a busy machine takes over an example says nothing about them.
+settings.register_profile("plumbline", deadline=None)
+settings.load_profile("plumbline")
 
 
 @pytest.fixture(scope="session")

@@ -40,16 +40,30 @@ def image_score(
         The score, NaN where the map holds what is no number. It never exceeds the highest judged cell, so a score above
         a level proves that a judged cell lies above it too: a rejected part always has a region to show.
     """
-    values = anomaly_map if judged is None else np.where(judged, anomaly_map, anomaly_map.min())
-    scores = [_top_mean(values[window], rule.fraction) for window in windows or (...,)]
+    lowest = float(anomaly_map.min())
+    if not math.isfinite(lowest):
+        return math.nan
+    scores = []
+    for window in windows or (...,):
+        values = anomaly_map[window]
+        count = max(1, math.ceil(rule.fraction * values.size))
+        scores.append(_top_mean(values.ravel() if judged is None else values[judged[window]], count, lowest))
     return math.nan if any(math.isnan(score) for score in scores) else max(scores)
 
 
-def _top_mean(values: Float32Map, fraction: float) -> float:
-    """The mean of the highest cells, NaN where one of them is no number."""
-    cells = values.astype(np.float64).ravel()
-    count = max(1, math.ceil(fraction * cells.size))
-    top = np.partition(cells, cells.size - count)[-count:]
+def _top_mean(values: Float32Map, count: int, lowest: float) -> float:
+    """The mean of the so many highest values, NaN where one of them is no number.
+
+    Args:
+        values: float32, any number of them.
+        count: So many; what is missing is filled up.
+        lowest: With this, not greater than any value.
+    """
+    if values.size <= count:
+        top = np.full(count, lowest)
+        top[: values.size] = values
+    else:
+        top = np.partition(values, values.size - count)[-count:].astype(np.float64)
     if not np.isfinite(top).all():
         return math.nan
     # The exactly rounded sum: it grows with each of its terms, whatever their order, which no other sum promises.

@@ -105,6 +105,7 @@ class Metrics:
             "Inspections that may be in the house at a time.",
             registry=self.registry,
         )
+        self.streams = Gauge("inspection_streams", "Cameras that stream over a WebSocket now.", registry=self.registry)
         self.shed = Counter(
             "inspection_shed_total",
             "Inspections refused for lack of capacity.",

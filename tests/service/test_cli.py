@@ -51,6 +51,20 @@ def test_folder_is_inspected_with_table_and_heatmaps(pictures: Path, tiny_models
     assert not (tmp_path / "data").exists(), "looking for a recipe makes no database"
 
 
+def test_folder_is_inspected_by_the_recipe_that_a_service_was_told(
+    serve: Serve, pictures: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    with serve() as service:
+        change = {"author": "a", "reason": "b", "regions": {"min_area_px": 4000}}
+        assert service.client.put("/v1/products/widget/recipe", json=change).status_code == 200
+    table = tmp_path / "out.csv"
+    result = inspect(tiny_models, service.settings.data, pictures, "--output", table)
+    assert result.exit_code == 0
+    assert "(fail without region filters)" in result.stdout
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [(row["decision"], row["decision_by_score"]) for row in rows] == [("pass", "fail"), ("pass", "pass")]
+
+
 def test_all_good_parts_end_with_success(pictures: Path, tiny_models: Path, tmp_path: Path) -> None:
     assert inspect(tiny_models, tmp_path / "data", pictures / "good.png").exit_code == 0
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from service.api.problems import catalogue
 from service.api.schemas import TYPE_PREFIX
@@ -178,6 +180,17 @@ def test_full_house_refuses_at_once_and_recovers(serve: Serve) -> None:
         assert slow.recv(1000).startswith(b"HTTP/1.1 201")
         _wait_for(lambda: service.line.admission.depth == 0)
         assert service.inspect().status_code == 201
+
+
+def test_stream_too_many_is_refused_with_a_problem(serve: Serve) -> None:
+    slug = "too-many-streams"
+    with serve(max_streams=1) as service:
+        address = f"ws://127.0.0.1:{service.port}/v1/products/widget/stream"
+        with connect(address), pytest.raises(InvalidStatus) as caught, connect(address):
+            pass
+        refusal = caught.value.response
+        assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "5")
+        assert json.loads(refusal.body)["type"] == TYPE_PREFIX + slug
 
 
 def test_client_that_sends_too_slowly_loses_its_place(serve: Serve) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import comb
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.bundles.comparison import MAX_EXAMPLES, compare, paired_test
@@ -32,6 +32,7 @@ def test_exact_probability_is_that_of_a_fair_coin(active_only: int, shadow_only:
     assert paired_test(active_only, shadow_only).p_value == pytest.approx(p_value, rel=1e-12)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_exact_probability_is_the_binomial_tail(active_only: int, shadow_only: int) -> None:
     n = active_only + shadow_only

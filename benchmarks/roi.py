@@ -1,0 +1,97 @@
+"""What an ROI does to the false-reject rate certified on whole pictures, by the service's score and by another one.
+
+    python -m benchmarks.roi --write
+
+Maps of good parts are smoothed noise. Thresholds come from whole maps; then only a corner of each new part's map is
+judged. The service averages as many cells as of the whole map. The obvious other way, the highest share of the judged
+cells alone, is shown beside it: the bound is not kept. Prints the table; `--write` puts it into docs/.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import typer
+
+from service.bundle import Float32Map, ScoreRule
+from service.inspection.area import BoolMask
+from service.inspection.calibration import certify
+from service.inspection.scoring import image_score
+
+DOCUMENT = Path("docs/guarantee.md")
+BEGIN, END = "<!-- made by benchmarks.roi -->", "<!-- end of what benchmarks.roi made -->"
+SIDE = 32
+RULE = ScoreRule(fraction=0.01)
+ALPHA, IMAGES, PARTS, CALIBRATIONS = 0.05, 99, 100, 100
+SHARES = (1.0, 0.5, 0.25, 0.1)
+SEED = 20261125
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Mean false-reject rates under an ROI of so much of the picture."""
+
+    share: float
+    service: float
+    share_of_judged: float
+
+
+def simulate(calibrations: int = CALIBRATIONS) -> list[Rates]:
+    """Draw calibrations and parts, and judge the parts under every ROI."""
+    rng = np.random.default_rng(SEED)
+    masks = [corner(share) for share in SHARES]
+    rejected = np.zeros((len(SHARES), 2))
+    for _ in range(calibrations):
+        level = certify(sorted(image_score(good, RULE) for good in _maps(rng, IMAGES)), ALPHA).value
+        for part in _maps(rng, PARTS):
+            for row, mask in zip(rejected, masks, strict=True):
+                row += (image_score(part, RULE, mask) > level, _share_of_judged(part, mask) > level)
+    rates = rejected / (calibrations * PARTS)
+    return [Rates(share, *row) for share, row in zip(SHARES, rates.tolist(), strict=True)]
+
+
+def corner(share: float) -> BoolMask:
+    """About so much of the map, as a square."""
+    mask = np.zeros((SIDE, SIDE), np.bool_)
+    side = round(SIDE * math.sqrt(share))
+    mask[:side, :side] = True
+    return mask
+
+
+def table(rows: Sequence[Rates]) -> str:
+    lines = ["| judged | certified | as the service scores | highest 1 % of the judged cells |", "|---|---|---|---|"]
+    lines += [f"| {row.share:.0%} | {ALPHA:.0%} | {row.service:.2%} | {row.share_of_judged:.2%} |" for row in rows]
+    return "\n".join(lines)
+
+
+def with_table(document: str, made: str) -> str:
+    """The document with this table between its marks."""
+    head, rest = document.split(BEGIN)
+    return f"{head}{BEGIN}\n\n{made}\n\n{END}{rest.split(END)[1]}"
+
+
+def _maps(rng: np.random.Generator, count: int) -> list[Float32Map]:
+    noise = rng.gamma(2.0, size=(count, SIDE, SIDE)).astype(np.float32)
+    return [np.asarray(cv2.GaussianBlur(one, (0, 0), 1.0), np.float32) for one in noise]
+
+
+def _share_of_judged(anomaly_map: Float32Map, mask: BoolMask) -> float:
+    cells = np.sort(anomaly_map[mask])
+    return float(cells[-math.ceil(RULE.fraction * cells.size) :].mean())
+
+
+def main(write: Annotated[bool, typer.Option(help="Put the table into docs/guarantee.md.")] = False) -> None:
+    made = table(simulate())
+    typer.echo(made)
+    if write:
+        DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), made), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
