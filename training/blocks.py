@@ -127,6 +127,37 @@ class PyramidScaler(nn.Module):
         ]
 
 
+class UNet(nn.Module):
+    """Four encoder and three decoder stages with skips; `[N, cin, H, W]` -> logits `[N, 1, H, W]`, H, W multiples of 8.
+
+    Source: [F] RSTPM, figure 6; one logit says the same as the two softmax channels of DRAEM [R].
+    """
+
+    def __init__(self, cin: int, width: int) -> None:
+        super().__init__()
+        widths = [width * 2**stage for stage in range(4)]
+        self.down = nn.ModuleList(
+            [
+                nn.Sequential(ConvBNReLU(c, w), ConvBNReLU(w, w))
+                for c, w in zip([cin, *widths[:-1]], widths, strict=True)
+            ]
+        )
+        self.up = nn.ModuleList([UpBlock(2 * w, w) for w in widths[:-1]])
+        self.merge = nn.ModuleList([ConvBNReLU(2 * w, w) for w in widths[:-1]])
+        self.head = nn.Conv2d(width, 1, 1)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for stage, down in enumerate(self.down):
+            x = down(x if stage == 0 else F.max_pool2d(x, 2))
+            skips.append(x)
+        for stage in reversed(range(len(self.up))):
+            x = self.merge[stage](torch.cat([self.up[stage](x), skips[stage]], 1))
+        logits: Tensor = self.head(x)
+        return logits
+
+
 def initialise(module: nn.Module) -> None:
     """Kaiming fan-out for convolutions, 1 and 0 for BatchNorm. Source: [C] DRD `bn.py`."""
     for child in module.modules():

@@ -61,6 +61,17 @@ def over_levels(
     return torch.stack([loss(target, student) for target, student in zip(targets, students, strict=True)]).sum()
 
 
+def focal_loss(logits: Tensor, mask: Tensor, *, gamma: float = 2.0) -> Tensor:
+    """Mean over places of `-(1 - p)^gamma log p`, p the probability of the truth. Source: [R] DRAEM, gamma 2.
+
+    Args:
+        logits: `[N, 1, H, W]` of "defective".
+        mask: float32 of the same shape, 1 where defective.
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits.float(), mask, reduction="none")
+    return ((1 - (-entropy).exp()) ** gamma * entropy).mean()
+
+
 def ramp(step: int, length: int, highest: float) -> float:
     """Rises linearly from 0 at step 0 to `highest` at step `length` and stays there."""
     return highest * min(1.0, step / max(1, length))

@@ -11,10 +11,11 @@ from training.methods.base import Method
 from training.methods.drd import DualReverseDistillation
 from training.methods.dual_teacher import DualTeacherDistillation
 from training.methods.nnet import NNet
+from training.methods.rstpm import TwoStudents
 from training.teachers import Teacher
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (DualReverseDistillation, DualTeacherDistillation, NNet)
+    method.name: method for method in (DualReverseDistillation, DualTeacherDistillation, NNet, TwoStudents)
 }
 
 
