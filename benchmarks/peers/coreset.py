@@ -27,7 +27,8 @@ def projected_metric(features: Tensor, projection: Tensor) -> Tensor:
     """
     matrix = projection.double()
     factor = torch.linalg.cholesky(matrix.T @ matrix)
-    return (features - features.mean(dim=0)) @ factor.float()
+    points: Tensor = (features - features.mean(dim=0)) @ factor.float()
+    return points
 
 
 def greedy_centres(points: Tensor, count: int, first: int) -> Tensor:

@@ -48,7 +48,8 @@ def train_padim(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -
     model = PadimModel(backbone=cast("str", teacher), layers=list(LAYERS), n_features=PADIM_FEATURES)
     _collect(model, images)
     model.fit()
-    return model
+    trained: nn.Module = model  # anomalib's models have no types here
+    return trained
 
 
 def train_patchcore(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> nn.Module:
@@ -63,7 +64,8 @@ def train_patchcore(images: Images, teacher: Teacher, settings: Mapping[str, Any
     points = projected_metric(patches, sampler.model.sparse_random_matrix)
     first = int(torch.randint(high=len(patches), size=(1,)))
     model.memory_bank = patches[greedy_centres(points, sampler.coreset_size, first)]
-    return model
+    trained: nn.Module = model  # anomalib's models have no types here
+    return trained
 
 
 def train_stfpm(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> nn.Module:
@@ -80,7 +82,8 @@ def train_stfpm(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -
         optimiser.zero_grad(set_to_none=True)
         loss(of_teacher, of_student).backward()
         optimiser.step()
-    return model
+    trained: nn.Module = model  # anomalib's models have no types here
+    return trained
 
 
 TRAIN: dict[str, Callable[[Images, Teacher, Mapping[str, Any]], nn.Module]] = {
@@ -121,5 +124,5 @@ def _collect(model: nn.Module, images: Images) -> None:
 def _shuffled(images: Images) -> Iterator[Tensor]:
     """Batches without end, every picture once an epoch."""
     while True:
-        for indices in torch.randperm(len(images)).split(BATCH_SIZE):
+        for indices in torch.split(torch.randperm(len(images)), BATCH_SIZE):
             yield torch.from_numpy(images[indices.numpy()])

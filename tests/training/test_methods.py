@@ -103,8 +103,8 @@ def learn(tmp_path_factory: pytest.TempPathFactory) -> Learn:
 @EVERY_METHOD
 def test_loss_falls_tenfold_on_eight_images(name: str, tmp_path: Path) -> None:
     losses: list[float] = []
-    # The distillation alone, in the stages that have one: a painted picture's loss has a floor, since what was under the
-    # paint cannot be known.
+    # The distillation alone, in the stages that have one: a painted picture's loss cannot go to nothing, since what was
+    # under the paint is not known.
     config = config_of(name, pseudo_share=0.0, iterations=200, ema_decay=0.9, input_size=64)
     images = fabrics(8, 0)[:, :64, :64]
     fit(
