@@ -20,6 +20,7 @@ from training.methods.base import Method
 from training.teachers import random_teacher
 
 TINY = FitConfig(
+    method="drd",
     input_size=64,
     iterations=6,
     batch_size=4,

@@ -213,8 +213,8 @@ class DualReverseDistillation(Method):
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         # A bright spot on an empty picture: there another level varies least than on a full one.
         spot = np.full_like(images[:1], 128)
-        size = spot.shape[1] // 8
-        spot[:, 2 * size : 3 * size, 2 * size : 3 * size] = 255
+        place = slice(5 * spot.shape[1] // 16, 7 * spot.shape[1] // 16)
+        spot[:, place, place] = 255
         return np.concatenate([images, 255 - images, spot])
 
 
