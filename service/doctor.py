@@ -88,8 +88,12 @@ def _is_installed(name: str) -> bool:
     return True
 
 
+# Where the command line's client finds the service: no setting of the service itself.
+CLIENT_URL = f"{PREFIX}URL".upper()
+
+
 def _check_settings(settings: Settings) -> Iterator[Finding]:
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {CLIENT_URL}
     # pydantic-settings ignores what it does not know, so a misspelt variable would silently do nothing.
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known and not name.startswith(f"{PREFIX}TEST_"):

@@ -21,6 +21,7 @@ from service.recipe import Recipe
 
 DEFAULT_CONFIDENCE = 0.95
 MAX_CHANGED_LISTED = 500
+SUSPICIOUS_SHARE = 0.05  # of the images declared good, above the fail threshold in force: then a note says so
 
 SourceKind = Literal["card", "images", "inspections"]
 Grouping = Literal["folder", "date-in-name", "captured-at", "none"]
@@ -198,6 +199,7 @@ def derive(
     created_at: datetime,
     product: str,
     bundle_digest: str,
+    fail_in_force: float,
     replay: Callable[[Recipe], ReplayedVerdicts],
 ) -> Proposal:
     """Compute a proposal.
@@ -209,6 +211,7 @@ def derive(
         created_at: Now.
         product: Whose thresholds.
         bundle_digest: The bundle that gave the scores.
+        fail_in_force: The fail threshold that the line judges by now.
         replay: Decides stored inspections again by the proposed thresholds.
 
     Raises:
@@ -246,7 +249,7 @@ def derive(
         review_rate=recipe.review_rate,
         days=days,
         replayed=replay(recipe),
-        notes=_notes(images, wish, certified.alpha, days),
+        notes=_notes(images, wish, certified.alpha, days, fail_in_force),
     )
 
 
@@ -286,8 +289,18 @@ def summarise_replay(verdicts: Sequence[ChangedVerdict], unknown: int = 0) -> Re
     )
 
 
-def _notes(images: GoodImages, wish: Wish, certified: float, days: Sequence[ProposalDay]) -> list[str]:
+def _notes(
+    images: GoodImages, wish: Wish, certified: float, days: Sequence[ProposalDay], fail_in_force: float
+) -> list[str]:
     n, notes = len(images.scores), []
+    failing = sum(score > fail_in_force for score in images.scores)
+    # They are not left out: images chosen by what was decided about them promise nothing. But they are worth a look.
+    if images.kind != "card" and failing > max(1, SUSPICIOUS_SHARE * n):
+        notes.append(
+            f"{failing} of {n} images fail by the threshold in force ({fail_in_force:.4g}; the highest score is "
+            f"{max(images.scores):.4g}). One defective part among them makes the proposed threshold worthless: look at "
+            "them before it is applied."
+        )
     if certified > wish.target:
         notes.append(
             f"{n} good images can certify a false-reject rate of {certified:.4g} at best, so this is proposed instead "

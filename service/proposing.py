@@ -179,6 +179,7 @@ class Proposer:
             created_at=created_at(proposal_id),
             product=product,
             bundle_digest=digest,
+            fail_in_force=active.recipe.recipe.fail_threshold,
             replay=lambda recipe: self._replay(active, recipe, wanted.replay),
         )
         stored = StoredProposal(proposal, tuple(sorted(images.scores)), wanted.wish.review_rate)

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from service.api.errors import InternalError, MethodNotAllowed, RouteNotFound
@@ -166,12 +167,20 @@ def _from_http(request: Request, error: HTTPException) -> PlumblineError:
     if error.status_code == 404:
         return RouteNotFound(request.url.path)
     if error.status_code == 405:
-        return MethodNotAllowed(request.method, (error.headers or {}).get("Allow", ""))
+        return MethodNotAllowed(request.method, _allowed_methods(request))
     if error.status_code < 500:
         return InvalidRequest(f"{error.detail}.")
     return InternalError()
 
 
+def _allowed_methods(request: Request) -> str:
+    """All methods of an address; the router itself names those of the first route alone."""
+    paths = request.app.openapi()["paths"]
+    fitting = [item for path, item in paths.items() if compile_path(path)[0].match(request.url.path)]
+    return ", ".join(sorted({method.upper() for item in fitting for method in item} & HTTP_METHODS))
+
+
+HTTP_METHODS = {"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"}
 BODY_READ = "plumbline.body_read"
 
 

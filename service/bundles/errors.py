@@ -86,7 +86,8 @@ class NothingToRollBackTo(PlumblineError):
 
     def __init__(self, product: str) -> None:
         super().__init__(
-            f"No other bundle of {product!r} was active before the present one, so there is nothing to return to. "
+            f"No other bundle of {product!r} was active before the present one, or everything before it was rolled "
+            "back, so there is nothing to return to. "
             f"GET /v1/products/{product}/bundles lists what can be activated. Nothing was changed.",
             product=product,
         )

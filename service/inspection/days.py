@@ -25,7 +25,8 @@ FLAG_LEVEL = 0.01
 
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d(?!\d{3}))")
 _DEFECTIVE_NAMES = re.compile(
-    r"test|ground_?truth|masks?|bad|ng|nok|defect(s|ive)?|faulty|rejects?|scrap|anomal(y|ies|ous)|abnormal",
+    r"test|ground_?truth|masks?|bad|ng|nok|defect(s|ive)?|faulty|rejects?|scrap|anomal(y|ies|ous)|abnormal"
+    r"|scratch(es|ed)?|dents?|stains?|cracks?|burrs?|broken|damaged?|contaminat(ed|ion)",
     re.IGNORECASE,
 )
 

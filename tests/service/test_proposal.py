@@ -1,5 +1,6 @@
 """What a proposal says, from given scores."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -46,6 +47,7 @@ def propose(
     target: float = 0.05,
     review: float | None = None,
     past: Sequence[tuple[str, float, str]] = (),
+    in_force: float = math.inf,
 ) -> Proposal:
     def replay(recipe: Recipe) -> ReplayedVerdicts:
         again = [(name, before, decide(score, recipe.thresholds).value) for name, score, before in past]
@@ -58,8 +60,21 @@ def propose(
         created_at=datetime(2026, 3, 3, tzinfo=UTC),
         product="widget",
         bundle_digest="d" * 64,
+        fail_in_force=in_force,
         replay=replay,
     )
+
+
+def test_images_that_fail_now_are_counted_in_a_note_and_not_left_out() -> None:
+    scores = sorted(good_images().scores)
+    limit = scores[-10]  # nine of 99 lie above it
+    proposal = propose(good_images(), in_force=limit)
+    (note,) = [note for note in proposal.notes if "fail by the threshold in force" in note]
+    assert note.startswith("9 of 99 images")
+    assert proposal.source.images == 99
+    assert not any("in force" in note for note in propose(good_images(), in_force=scores[-3]).notes)
+    card = GoodImages(**(vars(good_images()) | {"kind": "card"}))
+    assert not any("in force" in note for note in propose(card, in_force=limit).notes)
 
 
 def test_two_different_statements_are_made_about_the_rate() -> None:

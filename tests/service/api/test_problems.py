@@ -380,3 +380,9 @@ def _wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_405_names_every_method_of_the_address(service: RunningService) -> None:
+    answer = service.client.post("/v1/products/widget/recipe")
+    assert answer.status_code == 405
+    assert {"GET", "PUT"} <= set(answer.headers["Allow"].split(", "))
