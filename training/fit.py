@@ -129,7 +129,7 @@ def fit(
     run.save(path)
     run.ema.copy_to(method)
     method.eval().to(memory_format=torch.contiguous_format)
-    method.consolidate(views.frozen)
+    method.consolidate(views.images, views.frozen)
     method.calibrate(reference)
     return method
 

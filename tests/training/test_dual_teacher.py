@@ -27,7 +27,7 @@ def method() -> DualTeacherDistillation:
     torch.manual_seed(0)
     # Two families: nothing may rest on equal channels.
     method = DualTeacherDistillation([random_teacher("efficientnet_lite0"), random_teacher("resnet18")], SMALL)
-    method.prepare(method.frozen_features(torch.cat(in_chunks(pictures(4)))))
+    method.prepare(method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
     return method.eval()
 
 

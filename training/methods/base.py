@@ -100,9 +100,10 @@ class Method(nn.Module, ABC):
         """Takes constants from the training images' frozen features, once, before the first step."""
         del frozen
 
-    def consolidate(self, frozen: Sequence[Tensor]) -> None:
-        """Takes constants from the training images' frozen features once the weights are final."""
-        del frozen
+    def consolidate(self, images: NDArray[np.uint8], frozen: Sequence[Tensor]) -> None:
+        """Takes constants from the training images, uint8 `[V, H, W, 3]`, and their frozen features once the weights
+        are final."""
+        del images, frozen
 
     @abstractmethod
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
