@@ -35,7 +35,7 @@ from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
 from training.methods.base import Batch, Method, parse_options
 from training.pixels import in_chunks, to_pixels
-from training.prototypes import Query
+from training.prototypes import FEW_CANDIDATES, MOST_CANDIDATES, Query
 from training.teachers import Teacher
 
 
@@ -217,14 +217,17 @@ class NNet(Method):
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        def measure() -> None:
-            for query in (self.query_reduced, self.query_whole):
-                query.choose(self.distance.floor)
+        queries = (self.query_reduced, self.query_whole)
+
+        def measure(candidates: int = FEW_CANDIDATES) -> None:
+            for query in queries:
+                query.choose(self.distance.floor, candidates)
             chunks = [self.sources(pixels) for pixels in in_chunks(reference)]
             self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
 
         choose_floor([self.distance], measure, self.fused, reference, self.options.floors)
-        for query in (self.query_reduced, self.query_whole):
+        measure(MOST_CANDIDATES)
+        for query in queries:
             query.forget()
 
     def sources(self, pixels: Tensor) -> list[Tensor]:
