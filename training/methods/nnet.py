@@ -55,7 +55,7 @@ class NNetOptions:
     weight_constraint: float = 0.2  # of the two branches on each other; 4.4
     adapt: bool = False  # train the adapters; they cost a point of image AUROC on fine surfaces, docs/benchmarks.md
     floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.floor`
-    source_weights: tuple[float, ...] = (2.0, 2.0, 1.0, 1.0, 18.0, 18.0)  # reverse, forward (finest first), queries
+    source_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 9.0, 9.0)  # reverse, forward (finest first), queries
     sigma: float = 1.0  # of the map's smoothing, in cells of 8 pixels
 
 
