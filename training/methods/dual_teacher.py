@@ -67,8 +67,8 @@ class DualTeacherOptions:
     hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly
     hard_ramp_steps: int = 200
     weight_restore: float = 1.0  # of the painted pictures' distillation, beside the clean ones'
-    # L_rec, 2.3; at 0.2 it claims the code for brightness, and the features that are rebuilt from it suffer. The picture
-    # itself is learnt as fast: AdamW takes a loss's scale out of weights that no other loss trains.
+    # L_rec, 2.3; at 0.2 it claims the code for brightness, and the features that are rebuilt from it suffer. The
+    # picture is learnt as fast: AdamW takes a loss's scale out of weights that no other loss trains.
     weight_picture: float = 0.005
     level_weights: tuple[float, ...] = (1.0, 1.0)  # of the map, finest first
     source_weights: tuple[float, float, float] = (0.5, 1.0, 0.05)  # st, fs, ps; 2.5
