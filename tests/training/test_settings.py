@@ -13,7 +13,8 @@ from training.methods import METHODS, build_method, fit_config
 from training.settings import read_settings
 from training.teachers import random_teacher
 
-PAPERS = sorted((Path(__file__).parents[2] / "configs" / "papers").glob("*.toml"))
+CONFIGS = Path(__file__).parents[2] / "configs"
+PAPERS = sorted((CONFIGS / "papers").glob("*.toml"))
 
 
 def written(folder: Path, text: str) -> Path:
@@ -29,6 +30,13 @@ def test_every_method_has_settings_of_its_paper_that_can_be_built() -> None:
         assert config.method == path.stem
         method = build_method(config, [random_teacher(name) for name in config.teachers])
         assert method.teachers == list(config.teachers)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "ablations").glob("*.toml")), ids=lambda path: path.stem)
+def test_ablations_can_be_built(path: Path) -> None:
+    config = read_settings(path)
+    build_method(config, [random_teacher(name) for name in config.teachers])
+    assert (path.stem == "default") == (config == fit_config("nnet"))
 
 
 def test_what_the_file_says_wins_over_the_method_and_the_command_over_both(tmp_path: Path) -> None:
