@@ -129,7 +129,8 @@ def fit_command(
     """Train on good pictures, export, check, calibrate, and write the bundle."""
     run_dir = run_dir or Path("runs") / product
     with _one_line_errors(), _Interrupt(run_dir) as interrupt, _Bars() as bars:
-        from training.methods import fit_config
+        from training.fit import load_teachers
+        from training.methods import build_method, fit_config
         from training.product import Request, train
 
         if tile is None and overlap is not None:
@@ -149,6 +150,7 @@ def fit_command(
             options=method_options(option or ()),
         )
         config = replace(config, threads=threads or default_threads(config.teachers))
+        build_method(config, load_teachers(config))  # what cannot be trained is said before pictures are read
         bars.between_steps = interrupt.between_steps
         trained = train(
             Request(
@@ -222,7 +224,7 @@ def compare_command(
     ] = None,
     config: Annotated[
         list[Path] | None,
-        typer.Option(help="Settings files instead of --methods; the columns get their names.", metavar="FILE"),
+        typer.Option(help="Settings files instead of --methods, one or more; columns are named so.", metavar="FILE"),
     ] = None,
     seeds: Annotated[list[int] | None, typer.Option(min=0, help="Seeds.", show_default="0")] = None,
     categories: Annotated[list[str] | None, typer.Option(help="Only these folders.", show_default="all")] = None,
@@ -244,7 +246,8 @@ def compare_command(
     with _one_line_errors(), _Interrupt(None) as interrupt:
         from training.cells import make_cells
         from training.compare import categories_in, compare
-        from training.methods import METHODS, fit_config
+        from training.fit import load_teachers
+        from training.methods import METHODS, build_method, fit_config
         from training.settings import read_settings
 
         names = categories_in(data, categories or ())
@@ -268,6 +271,8 @@ def compare_command(
                 for method in methods or METHODS
                 for choice in teachers or (None,)
             ]
+        for each in configs.values() if isinstance(configs, dict) else configs:
+            build_method(each, load_teachers(each))  # a wrong one is refused now, not when its turn comes
         cells = make_cells(names, configs, seeds or (0,), rotate or ())
         with _Bars() as bars:
             bars.between_steps = interrupt.between_steps

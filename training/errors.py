@@ -152,7 +152,10 @@ class InvalidSettings(PlumblineError):
     title = "Settings file cannot be used"
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"The settings {path} cannot be used: {reason}. Expected a TOML file like those in configs/.")
+        super().__init__(
+            f"The settings {path} cannot be used: {reason}. "
+            "Expected a TOML file like those in configs/, with text in quotes."
+        )
 
 
 class ExportFailed(PlumblineError):

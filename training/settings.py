@@ -7,8 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from training.checked import checked
 from training.config import FitConfig
-from training.errors import InvalidSettings
+from training.errors import InvalidFitConfig, InvalidSettings
 from training.methods import fit_config
 
 # Given with the command, because a comparison varies them or a machine decides them.
@@ -23,7 +24,7 @@ def read_settings(path: Path, **chosen: Any) -> FitConfig:
         chosen: settings that win over the file's; None stands for "not chosen".
 
     Raises:
-        InvalidSettings: the file cannot be read, is no TOML, or holds a name that is no setting.
+        InvalidSettings: the file cannot be read, is no TOML, or holds a name or a value that is no setting.
         UnknownMethod, InvalidFitConfig: what it says cannot be run.
     """
     try:
@@ -34,11 +35,10 @@ def read_settings(path: Path, **chosen: Any) -> FitConfig:
     known = {field.name for field in fields(FitConfig)} - _NOT_HERE
     if unknown := sorted(set(given) - known):
         raise InvalidSettings(path, f"{', '.join(unknown)} is no setting; choose from {', '.join(sorted(known))}")
-    settings: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in given.items()}
     try:
-        if "teacher_weights" in settings:
-            settings["teacher_weights"] = tuple(path.parent / file for file in settings["teacher_weights"])
-        settings |= {name: value for name, value in chosen.items() if value is not None}
-        return fit_config(**settings)
-    except TypeError as error:  # a number where a list belongs, or the like
-        raise InvalidSettings(path, str(error)) from error
+        settings = checked(FitConfig, given, "setting")
+    except InvalidFitConfig as error:
+        raise InvalidSettings(path, str(error).rstrip(".")) from error
+    if "teacher_weights" in settings:
+        settings["teacher_weights"] = tuple(path.parent / file for file in settings["teacher_weights"])
+    return fit_config(**(settings | {name: value for name, value in chosen.items() if value is not None}))

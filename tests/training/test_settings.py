@@ -59,7 +59,13 @@ def test_weights_are_looked_for_beside_the_file(tmp_path: Path) -> None:
         ("stepps = 3", InvalidSettings, "stepps is no setting; choose from .*iterations"),
         ("seed = 3", InvalidSettings, "seed is no setting"),
         ("teacher_weights = 3", InvalidSettings, "mine.toml"),
-        ('iterations = "many"', InvalidSettings, "mine.toml"),
+        ('iterations = "many"', InvalidSettings, "setting iterations is 'many': .*integer"),
+        ("iterations = 5.5", InvalidSettings, "setting iterations is 5.5: .*integer"),
+        ("iterations = true", InvalidSettings, "setting iterations is True"),
+        ('lr = "fast"', InvalidSettings, "setting lr is 'fast': .*number"),
+        ('augment = "spin"', InvalidSettings, "setting augment is 'spin': .*rotate"),
+        ('teachers = "resnet18"', InvalidSettings, "setting teachers is 'resnet18'"),
+        ("method = nnet", InvalidSettings, "text in quotes"),
         ('method = "magic"', UnknownMethod, "magic"),
         ("input_size = 250", InvalidFitConfig, "multiple of 32"),
     ],
@@ -69,6 +75,19 @@ def test_wrong_files_are_refused_by_what_is_wrong(
 ) -> None:
     with pytest.raises(error, match=words):
         read_settings(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ('source_weights = "much"', "option source_weights is 'much'"),
+        ("magic = 1", "no option magic; choose from .*adapt"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path, options: str, words: str) -> None:
+    config = read_settings(written(tmp_path, f'method = "nnet"\n[options]\n{options}\n'))
+    with pytest.raises(InvalidFitConfig, match=words):
+        build_method(config, [random_teacher("efficientnet_lite2")])
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
