@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,22 @@ class Cell:
     Attributes:
         category: Name of the data set's folder.
         config: Settings of the run, method, teachers and seed among them.
+        label: What the configuration is called, if it has a name of its own.
     """
 
     category: str
     config: FitConfig
+    label: str = ""
 
     @property
     def column(self) -> str:
-        """What is compared: the method and its teachers."""
-        return f"{self.config.method} · {'+'.join(self.config.teachers)}"
+        """What is compared: the configuration's name, else the method and its teachers."""
+        return self.label or f"{self.config.method} · {'+'.join(self.config.teachers)}"
 
     @property
     def name(self) -> str:
-        return "-".join([self.category, self.config.method, *self.config.teachers, f"seed{self.config.seed}"])
+        what = [self.label] if self.label else [self.config.method, *self.config.teachers]
+        return "-".join([self.category, *what, f"seed{self.config.seed}"])
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a finished cell to count as this one."""
@@ -82,13 +85,16 @@ def write_result(out: Path, cell: Cell, result: Result) -> None:
 
 
 def make_cells(
-    categories: Sequence[str], configs: Sequence[FitConfig], seeds: Sequence[int], rotating: Sequence[str] = ()
+    categories: Sequence[str],
+    configs: Sequence[FitConfig] | Mapping[str, FitConfig],
+    seeds: Sequence[int],
+    rotating: Sequence[str] = (),
 ) -> list[Cell]:
     """Every category with every configuration and seed, seed by seed so that a first table is complete early.
 
     Args:
         categories: Names of folders.
-        configs: One for each method and choice of teachers.
+        configs: One for each method and choice of teachers, or by names of their own.
         seeds: Of the runs.
         rotating: Categories whose parts lie at any angle.
 
@@ -98,9 +104,11 @@ def make_cells(
     for name in rotating:
         if name not in categories:
             raise InvalidOption("--rotate", repr(name), f"one of the categories {', '.join(categories)}")
+    named = configs.items() if isinstance(configs, Mapping) else (("", config) for config in configs)
+    chosen = list(named)
     return [
-        Cell(category, replace(config, seed=seed, augment="rotate" if category in rotating else config.augment))
+        Cell(category, replace(config, seed=seed, augment="rotate" if category in rotating else config.augment), label)
         for seed in seeds
-        for config in configs
+        for label, config in chosen
         for category in categories
     ]

@@ -36,7 +36,14 @@ class Augmentation(StrEnum):
 
 
 BAD_INPUT = 2
-LISTS = ("--methods", "--teachers", "--seeds", "--categories", "--rotate")  # options that take several values
+LISTS = (
+    "--methods",
+    "--teachers",
+    "--config",
+    "--seeds",
+    "--categories",
+    "--rotate",
+)  # options that take several values
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -122,7 +129,8 @@ def fit_command(
     """Train on good pictures, export, check, calibrate, and write the bundle."""
     run_dir = run_dir or Path("runs") / product
     with _one_line_errors(), _Interrupt(run_dir) as interrupt, _Bars() as bars:
-        from training.methods import fit_config
+        from training.fit import load_teachers
+        from training.methods import build_method, fit_config
         from training.product import Request, train
 
         if tile is None and overlap is not None:
@@ -142,6 +150,7 @@ def fit_command(
             options=method_options(option or ()),
         )
         config = replace(config, threads=threads or default_threads(config.teachers))
+        build_method(config, load_teachers(config))  # what cannot be trained is said before pictures are read
         bars.between_steps = interrupt.between_steps
         trained = train(
             Request(
@@ -213,6 +222,10 @@ def compare_command(
     teacher_weights: Annotated[
         list[Path] | None, typer.Option(help="Weights for machines without internet, in the order of one --teachers.")
     ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(help="Settings files instead of --methods, one or more; columns are named so.", metavar="FILE"),
+    ] = None,
     seeds: Annotated[list[int] | None, typer.Option(min=0, help="Seeds.", show_default="0")] = None,
     categories: Annotated[list[str] | None, typer.Option(help="Only these folders.", show_default="all")] = None,
     rotate: Annotated[list[str] | None, typer.Option(help="Categories whose parts lie at any angle.")] = None,
@@ -233,28 +246,51 @@ def compare_command(
     with _one_line_errors(), _Interrupt(None) as interrupt:
         from training.cells import make_cells
         from training.compare import categories_in, compare
-        from training.methods import METHODS, fit_config
+        from training.fit import load_teachers
+        from training.methods import METHODS, build_method, fit_config
+        from training.settings import read_settings
 
         names = categories_in(data, categories or ())
-        configs = [
-            fit_config(
-                method,
-                teachers=tuple(choice.split("+")) if choice else None,
-                teacher_weights=tuple(teacher_weights or ()),
-                input_size=input_size,
-                iterations=iterations,
-                threads=threads,
-                options=method_options(option or ()),
-            )
-            for method in methods or METHODS
-            for choice in teachers or (None,)
-        ]
+        chosen = {
+            "teacher_weights": tuple(teacher_weights) if teacher_weights else None,
+            "input_size": input_size,
+            "iterations": iterations,
+            "threads": threads,
+        }
+        if config:
+            _no_others(config, methods, teachers, option)
+            configs: dict[str, FitConfig] | list[FitConfig] = {f.stem: read_settings(f, **chosen) for f in config}
+        else:
+            configs = [
+                fit_config(
+                    method,
+                    teachers=tuple(choice.split("+")) if choice else None,
+                    options=method_options(option or ()),
+                    **chosen,
+                )
+                for method in methods or METHODS
+                for choice in teachers or (None,)
+            ]
+        for each in configs.values() if isinstance(configs, dict) else configs:
+            build_method(each, load_teachers(each))  # a wrong one is refused now, not when its turn comes
         cells = make_cells(names, configs, seeds or (0,), rotate or ())
         with _Bars() as bars:
             bars.between_steps = interrupt.between_steps
             compare(data, cells, out, lambda cell: bars.titled(cell.name))
     console.print((out / "comparison.md").read_text(), soft_wrap=True)
     console.print(f"Also: {escape(str(out / 'comparison.html'))} and comparison.json", soft_wrap=True)
+
+
+def _no_others(files: Sequence[Path], *options: Sequence[str] | None) -> None:
+    """A settings file says all that --methods, --teachers and --option say.
+
+    Raises:
+        InvalidOption: one of these is given as well, or two files have the same name.
+    """
+    if any(options):
+        raise InvalidOption("--config", " ".join(map(str, files)), "no --methods, --teachers or --option beside it")
+    if len({file.stem for file in files}) < len(files):
+        raise InvalidOption("--config", " ".join(map(str, files)), "files of different names, for the columns")
 
 
 class _Bars:

@@ -147,6 +147,17 @@ class InvalidOption(PlumblineError):
         super().__init__(f"{option} is {value}, expected {expected}.")
 
 
+class InvalidSettings(PlumblineError):
+    slug = "invalid-settings"
+    title = "Settings file cannot be used"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"The settings {path} cannot be used: {reason}. "
+            "Expected a TOML file like those in configs/, with text in quotes."
+        )
+
+
 class ExportFailed(PlumblineError):
     slug = "export-failed"
     title = "Export failed"

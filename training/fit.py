@@ -57,6 +57,7 @@ def fit(
     *,
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_measured: Callable[[int], None] = lambda _: None,
     teachers: Sequence[Teacher] | None = None,
 ) -> Method:
     """Trains a method on good images and measures the constants of its map.
@@ -69,6 +70,8 @@ def fit(
         run_dir: holds the checkpoint; made if missing.
         resume: go on from the checkpoint if there is one; the result is the unbroken run's, bit by bit.
         on_progress: called after every step.
+        on_measured: called with 1 when the weights are final and what they need of the pictures is remembered, with 2
+            when the map's constants are measured too.
         teachers: ready teachers instead of `config.teachers`, for tests.
 
     Returns:
@@ -129,8 +132,10 @@ def fit(
     run.save(path)
     run.ema.copy_to(method)
     method.eval().to(memory_format=torch.contiguous_format)
-    method.consolidate(views.frozen)
+    method.consolidate(views.images, views.frozen)
+    on_measured(1)
     method.calibrate(reference)
+    on_measured(2)
     return method
 
 

@@ -122,11 +122,11 @@ class LevelFusion(nn.Module):
         for level, distance in enumerate(distances):
             self.spread[level] = distance.std().clamp_min(_EPS)
 
-    def forward(self, distances: Sequence[Tensor]) -> Tensor:
-        """Fuses float32 `[N, 1, h_k, w_k]` per level into `[N, 1, h_0, w_0]`, the finest level's size."""
-        height, width = distances[0].shape[-2:]
+    def forward(self, distances: Sequence[Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """Fuses float32 `[N, 1, h_k, w_k]` per level into `[N, 1, *size]`, by default the first level's size."""
+        size = size or (distances[0].shape[-2], distances[0].shape[-1])
         scale = self.weights / self.spread
-        levels = [resize(distance * scale[k], (height, width)) for k, distance in enumerate(distances)]
+        levels = [resize(distance * scale[k], size) for k, distance in enumerate(distances)]
         return torch.stack(levels).sum(0)
 
 

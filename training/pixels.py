@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ def to_pixels(image: Tensor) -> Tensor:
     return image.permute(0, 3, 1, 2).float() / 255
 
 
-def in_chunks(images: NDArray[np.uint8], size: int = 16) -> list[Tensor]:
-    """Splits uint8 `[N, H, W, 3]` into float32 `[n, 3, H, W]` pieces, n <= size, to bound the memory."""
-    return [to_pixels(torch.from_numpy(images[i : i + size])) for i in range(0, len(images), size)]
+def in_chunks(images: NDArray[np.uint8], size: int = 16) -> Iterator[Tensor]:
+    """Gives uint8 `[N, H, W, 3]` as float32 `[n, 3, H, W]` pieces, n <= size, one at a time to bound the memory."""
+    for start in range(0, len(images), size):
+        yield to_pixels(torch.from_numpy(images[start : start + size]))

@@ -172,6 +172,7 @@ def _fit_and_export(
     # a network's distances to what it has learnt are smaller than to what it has not.
     images, reference = set_aside(images)
     training = reporter.stage("train", config.iterations)
+    measuring = reporter.stage("measure the map's constants", 2)
     method = fit(
         images,
         reference,
@@ -179,6 +180,7 @@ def _fit_and_export(
         request.run_dir,
         resume=request.resume,
         on_progress=lambda progress: training(progress.step, _note(progress)),
+        on_measured=lambda done: measuring(done, "a minute or two" if done == 1 else ""),
     )
     exporting = reporter.stage("export and compare", 1)
     probes = Probes.draw(held_out, np.empty((0, *held_out.shape[1:]), np.uint8), config.seed)

@@ -40,13 +40,32 @@ def cut_paste(image: Image, rng: Rng) -> tuple[Image, Mask]:
     # DRD's three size classes (of 256): large .2, middle .3, small .5
     low, high = _CUT_SIZES[rng.choice(3, p=(0.2, 0.3, 0.5))]
     patch_hw = (side * rng.uniform(low, high), side * rng.uniform(low, high))
-    return _paste(image, patch_hw, rng)
+    return _paste(image, patch_hw, rng, target=_anywhere_or_structured(image, rng))
 
 
 def scar(image: Image, rng: Rng) -> tuple[Image, Mask]:
     """A long thin piece: scratch, crack or hair. Source: [P] CutPaste (scar)."""
     side = min(image.shape[:2])
-    return _paste(image, (side * rng.uniform(0.008, 0.03), side * rng.uniform(0.06, 0.35)), rng)
+    patch_hw = (side * rng.uniform(0.008, 0.03), side * rng.uniform(0.06, 0.35))
+    return _paste(image, patch_hw, rng, target=_anywhere_or_structured(image, rng))
+
+
+def faint(image: Image, rng: Rng) -> tuple[Image, Mask]:
+    """A small piece or scar in nearly the colours of its place, where there is something to be seen.
+
+    Made for judging and not for learning: every detector finds a bright patch on an empty background, but only a good
+    one finds a scratch on the thread of a screw. Source: our own.
+    """
+    side, out, mask = min(image.shape[:2]), image, np.zeros(image.shape[:2], np.bool_)
+    for _ in range(_TRIES):
+        if rng.random() < 0.5:
+            patch_hw = (side * rng.uniform(0.02, 0.08), side * rng.uniform(0.02, 0.08))
+        else:
+            patch_hw = (side * rng.uniform(0.006, 0.02), side * rng.uniform(0.04, 0.2))
+        out, mask = _paste(image, patch_hw, rng, target=structured_place(image, rng), strength=1 / 3)
+        if mask.any() and np.abs(out - image)[mask].mean() > _LEAST_CHANGE:
+            break
+    return out, mask
 
 
 def published_cut_paste(image: Image, rng: Rng) -> tuple[Image, Mask]:
@@ -69,9 +88,8 @@ def published_cut_paste(image: Image, rng: Rng) -> tuple[Image, Mask]:
 
 
 RECIPES: tuple[Recipe, ...] = (perlin_self, cut_paste, scar)
-
-
-PUBLISHED_RECIPES = (published_cut_paste,)
+PUBLISHED_RECIPES: tuple[Recipe, ...] = (published_cut_paste,)
+FAINT_RECIPES: tuple[Recipe, ...] = (faint,)
 
 
 def pseudo_anomaly(image: NDArray[np.uint8], rng: Rng, recipes: Sequence[Recipe] = RECIPES) -> tuple[Image, Mask]:
@@ -93,22 +111,50 @@ def pseudo_anomaly(image: NDArray[np.uint8], rng: Rng, recipes: Sequence[Recipe]
 
 _PUBLISHED_SIDES = ((150, 200), (64, 100), (10, 32))  # pixels of 256
 _CUT_SIZES = ((0.35, 0.6), (0.2, 0.35), (0.04, 0.2))  # of the shorter side
+_LEAST_CHANGE = 0.03  # mean change of a faint defect's pixels that an eye can just tell
+_TRIES = 20  # a piece that happens to look like its place is painted anew, this often
+_EMPTY_SHARE = 0.05  # weight of an entirely empty place, of the mean weight
 
 
-def _paint(image: Image, source: Image, mask: Mask, *, opacity: float, rng: Rng) -> tuple[Image, Mask]:
+def structured_place(image: Image, rng: Rng) -> tuple[float, float]:
+    """A place (x, y) in pixels, drawn where the picture has structure: on the part rather than beside it.
+
+    The density is the gradient's length, smoothed over a 64th of the side: even on a texture, and next to nothing on a
+    background. Softer than a foreground mask, which would need a threshold and would lose dark parts.
+    """
+    gray = image.mean(2)
+    edges = np.hypot(cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1))
+    density = cv2.GaussianBlur(edges, (0, 0), min(image.shape[:2]) / 64)
+    total = np.cumsum(density + max(_EMPTY_SHARE * float(density.mean()), 1e-9), dtype=np.float64)
+    chosen = int(np.searchsorted(total, rng.uniform(0, total[-1])))
+    y, x = divmod(min(chosen, total.size - 1), image.shape[1])
+    return float(x), float(y)
+
+
+def _anywhere_or_structured(image: Image, rng: Rng) -> tuple[float, float]:
+    """Half of the defects anywhere, half where there is structure: a defect beside the part is learnt soon enough."""
+    if rng.random() < 0.5:
+        return structured_place(image, rng)
+    return rng.uniform(0, image.shape[1]), rng.uniform(0, image.shape[0])
+
+
+def _paint(
+    image: Image, source: Image, mask: Mask, *, opacity: float, rng: Rng, strength: float = 1.0
+) -> tuple[Image, Mask]:
     """Shows the recoloured source through the mask. Only masked pixels are computed: most masks are small."""
     alpha = np.float32(opacity)
-    colour = _jitter_colour(source[mask], image.mean(dtype=np.float32), rng)
+    colour = _jitter_colour(source[mask], image.mean(dtype=np.float32), rng, strength)
     out = image.copy()
     out[mask] = np.clip(alpha * colour + (1 - alpha) * image[mask], 0, 1)
     return out, mask
 
 
-def _paste(image: Image, patch_hw: tuple[float, float], rng: Rng) -> tuple[Image, Mask]:
-    """Moves the whole recoloured image by a random turn and shift and shows it through a turned rectangle."""
+def _paste(
+    image: Image, patch_hw: tuple[float, float], rng: Rng, *, target: tuple[float, float], strength: float = 1.0
+) -> tuple[Image, Mask]:
+    """Moves the whole recoloured image by a random turn and shift and shows it through a turned rectangle at x, y."""
     height, width = image.shape[:2]
     ph, pw = max(2.0, patch_hw[0]), max(2.0, patch_hw[1])
-    target = (rng.uniform(0, width), rng.uniform(0, height))
     source = (rng.uniform(0, width), rng.uniform(0, height))
     turn = rng.uniform(-45, 45)
     matrix = cv2.getRotationMatrix2D(source, turn, 1.0)
@@ -119,14 +165,14 @@ def _paste(image: Image, patch_hw: tuple[float, float], rng: Rng) -> tuple[Image
     corners = cv2.boxPoints((target, (pw, ph), rng.uniform(-90, 90)))
     canvas = np.zeros((height, width), np.uint8)
     cv2.fillConvexPoly(canvas, np.round(corners).astype(np.int32), 1)
-    return _paint(image, moved, canvas.astype(bool), opacity=1.0, rng=rng)
+    return _paint(image, moved, canvas.astype(bool), opacity=1.0, strength=strength, rng=rng)
 
 
-def _jitter_colour(colours: NDArray[np.float32], middle: np.float32, rng: Rng) -> NDArray[np.float32]:
+def _jitter_colour(colours: NDArray[np.float32], middle: np.float32, rng: Rng, strength: float) -> NDArray[np.float32]:
     """Contrast, brightness and a tint for `[K, 3]`: enough that a piece is not just a plausible piece of the part."""
-    contrast = np.float32(rng.uniform(0.6, 1.4))
-    shift = np.float32(rng.uniform(0.05, 0.35) * rng.choice((-1, 1)))
-    tint = rng.uniform(-0.1, 0.1, 3).astype(np.float32)
+    contrast = np.float32(1 + strength * rng.uniform(-0.4, 0.4))
+    shift = np.float32(strength * rng.uniform(0.05, 0.35) * rng.choice((-1, 1)))
+    tint = (strength * rng.uniform(-0.1, 0.1, 3)).astype(np.float32)
     return (colours - middle) * contrast + (middle + shift + tint)
 
 

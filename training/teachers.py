@@ -262,7 +262,7 @@ def _resnet_weights(name: str) -> StateDict:
             reason=f"the download of {weights.url} failed ({error})",
             ways_out=(
                 "connect this machine to the internet for the first run",
-                f"fetch {file_name} elsewhere and name it with --teacher-weights FILE",
+                f"fetch {file_name} elsewhere and name it with --teacher-weights FILE, once for each teacher",
             ),
         ) from error
     return state
@@ -318,7 +318,8 @@ def read_weights(path: Path, teacher: str) -> StateDict:
     ways_out = (f"name a state dict of {teacher} with --teacher-weights FILE", "leave the option out")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError, EOFError) as error:
+        # A text file can look like a pickle for a while, and fails in as many ways.
         raise TeacherWeightsUnavailable(teacher, f"{path} cannot be read ({error})", ways_out) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise TeacherWeightsUnavailable(teacher, f"{path} holds no plain state dict", ways_out)

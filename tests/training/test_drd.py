@@ -28,14 +28,14 @@ def method() -> Method:
     method = build_method(
         FitConfig(method="drd", input_size=64, options={"width": 0.8}), [random_teacher("efficientnet_lite0")]
     )
-    method.prepare(method.frozen_features(torch.cat(in_chunks(pictures(4)))))
+    method.prepare(method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
     method.eval()
     method.calibrate(pictures(4, seed=1))
     return method
 
 
 def batch_of(method: Method, pseudo: int) -> Batch:
-    pixels = torch.cat(in_chunks(pictures(4)))
+    pixels = torch.cat(list(in_chunks(pictures(4))))
     mask = torch.zeros(pseudo, 1, 64, 64)
     mask[..., 16:32, 16:32] = 1
     painted = torch.where(mask > 0, 1 - pixels[:pseudo], pixels[:pseudo])
@@ -119,7 +119,7 @@ def test_published_losses_have_a_gradient_and_the_score_a_refinement(tmp_path: P
     config = FitConfig(method="drd", input_size=64, options={"strict": True, "width": 0.8})
     strict = build_method(config, [random_teacher("efficientnet_lite0")])
     assert isinstance(strict, DualReverseDistillation)
-    strict.prepare(strict.frozen_features(torch.cat(in_chunks(pictures(4)))))
+    strict.prepare(strict.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
     losses = strict.training_step(batch_of(strict, 4))
     assert losses["loss"].requires_grad
     assert float(losses["segment"].detach()) > 0

@@ -40,7 +40,7 @@ def pyramid(count: int, seed: int) -> list[torch.Tensor]:
 def test_distance_is_zero_at_what_is_remembered_and_large_elsewhere() -> None:
     query = Query([6, 10], 64)
     known = pyramid(4, seed=0)
-    query.learn(known)
+    query.learn([known], 4)
     query.choose(0.3)  # 4 x 16 places, all of them prototypes
     assert float(query(known).max()) < 1e-5
     assert float(query(pyramid(2, seed=1)).min()) > 0.05
@@ -49,7 +49,7 @@ def test_distance_is_zero_at_what_is_remembered_and_large_elsewhere() -> None:
 
 def test_query_agrees_with_a_search_by_hand() -> None:
     query = Query([6, 10], 20)
-    query.learn(pyramid(8, seed=0))
+    query.learn([pyramid(5, seed=0), pyramid(3, seed=2)], 8)
     query.choose(1.0)
     other = pyramid(1, seed=1)
     cells = (query.describe(other) * query.scale)[0].flatten(1).T.numpy()
@@ -64,7 +64,17 @@ def test_query_agrees_with_a_search_by_hand() -> None:
 
 def test_fewer_places_than_prototypes_keep_the_shape() -> None:
     query = Query([6, 10], 100)
-    query.learn(pyramid(2, seed=0))
+    query.learn([pyramid(2, seed=0)], 2)
     query.choose(0.0)
     assert query.prototypes.shape == (100, 16)
     assert torch.equal(query.prototypes[31], query.prototypes[99])
+
+
+def test_of_more_places_than_needed_every_picture_gives_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.prototypes.MOST_CANDIDATES", 20)
+    query = Query([6, 10], 20)
+    dark, bright = pyramid(9, seed=0), [level + 40 for level in pyramid(1, seed=1)]
+    query.learn([dark, bright], 10)
+    query.choose(0.0)
+    # Two places of each picture; those of the one bright picture are of another kind altogether.
+    assert int((query.prototypes.mean(1) / query.scale > 20).sum()) == 2

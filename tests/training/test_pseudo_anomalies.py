@@ -7,14 +7,17 @@ import pytest
 from numpy.typing import NDArray
 
 from training.pseudo_anomalies import (
+    FAINT_RECIPES,
     PUBLISHED_RECIPES,
     RECIPES,
     Image,
     Mask,
     cut_paste,
+    faint,
     perlin_self,
     pseudo_anomaly,
     scar,
+    structured_place,
 )
 
 Recipe = Callable[[Image, np.random.Generator], tuple[Image, Mask]]
@@ -28,7 +31,7 @@ def scaled(image: NDArray[np.uint8]) -> Image:
     return image.astype(np.float32) / np.float32(255)
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED_RECIPES])
+@pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED_RECIPES, *FAINT_RECIPES])
 @pytest.mark.parametrize("size", [(64, 64), (50, 70)])
 def test_not_one_bit_changes_outside_the_mask(recipe: Recipe, size: tuple[int, int]) -> None:
     image = scaled(picture(*size))
@@ -39,7 +42,7 @@ def test_not_one_bit_changes_outside_the_mask(recipe: Recipe, size: tuple[int, i
         np.testing.assert_array_equal(painted[~mask], image[~mask])
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED_RECIPES])
+@pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED_RECIPES, *FAINT_RECIPES])
 def test_paint_stays_in_range_and_shows(recipe: Recipe) -> None:
     image = scaled(picture())
     shown = 0
@@ -52,7 +55,7 @@ def test_paint_stays_in_range_and_shows(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [perlin_self, cut_paste, scar, lambda i, r: pseudo_anomaly((i * 255).astype(np.uint8), r)]
+    "recipe", [perlin_self, cut_paste, scar, faint, lambda i, r: pseudo_anomaly((i * 255).astype(np.uint8), r)]
 )
 def test_same_seed_paints_the_same_defect(recipe: Recipe) -> None:
     image = scaled(picture())
@@ -92,3 +95,40 @@ def test_published_piece_is_an_upright_square_of_the_image_brightened_by_what_li
         for x in range(128 - side)
     )
     assert found
+
+
+def part_on_an_empty_background() -> Image:
+    """128 x 128, plain but for a fine pattern in the middle 32 x 32."""
+    image = np.full((128, 128, 3), 0.8, np.float32)
+    image[48:80, 48:80] = np.random.default_rng(0).uniform(0, 0.5, (32, 32, 1))
+    return image
+
+
+def test_structured_places_lie_on_the_part_and_sometimes_beside_it() -> None:
+    image = part_on_an_empty_background()
+    rng = np.random.default_rng(1)
+    places = np.array([structured_place(image, rng) for _ in range(400)])
+    on_part = ((places >= 44) & (places < 84)).all(1).mean()
+    assert 0.9 < on_part < 1
+
+
+def test_structured_places_are_everywhere_on_a_texture_and_on_an_empty_picture() -> None:
+    for image in (scaled(picture(96, 128)), np.full((96, 128, 3), 0.5, np.float32)):
+        rng = np.random.default_rng(2)
+        places = np.array([structured_place(image, rng) for _ in range(800)])
+        quarters = np.histogram2d(places[:, 1], places[:, 0], bins=2, range=[[0, 96], [0, 128]])[0]
+        assert quarters.min() > 150
+
+
+def test_faint_defects_are_smaller_and_paler_than_those_to_learn_from() -> None:
+    image = scaled(picture(128, 128))
+
+    def look(recipe: Recipe) -> tuple[float, float]:
+        pairs = [recipe(image, np.random.default_rng(seed)) for seed in range(40)]
+        sizes = [mask.mean() for _, mask in pairs]
+        shades = [abs(painted[mask].mean() - image.mean()) for painted, mask in pairs]
+        return float(np.mean(sizes)), float(np.mean(shades))
+
+    size, shade = look(faint)
+    assert size < 0.2 * look(cut_paste)[0]
+    assert shade < 0.6 * look(cut_paste)[1]

@@ -29,7 +29,7 @@ def small_method(**options: object) -> TwoStudents:
     config = fit_config("rstpm", input_size=64, options={"width": 8, "unet_width": 4, **options})
     method = build_method(config, [random_teacher(name) for name in config.teachers])
     assert isinstance(method, TwoStudents)
-    method.prepare(method.frozen_features(torch.cat(in_chunks(pictures(4)))))
+    method.prepare(method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
     return method
 
 
@@ -42,7 +42,7 @@ def method() -> TwoStudents:
 
 
 def batch_of(method: TwoStudents, pseudo: int, step: int) -> Batch:
-    pixels = torch.cat(in_chunks(pictures(4)))
+    pixels = torch.cat(list(in_chunks(pictures(4))))
     mask = torch.zeros(pseudo, 1, 64, 64)
     mask[..., 16:32, 16:32] = 1
     painted = torch.where(mask > 0, 1 - pixels[:pseudo], pixels[:pseudo])

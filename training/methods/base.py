@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.errors import InvalidFitConfig
+from training.checked import checked
 from training.teachers import Teacher
 
 if TYPE_CHECKING:
@@ -100,9 +100,10 @@ class Method(nn.Module, ABC):
         """Takes constants from the training images' frozen features, once, before the first step."""
         del frozen
 
-    def consolidate(self, frozen: Sequence[Tensor]) -> None:
-        """Takes constants from the training images' frozen features once the weights are final."""
-        del frozen
+    def consolidate(self, images: NDArray[np.uint8], frozen: Sequence[Tensor]) -> None:
+        """Takes constants from the training images, uint8 `[V, H, W, 3]`, and their frozen features once the weights
+        are final."""
+        del images, frozen
 
     @abstractmethod
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -147,9 +148,6 @@ def parse_options(kind: type[OptionsT], given: Mapping[str, Any]) -> OptionsT:
         given: by name; lists stand for tuples, as JSON has none.
 
     Raises:
-        InvalidFitConfig: a name is not among them.
+        InvalidFitConfig: a name is not among them, or a value is of another type.
     """
-    known = {field.name for field in fields(kind)}
-    if unknown := sorted(set(given) - known):
-        raise InvalidFitConfig(f"There is no option {', '.join(unknown)}; choose from {', '.join(sorted(known))}.")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    return kind(**checked(kind, given, "option"))

@@ -6,6 +6,10 @@ that was squeezed from the coarse features. Down again: a forward branch encodes
 branch sees the picture itself, so neither can copy a defect past the code. Beside them a query compares every place
 with prototypes of normal places. Where branches and prototypes disagree with the picture, it is unusual.
 
+All of that looks at a reduced copy of the picture, where a cell sees enough around it to tell a wrong pattern. A second
+query looks at the picture itself, where a cell still sees a defect of a few pixels. Neither size can do without the
+other; our own, measured in docs/benchmarks.md.
+
 Sources: [P] the abstract (distilling adaptive domain features, bidirectional branches that constrain each other, a
 multilevel filter by query and compression); no text and no code could be had, so every layer is our own reading,
 sections of the design notes in brackets. What was tried and measured is in docs/benchmarks.md.
@@ -28,10 +32,10 @@ from torch.nn import functional as F
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
 from training.floor import choose_floor
 from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
-from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance
+from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
 from training.methods.base import Batch, Method, parse_options
 from training.pixels import in_chunks, to_pixels
-from training.prototypes import Query
+from training.prototypes import FEW_CANDIDATES, MOST_CANDIDATES, Query
 from training.teachers import Teacher
 
 
@@ -41,7 +45,8 @@ class NNetOptions:
 
     levels: tuple[int, int] = (1, 2)  # of the teacher's pyramid: strides 8 and 16
     width: float = 4.5  # finest width of the branches = width * sqrt(coarsest teacher channels), to a multiple of 8
-    prototypes: int = 2048
+    reduction: float = 2 / 3  # side of the reduced copy, of the picture's; to a multiple of 32; our own
+    prototypes: int = 2048  # of each query
     feature_noise: float = 0.1  # on the painted branch's input, in standard deviations of each channel; [C] DRD
     hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly
     hard_ramp_steps: int = 200
@@ -50,7 +55,7 @@ class NNetOptions:
     weight_constraint: float = 0.2  # of the two branches on each other; 4.4
     adapt: bool = False  # train the adapters; they cost a point of image AUROC on fine surfaces, docs/benchmarks.md
     floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.floor`
-    source_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 5.0)  # reverse, forward (finest first), query
+    source_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 9.0, 9.0)  # reverse, forward (finest first), queries
     sigma: float = 1.0  # of the map's smoothing, in cells of 8 pixels
 
 
@@ -107,7 +112,7 @@ class NNet(Method):
     name: ClassVar[str] = "nnet"
     map_stride: ClassVar[int] = 8
     default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite2",)  # better than lite0 on fine surfaces
-    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 800}
+    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 800, "input_size": 384}
 
     def __init__(self, teacher: Teacher, options: NNetOptions) -> None:
         super().__init__()
@@ -117,7 +122,7 @@ class NNet(Method):
         self.scaler = PyramidScaler(channels)
         self.adapters = nn.ModuleList([Adapter(count) if options.adapt else nn.Identity() for count in channels])
         self.branches = Branches(channels, options.width)
-        self.query = Query(channels, options.prototypes)
+        self.query_reduced, self.query_whole = (Query(channels, options.prototypes) for _ in range(2))
         self.distance = PyramidDistance(len(channels), options.floors[0])
         self.fusion = LevelFusion(options.source_weights)
         self.smooth = Gaussian(options.sigma)
@@ -132,6 +137,12 @@ class NNet(Method):
         return [self.teacher.name]
 
     def frozen_features(self, pixels: Tensor) -> list[Tensor]:
+        """The two levels of the reduced copy."""
+        height, width = (32 * max(1, round(side * self.options.reduction / 32)) for side in pixels.shape[-2:])
+        return self.levels(resize(pixels, (height, width)))
+
+    def levels(self, pixels: Tensor) -> list[Tensor]:
+        """The teacher's features at strides 8 and 16."""
         pyramid = self.teacher(pixels)
         return [pyramid[level] for level in self.options.levels]
 
@@ -139,8 +150,10 @@ class NNet(Method):
         self.scaler.measure(frozen)
         self.distance.measure(frozen)
 
-    def consolidate(self, frozen: Sequence[Tensor]) -> None:
-        self.query.learn(frozen)
+    @torch.no_grad()
+    def consolidate(self, images: NDArray[np.uint8], frozen: Sequence[Tensor]) -> None:
+        self.query_reduced.learn(zip(*(torch.split(level, 64) for level in frozen), strict=True), len(images))
+        self.query_whole.learn((self.levels(pixels) for pixels in in_chunks(images)), len(images))
 
     def adapt(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Adaptive domain features of standardised ones, standardised as well."""
@@ -204,25 +217,37 @@ class NNet(Method):
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        def measure() -> None:
-            self.query.choose(self.distance.floor)
+        queries = (self.query_reduced, self.query_whole)
+
+        def measure(candidates: int = FEW_CANDIDATES) -> None:
+            for query in queries:
+                query.choose(self.distance.floor, candidates)
             chunks = [self.sources(pixels) for pixels in in_chunks(reference)]
             self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
 
         choose_floor([self.distance], measure, self.fused, reference, self.options.floors)
-        self.query.forget()
+        measure(MOST_CANDIDATES)
+        for query in queries:
+            query.forget()
 
     def sources(self, pixels: Tensor) -> list[Tensor]:
-        """Distance maps of float32 `[N, 3, H, W]` in [0, 1]: reverse and forward, finest first, then the query's."""
+        """Distance maps of float32 `[N, 3, H, W]` in [0, 1]: reverse and forward, finest first, then the queries'
+        of the reduced copy and of the picture itself."""
         features = self.frozen_features(pixels)
         standard = self.adapt(self.scaler(features))
         adaptive = self.scaler.undo(standard)
         reverse, forward = (self.scaler.undo(branch) for branch in self.branches(standard))
-        return [*self.distance(adaptive, reverse), *self.distance(adaptive, forward), self.query(features)]
+        return [
+            *self.distance(adaptive, reverse),
+            *self.distance(adaptive, forward),
+            self.query_reduced(features),
+            self.query_whole(self.levels(pixels)),
+        ]
 
     def fused(self, pixels: Tensor) -> Tensor:
         """The anomaly map, float32 `[N, 1, H / 8, W / 8]`."""
-        smoothed: Tensor = self.smooth(self.fusion(self.sources(pixels)))
+        size = (pixels.shape[-2] // self.map_stride, pixels.shape[-1] // self.map_stride)
+        smoothed: Tensor = self.smooth(self.fusion(self.sources(pixels), size))
         return smoothed
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
