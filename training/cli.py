@@ -36,14 +36,8 @@ class Augmentation(StrEnum):
 
 
 BAD_INPUT = 2
-LISTS = (
-    "--methods",
-    "--teachers",
-    "--config",
-    "--seeds",
-    "--categories",
-    "--rotate",
-)  # options that take several values
+# Options that take several values.
+LISTS = ("--methods", "--teachers", "--config", "--seeds", "--categories", "--rotate")
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -278,7 +272,7 @@ def compare_command(
             bars.between_steps = interrupt.between_steps
             compare(data, cells, out, lambda cell: bars.titled(cell.name))
     console.print((out / "comparison.md").read_text(), soft_wrap=True)
-    console.print(f"Also: {escape(str(out / 'comparison.html'))} and comparison.json", soft_wrap=True)
+    console.print(f"Also: {escape(str(out / 'comparison.html'))}, comparison.md and comparison.json", soft_wrap=True)
 
 
 def _no_others(files: Sequence[Path], *options: Sequence[str] | None) -> None:

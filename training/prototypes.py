@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOST_CANDIDATES = 80_000  # half as many cost 0.5 and a quarter 3 points of image AUROC, twice as many gain nothing
+MOST_CANDIDATES = 80_000  # a quarter as many cost up to 4 points of image AUROC, more gain nothing; docs/benchmarks.md
 FEW_CANDIDATES = 20_000  # enough to compare floors with each other
 
 

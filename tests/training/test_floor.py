@@ -45,3 +45,21 @@ def test_constants_are_measured_for_every_floor_and_last_for_the_chosen_one() ->
 
 def test_single_floor_is_taken_without_a_search() -> None:
     assert choose({0.3: torch.zeros(())}) == (0.3, [0.3])
+
+
+def test_floors_are_judged_by_small_defects() -> None:
+    seen: list[Tensor] = []
+    distance, good = PyramidDistance(1, 0.0), plain(4)
+
+    def anomaly_map(pixels: Tensor) -> Tensor:
+        seen.append(pixels)
+        return pixels.mean(1, keepdim=True)
+
+    choose_floor([distance], lambda: None, anomaly_map, good, (0.0, 1.0))
+    shown = torch.cat(seen)
+    painted = shown[len(good) : len(shown) // 2]
+    clean = torch.from_numpy(good).permute(0, 3, 1, 2).float().repeat(len(painted) // len(good), 1, 1, 1) / 255
+    changed = (painted != clean).any(1).float().mean((1, 2))
+    assert len(painted) >= 90
+    # Those to learn from cover up to a third of a picture.
+    assert 0 < float(changed.mean()) < 0.02

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from training.cells import make_cells
-from training.cli import app
+from training.cli import app, spread_lists
 from training.config import FitConfig
 from training.errors import InvalidFitConfig, InvalidSettings, UnknownMethod
 from training.methods import METHODS, build_method, fit_config
@@ -110,3 +110,10 @@ def test_compare_refuses_what_would_contradict_a_file(tmp_path: Path, beside: li
     assert result.exit_code == 2
     assert "--config" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_several_files_follow_one_option() -> None:
+    assert spread_lists(["compare", "--config", "a.toml", "b.toml"]) == [
+        *("compare", "--config", "a.toml"),
+        *("--config", "b.toml"),
+    ]

@@ -110,7 +110,7 @@ def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
         load_teacher("efficientnet_lite0", tmp_path / "other.pth")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"junk\n", b"this is a text, not a state dict\n"])
 def test_unreadable_weights_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
