@@ -48,10 +48,10 @@ $(VENV)/stamp-full: $(VENV)/stamp-train
 # --- see it work --------------------------------------------------------------------------------------------
 
 demo: $(VENV)/stamp-base ## inspect the shipped sample pictures with the shipped model (KEEP=1 keeps the service running)
-	$(BIN)/python -m service.demo --models $(MODELS) $(if $(KEEP),--keep)
+	$(BIN)/python -m service.cli.demo --models $(MODELS) $(if $(KEEP),--keep)
 
 demo-train: $(VENV)/stamp-solar ## the whole way on real pictures of solar cells: train, evaluate, serve, heatmaps
-	$(BIN)/python -m training.elpv $(if $(KEEP),--keep)
+	$(BIN)/python -m training.demo.elpv $(if $(KEEP),--keep)
 
 serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables say otherwise
 	$(BIN)/plumbline serve
@@ -62,14 +62,14 @@ serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables s
 # false-reject rate of 1 %.
 demo-bundle: $(VENV)/stamp-train ## draw the demo parts again and train the shipped bundle and samples again
 	rm -rf runs/washer runs/washer-parts runs/washer-models
-	$(BIN)/python -m training.demo_part runs/washer-parts --train 250 --test 20 --seed 0
+	$(BIN)/python -m training.demo.part runs/washer-parts --train 250 --test 20 --seed 0
 	$(BIN)/plumbline-train fit --data runs/washer-parts --product washer --models runs/washer-models --seed 0 \
 	  --held-out 0.4 --evaluate
 	rm -rf models/washer
 	mkdir -p models
 	cp -R runs/washer-models/washer models/washer
 	rm -rf runs/washer-models
-	$(BIN)/python -m training.demo_samples docs/samples --seed 1
+	$(BIN)/python -m training.demo.samples docs/samples --seed 1
 	$(MAKE) images
 	@du -sh models/washer
 

@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from service.bundle import MANIFEST, Bundle, newest_bundle
-from service.inspection.session import GraphSession, SessionOptions, session_options
+from service.bundle.bundle import Bundle, newest_bundle
+from service.bundle.manifest import MANIFEST
+from service.inspection.runtime.session import GraphSession, SessionOptions, session_options
 from training.export import to_onnx
 from training.pixels import to_pixels
 from training.teachers import random_teacher

@@ -23,10 +23,11 @@ import numpy as np
 import onnxruntime as ort
 import typer
 
-from service.bundle import Bundle, bundle_folders
-from service.inspection import imaging
-from service.inspection.imaging import ImageLimits
-from service.inspection.threads import cpu_quota
+from service.bundle.bundle import Bundle, bundle_folders
+from service.inspection import preparation
+from service.inspection.decoding import decoder
+from service.inspection.decoding.decoder import ImageLimits
+from service.inspection.runtime.threads import cpu_quota
 from tests.serving import service_process
 
 
@@ -77,10 +78,10 @@ def main(
         with closing(http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=60)) as client:
             for turn in range(rounds + 10):
                 started = time.perf_counter()
-                rgb = imaging.decode(data, limits)
+                rgb = decoder.decode(data, limits)
                 decoded = time.perf_counter()
                 # Resizing is the service's own business, so it does not count here.
-                prepared = imaging.prepare(rgb, bundle.manifest.input)[None]
+                prepared = preparation.prepare(rgb, bundle.manifest.input)[None]
                 before = time.perf_counter()
                 session.run(None, {"image": prepared})
                 after = time.perf_counter()

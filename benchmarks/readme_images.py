@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import typer
 
-from service.bundle import UInt8Image, newest_bundle
-from service.inspection import imaging
+from service.bundle.arrays import UInt8Image
+from service.bundle.bundle import newest_bundle
+from service.inspection.decoding import decoder
 from service.inspection.heatmap import render
 from service.inspection.inspector import Inspector
-from service.recipe import Recipe
+from service.recipes.recipe import Recipe
 
 SHOWN = ("good-1", "scratch", "stain", "missing-hole")
 TILE_PX = 320
@@ -49,7 +50,7 @@ def _column(inspector: Inspector, path: Path) -> UInt8Image:
     criteria = Recipe.default(inspector.card.scores).criteria
     data = path.read_bytes()
     inspection = inspector.inspect(data, criteria)
-    rgb = imaging.decode(data, inspector.options.limits)
+    rgb = decoder.decode(data, inspector.options.limits)
     overlay = render(rgb, inspection.anomaly_map, inspector.heatmap_scale(criteria.thresholds), inspection.regions)
     caption = np.full((CAPTION_PX, TILE_PX, 3), WHITE, np.uint8)
     text = f"{inspection.decision}   score {inspection.score:.3f}   p {inspection.p_value:.3f}"

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import typer
 
-from service.bundle import Float32Map, ScoreRule
+from service.bundle.arrays import Float32Map
+from service.bundle.manifest import ScoreRule
 from service.inspection.area import BoolMask
 from service.inspection.calibration import certify
 from service.inspection.scoring import image_score

@@ -32,9 +32,10 @@ from onnx import helper
 
 from benchmarks.soak import probe
 from service.app import inspector_options
-from service.bundle import MODEL, Bundle, ManifestDraft, graph_metadata, newest_bundle
-from service.bundle_writer import write_bundle
-from service.bundles.replay import Replayer, newest_since
+from service.bundle.bundle import Bundle, newest_bundle
+from service.bundle.manifest import MODEL, ManifestDraft, graph_metadata
+from service.bundle.writer import write_bundle
+from service.deployment.replay import Replayer, newest_since
 from service.errors import PlumblineError
 from service.settings import Settings
 from service.store.store import Store

@@ -23,8 +23,9 @@ import onnx
 import psutil
 import typer
 
-from service.bundle import MANIFEST, Bundle, ManifestDraft, Tiling, graph_metadata, newest_bundle
-from service.bundle_writer import write_bundle
+from service.bundle.bundle import Bundle, newest_bundle
+from service.bundle.manifest import MANIFEST, ManifestDraft, Tiling, graph_metadata
+from service.bundle.writer import write_bundle
 from service.inspection.tiling import lay_grid
 from tests.serving import ServiceProcess, service_process
 

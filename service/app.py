@@ -12,23 +12,23 @@ import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from service.api import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
-from service.api.middleware import BodyLimit, RequestContext
+from service.api.http.middleware import BodyLimit, RequestContext
+from service.api.http.problems import install_problem_handlers
 from service.api.openapi import describe
-from service.api.problems import install_problem_handlers
-from service.bundles.changes import BundleChanges
-from service.inspection.batching import BatchingOptions
-from service.inspection.imaging import ImageLimits
+from service.api.routes import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
+from service.deployment.registry import Registry
+from service.deployment.rollout import BundleChanges
+from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import InspectorOptions
-from service.inspection.session import SessionOptions
-from service.line import InspectionLine
+from service.inspection.runtime.batching import BatchingOptions
+from service.inspection.runtime.session import SessionOptions
 from service.monitoring.metrics import Metrics
-from service.proposing import Proposer
-from service.readiness import ReadinessCheck
-from service.registry import Registry
+from service.serving.inspections import InspectionLine
+from service.serving.proposer import Proposer
+from service.serving.readiness import ReadinessCheck
+from service.serving.retention import RetentionSweeper
 from service.settings import Settings
 from service.store.store import Store
-from service.sweeper import RetentionSweeper
 
 log = structlog.get_logger(__name__)
 

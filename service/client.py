@@ -28,14 +28,6 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from service.api.batch_schemas import BatchAnswer
-from service.api.schemas import (
-    Inspection,
-    InspectionPage,
-    Product,
-    ProductList,
-    Readiness,
-)
 from service.client_bundles import AsyncBundleCalls, BundleCalls
 from service.client_calls import (
     Call,
@@ -52,8 +44,11 @@ from service.client_errors import ServiceProblem as ServiceProblem
 from service.client_errors import StreamClosed as StreamClosed
 from service.client_recipes import AsyncRecipeCalls, RecipeCalls
 from service.client_stream import AsyncStreamCalls, StreamCalls
-from service.proposal import Proposal
-from service.recipe_parts import DecisionName
+from service.proposals.records import Proposal
+from service.recipes.sections import DecisionName
+from service.schemas.batch import BatchAnswer
+from service.schemas.inspection import Inspection, InspectionPage
+from service.schemas.product import Product, ProductList, Readiness
 
 Float32Map = npt.NDArray[np.float32]
 DEFAULT_TIMEOUT_S = 30.0

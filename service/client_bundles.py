@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from service.api.bundle_schemas import (
-    Activation,
-    BundleList,
-    BundleRecord,
-    ChoiceRecord,
-    ComparisonRecord,
-    ReplayRecord,
-)
 from service.client_calls import Call
+from service.schemas.bundle import Activation, BundleList, BundleRecord, ChoiceRecord, ComparisonRecord, ReplayRecord
 
 
 class BundleCalls:

@@ -14,21 +14,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bundle import (
-    Bundle,
-    CalibrationCard,
-    CalibrationGroup,
-    GoldenSample,
-    InputGeometry,
-    ManifestDraft,
-    MeasureRange,
-    Parity,
-    QualityStatistics,
-    ScoreRule,
-    TrainingRecord,
-    graph_metadata,
-)
-from service.bundle_writer import write_bundle
+from service.bundle.bundle import Bundle
+from service.bundle.card import CalibrationCard, CalibrationGroup, MeasureRange, QualityStatistics
+from service.bundle.golden import GoldenSample
+from service.bundle.manifest import InputGeometry, ManifestDraft, Parity, ScoreRule, TrainingRecord, graph_metadata
+from service.bundle.writer import write_bundle
 
 SIZE = 64
 CELL = 4

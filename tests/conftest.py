@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from service.bundle import Bundle
+from service.bundle.bundle import Bundle
 from tests.bundles import write_tiny_bundle
 
 pytest_plugins = ["tests.strict_skips"]

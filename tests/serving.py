@@ -90,7 +90,7 @@ def service_process(
     given = {"models": str(models), "data": str(data), "port": "0", "shutdown_delay_s": "0"} | dict(settings or {})
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PLUMBLINE_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "serve"],
+        [sys.executable, "-m", "service.cli.main", "serve"],
         env=inherited | {f"PLUMBLINE_{name}".upper(): value for name, value in given.items()},
         cwd=ROOT,
         stderr=subprocess.PIPE,

@@ -22,12 +22,12 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from service.bundle import Bundle, newest_bundle
+from service.bundle.bundle import Bundle, newest_bundle
+from service.cli.demo import running_service
 from service.client import Client
-from service.demo import running_service
-from training.cli import app as training_app
+from training.cli.main import app as training_app
 from training.dataset import read_mask, scan_test
-from training.demo_part import write_dataset
+from training.demo.part import write_dataset
 from training.metrics import PixelScores, auroc
 
 BIN = Path(sys.executable).parent

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle import CalibrationCard, CalibrationGroup, GroupedBy
-from service.errors import BodyTooLarge, CorruptImage, NotAnImage, TooManyPixels
+from service.bundle.card import CalibrationCard, CalibrationGroup, GroupedBy
+from service.errors import BodyTooLarge
+from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
 from service.inspection.inspector import Measurement, Measurer
 from service.inspection.measures import summarise
 from service.inspection.quality import Quality

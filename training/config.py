@@ -31,7 +31,7 @@ class FitConfig:
     pseudo_share: float = 0.5
     """Share of a batch that also goes through the pseudo branch with a painted defect; [C] DRD 1.0."""
     pseudo_pool: int = 800
-    """Different painted pictures in a run; their frozen features are computed once (see `training.views`)."""
+    """Different painted pictures in a run; their frozen features are computed once (see `training.cached_views`)."""
     painting: Literal["mix", "published"] = "mix"
     """Which defects are painted: a mix of blobs, pasted pieces and scars, or DRD's published cut-paste alone."""
     augment: Literal["none", "rotate", "mild"] = "none"

@@ -20,11 +20,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import GroupedBy, InputGeometry
+from service.bundle.card import GroupedBy
+from service.bundle.manifest import InputGeometry
 from service.errors import PlumblineError
-from service.inspection.days import group_images, sounds_defective
-from service.inspection.imaging import ImageLimits, decode, prepare
-from service.inspection.threads import cpu_quota
+from service.inspection.capture_groups import group_images, sounds_defective
+from service.inspection.decoding.decoder import ImageLimits, decode
+from service.inspection.preparation import prepare
+from service.inspection.runtime.threads import cpu_quota
 from training.errors import (
     DataFolderMissing,
     EmptyMask,

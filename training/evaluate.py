@@ -16,7 +16,7 @@ from rich.table import Table
 
 from service.inspection.decision import Criteria, Decision
 from service.inspection.inspector import Inspection, Inspector
-from service.recipe import Recipe
+from service.recipes.recipe import Recipe
 from training import metrics
 from training.calibrate import named_failures
 from training.dataset import TestImage, read_mask

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.bundle import GoldenSample, ManifestDraft, Parity, graph_metadata, parity_difference
-from service.inspection.session import GraphOutput, GraphSession, SessionOptions
+from service.bundle.golden import GoldenSample, parity_difference
+from service.bundle.manifest import ManifestDraft, Parity, graph_metadata
+from service.inspection.runtime.session import GraphOutput, GraphSession, SessionOptions
 from training.errors import ExportFailed, ExportParityFailed
 from training.pseudo_anomalies import pseudo_anomaly
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.cached_views import Views
 from training.config import FitConfig
 from training.ema import ExponentialAverage
 from training.errors import CheckpointMismatch, TooFewImages
@@ -25,7 +26,6 @@ from training.methods import build_method
 from training.methods.base import Batch, Method
 from training.pixels import in_chunks
 from training.teachers import Teacher, load_teacher
-from training.views import Views
 
 CHECKPOINT_NAME = "checkpoint.pt"
 

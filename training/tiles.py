@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import InputGeometry
-from service.inspection.imaging import read_header
-from service.inspection.threads import cpu_quota
+from service.bundle.manifest import InputGeometry
+from service.inspection.decoding.decoder import read_header
+from service.inspection.runtime.threads import cpu_quota
 from service.inspection.tiling import cut, lay_grid, lay_out
 from training.calibrate import named_failures
 from training.dataset import UInt8Images, load_prepared, read_rgb

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from benchmarks.peers.environment import ANOMALIB, ROOT, ready_python
 from benchmarks.peers.results import PEERS, OtherSettings, pending, read_results, write_table
-from service.inspection.threads import cpu_quota
-from training.cli import spread_lists
+from service.inspection.runtime.threads import cpu_quota
+from training.cli.main import spread_lists
 
 console = Console()
 

@@ -20,9 +20,10 @@ from torch import nn
 
 from benchmarks.peers.models import TRAIN, Images, PeerGraph
 from benchmarks.peers.results import Result
-from service.bundle import InputGeometry, parity_difference
-from service.inspection.imaging import prepare
-from service.inspection.session import SessionOptions, session_options
+from service.bundle.golden import parity_difference
+from service.bundle.manifest import InputGeometry
+from service.inspection.preparation import prepare
+from service.inspection.runtime.session import SessionOptions, session_options
 from training.dataset import TestImage, load_prepared, read_mask, read_rgb, scan
 from training.export import OPSET, TOLERANCE
 from training.metrics import PixelScores, auroc

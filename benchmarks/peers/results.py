@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
 
-from training.comparison import FIGURES
+from training.comparison.tables import FIGURES
 
 PEERS = ("padim", "patchcore", "stfpm")  # the quick ones first
 

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from service.api.bundle_schemas import (
+from service.bundle.bundle import Bundle
+from service.bundle.manifest import Manifest
+from service.deployment.comparison import Comparison
+from service.deployment.lease import ActiveProduct, Shadow
+from service.deployment.registry import BrokenBundle
+from service.deployment.replay import Replay
+from service.deployment.rollout import BundleVersion
+from service.inspection.calibration import smallest_alpha
+from service.schemas.bundle import (
     Activation,
     BundleRecord,
     ChoiceRecord,
@@ -16,32 +24,20 @@ from service.api.bundle_schemas import (
     ReplayRecord,
     SaidRecord,
 )
-from service.api.schemas import (
-    BundleFacts,
-    BundleProblem,
+from service.schemas.inspection import (
     BundleReference,
-    CalibrationFacts,
     FilterEffect,
     ImageFacts,
     ImagePixels,
     Inspection,
     InvalidFact,
     Links,
-    Product,
     QualityFacts,
-    RecipeRecord,
-    RecipeValues,
     Region,
-    RevisionFacts,
     Thresholds,
-    TilingFacts,
 )
-from service.bundle import Bundle, Manifest
-from service.bundles.changes import BundleVersion
-from service.bundles.comparison import Comparison
-from service.bundles.replay import Replay
-from service.inspection.calibration import smallest_alpha
-from service.registry import ActiveProduct, BrokenBundle, Shadow
+from service.schemas.product import BundleFacts, BundleProblem, CalibrationFacts, Product, TilingFacts
+from service.schemas.recipe import RecipeRecord, RecipeValues, RevisionFacts
 from service.store.choices import BundleChoice
 from service.store.models import InspectionRow
 from service.store.recipes import RecipeRevision

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from service.bundles.changes import BundleChanges
-from service.line import InspectionLine
-from service.proposing import Proposer
-from service.readiness import ReadinessCheck
+from service.deployment.rollout import BundleChanges
+from service.serving.inspections import InspectionLine
+from service.serving.proposer import Proposer
+from service.serving.readiness import ReadinessCheck
 
 # Async although they wait for nothing: the framework would hand a plain function to a thread and wait for it.
 

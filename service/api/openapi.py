@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api.proposal_schemas import ProposalRequest
-from service.api.schemas import Problem, RecipeChange
+from service.schemas.problem import Problem
+from service.schemas.proposal import ProposalRequest
+from service.schemas.recipe import RecipeChange
 
 
 def describe(app: FastAPI) -> None:

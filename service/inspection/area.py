@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import AreaMismatch
+from service.inspection.errors import AreaMismatch
 
 Polygon = tuple[tuple[float, float], ...]
 BoolMask = npt.NDArray[np.bool_]

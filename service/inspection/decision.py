@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from service.bundle import Float32Map
+from service.bundle.arrays import Float32Map
 from service.inspection.area import EVERYTHING, Area, BoolMask
 from service.inspection.regions import NO_FILTER, Region, RegionFilter, find_regions
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from service.bundle import Float32Map, UInt8Image
+from service.bundle.arrays import Float32Map, UInt8Image
 from service.inspection.area import BoolMask
 from service.inspection.regions import Region
 

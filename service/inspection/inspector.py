@@ -15,21 +15,26 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle import Bundle, CalibrationCard, Float32Map, InputGeometry, ScoreRule, UInt8Image
-from service.errors import ParityFailure, ScoreNotFinite
-from service.inspection import imaging, tiling
+from service.bundle.arrays import Float32Map, UInt8Image
+from service.bundle.bundle import Bundle
+from service.bundle.card import CalibrationCard
+from service.bundle.errors import ParityFailure
+from service.bundle.manifest import InputGeometry, ScoreRule
+from service.inspection import tiling
 from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
-from service.inspection.batching import BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.calibration import p_value
 from service.inspection.decision import Criteria, Decision, Thresholds, Verdict, judge
+from service.inspection.decoding import decoder
+from service.inspection.decoding.decoder import ImageLimits
+from service.inspection.decoding.pixel_formats import DEFAULT_RULES, PixelRules
+from service.inspection.errors import ScoreNotFinite
 from service.inspection.heatmap import HeatmapScale
-from service.inspection.imaging import ImageLimits
 from service.inspection.measures import measure_quality
-from service.inspection.pixel_formats import DEFAULT_RULES, PixelRules
 from service.inspection.quality import Quality, QualityLimits, derive_limits
 from service.inspection.regions import Region
+from service.inspection.runtime.batching import BatchingOptions, MicroBatcher, PatchResult
+from service.inspection.runtime.session import GraphSession, Provider, SessionOptions
 from service.inspection.scoring import image_score
-from service.inspection.session import GraphSession, Provider, SessionOptions
 
 
 @dataclass(frozen=True)
@@ -143,11 +148,11 @@ class Measurer:
 
         Raises:
             BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: See
-                `imaging.decode`.
+                `decoder.decode`.
         """
         started = time.perf_counter()
-        media_type = imaging.read_header(data, rules).media_type
-        rgb = imaging.decode(data, self.options.limits, rules)
+        media_type = decoder.read_header(data, rules).media_type
+        rgb = decoder.decode(data, self.options.limits, rules)
         decoded = time.perf_counter()
         prepared = tiling.lay_out(rgb, self.geometry)
         quality = measure_quality(prepared)

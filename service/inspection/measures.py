@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from service.bundle import MeasureRange, QualityStatistics
+from service.bundle.card import MeasureRange, QualityStatistics
 from service.inspection.quality import Quality
 
 DARK = 2

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from service.bundle import QualityStatistics
+    from service.bundle.card import QualityStatistics
 
 # Margins around the calibration images. A picture is refused beyond them.
 EXPOSURE_MARGIN = 0.5  # brightness: half way from the outermost calibration image to black, or to white

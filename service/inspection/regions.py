@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from service.bundle import Float32Map
+from service.bundle.arrays import Float32Map
 from service.inspection.area import BoolMask
 
 MAX_REGIONS = 50

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from service.bundle import Float32Map, ScoreRule
+from service.bundle.arrays import Float32Map
+from service.bundle.manifest import ScoreRule
 from service.inspection.area import BoolMask
 
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from service.bundle import Float32Map, InputGeometry, UInt8Image
-from service.inspection.batching import PatchResult
-from service.inspection.imaging import prepare, resize
+from service.bundle.arrays import Float32Map, UInt8Image
+from service.bundle.manifest import InputGeometry
+from service.inspection.preparation import prepare, resize
+from service.inspection.runtime.batching import PatchResult
 
 # Pictures are padded to a multiple of this, so that tiles begin between two cells of any map whose stride divides it.
 ALIGNMENT_PX = 32

@@ -24,9 +24,9 @@ from service.inspection.quality import InvalidReason
 from service.monitoring.score_histogram import ScoreHistogram
 
 if TYPE_CHECKING:
-    from service.bundle import Bundle
+    from service.bundle.bundle import Bundle
     from service.errors import PlumblineError
-    from service.recipe import Recipe
+    from service.recipes.recipe import Recipe
 
 # Dense where an inspection lives (1-100 ms), so that a regression of a few milliseconds shows in a quantile.
 STAGE_BUCKETS_S = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from service.errors import PlumblineError
 
 
@@ -50,30 +52,50 @@ class UnknownRevision(PlumblineError):
         )
 
 
-class UnknownProposal(PlumblineError):
-    slug = "unknown-proposal"
-    title = "Unknown threshold proposal"
+class UnknownInspection(PlumblineError):
+    slug = "unknown-inspection"
+    title = "Unknown inspection"
     status = 404
 
-    def __init__(self, product: str, proposal_id: str) -> None:
+    def __init__(self, inspection_id: str) -> None:
         super().__init__(
-            f"There is no proposal {proposal_id!r} for {product!r}. GET /v1/products/{product}/proposals lists those "
-            "there are. Nothing was changed.",
-            product=product,
-            proposal_id=proposal_id,
+            f"There is no inspection {inspection_id!r} in the store. Check the id that the inspection's answer named.",
+            inspection_id=inspection_id,
         )
 
 
-class ProposalOutdated(PlumblineError):
-    slug = "proposal-outdated"
-    title = "Proposal was made for another bundle"
+class ArtefactGone(PlumblineError):
+    slug = "artefact-gone"
+    title = "Artefact no longer stored"
+    status = 410
+
+    def __init__(self, what: str, inspection_id: str, removed_at: datetime | None = None) -> None:
+        if removed_at is None:
+            why = (
+                "It was lost or removed by hand, unless retention is removing it just now; restore it from a backup if "
+                "it is needed."
+            )
+        else:
+            why = (
+                f"Retention removed it on {removed_at:%Y-%m-%d at %H:%M} UTC, as the product's recipe said then. Let "
+                "the recipe keep images and maps for longer (`retention`) if they are needed."
+            )
+        super().__init__(
+            f"The {what} of inspection {inspection_id} is not on disk any more, its record still is. {why}",
+            artefact=what,
+            inspection_id=inspection_id,
+            removed_at=None if removed_at is None else removed_at.isoformat(),
+        )
+
+
+class NotJudged(PlumblineError):
+    slug = "not-judged"
+    title = "Picture was not judged"
     status = 409
 
-    def __init__(self, proposal_id: str, made_for: str, active: str) -> None:
+    def __init__(self, inspection_id: str) -> None:
         super().__init__(
-            f"The proposal {proposal_id} was measured with bundle {made_for[:12]}, now {active[:12]} serves, and its "
-            "scores are on another scale. Propose again with the same good images. Nothing was changed.",
-            proposal_id=proposal_id,
-            made_for=made_for,
-            active=active,
+            f"The picture of inspection {inspection_id} was not worth a verdict (decision `invalid`), so there is no "
+            "anomaly map of it and nothing to replay. The inspection's `invalid_reasons` say why.",
+            inspection_id=inspection_id,
         )

@@ -19,9 +19,8 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import ArtefactGone
-from service.inspection.imaging import SUFFIXES
-from service.store.errors import StoreUnavailable
+from service.inspection.decoding.decoder import SUFFIXES
+from service.store.errors import ArtefactGone, StoreUnavailable
 from service.store.ids import created_at
 from service.store.models import InspectionRow
 

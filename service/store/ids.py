@@ -8,7 +8,7 @@ from uuid import UUID
 
 import uuid_utils
 
-from service.errors import UnknownInspection
+from service.store.errors import UnknownInspection
 
 
 def new_id() -> UUID:

@@ -11,8 +11,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.errors import UnknownInspection
-from service.store.errors import StoreUnavailable
+from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.ids import first_id
 from service.store.models import InspectionRow
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from service.bundle import Bundle, newest_bundle
+from service.bundle.bundle import Bundle, newest_bundle
 from service.inspection.inspector import Inspector
-from service.recipe import Recipe
+from service.recipes.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "models"

@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.line import InspectionLine
+from service.serving.inspections import InspectionLine
 from service.settings import Settings
 from tests.bundles import part
 

@@ -7,15 +7,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import Bundle, InputGeometry, ManifestDraft, ScoreRule, TrainingRecord
-from service.bundle_writer import write_bundle
+from service.bundle.bundle import Bundle
+from service.bundle.manifest import InputGeometry, ManifestDraft, ScoreRule, TrainingRecord
+from service.bundle.writer import write_bundle
 from service.inspection.inspector import Measurer
-from service.inspection.session import GraphSession
+from service.inspection.runtime.session import GraphSession
 from tests.training.small_method import SmallMethod
 from training.calibrate import calibrate
 from training.dataset import load_prepared, scan
 from training.export import Probes, export, with_metadata
-from training.product import inspector_options
+from training.pipeline import inspector_options
 
 SIZE = 64
 

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from service.bundle import Bundle
+from service.bundle.bundle import Bundle
 from service.inspection.decision import Decision
 from service.inspection.inspector import Inspector
 from service.inspection.scoring import image_score
@@ -23,7 +23,7 @@ from training.calibrate import calibrate
 from training.dataset import load_prepared, scan, scan_test
 from training.errors import MaskMismatch, UnreadableImage
 from training.evaluate import Evaluation, by_defect, evaluate, summary_table
-from training.product import inspector_options
+from training.pipeline import inspector_options
 from training.report import histogram, write_report
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from service.bundle import Bundle
+from service.bundle.bundle import Bundle
 from tests.training.small_product import build_bundle, write_plates
-from training.cli import app, default_overlap
+from training.cli.main import app, default_overlap
 from training.config import FitConfig
 
 runner = CliRunner()

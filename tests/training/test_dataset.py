@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from service.bundle import InputGeometry
-from service.inspection.imaging import ImageLimits, decode, prepare
+from service.bundle.manifest import InputGeometry
+from service.inspection.decoding.decoder import ImageLimits, decode
+from service.inspection.preparation import prepare
 from training import errors
 from training.dataset import DataSet, load_prepared, read_mask, scan, scan_test
 

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.bundle import InputGeometry, ManifestDraft, ScoreRule, TrainingRecord, graph_metadata
-from service.inspection.session import GraphSession, SessionOptions
+from service.bundle.manifest import InputGeometry, ManifestDraft, ScoreRule, TrainingRecord, graph_metadata
+from service.inspection.runtime.session import GraphSession, SessionOptions
 from tests.training.small_method import SmallMethod
 from training.errors import ExportFailed, ExportParityFailed
 from training.export import TOLERANCE, Exported, Probes, export, with_metadata

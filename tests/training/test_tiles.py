@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
-from service.bundle import InputGeometry, Tiling
+from service.bundle.manifest import InputGeometry, Tiling
 from service.inspection.inspector import Inspector
 from service.inspection.tiling import cut, lay_grid, lay_out
 from tests.training.small_product import write_plates
 from training.config import FitConfig
 from training.dataset import read_rgb
 from training.errors import InvalidFitConfig, UnreadableImage
-from training.product import Request, inspector_options, train
+from training.pipeline import Request, inspector_options, train
 from training.tiles import load_for_training
 
 TILED = InputGeometry(height=64, width=64, tiling=Tiling(overlap=0))

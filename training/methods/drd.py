@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
-from training.floor import choose_floor
+from training.energy_floor import choose_floor
 from training.losses import channel_loss, flat_loss, hard_mined_loss, over_levels, point_loss, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
 from training.methods.base import Batch, Method, parse_options
@@ -48,7 +48,7 @@ class DrdOptions:
     weight_segment: float = 0.1  # L_Seg; [C] 0.1
     seg_floor: float = 0.05
     level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)  # of the map, finest first; our own, docs/benchmarks.md
-    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # of the map's distances, see `training.floor`; our own
+    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # of the map's distances, see `training.energy_floor`; our own
     strict: bool = False  # the authors' code as published, its slips included (`published`); 5.3, 5.6
     sigma: float = 1.0  # of the map's smoothing, in cells of 4 pixels: 4 pixels; [C] 5.6
 

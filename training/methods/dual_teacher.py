@@ -48,7 +48,7 @@ from training.blocks import (
     UpBlock,
     initialise,
 )
-from training.floor import choose_floor
+from training.energy_floor import choose_floor
 from training.losses import flat_loss, hard_mined_loss, ramp, structural_difference
 from training.maps import Gaussian, LevelFusion, PyramidDistance, resize
 from training.methods.base import Batch, Method, parse_options
@@ -72,7 +72,7 @@ class DualTeacherOptions:
     weight_picture: float = 0.005
     level_weights: tuple[float, ...] = (1.0, 1.0)  # of the map, finest first
     source_weights: tuple[float, float, float] = (0.5, 1.0, 0.05)  # st, fs, ps; 2.5
-    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.floor`
+    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.energy_floor`
     sigma: float = 1.0  # of the map's smoothing, in cells of 8 pixels
 
 

@@ -30,12 +30,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
-from training.floor import choose_floor
+from training.energy_floor import choose_floor
 from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
+from training.memory_bank import FEW_CANDIDATES, MOST_CANDIDATES, Query
 from training.methods.base import Batch, Method, parse_options
 from training.pixels import in_chunks, to_pixels
-from training.prototypes import FEW_CANDIDATES, MOST_CANDIDATES, Query
 from training.teachers import Teacher
 
 
@@ -54,7 +54,7 @@ class NNetOptions:
     weight_forward: float = 1.0
     weight_constraint: float = 0.2  # of the two branches on each other; 4.4
     adapt: bool = False  # train the adapters; they cost a point of image AUROC on fine surfaces, docs/benchmarks.md
-    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.floor`
+    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.energy_floor`
     source_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 9.0, 9.0)  # reverse, forward (finest first), queries
     sigma: float = 1.0  # of the map's smoothing, in cells of 8 pixels
 

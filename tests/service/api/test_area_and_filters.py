@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from service.inspection.inspector import Inspector
-from service.recipe import Recipe
+from service.recipes.recipe import Recipe
 from tests.bundles import part
 from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
 

@@ -21,7 +21,7 @@ from tests.service.api.test_bodies import BOUNDARY, END, form_part
 from tests.service.api.test_camera_buffers import BAD12, GOOD12
 from tests.service.api.test_problems import assert_problem
 from tests.service.conftest import BAD, BOMB, GOOD, RunningService, Serve, encode
-from tests.service.inspection.test_pixels import pack_p
+from tests.service.inspection.decoding.test_samples import pack_p
 from tests.serving import service_process
 
 BATCH = "/v1/products/widget/inspections:batch"

@@ -15,14 +15,15 @@ import httpx
 import onnx
 import pytest
 
-from service.api.bundle_schemas import Activation, BundleList, BundleRecord, ChoiceHistory
-from service.bundle import MANIFEST, MODEL, Bundle
-from service.bundle_writer import write_bundle
-from service.bundles.archive import read_archive, write_archive
+from service.bundle.archive import read_archive, write_archive
+from service.bundle.bundle import Bundle
+from service.bundle.manifest import MANIFEST, MODEL
+from service.bundle.writer import write_bundle
 from service.errors import ShuttingDown
+from service.schemas.bundle import Activation, BundleList, BundleRecord, ChoiceHistory
 from tests.bundles import SCORES, tiny_card, tiny_draft, tiny_golden, tiny_model, write_tiny_bundle
 from tests.service.api.test_health import value
-from tests.service.bundles.test_archive import zipped
+from tests.service.bundle.test_archive import zipped
 from tests.service.conftest import BAD, GOOD, RunningService, Serve
 
 PRODUCT = "/v1/products/widget"

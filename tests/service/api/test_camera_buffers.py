@@ -15,8 +15,8 @@ import pytest
 from service.client import CameraBuffer, Client, ServiceProblem
 from tests.bundles import SIZE, part
 from tests.service.conftest import INSPECT, RunningService, Serve
-from tests.service.inspection.test_pixels import pack_p
-from tests.service.inspection.test_tiff import tiff
+from tests.service.inspection.decoding.test_samples import pack_p
+from tests.service.inspection.decoding.test_tiff import tiff
 from tests.serving import service_process
 
 WHO = {"author": "a", "reason": "b"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.schemas import Readiness
-from service.bundle import Bundle
+from service.bundle.bundle import Bundle
+from service.schemas.product import Readiness
 from tests.bundles import write_tiny_bundle
 from tests.service.conftest import BAD, GOOD, RunningService, Serve
 

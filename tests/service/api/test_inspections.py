@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from service.api.schemas import Inspection, InspectionPage
-from service.bundle import Bundle
+from service.bundle.bundle import Bundle
 from service.inspection.inspector import Inspector
-from service.recipe import Recipe
+from service.recipes.recipe import Recipe
+from service.schemas.inspection import Inspection, InspectionPage
 from tests.bundles import SIZE, part
 from tests.service.conftest import BAD, GOOD, INSPECT, RunningService, encode
 

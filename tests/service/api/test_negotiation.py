@@ -1,7 +1,7 @@
 import pytest
 
-from service.api.errors import NotAcceptable
-from service.api.negotiation import negotiate
+from service.api.http.errors import NotAcceptable
+from service.api.http.negotiation import negotiate
 
 OFFERS = ("application/json", "image/png", "image/webp")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.api.problems import catalogue
+from service.api.http.problems import catalogue
 from service.app import create_app
 from service.settings import Settings
 

@@ -18,9 +18,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from service.api.problems import catalogue
-from service.api.schemas import TYPE_PREFIX
+from service.api.http.problems import catalogue
 from service.app import begin_drain
+from service.schemas.problem import TYPE_PREFIX
 from service.store.errors import StoreUnavailable
 from tests.bundles import part, write_tiny_bundle
 from tests.service.conftest import BOMB, GOOD, INSPECT, RunningService, Serve, encode

@@ -9,8 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
-from service.api.schemas import Product, RecipeHistory, RecipeRecord
-from service.bundle import Bundle
+from service.bundle.bundle import Bundle
+from service.schemas.product import Product
+from service.schemas.recipe import RecipeHistory, RecipeRecord
 from tests.bundles import part
 from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
 

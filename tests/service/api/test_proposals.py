@@ -13,10 +13,10 @@ import httpx
 import numpy as np
 import pytest
 
-from service.bundle import Bundle
+from service.bundle.bundle import Bundle
 from service.client import Client
 from service.inspection.calibration import p_value
-from service.proposal import Proposal
+from service.proposals.records import Proposal
 from tests.bundles import SCORES, part, write_tiny_bundle
 from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
 

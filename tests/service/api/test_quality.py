@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli.main import app
 from service.client import Client
 from tests.bundles import SIZE, tiny_quality, write_tiny_bundle
 from tests.service.api.test_problems import assert_problem

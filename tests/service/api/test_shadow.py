@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from service.api.bundle_schemas import ComparisonRecord
-from service.bundle import Bundle
-from service.bundles.shadow import QUEUE_LIMIT
+from service.bundle.bundle import Bundle
 from service.client import Client
+from service.deployment.shadow import QUEUE_LIMIT
+from service.schemas.bundle import ComparisonRecord
 from service.store.ids import parse_id
 from service.store.inspections import get_inspection
 from tests.bundles import SCORES, part, write_tiny_bundle

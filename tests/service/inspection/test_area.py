@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import AreaMismatch
 from service.inspection.area import EVERYTHING, Area, Polygon, judged_cells
+from service.inspection.errors import AreaMismatch
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Polygon:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.bundle import ScoreRule
+from service.bundle.manifest import ScoreRule
 from service.inspection.area import BoolMask
 from service.inspection.calibration import certify, p_value
 from service.inspection.decision import Criteria, Decision, Thresholds, Verdict, decide, judge

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from service.inspection.decoding.decoder import ImageLimits, decode
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES, HeatmapScale, encode, render
-from service.inspection.imaging import ImageLimits, decode
 from service.inspection.regions import find_regions
 
 SCALE = HeatmapScale(low=1.0, high=3.0)

@@ -8,13 +8,14 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from service.bundle import Bundle
-from service.errors import CorruptImage, ParityFailure, ScoreNotFinite, TooManyPixels
-from service.inspection.batching import PatchResult
+from service.bundle.bundle import Bundle
+from service.bundle.errors import ParityFailure
 from service.inspection.decision import Criteria, Decision, Thresholds
-from service.inspection.imaging import ImageLimits
+from service.inspection.decoding.decoder import ImageLimits
+from service.inspection.errors import CorruptImage, ScoreNotFinite, TooManyPixels
 from service.inspection.inspector import Inspector, InspectorOptions
-from service.inspection.session import SessionOptions
+from service.inspection.runtime.batching import PatchResult
+from service.inspection.runtime.session import SessionOptions
 from tests.bundles import part, write_tiny_bundle
 
 OPTIONS = InspectorOptions(session=SessionOptions(provider="cpu", threads=1), limits=ImageLimits(max_pixels=10**6))

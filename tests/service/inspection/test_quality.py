@@ -19,8 +19,8 @@ from service.inspection.quality import (
     derive_limits,
     find_objections,
 )
-from service.recipe_parts import PixelSetting
-from service.recipe_parts import QualityLimits as QualityPart
+from service.recipes.sections import PixelSetting
+from service.recipes.sections import QualityLimits as QualityPart
 from tests.bundles import tiny_quality
 
 SIZE = 64

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.bundle import ScoreRule
+from service.bundle.manifest import ScoreRule
 from service.inspection.scoring import image_score
 
 # Two overlapping tiles over a map of 4 x 6 cells.

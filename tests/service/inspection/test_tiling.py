@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.bundle import InputGeometry, Tiling
+from service.bundle.manifest import InputGeometry, Tiling
 from service.errors import QueueFull
-from service.inspection.batching import BatchingOptions, PatchResult
 from service.inspection.decision import Criteria, Decision
 from service.inspection.inspector import Inspector, InspectorOptions
-from service.inspection.session import SessionOptions
+from service.inspection.runtime.batching import BatchingOptions, PatchResult
+from service.inspection.runtime.session import SessionOptions
 from service.inspection.tiling import ALIGNMENT_PX, Blend, cut, infer_tiles, lay_grid, lay_out
-from service.recipe import Recipe
+from service.recipes.recipe import Recipe
 from tests.bundles import CELL, SIZE, part, tiny_draft, write_tiny_bundle
 from tests.service.conftest import encode
 

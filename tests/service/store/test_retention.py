@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from service.bundle import Bundle
+from service.bundle.bundle import Bundle
+from service.deployment.recipes import recipe_in_force
 from service.monitoring.metrics import Metrics
-from service.recipe import Recipe
+from service.recipes.recipe import Recipe
+from service.serving.retention import RetentionSweeper
 from service.store.ids import created_at, new_id, smallest_text
 from service.store.inspections import get_inspection
-from service.store.recipes import append_recipe, recipe_in_force
+from service.store.recipes import append_recipe
 from service.store.retention import mark_removed, past_retention
 from service.store.store import Store
-from service.sweeper import RetentionSweeper
 from tests.service.store.test_store import make_row
 
 NOW = datetime.now(UTC)

@@ -17,17 +17,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, func, select, text
 
-from service.bundle import Bundle
-from service.errors import ArtefactGone, UnknownInspection
-from service.recipe import Recipe
-from service.recipe_parts import HeatmapSetting
+from service.bundle.bundle import Bundle
+from service.deployment.recipes import recipe_in_force
+from service.recipes.recipe import Recipe
+from service.recipes.sections import HeatmapSetting
 from service.store.database import _upgrade, open_engine
-from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
+from service.store.errors import ArtefactGone, RecipeConflict, StoreUnavailable, UnknownInspection, UnknownRevision
 from service.store.files import ArtefactFiles, write_whole
 from service.store.ids import created_at, new_id, parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
 from service.store.models import Base, InspectionRow, ShadowRow
-from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history, recipe_in_force
+from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history
 from service.store.store import Store
 from tests.bundles import tiny_draft, write_tiny_bundle
 

@@ -1,0 +1,49 @@
+"""Which representation a client wants (RFC 9110, section 12.5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.api.http.errors import NotAcceptable
+
+
+def negotiate(accept: str | None, offers: Sequence[str]) -> str:
+    """Choose the representation that a client likes best.
+
+    Args:
+        accept: The Accept header; nothing means anything.
+        offers: Media types in the order of our preference.
+
+    Raises:
+        NotAcceptable: None of the offers is acceptable.
+    """
+    if not accept:
+        return offers[0]
+    ranges = [_parse(item) for item in accept.split(",") if item.strip()]
+    # max() keeps the first of equals, which is the order of our preference.
+    best = max(offers, key=lambda offer: _quality(offer, ranges))
+    if _quality(best, ranges) <= 0:
+        raise NotAcceptable(accept, offers)
+    return best
+
+
+def _parse(item: str) -> tuple[str, float]:
+    media_range, *parameters = (part.strip().lower() for part in item.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                quality = float(parameter[2:])
+            except ValueError:
+                quality = 0.0
+    return media_range, quality
+
+
+def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
+    """The quality of the most specific range that covers the offer."""
+    kind = offer.split("/")[0]
+    for wanted in (offer, f"{kind}/*", "*/*"):
+        matches = [quality for media_range, quality in ranges if media_range == wanted]
+        if matches:
+            return matches[0]
+    return 0.0

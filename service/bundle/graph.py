@@ -1,0 +1,75 @@
+"""What a bundle's graph must be: self-contained, of the stated shapes, and saying the same as the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import onnx
+
+from service.bundle.errors import BundleSchema, ExternalData
+
+
+def check_graph(
+    path: Path, model: bytes, *, image_shape: tuple[int, ...], map_shape: tuple[int, ...], metadata: Mapping[str, str]
+) -> None:
+    """Check everything about a bundle's graph that can be seen without running it.
+
+    Args:
+        path: The bundle's folder, for messages.
+        model: The graph.
+        image_shape: Of one input.
+        map_shape: Of one output map.
+        metadata: What the graph must say about itself.
+
+    Raises:
+        BundleSchema: It is no graph, or another one than the manifest describes.
+        ExternalData: It refers to files outside itself, however deep inside.
+    """
+    try:
+        graph = onnx.load_model_from_string(model)
+    except Exception as error:  # protobuf's DecodeError has no public home that stays put between releases
+        raise BundleSchema(path, f"model.onnx is not an ONNX graph ({error}).") from error
+    functions = [_tensors_of_nodes(function.node) for function in graph.functions]
+    for tensor in [*_tensors(graph.graph), *chain.from_iterable(functions)]:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise ExternalData(path, tensor.name)
+    _check_tensor(path, graph.graph.input, "image", onnx.TensorProto.UINT8, image_shape)
+    _check_tensor(path, graph.graph.output, "anomaly_map", onnx.TensorProto.FLOAT, map_shape)
+    if strange := {output.name for output in graph.graph.output} - {"anomaly_map", "score_gain"}:
+        raise BundleSchema(path, f"model.onnx has an unknown output {sorted(strange)[0]!r}.")
+    carried = {prop.key: prop.value for prop in graph.metadata_props}
+    for key, value in metadata.items():
+        if carried.get(key) != value:
+            raise BundleSchema(path, f"model.onnx says {key} = {carried.get(key)}, the manifest says {value}.")
+
+
+def _check_tensor(
+    path: Path, values: Sequence[onnx.ValueInfoProto], name: str, element: int, shape: tuple[int, ...]
+) -> None:
+    for value in values:
+        if value.name == name:
+            tensor = value.type.tensor_type
+            dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+            if tensor.elem_type == element and dims == [None, *shape]:
+                return
+            raise BundleSchema(
+                path, f"model.onnx: {name!r} has shape {dims}, expected [N, {', '.join(map(str, shape))}]."
+            )
+    raise BundleSchema(path, f"model.onnx has no tensor {name!r}.")
+
+
+def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Every tensor a graph holds: initialisers, constants and those of nested graphs."""
+    sparse = chain.from_iterable((tensor.values, tensor.indices) for tensor in graph.sparse_initializer)
+    return [*graph.initializer, *sparse, *_tensors_of_nodes(graph.node)]
+
+
+def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> list[onnx.TensorProto]:
+    tensors: list[onnx.TensorProto] = []
+    for attribute in chain.from_iterable(node.attribute for node in nodes):
+        tensors += [*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])]
+        for nested in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+            tensors += _tensors(nested)
+    return tensors

@@ -1,1 +1,0 @@
-"""Models in operation: bundles come and go, one decides, one watches."""

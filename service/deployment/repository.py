@@ -1,0 +1,43 @@
+"""The model repository on disk: products and loading their bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.bundle.bundle import bundle_folders
+from service.bundle.errors import BundleOfOtherProduct
+from service.bundle.manifest import PRODUCT_NAME
+from service.inspection.inspector import Inspector, InspectorOptions
+
+
+def load_inspector(path: Path, product: str, options: InspectorOptions) -> Inspector:
+    """Load a bundle for the product whose folder it lies in.
+
+    Raises:
+        BundleInvalid, ProviderUnavailable: As `Inspector.load`; also when it is another product's bundle.
+    """
+    inspector = Inspector.load(path, options)
+    made_for = inspector.bundle.manifest.product
+    if made_for != product:
+        inspector.close()
+        raise BundleOfOtherProduct(path, made_for, product)
+    return inspector
+
+
+def product_folders(models: Path) -> Iterator[str]:
+    """Names of the products in a model repository."""
+    if not models.is_dir():
+        return
+    for folder in sorted(models.iterdir()):
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        if PRODUCT_NAME.fullmatch(folder.name) and _may_hold_bundles(folder):
+            yield folder.name
+
+
+def _may_hold_bundles(product_folder: Path) -> bool:
+    try:
+        return any(bundle_folders(product_folder))
+    except OSError:
+        return True  # named as broken when it is loaded, instead of missing without a word

@@ -1,0 +1,186 @@
+"""Bytes to pixels: read the header, enforce the limits, decode, bring to the network's size.
+
+Training, calibration, evaluation and serving all go through here, so a picture means the same pixels everywhere.
+
+Rules, fixed and documented because every one of them changes scores:
+
+* EXIF orientation (and TIFF's own tag) is ignored: pixels are taken as the sensor stored them, and regions are reported
+  in these pixels.
+* More than 8 bits are reduced to 8 over the range that the recipe declares, else over their full range (value // 256
+  for 16 bits); see `pixels.py`. Nothing is ever stretched to the data.
+* Grayscale becomes RGB by repetition, transparency is dropped, palettes and CMYK are converted.
+* Only the first frame of a multi-frame file is read.
+* A camera buffer is read as its declared layout says; Bayer mosaics are interpolated linearly, before their range is
+  reduced.
+* Resizing averages areas when it shrinks and interpolates linearly when it enlarges.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from service.errors import BodyTooLarge
+from service.inspection.decoding import tiff
+from service.inspection.decoding.pixel_formats import DEFAULT_RULES, RAW_MEDIA_TYPE, PixelRules
+from service.inspection.decoding.samples import Samples, read_buffer, to_8_bit
+from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
+
+UInt8Image = npt.NDArray[np.uint8]
+# Pictures are worked on side by side, each on one thread; OpenCV's own threads would fight over the same cores.
+cv2.setNumThreads(1)
+MEDIA_TYPES = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "BMP": "image/bmp",
+    "WEBP": "image/webp",
+    "TIFF": "image/tiff",
+}
+_PILLOW_FORMATS = [name for name in MEDIA_TYPES if name != "TIFF"]
+SUFFIXES = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/bmp": ".bmp",
+    "image/webp": ".webp",
+    "image/tiff": ".tiff",
+    RAW_MEDIA_TYPE: ".raw",
+}
+_MAGIC = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"BM": "image/bmp",
+    **dict.fromkeys(tiff.MAGIC, tiff.MEDIA_TYPE),
+}
+_PNG_BIT_DEPTH = 24  # the byte of the header that tells it
+_PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG with its checksum, always the same bytes
+# Pillow's own bomb limit is fixed and process-wide; ours comes with every call and is checked before decoding.
+Image.MAX_IMAGE_PIXELS = None
+# What Pillow raises on damaged data depends on the format's plugin.
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is refused before it costs memory: encoded bytes and decoded pixels."""
+
+    max_bytes: int = 32 * 1024 * 1024
+    max_pixels: int = 64_000_000
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says about itself; `media_type` is sniffed, never taken from the sender."""
+
+    media_type: str
+    width: int
+    height: int
+
+
+def read_header(data: bytes, rules: PixelRules = DEFAULT_RULES) -> ImageHeader:
+    """Identify an image without decoding its pixels.
+
+    Raises:
+        NotAnImage: The bytes are not one of the supported formats.
+        CorruptImage: The format is known but its header is damaged.
+    """
+    if rules.layout is not None:
+        return ImageHeader(RAW_MEDIA_TYPE, rules.layout.width, rules.layout.height)
+    if _magic(data) == tiff.MEDIA_TYPE:
+        return ImageHeader(tiff.MEDIA_TYPE, *tiff.read_size(data))
+    return _header(_open(data))
+
+
+def decode(data: bytes, limits: ImageLimits, rules: PixelRules = DEFAULT_RULES) -> UInt8Image:
+    """Decode an image completely or not at all.
+
+    Args:
+        data: The encoded image, or the camera buffer where `rules` has a layout.
+        limits: Checked against the header, before any pixel is decoded.
+        rules: What recipe and sender declare about the pixels.
+
+    Returns:
+        uint8 [H, W, 3], RGB, contiguous.
+
+    Raises:
+        BodyTooLarge, TooManyPixels: A limit is exceeded.
+        NotAnImage: The bytes are not one of the supported formats.
+        CorruptImage: The data is truncated or damaged; a half-decoded picture is never returned.
+        BufferSizeMismatch: The buffer has not the bytes that its layout says.
+        PixelMismatch: The picture is not what the recipe declares.
+    """
+    if len(data) > limits.max_bytes:
+        raise BodyTooLarge(limits.max_bytes)
+    if rules.layout is not None:
+        _check_size(rules.layout.width, rules.layout.height, limits)
+        return _in_rgb(read_buffer(data, rules.layout), rules.layout.format.bits, rules)
+    if _magic(data) == tiff.MEDIA_TYPE:
+        return _in_rgb(*tiff.read_samples(data, limits.max_pixels), rules)
+    image = _open(data)
+    header = _header(image)
+    _check_size(header.width, header.height, limits)
+    try:
+        samples, bits = _decode(data, image)
+    except _DAMAGE as error:
+        raise CorruptImage(header.media_type, str(error) or type(error).__name__) from error
+    return _in_rgb(samples, bits, rules)
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(width, height, limits.max_pixels)
+
+
+def _open(data: bytes) -> Image.Image:
+    formats = list(MEDIA_TYPES.values())
+    try:
+        return Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+    except (UnidentifiedImageError, *_DAMAGE) as error:
+        # Pillow does not tell a cut header from a foreign format; the first bytes do.
+        if (media_type := _magic(data)) is not None:
+            raise CorruptImage(media_type, "its header cannot be read") from error
+        found = f"it begins with the bytes {data[:8].hex(' ')}" if data else "it is empty"
+        raise NotAnImage(found, formats) from error
+
+
+def _header(image: Image.Image) -> ImageHeader:
+    assert image.format is not None  # set by every plugin that opens a file
+    return ImageHeader(MEDIA_TYPES[image.format], *image.size)
+
+
+def _magic(data: bytes) -> str | None:
+    for prefix, media_type in _MAGIC.items():
+        if data.startswith(prefix):
+            return media_type
+    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
+def _decode(data: bytes, image: Image.Image) -> tuple[Samples, int]:
+    """Samples, gray or RGB, and how many bits they have."""
+    # simplejpeg turns libjpeg's warnings into errors; other decoders fill a damaged picture with gray.
+    if image.format == "JPEG" and image.mode in ("RGB", "L"):
+        return np.ascontiguousarray(simplejpeg.decode_jpeg(data, "RGB", strict=True)), 8
+    image.load()
+    if image.format == "PNG" and _PNG_END not in data:
+        # Pillow is content once it has all pixels; a checksum that never arrived vouches for none of them.
+        raise ValueError("its last bytes are missing")
+    if image.mode == "I;16":
+        return np.asarray(image, np.uint16), 16
+    if image.format == "PNG" and data[_PNG_BIT_DEPTH] == 16:
+        # Pillow keeps the upper half of every colour only. It has examined the file; now OpenCV reads the whole of it.
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if bgr is None:
+            raise ValueError("it cannot be decoded")
+        return np.asarray(bgr[..., 2::-1], np.uint16), 16
+    return np.array(image.convert("RGB"), np.uint8), 8
+
+
+def _in_rgb(samples: Samples, bits: int, rules: PixelRules) -> UInt8Image:
+    reduced = to_8_bit(samples, bits, rules)
+    return np.ascontiguousarray(cv2.cvtColor(reduced, cv2.COLOR_GRAY2RGB) if reduced.ndim == 2 else reduced)

@@ -1,0 +1,151 @@
+"""What a camera buffer is: the pixel formats by their PFNC names, the layout of a buffer, the meaning of its samples.
+
+Names and layouts are those of the GenICam Pixel Format Naming Convention (PFNC): `Mono12` has one sample in two bytes,
+little endian, `Mono12p` is a stream of bits with the least significant first, `Mono12Packed` is GigE Vision's older
+way to put two samples into three bytes. Nothing heavy is imported here: recipes and the client know these names, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from service.errors import InvalidRequest
+from service.inspection.errors import UnknownPixelFormat
+
+RAW_MEDIA_TYPE = "application/octet-stream"
+_MIN_BAYER = 3  # colours are interpolated from neighbours on both sides
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How one PFNC format stores its samples.
+
+    Attributes:
+        colour: "mono", "rgb", "bgr", or the Bayer phase: the colours of the first two samples.
+        bits: Significant bits of a sample.
+        packing: "bytes" and "words" give every sample bytes of its own, "lsb" is PFNC's stream of bits, "gige" is
+            GigE Vision's two samples in three bytes.
+    """
+
+    colour: Literal["mono", "rgb", "bgr", "RG", "GR", "GB", "BG"]
+    bits: int
+    packing: Literal["bytes", "words", "lsb", "gige"]
+
+    @property
+    def is_bayer(self) -> bool:
+        return self.colour in ("RG", "GR", "GB", "BG")
+
+    @property
+    def bits_per_pixel(self) -> int:
+        """Bits that a pixel takes in a line."""
+        by_packing = {"bytes": 8, "words": 16, "lsb": self.bits, "gige": 12}
+        return by_packing[self.packing] * (3 if self.colour in ("rgb", "bgr") else 1)
+
+
+def _sensor_formats(name: str, colour: Literal["mono", "RG", "GR", "GB", "BG"]) -> dict[str, PixelFormat]:
+    return {
+        f"{name}8": PixelFormat(colour, 8, "bytes"),
+        **{f"{name}{bits}": PixelFormat(colour, bits, "words") for bits in (10, 12, 16)},
+        **{f"{name}{bits}p": PixelFormat(colour, bits, "lsb") for bits in (10, 12)},
+        **{f"{name}{bits}Packed": PixelFormat(colour, bits, "gige") for bits in (10, 12)},
+    }
+
+
+PIXEL_FORMATS: Mapping[str, PixelFormat] = {
+    **_sensor_formats("Mono", "mono"),
+    **_sensor_formats("BayerRG", "RG"),
+    **_sensor_formats("BayerGR", "GR"),
+    **_sensor_formats("BayerGB", "GB"),
+    **_sensor_formats("BayerBG", "BG"),
+    "RGB8": PixelFormat("rgb", 8, "bytes"),
+    "BGR8": PixelFormat("bgr", 8, "bytes"),
+}
+
+
+@dataclass(frozen=True)
+class RawLayout:
+    """How the bytes of a camera buffer are laid out.
+
+    Attributes:
+        pixel_format: PFNC name, one of `PIXEL_FORMATS`.
+        width: Pixels in a line.
+        height: Lines.
+        stride: Bytes from one line to the next; None where lines follow each other without padding.
+
+    Raises:
+        UnknownPixelFormat: The name is none of those that are read.
+        InvalidRequest: Lines would overlap, or begin in the middle of a byte.
+    """
+
+    pixel_format: str
+    width: int
+    height: int
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixel_format not in PIXEL_FORMATS:
+            raise UnknownPixelFormat(self.pixel_format, PIXEL_FORMATS)
+        line_bits = self.width * self.format.bits_per_pixel
+        if self.stride is None and line_bits % 8:
+            raise InvalidRequest(
+                f"A line of {self.width} pixels in {self.pixel_format} has {line_bits} bits and does not end with a "
+                "byte. Set a width at the camera whose lines do, or state in X-Stride how many bytes a line takes."
+            )
+        if self.stride is not None and self.stride < self.line_bytes:
+            raise InvalidRequest(
+                f"X-Stride {self.stride} is shorter than a line: {self.width} pixels in {self.pixel_format} take "
+                f"{self.line_bytes} bytes."
+            )
+        if self.format.is_bayer and min(self.width, self.height) < _MIN_BAYER:
+            raise InvalidRequest(
+                f"A {self.pixel_format} picture of {self.width} x {self.height} pixels is too small to find its "
+                f"colours; it needs {_MIN_BAYER} pixels on each side."
+            )
+
+    @property
+    def format(self) -> PixelFormat:
+        return PIXEL_FORMATS[self.pixel_format]
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes of a line that hold pixels."""
+        return -(-self.width * self.format.bits_per_pixel // 8)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes that the whole buffer must have."""
+        return (self.stride or self.line_bytes) * self.height
+
+
+@dataclass(frozen=True)
+class PixelRules:
+    """How the bytes of one picture become 8-bit RGB: what the recipe and the sender declare, nothing else.
+
+    Attributes:
+        layout: Of a camera buffer; None for an encoded picture.
+        bit_depth: Significant bits of a sample; None takes those of the format or file.
+        black_level: The sample that becomes 0.
+        white_level: The sample that becomes 255; None takes the largest of `bit_depth` bits.
+    """
+
+    layout: RawLayout | None = None
+    bit_depth: int | None = None
+    black_level: int = 0
+    white_level: int | None = None
+
+    def to_stored(self) -> dict[str, Any] | None:
+        """As JSON, for whoever decodes the picture again; None where there is nothing to know."""
+        return None if self == DEFAULT_RULES else asdict(self)
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any] | None) -> PixelRules:
+        """What `to_stored` wrote."""
+        if stored is None:
+            return DEFAULT_RULES
+        layout = stored["layout"]
+        return cls(**{**stored, "layout": None if layout is None else RawLayout(**layout)})
+
+
+DEFAULT_RULES = PixelRules()

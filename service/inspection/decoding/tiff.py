@@ -1,0 +1,188 @@
+"""TIFF: the first page of a file, with its header examined before a pixel is decoded.
+
+A TIFF says in its header how large the picture, its strips and its tiles are, and any of these may be a lie that costs
+gigabytes. So nothing is allocated before each of them is known to be within the limits. tifffile reads the header.
+Strips and tiles are decompressed by libtiff (inside Pillow), each under a header of our own that states what may come
+out: a damaged file can crash the decompressors that tifffile would use (imagecodecs), and the service with them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tifffile import COMPRESSION, FILLORDER, PHOTOMETRIC, PLANARCONFIG, PREDICTOR, SAMPLEFORMAT, TiffFile, TiffPage
+
+from service.inspection.decoding.samples import Samples
+from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
+
+MEDIA_TYPE = "image/tiff"
+MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two are BigTIFF
+_COMPRESSIONS = {
+    COMPRESSION.NONE: "none",
+    COMPRESSION.LZW: "LZW",
+    COMPRESSION.ADOBE_DEFLATE: "deflate",
+    COMPRESSION.DEFLATE: "deflate",
+    COMPRESSION.PACKBITS: "PackBits",
+}
+_BITS = (1, 2, 4, 8, 12, 16)
+_MAX_CHANNELS = 8
+_SHORT, _LONG = 3, 4
+
+# What is wrong with a sender's file is answered to the sender.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the first page.
+
+    Raises:
+        CorruptImage: The header is damaged.
+    """
+    with _first_page(data) as page:
+        return page.imagewidth, page.imagelength
+
+
+def read_samples(data: bytes, max_pixels: int) -> tuple[Samples, int]:
+    """Decode the first page.
+
+    Args:
+        data: The file.
+        max_pixels: Largest picture, strip or tile.
+
+    Returns:
+        Samples, uint8 or uint16, [H, W] gray or [H, W, 3] RGB, and how many bits they have, 8 to 16. Transparency is
+        dropped, palettes and CMYK are converted, white-is-zero is turned round, fewer than 8 bits are stretched to 8.
+
+    Raises:
+        TooManyPixels: A limit is exceeded; nothing was decoded.
+        NotAnImage: The file holds no picture of 1 to 16 bits, or holds it in a way that is not read.
+        CorruptImage: The file is truncated or damaged.
+    """
+    with _first_page(data) as page:
+        _check(page, len(data), max_pixels)
+        return _in_rgb_or_gray(page, _assemble(page, data))
+
+
+@contextmanager
+def _first_page(data: bytes) -> Iterator[TiffPage]:
+    try:
+        # What microscopes add (OME and the like) describes further pages, which are not read.
+        with TiffFile(io.BytesIO(data), name="picture", is_ome=False, is_imagej=False) as file:
+            page = file.pages.first
+            if not isinstance(page, TiffPage):
+                raise ValueError("it has no page")
+            yield page
+    except (TooManyPixels, NotAnImage):
+        raise
+    except Exception as error:  # whatever a reader trips over in a sender's file, it is the file
+        raise CorruptImage(MEDIA_TYPE, str(error) or type(error).__name__) from error
+
+
+def _check(page: TiffPage, size: int, max_pixels: int) -> None:
+    """Refuse what is not a plain picture within the limits."""
+    width, height = page.imagewidth, page.imagelength
+    if width < 1 or height < 1:
+        raise ValueError(f"it is {width} x {height} pixels")
+    if width * height > max_pixels:
+        raise TooManyPixels(width, height, max_pixels)
+    if page.is_tiled and page.tilewidth * page.tilelength > max_pixels:
+        raise TooManyPixels(page.tilewidth, page.tilelength, max_pixels)
+    if page.sampleformat != SAMPLEFORMAT.UINT or page.bitspersample not in _BITS:
+        kind = getattr(page.sampleformat, "name", page.sampleformat)
+        raise _not_read(f"its samples are {page.bitspersample} bits {kind}, which has no agreed black and white")
+    if page.compression not in _COMPRESSIONS or page.predictor not in (PREDICTOR.NONE, PREDICTOR.HORIZONTAL):
+        name = getattr(page.compression, "name", page.compression)
+        raise _not_read(f"its compression is {name}; {', '.join(dict.fromkeys(_COMPRESSIONS.values()))} are read")
+    if page.imagedepth != 1 or not 1 <= page.samplesperpixel <= _MAX_CHANNELS:
+        raise _not_read(f"it holds {page.imagedepth} layers of {page.samplesperpixel} channels")
+    if page.fillorder != FILLORDER.MSB2LSB or (page.predictor == PREDICTOR.HORIZONTAL and page.bitspersample % 8):
+        raise _not_read("the order of its bits is unusual")
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        # Other readers take a missing strip for a black one.
+        if offset <= 0 or count <= 0 or offset + count > size:
+            raise ValueError("its last bytes are missing")
+
+
+def _assemble(page: TiffPage, data: bytes) -> Samples:
+    """Put strips or tiles together: [H, W, C] of the file's samples, native byte order."""
+    width, height, channels = page.imagewidth, page.imagelength, page.samplesperpixel
+    planes, in_one = (channels, 1) if page.planarconfig == PLANARCONFIG.SEPARATE else (1, channels)
+    tile_h, tile_w = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
+    corners = product(range(planes), range(0, height, tile_h), range(0, width, tile_w))
+    picture = np.empty((height, width, channels), np.uint8 if page.bitspersample <= 8 else np.uint16)
+    for (plane, top, left), offset, count in zip(corners, page.dataoffsets, page.databytecounts, strict=True):
+        rows = tile_h if page.is_tiled else min(tile_h, height - top)
+        line_bytes = -(-tile_w * in_one * page.bitspersample // 8)
+        lines = _decompress(data[offset : offset + count], page.compression, rows, line_bytes)
+        tile: npt.NDArray[Any] = _unpack(lines, page, tile_w * in_one).reshape(rows, tile_w, in_one)
+        if page.predictor == PREDICTOR.HORIZONTAL:
+            tile = np.cumsum(tile, axis=1, dtype=tile.dtype)
+        place = picture[top : top + tile_h, left : left + tile_w, plane : plane + in_one]
+        place[...] = tile[: place.shape[0], : place.shape[1]]
+    return picture
+
+
+def _decompress(data: bytes, compression: int, rows: int, line_bytes: int) -> npt.NDArray[np.uint8]:
+    """One strip or tile as uint8 [rows, line_bytes]; more than that never comes out."""
+    if compression == COMPRESSION.NONE:
+        return np.frombuffer(data, np.uint8, rows * line_bytes).reshape(rows, line_bytes)
+    tags = [
+        (256, _LONG, line_bytes), (257, _LONG, rows), (258, _SHORT, 8), (259, _SHORT, int(compression)),
+        (262, _SHORT, 1), (273, _LONG, 0), (277, _SHORT, 1), (278, _LONG, rows), (279, _LONG, len(data)),
+    ]  # fmt: skip
+    begins = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, begins if tag == 273 else value) for tag, kind, value in tags)
+    header = struct.pack("<4sIH", MAGIC[0], 8, len(tags)) + entries + bytes(4)
+    with Image.open(io.BytesIO(header + data), formats=["TIFF"]) as image:
+        return np.asarray(image, np.uint8)
+
+
+def _unpack(lines: npt.NDArray[np.uint8], page: TiffPage, count: int) -> Samples:
+    """Lines of bytes as lines of `count` samples, which TIFF packs with the most significant bit first."""
+    bits = int(page.bitspersample)
+    if bits == 8:
+        return lines
+    if bits == 16:
+        order = page.parent.byteorder
+        return np.ascontiguousarray(lines).view(f"{order}u2").astype(np.uint16, copy=False)
+    if bits == 12:
+        groups = np.pad(lines, ((0, 0), (0, -lines.shape[1] % 3))).reshape(len(lines), -1, 3).astype(np.uint16)
+        a, b, c = np.moveaxis(groups, 2, 0)
+        parts: list[npt.NDArray[Any]] = [a << 4 | b >> 4, (b & 15) << 8 | c]
+    else:
+        parts = [lines >> shift & (1 << bits) - 1 for shift in range(8 - bits, -1, -bits)]
+    return np.stack(parts, axis=2).reshape(len(lines), -1)[:, :count]
+
+
+def _in_rgb_or_gray(page: TiffPage, samples: Samples) -> tuple[Samples, int]:
+    bits, channels = int(page.bitspersample), samples.shape[2]
+    gray = samples[..., 0]
+    if bits < 8 and page.photometric != PHOTOMETRIC.PALETTE:
+        gray, bits = (gray.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8), 8
+    match page.photometric:
+        case PHOTOMETRIC.MINISBLACK:
+            return gray, bits
+        case PHOTOMETRIC.MINISWHITE:
+            return (2**bits - 1 - gray).astype(gray.dtype), bits
+        case PHOTOMETRIC.PALETTE if page.colormap is not None and bits <= 8:
+            # A colour map has 16 bits whatever the samples have.
+            return np.moveaxis(page.colormap[:, gray] >> 8, 0, -1).astype(np.uint8), 8
+        case PHOTOMETRIC.RGB if channels >= 3 and page.bitspersample >= 8:
+            return samples[..., :3], bits
+        case PHOTOMETRIC.SEPARATED if channels == 4 and bits == 8:
+            return np.asarray(Image.fromarray(samples, "CMYK").convert("RGB")), 8
+    name = getattr(page.photometric, "name", page.photometric)
+    raise _not_read(f"its colours are {name} with {channels} channels of {bits} bits")
+
+
+def _not_read(what: str) -> NotAnImage:
+    return NotAnImage(what, ["TIFF in gray, RGB, CMYK or with a palette, 8 or 16 bits, without JPEG inside"])

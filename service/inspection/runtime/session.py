@@ -1,0 +1,194 @@
+"""One ONNX Runtime session for one graph: an honest provider, bound inputs and outputs, warm-up, self-test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from service.bundle.arrays import Float32Map, UInt8Image
+from service.bundle.golden import GoldenSample, parity_difference
+from service.inspection.errors import ProviderUnavailable
+from service.inspection.runtime.cuda import cuda_problems, has_driver
+from service.inspection.runtime.threads import cpu_quota
+
+Provider = Literal["cpu", "cuda"]
+RequestedProvider = Literal["auto", "cuda", "cpu"]
+
+_ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a graph is run.
+
+    Attributes:
+        provider: "auto" takes CUDA where it works and the CPU otherwise; "cuda" never falls back.
+        threads: CPU threads inside one inference; None takes what the cgroup allows.
+        gpu_memory_limit_bytes: Upper bound of CUDA's arena, None for no bound.
+        device_id: CUDA device.
+    """
+
+    provider: RequestedProvider = "auto"
+    threads: int | None = None
+    gpu_memory_limit_bytes: int | None = None
+    device_id: int = 0
+
+
+@dataclass(frozen=True)
+class GraphOutput:
+    """What the graph says about a batch: maps float32 [N, h, w], gains float32 [N] or None."""
+
+    maps: Float32Map
+    gains: npt.NDArray[np.float32] | None
+
+
+class GraphSession:
+    """Runs one graph. Meant for one thread: calls are not interleaved, the batcher sees to that.
+
+    Attributes:
+        provider: The provider that really serves, never merely the one that was asked for.
+
+    Raises:
+        ProviderUnavailable: "cuda" was asked for and ONNX Runtime would have fallen back to the CPU.
+    """
+
+    def __init__(self, model: bytes, options: SessionOptions | None = None) -> None:
+        self.options = options or SessionOptions()
+        self._session = _open_session(model, self.options)
+        self.provider: Provider = _served_by(self._session)
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        # A dynamic batch prints as a name, the fixed dimensions as numbers.
+        self._item_shape = tuple(self._session.get_inputs()[0].shape[1:])
+
+    def run(self, images: UInt8Image) -> GraphOutput:
+        """Infer a batch.
+
+        Args:
+            images: uint8 [N, H, W, 3], RGB, of the graph's input size.
+        """
+        if self.provider == "cuda":
+            values = self._run_bound(images)
+        else:
+            values = self._session.run(self._outputs, {"image": images})
+        named = dict(zip(self._outputs, values, strict=True))
+        output = GraphOutput(np.asarray(named["anomaly_map"]), named.get("score_gain"))
+        count = len(images)
+        if len(output.maps) != count or (output.gains is not None and output.gains.shape != (count,)):
+            raise RuntimeError(f"the graph gave {len(output.maps)} maps for {count} images; its batch is not dynamic")
+        return output
+
+    def _run_bound(self, images: UInt8Image) -> Sequence[Any]:
+        # Outputs stay where CUDA wrote them until all are there, then are copied once. Only OrtValues made here are
+        # bound: foreign, non-contiguous buffers gave wrong results (microsoft/onnxruntime#10299).
+        binding = self._session.io_binding()
+        device = self.options.device_id
+        binding.bind_ortvalue_input("image", ort.OrtValue.ortvalue_from_numpy(images, "cuda", device))
+        for name in self._outputs:
+            binding.bind_output(name, "cuda", device)
+        self._session.run_with_iobinding(binding)
+        return list(binding.copy_outputs_to_cpu())
+
+    def close(self) -> None:
+        """Give the graph's memory back now, whoever still holds this object. Nothing can be run afterwards."""
+        self._session = None
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
+        """Run blank images, so that no camera pays for the first inference of each batch size."""
+        for size in batch_sizes:
+            self.run(np.zeros((size, *self._item_shape), np.uint8))
+
+    def self_test(self, golden: Sequence[GoldenSample]) -> float:
+        """Run the golden samples here and compare them with what torch computed.
+
+        Returns:
+            The largest relative difference of a map or a gain, as `parity_difference` defines it.
+        """
+        worst = 0.0
+        # Alone as a single camera sends them, and a few together as a busy line does.
+        batches = [*([sample] for sample in golden), golden[:3]]
+        for batch in batches:
+            output = self.run(np.stack([sample.image for sample in batch]))
+            for index, sample in enumerate(batch):
+                worst = max(worst, parity_difference(sample.anomaly_map, output.maps[index]))
+                if sample.score_gain is not None:
+                    gain = np.nan if output.gains is None else output.gains[index]
+                    worst = max(worst, parity_difference(sample.score_gain, gain))
+        return worst
+
+
+def session_options(options: SessionOptions) -> ort.SessionOptions:
+    """ONNX Runtime's own options for ours."""
+    native = ort.SessionOptions()
+    # ONNX Runtime counts the host's cores, not the container's quota (microsoft/onnxruntime#29510).
+    native.intra_op_num_threads = options.threads or cpu_quota()
+    native.inter_op_num_threads = 1
+    # Spinning workers burn the cores that decode the next picture and answer /health/live.
+    native.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    native.log_severity_level = 3
+    return native
+
+
+def providers(options: SessionOptions, available: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """The provider list for ONNX Runtime, most wanted first.
+
+    Raises:
+        ProviderUnavailable: "cuda" was asked for and this build of ONNX Runtime has no CUDA.
+    """
+    cpu: tuple[str, dict[str, Any]] = (_ORT_NAMES["cpu"], {})
+    if options.provider == "cpu":
+        return [cpu]
+    if _ORT_NAMES["cuda"] not in available:
+        if options.provider == "cuda":
+            raise ProviderUnavailable("cuda", f"the installed ONNX Runtime {ort.__version__} was built without CUDA.")
+        return [cpu]
+    return [(_ORT_NAMES["cuda"], cuda_options(options)), cpu]
+
+
+def cuda_options(options: SessionOptions) -> dict[str, Any]:
+    """CUDA settings for a long-running process with fixed shapes."""
+    settings: dict[str, Any] = {
+        "device_id": options.device_id,
+        # Exact growth: doubling the arena takes memory that another product's session needs.
+        "arena_extend_strategy": "kSameAsRequested",
+        # An exhaustive search costs seconds per new batch size and gains nothing lasting.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        # TF32 changes the third digit; calibration and serving would disagree between generations of cards.
+        "use_tf32": 0,
+        "do_copy_in_default_stream": 1,
+    }
+    if options.gpu_memory_limit_bytes is not None:
+        settings["gpu_mem_limit"] = options.gpu_memory_limit_bytes
+    return settings
+
+
+def _open_session(model: bytes, options: SessionOptions) -> ort.InferenceSession:
+    wanted = providers(options, ort.get_available_providers())
+    # A machine without a GPU must not pay for loading CUDA's libraries only to hear that it has none.
+    if len(wanted) == 1 or (options.provider == "auto" and not has_driver()):
+        return _create(model, options, wanted[-1:])
+    problems = cuda_problems()
+    if not problems:
+        session = _create(model, options, wanted)
+        if _served_by(session) == "cuda":
+            return session
+        problems = ["ONNX Runtime fell back to the CPU although all libraries load; its log says why."]
+    if options.provider == "cuda":
+        raise ProviderUnavailable("cuda", " ".join(problems))
+    return _create(model, options, wanted[-1:])
+
+
+def _create(model: bytes, options: SessionOptions, wanted: list[tuple[str, dict[str, Any]]]) -> ort.InferenceSession:
+    session = ort.InferenceSession(model, session_options(options), providers=wanted)
+    # Without this a CUDA error at run time rebuilds the session on the CPU behind our back.
+    session.disable_fallback()
+    return session
+
+
+def _served_by(session: ort.InferenceSession) -> Provider:
+    first = session.get_providers()[0]
+    return "cuda" if first == _ORT_NAMES["cuda"] else "cpu"

@@ -1,0 +1,66 @@
+"""The guard before the graph: pictures that are not worth a verdict get none.
+
+What is measured and which limit is broken, the decision core knows. What is known here only is the row of pictures
+that a station sent: a camera or a frame grabber that hangs sends its last picture for ever, and where that one showed a
+good part, every part would pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from service.deployment.lease import ActiveProduct
+from service.inspection.inspector import Picture
+from service.inspection.quality import InvalidReason, Objection, find_objections, frozen
+
+# Stations are named by the sender; beyond so many the longest unheard of is forgotten.
+MAX_STATIONS = 4096
+
+
+class FrozenFrames:
+    """Counts, for every product and station, how often the same picture came in a row. Forgets it at a restart."""
+
+    def __init__(self, max_stations: int = MAX_STATIONS) -> None:
+        self._last: OrderedDict[tuple[str, str | None], tuple[str, int]] = OrderedDict()
+        self._max_stations = max_stations
+        self._lock = threading.Lock()
+
+    def count(self, product: str, station: str | None, sha256: str) -> int:
+        """Take note of a picture.
+
+        Returns:
+            How many in a row are equal, this one included.
+        """
+        with self._lock:
+            before, repeats = self._last.pop((product, station), ("", 0))
+            repeats = repeats + 1 if before == sha256 else 1
+            self._last[product, station] = (sha256, repeats)
+            if len(self._last) > self._max_stations:
+                self._last.popitem(last=False)
+            return repeats
+
+
+class QualityGuard:
+    """Says what speaks against judging a picture."""
+
+    def __init__(self) -> None:
+        self._frames = FrozenFrames()
+
+    def objections(self, active: ActiveProduct, picture: Picture, station: str | None) -> tuple[Objection, ...]:
+        """Everything that speaks against judging a picture, by the limits that are in force.
+
+        Args:
+            active: The product's bundle and recipe.
+            picture: The picture, read and measured.
+            station: Where it was taken, as the sender says.
+        """
+        recipe = active.recipe.recipe
+        limits = recipe.quality.combine(active.inspector.quality_limits, recipe.pixels)
+        found = find_objections(picture.quality, picture.image_wh, limits)
+        frozen_after = recipe.quality.frozen_after
+        if frozen_after is not None and InvalidReason.FROZEN_FRAME not in recipe.quality.off:
+            repeats = self._frames.count(active.bundle.manifest.product, station, picture.sha256)
+            if repeats >= frozen_after:
+                found += (frozen(repeats, frozen_after),)
+        return found

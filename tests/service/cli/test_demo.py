@@ -1,0 +1,66 @@
+"""`make demo` as a person meets it: a real service process, real pictures, and plain words when something is amiss."""
+
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+SAMPLES = Path(__file__).parents[3] / "docs" / "samples"
+
+
+def run_demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli.demo", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={"COLUMNS": "160", "PATH": "", "PLUMBLINE_LOG_FORMAT": "console"},
+    )
+
+
+def test_the_demo_shows_a_verdict_for_every_sample_and_leaves_no_process(tiny_models: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run_demo(
+            "--models", tiny_models, "--product", "widget", "--samples", SAMPLES, "--out", tmp_path, "--port", port
+        )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {sample.stem for sample in SAMPLES.glob("*.jpg")}
+    assert len(names) == 8
+    assert {name for name in names if name in done.stdout} == names
+    assert len(re.findall(r"\b(?:pass|review|fail)\b +│", done.stdout)) == len(names)
+    heatmaps = list((tmp_path / "heatmaps").glob("*.png"))
+    assert {path.stem for path in heatmaps} == names
+    assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in heatmaps)
+    (address,) = re.findall(r"running on (http://127\.0\.0\.1:\d+)", (tmp_path / "service.log").read_text())
+    assert not address.endswith(f":{port}")
+    with pytest.raises(httpx.TransportError):
+        httpx.get(address, timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("models", "arguments", "message"),
+    [
+        ("tiny", ["--product", "nut"], "product 'nut' is not served: widget"),
+        ("tiny", ["--product", "widget", "--samples", "/nonexistent"], "no JPEG or PNG picture"),
+        ("empty", ["--product", "widget"], "holds no bundle"),
+    ],
+)
+def test_the_demo_says_in_one_line_what_is_wrong(
+    models: str, arguments: list[str], message: str, tiny_models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    repository = tiny_models if models == "tiny" else tmp_path / "empty"
+    done = run_demo("--models", repository, "--samples", SAMPLES, "--out", tmp_path / "out", "--port", "0", *arguments)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert message in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stdout + done.stderr

@@ -1,0 +1,147 @@
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from service.bundle.arrays import UInt8Image
+from service.errors import DeadlineExceeded, QueueFull, ShuttingDown
+from service.inspection.runtime.batching import BatchingOptions, MicroBatcher, PatchResult
+from service.inspection.runtime.session import GraphOutput, GraphSession, SessionOptions
+from tests.bundles import part, tiny_draft, tiny_model
+
+MODEL = tiny_model(tiny_draft()).SerializeToString()
+
+
+class GatedSession(GraphSession):
+    """A real session that waits at a gate, so that a test decides when it is busy."""
+
+    def __init__(self) -> None:
+        super().__init__(MODEL, SessionOptions(provider="cpu", threads=1))
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[int] = []
+
+    def run(self, images: UInt8Image) -> GraphOutput:
+        self.entered.release()
+        assert self.gate.wait(10)
+        self.batches.append(len(images))
+        return super().run(images)
+
+
+@contextmanager
+def busy_batcher(options: BatchingOptions) -> Iterator[tuple[MicroBatcher, GatedSession, Future[PatchResult]]]:
+    """A batcher whose session holds one picture."""
+    session = GatedSession()
+    batcher = MicroBatcher(session, options)
+    first = batcher.submit(part())
+    assert session.entered.acquire(timeout=10)
+    try:
+        yield batcher, session, first
+    finally:
+        session.gate.set()
+        batcher.close()
+
+
+def test_lone_picture_does_not_wait_for_company() -> None:
+    session = GatedSession()
+    session.gate.set()
+    batcher = MicroBatcher(session)
+
+    result = batcher.submit(part(brightness=0)).result(10)
+
+    assert result.batch_size == 1
+    np.testing.assert_allclose(result.anomaly_map, 0.5)
+    batcher.close()
+
+
+def test_pictures_that_came_while_it_was_busy_go_together() -> None:
+    with busy_batcher(BatchingOptions(max_batch=3)) as (batcher, session, first):
+        levels = [0, 51, 102, 153, 204]
+        rest = [batcher.submit(part(brightness=level)) for level in levels]
+        assert batcher.depth == 5
+        session.gate.set()
+
+        results = [future.result(10) for future in rest]
+
+    assert first.result(10).batch_size == 1
+    assert session.batches == [1, 3, 2]
+    for level, result in zip(levels, results, strict=True):
+        np.testing.assert_allclose(result.anomaly_map, abs(level / 255 - 0.5), atol=1e-6)
+
+
+def test_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
+    with busy_batcher(BatchingOptions(max_batch=2, queue_limit=2)) as (batcher, _, _):
+        waiting = [batcher.submit(part()) for _ in range(2)]
+
+        with pytest.raises(QueueFull) as caught:
+            batcher.submit(part())
+
+        assert caught.value.retry_after_s is not None
+        assert caught.value.retry_after_s > 0
+        assert not any(future.done() for future in waiting)
+
+
+def test_picture_that_waited_too_long_is_dropped_unjudged() -> None:
+    now = [0.0]
+    session = GatedSession()
+    batcher = MicroBatcher(session, BatchingOptions(deadline_s=2.0), clock=lambda: now[0])
+    first = batcher.submit(part())
+    assert session.entered.acquire(timeout=10)
+    late = batcher.submit(part())
+    now[0] = 2.5
+    in_time = batcher.submit(part())
+    session.gate.set()
+
+    with pytest.raises(DeadlineExceeded, match="2 s"):
+        late.result(10)
+    assert in_time.result(10).batch_size == 1
+    assert first.result(10).infer_s == 2.5
+    batcher.close()
+
+
+def test_cancelled_picture_is_not_inferred() -> None:
+    with busy_batcher(BatchingOptions()) as (batcher, session, _):
+        cancelled, kept = batcher.submit(part()), batcher.submit(part())
+        assert cancelled.cancel()
+        session.gate.set()
+        kept.result(10)
+        assert session.batches == [1, 1]
+
+
+def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
+    with busy_batcher(BatchingOptions()) as (batcher, session, first):
+        waiting = batcher.submit(part())
+        closer = threading.Thread(target=batcher.close)
+        closer.start()
+        session.gate.set()
+        closer.join(10)
+
+        assert first.done()
+        assert waiting.done()
+        with pytest.raises(ShuttingDown):
+            batcher.submit(part())
+
+
+def test_closing_without_drain_refuses_what_waits() -> None:
+    with busy_batcher(BatchingOptions()) as (batcher, session, first):
+        waiting = batcher.submit(part())
+        closer = threading.Thread(target=lambda: batcher.close(drain=False))
+        closer.start()
+        with pytest.raises(ShuttingDown):
+            waiting.result(10)
+        session.gate.set()
+        closer.join(10)
+        assert first.result(10).batch_size == 1
+
+
+def test_failed_batch_tells_its_pictures_and_the_next_one_is_served() -> None:
+    batcher = MicroBatcher(GraphSession(MODEL, SessionOptions(provider="cpu", threads=1)))
+
+    with pytest.raises(Exception, match="image"):
+        batcher.submit(np.zeros((8, 8, 3), np.uint8)).result(10)
+
+    assert batcher.submit(part()).result(10).batch_size == 1
+    batcher.close()

@@ -1,0 +1,131 @@
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from service.bundle.bundle import Bundle
+from service.bundle.golden import GoldenSample
+from service.inspection.errors import ProviderUnavailable
+from service.inspection.runtime.cuda import cuda_problems
+from service.inspection.runtime.session import GraphSession, SessionOptions, cuda_options, providers, session_options
+from tests.bundles import part, tiny_draft, tiny_golden, tiny_model
+
+MODEL = tiny_model(tiny_draft()).SerializeToString()
+WITH_GAIN = tiny_model(tiny_draft(), gain=True).SerializeToString()
+CPU = SessionOptions(provider="cpu", threads=1)
+ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_batch_of_any_size_gives_each_picture_its_own_map(batch: int) -> None:
+    images = np.stack([part(brightness=10 * index) for index in range(batch)])
+
+    maps = GraphSession(MODEL, CPU).run(images).maps
+
+    assert maps.shape == (batch, 16, 16)
+    np.testing.assert_allclose(maps[:, 0, 0], [abs(10 * index / 255 - 0.5) for index in range(batch)], atol=1e-6)
+
+
+def test_gain_is_none_where_the_graph_has_none() -> None:
+    assert GraphSession(MODEL, CPU).run(part()[None]).gains is None
+    gains = GraphSession(WITH_GAIN, CPU).run(part(brightness=255)[None]).gains
+    assert gains is not None
+    assert gains.tolist() == [1.5]
+
+
+def test_self_test_measures_the_distance_to_what_training_recorded() -> None:
+    session = GraphSession(WITH_GAIN, CPU)
+    golden = tiny_golden(gain=True)
+    shifted = [GoldenSample(sample.image, sample.anomaly_map * 1.1, sample.score_gain) for sample in golden]
+
+    assert session.self_test(golden) < 1e-5
+    assert session.self_test(shifted) == pytest.approx(0.1 / 1.1, rel=1e-3)
+
+
+def test_self_test_fails_when_the_graph_lost_its_gain() -> None:
+    assert GraphSession(MODEL, CPU).self_test(tiny_golden(gain=True)) == np.inf
+
+
+def test_threads_are_set_explicitly() -> None:
+    native = session_options(SessionOptions(threads=3))
+
+    assert (native.intra_op_num_threads, native.inter_op_num_threads) == (3, 1)
+    assert native.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert session_options(SessionOptions()).intra_op_num_threads >= 1
+
+
+@pytest.mark.parametrize(
+    ("requested", "available", "expected"),
+    [
+        ("cpu", ALL, ["CPUExecutionProvider"]),
+        ("auto", ALL, ["CUDAExecutionProvider", "CPUExecutionProvider"]),
+        ("auto", ["CPUExecutionProvider"], ["CPUExecutionProvider"]),
+        ("cuda", ALL, ["CUDAExecutionProvider", "CPUExecutionProvider"]),
+    ],
+)
+def test_provider_list(requested: str, available: list[str], expected: list[str]) -> None:
+    options = SessionOptions(provider=requested)  # type: ignore[arg-type]
+
+    assert [name for name, _ in providers(options, available)] == expected
+
+
+def test_cuda_settings_cap_memory_and_keep_numbers_comparable() -> None:
+    settings = cuda_options(SessionOptions(gpu_memory_limit_bytes=2**30, device_id=1))
+
+    assert settings["gpu_mem_limit"] == 2**30
+    assert settings["use_tf32"] == 0
+    assert settings["device_id"] == 1
+    assert "gpu_mem_limit" not in cuda_options(SessionOptions())
+
+
+def test_build_without_cuda_is_named() -> None:
+    with pytest.raises(ProviderUnavailable, match="built without CUDA"):
+        providers(SessionOptions(provider="cuda"), ["CPUExecutionProvider"])
+
+
+@pytest.mark.skipif(not cuda_problems(), reason="this machine has a working CUDA; the refusal is tested without one")
+@pytest.mark.may_skip("no machine has and lacks CUDA at the same time")
+def test_cuda_that_was_asked_for_never_falls_back_silently() -> None:
+    with pytest.raises(ProviderUnavailable) as caught:
+        GraphSession(MODEL, SessionOptions(provider="cuda"))
+
+    for problem in cuda_problems():
+        assert problem in caught.value.detail
+    assert "PLUMBLINE_PROVIDER=cpu" in caught.value.detail
+
+
+@pytest.mark.skipif(not cuda_problems(), reason="this machine has a working CUDA")
+@pytest.mark.may_skip("no machine has and lacks CUDA at the same time")
+def test_auto_takes_the_cpu_quietly_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    session = GraphSession(MODEL, SessionOptions(provider="auto", threads=1))
+
+    assert session.provider == "cpu"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" not in ort.get_available_providers(), reason="needs onnxruntime-gpu")
+def test_missing_cuda_libraries_are_named_one_by_one() -> None:
+    for problem in cuda_problems():
+        assert "lib" in problem or "GPU" in problem or ".dll" in problem
+
+
+@pytest.mark.skipif(bool(cuda_problems()), reason="needs a CUDA device, driver and libraries")
+@pytest.mark.may_skip("no CI machine has a GPU")
+def test_bound_cuda_run_agrees_with_the_cpu() -> None:
+    images = np.stack([part(spot=(8, 8, 16)), part()])
+    expected = GraphSession(WITH_GAIN, CPU).run(images)
+
+    session = GraphSession(WITH_GAIN, SessionOptions(provider="cuda"))
+    actual = session.run(images)
+
+    assert session.provider == "cuda"
+    np.testing.assert_allclose(actual.maps, expected.maps, atol=1e-5)
+    np.testing.assert_allclose(actual.gains, expected.gains, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_warm_up_runs_every_batch_size(tiny_bundle: Bundle) -> None:
+    session = GraphSession(tiny_bundle.read_model(), CPU)
+
+    session.warm_up((1, 2, 5))  # raises where the graph cannot take a batch size
+
+    with pytest.raises(Exception, match="image"):
+        session.run(np.zeros((1, 8, 8, 3), np.uint8))

@@ -1,0 +1,80 @@
+from pathlib import PurePath
+
+import numpy as np
+import pytest
+from scipy.stats import mannwhitneyu
+
+from service.inspection.capture_groups import FLAG_LEVEL, MIN_DAY_IMAGES, group_images, rank_sum_p_value, summarise_days
+
+
+@pytest.mark.parametrize(
+    ("paths", "grouped_by", "names"),
+    [
+        (["2026-03-01/a.png", "2026-03-02/b.png"], "date-in-name", ("2026-03-01", "2026-03-02")),
+        (["lot1/20260301_1.png", "lot1/20260302_1.png"], "date-in-name", ("2026-03-01", "2026-03-02")),
+        (["early/a.png", "late/b.png"], "folder", ("early", "late")),
+        (["2026-03-01/a.png", "late/b.png"], "folder", ("2026-03-01", "late")),
+        (["2026-03-01/a.png", "2026-03-01/b.png"], "none", ("all", "all")),
+        (["a.png", "b.png"], "none", ("all", "all")),
+    ],
+)
+def test_sessions_are_told_from_names(paths: list[str], grouped_by: str, names: tuple[str, ...]) -> None:
+    grouping = group_images([PurePath(path) for path in paths])
+
+    assert (grouping.grouped_by, grouping.names) == (grouped_by, names)
+
+
+@pytest.mark.parametrize("step", [0.0, 0.5], ids=["continuous", "ties"])
+@pytest.mark.parametrize(("m", "n", "shift"), [(8, 8, 0.0), (20, 60, 0.4), (50, 30, 1.5), (8, 400, -1.0)])
+def test_rank_sum_is_the_textbooks(m: int, n: int, shift: float, step: float) -> None:
+    rng = np.random.default_rng(m + n)
+    first, second = rng.normal(shift, 1, m), rng.normal(0, 1, n)
+    if step:
+        first, second = np.round(first / step) * step, np.round(second / step) * step
+
+    expected = mannwhitneyu(first, second, method="asymptotic").pvalue
+
+    assert rank_sum_p_value(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+def test_equal_scores_are_no_difference() -> None:
+    assert rank_sum_p_value(np.ones(10), np.ones(20)) == 1.0
+
+
+def test_a_day_is_summarised_beside_the_threshold() -> None:
+    summary = summarise_days([1.0, 3.0, 2.0, 5.0, 4.0], ["a", "a", "a", "b", "b"], 2.5)
+
+    assert [(day.name, day.images, day.above, day.median_score) for day in summary] == [
+        ("a", 3, 1, 2.0),
+        ("b", 2, 2, 4.5),
+    ]
+    assert [day.differs for day in summary] == [None, None], f"fewer than {MIN_DAY_IMAGES} images say nothing"
+
+
+def test_a_day_that_was_brighter_is_flagged_and_the_others_are_not() -> None:
+    rng = np.random.default_rng(5)
+    scores = [*rng.normal(0, 1, 90), *rng.normal(2, 1, 30)]
+    days = ["mon"] * 30 + ["tue"] * 30 + ["wed"] * 30 + ["thu"] * 30
+
+    flags = {day.name: day.differs for day in summarise_days(scores, days, 2.0)}
+
+    assert flags["thu"]
+    assert flags["tue"] is False
+
+
+def test_days_that_are_alike_are_rarely_flagged() -> None:
+    """At most `FLAG_LEVEL` of sets have a flag; four standard errors are allowed for 1,000 sets."""
+    rng = np.random.default_rng(1)
+    days = [name for name in "abcde" for _ in range(20)]
+
+    flagged = [
+        any(day.differs for day in summarise_days(rng.gamma(2, size=100).tolist(), days, 1)) for _ in range(1000)
+    ]
+
+    assert np.mean(flagged) <= FLAG_LEVEL + 4 * np.sqrt(FLAG_LEVEL * (1 - FLAG_LEVEL) / 1000)
+
+
+def test_one_day_alone_has_nothing_to_differ_from() -> None:
+    (day,) = summarise_days([1.0] * 20, ["all"] * 20, 2.0)
+
+    assert day.differs is None

@@ -1,0 +1,185 @@
+"""What a proposal says, from given scores."""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta
+
+from service.inspection.calibration import p_value, smallest_alpha
+from service.inspection.decision import Decision, decide
+from service.proposals.derive import GoodImages, Wish, derive, recipe_of, summarise_replay
+from service.proposals.records import ChangedVerdict, Proposal, ReplayedVerdicts
+from service.recipes.errors import InvalidRecipe
+from service.recipes.recipe import Recipe
+from tests.bundles import tiny_card
+
+SCORES = [float(value) for value in range(1, 100)]
+DAYS = ["2026-03-01"] * 50 + ["2026-03-02"] * 49
+
+
+def good_images(scores: list[float] = SCORES, days: list[str] | None = DAYS, **changes: Any) -> GoodImages:
+    names = days or ["all"] * len(scores)
+    values: dict[str, Any] = {
+        "kind": "images",
+        "scores": tuple(scores),
+        "days": None if days is None else tuple(days),
+        "grouped_by": "date-in-name",
+        "groups": {name: names.count(name) for name in sorted(set(names))},
+    }
+    return GoodImages(**(values | changes))
+
+
+def propose(
+    images: GoodImages,
+    target: float = 0.05,
+    review: float | None = None,
+    past: Sequence[tuple[str, float, str]] = (),
+    in_force: float = math.inf,
+) -> Proposal:
+    def replay(recipe: Recipe) -> ReplayedVerdicts:
+        again = [(name, before, decide(score, recipe.thresholds).value) for name, score, before in past]
+        return summarise_replay([ChangedVerdict(id=name, before=before, after=after) for name, before, after in again])
+
+    return derive(
+        images,
+        Wish(target, review, 0.95, "Ada"),
+        proposal_id="p",
+        created_at=datetime(2026, 3, 3, tzinfo=UTC),
+        product="widget",
+        bundle_digest="d" * 64,
+        fail_in_force=in_force,
+        replay=replay,
+    )
+
+
+def test_images_that_fail_now_are_counted_in_a_note_and_not_left_out() -> None:
+    scores = sorted(good_images().scores)
+    limit = scores[-10]  # nine of 99 lie above it
+    proposal = propose(good_images(), in_force=limit)
+    (note,) = [note for note in proposal.notes if "fail by the threshold in force" in note]
+    assert note.startswith("9 of 99 images")
+    assert proposal.source.images == 99
+    assert not any("in force" in note for note in propose(good_images(), in_force=scores[-3]).notes)
+    card = GoodImages(**(vars(good_images()) | {"kind": "card"}))
+    assert not any("in force" in note for note in propose(card, in_force=limit).notes)
+
+
+def test_two_different_statements_are_made_about_the_rate() -> None:
+    rate = propose(good_images()).false_reject_rate
+
+    assert (rate.target, rate.certified, rate.expected) == (0.05, 0.05, 0.05)
+    assert rate.confident.confidence == 0.95
+    assert rate.confident.rate == pytest.approx(float(beta.ppf(0.95, 5, 95))), "Clopper-Pearson for 4 of 99"
+    assert rate.smallest_certifiable == 0.01
+
+
+def test_rate_that_needs_more_images_is_replaced_by_what_they_can_certify_and_said_so() -> None:
+    proposal = propose(good_images(), 0.001)
+
+    assert proposal.false_reject_rate.certified == pytest.approx(0.01)
+    assert proposal.thresholds.fail == 99.0
+    assert proposal.false_reject_rate.images_for_target == 999
+    assert any("999 would be needed" in note for note in proposal.notes)
+
+
+def test_bound_is_below_the_target_where_no_rank_fits_it_exactly() -> None:
+    rate = propose(good_images([float(value) for value in range(150)], None), 0.01).false_reject_rate
+
+    assert rate.certified == 0.01
+    assert rate.expected == pytest.approx(1 / 151)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"grouped_by": "none", "groups": {"all": 99}, "days": ("all",) * 99},
+        {"grouped_by": "captured-at", "groups": {"2026-03-01": 99}, "days": ("2026-03-01",) * 99},
+    ],
+    ids=["nothing-tells-days-apart", "a-single-day"],
+)
+def test_same_day_calibration_is_called_by_its_name(changes: dict[str, Any]) -> None:
+    proposal = propose(good_images(**changes))
+
+    assert proposal.source.one_session
+    assert any(note.startswith("Same-day calibration") for note in proposal.notes)
+
+
+def test_several_days_are_no_same_day_calibration() -> None:
+    proposal = propose(good_images(sorted(SCORES, key=lambda score: score * 37 % 99)))
+
+    assert not proposal.source.one_session
+    assert proposal.notes == []
+    assert [day.images for day in proposal.days] == [50, 49]
+    assert sum(day.above or 0 for day in proposal.days) == 4
+
+
+def test_day_that_differs_is_named_before_anything_is_applied() -> None:
+    proposal = propose(good_images())  # the second day's scores all lie above the first's
+
+    assert [day.differs for day in proposal.days] == [True, True]
+    assert any("2026-03-02" in note and "find out" in note for note in proposal.notes)
+
+
+def test_card_without_days_per_score_says_that_it_cannot_compare() -> None:
+    groups = {"mon": 50, "tue": 49}
+    proposal = propose(good_images(days=None, grouped_by="folder", groups=groups))
+
+    assert [(day.name, day.images, day.above) for day in proposal.days] == [("mon", 50, None), ("tue", 49, None)]
+    assert any("does not say which score" in note for note in proposal.notes)
+
+
+def test_card_with_days_compares_them() -> None:
+    card = tiny_card().model_copy(
+        update={
+            "groups": [group.model_copy(update={"name": name, "count": count}) for name, count in (("a", 50), ("b", 49))
+                       for group in tiny_card().groups],
+            "grouped_by": "folder",
+            "group_of_score": [place % 2 for place in range(99)],
+        }
+    )  # fmt: skip
+    proposal = propose(GoodImages.of_card(card))
+
+    assert [(day.name, day.images, day.differs) for day in proposal.days] == [("a", 50, False), ("b", 49, False)]
+
+
+def test_past_verdicts_are_decided_again() -> None:
+    past = (("3", 98.0, "pass"), ("2", 93.0, "fail"), ("1", 1.0, "pass"))
+    replayed = propose(good_images(), 0.05, 0.1, past).replayed
+
+    assert (replayed.inspections, replayed.changed_total) == (3, 2)
+    assert replayed.before == {"fail": 1, "pass": 2}
+    assert replayed.after == {"fail": 1, "pass": 1, "review": 1}
+    assert [(item.id, item.before, item.after) for item in replayed.changed] == [
+        ("3", "pass", "fail"),
+        ("2", "fail", "review"),
+    ]
+
+
+def test_impossible_review_rate_is_refused() -> None:
+    with pytest.raises(InvalidRecipe, match="smaller than the false-reject rate"):
+        propose(good_images(), 0.1, 0.05)
+
+
+@given(
+    st.lists(st.integers(0, 20).map(lambda value: value / 4), min_size=1, max_size=60).map(sorted),
+    st.integers(0, 24).map(lambda value: value / 4),
+    st.integers(1, 99).map(lambda value: value / 100),
+)
+def test_score_p_value_and_decision_of_an_applied_proposal_agree_at_every_boundary(
+    scores: list[float], score: float, target: float
+) -> None:
+    """Against the proposal's own good images, also where they are too few for the target."""
+    proposal = propose(good_images(scores, None, grouped_by="none", groups={"all": len(scores)}), target)
+    recipe = recipe_of(scores, proposal.false_reject_rate.certified, None, "p")
+    assert recipe.certified
+    assert recipe.target_false_reject_rate is not None
+    assert recipe.target_false_reject_rate == max(target, smallest_alpha(len(scores)))
+
+    fails = decide(score, recipe.thresholds) is Decision.FAIL
+
+    assert fails == (p_value(scores, score) <= recipe.target_false_reject_rate)

@@ -1,0 +1,86 @@
+"""N-Net: what is its own. What every method must do is in test_methods.py."""
+
+import pytest
+import torch
+
+from tests.training.methods.test_drd import batch_of, pictures
+from training.config import FitConfig
+from training.methods import build_method
+from training.methods.nnet import Adapter, NNet
+from training.pixels import in_chunks
+from training.teachers import random_teacher
+
+
+def build(**options: object) -> NNet:
+    torch.manual_seed(0)
+    config = FitConfig(method="nnet", input_size=64, options={"prototypes": 32, "floors": [0.3], **options})
+    method = build_method(config, [random_teacher("efficientnet_lite0")])
+    assert isinstance(method, NNet)
+    method.prepare(method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
+    return method
+
+
+@pytest.mark.parametrize("painted", [0, 2])
+def test_adapters_begin_at_the_teachers_features_and_learn_only_when_asked(painted: int) -> None:
+    learning, resting = build(adapt=True), build()
+    features = learning.frozen_features(torch.rand(2, 3, 64, 64))
+    for before, after in zip(features, learning.adapt(features), strict=True):
+        assert torch.equal(before, after)
+    losses = learning.training_step(batch_of(learning, painted))
+    assert "adapter" not in resting.training_step(batch_of(resting, painted))
+    # At first, features that have not moved cost nothing to keep; only painted ones are to be pushed.
+    assert (float(losses["adapter"].detach()) > 1e-3) == (painted > 0)
+    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    assert all(adapter.last.weight.grad is not None for adapter in learning.adapters if isinstance(adapter, Adapter))
+    assert not list(resting.adapters.parameters())
+
+
+def test_branches_never_see_past_the_code() -> None:
+    method = build()
+    method.eval()
+    features = method.scaler(method.frozen_features(torch.rand(1, 3, 96, 96)))
+    seen: list[torch.Size] = []
+    method.branches.code.register_forward_hook(lambda _m, _i, code: seen.append(code.shape))
+    constant = torch.zeros(())
+    method.branches.code.register_forward_hook(lambda _m, _i, code: code * constant)
+    reverse, forward = method.branches(features)
+    other_reverse, other_forward = method.branches([f.flip(3) for f in features])
+    assert seen[0][2:] == (2, 2)  # stride 32 of 64 pixels
+    # With the code silenced, every picture is answered alike: nothing else leads around it.
+    for mine, others in zip((*reverse, *forward), (*other_reverse, *other_forward), strict=True):
+        assert torch.equal(mine, others)
+
+
+def test_map_has_a_source_for_every_branch_and_level_and_the_query() -> None:
+    method = build()
+    method.eval()
+    method.consolidate(pictures(4), method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
+    method.calibrate(pictures(4, seed=1))
+    with torch.inference_mode():
+        shapes = [tuple(source.shape[2:]) for source in method.sources(torch.rand(1, 3, 96, 96))]
+        assert method.fused(torch.rand(1, 3, 96, 96)).shape == (1, 1, 12, 12)
+    # Branches and first query look at a copy of 64 x 64, the second query at the picture.
+    assert shapes == [(8, 8), (4, 4), (8, 8), (4, 4), (4, 4), (6, 6)]
+
+
+@pytest.mark.parametrize(("side", "reduced"), [(384, 256), (256, 160), (96, 64), (64, 32), (32, 32)])
+def test_reduced_copy_fits_the_branches_at_every_input_size(side: int, reduced: int) -> None:
+    method = build()
+    fine, coarse = method.frozen_features(torch.rand(1, 3, side, side))
+    assert fine.shape[2:] == (reduced // 8, reduced // 8)
+    assert coarse.shape[2:] == (reduced // 16, reduced // 16)
+
+
+def test_queries_remember_the_places_of_their_own_size() -> None:
+    method = build(prototypes=128)  # 6 x 16 places, all of them prototypes
+    method.eval()
+    images = pictures(6)
+    with torch.inference_mode():
+        method.consolidate(images, method.frozen_features(torch.cat(list(in_chunks(images)))))
+        queries = (method.query_reduced, method.query_whole)
+        for query in queries:
+            query.choose(0.3)
+        known, other = torch.cat(list(in_chunks(images))), torch.rand(1, 3, 64, 64)
+        for query, features in zip(queries, (method.frozen_features, method.levels), strict=True):
+            assert float(query(features(known)).max()) < 1e-4
+            assert float(query(features(other)).min()) > 5e-3

@@ -1,0 +1,193 @@
+"""Methods side by side: every method on every category with every seed, one table.
+
+Each cell of the comparison is a run of `training.pipeline.train`, from pictures to an evaluated bundle, with the last
+weights, in a folder of its own. A cell that is finished is never run again, one that was interrupted goes on from its
+checkpoint, and several processes that are started on the same folder share the work. A figure is in the table only
+when its cell is finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from service.bundle.bundle import Bundle
+from service.bundle.manifest import PRODUCT_NAME
+from service.inspection.heatmap import encode, render
+from service.inspection.inspector import Inspector
+from service.inspection.runtime.session import GraphSession, SessionOptions
+from service.recipes.recipe import Recipe
+from training.comparison.cells import Cell, Result, finished, write_result
+from training.comparison.tables import OVERLAYS, write_tables
+from training.config import FitConfig
+from training.dataset import TestImage, read_rgb, scan_test
+from training.errors import InvalidOption, NoImagesFound
+from training.evaluate import inspect_file
+from training.methods import build_method
+from training.pipeline import Reporter, Request, inspector_options, train
+from training.report import shrunk, write_report
+from training.teachers import random_teacher
+
+TIMED_RUNS = 40
+TIMED_THREADS = 2
+
+
+def categories_in(root: Path, chosen: Sequence[str] = ()) -> list[str]:
+    """Folders of a data root that hold a test split, or the chosen ones.
+
+    Raises:
+        NoImagesFound: There is none.
+        InvalidOption: A chosen one is no folder with a test split, or cannot be a product's name.
+    """
+    found = sorted(path.name for path in root.iterdir() if (path / "test").is_dir()) if root.is_dir() else []
+    for name in chosen:
+        if name not in found:
+            raise InvalidOption("A category", repr(name), f"a folder of {root} with train/good and test: {found}")
+    names = list(chosen) or found
+    if not names:
+        raise NoImagesFound(root, "folders with train/good and test", "check --data")
+    for name in names:
+        if not PRODUCT_NAME.fullmatch(name):
+            raise InvalidOption("A category", repr(name), "1 to 64 of a-z, 0-9, - and _ (it becomes a product)")
+    return names
+
+
+def compare(data: Path, cells: Sequence[Cell], out: Path, reporter: Callable[[Cell], Reporter]) -> dict[str, Result]:
+    """Run what is not finished and write the tables anew after every cell.
+
+    Args:
+        data: The folder of the categories.
+        cells: What to run.
+        out: Results, bundles, `comparison.md`, `.json` and `.html`.
+        reporter: Shows how far a cell is.
+
+    Returns:
+        The results by the cells' names.
+
+    Raises:
+        PlumblineError: Of a cell; what is finished stays.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for waiting in (False, True):  # first what nobody else is at, then wait for the others
+        for cell in cells:
+            with _claimed(out / f"{cell.name}.lock", wait=waiting) as ours:
+                if ours and finished(out, cell) is None:
+                    _run(data, cell, out, reporter(cell))
+                    write_tables(out, cells)
+    write_tables(out, cells)
+    return {cell.name: result for cell in cells if (result := finished(out, cell)) is not None}
+
+
+@contextmanager
+def _claimed(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether this process has the cell to itself; the claim ends with the block or with the process."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _run(data: Path, cell: Cell, out: Path, reporter: Reporter) -> None:
+    folder = out / cell.name
+    run_dir, source = folder / "run", data / cell.category
+    request = Request(
+        data=source,
+        product=cell.category,
+        models=folder / "models",
+        run_dir=run_dir,
+        config=cell.config,
+        resume=_same_run(run_dir, cell),
+        evaluate=True,
+    )
+    wall, cpu = time.monotonic(), time.process_time()
+    marks: list[tuple[float, float]] = []
+
+    class Timed:
+        """Notes when the training is over and the evaluation begins."""
+
+        def stage(self, title: str, total: int) -> Callable[[int, str], None]:
+            if title == "evaluate":
+                marks.append((time.monotonic() - wall, time.process_time() - cpu))
+            return reporter.stage(title, total)
+
+    trained = train(request, Timed())
+    assert trained.evaluation is not None  # it was asked for
+    inspector = Inspector.load(trained.bundle.path, inspector_options(cell.config.threads))
+    try:
+        write_report(trained.evaluation, inspector, folder / "report.html")
+        _draw_overlays(inspector, scan_test(source), folder)
+    finally:
+        inspector.close()
+    seconds, cpu_seconds = marks[0]
+    result = Result(
+        figures=trained.evaluation.figures,
+        train_seconds=round(seconds, 1),
+        cpu_seconds=round(cpu_seconds, 1),
+        parameters=_parameters(trained.bundle),
+        gmacs=round(_macs(cell.config) / 1e9, 3),
+        milliseconds=round(_milliseconds(trained.bundle), 2),
+        bundle=trained.bundle.path.relative_to(out).as_posix(),
+    )
+    write_result(out, cell, result)
+    shutil.rmtree(run_dir, ignore_errors=True)  # a checkpoint is of no use any more, and there may be a hundred
+
+
+def _same_run(run_dir: Path, cell: Cell) -> bool:
+    """Notes whose checkpoint the folder holds; whether it is this cell's, so that training may go on from it."""
+    note = run_dir / "cell.json"
+    same = note.is_file() and json.loads(note.read_text()) == cell.identity()
+    if not same:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        run_dir.mkdir(parents=True)
+        note.write_text(json.dumps(cell.identity()))
+    return same
+
+
+def _draw_overlays(inspector: Inspector, images: Sequence[TestImage], folder: Path) -> None:
+    """The first picture of some kinds of defects with its heatmap: the same pictures for every method."""
+    criteria = Recipe.default(inspector.card.scores).criteria
+    scale = inspector.heatmap_scale(criteria.thresholds)
+    first = {image.defect: image for image in reversed(images) if image.defective}
+    for number, (_, image) in enumerate(sorted(first.items())[:OVERLAYS]):
+        inspection = inspect_file(inspector, image.path, criteria)
+        overlay = render(read_rgb(image.path), inspection.anomaly_map, scale, inspection.regions)
+        (folder / f"overlay{number}.jpg").write_bytes(encode(shrunk(overlay), "image/jpeg", quality=85))
+
+
+def _parameters(bundle: Bundle) -> int:
+    graph = onnx.load_model_from_string(bundle.read_model()).graph
+    return int(sum(np.prod(tensor.dims) for tensor in graph.initializer))
+
+
+def _macs(config: FitConfig) -> float:
+    """Of one picture through an untrained copy: they do not depend on the weights."""
+    method = build_method(config, [random_teacher(name) for name in config.teachers]).eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        method(torch.zeros((1, config.input_size, config.input_size, 3), dtype=torch.uint8))
+    return counter.get_total_flops() / 2
+
+
+def _milliseconds(bundle: Bundle) -> float:
+    geometry = bundle.manifest.input
+    session = GraphSession(bundle.read_model(), SessionOptions(provider="cpu", threads=TIMED_THREADS))
+    picture = np.random.default_rng(0).integers(0, 256, (1, geometry.height, geometry.width, 3), dtype=np.uint8)
+    times = []
+    for _ in range(TIMED_RUNS):
+        started = time.perf_counter()
+        session.run(picture)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))

@@ -1,0 +1,54 @@
+"""Writes the sample pictures that `make demo` inspects: parts that are in no training folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import typer
+
+from training.demo.part import Defect, render_part
+
+# What is drawn, under which name, and with which seed beside the command's: chosen to look different.
+SAMPLES: tuple[tuple[str, Defect | None, int], ...] = (
+    ("good-1", None, 0),
+    ("good-2", None, 1),
+    ("good-3", None, 2),
+    ("scratch", "scratch", 3),
+    ("dent", "dent", 4),
+    ("stain", "stain", 5),
+    ("burr", "burr", 6),
+    ("missing-hole", "missing_hole", 7),
+)
+JPEG_QUALITY = 92  # as a camera would send it
+
+
+def write_samples(folder: Path, seed: int) -> list[Path]:
+    """Draws every sample as a 512 x 512 JPEG.
+
+    Args:
+        folder: Where to write; made if missing.
+        seed: Another seed draws other parts.
+
+    Returns:
+        The files, in the order of SAMPLES.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, defect, number in SAMPLES:
+        # Three words, the last out of reach of write_dataset's: no sample can be a training picture.
+        image, _ = render_part(np.random.default_rng([seed, number, 2**31]), defect)
+        path = folder / f"{name}.jpg"
+        _, data = cv2.imencode(path.suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        path.write_bytes(data.tobytes())
+        paths.append(path)
+    return paths
+
+
+def main(folder: Path, seed: Annotated[int, typer.Option(min=0)] = 1) -> None:
+    """Write the sample pictures of the demo product."""
+    write_samples(folder, seed)
+
+
+if __name__ == "__main__":
+    typer.run(main)
