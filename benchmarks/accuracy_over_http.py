@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from service.client import Client
+from plumbline_client import Client
 from training.dataset import TestImage, read_mask, scan_test
 from training.metrics import PixelScores, auroc, average_precision, f1_max
 

@@ -8,7 +8,7 @@ from hypothesis import settings
 from service.bundle.bundle import Bundle
 from tests.bundles import write_tiny_bundle
 
-pytest_plugins = ["tests.strict_skips"]
+pytest_plugins = ["tests.strict_skips", "tests.running_service"]
 
 # Properties are true or not; how long a busy machine takes over an example says nothing about them.
 settings.register_profile("plumbline", deadline=None)

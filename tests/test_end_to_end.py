@@ -22,9 +22,9 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from plumbline_client import Client
 from service.bundle.bundle import Bundle, newest_bundle
 from service.cli.demo import running_service
-from service.client import Client
 from training.cli.main import app as training_app
 from training.dataset import read_mask, scan_test
 from training.demo.part import write_dataset

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from service.client import Client, ServiceProblem
-from service.schemas.inspection import Inspection
-from service.schemas.product import Readiness
+from plumbline_client import Client, ServiceProblem
+from plumbline_client.schemas.inspection import Inspection
+from plumbline_client.schemas.product import Readiness
 from service.settings import PREFIX
 
 START_TIMEOUT_S = 120.0  # a cold disk and a slow CPU

@@ -17,7 +17,7 @@ from rich.table import Table
 from service.settings import PREFIX
 
 if TYPE_CHECKING:
-    from service.client import Client
+    from plumbline_client import Client
 
 app = typer.Typer(help="Look at and change recipes of a running service.", no_args_is_help=True)
 
@@ -38,7 +38,7 @@ LOCAL = "http://127.0.0.1:8000"
 def talking_to(url: str) -> Iterator[Client]:
     """A client whose failures are told in a sentence."""
     # Imported here so that `plumbline --help` does not wait for all that the client's answers are made of.
-    from service.client import Client, ServiceProblem
+    from plumbline_client import Client, ServiceProblem
 
     try:
         with Client(url) as client:

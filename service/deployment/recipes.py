@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session
 from service.bundle.bundle import Bundle
 from service.recipes.errors import InvalidRecipe
 from service.recipes.recipe import Recipe
+from service.schemas.common import SYSTEM_AUTHOR
 from service.store.errors import StoreUnavailable
 from service.store.models import RecipeRow
-from service.store.recipes import SYSTEM_AUTHOR, RecipeRevision, _revision, append_recipe, current_recipe
+from service.store.recipes import RecipeRevision, _revision, append_recipe, current_recipe
 
 
 def recipe_again(old: RecipeRevision, bundle: Bundle) -> Recipe:

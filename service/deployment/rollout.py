@@ -23,8 +23,8 @@ from service.deployment.errors import NothingToRollBackTo, ShadowRefused, Unknow
 from service.deployment.memory import return_freed_memory
 from service.deployment.registry import BrokenBundle, Registry
 from service.monitoring.metrics import Metrics
+from service.schemas.common import SYSTEM_AUTHOR
 from service.store.choices import BundleChoice
-from service.store.recipes import SYSTEM_AUTHOR
 
 log = structlog.get_logger(__name__)
 

@@ -10,8 +10,9 @@ Nothing heavy is imported here: recipes and the client know these names, too. `m
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
+
+from service.schemas.sections import InvalidReason as InvalidReason
 
 if TYPE_CHECKING:
     from service.bundle.card import QualityStatistics
@@ -22,17 +23,6 @@ CLIPPED_MARGIN = 0.05  # clipped pixels: twice the largest share, and at least t
 DETAIL_MARGIN = 0.25  # sharpness and contrast: a quarter of the smallest
 # Gray levels. Without calibration images: less is no picture of anything, but noise on a lid or a dark room.
 EMPTY_CONTRAST = 1.0
-
-
-class InvalidReason(StrEnum):
-    """Why a picture is not judged."""
-
-    UNDER_EXPOSED = "under-exposed"
-    OVER_EXPOSED = "over-exposed"
-    BLURRED = "blurred"
-    EMPTY_FRAME = "empty-frame"
-    FROZEN_FRAME = "frozen-frame"
-    WRONG_SIZE = "wrong-size"
 
 
 @dataclass(frozen=True)

@@ -4,81 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
-from service.bundle.card import CalibrationCard
 from service.inspection.calibration import certify_nearest, images_needed, smallest_alpha
 from service.inspection.capture_groups import summarise_days
-from service.proposals.records import (
+from service.proposals.records import GoodImages, Wish
+from service.recipes.recipe import Recipe
+from service.schemas.proposal import (
+    MAX_CHANGED_LISTED,
     ChangedVerdict,
     ConfidentRate,
     FalseRejectRate,
-    Grouping,
     Proposal,
     ProposalDay,
     ProposalSource,
     ProposedThresholds,
     ReplayedVerdicts,
-    SourceKind,
 )
-from service.recipes.recipe import Recipe
 
-MAX_CHANGED_LISTED = 500
 SUSPICIOUS_SHARE = 0.05  # of the images declared good, above the fail threshold in force: then a note says so
-
-
-@dataclass(frozen=True)
-class GoodImages:
-    """Scores of good images on one bundle's scale.
-
-    Attributes:
-        kind: Where they come from.
-        scores: Raw image scores, in any order.
-        days: The day or folder of each; None where that is not known.
-        grouped_by: What told the days apart.
-        groups: Name and number of images of every day.
-        duplicates: Images left out.
-        measured: Images that were measured now.
-        not_judged: Names of pictures that were left out because the line would not judge them.
-    """
-
-    kind: SourceKind
-    scores: tuple[float, ...]
-    days: tuple[str, ...] | None
-    grouped_by: Grouping
-    groups: dict[str, int]
-    duplicates: int = 0
-    measured: int = 0
-    not_judged: tuple[str, ...] = ()
-
-    @classmethod
-    def of_card(cls, card: CalibrationCard) -> GoodImages:
-        """The images that the bundle was calibrated on."""
-        groups = {group.name: group.count for group in card.groups}
-        days = None if card.days is None else tuple(card.days)
-        return cls("card", tuple(card.scores), days, card.grouped_by, groups)
-
-    @property
-    def one_session(self) -> bool:
-        return self.grouped_by == "none" or len(self.groups) < 2
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a proposal is asked for.
-
-    Attributes:
-        target: At most this share of good parts may fail, in (0, 1).
-        review_rate: At most this share may lie above the review threshold; None as `Recipe.for_rates`.
-        confidence: Of the bound for the images at hand, in (0, 1).
-        author: Who asks.
-    """
-
-    target: float
-    review_rate: float | None
-    confidence: float
-    author: str
 
 
 def recipe_of(scores: Sequence[float], certified: float, review_rate: float | None, proposal_id: str) -> Recipe:

@@ -1,36 +1,27 @@
-"""The parts of a recipe beside its thresholds: each a value of its own, with a default that changes nothing.
+"""The sections of a recipe beside its thresholds, with the rules that their values must keep.
 
-A new part is a model here, a field of `RecipeParts` and one of `RecipeChange` in `service/schemas/recipe.py`. The
-client uses these classes too, so nothing heavy is imported here.
+The fields are declared in `service.schemas.sections`. Here stands what depends on several of them or on what this
+service can read, and what a section means for an inspection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from service.errors import InvalidRequest
 from service.inspection.decoding.pixel_formats import PIXEL_FORMATS, PixelRules, RawLayout
 from service.inspection.errors import PixelMismatch, UnknownPixelFormat
 from service.inspection.quality import InvalidReason
 from service.inspection.quality import QualityLimits as Limits
-
-MAX_COORDINATE_PX = 65_535
-
-
-class Part(BaseModel):
-    """Base of every part: immutable, and what it does not know it refuses."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-Coordinate = Annotated[float, Field(ge=0, le=MAX_COORDINATE_PX)]
-Point = tuple[Coordinate, Coordinate]
+from service.schemas import sections
+from service.schemas.sections import Keep as Keep
+from service.schemas.sections import Point, RegionSetting
 
 
 def _require_simple(polygon: tuple[Point, ...]) -> tuple[Point, ...]:
@@ -76,42 +67,11 @@ def _crossing(points: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -
     return None if not found.size else (int(found[0].min()), int(found[0].max()))
 
 
-Polygon = Annotated[
-    tuple[Point, ...],
-    Field(min_length=3, max_length=256, examples=[[[0, 0], [640, 0], [640, 480], [0, 480]]]),
-    AfterValidator(_require_simple),
-]
-Polygons = Annotated[tuple[Polygon, ...], Field(max_length=64)]
+Polygons = Annotated[tuple[Annotated[sections.Polygon, AfterValidator(_require_simple)], ...], Field(max_length=64)]
 
 
-class RegionSetting(Part):
-    """Which regions count. A part only fails, or needs review, when a region above that threshold counts; so a filter
-    makes verdicts milder, never harsher. Regions are merged first, then filtered, then counted.
-    """
-
-    merge_distance_px: float = Field(
-        default=0, ge=0, le=MAX_COORDINATE_PX, description="Pieces with at most so many pixels between them are one."
-    )
-    border_margin_px: float = Field(
-        default=0,
-        ge=0,
-        le=MAX_COORDINATE_PX,
-        description="A region that lies as a whole nearer than this to the picture's edge does not count.",
-    )
-    min_area_px: float = Field(default=0, ge=0, description="A smaller region does not count.")
-    min_peak: float | None = Field(
-        default=None, description="A region whose highest map value is lower does not count; null: any counts."
-    )
-    max_count: int = Field(
-        default=50, ge=1, le=500, description="Most regions to report, strongest first. Drops none from the verdict."
-    )
-
-
-class HeatmapSetting(Part):
-    """The ends of the heatmap's scale, as values of the anomaly map. They change colours, never verdicts."""
-
-    low: float | None = Field(default=None, description="No colour up to here; null: the median of good maps.")
-    high: float | None = Field(default=None, description="Yellow here, red beyond; null: the fail threshold.")
+class HeatmapSetting(sections.HeatmapSetting):
+    """The ends of the heatmap's scale, in the right order."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -120,24 +80,8 @@ class HeatmapSetting(Part):
         return self
 
 
-class PixelSetting(Part):
-    """What the camera sends. Nothing of it is ever guessed from a picture."""
-
-    pixel_format: str | None = Field(
-        default=None, description="PFNC name of the camera's format, such as Mono12p; a camera buffer must have it."
-    )
-    bit_depth: int | None = Field(
-        default=None,
-        ge=8,
-        le=16,
-        description="Significant bits of a sample; null: those of the pixel format, else of the file.",
-    )
-    black_level: int | None = Field(default=None, ge=0, le=65534, description="Sample that becomes 0; null: 0.")
-    white_level: int | None = Field(
-        default=None, ge=1, le=65535, description="Sample that becomes 255; null: the largest of the bit depth."
-    )
-    width: int | None = Field(default=None, ge=1, le=65535, description="Expected width, in pixels.")
-    height: int | None = Field(default=None, ge=1, le=65535, description="Expected height, in pixels.")
+class PixelSetting(sections.PixelSetting):
+    """What the camera sends, in a format that this service reads."""
 
     @field_validator("pixel_format")
     @classmethod
@@ -198,31 +142,8 @@ class PixelSetting(Part):
         return PixelRules(layout, self.depth, self.black_level or 0, self.white_level)
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-GrayLevel = Annotated[float, Field(ge=0, le=255)]
-
-
-class QualityLimits(Part):
-    """When a picture is not worth a verdict. null: the limit that the bundle's calibration images give."""
-
-    min_brightness: GrayLevel | None = Field(default=None, description="Mean gray level; darker is under-exposed.")
-    max_brightness: GrayLevel | None = Field(default=None, description="Mean gray level; brighter is over-exposed.")
-    max_dark_share: Share | None = Field(default=None, description="Share of black pixels; more is under-exposed.")
-    max_bright_share: Share | None = Field(default=None, description="Share of saturated pixels; more is over-exposed.")
-    min_sharpness: float | None = Field(
-        default=None, ge=0, description="Variance of the Laplacian at the network's size; less is blurred."
-    )
-    min_contrast: float | None = Field(
-        default=None, ge=0, description="Standard deviation of the gray levels; less is an empty frame."
-    )
-    frozen_after: int | None = Field(
-        default=None,
-        ge=2,
-        le=1_000_000,
-        description="This many pictures in a row that are equal byte by byte, from one station, are a frozen camera; "
-        "null: not checked.",
-    )
-    off: list[InvalidReason] = Field(default=[], description="Checks that are switched off.")
+class QualityLimits(sections.QualityLimits):
+    """When a picture is not worth a verdict."""
 
     def combine(self, bundle: Limits, pixels: PixelSetting) -> Limits:
         """The limits in force: what is set here, for the rest what the bundle gives, less what is switched off.
@@ -250,31 +171,15 @@ _MEASURED = (
 )  # fmt: skip
 
 
-class Keep(Part):
-    """How long images and maps of one decision are kept. What exceeds either limit goes; the records stay."""
-
-    days: float | None = Field(default=None, gt=0, le=36_500, description="So many days; null: for ever.")
-    count: int | None = Field(default=None, ge=0, description="The newest so many; null: any number.")
-
-
-DecisionName = Literal["pass", "review", "fail", "invalid"]
-Retention = dict[DecisionName, Keep]
-
-
-class RecipeParts(Part):
+class RecipeParts(sections.RecipeParts):
     """Everything in a recipe that is not a threshold."""
 
-    roi: Polygons = Field(
-        default=(), description="Only what lies in one of these polygons is judged; none: everything. Camera pixels."
-    )
-    ignore: Polygons = Field(default=(), description="Nothing in one of these polygons is judged. Camera pixels.")
-    regions: RegionSetting = Field(default=RegionSetting(), description="Which regions count.")
-    heatmap: HeatmapSetting = Field(default=HeatmapSetting(), description="The heatmap's scale.")
-    pixels: PixelSetting = Field(default=PixelSetting(), description="What the camera sends.")
-    quality: QualityLimits = Field(default=QualityLimits(), description="When a picture is not worth a verdict.")
-    retention: Retention = Field(
-        default={}, description="How long images and maps are kept, by decision; what is not named is kept for ever."
-    )
+    roi: Polygons = ()
+    ignore: Polygons = ()
+    regions: RegionSetting = RegionSetting()
+    heatmap: HeatmapSetting = HeatmapSetting()
+    pixels: PixelSetting = PixelSetting()
+    quality: QualityLimits = QualityLimits()
 
 
 def levels(parts: RecipeParts) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from service.store.recipes import SYSTEM_AUTHOR
+SYSTEM_AUTHOR = "plumbline"
+"""Stands for the service itself in histories; no person may sign with it."""
+
 
 # No control characters: these texts go into logs, headers, databases and spreadsheets.
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]

@@ -7,11 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.inspection.quality import InvalidReason
-from service.recipes.sections import (
-    DecisionName,
-)
 from service.schemas.common import Answer
+from service.schemas.sections import DecisionName, InvalidReason
 
 
 class Region(Answer):

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from service.recipes.sections import (
+from service.schemas.common import Answer, Author, Label, Sentence
+from service.schemas.sections import (
     DecisionName,
     HeatmapSetting,
     Keep,
@@ -17,7 +18,6 @@ from service.recipes.sections import (
     RecipeParts,
     RegionSetting,
 )
-from service.schemas.common import Answer, Author, Label, Sentence
 
 
 class RecipeValues(RecipeParts):

@@ -37,9 +37,10 @@ from service.inspection.errors import (
 from service.inspection.inspector import Inspector, Picture
 from service.inspection.quality import find_objections
 from service.inspection.regions import NO_FILTER
-from service.proposals.derive import GoodImages, Wish, derive, summarise_replay
-from service.proposals.records import ChangedVerdict, Proposal, ReplayedVerdicts
+from service.proposals.derive import derive, summarise_replay
+from service.proposals.records import GoodImages, Wish
 from service.recipes.recipe import Recipe
+from service.schemas.proposal import MAX_GOOD_IMAGES, ChangedVerdict, Proposal, ReplayedVerdicts
 from service.serving.batch import Frame
 from service.serving.errors import ProposalsBusy
 from service.store.errors import ArtefactGone, NotJudged
@@ -49,7 +50,6 @@ from service.store.models import InspectionRow
 from service.store.proposals import StoredProposal, add_proposal
 from service.store.store import Store
 
-MAX_GOOD_IMAGES = 5000
 _PATIENCE = 20
 _UNUSABLE = (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, PixelMismatch, BufferSizeMismatch)
 

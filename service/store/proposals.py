@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from service.bundle.bundle import Bundle
 from service.proposals.derive import recipe_of
 from service.proposals.errors import ProposalOutdated, UnknownProposal
-from service.proposals.records import Proposal
 from service.recipes.recipe import Recipe
+from service.schemas.proposal import Proposal
 from service.store.errors import StoreUnavailable
 from service.store.models import ProposalRow
 

@@ -15,7 +15,6 @@ from service.recipes.recipe import Recipe
 from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
 from service.store.models import RecipeRow
 
-SYSTEM_AUTHOR = "plumbline"
 _ATTEMPTS = 50  # each failed one means that somebody else got through
 
 

@@ -30,14 +30,22 @@ from service.errors import (
 )
 from service.inspection.errors import ScoreNotFinite
 from service.proposals.errors import UnknownProposal
-from service.proposals.records import Proposal
+from service.proposals.records import Wish
 from service.recipes.errors import InvalidRecipe
-from service.schemas.proposal import ProposalPage, ProposalRequest, UploadWish
+from service.schemas.proposal import (
+    InspectionSelection,
+    Proposal,
+    ProposalPage,
+    ProposalRequest,
+    ProposalWish,
+    UploadWish,
+)
 from service.serving.batch import Frame
 from service.serving.errors import ProposalsBusy
 from service.serving.proposer import Wanted
 from service.serving.records import PartRecord
 from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection
+from service.store.inspections import Selection
 from service.store.proposals import get_proposal, list_proposals
 from service.untrusted_zip import MEDIA_TYPE as ZIP
 
@@ -100,16 +108,16 @@ async def propose(request: Request, product: ProductPath, line: LineDep, propose
         raise UnsupportedMediaType(content_type or None, _MEDIA_TYPES)
     if media_type == "application/json":
         body = read_as(ProposalRequest, await receive_json(request, line.settings.body_timeout_s), "body")
-        selection = None if body.inspections is None else body.inspections.selection()
+        selection = None if body.inspections is None else _selection(body.inspections)
         with proposer.turn():
-            proposal = await proposer.propose(active, Wanted(body.wish(), body.replay, selection))
+            proposal = await proposer.propose(active, Wanted(_wish(body), body.replay, selection))
     else:
         query = read_as(UploadWish, dict(request.query_params), "query")
         source = PictureSource(request, line.settings, Frame(b"", PartRecord()))
         with proposer.turn():
             frames = source.zipped() if media_type == ZIP else source.form(content_type)
             async with aclosing(frames):
-                proposal = await proposer.propose_from(active, Wanted(query.wish(), query.replay), frames)
+                proposal = await proposer.propose_from(active, Wanted(_wish(query), query.replay), frames)
     headers = {"Location": f"/v1/products/{product}/proposals/{proposal.id}"}
     return Response(proposal.model_dump_json(), 201, headers, "application/json")
 
@@ -148,3 +156,11 @@ def read_proposal(product: ProductPath, proposal_id: ProposalPath, line: LineDep
 def _know(known: frozenset[str], product: str) -> None:
     if product not in known:
         raise UnknownProduct(product, known)
+
+
+def _wish(wanted: ProposalWish) -> Wish:
+    return Wish(wanted.target_false_reject_rate, wanted.review_rate, wanted.confidence, wanted.author)
+
+
+def _selection(selected: InspectionSelection) -> Selection:
+    return Selection(None if selected.ids is None else tuple(selected.ids), selected.since, selected.until)

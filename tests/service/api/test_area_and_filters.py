@@ -13,7 +13,7 @@ import pytest
 from service.inspection.inspector import Inspector
 from service.recipes.recipe import Recipe
 from tests.bundles import part
-from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, RunningService, Serve, encode
 
 RECIPE = "/v1/products/widget/recipe"
 REVISIONS = f"{RECIPE}/revisions"

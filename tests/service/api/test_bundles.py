@@ -22,9 +22,9 @@ from service.bundle.writer import write_bundle
 from service.errors import ShuttingDown
 from service.schemas.bundle import Activation, BundleList, BundleRecord, ChoiceHistory
 from tests.bundles import SCORES, tiny_card, tiny_draft, tiny_golden, tiny_model, write_tiny_bundle
+from tests.running_service import BAD, GOOD, RunningService, Serve
 from tests.service.api.test_health import value
 from tests.service.bundle.test_archive import zipped
-from tests.service.conftest import BAD, GOOD, RunningService, Serve
 
 PRODUCT = "/v1/products/widget"
 WHO = {"author": "Ada", "reason": "it misses fewer scratches"}

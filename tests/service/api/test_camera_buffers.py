@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from service.client import CameraBuffer, Client, ServiceProblem
+from plumbline_client import CameraBuffer, Client, ServiceProblem
 from tests.bundles import SIZE, part
-from tests.service.conftest import INSPECT, RunningService, Serve
+from tests.running_service import INSPECT, RunningService, Serve
 from tests.service.inspection.decoding.test_samples import pack_p
 from tests.service.inspection.decoding.test_tiff import tiff
 from tests.serving import service_process

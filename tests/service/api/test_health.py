@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.bundle.bundle import Bundle
 from service.schemas.product import Readiness
 from tests.bundles import write_tiny_bundle
-from tests.service.conftest import BAD, GOOD, RunningService, Serve
+from tests.running_service import BAD, GOOD, RunningService, Serve
 
 NEWER = datetime(2026, 2, 1, tzinfo=UTC)
 

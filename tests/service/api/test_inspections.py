@@ -15,7 +15,7 @@ from service.inspection.inspector import Inspector
 from service.recipes.recipe import Recipe
 from service.schemas.inspection import Inspection, InspectionPage
 from tests.bundles import SIZE, part
-from tests.service.conftest import BAD, GOOD, INSPECT, RunningService, encode
+from tests.running_service import BAD, GOOD, INSPECT, RunningService, encode
 
 
 def test_good_part_passes_and_says_what_the_verdict_rests_on(service: RunningService, tiny_bundle: Bundle) -> None:

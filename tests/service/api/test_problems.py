@@ -23,7 +23,7 @@ from service.app import begin_drain
 from service.schemas.problem import TYPE_PREFIX
 from service.store.errors import StoreUnavailable
 from tests.bundles import part, write_tiny_bundle
-from tests.service.conftest import BOMB, GOOD, INSPECT, RunningService, Serve, encode
+from tests.running_service import BOMB, GOOD, INSPECT, RunningService, Serve, encode
 
 
 def zip_of(count: int) -> bytes:

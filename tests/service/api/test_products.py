@@ -13,7 +13,7 @@ from service.bundle.bundle import Bundle
 from service.schemas.product import Product
 from service.schemas.recipe import RecipeHistory, RecipeRecord
 from tests.bundles import part
-from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, RunningService, Serve, encode
 
 RECIPE = "/v1/products/widget/recipe"
 REVISIONS = f"{RECIPE}/revisions"

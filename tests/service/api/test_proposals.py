@@ -13,12 +13,12 @@ import httpx
 import numpy as np
 import pytest
 
+from plumbline_client import Client
 from service.bundle.bundle import Bundle
-from service.client import Client
 from service.inspection.calibration import p_value
-from service.proposals.records import Proposal
+from service.schemas.proposal import Proposal
 from tests.bundles import SCORES, part, write_tiny_bundle
-from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, RunningService, Serve, encode
 
 PROPOSE = "/v1/products/widget/thresholds:propose"
 PROPOSALS = "/v1/products/widget/proposals"

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pytest
 from typer.testing import CliRunner
 
+from plumbline_client import Client
 from service.cli.main import app
-from service.client import Client
 from tests.bundles import SIZE, tiny_quality, write_tiny_bundle
+from tests.running_service import INSPECT, RunningService, encode, run_service
 from tests.service.api.test_problems import assert_problem
-from tests.service.conftest import INSPECT, RunningService, encode, run_service
 from tests.serving import service_process
 
 WHO = {"author": "a", "reason": "b"}

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.client import Client
+from plumbline_client import Client
 from tests.bundles import SCORES, tiny_draft, write_tiny_bundle
-from tests.service.conftest import BAD, RunningService, Serve
+from tests.running_service import BAD, RunningService, Serve
 
 RECIPE = "/v1/products/widget/recipe"
 REVISIONS = f"{RECIPE}/revisions"

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from plumbline_client import Client
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import InputGeometry, Tiling
 from service.cli.main import app
-from service.client import Client
 from service.deployment.replay import Replay, Said
 from service.schemas.bundle import ReplayRecord
 from tests.bundles import SIZE, part, write_tiny_bundle
+from tests.running_service import BAD, GOOD, RunningService, Serve, encode
 from tests.service.api.test_bundles import PRODUCT, WHO, activate, make_bundle
 from tests.service.api.test_camera_buffers import BAD12, HEADERS
 from tests.service.api.test_shadow import wait_for
-from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
 from tests.service.inspection.decoding.test_samples import pack_p
 
 LAX = {"fail_threshold": 10.0, "review_threshold": 9.0}

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service.conftest import BAD, GOOD, RunningService, Serve
+from tests.running_service import BAD, GOOD, RunningService, Serve
 
 RECIPE = "/v1/products/widget/recipe"
 WHO = {"author": "Ada", "reason": "the disk is small"}

@@ -12,16 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
+from plumbline_client import Client
 from service.bundle.bundle import Bundle
-from service.client import Client
 from service.deployment.shadow import QUEUE_LIMIT
 from service.schemas.bundle import ComparisonRecord
 from service.store.ids import parse_id
 from service.store.inspections import get_inspection
 from tests.bundles import SCORES, part, write_tiny_bundle
+from tests.running_service import BAD, GOOD, RunningService, Serve, encode
 from tests.service.api.test_bundles import FIRST_DAY, PRODUCT, WHO, activate, listed, make_bundle
 from tests.service.api.test_health import value
-from tests.service.conftest import BAD, GOOD, RunningService, Serve, encode
 
 BLACK = encode(part(brightness=0))
 

@@ -19,11 +19,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from service.client import AsyncClient, CameraBuffer, Client, ServiceProblem, StreamClosed
+from plumbline_client import AsyncClient, CameraBuffer, Client, ServiceProblem, StreamClosed
 from service.serving.batch import IN_FLIGHT
 from tests.bundles import SIZE
+from tests.running_service import BAD, GOOD, INSPECT, encode
 from tests.service.api.test_camera_buffers import BAD12, GOOD12
-from tests.service.conftest import BAD, GOOD, INSPECT, encode
 from tests.service.inspection.decoding.test_samples import pack_p
 from tests.serving import ServiceProcess, service_process
 

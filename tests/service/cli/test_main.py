@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from service.bundle.bundle import Bundle
 from service.cli.main import app
 from tests.bundles import part, write_tiny_bundle
-from tests.service.conftest import BAD, GOOD, Serve, encode
+from tests.running_service import BAD, GOOD, Serve, encode
 
 
 def run(*arguments: str | Path) -> Result:

@@ -24,7 +24,7 @@ from service.inspection.runtime.session import SessionOptions
 from service.inspection.tiling import ALIGNMENT_PX, Blend, cut, infer_tiles, lay_grid, lay_out
 from service.recipes.recipe import Recipe
 from tests.bundles import CELL, SIZE, part, tiny_draft, write_tiny_bundle
-from tests.service.conftest import encode
+from tests.running_service import encode
 
 TILED = InputGeometry(height=SIZE, width=SIZE, tiling=Tiling(overlap=16))
 OPTIONS = InspectorOptions(session=SessionOptions(provider="cpu", threads=1), batching=BatchingOptions(max_batch=4))

@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 
 from benchmarks.swap_under_load import memory_growth, mixtures, replay_all, swap_under_load, write_tiny_pair
+from plumbline_client import Client
 from service.bundle.archive import write_archive
-from service.client import Client
 from tests.bundles import write_tiny_bundle
-from tests.service.conftest import BAD, GOOD
+from tests.running_service import BAD, GOOD
 from tests.serving import ROOT, service_process
 
 CPU = {"provider": "cpu"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 
-from service.client import Client
-from tests.service.conftest import BAD, GOOD
+from plumbline_client import Client
+from tests.running_service import BAD, GOOD
 from tests.serving import service_process
 
 CPU = {"provider": "cpu"}

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service.conftest import BAD, GOOD, INSPECT, encode
+from tests.running_service import BAD, GOOD, INSPECT, encode
 from tests.serving import ServiceProcess, service_process
 
 CLIENTS = 8

@@ -11,7 +11,7 @@ import numpy as np
 
 from service.bundle.manifest import InputGeometry, Tiling
 from tests.bundles import CELL, SIZE, part, write_tiny_bundle
-from tests.service.conftest import INSPECT, encode
+from tests.running_service import INSPECT, encode
 from tests.serving import service_process
 
 GIGABYTE = 10**9

@@ -12,10 +12,11 @@ from scipy.stats import beta
 
 from service.inspection.calibration import p_value, smallest_alpha
 from service.inspection.decision import Decision, decide
-from service.proposals.derive import GoodImages, Wish, derive, recipe_of, summarise_replay
-from service.proposals.records import ChangedVerdict, Proposal, ReplayedVerdicts
+from service.proposals.derive import derive, recipe_of, summarise_replay
+from service.proposals.records import GoodImages, Wish
 from service.recipes.errors import InvalidRecipe
 from service.recipes.recipe import Recipe
+from service.schemas.proposal import ChangedVerdict, Proposal, ReplayedVerdicts
 from tests.bundles import tiny_card
 
 SCORES = [float(value) for value in range(1, 100)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from service.client_calls import Call
-from service.schemas.recipe import RecipeDiff, RecipeHistory, RecipeRecord
+from plumbline_client.calls import Call
+from plumbline_client.schemas.recipe import RecipeDiff, RecipeHistory, RecipeRecord
 
 _TOML = {"accept": "application/toml"}
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from service.client_calls import Call
-from service.schemas.bundle import Activation, BundleList, BundleRecord, ChoiceRecord, ComparisonRecord, ReplayRecord
+from plumbline_client.calls import Call
+from plumbline_client.schemas.bundle import (
+    Activation,
+    BundleList,
+    BundleRecord,
+    ChoiceRecord,
+    ComparisonRecord,
+    ReplayRecord,
+)
 
 
 class BundleCalls:

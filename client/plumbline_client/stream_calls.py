@@ -14,9 +14,9 @@ from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as connect_sync
 
-from service.client_calls import CameraBuffer
-from service.client_errors import ServiceProblem, StreamClosed
-from service.schemas.stream import TOLD, Ready, StreamFailure, StreamResult
+from plumbline_client.calls import CameraBuffer
+from plumbline_client.errors import ServiceProblem, StreamClosed
+from plumbline_client.schemas.stream import TOLD, Ready, StreamFailure, StreamResult
 
 NORMAL = 1000
 _END = json.dumps({"type": "end"})

@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
-from service.client import AsyncClient, Client, ServiceProblem
-from tests.service.conftest import BAD, GOOD, RunningService, Serve
+from plumbline_client import AsyncClient, Client, ServiceProblem
+from tests.running_service import BAD, GOOD, RunningService, Serve
 
 
 def test_client_gets_typed_results(serve: Serve) -> None:

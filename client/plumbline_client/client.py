@@ -1,7 +1,7 @@
 """The Python client of the service, sync and async.
 
 ```python
-from service.client import Client
+from plumbline_client import Client
 
 with Client("http://127.0.0.1:8000") as line:
     verdict = line.inspect("washer", Path("part.jpg").read_bytes(), part_id="4711")
@@ -28,8 +28,8 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from service.client_bundles import AsyncBundleCalls, BundleCalls
-from service.client_calls import (
+from plumbline_client.bundle_calls import AsyncBundleCalls, BundleCalls
+from plumbline_client.calls import (
     Call,
     HeatmapFormat,
     batch_call,
@@ -39,16 +39,16 @@ from service.client_calls import (
     page_call,
     propose_call,
 )
-from service.client_calls import CameraBuffer as CameraBuffer  # part of the client's face
-from service.client_errors import ServiceProblem as ServiceProblem
-from service.client_errors import StreamClosed as StreamClosed
-from service.client_recipes import AsyncRecipeCalls, RecipeCalls
-from service.client_stream import AsyncStreamCalls, StreamCalls
-from service.proposals.records import Proposal
-from service.recipes.sections import DecisionName
-from service.schemas.batch import BatchAnswer
-from service.schemas.inspection import Inspection, InspectionPage
-from service.schemas.product import Product, ProductList, Readiness
+from plumbline_client.calls import CameraBuffer as CameraBuffer  # part of the client's face
+from plumbline_client.errors import ServiceProblem as ServiceProblem
+from plumbline_client.errors import StreamClosed as StreamClosed
+from plumbline_client.recipe_calls import AsyncRecipeCalls, RecipeCalls
+from plumbline_client.schemas.batch import BatchAnswer
+from plumbline_client.schemas.inspection import Inspection, InspectionPage
+from plumbline_client.schemas.product import Product, ProductList, Readiness
+from plumbline_client.schemas.proposal import Proposal
+from plumbline_client.schemas.sections import DecisionName
+from plumbline_client.stream_calls import AsyncStreamCalls, StreamCalls
 
 Float32Map = npt.NDArray[np.float32]
 DEFAULT_TIMEOUT_S = 30.0

@@ -1,0 +1,17 @@
+"""Python client of the Plumbline inspection service.
+
+Example:
+    ```python
+    from plumbline_client import Client
+
+    with Client("http://127.0.0.1:8000") as plumbline:
+        inspection = plumbline.inspect("washer", Path("part.jpg").read_bytes(), part_id="4711")
+        print(inspection.decision, inspection.score)
+    ```
+"""
+
+from plumbline_client.calls import CameraBuffer
+from plumbline_client.client import AsyncClient, Client
+from plumbline_client.errors import ServiceProblem, StreamClosed
+
+__all__ = ["AsyncClient", "CameraBuffer", "Client", "ServiceProblem", "StreamClosed"]
