@@ -2,7 +2,7 @@
 # Stamp files in it tell what it holds, so that nothing is installed twice and a changed
 # pyproject.toml or constraints.txt installs again:
 #   base  the service alone, without torch       train  and training
-#   solar the pictures of `make demo-train`        full   and the tests
+#   solar the images of `make demo-train`        full   and the tests
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -36,7 +36,7 @@ $(VENV)/stamp-train: $(VENV)/stamp-base
 	@touch $@
 
 $(VENV)/stamp-solar: $(VENV)/stamp-train
-	@echo 'Installing elpv-dataset: pictures under CC BY-NC-SA 4.0, for trying this out, not for commercial use.'
+	@echo 'Installing elpv-dataset: images under CC BY-NC-SA 4.0, for trying this out, not for commercial use.'
 	@$(PIP) --editable '.[train,demo]'
 	@touch $@
 
@@ -47,10 +47,10 @@ $(VENV)/stamp-full: $(VENV)/stamp-train
 
 # --- see it work --------------------------------------------------------------------------------------------
 
-demo: $(VENV)/stamp-base ## inspect the shipped sample pictures with the shipped model (KEEP=1 keeps the service running)
+demo: $(VENV)/stamp-base ## inspect the shipped sample images with the shipped model (KEEP=1 keeps the service running)
 	$(BIN)/python -m service.cli.demo --models $(MODELS) $(if $(KEEP),--keep)
 
-demo-train: $(VENV)/stamp-solar ## the whole way on real pictures of solar cells: train, evaluate, serve, heatmaps
+demo-train: $(VENV)/stamp-solar ## the whole way on real images of solar cells: train, evaluate, serve, heatmaps
 	$(BIN)/python -m training.demo.elpv $(if $(KEEP),--keep)
 
 serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables say otherwise
@@ -73,7 +73,7 @@ demo-bundle: $(VENV)/stamp-train ## draw the demo parts again and train the ship
 	$(MAKE) images
 	@du -sh models/washer
 
-images: $(VENV)/stamp-train ## draw the README's pictures again with the shipped model
+images: $(VENV)/stamp-train ## draw the README's images again with the shipped model
 	$(BIN)/python -m benchmarks.readme_images --models models --samples docs/samples --out docs/images
 
 constraints: $(VENV)/stamp-full $(VENV)/stamp-solar ## pin what this environment holds (after upgrading something in it and testing)

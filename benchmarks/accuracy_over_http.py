@@ -1,4 +1,4 @@
-"""Accuracy as a line would get it: every test picture is posted to a running service, its map fetched back.
+"""Accuracy as a line would get it: every test image is posted to a running service, its map fetched back.
 
     plumbline serve --models MODELS &
     python -m benchmarks.accuracy_over_http --data DIR --product NAME [--url http://127.0.0.1:8000] [--out FILE.json]
@@ -26,12 +26,12 @@ console = Console()
 
 
 def measure(client: Client, product: str, images: list[TestImage]) -> dict[str, Any]:
-    """Post every picture, fetch every map.
+    """Post every image, fetch every map.
 
     Args:
         client: Of the running service.
         product: Which product it shows.
-        images: Good and defective pictures, both at least once.
+        images: Good and defective images, both at least once.
     """
     scores, verdicts, pixels, timings = [], Counter[tuple[bool, str]](), PixelScores(), []
     version = ""
@@ -77,7 +77,7 @@ def main(
     url: Annotated[str, typer.Option(help="Where the service listens.")] = "http://127.0.0.1:8000",
     out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
 ) -> None:
-    """Measure a running service on pictures whose truth is known."""
+    """Measure a running service on images whose truth is known."""
     with Client(url) as client:
         figures = measure(client, product, scan_test(data))
     table = Table("figure", "value")

@@ -53,7 +53,7 @@ def measure(bundle: Bundle, *, threads: int, rounds: int, batch: int) -> dict[st
         bundle: Whose graph and teachers.
         threads: CPU threads inside one run.
         rounds: Runs of each that count.
-        batch: Pictures a run.
+        batch: Images a run.
     """
     size = bundle.manifest.input
     images = np.random.default_rng(0).integers(0, 256, (batch, size.height, size.width, 3), dtype=np.uint8)

@@ -3,7 +3,7 @@
     python -m benchmarks.latency --models models --product washer
 
 Starts a real service, posts the same 1024 x 1024 JPEG again and again over one connection, and between the requests
-decodes the picture and runs the same graph in bare ONNX Runtime, so that both meet the same noise. Prints JSON; exits
+decodes the image and runs the same graph in bare ONNX Runtime, so that both meet the same noise. Prints JSON; exits
 with 1 where the ratio of the medians is above `--limit`.
 """
 
@@ -32,7 +32,7 @@ from tests.serving import service_process
 
 
 def textured_jpeg(size: int = 1024, seed: int = 0) -> bytes:
-    """A picture with as much detail as a photograph, as JPEG of quality 90."""
+    """An image with as much detail as a photograph, as JPEG of quality 90."""
     generator = np.random.default_rng(seed)
     # Noise of every scale, strongest in the coarse ones: the spectrum of natural images.
     image = np.zeros((size, size, 3), np.float32)

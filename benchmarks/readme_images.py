@@ -1,4 +1,4 @@
-"""Draws the README's pictures: what the shipped model says about the shipped samples. Run by `make images`."""
+"""Draws the README's images: what the shipped model says about the shipped samples. Run by `make images`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,8 +25,8 @@ WHITE = 255
 def main(
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
     product: Annotated[str, typer.Option(help="Which product.")] = "washer",
-    samples: Annotated[Path, typer.Option(help="Where the sample pictures are.")] = Path("docs/samples"),
-    out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("docs/images"),
+    samples: Annotated[Path, typer.Option(help="Where the sample images are.")] = Path("docs/samples"),
+    out: Annotated[Path, typer.Option(help="Where the images go.")] = Path("docs/images"),
 ) -> None:
     """Write verdicts.jpg: samples above, their heatmaps and verdicts below."""
     folder = models / product
@@ -46,7 +46,7 @@ def main(
 
 
 def _column(inspector: Inspector, path: Path) -> UInt8Image:
-    """Picture, overlay and verdict, one below the other."""
+    """Image, overlay and verdict, one below the other."""
     criteria = Recipe.default(inspector.card.scores).criteria
     data = path.read_bytes()
     inspection = inspector.inspect(data, criteria)

@@ -1,4 +1,4 @@
-"""What an ROI does to the false-reject rate certified on whole pictures, by the service's score and by another one.
+"""What an ROI does to the false-reject rate certified on whole images, by the service's score and by another one.
 
     python -m benchmarks.roi --write
 
@@ -36,7 +36,7 @@ SEED = 20261125
 
 @dataclass(frozen=True)
 class Rates:
-    """Mean false-reject rates under an ROI of so much of the picture."""
+    """Mean false-reject rates under an ROI of so much of the image."""
 
     share: float
     service: float

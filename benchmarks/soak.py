@@ -148,7 +148,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Data folder; a temporary one by default.")] = None,
 ) -> None:
     """Run the soak and judge it."""
-    picture = image.read_bytes() if image else textured_jpeg(512)
+    sample = image.read_bytes() if image else textured_jpeg(512)
     settings = {"provider": "cpu"}
     run = Run()
     with tempfile.TemporaryDirectory() as scratch:
@@ -156,12 +156,12 @@ def main(
         if kill:
             with service_process(models.absolute(), folder, settings) as service:
                 service.wait_until(200)
-                send(service, product, picture, count, run, kill_after=count // 2)
+                send(service, product, sample, count, run, kill_after=count // 2)
         with service_process(models.absolute(), folder, settings) as service:
             service.wait_until(200)
             run.memory_bytes.clear()  # of the process that lives
             if len(run.answered) < count:
-                send(service, product, picture, count, run, kill_after=None)
+                send(service, product, sample, count, run, kill_after=None)
             found = stored(service)
             lost = [key for key, decision in run.answered.items() if found.get(key) != decision]
             lacking = missing_files(folder, found.keys())
@@ -172,7 +172,7 @@ def main(
     report = {
         "product": product,
         "clients": CLIENTS,
-        "image_bytes": len(picture),
+        "image_bytes": len(sample),
         "killed": kill,
         "answered": len(run.answered),
         "refused": run.refused,

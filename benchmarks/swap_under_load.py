@@ -1,4 +1,4 @@
-"""A hundred activations and roll-backs while eight clients inspect: is a picture lost, does memory grow?
+"""A hundred activations and roll-backs while eight clients inspect: is an image lost, does memory grow?
 
     python -m benchmarks.swap_under_load
     python -m benchmarks.swap_under_load --models models --product washer
@@ -40,7 +40,7 @@ from service.errors import PlumblineError
 from service.settings import Settings
 from service.store.store import Store
 from tests.bundles import SCORES, part, write_tiny_bundle
-from tests.service.conftest import encode
+from tests.running_service import encode
 from tests.serving import ServiceProcess, service_process
 
 WHO = {"author": "benchmark", "reason": "swap under load"}
@@ -76,7 +76,7 @@ def swap_under_load(
         service: It runs, and another bundle of the product is active.
         product: What to inspect.
         version: The bundle to activate.
-        images: Encoded pictures, sent in turn.
+        images: Encoded images, sent in turn.
         clients: How many inspect at the same time, each over a connection of its own.
         swaps: How many changes; every second one is a roll-back.
     """
@@ -213,7 +213,7 @@ def write_pair(models: Path, original: Path) -> tuple[Bundle, Bundle]:
 def main(
     models: Annotated[Path, typer.Option(help="Model repository; of no use without --product.")] = Path("models"),
     product: Annotated[str | None, typer.Option(help="Product to inspect; tiny bundles by default.")] = None,
-    samples: Annotated[Path, typer.Option(help="Pictures of the product.")] = Path("docs/samples"),
+    samples: Annotated[Path, typer.Option(help="Images of the product.")] = Path("docs/samples"),
     swaps: Annotated[int, typer.Option(min=2, help="Activations and roll-backs.")] = 100,
     clients: Annotated[int, typer.Option(min=1, help="Clients that inspect.")] = 8,
 ) -> None:

@@ -1,9 +1,9 @@
-"""Large pictures in tiles: time against the number of tiles, and memory, over HTTP with a real graph.
+"""Large images in tiles: time against the number of tiles, and memory, over HTTP with a real graph.
 
     python -m benchmarks.tiling --product washer
 
 Writes the product's bundle anew with a tiling (its thresholds then mean nothing, its graph works as hard as ever),
-starts a real service and posts pictures of growing size in turns. Prints a Markdown table.
+starts a real service and posts images of growing size in turns. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def tiled_bundle(bundle: Bundle, models: Path, tiling: Tiling) -> Bundle:
 
 
 def textured_jpeg(width: int, height: int) -> bytes:
-    """A picture with detail at every scale, as JPEG."""
+    """An image with detail at every scale, as JPEG."""
     generator = np.random.default_rng(0)
     image = np.full((height, width, 3), 128, np.float32)
     for cell in (256, 64, 16, 4):
@@ -78,7 +78,7 @@ def main(
         raise typer.BadParameter(f"{models / product} holds no bundle with a {MANIFEST}")
     with tempfile.TemporaryDirectory() as folder:
         bundle = tiled_bundle(Bundle.load(path), Path(folder) / "models", Tiling(overlap=overlap))
-        pictures = {size: textured_jpeg(*size) for size in SIZES_WH}
+        images = {size: textured_jpeg(*size) for size in SIZES_WH}
         tiles = {size: len(lay_grid(size[::-1], bundle.manifest.input)) for size in SIZES_WH}
         seconds: dict[tuple[int, int], float] = {}
         worked: dict[tuple[int, int], float] = {}
@@ -88,10 +88,10 @@ def main(
             service.wait_until(200)
             with closing(http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=600)) as client:
                 for _ in range(rounds):
-                    for size, picture in pictures.items():
+                    for size, image in images.items():
                         started, used = time.perf_counter(), processor_s(service)
                         client.request(
-                            "POST", f"/v1/products/{product}/inspections", picture, {"content-type": "image/jpeg"}
+                            "POST", f"/v1/products/{product}/inspections", image, {"content-type": "image/jpeg"}
                         )
                         response = client.getresponse()
                         body = json.loads(response.read())
@@ -102,14 +102,14 @@ def main(
                         worked[size] = min(work, worked.get(size, work))
                         peaks.setdefault(size, peak_mib(service))
     unit = SIZES_WH[2]
-    lines = ["| picture | tiles | time per tile, relative | processor time per tile, relative | peak memory so far |"]
+    lines = ["| image | tiles | time per tile, relative | processor time per tile, relative | peak memory so far |"]
     lines.append("|---|---|---|---|---|")
     for size in SIZES_WH:
         wall, work = (values[size] / tiles[size] / (values[unit] / tiles[unit]) for values in (seconds, worked))
         lines.append(f"| {size[0]} × {size[1]} | {tiles[size]} | {wall:.2f} | {work:.2f} | {peaks[size]} MiB |")
     typer.echo("\n".join(lines))
     typer.echo(
-        f"\nRelative to the picture of {tiles[unit]} tiles: {1000 * seconds[unit] / tiles[unit]:.1f} ms a tile, "
+        f"\nRelative to the image of {tiles[unit]} tiles: {1000 * seconds[unit] / tiles[unit]:.1f} ms a tile, "
         f"{1000 * worked[unit] / tiles[unit]:.1f} ms of processor time. Tiles of {bundle.manifest.input.width} × "
         f"{bundle.manifest.input.height} that share {overlap} pixels."
     )

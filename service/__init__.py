@@ -1,1 +1,1 @@
-"""Plumbline's inspection service: pictures of parts in, verdicts and heatmaps out."""
+"""Plumbline's inspection service: images of parts in, verdicts and heatmaps out."""

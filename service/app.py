@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Plumbline inspection service",
         version="1",  # of the API, which is the 1 in /v1
-        summary="Pictures of parts in; pass, review or fail out, with the place of the defect.",
+        summary="Images of parts in; pass, review or fail out, with the place of the defect.",
         lifespan=lifespan,
         redoc_url=None,
     )
@@ -99,7 +99,7 @@ def inspector_options(settings: Settings) -> InspectorOptions:
 
 
 def begin_drain(app: FastAPI) -> None:
-    """Take no more pictures: not ready, and every new inspection is told to go elsewhere."""
+    """Take no more images: not ready, and every new inspection is told to go elsewhere."""
     line: InspectionLine | None = getattr(app.state, "line", None)
     if line is not None and not line.admission.draining:
         line.admission.close()

@@ -38,7 +38,7 @@ class PlumblineError(Exception):
         return None if value is None else float(value)
 
 
-# --- the picture or the request is not usable ----------------------------------------------------------------
+# --- the image or the request is not usable ----------------------------------------------------------------
 
 
 class UnsupportedMediaType(PlumblineError):
@@ -66,12 +66,12 @@ class BodyTooLarge(PlumblineError):
 
 class TooManyImages(PlumblineError):
     slug = "too-many-images"
-    title = "Too many pictures in one call"
+    title = "Too many images in one call"
     status = 413
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"The call holds more than {limit} pictures. Split it into several, or raise PLUMBLINE_MAX_CALL_IMAGES.",
+            f"The call holds more than {limit} images. Split it into several, or raise PLUMBLINE_MAX_CALL_IMAGES.",
             limit=limit,
         )
 
@@ -104,7 +104,7 @@ class QueueFull(PlumblineError):
 
     def __init__(self, limit: int, retry_after_s: float) -> None:
         super().__init__(
-            f"{limit} inspections are already waiting, which is the limit. Send the picture again after "
+            f"{limit} inspections are already waiting, which is the limit. Send the image again after "
             f"{retry_after_s:g} s, slow the cameras down, or add a faster machine.",
             limit=limit,
             retry_after=retry_after_s,
@@ -119,7 +119,7 @@ class TooManyStreams(PlumblineError):
     def __init__(self, limit: int, retry_after_s: float = 5.0) -> None:
         super().__init__(
             f"{limit} cameras are streaming already, which is the limit. Close streams that nobody needs, raise "
-            "PLUMBLINE_MAX_STREAMS, or send single pictures.",
+            "PLUMBLINE_MAX_STREAMS, or send single images.",
             limit=limit,
             retry_after=retry_after_s,
         )
@@ -133,7 +133,7 @@ class DeadlineExceeded(PlumblineError):
     def __init__(self, deadline_s: float, retry_after_s: float) -> None:
         super().__init__(
             f"The inspection waited longer than {deadline_s:g} s for its turn and was dropped without a verdict. "
-            f"Send the picture again after {retry_after_s:g} s.",
+            f"Send the image again after {retry_after_s:g} s.",
             deadline_s=deadline_s,
             retry_after=retry_after_s,
         )
@@ -146,7 +146,7 @@ class ShuttingDown(PlumblineError):
 
     def __init__(self, retry_after_s: float = 5.0) -> None:
         super().__init__(
-            "The service is stopping and takes no new pictures; those it accepted are still answered. Send the "
-            f"picture again after {retry_after_s:g} s, or to another instance.",
+            "The service is stopping and takes no new images; those it accepted are still answered. Send the "
+            f"image again after {retry_after_s:g} s, or to another instance.",
             retry_after=retry_after_s,
         )

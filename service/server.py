@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 class DrainingServer(uvicorn.Server):
     """Says "not ready" first, closes the port a moment later, and ends when the last answer is out.
 
-    Closing the port at once would turn the pictures that a load balancer still sends into connection errors.
+    Closing the port at once would turn the images that a load balancer still sends into connection errors.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, delay_s: float) -> None:
@@ -86,7 +86,7 @@ def run(settings: Settings) -> bool:
         server_header=False,
         ws="websockets-sansio",  # reads one message at a time, which is what back-pressure needs
         ws_max_size=settings.max_body_bytes,
-        ws_per_message_deflate=False,  # pictures are compressed already, and a bomb could be, too
+        ws_per_message_deflate=False,  # images are compressed already, and a bomb could be, too
         timeout_graceful_shutdown=int(settings.shutdown_timeout_s) or 1,
     )
     server = DrainingServer(config, app, settings.shutdown_delay_s)

@@ -54,11 +54,11 @@ class Settings(BaseSettings):
     max_bundle_bytes: int = Field(default=512 * 2**20, ge=1024, le=2**31 - 1)
     """Largest bundle that may be uploaded, in bytes, as an archive and unpacked."""
     max_call_bytes: int = Field(default=512 * 2**20, ge=1024, le=2**40)
-    """Largest body of a call with several pictures, in bytes, as sent and unpacked. Each of them is bounded by
+    """Largest body of a call with several images, in bytes, as sent and unpacked. Each of them is bounded by
     `max_body_bytes`.
     """
     max_call_images: int = Field(default=500, ge=1, le=10_000)
-    """Most pictures in one call."""
+    """Most images in one call."""
     max_pixels: int = Field(default=64_000_000, ge=1, le=2**30)
     """Largest image, in pixels (width x height). Checked on the file's header, before decoding."""
     body_timeout_s: float = Field(default=30.0, gt=0, le=3600)

@@ -48,7 +48,7 @@ def tiny_draft(product: str = "widget", **changes: Any) -> ManifestDraft:
 
 
 def tiny_quality(**ranges: tuple[float, float]) -> QualityStatistics:
-    """Statistics of good images that vary in everything, so that no picture is invalid, but for what is named."""
+    """Statistics of good images that vary in everything, so that no image is invalid, but for what is named."""
     anything = {
         "brightness": (0.0, 255.0),
         "dark_share": (0.0, 1.0),
@@ -133,7 +133,7 @@ def tiny_model(
 
 
 def tiny_golden(*, gain: bool = False) -> list[GoldenSample]:
-    """A good and a defective prepared picture with the maps that numpy computes for them."""
+    """A good and a defective prepared image with the maps that numpy computes for them."""
     return [_golden(part(), gain=gain), _golden(part(spot=(20, 30, 8)), gain=gain)]
 
 

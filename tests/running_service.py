@@ -31,7 +31,7 @@ INSPECT = "/v1/products/widget/inspections"
 
 
 def encode(image: npt.NDArray[np.uint8], suffix: str = ".png") -> bytes:
-    """An encoded picture; PNG by default, because its pixels come back as they were."""
+    """An encoded image; PNG by default, because its pixels come back as they were."""
     return cv2.imencode(suffix, image)[1].tobytes()
 
 

@@ -1,6 +1,6 @@
 """The whole way as a user goes it: command line, files, a real service process, HTTP.
 
-A small network on small pictures; what is asserted is that the pieces fit and that verdicts separate, not how good the
+A small network on small images; what is asserted is that the pieces fit and that verdicts separate, not how good the
 method is at its full size (docs/benchmarks.md has that).
 """
 
@@ -39,7 +39,7 @@ SMALL = ("--input-size", "128", "--batch-size", "4", "--iterations", "60")
 
 @dataclass(frozen=True)
 class Product:
-    """A trained product and the pictures that it was trained on."""
+    """A trained product and the images that it was trained on."""
 
     name: str
     data: Path
@@ -142,11 +142,11 @@ def test_heatmap_and_map_of_an_inspection_are_served_later(washer: Product, serv
 
 @pytest.mark.slow
 def test_records_outlive_the_process(washer: Product, tmp_path: Path) -> None:
-    picture = scan_test(washer.data)[0].path.read_bytes()
+    image = scan_test(washer.data)[0].path.read_bytes()
     with running_service(washer.models, tmp_path, 0) as service:
         service.wait_until_ready()
         with Client(service.url) as client:
-            before = client.inspect("washer", picture, part_id="4711")
+            before = client.inspect("washer", image, part_id="4711")
             map_before = client.anomaly_map(before.id)
 
     with running_service(washer.models, tmp_path, 0) as service:
@@ -154,13 +154,13 @@ def test_records_outlive_the_process(washer: Product, tmp_path: Path) -> None:
         with Client(service.url) as client:
             assert client.inspection(before.id) == before
             np.testing.assert_array_equal(client.anomaly_map(before.id), map_before)
-            again = client.inspect("washer", picture)
+            again = client.inspect("washer", image)
     assert again.score == pytest.approx(before.score, rel=1e-6)
 
 
 @pytest.mark.slow
 def test_evaluate_and_the_service_agree(washer: Product, served: Client, tmp_path: Path) -> None:
-    """One code judges in both: the same picture has the same score in the report and over HTTP."""
+    """One code judges in both: the same image has the same score in the report and over HTTP."""
     command: list[str | Path] = [BIN / "plumbline-train", "evaluate", "--bundle", washer.bundle, "--data", washer.data]
     result = subprocess.run([*command, "--out", tmp_path / "report"], capture_output=True, text=True, check=False)
 
@@ -215,7 +215,7 @@ def test_real_hazelnuts(tmp_path: Path) -> None:
 
 
 def post(client: httpx.Client, path: Path) -> Any:
-    """A picture as curl would send it; the answer's JSON."""
+    """An image as curl would send it; the answer's JSON."""
     media_type = "image/jpeg" if path.suffix == ".jpg" else "image/png"
     answer = client.post(
         "/v1/products/hazelnut/inspections", content=path.read_bytes(), headers={"Content-Type": media_type}

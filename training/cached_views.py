@@ -1,8 +1,8 @@
 """What a run learns from: views of the good images, painted copies of them, and the frozen features of both.
 
-A frozen teacher says the same about the same picture every time, so each picture goes through it once, before the
-first step, and a step costs the student alone. That holds for augmented and for painted pictures too, as long as they
-come from a pool that is drawn once: of a few hundred pictures each, which a run of a thousand steps sees a few times.
+A frozen teacher says the same about the same image every time, so each image goes through it once, before the
+first step, and a step costs the student alone. That holds for augmented and for painted images too, as long as they
+come from a pool that is drawn once: of a few hundred images each, which a run of a thousand steps sees a few times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PAINTING, _AUGMENTING, _DRAWING = 2, 3, 4  # kinds of chance, so that no two sh
 
 @dataclass(frozen=True)
 class Views:
-    """Pictures and their frozen features.
+    """Images and their frozen features.
 
     Attributes:
         images: uint8 `[V, S, S, 3]`, good images, augmented where the settings ask for it.
@@ -50,7 +50,7 @@ class Views:
 
     @classmethod
     def make(cls, images: UInt8Images, config: FitConfig, features: Features) -> Views:
-        """Draws the pools from the seed alone, so that a resumed run sees the very same pictures.
+        """Draws the pools from the seed alone, so that a resumed run sees the very same images.
 
         Args:
             images: uint8 `[N, S, S, 3]`, good images.
@@ -103,7 +103,7 @@ def augmented(images: UInt8Images, config: FitConfig) -> UInt8Images:
     Args:
         images: uint8 `[N, S, S, 3]`.
         config: `augment` "none" returns the images themselves; "rotate" turns each by any angle (for parts that lie
-            as they fall), "mild" shifts, turns and brightens a little. At least `views` pictures, every image equally
+            as they fall), "mild" shifts, turns and brightens a little. At least `views` images, every image equally
             often.
 
     Returns:

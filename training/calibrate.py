@@ -15,7 +15,7 @@ from service.inspection.measures import summarise
 from service.inspection.quality import Quality
 from training.errors import UnreadableImage
 
-# Cells of one picture's map that the heatmap's scale is measured on, at most.
+# Cells of one image's map that the heatmap's scale is measured on, at most.
 MAP_CELLS = 1 << 16
 
 
@@ -44,12 +44,12 @@ def calibrate(
     rng = np.random.default_rng(0)
     for done, path in enumerate(held_out, 1):
         with named_failures(path):
-            picture = measurer.read(path.read_bytes())
-        measurement = measurer.score(picture, measurer.infer(picture))
-        qualities.append(picture.quality)
+            image = measurer.read(path.read_bytes())
+        measurement = measurer.score(image, measurer.infer(image))
+        qualities.append(image.quality)
         scores.append(measurement.score)
         cells = measurement.anomaly_map.ravel()
-        # Of the map of a picture in tiles a part is enough for two quantiles, and all of them would fill the memory.
+        # Of the map of an image in tiles a part is enough for two quantiles, and all of them would fill the memory.
         maps.append(cells if cells.size <= MAP_CELLS else rng.choice(cells, MAP_CELLS, replace=False))
         if progress is not None:
             progress(done)

@@ -31,13 +31,13 @@ class FitConfig:
     pseudo_share: float = 0.5
     """Share of a batch that also goes through the pseudo branch with a painted defect; [C] DRD 1.0."""
     pseudo_pool: int = 800
-    """Different painted pictures in a run; their frozen features are computed once (see `training.cached_views`)."""
+    """Different painted images in a run; their frozen features are computed once (see `training.cached_views`)."""
     painting: Literal["mix", "published"] = "mix"
     """Which defects are painted: a mix of blobs, pasted pieces and scars, or DRD's published cut-paste alone."""
     augment: Literal["none", "rotate", "mild"] = "none"
     """How good images may vary beyond what was photographed: "rotate" for parts that lie at any angle."""
     views: int = 600
-    """Augmented pictures in a run, at least; without augmentation the images themselves are the views."""
+    """Augmented images in a run, at least; without augmentation the images themselves are the views."""
     lr: float = 2e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 30

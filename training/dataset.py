@@ -1,9 +1,9 @@
-"""The pictures of a product: which to learn from, which good ones to hold out, which to test on.
+"""The images of a product: which to learn from, which good ones to hold out, which to test on.
 
 Two layouts are read. MVTec AD's: `train/good`, `test/good`, `test/<defect>` and, where there are masks,
 `ground_truth/<defect>/<stem>_mask.png`. Or any folder of good images, searched through all its sub-folders.
 
-Held-out good images are never trained on; their scores become the calibration card. Pictures of one day
+Held-out good images are never trained on; their scores become the calibration card. Images of one day
 resemble each other more than those of the next, so wherever dates or sub-folders tell the sessions apart, whole
 sessions are held out: thresholds then hold on a day that training has not seen.
 """
@@ -49,7 +49,7 @@ UInt8Images = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class TestImage:
-    """One picture of the test split; `defect` is "good" or the defect's name, `mask` where the defect is."""
+    """One image of the test split; `defect` is "good" or the defect's name, `mask` where the defect is."""
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 

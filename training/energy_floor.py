@@ -1,9 +1,9 @@
-"""The energy floor of a product's distances, chosen by what good pictures alone can tell. Our own.
+"""The energy floor of a product's distances, chosen by what good images alone can tell. Our own.
 
 How much a short feature vector's direction is worth differs from product to product: on a plain background it is noise
 and must not count, on a fabric it is the pattern itself. No single floor serves both (docs/benchmarks.md). So
-defects are painted into good pictures that training did not see, and the floor that shows them best is taken. They are
-small, faint and on the part: what is easy to see, every floor shows. No defective picture and no picture of the
+defects are painted into good images that training did not see, and the floor that shows them best is taken. They are
+small, faint and on the part: what is easy to see, every floor shows. No defective image and no image of the
 calibration card has a say.
 """
 
@@ -22,7 +22,7 @@ from training.metrics import PixelScores
 from training.pixels import in_chunks
 from training.pseudo_anomalies import FAINT_RECIPES, pseudo_anomaly
 
-PAINTED = 96  # painted pictures that a floor is judged by, about
+PAINTED = 96  # painted images that a floor is judged by, about
 FPR_LIMIT = 0.05  # a floor that finds everything at the price of a map full of noise is of no use
 
 
@@ -39,7 +39,7 @@ def choose_floor(
         distances: where the floor is to be set.
         calibrate: measures the map's other constants anew for the floor that is set.
         anomaly_map: float32 `[N, 3, H, W]` in [0, 1] -> float32 `[N, 1, h, w]`.
-        reference: uint8 `[M, H, W, 3]`, good pictures that training did not see.
+        reference: uint8 `[M, H, W, 3]`, good images that training did not see.
         floors: to choose from, ascending; of equals the first is taken.
 
     Returns:

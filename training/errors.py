@@ -63,7 +63,7 @@ class TooFewImages(PlumblineError):
     title = "Too few images to train on"
 
     def __init__(self, count: int, least: int, what: str) -> None:
-        super().__init__(f"{count} {what} images are too few: at least {least} are needed. Add pictures of good parts.")
+        super().__init__(f"{count} {what} images are too few: at least {least} are needed. Add images of good parts.")
 
 
 class CheckpointMismatch(PlumblineError):
@@ -165,7 +165,7 @@ class ExportFailed(PlumblineError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"The trained network cannot be exported: {reason}. No bundle was written; this is a fault of the "
-            "method, not of the pictures."
+            "method, not of the images."
         )
 
 

@@ -1,7 +1,7 @@
-"""How good a bundle is on pictures whose truth is known, measured through the code that serves.
+"""How good a bundle is on images whose truth is known, measured through the code that serves.
 
 Figures without a threshold say how well the scores separate; the rates say what would happen on the line with the
-thresholds that were calibrated on good images alone. Nothing here is chosen with the help of the test pictures.
+thresholds that were calibrated on good images alone. Nothing here is chosen with the help of the test images.
 """
 
 import json
@@ -24,7 +24,7 @@ from training.dataset import TestImage, read_mask
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One test picture's verdict."""
+    """One test image's verdict."""
 
     path: Path
     defect: str
@@ -53,7 +53,7 @@ class Evaluation:
         recipe: Thresholds as a product gets them that nobody configured.
         figures: Detection and localisation figures, each in 0..1; pixel figures only where there are masks.
         notes: What was left out of the figures, and why.
-        images: Every picture's verdict.
+        images: Every image's verdict.
     """
 
     product: str
@@ -84,17 +84,17 @@ class Evaluation:
 def evaluate(
     inspector: Inspector, images: Sequence[TestImage], progress: Callable[[int], None] | None = None
 ) -> Evaluation:
-    """Inspect every test picture and compare with the truth.
+    """Inspect every test image and compare with the truth.
 
     Args:
         inspector: The product, opened as the service opens it.
-        images: Good and defective pictures, both at least once.
+        images: Good and defective images, both at least once.
         progress: Called with the number of images done so far.
 
     Raises:
-        UnreadableImage: A picture or mask is damaged; it is named.
-        MaskMismatch: A mask does not have the size of its picture.
-        ValueError: Good or defective pictures are absent.
+        UnreadableImage: An image or mask is damaged; it is named.
+        MaskMismatch: A mask does not have the size of its image.
+        ValueError: Good or defective images are absent.
     """
     recipe = Recipe.default(inspector.card.scores)
     pixels = metrics.PixelScores()
@@ -113,12 +113,12 @@ def evaluate(
             )
         )
         if image.mask is not None or not image.defective:
-            pixels.add(inspection.anomaly_map, read_mask(image.mask, inspection.picture.image_wh))
+            pixels.add(inspection.anomaly_map, read_mask(image.mask, inspection.image.image_wh))
         else:
             unmasked += 1
         if progress is not None:
             progress(done)
-    notes = [f"{unmasked} defective pictures have no mask and are left out of the pixel figures"] if unmasked else []
+    notes = [f"{unmasked} defective images have no mask and are left out of the pixel figures"] if unmasked else []
     figures = {**_image_figures(results), **_rates(results)}
     if pixels.regions:
         localised = pixels.figures()
@@ -152,7 +152,7 @@ def inspect_file(inspector: Inspector, path: Path, criteria: Criteria) -> Inspec
 
 
 def by_defect(images: Sequence[ImageResult]) -> dict[str, dict[str, float]]:
-    """Per kind of picture: how many, their median score, the verdicts, and the AUROC against all good ones."""
+    """Per kind of image: how many, their median score, the verdicts, and the AUROC against all good ones."""
     good = [image.score for image in images if not image.defective]
     table: dict[str, dict[str, float]] = {}
     for name in sorted({image.defect for image in images}, key=lambda name: (name != "good", name)):

@@ -1,7 +1,7 @@
 """torch -> ONNX -> check -> run -> compare, in one function: a graph that was not run and compared is not exported.
 
 The comparison uses the service's own session and the service's own definition of a difference, at several batch sizes,
-on good pictures, on pseudo-anomalous ones, and on pictures that flip every choice which depends on data: a branch that
+on good images, on pseudo-anomalous ones, and on images that flip every choice which depends on data: a branch that
 was frozen while tracing shows only there.
 """
 
@@ -35,12 +35,12 @@ UInt8Images = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Probes:
-    """Prepared pictures to compare on, each uint8 [K, H, W, 3] RGB of the graph's input size.
+    """Prepared images to compare on, each uint8 [K, H, W, 3] RGB of the graph's input size.
 
     Attributes:
-        good: Held-out good pictures, at least one.
+        good: Held-out good images, at least one.
         pseudo: The same kind with painted defects, at least one.
-        flipping: Pictures that flip data-dependent choices; may be empty.
+        flipping: Images that flip data-dependent choices; may be empty.
     """
 
     good: UInt8Images
@@ -49,7 +49,7 @@ class Probes:
 
     @classmethod
     def draw(cls, good: UInt8Images, flipping: UInt8Images, seed: int, count: int = 8) -> "Probes":
-        """Up to `count` good pictures and as many with painted defects, drawn by the seed alone."""
+        """Up to `count` good images and as many with painted defects, drawn by the seed alone."""
         rng = np.random.default_rng(seed)
         chosen = good[np.sort(rng.permutation(len(good))[:count])]
         painted = [np.rint(pseudo_anomaly(image, rng)[0] * 255).astype(np.uint8) for image in chosen]
@@ -100,7 +100,7 @@ def export(method: nn.Module, probes: Probes) -> Exported:
         for batch_size in BATCH_SIZES:
             difference = _difference(expected, _run_graph(session, images, batch_size))
             if not difference <= TOLERANCE:
-                raise ExportParityFailed(f"{name} pictures at batch size {batch_size}", difference, TOLERANCE)
+                raise ExportParityFailed(f"{name} images at batch size {batch_size}", difference, TOLERANCE)
             measured = max(measured, difference)
         if images is not probes.flipping:
             golden += _golden(images, expected)
@@ -132,7 +132,7 @@ def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str]) ->
 
     Args:
         network: Takes uint8 [N, H, W, 3] and returns a tuple of tensors whose first axis is N.
-        example: uint8 [K, H, W, 3], at least one picture.
+        example: uint8 [K, H, W, 3], at least one image.
         outputs: The outputs' names.
 
     Raises:
@@ -203,7 +203,7 @@ def _run_torch(method: nn.Module, images: UInt8Images) -> GraphOutput:
 
 
 def _run_graph(session: GraphSession, images: UInt8Images, batch_size: int) -> GraphOutput:
-    """Every picture in a full batch: the last one is filled up from the front, and the filling dropped."""
+    """Every image in a full batch: the last one is filled up from the front, and the filling dropped."""
     padded = np.resize(images, (-(-len(images) // batch_size) * batch_size, *images.shape[1:]))
     outputs = [session.run(padded[start : start + batch_size]) for start in range(0, len(padded), batch_size)]
     gains = [output.gains for output in outputs if output.gains is not None]
@@ -212,7 +212,7 @@ def _run_graph(session: GraphSession, images: UInt8Images, batch_size: int) -> G
 
 
 def _difference(expected: GraphOutput, actual: GraphOutput) -> float:
-    """The worst picture's relative difference, map and gain."""
+    """The worst image's relative difference, map and gain."""
     worst = max(parity_difference(e, a) for e, a in zip(expected.maps, actual.maps, strict=True))
     if expected.gains is None:
         return worst

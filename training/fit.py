@@ -70,7 +70,7 @@ def fit(
         run_dir: holds the checkpoint; made if missing.
         resume: go on from the checkpoint if there is one; the result is the unbroken run's, bit by bit.
         on_progress: called after every step.
-        on_measured: called with 1 when the weights are final and what they need of the pictures is remembered, with 2
+        on_measured: called with 1 when the weights are final and what they need of the images is remembered, with 2
             when the map's constants are measured too.
         teachers: ready teachers instead of `config.teachers`, for tests.
 
@@ -140,7 +140,7 @@ def fit(
 
 
 def fingerprint(images: NDArray[np.uint8]) -> str:
-    """sha256 (hex) of the shape and the pixels of prepared images: tells whether a run saw the same pictures."""
+    """sha256 (hex) of the shape and the pixels of prepared images: tells whether a run saw the same images."""
     digest = hashlib.sha256(repr(images.shape).encode())
     digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()

@@ -84,7 +84,7 @@ def structural_difference(a: Tensor, b: Tensor, window: int) -> Tensor:
     asks for, and an average pooling in the graph. Source: [P] Wang et al. 2004, constants for a range of 1.
 
     Args:
-        a: pictures in [0, 1]; H and W multiples of `window`.
+        a: images in [0, 1]; H and W multiples of `window`.
         b: what they are compared with.
         window: side of a window, pixels.
     """

@@ -25,7 +25,7 @@ def cosine_distance(a: Tensor, b: Tensor, floor: Tensor | float = 0.0) -> Tensor
     Args:
         floor: an energy (squared length) >= 0 that both vectors get in one more, constant channel; our own. The angle
             of a vector that is much shorter than that counts for little. Without it the distance is loudest where a
-            picture is empty: a teacher's features of a plain background are short, and their direction is noise.
+            image is empty: a teacher's features of a plain background are short, and their direction is noise.
             0 is the plain cosine; towards infinity the distance becomes the squared Euclidean one over 2 * floor.
     """
     a, b = a.float(), b.float()

@@ -74,18 +74,18 @@ class Query(nn.Module):
         fine, coarse = features
         return torch.cat([F.avg_pool2d(fine.float(), 2), coarse.float()], 1)
 
-    def learn(self, pyramids: Iterable[Sequence[Tensor]], pictures: int) -> None:
-        """Takes the places of good pictures, to choose prototypes from.
+    def learn(self, pyramids: Iterable[Sequence[Tensor]], images: int) -> None:
+        """Takes the places of good images, to choose prototypes from.
 
         Args:
             pyramids: two levels `[n, C_k, H_k, W_k]` each, so that not all need be in memory at once.
-            pictures: how many these are together; of more than enough places, each picture gives its share.
+            images: how many these are together; of more than enough places, each image gives its share.
         """
         generator, kept = torch.Generator().manual_seed(0), list[Tensor]()
         for pyramid in pyramids:
             places = self.describe(pyramid).permute(0, 2, 3, 1).flatten(1, 2)
-            each = min(places.shape[1], math.ceil(MOST_CANDIDATES / pictures))
-            kept.extend(picture[torch.randperm(len(picture), generator=generator)[:each]] for picture in places)
+            each = min(places.shape[1], math.ceil(MOST_CANDIDATES / images))
+            kept.extend(image[torch.randperm(len(image), generator=generator)[:each]] for image in places)
         cells = torch.cat(kept)
         self.scale.copy_(cells.square().sum(1).mean().clamp_min(1e-20).rsqrt())
         self._cells = cells * self.scale

@@ -1,4 +1,4 @@
-"""A product's whole way: pictures of good parts -> network -> graph -> calibration card -> bundle."""
+"""A product's whole way: images of good parts -> network -> graph -> calibration card -> bundle."""
 
 import subprocess
 import tempfile

@@ -1,4 +1,4 @@
-"""From stored pictures to what networks compute with."""
+"""From stored images to what networks compute with."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ _EMPTY_SHARE = 0.05  # weight of an entirely empty place, of the mean weight
 
 
 def structured_place(image: Image, rng: Rng) -> tuple[float, float]:
-    """A place (x, y) in pixels, drawn where the picture has structure: on the part rather than beside it.
+    """A place (x, y) in pixels, drawn where the image has structure: on the part rather than beside it.
 
     The density is the gradient's length, smoothed over a 64th of the side: even on a texture, and next to nothing on a
     background. Softer than a foreground mask, which would need a threshold and would lose dark parts.

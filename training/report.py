@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that needs nothing else: no network, no scripts, pictures and drawings inside."""
+"""An evaluation as one HTML file that needs nothing else: no network, no scripts, images and drawings inside."""
 
 import base64
 import math
@@ -19,8 +19,8 @@ from training.evaluate import LABELS, Evaluation, ImageResult, by_defect, inspec
 
 WIDTH, HEIGHT = 640, 240  # of a drawing's area, SVG units
 BINS = 48
-SHOWN_EACH = 8  # pictures a section
-PICTURE_SIDE = 320  # longer side of a shown picture, pixels
+SHOWN_EACH = 8  # images a section
+IMAGE_SIDE = 320  # longer side of a shown image, pixels
 LOG_AXIS_FROM = 10.0  # scores that span more than this factor are drawn on a logarithmic axis
 
 
@@ -53,14 +53,14 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture and its overlay as data URLs."""
+    """An image and its overlay as data URLs."""
 
     name: str
     defect: str
     score: float
     p_value: float
     decision: Decision
-    picture: str
+    image: str
     overlay: str
 
 
@@ -178,7 +178,7 @@ def _show(images: Sequence[ImageResult], evaluation: Evaluation, inspector: Insp
                 score=image.score,
                 p_value=image.p_value,
                 decision=image.decision,
-                picture=_data_url(rgb),
+                image=_data_url(rgb),
                 overlay=_data_url(overlay),
             )
         )
@@ -186,8 +186,8 @@ def _show(images: Sequence[ImageResult], evaluation: Evaluation, inspector: Insp
 
 
 def shrunk(rgb: UInt8Images) -> UInt8Images:
-    """A picture, uint8 [H, W, 3], no larger than is worth showing on a page."""
-    factor = PICTURE_SIDE / max(rgb.shape[:2])
+    """An image, uint8 [H, W, 3], no larger than is worth showing on a page."""
+    factor = IMAGE_SIDE / max(rgb.shape[:2])
     if factor >= 1:
         return rgb
     size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))

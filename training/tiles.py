@@ -1,4 +1,4 @@
-"""Tiles to learn from: drawn from pictures that are larger than the network, through the service's own cutting."""
+"""Tiles to learn from: drawn from images that are larger than the network, through the service's own cutting."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from service.inspection.tiling import cut, lay_grid, lay_out
 from training.calibrate import named_failures
 from training.dataset import UInt8Images, load_prepared, read_rgb
 
-# All tiles are kept in memory, like all pictures without a tiling, and the frozen teacher's features of each take two
+# All tiles are kept in memory, like all images without a tiling, and the frozen teacher's features of each take two
 # to four times as much again; of more than fit, some are drawn.
 MEMORY_BYTES = 1 << 28
 
@@ -28,18 +28,18 @@ def load_for_training(
     *,
     memory_bytes: int = MEMORY_BYTES,
 ) -> UInt8Images:
-    """What the network learns from: whole pictures, or with a tiling tiles of them, as serving cuts them.
+    """What the network learns from: whole images, or with a tiling tiles of them, as serving cuts them.
 
     Args:
         paths: Image files.
         geometry: The graph's input.
         seed: Decides which tiles are drawn where there are too many.
         progress: Called with the number of images done so far.
-        memory_bytes: Most memory for tiles; at least one tile of every picture is drawn.
+        memory_bytes: Most memory for tiles; at least one tile of every image is drawn.
 
     Returns:
         uint8 [N, height, width, 3], RGB; tiles in an order that the seed decides, so that any part of them shows all
-        places of the pictures.
+        places of the images.
 
     Raises:
         UnreadableImage: Names the first file that is not a whole image.
@@ -53,7 +53,7 @@ def load_for_training(
     chosen = [np.sort(rng.permutation(count)[: max(1, int(count * share))]) for count in counts]
     tiles = np.empty((sum(map(len, chosen)), geometry.height, geometry.width, 3), np.uint8)
     places = np.split(rng.permutation(len(tiles)), np.cumsum([len(numbers) for numbers in chosen])[:-1])
-    # One large picture at a time and core: the pictures themselves must not fill the memory.
+    # One large image at a time and core: the images themselves must not fill the memory.
     with ThreadPoolExecutor(cpu_quota()) as pool:
         for start in range(0, len(paths), cpu_quota()):
             piece = slice(start, start + cpu_quota())

@@ -1,4 +1,4 @@
-"""Other people's methods on our teacher, our pictures and our metrics, so that our table has peers in it.
+"""Other people's methods on our teacher, our images and our metrics, so that our table has peers in it.
 
 `python -m benchmarks.peers --help` says how; `docs/benchmarks.md` holds what came out.
 """

@@ -1,4 +1,4 @@
-"""anomalib's PatchCore, PaDiM and STFPM on our teacher, our pictures and our metrics.
+"""anomalib's PatchCore, PaDiM and STFPM on our teacher, our images and our metrics.
 
     python -m benchmarks.peers --data ROOT --categories bottle screw transistor --out DIR
 
@@ -34,9 +34,9 @@ def main(
         "efficientnet_lite0"
     ),
     input_size: Annotated[int, typer.Option(help="Side of the input, pixels; a multiple of 32.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Also decides which good pictures are held out.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Also decides which good images are held out.")] = 0,
     patchcore_coreset: Annotated[float, typer.Option(help="Share of patches that is kept.")] = 0.05,
-    stfpm_steps: Annotated[int, typer.Option(min=1, help="Steps of 32 pictures.")] = 120,
+    stfpm_steps: Annotated[int, typer.Option(min=1, help="Steps of 32 images.")] = 120,
     threads: Annotated[
         int | None, typer.Option(min=1, help="For training.", show_default="the container's quota")
     ] = None,

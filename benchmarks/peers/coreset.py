@@ -1,7 +1,7 @@
 """Greedy k-centre selection, as anomalib's PatchCore does it, fast enough for a CPU.
 
 anomalib compares every patch with every new centre, in a random projection that has *more* dimensions than our small
-teacher has channels: hours for a product of 250 pictures. Two exact shortcuts bring the same choice within minutes:
+teacher has channels: hours for a product of 250 images. Two exact shortcuts bring the same choice within minutes:
 distances after the projection are a quadratic form of the unprojected features, so these are enough; and a patch that
 is nearer to its own centre than half the way from there to the new one cannot change sides (triangle inequality).
 """

@@ -42,7 +42,7 @@ class _NotExportable(Exception):
 
 
 def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any]) -> Result:
-    """Train a peer on the pictures that our methods learn from, and measure it on the test split.
+    """Train a peer on the images that our methods learn from, and measure it on the test split.
 
     Args:
         data: Folder of MVTec-layout folders.
@@ -52,7 +52,7 @@ def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any]) -
     """
     size = settings["input_size"]
     geometry = InputGeometry(height=size, width=size)
-    # The held-out pictures stay unseen: ours keep them for the threshold, and so would whoever used a peer.
+    # The held-out images stay unseen: ours keep them for the threshold, and so would whoever used a peer.
     found = scan(data / category, seed=settings["seed"])
     images = load_prepared(found.train, geometry)
     torch.manual_seed(settings["seed"])
@@ -82,12 +82,12 @@ def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any]) -
 def _figures(graph: nn.Module, tests: Sequence[TestImage], geometry: InputGeometry) -> dict[str, float]:
     scores, pixels = [], PixelScores()
     for test in tests:
-        picture = read_rgb(test.path)
+        image = read_rgb(test.path)
         with torch.inference_mode():
-            anomaly_map, score = graph(torch.from_numpy(prepare(picture, geometry)[None]))
+            anomaly_map, score = graph(torch.from_numpy(prepare(image, geometry)[None]))
         scores.append(float(score[0]))
         if test.mask is not None or not test.defective:
-            mask = read_mask(test.mask, (picture.shape[1], picture.shape[0]))
+            mask = read_mask(test.mask, (image.shape[1], image.shape[0]))
             pixels.add(anomaly_map[0].numpy(), mask)
     localised = pixels.figures()
     return {
@@ -99,7 +99,7 @@ def _figures(graph: nn.Module, tests: Sequence[TestImage], geometry: InputGeomet
 
 
 def _latency(graph: nn.Module, image: Images) -> tuple[float, dict[str, Any]]:
-    """Median milliseconds for one picture: in ONNX Runtime where the export computes the same, else in torch."""
+    """Median milliseconds for one image: in ONNX Runtime where the export computes the same, else in torch."""
     with torch.inference_mode():
         expected = graph(torch.from_numpy(image))
     runtime, why = "onnxruntime", ""
@@ -126,7 +126,7 @@ def _latency(graph: nn.Module, image: Images) -> tuple[float, dict[str, Any]]:
 
 
 def _to_onnx(graph: nn.Module, image: Images) -> bytes:
-    """For one picture at a time: PatchCore's search counts patches in Python, which freezes the batch."""
+    """For one image at a time: PatchCore's search counts patches in Python, which freezes the batch."""
     try:
         with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
 """anomalib's own networks around our teacher. Only what runs in the peers' environment may import this.
 
 The classes of anomalib that hold the method are used, without the engine around them: that one would normalise and
-clamp scores, choose thresholds on test pictures, and read pictures in another way than we do.
+clamp scores, choose thresholds on test images, and read images in another way than we do.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -122,7 +122,7 @@ def _collect(model: nn.Module, images: Images) -> None:
 
 
 def _shuffled(images: Images) -> Iterator[Tensor]:
-    """Batches without end, every picture once an epoch."""
+    """Batches without end, every image once an epoch."""
     while True:
         for indices in torch.split(torch.randperm(len(images)), BATCH_SIZE):
             yield torch.from_numpy(images[indices.numpy()])

@@ -15,7 +15,7 @@ _SHARES = ("image_auroc", "pixel_auroc", "aupro", "pixel_average_precision")
 _COSTS = ("train_seconds", "ms_per_image")
 COLUMNS = ("method", "category", *_SHARES, *_COSTS)
 # As `plumbline-train compare` heads them, so that the two tables can be laid side by side.
-_HEAD = ("method", "category", *(f"{FIGURES[name]} %" for name in _SHARES), "training s", "ms a picture")
+_HEAD = ("method", "category", *(f"{FIGURES[name]} %" for name in _SHARES), "training s", "ms an image")
 MEAN = "mean"
 
 
@@ -37,11 +37,11 @@ class Result:
         method: One of `PEERS`.
         category: Name of the data set's folder.
         image_auroc: Of anomalib's raw image scores, 0..1, as the other three.
-        pixel_auroc: Of anomalib's raw maps, over all pixels of all pictures.
+        pixel_auroc: Of anomalib's raw maps, over all pixels of all images.
         aupro: As MVTec AD defines it, see `training.metrics`.
         pixel_average_precision: As `pixel_auroc`.
-        train_seconds: Wall clock, from prepared pictures to a model that answers.
-        ms_per_image: Median of one picture at a time, from uint8 pixels to map and score.
+        train_seconds: Wall clock, from prepared images to a model that answers.
+        ms_per_image: Median of one image at a time, from uint8 pixels to map and score.
         settings: What decides the figures; two results compare only where these are equal.
         details: What else is worth knowing, for instance what ran for `ms_per_image`.
     """

@@ -55,11 +55,11 @@ class BundleCalls:
     def compare_bundles(
         self, product: str, *, active: str | None = None, shadow: str | None = None, limit: int = 1000
     ) -> ComparisonRecord:
-        """What two bundles said about the same pictures; by default the active one and the latest shadow."""
+        """What two bundles said about the same images; by default the active one and the latest shadow."""
         return ComparisonRecord.model_validate_json(self._send(_compare(product, active, shadow, limit)))
 
     def replay(self, inspection_id: str) -> ReplayRecord:
-        """Have a stored picture decided again, with the bundle and the recipe that its inspection names."""
+        """Have a stored image decided again, with the bundle and the recipe that its inspection names."""
         return ReplayRecord.model_validate_json(self._send(_replay(inspection_id)))
 
 

@@ -105,13 +105,13 @@ class Client(BundleCalls, RecipeCalls, StreamCalls):
         captured_at: datetime | None = None,
         buffer: CameraBuffer | None = None,
     ) -> Inspection:
-        """Have a picture judged.
+        """Have an image judged.
 
         Args:
             product: What it shows.
-            image: An encoded picture, or the bytes of a camera buffer.
+            image: An encoded image, or the bytes of a camera buffer.
             part_id: Serial number of the part.
-            station: Where the picture was taken.
+            station: Where the image was taken.
             lot: Lot or order that the part belongs to.
             captured_at: When it was taken, with time zone.
             buffer: The layout of the camera buffer; None where `image` is encoded.
@@ -132,13 +132,13 @@ class Client(BundleCalls, RecipeCalls, StreamCalls):
         lot: str | None = None,
         buffer: CameraBuffer | None = None,
     ) -> BatchAnswer:
-        """Have several pictures judged in one call.
+        """Have several images judged in one call.
 
         Args:
             product: What they show.
             images: Name and bytes of each; names come back with the answers.
             part_id: Serial number of the part that they show.
-            station: Where the pictures were taken.
+            station: Where the images were taken.
             lot: Lot or order that the part belongs to.
             buffer: The layout of camera buffers; None where the images are encoded.
 
@@ -174,7 +174,7 @@ class Client(BundleCalls, RecipeCalls, StreamCalls):
                 return
 
     def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None) -> bytes:
-        """The heatmap over the picture, encoded."""
+        """The heatmap over the image, encoded."""
         return self._send(heatmap_call(inspection_id, image_format))
 
     def anomaly_map(self, inspection_id: str) -> Float32Map:
@@ -182,7 +182,7 @@ class Client(BundleCalls, RecipeCalls, StreamCalls):
         return _map(self._send(Call("GET", f"/v1/inspections/{inspection_id}/map")))
 
     def image(self, inspection_id: str, *, as_png: bool = False) -> bytes:
-        """The picture as it was sent, or as it was judged: 8 bits RGB, as a PNG."""
+        """The image as it was sent, or as it was judged: 8 bits RGB, as a PNG."""
         return self._send(image_call(inspection_id, as_png))
 
     def products(self) -> list[Product]:
@@ -209,7 +209,7 @@ class Client(BundleCalls, RecipeCalls, StreamCalls):
         archive: bytes | None = None,
     ) -> Proposal:
         """Derive thresholds from good images: of the calibration card, or of stored inspections that are declared
-        good, by `ids` or from `since` until `until`, or of pictures, as pairs of name and bytes or as a zip file. Apply
+        good, by `ids` or from `since` until `until`, or of images, as pairs of name and bytes or as a zip file. Apply
         them with `change_recipe(proposal_id=...)`.
         """
         wish = {
@@ -223,7 +223,7 @@ class Client(BundleCalls, RecipeCalls, StreamCalls):
         return Proposal.model_validate_json(self._send(propose_call(product, wish, selected, images, archive)))
 
     def readiness(self) -> Readiness:
-        """Whether the service takes pictures, and if not, why. Never retries."""
+        """Whether the service takes images, and if not, why. Never retries."""
         return Readiness.model_validate_json(self._http.get("/health/ready").content)
 
     def close(self) -> None:

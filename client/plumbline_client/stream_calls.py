@@ -20,7 +20,7 @@ from plumbline_client.schemas.stream import TOLD, Ready, StreamFailure, StreamRe
 
 NORMAL = 1000
 _END = json.dumps({"type": "end"})
-# An answer is some kilobytes of JSON. Frames are pictures already, so nobody compresses them again.
+# An answer is some kilobytes of JSON. Frames are images already, so nobody compresses them again.
 _OPTIONS: Mapping[str, Any] = {"max_size": 2**24, "compression": None}
 
 
@@ -69,10 +69,10 @@ class StreamCalls:
 
         Args:
             product: What the frames show.
-            frames: Encoded pictures or camera buffers. Consumed by another thread, no faster than they are inspected.
+            frames: Encoded images or camera buffers. Consumed by another thread, no faster than they are inspected.
             station: Where the frames are taken.
             lot: Lot or order that the parts belong to.
-            buffer: The layout of camera buffers; None where frames are encoded pictures.
+            buffer: The layout of camera buffers; None where frames are encoded images.
 
         Raises:
             ServiceProblem: The stream was refused, or broken off because of what was sent.

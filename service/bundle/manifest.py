@@ -47,12 +47,12 @@ class _Record(BaseModel):
 
 
 class Tiling(_Record):
-    """How a picture larger than the network is cut into tiles of the network's input size; `service.inspection.tiling`
+    """How an image larger than the network is cut into tiles of the network's input size; `service.inspection.tiling`
     does it.
 
     Attributes:
         overlap: Pixels that neighbouring tiles share, below half a tile: a defect up to this size lies wholly in one.
-        scale: The picture's size is multiplied by this before it is cut.
+        scale: The image's size is multiplied by this before it is cut.
     """
 
     overlap: int = Field(ge=0, le=2048)

@@ -1,4 +1,4 @@
-"""`make demo`: starts the service as a line would run it, sends it sample pictures, shows what it answers.
+"""`make demo`: starts the service as a line would run it, sends it sample images, shows what it answers.
 
     python -m service.cli.demo [--models models] [--samples docs/samples] [--out demo-out] [--keep]
 
@@ -124,13 +124,13 @@ def running_service(models: Path, out: Path, port: int) -> Iterator[RunningServi
 def inspect_samples(
     client: Client, product: str, samples: Sequence[Path], heatmaps: Path
 ) -> list[tuple[Path, Inspection, float]]:
-    """Sends every picture and saves its heatmap.
+    """Sends every image and saves its heatmap.
 
     Returns:
-        For every picture: the file, the answer, and the seconds that the answer took over HTTP.
+        For every image: the file, the answer, and the seconds that the answer took over HTTP.
 
     Raises:
-        ServiceProblem: The service refused a picture.
+        ServiceProblem: The service refused an image.
     """
     heatmaps.mkdir(parents=True, exist_ok=True)
     results = []
@@ -148,7 +148,7 @@ def verdict_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
     thresholds = results[0][1].thresholds
     promise = (
         f"at most {thresholds.target_false_reject_rate:.1%} of good parts fail, "
-        f"{'certified' if thresholds.certified else 'estimated'} by {thresholds.calibration_images} good pictures"
+        f"{'certified' if thresholds.certified else 'estimated'} by {thresholds.calibration_images} good images"
         if thresholds.target_false_reject_rate is not None
         else "thresholds set by hand"
     )
@@ -156,7 +156,7 @@ def verdict_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
         title=f"{results[0][1].product}: fail above {thresholds.fail:.4g}, review above {thresholds.review:.4g}",
         caption=promise,
     )
-    for heading in ("picture", "verdict"):
+    for heading in ("image", "verdict"):
         table.add_column(heading, no_wrap=True)
     for heading in ("score", "p-value", "regions", "largest\nx, y, w, h", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -176,27 +176,27 @@ def verdict_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
 
 def main(
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    samples: Annotated[Path, typer.Option(help="Folder of JPEG or PNG pictures.")] = Path("docs/samples"),
+    samples: Annotated[Path, typer.Option(help="Folder of JPEG or PNG images.")] = Path("docs/samples"),
     product: Annotated[str, typer.Option(help="Which product they show.")] = "washer",
     out: Annotated[Path, typer.Option(help="Where heatmaps, log and stored inspections go.")] = Path("demo-out"),
     port: Annotated[int, typer.Option(help="TCP port; another one if it is taken.")] = 8000,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C.")] = False,
 ) -> None:
-    """Start the service, inspect sample pictures, show the verdicts, stop the service."""
-    pictures = sorted(path for path in samples.glob("*") if path.suffix.lower() in SUFFIXES)
+    """Start the service, inspect sample images, show the verdicts, stop the service."""
+    images = sorted(path for path in samples.glob("*") if path.suffix.lower() in SUFFIXES)
     try:
-        if not pictures:
-            raise DemoFailure(f"there is no JPEG or PNG picture in {samples}: name another folder with --samples.")
+        if not images:
+            raise DemoFailure(f"there is no JPEG or PNG image in {samples}: name another folder with --samples.")
         console.print(f"Starting the service on the products of {escape(str(models))} ...")
         with running_service(models, out, port) as service:
             state = service.wait_until_ready()
             if product not in state.products:
                 raise DemoFailure(f"product {product!r} is not served: {', '.join(state.products)} are.")
             with Client(service.url, timeout_s=REQUEST_TIMEOUT_S) as client:
-                results = inspect_samples(client, product, pictures, out / "heatmaps")
+                results = inspect_samples(client, product, images, out / "heatmaps")
             console.print(verdict_table(results))
             console.print(f"Heatmaps: {escape(str(out / 'heatmaps'))}")
-            _show_the_way(service.url, product, pictures[0], keep)
+            _show_the_way(service.url, product, images[0], keep)
             if keep:
                 service.process.wait()
     except (DemoFailure, ServiceProblem) as error:
@@ -206,7 +206,7 @@ def main(
         console.print("Stopped.")
 
 
-def _show_the_way(url: str, product: str, picture: Path, keep: bool) -> None:
+def _show_the_way(url: str, product: str, image: Path, keep: bool) -> None:
     if not keep:
         console.print(
             "The service is stopped again. `make demo KEEP=1` keeps it running, `make serve` starts it alone."
@@ -216,7 +216,7 @@ def _show_the_way(url: str, product: str, picture: Path, keep: bool) -> None:
         console.print(f"{title + ':':<9}{url}{address}")
     console.print(
         "Try:     curl -H 'Content-Type: image/jpeg' --data-binary "
-        f"@{escape(shlex.quote(str(picture)))} {url}/v1/products/{product}/inspections",
+        f"@{escape(shlex.quote(str(image)))} {url}/v1/products/{product}/inspections",
         soft_wrap=True,
     )
     console.print("Ctrl-C stops the service.")

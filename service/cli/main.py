@@ -24,7 +24,7 @@ from service.version import VERSION
 
 app = typer.Typer(
     name="plumbline",
-    help="Industrial visual anomaly inspection: pictures of parts in, verdicts and heatmaps out.",
+    help="Industrial visual anomaly inspection: images of parts in, verdicts and heatmaps out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -111,7 +111,7 @@ def main(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Industrial visual anomaly inspection: pictures of parts in, verdicts and heatmaps out."""
+    """Industrial visual anomaly inspection: images of parts in, verdicts and heatmaps out."""
 
 
 @app.command()
@@ -139,7 +139,7 @@ def inspect(
 ) -> None:
     """Inspect files without a server: the same core, and the recipe that the service uses.
 
-    Exit code: 0 every picture passes; 1 some picture fails, needs review or could not be judged; 2 wrong
+    Exit code: 0 every image passes; 1 some image fails, needs review or could not be judged; 2 wrong
     usage.
     """
     from service.app import inspector_options
@@ -288,9 +288,9 @@ def replay(
     provider: Provider = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Decide stored pictures again, with the bundle and the recipe that their inspections name, and compare.
+    """Decide stored images again, with the bundle and the recipe that their inspections name, and compare.
 
-    It reads the data folder and the model repository; the service may run or not. A verdict whose picture, bundle or
+    It reads the data folder and the model repository; the service may run or not. A verdict whose image, bundle or
     recipe is gone cannot be replayed; that is reported and is no difference.
 
     Exit code: 0 what could be replayed came out the same, 1 something came out differently or nothing could be

@@ -170,7 +170,7 @@ def inspect_files(
         inspector: The product's.
         recipe: What to judge by.
         reference: What p-values are taken against.
-        files: Encoded pictures.
+        files: Encoded images.
         heatmaps: Folder for heatmaps, None for none.
         media_type: Their format.
     """
@@ -191,17 +191,17 @@ def _inspect(
     try:
         data = file.read_bytes()
         rules = recipe.pixels.rules(None)
-        picture = inspector.read(data, rules)
+        image = inspector.read(data, rules)
         limits = recipe.quality.combine(inspector.quality_limits, recipe.pixels)
-        if objections := find_objections(picture.quality, picture.image_wh, limits):
+        if objections := find_objections(image.quality, image.image_wh, limits):
             return FileResult(
                 file,
                 decision=Decision.INVALID.value,
-                sha256=picture.sha256,
+                sha256=image.sha256,
                 reasons=" ".join(objection.detail for objection in objections),
             )
-        result = inspector.infer(picture)
-        judged = inspector.finish(picture, result, recipe.criteria, reference)
+        result = inspector.infer(image)
+        judged = inspector.finish(image, result, recipe.criteria, reference)
         saved = None
         if heatmaps is not None:
             scale = inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)
@@ -209,7 +209,7 @@ def _inspect(
             drawn = heatmap.render(rgb, judged.anomaly_map, scale, judged.regions, judged.judged)
             # Files of the same name may come from different folders; the hash keeps their heatmaps apart.
             suffix = heatmap.HEATMAP_MEDIA_TYPES[media_type]
-            saved = heatmaps / f"{file.stem}-{judged.picture.sha256[:8]}{suffix}"
+            saved = heatmaps / f"{file.stem}-{judged.image.sha256[:8]}{suffix}"
             saved.write_bytes(heatmap.encode(drawn, media_type))
     except PlumblineError as error:
         return FileResult(file, error=error.detail)
@@ -224,7 +224,7 @@ def _inspect(
         fail_threshold=judged.thresholds.fail,
         review_threshold=judged.thresholds.review,
         regions=tuple(asdict(region) for region in judged.regions),
-        sha256=judged.picture.sha256,
+        sha256=judged.image.sha256,
         timings_ms={stage: round(seconds * 1000, 3) for stage, seconds in judged.timings.items()},
         heatmap=saved,
     )

@@ -1,7 +1,7 @@
-"""Two bundles that judged the same pictures: do they differ, and is the difference more than chance?
+"""Two bundles that judged the same images: do they differ, and is the difference more than chance?
 
-Both statistics are exact binomial tests on the pictures where the two disagree, which is all that paired judgements
-say about a difference. McNemar's looks at rejects: among the pictures that exactly one of the two rejects, either is
+Both statistics are exact binomial tests on the images where the two disagree, which is all that paired judgements
+say about a difference. McNemar's looks at rejects: among the images that exactly one of the two rejects, either is
 equally likely to be the one, if they reject equally often. The sign test looks at p-values in the same way: which of
 the two finds the part more unusual. Neither says who is right; only a person who looks at the parts can.
 """
@@ -36,16 +36,16 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two bundles said about the same pictures.
+    """What two bundles said about the same images.
 
     Attributes:
         active: Version that decided.
         shadow: Version that watched.
-        pairs: Pictures that both judged.
+        pairs: Images that both judged.
         agreement: How often each pair of decisions came, by the active bundle's and then the shadow's.
         rejects: McNemar's exact test on rejecting or not.
         p_values: The sign test on the p-values; equal ones do not count.
-        examples: Pictures that got different decisions, newest first.
+        examples: Images that got different decisions, newest first.
         summary: All that in plain language.
     """
 
@@ -101,8 +101,8 @@ def paired_test(active_only: int, shadow_only: int) -> PairedTest:
 
 def _summary(active: str, shadow: str, pairs: int, different: int, rejects: PairedTest) -> str:
     if pairs == 0:
-        return f"No picture was decided by {active} and watched by {shadow}, so there is nothing to compare yet."
-    counted = f"Of {pairs} pictures that both judged, {pairs - different} got the same decision."
+        return f"No image was decided by {active} and watched by {shadow}, so there is nothing to compare yet."
+    counted = f"Of {pairs} images that both judged, {pairs - different} got the same decision."
     split = (
         f"{active} alone rejects {rejects.active_only}, {shadow} alone rejects {rejects.shadow_only}."
         if rejects.active_only + rejects.shadow_only

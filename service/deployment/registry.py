@@ -234,7 +234,7 @@ class Registry:
         raise refusal
 
     def swap(self, product: str, inspector: Inspector, remember: Callable[[], AnswerT]) -> AnswerT:
-        """Let a loaded bundle inspect from the next picture on, with its recipe. The old one finishes what it has in
+        """Let a loaded bundle inspect from the next image on, with its recipe. The old one finishes what it has in
         work and is unloaded.
 
         Args:
@@ -262,7 +262,7 @@ class Registry:
         return remembered
 
     def set_shadow(self, product: str, inspector: Inspector | None, remember: Callable[[], AnswerT]) -> AnswerT:
-        """Let a loaded bundle watch from the next picture on, or nobody; otherwise as `swap`."""
+        """Let a loaded bundle watch from the next image on, or nobody; otherwise as `swap`."""
         try:
             with self._changing:
                 shadow = None

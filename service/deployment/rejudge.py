@@ -1,4 +1,4 @@
-"""Judging a stored picture once more: for a shadow, and to replay a verdict."""
+"""Judging a stored image once more: for a shadow, and to replay a verdict."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def judge_again(
     *,
     copies: int | None = None,
 ) -> Inspection:
-    """What a bundle with a recipe says about the picture of a stored inspection, read as it was read then.
+    """What a bundle with a recipe says about the image of a stored inspection, read as it was read then.
 
     Args:
-        store: Has the picture.
+        store: Has the image.
         references: Has the scores that p-values are taken against.
         row: The inspection.
         inspector: Of the bundle that judges.
@@ -30,7 +30,7 @@ def judge_again(
         copies: As `Inspector.inspect`.
 
     Raises:
-        ArtefactGone: The picture is not on disk any more.
+        ArtefactGone: The image is not on disk any more.
         AreaMismatch: It does not fit the recipe's polygons.
         QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
         ScoreNotFinite: The graph computed no score.

@@ -1,7 +1,7 @@
-"""Replaying verdicts: deciding a stored picture again with the bundle and the recipe that its inspection names.
+"""Replaying verdicts: deciding a stored image again with the bundle and the recipe that its inspection names.
 
 On the CPU, where the CPU gave it, a verdict comes out the same to the last bit: the graph runs on as many copies of the
-picture as there were pictures in its batch then. Tiles went in batches of several sizes, and CUDA's libraries choose
+image as there were images in its batch then. Tiles went in batches of several sizes, and CUDA's libraries choose
 their algorithms anew, so there a score may differ in its last digits. On another provider it may differ as far as the
 bundle's parity certificate allows. The decision must be the same even so.
 """
@@ -36,13 +36,13 @@ from service.store.store import Store
 # A batch's size moves scores by some 3e-7 (measured on the washer's graph, relative to the largest value).
 LAST_DIGITS = 1e-5
 _PAGE = 500
-# Every picture was admitted once; limits that were lowered since do not hide it.
+# Every image was admitted once; limits that were lowered since do not hide it.
 _NO_LIMITS = ImageLimits(max_bytes=2**31 - 1, max_pixels=2**30)
 
 
 @dataclass(frozen=True)
 class Said:
-    """What was said about a picture, then or now."""
+    """What was said about an image, then or now."""
 
     decision: str
     score: float
@@ -126,18 +126,18 @@ class Replayer:
         self._models = models
         self._store = store
         self._references = References(store.engine)
-        # One picture at a time, and nobody waits for it: no batches to warm up for.
+        # One image at a time, and nobody waits for it: no batches to warm up for.
         self._options = replace(options, batching=replace(options.batching, max_batch=1), limits=_NO_LIMITS)
         self._loaded: Inspector | None = None
 
     def replay(self, row: InspectionRow) -> Replay:
-        """Decide a stored picture again.
+        """Decide a stored image again.
 
         Raises:
-            ArtefactGone: The picture is not on disk any more.
+            ArtefactGone: The image is not on disk any more.
             UnknownBundle, UnknownRevision: The bundle or the recipe is not there any more.
             BundleInvalid, ProviderUnavailable: The bundle cannot be run here.
-            NotJudged: No bundle ever looked at the picture.
+            NotJudged: No bundle ever looked at the image.
             StoreUnavailable: The database does not answer.
         """
         if row.score is None or row.p_value is None:

@@ -1,7 +1,7 @@
 """Changing which bundle of a product decides and which one watches.
 
-A change loads and tests the new bundle beside the old one, exchanges them between two pictures, and unloads the old one
-when its last picture is judged. Whatever fails on the way leaves the old one in service.
+A change loads and tests the new bundle beside the old one, exchanges them between two images, and unloads the old one
+when its last image is judged. Whatever fails on the way leaves the old one in service.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class BundleChanges:
         return self.version(product, bundle.version), is_new
 
     def activate(self, product: str, version: str, *, author: str, reason: str) -> BundleChoice:
-        """Let a bundle inspect, with its recipe, from the next picture on. It serves when this returns.
+        """Let a bundle inspect, with its recipe, from the next image on. It serves when this returns.
 
         Raises:
             UnknownProduct, UnknownBundle: It is not there.
@@ -134,7 +134,7 @@ class BundleChanges:
             return self._exchange(product, former.version, author, reason, returns_to=former.returns_to)
 
     def start_shadow(self, product: str, version: str, *, author: str, reason: str) -> BundleChoice:
-        """Let a bundle judge what the active one decided, from the next picture on.
+        """Let a bundle judge what the active one decided, from the next image on.
 
         Raises:
             ShadowRefused: It is active, or no bundle is.

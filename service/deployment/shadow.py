@@ -1,8 +1,8 @@
 """Running shadows: beside the line, behind the answer, and never in its way.
 
-A picture is offered when its verdict is on the disk and about to be answered. One thread, which gives way to all
-others, judges what was offered, one picture after the other; what it cannot keep up with is let go and counted. What
-waits is only the inspection's record: the picture is read from the store when its turn comes.
+An image is offered when its verdict is on the disk and about to be answered. One thread, which gives way to all
+others, judges what was offered, one image after the other; what it cannot keep up with is let go and counted. What
+waits is only the inspection's record: the image is read from the store when its turn comes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ShadowRunner:
 
     Args:
         registry: Who is a shadow.
-        store: Has the pictures and takes the verdicts.
+        store: Has the images and takes the verdicts.
         references: Has the scores that p-values are taken against.
         metrics: What is counted.
         queue_limit: Inspections that may wait for a shadow.
@@ -64,7 +64,7 @@ class ShadowRunner:
         self._thread.start()
 
     def offer(self, row: InspectionRow) -> None:
-        """Have the product's shadow, if it has one, judge an inspection's picture when there is time. Never waits."""
+        """Have the product's shadow, if it has one, judge an inspection's image when there is time. Never waits."""
         if row.product not in self._registry.shadows:
             return
         with self._changed:
@@ -76,7 +76,7 @@ class ShadowRunner:
             self._metrics.shadow_runs.labels(row.product, "dropped").inc()
 
     def close(self) -> None:
-        """Finish the picture in work, let the others go, and end the thread."""
+        """Finish the image in work, let the others go, and end the thread."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -99,14 +99,14 @@ class ShadowRunner:
 
     def _judge(self, row: InspectionRow) -> None:
         with self._registry.lease_shadow(row.product) as shadow:
-            # It may have been stopped since the picture was offered, or it decides itself by now.
+            # It may have been stopped since the image was offered, or it decides itself by now.
             if shadow is None or shadow.bundle.digest == row.bundle_digest:
                 return
             try:
                 judged = judge_again(self._store, self._references, row, shadow.inspector, shadow.recipe)
             except ShuttingDown:
                 return
-            except Exception as error:  # noqa: BLE001 - a shadow that fails at a picture is news, no failure of the line
+            except Exception as error:  # noqa: BLE001 - a shadow that fails at an image is news, no failure of the line
                 self._metrics.shadow_runs.labels(row.product, "failed").inc()
                 reason = error.detail if isinstance(error, PlumblineError) else repr(error)
                 log.warning("shadow failed", product=row.product, inspection=row.id, reason=reason)

@@ -1,6 +1,6 @@
-"""Which part of a picture is judged: inside the region of interest (ROI) and outside everything that is to be ignored.
+"""Which part of an image is judged: inside the region of interest (ROI) and outside everything that is to be ignored.
 
-Polygons are in pixels of the picture that was sent. The anomaly map knows cells only, so a cell is judged when at
+Polygons are in pixels of the image that was sent. The anomaly map knows cells only, so a cell is judged when at
 least half of its area lies inside some ROI polygon and inside no ignore polygon. By area and not by its centre, because
 a thin serial number may fill most of a cell without covering its centre, or cover the centre and little else.
 """
@@ -28,7 +28,7 @@ _LOOK = 256
 
 @dataclass(frozen=True)
 class Area:
-    """What is judged of a picture.
+    """What is judged of an image.
 
     Attributes:
         roi: Only what lies in one of these polygons; none means everything.
@@ -39,7 +39,7 @@ class Area:
     ignore: tuple[Polygon, ...] = ()
 
     def leaves_something(self, width: float = math.inf, height: float = math.inf) -> bool:
-        """Whether the ignore polygons leave anything of ROI and picture. Without an ROI and with a picture of which
+        """Whether the ignore polygons leave anything of ROI and image. Without an ROI and with an image of which
         the size is not known they do.
         """
         if self.roi:
@@ -52,12 +52,12 @@ class Area:
         return bool(_covered(self, _steps(left, right, _LOOK), _steps(top, bottom, _LOOK)).any())
 
     def beyond(self, width: float, height: float) -> str | None:
-        """The corner that lies outside a picture of this size, in words; None where none does."""
+        """The corner that lies outside an image of this size, in words; None where none does."""
         for kind, polygons in (("ROI", self.roi), ("ignore", self.ignore)):
             for number, polygon in enumerate(polygons, 1):
                 for x, y in polygon:
                     if not (0 <= x <= width and 0 <= y <= height):
-                        return f"{kind} polygon {number} has a corner at ({x:g}, {y:g}), outside the picture"
+                        return f"{kind} polygon {number} has a corner at ({x:g}, {y:g}), outside the image"
         return None
 
 
@@ -71,13 +71,13 @@ def judged_cells(area: Area, map_hw: tuple[int, int], image_wh: tuple[int, int])
     Args:
         area: What is judged.
         map_hw: Height and width of the map, in cells.
-        image_wh: Width and height of the picture that was sent, in pixels; the map covers all of it.
+        image_wh: Width and height of the image that was sent, in pixels; the map covers all of it.
 
     Returns:
         bool [h, w], read-only, at least one cell; None where every cell is judged.
 
     Raises:
-        AreaMismatch: A polygon reaches beyond the picture, so it was drawn for another one; or no cell is left.
+        AreaMismatch: A polygon reaches beyond the image, so it was drawn for another one; or no cell is left.
     """
     if area == EVERYTHING:
         return None

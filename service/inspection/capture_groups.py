@@ -1,6 +1,6 @@
 """Which good images were taken together, and whether one day's look like the others'.
 
-Pictures of one day resemble each other more than those of the next. A threshold from a single day's pictures therefore
+Images of one day resemble each other more than those of the next. A threshold from a single day's images therefore
 promises too much: how they group is told from names by one rule, for training and service alike, and every day is
 compared with the rest.
 """
@@ -32,7 +32,7 @@ _DEFECTIVE_NAMES = re.compile(
 
 
 def sounds_defective(folder: str) -> bool:
-    """Whether a folder's name says that what lies in it is no picture of a good part."""
+    """Whether a folder's name says that what lies in it is no image of a good part."""
     return _DEFECTIVE_NAMES.fullmatch(folder) is not None
 
 

@@ -17,7 +17,7 @@ class Decision(StrEnum):
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     REVIEW = "review"
     FAIL = "fail"
-    INVALID = "invalid"  # the picture is not worth a verdict; see quality.py
+    INVALID = "invalid"  # the image is not worth a verdict; see quality.py
 
 
 VERDICTS = (Decision.PASS, Decision.REVIEW, Decision.FAIL)
@@ -45,7 +45,7 @@ class Criteria:
 
     Attributes:
         thresholds: Levels of the score, and of the map where regions are looked for.
-        area: What of the picture is judged.
+        area: What of the image is judged.
         regions: Which regions count.
     """
 
@@ -96,7 +96,7 @@ def judge(
         score: Of the map, over the judged cells.
         anomaly_map: float32 [h, w], times the score gain.
         criteria: What to judge by.
-        image_wh: Width and height of the picture that was sent, in pixels.
+        image_wh: Width and height of the image that was sent, in pixels.
         judged: bool [h, w], the cells of the map inside the criteria's area; None means all.
     """
     thresholds = criteria.thresholds

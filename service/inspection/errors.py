@@ -26,7 +26,7 @@ class CorruptImage(PlumblineError):
 
     def __init__(self, media_type: str, reason: str) -> None:
         super().__init__(
-            f"The {media_type} data is truncated or corrupt ({reason}). A damaged picture is never judged: "
+            f"The {media_type} data is truncated or corrupt ({reason}). A damaged image is never judged: "
             "check the camera and the transfer, and send it again.",
             media_type=media_type,
         )
@@ -63,12 +63,12 @@ class BufferSizeMismatch(PlumblineError):
 
 class PixelMismatch(PlumblineError):
     slug = "pixel-mismatch"
-    title = "Picture is not what the recipe declares"
+    title = "Image is not what the recipe declares"
     status = 422
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The picture is not what the product's recipe declares under `pixels`: {reason}. Judged with the wrong "
+            f"The image is not what the product's recipe declares under `pixels`: {reason}. Judged with the wrong "
             "black and white it would get a wrong verdict: set the camera back, or change the recipe."
         )
 
@@ -90,13 +90,13 @@ class TooManyPixels(PlumblineError):
 
 class AreaMismatch(PlumblineError):
     slug = "area-mismatch"
-    title = "Picture does not fit the recipe's polygons"
+    title = "Image does not fit the recipe's polygons"
     status = 422
 
     def __init__(self, reason: str, width: int, height: int) -> None:
         super().__init__(
-            f"The picture of {width} x {height} pixels was not judged: {reason}. ROI and ignore polygons are in pixels "
-            "of the picture that the camera sends: check its resolution, or draw the polygons of the recipe again.",
+            f"The image of {width} x {height} pixels was not judged: {reason}. ROI and ignore polygons are in pixels "
+            "of the image that the camera sends: check its resolution, or draw the polygons of the recipe again.",
             width=width,
             height=height,
         )
@@ -109,8 +109,8 @@ class ScoreNotFinite(PlumblineError):
 
     def __init__(self, score: float) -> None:
         super().__init__(
-            f"The graph's score for this picture is {score}, which is no number, so there is no verdict. Treat the "
-            "part as not inspected and keep its picture: the bundle or the execution provider is at fault."
+            f"The graph's score for this image is {score}, which is no number, so there is no verdict. Treat the "
+            "part as not inspected and keep its image: the bundle or the execution provider is at fault."
         )
 
 

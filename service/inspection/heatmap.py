@@ -13,7 +13,7 @@ from service.inspection.area import BoolMask
 from service.inspection.regions import Region
 
 HEATMAP_MEDIA_TYPES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
-# Longest side that the formats' encoders take, in pixels; PNG's is beyond any picture's.
+# Longest side that the formats' encoders take, in pixels; PNG's is beyond any image's.
 _LONGEST_SIDE = {"image/jpeg": 65_500, "image/webp": 16_383}
 _STRIP_ROWS = 128
 # Where the scale ends, in fail thresholds above the median of good maps.
@@ -31,7 +31,7 @@ class HeatmapScale:
     Colours run from blue to yellow below the threshold and through orange to red above it. A score is a mean of the
     highest cells, so single cells of a good part may lie a little above the threshold; red needs half as much again.
 
-    It never depends on the picture that is shown: normalising each map by its own maximum paints good parts red.
+    It never depends on the image that is shown: normalising each map by its own maximum paints good parts red.
     """
 
     low: float
@@ -51,18 +51,18 @@ def render(
     judged: BoolMask | None = None,
     opacity: float = 0.55,
 ) -> UInt8Image:
-    """Lay the map over the picture and outline the regions.
+    """Lay the map over the image and outline the regions.
 
     Args:
-        rgb: uint8 [H, W, 3], the picture as it was sent.
+        rgb: uint8 [H, W, 3], the image as it was sent.
         anomaly_map: float32 [h, w], times the score gain.
         scale: The product's scale.
-        regions: Outlined in white over black, so that they show on any picture.
+        regions: Outlined in white over black, so that they show on any image.
         judged: bool [h, w], the cells that were judged; None means all. Others are dimmed and hatched, without colour.
-        opacity: How much of the picture full evidence covers, in [0, 1].
+        opacity: How much of the image full evidence covers, in [0, 1].
 
     Returns:
-        uint8 [H, W, 3], RGB. Where it was judged and without evidence it is the picture itself, pixel by pixel.
+        uint8 [H, W, 3], RGB. Where it was judged and without evidence it is the image itself, pixel by pixel.
     """
     height, width = rgb.shape[:2]
     thickness = max(1, round(max(height, width) / 400))
@@ -74,7 +74,7 @@ def render(
     steps = (scale.normalise(anomaly_map) * (255 / FULL_RED)).astype(np.uint8)
     shades = cv2.resize(steps, (width, height), interpolation=cv2.INTER_LINEAR)
     overlay = np.empty_like(rgb)
-    # Strip by strip: blending takes fifty bytes a pixel, which for a whole large picture would be gigabytes.
+    # Strip by strip: blending takes fifty bytes a pixel, which for a whole large image would be gigabytes.
     for top in range(0, height, _STRIP_ROWS):
         rows = slice(top, top + _STRIP_ROWS)
         colours = cv2.cvtColor(cv2.applyColorMap(shades[rows], cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
@@ -94,7 +94,7 @@ def _dim(overlay: UInt8Image, rgb: UInt8Image, seen: BoolMask, top: int, thickne
 
     Args:
         overlay: uint8 [H, W, 3], a strip of the drawing.
-        rgb: uint8 [H, W, 3], the same strip of the picture.
+        rgb: uint8 [H, W, 3], the same strip of the image.
         seen: bool [H, W], the pixels that were judged.
         top: Where the strip begins, so that lines run on from strip to strip.
         thickness: Of a line, in pixels.
@@ -106,7 +106,7 @@ def _dim(overlay: UInt8Image, rgb: UInt8Image, seen: BoolMask, top: int, thickne
 
 
 def encode(rgb: UInt8Image, media_type: str, quality: int = 90) -> bytes:
-    """Encode a picture.
+    """Encode an image.
 
     Args:
         rgb: uint8 [H, W, 3], RGB.
@@ -114,7 +114,7 @@ def encode(rgb: UInt8Image, media_type: str, quality: int = 90) -> bytes:
         quality: Of JPEG and WebP, 1 to 100.
 
     Returns:
-        The encoded picture, made smaller where a side is longer than the format allows.
+        The encoded image, made smaller where a side is longer than the format allows.
     """
     longest = max(rgb.shape[:2])
     if (allowed := _LONGEST_SIDE.get(media_type, longest)) < longest:

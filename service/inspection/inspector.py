@@ -47,16 +47,16 @@ class InspectorOptions:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that was read and is ready for the graph.
+class PreparedImage:
+    """An image that was read and is ready for the graph.
 
     Attributes:
         prepared: uint8 [H, W, 3], RGB: of the graph's input size, or what its tiles are cut from.
-        image_wh: Width and height of the picture as it was sent, in pixels.
+        image_wh: Width and height of the image as it was sent, in pixels.
         media_type: Sniffed from the data.
         sha256: Of the bytes that were sent, hex.
         rules: How these bytes were read; reading them again needs it.
-        quality: What was measured of the picture, before anybody judges it.
+        quality: What was measured of the image, before anybody judges it.
         timings: Seconds per stage.
     """
 
@@ -97,9 +97,9 @@ class Inspection:
         dropped: How many regions above the level of `by_score` were filtered out, by the filter.
         anomaly_map: float32 [h, w], times the score gain.
         judged: bool [h, w], the cells that were judged; None means all.
-        picture: Size, type and hash of the picture.
+        image: Size, type and hash of the image.
         timings: Seconds in the stages decode, preprocess, queue, infer and postprocess.
-        batch_size: Pictures in the batch it was inferred with.
+        batch_size: Images in the batch it was inferred with.
     """
 
     decision: Decision
@@ -111,18 +111,18 @@ class Inspection:
     dropped: Mapping[str, int]
     anomaly_map: Float32Map
     judged: BoolMask | None
-    picture: Picture
+    image: PreparedImage
     timings: Mapping[str, float]
     batch_size: int
 
     @property
     def judged_share(self) -> float:
-        """Share of the picture that was judged, in (0, 1]."""
+        """Share of the image that was judged, in (0, 1]."""
         return 1.0 if self.judged is None else float(self.judged.mean())
 
 
 class Measurer:
-    """Reads pictures, runs a graph and scores the maps. All that needs no calibration card, so that a graph which
+    """Reads images, runs a graph and scores the maps. All that needs no calibration card, so that a graph which
     is not a bundle yet is calibrated by the code that will serve it."""
 
     def __init__(
@@ -139,11 +139,11 @@ class Measurer:
         """The execution provider that really serves."""
         return self.session.provider
 
-    def read(self, data: bytes, rules: PixelRules = DEFAULT_RULES) -> Picture:
-        """Decode and prepare one picture.
+    def read(self, data: bytes, rules: PixelRules = DEFAULT_RULES) -> PreparedImage:
+        """Decode and prepare one image.
 
         Args:
-            data: The encoded picture or the camera buffer.
+            data: The encoded image or the camera buffer.
             rules: What recipe and sender declare about its pixels.
 
         Raises:
@@ -158,57 +158,57 @@ class Measurer:
         quality = measure_quality(prepared)
         sha256 = hashlib.sha256(data).hexdigest()
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
-        return Picture(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
+        return PreparedImage(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
 
-    def infer(self, picture: Picture) -> PatchResult:
-        """Have the graph look at a picture, in one piece or tile by tile, and wait for the map.
+    def infer(self, image: PreparedImage) -> PatchResult:
+        """Have the graph look at an image, in one piece or tile by tile, and wait for the map.
 
         Raises:
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be looked at now; see `MicroBatcher.submit`.
         """
         if self.geometry.tiling is None:
-            return self.batcher.submit(picture.prepared).result()
-        width, height = picture.image_wh
+            return self.batcher.submit(image.prepared).result()
+        width, height = image.image_wh
         grid = tiling.lay_grid((height, width), self.geometry)
-        return tiling.infer_tiles(picture.prepared, grid, self.batcher.submit, _tiles_at_once(self.options.batching))
+        return tiling.infer_tiles(image.prepared, grid, self.batcher.submit, _tiles_at_once(self.options.batching))
 
-    def run_copies(self, picture: Picture, copies: int) -> PatchResult:
-        """Run the graph at once on a batch of so many copies of a picture, to get the numbers of a batch of that size.
+    def run_copies(self, image: PreparedImage, copies: int) -> PatchResult:
+        """Run the graph at once on a batch of so many copies of an image, to get the numbers of a batch of that size.
 
         The last bits of what a graph computes depend on the size of the batch, but not on the neighbours in it. Only
-        for a measurer that nobody else uses, because it does not wait for a turn, and for pictures in one piece.
+        for a measurer that nobody else uses, because it does not wait for a turn, and for images in one piece.
         """
         started = time.perf_counter()
-        output = self.session.run(np.repeat(picture.prepared[None], copies, axis=0))
+        output = self.session.run(np.repeat(image.prepared[None], copies, axis=0))
         infer_s = time.perf_counter() - started
         gain = None if output.gains is None else float(output.gains[0])
         return PatchResult(output.maps[0].copy(), gain, 0.0, infer_s, copies)
 
-    def score(self, picture: Picture, result: PatchResult, area: Area = EVERYTHING) -> Measurement:
-        """Apply the score rule to what the graph said about a picture.
+    def score(self, image: PreparedImage, result: PatchResult, area: Area = EVERYTHING) -> Measurement:
+        """Apply the score rule to what the graph said about an image.
 
         Args:
-            picture: What was read.
+            image: What was read.
             result: What the graph said about it.
-            area: What of the picture is judged.
+            area: What of the image is judged.
 
         Raises:
             ScoreNotFinite: The graph computed something that is no number, which is no basis for a verdict.
-            AreaMismatch: The area is not one of a picture of this size.
+            AreaMismatch: The area is not one of an image of this size.
         """
         # Score and regions are made of the very same numbers, so that they agree to the last bit at a threshold.
         anomaly_map = result.anomaly_map if result.gain is None else result.anomaly_map * result.gain
         height, width = anomaly_map.shape
-        judged = judged_cells(area, (height, width), picture.image_wh)
+        judged = judged_cells(area, (height, width), image.image_wh)
         score = image_score(anomaly_map, self.rule, judged, result.windows)
         if not math.isfinite(score):
             raise ScoreNotFinite(score)
         return Measurement(score, anomaly_map, judged)
 
     def measure(self, data: bytes, rules: PixelRules = DEFAULT_RULES, area: Area = EVERYTHING) -> Measurement:
-        """Read, infer and score one picture."""
-        picture = self.read(data, rules)
-        return self.score(picture, self.infer(picture), area)
+        """Read, infer and score one image."""
+        image = self.read(data, rules)
+        return self.score(image, self.infer(image), area)
 
     def close(self, *, drain: bool = True) -> None:
         """Answer what waits, end the inference thread, and give the graph's memory back."""
@@ -251,26 +251,26 @@ class Inspector(Measurer):
 
     @property
     def quality_limits(self) -> QualityLimits:
-        """Beyond which a picture is none like those that the bundle was calibrated with."""
+        """Beyond which an image is none like those that the bundle was calibrated with."""
         return derive_limits(self.card.quality)
 
     def judge_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], criteria: Criteria) -> Verdict:
-        """What would have been decided about a picture, from its stored map.
+        """What would have been decided about an image, from its stored map.
 
         Args:
             anomaly_map: float32 [h, w], times the score gain, as `Measurement` has it.
-            image_wh: Width and height of the picture as it was sent.
+            image_wh: Width and height of the image as it was sent.
             criteria: What to judge by.
 
         Raises:
-            AreaMismatch: The criteria's area is not one of a picture of this size.
+            AreaMismatch: The criteria's area is not one of an image of this size.
         """
         height, width = anomaly_map.shape
         judged = judged_cells(criteria.area, (height, width), image_wh)
         return judge(self.score_map(anomaly_map, image_wh, judged), anomaly_map, criteria, image_wh, judged)
 
     def score_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], judged: BoolMask | None = None) -> float:
-        """The score of a picture, from its stored map.
+        """The score of an image, from its stored map.
 
         Args:
             anomaly_map: As `judge_map`.
@@ -295,12 +295,12 @@ class Inspector(Measurer):
         )
 
     def finish(
-        self, picture: Picture, result: PatchResult, criteria: Criteria, reference: Sequence[float] | None = None
+        self, image: PreparedImage, result: PatchResult, criteria: Criteria, reference: Sequence[float] | None = None
     ) -> Inspection:
-        """Score and judge what the graph said about a picture.
+        """Score and judge what the graph said about an image.
 
         Args:
-            picture: What was read.
+            image: What was read.
             result: What the graph said.
             criteria: What to judge by.
             reference: Scores of good images, ascending, that the p-value is taken against: those that the thresholds
@@ -310,8 +310,8 @@ class Inspector(Measurer):
             ScoreNotFinite, AreaMismatch: As `score`.
         """
         started = time.perf_counter()
-        measured = self.score(picture, result, criteria.area)
-        verdict = judge(measured.score, measured.anomaly_map, criteria, picture.image_wh, measured.judged)
+        measured = self.score(image, result, criteria.area)
+        verdict = judge(measured.score, measured.anomaly_map, criteria, image.image_wh, measured.judged)
         return Inspection(
             decision=verdict.decision,
             by_score=verdict.by_score,
@@ -322,9 +322,9 @@ class Inspector(Measurer):
             dropped=verdict.dropped,
             anomaly_map=measured.anomaly_map,
             judged=measured.judged,
-            picture=picture,
+            image=image,
             timings={
-                **picture.timings,
+                **image.timings,
                 "queue": result.queue_s,
                 "infer": result.infer_s,
                 "postprocess": time.perf_counter() - started,
@@ -340,33 +340,33 @@ class Inspector(Measurer):
         rules: PixelRules = DEFAULT_RULES,
         copies: int | None = None,
     ) -> Inspection:
-        """The whole way for one picture.
+        """The whole way for one image.
 
         Args:
-            data: The encoded picture or the camera buffer.
+            data: The encoded image or the camera buffer.
             criteria: What to judge by.
             reference: As `finish`.
             rules: What recipe and sender declare about its pixels.
-            copies: As `run_copies`; None: in its turn, with whatever other pictures wait.
+            copies: As `run_copies`; None: in its turn, with whatever other images wait.
 
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The picture is
+            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The image is
                 not usable.
             AreaMismatch: It has not the size that the criteria's polygons were drawn for.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
         """
-        picture = self.read(data, rules)
-        result = self.infer(picture) if copies is None else self.run_copies(picture, copies)
-        return self.finish(picture, result, criteria, reference)
+        image = self.read(data, rules)
+        result = self.infer(image) if copies is None else self.run_copies(image, copies)
+        return self.finish(image, result, criteria, reference)
 
 
 def _tiles_at_once(options: BatchingOptions) -> int:
-    """Tiles of one picture that wait or run at a time: while one batch runs, the next one forms."""
+    """Tiles of one image that wait or run at a time: while one batch runs, the next one forms."""
     return 2 * options.max_batch
 
 
 def _batching(geometry: InputGeometry, options: BatchingOptions) -> BatchingOptions:
-    """The batcher's limits. Its queue counts tiles, the option pictures."""
+    """The batcher's limits. Its queue counts tiles, the option images."""
     if geometry.tiling is None:
         return options
     return replace(options, queue_limit=options.queue_limit * _tiles_at_once(options))

@@ -1,4 +1,4 @@
-"""Measuring a picture's quality; the same for calibration images and for the line's."""
+"""Measuring an image's quality; the same for calibration images and for the line's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def measure_quality(rgb: npt.NDArray[np.uint8]) -> Quality:
     """Exposure, sharpness and contrast.
 
     Args:
-        rgb: uint8 [H, W, 3], of the size that the network sees: there a product's pictures are comparable, and
+        rgb: uint8 [H, W, 3], of the size that the network sees: there a product's images are comparable, and
             measuring costs a fraction of a millisecond whatever the camera's resolution.
     """
     gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)

@@ -10,7 +10,7 @@ from service.inspection.decoding.decoder import UInt8Image
 
 
 def prepare(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
-    """Stretch a picture to the size that the graph takes.
+    """Stretch an image to the size that the graph takes.
 
     Args:
         rgb: uint8 [H, W, 3], RGB.
@@ -23,14 +23,14 @@ def prepare(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
 
 
 def resize(rgb: UInt8Image, size: tuple[int, int]) -> UInt8Image:
-    """Stretch a picture: averages areas where it shrinks, interpolates linearly where it grows.
+    """Stretch an image: averages areas where it shrinks, interpolates linearly where it grows.
 
     Args:
         rgb: uint8 [H, W, 3], RGB.
         size: Height and width to bring it to.
 
     Returns:
-        uint8 [*size, 3], contiguous; the picture itself where it has that size.
+        uint8 [*size, 3], contiguous; the image itself where it has that size.
     """
     if rgb.shape[:2] == size:
         return rgb

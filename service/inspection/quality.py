@@ -1,7 +1,7 @@
-"""Is this picture worth judging? What is measured of it, the limits, and the sentence that says which one it broke.
+"""Is this image worth judging? What is measured of it, the limits, and the sentence that says which one it broke.
 
-A picture that is black, blurred or empty has a score like every other and deserves none: its verdict would be about the
-camera, not about the part. Limits come from the bundle's calibration images, with margins wide enough that pictures
+An image that is black, blurred or empty has a score like every other and deserves none: its verdict would be about the
+camera, not about the part. Limits come from the bundle's calibration images, with margins wide enough that images
 like these are never refused, and narrow enough that a lamp that is out or a lens that is out of focus is noticed.
 
 Nothing heavy is imported here: recipes and the client know these names, too. `measures.py` measures.
@@ -17,23 +17,23 @@ from service.schemas.sections import InvalidReason as InvalidReason
 if TYPE_CHECKING:
     from service.bundle.card import QualityStatistics
 
-# Margins around the calibration images. A picture is refused beyond them.
+# Margins around the calibration images. An image is refused beyond them.
 EXPOSURE_MARGIN = 0.5  # brightness: half way from the outermost calibration image to black, or to white
 CLIPPED_MARGIN = 0.05  # clipped pixels: twice the largest share, and at least this much more
 DETAIL_MARGIN = 0.25  # sharpness and contrast: a quarter of the smallest
-# Gray levels. Without calibration images: less is no picture of anything, but noise on a lid or a dark room.
+# Gray levels. Without calibration images: less is no image of anything, but noise on a lid or a dark room.
 EMPTY_CONTRAST = 1.0
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What is measured of a picture, on the size that the network sees.
+    """What is measured of an image, on the size that the network sees.
 
     Attributes:
         brightness: Mean gray level, 0 to 255.
         dark_share: Share of pixels that are black in every channel (at most 2 of 255).
         bright_share: Share of pixels that are saturated in some channel (at least 253 of 255).
-        sharpness: Variance of the Laplacian of the gray picture.
+        sharpness: Variance of the Laplacian of the gray image.
         contrast: Standard deviation of the gray levels.
     """
 
@@ -46,14 +46,14 @@ class Quality:
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """Beyond which a picture is not judged; None checks nothing.
+    """Beyond which an image is not judged; None checks nothing.
 
     Attributes:
         min_brightness, max_brightness: Of the mean gray level.
         max_dark_share, max_bright_share: Of clipped pixels.
         min_sharpness: Of the Laplacian's variance.
         min_contrast: Of the gray levels' standard deviation.
-        width, height: The expected size of the picture as it is sent, in pixels.
+        width, height: The expected size of the image as it is sent, in pixels.
     """
 
     min_brightness: float | None = None
@@ -68,7 +68,7 @@ class QualityLimits:
 
 @dataclass(frozen=True)
 class Objection:
-    """One reason not to judge a picture.
+    """One reason not to judge an image.
 
     Attributes:
         reason: Its code.
@@ -109,17 +109,17 @@ def derive_limits(statistics: QualityStatistics | None) -> QualityLimits:
 
 
 def find_objections(quality: Quality, image_wh: tuple[int, int], limits: QualityLimits) -> tuple[Objection, ...]:
-    """Everything that speaks against judging a picture; nothing where it is as pictures of this product are.
+    """Everything that speaks against judging an image; nothing where it is as images of this product are.
 
     Args:
         quality: What was measured.
-        image_wh: Width and height of the picture as it was sent.
+        image_wh: Width and height of the image as it was sent.
         limits: The product's.
     """
     objections = []
     for measure, measured, expected in (("width", image_wh[0], limits.width), ("height", image_wh[1], limits.height)):
         if expected is not None and measured != expected:
-            detail = f"The picture's {measure} is {measured} pixels, the recipe declares {expected}."
+            detail = f"The image's {measure} is {measured} pixels, the recipe declares {expected}."
             objections.append(Objection(InvalidReason.WRONG_SIZE, detail, measure, measured, expected))
     for reason, measure, is_upper, limit, what in (
         (InvalidReason.UNDER_EXPOSED, "brightness", False, limits.min_brightness, "mean gray level"),
@@ -132,15 +132,15 @@ def find_objections(quality: Quality, image_wh: tuple[int, int], limits: Quality
         measured_value: float = getattr(quality, measure)
         if limit is not None and (measured_value > limit if is_upper else measured_value < limit):
             side = "above" if is_upper else "below"
-            detail = f"The picture is {_ADJECTIVES[reason]}: its {what} is {measured_value:.4g}, {side} {limit:.4g}."
+            detail = f"The image is {_ADJECTIVES[reason]}: its {what} is {measured_value:.4g}, {side} {limit:.4g}."
             objections.append(Objection(reason, detail, measure, measured_value, limit))
     return tuple(objections)
 
 
 def frozen(repeats: int, limit: int) -> Objection:
-    """The objection to a picture that is, byte by byte, the one before."""
+    """The objection to an image that is, byte by byte, the one before."""
     detail = (
-        f"The camera sends the same picture again and again: {repeats} in a row are equal byte by byte, "
+        f"The camera sends the same image again and again: {repeats} in a row are equal byte by byte, "
         f"{limit} is the limit."
     )
     return Objection(InvalidReason.FROZEN_FRAME, detail, "repeats", repeats, limit)

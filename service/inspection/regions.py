@@ -16,15 +16,15 @@ from service.bundle.arrays import Float32Map
 from service.inspection.area import BoolMask
 
 MAX_REGIONS = 50
-# Samples per cell and direction on which regions are found; odd, see `_refine`. Fewer on the large maps of pictures in
-# tiles, whose cells are a smaller part of the picture and whose samples would fill the memory.
+# Samples per cell and direction on which regions are found; odd, see `_refine`. Fewer on the large maps of images in
+# tiles, whose cells are a smaller part of the image and whose samples would fill the memory.
 _FINER, _FINER_ON_LARGE_MAPS = 5, 3
 _LARGE_MAP_CELLS = 512 * 512
 
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of the picture whose patches lie above the level of the verdict.
+    """A connected part of the image whose patches lie above the level of the verdict.
 
     All coordinates are pixels of the image that was sent, origin at its upper left corner.
 
@@ -50,7 +50,7 @@ class RegionFilter:
 
     Attributes:
         merge_distance_px: Pieces with at most so many pixels between them, in x as in y, are one region.
-        border_margin_px: A region that lies as a whole nearer than this to the picture's edge does not count.
+        border_margin_px: A region that lies as a whole nearer than this to the image's edge does not count.
         min_area_px: Nor does one with a smaller `area_px`.
         min_peak: Nor one with a lower `peak`.
         max_count: So many are reported at most, strongest first. That hides some, and drops none from the verdict.
@@ -174,7 +174,7 @@ def _reason(
 def _reaches_inside(
     labels: npt.NDArray[Any], label: int, stat: npt.NDArray[Any], margin_px: float, per_sample: tuple[float, float]
 ) -> bool:
-    """Whether some sample of a region is at least the margin away from every edge of the picture."""
+    """Whether some sample of a region is at least the margin away from every edge of the image."""
     inner = []
     for axis, (start, length) in ((0, (stat[1], stat[3])), (1, (stat[0], stat[2]))):
         size, samples = per_sample[1 - axis], labels.shape[axis]
@@ -198,7 +198,7 @@ def _region(
     mask = labels[top : top + height, left : left + width] == label
     values = np.where(mask, fine[top : top + height, left : left + width], -np.inf)
     row, column = np.unravel_index(int(values.argmax()), values.shape)
-    # Whole cells that the region touches, in whole numbers: a rounding error must not push a box out of the picture.
+    # Whole cells that the region touches, in whole numbers: a rounding error must not push a box out of the image.
     fine_h, fine_w = fine.shape
     x, y = left * image_wh[0] // fine_w, top * image_wh[1] // fine_h
     right, bottom = -(-(left + width) * image_wh[0] // fine_w), -(-(top + height) * image_wh[1] // fine_h)

@@ -26,15 +26,15 @@ def image_score(
     Where only a part of the cells is judged, all others count as the lowest value of the map, and the rule stays that
     of the whole map. So the number of cells in the mean does not shrink with the judged part, and leaving cells out can
     only lower the score, never raise it by a rounding error: a threshold that good parts exceed with probability alpha
-    at most when whole pictures are judged keeps that promise under every choice of judged cells. The mean of the
+    at most when whole images are judged keeps that promise under every choice of judged cells. The mean of the
     highest 1 % of the judged cells would not: on a smaller part it follows the noise of fewer cells.
 
     Args:
         anomaly_map: float32 [h, w], already times the score gain.
         rule: "top_fraction": the mean of the highest `fraction` of the map's cells, at least one cell. A defect covers
-            a small part of the picture, so the mean of all cells would drown it; the maximum alone follows noise.
+            a small part of the image, so the mean of all cells would drown it; the maximum alone follows noise.
         judged: bool [h, w], the cells that are judged, at least one; None means all.
-        windows: Rows and columns that the rule is applied to one by one, and the highest score counts: in a picture of
+        windows: Rows and columns that the rule is applied to one by one, and the highest score counts: in an image of
             many tiles, a defect is a share of all cells that is as many times smaller. Empty: the whole map.
 
     Returns:

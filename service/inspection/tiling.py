@@ -1,6 +1,6 @@
-"""Pictures far larger than the network: cut into overlapping tiles, and the tiles' maps put together again.
+"""Images far larger than the network: cut into overlapping tiles, and the tiles' maps put together again.
 
-Stretching a picture of 4096 x 3000 pixels to 256 x 256 makes one and a half pixels of a defect of 24: it is gone before
+Stretching an image of 4096 x 3000 pixels to 256 x 256 makes one and a half pixels of a defect of 24: it is gone before
 the network looks. So a bundle may say that its graph looks at tiles instead. Where they lie and how their maps are
 blended is decided here and nowhere else, and training, calibration and serving all come through here. The bundle's
 manifest alone says how: scores of one tiling mean nothing for another, so no recipe can change it.
@@ -22,23 +22,23 @@ from service.bundle.manifest import InputGeometry
 from service.inspection.preparation import prepare, resize
 from service.inspection.runtime.batching import PatchResult
 
-# Pictures are padded to a multiple of this, so that tiles begin between two cells of any map whose stride divides it.
+# Images are padded to a multiple of this, so that tiles begin between two cells of any map whose stride divides it.
 ALIGNMENT_PX = 32
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Where the tiles of a picture lie. All lengths are pixels of the picture after it was scaled.
+    """Where the tiles of an image lie. All lengths are pixels of the image after it was scaled.
 
     Attributes:
-        picture_hw: Height and width of the picture.
+        image_hw: Height and width of the image.
         tile_hw: Height and width of a tile.
         tops: Upper edges of the rows of tiles.
         lefts: Left edges of the columns of tiles.
         overlap: What neighbours share at least; the last row and column may share more.
     """
 
-    picture_hw: tuple[int, int]
+    source_hw: tuple[int, int]
     tile_hw: tuple[int, int]
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
@@ -46,7 +46,7 @@ class TileGrid:
 
     @property
     def padded_hw(self) -> tuple[int, int]:
-        """Height and width of what the tiles cover: the picture and less than a cell's share of padding, or a tile."""
+        """Height and width of what the tiles cover: the image and less than a cell's share of padding, or a tile."""
         return self.tops[-1] + self.tile_hw[0], self.lefts[-1] + self.tile_hw[1]
 
     def __len__(self) -> int:
@@ -58,43 +58,43 @@ class TileGrid:
 
 
 def lay_grid(image_hw: tuple[int, int], geometry: InputGeometry) -> TileGrid:
-    """Lay tiles over a picture.
+    """Lay tiles over an image.
 
     Args:
-        image_hw: Height and width of the picture as it was sent.
+        image_hw: Height and width of the image as it was sent.
         geometry: The graph's input, with a tiling.
     """
     tiling = geometry.tiling
     assert tiling is not None
-    picture_hw = (max(1, round(image_hw[0] * tiling.scale)), max(1, round(image_hw[1] * tiling.scale)))
+    source_hw = (max(1, round(image_hw[0] * tiling.scale)), max(1, round(image_hw[1] * tiling.scale)))
     tile_hw = (geometry.height, geometry.width)
-    tops, lefts = (_starts(size, tile, tile - tiling.overlap) for size, tile in zip(picture_hw, tile_hw, strict=True))
-    return TileGrid(picture_hw, tile_hw, tops, lefts, tiling.overlap)
+    tops, lefts = (_starts(size, tile, tile - tiling.overlap) for size, tile in zip(source_hw, tile_hw, strict=True))
+    return TileGrid(source_hw, tile_hw, tops, lefts, tiling.overlap)
 
 
 def lay_out(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
-    """Bring a picture to the form that its graph, or its tiles, are taken from.
+    """Bring an image to the form that its graph, or its tiles, are taken from.
 
     Args:
         rgb: uint8 [H, W, 3], RGB.
         geometry: The graph's input.
 
     Returns:
-        Without a tiling uint8 [geometry.height, geometry.width, 3]. With one the scaled picture, padded by its own
+        Without a tiling uint8 [geometry.height, geometry.width, 3]. With one the scaled image, padded by its own
         mirror image to the right and below until it is a multiple of `ALIGNMENT_PX` and at least one tile.
     """
     if geometry.tiling is None:
         return prepare(rgb, geometry)
     grid = lay_grid((rgb.shape[0], rgb.shape[1]), geometry)
-    scaled = resize(rgb, grid.picture_hw)
-    below, right = (padded - size for padded, size in zip(grid.padded_hw, grid.picture_hw, strict=True))
+    scaled = resize(rgb, grid.source_hw)
+    below, right = (padded - size for padded, size in zip(grid.padded_hw, grid.source_hw, strict=True))
     if below == right == 0:
         return scaled
     return np.asarray(cv2.copyMakeBorder(scaled, 0, below, 0, right, cv2.BORDER_REFLECT_101), np.uint8)
 
 
 def cut(prepared: UInt8Image, grid: TileGrid) -> Iterator[UInt8Image]:
-    """The tiles of a laid-out picture in the grid's order, uint8 [tile height, tile width, 3]: views, not copies."""
+    """The tiles of a laid-out image in the grid's order, uint8 [tile height, tile width, 3]: views, not copies."""
     height, width = grid.tile_hw
     return (prepared[top : top + height, left : left + width] for top, left in grid)
 
@@ -102,13 +102,13 @@ def cut(prepared: UInt8Image, grid: TileGrid) -> Iterator[UInt8Image]:
 def infer_tiles(
     prepared: UInt8Image, grid: TileGrid, submit: Callable[[UInt8Image], Future[PatchResult]], at_once: int
 ) -> PatchResult:
-    """Run a graph over all tiles of a picture and put their maps together.
+    """Run a graph over all tiles of an image and put their maps together.
 
     Args:
         prepared: As `lay_out` returns it.
         grid: Where its tiles lie.
         submit: Queues one tile for the graph.
-        at_once: Most tiles that wait or run at a time, so that one large picture leaves room for others.
+        at_once: Most tiles that wait or run at a time, so that one large image leaves room for others.
 
     Returns:
         The whole map, times the tiles' gains, with the tiles' places on it. Its times are the first tile's waiting time
@@ -181,11 +181,11 @@ class Blend:
         self._weights[place] += self._weight
 
     def finish(self) -> Float32Map:
-        """The map of the picture, float32: every cell that the picture reaches into, none of the padding's own.
+        """The map of the image, float32: every cell that the image reaches into, none of the padding's own.
 
         Each cell is a weighted mean of what the tiles say about it, so none exceeds the highest of them.
         """
-        rows, columns = _picture_cells(self._grid, self._map_hw)
+        rows, columns = _image_cells(self._grid, self._map_hw)
         return self._sum[:rows, :columns] / self._weights[:rows, :columns]
 
 
@@ -196,7 +196,7 @@ def tile_windows(grid: TileGrid, map_hw: tuple[int, int]) -> tuple[tuple[slice, 
         grid: Where the tiles lie.
         map_hw: Height and width of one tile's map, in cells.
     """
-    rows, columns = _picture_cells(grid, map_hw)
+    rows, columns = _image_cells(grid, map_hw)
     places = (_place(corner, grid, map_hw) for corner in grid)
     return tuple(
         (slice(down.start, min(down.stop, rows)), slice(across.start, min(across.stop, columns)))
@@ -204,21 +204,21 @@ def tile_windows(grid: TileGrid, map_hw: tuple[int, int]) -> tuple[tuple[slice, 
     )
 
 
-def _picture_cells(grid: TileGrid, map_hw: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of cells that the picture reaches into."""
+def _image_cells(grid: TileGrid, map_hw: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of cells that the image reaches into."""
     stride = grid.tile_hw[0] // map_hw[0]
-    return math.ceil(grid.picture_hw[0] / stride), math.ceil(grid.picture_hw[1] / stride)
+    return math.ceil(grid.source_hw[0] / stride), math.ceil(grid.image_hw[1] / stride)
 
 
 def _place(corner: tuple[int, int], grid: TileGrid, map_hw: tuple[int, int]) -> tuple[slice, slice]:
-    """A tile's rows and columns on the padded picture's map."""
+    """A tile's rows and columns on the padded image's map."""
     stride = grid.tile_hw[0] // map_hw[0]
     top, left = corner[0] // stride, corner[1] // stride
     return slice(top, top + map_hw[0]), slice(left, left + map_hw[1])
 
 
 def _starts(size: int, tile: int, step: int) -> tuple[int, ...]:
-    """Where tiles begin along one side: every step, the last one moved back so that it ends where the picture does."""
+    """Where tiles begin along one side: every step, the last one moved back so that it ends where the image does."""
     last = max(0, math.ceil(size / ALIGNMENT_PX) * ALIGNMENT_PX - tile)
     return (*range(0, last, step), last)
 

@@ -23,7 +23,7 @@ def configure_logging(settings: Settings) -> None:
     if settings.log_format == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        # Plain tracebacks: the pretty ones take seconds and print every local variable, pictures and all.
+        # Plain tracebacks: the pretty ones take seconds and print every local variable, images and all.
         render = [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]

@@ -58,7 +58,7 @@ class Metrics:
         )
         self.invalid = Counter(
             "inspection_invalid_total",
-            "Reasons why pictures were not judged; a picture may have several.",
+            "Reasons why images were not judged; an image may have several.",
             ["product", "reason"],
             registry=self.registry,
         )
@@ -204,13 +204,13 @@ class Metrics:
             self.stages.labels(stage).observe(seconds)
 
     def count_refusal(self, error: PlumblineError) -> None:
-        """Count a picture that was refused where no HTTP answer of its own says so."""
+        """Count an image that was refused where no HTTP answer of its own says so."""
         self.problems.labels(error.slug).inc()
         if (reason := error.slug.replace("-", "_")) in SHED_REASONS:
             self.shed.labels(reason).inc()
 
     def count_invalid(self, product: str, reasons: Iterable[str], timings_s: Mapping[str, float]) -> None:
-        """Count a picture that was not worth a verdict. It has no score and no batch."""
+        """Count an image that was not worth a verdict. It has no score and no batch."""
         self.inspections.labels(product, "invalid").inc()
         for reason in reasons:
             self.invalid.labels(product, reason).inc()

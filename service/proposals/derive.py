@@ -167,7 +167,7 @@ def _notes(
         )
     if images.not_judged:
         notes.append(
-            f"{len(images.not_judged)} pictures were left out because the line would not judge them either: see "
+            f"{len(images.not_judged)} images were left out because the line would not judge them either: see "
             "source.not_judged."
         )
     if strange := [day.name for day in days if day.differs]:

@@ -24,7 +24,7 @@ class GoodImages:
         groups: Name and number of images of every day.
         duplicates: Images left out.
         measured: Images that were measured now.
-        not_judged: Names of pictures that were left out because the line would not judge them.
+        not_judged: Names of images that were left out because the line would not judge them.
     """
 
     kind: SourceKind

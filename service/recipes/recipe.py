@@ -78,7 +78,7 @@ class Recipe(RecipeParts):
         if (where := self.area.beyond(*size)) is not None:
             raise ValueError(f"{where} that pixels.width and pixels.height declare")
         if not self.area.leaves_something(*size):
-            raise ValueError("the ignore polygons cover the whole ROI or picture, so nothing would be judged")
+            raise ValueError("the ignore polygons cover the whole ROI or image, so nothing would be judged")
         return self
 
     @property
@@ -87,7 +87,7 @@ class Recipe(RecipeParts):
 
     @property
     def area(self) -> Area:
-        """What of a picture is judged."""
+        """What of an image is judged."""
         return Area(self.roi, self.ignore)
 
     @property

@@ -118,7 +118,7 @@ class PixelSetting(sections.PixelSetting):
         """The layout of a camera buffer: what its sender states, and for the rest what is declared here.
 
         Returns:
-            None where the sender states nothing at all: then the picture is an encoded one.
+            None where the sender states nothing at all: then the image is an encoded one.
 
         Raises:
             UnknownPixelFormat: The stated format is not read.
@@ -133,17 +133,17 @@ class PixelSetting(sections.PixelSetting):
         if pixel_format is None or width is None or height is None:
             raise InvalidRequest(
                 "A camera buffer needs its pixel format, width and height: send X-Pixel-Format, X-Width and X-Height, "
-                "or declare them in the recipe under `pixels`. An encoded picture is sent without any of these headers."
+                "or declare them in the recipe under `pixels`. An encoded image is sent without any of these headers."
             )
         return RawLayout(pixel_format, width, height, stride)
 
     def rules(self, layout: RawLayout | None) -> PixelRules:
-        """How a picture of this camera is read."""
+        """How an image of this camera is read."""
         return PixelRules(layout, self.depth, self.black_level or 0, self.white_level)
 
 
 class QualityLimits(sections.QualityLimits):
-    """When a picture is not worth a verdict."""
+    """When an image is not worth a verdict."""
 
     def combine(self, bundle: Limits, pixels: PixelSetting) -> Limits:
         """The limits in force: what is set here, for the rest what the bundle gives, less what is switched off.
@@ -183,7 +183,7 @@ class RecipeParts(sections.RecipeParts):
 
 
 def levels(parts: RecipeParts) -> dict[str, Any]:
-    """The values that are levels on one bundle's scale of scores, maps or prepared pictures, and mean nothing on
+    """The values that are levels on one bundle's scale of scores, maps or prepared images, and mean nothing on
     another's."""
     return {
         "heatmap": parts.heatmap.model_dump(),

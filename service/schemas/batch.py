@@ -1,4 +1,4 @@
-"""What the API says about several pictures in one call, as JSON."""
+"""What the API says about several images in one call, as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.schemas.problem import Problem
 
 
 class BatchItem(Answer):
-    """What became of one picture of several: either an inspection or a problem."""
+    """What became of one image of several: either an inspection or a problem."""
 
     index: int = Field(description="Place in the request, from 0.")
     name: str | None = Field(description="What the sender called it; a label and nothing else.")
@@ -19,7 +19,7 @@ class BatchItem(Answer):
 
 
 class BatchAnswer(Answer):
-    """What became of every picture, in the order of the request."""
+    """What became of every image, in the order of the request."""
 
     items: list[BatchItem]
     counts: dict[str, int] = Field(description="How many got each decision, and how many a `problem`.")

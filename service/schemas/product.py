@@ -23,7 +23,7 @@ class BundleProblem(Answer):
 
 class TilingFacts(Answer):
     overlap: int = Field(description="Pixels that neighbouring tiles share.")
-    scale: float = Field(description="The picture's size is multiplied by this before it is cut.")
+    scale: float = Field(description="The image's size is multiplied by this before it is cut.")
 
 
 class BundleFacts(BundleReference):
@@ -32,7 +32,7 @@ class BundleFacts(BundleReference):
     input_width: int
     input_height: int
     tiling: TilingFacts | None = Field(
-        default=None, description="How larger pictures are cut into tiles of the input's size; null: not at all."
+        default=None, description="How larger images are cut into tiles of the input's size; null: not at all."
     )
     training_images: int
     evaluation: dict[str, float] | None
@@ -70,7 +70,7 @@ class Liveness(Answer):
 
 
 class Readiness(Answer):
-    """Whether pictures should be sent here, and if not, why."""
+    """Whether images should be sent here, and if not, why."""
 
     status: Literal["ready", "degraded", "loading", "draining", "not-ready"] = Field(
         description="`degraded` answers 200: some bundle is broken, every required product is served."

@@ -32,7 +32,7 @@ class ProposalSource(_Record):
     one_session: bool = Field(description="All images count as taken together, so no other day is covered.")
     measured: int = Field(description="Images that were measured for this proposal; the other scores were stored.")
     not_judged: list[str] = Field(
-        description="Pictures left out because they are not worth a verdict (exposure, blur, size), as on the line."
+        description="Images left out because they are not worth a verdict (exposure, blur, size), as on the line."
     )
 
 
@@ -168,7 +168,7 @@ class ProposalRequest(ProposalWish):
 
 
 class UploadWish(ProposalWish):
-    """What to propose from the pictures in the body."""
+    """What to propose from the images in the body."""
 
     declared_good: DeclaredGood = Field(description="The author vouches that every one of these parts is good.")
 

@@ -15,7 +15,7 @@ MAX_COORDINATE_PX = 65_535
 
 
 class InvalidReason(StrEnum):
-    """Why a picture is not judged."""
+    """Why an image is not judged."""
 
     UNDER_EXPOSED = "under-exposed"
     OVER_EXPOSED = "over-exposed"
@@ -52,7 +52,7 @@ class RegionSetting(Part):
         default=0,
         ge=0,
         le=MAX_COORDINATE_PX,
-        description="A region that lies as a whole nearer than this to the picture's edge does not count.",
+        description="A region that lies as a whole nearer than this to the image's edge does not count.",
     )
     min_area_px: float = Field(default=0, ge=0, description="A smaller region does not count.")
     min_peak: float | None = Field(
@@ -71,7 +71,7 @@ class HeatmapSetting(Part):
 
 
 class PixelSetting(Part):
-    """What the camera sends. Nothing of it is ever guessed from a picture."""
+    """What the camera sends. Nothing of it is ever guessed from an image."""
 
     pixel_format: str | None = Field(
         default=None, description="PFNC name of the camera's format, such as Mono12p; a camera buffer must have it."
@@ -95,7 +95,7 @@ GrayLevel = Annotated[float, Field(ge=0, le=255)]
 
 
 class QualityLimits(Part):
-    """When a picture is not worth a verdict. null: the limit that the bundle's calibration images give."""
+    """When an image is not worth a verdict. null: the limit that the bundle's calibration images give."""
 
     min_brightness: GrayLevel | None = Field(default=None, description="Mean gray level; darker is under-exposed.")
     max_brightness: GrayLevel | None = Field(default=None, description="Mean gray level; brighter is over-exposed.")
@@ -111,7 +111,7 @@ class QualityLimits(Part):
         default=None,
         ge=2,
         le=1_000_000,
-        description="This many pictures in a row that are equal byte by byte, from one station, are a frozen camera; "
+        description="This many images in a row that are equal byte by byte, from one station, are a frozen camera; "
         "null: not checked.",
     )
     off: list[InvalidReason] = Field(default=[], description="Checks that are switched off.")
@@ -138,7 +138,7 @@ class RecipeParts(Part):
     regions: RegionSetting = Field(default=RegionSetting(), description="Which regions count.")
     heatmap: HeatmapSetting = Field(default=HeatmapSetting(), description="The heatmap's scale.")
     pixels: PixelSetting = Field(default=PixelSetting(), description="What the camera sends.")
-    quality: QualityLimits = Field(default=QualityLimits(), description="When a picture is not worth a verdict.")
+    quality: QualityLimits = Field(default=QualityLimits(), description="When an image is not worth a verdict.")
     retention: Retention = Field(
         default={}, description="How long images and maps are kept, by decision; what is not named is kept for ever."
     )

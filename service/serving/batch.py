@@ -1,4 +1,4 @@
-"""Several pictures one after the other: each is inspected like a single one, and the answers come in their order.
+"""Several images one after the other: each is inspected like a single one, and the answers come in their order.
 
 Only a few are in the house at a time. The next one is not even read before an answer was taken, so neither a sender who
 is faster than the graph nor one who does not read the answers uses up memory.
@@ -18,17 +18,17 @@ from service.serving.inspections import InspectionLine
 from service.serving.records import PartRecord
 from service.store.models import InspectionRow
 
-# Enough to read one picture while another is judged and a third is stored; each may be as large as a body may be.
+# Enough to read one image while another is judged and a third is stored; each may be as large as a body may be.
 IN_FLIGHT = 4
 _PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of several.
+    """One image of several.
 
     Attributes:
-        data: The encoded picture, or a camera buffer.
+        data: The encoded image, or a camera buffer.
         part: What the sender says about it.
         label: What the sender calls it; only ever given back.
         layout: Of the camera buffer.
@@ -44,7 +44,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one picture: a stored inspection, or why there is none."""
+    """What became of one image: a stored inspection, or why there is none."""
 
     frame: Frame
     row: InspectionRow | None = None
@@ -54,13 +54,13 @@ class Outcome:
 async def inspect_in_order(
     line: InspectionLine, product: str, frames: AsyncIterator[Frame], in_flight: int = IN_FLIGHT
 ) -> AsyncGenerator[Outcome]:
-    """Inspect pictures as they come; one that fails, fails alone.
+    """Inspect images as they come; one that fails, fails alone.
 
     Args:
         line: Inspects.
-        product: What the pictures show.
-        frames: The pictures. What it raises is raised here, after every picture before was answered.
-        in_flight: Pictures that are read and not answered yet, at most.
+        product: What the images show.
+        frames: The images. What it raises is raised here, after every image before was answered.
+        in_flight: Images that are read and not answered yet, at most.
     """
     places = asyncio.Semaphore(in_flight)
     started: asyncio.Queue[asyncio.Task[Outcome] | None] = asyncio.Queue()
@@ -100,7 +100,7 @@ async def _inspect(line: InspectionLine, product: str, frame: Frame) -> Outcome:
             raise frame.refusal
         async with _place(line):
             row = await line.inspect(product, frame.data, frame.part, frame.layout)
-    except Exception as error:  # noqa: BLE001 - it belongs to this picture; whoever answers tells the kinds apart
+    except Exception as error:  # noqa: BLE001 - it belongs to this image; whoever answers tells the kinds apart
         if isinstance(error, PlumblineError):
             line.metrics.count_refusal(error)
         return Outcome(frame, error=error)
@@ -109,7 +109,7 @@ async def _inspect(line: InspectionLine, product: str, frame: Frame) -> Outcome:
 
 @asynccontextmanager
 async def _place(line: InspectionLine) -> AsyncIterator[None]:
-    """A place in the house. A sender of many pictures waits for one as long as a picture may wait for its turn."""
+    """A place in the house. A sender of many images waits for one as long as an image may wait for its turn."""
     give_up = time.monotonic() + line.settings.queue_deadline_s
     with ExitStack() as places:
         while True:

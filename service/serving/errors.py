@@ -13,6 +13,6 @@ class ProposalsBusy(PlumblineError):
     def __init__(self, retry_after_s: float = 5.0) -> None:
         super().__init__(
             "Good images are being measured for another proposal; one is made at a time, so that the line's own "
-            f"pictures do not wait. Ask again after {retry_after_s:g} s.",
+            f"images do not wait. Ask again after {retry_after_s:g} s.",
             retry_after=retry_after_s,
         )

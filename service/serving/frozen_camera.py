@@ -1,7 +1,7 @@
-"""The guard before the graph: pictures that are not worth a verdict get none.
+"""The guard before the graph: images that are not worth a verdict get none.
 
-What is measured and which limit is broken, the decision core knows. What is known here only is the row of pictures
-that a station sent: a camera or a frame grabber that hangs sends its last picture for ever, and where that one showed a
+What is measured and which limit is broken, the decision core knows. What is known here only is the row of images
+that a station sent: a camera or a frame grabber that hangs sends its last image for ever, and where that one showed a
 good part, every part would pass.
 """
 
@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 
 from service.deployment.lease import ActiveProduct
-from service.inspection.inspector import Picture
+from service.inspection.inspector import PreparedImage
 from service.inspection.quality import InvalidReason, Objection, find_objections, frozen
 
 # Stations are named by the sender; beyond so many the longest unheard of is forgotten.
@@ -19,7 +19,7 @@ MAX_STATIONS = 4096
 
 
 class FrozenFrames:
-    """Counts, for every product and station, how often the same picture came in a row. Forgets it at a restart."""
+    """Counts, for every product and station, how often the same image came in a row. Forgets it at a restart."""
 
     def __init__(self, max_stations: int = MAX_STATIONS) -> None:
         self._last: OrderedDict[tuple[str, str | None], tuple[str, int]] = OrderedDict()
@@ -27,7 +27,7 @@ class FrozenFrames:
         self._lock = threading.Lock()
 
     def count(self, product: str, station: str | None, sha256: str) -> int:
-        """Take note of a picture.
+        """Take note of an image.
 
         Returns:
             How many in a row are equal, this one included.
@@ -42,25 +42,25 @@ class FrozenFrames:
 
 
 class QualityGuard:
-    """Says what speaks against judging a picture."""
+    """Says what speaks against judging an image."""
 
     def __init__(self) -> None:
         self._frames = FrozenFrames()
 
-    def objections(self, active: ActiveProduct, picture: Picture, station: str | None) -> tuple[Objection, ...]:
-        """Everything that speaks against judging a picture, by the limits that are in force.
+    def objections(self, active: ActiveProduct, image: PreparedImage, station: str | None) -> tuple[Objection, ...]:
+        """Everything that speaks against judging an image, by the limits that are in force.
 
         Args:
             active: The product's bundle and recipe.
-            picture: The picture, read and measured.
+            image: The image, read and measured.
             station: Where it was taken, as the sender says.
         """
         recipe = active.recipe.recipe
         limits = recipe.quality.combine(active.inspector.quality_limits, recipe.pixels)
-        found = find_objections(picture.quality, picture.image_wh, limits)
+        found = find_objections(image.quality, image.image_wh, limits)
         frozen_after = recipe.quality.frozen_after
         if frozen_after is not None and InvalidReason.FROZEN_FRAME not in recipe.quality.off:
-            repeats = self._frames.count(active.bundle.manifest.product, station, picture.sha256)
+            repeats = self._frames.count(active.bundle.manifest.product, station, image.sha256)
             if repeats >= frozen_after:
                 found += (frozen(repeats, frozen_after),)
         return found

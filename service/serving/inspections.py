@@ -1,8 +1,8 @@
-"""The way of one picture through the service: read, infer, judge, remember, and only then answer.
+"""The way of one image through the service: read, infer, judge, remember, and only then answer.
 
 The event loop only hands over. Each inspection has a thread of its own for its whole way, because every
 hand-over between threads costs a single camera more than the work on either side; reading and judging, which
-need a core, take turns. The graph runs on its batcher's thread, the picture is stored by another one
+need a core, take turns. The graph runs on its batcher's thread, the image is stored by another one
 meanwhile.
 """
 
@@ -79,11 +79,11 @@ class InspectionLine:
     async def inspect(
         self, product: str, data: bytes, part: PartRecord, layout: RawLayout | None = None
     ) -> InspectionRow:
-        """Judge one picture by the bundle and recipe in force when its turn comes, and remember the verdict.
+        """Judge one image by the bundle and recipe in force when its turn comes, and remember the verdict.
 
         Args:
-            product: What the picture shows.
-            data: The encoded picture, or a camera buffer.
+            product: What the image shows.
+            data: The encoded image, or a camera buffer.
             part: What the sender says about it.
             layout: Of the camera buffer.
 
@@ -91,7 +91,7 @@ class InspectionLine:
             What was stored. It is on disk already.
 
         Raises:
-            TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The picture is not usable.
+            TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The image is not usable.
             AreaMismatch: It does not fit the recipe's polygons.
             UnknownProduct, ProductNotReady: Nothing inspects this product.
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
@@ -122,7 +122,7 @@ class InspectionLine:
         return drawn
 
     async def show_image(self, row: InspectionRow) -> bytes:
-        """The picture of a stored inspection as it was judged: 8 bits RGB, as a PNG.
+        """The image of a stored inspection as it was judged: 8 bits RGB, as a PNG.
 
         Raises:
             ArtefactGone: It is not on disk any more.
@@ -131,7 +131,7 @@ class InspectionLine:
         return await loop.run_in_executor(self._drawings, self._show_image, row)
 
     async def read_image(self, row: InspectionRow) -> bytes:
-        """The picture of a stored inspection as it was sent.
+        """The image of a stored inspection as it was sent.
 
         Raises:
             ArtefactGone: It is not on disk any more.
@@ -143,7 +143,7 @@ class InspectionLine:
         """The anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
 
         Raises:
-            NotJudged: The picture was invalid, so there never was a map.
+            NotJudged: The image was invalid, so there never was a map.
             ArtefactGone: It is not on disk any more.
         """
         if row.objections:
@@ -175,18 +175,18 @@ class InspectionLine:
             # The batcher watches its own queue only; who already waited too long here is not worth decoding.
             if time.perf_counter() - arrived > self.settings.queue_deadline_s:
                 raise DeadlineExceeded(self.settings.queue_deadline_s, 1.0)
-            picture = inspector.read(data, rules)
+            prepared = inspector.read(data, rules)
         reference = self.references.scores(active.bundle, active.recipe.recipe)
-        if objections := self._guard.objections(active, picture, part.station):
-            row = to_invalid_row(inspection_id, active, picture, objections, reference, data, part)
+        if objections := self._guard.objections(active, prepared, part.station):
+            row = to_invalid_row(inspection_id, active, prepared, objections, reference, data, part)
             return self._store_invalid(row, data)
-        # The picture goes to disk while the graph looks at it.
-        image = self._disk.submit(self._write_image, inspection_id, picture.media_type, data)
+        # The image goes to disk while the graph looks at it.
+        image = self._disk.submit(self._write_image, inspection_id, prepared.media_type, data)
         anomaly_map: WrittenFile | None = None
         try:
-            result = inspector.infer(picture)
+            result = inspector.infer(prepared)
             with self._cores:
-                judged = inspector.finish(picture, result, active.recipe.recipe.criteria, reference)
+                judged = inspector.finish(prepared, result, active.recipe.recipe.criteria, reference)
             row = to_row(inspection_id, active, judged, reference, data, part)
             stored_from = time.perf_counter()
             anomaly_map = self.store.files.write_map(inspection_id, judged.anomaly_map)
@@ -198,9 +198,9 @@ class InspectionLine:
             wait([image])
             if anomaly_map is not None:
                 anomaly_map.close()
-            self.store.files.remove(inspection_id, picture.media_type)
+            self.store.files.remove(inspection_id, prepared.media_type)
             raise
-        self._commit(row, picture.media_type)
+        self._commit(row, prepared.media_type)
         timings = {**judged.timings, "store": time.perf_counter() - stored_from}
         self.metrics.count_inspection(row.product, row.decision, judged.score, timings, row.batch_size)
         if judged.decision is not judged.by_score:
@@ -208,7 +208,7 @@ class InspectionLine:
         return row
 
     def _store_invalid(self, row: InspectionRow, data: bytes) -> InspectionRow:
-        """Remember a picture that was not worth a verdict: it shows whether lamp, lens or grabber is at fault."""
+        """Remember an image that was not worth a verdict: it shows whether lamp, lens or grabber is at fault."""
         stored_from = time.perf_counter()
         self._write_image(UUID(row.id), row.image_media_type, data)
         self._commit(row, row.image_media_type)
@@ -232,7 +232,7 @@ class InspectionLine:
         return heatmap.encode(self._decode(row), "image/png")
 
     def _decode(self, row: InspectionRow) -> decoder.UInt8Image:
-        """The picture of a stored inspection, read as it was when it was judged."""
+        """The image of a stored inspection, read as it was when it was judged."""
         data = self.store.files.image_of(row)
         # It was admitted once; limits that were lowered since do not hide it.
         limits = ImageLimits(max_bytes=len(data), max_pixels=row.image_width * row.image_height)

@@ -1,6 +1,6 @@
 """How a proposal comes about: collect scores of good images, derive the threshold, remember it. Nothing takes effect.
 
-Good images are measured by the active bundle's own inspector, one at a time and on one thread: the line's own pictures
+Good images are measured by the active bundle's own inspector, one at a time and on one thread: the line's own images
 never wait behind more than one of them.
 """
 
@@ -34,7 +34,7 @@ from service.inspection.errors import (
     PixelMismatch,
     TooManyPixels,
 )
-from service.inspection.inspector import Inspector, Picture
+from service.inspection.inspector import Inspector, PreparedImage
 from service.inspection.quality import find_objections
 from service.inspection.regions import NO_FILTER
 from service.proposals.derive import derive, summarise_replay
@@ -70,8 +70,8 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class GoodPicture:
-    """A picture that was sent: what it is called, its bytes' sha256, and its score; None where it is not judged."""
+class GoodImage:
+    """An image that was sent: what it is called, its bytes' sha256, and its score; None where it is not judged."""
 
     name: str
     sha256: str
@@ -123,35 +123,35 @@ class Proposer:
         return await asyncio.wrap_future(self._thread.submit(self._propose, active, wanted))
 
     async def propose_from(self, active: ActiveProduct, wanted: Wanted, frames: AsyncIterator[Frame]) -> Proposal:
-        """Measure pictures of good parts as they come, derive, remember.
+        """Measure images of good parts as they come, derive, remember.
 
         Args:
             active: The product's bundle and recipe.
             wanted: What is asked for.
-            frames: The pictures; their labels tell the days apart.
+            frames: The images; their labels tell the days apart.
 
         Raises:
-            InvalidRequest: A picture cannot be used; it is named. Or there are none.
+            InvalidRequest: An image cannot be used; it is named. Or there are none.
             InvalidRecipe, StoreUnavailable, ShuttingDown, ProductNotReady: As `propose`.
         """
         loop = asyncio.get_running_loop()
-        pictures: dict[str, GoodPicture] = {}
+        measured: dict[str, GoodImage] = {}
         not_judged: list[str] = []
         count = 0
         async for frame in frames:
             count += 1
-            picture = await loop.run_in_executor(self._thread, self._measure, active, frame, count)
-            if picture.score is None:
-                not_judged.append(picture.name)
+            measured_image = await loop.run_in_executor(self._thread, self._measure, active, frame, count)
+            if measured_image.score is None:
+                not_judged.append(measured_image.name)
             else:
-                pictures.setdefault(picture.sha256, picture)
-        if not pictures:
+                measured.setdefault(measured_image.sha256, measured_image)
+        if not measured:
             raise InvalidRequest(
-                f"None of {count} pictures is worth a verdict: see the recipe's quality limits."
+                f"None of {count} images is worth a verdict: see the recipe's quality limits."
                 if not_judged
-                else "The request holds no picture. Send several files in the field `image`, or a zip file."
+                else "The request holds no image. Send several files in the field `image`, or a zip file."
             )
-        images = good_images(list(pictures.values()), count - len(not_judged) - len(pictures), not_judged)
+        images = good_images(list(measured.values()), count - len(not_judged) - len(measured), not_judged)
         return await loop.run_in_executor(self._thread, self._derive, active, wanted, images)
 
     def close(self) -> None:
@@ -191,7 +191,7 @@ class Proposer:
             )
         if not rows:
             raise InvalidRequest(f"The selection holds no inspection of {product!r}. Check its time and product.")
-        # The same picture twice is one observation, however often it was sent.
+        # The same image twice is one observation, however often it was sent.
         unique = list({row.image_sha256: row for row in rows}.values())
         scored = [self._score(active, row) for row in unique]
         days = tuple(_day(row) for row in unique)
@@ -207,7 +207,7 @@ class Proposer:
         )
 
     def _score(self, active: ActiveProduct, row: InspectionRow) -> tuple[float, bool]:
-        """The score of the whole picture, a bound that holds under any ROI, also under one that is drawn later; and
+        """The score of the whole image, a bound that holds under any ROI, also under one that is drawn later; and
         whether it was measured now.
 
         It is the stored one where this bundle gave it, for pixels that were read as they would be now. Else it is what
@@ -223,19 +223,19 @@ class Proposer:
             return active.inspector.score_map(self._read_map(row), (row.image_width, row.image_height)), False
         data = self.store.files.image_of(row)
         try:
-            # Held for this one picture: an activation need not wait for thousands of them.
+            # Held for this one image: an activation need not wait for thousands of them.
             with active.held() as inspector:
                 return _score_patiently(inspector, inspector.read(data, rules)), True
         except _UNUSABLE as error:
             raise _about(row.id, error) from error
 
-    def _measure(self, active: ActiveProduct, frame: Frame, number: int) -> GoodPicture:
+    def _measure(self, active: ActiveProduct, frame: Frame, number: int) -> GoodImage:
         name = frame.label or str(number)
         if (
             folder := next((part for part in PurePosixPath(name).parts[:-1] if sounds_defective(part)), None)
         ) is not None:
             raise InvalidRequest(
-                f"{name}: the folder {folder!r} does not sound like pictures of good parts. Send good ones only, or "
+                f"{name}: the folder {folder!r} does not sound like images of good parts. Send good ones only, or "
                 "give the folder another name."
             )
         if frame.refusal is not None:
@@ -243,11 +243,11 @@ class Proposer:
         recipe = active.recipe.recipe
         try:
             with active.held() as inspector:
-                picture = inspector.read(frame.data, recipe.pixels.rules(None))
+                measured_image = inspector.read(frame.data, recipe.pixels.rules(None))
                 limits = recipe.quality.combine(inspector.quality_limits, recipe.pixels)
-                if find_objections(picture.quality, picture.image_wh, limits):
-                    return GoodPicture(name, picture.sha256, None)
-                return GoodPicture(name, picture.sha256, _score_patiently(inspector, picture))
+                if find_objections(measured_image.quality, measured_image.image_wh, limits):
+                    return GoodImage(name, measured_image.sha256, None)
+                return GoodImage(name, measured_image.sha256, _score_patiently(inspector, measured_image))
         except _UNUSABLE as error:
             raise _about(name, error) from error
 
@@ -282,29 +282,29 @@ class Proposer:
         return np.asarray(np.load(io.BytesIO(self.store.files.map_of(row)), allow_pickle=False), np.float32)
 
 
-def good_images(pictures: Sequence[GoodPicture], duplicates: int, not_judged: Sequence[str]) -> GoodImages:
-    """Pictures that were sent, with their days as their names tell them."""
-    grouping = group_images([PurePosixPath(picture.name) for picture in pictures])
+def good_images(measured: Sequence[GoodImage], duplicates: int, not_judged: Sequence[str]) -> GoodImages:
+    """Images that were sent, with their days as their names tell them."""
+    grouping = group_images([PurePosixPath(measured_image.name) for measured_image in measured])
     return GoodImages(
         kind="images",
-        scores=tuple(picture.score for picture in pictures if picture.score is not None),
+        scores=tuple(measured_image.score for measured_image in measured if measured_image.score is not None),
         days=grouping.names,
         grouped_by=grouping.grouped_by,
         groups=dict(sorted(Counter(grouping.names).items())),
         duplicates=duplicates,
-        measured=len(pictures),
+        measured=len(measured),
         not_judged=tuple(not_judged),
     )
 
 
-def _score_patiently(inspector: Inspector, picture: Picture) -> float:
-    """Measure a whole picture. Where the line itself has no room just now, this one waits: nobody waits for it."""
+def _score_patiently(inspector: Inspector, measured_image: PreparedImage) -> float:
+    """Measure a whole image. Where the line itself has no room just now, this one waits: nobody waits for it."""
     for _ in range(_PATIENCE):
         try:
-            return inspector.score(picture, inspector.infer(picture)).score
+            return inspector.score(measured_image, inspector.infer(measured_image)).score
         except (QueueFull, DeadlineExceeded) as error:
             time.sleep(error.retry_after_s or 1.0)
-    return inspector.score(picture, inspector.infer(picture)).score
+    return inspector.score(measured_image, inspector.infer(measured_image)).score
 
 
 def _about(name: str, error: PlumblineError) -> InvalidRequest:
@@ -312,5 +312,5 @@ def _about(name: str, error: PlumblineError) -> InvalidRequest:
 
 
 def _day(row: InspectionRow) -> str:
-    """The day, in UTC, that the sender says the picture was taken on, else that it was judged on."""
+    """The day, in UTC, that the sender says the image was taken on, else that it was judged on."""
     return f"{(row.captured_at or row.created_at).astimezone(UTC):%Y-%m-%d}"

@@ -1,4 +1,4 @@
-"""Is this the right place to send pictures to, and if not, why?"""
+"""Is this the right place to send images to, and if not, why?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ReadinessStatus = Literal["ready", "degraded", "loading", "draining", "not-ready
 
 @dataclass(frozen=True)
 class ReadinessVerdict:
-    """The answer. "ready" and "degraded" take pictures; the reasons say what is amiss."""
+    """The answer. "ready" and "degraded" take images; the reasons say what is amiss."""
 
     status: ReadinessStatus
     reasons: tuple[str, ...]

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from service.deployment.lease import ActiveProduct
 from service.inspection.decision import Decision
-from service.inspection.inspector import Inspection, Picture
+from service.inspection.inspector import Inspection, PreparedImage
 from service.inspection.quality import Objection
 from service.inspection.regions import Region
 from service.store.ids import created_at
@@ -50,36 +50,36 @@ def to_row(
         by_score=judged.by_score.value if judged.dropped else None,
         dropped_regions=dict(judged.dropped) or None,
         judged_share=judged.judged_share if judged.judged_share < 1 else None,
-        **_facts(inspection_id, active, judged.picture, reference, data, part),
+        **_facts(inspection_id, active, judged.image, reference, data, part),
     )
 
 
 def to_invalid_row(
     inspection_id: UUID,
     active: ActiveProduct,
-    picture: Picture,
+    prepared: PreparedImage,
     objections: Sequence[Objection],
     reference: Sequence[float],
     data: bytes,
     part: PartRecord,
 ) -> InspectionRow:
-    """What is remembered of a picture that was not worth a verdict."""
+    """What is remembered of an image that was not worth a verdict."""
     return InspectionRow(
         decision=Decision.INVALID.value,
         score=None,
         p_value=None,
         regions=[],
-        timings_ms=_milliseconds(picture.timings),
+        timings_ms=_milliseconds(prepared.timings),
         batch_size=0,
         objections=[objection.to_stored() for objection in objections],
-        **_facts(inspection_id, active, picture, reference, data, part),
+        **_facts(inspection_id, active, prepared, reference, data, part),
     )
 
 
 def _facts(
     inspection_id: UUID,
     active: ActiveProduct,
-    picture: Picture,
+    prepared: PreparedImage,
     reference: Sequence[float],
     data: bytes,
     part: PartRecord,
@@ -104,13 +104,13 @@ def _facts(
         "method": bundle.manifest.method,
         "provider": active.inspector.provider,
         "recipe_revision": active.recipe.revision,
-        "image_media_type": picture.media_type,
-        "image_width": picture.image_wh[0],
-        "image_height": picture.image_wh[1],
+        "image_media_type": prepared.media_type,
+        "image_width": prepared.image_wh[0],
+        "image_height": prepared.image_wh[1],
         "image_bytes": len(data),
-        "image_sha256": picture.sha256,
-        "image_pixels": picture.rules.to_stored(),
-        "quality": asdict(picture.quality),
+        "image_sha256": prepared.sha256,
+        "image_pixels": prepared.rules.to_stored(),
+        "quality": asdict(prepared.quality),
         **asdict(part),
     }
 

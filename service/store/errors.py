@@ -18,7 +18,7 @@ class StoreUnavailable(PlumblineError):
         super().__init__(
             f"The inspection store cannot be used: {reason}. No verdict is given that is not stored. "
             "Check disk space and permissions of PLUMBLINE_DATA and the database (`plumbline doctor`), then send "
-            "the picture again.",
+            "the image again.",
             retry_after=retry_after_s,
         )
 
@@ -90,12 +90,12 @@ class ArtefactGone(PlumblineError):
 
 class NotJudged(PlumblineError):
     slug = "not-judged"
-    title = "Picture was not judged"
+    title = "Image was not judged"
     status = 409
 
     def __init__(self, inspection_id: str) -> None:
         super().__init__(
-            f"The picture of inspection {inspection_id} was not worth a verdict (decision `invalid`), so there is no "
+            f"The image of inspection {inspection_id} was not worth a verdict (decision `invalid`), so there is no "
             "anomaly map of it and nothing to replay. The inspection's `invalid_reasons` say why.",
             inspection_id=inspection_id,
         )

@@ -76,7 +76,7 @@ class ArtefactFiles:
         return self._read(self.map_path(inspection_id), "map", inspection_id)
 
     def image_of(self, row: InspectionRow) -> bytes:
-        """The picture of an inspection as it was sent.
+        """The image of an inspection as it was sent.
 
         Raises:
             ArtefactGone: It is not on disk any more; says why.

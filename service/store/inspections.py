@@ -107,7 +107,7 @@ class Selection:
 
 
 def select_inspections(engine: Engine, product: str, which: Selection, limit: int) -> Sequence[InspectionRow]:
-    """A product's inspections that a selection points at, oldest first. By time, pictures that were not worth a verdict
+    """A product's inspections that a selection points at, oldest first. By time, images that were not worth a verdict
     are passed over.
 
     Args:

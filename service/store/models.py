@@ -78,7 +78,7 @@ class InspectionRow(Base):
     product: Mapped[str] = mapped_column(String(64))
     decision: Mapped[str] = mapped_column(String(16))
     score: Mapped[float | None]
-    """None where the picture was not worth a verdict and never saw the graph; so is the p-value."""
+    """None where the image was not worth a verdict and never saw the graph; so is the p-value."""
     p_value: Mapped[float | None]
     fail_threshold: Mapped[float]
     review_threshold: Mapped[float]
@@ -112,9 +112,9 @@ class InspectionRow(Base):
     judged_share: Mapped[float | None] = mapped_column(default=None)
     """Share of the anomaly map that was judged; None where all of it was."""
     quality: Mapped[dict[str, Any] | None] = mapped_column(default=None)
-    """What was measured of the picture (`Quality`)."""
+    """What was measured of the image (`Quality`)."""
     objections: Mapped[list[dict[str, Any]] | None] = mapped_column(default=None)
-    """Why an invalid picture was not judged (`Objection`)."""
+    """Why an invalid image was not judged (`Objection`)."""
 
     artefacts_removed_at: Mapped[datetime | None] = mapped_column(default=None)
     """When retention removed image and map; None: it did not."""
@@ -186,7 +186,7 @@ class BundleChoiceRow(Base):
 
 
 class ShadowRow(Base):
-    """What a shadow said about the picture of an inspection. It goes when the inspection's record goes."""
+    """What a shadow said about the image of an inspection. It goes when the inspection's record goes."""
 
     __tablename__ = "shadow_verdicts"
     __table_args__ = (Index(None, "bundle_version", "inspection_id"),)

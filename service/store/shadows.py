@@ -15,7 +15,7 @@ from service.store.models import InspectionRow, ShadowRow
 
 @dataclass(frozen=True)
 class JudgedTwice:
-    """A picture that one bundle decided and another one judged."""
+    """An image that one bundle decided and another one judged."""
 
     inspection_id: str
     active_decision: str
@@ -41,7 +41,7 @@ def add_shadow_verdicts(engine: Engine, rows: Sequence[ShadowRow]) -> None:
 
 
 def judged_twice(engine: Engine, product: str, active: str, shadow: str, limit: int) -> Sequence[JudgedTwice]:
-    """The newest pictures that one version decided and another one judged as its shadow, newest first.
+    """The newest images that one version decided and another one judged as its shadow, newest first.
 
     Raises:
         StoreUnavailable: The database does not answer.

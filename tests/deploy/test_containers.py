@@ -92,7 +92,7 @@ def test_the_image_carries_the_oci_labels() -> None:
     assert labels == {f"org.opencontainers.image.{name}" for name in wanted}
 
 
-def test_the_build_context_holds_what_the_dockerfile_copies_and_no_pictures() -> None:
+def test_the_build_context_holds_what_the_dockerfile_copies_and_no_images() -> None:
     allowed = {
         line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[:1] == "!"
     }

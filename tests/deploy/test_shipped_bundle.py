@@ -1,4 +1,4 @@
-"""The product that `make demo` shows: small enough to ship, verified, and right about the sample pictures."""
+"""The product that `make demo` shows: small enough to ship, verified, and right about the sample images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run learns from: drawn from the seed alone, painted where it says, and cached in step with the pictures."""
+"""What a run learns from: drawn from the seed alone, painted where it says, and cached in step with the images."""
 
 import dataclasses
 from typing import Literal
@@ -13,7 +13,7 @@ from training.cached_views import UInt8Images, Views, augmented, epoch_order
 
 
 def means(images: UInt8Images) -> list[Tensor]:
-    """A feature that tells which picture it came from."""
+    """A feature that tells which image it came from."""
     return [torch.from_numpy(images.reshape(len(images), -1).mean(1, keepdims=True).astype(np.float32))]
 
 
@@ -28,12 +28,12 @@ def test_pools_and_batches_follow_from_the_seed() -> None:
     assert not np.array_equal(first.pseudo, another.pseudo)
 
 
-def test_an_epoch_visits_every_picture_once() -> None:
+def test_an_epoch_visits_every_image_once() -> None:
     order = [int(number) for step in (0, 1) for number in epoch_order(8, 4, seed=3, step=step)]
     assert sorted(order) == list(range(8))
 
 
-def test_painted_pictures_equal_their_origin_outside_the_mask() -> None:
+def test_painted_images_equal_their_origin_outside_the_mask() -> None:
     batch = Views.make(parts(8), TINY, means).batch(TINY, 0)
     assert len(batch.pseudo) == 2
     outside = (batch.mask == 0).expand_as(batch.pseudo)
@@ -41,7 +41,7 @@ def test_painted_pictures_equal_their_origin_outside_the_mask() -> None:
     assert not torch.equal(batch.pseudo, batch.origin)
 
 
-def test_features_belong_to_their_pictures() -> None:
+def test_features_belong_to_their_images() -> None:
     batch = Views.make(parts(8), TINY, means).batch(TINY, 1)
     for pixels, features in (
         (batch.clean, batch.frozen),
@@ -51,7 +51,7 @@ def test_features_belong_to_their_pictures() -> None:
         torch.testing.assert_close(features[0][:, 0], 255 * pixels.mean((1, 2, 3)), rtol=1e-4, atol=1e-3)
 
 
-def test_without_painted_pictures_a_batch_has_none() -> None:
+def test_without_painted_images_a_batch_has_none() -> None:
     config = dataclasses.replace(TINY, pseudo_share=0.0)
     batch = Views.make(parts(8), config, means).batch(config, 0)
     assert len(batch.pseudo) == len(batch.mask) == 0

@@ -128,7 +128,7 @@ def test_a_defect_without_mask_is_left_out_of_pixel_figures_and_counted(inspecto
 
     result = evaluate(inspector, images)
 
-    assert result.notes == ("1 defective pictures have no mask and are left out of the pixel figures",)
+    assert result.notes == ("1 defective images have no mask and are left out of the pixel figures",)
     assert "pixel_auroc" in result.figures
 
 
@@ -205,7 +205,7 @@ def test_report_shows_the_worst_misses_first(evaluation: Evaluation, inspector: 
     assert shown == [f"{image.defect}/{image.path.name}" for image in defective[:8]]
 
 
-def test_histogram_holds_every_picture_and_both_thresholds(evaluation: Evaluation) -> None:
+def test_histogram_holds_every_image_and_both_thresholds(evaluation: Evaluation) -> None:
     drawn = histogram(evaluation)
 
     assert 0 <= drawn.review_x <= drawn.fail_x <= 640

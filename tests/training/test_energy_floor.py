@@ -1,4 +1,4 @@
-"""The energy floor is chosen by painted defects in good pictures, and by nothing else."""
+"""The energy floor is chosen by painted defects in good images, and by nothing else."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ def plain(count: int) -> NDArray[np.uint8]:
 
 
 def choose(maps: dict[float, Tensor | None]) -> tuple[float, list[float]]:
-    """Chooses among floors whose maps are the picture's brightness, or what is given instead."""
+    """Chooses among floors whose maps are the image's brightness, or what is given instead."""
     distance, calibrated = PyramidDistance(1, 0.0), list[float]()
 
     def anomaly_map(pixels: Tensor) -> Tensor:
@@ -61,5 +61,5 @@ def test_floors_are_judged_by_small_defects() -> None:
     clean = torch.from_numpy(good).permute(0, 3, 1, 2).float().repeat(len(painted) // len(good), 1, 1, 1) / 255
     changed = (painted != clean).any(1).float().mean((1, 2))
     assert len(painted) >= 90
-    # Those to learn from cover up to a third of a picture.
+    # Those to learn from cover up to a third of an image.
     assert 0 < float(changed.mean()) < 0.02

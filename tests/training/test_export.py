@@ -18,8 +18,8 @@ from training.export import TOLERANCE, Exported, Probes, export, with_metadata
 SIZE = 64
 
 
-def pictures(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Soft random fields: good pictures of nothing in particular."""
+def random_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Soft random fields: good images of nothing in particular."""
     coarse = np.random.default_rng(seed).integers(60, 180, (count, 8, 8, 3), dtype=np.uint8)
     return np.repeat(np.repeat(coarse, SIZE // 8, axis=1), SIZE // 8, axis=2)
 
@@ -33,7 +33,7 @@ def flipping() -> NDArray[np.uint8]:
 
 
 def probes() -> Probes:
-    return Probes.draw(pictures(5), flipping(), seed=0, count=4)
+    return Probes.draw(random_images(5), flipping(), seed=0, count=4)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_graph_has_the_contract_of_a_bundle(exported: Exported) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_any_batch_size_computes_what_torch_computes(exported: Exported, batch: int) -> None:
-    images = pictures(batch, seed=9)
+    images = random_images(batch, seed=9)
     output = GraphSession(exported.model, SessionOptions(provider="cpu")).run(images)
     with torch.inference_mode():
         maps, gains = SmallMethod()(torch.from_numpy(images))
@@ -117,14 +117,14 @@ def test_a_method_without_gain_has_one_output() -> None:
 
 
 def test_a_choice_frozen_at_export_is_refused() -> None:
-    """The probes that flip choices are what finds it; on good pictures alone the graph agrees."""
+    """The probes that flip choices are what finds it; on good images alone the graph agrees."""
     method = SmallMethod(frozen_choice=True)
     with torch.inference_mode():
-        spread = method.levels(torch.from_numpy(np.concatenate([pictures(5), flipping()]))).var((2, 3))
+        spread = method.levels(torch.from_numpy(np.concatenate([random_images(5), flipping()]))).var((2, 3))
     assert len(set(spread.argmin(1).tolist())) == 2, "the probes do not flip the choice"
 
     with pytest.raises(
-        ExportParityFailed, match=r"relative\) on branch-flipping pictures at batch size 1.*No bundle was written"
+        ExportParityFailed, match=r"relative\) on branch-flipping images at batch size 1.*No bundle was written"
     ):
         export(method, probes())
 

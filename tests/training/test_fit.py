@@ -233,6 +233,6 @@ def test_average_follows_trained_weights_and_statistics_only() -> None:
     torch.testing.assert_close(conv.weight.detach(), before + 1)
 
 
-def test_fingerprint_tells_pictures_apart() -> None:
+def test_fingerprint_tells_images_apart() -> None:
     assert fingerprint(parts(2)) == fingerprint(parts(2))
     assert fingerprint(parts(2)) != fingerprint(parts(2, seed=5))

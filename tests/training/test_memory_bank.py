@@ -70,11 +70,11 @@ def test_fewer_places_than_prototypes_keep_the_shape() -> None:
     assert torch.equal(query.prototypes[31], query.prototypes[99])
 
 
-def test_of_more_places_than_needed_every_picture_gives_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_more_places_than_needed_every_image_gives_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.memory_bank.MOST_CANDIDATES", 20)
     query = Query([6, 10], 20)
     dark, bright = pyramid(9, seed=0), [level + 40 for level in pyramid(1, seed=1)]
     query.learn([dark, bright], 10)
     query.choose(0.0)
-    # Two places of each picture; those of the one bright picture are of another kind altogether.
+    # Two places of each image; those of the one bright image are of another kind altogether.
     assert int((query.prototypes.mean(1) / query.scale > 20).sum()) == 2

@@ -23,7 +23,7 @@ from training.pseudo_anomalies import (
 Recipe = Callable[[Image, np.random.Generator], tuple[Image, Mask]]
 
 
-def picture(height: int = 64, width: int = 64) -> NDArray[np.uint8]:
+def make_image(height: int = 64, width: int = 64) -> NDArray[np.uint8]:
     return np.random.default_rng(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -34,7 +34,7 @@ def scaled(image: NDArray[np.uint8]) -> Image:
 @pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED_RECIPES, *FAINT_RECIPES])
 @pytest.mark.parametrize("size", [(64, 64), (50, 70)])
 def test_not_one_bit_changes_outside_the_mask(recipe: Recipe, size: tuple[int, int]) -> None:
-    image = scaled(picture(*size))
+    image = scaled(make_image(*size))
     for seed in range(20):
         painted, mask = recipe(image, np.random.default_rng(seed))
         assert painted.dtype == np.float32
@@ -44,7 +44,7 @@ def test_not_one_bit_changes_outside_the_mask(recipe: Recipe, size: tuple[int, i
 
 @pytest.mark.parametrize("recipe", [*RECIPES, *PUBLISHED_RECIPES, *FAINT_RECIPES])
 def test_paint_stays_in_range_and_shows(recipe: Recipe) -> None:
-    image = scaled(picture())
+    image = scaled(make_image())
     shown = 0
     for seed in range(20):
         painted, mask = recipe(image, np.random.default_rng(seed))
@@ -58,7 +58,7 @@ def test_paint_stays_in_range_and_shows(recipe: Recipe) -> None:
     "recipe", [perlin_self, cut_paste, scar, faint, lambda i, r: pseudo_anomaly((i * 255).astype(np.uint8), r)]
 )
 def test_same_seed_paints_the_same_defect(recipe: Recipe) -> None:
-    image = scaled(picture())
+    image = scaled(make_image())
     first, first_mask = recipe(image, np.random.default_rng(3))
     second, second_mask = recipe(image, np.random.default_rng(3))
     np.testing.assert_array_equal(first, second)
@@ -68,7 +68,7 @@ def test_same_seed_paints_the_same_defect(recipe: Recipe) -> None:
 
 
 def test_input_is_left_alone() -> None:
-    image = picture()
+    image = make_image()
     before = image.copy()
     for seed in range(10):
         pseudo_anomaly(image, np.random.default_rng(seed))
@@ -76,13 +76,13 @@ def test_input_is_left_alone() -> None:
 
 
 def test_scar_is_thin() -> None:
-    image = scaled(picture(128, 128))
+    image = scaled(make_image(128, 128))
     shares = [scar(image, np.random.default_rng(seed))[1].mean() for seed in range(30)]
     assert max(shares) < 0.03
 
 
 def test_published_piece_is_an_upright_square_of_the_image_brightened_by_what_lies_below() -> None:
-    image = scaled(picture(128, 128)) * np.float32(0.7)
+    image = scaled(make_image(128, 128)) * np.float32(0.7)
     painted, mask = pseudo_anomaly((image * 255).astype(np.uint8), np.random.default_rng(1), PUBLISHED_RECIPES)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     assert len(rows) == len(columns) == round(mask.sum() ** 0.5)
@@ -112,8 +112,8 @@ def test_structured_places_lie_on_the_part_and_sometimes_beside_it() -> None:
     assert 0.9 < on_part < 1
 
 
-def test_structured_places_are_everywhere_on_a_texture_and_on_an_empty_picture() -> None:
-    for image in (scaled(picture(96, 128)), np.full((96, 128, 3), 0.5, np.float32)):
+def test_structured_places_are_everywhere_on_a_texture_and_on_an_empty_image() -> None:
+    for image in (scaled(make_image(96, 128)), np.full((96, 128, 3), 0.5, np.float32)):
         rng = np.random.default_rng(2)
         places = np.array([structured_place(image, rng) for _ in range(800)])
         quarters = np.histogram2d(places[:, 1], places[:, 0], bins=2, range=[[0, 96], [0, 128]])[0]
@@ -121,7 +121,7 @@ def test_structured_places_are_everywhere_on_a_texture_and_on_an_empty_picture()
 
 
 def test_faint_defects_are_smaller_and_paler_than_those_to_learn_from() -> None:
-    image = scaled(picture(128, 128))
+    image = scaled(make_image(128, 128))
 
     def look(recipe: Recipe) -> tuple[float, float]:
         pairs = [recipe(image, np.random.default_rng(seed)) for seed in range(40)]

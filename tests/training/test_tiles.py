@@ -31,7 +31,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
-def test_every_tile_of_every_picture_is_learnt_from_where_memory_allows(paths: list[Path]) -> None:
+def test_every_tile_of_every_image_is_learnt_from_where_memory_allows(paths: list[Path]) -> None:
     seen: list[int] = []
 
     tiles = load_for_training(paths, TILED, 0, seen.append)
@@ -42,7 +42,7 @@ def test_every_tile_of_every_picture_is_learnt_from_where_memory_allows(paths: l
     assert seen == [1, 2, 3, 4, 5]
 
 
-def test_of_more_tiles_than_fit_some_of_every_picture_are_drawn_by_the_seed(paths: list[Path]) -> None:
+def test_of_more_tiles_than_fit_some_of_every_image_are_drawn_by_the_seed(paths: list[Path]) -> None:
     every = load_for_training(paths, TILED, 0)
     some = load_for_training(paths, TILED, 7, memory_bytes=15 * TILE_BYTES)
 
@@ -50,10 +50,10 @@ def test_of_more_tiles_than_fit_some_of_every_picture_are_drawn_by_the_seed(path
     assert {tile.tobytes() for tile in some} <= {tile.tobytes() for tile in every}
     np.testing.assert_array_equal(some, load_for_training(paths, TILED, 7, memory_bytes=15 * TILE_BYTES))
     assert not np.array_equal(some, load_for_training(paths, TILED, 8, memory_bytes=15 * TILE_BYTES))
-    assert len(load_for_training(paths, TILED, 7, memory_bytes=1)) == 5, "no picture is left out"
+    assert len(load_for_training(paths, TILED, 7, memory_bytes=1)) == 5, "no image is left out"
 
 
-def test_damaged_picture_is_named(tmp_path: Path) -> None:
+def test_damaged_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "part-17.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
 
     with pytest.raises(UnreadableImage, match=r"part-17\.png"):

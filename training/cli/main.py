@@ -1,4 +1,4 @@
-"""`plumbline-train`: from a folder of good pictures to a bundle, and how good the bundle is."""
+"""`plumbline-train`: from a folder of good images to a bundle, and how good the bundle is."""
 
 import json
 import shlex
@@ -41,7 +41,7 @@ LISTS = ("--methods", "--teachers", "--config", "--seeds", "--categories", "--ro
 INTERRUPTED = 130
 
 app = typer.Typer(
-    help="Learn a product from pictures of good parts and write a bundle that `plumbline serve` serves.",
+    help="Learn a product from images of good parts and write a bundle that `plumbline serve` serves.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -85,9 +85,9 @@ def fit_command(
         int | None, typer.Option(help="Side of the graph's input, pixels.", show_default="the method's own")
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Training steps.", show_default="the method's own")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.", show_default="the method's own")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="the method's own")] = None,
     augment: Annotated[
-        Augmentation, typer.Option(help="How good parts may vary beyond the pictures: rotate for any angle.")
+        Augmentation, typer.Option(help="How good parts may vary beyond the images: rotate for any angle.")
     ] = Augmentation.NONE,
     option: Annotated[
         list[str] | None,
@@ -95,13 +95,13 @@ def fit_command(
     ] = None,
     tile: Annotated[
         int | None,
-        typer.Option(help="For pictures far larger than the network: cut them into tiles of this side, pixels."),
+        typer.Option(help="For images far larger than the network: cut them into tiles of this side, pixels."),
     ] = None,
     overlap: Annotated[
         int | None,
         typer.Option(help="Pixels that tiles share; the largest defect.", show_default="an eighth of the tile"),
     ] = None,
-    scale: Annotated[float, typer.Option(help="Make pictures smaller by this before they are cut.")] = FitConfig.scale,
+    scale: Annotated[float, typer.Option(help="Make images smaller by this before they are cut.")] = FitConfig.scale,
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = FitConfig.seed,
     held_out: Annotated[float, typer.Option(help="Share of good images kept for the threshold, at least 10.")] = 0.2,
@@ -120,7 +120,7 @@ def fit_command(
         bool, typer.Option(help="Also measure on the test split and write the figures into the manifest.")
     ] = False,
 ) -> None:
-    """Train on good pictures, export, check, calibrate, and write the bundle."""
+    """Train on good images, export, check, calibrate, and write the bundle."""
     run_dir = run_dir or Path("runs") / product
     with _one_line_errors(), _Interrupt(run_dir) as interrupt, _Bars() as bars:
         from training.fit import load_teachers
@@ -144,7 +144,7 @@ def fit_command(
             options=method_options(option or ()),
         )
         config = replace(config, threads=threads or default_threads(config.teachers))
-        build_method(config, load_teachers(config))  # what cannot be trained is said before pictures are read
+        build_method(config, load_teachers(config))  # what cannot be trained is said before images are read
         bars.between_steps = interrupt.between_steps
         trained = train(
             Request(
@@ -173,7 +173,7 @@ def evaluate_command(
         int | None, typer.Option(min=1, help="CPU threads.", show_default="the container's quota")
     ] = None,
 ) -> None:
-    """Measure a bundle on pictures whose truth is known: table, evaluation.json, report.html."""
+    """Measure a bundle on images whose truth is known: table, evaluation.json, report.html."""
     with _one_line_errors(), _Bars() as bars:
         from service.bundle.bundle import newest_bundle
         from service.bundle.manifest import MANIFEST

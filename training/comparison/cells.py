@@ -51,11 +51,11 @@ class Result:
 
     Attributes:
         figures: As `training.evaluate` names them, in 0..1.
-        train_seconds: Wall time from pictures to bundle, without the evaluation.
+        train_seconds: Wall time from images to bundle, without the evaluation.
         cpu_seconds: Processor time of the same.
         parameters: Numbers in the graph.
-        gmacs: Multiplications for one picture, 10^9; half of torch's count of floating-point operations.
-        milliseconds: Median of the graph on ONNX Runtime's CPU provider, one picture, two threads.
+        gmacs: Multiplications for one image, 10^9; half of torch's count of floating-point operations.
+        milliseconds: Median of the graph on ONNX Runtime's CPU provider, one image, two threads.
         bundle: Where the bundle lies, relative to the comparison.
     """
 

@@ -1,6 +1,6 @@
 """Methods side by side: every method on every category with every seed, one table.
 
-Each cell of the comparison is a run of `training.pipeline.train`, from pictures to an evaluated bundle, with the last
+Each cell of the comparison is a run of `training.pipeline.train`, from images to an evaluated bundle, with the last
 weights, in a folder of its own. A cell that is finished is never run again, one that was interrupted goes on from its
 checkpoint, and several processes that are started on the same folder share the work. A figure is in the table only
 when its cell is finished.
@@ -157,7 +157,7 @@ def _same_run(run_dir: Path, cell: Cell) -> bool:
 
 
 def _draw_overlays(inspector: Inspector, images: Sequence[TestImage], folder: Path) -> None:
-    """The first picture of some kinds of defects with its heatmap: the same pictures for every method."""
+    """The first image of some kinds of defects with its heatmap: the same images for every method."""
     criteria = Recipe.default(inspector.card.scores).criteria
     scale = inspector.heatmap_scale(criteria.thresholds)
     first = {image.defect: image for image in reversed(images) if image.defective}
@@ -173,7 +173,7 @@ def _parameters(bundle: Bundle) -> int:
 
 
 def _macs(config: FitConfig) -> float:
-    """Of one picture through an untrained copy: they do not depend on the weights."""
+    """Of one image through an untrained copy: they do not depend on the weights."""
     method = build_method(config, [random_teacher(name) for name in config.teachers]).eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -184,10 +184,10 @@ def _macs(config: FitConfig) -> float:
 def _milliseconds(bundle: Bundle) -> float:
     geometry = bundle.manifest.input
     session = GraphSession(bundle.read_model(), SessionOptions(provider="cpu", threads=TIMED_THREADS))
-    picture = np.random.default_rng(0).integers(0, 256, (1, geometry.height, geometry.width, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (1, geometry.height, geometry.width, 3), dtype=np.uint8)
     times = []
     for _ in range(TIMED_RUNS):
         started = time.perf_counter()
-        session.run(picture)
+        session.run(image)
         times.append(time.perf_counter() - started)
     return 1000 * float(np.median(times))

@@ -75,7 +75,7 @@ def _summary(by_seed: Sequence[Sequence[Result]]) -> Summary:
 def markdown(table: Mapping[str, Mapping[str, Summary]]) -> str:
     """One row for every column and category."""
     head = ["method", "category", "seeds", *(f"{label} %" for label in FIGURES.values())]
-    head += ["training s", "10⁶ parameters", "10⁹ MAC", "ms a picture"]
+    head += ["training s", "10⁶ parameters", "10⁹ MAC", "ms an image"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for column, rows in table.items():
         for category, row in rows.items():
@@ -124,7 +124,7 @@ def write_tables(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def _first_seeds(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell of every column: pictures of further seeds look the same."""
+    """One cell of every column: images of further seeds look the same."""
     first: dict[str, Cell] = {}
     for cell in cells:
         first.setdefault(cell.column, cell)

@@ -1,13 +1,13 @@
-"""`make demo-train`: the whole way on real pictures - unpack, train, evaluate, serve, heatmaps.
+"""`make demo-train`: the whole way on real images - unpack, train, evaluate, serve, heatmaps.
 
     python -m training.demo.elpv [--out runs/elpv] [--keep]
 
-The pictures are electroluminescence photographs of solar cells (300 x 300, the package `elpv-dataset`), labelled by how
+The images are electroluminescence photographs of solar cells (300 x 300, the package `elpv-dataset`), labelled by how
 probable a defect is. Monocrystalline cells are one product; polycrystalline ones would be another. Only the clear
 labels are used: probability 0 is good, 1 is defective. There are no masks, so pixel figures are skipped.
 
 The package lists the cells module by module, and how hard a defect is to see differs from module to module: in some,
-cells are cracked and dark, in others the label grades lost power that a picture hardly shows. So the defective cells
+cells are cracked and dark, in others the label grades lost power that an image hardly shows. So the defective cells
 are kept apart by run of consecutive monocrystalline cells in the list, and the evaluation has a line for each run.
 """
 
@@ -30,7 +30,7 @@ from rich.markup import escape
 
 NOTICE = (
     "The ELPV data set (Deitsch, Buerhop-Lutz, Maier, Gallwitz, Riess; ZAE Bayern) is licensed CC BY-NC-SA 4.0. It is "
-    "for trying this software out, not for commercial use: pictures and everything learnt from them stay on this "
+    "for trying this software out, not for commercial use: images and everything learnt from them stay on this "
     "machine."
 )
 PRODUCT = "solar-cell"
@@ -94,7 +94,7 @@ def unpack(cells: Sequence[Cell], target: Path, *, training: int = GOOD_FOR_TRAI
 
 
 def pick_samples(data: Path, target: Path) -> None:
-    """A few test pictures of each kind, named after what they are, for the service to inspect."""
+    """A few test images of each kind, named after what they are, for the service to inspect."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for kind in ("good", "defective"):
@@ -103,7 +103,7 @@ def pick_samples(data: Path, target: Path) -> None:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Where pictures, model and report go; git ignores runs/.")] = Path(
+    out: Annotated[Path, typer.Option(help="Where images, model and report go; git ignores runs/.")] = Path(
         "runs/elpv"
     ),
     iterations: Annotated[int | None, typer.Option(help="Training steps.", show_default="as plumbline-train")] = None,

@@ -1,13 +1,13 @@
 """Draws the demo product: a stamped, brushed-metal washer on a conveyor, with exact defect masks.
 
-Pictures of our own can be shipped, redrawn by anybody and published with what was learnt from them, which no
+Images of our own can be shipped, redrawn by anybody and published with what was learnt from them, which no
 public inspection data set allows without conditions. The drawing is a small renderer: a height field of
 chamfers, grooves and stamped letters, shaded with an anisotropic highlight as circular brushing gives it, under
 a key light and a fill light whose direction and strength vary from part to part.
 
     python -m training.demo.part OUT --train 120 --test 12 --seed 0
 
-writes an MVTec-layout folder. Lengths are in pixels of a 512 x 512 picture and scale with the size asked for.
+writes an MVTec-layout folder. Lengths are in pixels of a 512 x 512 image and scale with the size asked for.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ VISIBLE = 4 / 255  # a change of radiance below this is no defect: nobody could 
 
 @dataclass(frozen=True)
 class _Light:
-    """A distant lamp. The azimuth is counter-clockwise from the right-hand side of the picture."""
+    """A distant lamp. The azimuth is counter-clockwise from the right-hand side of the image."""
 
     azimuth_rad: float
     elevation_rad: float
@@ -57,7 +57,7 @@ class _Light:
     @property
     def direction(self) -> tuple[float, float, float]:
         flat = math.cos(self.elevation_rad)
-        # The picture's y axis points down, the azimuth's up.
+        # The image's y axis points down, the azimuth's up.
         return (
             flat * math.cos(self.azimuth_rad),
             -flat * math.sin(self.azimuth_rad),
@@ -80,7 +80,7 @@ class _Grid:
     y: Field  # points down, as rows do
     radius: Field
     angle_rad: Field  # in the part's own frame, counter-clockwise, 0 to 2 pi
-    scale: float  # pixels of the picture per reference pixel
+    scale: float  # pixels of the image per reference pixel
 
     @classmethod
     def build(cls, size_px: int, centre_xy: tuple[float, float], rotation_rad: float) -> _Grid:
@@ -137,10 +137,10 @@ def render_part(
     Args:
         rng: Decides everything that varies. Calling again with the same generator draws another part.
         defect: What is wrong with the part, or None for a good one.
-        size_px: Width and height of the picture, at least 128.
+        size_px: Width and height of the image, at least 128.
 
     Returns:
-        The picture, uint8 [size, size, 3] RGB, and the defect's mask, bool [size, size] (all False for a good part).
+        The image, uint8 [size, size, 3] RGB, and the defect's mask, bool [size, size] (all False for a good part).
 
     Raises:
         ValueError: The size is below 128, or the defect is not one of DEFECTS.
@@ -215,7 +215,7 @@ def _metal(grid: _Grid, part: _Part, slopes: tuple[Field, Field], streaks: Field
 
 
 def _belt(grid: _Grid, part: _Part, rng: Generator) -> Field:
-    """A dark rubber belt with a fine diamond weave; it moved on since the last picture, so its phase is free."""
+    """A dark rubber belt with a fine diamond weave; it moved on since the last image, so its phase is free."""
     x, y = grid.x + part.centre_xy[0], grid.y + part.centre_xy[1]
     phase_x, phase_y = rng.uniform(0, 2 * math.pi, size=2)
     period = 2 * math.pi / 15.0
@@ -281,7 +281,7 @@ def _relief(grid: _Grid, part: _Part) -> Field:
 
 
 def _stamp(grid: _Grid, text: str, angle_rad: float) -> Field:
-    """Letters bent along the circle, 0 to 1, readable from outside the part in the picture's lower half too."""
+    """Letters bent along the circle, 0 to 1, readable from outside the part in the image's lower half too."""
     zoom = 4
     font, letter_scale, stroke = cv2.FONT_HERSHEY_SIMPLEX, 1.15 * zoom, 3 * zoom
     (width, tall), _ = cv2.getTextSize(text, font, letter_scale, stroke)
@@ -450,14 +450,14 @@ def write_dataset(
 ) -> None:
     """Writes an MVTec-layout folder: `train/good`, `test/good`, `test/<defect>`, `ground_truth/<defect>`.
 
-    Picture k of a kind depends on the seed, the kind and k alone, so a larger folder starts with the smaller one.
+    Image k of a kind depends on the seed, the kind and k alone, so a larger folder starts with the smaller one.
 
     Args:
         folder: Where to write; made if missing.
         train: Number of good parts to learn from.
-        test: Number of test pictures of each kind, good and every defect.
+        test: Number of test images of each kind, good and every defect.
         seed: Any whole number from 0.
-        size_px: Width and height of every picture.
+        size_px: Width and height of every image.
         quality: JPEG quality, 1 to 100. Masks are PNG.
     """
     kinds: list[tuple[str, Defect | None, int]] = [("train/good", None, train), ("test/good", None, test)]
@@ -486,7 +486,7 @@ def _write(path: Path, pixels: ImageArray, options: list[int]) -> None:
 def main(
     folder: Annotated[Path, typer.Argument(help="Where to write the MVTec-layout folder.")],
     train: Annotated[int, typer.Option(min=1, help="Good parts to learn from.")] = 120,
-    test: Annotated[int, typer.Option(min=0, help="Test pictures of each kind.")] = 12,
+    test: Annotated[int, typer.Option(min=0, help="Test images of each kind.")] = 12,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     size: Annotated[int, typer.Option(min=128, help="Width and height in pixels.")] = REFERENCE_PX,
 ) -> None:

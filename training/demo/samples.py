@@ -1,4 +1,4 @@
-"""Writes the sample pictures that `make demo` inspects: parts that are in no training folder."""
+"""Writes the sample images that `make demo` inspects: parts that are in no training folder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +36,7 @@ def write_samples(folder: Path, seed: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, defect, number in SAMPLES:
-        # Three words, the last out of reach of write_dataset's: no sample can be a training picture.
+        # Three words, the last out of reach of write_dataset's: no sample can be a training image.
         image, _ = render_part(np.random.default_rng([seed, number, 2**31]), defect)
         path = folder / f"{name}.jpg"
         _, data = cv2.imencode(path.suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -46,7 +46,7 @@ def write_samples(folder: Path, seed: int) -> list[Path]:
 
 
 def main(folder: Path, seed: Annotated[int, typer.Option(min=0)] = 1) -> None:
-    """Write the sample pictures of the demo product."""
+    """Write the sample images of the demo product."""
     write_samples(folder, seed)
 
 

@@ -28,7 +28,7 @@ class Batch:
     Attributes:
         clean: float32 `[B, 3, H, W]`, RGB in [0, 1].
         frozen: what `Method.frozen_features` gave for `clean`, taken from the cache.
-        pseudo: float32 `[P, 3, H, W]`, pictures with painted defects; P <= B, possibly 0.
+        pseudo: float32 `[P, 3, H, W]`, images with painted defects; P <= B, possibly 0.
         pseudo_frozen: what `Method.frozen_features` gave for `pseudo`.
         origin: float32 `[P, 3, H, W]`, what `pseudo` was painted on.
         origin_frozen: what `Method.frozen_features` gave for `origin`.
@@ -109,7 +109,7 @@ class Method(nn.Module, ABC):
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the losses, float32 scalars.
 
-        `loss` is the one to descend, `distil` the part of it on good pictures, the others are for the eye.
+        `loss` is the one to descend, `distil` the part of it on good images, the others are for the eye.
         """
 
     @abstractmethod

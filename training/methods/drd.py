@@ -211,7 +211,7 @@ class DualReverseDistillation(Method):
         return anomaly_map, _refinement(distances) if self.options.strict else None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        # A bright spot on an empty picture: there another level varies least than on a full one.
+        # A bright spot on an empty image: there another level varies least than on a full one.
         spot = np.full_like(images[:1], 128)
         place = slice(5 * spot.shape[1] // 16, 7 * spot.shape[1] // 16)
         spot[:, place, place] = 255

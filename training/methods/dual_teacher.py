@@ -2,23 +2,23 @@
 
 An encoder with attention (CBAM) stands on the first teacher's pyramid and learns to say what the second teacher says,
 at strides 8 and 16. What it says at stride 32 is squeezed, and a decoder without skips rebuilds from that code alone
-the features of both teachers and a small copy of the picture. All of it sees painted pictures too and has to answer as
+the features of both teachers and a small copy of the image. All of it sees painted images too and has to answer as
 if they were clean, so it learns to drop what is unusual. Three readings of "how unlike" make the map:
 
 - `st`, student and teacher: the encoder's own levels against the second teacher's;
 - `fs`, patch similarity in feature space: the features rebuilt from the code against both teachers', the best of 3x3
   cells;
-- `ps`, patch similarity of the pictures: SSIM by regions of several sizes between picture and reconstruction.
+- `ps`, patch similarity of the images: SSIM by regions of several sizes between image and reconstruction.
 
 Sources: [P] the paper's abstract, which is all of it that could be read: two teachers train the encoder, attention,
 reconstruction, patch similarity by regions. Every layer is our own (design notes, section 2), and so are:
 
-- the encoder's input. The notes' encoder sees the picture and has to learn seeing from two hundred good parts: after
+- the encoder's input. The notes' encoder sees the image and has to learn seeing from two hundred good parts: after
   250 steps it could not tell good screws from bad ones at all. One teacher's features predict the other's instead (the
   idea of crossmodal feature mapping), a stem that costs nothing to train and nothing in the graph;
-- the features rebuilt from the code. The notes compare T(picture) with T(reconstruction); predicting T(reconstruction)
+- the features rebuilt from the code. The notes compare T(image) with T(reconstruction); predicting T(reconstruction)
   from the code instead saves a teacher's pass and distils the encoder through the code, where no defect gets past;
-- the picture rebuilt at quarter size and no features at stride 4: regions need no more, a code that coarse cannot tell
+- the image rebuilt at quarter size and no features at stride 4: regions need no more, a code that coarse cannot tell
   more, and the finest level would cost more than all others together;
 - one learning rate for all: the notes' slower encoder in the second stage is left out.
 
@@ -62,14 +62,14 @@ class DualTeacherOptions:
 
     width: int = 48  # channels of encoder and decoder at stride 8; twice and four times that at 16 and 32
     code: int = 192  # channels of the squeezed code at stride 32; [design notes 2.2] has fewer
-    windows: tuple[int, ...] = (2, 4, 8)  # of SSIM, pixels of the quarter-size picture; 2.5
+    windows: tuple[int, ...] = (2, 4, 8)  # of SSIM, pixels of the quarter-size image; 2.5
     feature_noise: float = 0.1  # on the painted features, in standard deviations of each channel; [C] DRD
     hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly
     hard_ramp_steps: int = 200
-    weight_restore: float = 1.0  # of the painted pictures' distillation, beside the clean ones'
+    weight_restore: float = 1.0  # of the painted images' distillation, beside the clean ones'
     # L_rec, 2.3; at 0.2 it claims the code for brightness, and the features that are rebuilt from it suffer. The
-    # picture is learnt as fast: AdamW takes a loss's scale out of weights that no other loss trains.
-    weight_picture: float = 0.005
+    # image is learnt as fast: AdamW takes a loss's scale out of weights that no other loss trains.
+    weight_image: float = 0.005
     level_weights: tuple[float, ...] = (1.0, 1.0)  # of the map, finest first
     source_weights: tuple[float, float, float] = (0.5, 1.0, 0.05)  # st, fs, ps; 2.5
     floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.energy_floor`
@@ -99,7 +99,7 @@ class AttentionEncoder(nn.Module):
 
 
 class CodeDecoder(nn.Module):
-    """The code alone -> features at strides 8 and 16 and the picture at quarter size, float32 `[N, 3, H/4, W/4]`."""
+    """The code alone -> features at strides 8 and 16 and the image at quarter size, float32 `[N, 3, H/4, W/4]`."""
 
     def __init__(self, width: int, code: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class CodeDecoder(nn.Module):
         self.stages = nn.ModuleList(
             nn.Sequential(UpBlock(cin, cout), BasicBlock(cout, cout)) for cin, cout in ((w4, w3), (w3, w2))
         )
-        self.picture = nn.Sequential(UpBlock(w2, w2 // 4), nn.Conv2d(w2 // 4, 3, 3, padding=1))
+        self.image = nn.Sequential(UpBlock(w2, w2 // 4), nn.Conv2d(w2 // 4, 3, 3, padding=1))
         initialise(self)
 
     def forward(self, code: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -116,7 +116,7 @@ class CodeDecoder(nn.Module):
         for stage in self.stages:
             x = stage(x)
             levels.append(x)
-        return levels[::-1], self.picture(x).float() + 0.5
+        return levels[::-1], self.image(x).float() + 0.5
 
 
 class Regressors(nn.Module):
@@ -188,21 +188,21 @@ class DualTeacherDistillation(Method):
 
         Returns:
             The second teacher's features as the encoder's levels tell them, both teachers' as the code tells them,
-            and the picture at quarter size.
+            and the image at quarter size.
         """
         levels, code = self.encoder([f.contiguous(memory_format=torch.channels_last) for f in standard])
-        decoded, picture = self.decoder(code)
+        decoded, image = self.decoder(code)
         seen, rebuilt = self.seen(levels), self.rebuilt(decoded)
         # The scaler goes through all answers in order; the encoder gives those of the second teacher only.
         seen = self.scaler.undo([*rebuilt[: self.first], *seen])[self.first :]
-        return seen, self.scaler.undo(rebuilt), picture
+        return seen, self.scaler.undo(rebuilt), image
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
         o = self.options
         count, entries = len(batch.clean), self.first + 1
         clean, painted = (self.entry(frozen[:entries]) for frozen in (batch.frozen, batch.pseudo_frozen))
         noisy = [f + o.feature_noise * torch.randn(f.shape) for f in painted]
-        seen, rebuilt, picture = self.students([torch.cat(pair) for pair in zip(clean, noisy, strict=True)])
+        seen, rebuilt, image = self.students([torch.cat(pair) for pair in zip(clean, noisy, strict=True)])
         answers = [*seen, *rebuilt]
         mined = partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.hard_share))
         targets = [*batch.frozen[entries:], *batch.frozen[1:]]
@@ -214,17 +214,17 @@ class DualTeacherDistillation(Method):
             restore = [flat_loss(target, answer[count:]) for target, answer in zip(targets, answers, strict=True)]
             losses["restore"] = torch.stack(restore).mean()
             loss = loss + o.weight_restore * losses["restore"]
-        # The second stage: first the teachers shape encoder and code, then the picture has to come out of it as well.
+        # The second stage: first the teachers shape encoder and code, then the image has to come out of it as well.
         if batch.progress >= self.stages[0]:
-            losses["picture"] = self._picture_loss(torch.cat([batch.clean, batch.origin]), picture)
-            loss = loss + o.weight_picture * losses["picture"]
+            losses["image"] = self._image_loss(torch.cat([batch.clean, batch.origin]), image)
+            loss = loss + o.weight_image * losses["image"]
         return {"loss": loss, **losses}
 
-    def _picture_loss(self, pixels: Tensor, picture: Tensor) -> Tensor:
+    def _image_loss(self, pixels: Tensor, image: Tensor) -> Tensor:
         """L_rec: absolute difference and 1 - SSIM by regions; the design notes' perceptual term is `rebuilt`."""
         target = F.avg_pool2d(pixels, 4)
-        unlike = [structural_difference(target, picture, window).mean() for window in self.options.windows]
-        return (target - picture).abs().mean() + torch.stack(unlike).mean()
+        unlike = [structural_difference(target, image, window).mean() for window in self.options.windows]
+        return (target - image).abs().mean() + torch.stack(unlike).mean()
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
@@ -241,10 +241,10 @@ class DualTeacherDistillation(Method):
             Seven of float32 `[N, 1, h, w]`.
         """
         features = self.frozen_features(pixels)
-        seen, rebuilt, picture = self.students(self.entry(features[: self.first + 1]))
+        seen, rebuilt, image = self.students(self.entry(features[: self.first + 1]))
         small = F.avg_pool2d(pixels, 4)
         size = (features[1].shape[-2], features[1].shape[-1])
-        regions = [resize(structural_difference(small, picture, window), size) for window in self.options.windows]
+        regions = [resize(structural_difference(small, image, window), size) for window in self.options.windows]
         answered = features[1:]
         st, fs = self.distance(answered[self.first :], seen), self.nearest(answered, rebuilt)
         return [*st, *fs, torch.stack(regions).mean(0)]

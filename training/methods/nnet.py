@@ -3,11 +3,11 @@
 Three strokes, like the letter. Down: a frozen teacher's features, projected to *adaptive domain features*, whose
 normal part stays what it was while painted defects are pushed away. Up: a reverse branch rebuilds them from a code
 that was squeezed from the coarse features. Down again: a forward branch encodes the rebuilt features anew. Neither
-branch sees the picture itself, so neither can copy a defect past the code. Beside them a query compares every place
-with prototypes of normal places. Where branches and prototypes disagree with the picture, it is unusual.
+branch sees the image itself, so neither can copy a defect past the code. Beside them a query compares every place
+with prototypes of normal places. Where branches and prototypes disagree with the image, it is unusual.
 
-All of that looks at a reduced copy of the picture, where a cell sees enough around it to tell a wrong pattern. A second
-query looks at the picture itself, where a cell still sees a defect of a few pixels. Neither size can do without the
+All of that looks at a reduced copy of the image, where a cell sees enough around it to tell a wrong pattern. A second
+query looks at the image itself, where a cell still sees a defect of a few pixels. Neither size can do without the
 other; our own, measured in docs/benchmarks.md.
 
 Sources: [P] the abstract (distilling adaptive domain features, bidirectional branches that constrain each other, a
@@ -45,7 +45,7 @@ class NNetOptions:
 
     levels: tuple[int, int] = (1, 2)  # of the teacher's pyramid: strides 8 and 16
     width: float = 4.5  # finest width of the branches = width * sqrt(coarsest teacher channels), to a multiple of 8
-    reduction: float = 2 / 3  # side of the reduced copy, of the picture's; to a multiple of 32; our own
+    reduction: float = 2 / 3  # side of the reduced copy, of the image's; to a multiple of 32; our own
     prototypes: int = 2048  # of each query
     feature_noise: float = 0.1  # on the painted branch's input, in standard deviations of each channel; [C] DRD
     hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly
@@ -169,7 +169,7 @@ class NNet(Method):
         adaptive = self.scaler.undo(self.adapt(standard))
 
         targets = [a.detach() for a in adaptive]
-        # The branches start from what the adapters say now; the picture that a defect was painted on is only a target.
+        # The branches start from what the adapters say now; the image that a defect was painted on is only a target.
         inputs, losses = [], dict[str, Tensor]()
         for a in self.scaler(targets):
             noise = o.feature_noise * torch.randn((painted, *a.shape[1:]))
@@ -232,7 +232,7 @@ class NNet(Method):
 
     def sources(self, pixels: Tensor) -> list[Tensor]:
         """Distance maps of float32 `[N, 3, H, W]` in [0, 1]: reverse and forward, finest first, then the queries'
-        of the reduced copy and of the picture itself."""
+        of the reduced copy and of the image itself."""
         features = self.frozen_features(pixels)
         standard = self.adapt(self.scaler(features))
         adaptive = self.scaler.undo(standard)
@@ -254,5 +254,5 @@ class NNet(Method):
         return self.fused(to_pixels(image))[:, 0], None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        # Turned, inverted and flat pictures lie nearest to other prototypes.
+        # Turned, inverted and flat images lie nearest to other prototypes.
         return np.concatenate([images, 255 - images, images[:, ::-1], np.full_like(images[:1], 90)])

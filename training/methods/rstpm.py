@@ -1,6 +1,6 @@
 """RSTPM: two student-teacher pairs and a discriminative network on their maps (Yamada, Kamiya, Hotta 2022).
 
-The first student sees the picture and predicts the first teacher's features. The second rebuilds the second teacher's
+The first student sees the image and predicts the first teacher's features. The second rebuilds the second teacher's
 features from the first teacher's coarsest ones, and gates from the second teacher tell it which places matter. The two
 pairs' distance maps are summed level by level; a U-Net, trained on painted defects, learns from the sums alone what
 is a defect and what is a habit of the students.
@@ -50,8 +50,8 @@ class RstpmOptions:
     sigma: float = 1.0  # of the map's smoothing, in cells of 4 pixels; [R] STFPM's 4 pixels
 
 
-class PictureStudent(nn.Module):
-    """Student 1: picture float32 `[N, 3, H, W]` -> `[N, C_k, H / s_k, W / s_k]` per level.
+class ImageStudent(nn.Module):
+    """Student 1: image float32 `[N, 3, H, W]` -> `[N, C_k, H / s_k, W / s_k]` per level.
 
     The paper distils a ResNet-18 [F]; this one has a block a level, for processors, and is as random at first. Our own.
     """
@@ -79,7 +79,7 @@ class PictureStudent(nn.Module):
 class Gate(nn.Sequential):
     """Attention of a teacher's features on the student's, `[N, C, H, W]` -> `[N, 1, H, W]` in (0, 1).
 
-    Source: [F] figure 4. One channel: with one for each of the student's, the tested picture's own features, defect
+    Source: [F] figure 4. One channel: with one for each of the student's, the tested image's own features, defect
     and all, would pass through the gate into what is compared with them (3.2).
     """
 
@@ -159,7 +159,7 @@ class TwoStudents(Method):
         self.teacher1, self.teacher2 = first, second
         self.levels = len(first.channels)
         self.scaler1, self.scaler2 = PyramidScaler(first.channels), PyramidScaler(second.channels)
-        self.student1 = PictureStudent(first.channels, options.width)
+        self.student1 = ImageStudent(first.channels, options.width)
         self.student2 = GatedDecoder(first.channels[-1], second.channels, options.width)
         self.distance1 = PyramidDistance(self.levels, options.energy_floor)
         self.distance2 = PyramidDistance(self.levels, options.energy_floor)
@@ -197,7 +197,7 @@ class TwoStudents(Method):
         return self._discriminate(batch)
 
     def _distil(self, batch: Batch) -> dict[str, Tensor]:
-        """Stage A, on good pictures alone. Source: [P] "STPM does not use anomaly images for training"."""
+        """Stage A, on good images alone. Source: [P] "STPM does not use anomaly images for training"."""
         o = self.options
         losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "mined": partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.hard_share)),
@@ -210,7 +210,7 @@ class TwoStudents(Method):
         return {"loss": first + second, "distil": first, "rebuild": second}
 
     def _discriminate(self, batch: Batch) -> dict[str, Tensor]:
-        """Stage B, on good and on painted pictures; the students stand still ([R] DeSTSeg)."""
+        """Stage B, on good and on painted images; the students stand still ([R] DeSTSeg)."""
         with torch.no_grad():
             clean = self.distances(batch.clean, batch.frozen)
             # A running mean over the stage; its first batch sets it.

@@ -28,7 +28,7 @@ class BundleRecord(Answer):
     product: str
     version: str
     state: Literal["active", "shadow", "available", "broken"] = Field(
-        description="`active` decides, `shadow` judges the same pictures and decides nothing; both are loaded. "
+        description="`active` decides, `shadow` judges the same images and decides nothing; both are loaded. "
         "`available` can be activated as far as is known; it is verified and tested when it is loaded. `broken` would "
         "not be served."
     )
@@ -80,7 +80,7 @@ class PairedTestRecord(Answer):
 
 
 class Disagreement(Answer):
-    """A picture that got different decisions."""
+    """An image that got different decisions."""
 
     inspection_id: str
     active_decision: str
@@ -93,12 +93,12 @@ class Disagreement(Answer):
 
 
 class ComparisonRecord(Answer):
-    """What two bundles said about the same pictures."""
+    """What two bundles said about the same images."""
 
     product: str
     active: str = Field(description="Version that decided.")
     shadow: str = Field(description="Version that watched.")
-    pairs: int = Field(description="Pictures that both judged.")
+    pairs: int = Field(description="Images that both judged.")
     agreement: dict[str, dict[str, int]] = Field(
         description="How often each pair of decisions came, by the active bundle's and then the shadow's."
     )
@@ -111,7 +111,7 @@ class ComparisonRecord(Answer):
 
 
 class SaidRecord(Answer):
-    """What was said about a picture, then or now."""
+    """What was said about an image, then or now."""
 
     decision: str
     score: float
@@ -129,7 +129,7 @@ class ReplayRecord(Answer):
     score_difference: float = Field(description="Relative to the stored score.")
     tolerance: float = Field(
         description="How much of that is allowed: nothing where the CPU gave the verdict and gives it again, 1e-5 for "
-        "tiled pictures and on CUDA, what the bundle's parity certificate allows from one provider to another. The "
+        "tiled images and on CUDA, what the bundle's parity certificate allows from one provider to another. The "
         "decision has to be the same in any case."
     )
     bundle: BundleReference

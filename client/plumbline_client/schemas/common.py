@@ -48,15 +48,15 @@ class PartFields(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     part_id: Label | None = Field(default=None, description="Serial number of the part.")
-    station: Label | None = Field(default=None, description="Where the picture was taken.")
+    station: Label | None = Field(default=None, description="Where the image was taken.")
     lot: Label | None = Field(default=None, description="Lot or order that the part belongs to.")
     captured_at: Moment | None = Field(
-        default=None, description="When the picture was taken, with time zone.", examples=["2026-03-01T08:30:00Z"]
+        default=None, description="When the image was taken, with time zone.", examples=["2026-03-01T08:30:00Z"]
     )
 
 
 class BufferHeaders(BaseModel):
-    """How a camera buffer is laid out. A request without these headers carries an encoded picture."""
+    """How a camera buffer is laid out. A request without these headers carries an encoded image."""
 
     x_pixel_format: str | None = Field(
         default=None, max_length=32, description="PFNC name of the format, such as `Mono12p` or `BayerRG8`."

@@ -36,7 +36,7 @@ class Thresholds(Answer):
         default=None, description="The proposal that these images belong to; null: the bundle's calibration card."
     )
     conservative: bool = Field(
-        description="True where thresholds stem from whole pictures and a part of this one was judged. That can only "
+        description="True where thresholds stem from whole images and a part of this one was judged. That can only "
         "lower its score: the bound holds, and the real share of rejected good parts lies below it."
     )
 
@@ -72,7 +72,7 @@ class BufferLayout(Answer):
 class ImagePixels(Answer):
     """How the image's bytes were read."""
 
-    layout: BufferLayout | None = Field(description="Of a camera buffer; null for an encoded picture.")
+    layout: BufferLayout | None = Field(description="Of a camera buffer; null for an encoded image.")
     bit_depth: int | None
     black_level: int
     white_level: int | None
@@ -90,7 +90,7 @@ class ImageFacts(Answer):
 
 
 class InvalidFact(Answer):
-    """One reason why a picture was not worth a verdict."""
+    """One reason why an image was not worth a verdict."""
 
     reason: InvalidReason
     detail: str = Field(description="A sentence with the measured value and the limit.")
@@ -100,19 +100,19 @@ class InvalidFact(Answer):
 
 
 class QualityFacts(Answer):
-    """What was measured of the picture, on the size that the network sees."""
+    """What was measured of the image, on the size that the network sees."""
 
     brightness: float = Field(description="Mean gray level, 0 to 255.")
     dark_share: float = Field(description="Share of pixels that are black in every channel.")
     bright_share: float = Field(description="Share of pixels that are saturated in some channel.")
-    sharpness: float = Field(description="Variance of the Laplacian of the gray picture.")
+    sharpness: float = Field(description="Variance of the Laplacian of the gray image.")
     contrast: float = Field(description="Standard deviation of the gray levels.")
 
 
 class Links(Answer):
     self: str
     heatmap: str
-    map: str | None = Field(description="null for an invalid picture, which no graph looked at.")
+    map: str | None = Field(description="null for an invalid image, which no graph looked at.")
     image: str
     product: str
 
@@ -123,17 +123,17 @@ class Inspection(Answer):
     id: str = Field(description="UUIDv7: ordered by time.")
     product: str
     decision: DecisionName = Field(
-        description="`invalid`: the picture was not worth a verdict, see `invalid_reasons`. The part is not inspected."
+        description="`invalid`: the image was not worth a verdict, see `invalid_reasons`. The part is not inspected."
     )
     score: float | None = Field(
-        description="Raw image score, unbounded, over the judged part of the picture; null where it is invalid."
+        description="Raw image score, unbounded, over the judged part of the image; null where it is invalid."
     )
     p_value: float | None = Field(
         description="How usual the score is among good parts; at most the target exactly when the score fails the "
         "part. null as the score."
     )
     thresholds: Thresholds
-    judged_share: float = Field(description="Share of the picture inside the recipe's ROI and not ignored.")
+    judged_share: float = Field(description="Share of the image inside the recipe's ROI and not ignored.")
     regions: list[Region]
     filtered: FilterEffect | None = Field(description="What region filters did; null where they dropped nothing.")
     bundle: BundleReference
@@ -142,7 +142,7 @@ class Inspection(Answer):
     image: ImageFacts
     invalid_reasons: list[InvalidFact] = Field(default=[], description="Why the decision is `invalid`; else empty.")
     quality: QualityFacts | None = Field(
-        default=None, description="What was measured of the picture; null in inspections from before it was."
+        default=None, description="What was measured of the image; null in inspections from before it was."
     )
     timings_ms: dict[str, float] = Field(description="Milliseconds per stage.")
     batch_size: int

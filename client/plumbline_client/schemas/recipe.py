@@ -113,7 +113,7 @@ class RecipeChange(BaseModel):
     regions: RegionSetting | None = Field(default=None, description="Which regions count.")
     heatmap: HeatmapSetting | None = Field(default=None, description="The heatmap's scale.")
     pixels: PixelSetting | None = Field(default=None, description="What the camera sends.")
-    quality: QualityLimits | None = Field(default=None, description="When a picture is not worth a verdict.")
+    quality: QualityLimits | None = Field(default=None, description="When an image is not worth a verdict.")
     retention: dict[DecisionName, Keep | None] | None = Field(
         default=None, description="How long images and maps are kept, by decision."
     )

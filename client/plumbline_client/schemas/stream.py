@@ -30,7 +30,7 @@ class Hello(BaseModel):
 
     type: Literal["hello"]
     part: PartFields = PartFields()
-    buffer: BufferFields = Field(default=BufferFields(), description="Empty: frames are encoded pictures.")
+    buffer: BufferFields = Field(default=BufferFields(), description="Empty: frames are encoded images.")
 
 
 class AboutFrame(BaseModel):

@@ -1,4 +1,4 @@
-"""Receiving a picture: the raw body or one part of a form, in memory and never beyond the limit."""
+"""Receiving an image: the raw body or one part of a form, in memory and never beyond the limit."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _WRITE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture and the form fields that came with it."""
+    """An image and the form fields that came with it."""
 
     image: bytes
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
 async def receive_upload(request: Request, timeout_s: float) -> Upload:
-    """Read the picture that a request carries.
+    """Read the image that a request carries.
 
     Args:
         request: Its body is bounded by `BodyLimit`.

@@ -1,6 +1,6 @@
 """Forms (multipart/form-data), part by part, with a bound on everything that a client chooses.
 
-The framework's own form parser spools pictures to temporary files: slower than memory, and a full /tmp turns into a
+The framework's own form parser spools images to temporary files: slower than memory, and a full /tmp turns into a
 puzzling error.
 """
 
@@ -135,7 +135,7 @@ class FormReader:
         size = len(part.content) + end - start
         if part.name != IMAGE_FIELD and size > MAX_FIELD_BYTES:
             raise InvalidRequest(
-                f"The form field {part.name!r} is longer than {MAX_FIELD_BYTES} bytes. The picture belongs into the "
+                f"The form field {part.name!r} is longer than {MAX_FIELD_BYTES} bytes. The image belongs into the "
                 f"field {IMAGE_FIELD!r}."
             )
         if part.is_too_large or (self._max_image_bytes is not None and size > self._max_image_bytes):

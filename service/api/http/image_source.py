@@ -1,4 +1,4 @@
-"""Receiving several pictures: the files of a form or of a zip archive, one at a time and never beyond the limits."""
+"""Receiving several images: the files of a form or of a zip archive, one at a time and never beyond the limits."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from service.store.errors import StoreUnavailable
 from service.untrusted_zip import METHODS, BadZip, TooMuchInside, is_encrypted, open_zip, unpack
 
 MAX_LABEL = 256
-# What a picture's entry may take in a zip file's table of contents, name included. With room for what archivers put
-# beside pictures (folders, thumbnails), which are passed over.
+# What an image's entry may take in a zip file's table of contents, name included. With room for what archivers put
+# beside images (folders, thumbnails), which are passed over.
 _ENTRY_BYTES = 2048
 
 
-class PictureSource:
-    """The pictures of one request.
+class ImageSource:
+    """The images of one request.
 
     Args:
         request: Its body is bounded by `BodyLimit`.
@@ -59,13 +59,13 @@ class PictureSource:
         async for part in reader.parts(self._pieces()):
             if part.name != IMAGE_FIELD:
                 raise InvalidRequest(
-                    f"The form has the field {part.name!r}. Of several pictures, a form holds the files in the field "
+                    f"The form has the field {part.name!r}. Of several images, a form holds the files in the field "
                     f"{IMAGE_FIELD!r} only; what is said about the part stands in the query."
                 )
             count += 1
             if count > limit:
                 raise TooManyImages(limit)
-            self._patience_s = self._settings.body_timeout_s  # a whole picture came: the sender is no idler
+            self._patience_s = self._settings.body_timeout_s  # a whole image came: the sender is no idler
             frame = replace(self._empty, label=_label(part.file_name))
             if part.is_too_large:
                 yield replace(frame, refusal=BodyTooLarge(self._settings.max_body_bytes))
@@ -124,7 +124,7 @@ class PictureSource:
         return replace(frame, data=data) if data else replace(frame, refusal=InvalidRequest("The file is empty."))
 
     async def _pieces(self) -> AsyncGenerator[bytes]:
-        """The request's body. Time counts only while the sender is waited for, and begins anew with every picture."""
+        """The request's body. Time counts only while the sender is waited for, and begins anew with every image."""
         stream = aiter(self._request.stream())
         try:
             while True:

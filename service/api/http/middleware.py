@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 TRACEPARENT = "plumbline.traceparent"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_MANY_PICTURES = re.compile(r"/v1/products/[^/]+/(inspections:batch|thresholds:propose)")
+_MANY_IMAGES = re.compile(r"/v1/products/[^/]+/(inspections:batch|thresholds:propose)")
 _BUNDLES = re.compile(r"/v1/products/[^/]+/bundles")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -98,7 +98,7 @@ class BodyLimit:
         too_large: Callable[[int], PlumblineError] = BodyTooLarge
         if _BUNDLES.fullmatch(scope["path"]):
             limit_bytes, too_large = self.bundle_bytes, BundleTooLarge
-        elif _MANY_PICTURES.fullmatch(scope["path"]) and not _is_json(scope):
+        elif _MANY_IMAGES.fullmatch(scope["path"]) and not _is_json(scope):
             limit_bytes, too_large = self.call_bytes, partial(BodyTooLarge, setting="PLUMBLINE_MAX_CALL_BYTES")
         headers = Headers(scope=scope)
         stated = headers.get("content-length", "")

@@ -1,4 +1,4 @@
-"""Several pictures in one call: a form with many images, or a zip file."""
+"""Several images in one call: a form with many images, or a zip file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.api.answers import inspection_answer
 from service.api.deps import LineDep, ProductPath
 from service.api.http.forms import IMAGE_FIELD, MULTIPART
-from service.api.http.image_source import PictureSource
+from service.api.http.image_source import ImageSource
 from service.api.http.problems import (
     EarlyResponse,
     body_was_read,
@@ -42,12 +42,12 @@ _FORM_SCHEMA = {
 @router.post(
     "/v1/products/{product}/inspections:batch",
     operation_id="inspect_batch",
-    summary="Inspect several pictures",
+    summary="Inspect several images",
     response_model=BatchAnswer,
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "A form with several files in its field `image`, or a zip file of pictures.",
+            "description": "A form with several files in its field `image`, or a zip file of images.",
             "content": {MULTIPART: {"schema": _FORM_SCHEMA}, ZIP: {"schema": BINARY}},
         }
     },
@@ -60,12 +60,12 @@ async def inspect_batch(
     buffer: Annotated[BufferHeaders, Header()],
     line: LineDep,
 ) -> Response:
-    """Judge pictures one after the other; answer what became of each, in their order. One that fails, fails alone: it
+    """Judge images one after the other; answer what became of each, in their order. One that fails, fails alone: it
     has a problem in its place.
 
-    The query and, for camera buffers, the headers hold for all of them. The pictures of a form are inspected while the
+    The query and, for camera buffers, the headers hold for all of them. The images of a form are inspected while the
     body still comes in, a few at a time, so a long call needs no more memory than a short one. Where the body breaks
-    off, the pictures before are answered and the last item says what was wrong; where there was none before, the call
+    off, the images before are answered and the last item says what was wrong; where there was none before, the call
     itself fails.
     """
     active = line.registry.get(product)
@@ -74,7 +74,7 @@ async def inspect_batch(
     media_type = content_type.split(";")[0].strip().lower()
     if media_type not in _MEDIA_TYPES:
         raise UnsupportedMediaType(content_type or None, _MEDIA_TYPES)
-    source = PictureSource(request, line.settings, Frame(b"", part_record(request, part), layout=layout))
+    source = ImageSource(request, line.settings, Frame(b"", part_record(request, part), layout=layout))
     frames = source.zipped() if media_type == ZIP else source.form(content_type)
     items: list[BatchItem] = []
     named = request_id(request.scope)
@@ -88,7 +88,7 @@ async def inspect_batch(
         line.metrics.count_refusal(error)
         items.append(BatchItem(index=len(items), name=None, problem=Problem(**problem_body(error, named))))
     if not items:
-        raise InvalidRequest("The request holds no picture. Send several files in the field `image`, or a zip file.")
+        raise InvalidRequest("The request holds no image. Send several files in the field `image`, or a zip file.")
     counts = Counter("problem" if item.inspection is None else item.inspection.decision for item in items)
     content = BatchAnswer(items=items, counts=counts).model_dump_json().encode()
     return EarlyResponse(content, media_type="application/json", close=not body_was_read(request.scope))

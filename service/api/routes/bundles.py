@@ -103,7 +103,7 @@ _LOAD_ERRORS = (
 async def upload_bundle(request: Request, product: ProductPath, line: LineDep, bundles: BundlesDep) -> Response:
     """Put a bundle into the model repository, all of it or nothing. A new product begins with its first bundle.
 
-    Nothing changes for the pictures that come in: a bundle decides when it is activated. (Of a product that never had
+    Nothing changes for the images that come in: a bundle decides when it is activated. (Of a product that never had
     an active bundle, the newest serves from the next start on.) Hashes, schema and graph are verified here, golden
     samples when it is loaded.
     """
@@ -168,9 +168,9 @@ def read_bundle(product: ProductPath, version: VersionPath, bundles: BundlesDep)
 def activate_bundle(
     product: ProductPath, version: VersionPath, decision: BundleDecision, line: LineDep, bundles: BundlesDep
 ) -> Activation:
-    """Let a bundle decide, with its recipe, from the next picture on. The answer comes when it serves.
+    """Let a bundle decide, with its recipe, from the next image on. The answer comes when it serves.
 
-    The bundle is loaded and tested beside the one that serves. Pictures in work are finished by that one; not one is
+    The bundle is loaded and tested beside the one that serves. Images in work are finished by that one; not one is
     refused. If the new bundle fails, the problem says why and everything stays as it was. The choice holds over
     restarts. A bundle that had a recipe before gets it back; another gets one from its own calibration card, for the
     rates that a person chose last.
@@ -203,7 +203,7 @@ def roll_back_bundle(product: ProductPath, decision: BundleDecision, line: LineD
 def shadow_bundle(
     product: ProductPath, version: VersionPath, decision: BundleDecision, bundles: BundlesDep
 ) -> ChoiceRecord:
-    """Let a bundle judge the pictures that the active one decided, beside it, with a recipe from its own card.
+    """Let a bundle judge the images that the active one decided, beside it, with a recipe from its own card.
 
     What it says is stored and compared, and decides nothing. A product has one shadow; another one takes its place.
     """
@@ -251,10 +251,10 @@ def compare_bundles(
     line: LineDep,
     active: Annotated[str | None, Query(max_length=12, description="Version that decided; the present one.")] = None,
     shadow: Annotated[str | None, Query(max_length=12, description="Version that watched; the latest one.")] = None,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="Newest pictures to look at.")] = 1000,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Newest images to look at.")] = 1000,
 ) -> ComparisonRecord:
-    """What two bundles said about the same pictures: how often they agree, whether one rejects more than chance would
-    explain, and the pictures to look at. The tests are exact; neither says which of the two is right.
+    """What two bundles said about the same images: how often they agree, whether one rejects more than chance would
+    explain, and the images to look at. The tests are exact; neither says which of the two is right.
     """
     if product not in line.registry.known:
         raise UnknownProduct(product, line.registry.known)

@@ -24,7 +24,7 @@ async def live() -> Liveness:
 @router.get(
     "/health/ready",
     operation_id="ready",
-    summary="Should pictures be sent here?",
+    summary="Should images be sent here?",
     response_model=Readiness,
     responses={
         503: {"description": "Not now; the reasons say why.", "model": Readiness},

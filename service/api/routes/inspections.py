@@ -1,4 +1,4 @@
-"""Inspections over HTTP: send a picture, get a verdict; read it again later."""
+"""Inspections over HTTP: send an image, get a verdict; read it again later."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ _VERDICT_HEADERS = {
         ("X-Plumbline-Product", "The product.", "string"),
         ("X-Plumbline-Decision", "pass, review, fail or invalid.", "string"),
         ("X-Plumbline-Decision-By-Score", "The decision without region filters.", "string"),
-        ("X-Plumbline-Score", "Raw image score; absent where the picture is invalid.", "number"),
+        ("X-Plumbline-Score", "Raw image score; absent where the image is invalid.", "number"),
         ("X-Plumbline-P-Value", "How usual the score is among good parts; absent likewise.", "number"),
-        ("X-Plumbline-Invalid-Reasons", "Where the picture is invalid: the reasons, comma-separated.", "string"),
+        ("X-Plumbline-Invalid-Reasons", "Where the image is invalid: the reasons, comma-separated.", "string"),
         ("X-Plumbline-Fail-Threshold", "A part fails strictly above.", "number"),
         ("X-Plumbline-Review-Threshold", "A part needs review strictly above.", "number"),
         ("X-Plumbline-Bundle", "Digest of the bundle.", "string"),
@@ -113,13 +113,13 @@ def binary_response(description: str, media_types: tuple[str, ...], **more: Any)
 @router.post(
     "/v1/products/{product}/inspections",
     operation_id="inspect",
-    summary="Inspect a picture",
+    summary="Inspect an image",
     status_code=201,
     response_class=Response,
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "The encoded picture or, with the headers `X-Pixel-Format`, `X-Width` and `X-Height`, a "
+            "description": "The encoded image or, with the headers `X-Pixel-Format`, `X-Width` and `X-Height`, a "
             "camera buffer as `application/octet-stream`; or a form with either in its field `image`.",
             "content": {name: {"schema": BINARY} for name in RAW_MEDIA_TYPES} | {MULTIPART: {"schema": _FORM_SCHEMA}},
         }
@@ -141,20 +141,20 @@ async def inspect(
     buffer: Annotated[BufferHeaders, Header()],
     line: LineDep,
 ) -> Response:
-    """Judge one picture: pass, review or fail; or invalid, where the picture is too dark, too bright, blurred, empty,
+    """Judge one image: pass, review or fail; or invalid, where the image is too dark, too bright, blurred, empty,
     of the wrong size or the same as those before it, and so not worth a verdict. The answer is stored before it is
     given.
 
-    The picture is the request's body, or the field `image` of a form, where the other fields may say the
-    same as the query parameters (and win over them). It is an encoded picture, or, where one of the headers
+    The image is the request's body, or the field `image` of a form, where the other fields may say the
+    same as the query parameters (and win over them). It is an encoded image, or, where one of the headers
     `X-Pixel-Format`, `X-Width`, `X-Height`, `X-Stride` is there, a camera buffer, little endian; what these do not say,
     the recipe declares. With `Accept: image/png`, `image/jpeg` or `image/webp`
-    the answer is the heatmap over the picture and the verdict stands in the `X-Plumbline-*` headers. A
-    client that hangs up while its picture is in work gets no answer, but the inspection is stored all the
+    the answer is the heatmap over the image and the verdict stands in the `X-Plumbline-*` headers. A
+    client that hangs up while its image is in work gets no answer, but the inspection is stored all the
     same.
     """
     try:
-        # What cannot be inspected is refused before the picture is received; the bundle that judges it is leased later.
+        # What cannot be inspected is refused before the image is received; the bundle that judges it is leased later.
         active = line.registry.get(product)
         wanted = negotiate(request.headers.get("accept"), ("application/json", *image_offers(line)))
         with line.admission.enter():
@@ -213,7 +213,7 @@ def read_inspection(inspection_id: InspectionPath, line: LineDep) -> Inspection:
     response_class=Response,
     responses={
         200: binary_response(
-            "The picture under its anomaly map, on the product's fixed scale.",
+            "The image under its anomaly map, on the product's fixed scale.",
             tuple(HEATMAP_MEDIA_TYPES),
             headers=_VERDICT_HEADERS,
         ),
@@ -229,7 +229,7 @@ async def read_heatmap(
     ] = None,
 ) -> Response:
     """The heatmap: no colour at the median of good maps, yellow at the fail threshold that was in force, red beyond.
-    What was not judged is dimmed and hatched. Of an invalid picture, the picture alone.
+    What was not judged is dimmed and hatched. Of an invalid image, the image alone.
     """
     row = await _find(line, inspection_id)
     wanted = f"image/{format}" if format else negotiate(request.headers.get("accept"), image_offers(line))
@@ -260,11 +260,11 @@ async def read_map(inspection_id: InspectionPath, line: LineDep) -> Response:
 @router.get(
     "/v1/inspections/{inspection_id}/image",
     operation_id="get_image",
-    summary="Read the picture",
+    summary="Read the image",
     response_class=Response,
     responses={
         200: binary_response(
-            "The picture, byte by byte as it was sent; a camera buffer with its layout in the headers.",
+            "The image, byte by byte as it was sent; a camera buffer with its layout in the headers.",
             RAW_MEDIA_TYPES,
             headers=_BUFFER_HEADERS,
         ),
@@ -276,10 +276,10 @@ async def read_image(
     line: LineDep,
     format: Annotated[  # noqa: A002 - the parameter's public name
         Literal["png"] | None,
-        Query(description="Instead of the bytes that were sent, the 8-bit RGB picture that was made of them."),
+        Query(description="Instead of the bytes that were sent, the 8-bit RGB image that was made of them."),
     ] = None,
 ) -> Response:
-    """The picture that was judged. A camera buffer can be looked at, and trained from, with `format=png`."""
+    """The image that was judged. A camera buffer can be looked at, and trained from, with `format=png`."""
     row = await _find(line, inspection_id)
     if format is not None:
         with line.drawing.enter():
@@ -295,7 +295,7 @@ def image_offers(line: InspectionLine) -> tuple[str, ...]:
 
 
 def buffer_layout(active: ActiveProduct, buffer: BufferHeaders) -> RawLayout | None:
-    """The layout of the camera buffer that a request carries, None where it carries an encoded picture.
+    """The layout of the camera buffer that a request carries, None where it carries an encoded image.
 
     Raises:
         UnknownPixelFormat, PixelMismatch, InvalidRequest: As `PixelSetting.layout`.

@@ -13,7 +13,7 @@ from service.api.deps import LineDep, ProductPath, ProposerDep
 from service.api.http.bodies import read_as, receive_json
 from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART
-from service.api.http.image_source import PictureSource
+from service.api.http.image_source import ImageSource
 from service.api.http.problems import problem_responses
 from service.api.openapi import query_parameters
 from service.api.routes.inspections import BINARY
@@ -73,7 +73,7 @@ _FORM_SCHEMA = {
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "What to propose; or good pictures, as a form with several files in its field `image` or as "
+            "description": "What to propose; or good images, as a form with several files in its field `image` or as "
             "a zip file, and then the query says what to propose.",
             "content": {
                 "application/json": {"schema": {"$ref": "#/components/schemas/ProposalRequest"}},
@@ -96,9 +96,9 @@ async def propose(request: Request, product: ProductPath, line: LineDep, propose
     """Derive thresholds from good images, and say what they promise and what they would have changed. Nothing takes
     effect: `PUT /v1/products/{product}/recipe` with the `proposal_id` applies them.
 
-    The images are the bundle's calibration card, stored inspections that the author declares good, or the pictures in
+    The images are the bundle's calibration card, stored inspections that the author declares good, or the images in
     the body: dates in their names, else their folders, tell the days apart. Choose them by what the parts are and not
-    by what was decided about them: leaving out good parts that failed makes the promise untrue. Never send pictures
+    by what was decided about them: leaving out good parts that failed makes the promise untrue. Never send images
     that the bundle was trained on.
     """
     active = line.registry.get(product)
@@ -113,7 +113,7 @@ async def propose(request: Request, product: ProductPath, line: LineDep, propose
             proposal = await proposer.propose(active, Wanted(_wish(body), body.replay, selection))
     else:
         query = read_as(UploadWish, dict(request.query_params), "query")
-        source = PictureSource(request, line.settings, Frame(b"", PartRecord()))
+        source = ImageSource(request, line.settings, Frame(b"", PartRecord()))
         with proposer.turn():
             frames = source.zipped() if media_type == ZIP else source.form(content_type)
             async with aclosing(frames):

@@ -31,7 +31,7 @@ router = APIRouter(tags=["inspections"])
     ),
 )  # fmt: skip
 async def replay_inspection(inspection_id: InspectionPath, line: LineDep, turn: ReplayTurnDep) -> ReplayRecord:
-    """Decide the stored picture again, with the bundle and the recipe revision that the inspection names, whatever is
+    """Decide the stored image again, with the bundle and the recipe revision that the inspection names, whatever is
     active now. Nothing is changed or stored.
 
     The bundle is loaded for this and unloaded again, on threads that give way to the line. `plumbline replay` does the

@@ -1,6 +1,6 @@
 """Bytes to pixels: read the header, enforce the limits, decode, bring to the network's size.
 
-Training, calibration, evaluation and serving all go through here, so a picture means the same pixels everywhere.
+Training, calibration, evaluation and serving all go through here, so an image means the same pixels everywhere.
 
 Rules, fixed and documented because every one of them changes scores:
 
@@ -34,7 +34,7 @@ from service.inspection.decoding.samples import Samples, read_buffer, to_8_bit
 from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
 
 UInt8Image = npt.NDArray[np.uint8]
-# Pictures are worked on side by side, each on one thread; OpenCV's own threads would fight over the same cores.
+# Images are worked on side by side, each on one thread; OpenCV's own threads would fight over the same cores.
 cv2.setNumThreads(1)
 MEDIA_TYPES = {
     "JPEG": "image/jpeg",
@@ -111,9 +111,9 @@ def decode(data: bytes, limits: ImageLimits, rules: PixelRules = DEFAULT_RULES) 
     Raises:
         BodyTooLarge, TooManyPixels: A limit is exceeded.
         NotAnImage: The bytes are not one of the supported formats.
-        CorruptImage: The data is truncated or damaged; a half-decoded picture is never returned.
+        CorruptImage: The data is truncated or damaged; a half-decoded image is never returned.
         BufferSizeMismatch: The buffer has not the bytes that its layout says.
-        PixelMismatch: The picture is not what the recipe declares.
+        PixelMismatch: The image is not what the recipe declares.
     """
     if len(data) > limits.max_bytes:
         raise BodyTooLarge(limits.max_bytes)
@@ -163,7 +163,7 @@ def _magic(data: bytes) -> str | None:
 
 def _decode(data: bytes, image: Image.Image) -> tuple[Samples, int]:
     """Samples, gray or RGB, and how many bits they have."""
-    # simplejpeg turns libjpeg's warnings into errors; other decoders fill a damaged picture with gray.
+    # simplejpeg turns libjpeg's warnings into errors; other decoders fill a damaged image with gray.
     if image.format == "JPEG" and image.mode in ("RGB", "L"):
         return np.ascontiguousarray(simplejpeg.decode_jpeg(data, "RGB", strict=True)), 8
     image.load()

@@ -100,7 +100,7 @@ class RawLayout:
             )
         if self.format.is_bayer and min(self.width, self.height) < _MIN_BAYER:
             raise InvalidRequest(
-                f"A {self.pixel_format} picture of {self.width} x {self.height} pixels is too small to find its "
+                f"A {self.pixel_format} image of {self.width} x {self.height} pixels is too small to find its "
                 f"colours; it needs {_MIN_BAYER} pixels on each side."
             )
 
@@ -121,10 +121,10 @@ class RawLayout:
 
 @dataclass(frozen=True)
 class PixelRules:
-    """How the bytes of one picture become 8-bit RGB: what the recipe and the sender declare, nothing else.
+    """How the bytes of one image become 8-bit RGB: what the recipe and the sender declare, nothing else.
 
     Attributes:
-        layout: Of a camera buffer; None for an encoded picture.
+        layout: Of a camera buffer; None for an encoded image.
         bit_depth: Significant bits of a sample; None takes those of the format or file.
         black_level: The sample that becomes 0.
         white_level: The sample that becomes 255; None takes the largest of `bit_depth` bits.
@@ -136,7 +136,7 @@ class PixelRules:
     white_level: int | None = None
 
     def to_stored(self) -> dict[str, Any] | None:
-        """As JSON, for whoever decodes the picture again; None where there is nothing to know."""
+        """As JSON, for whoever decodes the image again; None where there is nothing to know."""
         return None if self == DEFAULT_RULES else asdict(self)
 
     @classmethod

@@ -2,7 +2,7 @@
 
 How a sample becomes 8 bits is one rule: 0 up to black, 255 from white on, and between them
 `(sample - black) * 256 // (white + 1 - black)`. Black and white come from the recipe or from the number of bits, never
-from the picture: a dark picture stays dark.
+from the image: a dark image stays dark.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def to_8_bit(samples: Samples, bits: int, rules: PixelRules) -> UInt8Image:
         rules: Says how many of them are significant, and what is black and white.
 
     Raises:
-        PixelMismatch: The recipe declares more bits than the picture has.
+        PixelMismatch: The recipe declares more bits than the image has.
     """
     depth = rules.bit_depth or bits
     if depth > bits:

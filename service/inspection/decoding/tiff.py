@@ -1,6 +1,6 @@
 """TIFF: the first page of a file, with its header examined before a pixel is decoded.
 
-A TIFF says in its header how large the picture, its strips and its tiles are, and any of these may be a lie that costs
+A TIFF says in its header how large the image, its strips and its tiles are, and any of these may be a lie that costs
 gigabytes. So nothing is allocated before each of them is known to be within the limits. tifffile reads the header.
 Strips and tiles are decompressed by libtiff (inside Pillow), each under a header of our own that states what may come
 out: a damaged file can crash the decompressors that tifffile would use (imagecodecs), and the service with them.
@@ -56,7 +56,7 @@ def read_samples(data: bytes, max_pixels: int) -> tuple[Samples, int]:
 
     Args:
         data: The file.
-        max_pixels: Largest picture, strip or tile.
+        max_pixels: Largest image, strip or tile.
 
     Returns:
         Samples, uint8 or uint16, [H, W] gray or [H, W, 3] RGB, and how many bits they have, 8 to 16. Transparency is
@@ -64,7 +64,7 @@ def read_samples(data: bytes, max_pixels: int) -> tuple[Samples, int]:
 
     Raises:
         TooManyPixels: A limit is exceeded; nothing was decoded.
-        NotAnImage: The file holds no picture of 1 to 16 bits, or holds it in a way that is not read.
+        NotAnImage: The file holds no image of 1 to 16 bits, or holds it in a way that is not read.
         CorruptImage: The file is truncated or damaged.
     """
     with _first_page(data) as page:
@@ -76,7 +76,7 @@ def read_samples(data: bytes, max_pixels: int) -> tuple[Samples, int]:
 def _first_page(data: bytes) -> Iterator[TiffPage]:
     try:
         # What microscopes add (OME and the like) describes further pages, which are not read.
-        with TiffFile(io.BytesIO(data), name="picture", is_ome=False, is_imagej=False) as file:
+        with TiffFile(io.BytesIO(data), name="image", is_ome=False, is_imagej=False) as file:
             page = file.pages.first
             if not isinstance(page, TiffPage):
                 raise ValueError("it has no page")
@@ -88,7 +88,7 @@ def _first_page(data: bytes) -> Iterator[TiffPage]:
 
 
 def _check(page: TiffPage, size: int, max_pixels: int) -> None:
-    """Refuse what is not a plain picture within the limits."""
+    """Refuse what is not a plain image within the limits."""
     width, height = page.imagewidth, page.imagelength
     if width < 1 or height < 1:
         raise ValueError(f"it is {width} x {height} pixels")
@@ -118,7 +118,7 @@ def _assemble(page: TiffPage, data: bytes) -> Samples:
     planes, in_one = (channels, 1) if page.planarconfig == PLANARCONFIG.SEPARATE else (1, channels)
     tile_h, tile_w = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
     corners = product(range(planes), range(0, height, tile_h), range(0, width, tile_w))
-    picture = np.empty((height, width, channels), np.uint8 if page.bitspersample <= 8 else np.uint16)
+    image = np.empty((height, width, channels), np.uint8 if page.bitspersample <= 8 else np.uint16)
     for (plane, top, left), offset, count in zip(corners, page.dataoffsets, page.databytecounts, strict=True):
         rows = tile_h if page.is_tiled else min(tile_h, height - top)
         line_bytes = -(-tile_w * in_one * page.bitspersample // 8)
@@ -126,9 +126,9 @@ def _assemble(page: TiffPage, data: bytes) -> Samples:
         tile: npt.NDArray[Any] = _unpack(lines, page, tile_w * in_one).reshape(rows, tile_w, in_one)
         if page.predictor == PREDICTOR.HORIZONTAL:
             tile = np.cumsum(tile, axis=1, dtype=tile.dtype)
-        place = picture[top : top + tile_h, left : left + tile_w, plane : plane + in_one]
+        place = image[top : top + tile_h, left : left + tile_w, plane : plane + in_one]
         place[...] = tile[: place.shape[0], : place.shape[1]]
-    return picture
+    return image
 
 
 def _decompress(data: bytes, compression: int, rows: int, line_bytes: int) -> npt.NDArray[np.uint8]:

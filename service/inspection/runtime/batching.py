@@ -26,8 +26,8 @@ class BatchingOptions:
 
     Attributes:
         max_batch: Largest batch; its memory is what must fit.
-        queue_limit: Pictures that may wait; one more is refused at once.
-        deadline_s: A picture that waited longer than this, in seconds, is dropped unjudged.
+        queue_limit: Images that may wait; one more is refused at once.
+        deadline_s: An image that waited longer than this, in seconds, is dropped unjudged.
     """
 
     max_batch: int = 4
@@ -37,16 +37,16 @@ class BatchingOptions:
 
 @dataclass(frozen=True)
 class PatchResult:
-    """The graph's answer for one picture.
+    """The graph's answer for one image.
 
     Attributes:
         anomaly_map: float32 [h, w].
         gain: Factor on the image score, None where the method has none.
         queue_s: Seconds between submission and the start of its batch.
         infer_s: Seconds that the batch took.
-        batch_size: Pictures in it.
+        batch_size: Images in it.
         windows: Rows and columns of the map that are scored one by one, the highest of which counts: the tiles of a
-            picture that was looked at in tiles. Empty: the whole map.
+            image that was looked at in tiles. Empty: the whole map.
     """
 
     anomaly_map: Float32Map
@@ -91,20 +91,20 @@ class MicroBatcher:
 
     @property
     def depth(self) -> int:
-        """Pictures that wait now."""
+        """Images that wait now."""
         return len(self._waiting)
 
     def submit(self, image: UInt8Image) -> Future[PatchResult]:
-        """Queue one prepared picture.
+        """Queue one prepared image.
 
         Args:
             image: uint8 [H, W, 3] of the graph's input size.
 
         Returns:
-            A future. It raises DeadlineExceeded when the picture waited too long, or what the session raised.
+            A future. It raises DeadlineExceeded when the image waited too long, or what the session raised.
 
         Raises:
-            QueueFull: As many pictures wait as may.
+            QueueFull: As many images wait as may.
             ShuttingDown: The batcher is closed.
         """
         future: Future[PatchResult] = Future()
@@ -118,7 +118,7 @@ class MicroBatcher:
         return future
 
     def close(self, *, drain: bool = True) -> None:
-        """Take no more pictures; answer those that wait (or refuse them, without `drain`) and end the thread."""
+        """Take no more images; answer those that wait (or refuse them, without `drain`) and end the thread."""
         with self._changed:
             self._closed = True
             refused = [] if drain else list(self._waiting)
@@ -139,7 +139,7 @@ class MicroBatcher:
             self._infer(batch)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Wait for pictures and take what fits; an empty list means that the batcher is closed and drained."""
+        """Wait for images and take what fits; an empty list means that the batcher is closed and drained."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -166,7 +166,7 @@ class MicroBatcher:
             # Copies: views would keep the whole batch's maps alive as long as one of them is.
             maps = [output.maps[index].copy() for index in range(len(batch))]
             gains = [None if output.gains is None else float(output.gains[index]) for index in range(len(batch))]
-        except Exception as error:  # noqa: BLE001 - it belongs to these pictures; the thread lives on
+        except Exception as error:  # noqa: BLE001 - it belongs to these images; the thread lives on
             for item in batch:
                 item.future.set_exception(error)
             return

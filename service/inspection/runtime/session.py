@@ -127,7 +127,7 @@ def session_options(options: SessionOptions) -> ort.SessionOptions:
     # ONNX Runtime counts the host's cores, not the container's quota (microsoft/onnxruntime#29510).
     native.intra_op_num_threads = options.threads or cpu_quota()
     native.inter_op_num_threads = 1
-    # Spinning workers burn the cores that decode the next picture and answer /health/live.
+    # Spinning workers burn the cores that decode the next image and answer /health/live.
     native.add_session_config_entry("session.intra_op.allow_spinning", "0")
     native.log_severity_level = 3
     return native

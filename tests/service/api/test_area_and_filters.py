@@ -1,4 +1,4 @@
-"""ROI, ignore polygons and region filters: what of a picture is judged, and which regions count."""
+"""ROI, ignore polygons and region filters: what of an image is judged, and which regions count."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ def test_what_is_not_judged_is_dimmed_and_without_colour(serve: Serve) -> None:
         before = service.inspect(BAD).json()
         changed(service, roi=[RIGHT])
         verdict = service.inspect(BAD).json()
-        picture = drawn(service, verdict).astype(int)
-        assert (picture[:, 33:] == 128).all(), "judged and good: the picture itself"
-        hidden = picture[:, :31]
+        image = drawn(service, verdict).astype(int)
+        assert (image[:, 33:] == 128).all(), "judged and good: the image itself"
+        hidden = image[:, :31]
         assert (hidden.max(axis=2) == hidden.min(axis=2)).all(), "no colour"
         assert set(np.unique(hidden)) == {51, 102, 128}, "part and defect at two fifths, and lines over them"
         # What was judged before is drawn as it was judged.
         changed(service, roi=None)
-        np.testing.assert_array_equal(drawn(service, verdict), picture)
+        np.testing.assert_array_equal(drawn(service, verdict), image)
         assert (drawn(service, before)[:, :12] == 128).all()
 
 
@@ -145,7 +145,7 @@ def test_polygons_must_fit_the_size_that_is_declared(serve: Serve) -> None:
         for wrong in ({"roi": [[[0, 0], [65, 0], [65, 9]]]}, {"ignore": [[[0, 0], [64, 0], [64, 64], [0, 64]]]}):
             answer = put(service, **wrong)
             assert answer.status_code == 422, answer.text
-            assert "outside the picture" in answer.text or "nothing would be judged" in answer.text
+            assert "outside the image" in answer.text or "nothing would be judged" in answer.text
         changed(service, roi=[LEFT])
         assert put(service, pixels={"width": 31}).status_code == 422, "nor the other way round"
 

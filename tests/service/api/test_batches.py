@@ -1,4 +1,4 @@
-"""Several pictures in one call: in order, each for itself, and never more memory than a few of them take."""
+"""Several images in one call: in order, each for itself, and never more memory than a few of them take."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_answers_come_in_order_and_one_that_fails_fails_alone(service: RunningSe
             assert service.client.get(item["inspection"]["links"]["self"]).json() == item["inspection"]
 
 
-def test_problems_of_single_pictures_are_counted(serve: Serve) -> None:
+def test_problems_of_single_images_are_counted(serve: Serve) -> None:
     with serve() as service:
         assert words(service.client.post(BATCH, **form(MIXED))) == EXPECTED
         metrics = service.client.get("/metrics").text
@@ -93,7 +93,7 @@ def test_camera_buffers_share_their_layout(service: RunningService) -> None:
 
 
 @pytest.mark.parametrize("pack", [form, as_zip])
-def test_too_many_pictures_are_named_and_those_before_are_answered(serve: Serve, pack: Any) -> None:
+def test_too_many_images_are_named_and_those_before_are_answered(serve: Serve, pack: Any) -> None:
     with serve(max_call_images=3) as service:
         answer = service.client.post(BATCH, **pack([(f"{number}.png", GOOD) for number in range(3)]))
         assert words(answer) == ["pass"] * 3
@@ -106,7 +106,7 @@ def test_too_many_pictures_are_named_and_those_before_are_answered(serve: Serve,
 
 
 @pytest.mark.parametrize("pack", [form, as_zip])
-def test_picture_that_is_too_large_fails_alone(serve: Serve, pack: Any) -> None:
+def test_image_that_is_too_large_fails_alone(serve: Serve, pack: Any) -> None:
     with serve(max_body_bytes=100_000) as service:
         noise = np.random.default_rng(0).bytes(150_000)
         answer = service.client.post(BATCH, **pack([("a.png", GOOD), ("huge.bin", noise), ("bomb.png", BOMB)]))
@@ -116,7 +116,7 @@ def test_picture_that_is_too_large_fails_alone(serve: Serve, pack: Any) -> None:
 def test_whole_call_is_bounded(serve: Serve) -> None:
     with serve(max_call_bytes=1_000_000, max_body_bytes=50_000) as service:
         assert_problem(service.client.post(BATCH, content=b"x" * 1_000_001, headers=ZIP), 413, "body-too-large")
-        # Without a stated length, it is noticed on the way; pictures before that were inspected.
+        # Without a stated length, it is noticed on the way; images before that were inspected.
         chunks = iter([form_part("image", GOOD)] + [form_part("image", b"x" * 40_000)] * 40 + [END])
         first, *others, last = words(service.client.post(BATCH, content=chunks, headers=FORM))
         assert (first, set(others), last) == ("pass", {"not-an-image"}, "body-too-large")
@@ -179,7 +179,7 @@ def test_encrypted_damaged_and_empty_files_fail_alone(service: RunningService) -
         (b"x", {}, 415, "unsupported-media-type"),
     ],
 )
-def test_call_that_holds_no_picture_fails_as_a_whole(
+def test_call_that_holds_no_image_fails_as_a_whole(
     service: RunningService, content: bytes, headers: dict[str, str], status: int, slug: str
 ) -> None:
     assert_problem(service.client.post(BATCH, content=content, headers=headers), status, slug)
@@ -196,7 +196,7 @@ def test_directory_larger_than_the_calls_limit_is_never_parsed(serve: Serve) -> 
         assert_problem(service.client.post(BATCH, content=archive, headers=ZIP), 422, "bad-archive")
 
 
-def test_pictures_are_inspected_while_the_others_still_come_in(service: RunningService) -> None:
+def test_images_are_inspected_while_the_others_still_come_in(service: RunningService) -> None:
     def stored() -> int:
         with httpx.Client(base_url=service.client.base_url) as other:
             return len(other.get("/v1/inspections", params={"part_id": "early"}).json()["items"])
@@ -218,13 +218,13 @@ def test_full_house_makes_a_batch_wait_instead_of_failing(serve: Serve) -> None:
         assert service.line.admission.depth == 0
 
 
-def test_stopping_service_says_so_for_every_picture(serve: Serve) -> None:
+def test_stopping_service_says_so_for_every_image(serve: Serve) -> None:
     with serve() as service:
         begin_drain(service.app)
         assert words(service.client.post(BATCH, **form([("a.png", GOOD)] * 2))) == ["shutting-down"] * 2
 
 
-def test_client_sends_several_pictures(serve: Serve) -> None:
+def test_client_sends_several_images(serve: Serve) -> None:
     with serve() as service, Client(f"http://127.0.0.1:{service.port}", retries=0) as client:
         answer = client.inspect_batch("widget", MIXED, station="A")
         assert answer.counts == {"pass": 2, "fail": 1, "problem": 2}
@@ -237,15 +237,15 @@ def test_client_sends_several_pictures(serve: Serve) -> None:
 
 
 def test_long_call_needs_no_more_memory_than_a_short_one(tiny_models: Path, tmp_path: Path) -> None:
-    # 96 pictures of 2 MB each, far more than the process may grow by.
+    # 96 images of 2 MB each, far more than the process may grow by.
     noise = np.random.default_rng(0).integers(0, 256, (800, 900, 3), np.uint8)
-    picture = encode(noise, ".bmp")
+    image = encode(noise, ".bmp")
     with service_process(tiny_models, tmp_path / "data", {"provider": "cpu"}) as process:
         process.wait_until(200)
         with httpx.Client(base_url=process.url, timeout=60) as client:
-            short = client.post(BATCH, **form([("a.bmp", picture)] * 8))
+            short = client.post(BATCH, **form([("a.bmp", image)] * 8))
             before = process.rss_bytes()
-            long = client.post(BATCH, **form([("a.bmp", picture)] * 96))
+            long = client.post(BATCH, **form([("a.bmp", image)] * 96))
             grown = process.rss_bytes() - before
         assert (len(words(short)), len(words(long))) == (8, 96)
-        assert grown < 60 * 2**20, f"{grown / 2**20:.0f} MiB for {96 * len(picture) / 2**20:.0f} MiB of pictures"
+        assert grown < 60 * 2**20, f"{grown / 2**20:.0f} MiB for {96 * len(image) / 2**20:.0f} MiB of images"

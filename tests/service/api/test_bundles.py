@@ -1,4 +1,4 @@
-"""Bundles over HTTP: they come in, get into service, and leave it again, without a picture noticing."""
+"""Bundles over HTTP: they come in, get into service, and leave it again, without an image noticing."""
 
 from __future__ import annotations
 
@@ -237,29 +237,29 @@ def test_products_and_metrics_tell_the_truth_after_a_swap(
         assert new.version not in info[0]
 
 
-def test_picture_in_work_is_finished_by_the_bundle_that_began_it(
+def test_image_in_work_is_finished_by_the_bundle_that_began_it(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
     old, new = two
     with serve(models=models) as service:
         registry = service.line.registry
         with registry.lease("widget") as active:
-            # The answer waits for the last picture of the old bundle, which is this one.
+            # The answer waits for the last image of the old bundle, which is this one.
             swapping = threading.Thread(target=activate, args=(service, old))
             swapping.start()
             while registry.get("widget").bundle.version != old.version:
                 pass
             assert serving(service) == old.version, "the next one serves already"
-            picture = active.inspector.read(BAD)
-            result = active.inspector.infer(picture)
-            judged = active.inspector.finish(picture, result, active.recipe.recipe.criteria)
+            image = active.inspector.read(BAD)
+            result = active.inspector.infer(image)
+            judged = active.inspector.finish(image, result, active.recipe.recipe.criteria)
             assert judged.decision == "fail"
             assert active.bundle.version == new.version
-            assert swapping.is_alive(), "waits for the last picture"
+            assert swapping.is_alive(), "waits for the last image"
         swapping.join(10)
         assert not swapping.is_alive()
         with pytest.raises(ShuttingDown):
-            active.inspector.infer(picture)
+            active.inspector.infer(image)
 
 
 def test_bundle_that_left_takes_its_session_with_it(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
@@ -308,9 +308,7 @@ def test_refused_upload_leaves_nothing_behind(
         answer = upload(service, content)
         assert (answer.status_code, answer.json()["type"]) == (status, f"urn:plumbline:problem:{slug}")
         assert sorted(models.rglob("*")) == before
-        assert upload(service, b"x" * 150_000).json()["type"].endswith("bundle-archive-invalid"), (
-            "larger than a picture"
-        )
+        assert upload(service, b"x" * 150_000).json()["type"].endswith("bundle-archive-invalid"), "larger than an image"
 
 
 def test_graph_that_reads_the_hosts_files_and_a_form_of_the_future_are_refused(

@@ -40,7 +40,7 @@ def pixels_of(png: bytes) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
-def test_buffer_is_judged_like_the_same_picture_as_a_file(service: RunningService) -> None:
+def test_buffer_is_judged_like_the_same_image_as_a_file(service: RunningService) -> None:
     good, bad = send(service, pack_p(GOOD12, 12)), send(service, pack_p(BAD12, 12))
     as_file = service.inspect(tiff((BAD12 << 4).astype(np.uint16))).json()
 
@@ -102,7 +102,7 @@ def test_colour_of_a_bayer_camera_arrives(service: RunningService) -> None:
 
 
 def test_recipe_declares_bit_depth_and_levels(serve: Serve) -> None:
-    # A 12-bit camera that writes 16-bit TIFF. Without the setting its pictures are almost black.
+    # A 12-bit camera that writes 16-bit TIFF. Without the setting its images are almost black.
     with serve() as service:
         dark = service.inspect(tiff(GOOD12)).json()
         answer = service.client.put(RECIPE, json=WHO | {"pixels": {"bit_depth": 12}})
@@ -116,7 +116,7 @@ def test_recipe_declares_bit_depth_and_levels(serve: Serve) -> None:
         assert right["image"]["pixels"]["bit_depth"] == 12
         assert abs(stretched["score"] - right["score"]) < 0.01
         assert stretched["recipe_revision"] == 3
-        # A picture that was judged under another recipe is still shown as it was judged.
+        # An image that was judged under another recipe is still shown as it was judged.
         for stored, gray in ((dark, 8), (right, 128), (stretched, 127)):
             shown = pixels_of(service.client.get(stored["links"]["image"], params={"format": "png"}).content)
             assert shown[0, 0].tolist() == [gray] * 3

@@ -1,4 +1,4 @@
-"""Send a picture, get a verdict; read it again later."""
+"""Send an image, get a verdict; read it again later."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_defective_part_fails_where_the_defect_is(service: RunningService) -> No
     assert verdict.p_value == 0.01
     (region,) = verdict.regions
     x, y, width, height = region.bbox
-    # The defect covers x 40..56 and y 30..46 of the picture as it was sent, which is wider than the network's input.
+    # The defect covers x 40..56 and y 30..46 of the image as it was sent, which is wider than the network's input.
     assert x <= 44
     assert x + width >= 52
     assert y <= 34
@@ -135,7 +135,7 @@ def test_heatmap_shows_a_good_part_as_it_is_and_a_defect_in_colour(service: Runn
     gray = draw(encode(part(brightness=127)))
     assert np.abs(gray.astype(int) - 127).max() <= 1, "no evidence, no colour"
     blue, _, red = draw(BAD)[34, 24].astype(int)
-    assert red > blue, "a defect is red, not a shade of the picture"
+    assert red > blue, "a defect is red, not a shade of the image"
 
 
 def test_heatmap_format_follows_query_then_accept_header_then_setting(service: RunningService) -> None:

@@ -147,7 +147,7 @@ def test_artefact_that_was_removed_is_gone_but_its_record_stays(
         assert service.client.get(stored["links"]["self"]).json() == stored
 
 
-def test_picture_that_is_not_what_the_recipe_declares_is_refused(serve: Serve) -> None:
+def test_image_that_is_not_what_the_recipe_declares_is_refused(serve: Serve) -> None:
     with serve() as service:
         declared = {"pixel_format": "Mono12", "width": 8, "height": 8}
         assert service.client.put(RECIPE, json=WHO | {"pixels": declared}).status_code == 200
@@ -160,7 +160,7 @@ def test_picture_that_is_not_what_the_recipe_declares_is_refused(serve: Serve) -
         assert service.client.get("/v1/inspections").json()["items"] == []
 
 
-def test_picture_that_was_not_judged_has_no_map(serve: Serve) -> None:
+def test_image_that_was_not_judged_has_no_map(serve: Serve) -> None:
     with serve() as service:
         assert service.client.put(RECIPE, json=WHO | {"quality": {"min_contrast": 1}}).status_code == 200
         stored = service.inspect().json()
@@ -170,7 +170,7 @@ def test_picture_that_was_not_judged_has_no_map(serve: Serve) -> None:
 
 def test_full_house_refuses_at_once_and_recovers(serve: Serve) -> None:
     with serve(queue_limit=1, max_batch=1) as service, service.connect() as slow:
-        # One client has a place and sends its picture slowly.
+        # One client has a place and sends its image slowly.
         slow.sendall(_head(len(GOOD)) + GOOD[:100])
         _wait_for(lambda: service.line.admission.depth == 1)
         problem = assert_problem(service.inspect(), 503, "queue-full")
@@ -216,7 +216,7 @@ def test_late_verdict_is_not_given(serve: Serve) -> None:
         assert service.client.get("/v1/inspections").json()["items"] == []
 
 
-def test_stopping_service_takes_no_pictures_but_still_answers(serve: Serve) -> None:
+def test_stopping_service_takes_no_images_but_still_answers(serve: Serve) -> None:
     with serve() as service:
         stored = service.inspect().json()
         begin_drain(service.app)
@@ -295,13 +295,13 @@ def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:
         assert service.inspect().status_code == 201
 
 
-def test_picture_that_the_polygons_were_not_drawn_for_is_not_judged(serve: Serve) -> None:
+def test_image_that_the_polygons_were_not_drawn_for_is_not_judged(serve: Serve) -> None:
     with serve() as service:
         service.client.put(RECIPE, json=WHO | {"roi": [[[0, 0], [64, 0], [64, 64]]]})
         problem = assert_problem(service.inspect(encode(part(width=63))), 422, "area-mismatch")
         assert (problem["width"], problem["height"]) == (63, 64)
         assert service.client.get("/v1/inspections").json()["items"] == []
-        assert list(service.settings.data.rglob("*.png")) == [], "nor is its picture kept"
+        assert list(service.settings.data.rglob("*.png")) == [], "nor is its image kept"
         assert service.inspect().status_code == 201
 
 

@@ -110,7 +110,7 @@ def test_stored_inspections_of_other_days_move_the_threshold_and_the_p_value(ser
             assert (again["decision"] == "fail") == (again["p_value"] <= 0.1)
 
 
-def test_proposal_holds_under_any_roi_because_it_is_made_of_whole_pictures(serve: Serve) -> None:
+def test_proposal_holds_under_any_roi_because_it_is_made_of_whole_images(serve: Serve) -> None:
     with serve() as service:
         whole = [service.inspect(good_part(seed)).json() for seed in range(4)]
         roi = {"roi": [[[0, 0], [32, 0], [32, 8], [0, 8]]], "reason": "only the label"}
@@ -130,7 +130,7 @@ def test_range_of_time_selects_inspections_whatever_was_decided(serve: Serve) ->
         chosen = {"since": since, "until": until, "declared_good": True}
         proposal = propose(service, target_false_reject_rate=0.5, inspections=chosen).json()
         assert (proposal["source"]["images"], proposal["source"]["duplicates"]) == (2, 1)
-        assert proposal["thresholds"]["fail"] == inside[1]["score"], "the BAD picture was declared good, too"
+        assert proposal["thresholds"]["fail"] == inside[1]["score"], "the BAD image was declared good, too"
 
 
 def test_past_inspections_are_decided_again(serve: Serve) -> None:
@@ -268,7 +268,7 @@ def two_days(count: int = 10) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("form", [False, True], ids=["zip", "form"])
-def test_pictures_of_other_days_are_measured_and_move_the_threshold(serve: Serve, form: bool) -> None:
+def test_images_of_other_days_are_measured_and_move_the_threshold(serve: Serve, form: bool) -> None:
     with serve() as service:
         files = two_days(20)
         answer = send(service, files, form=form)
@@ -293,7 +293,7 @@ def test_pictures_of_other_days_are_measured_and_move_the_threshold(serve: Serve
             assert (again["decision"] == "fail") == (again["p_value"] <= 0.1)
 
 
-def test_pictures_of_one_folder_are_a_same_day_calibration_and_copies_count_once(serve: Serve) -> None:
+def test_images_of_one_folder_are_a_same_day_calibration_and_copies_count_once(serve: Serve) -> None:
     with serve() as service:
         files = {f"{number}.png": good_part(number % 4) for number in range(6)}
         proposal = send(service, files).json()
@@ -302,7 +302,7 @@ def test_pictures_of_one_folder_are_a_same_day_calibration_and_copies_count_once
         assert any(note.startswith("Same-day calibration") for note in proposal["notes"])
 
 
-def test_pictures_that_the_line_would_not_judge_do_not_count_as_good(serve: Serve) -> None:
+def test_images_that_the_line_would_not_judge_do_not_count_as_good(serve: Serve) -> None:
     with serve() as service:
         limits = {"quality": {"max_brightness": 200}, "reason": "a lid that is open"}
         assert service.client.put(RECIPE, json=WHO | limits).status_code == 200
@@ -320,10 +320,10 @@ def test_pictures_that_the_line_would_not_judge_do_not_count_as_good(serve: Serv
         ({"good/1.png": GOOD, "good/notes.txt": b"hello"}, "good/notes.txt: "),
         ({"test/good/1.png": GOOD}, "'test' does not sound like"),
         ({"good/1.png": GOOD, "scrap/1.png": BAD}, "'scrap' does not sound like"),
-        ({}, "no picture"),
+        ({}, "no image"),
     ],
 )
-def test_upload_that_is_not_all_good_pictures_is_refused_and_the_file_named(
+def test_upload_that_is_not_all_good_images_is_refused_and_the_file_named(
     serve: Serve, files: dict[str, bytes], message: str
 ) -> None:
     with serve() as service:
@@ -343,7 +343,7 @@ def test_upload_says_what_it_wants_in_the_query(service: RunningService, wish: d
     assert answer.json()["errors"][0]["loc"][0] == "query"
 
 
-def test_upload_is_bounded_as_a_call_with_many_pictures_is(serve: Serve) -> None:
+def test_upload_is_bounded_as_a_call_with_many_images_is(serve: Serve) -> None:
     with serve(max_call_images=5) as service:
         for form in (False, True):
             assert send(service, two_days(6), form=form).json()["type"].endswith(":too-many-images")

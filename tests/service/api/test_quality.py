@@ -1,4 +1,4 @@
-"""The guard before the graph, over HTTP: invalid pictures are answered, stored and counted, and never judged."""
+"""The guard before the graph, over HTTP: invalid images are answered, stored and counted, and never judged."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def reasons(answer: httpx.Response) -> list[str]:
         (np.zeros((SIZE, SIZE, 3), np.uint8), ["under-exposed", "under-exposed", "blurred", "empty-frame"]),
     ],
 )
-def test_bad_picture_gets_reasons_instead_of_a_verdict(
+def test_bad_image_gets_reasons_instead_of_a_verdict(
     service: RunningService, image: npt.NDArray[np.uint8], expected: list[str]
 ) -> None:
     put(service, fail_threshold=10, review_threshold=9)  # whatever is judged, passes
@@ -90,7 +90,7 @@ def test_invalid_answer_has_everything_but_a_score(service: RunningService) -> N
     assert (body["score"], body["p_value"], body["regions"], body["batch_size"]) == (None, None, [], 0)
     (reason,) = body["invalid_reasons"]
     assert reason["detail"] == (
-        f"The picture is too dark: its mean gray level is {reason['measured']:.4g}, below {reason['limit']:.4g}."
+        f"The image is too dark: its mean gray level is {reason['measured']:.4g}, below {reason['limit']:.4g}."
     )
     assert (reason["measure"], reason["limit"]) == ("brightness", 60)
     assert body["quality"]["brightness"] == reason["measured"]
@@ -105,7 +105,7 @@ def test_invalid_answer_has_everything_but_a_score(service: RunningService) -> N
     assert service.client.get(body["links"]["image"]).content == encode(stripes(light=0.4))
 
 
-def test_invalid_picture_has_no_map_and_a_heatmap_without_colours(service: RunningService) -> None:
+def test_invalid_image_has_no_map_and_a_heatmap_without_colours(service: RunningService) -> None:
     data = encode(stripes(light=0.4))
     body = service.inspect(data).json()
 
@@ -119,7 +119,7 @@ def test_invalid_picture_has_no_map_and_a_heatmap_without_colours(service: Runni
         np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(png, np.uint8), 1), stripes(light=0.4))
 
 
-def test_invalid_pictures_are_counted_apart(service: RunningService) -> None:
+def test_invalid_images_are_counted_apart(service: RunningService) -> None:
     put(service, fail_threshold=10, review_threshold=9)
     for image in (stripes(), stripes(light=0.4), np.zeros((SIZE, SIZE, 3), np.uint8)):
         assert service.inspect(encode(image)).status_code == 201
@@ -179,7 +179,7 @@ def test_bundle_from_before_the_statistics_still_serves(tmp_path: Path) -> None:
         assert service.inspect(encode(stripes(light=0.4))).json()["decision"] == "fail"
 
 
-def test_invalid_pictures_are_no_good_images_for_a_proposal(service: RunningService) -> None:
+def test_invalid_images_are_no_good_images_for_a_proposal(service: RunningService) -> None:
     put(service, fail_threshold=10, review_threshold=9)
     for number in range(5):
         assert reasons(service.inspect(encode(stripes(part=number)))) == []
@@ -201,7 +201,7 @@ def test_client_and_command_line_say_invalid(service: RunningService, models: Pa
         assert (verdict.decision, verdict.score) == ("invalid", None)
         assert [item.reason.value for item in verdict.invalid_reasons] == ["under-exposed"]
         assert [item.id for item in client.inspections(decision="invalid")] == [verdict.id]
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     (folder / "dark.png").write_bytes(encode(stripes(light=0.4)))
     (folder / "good.png").write_bytes(encode(np.full((SIZE, SIZE, 3), 128, np.uint8)))
@@ -216,7 +216,7 @@ def test_client_and_command_line_say_invalid(service: RunningService, models: Pa
     assert "empty" in rows["good.png"]["reasons"]
 
 
-def test_process_remembers_invalid_pictures(models: Path, tmp_path: Path) -> None:
+def test_process_remembers_invalid_images(models: Path, tmp_path: Path) -> None:
     with service_process(models, tmp_path / "data", {"provider": "cpu"}) as process:
         process.wait_until(200)
         answer = httpx.post(process.url + INSPECT, content=encode(stripes(light=0.4)), headers=IMAGE)

@@ -141,7 +141,7 @@ def test_camera_buffer_is_replayed_as_it_was_read(serve: Serve, models: Path) ->
         assert replay(service, answer.json()["id"]).outcome == "same"
 
 
-def test_tiled_picture_is_replayed_to_its_last_digits(serve: Serve, models: Path) -> None:
+def test_tiled_image_is_replayed_to_its_last_digits(serve: Serve, models: Path) -> None:
     write_tiny_bundle(models, input=InputGeometry(height=SIZE, width=SIZE, tiling=Tiling(overlap=16)))
     with serve(models=models) as service:
         verdict = service.inspect(encode(part(width=300, height=200, spot=(211, 103, 24)))).json()
@@ -198,7 +198,7 @@ def test_one_replay_at_a_time(serve: Serve) -> None:
         wait_for(lambda: bool(service.app.state.replay_turn.locked()))
         answer = service.client.post(f"/v1/inspections/{verdict['id']}:replay")
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:plumbline:problem:replay-busy")
-        image.write_bytes(b"no picture")
+        image.write_bytes(b"no image")
         first.join()
         image.unlink()
         aside.rename(image)

@@ -1,4 +1,4 @@
-"""A shadow over HTTP: it judges the same pictures, is stored and compared, and decides nothing."""
+"""A shadow over HTTP: it judges the same images, is stored and compared, and decides nothing."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_shadow_judges_the_same_pictures_and_decides_nothing(
+def test_shadow_judges_the_same_images_and_decides_nothing(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
     strict, lax = two
@@ -138,7 +138,7 @@ def test_shadow_that_cannot_be_loaded_leaves_the_earlier_one(
         assert listed(service)[lax.version] == "shadow"
 
 
-def test_shadow_that_fails_at_a_picture_is_counted_and_harms_nobody(serve: Serve, models: Path) -> None:
+def test_shadow_that_fails_at_a_image_is_counted_and_harms_nobody(serve: Serve, models: Path) -> None:
     good, fragile = make_bundle(models), make_bundle(models, 1, fails_on_black=True)
     with serve(models=models) as service:
         activate(service, good)

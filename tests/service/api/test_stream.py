@@ -79,7 +79,7 @@ def test_verdicts_come_in_order_and_a_failing_frame_fails_alone(process: Service
         say(camera, type="hello", part={"station": "A2", "lot": "L"})
         ready = hear(camera)
         assert (ready["type"], ready["product"], ready["in_flight"]) == ("ready", "widget", IN_FLIGHT)
-        for frame in (GOOD, BAD, b"no picture", GOOD[:80], GOOD):
+        for frame in (GOOD, BAD, b"no image", GOOD[:80], GOOD):
             camera.send(frame)
         say(camera, type="end")
         results = [hear(camera) for _ in range(5)]
@@ -256,7 +256,7 @@ def test_sigterm_answers_what_is_in_flight_and_closes_with_going_away(tiny_model
 
 
 def test_client_streams(process: ServiceProcess) -> None:
-    frames = [GOOD, BAD, b"no picture"] * 20
+    frames = [GOOD, BAD, b"no image"] * 20
     with Client(process.url) as client:
         results = list(client.stream("widget", iter(frames), station="S"))
         assert [result.index for result in results] == list(range(60))

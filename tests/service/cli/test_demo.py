@@ -1,4 +1,4 @@
-"""`make demo` as a person meets it: a real service process, real pictures, and plain words when something is amiss."""
+"""`make demo` as a person meets it: a real service process, real images, and plain words when something is amiss."""
 
 import re
 import socket
@@ -50,7 +50,7 @@ def test_the_demo_shows_a_verdict_for_every_sample_and_leaves_no_process(tiny_mo
     ("models", "arguments", "message"),
     [
         ("tiny", ["--product", "nut"], "product 'nut' is not served: widget"),
-        ("tiny", ["--product", "widget", "--samples", "/nonexistent"], "no JPEG or PNG picture"),
+        ("tiny", ["--product", "widget", "--samples", "/nonexistent"], "no JPEG or PNG image"),
         ("empty", ["--product", "widget"], "holds no bundle"),
     ],
 )

@@ -23,12 +23,12 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     (folder / "deeper").mkdir(parents=True)
     (folder / "good.png").write_bytes(GOOD)
     (folder / "deeper" / "bad.png").write_bytes(BAD)
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
@@ -36,9 +36,9 @@ def inspect(models: Path, data: Path, *arguments: str | Path) -> Result:
     return run("inspect", *arguments, "--product", "widget", "--models", models, "--data", data, "--provider", "cpu")
 
 
-def test_folder_is_inspected_with_table_and_heatmaps(pictures: Path, tiny_models: Path, tmp_path: Path) -> None:
+def test_folder_is_inspected_with_table_and_heatmaps(images: Path, tiny_models: Path, tmp_path: Path) -> None:
     table, heatmaps = tmp_path / "out.csv", tmp_path / "heatmaps"
-    result = inspect(tiny_models, tmp_path / "data", pictures, "--output", table, "--save-heatmap", heatmaps)
+    result = inspect(tiny_models, tmp_path / "data", images, "--output", table, "--save-heatmap", heatmaps)
     assert result.exit_code == 1, "one part fails"
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [(Path(row["file"]).name, row["decision"], row["regions"]) for row in rows] == [
@@ -52,27 +52,27 @@ def test_folder_is_inspected_with_table_and_heatmaps(pictures: Path, tiny_models
 
 
 def test_folder_is_inspected_by_the_recipe_that_a_service_was_told(
-    serve: Serve, pictures: Path, tiny_models: Path, tmp_path: Path
+    serve: Serve, images: Path, tiny_models: Path, tmp_path: Path
 ) -> None:
     with serve() as service:
         change = {"author": "a", "reason": "b", "regions": {"min_area_px": 4000}}
         assert service.client.put("/v1/products/widget/recipe", json=change).status_code == 200
     table = tmp_path / "out.csv"
-    result = inspect(tiny_models, service.settings.data, pictures, "--output", table)
+    result = inspect(tiny_models, service.settings.data, images, "--output", table)
     assert result.exit_code == 0
     assert "(fail without region filters)" in result.stdout
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [(row["decision"], row["decision_by_score"]) for row in rows] == [("pass", "fail"), ("pass", "pass")]
 
 
-def test_all_good_parts_end_with_success(pictures: Path, tiny_models: Path, tmp_path: Path) -> None:
-    assert inspect(tiny_models, tmp_path / "data", pictures / "good.png").exit_code == 0
+def test_all_good_parts_end_with_success(images: Path, tiny_models: Path, tmp_path: Path) -> None:
+    assert inspect(tiny_models, tmp_path / "data", images / "good.png").exit_code == 0
 
 
-def test_file_that_cannot_be_judged_stops_no_other(pictures: Path, tiny_models: Path, tmp_path: Path) -> None:
-    (pictures / "broken.png").write_bytes(GOOD[: len(GOOD) // 2])
+def test_file_that_cannot_be_judged_stops_no_other(images: Path, tiny_models: Path, tmp_path: Path) -> None:
+    (images / "broken.png").write_bytes(GOOD[: len(GOOD) // 2])
     table = tmp_path / "out.json"
-    result = inspect(tiny_models, tmp_path / "data", pictures, "--output", table)
+    result = inspect(tiny_models, tmp_path / "data", images, "--output", table)
     assert result.exit_code == 1
     rows = {Path(row["file"]).name: row for row in json.loads(table.read_text())}
     assert rows["broken.png"]["decision"] is None
@@ -81,12 +81,12 @@ def test_file_that_cannot_be_judged_stops_no_other(pictures: Path, tiny_models: 
     assert rows["bad.png"]["regions"][0]["area_px"] > 0
 
 
-def test_recipe_of_the_service_judges_without_it(serve: Serve, pictures: Path, tiny_models: Path) -> None:
+def test_recipe_of_the_service_judges_without_it(serve: Serve, images: Path, tiny_models: Path) -> None:
     change = {"author": "a", "reason": "b", "fail_threshold": 10, "review_threshold": 9}
     with serve() as service:
         service.client.put("/v1/products/widget/recipe", json=change)
         data = service.settings.data
-    assert inspect(tiny_models, data, pictures).exit_code == 0, "lax thresholds pass the bad part"
+    assert inspect(tiny_models, data, images).exit_code == 0, "lax thresholds pass the bad part"
 
 
 @pytest.mark.parametrize(
@@ -147,15 +147,15 @@ def test_bundle_is_exported_and_imported(tiny_bundle: Bundle, tmp_path: Path) ->
     assert [path.name for path in models.iterdir()] == ["widget"]
 
 
-def test_chosen_bundle_judges_without_the_service(serve: Serve, pictures: Path, tmp_path: Path) -> None:
+def test_chosen_bundle_judges_without_the_service(serve: Serve, images: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     older = write_tiny_bundle(models, scores=[10 + rank for rank in range(99)])
     newer = write_tiny_bundle(models, created_at=datetime(2026, 2, 1, tzinfo=UTC))
-    assert inspect(models, tmp_path / "data", pictures).exit_code == 1, "the newest, where nobody chose"
+    assert inspect(models, tmp_path / "data", images).exit_code == 1, "the newest, where nobody chose"
     with serve(models=models) as service:
         decision = {"author": "a", "reason": "b"}
         service.client.post(f"/v1/products/widget/bundles/{older.version}:activate", json=decision)
-    assert inspect(models, tmp_path / "data", pictures).exit_code == 0, "its card passes everything"
+    assert inspect(models, tmp_path / "data", images).exit_code == 0, "its card passes everything"
     (product,) = json.loads(run("products", "--models", models, "--data", tmp_path / "data", "--json").stdout)
     assert product["version"] == older.version != newer.version
 

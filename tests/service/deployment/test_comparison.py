@@ -70,7 +70,7 @@ def test_examples_are_the_newest_disagreements() -> None:
         ([judged("fail", "pass"), judged("pass", "fail")], "Nothing says"),
         ([judged("pass", "fail")] * 3, "bbb rejects more is not shown"),
         ([judged("fail", "pass")] * 9, "take it that aaa rejects more"),
-        ([judged("pass", "pass")] * 9, "Of 9 pictures that both judged, 9 got the same decision"),
+        ([judged("pass", "pass")] * 9, "Of 9 images that both judged, 9 got the same decision"),
     ],
 )
 def test_summary_says_what_the_figures_say(pairs: list[JudgedTwice], words: str) -> None:

@@ -15,14 +15,14 @@ def box(left: float, top: float, right: float, bottom: float) -> Polygon:
     return ((left, top), (right, top), (right, bottom), (left, bottom))
 
 
-def picture(area: Area, map_hw: tuple[int, int], image_wh: tuple[int, int]) -> list[str]:
+def image(area: Area, map_hw: tuple[int, int], image_wh: tuple[int, int]) -> list[str]:
     """The judged cells as rows of # and dots."""
     cells = judged_cells(area, map_hw, image_wh)
     assert cells is not None
     return ["".join("#" if cell else "." for cell in row) for row in cells]
 
 
-# A map of 4 x 6 cells over a picture of 60 x 40 pixels: a cell is 10 pixels wide and high.
+# A map of 4 x 6 cells over an image of 60 x 40 pixels: a cell is 10 pixels wide and high.
 @pytest.mark.parametrize(
     ("area", "cells"),
     [
@@ -45,13 +45,13 @@ def picture(area: Area, map_hw: tuple[int, int], image_wh: tuple[int, int]) -> l
     ],
 )
 def test_cell_is_judged_when_at_least_half_of_it_is(area: Area, cells: list[str]) -> None:
-    assert picture(area, (4, 6), (60, 40)) == cells
+    assert image(area, (4, 6), (60, 40)) == cells
 
 
-def test_polygons_are_in_pixels_of_the_picture_whatever_its_shape() -> None:
+def test_polygons_are_in_pixels_of_the_image_whatever_its_shape() -> None:
     area = Area(roi=(box(1000, 0, 2000, 500),))
 
-    assert picture(area, (4, 4), (4000, 1000)) == [".#..", ".#..", "....", "...."]
+    assert image(area, (4, 4), (4000, 1000)) == [".#..", ".#..", "....", "...."]
 
 
 def test_everything_needs_no_cells() -> None:
@@ -67,7 +67,7 @@ def test_everything_needs_no_cells() -> None:
         (Area(roi=(box(16, 0, 24, 40),)), "leave no cell .* by at least half"),
     ],
 )
-def test_picture_that_the_polygons_were_not_drawn_for_is_not_judged(area: Area, message: str) -> None:
+def test_image_that_the_polygons_were_not_drawn_for_is_not_judged(area: Area, message: str) -> None:
     with pytest.raises(AreaMismatch, match=message) as caught:
         judged_cells(area, (4, 6), (60, 40))
     assert "60 x 40" in caught.value.detail
@@ -87,7 +87,7 @@ def test_area_knows_whether_it_leaves_anything(area: Area, leaves: bool) -> None
     assert area.leaves_something() is leaves
 
 
-def test_what_is_left_of_a_picture_depends_on_its_size() -> None:
+def test_what_is_left_of_a_image_depends_on_its_size() -> None:
     area = Area(ignore=(box(0, 0, 10, 10),))
 
     assert not area.leaves_something(10, 10)

@@ -164,9 +164,9 @@ def test_score_p_value_and_decision_agree_at_the_threshold_and_the_guarantee_sur
     region_filter: RegionFilter,
     repeat: bool,
 ) -> None:
-    """Thresholds come from whole pictures. A part, also one that is a calibration picture itself and so lies exactly on
+    """Thresholds come from whole images. A part, also one that is a calibration image itself and so lies exactly on
     a possible threshold, fails by its score exactly when its p-value is at most alpha; and it fails under any area and
-    filters only if it would fail as a whole picture without them."""
+    filters only if it would fail as a whole image without them."""
     scores = sorted(image_score(one, RULE) for one in good)
     level = certify(scores, alpha).value
     part = good[0] if repeat else anomaly_map

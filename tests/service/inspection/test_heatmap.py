@@ -18,11 +18,11 @@ def test_good_part_is_shown_unchanged() -> None:
     np.testing.assert_array_equal(render(GRAY, np.full((4, 6), 0.9, np.float32), SCALE), GRAY)
 
 
-def test_equal_evidence_has_equal_colour_whatever_else_is_in_the_picture() -> None:
+def test_equal_evidence_has_equal_colour_whatever_else_is_in_the_image() -> None:
     faint = np.full((4, 6), 1.0, np.float32)
     faint[0, 0] = 1.5
     with_defect = faint.copy()
-    with_defect[3, 5] = 50.0  # per-picture normalisation would fade the faint spot
+    with_defect[3, 5] = 50.0  # per-image normalisation would fade the faint spot
 
     np.testing.assert_array_equal(render(GRAY, faint, SCALE)[0, 0], render(GRAY, with_defect, SCALE)[0, 0])
 
@@ -60,7 +60,7 @@ def test_encoded_heatmap_is_rgb(media_type: str) -> None:
     assert decoded[16, 16, 2] < 15
 
 
-def test_picture_that_a_format_cannot_hold_is_made_smaller() -> None:
+def test_image_that_a_format_cannot_hold_is_made_smaller() -> None:
     line_scan = np.full((64, 20_000, 3), 90, np.uint8)
 
     decoded = decode(encode(line_scan, "image/webp"), ImageLimits())

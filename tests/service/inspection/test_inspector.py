@@ -44,7 +44,7 @@ def test_good_part_passes_without_regions(inspector: Inspector) -> None:
     assert inspection.p_value == 1.0
 
 
-def test_defect_fails_and_is_located_in_the_picture_that_was_sent(inspector: Inspector) -> None:
+def test_defect_fails_and_is_located_in_the_image_that_was_sent(inspector: Inspector) -> None:
     data = png(part(width=640, height=320, spot=(400, 80, 60)))  # stretched to 64 x 64 for the graph
 
     inspection = inspector.inspect(data, CRITERIA)
@@ -56,9 +56,9 @@ def test_defect_fails_and_is_located_in_the_picture_that_was_sent(inspector: Ins
     assert y <= 80 + 30 <= y + height
     assert width < 120
     assert inspection.p_value == pytest.approx(1 / 100)
-    assert inspection.picture.image_wh == (640, 320)
-    assert inspection.picture.media_type == "image/png"
-    assert inspection.picture.sha256 == hashlib.sha256(data).hexdigest()
+    assert inspection.image.image_wh == (640, 320)
+    assert inspection.image.media_type == "image/png"
+    assert inspection.image.sha256 == hashlib.sha256(data).hexdigest()
     assert set(inspection.timings) == {"decode", "preprocess", "queue", "infer", "postprocess"}
 
 
@@ -103,7 +103,7 @@ def test_heatmap_scale_runs_from_the_median_of_good_maps_to_the_fail_threshold(i
     ("data", "error"),
     [(png(part())[:100], CorruptImage), (png(np.zeros((1001, 1000, 3), np.uint8)), TooManyPixels)],
 )
-def test_unusable_picture_is_refused_by_its_name(inspector: Inspector, data: bytes, error: type[Exception]) -> None:
+def test_unusable_image_is_refused_by_its_name(inspector: Inspector, data: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         inspector.inspect(data, CRITERIA)
 

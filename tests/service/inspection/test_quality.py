@@ -1,4 +1,4 @@
-"""Which pictures are worth a verdict: measures of pictures whose values are known, limits with their margins."""
+"""Which images are worth a verdict: measures of images whose values are known, limits with their margins."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -44,7 +44,7 @@ def reasons(image: npt.NDArray[np.uint8], limits: QualityLimits = LIMITS) -> set
     return {objection.reason.value for objection in find_objections(measure_quality(image), (SIZE, SIZE), limits)}
 
 
-def test_measures_of_a_known_picture() -> None:
+def test_measures_of_a_known_image() -> None:
     image = np.zeros((4, 8, 3), np.uint8)
     image[:, 2:] = (0, 0, 255)  # saturated blue
     image[:, 6:] = 100
@@ -77,7 +77,7 @@ def test_sharpness_falls_when_the_lens_is_out_of_focus() -> None:
         (np.full((SIZE, SIZE, 3), 255, np.uint8), {"over-exposed", "blurred", "empty-frame"}),
     ],
 )
-def test_what_is_wrong_with_a_picture_is_named(image: npt.NDArray[np.uint8], expected: set[str]) -> None:
+def test_what_is_wrong_with_a_image_is_named(image: npt.NDArray[np.uint8], expected: set[str]) -> None:
     assert reasons(image) == expected
 
 
@@ -88,14 +88,14 @@ def test_objection_says_value_and_limit() -> None:
     assert (dark.reason, dark.measure, dark.limit) == (InvalidReason.UNDER_EXPOSED, "brightness", LIMITS.min_brightness)
     assert dark.measured == measure_quality(image).brightness
     assert dark.detail == (
-        f"The picture is too dark: its mean gray level is {dark.measured:.4g}, below {dark.limit:.4g}."
+        f"The image is too dark: its mean gray level is {dark.measured:.4g}, below {dark.limit:.4g}."
     )
     assert dark.to_stored()["reason"] == "under-exposed"
 
 
 @pytest.mark.parametrize("defect", [0, 255])
-def test_defect_on_a_good_picture_is_no_fault_of_the_picture(defect: int) -> None:
-    # A spot of black or white over 4 % of the picture belongs into a verdict.
+def test_defect_on_a_good_image_is_no_fault_of_the_image(defect: int) -> None:
+    # A spot of black or white over 4 % of the image belongs into a verdict.
     image = scene(99)
     image[10:22, 10:22] = defect
     assert reasons(image) == set()
@@ -113,9 +113,9 @@ qualities = st.builds(Quality, **ranges)
 
 @given(st.lists(qualities, min_size=1, max_size=20), st.data())
 @settings(max_examples=200)
-def test_pictures_like_the_calibration_ones_are_never_invalid(calibration: list[Quality], data: st.DataObject) -> None:
+def test_images_like_the_calibration_ones_are_never_invalid(calibration: list[Quality], data: st.DataObject) -> None:
     limits = derive_limits(summarise(calibration))
-    # Every calibration picture, and every picture that lies between them measure by measure.
+    # Every calibration image, and every image that lies between them measure by measure.
     between = Quality(
         **{
             field.name: data.draw(
@@ -132,7 +132,7 @@ def test_pictures_like_the_calibration_ones_are_never_invalid(calibration: list[
 
 
 @pytest.mark.parametrize("seed", range(100, 150))
-def test_new_pictures_of_the_same_scene_are_valid(seed: int) -> None:
+def test_new_images_of_the_same_scene_are_valid(seed: int) -> None:
     assert reasons(scene(seed)) == set()
 
 
@@ -165,7 +165,7 @@ def test_recipe_overrides_and_switches_off(part: QualityPart, expected: dict[str
 def test_wrong_size_is_named_for_each_side() -> None:
     limits = QualityLimits(width=640, height=64)
     (objection,) = find_objections(measure_quality(scene()), (SIZE, SIZE), limits)
-    assert objection.detail == "The picture's width is 64 pixels, the recipe declares 640."
+    assert objection.detail == "The image's width is 64 pixels, the recipe declares 640."
     assert (objection.measure, objection.measured, objection.limit) == ("width", 64, 640)
     off = QualityPart(off=[InvalidReason.WRONG_SIZE]).combine(QualityLimits(), PixelSetting(width=640, height=480))
     assert find_objections(measure_quality(scene()), (SIZE, SIZE), off) == ()

@@ -82,7 +82,7 @@ def test_single_cell_of_a_large_map_is_not_lost_among_its_samples() -> None:
     assert region.peak_xy == (456 * 4 + 2, 123 * 4 + 2)
 
 
-def test_whole_picture_as_one_region() -> None:
+def test_whole_image_as_one_region() -> None:
     (region,) = find_regions(np.ones((4, 4), np.float32), 0.5, (100, 60)).kept
 
     assert region.bbox == (0, 0, 100, 60)
@@ -137,7 +137,7 @@ def test_filters_are_applied_to_the_figures_that_are_reported() -> None:
 def test_only_what_lies_in_the_border_as_a_whole_is_dropped() -> None:
     anomaly_map = np.zeros((9, 9), np.float32)
     anomaly_map[0, 8] = 9.0  # in the corner
-    anomaly_map[4, 0:4] = 9.0  # from the edge far into the picture
+    anomaly_map[4, 0:4] = 9.0  # from the edge far into the image
 
     found = find_regions(anomaly_map, 2.0, (90, 90), RegionFilter(border_margin_px=20))
 

@@ -44,14 +44,14 @@ def test_score_never_exceeds_the_highest_cell(anomaly_map: npt.NDArray[np.float3
     st.floats(0.01, 1.0),
     st.sampled_from([(), WINDOWS]),
 )
-def test_judging_less_of_a_picture_never_raises_its_score(
+def test_judging_less_of_a_image_never_raises_its_score(
     anomaly_map: npt.NDArray[np.float32],
     judged: npt.NDArray[np.bool_],
     more: npt.NDArray[np.bool_],
     fraction: float,
     windows: Sequence[tuple[slice, slice]],
 ) -> None:
-    """Exactly, not up to rounding: the calibration scores are of whole pictures and may be equal to the bit."""
+    """Exactly, not up to rounding: the calibration scores are of whole images and may be equal to the bit."""
     rule = ScoreRule(fraction=fraction)
     score = image_score(anomaly_map, rule, judged, windows)
 
@@ -104,7 +104,7 @@ def test_tile_that_holds_no_number_takes_the_score_with_it(place: tuple[int, int
     hnp.arrays(np.bool_, (4, 6)).filter(lambda mask: bool(mask.any())),
     st.floats(0.01, 1.0),
 )
-def test_judging_less_of_a_tiled_picture_never_raises_the_score(
+def test_judging_less_of_a_tiled_image_never_raises_the_score(
     anomaly_map: npt.NDArray[np.float32], judged: npt.NDArray[np.bool_], fraction: float
 ) -> None:
     rule = ScoreRule(fraction=fraction)

@@ -1,4 +1,4 @@
-"""Large pictures in tiles: where they lie, how their maps are put together, and that small defects are not lost."""
+"""Large images in tiles: where they lie, how their maps are put together, and that small defects are not lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def geometry(tile: int = 64, overlap: int = 16, scale: float = 1.0) -> InputGeom
 
 
 def patch_means(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """The tiny graph's map of a whole picture, by numpy."""
+    """The tiny graph's map of a whole image, by numpy."""
     height, width = image.shape[0] // CELL, image.shape[1] // CELL
     gray = image.astype(np.float32).mean(axis=2)[: height * CELL, : width * CELL] / 255
     means = np.abs(gray.reshape(height, CELL, width, CELL).mean(axis=(1, 3)) - 0.5)
@@ -62,8 +62,8 @@ def test_tiles_cover_every_pixel_and_begin_on_whole_cells(
 
     assert covered.min() >= 1
     assert len(list(grid)) == len(grid)
-    for size, picture, starts in zip(grid.padded_hw, grid.picture_hw, (grid.tops, grid.lefts), strict=True):
-        assert picture <= size < max(picture + ALIGNMENT_PX, tile + 1)
+    for size, image, starts in zip(grid.padded_hw, grid.source_hw, (grid.tops, grid.lefts), strict=True):
+        assert image <= size < max(image + ALIGNMENT_PX, tile + 1)
         assert all(later - earlier <= tile - overlap for earlier, later in pairwise(starts))
 
 
@@ -74,7 +74,7 @@ def test_number_of_tiles_is_what_the_area_asks_for() -> None:
     assert grid.padded_hw == (3008, 4096)
 
 
-def test_padding_continues_the_picture_as_its_mirror_image() -> None:
+def test_padding_continues_the_image_as_its_mirror_image() -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (70, 40, 3), np.uint8)
 
     laid = lay_out(rgb, geometry())
@@ -84,7 +84,7 @@ def test_padding_continues_the_picture_as_its_mirror_image() -> None:
     np.testing.assert_array_equal(laid[70:, :40], rgb[68:42:-1])
 
 
-def test_tiles_are_views_of_the_picture_and_take_no_memory() -> None:
+def test_tiles_are_views_of_the_image_and_take_no_memory() -> None:
     laid = lay_out(np.zeros((256, 256, 3), np.uint8), geometry())
 
     assert all(
@@ -92,7 +92,7 @@ def test_tiles_are_views_of_the_picture_and_take_no_memory() -> None:
     )
 
 
-def test_without_a_tiling_the_whole_picture_is_stretched() -> None:
+def test_without_a_tiling_the_whole_image_is_stretched() -> None:
     assert lay_out(np.zeros((100, 300, 3), np.uint8), InputGeometry(height=64, width=64)).shape == (64, 64, 3)
 
 
@@ -114,7 +114,7 @@ def test_neighbours_fade_into_each_other_along_half_a_hann_window() -> None:
     blend = Blend(grid, (16, 16))
     for corner, level in zip(grid, (0.0, 1.0), strict=False):
         blend.add(corner, np.full((16, 16), level, np.float32))
-    assert grid.lefts == (0, 48, 64), "the last tile ends where the padded picture does"
+    assert grid.lefts == (0, 48, 64), "the last tile ends where the padded image does"
     blend.add((0, 64), np.full((16, 16), 1.0, np.float32))
 
     row = blend.finish()[8]
@@ -141,7 +141,7 @@ def test_no_cell_exceeds_what_the_tiles_say(seed: int) -> None:
 
 
 @pytest.mark.parametrize("size_wh", [(64, 64), (200, 120), (333, 257), (40, 30), (48, 500)])
-def test_map_in_tiles_is_that_of_the_whole_picture_for_a_graph_that_sees_only_patches(
+def test_map_in_tiles_is_that_of_the_whole_image_for_a_graph_that_sees_only_patches(
     tmp_path: Path, size_wh: tuple[int, int]
 ) -> None:
     image = np.random.default_rng(1).integers(0, 255, (size_wh[1], size_wh[0], 3), np.uint8)
@@ -179,7 +179,7 @@ def test_every_tile_counts_with_its_own_gain(tmp_path: Path) -> None:
     assert after.anomaly_map[:, 20:].max() == pytest.approx(before.anomaly_map[:, 20:].max() * 1.00196, rel=1e-4)
 
 
-def test_scale_makes_the_picture_smaller_before_it_is_cut(tmp_path: Path) -> None:
+def test_scale_makes_the_image_smaller_before_it_is_cut(tmp_path: Path) -> None:
     tiled = inspector(tmp_path, tiling=Tiling(overlap=16, scale=0.5))
     verdict = tiled.inspect(
         encode(part(width=640, height=480, spot=(400, 100, 48))), Criteria(Recipe.default(tiled.card.scores).thresholds)
@@ -259,7 +259,7 @@ def test_tile_that_fails_takes_back_those_that_wait() -> None:
     assert all(future.cancelled() for future in submitted)
 
 
-def test_large_pictures_side_by_side_are_never_refused_by_the_graphs_own_queue(tmp_path: Path) -> None:
+def test_large_images_side_by_side_are_never_refused_by_the_graphs_own_queue(tmp_path: Path) -> None:
     path = write_tiny_bundle(tmp_path, input=TILED).path
     options = InspectorOptions(session=OPTIONS.session, batching=BatchingOptions(max_batch=2, queue_limit=4))
     tiled = Inspector.load(path, options)

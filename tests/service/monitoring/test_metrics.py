@@ -81,7 +81,7 @@ from service.monitoring.logs import configure_logging
 from service.settings import Settings
 configure_logging(Settings(log_format={log_format!r}, log_level="info"))
 structlog.contextvars.bind_contextvars(request_id="r-1")
-secret = "picture" * 3
+secret = "image" * 3
 structlog.get_logger("a").debug("not wanted")
 logging.getLogger("uvicorn.error").info("from the library")
 try:
@@ -92,7 +92,7 @@ except RuntimeError:
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout == ""
     assert "not wanted" not in run.stderr
-    assert "picturepicture" not in run.stderr.replace('secret = "picture"', "")
+    assert "imageimage" not in run.stderr.replace('secret = "image"', "")
     if log_format == "json":
         library, failure = (json.loads(line) for line in run.stderr.splitlines())
         assert (library["event"], library["level"]) == ("from the library", "info")

@@ -45,7 +45,7 @@ def test_uploaded_and_activated_bundle_survives_a_kill(tmp_path: Path) -> None:
     assert [path.name for path in models.iterdir()] == ["widget"], "nothing of the upload lies about"
 
 
-def test_exchanged_under_load_no_picture_is_lost_and_every_verdict_replays(tmp_path: Path) -> None:
+def test_exchanged_under_load_no_image_is_lost_and_every_verdict_replays(tmp_path: Path) -> None:
     # The smaller brother of benchmarks/swap_under_load.py, which makes a hundred changes with eight clients.
     models, data = tmp_path / "models", tmp_path / "data"
     serving, other = write_tiny_pair(models)

@@ -32,7 +32,7 @@ def test_lamp_was_changed_and_good_parts_pass_again_after_a_proposal(tiny_models
         assert (recipe["proposal_id"], recipe["certified"]) == (proposal.id, True)
 
 
-def test_zip_of_pictures_from_other_days_is_measured_by_the_running_service(tiny_models: Path, tmp_path: Path) -> None:
+def test_zip_of_images_from_other_days_is_measured_by_the_running_service(tiny_models: Path, tmp_path: Path) -> None:
     with service_process(tiny_models, tmp_path / "data", {"provider": "cpu"}) as service:
         service.wait_until(200)
         with Client(service.url, timeout_s=120) as line:

@@ -24,7 +24,7 @@ IMAGE = {"content-type": "image/png"}
 
 
 class Clients:
-    """Eight cameras that send pictures until they are told to stop or the line goes dead."""
+    """Eight cameras that send images until they are told to stop or the line goes dead."""
 
     def __init__(self, url: str) -> None:
         self.answers: list[httpx.Response] = []
@@ -99,7 +99,7 @@ def test_sigterm_drains_and_then_ends(tiny_models: Path, tmp_path: Path) -> None
         address = urlsplit(service.url)
         assert address.hostname
         assert address.port
-        # An accepted inspection whose picture is still coming in when the signal arrives.
+        # An accepted inspection whose image is still coming in when the signal arrives.
         with socket.create_connection((address.hostname, address.port), timeout=20) as slow:
             head = (
                 f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(GOOD)}\r\n\r\n"
@@ -143,7 +143,7 @@ def test_demanded_cuda_is_never_replaced_by_the_cpu(tiny_models: Path, tmp_path:
 
 
 def test_full_disk_gives_no_verdict_and_the_service_lives_on(tiny_models: Path, tmp_path: Path) -> None:
-    # No file may grow beyond 512 KiB: large pictures cannot be written any more, small ones can.
+    # No file may grow beyond 512 KiB: large images cannot be written any more, small ones can.
     limit = 512 * 1024
     noise = np.random.default_rng(0).integers(0, 255, (500, 500, 3), np.uint8)
     large = encode(noise, ".bmp")
@@ -159,7 +159,7 @@ def test_full_disk_gives_no_verdict_and_the_service_lives_on(tiny_models: Path, 
         assert answer.json()["type"].endswith(":store-unavailable")
         assert httpx.post(service.url + INSPECT, content=GOOD, headers=IMAGE).status_code == 201
         files = [path for path in (tmp_path / "data" / "inspections").rglob("*") if path.is_file()]
-        assert sorted(path.suffix for path in files) == [".npy", ".png"], "no half-written picture stays"
+        assert sorted(path.suffix for path in files) == [".npy", ".png"], "no half-written image stays"
 
 
 def test_probe_answers_at_once_while_eight_clients_keep_the_service_busy(tiny_models: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.serving import service_process
 GIGABYTE = 10**9
 
 
-def test_small_defect_in_a_large_picture_is_found_within_a_gigabyte(tmp_path: Path) -> None:
+def test_small_defect_in_a_large_image_is_found_within_a_gigabyte(tmp_path: Path) -> None:
     tiled = InputGeometry(height=SIZE, width=SIZE, tiling=Tiling(overlap=16))
     write_tiny_bundle(tmp_path / "models", input=tiled)
     noise = np.random.default_rng(3).integers(0, 12, (3000, 4096, 3), np.uint8)

@@ -5,7 +5,7 @@ import pytest
 from service.serving.frozen_camera import FrozenFrames
 
 
-def test_equal_pictures_in_a_row_are_counted() -> None:
+def test_equal_images_in_a_row_are_counted() -> None:
     frames = FrozenFrames()
     assert [frames.count("p", "s", sha) for sha in ("a", "a", "b", "a", "a", "a")] == [1, 2, 1, 1, 2, 3]
 

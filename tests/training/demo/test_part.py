@@ -1,4 +1,4 @@
-"""The demo product's pictures: what the masks promise, and that a seed always draws the same part."""
+"""The demo product's images: what the masks promise, and that a seed always draws the same part."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ def test_one_generator_draws_one_part_after_another() -> None:
     assert not np.array_equal(render_part(rng, size_px=SIZE)[0], render_part(rng, size_px=SIZE)[0])
 
 
-def test_picture_is_rgb_bytes_of_the_size_asked_for() -> None:
+def test_image_is_rgb_bytes_of_the_size_asked_for() -> None:
     image, mask = render_part(np.random.default_rng(0), "stain", size_px=SIZE)
     stained = image[mask].mean(axis=0)
 

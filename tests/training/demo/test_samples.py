@@ -1,4 +1,4 @@
-"""The shipped sample pictures are the ones that the committed command draws."""
+"""The shipped sample images are the ones that the committed command draws."""
 
 from pathlib import Path
 

@@ -18,7 +18,7 @@ from training.pixels import in_chunks
 from training.teachers import random_teacher
 
 
-def pictures(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
+def random_images(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
@@ -28,14 +28,14 @@ def method() -> Method:
     method = build_method(
         FitConfig(method="drd", input_size=64, options={"width": 0.8}), [random_teacher("efficientnet_lite0")]
     )
-    method.prepare(method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
+    method.prepare(method.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
     method.eval()
-    method.calibrate(pictures(4, seed=1))
+    method.calibrate(random_images(4, seed=1))
     return method
 
 
 def batch_of(method: Method, pseudo: int) -> Batch:
-    pixels = torch.cat(list(in_chunks(pictures(4))))
+    pixels = torch.cat(list(in_chunks(random_images(4))))
     mask = torch.zeros(pseudo, 1, 64, 64)
     mask[..., 16:32, 16:32] = 1
     painted = torch.where(mask > 0, 1 - pixels[:pseudo], pixels[:pseudo])
@@ -81,7 +81,7 @@ def test_training_step_gives_finite_losses_with_a_gradient(method: Method, pseud
 
 
 def test_map_does_not_depend_on_its_neighbours_in_the_batch(method: Method) -> None:
-    images = torch.from_numpy(pictures(3))
+    images = torch.from_numpy(random_images(3))
     with torch.no_grad():
         together, _ = method(images)
         alone, _ = method(images[1:2])
@@ -90,12 +90,12 @@ def test_map_does_not_depend_on_its_neighbours_in_the_batch(method: Method) -> N
 
 def test_map_is_never_negative(method: Method) -> None:
     with torch.no_grad():
-        anomaly_map, _ = method(torch.from_numpy(pictures(2)))
+        anomaly_map, _ = method(torch.from_numpy(random_images(2)))
     assert float(anomaly_map.min()) >= 0
 
 
 def test_graph_equals_torch_at_every_batch_size_and_on_flipping_inputs(method: Method, tmp_path: Path) -> None:
-    good = pictures(8, seed=3)
+    good = random_images(8, seed=3)
     exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good[:2]), seed=0))
     assert exported.parity.measured < 1e-4
     session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
@@ -119,14 +119,14 @@ def test_published_losses_have_a_gradient_and_the_score_a_refinement(tmp_path: P
     config = FitConfig(method="drd", input_size=64, options={"strict": True, "width": 0.8})
     strict = build_method(config, [random_teacher("efficientnet_lite0")])
     assert isinstance(strict, DualReverseDistillation)
-    strict.prepare(strict.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
+    strict.prepare(strict.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
     losses = strict.training_step(batch_of(strict, 4))
     assert losses["loss"].requires_grad
     assert float(losses["segment"].detach()) > 0
     strict.eval()
-    strict.calibrate(pictures(4, seed=1))
-    # The level that varies least is another one for these pictures: a frozen choice would show.
-    good = pictures(8, seed=3)
+    strict.calibrate(random_images(4, seed=1))
+    # The level that varies least is another one for these images: a frozen choice would show.
+    good = random_images(8, seed=3)
     flipping = strict.branch_flipping_inputs(good[:2])
     with torch.no_grad():
         spreads = [

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.training.methods.test_drd import batch_of, pictures
+from tests.training.methods.test_drd import batch_of, random_images
 from training.blocks import ChannelSpatialAttention
 from training.config import FitConfig
 from training.errors import WrongTeachers
@@ -27,7 +27,7 @@ def method() -> DualTeacherDistillation:
     torch.manual_seed(0)
     # Two families: nothing may rest on equal channels.
     method = DualTeacherDistillation([random_teacher("efficientnet_lite0"), random_teacher("resnet18")], SMALL)
-    method.prepare(method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
+    method.prepare(method.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
     return method.eval()
 
 
@@ -53,10 +53,10 @@ def test_regions_of_ssim_equal_the_definition(window: int) -> None:
     np.testing.assert_allclose(measured[0, 0], naive_structural_difference(a, b, window), atol=1e-4)
 
 
-def test_equal_pictures_differ_nowhere_even_where_they_are_flat() -> None:
-    picture = torch.full((1, 3, 16, 16), 0.7)
-    picture[..., :8] = torch.rand(1, 3, 16, 8)
-    assert float(structural_difference(picture, picture, 4).abs().max()) < 1e-5
+def test_equal_images_differ_nowhere_even_where_they_are_flat() -> None:
+    image = torch.full((1, 3, 16, 16), 0.7)
+    image[..., :8] = torch.rand(1, 3, 16, 8)
+    assert float(structural_difference(image, image, 4).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.7])
@@ -98,16 +98,16 @@ def test_attention_weakens_and_never_turns_round() -> None:
 
 def test_both_teachers_are_answered_in_their_own_shapes(method: DualTeacherDistillation) -> None:
     features = method.frozen_features(torch.rand(2, 3, 64, 64))
-    seen, rebuilt, picture = method.students(method.entry(features[:3]))
+    seen, rebuilt, image = method.students(method.entry(features[:3]))
     shapes = [feature.shape for feature in features]
     assert shapes[1][1] != shapes[3][1]
     assert [f.shape for f in rebuilt] == shapes[1:]
     assert [f.shape for f in seen] == shapes[3:]
-    assert picture.shape == (2, 3, 16, 16)
+    assert image.shape == (2, 3, 16, 16)
     assert method.teachers == ["efficientnet_lite0", "resnet18"]
 
 
-def test_what_is_rebuilt_knows_the_picture_through_the_code_alone(method: DualTeacherDistillation) -> None:
+def test_what_is_rebuilt_knows_the_image_through_the_code_alone(method: DualTeacherDistillation) -> None:
     def constant_code(module: torch.nn.Module, inputs: object, output: Tensor) -> Tensor:
         del module, inputs
         return torch.ones_like(output)
@@ -115,25 +115,25 @@ def test_what_is_rebuilt_knows_the_picture_through_the_code_alone(method: DualTe
     one, other = (method.entry(method.frozen_features(torch.rand(1, 3, 64, 64))[:3]) for _ in range(2))
     method.encoder.squeeze.register_forward_hook(constant_code)
     with torch.no_grad():
-        (seen, rebuilt, picture), (seen2, rebuilt2, picture2) = method.students(one), method.students(other)
+        (seen, rebuilt, image), (seen2, rebuilt2, image2) = method.students(one), method.students(other)
     assert not torch.equal(seen[0], seen2[0])
-    assert torch.equal(picture, picture2)
+    assert torch.equal(image, image2)
     assert all(torch.equal(a, b) for a, b in zip(rebuilt, rebuilt2, strict=True))
 
 
-def test_the_picture_joins_in_the_second_stage(method: DualTeacherDistillation) -> None:
+def test_the_image_joins_in_the_second_stage(method: DualTeacherDistillation) -> None:
     method.train()
     batch = dataclasses.replace(batch_of(method, 2), steps=100)
     border = round(100 * method.stages[0])
     before = method.training_step(dataclasses.replace(batch, step=border - 1))
     after = method.training_step(dataclasses.replace(batch, step=border))
-    assert "picture" not in before
-    assert float(after["picture"].detach()) > 0
+    assert "image" not in before
+    assert float(after["image"].detach()) > 0
     after["loss"].backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None for p in method.encoder.squeeze.parameters())
 
 
-def test_painted_pictures_are_answered_as_if_they_were_clean(method: DualTeacherDistillation) -> None:
+def test_painted_images_are_answered_as_if_they_were_clean(method: DualTeacherDistillation) -> None:
     batch = batch_of(method, 2)
     # What the second teacher says about the paint is neither shown to the student nor wanted from it.
     blind = [*batch.pseudo_frozen[:3], *(torch.full_like(f, torch.nan) for f in batch.pseudo_frozen[3:])]
@@ -147,12 +147,12 @@ def test_only_students_are_trained(method: DualTeacherDistillation) -> None:
 
 
 def test_every_source_is_calibrated_and_the_map_is_never_negative(method: DualTeacherDistillation) -> None:
-    method.calibrate(pictures(4, seed=1))
+    method.calibrate(random_images(4, seed=1))
     spread = method.get_buffer("fusion.spread")
     assert len(spread) == 7
     assert not bool((spread == 1).any())
     with torch.no_grad():
-        anomaly_map, gain = method(torch.from_numpy(pictures(2)))
+        anomaly_map, gain = method(torch.from_numpy(random_images(2)))
     assert anomaly_map.shape == (2, 8, 8)
     assert float(anomaly_map.min()) >= 0
     assert gain is None

@@ -57,7 +57,7 @@ def fabrics(count: int, first: int, *, blot: bool = False) -> NDArray[np.uint8]:
 
 
 def config_of(name: str, **changes: object) -> FitConfig:
-    """The method as it ships, but for a small picture and few steps."""
+    """The method as it ships, but for a small image and few steps."""
     config = fit_config(name, input_size=SIZE, iterations=120, pseudo_pool=48, seed=3, threads=1)
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
@@ -107,7 +107,7 @@ def learn(tmp_path_factory: pytest.TempPathFactory) -> Learn:
 @EVERY_METHOD
 def test_loss_falls_tenfold_on_eight_images(name: str, tmp_path: Path) -> None:
     losses: list[float] = []
-    # The distillation alone, in the stages that have one: a painted picture's loss cannot go to nothing, since what was
+    # The distillation alone, in the stages that have one: a painted image's loss cannot go to nothing, since what was
     # under the paint is not known.
     longer = OVERFITTING.get(name, {"iterations": 200})
     config = config_of(name, pseudo_share=0.0, ema_decay=0.9, input_size=64, **longer)
@@ -218,8 +218,8 @@ def test_bundle_is_served_over_http(name: str, learn: Learn, tmp_path: Path) -> 
     with TestClient(create_app(settings)) as client:
         while client.get("/health/ready").json()["status"] == "loading":
             pass
-        picture = cv2.imencode(".png", fabric(501, blot=True)[..., ::-1])[1].tobytes()
-        answer = client.post("/v1/products/fabric/inspections", content=picture, headers={"Content-Type": "image/png"})
+        image = cv2.imencode(".png", fabric(501, blot=True)[..., ::-1])[1].tobytes()
+        answer = client.post("/v1/products/fabric/inspections", content=image, headers={"Content-Type": "image/png"})
         assert answer.status_code == 201, answer.text
         assert (answer.json()["decision"], answer.json()["bundle"]["method"]) == ("fail", name)
 

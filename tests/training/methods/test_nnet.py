@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.training.methods.test_drd import batch_of, pictures
+from tests.training.methods.test_drd import batch_of, random_images
 from training.config import FitConfig
 from training.methods import build_method
 from training.methods.nnet import Adapter, NNet
@@ -16,7 +16,7 @@ def build(**options: object) -> NNet:
     config = FitConfig(method="nnet", input_size=64, options={"prototypes": 32, "floors": [0.3], **options})
     method = build_method(config, [random_teacher("efficientnet_lite0")])
     assert isinstance(method, NNet)
-    method.prepare(method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
+    method.prepare(method.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
     return method
 
 
@@ -46,7 +46,7 @@ def test_branches_never_see_past_the_code() -> None:
     reverse, forward = method.branches(features)
     other_reverse, other_forward = method.branches([f.flip(3) for f in features])
     assert seen[0][2:] == (2, 2)  # stride 32 of 64 pixels
-    # With the code silenced, every picture is answered alike: nothing else leads around it.
+    # With the code silenced, every image is answered alike: nothing else leads around it.
     for mine, others in zip((*reverse, *forward), (*other_reverse, *other_forward), strict=True):
         assert torch.equal(mine, others)
 
@@ -54,12 +54,12 @@ def test_branches_never_see_past_the_code() -> None:
 def test_map_has_a_source_for_every_branch_and_level_and_the_query() -> None:
     method = build()
     method.eval()
-    method.consolidate(pictures(4), method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
-    method.calibrate(pictures(4, seed=1))
+    method.consolidate(random_images(4), method.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
+    method.calibrate(random_images(4, seed=1))
     with torch.inference_mode():
         shapes = [tuple(source.shape[2:]) for source in method.sources(torch.rand(1, 3, 96, 96))]
         assert method.fused(torch.rand(1, 3, 96, 96)).shape == (1, 1, 12, 12)
-    # Branches and first query look at a copy of 64 x 64, the second query at the picture.
+    # Branches and first query look at a copy of 64 x 64, the second query at the image.
     assert shapes == [(8, 8), (4, 4), (8, 8), (4, 4), (4, 4), (6, 6)]
 
 
@@ -74,7 +74,7 @@ def test_reduced_copy_fits_the_branches_at_every_input_size(side: int, reduced: 
 def test_queries_remember_the_places_of_their_own_size() -> None:
     method = build(prototypes=128)  # 6 x 16 places, all of them prototypes
     method.eval()
-    images = pictures(6)
+    images = random_images(6)
     with torch.inference_mode():
         method.consolidate(images, method.frozen_features(torch.cat(list(in_chunks(images)))))
         queries = (method.query_reduced, method.query_whole)

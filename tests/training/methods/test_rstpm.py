@@ -20,7 +20,7 @@ from training.pixels import in_chunks
 from training.teachers import random_teacher
 
 
-def pictures(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
+def images(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
@@ -29,7 +29,7 @@ def small_method(**options: object) -> TwoStudents:
     config = fit_config("rstpm", input_size=64, options={"width": 8, "unet_width": 4, **options})
     method = build_method(config, [random_teacher(name) for name in config.teachers])
     assert isinstance(method, TwoStudents)
-    method.prepare(method.frozen_features(torch.cat(list(in_chunks(pictures(4))))))
+    method.prepare(method.frozen_features(torch.cat(list(in_chunks(images(4))))))
     return method
 
 
@@ -37,12 +37,12 @@ def small_method(**options: object) -> TwoStudents:
 def method() -> TwoStudents:
     method = small_method()
     method.eval()
-    method.calibrate(pictures(4, seed=1))
+    method.calibrate(images(4, seed=1))
     return method
 
 
 def batch_of(method: TwoStudents, pseudo: int, step: int) -> Batch:
-    pixels = torch.cat(list(in_chunks(pictures(4))))
+    pixels = torch.cat(list(in_chunks(images(4))))
     mask = torch.zeros(pseudo, 1, 64, 64)
     mask[..., 16:32, 16:32] = 1
     painted = torch.where(mask > 0, 1 - pixels[:pseudo], pixels[:pseudo])
@@ -150,8 +150,8 @@ def test_blend_keeps_a_defect_of_one_level_that_the_product_loses(method: TwoStu
 def test_graph_equals_torch_at_every_batch_size_and_on_flipping_inputs(fusion: str) -> None:
     method = small_method(fusion=fusion)
     method.eval()
-    method.calibrate(pictures(4, seed=1))
-    good = pictures(8, seed=3)
+    method.calibrate(images(4, seed=1))
+    good = images(8, seed=3)
     exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good[:2]), seed=0))
     assert exported.parity.measured < 1e-4
     session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""What of a picture was judged, and what region filters changed about the verdict."""
+"""What of an image was judged, and what region filters changed about the verdict."""
 
 from __future__ import annotations
 

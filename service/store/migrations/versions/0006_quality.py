@@ -1,4 +1,4 @@
-"""Pictures that are not worth a verdict: no score, but reasons; and what was measured of every picture."""
+"""Images that are not worth a verdict: no score, but reasons; and what was measured of every image."""
 
 from __future__ import annotations
 

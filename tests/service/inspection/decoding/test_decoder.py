@@ -153,7 +153,7 @@ def test_shrinking_averages_so_that_a_thin_line_survives() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda image: image, lambda image: np.ascontiguousarray(image[::-1])])
-def test_prepare_leaves_a_picture_of_the_right_size_alone(
+def test_prepare_leaves_a_image_of_the_right_size_alone(
     change: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]],
 ) -> None:
     image = change(pattern(64, 64))

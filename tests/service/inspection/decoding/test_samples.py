@@ -1,4 +1,4 @@
-"""Camera buffers: each format against pictures whose samples and colours are known."""
+"""Camera buffers: each format against images whose samples and colours are known."""
 
 from collections.abc import Callable
 
@@ -202,14 +202,14 @@ def test_sixteen_bit_colour_png_keeps_its_lower_bits() -> None:
     assert (decode(gray, LIMITS, PixelRules(bit_depth=12)) == 0xFF).all()
 
 
-def test_levels_of_eight_bit_pictures() -> None:
+def test_levels_of_eight_bit_images() -> None:
     rules = PixelRules(bit_depth=8, black_level=16, white_level=235)
-    picture = np.array([[0, 16, 125, 235, 255]], np.uint8)
+    image = np.array([[0, 16, 125, 235, 255]], np.uint8)
     expected = [0, 0, 126, 255, 255]
-    assert decode(encoded(picture, "PNG"), LIMITS, rules)[0, :, 0].tolist() == expected
+    assert decode(encoded(image, "PNG"), LIMITS, rules)[0, :, 0].tolist() == expected
 
 
-def test_picture_with_fewer_bits_than_declared_is_refused() -> None:
+def test_image_with_fewer_bits_than_declared_is_refused() -> None:
     with pytest.raises(PixelMismatch, match="have 8 bits"):
         decode(encoded(np.zeros((8, 8), np.uint8), "PNG"), LIMITS, PixelRules(bit_depth=12))
 

@@ -131,7 +131,7 @@ def test_stated_size_is_refused_before_anything_is_decoded(tag: tuple[int, int])
         decode(data, ImageLimits(max_pixels=1_000_000))
 
 
-def test_tile_far_larger_than_the_picture_is_refused() -> None:
+def test_tile_far_larger_than_the_image_is_refused() -> None:
     changes = {322: 1 << 20, 323: 1 << 20, 324: 8, 325: 4096}
     data = _plain_tiff(bytes(4096), width=64, height=64, bits=8, changes=changes)
     with pytest.raises(TooManyPixels):
@@ -139,7 +139,7 @@ def test_tile_far_larger_than_the_picture_is_refused() -> None:
 
 
 def test_strip_that_inflates_beyond_its_size_gives_no_more_than_that() -> None:
-    # A deflate bomb: 16 KiB that would become 16 MiB, in a picture that says it is small.
+    # A deflate bomb: 16 KiB that would become 16 MiB, in an image that says it is small.
     data = bytearray(tiff(np.zeros((4096, 4096), np.uint8), compression="zlib", rowsperstrip=4096))
     height = tifffile.TiffFile(io.BytesIO(data)).pages.first.tags["ImageLength"].valueoffset
     data[height : height + 4] = struct.pack("<I", 16)

@@ -33,7 +33,7 @@ class GatedSession(GraphSession):
 
 @contextmanager
 def busy_batcher(options: BatchingOptions) -> Iterator[tuple[MicroBatcher, GatedSession, Future[PatchResult]]]:
-    """A batcher whose session holds one picture."""
+    """A batcher whose session holds one image."""
     session = GatedSession()
     batcher = MicroBatcher(session, options)
     first = batcher.submit(part())
@@ -45,7 +45,7 @@ def busy_batcher(options: BatchingOptions) -> Iterator[tuple[MicroBatcher, Gated
         batcher.close()
 
 
-def test_lone_picture_does_not_wait_for_company() -> None:
+def test_lone_image_does_not_wait_for_company() -> None:
     session = GatedSession()
     session.gate.set()
     batcher = MicroBatcher(session)
@@ -57,7 +57,7 @@ def test_lone_picture_does_not_wait_for_company() -> None:
     batcher.close()
 
 
-def test_pictures_that_came_while_it_was_busy_go_together() -> None:
+def test_images_that_came_while_it_was_busy_go_together() -> None:
     with busy_batcher(BatchingOptions(max_batch=3)) as (batcher, session, first):
         levels = [0, 51, 102, 153, 204]
         rest = [batcher.submit(part(brightness=level)) for level in levels]
@@ -84,7 +84,7 @@ def test_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
         assert not any(future.done() for future in waiting)
 
 
-def test_picture_that_waited_too_long_is_dropped_unjudged() -> None:
+def test_image_that_waited_too_long_is_dropped_unjudged() -> None:
     now = [0.0]
     session = GatedSession()
     batcher = MicroBatcher(session, BatchingOptions(deadline_s=2.0), clock=lambda: now[0])
@@ -102,7 +102,7 @@ def test_picture_that_waited_too_long_is_dropped_unjudged() -> None:
     batcher.close()
 
 
-def test_cancelled_picture_is_not_inferred() -> None:
+def test_cancelled_image_is_not_inferred() -> None:
     with busy_batcher(BatchingOptions()) as (batcher, session, _):
         cancelled, kept = batcher.submit(part()), batcher.submit(part())
         assert cancelled.cancel()
@@ -137,7 +137,7 @@ def test_closing_without_drain_refuses_what_waits() -> None:
         assert first.result(10).batch_size == 1
 
 
-def test_failed_batch_tells_its_pictures_and_the_next_one_is_served() -> None:
+def test_failed_batch_tells_its_images_and_the_next_one_is_served() -> None:
     batcher = MicroBatcher(GraphSession(MODEL, SessionOptions(provider="cpu", threads=1)))
 
     with pytest.raises(Exception, match="image"):

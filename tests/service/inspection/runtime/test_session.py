@@ -16,7 +16,7 @@ ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvid
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_batch_of_any_size_gives_each_picture_its_own_map(batch: int) -> None:
+def test_batch_of_any_size_gives_each_image_its_own_map(batch: int) -> None:
     images = np.stack([part(brightness=10 * index) for index in range(batch)])
 
     maps = GraphSession(MODEL, CPU).run(images).maps
