@@ -39,11 +39,11 @@ from service.schemas.inspection import (
 from service.schemas.product import BundleFacts, BundleProblem, CalibrationFacts, Product, TilingFacts
 from service.schemas.recipe import RecipeRecord, RecipeValues, RevisionFacts
 from service.store.choices import BundleChoice
-from service.store.models import InspectionRow
 from service.store.recipes import RecipeRevision
+from service.store.records import InspectionRecord
 
 
-def inspection_answer(row: InspectionRow) -> Inspection:
+def inspection_answer(row: InspectionRecord) -> Inspection:
     return Inspection(
         id=row.id,
         product=row.product,
@@ -99,7 +99,7 @@ def links_of(inspection_id: str, product: str, *, has_map: bool = True) -> Links
     )
 
 
-def _filtered(row: InspectionRow) -> FilterEffect | None:
+def _filtered(row: InspectionRecord) -> FilterEffect | None:
     if row.by_score is None:
         return None
     return FilterEffect(
@@ -202,7 +202,7 @@ def comparison_answer(product: str, comparison: Comparison) -> ComparisonRecord:
     )
 
 
-def replay_answer(row: InspectionRow, replay: Replay) -> ReplayRecord:
+def replay_answer(row: InspectionRecord, replay: Replay) -> ReplayRecord:
     return ReplayRecord(
         inspection_id=row.id,
         outcome=replay.outcome,

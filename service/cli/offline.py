@@ -33,8 +33,8 @@ from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.files import ArtefactFiles
 from service.store.ids import parse_id
 from service.store.inspections import get_inspection
-from service.store.models import InspectionRow
 from service.store.recipes import current_recipe
+from service.store.records import InspectionRecord
 from service.store.store import Store
 from service.store.writer import GroupWriter
 
@@ -137,7 +137,7 @@ def store_if_there(settings: Settings) -> Iterator[Store]:
 
 def stored_inspections(
     store: Store, ids: Sequence[str], product: str | None, since: str | None, limit: int
-) -> Iterator[tuple[str, InspectionRow | PlumblineError]]:
+) -> Iterator[tuple[str, InspectionRecord | PlumblineError]]:
     """The inspections that somebody names by id or by product and time; where one is not there, the reason.
 
     Raises:

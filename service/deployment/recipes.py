@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine
 
 from service.bundle.bundle import Bundle
 from service.recipes.errors import InvalidRecipe
 from service.recipes.recipe import Recipe
 from service.schemas.common import SYSTEM_AUTHOR
-from service.store.errors import StoreUnavailable
-from service.store.models import RecipeRow
-from service.store.recipes import RecipeRevision, _revision, append_recipe, current_recipe
+from service.store.recipes import (
+    RecipeRevision,
+    append_recipe,
+    current_recipe,
+    newest_chosen_revision,
+    newest_revision_for,
+)
 
 
 def recipe_again(old: RecipeRevision, bundle: Bundle) -> Recipe:
@@ -55,16 +57,8 @@ def fitting_recipe(engine: Engine, bundle: Bundle) -> tuple[Recipe, str]:
     """
     product = bundle.manifest.product
     current = current_recipe(engine, product)
-    try:
-        with Session(engine) as session:
-            of_product = select(RecipeRow).where(RecipeRow.product == product).order_by(RecipeRow.revision.desc())
-            own = session.scalar(of_product.where(RecipeRow.bundle_digest == bundle.digest).limit(1))
-            by_people = map(_revision, session.scalars(of_product.where(RecipeRow.author != SYSTEM_AUTHOR)))
-            # Who changed something else left the thresholds as they were, which is no choice of a rate.
-            chosen = next((item for item in by_people if item.recipe.derivation != "default"), None)
-            own_revision = None if own is None else _revision(own)
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the recipe of {product!r} cannot be read ({error.__cause__ or error})") from error
+    own_revision = newest_revision_for(engine, product, bundle.digest)
+    chosen = newest_chosen_revision(engine, product)
     if own_revision is not None:
         recipe, reason = own_revision.recipe, f"Bundle {bundle.version} serves again: revision {own_revision.revision}."
     else:

@@ -6,14 +6,14 @@ from service.deployment.reference_scores import References
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.inspector import Inspection, Inspector
 from service.recipes.recipe import Recipe
-from service.store.models import InspectionRow
+from service.store.records import InspectionRecord
 from service.store.store import Store
 
 
 def judge_again(
     store: Store,
     references: References,
-    row: InspectionRow,
+    row: InspectionRecord,
     inspector: Inspector,
     recipe: Recipe,
     *,

@@ -29,8 +29,8 @@ from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import Inspector, InspectorOptions
 from service.store.errors import NotJudged
 from service.store.inspections import InspectionFilter, list_inspections
-from service.store.models import InspectionRow
 from service.store.recipes import get_recipe
+from service.store.records import InspectionRecord
 from service.store.store import Store
 
 # A batch's size moves scores by some 3e-7 (measured on the washer's graph, relative to the largest value).
@@ -89,7 +89,7 @@ class Replay:
         )
 
 
-def newest_since(engine: Engine, product: str | None, since: datetime | None, limit: int) -> list[InspectionRow]:
+def newest_since(engine: Engine, product: str | None, since: datetime | None, limit: int) -> list[InspectionRecord]:
     """The newest inspections, bundle by bundle, so that each bundle is loaded once.
 
     Args:
@@ -101,7 +101,7 @@ def newest_since(engine: Engine, product: str | None, since: datetime | None, li
     Raises:
         StoreUnavailable: The database does not answer.
     """
-    rows: list[InspectionRow] = []
+    rows: list[InspectionRecord] = []
     before: UUID | None = None
     which = InspectionFilter(product=product)
     while len(rows) < limit:
@@ -130,7 +130,7 @@ class Replayer:
         self._options = replace(options, batching=replace(options.batching, max_batch=1), limits=_NO_LIMITS)
         self._loaded: Inspector | None = None
 
-    def replay(self, row: InspectionRow) -> Replay:
+    def replay(self, row: InspectionRecord) -> Replay:
         """Decide a stored image again.
 
         Raises:
@@ -175,7 +175,7 @@ class Replayer:
     ) -> None:
         self.close()
 
-    def _inspector(self, row: InspectionRow) -> Inspector:
+    def _inspector(self, row: InspectionRecord) -> Inspector:
         if self._loaded is not None and self._loaded.bundle.digest == row.bundle_digest:
             return self._loaded
         self.close()

@@ -21,7 +21,7 @@ from service.inspection.inspector import Inspection
 from service.inspection.runtime.threads import give_way
 from service.monitoring.metrics import Metrics
 from service.store.errors import StoreUnavailable
-from service.store.models import InspectionRow, ShadowRow
+from service.store.records import InspectionRecord, ShadowRecord
 from service.store.shadows import add_shadow_verdicts
 from service.store.store import Store
 
@@ -56,14 +56,14 @@ class ShadowRunner:
         self._references = references
         self._metrics = metrics
         self._limit = queue_limit
-        self._waiting: deque[InspectionRow] = deque()
-        self._judged: list[tuple[str, ShadowRow]] = []
+        self._waiting: deque[InspectionRecord] = deque()
+        self._judged: list[tuple[str, ShadowRecord]] = []
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
         self._thread.start()
 
-    def offer(self, row: InspectionRow) -> None:
+    def offer(self, row: InspectionRecord) -> None:
         """Have the product's shadow, if it has one, judge an inspection's image when there is time. Never waits."""
         if row.product not in self._registry.shadows:
             return
@@ -97,7 +97,7 @@ class ShadowRunner:
             if row is None:
                 return
 
-    def _judge(self, row: InspectionRow) -> None:
+    def _judge(self, row: InspectionRecord) -> None:
         with self._registry.lease_shadow(row.product) as shadow:
             # It may have been stopped since the image was offered, or it decides itself by now.
             if shadow is None or shadow.bundle.digest == row.bundle_digest:
@@ -125,9 +125,9 @@ class ShadowRunner:
             self._metrics.shadow_runs.labels(product, outcome).inc()
 
 
-def to_shadow_row(row: InspectionRow, shadow: Shadow, judged: Inspection) -> ShadowRow:
+def to_shadow_row(row: InspectionRecord, shadow: Shadow, judged: Inspection) -> ShadowRecord:
     """What is remembered of a shadow's verdict."""
-    return ShadowRow(
+    return ShadowRecord(
         inspection_id=row.id,
         bundle_digest=shadow.bundle.digest,
         bundle_version=shadow.bundle.version,

@@ -207,7 +207,7 @@ def tile_windows(grid: TileGrid, map_hw: tuple[int, int]) -> tuple[tuple[slice, 
 def _image_cells(grid: TileGrid, map_hw: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of cells that the image reaches into."""
     stride = grid.tile_hw[0] // map_hw[0]
-    return math.ceil(grid.source_hw[0] / stride), math.ceil(grid.image_hw[1] / stride)
+    return math.ceil(grid.source_hw[0] / stride), math.ceil(grid.source_hw[1] / stride)
 
 
 def _place(corner: tuple[int, int], grid: TileGrid, map_hw: tuple[int, int]) -> tuple[slice, slice]:

@@ -16,7 +16,7 @@ from service.errors import PlumblineError, QueueFull
 from service.inspection.decoding.pixel_formats import RawLayout
 from service.serving.inspections import InspectionLine
 from service.serving.records import PartRecord
-from service.store.models import InspectionRow
+from service.store.records import InspectionRecord
 
 # Enough to read one image while another is judged and a third is stored; each may be as large as a body may be.
 IN_FLIGHT = 4
@@ -47,7 +47,7 @@ class Outcome:
     """What became of one image: a stored inspection, or why there is none."""
 
     frame: Frame
-    row: InspectionRow | None = None
+    row: InspectionRecord | None = None
     error: Exception | None = None
 
 

@@ -40,8 +40,8 @@ from service.store.errors import NotJudged, StoreUnavailable, UnknownInspection
 from service.store.files import WrittenFile
 from service.store.ids import new_id
 from service.store.inspections import get_inspection
-from service.store.models import InspectionRow
 from service.store.recipes import get_recipe
+from service.store.records import InspectionRecord
 from service.store.store import Store
 
 DISK_THREADS = 4
@@ -78,7 +78,7 @@ class InspectionLine:
 
     async def inspect(
         self, product: str, data: bytes, part: PartRecord, layout: RawLayout | None = None
-    ) -> InspectionRow:
+    ) -> InspectionRecord:
         """Judge one image by the bundle and recipe in force when its turn comes, and remember the verdict.
 
         Args:
@@ -100,7 +100,7 @@ class InspectionLine:
         work = self._inspections.submit(self._inspect, product, data, part, layout, time.perf_counter())
         return await asyncio.wrap_future(work)
 
-    async def find(self, inspection_id: UUID) -> InspectionRow:
+    async def find(self, inspection_id: UUID) -> InspectionRecord:
         """A stored inspection.
 
         Raises:
@@ -108,7 +108,7 @@ class InspectionLine:
         """
         return await asyncio.wrap_future(self._disk.submit(get_inspection, self.store.engine, inspection_id))
 
-    async def draw(self, row: InspectionRow, media_type: str) -> bytes:
+    async def draw(self, row: InspectionRecord, media_type: str) -> bytes:
         """The heatmap of a stored inspection, encoded, on the scale and with the area that were in force when it was
         judged.
 
@@ -121,7 +121,7 @@ class InspectionLine:
         self.metrics.stages.labels("encode").observe(time.perf_counter() - started)
         return drawn
 
-    async def show_image(self, row: InspectionRow) -> bytes:
+    async def show_image(self, row: InspectionRecord) -> bytes:
         """The image of a stored inspection as it was judged: 8 bits RGB, as a PNG.
 
         Raises:
@@ -130,7 +130,7 @@ class InspectionLine:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._drawings, self._show_image, row)
 
-    async def read_image(self, row: InspectionRow) -> bytes:
+    async def read_image(self, row: InspectionRecord) -> bytes:
         """The image of a stored inspection as it was sent.
 
         Raises:
@@ -139,7 +139,7 @@ class InspectionLine:
         read = self._disk.submit(self.store.files.image_of, row)
         return await asyncio.wrap_future(read)
 
-    async def read_map(self, row: InspectionRow) -> bytes:
+    async def read_map(self, row: InspectionRecord) -> bytes:
         """The anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
 
         Raises:
@@ -158,7 +158,7 @@ class InspectionLine:
 
     def _inspect(
         self, product: str, data: bytes, part: PartRecord, layout: RawLayout | None, arrived: float
-    ) -> InspectionRow:
+    ) -> InspectionRecord:
         # Leased: another bundle may be activated meanwhile, and this one stays until the verdict is out.
         with self.registry.lease(product) as active:
             row = self._judge(active, data, part, layout, arrived)
@@ -168,7 +168,7 @@ class InspectionLine:
 
     def _judge(
         self, active: ActiveProduct, data: bytes, part: PartRecord, layout: RawLayout | None, arrived: float
-    ) -> InspectionRow:
+    ) -> InspectionRecord:
         inspection_id, inspector = new_id(), active.inspector
         rules = active.recipe.recipe.pixels.rules(layout)
         with self._cores:
@@ -207,7 +207,7 @@ class InspectionLine:
             self.metrics.softened.labels(row.product).inc()
         return row
 
-    def _store_invalid(self, row: InspectionRow, data: bytes) -> InspectionRow:
+    def _store_invalid(self, row: InspectionRecord, data: bytes) -> InspectionRecord:
         """Remember an image that was not worth a verdict: it shows whether lamp, lens or grabber is at fault."""
         stored_from = time.perf_counter()
         self._write_image(UUID(row.id), row.image_media_type, data)
@@ -218,7 +218,7 @@ class InspectionLine:
         self.metrics.count_invalid(row.product, reasons, timings)
         return row
 
-    def _draw(self, row: InspectionRow, media_type: str) -> bytes:
+    def _draw(self, row: InspectionRecord, media_type: str) -> bytes:
         rgb = self._decode(row)
         if row.objections:  # no graph ever looked at it, so nothing lies over it
             return heatmap.encode(rgb, media_type, self.settings.heatmap_quality)
@@ -228,17 +228,17 @@ class InspectionLine:
         overlay = heatmap.render(rgb, anomaly_map, scale, regions, self._judged_cells(row, anomaly_map))
         return heatmap.encode(overlay, media_type, self.settings.heatmap_quality)
 
-    def _show_image(self, row: InspectionRow) -> bytes:
+    def _show_image(self, row: InspectionRecord) -> bytes:
         return heatmap.encode(self._decode(row), "image/png")
 
-    def _decode(self, row: InspectionRow) -> decoder.UInt8Image:
+    def _decode(self, row: InspectionRecord) -> decoder.UInt8Image:
         """The image of a stored inspection, read as it was when it was judged."""
         data = self.store.files.image_of(row)
         # It was admitted once; limits that were lowered since do not hide it.
         limits = ImageLimits(max_bytes=len(data), max_pixels=row.image_width * row.image_height)
         return decoder.decode(data, limits, PixelRules.from_stored(row.image_pixels))
 
-    def _judged_cells(self, row: InspectionRow, anomaly_map: Float32Map) -> BoolMask | None:
+    def _judged_cells(self, row: InspectionRecord, anomaly_map: Float32Map) -> BoolMask | None:
         """The cells that were judged: those of the recipe that was in force then."""
         if row.judged_share is None:
             return None
@@ -249,7 +249,7 @@ class InspectionLine:
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
         self.store.files.write_image(inspection_id, media_type, data).sync()
 
-    def _commit(self, row: InspectionRow, media_type: str) -> None:
+    def _commit(self, row: InspectionRecord, media_type: str) -> None:
         try:
             self.store.writer.write(row)
         except StoreUnavailable:

@@ -46,8 +46,8 @@ from service.serving.errors import ProposalsBusy
 from service.store.errors import ArtefactGone, NotJudged
 from service.store.ids import created_at, new_id
 from service.store.inspections import Selection, recent_inspections, select_inspections
-from service.store.models import InspectionRow
 from service.store.proposals import StoredProposal, add_proposal
+from service.store.records import InspectionRecord
 from service.store.store import Store
 
 _PATIENCE = 20
@@ -206,7 +206,7 @@ class Proposer:
             measured=sum(is_measured for _, is_measured in scored),
         )
 
-    def _score(self, active: ActiveProduct, row: InspectionRow) -> tuple[float, bool]:
+    def _score(self, active: ActiveProduct, row: InspectionRecord) -> tuple[float, bool]:
         """The score of the whole image, a bound that holds under any ROI, also under one that is drawn later; and
         whether it was measured now.
 
@@ -265,7 +265,7 @@ class Proposer:
             verdicts.append(ChangedVerdict(id=row.id, before=row.decision, after=after.value))
         return summarise_replay(verdicts, unknown)
 
-    def _decide_again(self, active: ActiveProduct, row: InspectionRow, criteria: Criteria) -> Decision:
+    def _decide_again(self, active: ActiveProduct, row: InspectionRecord, criteria: Criteria) -> Decision:
         """The verdict by other criteria: from the score where that tells it, else from the map."""
         assert row.score is not None  # only what was judged is decided again
         is_same_area = row.recipe_revision == active.recipe.revision or (
@@ -278,7 +278,7 @@ class Proposer:
         image_wh = (row.image_width, row.image_height)
         return active.inspector.judge_map(self._read_map(row), image_wh, criteria).decision
 
-    def _read_map(self, row: InspectionRow) -> Float32Map:
+    def _read_map(self, row: InspectionRecord) -> Float32Map:
         return np.asarray(np.load(io.BytesIO(self.store.files.map_of(row)), allow_pickle=False), np.float32)
 
 
@@ -311,6 +311,6 @@ def _about(name: str, error: PlumblineError) -> InvalidRequest:
     return InvalidRequest(f"{name}: {error.detail}", [{"loc": [name], "msg": error.detail, "type": error.slug}])
 
 
-def _day(row: InspectionRow) -> str:
+def _day(row: InspectionRecord) -> str:
     """The day, in UTC, that the sender says the image was taken on, else that it was judged on."""
     return f"{(row.captured_at or row.created_at).astimezone(UTC):%Y-%m-%d}"

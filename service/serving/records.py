@@ -14,7 +14,7 @@ from service.inspection.inspector import Inspection, PreparedImage
 from service.inspection.quality import Objection
 from service.inspection.regions import Region
 from service.store.ids import created_at
-from service.store.models import InspectionRow
+from service.store.records import InspectionRecord
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def to_row(
     reference: Sequence[float],
     data: bytes,
     part: PartRecord,
-) -> InspectionRow:
+) -> InspectionRecord:
     """What is remembered of an inspection: everything that showing and replaying it needs."""
-    return InspectionRow(
+    return InspectionRecord(
         decision=judged.decision.value,
         score=judged.score,
         p_value=judged.p_value,
@@ -62,9 +62,9 @@ def to_invalid_row(
     reference: Sequence[float],
     data: bytes,
     part: PartRecord,
-) -> InspectionRow:
+) -> InspectionRecord:
     """What is remembered of an image that was not worth a verdict."""
-    return InspectionRow(
+    return InspectionRecord(
         decision=Decision.INVALID.value,
         score=None,
         p_value=None,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
-from service.store.errors import StoreUnavailable
 from service.store.models import BundleChoiceRow
+from service.store.session import reading, writing
 
 Role = Literal["active", "shadow"]
 
@@ -63,7 +60,7 @@ class BundleChoices:
             .order_by(BundleChoiceRow.id.desc())
             .limit(limit)
         )
-        with self._session() as session:
+        with reading(self._engine) as session:
             return [_choice(row) for row in session.scalars(query)]
 
     def latest_version(self, product: str, role: Role) -> str | None:
@@ -81,7 +78,7 @@ class BundleChoices:
 
     def get(self, choice_id: int) -> BundleChoice:
         """One choice, by the id that another one returns to."""
-        with self._session() as session:
+        with reading(self._engine) as session:
             return _choice(session.get_one(BundleChoiceRow, choice_id))
 
     def append(
@@ -104,18 +101,10 @@ class BundleChoices:
             bundle_digest=bundle_digest,
             returns_to=returns_to,
         )
-        with self._session() as session, session.begin():
+        with writing(self._engine, "the database did not take the choice of a bundle") as session:
             session.add(row)
             session.flush()
             return _choice(row)
-
-    @contextmanager
-    def _session(self) -> Iterator[Session]:
-        try:
-            with Session(self._engine) as session:
-                yield session
-        except SQLAlchemyError as error:
-            raise StoreUnavailable(f"the choice of a bundle: {error.__cause__ or error}") from error
 
 
 def _choice(row: BundleChoiceRow) -> BundleChoice:

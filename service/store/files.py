@@ -22,7 +22,7 @@ import numpy.typing as npt
 from service.inspection.decoding.decoder import SUFFIXES
 from service.store.errors import ArtefactGone, StoreUnavailable
 from service.store.ids import created_at
-from service.store.models import InspectionRow
+from service.store.records import InspectionRecord
 
 Float32Map = npt.NDArray[np.float32]
 MAP_SUFFIX = ".npy"
@@ -75,7 +75,7 @@ class ArtefactFiles:
         """
         return self._read(self.map_path(inspection_id), "map", inspection_id)
 
-    def image_of(self, row: InspectionRow) -> bytes:
+    def image_of(self, row: InspectionRecord) -> bytes:
         """The image of an inspection as it was sent.
 
         Raises:
@@ -86,7 +86,7 @@ class ArtefactFiles:
         except ArtefactGone as error:
             raise ArtefactGone("image", row.id, row.artefacts_removed_at) from error
 
-    def map_of(self, row: InspectionRow) -> bytes:
+    def map_of(self, row: InspectionRecord) -> bytes:
         """The anomaly map of an inspection as a `.npy` file, float32 [h, w].
 
         Raises:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, Select, select
 
-from service.store.errors import StoreUnavailable, UnknownInspection
+from service.store.errors import UnknownInspection
 from service.store.ids import first_id
 from service.store.models import InspectionRow
+from service.store.records import InspectionRecord
+from service.store.session import reading
 
 _IDS_AT_ONCE = 500
+_TABLE = InspectionRow.__table__
 
 
 @dataclass(frozen=True)
@@ -27,26 +29,22 @@ class InspectionFilter:
     part_id: str | None = None
 
 
-def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRow:
+def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:
     """The stored inspection.
 
     Raises:
         UnknownInspection: There is none with this id.
         StoreUnavailable: The database does not answer.
     """
-    try:
-        with Session(engine, expire_on_commit=False) as session:
-            row = session.get(InspectionRow, str(inspection_id))
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
-    if row is None:
+    found = _records(engine, select(_TABLE).where(_TABLE.c.id == str(inspection_id)))
+    if not found:
         raise UnknownInspection(str(inspection_id))
-    return row
+    return found[0]
 
 
 def list_inspections(
     engine: Engine, which: InspectionFilter, *, before: UUID | None = None, limit: int = 50
-) -> Sequence[InspectionRow]:
+) -> Sequence[InspectionRecord]:
     """Stored inspections, newest first.
 
     Args:
@@ -59,36 +57,28 @@ def list_inspections(
     Raises:
         StoreUnavailable: The database does not answer.
     """
-    query = select(InspectionRow).order_by(InspectionRow.id.desc()).limit(limit)
+    query = select(_TABLE).order_by(_TABLE.c.id.desc()).limit(limit)
     if before is not None:
-        query = query.where(InspectionRow.id < str(before))
+        query = query.where(_TABLE.c.id < str(before))
     if which.product is not None:
-        query = query.where(InspectionRow.product == which.product)
+        query = query.where(_TABLE.c.product == which.product)
     if which.decision is not None:
-        query = query.where(InspectionRow.decision == which.decision)
+        query = query.where(_TABLE.c.decision == which.decision)
     if which.part_id is not None:
-        query = query.where(InspectionRow.part_id == which.part_id)
-    try:
-        with Session(engine, expire_on_commit=False) as session:
-            return session.scalars(query).all()
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
+        query = query.where(_TABLE.c.part_id == which.part_id)
+    return _records(engine, query)
 
 
-def recent_inspections(engine: Engine, product: str, bundle_digest: str, limit: int) -> Sequence[InspectionRow]:
+def recent_inspections(engine: Engine, product: str, bundle_digest: str, limit: int) -> Sequence[InspectionRecord]:
     """Of a product's newest judged inspections those by one bundle, newest first.
 
     Raises:
         StoreUnavailable: The database does not answer.
     """
     # Of the newest so many: a product that changed its bundle long ago must not be searched to its beginning.
-    judged = select(InspectionRow).where(InspectionRow.product == product, InspectionRow.score.is_not(None))
-    try:
-        with Session(engine, expire_on_commit=False) as session:
-            newest = session.scalars(judged.order_by(InspectionRow.id.desc()).limit(limit)).all()
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
-    return [row for row in newest if row.bundle_digest == bundle_digest]
+    judged = select(_TABLE).where(_TABLE.c.product == product, _TABLE.c.score.is_not(None))
+    newest = _records(engine, judged.order_by(_TABLE.c.id.desc()).limit(limit))
+    return [record for record in newest if record.bundle_digest == bundle_digest]
 
 
 @dataclass(frozen=True)
@@ -106,7 +96,7 @@ class Selection:
     until: datetime | None = None
 
 
-def select_inspections(engine: Engine, product: str, which: Selection, limit: int) -> Sequence[InspectionRow]:
+def select_inspections(engine: Engine, product: str, which: Selection, limit: int) -> Sequence[InspectionRecord]:
     """A product's inspections that a selection points at, oldest first. By time, images that were not worth a verdict
     are passed over.
 
@@ -120,24 +110,25 @@ def select_inspections(engine: Engine, product: str, which: Selection, limit: in
         UnknownInspection: An id that was named is not this product's.
         StoreUnavailable: The database does not answer.
     """
-    query = select(InspectionRow).where(InspectionRow.product == product).order_by(InspectionRow.id)
-    try:
-        with Session(engine, expire_on_commit=False) as session:
-            if which.ids is not None:
-                names = list(dict.fromkeys(str(one) for one in which.ids))
-                found: dict[str, InspectionRow] = {}
-                # In pieces: databases bound the number of values in a statement.
-                for start in range(0, len(names), _IDS_AT_ONCE):
-                    piece = query.where(InspectionRow.id.in_(names[start : start + _IDS_AT_ONCE]))
-                    found |= {row.id: row for row in session.scalars(piece)}
-                if missing := [name for name in names if name not in found]:
-                    raise UnknownInspection(missing[0])
-                return [found[name] for name in sorted(found)]
-            query = query.where(InspectionRow.score.is_not(None))
-            if which.since is not None:
-                query = query.where(InspectionRow.id >= str(first_id(which.since)))
-            if which.until is not None:
-                query = query.where(InspectionRow.id < str(first_id(which.until)))
-            return session.scalars(query.limit(limit)).all()
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
+    query = select(_TABLE).where(_TABLE.c.product == product).order_by(_TABLE.c.id)
+    if which.ids is not None:
+        names = list(dict.fromkeys(str(one) for one in which.ids))
+        found: dict[str, InspectionRecord] = {}
+        # In pieces: databases bound the number of values in a statement.
+        for start in range(0, len(names), _IDS_AT_ONCE):
+            piece = query.where(_TABLE.c.id.in_(names[start : start + _IDS_AT_ONCE]))
+            found |= {record.id: record for record in _records(engine, piece)}
+        if missing := [name for name in names if name not in found]:
+            raise UnknownInspection(missing[0])
+        return [found[name] for name in sorted(found)]
+    query = query.where(_TABLE.c.score.is_not(None))
+    if which.since is not None:
+        query = query.where(_TABLE.c.id >= str(first_id(which.since)))
+    if which.until is not None:
+        query = query.where(_TABLE.c.id < str(first_id(which.until)))
+    return _records(engine, query.limit(limit))
+
+
+def _records(engine: Engine, query: Select[Any]) -> list[InspectionRecord]:
+    with reading(engine) as session:
+        return [InspectionRecord(**row) for row in session.execute(query).mappings()]

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from service.bundle.bundle import Bundle
 from service.proposals.derive import recipe_of
 from service.proposals.errors import ProposalOutdated, UnknownProposal
 from service.recipes.recipe import Recipe
 from service.schemas.proposal import Proposal
-from service.store.errors import StoreUnavailable
 from service.store.models import ProposalRow
+from service.store.session import reading, writing
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,8 @@ def add_proposal(engine: Engine, stored: StoredProposal) -> None:
         review_rate=stored.review_rate,
         proposal=proposal.model_dump(mode="json"),
     )
-    try:
-        with Session(engine) as session, session.begin():
-            session.add(row)
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database did not take the proposal ({error.__cause__ or error})") from error
+    with writing(engine, "the database did not take the proposal") as session:
+        session.add(row)
 
 
 def get_proposal(engine: Engine, product: str, proposal_id: str) -> StoredProposal:
@@ -75,13 +70,10 @@ def get_proposal(engine: Engine, product: str, proposal_id: str) -> StoredPropos
         StoreUnavailable: The database does not answer.
     """
     query = select(ProposalRow).where(ProposalRow.id == proposal_id, ProposalRow.product == product)
-    try:
-        with Session(engine) as session:
-            row = session.scalars(query).one_or_none()
-            if row is not None:
-                return StoredProposal(Proposal.model_validate(row.proposal), tuple(row.scores), row.review_rate)
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
+    with reading(engine) as session:
+        row = session.scalars(query).one_or_none()
+        if row is not None:
+            return StoredProposal(Proposal.model_validate(row.proposal), tuple(row.scores), row.review_rate)
     raise UnknownProposal(product, proposal_id)
 
 
@@ -101,9 +93,6 @@ def list_proposals(engine: Engine, product: str, *, before: UUID | None = None, 
     query = select(ProposalRow.proposal).where(ProposalRow.product == product)
     if before is not None:
         query = query.where(ProposalRow.id < str(before))
-    try:
-        with Session(engine) as session:
-            found = session.scalars(query.order_by(ProposalRow.id.desc()).limit(limit))
-            return [Proposal.model_validate(item) for item in found]
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
+    with reading(engine) as session:
+        found = session.scalars(query.order_by(ProposalRow.id.desc()).limit(limit))
+        return [Proposal.model_validate(item) for item in found]

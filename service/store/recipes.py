@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, Select, select
+from sqlalchemy.exc import IntegrityError
 
 from service.bundle.bundle import Bundle
 from service.recipes.recipe import Recipe
+from service.schemas.common import SYSTEM_AUTHOR
 from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
 from service.store.models import RecipeRow
+from service.store.session import reading, writing
 
 _ATTEMPTS = 50  # each failed one means that somebody else got through
 
@@ -48,11 +49,8 @@ def recipe_history(engine: Engine, product: str, *, limit: int = 100) -> Sequenc
         StoreUnavailable: The database does not answer.
     """
     query = select(RecipeRow).where(RecipeRow.product == product).order_by(RecipeRow.revision.desc()).limit(limit)
-    try:
-        with Session(engine) as session:
-            return [_revision(row) for row in session.scalars(query)]
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
+    with reading(engine) as session:
+        return [_revision(row) for row in session.scalars(query)]
 
 
 def get_recipe(engine: Engine, product: str, revision: int) -> RecipeRevision:
@@ -63,14 +61,37 @@ def get_recipe(engine: Engine, product: str, revision: int) -> RecipeRevision:
         StoreUnavailable: The database does not answer.
     """
     query = select(RecipeRow).where(RecipeRow.product == product, RecipeRow.revision == revision)
-    try:
-        with Session(engine) as session:
-            row = session.scalars(query).one_or_none()
-            if row is not None:
-                return _revision(row)
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
+    with reading(engine) as session:
+        row = session.scalars(query).one_or_none()
+        if row is not None:
+            return _revision(row)
     raise UnknownRevision(product, revision)
+
+
+def newest_revision_for(engine: Engine, product: str, bundle_digest: str) -> RecipeRevision | None:
+    """The newest revision that was made for a bundle, None where there is none.
+
+    Raises:
+        StoreUnavailable: The database does not answer.
+    """
+    query = _newest_first(product).where(RecipeRow.bundle_digest == bundle_digest).limit(1)
+    with reading(engine) as session:
+        row = session.scalar(query)
+        return None if row is None else _revision(row)
+
+
+def newest_chosen_revision(engine: Engine, product: str) -> RecipeRevision | None:
+    """The newest revision in which a person chose thresholds or rates, None where nobody did.
+
+    A person who changed something else left the thresholds as they were, which is no choice of a rate.
+
+    Raises:
+        StoreUnavailable: The database does not answer.
+    """
+    query = _newest_first(product).where(RecipeRow.author != SYSTEM_AUTHOR)
+    with reading(engine) as session:
+        revisions = map(_revision, session.scalars(query))
+        return next((revision for revision in revisions if revision.recipe.derivation != "default"), None)
 
 
 def append_recipe(
@@ -99,7 +120,7 @@ def append_recipe(
     product = bundle.manifest.product
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with Session(engine) as session, session.begin():
+            with writing(engine, "the database did not take the recipe") as session:
                 newest = select(RecipeRow.revision).where(RecipeRow.product == product)
                 revision = session.scalar(newest.order_by(RecipeRow.revision.desc()).limit(1)) or 0
                 if expected_revision is not None and revision != expected_revision:
@@ -116,15 +137,18 @@ def append_recipe(
                 session.add(row)
                 session.flush()
                 return _revision(row)
-        except IntegrityError as error:
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
             # Two changes at the same moment: the unique (product, revision) let one of them in. The other is
             # tried against what is current now, where a conflict is found if the caller asked for that.
             if attempt == _ATTEMPTS:
                 raise StoreUnavailable("too many recipe changes at the same time") from error
-        except SQLAlchemyError as error:
-            reason_text = f"the database did not take the recipe ({error.__cause__ or error})"
-            raise StoreUnavailable(reason_text) from error
     raise AssertionError("unreachable")
+
+
+def _newest_first(product: str) -> Select[RecipeRow]:
+    return select(RecipeRow).where(RecipeRow.product == product).order_by(RecipeRow.revision.desc())
 
 
 def _revision(row: RecipeRow) -> RecipeRevision:

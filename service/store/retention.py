@@ -8,11 +8,10 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Engine, or_, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
-from service.store.errors import StoreUnavailable
 from service.store.ids import smallest_text
 from service.store.models import InspectionRow
+from service.store.session import reading, transaction
 
 # Inspections per transaction: the line's own commits never wait for more than these.
 _GROUP = 200
@@ -55,24 +54,21 @@ def past_retention(
         InspectionRow.decision == decision,
         InspectionRow.artefacts_removed_at.is_(None),
     )
-    try:
-        with engine.connect() as connection:
-            past = [] if older_than is None else [InspectionRow.id < smallest_text(older_than)]
-            if beyond is not None:
-                newest = select(InspectionRow.id).where(*kept).order_by(InspectionRow.id.desc())
-                first_beyond = connection.scalar(newest.offset(beyond).limit(1))
-                past += [] if first_beyond is None else [InspectionRow.id <= first_beyond]
-            if not past:
-                return []
-            found = connection.execute(
-                select(InspectionRow.id, InspectionRow.image_media_type)
-                .where(*kept, or_(*past), InspectionRow.id < smallest_text(not_after))
-                .order_by(InspectionRow.id)
-                .limit(limit)
-            )
-            return [Artefacts(UUID(inspection_id), media_type) for inspection_id, media_type in found]
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
+    with reading(engine) as connection:
+        past = [] if older_than is None else [InspectionRow.id < smallest_text(older_than)]
+        if beyond is not None:
+            newest = select(InspectionRow.id).where(*kept).order_by(InspectionRow.id.desc())
+            first_beyond = connection.scalar(newest.offset(beyond).limit(1))
+            past += [] if first_beyond is None else [InspectionRow.id <= first_beyond]
+        if not past:
+            return []
+        found = connection.execute(
+            select(InspectionRow.id, InspectionRow.image_media_type)
+            .where(*kept, or_(*past), InspectionRow.id < smallest_text(not_after))
+            .order_by(InspectionRow.id)
+            .limit(limit)
+        )
+        return [Artefacts(UUID(inspection_id), media_type) for inspection_id, media_type in found]
 
 
 def mark_removed(engine: Engine, inspection_ids: Sequence[UUID], moment: datetime) -> None:
@@ -82,12 +78,9 @@ def mark_removed(engine: Engine, inspection_ids: Sequence[UUID], moment: datetim
         StoreUnavailable: The database does not take it.
     """
     texts = [str(inspection_id) for inspection_id in inspection_ids]
-    try:
-        for start in range(0, len(texts), _GROUP):
-            group = texts[start : start + _GROUP]
-            with engine.begin() as connection:
-                connection.execute(
-                    update(InspectionRow).where(InspectionRow.id.in_(group)).values(artefacts_removed_at=moment)
-                )
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database did not take it ({error.__cause__ or error})") from error
+    for start in range(0, len(texts), _GROUP):
+        group = texts[start : start + _GROUP]
+        with transaction(engine, "the database did not take the removal of images and maps") as connection:
+            connection.execute(
+                update(InspectionRow).where(InspectionRow.id.in_(group)).values(artefacts_removed_at=moment)
+            )

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, insert, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
-from service.store.errors import StoreUnavailable
 from service.store.models import InspectionRow, ShadowRow
+from service.store.records import ShadowRecord
+from service.store.session import reading, transaction
 
 
 @dataclass(frozen=True)
@@ -26,18 +25,14 @@ class JudgedTwice:
     shadow_p_value: float
 
 
-def add_shadow_verdicts(engine: Engine, rows: Sequence[ShadowRow]) -> None:
+def add_shadow_verdicts(engine: Engine, records: Sequence[ShadowRecord]) -> None:
     """Remember what a shadow said, in one transaction.
 
     Raises:
         StoreUnavailable: The database does not take it.
     """
-    values = [{name: getattr(row, name) for name in ShadowRow.__table__.columns.keys()} for row in rows]  # noqa: SIM118
-    try:
-        with engine.begin() as connection:
-            connection.execute(insert(ShadowRow), values)
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database did not take a shadow's verdict ({error.__cause__ or error})") from error
+    with transaction(engine, "the database did not take a shadow's verdict") as connection:
+        connection.execute(insert(ShadowRow), [record.columns() for record in records])
 
 
 def judged_twice(engine: Engine, product: str, active: str, shadow: str, limit: int) -> Sequence[JudgedTwice]:
@@ -66,8 +61,5 @@ def judged_twice(engine: Engine, product: str, active: str, shadow: str, limit: 
         .order_by(ShadowRow.inspection_id.desc())
         .limit(limit)
     )
-    try:
-        with Session(engine) as session:
-            return [JudgedTwice(*row) for row in session.execute(query)]  # type: ignore[arg-type]  # scores are there
-    except SQLAlchemyError as error:
-        raise StoreUnavailable(f"the database does not answer ({error.__cause__ or error})") from error
+    with reading(engine) as session:
+        return [JudgedTwice(*row) for row in session.execute(query)]  # type: ignore[arg-type]  # scores are there

@@ -15,17 +15,17 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service.store.errors import StoreUnavailable
 from service.store.models import InspectionRow
+from service.store.records import InspectionRecord
 
 MAX_GROUP = 256
 
-_COLUMNS = tuple(column.key for column in InspectionRow.__table__.columns)
 # On the table and built once: as an ORM statement, built for every commit, it would cost more than the disk does.
 _INSERT = insert(InspectionRow.__table__)  # type: ignore[arg-type]  # a Table, though declared as FromClause
 
 
 @dataclass
 class _Waiting:
-    row: InspectionRow
+    record: InspectionRecord
     is_done: bool = False
     error: StoreUnavailable | None = None
 
@@ -47,16 +47,16 @@ class GroupWriter:
         self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
 
-    def write(self, row: InspectionRow) -> None:
-        """Commit a row. It is on the disk when this returns.
+    def write(self, record: InspectionRecord) -> None:
+        """Commit a record. It is on the disk when this returns.
 
         Args:
-            row: Complete, its files written.
+            record: Complete, its files written.
 
         Raises:
             StoreUnavailable: It is not stored.
         """
-        item = _Waiting(row)
+        item = _Waiting(record)
         with self._queue_lock:
             self._waiting.append(item)
         with self._commit_lock:
@@ -73,7 +73,7 @@ class GroupWriter:
             with self._engine.begin() as connection:
                 connection.execute(
                     _INSERT,
-                    [{name: getattr(item.row, name) for name in _COLUMNS} for item in group],
+                    [item.record.columns() for item in group],
                 )
             self.commits += 1
         except Exception as error:  # noqa: BLE001 - whatever it is, every member of the group must hear of it

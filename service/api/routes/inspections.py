@@ -40,7 +40,7 @@ from service.serving.records import PartRecord
 from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection
 from service.store.ids import parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
-from service.store.models import InspectionRow
+from service.store.records import InspectionRecord
 
 router = APIRouter(tags=["inspections"])
 
@@ -338,7 +338,7 @@ def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | 
     )
 
 
-def verdict_headers(row: InspectionRow) -> dict[str, str]:
+def verdict_headers(row: InspectionRecord) -> dict[str, str]:
     reasons = dict.fromkeys(objection["reason"] for objection in row.objections or [])
     values = {
         "X-Plumbline-Id": row.id,
@@ -356,5 +356,5 @@ def verdict_headers(row: InspectionRow) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-async def _find(line: InspectionLine, inspection_id: str) -> InspectionRow:
+async def _find(line: InspectionLine, inspection_id: str) -> InspectionRecord:
     return await line.find(parse_id(inspection_id))

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from service.store.ids import created_at, new_id, parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
 from service.store.models import Base, InspectionRow, ShadowRow
 from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history
+from service.store.records import InspectionRecord, ShadowRecord
 from service.store.store import Store
 from tests.bundles import tiny_draft, write_tiny_bundle
 
@@ -38,7 +40,7 @@ def numbered_bundle(models: Path, number: int) -> Bundle:
     return write_tiny_bundle(models, training=training)
 
 
-def make_row(**changes: Any) -> InspectionRow:
+def make_row(**changes: Any) -> InspectionRecord:
     inspection_id = new_id()
     values: dict[str, Any] = {
         "id": str(inspection_id),
@@ -68,7 +70,7 @@ def make_row(**changes: Any) -> InspectionRow:
         "timings_ms": {"infer": 1.5},
         "batch_size": 1,
     }
-    return InspectionRow(**(values | changes))
+    return InspectionRecord(**(values | changes))
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_refused_row_takes_no_neighbour_with_it(store: Store) -> None:
     rows = [make_row(), make_row(id=twin.id), make_row()]
     barrier = threading.Barrier(len(rows))
 
-    def write(row: InspectionRow) -> str | None:
+    def write(row: InspectionRecord) -> str | None:
         barrier.wait()
         try:
             store.writer.write(row)
@@ -320,3 +322,8 @@ def test_migration_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, mon
 
 def _fail(*_: object, **__: object) -> None:
     raise RuntimeError("killed here")
+
+
+@pytest.mark.parametrize(("record", "row"), [(InspectionRecord, InspectionRow), (ShadowRecord, ShadowRow)])
+def test_records_have_the_fields_of_their_tables(record: type[Any], row: type[Base]) -> None:
+    assert [field.name for field in fields(record)] == [column.name for column in row.__table__.columns]
