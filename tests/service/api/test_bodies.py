@@ -44,7 +44,7 @@ def test_form_with_an_image_is_inspected(service: RunningService, body: bytes) -
     ("body", "reason"),
     [
         (END, "no image"),
-        (form_part("image", b"x") + END, "Other fields: image"),
+        (form_part("photo", b"x") + END, "Other fields: photo"),
         (form_part("image", b"", filename="a.png") + END, "no image"),
         (IMAGE + IMAGE + END, "twice"),
         (IMAGE, "cut off"),
