@@ -15,9 +15,10 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY deploy/docker/dependencies.py ./
 RUN python dependencies.py > dependencies.txt \
     && /opt/plumbline/bin/pip install --constraint constraints.txt --requirement dependencies.txt
+COPY client ./client
 COPY service ./service
 COPY training ./training
-RUN /opt/plumbline/bin/pip install --no-deps .
+RUN /opt/plumbline/bin/pip install --no-deps ./client .
 
 FROM build AS build-cuda
 RUN python dependencies.py cuda > dependencies-cuda.txt \

@@ -12,8 +12,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PINS := pyproject.toml constraints.txt
+# The service depends on its client, which is named in every call so that pip takes it from here and not from an index.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable ./client
+PINS := pyproject.toml client/pyproject.toml constraints.txt
 MODELS ?= models
 
 .PHONY: help demo demo-train demo-bundle images serve test lint format typecheck constraints system-deps clean
@@ -79,7 +80,7 @@ images: $(VENV)/stamp-train ## draw the README's images again with the shipped m
 constraints: $(VENV)/stamp-full $(VENV)/stamp-solar ## pin what this environment holds (after upgrading something in it and testing)
 	@{ sed -n '/^#/p' constraints.txt; \
 	  { $(BIN)/python -m pip freeze --all --exclude-editable \
-	    | grep -viE '^(pip|plumbline)==' | grep -E '^[A-Za-z0-9._-]+==' \
+	    | grep -viE '^(pip|plumbline|plumbline-client)==' | grep -E '^[A-Za-z0-9._-]+==' \
 	    | sed -E 's/^([^=]+)/\L\1/; :a; s/^([^=]*)[_.]+/\1-/; ta'; \
 	    sed -nE 's/^onnxruntime-gpu==(.*)/onnxruntime==\1/p' constraints.txt; } | LC_ALL=C sort -u; } > constraints.new
 	@mv constraints.new constraints.txt
@@ -111,4 +112,4 @@ system-deps: ## install the system programs that some tests use, from Debian's p
 
 clean: ## remove the environment, caches and what the programs left behind
 	rm -rf $(VENV) runs demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
-	find service training tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find client service training tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -2,6 +2,8 @@
 
 Example:
     ```python
+    from pathlib import Path
+
     from plumbline_client import Client
 
     with Client("http://127.0.0.1:8000") as plumbline:
@@ -10,8 +12,26 @@ Example:
     ```
 """
 
+from plumbline_client._async.client import AsyncClient
+from plumbline_client._sync.client import Client
 from plumbline_client.calls import CameraBuffer
-from plumbline_client.client import AsyncClient, Client
-from plumbline_client.errors import ServiceProblem, StreamClosed
+from plumbline_client.errors import (
+    MissingExtra,
+    PlumblineClientError,
+    ServiceProblem,
+    ServiceUnreachable,
+    StreamClosed,
+    UnexpectedResponse,
+)
 
-__all__ = ["AsyncClient", "CameraBuffer", "Client", "ServiceProblem", "StreamClosed"]
+__all__ = [
+    "AsyncClient",
+    "CameraBuffer",
+    "Client",
+    "MissingExtra",
+    "PlumblineClientError",
+    "ServiceProblem",
+    "ServiceUnreachable",
+    "StreamClosed",
+    "UnexpectedResponse",
+]

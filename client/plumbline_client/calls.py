@@ -1,18 +1,24 @@
-"""The requests that the Python client makes, the same for its sync and its async side."""
+"""Requests of the client as values, shared by its sync and its async side."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 HeatmapFormat = Literal["png", "jpeg", "webp"]
+NamedImage = tuple[str, bytes]
+ImageSource = NamedImage | str | PathLike[str]
+"""An image as (name, bytes), or the path of an image file."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request."""
+    """One HTTP request, relative to the base URL."""
 
     method: str
     path: str
@@ -23,25 +29,26 @@ class Call:
     files: Sequence[tuple[str, tuple[str, bytes, str]]] = ()
 
     def arguments(self) -> dict[str, Any]:
-        given: dict[str, Any] = {
+        """Return the keyword arguments of `httpx.Client.request` that are not empty."""
+        arguments: dict[str, Any] = {
             "params": self.params,
             "content": self.content,
             "json": self.json,
             "headers": self.headers,
             "files": self.files,
         }
-        return {name: value for name, value in given.items() if value}
+        return {name: value for name, value in arguments.items() if value}
 
 
 @dataclass(frozen=True)
 class CameraBuffer:
-    """How a camera buffer is laid out, for `Client.inspect`. What is None, the product's recipe declares.
+    """Layout of a camera buffer, for `inspect`, `inspect_batch` and `stream`. The recipe supplies what is None.
 
     Attributes:
         pixel_format: PFNC name, such as "Mono12p" or "BayerRG8".
-        width: Pixels in a line.
-        height: Lines.
-        stride: Bytes from line to line; None where lines follow each other without padding.
+        width: Width in pixels.
+        height: Height in pixels.
+        stride: Bytes from the start of one row to the start of the next; None if rows are not padded.
     """
 
     pixel_format: str | None = None
@@ -50,77 +57,89 @@ class CameraBuffer:
     stride: int | None = None
 
     def headers(self) -> dict[str, str]:
-        """As the service takes them."""
-        given = {
+        """Return the HTTP headers that describe the layout."""
+        headers = {
             "x-pixel-format": self.pixel_format,
             "x-width": self.width,
             "x-height": self.height,
             "x-stride": self.stride,
         }
-        return {name: str(value) for name, value in given.items() if value is not None}
+        return {name: str(value) for name, value in given(headers).items()}
 
 
-def _about(about: Mapping[str, str | datetime | None]) -> dict[str, str]:
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not None; a datetime in ISO 8601."""
     return {
         name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in about.items()
+        for name, value in values.items()
         if value is not None
     }
+
+
+def product_path(product: str) -> str:
+    """Return the path of a product."""
+    return f"/v1/products/{quote(product, safe='')}"
+
+
+def inspection_path(inspection_id: str) -> str:
+    """Return the path of a stored inspection."""
+    return f"/v1/inspections/{quote(inspection_id, safe='')}"
+
+
+def read_images(images: Sequence[ImageSource]) -> list[NamedImage]:
+    """Return name and bytes of each image. A file is read, and its name is the file name.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    return [image if isinstance(image, tuple) else (Path(image).name, Path(image).read_bytes()) for image in images]
+
+
+def inspect_call(
+    product: str, image: bytes, part: Mapping[str, str | datetime | None], buffer: CameraBuffer | None
+) -> Call:
+    """Return the request that inspects one image."""
+    # The service detects the image format from the bytes, so the content type need not name it.
+    headers = {"content-type": "application/octet-stream", "accept": "application/json"}
+    headers |= {} if buffer is None else buffer.headers()
+    return Call("POST", f"{product_path(product)}/inspections", given(part), content=image, headers=headers)
 
 
 def batch_call(
     product: str,
-    images: Sequence[tuple[str, bytes]],
-    about: Mapping[str, str | datetime | None],
+    images: Sequence[NamedImage],
+    part: Mapping[str, str | datetime | None],
     buffer: CameraBuffer | None,
 ) -> Call:
-    files = [("image", (name, data, "application/octet-stream")) for name, data in images]
+    """Return the request that inspects several images."""
     headers = {} if buffer is None else buffer.headers()
-    return Call("POST", f"/v1/products/{product}/inspections:batch", _about(about), headers=headers, files=files)
+    path = f"{product_path(product)}/inspections:batch"
+    return Call("POST", path, given(part), headers=headers, files=_form_files(images))
 
 
-def inspect_call(
-    product: str, image: bytes, about: Mapping[str, str | datetime | None], buffer: CameraBuffer | None
-) -> Call:
-    # The service looks at the bytes anyway; what they are called makes no difference.
-    headers = {"content-type": "application/octet-stream", "accept": "application/json"}
-    headers |= {} if buffer is None else buffer.headers()
-    return Call("POST", f"/v1/products/{product}/inspections", _about(about), content=image, headers=headers)
-
-
-def page_call(cursor: str | None, limit: int, which: Mapping[str, str | None]) -> Call:
-    params = {name: value for name, value in {**which, "cursor": cursor}.items() if value is not None}
-    return Call("GET", "/v1/inspections", {**params, "limit": limit})
-
-
-def heatmap_call(inspection_id: str, image_format: HeatmapFormat | None) -> Call:
-    params = {"format": image_format} if image_format else {}
-    return Call("GET", f"/v1/inspections/{inspection_id}/heatmap", params)
-
-
-def image_call(inspection_id: str, as_png: bool) -> Call:
-    return Call("GET", f"/v1/inspections/{inspection_id}/image", {"format": "png"} if as_png else {})
+def page_call(cursor: str | None, limit: int, filters: Mapping[str, str | None]) -> Call:
+    """Return the request for one page of stored inspections."""
+    return Call("GET", "/v1/inspections", {**given({**filters, "cursor": cursor}), "limit": limit})
 
 
 def propose_call(
     product: str,
-    wish: Mapping[str, Any],
-    selected: Mapping[str, Any],
-    images: Sequence[tuple[str, bytes]] | None,
+    options: Mapping[str, Any],
+    selection: Mapping[str, Any],
+    images: Sequence[NamedImage] | None,
     archive: bytes | None,
 ) -> Call:
-    path = f"/v1/products/{product}/thresholds:propose"
-    given = {name: value for name, value in wish.items() if value is not None}
+    """Return the request that derives thresholds from images, from stored inspections or from the calibration card."""
+    path = f"{product_path(product)}/thresholds:propose"
     if images is not None or archive is not None:
-        files = [("image", (name, data, "application/octet-stream")) for name, data in images or ()]
         headers = {} if archive is None else {"content-type": "application/zip"}
-        params = {**given, "declared_good": "true"}
-        return Call("POST", path, params, content=archive, headers=headers, files=files)
-    chosen = {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in selected.items()
-        if value is not None
-    }
-    if chosen:
-        given["inspections"] = {**chosen, "declared_good": True}
-    return Call("POST", path, json=given)
+        params = {**given(options), "declared_good": "true"}
+        return Call("POST", path, params, content=archive, headers=headers, files=_form_files(images or ()))
+    body = given(options)
+    if selected := given(selection):
+        body["inspections"] = {**selected, "declared_good": True}
+    return Call("POST", path, json=body)
+
+
+def _form_files(images: Sequence[NamedImage]) -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [("image", (name, data, "application/octet-stream")) for name, data in images]

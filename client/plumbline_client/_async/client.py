@@ -1,0 +1,26 @@
+"""The client class."""
+
+from __future__ import annotations
+
+from plumbline_client._async.bundles import AsyncBundleCalls
+from plumbline_client._async.inspections import AsyncInspectionCalls
+from plumbline_client._async.products import AsyncProductCalls
+from plumbline_client._async.recipes import AsyncRecipeCalls
+from plumbline_client._async.stream import AsyncStreamCalls
+
+
+class AsyncClient(AsyncInspectionCalls, AsyncProductCalls, AsyncRecipeCalls, AsyncBundleCalls, AsyncStreamCalls):
+    """Client of one Plumbline service.
+
+    A 503 says that the service has no capacity at the moment and when to try again; the client tries again then, at
+    most `retries` times. It raises every other failure as a `ServiceProblem` with the problem that the service
+    describes, and `ServiceUnreachable` where no response arrives. All errors are `PlumblineClientError`.
+
+    Example:
+        ```python
+        async with AsyncClient("http://127.0.0.1:8000") as plumbline:
+            inspection = await plumbline.inspect("washer", image, part_id="4711")
+            print(inspection.decision, inspection.score)
+            heatmap = await plumbline.heatmap(inspection.id)
+        ```
+    """

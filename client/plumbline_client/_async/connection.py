@@ -1,0 +1,113 @@
+"""The HTTP connection of a client: options, retries, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from plumbline_client._async.concurrency import sleep
+from plumbline_client.calls import Call
+from plumbline_client.errors import ServiceProblem
+from plumbline_client.responses import Model, parse, retry_pause_s, unreachable
+from plumbline_client.tls import Cert, Verify, tls_context
+
+
+class AsyncConnection:
+    """The part of `AsyncClient` that sends requests."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        timeout_s: float = 30.0,
+        retries: int = 5,
+        max_retry_after_s: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+        auth: httpx.Auth | tuple[str, str] | None = None,
+        verify: Verify = True,
+        cert: Cert | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Make a client. No connection is opened yet.
+
+        Args:
+            base_url: URL of the service, for instance `http://127.0.0.1:8000`.
+            timeout_s: Seconds that an attempt may wait for the connection, and for each part of the response.
+            retries: How often a request is sent again after a 503.
+            max_retry_after_s: Longest pause in seconds before a request is sent again. A 503 that demands a longer one
+                is raised at once.
+            headers: HTTP headers for every request and for the handshake of a stream.
+            auth: Authentication: (user, password), or any `httpx.Auth`. A stream uses the headers that it adds to the
+                first request (basic authentication, tokens). A scheme that needs a challenge, such as digest, does not
+                work for streams.
+            verify: Verification of the server's TLS certificate: True, False, the path of a file or folder of CA
+                certificates, or an `ssl.SSLContext`.
+            cert: TLS client certificate: the path of a PEM file, or (certificate, key) or (certificate, key, password).
+            transport: An httpx transport instead of the network, for tests. Streams do not use it.
+
+        Raises:
+            ValueError: `base_url` is not an HTTP URL, or a certificate cannot be read.
+        """
+        try:
+            url = httpx.URL(base_url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{base_url!r} is not a URL: {error}") from error
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise ValueError(f"{base_url!r} is not the URL of a service: it must begin with http:// or https://")
+        if auth is None and url.username:
+            auth = (url.username, url.password)
+        # Credentials are taken out of the URL, so that no error message shows them.
+        url = url.copy_with(username=None, password=None)
+        self.retries = retries
+        self.max_retry_after_s = max_retry_after_s
+        self._timeout_s = timeout_s
+        self._headers = dict(headers or {})
+        self._base_url = str(url).rstrip("/")
+        self._tls = tls_context(verify, cert)
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=timeout_s, headers=self._headers, auth=auth, verify=self._tls, transport=transport
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections to the service."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _load(self, model: type[Model], call: Call) -> Model:
+        """Send a request and return the body of the response as a model."""
+        return parse(model, await self._send(call), self._url(call))
+
+    async def _send(self, call: Call) -> bytes:
+        """Send a request, again after a 503, and return the body of the response."""
+        attempts_left = self.retries
+        while True:
+            response = await self._exchange(call)
+            if response.is_success:
+                return response.content
+            pause_s = retry_pause_s(response, self.max_retry_after_s)
+            if pause_s is None or attempts_left <= 0:
+                raise ServiceProblem.of(response)
+            attempts_left -= 1
+            await sleep(pause_s)
+
+    async def _exchange(self, call: Call) -> httpx.Response:
+        """Send a request once and return the response, whatever its status."""
+        try:
+            return await self._http.request(call.method, call.path, **call.arguments())
+        except httpx.HTTPError as error:
+            raise unreachable(self._url(call), error, self._timeout_s) from error
+        except httpx.InvalidURL as error:
+            raise ValueError(f"The request cannot be expressed as a URL: {error}") from error
+
+    def _url(self, call: Call) -> str:
+        return self._base_url + call.path

@@ -1,0 +1,149 @@
+"""Inspecting images and reading stored inspections."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from plumbline_client._async.concurrency import run_blocking
+from plumbline_client._async.connection import AsyncConnection
+from plumbline_client.calls import (
+    Call,
+    CameraBuffer,
+    HeatmapFormat,
+    ImageSource,
+    batch_call,
+    inspect_call,
+    inspection_path,
+    page_call,
+    read_images,
+)
+from plumbline_client.responses import parse_map, require_numpy
+from plumbline_client.schemas.batch import BatchAnswer
+from plumbline_client.schemas.bundle import ReplayRecord
+from plumbline_client.schemas.inspection import Inspection, InspectionPage
+from plumbline_client.schemas.sections import DecisionName
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class AsyncInspectionCalls(AsyncConnection):
+    """The part of `AsyncClient` that deals with inspections."""
+
+    async def inspect(
+        self,
+        product: str,
+        image: bytes,
+        *,
+        part_id: str | None = None,
+        station: str | None = None,
+        lot: str | None = None,
+        captured_at: datetime | None = None,
+        buffer: CameraBuffer | None = None,
+    ) -> Inspection:
+        """Inspect an image.
+
+        Args:
+            product: Name of the product that the image shows.
+            image: An encoded image, or the bytes of a camera buffer.
+            part_id: Serial number of the part.
+            station: Station that captured the image.
+            lot: Lot or order that the part belongs to.
+            captured_at: Time of capture, with time zone.
+            buffer: Layout of the camera buffer; None if `image` is an encoded image.
+
+        Raises:
+            ServiceProblem: The image could not be inspected; the problem says why.
+            ServiceUnreachable: No response arrived.
+        """
+        part = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
+        return await self._load(Inspection, inspect_call(product, image, part, buffer))
+
+    async def inspect_batch(
+        self,
+        product: str,
+        images: Sequence[ImageSource],
+        *,
+        part_id: str | None = None,
+        station: str | None = None,
+        lot: str | None = None,
+        buffer: CameraBuffer | None = None,
+    ) -> BatchAnswer:
+        """Inspect several images in one request.
+
+        Args:
+            product: Name of the product that the images show.
+            images: Paths of image files, or pairs of name and bytes. The results carry the names.
+            part_id: Serial number of the part that the images show.
+            station: Station that captured the images.
+            lot: Lot or order that the part belongs to.
+            buffer: Layout of the camera buffers; None if the images are encoded.
+
+        Returns:
+            For each image, in the order of `images`, the inspection or the problem.
+
+        Raises:
+            OSError: A file cannot be read.
+            ServiceProblem: The request as a whole was refused.
+            ServiceUnreachable: No response arrived.
+        """
+        part = {"part_id": part_id, "station": station, "lot": lot}
+        named = await run_blocking(read_images, images)
+        return await self._load(BatchAnswer, batch_call(product, named, part, buffer))
+
+    async def inspection(self, inspection_id: str) -> Inspection:
+        """Return a stored inspection."""
+        return await self._load(Inspection, Call("GET", inspection_path(inspection_id)))
+
+    async def inspections(
+        self,
+        *,
+        product: str | None = None,
+        decision: DecisionName | None = None,
+        part_id: str | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[Inspection]:
+        """Iterate over stored inspections, newest first. Pages are requested as they are needed.
+
+        Args:
+            product: Only inspections of this product.
+            decision: Only inspections with this decision.
+            part_id: Only inspections of this part.
+            page_size: Inspections per request.
+        """
+        cursor: str | None = None
+        filters = {"product": product, "decision": decision, "part_id": part_id}
+        while True:
+            page = await self._load(InspectionPage, page_call(cursor, page_size, filters))
+            for item in page.items:
+                yield item
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None) -> bytes:
+        """Return the heatmap drawn over the image, as an encoded image in the given or the service's format."""
+        params = {"format": image_format} if image_format else {}
+        return await self._send(Call("GET", f"{inspection_path(inspection_id)}/heatmap", params))
+
+    async def anomaly_map(self, inspection_id: str) -> npt.NDArray[np.float32]:
+        """Return the anomaly map, float32 `[h, w]`.
+
+        Raises:
+            MissingExtra: numpy is not installed; the extra `numpy` installs it.
+        """
+        require_numpy()
+        call = Call("GET", f"{inspection_path(inspection_id)}/map")
+        return parse_map(await self._send(call), self._url(call))
+
+    async def image(self, inspection_id: str, *, as_png: bool = False) -> bytes:
+        """Return the stored image: as it was sent, or with `as_png` as it was inspected, 8-bit RGB as a PNG."""
+        params = {"format": "png"} if as_png else {}
+        return await self._send(Call("GET", f"{inspection_path(inspection_id)}/image", params))
+
+    async def replay(self, inspection_id: str) -> ReplayRecord:
+        """Inspect a stored image again, with the bundle and the recipe that its inspection names, and compare."""
+        return await self._load(ReplayRecord, Call("POST", f"{inspection_path(inspection_id)}:replay"))

@@ -1,0 +1,79 @@
+"""Products, readiness and proposed thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from plumbline_client._async.concurrency import run_blocking
+from plumbline_client._async.connection import AsyncConnection
+from plumbline_client.calls import Call, ImageSource, product_path, propose_call, read_images
+from plumbline_client.responses import parse_readiness
+from plumbline_client.schemas.product import Product, ProductList, Readiness
+from plumbline_client.schemas.proposal import Proposal
+
+
+class AsyncProductCalls(AsyncConnection):
+    """The part of `AsyncClient` that deals with products."""
+
+    async def readiness(self) -> Readiness:
+        """Return whether the service is ready to inspect images, and the reasons if it is not. Never retries."""
+        call = Call("GET", "/health/ready")
+        return parse_readiness(await self._exchange(call), self._url(call))
+
+    async def products(self) -> list[Product]:
+        """Return the products of the service."""
+        return (await self._load(ProductList, Call("GET", "/v1/products"))).items
+
+    async def product(self, product: str) -> Product:
+        """Return one product, with its bundle, calibration and recipe."""
+        return await self._load(Product, Call("GET", product_path(product)))
+
+    async def propose_thresholds(
+        self,
+        product: str,
+        *,
+        author: str,
+        target_false_reject_rate: float,
+        review_rate: float | None = None,
+        confidence: float | None = None,
+        replay: int | None = None,
+        ids: Sequence[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        images: Sequence[ImageSource] | None = None,
+        archive: bytes | None = None,
+    ) -> Proposal:
+        """Derive thresholds from good images. Nothing changes until `change_recipe(proposal_id=...)` applies them.
+
+        The scores are those of the calibration card, unless stored inspections (`ids`, `since`, `until`) or images
+        (`images`, `archive`) are given. These are thereby declared to show good parts.
+
+        Args:
+            product: Name of the product.
+            author: Person who asks for the proposal.
+            target_false_reject_rate: Largest share of good parts that may fail, between 0 and 1.
+            review_rate: Largest share of good parts above the review threshold, between 0 and 1.
+            confidence: Confidence of the bound for this calibration, between 0 and 1.
+            replay: Number of stored inspections, the newest, that are decided again with the proposed thresholds.
+            ids: Stored inspections of good parts.
+            since: Instead: stored inspections from this time on, with time zone.
+            until: Stored inspections before this time, with time zone.
+            images: Instead: paths of image files, or pairs of name and bytes.
+            archive: Instead: the bytes of a zip file of images.
+
+        Raises:
+            OSError: A file cannot be read.
+            ServiceProblem: No thresholds can be derived; the problem says why.
+            ServiceUnreachable: No response arrived.
+        """
+        options = {
+            "author": author,
+            "target_false_reject_rate": target_false_reject_rate,
+            "review_rate": review_rate,
+            "confidence": confidence,
+            "replay": replay,
+        }
+        selection = {"ids": None if ids is None else list(ids), "since": since, "until": until}
+        named = None if images is None else await run_blocking(read_images, images)
+        return await self._load(Proposal, propose_call(product, options, selection, named, archive))

@@ -1,0 +1,50 @@
+"""TLS settings, for HTTP and for the WebSocket alike."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+import httpx
+
+FilePath = str | os.PathLike[str]
+Verify = bool | FilePath | ssl.SSLContext
+Cert = FilePath | tuple[FilePath, FilePath] | tuple[FilePath, FilePath, str]
+
+
+def tls_context(verify: Verify, cert: Cert | None) -> ssl.SSLContext:
+    """Return the TLS context for a client.
+
+    httpx deprecated paths as `verify` and the argument `cert` in favour of an `ssl.SSLContext`, which websockets takes
+    as well, so the context is made here, once for both.
+
+    Args:
+        verify: True: verify with the CA certificates of certifi, or of SSL_CERT_FILE or SSL_CERT_DIR. False: do not
+            verify. A path: verify with this PEM file or this folder of CA certificates. A context is used as it is.
+        cert: Client certificate: a PEM file with certificate and key, or (certificate, key), or (certificate, key,
+            password of the key). It is loaded into the context.
+
+    Raises:
+        ValueError: A file cannot be read or is not a certificate.
+    """
+    if isinstance(verify, ssl.SSLContext):
+        context = verify
+    elif isinstance(verify, bool):
+        context = httpx.create_ssl_context(verify=verify)
+    else:
+        path = os.fspath(verify)
+        try:
+            if Path(path).is_dir():
+                context = ssl.create_default_context(capath=path)
+            else:
+                context = ssl.create_default_context(cafile=path)
+        except OSError as error:
+            raise ValueError(f"verify: no CA certificate can be read from {path}: {error}") from error
+    if cert is not None:
+        files = (cert,) if isinstance(cert, str | os.PathLike) else cert
+        try:
+            context.load_cert_chain(*files)
+        except OSError as error:
+            raise ValueError(f"cert: no client certificate can be read from {os.fspath(files[0])}: {error}") from error
+    return context
