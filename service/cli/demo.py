@@ -1,8 +1,8 @@
-"""`make demo`: starts the service as a line would run it, sends it sample images, shows what it answers.
+"""`make demo`: start the service, inspect sample images over HTTP, show the results.
 
     python -m service.cli.demo [--models models] [--samples docs/samples] [--out demo-out] [--keep]
 
-It talks to the service over HTTP like any camera, so what it shows is what a line gets.
+The service runs in a process of its own, as in production.
 """
 
 import os
@@ -17,32 +17,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from plumbline_client import Client, ServiceProblem
+from plumbline_client import Client, PlumblineClientError, ServiceUnreachable
 from plumbline_client.schemas.inspection import Inspection
 from plumbline_client.schemas.product import Readiness
+from service.cli.console import COLOURS, FAILURE, OUT
 from service.settings import PREFIX
 
-START_TIMEOUT_S = 120.0  # a cold disk and a slow CPU
+START_TIMEOUT_S = 120.0  # enough for a cold disk and a slow CPU
 STOP_TIMEOUT_S = 45.0
 REQUEST_TIMEOUT_S = 60.0
 SUFFIXES = {".jpg", ".jpeg", ".png"}
-COLOURS = {"pass": "green", "review": "yellow", "fail": "red", "invalid": "magenta"}
-
-console = Console(highlight=False)
 
 
 class DemoFailure(Exception):
-    """The demo cannot go on; the message says why and what to do."""
+    """The demo cannot continue; the message says why and what to do."""
 
 
 class RunningService:
-    """A service process of the demo's own."""
+    """A service process that the demo started.
+
+    Attributes:
+        process: The process.
+        url: Base URL of the service.
+        log_file: File with the log of the service.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], url: str, log_file: Path) -> None:
         self.process = process
@@ -50,33 +52,33 @@ class RunningService:
         self.log_file = log_file
 
     def wait_until_ready(self, timeout_s: float = START_TIMEOUT_S) -> Readiness:
-        """Waits for /health/ready to answer 200.
+        """Wait until the service is ready, and return its readiness.
 
         Raises:
-            DemoFailure: The process ended, or it is not ready in time.
+            DemoFailure: The process ended, or the service is not ready in time.
         """
         deadline = time.monotonic() + timeout_s
-        reasons = "it does not answer."
+        reasons = "it does not respond."
         with Client(self.url, timeout_s=5.0) as client:
             while time.monotonic() < deadline:
                 if self.process.poll() is not None:
                     code = self.process.returncode
-                    raise DemoFailure(f"the service ended with exit code {code}:\n{self._last_words()}")
+                    raise DemoFailure(f"the service exited with code {code}:\n{self._log_tail()}")
                 try:
                     state = client.readiness()
-                except httpx.TransportError:
+                except ServiceUnreachable:
                     time.sleep(0.1)  # the port is not open yet
                     continue
                 if state.status in {"ready", "degraded"}:
                     return state
                 reasons = " ".join(state.reasons)
                 if state.status == "not-ready":
-                    break  # nothing more is being loaded: waiting would not help
+                    break  # no bundle is being loaded, so waiting would not help
                 time.sleep(0.1)
-        raise DemoFailure(f"the service is not ready: {reasons} Its log is {self.log_file}.")
+        raise DemoFailure(f"the service is not ready: {reasons} See its log in {self.log_file}.")
 
     def stop(self) -> None:
-        """Asks it to finish what it accepted and to end."""
+        """Stop the service. It completes the requests in flight first."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -85,16 +87,21 @@ class RunningService:
             self.process.kill()
             self.process.wait()
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         lines = self.log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return "\n".join(lines[-5:]) or "it wrote no log"
+        return "\n".join(lines[-5:]) or "(the log is empty)"
 
 
 @contextmanager
 def running_service(models: Path, out: Path, port: int) -> Iterator[RunningService]:
-    """Starts `plumbline serve` with the settings' defaults and stops it at the end.
+    """Start `plumbline serve` and stop it at the end of the block.
 
-    Settings from the environment (PLUMBLINE_PROVIDER, for instance) hold; folders and port are the demo's.
+    Settings of the environment, such as PLUMBLINE_PROVIDER, apply, except for folders, host and port.
+
+    Args:
+        models: Folder of the model repository.
+        out: Folder for the log and the stored inspections.
+        port: TCP port; if it is in use, a free port is taken instead.
     """
     out.mkdir(parents=True, exist_ok=True)
     port = port if _is_free(port) else 0
@@ -105,7 +112,7 @@ def running_service(models: Path, out: Path, port: int) -> Iterator[RunningServi
         f"{PREFIX}DATA": str(out / "data"),
         f"{PREFIX}PORT": str(port),
         f"{PREFIX}HOST": "127.0.0.1",
-        f"{PREFIX}SHUTDOWN_DELAY_S": "0",  # no load balancer has to notice
+        f"{PREFIX}SHUTDOWN_DELAY_S": "0",  # there is no load balancer that must notice first
     }
     with log_file.open("wb") as log:
         process = subprocess.Popen(
@@ -124,13 +131,13 @@ def running_service(models: Path, out: Path, port: int) -> Iterator[RunningServi
 def inspect_samples(
     client: Client, product: str, samples: Sequence[Path], heatmaps: Path
 ) -> list[tuple[Path, Inspection, float]]:
-    """Sends every image and saves its heatmap.
+    """Inspect every image and save its heatmap.
 
     Returns:
-        For every image: the file, the answer, and the seconds that the answer took over HTTP.
+        For every image the file, the inspection, and the seconds that the request took.
 
     Raises:
-        ServiceProblem: The service refused an image.
+        PlumblineClientError: An image could not be inspected.
     """
     heatmaps.mkdir(parents=True, exist_ok=True)
     results = []
@@ -143,10 +150,10 @@ def inspect_samples(
     return results
 
 
-def verdict_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
-    """Verdicts side by side, each with what it rests on."""
+def result_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
+    """Return a table of decisions, with score, p-value, regions and time of each."""
     thresholds = results[0][1].thresholds
-    promise = (
+    guarantee = (
         f"at most {thresholds.target_false_reject_rate:.1%} of good parts fail, "
         f"{'certified' if thresholds.certified else 'estimated'} by {thresholds.calibration_images} good images"
         if thresholds.target_false_reject_rate is not None
@@ -154,9 +161,9 @@ def verdict_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
     )
     table = Table(
         title=f"{results[0][1].product}: fail above {thresholds.fail:.4g}, review above {thresholds.review:.4g}",
-        caption=promise,
+        caption=guarantee,
     )
-    for heading in ("image", "verdict"):
+    for heading in ("image", "decision"):
         table.add_column(heading, no_wrap=True)
     for heading in ("score", "p-value", "regions", "largest\nx, y, w, h", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -175,56 +182,58 @@ def verdict_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
 
 
 def main(
-    models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    samples: Annotated[Path, typer.Option(help="Folder of JPEG or PNG images.")] = Path("docs/samples"),
-    product: Annotated[str, typer.Option(help="Which product they show.")] = "washer",
-    out: Annotated[Path, typer.Option(help="Where heatmaps, log and stored inspections go.")] = Path("demo-out"),
-    port: Annotated[int, typer.Option(help="TCP port; another one if it is taken.")] = 8000,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C.")] = False,
+    models: Annotated[Path, typer.Option(help="Folder of the model repository.")] = Path("models"),
+    samples: Annotated[Path, typer.Option(help="Folder with JPEG or PNG images.")] = Path("docs/samples"),
+    product: Annotated[str, typer.Option(help="Product that the images show.")] = "washer",
+    out: Annotated[Path, typer.Option(help="Folder for heatmaps, log and stored inspections.")] = Path("demo-out"),
+    port: Annotated[int, typer.Option(help="TCP port; if it is in use, a free port is taken.")] = 8000,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C is pressed.")] = False,
 ) -> None:
-    """Start the service, inspect sample images, show the verdicts, stop the service."""
+    """Start the service, inspect sample images, show the results and stop the service."""
     images = sorted(path for path in samples.glob("*") if path.suffix.lower() in SUFFIXES)
     try:
         if not images:
-            raise DemoFailure(f"there is no JPEG or PNG image in {samples}: name another folder with --samples.")
-        console.print(f"Starting the service on the products of {escape(str(models))} ...")
+            raise DemoFailure(f"there is no JPEG or PNG image in {samples}: give another folder with --samples.")
+        OUT.print(f"Starting the service with the products of {escape(str(models))} ...")
         with running_service(models, out, port) as service:
             state = service.wait_until_ready()
             if product not in state.products:
-                raise DemoFailure(f"product {product!r} is not served: {', '.join(state.products)} are.")
+                raise DemoFailure(
+                    f"product {product!r} is not served: {', '.join(state.products)} can be given with --product."
+                )
             with Client(service.url, timeout_s=REQUEST_TIMEOUT_S) as client:
                 results = inspect_samples(client, product, images, out / "heatmaps")
-            console.print(verdict_table(results))
-            console.print(f"Heatmaps: {escape(str(out / 'heatmaps'))}")
-            _show_the_way(service.url, product, images[0], keep)
+            OUT.print(result_table(results))
+            OUT.print(f"Heatmaps: {escape(str(out / 'heatmaps'))}")
+            _print_next_steps(service.url, product, images[0], keep)
             if keep:
                 service.process.wait()
-    except (DemoFailure, ServiceProblem) as error:
-        console.print(f"[red]The demo stopped:[/] {escape(str(error))}")
-        raise typer.Exit(1) from None
+    except (DemoFailure, PlumblineClientError) as error:
+        OUT.print(f"[red]The demo failed:[/] {escape(str(error))}")
+        raise typer.Exit(FAILURE) from None
     except KeyboardInterrupt:
-        console.print("Stopped.")
+        OUT.print("Stopped.")
 
 
-def _show_the_way(url: str, product: str, image: Path, keep: bool) -> None:
+def _print_next_steps(url: str, product: str, image: Path, keep: bool) -> None:
     if not keep:
-        console.print(
-            "The service is stopped again. `make demo KEEP=1` keeps it running, `make serve` starts it alone."
+        OUT.print(
+            "The service is stopped. `make demo KEEP=1` keeps it running; `make serve` starts it without the demo."
         )
         return
-    for title, address in (("API", "/docs"), ("Health", "/health/ready"), ("Metrics", "/metrics")):
-        console.print(f"{title + ':':<9}{url}{address}")
-    console.print(
+    for title, path in (("API", "/docs"), ("Health", "/health/ready"), ("Metrics", "/metrics")):
+        OUT.print(f"{title + ':':<9}{url}{path}")
+    OUT.print(
         "Try:     curl -H 'Content-Type: image/jpeg' --data-binary "
         f"@{escape(shlex.quote(str(image)))} {url}/v1/products/{product}/inspections",
         soft_wrap=True,
     )
-    console.print("Ctrl-C stops the service.")
+    OUT.print("Press Ctrl-C to stop the service.")
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # A port whose last owner just left is free for a server, which sets the same option.
+        # The service sets this option too, so a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""`plumbline recipe`: look at and change the recipes of a running service."""
+"""`plumbline recipe`: show and change the recipes of a running service."""
 
 from __future__ import annotations
 
@@ -8,60 +8,55 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from service.settings import PREFIX
+from service.cli.console import FAILURE, OUT, stop
+from service.cli.options import CLIENT_URL, AsJson
 
 if TYPE_CHECKING:
     from plumbline_client import Client
 
-app = typer.Typer(help="Look at and change recipes of a running service.", no_args_is_help=True)
+app = typer.Typer(help="Show and change the recipes of a running service.", no_args_is_help=True)
 
-OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
-FAILED = 1
+DEFAULT_URL = "http://127.0.0.1:8000"
 
-Product = Annotated[str, typer.Argument(help="The product.")]
-Url = Annotated[str, typer.Option(help="Where the service listens.", envvar=f"{PREFIX}URL")]
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Product = Annotated[str, typer.Argument(help="Name of the product.")]
+Url = Annotated[str, typer.Option(help="URL of the service.", envvar=CLIENT_URL)]
 Expected = Annotated[
-    int | None, typer.Option("--expect", help="Refuse the change if the recipe is at another revision.")
+    int | None, typer.Option("--expect", help="Refuse the change if the recipe in force has another revision.")
 ]
-LOCAL = "http://127.0.0.1:8000"
 
 
 @contextmanager
-def talking_to(url: str) -> Iterator[Client]:
-    """A client whose failures are told in a sentence."""
-    # Imported here so that `plumbline --help` does not wait for all that the client's answers are made of.
-    from plumbline_client import Client, ServiceProblem
+def connect(url: str) -> Iterator[Client]:
+    """Open a client. Its errors end the command with a message."""
+    # Imported here so that `plumbline --help` does not load httpx and the schemas.
+    from plumbline_client import Client, PlumblineClientError, ServiceProblem
 
     try:
-        with Client(url) as client:
+        client = Client(url)
+    except ValueError as error:
+        stop(str(error), FAILURE)
+    try:
+        with client:
             yield client
     except ServiceProblem as error:
-        ERR.print(f"[red]{escape(error.detail)}[/]", soft_wrap=True)
-        raise typer.Exit(FAILED) from error
-    except (httpx.TransportError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        ERR.print(
-            f"[red]{escape(url)} does not answer ({escape(str(error))}). Is the service running?[/]", soft_wrap=True
-        )
-        raise typer.Exit(FAILED) from error
+        stop(error.detail or str(error), FAILURE)
+    except PlumblineClientError as error:
+        stop(str(error), FAILURE)
 
 
 @app.command()
 def show(
     product: Product,
-    revision: Annotated[int | None, typer.Argument(help="Revision; the one in force by default.")] = None,
-    url: Url = LOCAL,
+    revision: Annotated[int | None, typer.Argument(help="Revision; by default the one in force.")] = None,
+    url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Show a recipe."""
-    with talking_to(url) as client:
+    """Show a recipe as TOML."""
+    with connect(url) as client:
         if as_json:
             record = client.recipe(product) if revision is None else client.recipe_revision(product, revision)
             typer.echo(record.model_dump_json(indent=2))
@@ -71,57 +66,58 @@ def show(
 
 
 @app.command()
-def history(product: Product, url: Url = LOCAL, as_json: AsJson = False) -> None:
-    """List who changed the recipe, when and why; newest first."""
-    with talking_to(url) as client:
+def history(product: Product, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    """List the revisions of a recipe with author, time and reason, newest first."""
+    with connect(url) as client:
         records = client.recipe_history(product)
     if as_json:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
         return
-    table = Table("revision", "when", "who", "why", "bundle")
+    table = Table("revision", "time", "author", "reason", "bundle")
     for record in records:
-        when = f"{record.created_at:%Y-%m-%d %H:%M:%S}"
-        who, why = escape(record.author), escape(record.reason)
-        table.add_row(str(record.revision), when, who, why, record.bundle_digest[:12])
+        time = f"{record.created_at:%Y-%m-%d %H:%M:%S}"
+        author, reason = escape(record.author), escape(record.reason)
+        table.add_row(str(record.revision), time, author, reason, record.bundle_digest[:12])
     OUT.print(table)
 
 
 @app.command()
 def diff(
     product: Product,
-    before: Annotated[int, typer.Argument(help="The older revision.")],
-    after: Annotated[int | None, typer.Argument(help="The newer one; the one in force by default.")] = None,
-    url: Url = LOCAL,
+    before: Annotated[int, typer.Argument(help="First revision.")],
+    after: Annotated[int | None, typer.Argument(help="Second revision; by default the one in force.")] = None,
+    url: Url = DEFAULT_URL,
     as_json: AsJson = False,
 ) -> None:
-    """Show what changed from one revision to another.
+    """Show the differences between two revisions.
 
-    Exit code: 0 nothing is different, 1 something is, or the service refused.
+    Exit code: 0 no difference, 1 there are differences, or the service refused the request.
     """
-    with talking_to(url) as client:
+    with connect(url) as client:
         found = client.compare_recipes(product, before, client.recipe(product).revision if after is None else after)
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
         for item in found.differences:
             OUT.print(
-                f"[bold]{item.path}[/]: [red]{_text(item.before)}[/] → [green]{_text(item.after)}[/]", soft_wrap=True
+                f"[bold]{item.path}[/]: [red]{_markup(item.before)}[/] → [green]{_markup(item.after)}[/]",
+                soft_wrap=True,
             )
     if found.differences:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(FAILURE)
 
 
 @app.command()
 def revert(
     product: Product,
-    revision: Annotated[int, typer.Argument(help="The revision to return to.")],
-    author: Annotated[str, typer.Option(help="Who.")],
-    reason: Annotated[str | None, typer.Option(help="Why.")] = None,
+    revision: Annotated[int, typer.Argument(help="Revision whose values are put in force again.")],
+    author: Annotated[str, typer.Option(help="Person who reverts the recipe.")],
+    reason: Annotated[str | None, typer.Option(help="Reason, for the history.")] = None,
     expected: Expected = None,
-    url: Url = LOCAL,
+    url: Url = DEFAULT_URL,
 ) -> None:
     """Put the values of an old revision in force again, as a new revision."""
-    with talking_to(url) as client:
+    with connect(url) as client:
         record = client.revert_recipe(product, revision, author=author, reason=reason, expected_revision=expected)
     OUT.print(f"Revision {record.revision} is in force: {escape(record.reason)}", soft_wrap=True)
 
@@ -129,12 +125,12 @@ def revert(
 @app.command("export")
 def export_recipe(
     product: Product,
-    output: Annotated[Path | None, typer.Option(help="The file to write; to the terminal by default.")] = None,
-    revision: Annotated[int | None, typer.Option(help="The one in force by default.")] = None,
-    url: Url = LOCAL,
+    output: Annotated[Path | None, typer.Option(help="File to write; by default the recipe is printed.")] = None,
+    revision: Annotated[int | None, typer.Option(help="Revision; by default the one in force.")] = None,
+    url: Url = DEFAULT_URL,
 ) -> None:
-    """Write a recipe as a TOML file."""
-    with talking_to(url) as client:
+    """Export a recipe as a TOML file."""
+    with connect(url) as client:
         toml = client.export_recipe(product, revision)
     if output is None:
         typer.echo(toml, nl=False)
@@ -142,29 +138,31 @@ def export_recipe(
     try:
         output.write_text(toml, encoding="utf-8")
     except OSError as error:
-        ERR.print(f"[red]{escape(str(output))} cannot be written ({error.strerror}).[/]", soft_wrap=True)
-        raise typer.Exit(FAILED) from error
+        stop(f"{output} cannot be written: {error.strerror}.", FAILURE)
 
 
 @app.command("import")
 def import_recipe(
     product: Product,
-    file: Annotated[Path, typer.Argument(help="A TOML file as `export` writes it.")],
-    author: Annotated[str | None, typer.Option(help="Who; by default whom the file names.")] = None,
-    reason: Annotated[str | None, typer.Option(help="Why; by default what the file says.")] = None,
+    file: Annotated[Path, typer.Argument(help="TOML file, as `plumbline recipe export` writes it.")],
+    author: Annotated[
+        str | None, typer.Option(help="Person who imports the recipe; by default the author in the file.")
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Reason, for the history; by default the reason in the file.")
+    ] = None,
     expected: Expected = None,
-    url: Url = LOCAL,
+    url: Url = DEFAULT_URL,
 ) -> None:
-    """Put the recipe of a TOML file in force, as a whole."""
+    """Replace the recipe by the one in a TOML file."""
     try:
         toml = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        ERR.print(f"[red]{escape(str(file))} cannot be read ({escape(str(error))}).[/]", soft_wrap=True)
-        raise typer.Exit(FAILED) from error
-    with talking_to(url) as client:
+        stop(f"{file} cannot be read: {error}.", FAILURE)
+    with connect(url) as client:
         record = client.import_recipe(product, toml, author=author, reason=reason, expected_revision=expected)
     OUT.print(f"Revision {record.revision} is in force.", soft_wrap=True)
 
 
-def _text(value: Any) -> str:
+def _markup(value: Any) -> str:
     return escape(json.dumps(value))

@@ -182,7 +182,7 @@ def test_wrong_usage_is_explained(serve: Serve, tiny_models: Path, arguments: tu
 def test_data_folder_without_a_database_is_named_and_none_is_made(tiny_models: Path, tmp_path: Path) -> None:
     result = run(tiny_models, tmp_path / "nothing", "--product", "widget")
     assert result.exit_code == 2
-    assert "there is none" in result.output
+    assert "there is no database" in result.output
     assert not (tmp_path / "nothing").exists()
 
 

@@ -1,4 +1,4 @@
-"""`make demo` as a person meets it: a real service process, real images, and plain words when something is amiss."""
+"""`make demo` with a real service process and real images, and its error messages."""
 
 import re
 import socket
@@ -23,7 +23,7 @@ def run_demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_demo_shows_a_verdict_for_every_sample_and_leaves_no_process(tiny_models: Path, tmp_path: Path) -> None:
+def test_the_demo_shows_a_decision_for_every_sample_and_leaves_no_process(tiny_models: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -40,10 +40,10 @@ def test_the_demo_shows_a_verdict_for_every_sample_and_leaves_no_process(tiny_mo
     heatmaps = list((tmp_path / "heatmaps").glob("*.png"))
     assert {path.stem for path in heatmaps} == names
     assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in heatmaps)
-    (address,) = re.findall(r"running on (http://127\.0\.0\.1:\d+)", (tmp_path / "service.log").read_text())
-    assert not address.endswith(f":{port}")
+    (url,) = re.findall(r"running on (http://127\.0\.0\.1:\d+)", (tmp_path / "service.log").read_text())
+    assert not url.endswith(f":{port}")
     with pytest.raises(httpx.TransportError):
-        httpx.get(address, timeout=5)
+        httpx.get(url, timeout=5)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_the_demo_shows_a_verdict_for_every_sample_and_leaves_no_process(tiny_mo
         ("empty", ["--product", "widget"], "holds no bundle"),
     ],
 )
-def test_the_demo_says_in_one_line_what_is_wrong(
+def test_the_demo_reports_errors_without_a_traceback(
     models: str, arguments: list[str], message: str, tiny_models: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()

@@ -1,0 +1,108 @@
+"""`plumbline bundle`: verify, import and export bundles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from service.cli.console import FAILURE, OUT, refuse, status_line
+from service.cli.options import AsJson, Models, Provider, load_settings
+from service.errors import PlumblineError
+
+app = typer.Typer(help="Verify, import and export bundles.", no_args_is_help=True)
+
+
+@app.command()
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="Folders of bundles: models/PRODUCT/VERSION.")],
+    provider: Provider = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify bundles: schema, hashes, no external data, and the self-test with the golden samples.
+
+    The self-test runs on the execution provider that the service would use.
+
+    Exit code: 0 all bundles are intact, 1 at least one cannot be served.
+    """
+    from service.app import inspector_options
+    from service.inspection.inspector import Inspector
+
+    options = inspector_options(load_settings(provider=provider))
+    reports: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            inspector = Inspector.load(path.absolute(), options)
+        except PlumblineError as error:
+            reports.append({"bundle": str(path), "intact": False, "problem": error.slug, "detail": error.detail})
+            continue
+        parity = inspector.session.self_test(inspector.bundle.golden)
+        inspector.close()
+        detail = f"{inspector.bundle.manifest.product} {inspector.bundle.version}, parity {parity:.1e}"
+        reports.append(
+            {"bundle": str(path), "intact": True, "detail": f"{detail} on {inspector.provider}"}
+            | {"digest": inspector.bundle.digest}
+        )
+    if as_json:
+        typer.echo(json.dumps(reports, indent=2))
+    else:
+        for report in reports:
+            status_line("intact" if report["intact"] else "broken", f"{report['bundle']}: {report['detail']}")
+    if not all(report["intact"] for report in reports):
+        raise typer.Exit(FAILURE)
+
+
+@app.command("import")
+def import_bundle(
+    archive: Annotated[Path, typer.Argument(help="Zip file of a bundle, as `plumbline bundle export` writes it.")],
+    product: Annotated[str, typer.Option(help="Product that the bundle belongs to.")],
+    models: Models = None,
+) -> None:
+    """Import a bundle from a zip file into the model repository, completely or not at all.
+
+    A running service finds the bundle when it is restarted. To add it at once, upload it to the service.
+
+    Exit code: 0 the bundle is in the repository, 2 it was refused.
+    """
+    from service.bundle.archive import import_archive
+    from service.bundle.manifest import PRODUCT_NAME
+
+    settings = load_settings(models=models)
+    if not PRODUCT_NAME.fullmatch(product):
+        refuse(f"{product!r} is not a valid product name.")
+    try:
+        with archive.open("rb") as file:
+            bundle, is_new = import_archive(settings.models, product, file, settings.max_bundle_bytes)
+    except PlumblineError as error:
+        refuse(error.detail)
+    except OSError as error:
+        refuse(f"{archive} cannot be imported: {error.strerror}.")
+    path = escape(str(bundle.path))
+    OUT.print(f"Imported the bundle to {path}." if is_new else f"The bundle already exists in {path}.", soft_wrap=True)
+
+
+@app.command("export")
+def export_bundle(
+    path: Annotated[Path, typer.Argument(help="Folder of the bundle: models/PRODUCT/VERSION.")],
+    output: Annotated[Path | None, typer.Option(help="Zip file to write.", show_default="PRODUCT-VERSION.zip")] = None,
+) -> None:
+    """Export a bundle as a zip file, for upload or import. The same bundle always gives the same file.
+
+    Exit code: 0 the file is written, 2 the bundle is not intact or the file cannot be written.
+    """
+    from service.bundle.archive import write_archive
+    from service.bundle.bundle import Bundle
+
+    try:
+        bundle = Bundle.load(path.absolute())
+        target = output or Path(f"{bundle.manifest.product}-{bundle.version}.zip")
+        with target.open("wb") as file:
+            write_archive(bundle, file)
+    except PlumblineError as error:
+        refuse(error.detail)
+    except OSError as error:
+        refuse(f"{error.filename} cannot be written: {error.strerror}.")
+    OUT.print(f"Exported {bundle.manifest.product} {bundle.version} to {escape(str(target))}.", soft_wrap=True)

@@ -1,0 +1,225 @@
+"""The checks of `plumbline doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.app import inspector_options
+from service.bundle.archive import open_spool
+from service.bundle.bundle import bundle_folders
+from service.cli.options import CLIENT_URL
+from service.deployment.repository import load_inspector, product_folders
+from service.errors import PlumblineError
+from service.inspection.runtime.cuda import cuda_problems, has_driver
+from service.inspection.runtime.threads import cpu_quota
+from service.settings import PREFIX, Settings
+from service.store.database import open_engine
+
+MIN_FREE_BYTES = 200 * 2**20
+LOW_FREE_BYTES = 5 * 2**30
+_LIBRARIES = ("fastapi", "uvicorn", "numpy", "opencv-python-headless", "onnx", "sqlalchemy", "pydantic")
+_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
+
+class Health(StrEnum):
+    """How serious a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of a check.
+
+    Attributes:
+        subject: What was checked.
+        health: How serious the finding is.
+        detail: What was found.
+        remedy: What to do about it; empty if nothing needs to be done.
+    """
+
+    subject: str
+    health: Health
+    detail: str
+    remedy: str = ""
+
+
+def run_checks(settings: Settings) -> Iterator[Finding]:
+    """Check everything that the service needs, fast checks first."""
+    for check in _CHECKS:
+        try:
+            yield from check(settings)
+        except Exception as error:  # noqa: BLE001 - a check that fails must not hide the findings of the others
+            name = check.__name__.removeprefix("_check_")
+            yield Finding(name, Health.PROBLEM, f"the check failed: {error!r}", "Report this as a bug of Plumbline.")
+
+
+def _check_python(_settings: Settings) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    # An older Python could not have imported this module, so the version needs no check.
+    yield Finding("python", Health.OK, f"{version} at {sys.executable}")
+
+
+def _check_libraries(_settings: Settings) -> Iterator[Finding]:
+    found = []
+    for name in _LIBRARIES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("libraries", Health.PROBLEM, f"{name} is not installed", f"pip install {name}")
+    yield Finding("libraries", Health.OK, ", ".join(found))
+    runtimes = [name for name in _RUNTIMES if _is_installed(name)]
+    if len(runtimes) > 1:
+        yield Finding(
+            "onnxruntime",
+            Health.WARNING,
+            "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the other",
+            "Run pip uninstall onnxruntime onnxruntime-gpu, then install plumbline again.",
+        )
+    for name in runtimes:
+        yield Finding("onnxruntime", Health.OK, f"{name} {importlib.metadata.version(name)}")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _check_settings(settings: Settings) -> Iterator[Finding]:
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {CLIENT_URL}
+    # pydantic-settings ignores unknown variables, so a misspelt one would have no effect and no message.
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.startswith(f"{PREFIX}TEST_"):
+            yield Finding("settings", Health.WARNING, f"{name} is not a setting", "Check its spelling, or unset it.")
+    changed = {name: getattr(settings, name) for name in sorted(settings.model_fields_set - {"database_url"})}
+    text = ", ".join(f"{name}={value}" for name, value in changed.items())
+    yield Finding("settings", Health.OK, text or "all settings have their default values")
+    if settings.host not in {"127.0.0.1", "localhost", "::1"}:
+        yield Finding(
+            "settings",
+            Health.WARNING,
+            f"host is {settings.host}: every client that reaches port {settings.port} can inspect and change recipes",
+            "Protect the port by a firewall or by a reverse proxy with authentication.",
+        )
+
+
+def _check_processor(settings: Settings) -> Iterator[Finding]:
+    quota = cpu_quota()
+    text = f"CPU quota of {quota} threads, {settings.threads or quota} of them for a graph"
+    if settings.threads is not None and settings.threads > quota:
+        yield Finding("cpu", Health.WARNING, text, f"Set PLUMBLINE_THREADS to at most {quota}, or unset it.")
+    else:
+        yield Finding("cpu", Health.OK, text)
+
+
+def _check_cuda(settings: Settings) -> Iterator[Finding]:
+    if settings.provider == "cpu":
+        yield Finding("cuda", Health.OK, "not requested (provider is cpu)")
+        return
+    problems = cuda_problems()
+    if not problems:
+        yield Finding("cuda", Health.OK, "the driver and the libraries can be loaded")
+    elif settings.provider == "cuda" or has_driver():
+        health = Health.PROBLEM if settings.provider == "cuda" else Health.WARNING
+        remedy = (
+            "Install the GPU driver, and the CUDA libraries with pip install 'plumbline[cuda]'. "
+            "Or set PLUMBLINE_PROVIDER=cpu."
+        )
+        yield Finding("cuda", health, " ".join(problems), remedy)
+    else:
+        yield Finding("cuda", Health.OK, f"no GPU is available, the CPU is used ({' '.join(problems)})")
+
+
+def _check_data(settings: Settings) -> Iterator[Finding]:
+    try:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=settings.data) as file:
+            file.write(b"plumbline")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        remedy = "Make the folder writable for this user, or set PLUMBLINE_DATA to a folder that is writable."
+        yield Finding("data folder", Health.PROBLEM, f"{settings.data}: {error.strerror}", remedy)
+        return
+    yield Finding("data folder", Health.OK, f"{settings.data} is writable")
+    free = shutil.disk_usage(settings.data).free
+    text = f"{free / 2**30:.1f} GiB free"
+    remedy = "Free disk space, or set PLUMBLINE_DATA to a folder on a larger disk. A full disk stops inspection."
+    health = Health.PROBLEM if free < MIN_FREE_BYTES else Health.WARNING if free < LOW_FREE_BYTES else Health.OK
+    yield Finding("disk", health, text, "" if health is Health.OK else remedy)
+
+
+def _check_database(settings: Settings) -> Iterator[Finding]:
+    try:
+        open_engine(settings.database).dispose()
+    except PlumblineError as error:
+        yield Finding("database", Health.PROBLEM, error.detail, "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA.")
+    else:
+        yield Finding("database", Health.OK, "can be opened, and its tables are up to date")
+
+
+def _check_models(settings: Settings) -> Iterator[Finding]:
+    try:
+        open_spool(settings.models).close()
+    except OSError as error:
+        text = f"{settings.models} is not writable ({error.strerror}): bundles can be copied there, but not uploaded"
+    else:
+        text = f"{settings.models} is writable: bundles can be uploaded"
+    yield Finding("model repository", Health.OK, text)
+
+
+def _check_bundles(settings: Settings) -> Iterator[Finding]:
+    products = list(product_folders(settings.models))
+    if not products:
+        remedy = "Train one with plumbline-train fit, or set PLUMBLINE_MODELS to the folder that holds the products."
+        yield Finding("bundles", Health.PROBLEM, f"{settings.models} holds no bundle", remedy)
+    for product in products:
+        for path in bundle_folders(settings.models / product):
+            subject = f"bundle {product}/{path.name}"
+            try:
+                inspector = load_inspector(path, product, inspector_options(settings))
+            except PlumblineError as error:
+                yield Finding(subject, Health.PROBLEM, error.detail, "Copy or export the bundle again, or remove it.")
+                continue
+            yield Finding(subject, Health.OK, f"intact, self-test passed on {inspector.provider}")
+            inspector.close()
+
+
+def _check_port(settings: Settings) -> Iterator[Finding]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            remedy = "Stop the process that listens on the port (a running plumbline?), or set PLUMBLINE_PORT."
+            yield Finding("port", Health.PROBLEM, f"{settings.host}:{settings.port}: {error.strerror}", remedy)
+            return
+    yield Finding("port", Health.OK, f"{settings.host}:{settings.port} is free")
+
+
+_CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    _check_python,
+    _check_libraries,
+    _check_settings,
+    _check_processor,
+    _check_cuda,
+    _check_data,
+    _check_database,
+    _check_port,
+    _check_models,
+    _check_bundles,
+)

@@ -1,0 +1,167 @@
+"""Inspection of image files with the same core as the service, and the table of results."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.errors import PlumblineError
+from service.inspection import heatmap
+from service.inspection.decision import Decision
+from service.inspection.decoding import decoder
+from service.inspection.inspector import Inspector
+from service.inspection.quality import find_objections
+from service.inspection.runtime.threads import cpu_quota
+from service.recipes.recipe import Recipe
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """The result for one file.
+
+    Attributes:
+        file: The file.
+        decision: pass, review, fail or invalid; None if the file could not be inspected.
+        decision_by_score: The decision without region filters.
+        score: Image score.
+        p_value: p-value of the score.
+        fail_threshold: Scores above it fail.
+        review_threshold: Scores above it need review.
+        regions: Anomalous regions, as in the HTTP API.
+        sha256: Hash of the file.
+        timings_ms: Milliseconds per stage.
+        heatmap: The file with the heatmap.
+        reasons: Why the quality check rejected the image.
+        error: Why the file could not be inspected.
+    """
+
+    file: Path
+    decision: str | None = None
+    decision_by_score: str | None = None
+    score: float | None = None
+    p_value: float | None = None
+    fail_threshold: float | None = None
+    review_threshold: float | None = None
+    regions: tuple[dict[str, Any], ...] = ()
+    sha256: str | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    heatmap: Path | None = None
+    reasons: str | None = None
+    error: str | None = None
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """Return the given files, and the image files in the given folders, sorted.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise FileNotFoundError(path)
+    return found
+
+
+def inspect_files(
+    inspector: Inspector,
+    recipe: Recipe,
+    reference: Sequence[float],
+    files: Sequence[Path],
+    heatmaps: Path | None,
+    media_type: str,
+) -> Iterator[FileResult]:
+    """Inspect files in the given order. A file that cannot be inspected does not stop the others.
+
+    Args:
+        inspector: Inspector of the product.
+        recipe: Recipe in force.
+        reference: Scores of good images from which p-values are computed, ascending.
+        files: Encoded images.
+        heatmaps: Folder to which heatmaps are written; None if they are not wanted.
+        media_type: Format of the heatmaps.
+    """
+    if heatmaps is not None:
+        heatmaps.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(cpu_quota()) as pool:
+        yield from pool.map(lambda file: _inspect(inspector, recipe, reference, file, heatmaps, media_type), files)
+
+
+def _inspect(
+    inspector: Inspector,
+    recipe: Recipe,
+    reference: Sequence[float],
+    file: Path,
+    heatmaps: Path | None,
+    media_type: str,
+) -> FileResult:
+    try:
+        data = file.read_bytes()
+        rules = recipe.pixels.rules(None)
+        image = inspector.read(data, rules)
+        limits = recipe.quality.combine(inspector.quality_limits, recipe.pixels)
+        if objections := find_objections(image.quality, image.image_wh, limits):
+            return FileResult(
+                file,
+                decision=Decision.INVALID.value,
+                sha256=image.sha256,
+                reasons=" ".join(objection.detail for objection in objections),
+            )
+        result = inspector.infer(image)
+        judged = inspector.finish(image, result, recipe.criteria, reference)
+        saved = None
+        if heatmaps is not None:
+            scale = inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)
+            rgb = decoder.decode(data, inspector.options.limits, rules)
+            drawn = heatmap.render(rgb, judged.anomaly_map, scale, judged.regions, judged.judged)
+            # Files in different folders may have the same name; the hash makes the names of the heatmaps distinct.
+            suffix = heatmap.HEATMAP_MEDIA_TYPES[media_type]
+            saved = heatmaps / f"{file.stem}-{judged.image.sha256[:8]}{suffix}"
+            saved.write_bytes(heatmap.encode(drawn, media_type))
+    except PlumblineError as error:
+        return FileResult(file, error=error.detail)
+    except OSError as error:
+        return FileResult(file, error=f"{error.filename}: {error.strerror}")
+    return FileResult(
+        file,
+        decision=judged.decision.value,
+        decision_by_score=judged.by_score.value,
+        score=judged.score,
+        p_value=judged.p_value,
+        fail_threshold=judged.thresholds.fail,
+        review_threshold=judged.thresholds.review,
+        regions=tuple(asdict(region) for region in judged.regions),
+        sha256=judged.image.sha256,
+        timings_ms={stage: round(seconds * 1000, 3) for stage, seconds in judged.timings.items()},
+        heatmap=saved,
+    )
+
+
+def write_results(results: Sequence[FileResult], path: Path) -> None:
+    """Write the results as JSON with all fields, or as CSV with one row per file.
+
+    Args:
+        results: The results.
+        path: File to write; it ends in `.json` or `.csv`.
+    """
+    rows = [asdict(result) for result in results]
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=2, default=str) + "\n", encoding="utf-8")
+        return
+    columns = [name for name in FileResult.__dataclass_fields__ if name != "timings_ms"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row | {"regions": len(row["regions"])})

@@ -1,0 +1,84 @@
+"""`plumbline inspect`: inspect image files without a server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from service.cli.console import ERR, FAILURE, refuse, status_line
+from service.cli.options import Data, Models, Provider, load_settings
+from service.errors import PlumblineError
+
+if TYPE_CHECKING:
+    from service.cli.file_inspection import FileResult
+
+
+def inspect(
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders that are searched for image files.")],
+    product: Annotated[str, typer.Option(help="Product that the images show.")],
+    models: Models = None,
+    data: Data = None,
+    provider: Provider = None,
+    save_heatmap: Annotated[Path | None, typer.Option(help="Folder to which heatmaps are written.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to which the results are written; .json or .csv.")] = None,
+) -> None:
+    """Inspect image files without a server, with the bundle and the recipe that the service would use.
+
+    Exit code: 0 all images pass; 1 at least one image fails, needs review, is invalid or cannot be inspected; 2 wrong
+    usage.
+    """
+    from service.app import inspector_options
+    from service.cli.file_inspection import find_images, inspect_files, write_results
+    from service.cli.offline import bundle_in_force, recipe_in_force
+    from service.deployment.errors import UnknownProduct
+    from service.deployment.repository import load_inspector, product_folders
+
+    settings = load_settings(models=models, data=data, provider=provider)
+    if output is not None and output.suffix not in {".json", ".csv"}:
+        refuse(f"The results file {output} must end in .json or .csv.")
+    known = list(product_folders(settings.models))
+    if product not in known:
+        refuse(UnknownProduct(product, known).detail)
+    try:
+        files = find_images(paths)
+    except FileNotFoundError as error:
+        refuse(f"{error.args[0]} does not exist.")
+    try:
+        bundle = bundle_in_force(settings, product)
+        inspector = load_inspector(bundle, product, inspector_options(settings))
+        recipe, reference = recipe_in_force(settings, inspector.bundle)
+    except PlumblineError as error:
+        refuse(error.detail)
+    results: list[FileResult] = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=ERR
+    ) as progress:
+        task = progress.add_task("Inspecting", total=len(files))
+        for result in inspect_files(inspector, recipe, reference, files, save_heatmap, settings.heatmap_media_type):
+            progress.advance(task)
+            results.append(result)
+            status_line(_status(result), f"{result.file}  {_summary(result)}", width=7)
+    inspector.close()
+    if output is not None:
+        write_results(results, output)
+    counts = Counter(map(_status, results))
+    ERR.print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "No images found.")
+    if set(counts) != {"pass"}:
+        raise typer.Exit(FAILURE)
+
+
+def _status(result: FileResult) -> str:
+    return result.decision or "error"
+
+
+def _summary(result: FileResult) -> str:
+    if result.error or result.reasons or result.score is None:
+        return result.error or result.reasons or ""
+    summary = f"score {result.score:.4g}  p {result.p_value:.3g}"
+    if result.decision_by_score != result.decision:
+        summary += f"  ({result.decision_by_score} without region filters)"
+    return summary

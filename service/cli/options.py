@@ -1,0 +1,69 @@
+"""Options that several commands share, and the settings that they make."""
+
+from __future__ import annotations
+
+import inspect as signatures
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.markup import escape
+
+from service.cli.console import ERR, USAGE
+from service.settings import PREFIX, Settings
+
+CLIENT_URL = f"{PREFIX}URL"
+"""Environment variable with the URL of the service, for commands that are clients of it. Not one of its settings."""
+
+Models = Annotated[Path | None, typer.Option(help="Folder of the model repository.", envvar=f"{PREFIX}MODELS")]
+Data = Annotated[Path | None, typer.Option(help="Data folder of the service.", envvar=f"{PREFIX}DATA")]
+Provider = Annotated[
+    str | None,
+    typer.Option(help="Execution provider: auto, cuda or cpu.", envvar=f"{PREFIX}PROVIDER", metavar="PROVIDER"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
+    """Give a command one option per setting, with the documentation of the setting.
+
+    The options are text, so that `Settings` validates values from the command line and from the environment alike.
+    """
+
+    def run(**options: str | None) -> None:
+        command(load_settings(**options))
+
+    parameters = []
+    for name, field in Settings.model_fields.items():
+        option = typer.Option(
+            help=(field.description or "").replace("\n", " "),
+            show_default=str(field.default) if field.default and field.default != frozenset() else False,
+            envvar=f"{PREFIX}{name}".upper(),
+            metavar=name.split("_")[-1].upper(),
+        )
+        parameters.append(
+            signatures.Parameter(
+                name, signatures.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+            )
+        )
+    run.__signature__ = signatures.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def load_settings(**options: Any) -> Settings:
+    """Return the settings: options that are not None, then the environment, then defaults.
+
+    Prints what is not valid and ends the command with the exit code for wrong usage.
+    """
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            path = ".".join(str(part) for part in item["loc"])
+            name = f"{PREFIX}{path}".upper() if path else "Settings"
+            ERR.print(f"[red]{name}[/]: {escape(item['msg'].removeprefix('Value error, '))}")
+        raise typer.Exit(USAGE) from error

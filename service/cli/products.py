@@ -1,0 +1,78 @@
+"""`plumbline products`: list the products of the model repository."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from service.cli.console import OUT
+from service.cli.options import AsJson, Data, Models, load_settings
+from service.errors import PlumblineError
+from service.settings import Settings
+
+
+def products(models: Models = None, data: Data = None, as_json: AsJson = False) -> None:
+    """List the products of the model repository, with the bundle and the recipe that the service would use."""
+    settings = load_settings(models=models, data=data)
+    rows = _rows(settings)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif rows:
+        OUT.print(_table(rows))
+    else:
+        OUT.print(f"{escape(str(settings.models))} holds no product.", soft_wrap=True)
+
+
+def _rows(settings: Settings) -> list[dict[str, Any]]:
+    """Return the facts of each product; `error` where its bundle or its recipe cannot be read."""
+    from service.bundle.bundle import Bundle, bundle_folders
+    from service.cli.offline import bundle_in_force, recipe_in_force
+    from service.deployment.repository import product_folders
+
+    rows: list[dict[str, Any]] = []
+    for name in product_folders(settings.models):
+        path = bundle_folders(settings.models / name)[0]
+        try:
+            path = bundle_in_force(settings, name)
+            bundle = Bundle.load(path)
+            recipe, _ = recipe_in_force(settings, bundle)
+        except PlumblineError as error:
+            rows.append({"product": name, "version": path.name, "error": error.detail})
+            continue
+        manifest = bundle.manifest
+        rows.append(
+            {
+                "product": name,
+                "version": bundle.version,
+                "method": manifest.method,
+                "created_at": manifest.created_at.isoformat(timespec="seconds"),
+                "calibration_images": len(bundle.card.scores),
+                "fail_threshold": recipe.fail_threshold,
+                "review_threshold": recipe.review_threshold,
+                "target_false_reject_rate": recipe.target_false_reject_rate,
+            }
+        )
+    return rows
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("product", "version", "method", "created", "fail above", "review above", "false-reject rate")
+    for row in rows:
+        if "error" in row:
+            table.add_row(row["product"], row["version"], f"[red]{escape(row['error'])}[/]")
+            continue
+        rate = row["target_false_reject_rate"]
+        table.add_row(
+            row["product"],
+            row["version"],
+            row["method"],
+            row["created_at"],
+            f"{row['fail_threshold']:.4g}",
+            f"{row['review_threshold']:.4g}",
+            f"≤ {rate:.2%}" if rate else "thresholds set by hand",
+        )
+    return table

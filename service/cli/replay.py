@@ -1,0 +1,68 @@
+"""`plumbline replay`: inspect stored images again and compare."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.console import ERR, FAILURE, refuse, status_line
+from service.cli.options import AsJson, Data, Models, Provider, load_settings
+from service.errors import PlumblineError
+
+
+def replay(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of the inspections.")] = None,
+    product: Annotated[str | None, typer.Option(help="Instead of ids: the newest inspections of this product.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Instead of ids, or with --product: inspections from this time on, in ISO 8601."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of inspections if no ids are given.")] = 1000,
+    models: Models = None,
+    data: Data = None,
+    provider: Provider = None,
+    as_json: AsJson = False,
+) -> None:
+    """Inspect stored images again, with the bundle and the recipe that their inspections name, and compare.
+
+    Reads the data folder and the model repository, whether the service is running or not. An inspection whose image,
+    bundle or recipe no longer exists cannot be replayed; it is reported as impossible and does not count as different.
+
+    Exit code: 0 all replayed inspections have the same result, 1 some differ or none could be replayed, 2 wrong usage.
+    """
+    from service.app import inspector_options
+    from service.cli.offline import open_store, stored_inspections
+    from service.deployment.replay import Replayer
+
+    settings = load_settings(models=models, data=data, provider=provider)
+    if bool(ids) == bool(product or since):
+        refuse("Give either the ids of inspections or --product, --since or both.")
+    counts: Counter[str] = Counter()
+    reports: list[dict[str, Any]] = []
+    try:
+        with (
+            open_store(settings) as store,
+            Replayer(settings.models, store, inspector_options(settings)) as replayer,
+        ):
+            for inspection_id, record in stored_inspections(store, ids or [], product, since, limit):
+                try:
+                    if isinstance(record, PlumblineError):
+                        raise record
+                    replayed = replayer.replay(record)
+                    outcome, detail = str(replayed.outcome), replayed.summary
+                except PlumblineError as error:
+                    outcome, detail = "impossible", error.detail
+                counts[outcome] += 1
+                reports.append({"inspection_id": inspection_id, "outcome": outcome, "detail": detail})
+                if not as_json:
+                    status_line(outcome, f"{inspection_id}  {detail}", width=10)
+    except (PlumblineError, ValueError) as error:
+        refuse(str(error))
+    if as_json:
+        typer.echo(json.dumps(reports, indent=2))
+    ERR.print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "No inspections found.")
+    if counts["different"] or not counts["same"]:
+        raise typer.Exit(FAILURE)

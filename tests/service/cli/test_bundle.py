@@ -1,0 +1,40 @@
+"""`plumbline bundle`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from service.bundle.bundle import Bundle
+from tests.bundles import write_tiny_bundle
+from tests.command_line import run
+
+
+def test_bundles_are_verified(tmp_path: Path) -> None:
+    intact = write_tiny_bundle(tmp_path, "bolt").path
+    wrong = write_tiny_bundle(tmp_path, "nut", offset=0.5).path
+    assert run("bundle", "verify", intact).exit_code == 0
+    result = run("bundle", "verify", intact, wrong, "--json")
+    assert result.exit_code == 1
+    good, bad = json.loads(result.stdout)
+    assert (good["intact"], bad["intact"]) == (True, False)
+    assert bad["problem"] == "parity-failure"
+
+
+def test_bundle_is_exported_and_imported(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    archive, models = tmp_path / "widget.zip", tmp_path / "models"
+    assert run("bundle", "export", tiny_bundle.path, "--output", archive).exit_code == 0
+    for words in ("Imported the bundle to", "already exists in"):
+        result = run("bundle", "import", archive, "--product", "widget", "--models", models)
+        assert result.exit_code == 0, result.output
+        assert words in result.output
+    assert Bundle.load(models / "widget" / tiny_bundle.version).digest == tiny_bundle.digest
+    for arguments in (
+        ("import", archive, "--product", "nut", "--models", models),
+        ("import", archive, "--product", "../nut", "--models", models),
+        ("import", tmp_path / "nothing.zip", "--product", "widget", "--models", models),
+        ("export", tmp_path),
+        ("export", tiny_bundle.path, "--output", tmp_path / "no" / "folder.zip"),
+    ):
+        assert run("bundle", *arguments).exit_code == 2, arguments
+    assert [path.name for path in models.iterdir()] == ["widget"]

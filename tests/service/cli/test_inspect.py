@@ -1,0 +1,105 @@
+"""`plumbline inspect`: files without a server."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from tests.bundles import part, write_tiny_bundle
+from tests.command_line import run
+from tests.running_service import BAD, GOOD, Serve, encode
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "good.png").write_bytes(GOOD)
+    (folder / "deeper" / "bad.png").write_bytes(BAD)
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def inspect(models: Path, data: Path, *arguments: str | Path) -> Result:
+    return run("inspect", *arguments, "--product", "widget", "--models", models, "--data", data, "--provider", "cpu")
+
+
+def test_folder_is_inspected_with_table_and_heatmaps(images: Path, tiny_models: Path, tmp_path: Path) -> None:
+    table, heatmaps = tmp_path / "out.csv", tmp_path / "heatmaps"
+    result = inspect(tiny_models, tmp_path / "data", images, "--output", table, "--save-heatmap", heatmaps)
+    assert result.exit_code == 1, "one image fails"
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [(Path(row["file"]).name, row["decision"], row["regions"]) for row in rows] == [
+        ("bad.png", "fail", "1"),
+        ("good.png", "pass", "0"),
+    ]
+    drawn = cv2.imread(rows[0]["heatmap"])
+    assert drawn is not None
+    assert drawn.shape == (64, 64, 3)
+    assert not (tmp_path / "data").exists(), "reading the recipe must not create a database"
+
+
+def test_folder_is_inspected_with_the_recipe_of_the_service(
+    serve: Serve, images: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    with serve() as service:
+        change = {"author": "a", "reason": "b", "regions": {"min_area_px": 4000}}
+        assert service.client.put("/v1/products/widget/recipe", json=change).status_code == 200
+    table = tmp_path / "out.csv"
+    result = inspect(tiny_models, service.settings.data, images, "--output", table)
+    assert result.exit_code == 0
+    assert "(fail without region filters)" in result.stdout
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [(row["decision"], row["decision_by_score"]) for row in rows] == [("pass", "fail"), ("pass", "pass")]
+
+
+def test_all_good_parts_end_with_success(images: Path, tiny_models: Path, tmp_path: Path) -> None:
+    assert inspect(tiny_models, tmp_path / "data", images / "good.png").exit_code == 0
+
+
+def test_file_that_cannot_be_inspected_does_not_stop_the_others(
+    images: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    (images / "broken.png").write_bytes(GOOD[: len(GOOD) // 2])
+    table = tmp_path / "out.json"
+    result = inspect(tiny_models, tmp_path / "data", images, "--output", table)
+    assert result.exit_code == 1
+    rows = {Path(row["file"]).name: row for row in json.loads(table.read_text())}
+    assert rows["broken.png"]["decision"] is None
+    assert "truncated or corrupt" in rows["broken.png"]["error"]
+    assert rows["good.png"]["decision"] == "pass"
+    assert rows["bad.png"]["regions"][0]["area_px"] > 0
+
+
+def test_thresholds_of_the_service_apply_without_it(serve: Serve, images: Path, tiny_models: Path) -> None:
+    change = {"author": "a", "reason": "b", "fail_threshold": 10, "review_threshold": 9}
+    with serve() as service:
+        service.client.put("/v1/products/widget/recipe", json=change)
+        data = service.settings.data
+    assert inspect(tiny_models, data, images).exit_code == 0, "with high thresholds the defective part passes"
+
+
+def test_activated_bundle_is_used_without_the_service(serve: Serve, images: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    older = write_tiny_bundle(models, scores=[10 + rank for rank in range(99)])
+    newer = write_tiny_bundle(models, created_at=datetime(2026, 2, 1, tzinfo=UTC))
+    assert inspect(models, tmp_path / "data", images).exit_code == 1, "the newest, because none was activated"
+    with serve(models=models) as service:
+        decision = {"author": "a", "reason": "b"}
+        service.client.post(f"/v1/products/widget/bundles/{older.version}:activate", json=decision)
+    assert inspect(models, tmp_path / "data", images).exit_code == 0, "its calibration passes both images"
+    (product,) = json.loads(run("products", "--models", models, "--data", tmp_path / "data", "--json").stdout)
+    assert product["version"] == older.version != newer.version
+
+
+def test_gray_levels_of_the_fixture_are_what_the_tests_assume() -> None:
+    decoded = cv2.imdecode(np.frombuffer(encode(part()), np.uint8), cv2.IMREAD_COLOR)
+    assert decoded is not None
+    assert np.unique(decoded).tolist() == [128]
