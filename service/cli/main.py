@@ -151,7 +151,9 @@ def inspect(
         write_results,
     )
     from service.deployment.repository import load_inspector, product_folders
+    from service.inspection.runtime.configure import configure
 
+    configure()
     settings = load_settings(models=models, data=data, provider=provider)
     if output is not None and output.suffix not in {".json", ".csv"}:
         refuse(f"The results file {output} must end in .json or .csv.")
@@ -201,7 +203,9 @@ def doctor(settings: Settings) -> None:
     Exit code: 0 no problem (warnings may be), 1 some problem, 2 settings that are not valid.
     """
     from service.cli.doctor import Health, examine
+    from service.inspection.runtime.configure import configure
 
+    configure()
     worst = Health.OK
     for finding in examine(settings):
         colour = _COLOURS[finding.health]
@@ -299,7 +303,9 @@ def replay(
     from service.app import inspector_options
     from service.cli.offline import store_if_there, stored_inspections
     from service.deployment.replay import Replayer
+    from service.inspection.runtime.configure import configure
 
+    configure()
     settings = load_settings(models=models, data=data, provider=provider)
     if bool(ids) == bool(product or since):
         refuse("Name inspections by their ids, or ask for --product, --since or both.")
@@ -355,7 +361,9 @@ def verify(
     """
     from service.app import inspector_options
     from service.inspection.inspector import Inspector
+    from service.inspection.runtime.configure import configure
 
+    configure()
     options = inspector_options(load_settings(provider=provider))
     reports = []
     for path in paths:

@@ -34,8 +34,6 @@ from service.inspection.decoding.samples import Samples, read_buffer, to_8_bit
 from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
 
 UInt8Image = npt.NDArray[np.uint8]
-# Images are worked on side by side, each on one thread; OpenCV's own threads would fight over the same cores.
-cv2.setNumThreads(1)
 MEDIA_TYPES = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
@@ -60,8 +58,6 @@ _MAGIC = {
 }
 _PNG_BIT_DEPTH = 24  # the byte of the header that tells it
 _PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG with its checksum, always the same bytes
-# Pillow's own bomb limit is fixed and process-wide; ours comes with every call and is checked before decoding.
-Image.MAX_IMAGE_PIXELS = None
 # What Pillow raises on damaged data depends on the format's plugin.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error)
 

@@ -9,7 +9,6 @@ out: a damaged file can crash the decompressors that tifffile would use (imageco
 from __future__ import annotations
 
 import io
-import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,9 +35,6 @@ _COMPRESSIONS = {
 _BITS = (1, 2, 4, 8, 12, 16)
 _MAX_CHANNELS = 8
 _SHORT, _LONG = 3, 4
-
-# What is wrong with a sender's file is answered to the sender.
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 def read_size(data: bytes) -> tuple[int, int]:
