@@ -26,7 +26,7 @@ class BadZip(Exception):
     """It is no zip file, or a damaged one; the text says what, as the end of a sentence."""
 
 
-class TooMuchInside(Exception):
+class UnpackLimitExceeded(Exception):
     """It unpacks to more than it may."""
 
 
@@ -54,7 +54,7 @@ def unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, limit_bytes: int) ->
     """One file's content. What an archive states about sizes is a claim; what is counted are the bytes.
 
     Raises:
-        TooMuchInside: There are more than `limit_bytes`.
+        UnpackLimitExceeded: There are more than `limit_bytes`.
         BadZip: The file is damaged.
     """
     content = bytearray()
@@ -62,7 +62,7 @@ def unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, limit_bytes: int) ->
         while chunk := file.read(_CHUNK_BYTES):
             content += chunk
             if len(content) > limit_bytes:
-                raise TooMuchInside
+                raise UnpackLimitExceeded
     return bytes(content)
 
 

@@ -16,7 +16,7 @@ from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleArchiveInvalid, BundleTooLarge, RepositoryNotWritable
 from service.bundle.manifest import FILE_NAME, MANIFEST
 from service.bundle.writer import install_bundle
-from service.untrusted_zip import METHODS, BadZip, TooMuchInside, is_encrypted, open_zip, unpack
+from service.untrusted_zip import METHODS, BadZip, UnpackLimitExceeded, is_encrypted, open_zip, unpack
 
 # A bundle has at most 103 files; each of their entries takes less than a hundred bytes.
 MAX_DIRECTORY_BYTES = 64 * 1024
@@ -79,7 +79,7 @@ def read_archive(archive: IO[bytes], limit_bytes: int) -> dict[str, bytes]:
                 left -= len(contents[entry.filename])
     except BadZip as error:
         raise BundleArchiveInvalid(str(error)) from error
-    except TooMuchInside as error:
+    except UnpackLimitExceeded as error:
         raise BundleTooLarge(limit_bytes) from error
     if MANIFEST not in contents:
         raise BundleArchiveInvalid(f"it holds no {MANIFEST}.")

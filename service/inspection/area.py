@@ -38,7 +38,7 @@ class Area:
     roi: tuple[Polygon, ...] = ()
     ignore: tuple[Polygon, ...] = ()
 
-    def leaves_something(self, width: float = math.inf, height: float = math.inf) -> bool:
+    def has_judged_part(self, width: float = math.inf, height: float = math.inf) -> bool:
         """Whether the ignore polygons leave anything of ROI and image. Without an ROI and with an image of which
         the size is not known they do.
         """
@@ -51,7 +51,7 @@ class Area:
             return True
         return bool(_covered(self, _steps(left, right, _LOOK), _steps(top, bottom, _LOOK)).any())
 
-    def beyond(self, width: float, height: float) -> str | None:
+    def corner_outside(self, width: float, height: float) -> str | None:
         """The corner that lies outside an image of this size, in words; None where none does."""
         for kind, polygons in (("ROI", self.roi), ("ignore", self.ignore)):
             for number, polygon in enumerate(polygons, 1):
@@ -81,7 +81,7 @@ def judged_cells(area: Area, map_hw: tuple[int, int], image_wh: tuple[int, int])
     """
     if area == EVERYTHING:
         return None
-    if (where := area.beyond(*image_wh)) is not None:
+    if (where := area.corner_outside(*image_wh)) is not None:
         raise AreaMismatch(where, *image_wh)
     height, width = map_hw
     xs, ys = _steps(0, image_wh[0], width * _SAMPLES), _steps(0, image_wh[1], height * _SAMPLES)

@@ -31,7 +31,7 @@ _DEFECTIVE_NAMES = re.compile(
 )
 
 
-def sounds_defective(folder: str) -> bool:
+def is_defect_folder(folder: str) -> bool:
     """Whether a folder's name says that what lies in it is no image of a good part."""
     return _DEFECTIVE_NAMES.fullmatch(folder) is not None
 

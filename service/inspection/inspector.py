@@ -60,7 +60,7 @@ class PreparedImage:
         timings: Seconds per stage.
     """
 
-    prepared: UInt8Image
+    pixels: UInt8Image
     image_wh: tuple[int, int]
     media_type: str
     sha256: str
@@ -154,11 +154,11 @@ class Measurer:
         media_type = decoder.read_header(data, rules).media_type
         rgb = decoder.decode(data, self.options.limits, rules)
         decoded = time.perf_counter()
-        prepared = tiling.lay_out(rgb, self.geometry)
-        quality = measure_quality(prepared)
+        pixels = tiling.prepare_input(rgb, self.geometry)
+        quality = measure_quality(pixels)
         sha256 = hashlib.sha256(data).hexdigest()
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
-        return PreparedImage(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
+        return PreparedImage(pixels, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
 
     def infer(self, image: PreparedImage) -> PatchResult:
         """Have the graph look at an image, in one piece or tile by tile, and wait for the map.
@@ -167,10 +167,10 @@ class Measurer:
             QueueFull, DeadlineExceeded, ShuttingDown: It cannot be looked at now; see `MicroBatcher.submit`.
         """
         if self.geometry.tiling is None:
-            return self.batcher.submit(image.prepared).result()
+            return self.batcher.submit(image.pixels).result()
         width, height = image.image_wh
-        grid = tiling.lay_grid((height, width), self.geometry)
-        return tiling.infer_tiles(image.prepared, grid, self.batcher.submit, _tiles_at_once(self.options.batching))
+        grid = tiling.plan_tiles((height, width), self.geometry)
+        return tiling.infer_tiles(image.pixels, grid, self.batcher.submit, _tiles_at_once(self.options.batching))
 
     def run_copies(self, image: PreparedImage, copies: int) -> PatchResult:
         """Run the graph at once on a batch of so many copies of an image, to get the numbers of a batch of that size.
@@ -179,7 +179,7 @@ class Measurer:
         for a measurer that nobody else uses, because it does not wait for a turn, and for images in one piece.
         """
         started = time.perf_counter()
-        output = self.session.run(np.repeat(image.prepared[None], copies, axis=0))
+        output = self.session.run(np.repeat(image.pixels[None], copies, axis=0))
         infer_s = time.perf_counter() - started
         gain = None if output.gains is None else float(output.gains[0])
         return PatchResult(output.maps[0].copy(), gain, 0.0, infer_s, copies)
@@ -280,7 +280,7 @@ class Inspector(Measurer):
         if self.geometry.tiling is None:
             return image_score(anomaly_map, self.rule, judged)
         manifest = self.bundle.manifest
-        grid = tiling.lay_grid(image_wh[::-1], self.geometry)
+        grid = tiling.plan_tiles(image_wh[::-1], self.geometry)
         windows = tiling.tile_windows(grid, (manifest.map_height, manifest.map_width))
         return image_score(anomaly_map, self.rule, judged, windows)
 

@@ -67,7 +67,7 @@ class QualityLimits:
 
 
 @dataclass(frozen=True)
-class Objection:
+class QualityViolation:
     """One reason not to judge an image.
 
     Attributes:
@@ -108,7 +108,7 @@ def derive_limits(statistics: QualityStatistics | None) -> QualityLimits:
     )
 
 
-def find_objections(quality: Quality, image_wh: tuple[int, int], limits: QualityLimits) -> tuple[Objection, ...]:
+def find_violations(quality: Quality, image_wh: tuple[int, int], limits: QualityLimits) -> tuple[QualityViolation, ...]:
     """Everything that speaks against judging an image; nothing where it is as images of this product are.
 
     Args:
@@ -116,11 +116,11 @@ def find_objections(quality: Quality, image_wh: tuple[int, int], limits: Quality
         image_wh: Width and height of the image as it was sent.
         limits: The product's.
     """
-    objections = []
+    violations = []
     for measure, measured, expected in (("width", image_wh[0], limits.width), ("height", image_wh[1], limits.height)):
         if expected is not None and measured != expected:
             detail = f"The image's {measure} is {measured} pixels, the recipe declares {expected}."
-            objections.append(Objection(InvalidReason.WRONG_SIZE, detail, measure, measured, expected))
+            violations.append(QualityViolation(InvalidReason.WRONG_SIZE, detail, measure, measured, expected))
     for reason, measure, is_upper, limit, what in (
         (InvalidReason.UNDER_EXPOSED, "brightness", False, limits.min_brightness, "mean gray level"),
         (InvalidReason.UNDER_EXPOSED, "dark_share", True, limits.max_dark_share, "share of black pixels"),
@@ -133,17 +133,17 @@ def find_objections(quality: Quality, image_wh: tuple[int, int], limits: Quality
         if limit is not None and (measured_value > limit if is_upper else measured_value < limit):
             side = "above" if is_upper else "below"
             detail = f"The image is {_ADJECTIVES[reason]}: its {what} is {measured_value:.4g}, {side} {limit:.4g}."
-            objections.append(Objection(reason, detail, measure, measured_value, limit))
-    return tuple(objections)
+            violations.append(QualityViolation(reason, detail, measure, measured_value, limit))
+    return tuple(violations)
 
 
-def frozen(repeats: int, limit: int) -> Objection:
-    """The objection to an image that is, byte by byte, the one before."""
+def frozen_frame_violation(repeats: int, limit: int) -> QualityViolation:
+    """The violation to an image that is, byte by byte, the one before."""
     detail = (
         f"The camera sends the same image again and again: {repeats} in a row are equal byte by byte, "
         f"{limit} is the limit."
     )
-    return Objection(InvalidReason.FROZEN_FRAME, detail, "repeats", repeats, limit)
+    return QualityViolation(InvalidReason.FROZEN_FRAME, detail, "repeats", repeats, limit)
 
 
 _ADJECTIVES = {

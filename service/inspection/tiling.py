@@ -57,7 +57,7 @@ class TileGrid:
         return ((top, left) for top in self.tops for left in self.lefts)
 
 
-def lay_grid(image_hw: tuple[int, int], geometry: InputGeometry) -> TileGrid:
+def plan_tiles(image_hw: tuple[int, int], geometry: InputGeometry) -> TileGrid:
     """Lay tiles over an image.
 
     Args:
@@ -72,7 +72,7 @@ def lay_grid(image_hw: tuple[int, int], geometry: InputGeometry) -> TileGrid:
     return TileGrid(source_hw, tile_hw, tops, lefts, tiling.overlap)
 
 
-def lay_out(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
+def prepare_input(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
     """Bring an image to the form that its graph, or its tiles, are taken from.
 
     Args:
@@ -85,7 +85,7 @@ def lay_out(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
     """
     if geometry.tiling is None:
         return prepare(rgb, geometry)
-    grid = lay_grid((rgb.shape[0], rgb.shape[1]), geometry)
+    grid = plan_tiles((rgb.shape[0], rgb.shape[1]), geometry)
     scaled = resize(rgb, grid.source_hw)
     below, right = (padded - size for padded, size in zip(grid.padded_hw, grid.source_hw, strict=True))
     if below == right == 0:
@@ -105,7 +105,7 @@ def infer_tiles(
     """Run a graph over all tiles of an image and put their maps together.
 
     Args:
-        prepared: As `lay_out` returns it.
+        prepared: As `prepare_input` returns it.
         grid: Where its tiles lie.
         submit: Queues one tile for the graph.
         at_once: Most tiles that wait or run at a time, so that one large image leaves room for others.

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from service.inspection.calibration import certify_nearest, images_needed, smallest_alpha
 from service.inspection.capture_groups import summarise_days
-from service.proposals.records import GoodImages, Wish
+from service.proposals.records import GoodImages, ProposalOptions
 from service.recipes.recipe import Recipe
 from service.schemas.proposal import (
     MAX_CHANGED_LISTED,
@@ -43,7 +43,7 @@ def recipe_of(scores: Sequence[float], certified: float, review_rate: float | No
 
 def derive(
     images: GoodImages,
-    wish: Wish,
+    wish: ProposalOptions,
     *,
     proposal_id: str,
     created_at: datetime,
@@ -140,7 +140,7 @@ def summarise_replay(verdicts: Sequence[ChangedVerdict], unknown: int = 0) -> Re
 
 
 def _notes(
-    images: GoodImages, wish: Wish, certified: float, days: Sequence[ProposalDay], fail_in_force: float
+    images: GoodImages, wish: ProposalOptions, certified: float, days: Sequence[ProposalDay], fail_in_force: float
 ) -> list[str]:
     n, notes = len(images.scores), []
     failing = sum(score > fail_in_force for score in images.scores)

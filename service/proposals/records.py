@@ -49,7 +49,7 @@ class GoodImages:
 
 
 @dataclass(frozen=True)
-class Wish:
+class ProposalOptions:
     """What a proposal is asked for.
 
     Attributes:

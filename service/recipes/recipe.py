@@ -75,9 +75,9 @@ class Recipe(RecipeParts):
     @model_validator(mode="after")
     def _leave_something(self) -> Self:
         size = (self.pixels.width or math.inf, self.pixels.height or math.inf)
-        if (where := self.area.beyond(*size)) is not None:
+        if (where := self.area.corner_outside(*size)) is not None:
             raise ValueError(f"{where} that pixels.width and pixels.height declare")
-        if not self.area.leaves_something(*size):
+        if not self.area.has_judged_part(*size):
             raise ValueError("the ignore polygons cover the whole ROI or image, so nothing would be judged")
         return self
 
@@ -118,13 +118,13 @@ class Recipe(RecipeParts):
             values |= thresholds.model_dump(include=set(THRESHOLD_FIELDS))
         return parse_recipe(values)
 
-    def moved_to(self, own: Recipe) -> Recipe:
+    def adapted_to(self, own: Recipe) -> Recipe:
         """This recipe for another bundle: what lies on a bundle's scale is taken from `own`, a recipe of that bundle;
         what is about camera and part stays.
         """
         return self.changed(levels(own), own)
 
-    def derived_again(self, scores: Sequence[float]) -> Recipe:
+    def rederived(self, scores: Sequence[float]) -> Recipe:
         """A recipe with the thresholds that this one's rates give on another bundle's calibration card.
 
         Args:

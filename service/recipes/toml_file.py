@@ -107,7 +107,7 @@ def imported_recipe(file: RecipeFile, bundle: Bundle, current: Recipe, proposed:
     thresholds = _derive(stated, bundle, elsewhere, proposed) if stated else current
     parts = {name: value for name, value in file.recipe.items() if name not in THRESHOLD_FIELDS}
     recipe = parse_recipe(parts | thresholds.model_dump(include=set(THRESHOLD_FIELDS)))
-    return recipe.moved_to(thresholds) if elsewhere else recipe
+    return recipe.adapted_to(thresholds) if elsewhere else recipe
 
 
 def _derive(values: Mapping[str, Any], bundle: Bundle, elsewhere: bool, proposed: Callable[[str], Recipe]) -> Recipe:
@@ -121,7 +121,7 @@ def _derive(values: Mapping[str, Any], bundle: Bundle, elsewhere: bool, proposed
     if rate is None:
         hand_set = parse_recipe(by_hand)
         # On the scale of another bundle they mean nothing here, and this says so.
-        return hand_set.derived_again(scores) if elsewhere else hand_set
+        return hand_set.rederived(scores) if elsewhere else hand_set
     default = Recipe.default(scores)
     rates = (default.target_false_reject_rate, default.review_rate)
     if stated.derivation == "default" and (elsewhere or (rate, stated.review_rate) == rates):

@@ -54,11 +54,11 @@ def run_in_background(work: Callable[[], AnswerT]) -> AnswerT:
     """Do something on a thread that gives way to all others, and wait for it. Threads that the work starts and leaves
     behind, such as those of a graph's session, inherit that.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="background", initializer=give_way) as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="background", initializer=lower_thread_priority) as pool:
         return pool.submit(work).result()
 
 
-def give_way() -> None:
+def lower_thread_priority() -> None:
     """Let every other thread have the processor before this one, from now on."""
     # Linux counts niceness by thread; elsewhere this would slow the whole process down.
     if sys.platform == "linux":

@@ -84,15 +84,15 @@ def test_image_that_the_polygons_were_not_drawn_for_is_not_judged(area: Area, me
     ],
 )
 def test_area_knows_whether_it_leaves_anything(area: Area, leaves: bool) -> None:
-    assert area.leaves_something() is leaves
+    assert area.has_judged_part() is leaves
 
 
 def test_what_is_left_of_a_image_depends_on_its_size() -> None:
     area = Area(ignore=(box(0, 0, 10, 10),))
 
-    assert not area.leaves_something(10, 10)
-    assert area.leaves_something(11, 10)
-    assert area.leaves_something(10), "its height is not known"
+    assert not area.has_judged_part(10, 10)
+    assert area.has_judged_part(11, 10)
+    assert area.has_judged_part(10), "its height is not known"
 
 
 @given(st.integers(3, 12).flatmap(lambda corners: st.lists(st.floats(20, 50), min_size=corners, max_size=corners)))

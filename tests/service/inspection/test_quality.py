@@ -17,7 +17,7 @@ from service.inspection.quality import (
     Quality,
     QualityLimits,
     derive_limits,
-    find_objections,
+    find_violations,
 )
 from service.recipes.sections import PixelSetting
 from service.recipes.sections import QualityLimits as QualityPart
@@ -41,7 +41,7 @@ LIMITS = derive_limits(summarise(CALIBRATION))
 
 
 def reasons(image: npt.NDArray[np.uint8], limits: QualityLimits = LIMITS) -> set[str]:
-    return {objection.reason.value for objection in find_objections(measure_quality(image), (SIZE, SIZE), limits)}
+    return {violation.reason.value for violation in find_violations(measure_quality(image), (SIZE, SIZE), limits)}
 
 
 def test_measures_of_a_known_image() -> None:
@@ -83,7 +83,7 @@ def test_what_is_wrong_with_a_image_is_named(image: npt.NDArray[np.uint8], expec
 
 def test_objection_says_value_and_limit() -> None:
     image = scene(99, light=0.3)
-    (dark, *_) = find_objections(measure_quality(image), (SIZE, SIZE), LIMITS)
+    (dark, *_) = find_violations(measure_quality(image), (SIZE, SIZE), LIMITS)
 
     assert (dark.reason, dark.measure, dark.limit) == (InvalidReason.UNDER_EXPOSED, "brightness", LIMITS.min_brightness)
     assert dark.measured == measure_quality(image).brightness
@@ -128,7 +128,7 @@ def test_images_like_the_calibration_ones_are_never_invalid(calibration: list[Qu
         }
     )
     for quality in (*calibration, between):
-        assert find_objections(quality, (SIZE, SIZE), limits) == ()
+        assert find_violations(quality, (SIZE, SIZE), limits) == ()
 
 
 @pytest.mark.parametrize("seed", range(100, 150))
@@ -164,8 +164,8 @@ def test_recipe_overrides_and_switches_off(part: QualityPart, expected: dict[str
 
 def test_wrong_size_is_named_for_each_side() -> None:
     limits = QualityLimits(width=640, height=64)
-    (objection,) = find_objections(measure_quality(scene()), (SIZE, SIZE), limits)
-    assert objection.detail == "The image's width is 64 pixels, the recipe declares 640."
-    assert (objection.measure, objection.measured, objection.limit) == ("width", 64, 640)
+    (violation,) = find_violations(measure_quality(scene()), (SIZE, SIZE), limits)
+    assert violation.detail == "The image's width is 64 pixels, the recipe declares 640."
+    assert (violation.measure, violation.measured, violation.limit) == ("width", 64, 640)
     off = QualityPart(off=[InvalidReason.WRONG_SIZE]).combine(QualityLimits(), PixelSetting(width=640, height=480))
-    assert find_objections(measure_quality(scene()), (SIZE, SIZE), off) == ()
+    assert find_violations(measure_quality(scene()), (SIZE, SIZE), off) == ()

@@ -21,7 +21,7 @@ from service.inspection.decision import Criteria, Decision
 from service.inspection.inspector import Inspector, InspectorOptions
 from service.inspection.runtime.batching import BatchingOptions, PatchResult
 from service.inspection.runtime.session import SessionOptions
-from service.inspection.tiling import ALIGNMENT_PX, Blend, cut, infer_tiles, lay_grid, lay_out
+from service.inspection.tiling import ALIGNMENT_PX, Blend, cut, infer_tiles, plan_tiles, prepare_input
 from service.recipes.recipe import Recipe
 from tests.bundles import CELL, SIZE, part, tiny_draft, write_tiny_bundle
 from tests.running_service import encode
@@ -54,7 +54,7 @@ def inspector(models: Path, *, gain: bool = False, tiling: Tiling | None = TILED
 def test_tiles_cover_every_pixel_and_begin_on_whole_cells(
     height: int, width: int, tile: int, overlap: int, scale: float
 ) -> None:
-    grid = lay_grid((height, width), geometry(tile, overlap, scale))
+    grid = plan_tiles((height, width), geometry(tile, overlap, scale))
     covered = np.zeros(grid.padded_hw, int)
     for top, left in grid:
         assert top % 4 == left % 4 == 0
@@ -68,7 +68,7 @@ def test_tiles_cover_every_pixel_and_begin_on_whole_cells(
 
 
 def test_number_of_tiles_is_what_the_area_asks_for() -> None:
-    grid = lay_grid((3000, 4096), geometry(512, 64))
+    grid = plan_tiles((3000, 4096), geometry(512, 64))
 
     assert (len(grid.tops), len(grid.lefts)) == (7, 9)
     assert grid.padded_hw == (3008, 4096)
@@ -77,7 +77,7 @@ def test_number_of_tiles_is_what_the_area_asks_for() -> None:
 def test_padding_continues_the_image_as_its_mirror_image() -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (70, 40, 3), np.uint8)
 
-    laid = lay_out(rgb, geometry())
+    laid = prepare_input(rgb, geometry())
 
     assert laid.shape == (96, 64, 3)
     np.testing.assert_array_equal(laid[:70, :40], rgb)
@@ -85,20 +85,20 @@ def test_padding_continues_the_image_as_its_mirror_image() -> None:
 
 
 def test_tiles_are_views_of_the_image_and_take_no_memory() -> None:
-    laid = lay_out(np.zeros((256, 256, 3), np.uint8), geometry())
+    laid = prepare_input(np.zeros((256, 256, 3), np.uint8), geometry())
 
     assert all(
-        tile.base is not None and np.shares_memory(tile, laid) for tile in cut(laid, lay_grid((256, 256), geometry()))
+        tile.base is not None and np.shares_memory(tile, laid) for tile in cut(laid, plan_tiles((256, 256), geometry()))
     )
 
 
 def test_without_a_tiling_the_whole_image_is_stretched() -> None:
-    assert lay_out(np.zeros((100, 300, 3), np.uint8), InputGeometry(height=64, width=64)).shape == (64, 64, 3)
+    assert prepare_input(np.zeros((100, 300, 3), np.uint8), InputGeometry(height=64, width=64)).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("overlap", [0, 16, 28])
 def test_maps_of_equal_tiles_blend_without_a_seam(overlap: int) -> None:
-    grid = lay_grid((200, 300), geometry(64, overlap))
+    grid = plan_tiles((200, 300), geometry(64, overlap))
     blend = Blend(grid, (16, 16))
     for corner in grid:
         blend.add(corner, np.full((16, 16), 0.7, np.float32))
@@ -110,7 +110,7 @@ def test_maps_of_equal_tiles_blend_without_a_seam(overlap: int) -> None:
 
 
 def test_neighbours_fade_into_each_other_along_half_a_hann_window() -> None:
-    grid = lay_grid((64, 112), geometry(64, 16))
+    grid = plan_tiles((64, 112), geometry(64, 16))
     blend = Blend(grid, (16, 16))
     for corner, level in zip(grid, (0.0, 1.0), strict=False):
         blend.add(corner, np.full((16, 16), level, np.float32))
@@ -128,7 +128,7 @@ def test_neighbours_fade_into_each_other_along_half_a_hann_window() -> None:
 @given(st.integers(0, 2**32 - 1))
 def test_no_cell_exceeds_what_the_tiles_say(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    grid = lay_grid((130, 150), geometry(64, 16))
+    grid = plan_tiles((130, 150), geometry(64, 16))
     blend, tiles = Blend(grid, (16, 16)), rng.normal(size=(len(grid), 16, 16)).astype(np.float32)
     for corner, tile in zip(grid, tiles, strict=True):
         blend.add(corner, tile)
@@ -215,7 +215,7 @@ def test_defect_of_24_pixels_in_twelve_megapixels_is_found_where_stretching_miss
 
 def test_only_so_many_tiles_wait_at_a_time() -> None:
     size = geometry(64, 16)
-    grid = lay_grid((500, 500), size)
+    grid = plan_tiles((500, 500), size)
     waiting: list[Future[PatchResult]] = []
     most = 0
 
@@ -236,7 +236,7 @@ def test_only_so_many_tiles_wait_at_a_time() -> None:
             if not future.done():
                 future.set_result(PatchResult(np.zeros((16, 16), np.float32), None, 0.0, 0.1, 1))
 
-    result = infer_tiles(lay_out(np.zeros((500, 500, 3), np.uint8), size), grid, submit, 6)
+    result = infer_tiles(prepare_input(np.zeros((500, 500, 3), np.uint8), size), grid, submit, 6)
 
     assert most == 6
     assert result.infer_s == pytest.approx(0.1 * len(grid))
@@ -254,7 +254,7 @@ def test_tile_that_fails_takes_back_those_that_wait() -> None:
         return submitted[-1]
 
     with pytest.raises(QueueFull):
-        infer_tiles(lay_out(np.zeros((500, 500, 3), np.uint8), size), lay_grid((500, 500), size), submit, 8)
+        infer_tiles(prepare_input(np.zeros((500, 500, 3), np.uint8), size), plan_tiles((500, 500), size), submit, 8)
 
     assert all(future.cancelled() for future in submitted)
 

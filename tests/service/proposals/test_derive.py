@@ -13,7 +13,7 @@ from scipy.stats import beta
 from service.inspection.calibration import p_value, smallest_alpha
 from service.inspection.decision import Decision, decide
 from service.proposals.derive import derive, recipe_of, summarise_replay
-from service.proposals.records import GoodImages, Wish
+from service.proposals.records import GoodImages, ProposalOptions
 from service.recipes.errors import InvalidRecipe
 from service.recipes.recipe import Recipe
 from service.schemas.proposal import ChangedVerdict, Proposal, ReplayedVerdicts
@@ -48,7 +48,7 @@ def propose(
 
     return derive(
         images,
-        Wish(target, review, 0.95, "Ada"),
+        ProposalOptions(target, review, 0.95, "Ada"),
         proposal_id="p",
         created_at=datetime(2026, 3, 3, tzinfo=UTC),
         product="widget",

@@ -223,7 +223,7 @@ def test_another_bundle_takes_the_polygons_and_not_the_levels() -> None:
         {"roi": [[[0, 0], [9, 0], [9, 9]]], "regions": {"min_area_px": 5, "min_peak": 3}, "heatmap": {"high": 7}}
     )
 
-    moved = mine.moved_to(Recipe.default(FORTY_TWO))
+    moved = mine.adapted_to(Recipe.default(FORTY_TWO))
 
     assert moved == Recipe.default(FORTY_TWO).changed({"roi": mine.roi, "regions": {"min_area_px": 5}})
 
