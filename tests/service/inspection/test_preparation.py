@@ -14,7 +14,7 @@ def pattern(height: int, width: int) -> npt.NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (20, 100), (100, 20), (300, 10)])
-def test_prepare_stretches_to_the_graphs_size(size: tuple[int, int]) -> None:
+def test_prepare_stretches_to_the_input_size(size: tuple[int, int]) -> None:
     prepared = prepare(pattern(*size), InputGeometry(height=64, width=64))
 
     assert prepared.shape == (64, 64, 3)
@@ -22,9 +22,9 @@ def test_prepare_stretches_to_the_graphs_size(size: tuple[int, int]) -> None:
     assert prepared.flags.c_contiguous
 
 
-def test_shrinking_averages_so_that_a_thin_line_survives() -> None:
+def test_shrinking_averages_so_that_a_thin_line_is_kept() -> None:
     image = np.zeros((256, 256, 3), np.uint8)
-    image[:, 101] = 255  # one pixel wide: nearest or plain linear sampling would step over it
+    image[:, 101] = 255  # one pixel wide: nearest or linear sampling would miss it
 
     prepared = prepare(image, InputGeometry(height=64, width=64))
 
@@ -32,7 +32,7 @@ def test_shrinking_averages_so_that_a_thin_line_survives() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda image: image, lambda image: np.ascontiguousarray(image[::-1])])
-def test_prepare_leaves_a_image_of_the_right_size_alone(
+def test_prepare_keeps_an_image_of_the_input_size(
     change: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]],
 ) -> None:
     image = change(pattern(64, 64))
@@ -40,7 +40,7 @@ def test_prepare_leaves_a_image_of_the_right_size_alone(
     np.testing.assert_array_equal(prepare(image, InputGeometry(height=64, width=64)), image)
 
 
-def test_halving_on_the_way_averages_like_one_step() -> None:
+def test_repeated_halving_averages_like_one_step() -> None:
     image = np.random.default_rng(0).integers(0, 255, (512, 768, 3), np.uint8)
 
     prepared = prepare(image, InputGeometry(height=64, width=96)).astype(int)
