@@ -108,7 +108,7 @@ def read_manifest(path: Path) -> tuple[Manifest, Digest]:
     digest = Digest(hashlib.sha256(manifest_bytes).hexdigest())
     if path.name != digest[:12]:
         raise BundleIntegrity(
-            path, f"its manifest was changed: its digest says that the folder is named {digest[:12]}."
+            path, f"its manifest was changed: the folder should be named {digest[:12]}, after its digest."
         )
     _check_file_list(path, manifest)
     return manifest, digest

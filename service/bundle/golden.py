@@ -52,8 +52,7 @@ def parity_difference(expected: npt.ArrayLike, actual: npt.ArrayLike) -> float:
     """Return the difference of two results of the same graph: largest deviation over largest expected magnitude.
 
     Deviations are relative to the largest magnitude in the array, not to each value: an anomaly map contains zeros,
-        where a
-    relative difference per value is undefined. Export and the service's self-test use this one definition.
+    where a relative difference per value is undefined. Export and the service's self-test use this one definition.
 
     Args:
         expected: What torch computed, any shape.

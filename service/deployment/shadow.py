@@ -17,7 +17,7 @@ from service.deployment.reference_scores import References
 from service.deployment.registry import Registry
 from service.deployment.rejudge import judge_again
 from service.errors import PlumblineError, ShuttingDown
-from service.inspection.inspector import Inspection
+from service.inspection.records import Inspection
 from service.inspection.runtime.threads import lower_thread_priority
 from service.monitoring.metrics import Metrics
 from service.store.errors import StoreUnavailable

@@ -31,7 +31,7 @@ _DEFECTIVE_NAMES = re.compile(
 
 
 def is_defect_folder(folder: str) -> bool:
-    """Return whether a folder's name says that it holds test or defective images, not good parts."""
+    """Return whether a folder's name indicates test or defective images instead of good parts."""
     return _DEFECTIVE_NAMES.fullmatch(folder) is not None
 
 

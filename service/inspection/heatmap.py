@@ -34,7 +34,7 @@ class HeatmapScale:
     the range.
 
     The scale never depends on the image that is shown: normalising each map by its own maximum would colour good parts
-        red.
+    red.
     """
 
     low: float
@@ -66,7 +66,7 @@ def render(
         opacity: Opacity of the heatmap at the fail threshold and above, in [0, 1].
 
     Returns:
-        uint8 [H, W, 3], RGB. Judged pixels whose map value is at most `low` are those of the image.
+        uint8 [H, W, 3], RGB. Judged pixels with a map value of at most `low` are unchanged.
     """
     height, width = rgb.shape[:2]
     thickness = max(1, round(max(height, width) / 400))

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from service.bundle.arrays import Float32Map, UInt8Image
+from service.bundle.arrays import Float32Map
 from service.bundle.bundle import Bundle
 from service.bundle.card import CalibrationCard
 from service.bundle.errors import ParityFailure
@@ -24,15 +24,15 @@ from service.bundle.manifest import InputGeometry, ScoreRule
 from service.inspection import tiling
 from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
 from service.inspection.calibration import p_value
-from service.inspection.decision import Criteria, Decision, Thresholds, Verdict, judge
+from service.inspection.decision import Criteria, Thresholds, Verdict, judge
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.decoding.pixel_formats import DEFAULT_RULES, PixelRules
 from service.inspection.errors import ScoreNotFinite
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.measures import measure_quality
-from service.inspection.quality import Quality, QualityLimits, derive_limits
-from service.inspection.regions import Region
+from service.inspection.quality import QualityLimits, derive_limits
+from service.inspection.records import Inspection, Measurement, PreparedImage
 from service.inspection.runtime.batching import BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.runtime.session import GraphSession, Provider, SessionOptions
 from service.inspection.scoring import image_score
@@ -51,83 +51,6 @@ class InspectorOptions:
     session: SessionOptions = field(default_factory=SessionOptions)
     batching: BatchingOptions = field(default_factory=BatchingOptions)
     limits: ImageLimits = field(default_factory=ImageLimits)
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """A decoded image, ready for the graph.
-
-    Attributes:
-        pixels: uint8 [H, W, 3], RGB: of the graph's input size, or the scaled and padded image from which tiles are
-            cut.
-        image_wh: Width and height of the image as it was sent, in pixels.
-        media_type: Detected from the data.
-        sha256: SHA-256 of the bytes that were sent, hex.
-        rules: How the bytes were decoded; needed to decode them again.
-        quality: Values measured for the quality check.
-        timings: Seconds per stage.
-    """
-
-    pixels: UInt8Image
-    image_wh: tuple[int, int]
-    media_type: str
-    sha256: str
-    rules: PixelRules
-    quality: Quality
-    timings: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Score and anomaly map of an image, before any threshold.
-
-    Attributes:
-        score: Raw image score.
-        anomaly_map: float32 [h, w], times the score gain. Scores and thresholds refer to these values.
-        judged: bool [h, w], the cells that contribute to the score; None means all.
-    """
-
-    score: float
-    anomaly_map: Float32Map
-    judged: BoolMask | None = None
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """A verdict and the data that it is based on.
-
-    Attributes:
-        decision: pass, review or fail.
-        by_score: The decision by the score alone. `decision` is milder only where region filters made it so.
-        score: Raw image score.
-        p_value: P-value of the score among good parts.
-        thresholds: The thresholds in force.
-        regions: Regions above the threshold of the decision; empty exactly when the part passes.
-        dropped: Number of regions above the threshold of `by_score` that were filtered out, by filter.
-        anomaly_map: float32 [h, w], times the score gain.
-        judged: bool [h, w], the cells that were judged; None means all.
-        image: The prepared image.
-        timings: Seconds in the stages decode, preprocess, queue, infer and postprocess.
-        batch_size: Number of images in the inference batch.
-    """
-
-    decision: Decision
-    by_score: Decision
-    score: float
-    p_value: float
-    thresholds: Thresholds
-    regions: tuple[Region, ...]
-    dropped: Mapping[str, int]
-    anomaly_map: Float32Map
-    judged: BoolMask | None
-    image: PreparedImage
-    timings: Mapping[str, float]
-    batch_size: int
-
-    @property
-    def judged_share(self) -> float:
-        """Return the share of the image that was judged, in (0, 1]."""
-        return 1.0 if self.judged is None else float(self.judged.mean())
 
 
 class Measurer:
@@ -402,7 +325,7 @@ def _tiles_at_once(options: BatchingOptions) -> int:
 
 
 def _batching(geometry: InputGeometry, options: BatchingOptions) -> BatchingOptions:
-    """Return the options of the batcher, whose queue counts tiles while the option counts images."""
+    """Return the options of the batcher. Its queue limit counts tiles, the option counts images."""
     if geometry.tiling is None:
         return options
     return replace(options, queue_limit=options.queue_limit * _tiles_at_once(options))

@@ -24,7 +24,7 @@ _LARGE_MAP_CELLS = 512 * 512
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of the image whose patches are above the threshold of the verdict.
+    """A connected part of the image with patches above the threshold of the verdict.
 
     All coordinates are pixels of the image that was sent, with the origin at its upper left corner.
 

@@ -26,8 +26,8 @@ def image_score(
     Where only some cells are judged, all others count as the lowest value of the map, and the fraction of the rule
     still refers to the whole map. So the number of averaged cells does not shrink with the judged area, and excluding
     cells can only lower the score, also in the last bit. A threshold that good parts exceed with probability alpha at
-    most, when whole images are judged, therefore keeps this guarantee for every judged area. The mean of the highest 1
-    % of the judged cells would not: in a smaller area it follows the noise of fewer cells.
+    most, when whole images are judged, therefore keeps this guarantee for every judged area. The mean of the highest
+    1 % of the judged cells would not: in a smaller area it follows the noise of fewer cells.
 
     Args:
         anomaly_map: float32 [h, w], times the score gain.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from service.inspection.inspector import PreparedImage
 from service.inspection.quality import QualityLimits, QualityViolation, find_violations
+from service.inspection.records import PreparedImage
 from service.recipes.recipe import Recipe
 
 
 def check_quality(image: PreparedImage, bundle_limits: QualityLimits, recipe: Recipe) -> tuple[QualityViolation, ...]:
     """Compare an image's measured quality with the limits in force.
 
-    It is the only implementation: the service, the threshold proposals and the command line all call it. What depends
-    on earlier images, a camera that repeats its last frame, is checked by the service itself.
+    It is the only implementation: the service, the threshold proposals and the command line all call it. Frozen frames
+    are detected elsewhere, in the service, because that needs the previous images.
 
     Args:
         image: The image, decoded and measured.

@@ -123,7 +123,7 @@ def _derive(
     by_hand = {name: values[name] for name in ("fail_threshold", "review_threshold") if name in values}
     if rate is None:
         hand_set = parse_recipe(by_hand)
-        # Thresholds set by hand for another bundle do not apply here: `rederived` raises the error that says so.
+        # Thresholds set by hand for another bundle do not apply here: `rederived` raises the error.
         return hand_set.rederived(scores) if is_other_bundle else hand_set
     default = Recipe.default(scores)
     rates = (default.target_false_reject_rate, default.review_rate)

@@ -11,8 +11,8 @@ import threading
 from collections import OrderedDict
 
 from service.deployment.lease import ActiveProduct
-from service.inspection.inspector import PreparedImage
 from service.inspection.quality import InvalidReason, QualityViolation, frozen_frame_violation
+from service.inspection.records import PreparedImage
 from service.recipes.quality_check import check_quality
 
 # Stations are named by the sender; beyond so many the longest unheard of is forgotten.

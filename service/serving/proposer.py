@@ -34,7 +34,8 @@ from service.inspection.errors import (
     PixelMismatch,
     TooManyPixels,
 )
-from service.inspection.inspector import Inspector, PreparedImage
+from service.inspection.inspector import Inspector
+from service.inspection.records import PreparedImage
 from service.inspection.regions import NO_FILTER
 from service.proposals.derive import derive, summarise_replay
 from service.proposals.records import GoodImages, ProposalOptions

@@ -15,7 +15,7 @@ def test_every_setting_is_read_from_its_environment_variable(monkeypatch: pytest
     assert settings.models == tmp_path / "m"
     assert settings.port == 9000
     assert settings.required_products == {"bolt", "nut"}
-    assert Settings(port=1).port == 1, "what is said explicitly wins"
+    assert Settings(port=1).port == 1, "arguments take precedence"
 
 
 def test_every_setting_is_documented() -> None:

@@ -10,7 +10,7 @@ def configure() -> None:
 
     Every program calls it once before it inspects images: the service when its application is created, the command line
     and the training program at their start. Importing `service.inspection` changes none of these options, so a program
-    that embeds it decides for itself. Calling it again changes nothing.
+    that embeds it can choose its own. Calling it again changes nothing.
 
     - OpenCV runs on one thread. Images are processed in parallel, one thread each, and OpenCV's own threads would
       compete for the same cores.

@@ -42,7 +42,9 @@ def test_written_bundle_loads_with_everything_in_it(tmp_path: Path) -> None:
     assert loaded.card.scores == SCORES
     assert loaded.golden[1].score_gain == pytest.approx(1 + loaded.golden[1].anomaly_map.max())
     assert onnx.load_model_from_string(loaded.read_model()).graph.name == "gray-distance"
-    assert [path.name for path in (tmp_path / "widget").iterdir()] == [loaded.version], "staging was left behind"
+    assert [path.name for path in (tmp_path / "widget").iterdir()] == [loaded.version], (
+        "the staging folder was not removed"
+    )
 
 
 def test_writing_the_same_content_again_gives_the_same_bundle(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_external_data_is_refused_in_graph_and_subgraphs(
 
     with pytest.raises(ExternalData):
         write_bundle(tmp_path, draft=draft, model=model.SerializeToString(), card=tiny_card(), golden=tiny_golden())
-    assert list(tmp_path.iterdir()) == [], "a refused bundle must leave nothing behind"
+    assert list(tmp_path.iterdir()) == [], "files of a refused bundle must be removed"
 
 
 def fix_the_batch(model: onnx.ModelProto) -> None:

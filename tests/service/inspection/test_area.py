@@ -92,7 +92,7 @@ def test_judged_part_of_an_image_depends_on_its_size() -> None:
 
     assert not area.has_judged_part(10, 10)
     assert area.has_judged_part(11, 10)
-    assert area.has_judged_part(10), "its height is not known"
+    assert area.has_judged_part(10), "the height is unknown"
 
 
 @given(st.integers(3, 12).flatmap(lambda corners: st.lists(st.floats(20, 50), min_size=corners, max_size=corners)))
@@ -112,4 +112,6 @@ def test_judged_share_is_the_share_of_the_polygon(radii: list[float]) -> None:
     assert inside is not None
     assert outside is not None
     assert inside.mean() == pytest.approx(true_share, abs=0.02)
-    assert np.mean(inside == outside) < 0.02, "but for cells that are half and half, one is the rest of the other"
+    assert np.mean(inside == outside) < 0.02, (
+        "ROI and ignore area are complementary, except for cells that are exactly half covered"
+    )

@@ -126,9 +126,9 @@ def test_both_guarantees_hold_over_a_thousand_calibrations(n: int, alpha: float,
         tolerance = 4 * np.sqrt(confidence * (1 - confidence) / CALIBRATIONS)
         assert covered >= confidence - tolerance
         if not step:
-            assert covered <= confidence + tolerance, "it is no wider than it has to be"
+            assert covered <= confidence + tolerance, "the bound is not wider than necessary"
     if not step:
-        assert rates.mean() >= expected - 4 * standard_error, "no part more than necessary is let through"
+        assert rates.mean() >= expected - 4 * standard_error, "the threshold is not higher than necessary"
 
 
 def test_extrapolation_follows_an_exponential_tail() -> None:

@@ -48,7 +48,7 @@ def test_day_summary() -> None:
         ("a", 3, 1, 2.0),
         ("b", 2, 2, 4.5),
     ]
-    assert [day.differs for day in summary] == [None, None], f"fewer than {MIN_DAY_IMAGES} images say nothing"
+    assert [day.differs for day in summary] == [None, None], f"fewer than {MIN_DAY_IMAGES} images are not tested"
 
 
 def test_only_the_day_that_differs_is_flagged() -> None:

@@ -122,9 +122,9 @@ def test_verdict_and_regions_are_consistent(
     verdict = judge_map(anomaly_map, criteria, image_wh, judged)
 
     assert bool(verdict.regions) == (verdict.decision is not Decision.PASS)
-    assert HARSHNESS[verdict.decision] <= HARSHNESS[verdict.by_score], "a filter only softens"
+    assert HARSHNESS[verdict.decision] <= HARSHNESS[verdict.by_score], "a filter makes the verdict milder or keeps it"
     if verdict.decision is not verdict.by_score:
-        assert sum(verdict.dropped.values()) > 0, "and says what it dropped"
+        assert sum(verdict.dropped.values()) > 0, "dropped regions are counted"
     level = criteria.thresholds.fail if verdict.decision is Decision.FAIL else criteria.thresholds.review
     for region in verdict.regions:
         assert region.peak > level
@@ -164,9 +164,11 @@ def test_score_p_value_and_decision_agree_and_the_guarantee_holds_with_area_and_
     region_filter: RegionFilter,
     repeat: bool,
 ) -> None:
-    """Thresholds come from whole images. A part, also one that is a calibration image itself and so lies exactly on
-    a possible threshold, fails by its score exactly when its p-value is at most alpha; and it fails under any area and
-    filters only if it would fail as a whole image without them."""
+    """A part fails by its score exactly if its p-value is at most alpha.
+
+    This includes calibration images, with scores exactly at a possible threshold. With an area and filters a part fails
+    only if it also fails without them.
+    """
     scores = sorted(image_score(one, RULE) for one in good)
     level = certify(scores, alpha).value
     part = good[0] if repeat else anomaly_map

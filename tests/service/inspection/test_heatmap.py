@@ -93,12 +93,12 @@ def test_unjudged_pixels_are_dimmed_and_hatched_without_seams() -> None:
 
     shown = render(tall, evidence, SCALE, judged=judged)
 
-    assert (shown[:, :29, 0] > 200).any(), "colour where it was judged"
+    assert (shown[:, :29, 0] > 200).any(), "judged pixels have colour"
     hidden = shown[:, 30:]
     lines = (hidden == 128).all(axis=2)
     assert (hidden[~lines] == 80).all()
     assert 0.05 < lines.mean() < 0.2
-    assert (lines[1:, :-1] == lines[:-1, 1:]).all(), "lines run on from strip to strip"
+    assert (lines[1:, :-1] == lines[:-1, 1:]).all(), "lines continue from strip to strip"
 
 
 def test_unjudged_values_do_not_colour_judged_pixels() -> None:

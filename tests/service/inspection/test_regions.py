@@ -160,7 +160,7 @@ def test_close_pieces_are_merged_and_their_areas_added() -> None:
     left, right = min(piece.bbox[0] for piece in apart), max(piece.bbox[0] + piece.bbox[2] for piece in apart)
     assert (merged.bbox[0], merged.bbox[0] + merged.bbox[2]) == (left, right)
     xs = [x for x, _ in merged.polygon]
-    assert min(xs) < 20, "the outline goes around all pieces"
+    assert min(xs) < 20, "the outline encloses all pieces"
     assert max(xs) > 70
 
 

@@ -57,21 +57,21 @@ def test_smaller_judged_area_never_raises_the_score(
 
     assert score <= image_score(anomaly_map, rule, judged | more, windows)
     assert image_score(anomaly_map, rule, judged | more, windows) <= image_score(anomaly_map, rule, None, windows)
-    assert score <= float(anomaly_map[judged].max()), "a score above a level proves a judged cell above it"
+    assert score <= float(anomaly_map[judged].max()), "a score above a threshold implies a judged cell above it"
 
 
 def test_number_of_averaged_cells_is_that_of_the_whole_map() -> None:
     rule = ScoreRule(fraction=0.2)  # two of ten cells
 
     assert image_score(TEN, rule, TEN >= 7) == image_score(TEN, rule) == 8.5
-    assert image_score(TEN, rule, TEN < 5) == 3.5, "the mean of 4 and 3, not 4 as the top fifth of five cells would be"
-    assert image_score(TEN, rule, TEN == 9) == 4.5, "where too few are judged, the lowest value of the map fills up"
+    assert image_score(TEN, rule, TEN < 5) == 3.5, "the mean of 4 and 3; the top fifth of five cells would be 4"
+    assert image_score(TEN, rule, TEN == 9) == 4.5, "missing cells count as the lowest value of the map"
 
 
-@pytest.mark.parametrize("strange", [np.nan, np.inf])
-def test_map_with_nan_or_infinity_has_no_score(strange: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_map_with_nan_or_infinity_has_no_score(value: float) -> None:
     anomaly_map = TEN.copy()
-    anomaly_map[0, 0] = strange
+    anomaly_map[0, 0] = value
 
     assert np.isnan(image_score(anomaly_map, ScoreRule(fraction=0.2)))
 

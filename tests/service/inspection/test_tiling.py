@@ -114,7 +114,7 @@ def test_neighbours_are_blended_with_half_a_hann_window() -> None:
     blend = Blend(grid, (16, 16))
     for corner, level in zip(grid, (0.0, 1.0), strict=False):
         blend.add(corner, np.full((16, 16), level, np.float32))
-    assert grid.lefts == (0, 48, 64), "the last tile ends where the padded image does"
+    assert grid.lefts == (0, 48, 64), "the last tile ends at the end of the padded image"
     blend.add((0, 64), np.full((16, 16), 1.0, np.float32))
 
     row = blend.finish()[8]
@@ -164,7 +164,7 @@ def test_score_is_that_of_the_highest_tile_and_never_above_the_map(tmp_path: Pat
     top = np.sort(measured.anomaly_map.ravel())[-3:]
     assert measured.score == pytest.approx(float(top.mean()))
     assert measured.score <= measured.anomaly_map.max()
-    assert tiled.score_map(measured.anomaly_map, (640, 480)) == measured.score, "as of a stored map"
+    assert tiled.score_map(measured.anomaly_map, (640, 480)) == measured.score, "the same score from a stored map"
 
 
 def test_every_tile_is_multiplied_by_its_own_gain(tmp_path: Path) -> None:
@@ -226,12 +226,12 @@ def test_number_of_queued_tiles_is_limited() -> None:
         most = max(most, sum(not item.done() for item in waiting))
         # The oldest tile finishes only when no more tiles may be queued.
         if sum(not item.done() for item in waiting) == 6:
-            answer(waiting[:-5])
+            finish(waiting[:-5])
         if len(waiting) == len(grid):
-            answer(waiting)
+            finish(waiting)
         return future
 
-    def answer(futures: list[Future[PatchResult]]) -> None:
+    def finish(futures: list[Future[PatchResult]]) -> None:
         for future in futures:
             if not future.done():
                 future.set_result(PatchResult(np.zeros((16, 16), np.float32), None, 0.0, 0.1, 1))

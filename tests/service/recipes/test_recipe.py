@@ -110,7 +110,7 @@ def test_values_that_a_change_omits_are_kept(change: dict[str, Any], merged: dic
     current = {"a": 1, "b": {"c": 2, "d": [3, 4]}}
 
     assert merge(current, change) == merged
-    assert current == {"a": 1, "b": {"c": 2, "d": [3, 4]}}, "a recipe that others use is not touched"
+    assert current == {"a": 1, "b": {"c": 2, "d": [3, 4]}}, "the original is not modified"
 
 
 values = st.recursive(
@@ -211,7 +211,7 @@ def test_criteria_follow_the_recipe() -> None:
         Area(roi=(((0, 0), (9, 0), (9, 9)),)),
         RegionFilter(min_area_px=5, min_peak=3, max_count=7),
     )
-    assert Recipe.default(HUNDRED).criteria == Criteria(recipe.thresholds), "by default nothing is left out"
+    assert Recipe.default(HUNDRED).criteria == Criteria(recipe.thresholds), "by default nothing is excluded or filtered"
 
 
 def test_recipe_for_another_bundle_keeps_polygons_and_drops_values_on_the_old_scale() -> None:
@@ -227,6 +227,6 @@ def test_recipe_for_another_bundle_keeps_polygons_and_drops_values_on_the_old_sc
 def test_every_section_of_a_recipe_is_in_the_http_schemas() -> None:
     parts = set(RecipeParts.model_fields)
 
-    assert parts <= set(RecipeChange.model_fields), "a new part belongs into RecipeChange, too"
+    assert parts <= set(RecipeChange.model_fields), "a new section must be added to RecipeChange"
     assert set(RecipeValues.model_fields) == set(Recipe.model_fields)
-    assert all(RecipeChange.model_fields[name].default is None for name in parts), "null resets a part"
+    assert all(RecipeChange.model_fields[name].default is None for name in parts), "null resets a section"

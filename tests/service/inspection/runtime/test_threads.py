@@ -50,7 +50,7 @@ def test_only_background_work_and_its_threads_have_low_priority() -> None:
         return niceness()
 
     assert run_in_background(work) == max(before, BACKGROUND_NICENESS)
-    assert found == [max(before, BACKGROUND_NICENESS)], "a graph's session keeps such threads"
+    assert found == [max(before, BACKGROUND_NICENESS)], "threads that outlive the function keep the priority"
     assert niceness() == before
 
 
