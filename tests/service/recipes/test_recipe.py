@@ -49,7 +49,7 @@ def test_recipe_for_stated_rates() -> None:
 
 @pytest.mark.parametrize(
     ("fail", "review", "message"),
-    [(0.001, None, "999 would be needed"), (0.1, 0.05, "smaller than"), (1.5, None, "between 0 and 1")],
+    [(0.001, None, "needs 999 images"), (0.1, 0.05, "smaller than"), (1.5, None, "between 0 and 1")],
 )
 def test_impossible_rates_are_refused_and_nothing_changes(fail: float, review: float | None, message: str) -> None:
     with pytest.raises(InvalidRecipe, match=message) as caught:
