@@ -27,6 +27,7 @@ from service.bundle.bundle import Bundle, bundle_folders
 from service.inspection import preparation
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
+from service.inspection.runtime.configure import configure
 from service.inspection.runtime.threads import cpu_quota
 from tests.serving import service_process
 
@@ -62,6 +63,7 @@ def main(
     limit: Annotated[float, typer.Option(help="Largest acceptable ratio.")] = 1.5,
 ) -> None:
     """Measure the median latency over HTTP against decoding plus a bare run of the graph."""
+    configure()
     data = image.read_bytes() if image else textured_jpeg()
     bundle = Bundle.load(bundle_folders((models / product).absolute())[0])
     session = bare_session(bundle.read_model())

@@ -12,6 +12,7 @@ from service.bundle.bundle import newest_bundle
 from service.inspection.decoding import decoder
 from service.inspection.heatmap import render
 from service.inspection.inspector import Inspector
+from service.inspection.runtime.configure import configure
 from service.recipes.recipe import Recipe
 
 SHOWN = ("good-1", "scratch", "stain", "missing-hole")
@@ -29,6 +30,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the images go.")] = Path("docs/images"),
 ) -> None:
     """Write verdicts.jpg: samples above, their heatmaps and verdicts below."""
+    configure()
     folder = models / product
     bundle = newest_bundle(folder) if folder.is_dir() else None
     if bundle is None:

@@ -37,6 +37,7 @@ from service.bundle.manifest import MODEL, ManifestDraft, graph_metadata
 from service.bundle.writer import write_bundle
 from service.deployment.replay import Replayer, newest_since
 from service.errors import PlumblineError
+from service.inspection.runtime.configure import configure
 from service.settings import Settings
 from service.store.store import Store
 from tests.bundles import SCORES, part, write_tiny_bundle
@@ -218,6 +219,7 @@ def main(
     clients: Annotated[int, typer.Option(min=1, help="Clients that inspect.")] = 8,
 ) -> None:
     """Swap under load and judge it."""
+    configure()
     with tempfile.TemporaryDirectory() as scratch:
         repository, data = Path(scratch) / "models", Path(scratch) / "data"
         if product is None:

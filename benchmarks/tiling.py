@@ -26,7 +26,7 @@ import typer
 from service.bundle.bundle import Bundle, newest_bundle
 from service.bundle.manifest import MANIFEST, ManifestDraft, Tiling, graph_metadata
 from service.bundle.writer import write_bundle
-from service.inspection.tiling import lay_grid
+from service.inspection.tiling import plan_tiles
 from tests.serving import ServiceProcess, service_process
 
 SIZES_WH = ((256, 256), (480, 480), (928, 928), (1824, 1824), (2720, 2720), (4096, 3000), (5600, 5600))
@@ -79,7 +79,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         bundle = tiled_bundle(Bundle.load(path), Path(folder) / "models", Tiling(overlap=overlap))
         images = {size: textured_jpeg(*size) for size in SIZES_WH}
-        tiles = {size: len(lay_grid(size[::-1], bundle.manifest.input)) for size in SIZES_WH}
+        tiles = {size: len(plan_tiles(size[::-1], bundle.manifest.input)) for size in SIZES_WH}
         seconds: dict[tuple[int, int], float] = {}
         worked: dict[tuple[int, int], float] = {}
         peaks: dict[tuple[int, int], int] = {}

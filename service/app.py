@@ -21,6 +21,7 @@ from service.deployment.rollout import BundleChanges
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import InspectorOptions
 from service.inspection.runtime.batching import BatchingOptions
+from service.inspection.runtime.configure import configure
 from service.inspection.runtime.session import SessionOptions
 from service.monitoring.metrics import Metrics
 from service.serving.inspections import InspectionLine
@@ -35,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 def create_app(settings: Settings) -> FastAPI:
     """The service as an ASGI application. Everything that runs or is open starts and ends with its lifespan."""
+    configure()
     metrics = Metrics()
 
     @asynccontextmanager

@@ -1,8 +1,8 @@
-"""One exception class per failure; the message is built inside.
+"""Base class of all errors that Plumbline reports, and the errors of requests and of capacity.
 
-Every message says what was wrong, what was expected and what to do about it. `slug` is the stable name of the
-failure (the last part of its problem type), `status` the HTTP status that fits it best; the HTTP layer only
-translates (RFC 9457), it invents nothing.
+Every package declares its own errors in its `errors.py`. There is one class per failure, and the class builds the
+message. Every message says what was wrong, what was expected and what to do. `slug` is the stable name of the failure
+(the last part of its problem type) and `status` its HTTP status. The HTTP layer only translates them (RFC 9457).
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 
 class PlumblineError(Exception):
-    """Base of every failure that Plumbline reports on purpose.
+    """Base class of every failure that Plumbline reports on purpose.
 
     Attributes:
-        slug: Stable kebab-case name of the failure; part of the public interface.
+        slug: Stable name of the failure in kebab case; part of the public interface.
         title: One line that is the same for every occurrence.
-        status: HTTP status code that a server answers with.
+        status: HTTP status code of the response.
         detail: What happened this time, what was expected and what to do.
         extensions: Machine-readable members, JSON-serialisable.
     """
@@ -33,25 +33,32 @@ class PlumblineError(Exception):
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds after which the same call may succeed, or None where waiting does not help."""
+        """Return the seconds after which the same request may succeed, or None if waiting does not help."""
         value = self.extensions.get("retry_after")
         return None if value is None else float(value)
 
 
-# --- the image or the request is not usable ----------------------------------------------------------------
-
-
 class UnsupportedMediaType(PlumblineError):
+    """The request has no `Content-Type`, or one that the endpoint does not accept.
+
+    Send one of the content types that the problem lists under `expected`.
+    """
+
     slug = "unsupported-media-type"
     title = "Unsupported media type"
     status = 415
 
     def __init__(self, got: str | None, expected: Sequence[str]) -> None:
-        what = f"Content-Type {got!r} is not accepted" if got else "The request names no Content-Type"
+        what = f"Content-Type {got!r} is not accepted" if got else "The request has no Content-Type"
         super().__init__(f"{what}. Send one of: {', '.join(expected)}.", got=got, expected=list(expected))
 
 
 class BodyTooLarge(PlumblineError):
+    """The request body is larger than the limit. It is refused while it arrives, before it is processed.
+
+    Send a smaller or better compressed image, or raise the setting that the message names.
+    """
+
     slug = "body-too-large"
     title = "Request body too large"
     status = 413
@@ -65,27 +72,42 @@ class BodyTooLarge(PlumblineError):
 
 
 class TooManyImages(PlumblineError):
+    """One call contains more images than allowed. None of them was inspected.
+
+    Split the call into several, or raise `PLUMBLINE_MAX_CALL_IMAGES`.
+    """
+
     slug = "too-many-images"
     title = "Too many images in one call"
     status = 413
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"The call holds more than {limit} images. Split it into several, or raise PLUMBLINE_MAX_CALL_IMAGES.",
+            f"The call contains more than {limit} images. Split it into several, or raise PLUMBLINE_MAX_CALL_IMAGES.",
             limit=limit,
         )
 
 
 class BadArchive(PlumblineError):
+    """The uploaded zip file is damaged, encrypted or not a zip file at all.
+
+    Create the archive again and resend it.
+    """
+
     slug = "bad-archive"
     title = "Zip file cannot be read"
     status = 422
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The zip file cannot be read: {reason} Pack it again and send it again.")
+        super().__init__(f"The zip file cannot be read: {reason} Create the archive again and resend it.")
 
 
 class InvalidRequest(PlumblineError):
+    """The request violates the API: a value is missing, malformed or out of range.
+
+    `errors` lists every violation with its location. Correct the request; the same request fails again.
+    """
+
     slug = "invalid-request"
     title = "Invalid request"
     status = 422
@@ -94,31 +116,39 @@ class InvalidRequest(PlumblineError):
         super().__init__(detail, errors=[dict(error) for error in errors])
 
 
-# --- the service cannot answer now ---------------------------------------------------------------------------
-
-
 class QueueFull(PlumblineError):
+    """The inspection queue is full, so the image was refused before any work was done.
+
+    Send it again after `retry_after` seconds. If it happens often, the cameras are faster than the service: send fewer
+    images or use a faster machine.
+    """
+
     slug = "queue-full"
     title = "Inspection queue is full"
     status = 503
 
     def __init__(self, limit: int, retry_after_s: float) -> None:
         super().__init__(
-            f"{limit} inspections are already waiting, which is the limit. Send the image again after "
-            f"{retry_after_s:g} s, slow the cameras down, or add a faster machine.",
+            f"{limit} inspections are already in flight, which is the limit. Send the image again after "
+            f"{retry_after_s:g} s. If this happens often, lower the frame rate or use a faster machine.",
             limit=limit,
             retry_after=retry_after_s,
         )
 
 
 class TooManyStreams(PlumblineError):
+    """The number of open WebSocket streams has reached its limit.
+
+    Close streams that are no longer used, raise `PLUMBLINE_MAX_STREAMS`, or send single images.
+    """
+
     slug = "too-many-streams"
     title = "Too many streams"
     status = 503
 
     def __init__(self, limit: int, retry_after_s: float = 5.0) -> None:
         super().__init__(
-            f"{limit} cameras are streaming already, which is the limit. Close streams that nobody needs, raise "
+            f"{limit} cameras are already streaming, which is the limit. Close streams that are not used, raise "
             "PLUMBLINE_MAX_STREAMS, or send single images.",
             limit=limit,
             retry_after=retry_after_s,
@@ -126,13 +156,18 @@ class TooManyStreams(PlumblineError):
 
 
 class DeadlineExceeded(PlumblineError):
+    """The image waited in the queue longer than the deadline and was dropped without a verdict.
+
+    Send it again after `retry_after` seconds. `PLUMBLINE_QUEUE_DEADLINE_S` sets the deadline.
+    """
+
     slug = "deadline-exceeded"
-    title = "Inspection waited too long"
+    title = "Inspection deadline exceeded"
     status = 503
 
     def __init__(self, deadline_s: float, retry_after_s: float) -> None:
         super().__init__(
-            f"The inspection waited longer than {deadline_s:g} s for its turn and was dropped without a verdict. "
+            f"The image waited in the queue for longer than {deadline_s:g} s and was dropped without a verdict. "
             f"Send the image again after {retry_after_s:g} s.",
             deadline_s=deadline_s,
             retry_after=retry_after_s,
@@ -140,13 +175,18 @@ class DeadlineExceeded(PlumblineError):
 
 
 class ShuttingDown(PlumblineError):
+    """The service is shutting down and accepts no new images. Images that it accepted before are still inspected.
+
+    Send the image again after `retry_after` seconds, or to another instance.
+    """
+
     slug = "shutting-down"
     title = "Service is shutting down"
     status = 503
 
     def __init__(self, retry_after_s: float = 5.0) -> None:
         super().__init__(
-            "The service is stopping and takes no new images; those it accepted are still answered. Send the "
-            f"image again after {retry_after_s:g} s, or to another instance.",
+            "The service is shutting down and accepts no new images. Images that it has accepted are still inspected. "
+            f"Send the image again after {retry_after_s:g} s, or to another instance.",
             retry_after=retry_after_s,
         )

@@ -1,6 +1,7 @@
-"""Reading a zip file that somebody sent: nothing that it says about itself is believed.
+"""Read zip files from untrusted senders.
 
-Its table of contents is bounded before it is parsed, and not a byte more is unpacked than allowed, whatever it claims.
+The size of the central directory is checked before it is parsed. The sizes that entries state are not trusted:
+unpacking stops at a limit on the bytes that come out.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Unicod
 
 
 class BadZip(Exception):
-    """It is no zip file, or a damaged one; the text says what, as the end of a sentence."""
+    """The data is not a zip file, or a damaged one. The text completes a sentence that says what is wrong."""
 
 
-class TooMuchInside(Exception):
-    """It unpacks to more than it may."""
+class UnpackLimitExceeded(Exception):
+    """The content is larger than the limit once unpacked."""
 
 
 @contextmanager
@@ -36,10 +37,13 @@ def open_zip(archive: IO[bytes], max_directory_bytes: int) -> Iterator[zipfile.Z
 
     Args:
         archive: The file, seekable.
-        max_directory_bytes: Largest table of contents. The library reads all of it into memory.
+        max_directory_bytes: Largest central directory to accept. `zipfile` reads all of it into memory.
+
+    Yields:
+        The opened file.
 
     Raises:
-        BadZip: It is no zip file, is damaged, or has a larger table of contents.
+        BadZip: The data is not a zip file, is damaged, or has a larger central directory.
     """
     _check_directory(archive, max_directory_bytes)
     with _named_damage(), zipfile.ZipFile(archive) as opened:
@@ -47,22 +51,28 @@ def open_zip(archive: IO[bytes], max_directory_bytes: int) -> Iterator[zipfile.Z
 
 
 def is_encrypted(entry: zipfile.ZipInfo) -> bool:
+    """Return whether an entry is encrypted."""
     return bool(entry.flag_bits & _ENCRYPTED)
 
 
 def unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, limit_bytes: int) -> bytes:
-    """One file's content. What an archive states about sizes is a claim; what is counted are the bytes.
+    """Unpack one entry. The bytes that come out are counted; the size that the archive states is ignored.
+
+    Args:
+        opened: The opened zip file.
+        entry: The entry to unpack.
+        limit_bytes: Most bytes to return.
 
     Raises:
-        TooMuchInside: There are more than `limit_bytes`.
-        BadZip: The file is damaged.
+        UnpackLimitExceeded: The entry holds more than `limit_bytes`.
+        BadZip: The entry is damaged.
     """
     content = bytearray()
     with _named_damage(), opened.open(entry) as file:
         while chunk := file.read(_CHUNK_BYTES):
             content += chunk
             if len(content) > limit_bytes:
-                raise TooMuchInside
+                raise UnpackLimitExceeded
     return bytes(content)
 
 
@@ -71,7 +81,7 @@ def _named_damage() -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise BadZip(f"it is damaged or no zip file ({error}).") from error
+        raise BadZip(f"it is damaged or not a zip file ({error}).") from error
 
 
 def _check_directory(archive: IO[bytes], max_directory_bytes: int) -> None:
@@ -81,9 +91,9 @@ def _check_directory(archive: IO[bytes], max_directory_bytes: int) -> None:
     archive.seek(0)
     start = tail.rfind(_END_SIGNATURE)
     if start < 0 or len(tail) - start < _END_RECORD.size:
-        raise BadZip("it is no zip file.")
+        raise BadZip("it is not a zip file.")
     directory_bytes = _END_RECORD.unpack_from(tail, start)[5]
-    # The larger form of the directory announces itself right before the end record.
+    # A zip64 archive has a locator record right before the end record.
     is_zip64 = tail[max(0, start - 20) : start].startswith(b"PK\x06\x07")
     if directory_bytes > max_directory_bytes or is_zip64:
-        raise BadZip("its table of contents is larger than any that is read.")
+        raise BadZip("its central directory is larger than allowed.")

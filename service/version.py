@@ -1,4 +1,4 @@
-"""The version of the installed distribution."""
+"""Version of the installed distribution."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from importlib.metadata import PackageNotFoundError, version
 
 try:
     VERSION = version("plumbline")
-except PackageNotFoundError:  # run from a checkout that was never installed
+except PackageNotFoundError:  # run from a checkout that is not installed
     VERSION = "0+unknown"

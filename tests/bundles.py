@@ -1,7 +1,7 @@
-"""Tiny bundles made with the onnx package alone: service tests need no torch and no training.
+"""Tiny bundles made with the onnx package alone, so that the service's tests need neither torch nor training.
 
-The graph says how far each 4 x 4 patch is from mid-gray: a gray part is good, a bright or dark spot is a defect, and
-every expected value can be computed by hand.
+The graph returns the distance of each 4 x 4 patch from mid-gray: a gray part is good, a bright or dark spot is a
+defect, and every expected value can be computed by hand.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from service.bundle.writer import write_bundle
 
 SIZE = 64
 CELL = 4
-# What 99 held-out good images scored: with them a false-reject rate of exactly 1 % can be certified.
+# Scores of 99 held-out good images: they can certify a false-reject rate of exactly 1 %.
 SCORES = [0.01 + 0.0005 * rank for rank in range(99)]
 
 
 def tiny_draft(product: str = "widget", **changes: Any) -> ManifestDraft:
-    """A manifest draft for the tiny graph."""
+    """Return a manifest draft for the tiny graph."""
     values: dict[str, Any] = {
         "product": product,
         "method": "gray-distance",
@@ -48,7 +48,7 @@ def tiny_draft(product: str = "widget", **changes: Any) -> ManifestDraft:
 
 
 def tiny_quality(**ranges: tuple[float, float]) -> QualityStatistics:
-    """Statistics of good images that vary in everything, so that no image is invalid, but for what is named."""
+    """Return statistics of good images under which no image is invalid, except for the given ranges."""
     anything = {
         "brightness": (0.0, 255.0),
         "dark_share": (0.0, 1.0),
@@ -65,7 +65,7 @@ ANY_QUALITY = tiny_quality()
 
 
 def tiny_card(scores: Sequence[float] = SCORES, quality: QualityStatistics | None = ANY_QUALITY) -> CalibrationCard:
-    """A calibration card whose scores are known."""
+    """Return a calibration card with known scores."""
     return CalibrationCard(
         provider="cpu",
         scores=sorted(scores),
@@ -80,10 +80,10 @@ def tiny_card(scores: Sequence[float] = SCORES, quality: QualityStatistics | Non
 def tiny_model(
     draft: ManifestDraft, *, gain: bool = False, offset: float = 0.0, fails_on_black: bool = False
 ) -> onnx.ModelProto:
-    """The gray-distance graph: mean over colour and 4 x 4 patches, distance to 0.5.
+    """Return the gray-distance graph: mean over colour and 4 x 4 patches, then distance to 0.5.
 
     Args:
-        draft: Its essentials become the graph's metadata.
+        draft: Its essential values become the graph's metadata.
         gain: Add the output `score_gain`, which is 1 plus the map's maximum.
         offset: Added to every cell, to make a graph that fails its self-test.
         fails_on_black: Compute NaN where a patch is black.
@@ -107,7 +107,7 @@ def tiny_model(
         helper.make_node("Squeeze", ["distance", "colour"], ["plain"]),
         helper.make_node("Add", ["plain", "offset"], ["anomaly_map"]),
     ]
-    if fails_on_black:  # log(0) is minus infinity, and zero times that is no number
+    if fails_on_black:  # log(0) is minus infinity, and zero times that is NaN
         constants["zero"] = np.array(0, np.float32)
         nodes[-2:] = [
             helper.make_node("Log", ["pooled"], ["log"]),
@@ -133,14 +133,14 @@ def tiny_model(
 
 
 def tiny_golden(*, gain: bool = False) -> list[GoldenSample]:
-    """A good and a defective prepared image with the maps that numpy computes for them."""
+    """Return a good and a defective prepared image with the maps that numpy computes for them."""
     return [_golden(part(), gain=gain), _golden(part(spot=(20, 30, 8)), gain=gain)]
 
 
 def part(
     *, width: int = SIZE, height: int = SIZE, spot: tuple[int, int, int] | None = None, brightness: int = 128
 ) -> npt.NDArray[np.uint8]:
-    """A gray part, uint8 [height, width, 3]; `spot` = (x, y, size) is a white defect."""
+    """Return a gray part, uint8 [height, width, 3]; `spot` = (x, y, size) is a white defect."""
     image = np.full((height, width, 3), brightness, np.uint8)
     if spot is not None:
         x, y, size = spot
@@ -159,7 +159,7 @@ def write_tiny_bundle(
     quality: QualityStatistics | None = ANY_QUALITY,
     **changes: Any,
 ) -> Bundle:
-    """Write a bundle that serves, or with `offset` one that fails its parity self-test."""
+    """Write a bundle that can be served, or with `offset` one that fails its parity self-test."""
     draft = tiny_draft(product, **changes)
     model = tiny_model(draft, gain=gain, offset=offset, fails_on_black=fails_on_black).SerializeToString()
     card = tiny_card(scores, quality)

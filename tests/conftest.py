@@ -6,6 +6,7 @@ import pytest
 from hypothesis import settings
 
 from service.bundle.bundle import Bundle
+from service.inspection.runtime.configure import configure
 from tests.bundles import write_tiny_bundle
 
 pytest_plugins = ["tests.strict_skips", "tests.running_service"]
@@ -13,6 +14,8 @@ pytest_plugins = ["tests.strict_skips", "tests.running_service"]
 # Properties are true or not; how long a busy machine takes over an example says nothing about them.
 settings.register_profile("plumbline", deadline=None)
 settings.load_profile("plumbline")
+
+configure()
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ import numpy as np
 from service.bundle.card import CalibrationCard, CalibrationGroup, GroupedBy
 from service.errors import BodyTooLarge
 from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
-from service.inspection.inspector import Measurement, Measurer
+from service.inspection.inspector import Measurer
 from service.inspection.measures import summarise
 from service.inspection.quality import Quality
+from service.inspection.records import Measurement
 from training.errors import UnreadableImage
 
 # Cells of one image's map that the heatmap's scale is measured on, at most.

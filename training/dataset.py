@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from service.bundle.card import GroupedBy
 from service.bundle.manifest import InputGeometry
 from service.errors import PlumblineError
-from service.inspection.capture_groups import group_images, sounds_defective
+from service.inspection.capture_groups import group_images, is_defect_folder
 from service.inspection.decoding.decoder import ImageLimits, decode
 from service.inspection.preparation import prepare
 from service.inspection.runtime.threads import cpu_quota
@@ -228,7 +228,7 @@ def _good_root(data: Path) -> Path:
         remedy = "good images belong there in the MVTec layout"
         raise NoImagesFound(data / "train", f"a folder train/{GOOD}", remedy)
     for folder in sorted(path for path in data.rglob("*") if path.is_dir()):
-        if sounds_defective(folder.name) and images_in(folder):
+        if is_defect_folder(folder.name) and images_in(folder):
             raise LooksDefective(data, folder.relative_to(data).as_posix())
     return data
 

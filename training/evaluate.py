@@ -15,7 +15,8 @@ import numpy as np
 from rich.table import Table
 
 from service.inspection.decision import Criteria, Decision
-from service.inspection.inspector import Inspection, Inspector
+from service.inspection.inspector import Inspector
+from service.inspection.records import Inspection
 from service.recipes.recipe import Recipe
 from training import metrics
 from training.calibrate import named_failures

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from service.bundle.manifest import InputGeometry
 from service.inspection.decoding.decoder import read_header
 from service.inspection.runtime.threads import cpu_quota
-from service.inspection.tiling import cut, lay_grid, lay_out
+from service.inspection.tiling import cut, plan_tiles, prepare_input
 from training.calibrate import named_failures
 from training.dataset import UInt8Images, load_prepared, read_rgb
 
@@ -67,12 +67,12 @@ def load_for_training(
 def _tiles_of(path: Path, geometry: InputGeometry) -> int:
     with named_failures(path):
         header = read_header(path.read_bytes())
-    return len(lay_grid((header.height, header.width), geometry))
+    return len(plan_tiles((header.height, header.width), geometry))
 
 
 def _draw(geometry: InputGeometry, path: Path, chosen: NDArray[np.int64]) -> UInt8Images:
     rgb = read_rgb(path)
-    grid = lay_grid((rgb.shape[0], rgb.shape[1]), geometry)
+    grid = plan_tiles((rgb.shape[0], rgb.shape[1]), geometry)
     wanted = set(chosen.tolist())
-    tiles = cut(lay_out(rgb, geometry), grid)
+    tiles = cut(prepare_input(rgb, geometry), grid)
     return np.stack([tile for number, tile in enumerate(tiles) if number in wanted])

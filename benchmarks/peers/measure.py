@@ -23,6 +23,7 @@ from benchmarks.peers.results import Result
 from service.bundle.golden import parity_difference
 from service.bundle.manifest import InputGeometry
 from service.inspection.preparation import prepare
+from service.inspection.runtime.configure import configure
 from service.inspection.runtime.session import SessionOptions, session_options
 from training.dataset import TestImage, load_prepared, read_mask, read_rgb, scan
 from training.export import OPSET, TOLERANCE
@@ -175,6 +176,7 @@ def main(
     pairs: Annotated[list[str], typer.Argument(help="PEER:CATEGORY.")],
 ) -> None:
     """Measure peers on categories, one after the other, a file for each."""
+    configure()
     torch.set_num_threads(threads)
     for pair in pairs:
         peer, _, category = pair.partition(":")

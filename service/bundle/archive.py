@@ -1,7 +1,7 @@
-"""A bundle as one zip file, to be sent over the network or carried on a stick.
+"""Bundles as zip files, for upload, download and transfer by hand.
 
-What comes in is not trusted: an archive's table of contents is bounded before it is parsed, its names come from a
-closed list, and not a byte more is unpacked than allowed, whatever the archive claims.
+An incoming archive is not trusted: its central directory is limited in size before it is parsed, only the file names of
+a bundle are accepted, and unpacking stops at a limit on the bytes that come out.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleArchiveInvalid, BundleTooLarge, RepositoryNotWritable
 from service.bundle.manifest import FILE_NAME, MANIFEST
 from service.bundle.writer import install_bundle
-from service.untrusted_zip import METHODS, BadZip, TooMuchInside, is_encrypted, open_zip, unpack
+from service.untrusted_zip import METHODS, BadZip, UnpackLimitExceeded, is_encrypted, open_zip, unpack
 
-# A bundle has at most 103 files; each of their entries takes less than a hundred bytes.
+# A bundle has at most 103 files, and each directory entry takes less than a hundred bytes.
 MAX_DIRECTORY_BYTES = 64 * 1024
-# One moment for every file: the same bundle always makes the same archive.
+# One timestamp for every file, so that the same bundle always gives the same archive.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def open_spool(models: Path) -> IO[bytes]:
-    """A file for an archive that is being received. It has no name, so whatever happens, nothing of it stays.
+    """Open an unnamed temporary file for an archive that is being received.
+
+    The file has no name, so nothing of it remains, whatever happens.
 
     Args:
-        models: The model repository. It lies there, because that is where the bundle must fit.
+        models: The model repository. The file is created there, because the bundle has to fit on the same file system.
 
     Raises:
         OSError: The repository cannot be written.
@@ -38,20 +40,20 @@ def open_spool(models: Path) -> IO[bytes]:
 
 
 def import_archive(models: Path, product: str, archive: IO[bytes], limit_bytes: int) -> tuple[Bundle, bool]:
-    """Put an archived bundle into the model repository, all of it or nothing.
+    """Install an archived bundle in the model repository. Either all of it is installed or nothing.
 
     Args:
         models: The model repository.
-        product: Whose bundle it has to be.
+        product: The product that the bundle must belong to.
         archive: The zip file, seekable.
-        limit_bytes: Most bytes that the bundle may have when it is unpacked.
+        limit_bytes: Largest allowed size of the unpacked bundle.
 
     Returns:
-        The bundle, and whether it is new: False where an intact one with this digest was there already.
+        The bundle, and whether it is new: False if an intact bundle with this digest was already installed.
 
     Raises:
         BundleArchiveInvalid, BundleTooLarge: The archive is not acceptable.
-        BundleInvalid: What is in it would not be served.
+        BundleInvalid: The bundle in the archive would not be served.
         RepositoryNotWritable: The disk is full or read-only.
     """
     contents = read_archive(archive, limit_bytes)
@@ -62,11 +64,18 @@ def import_archive(models: Path, product: str, archive: IO[bytes], limit_bytes: 
 
 
 def read_archive(archive: IO[bytes], limit_bytes: int) -> dict[str, bytes]:
-    """The files of an archived bundle by their names.
+    """Read the files of an archived bundle.
+
+    Args:
+        archive: The zip file, seekable.
+        limit_bytes: Largest allowed size of all files together.
+
+    Returns:
+        The content of every file by its name.
 
     Raises:
-        BundleArchiveInvalid: It is no zip file, is damaged, or holds what no bundle holds.
-        BundleTooLarge: It states, or turns out to hold, more than `limit_bytes`.
+        BundleArchiveInvalid: The file is not a zip file, is damaged, or contains a file that no bundle has.
+        BundleTooLarge: The archive states, or turns out to contain, more than `limit_bytes`.
     """
     try:
         with open_zip(archive, MAX_DIRECTORY_BYTES) as opened:
@@ -79,18 +88,18 @@ def read_archive(archive: IO[bytes], limit_bytes: int) -> dict[str, bytes]:
                 left -= len(contents[entry.filename])
     except BadZip as error:
         raise BundleArchiveInvalid(str(error)) from error
-    except TooMuchInside as error:
+    except UnpackLimitExceeded as error:
         raise BundleTooLarge(limit_bytes) from error
     if MANIFEST not in contents:
-        raise BundleArchiveInvalid(f"it holds no {MANIFEST}.")
+        raise BundleArchiveInvalid(f"it contains no {MANIFEST}.")
     return contents
 
 
 def write_archive(bundle: Bundle, archive: IO[bytes]) -> None:
-    """Write a bundle as a zip file; the same bundle gives the same bytes.
+    """Write a bundle as a zip file. The same bundle gives the same bytes.
 
     Raises:
-        BundleIntegrity: A file changed since the bundle was loaded.
+        BundleIntegrity: A file has changed since the bundle was loaded.
     """
     with zipfile.ZipFile(archive, "w") as opened:
         for name in (MANIFEST, *sorted(bundle.manifest.files)):
@@ -104,18 +113,18 @@ def _check_entries(entries: list[zipfile.ZipInfo], limit_bytes: int) -> None:
     names = set()
     for entry in entries:
         name = entry.filename
-        # The name as it was written, too: the library cuts at a NUL and turns backslashes around on some systems.
+        # The original name is checked, too: zipfile cuts names at a NUL byte and replaces backslashes on some systems.
         if name != entry.orig_filename or not (name == MANIFEST or FILE_NAME.fullmatch(name)):
-            raise BundleArchiveInvalid(f"it holds {entry.orig_filename[:200]!r}, which no bundle has.")
+            raise BundleArchiveInvalid(f"it contains {entry.orig_filename[:200]!r}, which is not a file of a bundle.")
         if name in names:
-            raise BundleArchiveInvalid(f"it holds {name!r} twice.")
+            raise BundleArchiveInvalid(f"it contains {name!r} twice.")
         names.add(name)
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in {0, stat.S_IFREG}:
-            raise BundleArchiveInvalid(f"{name!r} is a link or something else that is no plain file.")
+            raise BundleArchiveInvalid(f"{name!r} is not a regular file but, for example, a link.")
         if is_encrypted(entry):
             raise BundleArchiveInvalid(f"{name!r} is encrypted.")
         if entry.compress_type not in METHODS:
-            raise BundleArchiveInvalid(f"{name!r} is compressed by another method than deflate.")
+            raise BundleArchiveInvalid(f"{name!r} is compressed with a method other than deflate.")
     if sum(entry.file_size for entry in entries) > limit_bytes:
         raise BundleTooLarge(limit_bytes)

@@ -1,4 +1,4 @@
-"""Array types that bundles and inspections share."""
+"""Array types that the bundle and inspection packages share."""
 
 from __future__ import annotations
 

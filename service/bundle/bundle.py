@@ -30,10 +30,10 @@ class Bundle:
 
     Attributes:
         path: Its folder, `models/<product>/<version>/`.
-        manifest: What it is and how it was made.
+        manifest: Its content, origin and file hashes.
         card: The calibration card.
         golden: Inputs and expected results of the self-test.
-        digest: sha256 (hex) of `manifest.json`; names the bundle in every stored inspection.
+        digest: SHA-256 (hex) of `manifest.json`. Every stored inspection names its bundle by this digest.
     """
 
     path: Path
@@ -44,18 +44,19 @@ class Bundle:
 
     @property
     def version(self) -> str:
+        """Return the version: the first twelve hex digits of the digest."""
         return self.digest[:12]
 
     @classmethod
     def load(cls, path: Path) -> Bundle:
-        """Read a bundle and check everything that can be checked without running it.
+        """Load a bundle and check everything that can be checked without running its graph.
 
         Args:
             path: The folder `models/<product>/<version>/`.
 
         Raises:
-            BundleIntegrity: A file is missing, unexpected, a link, or not the one that the manifest vouches for.
-            BundleSchema: Manifest, card, golden samples or graph are not of a form that this version reads.
+            BundleIntegrity: A file is missing, unexpected, a symbolic link, or differs from its hash in the manifest.
+            BundleSchema: The schema of the manifest, the card, the golden samples or the graph is not supported.
             ExternalData: The graph refers to files outside itself.
         """
         manifest, digest = read_manifest(path)
@@ -73,18 +74,18 @@ class Bundle:
         return bundle
 
     def read_model(self) -> bytes:
-        """The graph's bytes, hashed again: what is run is what was verified.
+        """Return the bytes of the graph, with the hash checked again: what runs is what was verified.
 
         Raises:
-            BundleIntegrity: The file changed since the bundle was loaded.
+            BundleIntegrity: The file has changed since the bundle was loaded.
         """
         return self.read_file(MODEL)
 
     def read_file(self, name: str) -> bytes:
-        """One of the bundle's files, hashed again.
+        """Return the bytes of one file of the bundle, with the hash checked again.
 
         Raises:
-            BundleIntegrity: The file changed since the bundle was loaded.
+            BundleIntegrity: The file has changed since the bundle was loaded.
         """
         if name == MANIFEST:
             data = _read(self.path, name)
@@ -95,32 +96,36 @@ class Bundle:
 
 
 def read_manifest(path: Path) -> tuple[Manifest, Digest]:
-    """What a bundle says about itself, and its digest. That it holds the files it says is checked, their content not.
+    """Read the manifest of a bundle and compute its digest.
+
+    The list of files is compared with the folder; the content of the other files is not checked.
 
     Raises:
-        BundleIntegrity, BundleSchema: As `Bundle.load`.
+        BundleIntegrity, BundleSchema: As for `Bundle.load`.
     """
     manifest_bytes = _read(path, MANIFEST)
     manifest = _parse(path, MANIFEST, Manifest, manifest_bytes)
     digest = Digest(hashlib.sha256(manifest_bytes).hexdigest())
     if path.name != digest[:12]:
-        raise BundleIntegrity(path, f"its manifest was changed: the folder should be named {digest[:12]}.")
+        raise BundleIntegrity(
+            path, f"its manifest was changed: the folder should be named {digest[:12]}, after its digest."
+        )
     _check_file_list(path, manifest)
     return manifest, digest
 
 
 def bundle_folders(product_folder: Path) -> list[Path]:
-    """A product's bundles, newest first; those without a readable manifest come last.
+    """Return the folders of a product's bundles, newest first; those without a readable manifest come last.
 
     Args:
-        product_folder: `models/<product>/`; half-written bundles in it begin with a dot and are not seen.
+        product_folder: `models/<product>/`. Folders of unfinished bundles begin with a dot and are skipped.
     """
     folders = [folder for folder in product_folder.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
     return sorted(folders, key=_creation, reverse=True)
 
 
 def newest_bundle(product_folder: Path) -> Path | None:
-    """The most recently created bundle of a product, None where there is none."""
+    """Return the folder of the most recently created bundle of a product, or None if there is none."""
     return next(iter(bundle_folders(product_folder)), None)
 
 
@@ -141,7 +146,7 @@ def _read(path: Path, name: str) -> bytes:
 def _read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
     data = _read(path, name)
     if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BundleIntegrity(path, f"{name} is not the file that the manifest vouches for (sha256 differs).")
+        raise BundleIntegrity(path, f"{name} is not the file that the manifest lists (the SHA-256 differs).")
     return data
 
 
@@ -156,9 +161,9 @@ def _parse(path: Path, name: str, record: type[RecordT], data: bytes) -> RecordT
 
 def _check_file_list(path: Path, manifest: Manifest) -> None:
     listed = set(manifest.files)
-    strange = sorted(name for name in listed if not FILE_NAME.fullmatch(name))
-    if strange:
-        raise BundleSchema(path, f"the manifest lists a file that no bundle has: {strange[0]!r}.")
+    unknown = sorted(name for name in listed if not FILE_NAME.fullmatch(name))
+    if unknown:
+        raise BundleSchema(path, f"the manifest lists a file that is not part of a bundle: {unknown[0]!r}.")
     if missing := {MODEL, CARD, "golden/00.npz"} - listed:
         raise BundleSchema(path, f"the manifest lists no {sorted(missing)[0]}.")
     for found in path.rglob("*"):

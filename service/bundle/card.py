@@ -23,14 +23,14 @@ def _require_sorted(scores: list[float]) -> list[float]:
 
 
 class CalibrationGroup(_Record):
-    """Good images that were taken together: one folder or one day."""
+    """A group of good images that were taken together: one folder or one day."""
 
     name: str
     count: int = Field(ge=1)
 
 
 class MeasureRange(_Record):
-    """Smallest, median and largest value of a measure over the held-out good images."""
+    """Smallest, median and largest value of a quality measure over the held-out good images."""
 
     low: float
     median: float
@@ -38,7 +38,7 @@ class MeasureRange(_Record):
 
 
 class QualityStatistics(_Record):
-    """What the held-out good images look like, measure by measure; see `service.inspection.quality.Quality`."""
+    """Statistics of the quality measures of the held-out good images; see `service.inspection.quality.Quality`."""
 
     images: int = Field(ge=1)
     brightness: MeasureRange
@@ -49,18 +49,18 @@ class QualityStatistics(_Record):
 
 
 class CalibrationCard(_Record):
-    """What the held-out good images scored, through the very code that serves.
+    """The scores of the held-out good images, computed by the same code that serves the bundle.
 
     Attributes:
         provider: Execution provider that computed the scores.
         scores: Raw image scores of all held-out good images, ascending.
-        groups: The days or folders that they cover.
-        grouped_by: What told the groups apart; "none" means that all images count as one session.
-        group_of_score: For every score the place of its image's group in `groups`; None on cards that were written
-            before it was kept.
-        map_median: Median of all patch values of these images' maps: 0 on the heatmap's scale.
-        map_q99: Their 99 % quantile.
-        quality: What these images look like; None in cards that were made before this was measured.
+        groups: The days or folders of the images.
+        grouped_by: How the groups were found; "none" means that all images count as one session.
+        group_of_score: For every score the index of its image's group in `groups`; None on cards that were written
+            before this was recorded.
+        map_median: Median of all patch values of the images' maps: 0 on the heatmap's scale.
+        map_q99: 99 % quantile of the same values.
+        quality: Quality statistics of the images; None on cards that were written before they were measured.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -74,16 +74,18 @@ class CalibrationCard(_Record):
     quality: QualityStatistics | None = None
 
     @model_validator(mode="after")
-    def _know_the_groups(self) -> Self:
-        if (places := self.group_of_score) is not None and (
-            len(places) != len(self.scores)
-            or [places.count(place) for place in range(len(self.groups))] != [group.count for group in self.groups]
+    def _check_groups(self) -> Self:
+        if (indices := self.group_of_score) is not None and (
+            len(indices) != len(self.scores)
+            or [indices.count(index) for index in range(len(self.groups))] != [group.count for group in self.groups]
         ):
-            raise ValueError("group_of_score must name a group for every score, each group as often as it has images")
+            raise ValueError(
+                "group_of_score must give a group for every score, and each group as often as it has images"
+            )
         return self
 
     @property
     def days(self) -> list[str] | None:
-        """The name of every score's group, None where the card does not tell."""
-        places = self.group_of_score
-        return None if places is None else [self.groups[place].name for place in places]
+        """Return the name of every score's group, or None if the card does not record it."""
+        indices = self.group_of_score
+        return None if indices is None else [self.groups[index].name for index in indices]

@@ -1,4 +1,4 @@
-"""Failures of bundles and of the model repository on disk."""
+"""Errors of bundles and of the model repository on disk."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pathlib import Path
 
 from service.errors import PlumblineError
 
-# --- bundles and execution providers -------------------------------------------------------------------------
-
 
 class BundleInvalid(PlumblineError):
-    """A bundle that is not served. Base of every reason for that."""
+    """The bundle is not served. Base class of every reason for that.
+
+    A product keeps serving the bundle that was active before. The message names the reason and the remedy.
+    """
 
     slug = "bundle-invalid"
     title = "Bundle is not valid"
@@ -20,33 +21,42 @@ class BundleInvalid(PlumblineError):
         super().__init__(f"The bundle {path} is not served: {reason} {remedy}", bundle=path.name)
         self._reason, self._remedy = reason, remedy
 
-    def found_at(self, path: Path) -> None:
-        """Say where the bundle was meant to lie instead of where it was examined."""
+    def set_path(self, path: Path) -> None:
+        """Report `path` as the folder of the bundle, instead of the one in which it was verified."""
         BundleInvalid.__init__(self, path, self._reason, self._remedy)
 
 
 class BundleIntegrity(BundleInvalid):
-    """A file is missing, was added, or differs from what the manifest vouches for."""
+    """A file of the bundle is missing, was added, or differs from its hash in the manifest.
+
+    Copy the bundle again from where it was trained. A bundle is never edited: a change makes a new bundle.
+    """
 
     slug = "bundle-integrity"
     title = "Bundle was changed or is incomplete"
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason, "Copy it again from where it was trained; a bundle is never edited.")
+        super().__init__(path, reason, "Copy the bundle again from where it was trained; a bundle is never edited.")
 
 
 class BundleSchema(BundleInvalid):
-    """The manifest or the calibration card is not of a form this version reads."""
+    """The schema of the manifest, the calibration card, a golden sample or the graph is not supported by this version.
+
+    Export the bundle with a training package of the same major version as the service.
+    """
 
     slug = "bundle-schema"
-    title = "Bundle has an unknown form"
+    title = "Unsupported bundle schema"
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason, "Export it with a training package of the same major version as the service.")
 
 
 class BundleOfOtherProduct(BundleInvalid):
-    """It was trained on other parts; whatever it says about these would mean nothing."""
+    """The bundle was trained for a product other than the one it was installed for.
+
+    Its scores mean nothing for other parts. Install it for its own product, or train a bundle for this one.
+    """
 
     slug = "bundle-of-other-product"
     title = "Bundle was made for another product"
@@ -55,12 +65,15 @@ class BundleOfOtherProduct(BundleInvalid):
         super().__init__(
             path,
             f"it was made for product {made_for!r}, not for {product!r}.",
-            f"Put it under {made_for!r}, or train one for {product!r}.",
+            f"Install it for {made_for!r}, or train a bundle for {product!r}.",
         )
 
 
 class ExternalData(BundleInvalid):
-    """The graph points at files outside itself: a way to read the host's disk, so it is refused."""
+    """The graph refers to data outside the model file, which could read any file on the host.
+
+    Export the model as one self-contained file.
+    """
 
     slug = "bundle-external-data"
     title = "Bundle's graph uses external data"
@@ -68,13 +81,17 @@ class ExternalData(BundleInvalid):
     def __init__(self, path: Path, tensor: str) -> None:
         super().__init__(
             path,
-            f"tensor {tensor!r} of its graph lies outside the model file.",
+            f"tensor {tensor!r} of its graph is stored outside the model file.",
             "Export it as one self-contained file.",
         )
 
 
 class ParityFailure(BundleInvalid):
-    """On this machine's provider the graph does not compute what it computed at training."""
+    """The graph's results on this machine's execution provider differ from those that training recorded.
+
+    The golden samples are run when a bundle is loaded, and the results must agree within the tolerance in the manifest.
+    Use the provider that the bundle was calibrated on, or export the bundle on this machine.
+    """
 
     slug = "parity-failure"
     title = "Bundle fails its parity self-test"
@@ -82,48 +99,61 @@ class ParityFailure(BundleInvalid):
     def __init__(self, path: Path, provider: str, difference: float, tolerance: float) -> None:
         super().__init__(
             path,
-            f"on provider {provider!r} the golden samples differ by {difference:.2e} (relative) from what training "
-            f"recorded, {tolerance:.0e} is allowed.",
-            "Serve it on the provider it was calibrated on, or export it again here.",
+            f"on provider {provider!r} the results for the golden samples differ by {difference:.2e} (relative) from "
+            f"those that training recorded; at most {tolerance:.0e} is allowed.",
+            "Serve it on the provider that it was calibrated on, or export it again on this machine.",
         )
 
 
 class BundleArchiveInvalid(PlumblineError):
-    """What was uploaded is no bundle in a zip file. Nothing of it was written."""
+    """The uploaded data is not a bundle in a zip file. Nothing of it was stored.
+
+    `plumbline bundle export` writes archives in the expected form.
+    """
 
     slug = "bundle-archive-invalid"
-    title = "Not a bundle's archive"
+    title = "Not a bundle archive"
     status = 422
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The archive is refused: {reason} Expected is a zip file that holds manifest.json, model.onnx, "
-            "calibration.json and golden/NN.npz at its top and nothing else, as `plumbline bundle export` writes it. "
-            "Nothing was kept."
+            f"The archive is refused: {reason} Expected a zip file with only manifest.json, model.onnx, "
+            "calibration.json and golden/NN.npz at its top level, as `plumbline bundle export` writes it. Nothing was "
+            "stored."
         )
 
 
 class BundleTooLarge(PlumblineError):
+    """The bundle is larger than the limit, as an archive or unpacked. Nothing of it was stored.
+
+    Raise `PLUMBLINE_MAX_BUNDLE_BYTES` if the bundle really is that large.
+    """
+
     slug = "bundle-too-large"
     title = "Bundle is too large"
     status = 413
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(
-            f"The bundle is larger than {limit_bytes} bytes, as an archive or unpacked. Nothing was kept. If it really "
-            "is that large, raise PLUMBLINE_MAX_BUNDLE_BYTES.",
+            f"The bundle is larger than {limit_bytes} bytes, as an archive or unpacked. Nothing was stored. If it is "
+            "meant to be that large, raise PLUMBLINE_MAX_BUNDLE_BYTES.",
             limit_bytes=limit_bytes,
         )
 
 
 class RepositoryNotWritable(PlumblineError):
+    """The model repository is on a full or read-only disk, so no bundle can be uploaded.
+
+    Installed bundles are served as before. Make the folder writable for the service's user or free some space.
+    """
+
     slug = "repository-not-writable"
     title = "Model repository cannot be written"
     status = 507
 
     def __init__(self, models: Path, reason: str | None) -> None:
         super().__init__(
-            f"The model repository {models} cannot be written ({reason}), so no bundle can be uploaded; those that are "
-            "there are served as before. Make the folder writable for the service's user or free space, or copy the "
-            "bundle's folder there by hand."
+            f"The model repository {models} cannot be written ({reason}), so no bundle can be uploaded. Installed "
+            "bundles are served as before. Make the folder writable for the service's user, free some space, or copy "
+            "the bundle's folder there by hand."
         )

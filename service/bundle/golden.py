@@ -1,4 +1,4 @@
-"""Golden samples and the relative difference that the parity certificate is judged by."""
+"""Golden samples, and the relative difference that the parity certificate is based on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from service.bundle.arrays import Float32Map, UInt8Image
 
 @dataclass(frozen=True)
 class GoldenSample:
-    """A prepared input and what torch computed for it.
+    """A prepared input and the result that torch computed for it.
 
     Attributes:
-        image: uint8 [H, W, 3], RGB, already of the graph's input size.
+        image: uint8 [H, W, 3], RGB, of the graph's input size.
         anomaly_map: float32 [h, w].
-        score_gain: The factor on the image score, None where the method has none.
+        score_gain: Factor on the image score; None where the method has none.
     """
 
     image: UInt8Image
@@ -28,6 +28,7 @@ class GoldenSample:
     score_gain: float | None
 
     def to_bytes(self) -> bytes:
+        """Return the sample as the content of an `.npz` file."""
         buffer = io.BytesIO()
         arrays: dict[str, npt.NDArray[Any]] = {"image": self.image, "anomaly_map": self.anomaly_map}
         if self.score_gain is not None:
@@ -37,20 +38,25 @@ class GoldenSample:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> GoldenSample:
+        """Read a sample from the content of an `.npz` file.
+
+        Raises:
+            ValueError, KeyError, OSError: The content is not a golden sample.
+        """
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             gain = float(arrays["score_gain"]) if "score_gain" in arrays else None
             return cls(arrays["image"], arrays["anomaly_map"], gain)
 
 
 def parity_difference(expected: npt.ArrayLike, actual: npt.ArrayLike) -> float:
-    """How far two results of the same graph are apart: the largest deviation over the largest expected magnitude.
+    """Return the difference of two results of the same graph: largest deviation over largest expected magnitude.
 
-    Deviations are judged against the array's own scale, not value by value: an anomaly map has zeros, and there
-    a value-wise quotient says nothing. One definition for export and for the service's self-test.
+    Deviations are relative to the largest magnitude in the array, not to each value: an anomaly map contains zeros,
+    where a relative difference per value is undefined. Export and the service's self-test use this one definition.
 
     Args:
         expected: What torch computed, any shape.
-        actual: What the other side computed, same shape.
+        actual: What the graph computed, same shape.
 
     Returns:
         A number >= 0; infinity where the shapes differ or a value is not finite.

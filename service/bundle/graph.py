@@ -1,4 +1,4 @@
-"""What a bundle's graph must be: self-contained, of the stated shapes, and saying the same as the manifest."""
+"""Checks of a bundle's graph: self-contained, of the stated shapes, and consistent with the manifest."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from service.bundle.errors import BundleSchema, ExternalData
 def check_graph(
     path: Path, model: bytes, *, image_shape: tuple[int, ...], map_shape: tuple[int, ...], metadata: Mapping[str, str]
 ) -> None:
-    """Check everything about a bundle's graph that can be seen without running it.
+    """Check everything about a bundle's graph that can be checked without running it.
 
     Args:
         path: The bundle's folder, for messages.
-        model: The graph.
-        image_shape: Of one input.
-        map_shape: Of one output map.
-        metadata: What the graph must say about itself.
+        model: The serialised graph.
+        image_shape: Shape of one input, without the batch axis.
+        map_shape: Shape of one output map, without the batch axis.
+        metadata: Expected `metadata_props`.
 
     Raises:
-        BundleSchema: It is no graph, or another one than the manifest describes.
-        ExternalData: It refers to files outside itself, however deep inside.
+        BundleSchema: The data is not an ONNX graph, or does not match the manifest.
+        ExternalData: The graph refers to external data, also in nested graphs and functions.
     """
     try:
         graph = onnx.load_model_from_string(model)
-    except Exception as error:  # protobuf's DecodeError has no public home that stays put between releases
+    except Exception as error:  # protobuf moves its DecodeError between releases
         raise BundleSchema(path, f"model.onnx is not an ONNX graph ({error}).") from error
     functions = [_tensors_of_nodes(function.node) for function in graph.functions]
     for tensor in [*_tensors(graph.graph), *chain.from_iterable(functions)]:
@@ -37,12 +37,12 @@ def check_graph(
             raise ExternalData(path, tensor.name)
     _check_tensor(path, graph.graph.input, "image", onnx.TensorProto.UINT8, image_shape)
     _check_tensor(path, graph.graph.output, "anomaly_map", onnx.TensorProto.FLOAT, map_shape)
-    if strange := {output.name for output in graph.graph.output} - {"anomaly_map", "score_gain"}:
-        raise BundleSchema(path, f"model.onnx has an unknown output {sorted(strange)[0]!r}.")
-    carried = {prop.key: prop.value for prop in graph.metadata_props}
+    if unknown := {output.name for output in graph.graph.output} - {"anomaly_map", "score_gain"}:
+        raise BundleSchema(path, f"model.onnx has an unknown output {sorted(unknown)[0]!r}.")
+    stored = {prop.key: prop.value for prop in graph.metadata_props}
     for key, value in metadata.items():
-        if carried.get(key) != value:
-            raise BundleSchema(path, f"model.onnx says {key} = {carried.get(key)}, the manifest says {value}.")
+        if stored.get(key) != value:
+            raise BundleSchema(path, f"model.onnx has {key} = {stored.get(key)}, the manifest has {value}.")
 
 
 def _check_tensor(
@@ -61,7 +61,7 @@ def _check_tensor(
 
 
 def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """Every tensor a graph holds: initialisers, constants and those of nested graphs."""
+    """Return every tensor of a graph: initialisers, constants, and those of nested graphs."""
     sparse = chain.from_iterable((tensor.values, tensor.indices) for tensor in graph.sparse_initializer)
     return [*graph.initializer, *sparse, *_tensors_of_nodes(graph.node)]
 

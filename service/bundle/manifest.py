@@ -2,15 +2,15 @@
 
 A bundle is the folder `models/<product>/<version>/`:
 
-| file               | what it holds                                                                          |
+| file               | content                                                                                |
 |--------------------|----------------------------------------------------------------------------------------|
-| `manifest.json`    | what it is, how it was made, and the sha256 of every other file                        |
+| `manifest.json`    | product, method, origin, and the SHA-256 of every other file                           |
 | `model.onnx`       | one self-contained graph: `image` uint8 [N, H, W, 3] RGB in, `anomaly_map` float32 out |
 | `calibration.json` | the calibration card: the score of every held-out good image                           |
 | `golden/NN.npz`    | prepared inputs and the maps that torch computed for them                              |
 
-`digest` is the sha256 of `manifest.json`, `version` its first twelve hex digits and the folder's name, so any change
-to any byte of a bundle is seen when it is loaded.
+`digest` is the SHA-256 of `manifest.json`. `version` is its first twelve hex digits and the name of the folder. So any
+changed byte of a bundle is detected when it is loaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 CARD = "calibration.json"
 PRODUCT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-# The only files a bundle may hold. A closed list leaves no room for path tricks.
+# The only files that a bundle may contain. A closed list excludes path traversal.
 FILE_NAME = re.compile(r"model\.onnx|calibration\.json|golden/[0-9]{2}\.npz")
 _METADATA_PREFIX = "plumbline."
 Digest = NewType("Digest", str)
@@ -47,12 +47,14 @@ class _Record(BaseModel):
 
 
 class Tiling(_Record):
-    """How an image larger than the network is cut into tiles of the network's input size; `service.inspection.tiling`
-    does it.
+    """How an image larger than the network's input is cut into tiles of that size.
+
+    `service.inspection.tiling` cuts the image and combines the maps of the tiles.
 
     Attributes:
-        overlap: Pixels that neighbouring tiles share, below half a tile: a defect up to this size lies wholly in one.
-        scale: The image's size is multiplied by this before it is cut.
+        overlap: Pixels that neighbouring tiles share, less than half a tile. A defect up to this size lies completely
+            in at least one tile.
+        scale: Factor on the image's size before it is cut.
     """
 
     overlap: int = Field(ge=0, le=2048)
@@ -60,8 +62,9 @@ class Tiling(_Record):
 
 
 class InputGeometry(_Record):
-    """What the graph takes: uint8 [N, height, width, 3], RGB. The whole image is stretched to it, or, with a tiling,
-    covered by tiles of this size. Training, calibration and serving all follow what stands here.
+    """The input of the graph: uint8 [N, height, width, 3], RGB. Training, calibration and serving all follow it.
+
+    Without a tiling the whole image is stretched to this size. With a tiling it is covered by tiles of this size.
     """
 
     height: int = Field(ge=32, le=4096)
@@ -71,30 +74,35 @@ class InputGeometry(_Record):
     tiling: Tiling | None = None
 
     @model_validator(mode="after")
-    def _leave_a_middle(self) -> Self:
+    def _check_overlap(self) -> Self:
         if self.tiling is not None and 2 * self.tiling.overlap >= min(self.height, self.width):
-            raise ValueError("tiling.overlap must be less than half a tile, or three tiles would meet")
+            raise ValueError("tiling.overlap must be less than half a tile, otherwise three tiles would overlap")
         return self
 
     @model_serializer(mode="wrap")
-    def _without_what_is_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # So a bundle without a tiling reads as it always did, and its graph's metadata still matches.
+    def _omit_missing_tiling(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Bundles from before tilings existed serialise as they did then, so that their graph's metadata still matches.
         values: dict[str, Any] = handler(self)
         return {name: value for name, value in values.items() if name != "tiling" or value is not None}
 
 
 class ScoreRule(_Record):
-    """How an anomaly map becomes an image score: the mean of its highest `fraction` of patch values; with a tiling,
-    that of the tile where it is highest."""
+    """How an anomaly map becomes an image score: the mean of its highest `fraction` of patch values.
+
+    With a tiling, the rule applies to every tile, and the highest tile score counts.
+    """
 
     kind: Literal["top_fraction"] = "top_fraction"
     fraction: float = Field(gt=0, le=1)
 
 
 class Parity(_Record):
-    """The parity certificate: how far the exported graph was from torch, and how far a server may be.
+    """The parity certificate: the measured difference between the exported graph and torch, and the tolerance.
 
-    Both are relative differences as `parity_difference` defines them; `provider` computed the measured one.
+    Attributes:
+        tolerance: Largest relative difference, as `parity_difference` defines it, at which a server serves the bundle.
+        measured: The relative difference at export.
+        provider: The execution provider that it was measured on.
     """
 
     tolerance: float = Field(gt=0, le=0.1)
@@ -103,7 +111,17 @@ class Parity(_Record):
 
 
 class TrainingRecord(_Record):
-    """Where the weights come from. `fingerprint` is a sha256 over the training images."""
+    """The origin of the weights.
+
+    Attributes:
+        images: Number of training images.
+        held_out: Number of held-out good images.
+        fingerprint: SHA-256 over the training images.
+        seed: Seed of all random numbers.
+        iterations: Training steps.
+        seconds: Duration of the training.
+        config: The configuration that the training ran with.
+    """
 
     images: int = Field(ge=1)
     held_out: int = Field(ge=1)
@@ -115,12 +133,14 @@ class TrainingRecord(_Record):
 
 
 class FileEntry(_Record):
+    """Hash and size of one file of the bundle."""
+
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
 class ManifestDraft(_Record):
-    """Everything that a manifest says except the hashes, which `write_bundle` adds."""
+    """Everything in a manifest except the file hashes, which `write_bundle` adds."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     product: ProductName
@@ -144,18 +164,20 @@ class ManifestDraft(_Record):
         strides = {self.input.height / self.map_height, self.input.width / self.map_width}
         if len(strides) > 1 or not (stride := strides.pop()).is_integer() or 32 % stride or tiling.overlap % stride:
             raise ValueError(
-                "with a tiling, input and map must have the same whole ratio in height and width, which divides both "
-                "32 and tiling.overlap: else tiles would not begin between two cells of the map"
+                "with a tiling, the ratio of input to map must be the same integer in height and width and must "
+                "divide both 32 and tiling.overlap; otherwise tiles would not start at the edge of a map cell"
             )
         return self
 
 
 class Manifest(ManifestDraft):
+    """A complete manifest."""
+
     files: dict[str, FileEntry]
 
 
 def graph_metadata(draft: ManifestDraft) -> dict[str, str]:
-    """The manifest's essentials as ONNX `metadata_props`, so that a graph alone still says what it is."""
+    """Return the essential values of the manifest as ONNX `metadata_props`, so that a graph alone can be identified."""
     essentials = draft.model_dump(mode="json", include={"schema_version", "product", "method", "teachers", "input"})
     essentials |= {
         "score_rule": draft.score_rule.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Putting a bundle into the model repository: all of it or nothing, and verified as it will be read."""
+"""Write bundles into the model repository: completely or not at all, and verified before they become visible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.bundle.errors import BundleInvalid, BundleOfOtherProduct
 from service.bundle.golden import GoldenSample
 from service.bundle.manifest import CARD, MANIFEST, MODEL, FileEntry, Manifest, ManifestDraft
 
-# No writer takes so long, so whoever left this is dead.
+# Age in seconds at which a staging folder is certainly not in use: no writer takes that long.
 STALE_S = 24 * 3600
 _STAGING = ".staging-"
 
@@ -28,17 +28,17 @@ _STAGING = ".staging-"
 def write_bundle(
     models: Path, *, draft: ManifestDraft, model: bytes, card: CalibrationCard, golden: Sequence[GoldenSample]
 ) -> Bundle:
-    """Write a bundle into the model repository, all of it or nothing, and load it back.
+    """Write a bundle into the model repository, completely or not at all, and load it back.
 
     Args:
         models: The model repository; the bundle becomes `models/<product>/<version>/`.
         draft: The manifest without hashes.
-        model: The ONNX graph; its `metadata_props` must hold `graph_metadata(draft)`.
+        model: The ONNX graph. Its `metadata_props` must contain `graph_metadata(draft)`.
         card: The calibration card, computed with this graph.
-        golden: One to a hundred samples.
+        golden: 1 to 100 samples.
 
     Raises:
-        BundleSchema, ExternalData: What was given would not be served; nothing is left behind.
+        BundleSchema, ExternalData: The bundle would not be served; nothing was written.
     """
     contents = {MODEL: model, CARD: _canonical_json(card)}
     contents |= {f"golden/{index:02d}.npz": sample.to_bytes() for index, sample in enumerate(golden)}
@@ -51,27 +51,27 @@ def write_bundle(
 
 
 def install_bundle(models: Path, product: str, contents: Mapping[str, bytes]) -> tuple[Bundle, bool]:
-    """Put a bundle's files into the model repository, all of them or nothing, and load it back.
+    """Install the files of a bundle in the model repository, completely or not at all, and load it back.
 
     Args:
         models: The model repository; the bundle becomes `models/<product>/<version>/`.
-        product: Whose bundle it has to be.
-        contents: The files by their names in the bundle, `manifest.json` among them.
+        product: The product that the bundle must belong to.
+        contents: The files by their names in the bundle, including `manifest.json`.
 
     Returns:
-        The bundle, and whether it is new: False where an intact one with this digest was there already.
+        The bundle, and whether it is new: False if an intact bundle with this digest was already installed.
 
     Raises:
-        BundleInvalid: What was given would not be served; nothing is left behind.
-        OSError: The model repository cannot be written; nothing is left behind.
+        BundleInvalid: The bundle would not be served; nothing was written.
+        OSError: The model repository cannot be written; nothing was written.
     """
     version = hashlib.sha256(contents[MANIFEST]).hexdigest()[:12]
     target = models / product / version
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
+    _remove_stale(target.parent)
     try:
-        # A dot keeps the half-written folder out of the service's sight; the second level carries the final name,
-        # so that the bundle is verified as it will be read before it appears.
+        # The leading dot hides the unfinished folder from the service. The folder inside it has the final name, so that
+        # the bundle is verified under its final path before it becomes visible.
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target.parent))
         try:
             staged = staging / version
@@ -85,28 +85,29 @@ def install_bundle(models: Path, product: str, contents: Mapping[str, bytes]) ->
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            target.parent.rmdir()  # only where it is empty: the product came with this bundle
+            target.parent.rmdir()  # succeeds only if it is empty: the product was new
         if isinstance(error, BundleInvalid):
-            error.found_at(target)
+            error.set_path(target)
         raise
     return Bundle.load(target), is_new
 
 
-def _sweep(product_folder: Path) -> None:
-    """Remove what a writer left that was killed. Nobody ever sees it, but it takes space."""
+def _remove_stale(product_folder: Path) -> None:
+    """Remove staging folders that a killed writer left behind. They are invisible but take space."""
     for leftover in product_folder.glob(f"{_STAGING}*"):
-        with contextlib.suppress(OSError):  # whoever else sweeps, or may not
+        with contextlib.suppress(OSError):  # another process removes it, or permission is missing
             if time.time() - leftover.stat().st_mtime > STALE_S:
                 shutil.rmtree(leftover)
 
 
 def _put_in_place(staged: Path, target: Path) -> bool:
-    """Give a verified folder its name, unless an intact bundle has it."""
+    """Rename a verified folder to its final name unless an intact bundle has it; return whether it was renamed."""
     try:
         Bundle.load(target)
     except BundleInvalid:
         if target.exists():
-            # Damaged since it was written. The same name means the same content, so whoever serves it loses nothing.
+            # The installed bundle was damaged. The same name means the same content, so a process that still serves it
+            # loses nothing.
             target.rename(staged.parent / "damaged")
     else:
         return False
@@ -115,7 +116,7 @@ def _put_in_place(staged: Path, target: Path) -> bool:
     except OSError:
         if not target.exists():
             raise
-        return False  # somebody else put the same bundle there at this moment
+        return False  # another process has just installed the same bundle
     _sync_folder(target.parent)
     return True
 
@@ -133,7 +134,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut, where the system can do that."""
+    """Flush the entries of a folder to disk, where the operating system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -30,7 +30,9 @@ def verify(
     """
     from service.app import inspector_options
     from service.inspection.inspector import Inspector
+    from service.inspection.runtime.configure import configure
 
+    configure()
     options = inspector_options(load_settings(provider=provider))
     reports: list[dict[str, Any]] = []
     for path in paths:

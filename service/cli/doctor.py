@@ -17,7 +17,9 @@ def doctor(settings: Settings) -> None:
     Exit code: 0 no problem (there may be warnings), 1 at least one problem, 2 invalid settings.
     """
     from service.cli.checks import Health, run_checks
+    from service.inspection.runtime.configure import configure
 
+    configure()
     has_problem = False
     for finding in run_checks(settings):
         colour = COLOURS[finding.health]

@@ -15,8 +15,8 @@ from service.inspection import heatmap
 from service.inspection.decision import Decision
 from service.inspection.decoding import decoder
 from service.inspection.inspector import Inspector
-from service.inspection.quality import find_objections
 from service.inspection.runtime.threads import cpu_quota
+from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -110,13 +110,12 @@ def _inspect(
         data = file.read_bytes()
         rules = recipe.pixels.rules(None)
         image = inspector.read(data, rules)
-        limits = recipe.quality.combine(inspector.quality_limits, recipe.pixels)
-        if objections := find_objections(image.quality, image.image_wh, limits):
+        if violations := check_quality(image, inspector.quality_limits, recipe):
             return FileResult(
                 file,
                 decision=Decision.INVALID.value,
                 sha256=image.sha256,
-                reasons=" ".join(objection.detail for objection in objections),
+                reasons=" ".join(violation.detail for violation in violations),
             )
         result = inspector.infer(image)
         judged = inspector.finish(image, result, recipe.criteria, reference)

@@ -36,7 +36,9 @@ def inspect(
     from service.cli.offline import bundle_in_force, recipe_in_force
     from service.deployment.errors import UnknownProduct
     from service.deployment.repository import load_inspector, product_folders
+    from service.inspection.runtime.configure import configure
 
+    configure()
     settings = load_settings(models=models, data=data, provider=provider)
     if output is not None and output.suffix not in {".json", ".csv"}:
         refuse(f"The results file {output} must end in .json or .csv.")

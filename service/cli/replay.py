@@ -36,7 +36,9 @@ def replay(
     from service.app import inspector_options
     from service.cli.offline import open_store, stored_inspections
     from service.deployment.replay import Replayer
+    from service.inspection.runtime.configure import configure
 
+    configure()
     settings = load_settings(models=models, data=data, provider=provider)
     if bool(ids) == bool(product or since):
         refuse("Give either the ids of inspections or --product, --since or both.")

@@ -28,7 +28,7 @@ def recipe_again(old: RecipeRevision, bundle: Bundle) -> Recipe:
     """
     if old.bundle_digest == bundle.digest:
         return old.recipe
-    return old.recipe.moved_to(old.recipe.derived_again(bundle.card.scores))
+    return old.recipe.adapted_to(old.recipe.rederived(bundle.card.scores))
 
 
 def recipe_in_force(engine: Engine, bundle: Bundle) -> RecipeRevision:
@@ -64,7 +64,7 @@ def fitting_recipe(engine: Engine, bundle: Bundle) -> tuple[Recipe, str]:
     else:
         recipe, reason = _derive(current, chosen, bundle)
     if current is not None:
-        recipe = current.recipe.moved_to(recipe)
+        recipe = current.recipe.adapted_to(recipe)
     return recipe, reason
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from service.deployment.reference_scores import References
 from service.inspection.decoding.pixel_formats import PixelRules
-from service.inspection.inspector import Inspection, Inspector
+from service.inspection.inspector import Inspector
+from service.inspection.records import Inspection
 from service.recipes.recipe import Recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store

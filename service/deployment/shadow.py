@@ -17,8 +17,8 @@ from service.deployment.reference_scores import References
 from service.deployment.registry import Registry
 from service.deployment.rejudge import judge_again
 from service.errors import PlumblineError, ShuttingDown
-from service.inspection.inspector import Inspection
-from service.inspection.runtime.threads import give_way
+from service.inspection.records import Inspection
+from service.inspection.runtime.threads import lower_thread_priority
 from service.monitoring.metrics import Metrics
 from service.store.errors import StoreUnavailable
 from service.store.records import InspectionRecord, ShadowRecord
@@ -84,7 +84,7 @@ class ShadowRunner:
         self._thread.join()
 
     def _work(self) -> None:
-        give_way()
+        lower_thread_priority()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)

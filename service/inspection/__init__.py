@@ -1,1 +1,1 @@
-"""The decision core: numpy, OpenCV and ONNX Runtime. No HTTP, no SQL, no torch."""
+"""The decision core: decode images, run the graph, score and decide. No HTTP, no SQL, no torch."""

@@ -1,13 +1,13 @@
 """Conformal thresholds and p-values from good images alone.
 
-The held-out good images and the next good part are assumed exchangeable: taken under the same conditions, in no
-particular order. Then, with n calibration scores, rejecting what scores above their `ceil((n + 1)(1 - alpha))`-th
-smallest rejects at most a share alpha of good parts (split conformal prediction; Vovk, Gammerman & Shafer 2005,
-section 2.2). No assumption on the distribution of scores is made.
+The held-out good images and the next good part are assumed to be exchangeable: taken under the same conditions, in no
+particular order. Then, with n calibration scores, rejecting scores above their `ceil((n + 1)(1 - alpha))`-th smallest
+rejects at most a share alpha of good parts (split conformal prediction; Vovk, Gammerman & Shafer 2005, section 2.2). No
+distribution of scores is assumed.
 
-That is a statement about the average over calibrations. `confident_rate` makes the one about the calibration at hand: a
-bound that all but a stated share of calibrations keep (Vovk 2012, "Conditional validity of inductive conformal
-predictors"). docs/guarantee.md tells the two apart and shows both on simulated lines.
+This bound holds on average over calibrations. `confident_rate` gives a bound for the calibration at hand: it holds for
+all but a stated share of calibrations (Vovk 2012, "Conditional validity of inductive conformal predictors").
+docs/guarantee.md explains the difference and shows both in simulations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEFAULT_REVIEW_ALPHA = 0.05
 
 @dataclass(frozen=True)
 class CertifiedThreshold:
-    """A threshold and the share of good parts that it rejects at most.
+    """A threshold and the largest share of good parts that it rejects.
 
     Attributes:
         value: A part is rejected when its score is strictly greater.
@@ -42,38 +42,40 @@ class CertifiedThreshold:
 
     @property
     def expected_rate(self) -> float:
-        """The guarantee itself: `(n + 1 - rank) / (n + 1)`, the share of good parts that is rejected on average over
-        calibrations. At most `alpha`; below it where n + 1 images have no rank for exactly `alpha`."""
+        """Return the share of good parts rejected on average over calibrations: `(n + 1 - rank) / (n + 1)`.
+
+        It is at most `alpha`, and less where n + 1 ranks cannot express `alpha` exactly.
+        """
         return (self.n + 1 - self.rank) / (self.n + 1)
 
     def confident_rate(self, confidence: float) -> float:
-        """As the function of this name."""
+        """Return the bound for this calibration; see the function `confident_rate`."""
         return confident_rate(self.n, self.rank, confidence)
 
 
 def smallest_alpha(n: int) -> float:
-    """The smallest false-reject rate that n good images can certify: 1 / (n + 1)."""
+    """Return the smallest false-reject rate that n good images can certify: 1 / (n + 1)."""
     return 1 / (n + 1)
 
 
 def p_value(scores: Sequence[float], score: float) -> float:
-    """How usual a score is among good parts: `(1 + #{calibration scores >= score}) / (n + 1)`.
+    """Return the p-value of a score: `(1 + #{calibration scores >= score}) / (n + 1)`.
 
     Args:
         scores: Calibration scores, ascending.
-        score: The score to judge.
+        score: The score of the inspected image.
 
     Returns:
-        A number in [1 / (n + 1), 1]; small means unusual.
+        A number in [1 / (n + 1), 1]. A small value means that the score is unusual among good parts.
     """
     at_least = len(scores) - bisect.bisect_left(scores, score)
     return (1 + at_least) / (len(scores) + 1)
 
 
 def certify(scores: Sequence[float], alpha: float) -> CertifiedThreshold:
-    """The threshold that rejects at most a share alpha of good parts.
+    """Return the threshold that rejects at most a share alpha of good parts.
 
-    A score is above it exactly when its p-value is at most alpha, so verdict and p-value never contradict each other.
+    A score is above it exactly when its p-value is at most alpha, so verdict and p-value always agree.
 
     Args:
         scores: Calibration scores, ascending, at least one.
@@ -85,26 +87,26 @@ def certify(scores: Sequence[float], alpha: float) -> CertifiedThreshold:
     n = len(scores)
     if not 0 < alpha < 1:
         raise ValueError(f"the false-reject rate must lie between 0 and 1, got {alpha}")
-    # How many of the n + 1 equally likely ranks of a good part's score may be rejected. Decided by the very comparison
-    # of floating-point numbers that `p_value <= alpha` is, so that the two can never disagree by a rounding.
+    # Number of the n + 1 equally likely ranks of a good part's score that may be rejected. The loop uses the same
+    # floating-point comparison as `p_value <= alpha`, so that rounding cannot make the two disagree.
     rejected = math.floor(alpha * (n + 1)) + 1
     while rejected / (n + 1) > alpha:
         rejected -= 1
     if rejected < 1:
         raise ValueError(
-            f"{n} good images can certify a false-reject rate of {smallest_alpha(n):.4g} at best, not {alpha:g}; "
-            f"{images_needed(alpha)} would be needed"
+            f"{n} good images can certify a false-reject rate of {smallest_alpha(n):.4g} at best; "
+            f"{alpha:g} needs {images_needed(alpha)} images"
         )
     rank = n + 1 - rejected
     return CertifiedThreshold(scores[rank - 1], alpha, rank, n)
 
 
 def confident_rate(n: int, rank: int, confidence: float) -> float:
-    """The share of good parts that a threshold rejects at most, for all but a few unlucky draws of calibration images.
+    """Return the largest share of good parts that a threshold rejects, with a given confidence.
 
-    The share that lies above the rank-th smallest of n scores is itself random, because the n images are. Where scores
-    have no ties it is distributed as Beta(n + 1 - rank, rank), else it is smaller. This is that distribution's
-    quantile, and the same number as the Clopper-Pearson upper bound for n - rank rejects among n.
+    The share above the rank-th smallest of n scores is itself random, because the n images are a random draw. Without
+    ties it has the distribution Beta(n + 1 - rank, rank); with ties it is smaller. The result is the quantile of this
+    distribution, which equals the Clopper-Pearson upper bound for n - rank rejects among n.
 
     Args:
         n: Number of calibration scores.
@@ -121,8 +123,8 @@ def confident_rate(n: int, rank: int, confidence: float) -> float:
         raise ValueError(f"the rank must lie between 1 and {n}, got {rank}")
     if not 0 < confidence < 1:
         raise ValueError(f"the confidence must lie between 0 and 1, got {confidence}")
-    # The share exceeds q exactly when at most n - rank of n uniform numbers fall below q: a binomial tail, which
-    # falls as q grows, so halving finds where it is 1 - confidence.
+    # The share exceeds q exactly when at most n - rank of n uniform numbers are below q. This binomial tail decreases
+    # with q, so bisection finds where it equals 1 - confidence.
     counts = np.arange(n - rank + 1)
     ways = np.array([math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in counts.tolist()])
     low, high = 0.0, 1.0
@@ -134,15 +136,15 @@ def confident_rate(n: int, rank: int, confidence: float) -> float:
 
 
 def images_needed(alpha: float) -> int:
-    """How many good images certify a false-reject rate: the smallest n with 1 / (n + 1) <= alpha."""
+    """Return the number of good images that certify a false-reject rate: the smallest n with 1 / (n + 1) <= alpha."""
     return math.ceil(1 / Fraction(repr(alpha))) - 1
 
 
 def extrapolate(scores: Sequence[float], alpha: float) -> float:
-    """A threshold for a rate that so few images cannot certify: a guess, never a guarantee.
+    """Estimate a threshold for a rate that n images cannot certify. It has no guarantee.
 
-    The highest fifth of the scores (at least two) is taken for the beginning of an exponential tail, which is then
-    followed to the rate (peaks over threshold with shape zero; Pickands 1975). Our own choice of the share.
+    The highest fifth of the scores (at least two) is treated as the start of an exponential tail, which is extrapolated
+    to the rate (peaks over threshold with shape zero; Pickands 1975). The share of one fifth is our own choice.
 
     Args:
         scores: Calibration scores, ascending, at least five.
@@ -155,15 +157,15 @@ def extrapolate(scores: Sequence[float], alpha: float) -> float:
     if not 0 < alpha < 1:
         raise ValueError(f"the false-reject rate must lie between 0 and 1, got {alpha}")
     if n < 5:
-        raise ValueError(f"{n} good images are too few to extend the tail of their scores; 5 are needed")
+        raise ValueError(f"{n} good images are too few to extrapolate the tail of their scores; at least 5 are needed")
     above = max(2, n // 5)
     start = scores[n - above - 1]
     mean_excess = sum(score - start for score in scores[n - above :]) / above
     tail = start + mean_excess * math.log(above / (n + 1) / alpha)
-    # A guess may not be below what was seen: the images prove that good parts score as high as this.
+    # The estimate must not be below the observed scores: the images prove that good parts score this high.
     return max(tail, scores[-1])
 
 
 def certify_nearest(scores: Sequence[float], alpha: float) -> CertifiedThreshold:
-    """As `certify`, but where n is too small for alpha, the smallest alpha that n can certify is taken instead."""
+    """Return the threshold of `certify`, at the smallest alpha that n scores can certify if alpha is smaller."""
     return certify(scores, max(alpha, smallest_alpha(len(scores))))

@@ -1,8 +1,7 @@
-"""Which good images were taken together, and whether one day's look like the others'.
+"""Group good images by capture day, and compare the scores of the days.
 
-Images of one day resemble each other more than those of the next. A threshold from a single day's images therefore
-promises too much: how they group is told from names by one rule, for training and service alike, and every day is
-compared with the rest.
+Images of one day resemble each other more than images of another day, so a threshold from a single day's images
+promises too much. Training and service group images by the same rule, and every day is compared with the others.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import numpy.typing as npt
 
 from service.bundle.card import GroupedBy
 
-# A day of fewer images cannot be told from chance, and the normal approximation of the test is poor there.
+# With fewer images per day the normal approximation of the test is poor, and differences are not significant.
 MIN_DAY_IMAGES = 8
-# How rarely a set of days that are all alike has one flagged, over all its days together.
+# Probability that at least one day is flagged although all days are alike.
 FLAG_LEVEL = 0.01
 
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d(?!\d{3}))")
@@ -31,17 +30,17 @@ _DEFECTIVE_NAMES = re.compile(
 )
 
 
-def sounds_defective(folder: str) -> bool:
-    """Whether a folder's name says that what lies in it is no image of a good part."""
+def is_defect_folder(folder: str) -> bool:
+    """Return whether a folder's name indicates test or defective images instead of good parts."""
     return _DEFECTIVE_NAMES.fullmatch(folder) is not None
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """How images belong together.
+    """Capture groups of images.
 
     Attributes:
-        grouped_by: What told them apart; "none" where nothing did, and then all count as one session.
+        grouped_by: How the groups were found; "none" if nothing distinguishes them, then all images are one session.
         names: The group of every image, in the order of the images.
     """
 
@@ -50,10 +49,10 @@ class Grouping:
 
 
 def group_images(paths: Sequence[PurePath]) -> Grouping:
-    """Tell the sessions of images apart by the dates in their names, else by their folders.
+    """Group images by the dates in their names, otherwise by their folders.
 
     Args:
-        paths: Relative to the folder that was given.
+        paths: Paths relative to the image folder.
     """
     dates = [date_of(path) for path in paths]
     if None not in dates and len(set(dates)) > 1:
@@ -65,23 +64,26 @@ def group_images(paths: Sequence[PurePath]) -> Grouping:
 
 
 def date_of(path: PurePath) -> str | None:
-    """The last date in a relative path as YYYY-MM-DD: a file's own date is more precise than its folder's."""
+    """Return the last date in a relative path as YYYY-MM-DD, or None.
+
+    The last date is used because the date of a file is more precise than the date of its folder.
+    """
     dates = [f"{m[1]}-{m[3]}-{m[4]}" for m in _DATE.finditer(path.as_posix())]
     return dates[-1] if dates else None
 
 
 @dataclass(frozen=True)
 class DaySummary:
-    """One day's or folder's good images beside a threshold.
+    """Scores of one day or folder of good images, relative to a threshold.
 
     Attributes:
         name: The day or folder.
-        images: Their number.
+        images: Number of images.
         above: How many of them score strictly above the threshold.
-        median_score: Their median score.
-        p_value: How likely scores that differ so much from the other days' are if all days are alike (two-sided
-            rank-sum test); None where there are too few images to say.
-        differs: Whether that is too unlikely for chance, all days taken together; None as above.
+        median_score: Median of their scores.
+        p_value: Probability of so large a difference from the other days' scores if all days are alike (two-sided
+            rank-sum test); None where there are too few images.
+        differs: Whether the p-value is significant, corrected for the number of days; None as above.
     """
 
     name: str
@@ -93,15 +95,15 @@ class DaySummary:
 
 
 def summarise_days(scores: Sequence[float], days: Sequence[str], threshold: float) -> tuple[DaySummary, ...]:
-    """Look at good images day by day.
+    """Summarise the scores of good images per day.
 
     Args:
-        scores: Their raw scores, in any order.
-        days: The day of each.
-        threshold: What lies above it is counted.
+        scores: Raw scores, in any order.
+        days: The day of each score.
+        threshold: Scores above it are counted.
 
     Returns:
-        One summary a day, sorted by name.
+        One summary per day, sorted by name.
     """
     values, names = np.asarray(scores, np.float64), np.asarray(days)
     members = {str(name): names == name for name in sorted(set(days))}
@@ -114,7 +116,7 @@ def summarise_days(scores: Sequence[float], days: Sequence[str], threshold: floa
             above=int((values[chosen] > threshold).sum()),
             median_score=float(np.median(values[chosen])),
             p_value=tests[name],
-            # Bonferroni: the more days are looked at, the more of them look strange by chance.
+            # Bonferroni correction: with more days, more of them differ by chance.
             differs=None if (p := tests[name]) is None else p * tested < FLAG_LEVEL,
         )
         for name, chosen in members.items()
@@ -128,8 +130,9 @@ def _rank_sum(day: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> 
 
 
 def rank_sum_p_value(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
-    """The two-sided p-value of the rank-sum test (Mann-Whitney U): normal approximation, with corrections for ties and
-    continuity.
+    """Return the two-sided p-value of the rank-sum test (Mann-Whitney U).
+
+    It uses the normal approximation with corrections for ties and continuity.
 
     Args:
         first: Scores, float64 [m].

@@ -1,4 +1,4 @@
-"""Criteria make verdicts: pass, review or fail, and the regions that show why."""
+"""From score and anomaly map to a verdict: pass, review or fail, and the regions that are the evidence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from service.inspection.regions import NO_FILTER, Region, RegionFilter, find_reg
 
 
 class Decision(StrEnum):
+    """The decision about a part or image."""
+
     PASS = "pass"  # noqa: S105 - a verdict, not a password
     REVIEW = "review"
     FAIL = "fail"
-    INVALID = "invalid"  # the image is not worth a verdict; see quality.py
+    INVALID = "invalid"  # rejected by the quality check; see quality.py
 
 
 VERDICTS = (Decision.PASS, Decision.REVIEW, Decision.FAIL)
@@ -25,10 +27,10 @@ VERDICTS = (Decision.PASS, Decision.REVIEW, Decision.FAIL)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Levels of the raw score. A part fails strictly above `fail` and needs review strictly above `review`.
+    """Thresholds of the raw score. A part fails strictly above `fail` and needs review strictly above `review`.
 
     Raises:
-        ValueError: `review` is greater than `fail`, or a level is not finite.
+        ValueError: `review` is greater than `fail`, or a threshold is not finite.
     """
 
     fail: float
@@ -41,12 +43,12 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Criteria:
-    """What a part is judged by.
+    """The criteria of a verdict.
 
     Attributes:
-        thresholds: Levels of the score, and of the map where regions are looked for.
-        area: What of the image is judged.
-        regions: Which regions count.
+        thresholds: Thresholds of the score, which also apply to the map when regions are searched.
+        area: The part of the image that is judged.
+        regions: Filters for regions.
     """
 
     thresholds: Thresholds
@@ -56,13 +58,14 @@ class Criteria:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision and the regions that it rests on.
+    """A decision and the regions that it is based on.
 
     Attributes:
-        decision: What becomes of the part.
-        by_score: What the score alone says. The two differ only where region filters softened the decision.
-        regions: Where the evidence lies; empty exactly when the part passes.
-        dropped: How many regions above the level of `by_score` do not count, by the filter that says so.
+        decision: The decision about the part.
+        by_score: The decision by the score alone. It differs from `decision` only where region filters made that
+            milder.
+        regions: The regions that caused the decision; empty exactly when the part passes.
+        dropped: Number of regions above the threshold of `by_score` that were filtered out, by filter.
     """
 
     decision: Decision
@@ -72,7 +75,7 @@ class Verdict:
 
 
 def decide(score: float, thresholds: Thresholds) -> Decision:
-    """What the score says. A score that is not a number fails: what cannot be judged is not good."""
+    """Return the decision by the score alone. A score that is NaN fails."""
     if not score <= thresholds.fail:
         return Decision.FAIL
     return Decision.REVIEW if score > thresholds.review else Decision.PASS
@@ -85,26 +88,27 @@ def judge(
     image_wh: tuple[int, int],
     judged: BoolMask | None = None,
 ) -> Verdict:
-    """The verdict on a part.
+    """Return the verdict on a part.
 
-    The score is above a level only where a judged cell is, so it always has a region to show. A part fails when its
-    score is above the fail threshold *and* a region above the fail threshold counts. Where all of these are filtered
-    out, the same question is asked at the review threshold. So a filter can make a verdict milder and never harsher:
-    what bounds the share of good parts that score above a threshold bounds those that are rejected.
+    The score exceeds a threshold only where a judged cell does, so there is always a region to show. A part fails when
+    its score is above the fail threshold *and* at least one region above the fail threshold passes the filters. If all
+    of these regions are filtered out, the review threshold is applied in the same way. So filters make a verdict
+    milder, never harsher, and a bound on the share of good parts that score above a threshold also bounds the share
+    that is rejected.
 
     Args:
-        score: Of the map, over the judged cells.
+        score: Score of the map over the judged cells.
         anomaly_map: float32 [h, w], times the score gain.
-        criteria: What to judge by.
+        criteria: The criteria.
         image_wh: Width and height of the image that was sent, in pixels.
         judged: bool [h, w], the cells of the map inside the criteria's area; None means all.
     """
     thresholds = criteria.thresholds
     by_score = decide(score, thresholds)
     levels = [(Decision.FAIL, thresholds.fail), (Decision.REVIEW, thresholds.review)]
-    asked = {Decision.FAIL: levels, Decision.REVIEW: levels[1:], Decision.PASS: []}[by_score]
+    candidates = {Decision.FAIL: levels, Decision.REVIEW: levels[1:], Decision.PASS: []}[by_score]
     dropped: Mapping[str, int] = {}
-    for decision, level in asked:
+    for decision, level in candidates:
         found = find_regions(anomaly_map, level, image_wh, criteria.regions, judged)
         if decision is by_score:
             dropped = found.dropped

@@ -1,4 +1,4 @@
-"""Failures of the decision core."""
+"""Errors of the decision core."""
 
 from __future__ import annotations
 
@@ -8,31 +8,47 @@ from service.errors import PlumblineError
 
 
 class NotAnImage(PlumblineError):
+    """The data is not an image in a supported format. It was refused before decoding.
+
+    The format is detected from the content, not from the file name or `Content-Type`. Send one of the formats that the
+    problem lists under `expected`.
+    """
+
     slug = "not-an-image"
     title = "Not a supported image"
     status = 415
 
     def __init__(self, found: str, expected: Sequence[str]) -> None:
         super().__init__(
-            f"The data is not an image this service reads: {found}. Send one of: {', '.join(expected)}.",
+            f"The data is not a supported image: {found}. Send one of: {', '.join(expected)}.",
             expected=list(expected),
         )
 
 
 class CorruptImage(PlumblineError):
+    """The image is truncated or corrupt. It is not inspected, because a partly decoded image could pass as good.
+
+    Check the camera and the transfer, and send the image again.
+    """
+
     slug = "corrupt-image"
     title = "Truncated or corrupt image"
     status = 422
 
     def __init__(self, media_type: str, reason: str) -> None:
         super().__init__(
-            f"The {media_type} data is truncated or corrupt ({reason}). A damaged image is never judged: "
+            f"The {media_type} data is truncated or corrupt ({reason}). A damaged image is not inspected: "
             "check the camera and the transfer, and send it again.",
             media_type=media_type,
         )
 
 
 class UnknownPixelFormat(PlumblineError):
+    """The pixel format of the camera buffer is not supported.
+
+    Set the camera to one of the PFNC formats that the problem lists under `known`.
+    """
+
     slug = "unknown-pixel-format"
     title = "Unknown pixel format"
     status = 415
@@ -40,21 +56,29 @@ class UnknownPixelFormat(PlumblineError):
     def __init__(self, got: str, known: Iterable[str]) -> None:
         names = list(known)
         super().__init__(
-            f"The pixel format {got!r} is not read. Set the camera to one of these PFNC formats: {', '.join(names)}.",
+            f"The pixel format {got!r} is not supported. Set the camera to one of these PFNC formats: "
+            f"{', '.join(names)}.",
             got=got,
             known=names,
         )
 
 
 class BufferSizeMismatch(PlumblineError):
+    """The size of the camera buffer does not match its declared pixel format, width, height and stride.
+
+    Check the `X-Pixel-Format`, `X-Width`, `X-Height` and `X-Stride` headers, and that the frame was transferred
+    completely.
+    """
+
     slug = "buffer-size-mismatch"
-    title = "Camera buffer has another size than declared"
+    title = "Camera buffer does not have the declared size"
     status = 422
 
     def __init__(self, pixel_format: str, width: int, height: int, stride: int, expected: int, got: int) -> None:
         super().__init__(
-            f"The buffer has {got} bytes; {width} x {height} pixels in {pixel_format} with {stride} bytes a line are "
-            f"{expected}. Check X-Pixel-Format, X-Width, X-Height and X-Stride, and that the frame is complete.",
+            f"The buffer has {got} bytes, expected {expected}: {width} x {height} pixels in {pixel_format} with "
+            f"{stride} bytes per line. Check X-Pixel-Format, X-Width, X-Height and X-Stride, and that the frame is "
+            "complete.",
             expected_bytes=expected,
             got_bytes=got,
             stride=stride,
@@ -62,25 +86,36 @@ class BufferSizeMismatch(PlumblineError):
 
 
 class PixelMismatch(PlumblineError):
+    """The image contradicts the `pixels` section of the product's recipe, for example in its format or bit depth.
+
+    With wrong black and white levels the verdict would be wrong, so the image is not inspected. Change the camera's
+    settings back, or change the recipe.
+    """
+
     slug = "pixel-mismatch"
-    title = "Image is not what the recipe declares"
+    title = "Image does not match the recipe"
     status = 422
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The image is not what the product's recipe declares under `pixels`: {reason}. Judged with the wrong "
-            "black and white it would get a wrong verdict: set the camera back, or change the recipe."
+            f"The image does not match the `pixels` section of the product's recipe: {reason}. Change the camera's "
+            "settings back, or change the recipe."
         )
 
 
 class TooManyPixels(PlumblineError):
+    """The image has more pixels than allowed. It was refused by its header, before decoding.
+
+    Send a smaller image, or raise `PLUMBLINE_MAX_PIXELS`.
+    """
+
     slug = "too-many-pixels"
     title = "Image has too many pixels"
     status = 413
 
     def __init__(self, width: int, height: int, limit_pixels: int) -> None:
         super().__init__(
-            f"The image is {width} x {height} = {width * height} pixels, the limit is {limit_pixels}. It was refused "
+            f"The image has {width} x {height} = {width * height} pixels, the limit is {limit_pixels}. It was refused "
             "before decoding. Send a smaller image, or raise PLUMBLINE_MAX_PIXELS.",
             width=width,
             height=height,
@@ -89,40 +124,58 @@ class TooManyPixels(PlumblineError):
 
 
 class AreaMismatch(PlumblineError):
+    """The ROI or ignore polygons of the recipe do not fit the size of the image, so the image was not inspected.
+
+    Polygons are in pixels of the image that the camera sends. Check the camera's resolution, or draw the polygons
+    again.
+    """
+
     slug = "area-mismatch"
     title = "Image does not fit the recipe's polygons"
     status = 422
 
     def __init__(self, reason: str, width: int, height: int) -> None:
         super().__init__(
-            f"The image of {width} x {height} pixels was not judged: {reason}. ROI and ignore polygons are in pixels "
-            "of the image that the camera sends: check its resolution, or draw the polygons of the recipe again.",
+            f"The image of {width} x {height} pixels was not inspected: {reason}. ROI and ignore polygons are in "
+            "pixels of the image that the camera sends. Check its resolution, or draw the polygons of the recipe "
+            "again.",
             width=width,
             height=height,
         )
 
 
 class ScoreNotFinite(PlumblineError):
+    """The graph computed a score that is NaN or infinite, so there is no verdict.
+
+    Treat the part as not inspected and keep its image. The cause is the bundle or the execution provider.
+    """
+
     slug = "score-not-finite"
-    title = "The graph computed no score"
+    title = "Score is not a finite number"
     status = 500
 
     def __init__(self, score: float) -> None:
         super().__init__(
-            f"The graph's score for this image is {score}, which is no number, so there is no verdict. Treat the "
-            "part as not inspected and keep its image: the bundle or the execution provider is at fault."
+            f"The score of this image is {score}, which is not a finite number, so there is no verdict. Treat the part "
+            "as not inspected and keep its image. The cause is the bundle or the execution provider."
         )
 
 
 class ProviderUnavailable(PlumblineError):
+    """The requested execution provider cannot be used on this machine.
+
+    The message names the missing library or driver. Install it, or use `PLUMBLINE_PROVIDER=cpu`. The service never
+    falls back to the CPU when CUDA was requested explicitly.
+    """
+
     slug = "provider-unavailable"
     title = "Execution provider is not available"
     status = 503
 
     def __init__(self, requested: str, reason: str) -> None:
         super().__init__(
-            f"The execution provider {requested!r} was asked for and cannot be used: {reason} Install what is missing "
-            "(pip install '.[cuda]' in the checkout brings the CUDA and cuDNN libraries, the driver the system), "
-            "or ask for PLUMBLINE_PROVIDER=cpu.",
+            f"The execution provider {requested!r} was requested but cannot be used: {reason} Install what is missing "
+            "(`pip install '.[cuda]'` in a checkout installs the CUDA and cuDNN libraries; the driver belongs to the "
+            "operating system), or set PLUMBLINE_PROVIDER=cpu.",
             requested=requested,
         )

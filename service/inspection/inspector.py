@@ -1,7 +1,8 @@
-"""One product's whole way: bytes in, Inspection out.
+"""Inspect an image of one product: image bytes in, `Inspection` out.
 
-The three steps are separate because they belong to different threads of a server: `read` and `finish` to a small pool,
-the graph to its batcher. `measure` and `inspect` run them in a row, for calibration, evaluation and the command line.
+The steps are separate methods because a server runs them on different threads: `read` and `finish` on a small pool, the
+graph on the thread of its batcher. `measure` and `inspect` run all steps, for calibration, evaluation and the command
+line.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from service.bundle.arrays import Float32Map, UInt8Image
+from service.bundle.arrays import Float32Map
 from service.bundle.bundle import Bundle
 from service.bundle.card import CalibrationCard
 from service.bundle.errors import ParityFailure
@@ -23,15 +24,15 @@ from service.bundle.manifest import InputGeometry, ScoreRule
 from service.inspection import tiling
 from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
 from service.inspection.calibration import p_value
-from service.inspection.decision import Criteria, Decision, Thresholds, Verdict, judge
+from service.inspection.decision import Criteria, Thresholds, Verdict, judge
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.decoding.pixel_formats import DEFAULT_RULES, PixelRules
 from service.inspection.errors import ScoreNotFinite
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.measures import measure_quality
-from service.inspection.quality import Quality, QualityLimits, derive_limits
-from service.inspection.regions import Region
+from service.inspection.quality import QualityLimits, derive_limits
+from service.inspection.records import Inspection, Measurement, PreparedImage
 from service.inspection.runtime.batching import BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.runtime.session import GraphSession, Provider, SessionOptions
 from service.inspection.scoring import image_score
@@ -39,91 +40,31 @@ from service.inspection.scoring import image_score
 
 @dataclass(frozen=True)
 class InspectorOptions:
-    """How a product is run: see the parts."""
+    """Options of an inspector.
+
+    Attributes:
+        session: Options of the graph session.
+        batching: Options of the micro-batcher.
+        limits: Limits on encoded bytes and decoded pixels.
+    """
 
     session: SessionOptions = field(default_factory=SessionOptions)
     batching: BatchingOptions = field(default_factory=BatchingOptions)
     limits: ImageLimits = field(default_factory=ImageLimits)
 
 
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image that was read and is ready for the graph.
-
-    Attributes:
-        prepared: uint8 [H, W, 3], RGB: of the graph's input size, or what its tiles are cut from.
-        image_wh: Width and height of the image as it was sent, in pixels.
-        media_type: Sniffed from the data.
-        sha256: Of the bytes that were sent, hex.
-        rules: How these bytes were read; reading them again needs it.
-        quality: What was measured of the image, before anybody judges it.
-        timings: Seconds per stage.
-    """
-
-    prepared: UInt8Image
-    image_wh: tuple[int, int]
-    media_type: str
-    sha256: str
-    rules: PixelRules
-    quality: Quality
-    timings: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What the graph and the score rule say, before any threshold.
-
-    Attributes:
-        score: Raw image score.
-        anomaly_map: float32 [h, w], times the score gain: the values that scores and thresholds are made of.
-        judged: bool [h, w], the cells that the score was taken over; None means all.
-    """
-
-    score: float
-    anomaly_map: Float32Map
-    judged: BoolMask | None = None
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """A verdict and what it rests on.
-
-    Attributes:
-        decision: pass, review or fail.
-        by_score: What the score alone says; milder than that is `decision` only where region filters made it so.
-        score: Raw image score; `p_value` says how usual it is among good parts.
-        thresholds: The levels it was judged by.
-        regions: What lies above the level of the verdict; empty exactly when the part passes.
-        dropped: How many regions above the level of `by_score` were filtered out, by the filter.
-        anomaly_map: float32 [h, w], times the score gain.
-        judged: bool [h, w], the cells that were judged; None means all.
-        image: Size, type and hash of the image.
-        timings: Seconds in the stages decode, preprocess, queue, infer and postprocess.
-        batch_size: Images in the batch it was inferred with.
-    """
-
-    decision: Decision
-    by_score: Decision
-    score: float
-    p_value: float
-    thresholds: Thresholds
-    regions: tuple[Region, ...]
-    dropped: Mapping[str, int]
-    anomaly_map: Float32Map
-    judged: BoolMask | None
-    image: PreparedImage
-    timings: Mapping[str, float]
-    batch_size: int
-
-    @property
-    def judged_share(self) -> float:
-        """Share of the image that was judged, in (0, 1]."""
-        return 1.0 if self.judged is None else float(self.judged.mean())
-
-
 class Measurer:
-    """Reads images, runs a graph and scores the maps. All that needs no calibration card, so that a graph which
-    is not a bundle yet is calibrated by the code that will serve it."""
+    """Decodes images, runs a graph and scores the maps.
+
+    It contains everything that needs no calibration card, so a graph that is not a bundle yet is calibrated by the same
+    code that serves it later.
+
+    Args:
+        session: The graph.
+        geometry: Input geometry of the graph.
+        rule: Score rule.
+        options: Batching options and image limits.
+    """
 
     def __init__(
         self, session: GraphSession, geometry: InputGeometry, rule: ScoreRule, options: InspectorOptions
@@ -136,7 +77,7 @@ class Measurer:
 
     @property
     def provider(self) -> Provider:
-        """The execution provider that really serves."""
+        """Return the execution provider that runs the graph."""
         return self.session.provider
 
     def read(self, data: bytes, rules: PixelRules = DEFAULT_RULES) -> PreparedImage:
@@ -144,7 +85,7 @@ class Measurer:
 
         Args:
             data: The encoded image or the camera buffer.
-            rules: What recipe and sender declare about its pixels.
+            rules: What the recipe and the sender declare about its pixels.
 
         Raises:
             BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: See
@@ -154,49 +95,54 @@ class Measurer:
         media_type = decoder.read_header(data, rules).media_type
         rgb = decoder.decode(data, self.options.limits, rules)
         decoded = time.perf_counter()
-        prepared = tiling.lay_out(rgb, self.geometry)
-        quality = measure_quality(prepared)
+        pixels = tiling.prepare_input(rgb, self.geometry)
+        quality = measure_quality(pixels)
         sha256 = hashlib.sha256(data).hexdigest()
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
-        return PreparedImage(prepared, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
+        return PreparedImage(pixels, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
 
     def infer(self, image: PreparedImage) -> PatchResult:
-        """Have the graph look at an image, in one piece or tile by tile, and wait for the map.
+        """Run the graph on an image, in one piece or tile by tile, and wait for the map.
 
         Raises:
-            QueueFull, DeadlineExceeded, ShuttingDown: It cannot be looked at now; see `MicroBatcher.submit`.
+            QueueFull, DeadlineExceeded, ShuttingDown: The image cannot be processed now; see `MicroBatcher.submit`.
         """
         if self.geometry.tiling is None:
-            return self.batcher.submit(image.prepared).result()
+            return self.batcher.submit(image.pixels).result()
         width, height = image.image_wh
-        grid = tiling.lay_grid((height, width), self.geometry)
-        return tiling.infer_tiles(image.prepared, grid, self.batcher.submit, _tiles_at_once(self.options.batching))
+        grid = tiling.plan_tiles((height, width), self.geometry)
+        return tiling.infer_tiles(image.pixels, grid, self.batcher.submit, _tiles_at_once(self.options.batching))
 
     def run_copies(self, image: PreparedImage, copies: int) -> PatchResult:
-        """Run the graph at once on a batch of so many copies of an image, to get the numbers of a batch of that size.
+        """Run the graph immediately on a batch of copies of an image, to reproduce the results of that batch size.
 
-        The last bits of what a graph computes depend on the size of the batch, but not on the neighbours in it. Only
-        for a measurer that nobody else uses, because it does not wait for a turn, and for images in one piece.
+        The last bits of a graph's results depend on the batch size, but not on the other images in the batch. The call
+        bypasses the batcher, so use it only on a measurer that no other thread uses, and only for images without a
+        tiling.
+
+        Args:
+            image: The prepared image.
+            copies: Batch size.
         """
         started = time.perf_counter()
-        output = self.session.run(np.repeat(image.prepared[None], copies, axis=0))
+        output = self.session.run(np.repeat(image.pixels[None], copies, axis=0))
         infer_s = time.perf_counter() - started
         gain = None if output.gains is None else float(output.gains[0])
         return PatchResult(output.maps[0].copy(), gain, 0.0, infer_s, copies)
 
     def score(self, image: PreparedImage, result: PatchResult, area: Area = EVERYTHING) -> Measurement:
-        """Apply the score rule to what the graph said about an image.
+        """Apply the score rule to the result of the graph.
 
         Args:
-            image: What was read.
-            result: What the graph said about it.
-            area: What of the image is judged.
+            image: The prepared image.
+            result: The result of the graph for it.
+            area: The part of the image that is judged.
 
         Raises:
-            ScoreNotFinite: The graph computed something that is no number, which is no basis for a verdict.
-            AreaMismatch: The area is not one of an image of this size.
+            ScoreNotFinite: The score is NaN or infinite, so no verdict is possible.
+            AreaMismatch: The area does not fit an image of this size.
         """
-        # Score and regions are made of the very same numbers, so that they agree to the last bit at a threshold.
+        # Score and regions use the same numbers, so that they agree to the last bit at a threshold.
         anomaly_map = result.anomaly_map if result.gain is None else result.anomaly_map * result.gain
         height, width = anomaly_map.shape
         judged = judged_cells(area, (height, width), image.image_wh)
@@ -206,18 +152,24 @@ class Measurer:
         return Measurement(score, anomaly_map, judged)
 
     def measure(self, data: bytes, rules: PixelRules = DEFAULT_RULES, area: Area = EVERYTHING) -> Measurement:
-        """Read, infer and score one image."""
+        """Decode, infer and score one image; see `read`, `infer` and `score` for the errors."""
         image = self.read(data, rules)
         return self.score(image, self.infer(image), area)
 
     def close(self, *, drain: bool = True) -> None:
-        """Answer what waits, end the inference thread, and give the graph's memory back."""
+        """Finish the queued images (or refuse them, without `drain`), end the inference thread and free the graph."""
         self.batcher.close(drain=drain)
         self.session.close()
 
 
 class Inspector(Measurer):
-    """A measurer with a verified bundle: it judges."""
+    """A measurer with a verified bundle, which returns verdicts.
+
+    Args:
+        bundle: The verified bundle.
+        session: Its graph.
+        options: Batching options and image limits.
+    """
 
     def __init__(self, bundle: Bundle, session: GraphSession, options: InspectorOptions) -> None:
         super().__init__(session, bundle.manifest.input, bundle.manifest.score_rule, options)
@@ -232,8 +184,8 @@ class Inspector(Measurer):
             options: How to run it.
 
         Raises:
-            BundleInvalid: Any reason not to serve the bundle, `ParityFailure` among them.
-            ProviderUnavailable: The provider that was asked for cannot be used.
+            BundleInvalid: The bundle is not valid; a subclass such as `ParityFailure` names the reason.
+            ProviderUnavailable: The requested provider cannot be used.
         """
         options = options or InspectorOptions()
         bundle = Bundle.load(path)
@@ -247,48 +199,54 @@ class Inspector(Measurer):
 
     @property
     def card(self) -> CalibrationCard:
+        """Return the calibration card."""
         return self.bundle.card
 
     @property
     def quality_limits(self) -> QualityLimits:
-        """Beyond which an image is none like those that the bundle was calibrated with."""
+        """Return the limits of the quality check that follow from the calibration images."""
         return derive_limits(self.card.quality)
 
     def judge_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], criteria: Criteria) -> Verdict:
-        """What would have been decided about an image, from its stored map.
+        """Return the verdict on an image from its stored map.
 
         Args:
-            anomaly_map: float32 [h, w], times the score gain, as `Measurement` has it.
+            anomaly_map: float32 [h, w], times the score gain, as in `Measurement`.
             image_wh: Width and height of the image as it was sent.
-            criteria: What to judge by.
+            criteria: The criteria to apply.
 
         Raises:
-            AreaMismatch: The criteria's area is not one of an image of this size.
+            AreaMismatch: The area of the criteria does not fit an image of this size.
         """
         height, width = anomaly_map.shape
         judged = judged_cells(criteria.area, (height, width), image_wh)
         return judge(self.score_map(anomaly_map, image_wh, judged), anomaly_map, criteria, image_wh, judged)
 
     def score_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], judged: BoolMask | None = None) -> float:
-        """The score of an image, from its stored map.
+        """Return the score of an image from its stored map.
 
         Args:
-            anomaly_map: As `judge_map`.
-            image_wh: As `judge_map`.
-            judged: bool [h, w], the cells to score; None: all.
+            anomaly_map: float32 [h, w], times the score gain.
+            image_wh: Width and height of the image as it was sent.
+            judged: bool [h, w], the cells to score; None means all.
         """
         if self.geometry.tiling is None:
             return image_score(anomaly_map, self.rule, judged)
         manifest = self.bundle.manifest
-        grid = tiling.lay_grid(image_wh[::-1], self.geometry)
+        grid = tiling.plan_tiles(image_wh[::-1], self.geometry)
         windows = tiling.tile_windows(grid, (manifest.map_height, manifest.map_width))
         return image_score(anomaly_map, self.rule, judged, windows)
 
     def heatmap_scale(
         self, thresholds: Thresholds, low: float | None = None, high: float | None = None
     ) -> HeatmapScale:
-        """The product's fixed scale: 0 is the median of good maps, 1 the fail threshold, unless `low` or `high` say
-        otherwise."""
+        """Return the product's fixed heatmap scale.
+
+        Args:
+            thresholds: Thresholds in force; 1 on the scale is the fail threshold.
+            low: Map value for 0 on the scale, instead of the median of good maps.
+            high: Map value for 1 on the scale, instead of the fail threshold.
+        """
         return HeatmapScale(
             low=self.card.map_median if low is None else low,
             high=thresholds.fail if high is None else high,
@@ -297,17 +255,17 @@ class Inspector(Measurer):
     def finish(
         self, image: PreparedImage, result: PatchResult, criteria: Criteria, reference: Sequence[float] | None = None
     ) -> Inspection:
-        """Score and judge what the graph said about an image.
+        """Score and judge the result of the graph.
 
         Args:
-            image: What was read.
-            result: What the graph said.
-            criteria: What to judge by.
-            reference: Scores of good images, ascending, that the p-value is taken against: those that the thresholds
-                were derived from. None: the calibration card's.
+            image: The prepared image.
+            result: The result of the graph for it.
+            criteria: The criteria to apply.
+            reference: Scores of good images, ascending, for the p-value: those that the thresholds were derived from.
+                None uses those of the calibration card.
 
         Raises:
-            ScoreNotFinite, AreaMismatch: As `score`.
+            ScoreNotFinite, AreaMismatch: As in `score`.
         """
         started = time.perf_counter()
         measured = self.score(image, result, criteria.area)
@@ -340,20 +298,21 @@ class Inspector(Measurer):
         rules: PixelRules = DEFAULT_RULES,
         copies: int | None = None,
     ) -> Inspection:
-        """The whole way for one image.
+        """Inspect one image: run all steps.
 
         Args:
             data: The encoded image or the camera buffer.
-            criteria: What to judge by.
-            reference: As `finish`.
-            rules: What recipe and sender declare about its pixels.
-            copies: As `run_copies`; None: in its turn, with whatever other images wait.
+            criteria: The criteria to apply.
+            reference: As in `finish`.
+            rules: What the recipe and the sender declare about its pixels.
+            copies: Batch size for `run_copies`. None queues the image for the batcher.
 
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The image is
-                not usable.
-            AreaMismatch: It has not the size that the criteria's polygons were drawn for.
-            QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
+            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The image is not
+                usable.
+            AreaMismatch: Its size does not fit the polygons of the criteria.
+            ScoreNotFinite: The score is NaN or infinite.
+            QueueFull, DeadlineExceeded, ShuttingDown: The image cannot be processed now.
         """
         image = self.read(data, rules)
         result = self.infer(image) if copies is None else self.run_copies(image, copies)
@@ -361,12 +320,12 @@ class Inspector(Measurer):
 
 
 def _tiles_at_once(options: BatchingOptions) -> int:
-    """Tiles of one image that wait or run at a time: while one batch runs, the next one forms."""
+    """Return how many tiles of one image may wait or run at a time: one batch runs while the next one forms."""
     return 2 * options.max_batch
 
 
 def _batching(geometry: InputGeometry, options: BatchingOptions) -> BatchingOptions:
-    """The batcher's limits. Its queue counts tiles, the option images."""
+    """Return the options of the batcher. Its queue limit counts tiles, the option counts images."""
     if geometry.tiling is None:
         return options
     return replace(options, queue_limit=options.queue_limit * _tiles_at_once(options))

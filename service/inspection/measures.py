@@ -1,4 +1,4 @@
-"""Measuring an image's quality; the same for calibration images and for the line's."""
+"""Measure the quality of an image. Calibration and serving use the same functions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SATURATED = 253
 
 
 def measure_quality(rgb: npt.NDArray[np.uint8]) -> Quality:
-    """Exposure, sharpness and contrast.
+    """Measure exposure, sharpness and contrast.
 
     Args:
-        rgb: uint8 [H, W, 3], of the size that the network sees: there a product's images are comparable, and
-            measuring costs a fraction of a millisecond whatever the camera's resolution.
+        rgb: uint8 [H, W, 3], of the size of the network's input. At this size the images of a product are comparable,
+            and measuring takes a fraction of a millisecond at any camera resolution.
     """
     gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     strongest = rgb.max(axis=2)
@@ -38,10 +38,10 @@ def measure_quality(rgb: npt.NDArray[np.uint8]) -> Quality:
 
 
 def summarise(qualities: Sequence[Quality]) -> QualityStatistics:
-    """What the guard before the graph derives its limits from.
+    """Summarise the quality of the held-out good images; the limits of the quality check are derived from it.
 
     Args:
-        qualities: Of the held-out good images, at least one.
+        qualities: The quality of each image, at least one.
     """
     ranges = {}
     for measure in (field.name for field in fields(Quality)):

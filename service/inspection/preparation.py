@@ -10,7 +10,7 @@ from service.inspection.decoding.decoder import UInt8Image
 
 
 def prepare(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
-    """Stretch an image to the size that the graph takes.
+    """Stretch an image to the input size of the graph.
 
     Args:
         rgb: uint8 [H, W, 3], RGB.
@@ -23,19 +23,19 @@ def prepare(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
 
 
 def resize(rgb: UInt8Image, size: tuple[int, int]) -> UInt8Image:
-    """Stretch an image: averages areas where it shrinks, interpolates linearly where it grows.
+    """Resize an image: average areas where it shrinks, interpolate linearly where it grows.
 
     Args:
         rgb: uint8 [H, W, 3], RGB.
-        size: Height and width to bring it to.
+        size: Height and width of the result.
 
     Returns:
-        uint8 [*size, 3], contiguous; the image itself where it has that size.
+        uint8 [*size, 3], contiguous. The image itself if it already has that size.
     """
     if rgb.shape[:2] == size:
         return rgb
-    # Halving is the one ratio that OpenCV averages with vector instructions; in steps of it the same average costs
-    # a quarter, and differs by no more than the rounding of each step.
+    # OpenCV has vector instructions only for averaging at a ratio of 1/2. Repeated halving gives the same average in a
+    # quarter of the time, up to the rounding of each step.
     while rgb.shape[0] % 2 == rgb.shape[1] % 2 == 0 and rgb.shape[0] >= 2 * size[0] and rgb.shape[1] >= 2 * size[1]:
         halved = cv2.resize(rgb, (rgb.shape[1] // 2, rgb.shape[0] // 2), interpolation=cv2.INTER_AREA)
         rgb = np.asarray(halved, np.uint8)

@@ -1,10 +1,11 @@
-"""Is this image worth judging? What is measured of it, the limits, and the sentence that says which one it broke.
+"""The quality check: measured values of an image, their limits, and the violations that are reported.
 
-An image that is black, blurred or empty has a score like every other and deserves none: its verdict would be about the
-camera, not about the part. Limits come from the bundle's calibration images, with margins wide enough that images
-like these are never refused, and narrow enough that a lamp that is out or a lens that is out of focus is noticed.
+A black, blurred or empty image gets a score like any other image, but the verdict would be about the camera and not
+about the part. So such an image is rejected (`decision: invalid`). The limits follow from the bundle's calibration
+images. Their margins are wide enough that images like these are never rejected, and narrow enough that a failed light
+source or a lens out of focus is detected.
 
-Nothing heavy is imported here: recipes and the client know these names, too. `measures.py` measures.
+This module has no heavy imports, because recipes use its names. `measures.py` computes the measured values.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from service.schemas.sections import InvalidReason as InvalidReason
 if TYPE_CHECKING:
     from service.bundle.card import QualityStatistics
 
-# Margins around the calibration images. An image is refused beyond them.
-EXPOSURE_MARGIN = 0.5  # brightness: half way from the outermost calibration image to black, or to white
+# Margins around the calibration images. Images beyond them are rejected.
+EXPOSURE_MARGIN = 0.5  # brightness: half way from the darkest or brightest calibration image to black or white
 CLIPPED_MARGIN = 0.05  # clipped pixels: twice the largest share, and at least this much more
 DETAIL_MARGIN = 0.25  # sharpness and contrast: a quarter of the smallest
-# Gray levels. Without calibration images: less is no image of anything, but noise on a lid or a dark room.
+# In gray levels, for bundles without quality statistics. A lower contrast is only noise, for example from a covered
+# lens.
 EMPTY_CONTRAST = 1.0
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What is measured of an image, on the size that the network sees.
+    """Measured values of an image, at the size of the network's input.
 
     Attributes:
         brightness: Mean gray level, 0 to 255.
@@ -46,14 +48,14 @@ class Quality:
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """Beyond which an image is not judged; None checks nothing.
+    """Limits of the quality check. None switches a limit off.
 
     Attributes:
-        min_brightness, max_brightness: Of the mean gray level.
-        max_dark_share, max_bright_share: Of clipped pixels.
-        min_sharpness: Of the Laplacian's variance.
-        min_contrast: Of the gray levels' standard deviation.
-        width, height: The expected size of the image as it is sent, in pixels.
+        min_brightness, max_brightness: Limits of the mean gray level.
+        max_dark_share, max_bright_share: Limits of the share of clipped pixels.
+        min_sharpness: Limit of the variance of the Laplacian.
+        min_contrast: Limit of the standard deviation of the gray levels.
+        width, height: Expected size of the image as it was sent, in pixels.
     """
 
     min_brightness: float | None = None
@@ -67,15 +69,15 @@ class QualityLimits:
 
 
 @dataclass(frozen=True)
-class Objection:
-    """One reason not to judge an image.
+class QualityViolation:
+    """A reason why an image is rejected by the quality check.
 
     Attributes:
-        reason: Its code.
+        reason: Code of the reason.
         detail: A sentence with the measured value and the limit.
-        measure: What was measured, a field of `Quality`, or "width", "height", "repeats".
-        measured: The value.
-        limit: What it broke.
+        measure: The measured field of `Quality`, or "width", "height" or "repeats".
+        measured: The measured value.
+        limit: The limit that it violates.
     """
 
     reason: InvalidReason
@@ -85,16 +87,16 @@ class Objection:
     limit: float
 
     def to_stored(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the violation as JSON-serialisable values."""
         return asdict(self) | {"reason": self.reason.value}
 
 
 def derive_limits(statistics: QualityStatistics | None) -> QualityLimits:
-    """The limits of a bundle.
+    """Return the limits of a bundle.
 
     Args:
-        statistics: Of its calibration images; None for a bundle that was made before they were measured: then only an
-            empty frame is noticed.
+        statistics: Statistics of its calibration images. None for a bundle that was made before they were measured;
+            then only empty frames are detected.
     """
     if statistics is None:
         return QualityLimits(min_contrast=EMPTY_CONTRAST)
@@ -108,19 +110,22 @@ def derive_limits(statistics: QualityStatistics | None) -> QualityLimits:
     )
 
 
-def find_objections(quality: Quality, image_wh: tuple[int, int], limits: QualityLimits) -> tuple[Objection, ...]:
-    """Everything that speaks against judging an image; nothing where it is as images of this product are.
+def find_violations(quality: Quality, image_wh: tuple[int, int], limits: QualityLimits) -> tuple[QualityViolation, ...]:
+    """Compare the quality of an image with limits.
 
     Args:
-        quality: What was measured.
+        quality: The measured values.
         image_wh: Width and height of the image as it was sent.
-        limits: The product's.
+        limits: The limits in force.
+
+    Returns:
+        All violations; empty if the image may be judged.
     """
-    objections = []
+    violations = []
     for measure, measured, expected in (("width", image_wh[0], limits.width), ("height", image_wh[1], limits.height)):
         if expected is not None and measured != expected:
             detail = f"The image's {measure} is {measured} pixels, the recipe declares {expected}."
-            objections.append(Objection(InvalidReason.WRONG_SIZE, detail, measure, measured, expected))
+            violations.append(QualityViolation(InvalidReason.WRONG_SIZE, detail, measure, measured, expected))
     for reason, measure, is_upper, limit, what in (
         (InvalidReason.UNDER_EXPOSED, "brightness", False, limits.min_brightness, "mean gray level"),
         (InvalidReason.UNDER_EXPOSED, "dark_share", True, limits.max_dark_share, "share of black pixels"),
@@ -133,17 +138,17 @@ def find_objections(quality: Quality, image_wh: tuple[int, int], limits: Quality
         if limit is not None and (measured_value > limit if is_upper else measured_value < limit):
             side = "above" if is_upper else "below"
             detail = f"The image is {_ADJECTIVES[reason]}: its {what} is {measured_value:.4g}, {side} {limit:.4g}."
-            objections.append(Objection(reason, detail, measure, measured_value, limit))
-    return tuple(objections)
+            violations.append(QualityViolation(reason, detail, measure, measured_value, limit))
+    return tuple(violations)
 
 
-def frozen(repeats: int, limit: int) -> Objection:
-    """The objection to an image that is, byte by byte, the one before."""
+def frozen_frame_violation(repeats: int, limit: int) -> QualityViolation:
+    """Return the violation of an image that repeats the previous ones byte by byte."""
     detail = (
-        f"The camera sends the same image again and again: {repeats} in a row are equal byte by byte, "
-        f"{limit} is the limit."
+        f"The camera repeats the same image: {repeats} images in a row are identical byte by byte, "
+        f"the limit is {limit}."
     )
-    return Objection(InvalidReason.FROZEN_FRAME, detail, "repeats", repeats, limit)
+    return QualityViolation(InvalidReason.FROZEN_FRAME, detail, "repeats", repeats, limit)
 
 
 _ADJECTIVES = {

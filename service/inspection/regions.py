@@ -1,4 +1,4 @@
-"""Where the evidence lies: connected regions of an anomaly map above a level, and filters that drop some of them."""
+"""Regions: connected parts of an anomaly map above a threshold, and filters for them."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from service.bundle.arrays import Float32Map
 from service.inspection.area import BoolMask
 
 MAX_REGIONS = 50
-# Samples per cell and direction on which regions are found; odd, see `_refine`. Fewer on the large maps of images in
-# tiles, whose cells are a smaller part of the image and whose samples would fill the memory.
+# Samples per cell and direction in the interpolated map, odd; see `_refine`. The large maps of tiled images use fewer:
+# their cells are small relative to the image, and more samples would take too much memory.
 _FINER, _FINER_ON_LARGE_MAPS = 5, 3
 _LARGE_MAP_CELLS = 512 * 512
 
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of the image whose patches lie above the level of the verdict.
+    """A connected part of the image with patches above the threshold of the verdict.
 
-    All coordinates are pixels of the image that was sent, origin at its upper left corner.
+    All coordinates are pixels of the image that was sent, with the origin at its upper left corner.
 
     Attributes:
         bbox: x, y, width, height.
-        polygon: Outer contour as [x, y] points, clockwise on the screen; of a region that was merged from several
-            pieces, their convex hull.
-        area_px: Area in pixels; of merged pieces, the sum of their areas.
-        peak: Highest map value (times the score gain) inside.
-        peak_xy: Where the peak lies.
+        polygon: Outer contour as [x, y] points, clockwise on the screen; for a region merged from several pieces, their
+            convex hull.
+        area_px: Area in pixels; for merged pieces, the sum of their areas.
+        peak: Highest map value (times the score gain) in the region.
+        peak_xy: Position of the peak.
     """
 
     bbox: tuple[int, int, int, int]
@@ -46,14 +46,15 @@ class Region:
 
 @dataclass(frozen=True)
 class RegionFilter:
-    """Which regions count. They are merged first, then filtered, then counted. The default changes nothing.
+    """Filters for regions. Regions are merged first, then filtered, then counted. The default changes nothing.
 
     Attributes:
-        merge_distance_px: Pieces with at most so many pixels between them, in x as in y, are one region.
-        border_margin_px: A region that lies as a whole nearer than this to the image's edge does not count.
-        min_area_px: Nor does one with a smaller `area_px`.
-        min_peak: Nor one with a lower `peak`.
-        max_count: So many are reported at most, strongest first. That hides some, and drops none from the verdict.
+        merge_distance_px: Pieces with at most this many pixels between them, in x and in y, become one region.
+        border_margin_px: A region that lies completely within this distance of the image's edge is dropped.
+        min_area_px: A region with a smaller `area_px` is dropped.
+        min_peak: A region with a lower `peak` is dropped.
+        max_count: At most this many regions are reported, strongest first. This limits the report and does not change
+            the verdict.
     """
 
     merge_distance_px: float = 0.0
@@ -68,11 +69,11 @@ NO_FILTER = RegionFilter()
 
 @dataclass(frozen=True)
 class FoundRegions:
-    """What was found above a level.
+    """Result of a search for regions.
 
     Attributes:
-        kept: Regions that count, strongest peak first, `max_count` at most.
-        dropped: How many do not count, by the first filter that says so: "border", "area" or "peak".
+        kept: Regions that pass the filters, strongest peak first, at most `max_count`.
+        dropped: Number of dropped regions by the first filter that applies: "border", "area" or "peak".
     """
 
     kept: tuple[Region, ...] = ()
@@ -86,17 +87,17 @@ def find_regions(
     filters: RegionFilter = NO_FILTER,
     judged: BoolMask | None = None,
 ) -> FoundRegions:
-    """Connected regions strictly above a level.
+    """Find connected regions strictly above a threshold.
 
     Args:
-        anomaly_map: float32 [h, w], already times the score gain.
+        anomaly_map: float32 [h, w], times the score gain.
         level: Threshold on the map's values.
         image_wh: Width and height of the image that was sent, in pixels.
-        filters: Which of them count.
-        judged: bool [h, w], the cells that are judged; None means all. No region reaches beyond them.
+        filters: Filters for the regions.
+        judged: bool [h, w], the cells that are judged; None means all. Regions end at their border.
 
     Returns:
-        At least one region, kept or dropped, exactly where a judged cell lies above the level.
+        At least one region, kept or dropped, exactly if a judged cell is above the threshold.
     """
     above = anomaly_map > level if judged is None else (anomaly_map > level) & judged
     if not above.any():
@@ -117,11 +118,11 @@ def find_regions(
 
 
 def _refine(anomaly_map: Float32Map, judged: BoolMask | None) -> Float32Map:
-    """Interpolate the map so that outlines follow the defect and not the grid.
+    """Interpolate the map, so that outlines follow the defect and not the grid of cells.
 
-    The factor is odd, so every cell's centre is a sample of its own; it is set to the exact value, and a single cell
-    above the level cannot be smoothed away. What is not judged counts as minus infinity, and what lies beyond a judged
-    cell's edge does not shine into it.
+    The factor is odd, so every cell centre coincides with a sample. These samples are set to the exact cell value, so
+    smoothing cannot remove a single cell above the threshold. Cells that are not judged become minus infinity, and
+    their values do not influence judged cells.
     """
     values = anomaly_map if judged is None else np.where(judged, anomaly_map, anomaly_map.min())
     height, width = values.shape
@@ -136,8 +137,12 @@ def _refine(anomaly_map: Float32Map, judged: BoolMask | None) -> Float32Map:
 def _label(
     mask: npt.NDArray[np.uint8], merge_distance_px: float, per_sample: tuple[float, float]
 ) -> tuple[int, npt.NDArray[Any], npt.NDArray[Any]]:
-    """Number the regions: how many plus one, their numbers as int32 [h, w], and x, y, width, height, area of each."""
-    # A piece that grows by n samples meets another across a gap of n: so many fit into the distance.
+    """Label the regions.
+
+    Returns:
+        The number of regions plus one, their labels as int32 [h, w], and x, y, width, height and area of each.
+    """
+    # Dilation by n samples connects pieces across a gap of n samples.
     growth_y, growth_x = (
         min(int(merge_distance_px / size), samples) for size, samples in zip(per_sample[::-1], mask.shape, strict=True)
     )
@@ -163,7 +168,7 @@ def _reason(
     filters: RegionFilter,
     per_sample: tuple[float, float],
 ) -> str | None:
-    """Why a region does not count; None where it does."""
+    """Return the name of the filter that drops a region, or None."""
     if filters.border_margin_px > 0 and not _reaches_inside(labels, label, stat, filters.border_margin_px, per_sample):
         return "border"
     if region.area_px < filters.min_area_px:
@@ -174,7 +179,7 @@ def _reason(
 def _reaches_inside(
     labels: npt.NDArray[Any], label: int, stat: npt.NDArray[Any], margin_px: float, per_sample: tuple[float, float]
 ) -> bool:
-    """Whether some sample of a region is at least the margin away from every edge of the image."""
+    """Return whether at least one sample of a region has the margin as its distance from every image edge."""
     inner = []
     for axis, (start, length) in ((0, (stat[1], stat[3])), (1, (stat[0], stat[2]))):
         size, samples = per_sample[1 - axis], labels.shape[axis]
@@ -198,7 +203,7 @@ def _region(
     mask = labels[top : top + height, left : left + width] == label
     values = np.where(mask, fine[top : top + height, left : left + width], -np.inf)
     row, column = np.unravel_index(int(values.argmax()), values.shape)
-    # Whole cells that the region touches, in whole numbers: a rounding error must not push a box out of the image.
+    # The box covers whole cells and is computed with integers: a rounding error must not move it outside the image.
     fine_h, fine_w = fine.shape
     x, y = left * image_wh[0] // fine_w, top * image_wh[1] // fine_h
     right, bottom = -(-(left + width) * image_wh[0] // fine_w), -(-(top + height) * image_wh[1] // fine_h)
@@ -214,7 +219,7 @@ def _region(
 def _outline(
     mask: npt.NDArray[np.bool_], corner: tuple[int, int], scale: npt.NDArray[np.float64]
 ) -> tuple[tuple[int, int], ...]:
-    """The outer contour in image pixels, empty where it encloses nothing."""
+    """Return the outer contour in image pixels, empty if it encloses no area."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     outline = contours[0] if len(contours) == 1 else cv2.convexHull(np.concatenate(contours))
     points = outline.reshape(-1, 2)

@@ -1,6 +1,6 @@
-"""Patch-similarity scoring: an anomaly map becomes one image score.
+"""Patch-similarity scoring: reduce an anomaly map to one image score.
 
-Each cell of the map says how unlike its patch is to what the student predicts or reconstructs there.
+Each cell of the map states how much its patch differs from what the student predicts or reconstructs there.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ def image_score(
     judged: BoolMask | None = None,
     windows: Sequence[tuple[slice, slice]] = (),
 ) -> float:
-    """The raw image score: unbounded, never clamped or normalised.
+    """Return the raw image score. It is unbounded, and never clamped or normalised.
 
-    Where only a part of the cells is judged, all others count as the lowest value of the map, and the rule stays that
-    of the whole map. So the number of cells in the mean does not shrink with the judged part, and leaving cells out can
-    only lower the score, never raise it by a rounding error: a threshold that good parts exceed with probability alpha
-    at most when whole images are judged keeps that promise under every choice of judged cells. The mean of the
-    highest 1 % of the judged cells would not: on a smaller part it follows the noise of fewer cells.
+    Where only some cells are judged, all others count as the lowest value of the map, and the fraction of the rule
+    still refers to the whole map. So the number of averaged cells does not shrink with the judged area, and excluding
+    cells can only lower the score, also in the last bit. A threshold that good parts exceed with probability alpha at
+    most, when whole images are judged, therefore keeps this guarantee for every judged area. The mean of the highest
+    1 % of the judged cells would not: in a smaller area it follows the noise of fewer cells.
 
     Args:
-        anomaly_map: float32 [h, w], already times the score gain.
+        anomaly_map: float32 [h, w], times the score gain.
         rule: "top_fraction": the mean of the highest `fraction` of the map's cells, at least one cell. A defect covers
-            a small part of the image, so the mean of all cells would drown it; the maximum alone follows noise.
+            a small part of the image, so the mean of all cells would hide it; the maximum alone follows noise.
         judged: bool [h, w], the cells that are judged, at least one; None means all.
-        windows: Rows and columns that the rule is applied to one by one, and the highest score counts: in an image of
-            many tiles, a defect is a share of all cells that is as many times smaller. Empty: the whole map.
+        windows: Rows and columns to which the rule is applied one by one; the highest score counts. In an image of many
+            tiles, a defect is a much smaller share of all cells. Empty means the whole map.
 
     Returns:
-        The score, NaN where the map holds what is no number. It never exceeds the highest judged cell, so a score above
-        a level proves that a judged cell lies above it too: a rejected part always has a region to show.
+        The score; NaN if the map contains NaN or infinity. It never exceeds the highest judged cell: if the score is
+        above a threshold, so is a judged cell, and a rejected part always has a region to show.
     """
     lowest = float(anomaly_map.min())
     if not math.isfinite(lowest):
@@ -53,12 +53,12 @@ def image_score(
 
 
 def _top_mean(values: Float32Map, count: int, lowest: float) -> float:
-    """The mean of the so many highest values, NaN where one of them is no number.
+    """Return the mean of the `count` highest values, NaN if one of them is not finite.
 
     Args:
-        values: float32, any number of them.
-        count: So many; what is missing is filled up.
-        lowest: With this, not greater than any value.
+        values: float32, any number of values.
+        count: Number of values to average; missing values are replaced by `lowest`.
+        lowest: Not greater than any value.
     """
     if values.size <= count:
         top = np.full(count, lowest)
@@ -67,5 +67,5 @@ def _top_mean(values: Float32Map, count: int, lowest: float) -> float:
         top = np.partition(values, values.size - count)[-count:].astype(np.float64)
     if not np.isfinite(top).all():
         return math.nan
-    # The exactly rounded sum: it grows with each of its terms, whatever their order, which no other sum promises.
+    # fsum rounds exactly: its result increases with each term, whatever their order. Other sums do not guarantee that.
     return min(math.fsum(top) / count, float(top.max()))

@@ -1,9 +1,9 @@
-"""Images far larger than the network: cut into overlapping tiles, and the tiles' maps put together again.
+"""Tiling: cut an image that is much larger than the network's input into overlapping tiles, and combine their maps.
 
-Stretching an image of 4096 x 3000 pixels to 256 x 256 makes one and a half pixels of a defect of 24: it is gone before
-the network looks. So a bundle may say that its graph looks at tiles instead. Where they lie and how their maps are
-blended is decided here and nowhere else, and training, calibration and serving all come through here. The bundle's
-manifest alone says how: scores of one tiling mean nothing for another, so no recipe can change it.
+If an image of 4096 x 3000 pixels is stretched to 256 x 256, a defect of 24 pixels becomes one and a half pixels and is
+lost. So the manifest of a bundle can state that its graph is applied to tiles. This module alone decides where the
+tiles lie and how their maps are blended; training, calibration and serving all use it. Scores of one tiling do not
+apply to another one, so a recipe cannot change the tiling.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from service.bundle.manifest import InputGeometry
 from service.inspection.preparation import prepare, resize
 from service.inspection.runtime.batching import PatchResult
 
-# Images are padded to a multiple of this, so that tiles begin between two cells of any map whose stride divides it.
+# Images are padded to a multiple of this value, so that tiles start at the edge of a map cell for every map stride that
+# divides it.
 ALIGNMENT_PX = 32
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Where the tiles of an image lie. All lengths are pixels of the image after it was scaled.
+    """Positions of the tiles of an image. All lengths are in pixels of the scaled image.
 
     Attributes:
-        image_hw: Height and width of the image.
+        source_hw: Height and width of the scaled image.
         tile_hw: Height and width of a tile.
         tops: Upper edges of the rows of tiles.
         lefts: Left edges of the columns of tiles.
-        overlap: What neighbours share at least; the last row and column may share more.
+        overlap: Smallest overlap of neighbouring tiles; the last row and column may overlap more.
     """
 
     source_hw: tuple[int, int]
@@ -46,19 +47,19 @@ class TileGrid:
 
     @property
     def padded_hw(self) -> tuple[int, int]:
-        """Height and width of what the tiles cover: the image and less than a cell's share of padding, or a tile."""
+        """Return height and width of the area that the tiles cover: the image and its padding."""
         return self.tops[-1] + self.tile_hw[0], self.lefts[-1] + self.tile_hw[1]
 
     def __len__(self) -> int:
         return len(self.tops) * len(self.lefts)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Upper left corners (top, left), row by row."""
+        """Return the upper left corners (top, left), row by row."""
         return ((top, left) for top in self.tops for left in self.lefts)
 
 
-def lay_grid(image_hw: tuple[int, int], geometry: InputGeometry) -> TileGrid:
-    """Lay tiles over an image.
+def plan_tiles(image_hw: tuple[int, int], geometry: InputGeometry) -> TileGrid:
+    """Return the positions of the tiles of an image.
 
     Args:
         image_hw: Height and width of the image as it was sent.
@@ -72,29 +73,29 @@ def lay_grid(image_hw: tuple[int, int], geometry: InputGeometry) -> TileGrid:
     return TileGrid(source_hw, tile_hw, tops, lefts, tiling.overlap)
 
 
-def lay_out(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
-    """Bring an image to the form that its graph, or its tiles, are taken from.
+def prepare_input(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:
+    """Scale an image to the input of the graph, or to the image from which its tiles are cut.
 
     Args:
         rgb: uint8 [H, W, 3], RGB.
         geometry: The graph's input.
 
     Returns:
-        Without a tiling uint8 [geometry.height, geometry.width, 3]. With one the scaled image, padded by its own
-        mirror image to the right and below until it is a multiple of `ALIGNMENT_PX` and at least one tile.
+        Without a tiling uint8 [geometry.height, geometry.width, 3]. With a tiling the scaled image, padded on the right
+        and at the bottom with its mirror image to a multiple of `ALIGNMENT_PX` and at least one tile.
     """
     if geometry.tiling is None:
         return prepare(rgb, geometry)
-    grid = lay_grid((rgb.shape[0], rgb.shape[1]), geometry)
+    grid = plan_tiles((rgb.shape[0], rgb.shape[1]), geometry)
     scaled = resize(rgb, grid.source_hw)
-    below, right = (padded - size for padded, size in zip(grid.padded_hw, grid.source_hw, strict=True))
-    if below == right == 0:
+    bottom, right = (padded - size for padded, size in zip(grid.padded_hw, grid.source_hw, strict=True))
+    if bottom == right == 0:
         return scaled
-    return np.asarray(cv2.copyMakeBorder(scaled, 0, below, 0, right, cv2.BORDER_REFLECT_101), np.uint8)
+    return np.asarray(cv2.copyMakeBorder(scaled, 0, bottom, 0, right, cv2.BORDER_REFLECT_101), np.uint8)
 
 
 def cut(prepared: UInt8Image, grid: TileGrid) -> Iterator[UInt8Image]:
-    """The tiles of a laid-out image in the grid's order, uint8 [tile height, tile width, 3]: views, not copies."""
+    """Return the tiles of a prepared image in the grid's order, uint8 [tile height, tile width, 3], without copying."""
     height, width = grid.tile_hw
     return (prepared[top : top + height, left : left + width] for top, left in grid)
 
@@ -102,20 +103,20 @@ def cut(prepared: UInt8Image, grid: TileGrid) -> Iterator[UInt8Image]:
 def infer_tiles(
     prepared: UInt8Image, grid: TileGrid, submit: Callable[[UInt8Image], Future[PatchResult]], at_once: int
 ) -> PatchResult:
-    """Run a graph over all tiles of an image and put their maps together.
+    """Run a graph on all tiles of an image and blend their maps.
 
     Args:
-        prepared: As `lay_out` returns it.
-        grid: Where its tiles lie.
-        submit: Queues one tile for the graph.
-        at_once: Most tiles that wait or run at a time, so that one large image leaves room for others.
+        prepared: The image as `prepare_input` returns it.
+        grid: Positions of its tiles.
+        submit: Queues one tile for inference.
+        at_once: Most tiles that wait or run at the same time, so that a large image does not fill the queue.
 
     Returns:
-        The whole map, times the tiles' gains, with the tiles' places on it. Its times are the first tile's waiting time
-        and the sum of what the tiles took.
+        The map of the whole image, times the tiles' gains, with the position of each tile on it. `queue_s` is that of
+        the first tile, `infer_s` the sum over the tiles.
 
     Raises:
-        Exception: Whatever one tile failed with; those that still wait are taken back.
+        Exception: The exception of the first tile that failed; tiles that still wait are cancelled.
     """
     waiting: deque[tuple[tuple[int, int], Future[PatchResult]]] = deque()
     blended: Blend | None = None
@@ -128,7 +129,7 @@ def infer_tiles(
         if blended is None:
             blended, queue_s = Blend(grid, result.anomaly_map.shape), result.queue_s
         blended.add(corner, result.anomaly_map if result.gain is None else result.anomaly_map * result.gain)
-        # Tiles of one batch share its time.
+        # The tiles of one batch share its duration.
         infer_s += result.infer_s / result.batch_size
         largest = max(largest, result.batch_size)
 
@@ -147,11 +148,13 @@ def infer_tiles(
 
 
 class Blend:
-    """Puts maps of tiles together: where they overlap they fade into each other along a Hann window, so that no seam
-    shows and no tile's border, where the network knows least, counts in full.
+    """Blends the maps of tiles.
+
+    Overlapping tiles are weighted with a Hann window. So there are no seams, and the border of a tile, where the
+    network has the least context, has the lowest weight.
 
     Args:
-        grid: Where the tiles lie.
+        grid: Positions of the tiles.
         map_hw: Height and width of one tile's map, in cells.
     """
 
@@ -166,11 +169,11 @@ class Blend:
 
     @property
     def windows(self) -> tuple[tuple[slice, slice], ...]:
-        """As `tile_windows`."""
+        """Return the position of every tile on the map; see `tile_windows`."""
         return tile_windows(self._grid, self._map_hw)
 
     def add(self, corner: tuple[int, int], tile_map: Float32Map) -> None:
-        """Lay one tile's map over the others.
+        """Add the map of one tile.
 
         Args:
             corner: The tile's upper left corner, in pixels.
@@ -181,19 +184,19 @@ class Blend:
         self._weights[place] += self._weight
 
     def finish(self) -> Float32Map:
-        """The map of the image, float32: every cell that the image reaches into, none of the padding's own.
+        """Return the map of the image, float32, without cells that lie completely in the padding.
 
-        Each cell is a weighted mean of what the tiles say about it, so none exceeds the highest of them.
+        Each cell is a weighted mean of the values of the tiles that cover it, so none exceeds the highest of them.
         """
         rows, columns = _image_cells(self._grid, self._map_hw)
         return self._sum[:rows, :columns] / self._weights[:rows, :columns]
 
 
 def tile_windows(grid: TileGrid, map_hw: tuple[int, int]) -> tuple[tuple[slice, slice], ...]:
-    """Every tile's rows and columns on the map that `Blend.finish` returns.
+    """Return every tile's rows and columns on the map that `Blend.finish` returns.
 
     Args:
-        grid: Where the tiles lie.
+        grid: Positions of the tiles.
         map_hw: Height and width of one tile's map, in cells.
     """
     rows, columns = _image_cells(grid, map_hw)
@@ -205,27 +208,33 @@ def tile_windows(grid: TileGrid, map_hw: tuple[int, int]) -> tuple[tuple[slice, 
 
 
 def _image_cells(grid: TileGrid, map_hw: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of cells that the image reaches into."""
+    """Return the number of rows and columns of cells that contain image pixels."""
     stride = grid.tile_hw[0] // map_hw[0]
     return math.ceil(grid.source_hw[0] / stride), math.ceil(grid.source_hw[1] / stride)
 
 
 def _place(corner: tuple[int, int], grid: TileGrid, map_hw: tuple[int, int]) -> tuple[slice, slice]:
-    """A tile's rows and columns on the padded image's map."""
+    """Return a tile's rows and columns on the map of the padded image."""
     stride = grid.tile_hw[0] // map_hw[0]
     top, left = corner[0] // stride, corner[1] // stride
     return slice(top, top + map_hw[0]), slice(left, left + map_hw[1])
 
 
 def _starts(size: int, tile: int, step: int) -> tuple[int, ...]:
-    """Where tiles begin along one side: every step, the last one moved back so that it ends where the image does."""
+    """Return the first pixel of every tile along one side.
+
+    Tiles follow each other by `step`; the last one is moved back so that it ends at the end of the image.
+    """
     last = max(0, math.ceil(size / ALIGNMENT_PX) * ALIGNMENT_PX - tile)
     return (*range(0, last, step), last)
 
 
 def _window(cells: int, rise: int) -> Float32Map:
-    """Weights along one side of a tile, float32 [cells], all above 0: one, and half a Hann window over the overlap at
-    either end, so that two neighbours' weights add up to one."""
+    """Return the weights along one side of a tile, float32 [cells], all above 0.
+
+    They are 1, with half a Hann window over the overlap at either end, so that the weights of two neighbours add up to
+    1.
+    """
     weights = np.ones(cells, np.float32)
     ramp = np.sin(np.pi / 2 * (np.arange(rise) + 0.5) / max(1, rise)) ** 2
     weights[:rise] = ramp

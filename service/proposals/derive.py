@@ -8,7 +8,7 @@ from datetime import datetime
 
 from service.inspection.calibration import certify_nearest, images_needed, smallest_alpha
 from service.inspection.capture_groups import summarise_days
-from service.proposals.records import GoodImages, Wish
+from service.proposals.records import GoodImages, ProposalOptions
 from service.recipes.recipe import Recipe
 from service.schemas.proposal import (
     MAX_CHANGED_LISTED,
@@ -22,20 +22,21 @@ from service.schemas.proposal import (
     ReplayedVerdicts,
 )
 
-SUSPICIOUS_SHARE = 0.05  # of the images declared good, above the fail threshold in force: then a note says so
+# A note warns if more than this share of the images declared good scores above the fail threshold in force.
+SUSPICIOUS_SHARE = 0.05
 
 
 def recipe_of(scores: Sequence[float], certified: float, review_rate: float | None, proposal_id: str) -> Recipe:
-    """The thresholds of a stored proposal, derived from its scores once more: nobody's word is taken for them.
+    """Return the recipe of a stored proposal, with its thresholds derived again from the stored scores.
 
     Args:
         scores: The proposal's scores, ascending.
-        certified: Its certified rate.
-        review_rate: The review rate that was asked for, None for the usual one.
+        certified: Its certified false-reject rate.
+        review_rate: The requested review rate, None for the default.
         proposal_id: Its id.
 
     Raises:
-        InvalidRecipe: The rates are not possible with these scores.
+        InvalidRecipe: These scores cannot certify the rates.
     """
     recipe = Recipe.for_rates(scores, certified, review_rate)
     return recipe.model_copy(update={"derivation": "proposal", "proposal_id": proposal_id})
@@ -43,7 +44,7 @@ def recipe_of(scores: Sequence[float], certified: float, review_rate: float | No
 
 def derive(
     images: GoodImages,
-    wish: Wish,
+    options: ProposalOptions,
     *,
     proposal_id: str,
     created_at: datetime,
@@ -56,27 +57,27 @@ def derive(
 
     Args:
         images: The good images.
-        wish: What was asked for.
-        proposal_id: Its name in the store.
-        created_at: Now.
-        product: Whose thresholds.
-        bundle_digest: The bundle that gave the scores.
-        fail_in_force: The fail threshold that the line judges by now.
-        replay: Decides stored inspections again by the proposed thresholds.
+        options: The requested rates.
+        proposal_id: Id of the proposal in the store.
+        created_at: Time of creation.
+        product: The product that the thresholds are for.
+        bundle_digest: The bundle that computed the scores.
+        fail_in_force: The fail threshold in force.
+        replay: Decides stored inspections again with the proposed thresholds.
 
     Raises:
         InvalidRecipe: The review rate is not possible.
     """
     scores = sorted(images.scores)
-    certified = certify_nearest(scores, wish.target)
-    recipe = recipe_of(scores, certified.alpha, wish.review_rate, proposal_id)
-    assert recipe.review_rate is not None  # rates in, rates out
+    certified = certify_nearest(scores, options.target)
+    recipe = recipe_of(scores, certified.alpha, options.review_rate, proposal_id)
+    assert recipe.review_rate is not None  # a recipe for rates always has them
     days = _days(images, recipe.fail_threshold)
     return Proposal(
         id=proposal_id,
         product=product,
         created_at=created_at,
-        author=wish.author,
+        author=options.author,
         bundle_digest=bundle_digest,
         source=ProposalSource(
             kind=images.kind,
@@ -89,17 +90,17 @@ def derive(
         ),
         thresholds=ProposedThresholds(fail=recipe.fail_threshold, review=recipe.review_threshold),
         false_reject_rate=FalseRejectRate(
-            target=wish.target,
+            target=options.target,
             certified=certified.alpha,
             expected=certified.expected_rate,
-            confident=ConfidentRate(confidence=wish.confidence, rate=certified.confident_rate(wish.confidence)),
+            confident=ConfidentRate(confidence=options.confidence, rate=certified.confident_rate(options.confidence)),
             smallest_certifiable=smallest_alpha(len(scores)),
-            images_for_target=images_needed(wish.target),
+            images_for_target=images_needed(options.target),
         ),
         review_rate=recipe.review_rate,
         days=days,
         replayed=replay(recipe),
-        notes=_notes(images, wish, certified.alpha, days, fail_in_force),
+        notes=_notes(images, options, certified.alpha, days, fail_in_force),
     )
 
 
@@ -126,7 +127,7 @@ def summarise_replay(verdicts: Sequence[ChangedVerdict], unknown: int = 0) -> Re
 
     Args:
         verdicts: All of them, newest first, changed or not.
-        unknown: How many could not be decided again.
+        unknown: Number of inspections that could not be decided again.
     """
     changed = [verdict for verdict in verdicts if verdict.before != verdict.after]
     return ReplayedVerdicts(
@@ -140,39 +141,41 @@ def summarise_replay(verdicts: Sequence[ChangedVerdict], unknown: int = 0) -> Re
 
 
 def _notes(
-    images: GoodImages, wish: Wish, certified: float, days: Sequence[ProposalDay], fail_in_force: float
+    images: GoodImages, options: ProposalOptions, certified: float, days: Sequence[ProposalDay], fail_in_force: float
 ) -> list[str]:
     n, notes = len(images.scores), []
     failing = sum(score > fail_in_force for score in images.scores)
-    # They are not left out: images chosen by what was decided about them promise nothing. But they are worth a look.
+    # Excluding them would invalidate the guarantee, which holds only for images that were not selected by their scores.
+    # So a note asks for a check.
     if images.kind != "card" and failing > max(1, SUSPICIOUS_SHARE * n):
         notes.append(
-            f"{failing} of {n} images fail by the threshold in force ({fail_in_force:.4g}; the highest score is "
-            f"{max(images.scores):.4g}). One defective part among them makes the proposed threshold worthless: look at "
-            "them before it is applied."
+            f"{failing} of {n} images score above the fail threshold in force ({fail_in_force:.4g}; the highest score "
+            f"is {max(images.scores):.4g}). A single defective part among them invalidates the proposed threshold. "
+            "Check these images before you apply the proposal."
         )
-    if certified > wish.target:
+    if certified > options.target:
         notes.append(
-            f"{n} good images can certify a false-reject rate of {certified:.4g} at best, so this is proposed instead "
-            f"of {wish.target:g}; {images_needed(wish.target)} would be needed."
+            f"{n} good images cannot certify a false-reject rate below {certified:.4g}, so this rate is proposed "
+            f"instead of {options.target:g}, which needs {images_needed(options.target)} images."
         )
     if images.one_session:
         notes.append(
-            f"Same-day calibration: all {n} images count as one session. The rates hold for parts taken like them; "
-            "another day, shift or lamp is not covered. Propose again from good images of several days."
+            f"Same-day calibration: all {n} images count as one session. The rates hold for images taken under the "
+            "same conditions; another day, shift or illumination is not covered. Create a proposal from good images of "
+            "several days."
         )
     elif images.days is None:
         notes.append(
-            "This bundle's calibration card does not say which score belongs to which day, so days cannot be compared."
+            "This bundle's calibration card does not record the day of each score, so days cannot be compared."
         )
     if images.not_judged:
         notes.append(
-            f"{len(images.not_judged)} images were left out because the line would not judge them either: see "
+            f"{len(images.not_judged)} images were left out because the quality check rejects them: see "
             "source.not_judged."
         )
-    if strange := [day.name for day in days if day.differs]:
+    if differing := [day.name for day in days if day.differs]:
         notes.append(
-            f"The images of {', '.join(strange)} score unlike those of the other days. The rates assume that the next "
-            "part may come from any of these days alike: find out what was different before this is applied."
+            f"The scores of {', '.join(differing)} differ from those of the other days. The rates assume that all days "
+            "are alike. Find out what was different before you apply the proposal."
         )
     return notes

@@ -1,7 +1,7 @@
-"""What a threshold proposal is derived from, and what it is asked for.
+"""The input of a threshold proposal: good images and options.
 
-A proposal is not in force. It is computed once from the scores of good images, stored with them, and applied by a
-recipe that names its id; what the recipe then guarantees is derived again from the stored scores.
+A proposal is not in force. It is computed once from the scores of good images and stored with them. A recipe that names
+its id applies it; the guarantee of that recipe is derived again from the stored scores.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class GoodImages:
     """Scores of good images on one bundle's scale.
 
     Attributes:
-        kind: Where they come from.
+        kind: Source of the images.
         scores: Raw image scores, in any order.
-        days: The day or folder of each; None where that is not known.
-        grouped_by: What told the days apart.
+        days: Day or folder of each score; None where it is unknown.
+        grouped_by: How the days were found.
         groups: Name and number of images of every day.
-        duplicates: Images left out.
-        measured: Images that were measured now.
-        not_judged: Names of images that were left out because the line would not judge them.
+        duplicates: Number of repeated images that were left out.
+        measured: Number of images that were measured for this proposal.
+        not_judged: Names of images that the quality check rejected.
     """
 
     kind: SourceKind
@@ -38,25 +38,26 @@ class GoodImages:
 
     @classmethod
     def of_card(cls, card: CalibrationCard) -> GoodImages:
-        """The images that the bundle was calibrated on."""
+        """Return the images that the bundle was calibrated on."""
         groups = {group.name: group.count for group in card.groups}
         days = None if card.days is None else tuple(card.days)
         return cls("card", tuple(card.scores), days, card.grouped_by, groups)
 
     @property
     def one_session(self) -> bool:
+        """Return whether all images count as one session."""
         return self.grouped_by == "none" or len(self.groups) < 2
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a proposal is asked for.
+class ProposalOptions:
+    """Options of a requested proposal.
 
     Attributes:
-        target: At most this share of good parts may fail, in (0, 1).
-        review_rate: At most this share may lie above the review threshold; None as `Recipe.for_rates`.
-        confidence: Of the bound for the images at hand, in (0, 1).
-        author: Who asks.
+        target: Largest share of good parts that may fail, in (0, 1).
+        review_rate: Largest share of good parts above the review threshold; None as in `Recipe.for_rates`.
+        confidence: Confidence of the bound for the images at hand, in (0, 1).
+        author: Who requested the proposal.
     """
 
     target: float

@@ -1,4 +1,4 @@
-"""Failures of recipes."""
+"""Errors of recipes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from service.errors import PlumblineError
 
 
 class InvalidRecipe(PlumblineError):
+    """The recipe, or a change of it, is not valid. The recipe in force stays as it was.
+
+    `errors` lists every violation with its location. Correct the values and send the change again.
+    """
+
     slug = "invalid-recipe"
     title = "Invalid recipe"
     status = 422

@@ -1,7 +1,7 @@
-"""What an engineer may change about a product without retraining.
+"""The recipe of a product: everything that can be changed without retraining.
 
-A recipe is immutable; a change is a new revision in the store. It is validated as a whole, so there is no moment at
-which half of it applies.
+A recipe is immutable; a change is a new revision in the store. A recipe is validated as a whole, so a change is never
+applied in part.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from service.inspection.calibration import extrapolate as tail_threshold
 from service.inspection.decision import Criteria, Thresholds
 from service.inspection.regions import RegionFilter
 from service.recipes.errors import InvalidRecipe
-from service.recipes.sections import RecipeParts, levels, merge
+from service.recipes.sections import RecipeParts, bundle_scale_values, merge
 
 Derivation = Literal["default", "card", "proposal", "tail", "hand"]
 
 
 class Recipe(RecipeParts):
-    """The thresholds of a product, where they come from, and the other parts of its recipe.
+    """Thresholds of a product, how they were derived, and the other sections of its recipe.
 
     Attributes:
         fail_threshold: A part fails when its raw score is strictly greater.
-        review_threshold: A part needs review when its raw score is strictly greater, and it does not fail.
-        target_false_reject_rate: The bound on rejected good parts that `fail_threshold` was derived from; None
-            where the threshold was set by hand, and then nothing is guaranteed.
-        review_rate: The bound on good parts above `review_threshold`; None as above.
-        certified: True when the calibration card vouches for `target_false_reject_rate`.
+        review_threshold: A part needs review when its raw score is strictly greater and it does not fail.
+        target_false_reject_rate: The bound on the share of rejected good parts that `fail_threshold` was derived from.
+            None where the threshold was set by hand; then nothing is guaranteed.
+        review_rate: The bound on the share of good parts above `review_threshold`; None as above.
+        certified: Whether the calibration images certify `target_false_reject_rate`.
         calibration_images: Number of good images behind that guarantee.
-        derivation: How the thresholds were found: "card" from the scores of the calibration card for rates that a
-            person chose, certified; "default" likewise for rates that nobody chose; "proposal" from the good images of
-            a stored proposal, certified; "tail" by extending the tail of the card's scores; "hand" by a person.
-        proposal_id: That proposal. P-values are taken against the same images: the card's where this is None.
+        derivation: How the thresholds were derived: "card" from the scores of the calibration card for requested rates,
+            certified; "default" likewise for the default rates; "proposal" from the good images of a stored proposal,
+            certified; "tail" by extrapolating the tail of the card's scores; "hand" set by hand.
+        proposal_id: The id of that proposal. P-values are computed against the same images: those of the card where
+            this is None.
     """
 
     fail_threshold: float
@@ -57,42 +58,43 @@ class Recipe(RecipeParts):
 
     @model_validator(mode="before")
     @classmethod
-    def _know_derivation(cls, values: Any) -> Any:
-        """Revisions that were stored before recipes said how their thresholds were found still tell it."""
+    def _infer_derivation(cls, values: Any) -> Any:
+        """Add the derivation to recipes that were stored before it was recorded."""
         if isinstance(values, Mapping) and "derivation" not in values and values.get("target_false_reject_rate"):
             return {**values, "derivation": "card" if values.get("certified") else "tail"}
         return values
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_order(self) -> Self:
         if self.review_threshold > self.fail_threshold:
             raise ValueError(
                 f"review_threshold {self.review_threshold:g} is above fail_threshold {self.fail_threshold:g}; "
-                "a part would fail before it needs review"
+                "expected review_threshold <= fail_threshold"
             )
         return self
 
     @model_validator(mode="after")
-    def _leave_something(self) -> Self:
+    def _check_area(self) -> Self:
         size = (self.pixels.width or math.inf, self.pixels.height or math.inf)
-        if (where := self.area.beyond(*size)) is not None:
-            raise ValueError(f"{where} that pixels.width and pixels.height declare")
-        if not self.area.leaves_something(*size):
+        if (where := self.area.corner_outside(*size)) is not None:
+            raise ValueError(f"{where} declared by pixels.width and pixels.height")
+        if not self.area.has_judged_part(*size):
             raise ValueError("the ignore polygons cover the whole ROI or image, so nothing would be judged")
         return self
 
     @property
     def thresholds(self) -> Thresholds:
+        """Return the fail and the review threshold."""
         return Thresholds(fail=self.fail_threshold, review=self.review_threshold)
 
     @property
     def area(self) -> Area:
-        """What of an image is judged."""
+        """Return the part of the image that is judged."""
         return Area(self.roi, self.ignore)
 
     @property
     def criteria(self) -> Criteria:
-        """What a part is judged by."""
+        """Return the criteria for the decision core."""
         chosen = self.regions
         filters = RegionFilter(
             merge_distance_px=chosen.merge_distance_px,
@@ -104,40 +106,44 @@ class Recipe(RecipeParts):
         return Criteria(self.thresholds, self.area, filters)
 
     def changed(self, parts: Mapping[str, Any], thresholds: Recipe | None = None) -> Recipe:
-        """This recipe with some of its values changed.
+        """Return this recipe with some values changed.
 
         Args:
-            parts: Parts by name, as `merge` takes them.
-            thresholds: The recipe whose thresholds (and how they were found) to take over; None keeps them.
+            parts: Sections by name, as `merge` takes them.
+            thresholds: The recipe from which to copy the thresholds and their derivation; None keeps them.
 
         Raises:
-            InvalidRecipe: What would come out contradicts itself.
+            InvalidRecipe: The changed recipe is not valid.
         """
         values = merge(self.model_dump(), parts)
         if thresholds is not None:
             values |= thresholds.model_dump(include=set(THRESHOLD_FIELDS))
         return parse_recipe(values)
 
-    def moved_to(self, own: Recipe) -> Recipe:
-        """This recipe for another bundle: what lies on a bundle's scale is taken from `own`, a recipe of that bundle;
-        what is about camera and part stays.
-        """
-        return self.changed(levels(own), own)
+    def adapted_to(self, own: Recipe) -> Recipe:
+        """Return this recipe for another bundle.
 
-    def derived_again(self, scores: Sequence[float]) -> Recipe:
-        """A recipe with the thresholds that this one's rates give on another bundle's calibration card.
+        Values on a bundle's own scale are taken from `own`; values about the camera and the part are kept.
 
         Args:
-            scores: That card's scores, ascending.
+            own: A recipe of the other bundle.
+        """
+        return self.changed(bundle_scale_values(own), own)
+
+    def rederived(self, scores: Sequence[float]) -> Recipe:
+        """Return a recipe whose thresholds are derived anew, at this recipe's rates, from another bundle's scores.
+
+        Args:
+            scores: The scores of that bundle's calibration card, ascending.
 
         Raises:
             InvalidRecipe: The thresholds were set by hand, or the card cannot certify the rate.
         """
         if self.target_false_reject_rate is None:
             raise InvalidRecipe(
-                f"The thresholds {self.fail_threshold:g} and {self.review_threshold:g} were set by hand on another "
-                "bundle's scale and mean nothing on that of the bundle that serves now. State a false-reject rate, or "
-                "thresholds for this bundle."
+                f"The thresholds {self.fail_threshold:g} and {self.review_threshold:g} were set by hand for another "
+                "bundle and do not apply to the scores of the active bundle. Set a false-reject rate, or thresholds "
+                "for this bundle."
             )
         if self.derivation == "default":
             return Recipe.default(scores)
@@ -145,13 +151,13 @@ class Recipe(RecipeParts):
 
     @classmethod
     def default(cls, scores: Sequence[float]) -> Recipe:
-        """The recipe of a product that nobody configured yet.
+        """Return the default recipe of a product.
 
-        It rejects at most 1 % of good parts and sends at most 5 % to review, or, where the card has too few images
-        to certify that, the smallest shares that it can certify.
+        It rejects at most 1 % of good parts and sends at most 5 % to review. Where the card has too few images to
+        certify these rates, the smallest rates that it can certify are used.
 
         Args:
-            scores: The calibration card's scores, ascending.
+            scores: The scores of the calibration card, ascending.
         """
         fail = certify_nearest(scores, DEFAULT_FAIL_ALPHA)
         review = certify_nearest(scores, _review_rate(fail.alpha))
@@ -174,18 +180,19 @@ class Recipe(RecipeParts):
         *,
         extrapolate: bool = False,
     ) -> Recipe:
-        """The recipe for stated false-reject rates.
+        """Return the recipe for the requested false-reject rates.
 
         Args:
-            scores: The calibration card's scores, ascending.
-            fail_alpha: At most this share of good parts may fail.
-            review_alpha: At most this share may lie above the review threshold; None takes twice `fail_alpha`, at
-                least 5 %, or what the card can certify.
-            extrapolate: Where the card cannot certify `fail_alpha`, extend the tail of its scores; the recipe is then
+            scores: The scores of the calibration card, ascending.
+            fail_alpha: Largest share of good parts that may fail.
+            review_alpha: Largest share of good parts above the review threshold. None uses twice `fail_alpha`, at least
+                5 %, or the smallest rate that the card can certify.
+            extrapolate: Extrapolate the tail of the scores where the card cannot certify `fail_alpha`. Such a recipe is
                 not certified.
 
         Raises:
-            InvalidRecipe: A rate is outside (0, 1), smaller than the card can certify, or they are in the wrong order.
+            InvalidRecipe: A rate is outside (0, 1) or smaller than the card can certify, or the rates are in the wrong
+                order.
         """
         certified = not extrapolate or fail_alpha >= smallest_alpha(len(scores))
         try:
@@ -198,8 +205,8 @@ class Recipe(RecipeParts):
             raise InvalidRecipe(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
         if review.alpha < fail_alpha:
             raise InvalidRecipe(
-                f"The review rate {review.alpha:g} is smaller than the false-reject rate {fail_alpha:g}; "
-                "parts that fail are a subset of those above the review threshold."
+                f"The review rate {review.alpha:g} is smaller than the false-reject rate {fail_alpha:g}. It must be at "
+                "least as large, because parts that fail are also above the review threshold."
             )
         return cls(
             fail_threshold=fail,
@@ -216,10 +223,10 @@ THRESHOLD_FIELDS = frozenset(Recipe.model_fields) - frozenset(RecipeParts.model_
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from its values.
+    """Return the recipe with the given values.
 
     Raises:
-        InvalidRecipe: They contradict each other, or one of them is not possible.
+        InvalidRecipe: A value is out of range, or values contradict each other.
     """
     try:
         return Recipe.model_validate(values)
@@ -228,7 +235,7 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
 
 def invalid_recipe(error: ValidationError) -> InvalidRecipe:
-    """What is wrong with the values of a recipe, place by place."""
+    """Convert a pydantic validation error, with the location of every violation."""
     errors = error.errors(include_url=False, include_input=False, include_context=False)
     places = [".".join(str(part) for part in item["loc"]) for item in errors]
     texts = [item["msg"].removeprefix("Value error, ") for item in errors]
@@ -237,5 +244,5 @@ def invalid_recipe(error: ValidationError) -> InvalidRecipe:
 
 
 def _review_rate(fail_alpha: float) -> float:
-    """Twice the false-reject rate, at least 5 %, and never as much as everything."""
+    """Return twice the false-reject rate, at least 5 % and always less than 1."""
     return max(DEFAULT_REVIEW_ALPHA, min(2 * fail_alpha, (1 + fail_alpha) / 2))

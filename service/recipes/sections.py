@@ -1,7 +1,7 @@
-"""The sections of a recipe beside its thresholds, with the rules that their values must keep.
+"""The sections of a recipe beside its thresholds, and their validation.
 
-The fields are declared in `service.schemas.sections`. Here stands what depends on several of them or on what this
-service can read, and what a section means for an inspection.
+The fields are declared in `service.schemas.sections`. This module adds the rules that depend on several fields or on
+the formats that the service supports, and the conversion of sections into options of the decision core.
 """
 
 from __future__ import annotations
@@ -25,40 +25,44 @@ from service.schemas.sections import Point, RegionSetting
 
 
 def _require_simple(polygon: tuple[Point, ...]) -> tuple[Point, ...]:
-    """Refuse a polygon of which nobody could say what is inside."""
+    """Refuse a polygon that intersects itself or has almost no area."""
     points = np.array(polygon, np.float64)
     edges = np.roll(points, -1, axis=0) - points
     if (repeated := np.flatnonzero((edges == 0).all(axis=1))).size:
         corner = tuple(polygon[int(repeated[0])])
-        raise ValueError(f"the point {corner} comes twice in a row; a polygon closes by itself, leave the last one out")
+        raise ValueError(
+            f"the point {corner} is repeated; polygons are closed automatically, so omit the repeated point"
+        )
     if (crossing := _crossing(points, edges)) is not None:
         first, second = crossing
-        raise ValueError(f"the edge after point {first + 1} meets the edge after point {second + 1}; draw it as two")
+        raise ValueError(
+            f"the edge after point {first + 1} intersects the edge after point {second + 1}; use two polygons instead"
+        )
     x, y = points.T
     area = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
     if area < 1:
-        raise ValueError(f"it encloses {area:g} square pixels; 1 is the least")
+        raise ValueError(f"it encloses {area:g} square pixels; the minimum is 1")
     return polygon
 
 
 def _crossing(points: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> tuple[int, int] | None:
-    """Two edges that have a point in common which is not the corner between them; None where there are none."""
+    """Return two edges that share a point other than the corner between them, or None if there are none."""
     count = len(points)
     ends = points + edges
 
     def sides(of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """On which side of edge i the point j lies, [i, j]: the sign of a cross product."""
+        """Return on which side of edge i point j lies, [i, j]: the sign of a cross product."""
         apart = of[None, :, :] - points[:, None, :]
         return np.sign(edges[:, None, 0] * apart[..., 1] - edges[:, None, 1] * apart[..., 0])
 
     low, high = np.minimum(points, ends), np.maximum(points, ends)
     boxes_meet = ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(axis=-1)
-    divided = sides(points) * sides(ends) <= 0  # the ends of j lie on both sides of i, or on it
+    divided = sides(points) * sides(ends) <= 0  # the ends of j lie on both sides of i, or on i
     meet = boxes_meet & divided & divided.T
     number = np.arange(count)
     neighbours = (number[None] - number[:, None]) % count
     meet &= (neighbours > 1) & (neighbours < count - 1)
-    # Neighbours always meet in their corner; they must not run back on each other.
+    # Neighbouring edges always share their corner. They must not overlap beyond it.
     following = np.roll(edges, -1, axis=0)
     cross = edges[:, 0] * following[:, 1] - edges[:, 1] * following[:, 0]
     back = (cross == 0) & ((edges * following).sum(axis=1) < 0)
@@ -71,30 +75,30 @@ Polygons = Annotated[tuple[Annotated[sections.Polygon, AfterValidator(_require_s
 
 
 class HeatmapSetting(sections.HeatmapSetting):
-    """The ends of the heatmap's scale, in the right order."""
+    """The limits of the heatmap's scale, `low` below `high`."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_order(self) -> Self:
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError(f"heatmap.low {self.low:g} is not below heatmap.high {self.high:g}")
         return self
 
 
 class PixelSetting(sections.PixelSetting):
-    """What the camera sends, in a format that this service reads."""
+    """Declaration of the camera's images, in a pixel format that the service supports."""
 
     @field_validator("pixel_format")
     @classmethod
-    def _known(cls, name: str | None) -> str | None:
+    def _check_pixel_format(cls, name: str | None) -> str | None:
         if name is not None and name not in PIXEL_FORMATS:
             raise ValueError(UnknownPixelFormat(name, PIXEL_FORMATS).detail)
         return name
 
     @model_validator(mode="after")
-    def _possible(self) -> Self:
+    def _check_levels(self) -> Self:
         depth = self.depth
         if depth is not None and self.pixel_format is not None and depth > PIXEL_FORMATS[self.pixel_format].bits:
-            raise ValueError(f"pixels.bit_depth {depth} is more than the bits of {self.pixel_format}")
+            raise ValueError(f"pixels.bit_depth {depth} exceeds the bit depth of {self.pixel_format}")
         if depth is not None and max(self.white_level or 0, (self.black_level or 0) + 1) >= 2**depth:
             raise ValueError(f"pixels.black_level and white_level must fit into {depth} bits")
         if self.white_level is not None and (self.black_level or 0) >= self.white_level:
@@ -103,7 +107,7 @@ class PixelSetting(sections.PixelSetting):
 
     @property
     def depth(self) -> int | None:
-        """Significant bits of a sample, where the recipe says it in one way or the other."""
+        """Return the significant bits of a sample, from `bit_depth` or else from `pixel_format`."""
         if self.bit_depth is None and self.pixel_format is not None:
             return PIXEL_FORMATS[self.pixel_format].bits
         return self.bit_depth
@@ -115,42 +119,42 @@ class PixelSetting(sections.PixelSetting):
         height: int | None = None,
         stride: int | None = None,
     ) -> RawLayout | None:
-        """The layout of a camera buffer: what its sender states, and for the rest what is declared here.
+        """Return the layout of a camera buffer: the sender's values, completed by those declared here.
 
         Returns:
-            None where the sender states nothing at all: then the image is an encoded one.
+            None if the sender states no value at all: then the image is an encoded one.
 
         Raises:
-            UnknownPixelFormat: The stated format is not read.
-            InvalidRequest: Something is stated neither by the sender nor here, or the layout is not possible.
-            PixelMismatch: The stated format is not the declared one.
+            UnknownPixelFormat: The stated format is not supported.
+            InvalidRequest: A value is stated neither by the sender nor here, or the layout is not possible.
+            PixelMismatch: The stated format differs from the declared one.
         """
         if (pixel_format, width, height, stride) == (None, None, None, None):
             return None
         if None not in (pixel_format, self.pixel_format) and pixel_format != self.pixel_format:
-            raise PixelMismatch(f"it is sent as {pixel_format}, declared is {self.pixel_format}")
+            raise PixelMismatch(f"it was sent as {pixel_format}, the recipe declares {self.pixel_format}")
         pixel_format, width, height = pixel_format or self.pixel_format, width or self.width, height or self.height
         if pixel_format is None or width is None or height is None:
             raise InvalidRequest(
-                "A camera buffer needs its pixel format, width and height: send X-Pixel-Format, X-Width and X-Height, "
-                "or declare them in the recipe under `pixels`. An encoded image is sent without any of these headers."
+                "A camera buffer needs a pixel format, width and height. Send X-Pixel-Format, X-Width and X-Height, or "
+                "declare them in the recipe under `pixels`. Send an encoded image without any of these headers."
             )
         return RawLayout(pixel_format, width, height, stride)
 
     def rules(self, layout: RawLayout | None) -> PixelRules:
-        """How an image of this camera is read."""
+        """Return how an image of this camera is decoded."""
         return PixelRules(layout, self.depth, self.black_level or 0, self.white_level)
 
 
 class QualityLimits(sections.QualityLimits):
-    """When an image is not worth a verdict."""
+    """Limits of the quality check that replace those of the bundle."""
 
     def combine(self, bundle: Limits, pixels: PixelSetting) -> Limits:
-        """The limits in force: what is set here, for the rest what the bundle gives, less what is switched off.
+        """Return the limits in force: those set here, otherwise the bundle's, without checks that are switched off.
 
         Args:
             bundle: Limits from the calibration images.
-            pixels: Declares the expected size.
+            pixels: Declares the expected image size.
         """
         own = {name: getattr(self, name) for name in _MEASURED}
         limits = replace(bundle, **{name: value for name, value in own.items() if value is not None})
@@ -172,7 +176,7 @@ _MEASURED = (
 
 
 class RecipeParts(sections.RecipeParts):
-    """Everything in a recipe that is not a threshold."""
+    """Every section of a recipe except the thresholds."""
 
     roi: Polygons = ()
     ignore: Polygons = ()
@@ -182,9 +186,8 @@ class RecipeParts(sections.RecipeParts):
     quality: QualityLimits = QualityLimits()
 
 
-def levels(parts: RecipeParts) -> dict[str, Any]:
-    """The values that are levels on one bundle's scale of scores, maps or prepared images, and mean nothing on
-    another's."""
+def bundle_scale_values(parts: RecipeParts) -> dict[str, Any]:
+    """Return the values that refer to one bundle's scores, maps or input size and do not apply to another."""
     return {
         "heatmap": parts.heatmap.model_dump(),
         "regions": {"min_peak": parts.regions.min_peak},
@@ -193,12 +196,12 @@ def levels(parts: RecipeParts) -> dict[str, Any]:
 
 
 def merge(current: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a change over current values, as JSON Merge Patch does (RFC 7396).
+    """Apply a change to the values of a recipe, as JSON Merge Patch does (RFC 7396).
 
     Args:
         current: The values of a recipe.
-        change: What is to change. What it does not name keeps its value, at every depth; None takes a value back to its
-            default; a list replaces a list.
+        change: The values to change. Values that it does not name are kept, at every depth. None resets a value to its
+            default. A list replaces a list.
     """
     merged = dict(current)
     for name, value in change.items():
@@ -213,9 +216,9 @@ def merge(current: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, An
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """What is different in the values of two recipes: where, by dotted path, with both values.
+    """Yield the differences of two recipes: dotted path, old value, new value.
 
-    Lists are values: an ROI with one corner moved is another ROI.
+    Lists count as values: an ROI with one corner moved is another ROI.
     """
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name), after.get(name)

@@ -1,7 +1,7 @@
-"""Recipes as TOML files: to read, to compare, to keep with the line's other files, and to put in force again.
+"""Recipes as TOML files, to read, compare, keep under version control and import again.
 
-A file says all that its revision says. What a file claims about a guarantee is not believed: thresholds are derived
-again from the rates that it states, and have to come out as it states them.
+A file contains everything of its revision. What it states about a guarantee is not trusted: thresholds are derived
+again from the stated rates, and must match the stated thresholds.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from service.recipes.recipe import THRESHOLD_FIELDS, Derivation, Recipe, invalid
 MEDIA_TYPE = "application/toml"
 
 _HEADER = """\
-# A recipe of Plumbline. Change what is to change and put it in force with
+# A recipe of Plumbline. Edit it and put it in force with
 #   plumbline recipe import FILE --author NAME --reason WHY
-# A recipe is imported as a whole: what is left out takes its default, but thresholds that are left out stay as they
-# are. certified, calibration_images and derivation are found out again. Thresholds follow from the rates: to set them
-# by hand, leave the rates out; to state other rates, leave fail_threshold and review_threshold out.
+# A recipe is imported as a whole: omitted values take their defaults, but omitted thresholds keep their current values.
+# certified, calibration_images and derivation are computed again. Thresholds follow from the rates: to set thresholds
+# by hand, omit the rates; to use other rates, omit fail_threshold and review_threshold.
 """
 
 
 class RecipeFile(BaseModel):
-    """What a file says. All but the recipe may be left out."""
+    """The content of a recipe file. Everything except the recipe is optional."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,7 +44,7 @@ class RecipeFile(BaseModel):
 
 
 class _Stated(BaseModel):
-    """What a file states about thresholds."""
+    """The thresholds and rates that a file states."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -59,21 +59,21 @@ class _Stated(BaseModel):
 
 
 def write_toml(about: Mapping[str, Any], recipe: Recipe) -> str:
-    """A revision as a file.
+    """Return a recipe revision as the content of a TOML file.
 
     Args:
-        about: Product, revision, author and the like.
-        recipe: Its recipe.
+        about: Product, revision, author and other metadata.
+        recipe: The recipe of the revision.
     """
-    # TOML knows no null: what is left out has its default, which is null wherever null is possible.
+    # TOML has no null. An omitted value takes its default, which is null wherever null is allowed.
     return _HEADER + tomli_w.dumps(_without_none({**about, "recipe": recipe.model_dump()}))
 
 
 def read_toml(data: bytes) -> RecipeFile:
-    """Read a file.
+    """Read the content of a recipe file.
 
     Raises:
-        InvalidRecipe: It is not TOML, or says something that no recipe file says.
+        InvalidRecipe: It is not TOML, or has a field that recipe files do not have.
     """
     try:
         return RecipeFile.model_validate(tomllib.loads(data.decode()))
@@ -86,32 +86,35 @@ def read_toml(data: bytes) -> RecipeFile:
 
 
 def imported_recipe(file: RecipeFile, bundle: Bundle, current: Recipe, proposed: Callable[[str], Recipe]) -> Recipe:
-    """The recipe that a file asks for.
+    """Return the recipe that results from importing a file.
 
     Args:
-        file: What it says.
-        bundle: The bundle that serves the product whose recipe it is to be.
-        current: The recipe in force, whose thresholds stay where the file states none.
-        proposed: The recipe of a stored proposal.
+        file: The content of the file.
+        bundle: The active bundle of the product that the recipe is imported for.
+        current: The recipe in force. Its thresholds are kept where the file states none.
+        proposed: Returns the recipe of a stored proposal by its id.
 
     Raises:
-        InvalidRecipe: It is another product's file, is not valid, or does not fit the bundle.
+        InvalidRecipe: The file belongs to another product, is not valid, or does not fit the bundle.
     """
     product = bundle.manifest.product
     if file.product not in (None, product):
         raise InvalidRecipe(
-            f"The file is a recipe of {file.product!r}, not of {product!r}; leave `product` out of it to use it here."
+            f"The file is a recipe of {file.product!r}, not of {product!r}. Remove `product` from the file to import "
+            "it."
         )
-    elsewhere = file.bundle_digest not in (None, bundle.digest)
+    is_other_bundle = file.bundle_digest not in (None, bundle.digest)
     stated = {name: value for name, value in file.recipe.items() if name in THRESHOLD_FIELDS}
-    thresholds = _derive(stated, bundle, elsewhere, proposed) if stated else current
+    thresholds = _derive(stated, bundle, is_other_bundle, proposed) if stated else current
     parts = {name: value for name, value in file.recipe.items() if name not in THRESHOLD_FIELDS}
     recipe = parse_recipe(parts | thresholds.model_dump(include=set(THRESHOLD_FIELDS)))
-    return recipe.moved_to(thresholds) if elsewhere else recipe
+    return recipe.adapted_to(thresholds) if is_other_bundle else recipe
 
 
-def _derive(values: Mapping[str, Any], bundle: Bundle, elsewhere: bool, proposed: Callable[[str], Recipe]) -> Recipe:
-    """The thresholds that follow from what a file states about them."""
+def _derive(
+    values: Mapping[str, Any], bundle: Bundle, is_other_bundle: bool, proposed: Callable[[str], Recipe]
+) -> Recipe:
+    """Return a recipe with the thresholds that follow from the values of a file."""
     try:
         stated = _Stated.model_validate(values)
     except ValidationError as error:
@@ -120,21 +123,21 @@ def _derive(values: Mapping[str, Any], bundle: Bundle, elsewhere: bool, proposed
     by_hand = {name: values[name] for name in ("fail_threshold", "review_threshold") if name in values}
     if rate is None:
         hand_set = parse_recipe(by_hand)
-        # On the scale of another bundle they mean nothing here, and this says so.
-        return hand_set.derived_again(scores) if elsewhere else hand_set
+        # Thresholds set by hand for another bundle do not apply here: `rederived` raises the error.
+        return hand_set.rederived(scores) if is_other_bundle else hand_set
     default = Recipe.default(scores)
     rates = (default.target_false_reject_rate, default.review_rate)
-    if stated.derivation == "default" and (elsewhere or (rate, stated.review_rate) == rates):
+    if stated.derivation == "default" and (is_other_bundle or (rate, stated.review_rate) == rates):
         derived = default
-    elif stated.proposal_id is not None and not elsewhere:
+    elif stated.proposal_id is not None and not is_other_bundle:
         derived = proposed(stated.proposal_id)
     else:
         derived = Recipe.for_rates(scores, rate, stated.review_rate, extrapolate=stated.certified is False)
     for name, value in by_hand.items():
-        if not elsewhere and value != getattr(derived, name):
+        if not is_other_bundle and value != getattr(derived, name):
             raise InvalidRecipe(
-                f"recipe.{name} is {value:g} in the file, and its rates give {getattr(derived, name):g}. Leave it out "
-                "to take what the rates give, or leave the rates out to set both thresholds by hand."
+                f"recipe.{name} is {value:g} in the file, but its rates give {getattr(derived, name):g}. Omit it to "
+                "use the value that follows from the rates, or omit the rates to set both thresholds by hand."
             )
     return derived
 

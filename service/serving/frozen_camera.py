@@ -11,8 +11,9 @@ import threading
 from collections import OrderedDict
 
 from service.deployment.lease import ActiveProduct
-from service.inspection.inspector import PreparedImage
-from service.inspection.quality import InvalidReason, Objection, find_objections, frozen
+from service.inspection.quality import InvalidReason, QualityViolation, frozen_frame_violation
+from service.inspection.records import PreparedImage
+from service.recipes.quality_check import check_quality
 
 # Stations are named by the sender; beyond so many the longest unheard of is forgotten.
 MAX_STATIONS = 4096
@@ -47,7 +48,9 @@ class QualityGuard:
     def __init__(self) -> None:
         self._frames = FrozenFrames()
 
-    def objections(self, active: ActiveProduct, image: PreparedImage, station: str | None) -> tuple[Objection, ...]:
+    def objections(
+        self, active: ActiveProduct, image: PreparedImage, station: str | None
+    ) -> tuple[QualityViolation, ...]:
         """Everything that speaks against judging an image, by the limits that are in force.
 
         Args:
@@ -56,11 +59,10 @@ class QualityGuard:
             station: Where it was taken, as the sender says.
         """
         recipe = active.recipe.recipe
-        limits = recipe.quality.combine(active.inspector.quality_limits, recipe.pixels)
-        found = find_objections(image.quality, image.image_wh, limits)
+        found = check_quality(image, active.inspector.quality_limits, recipe)
         frozen_after = recipe.quality.frozen_after
         if frozen_after is not None and InvalidReason.FROZEN_FRAME not in recipe.quality.off:
             repeats = self._frames.count(active.bundle.manifest.product, station, image.sha256)
             if repeats >= frozen_after:
-                found += (frozen(repeats, frozen_after),)
+                found += (frozen_frame_violation(repeats, frozen_after),)
         return found

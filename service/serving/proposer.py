@@ -23,7 +23,7 @@ from service.bundle.arrays import Float32Map
 from service.deployment.lease import ActiveProduct
 from service.errors import BodyTooLarge, DeadlineExceeded, InvalidRequest, PlumblineError, QueueFull
 from service.inspection.area import EVERYTHING
-from service.inspection.capture_groups import group_images, sounds_defective
+from service.inspection.capture_groups import group_images, is_defect_folder
 from service.inspection.decision import Criteria, Decision, decide
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.errors import (
@@ -34,11 +34,12 @@ from service.inspection.errors import (
     PixelMismatch,
     TooManyPixels,
 )
-from service.inspection.inspector import Inspector, PreparedImage
-from service.inspection.quality import find_objections
+from service.inspection.inspector import Inspector
+from service.inspection.records import PreparedImage
 from service.inspection.regions import NO_FILTER
 from service.proposals.derive import derive, summarise_replay
-from service.proposals.records import GoodImages, Wish
+from service.proposals.records import GoodImages, ProposalOptions
+from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
 from service.schemas.proposal import MAX_GOOD_IMAGES, ChangedVerdict, Proposal, ReplayedVerdicts
 from service.serving.batch import Frame
@@ -64,7 +65,7 @@ class Wanted:
         selection: Stored inspections that are declared good; None: the calibration card.
     """
 
-    wish: Wish
+    wish: ProposalOptions
     replay: int
     selection: Selection | None = None
 
@@ -232,7 +233,7 @@ class Proposer:
     def _measure(self, active: ActiveProduct, frame: Frame, number: int) -> GoodImage:
         name = frame.label or str(number)
         if (
-            folder := next((part for part in PurePosixPath(name).parts[:-1] if sounds_defective(part)), None)
+            folder := next((part for part in PurePosixPath(name).parts[:-1] if is_defect_folder(part)), None)
         ) is not None:
             raise InvalidRequest(
                 f"{name}: the folder {folder!r} does not sound like images of good parts. Send good ones only, or "
@@ -244,8 +245,7 @@ class Proposer:
         try:
             with active.held() as inspector:
                 measured_image = inspector.read(frame.data, recipe.pixels.rules(None))
-                limits = recipe.quality.combine(inspector.quality_limits, recipe.pixels)
-                if find_objections(measured_image.quality, measured_image.image_wh, limits):
+                if check_quality(measured_image, inspector.quality_limits, recipe):
                     return GoodImage(name, measured_image.sha256, None)
                 return GoodImage(name, measured_image.sha256, _score_patiently(inspector, measured_image))
         except _UNUSABLE as error:

@@ -10,8 +10,8 @@ from uuid import UUID
 
 from service.deployment.lease import ActiveProduct
 from service.inspection.decision import Decision
-from service.inspection.inspector import Inspection, PreparedImage
-from service.inspection.quality import Objection
+from service.inspection.quality import QualityViolation
+from service.inspection.records import Inspection, PreparedImage
 from service.inspection.regions import Region
 from service.store.ids import created_at
 from service.store.records import InspectionRecord
@@ -58,7 +58,7 @@ def to_invalid_row(
     inspection_id: UUID,
     active: ActiveProduct,
     prepared: PreparedImage,
-    objections: Sequence[Objection],
+    objections: Sequence[QualityViolation],
     reference: Sequence[float],
     data: bytes,
     part: PartRecord,

@@ -114,7 +114,7 @@ class InspectionRow(Base):
     quality: Mapped[dict[str, Any] | None] = mapped_column(default=None)
     """What was measured of the image (`Quality`)."""
     objections: Mapped[list[dict[str, Any]] | None] = mapped_column(default=None)
-    """Why an invalid image was not judged (`Objection`)."""
+    """Why an invalid image was not judged (`QualityViolation`)."""
 
     artefacts_removed_at: Mapped[datetime | None] = mapped_column(default=None)
     """When retention removed image and map; None: it did not."""

@@ -49,7 +49,7 @@ class InspectionRecord:
     quality: dict[str, Any] | None = None
     """What was measured of the image (`Quality`)."""
     objections: list[dict[str, Any]] | None = None
-    """Why an invalid image was not judged (`Objection`)."""
+    """Why an invalid image was not judged (`QualityViolation`)."""
     artefacts_removed_at: datetime | None = None
     """When retention removed image and map; None: it did not."""
     part_id: str | None = None

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from service.settings import Settings
 
 
-def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_setting_is_read_from_its_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PLUMBLINE_MODELS", str(tmp_path / "m"))
     monkeypatch.setenv("PLUMBLINE_PORT", "9000")
     monkeypatch.setenv("PLUMBLINE_REQUIRED_PRODUCTS", "bolt, nut,")
@@ -15,7 +15,7 @@ def test_every_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch
     assert settings.models == tmp_path / "m"
     assert settings.port == 9000
     assert settings.required_products == {"bolt", "nut"}
-    assert Settings(port=1).port == 1, "what is said explicitly wins"
+    assert Settings(port=1).port == 1, "arguments take precedence"
 
 
 def test_every_setting_is_documented() -> None:
@@ -23,7 +23,7 @@ def test_every_setting_is_documented() -> None:
         assert field.description, name
 
 
-def test_database_lies_in_the_data_folder_unless_named(tmp_path: Path) -> None:
+def test_database_is_in_the_data_folder_by_default(tmp_path: Path) -> None:
     assert Settings(data=tmp_path / "d").database == f"sqlite:///{tmp_path / 'd' / 'plumbline.db'}"
     url = "postgresql+psycopg://u:p@h/n"
     assert Settings(database_url=url).database == url
@@ -37,7 +37,7 @@ def test_database_lies_in_the_data_folder_unless_named(tmp_path: Path) -> None:
         ({"queue_limit": 0}, "queue_limit"),
         ({"queue_limit": 2, "max_batch": 4}, "full batch could never form"),
         ({"database_url": "mysql://x"}, "expected sqlite"),
-        ({"database_url": "sqlite:///:memory:"}, "forgets"),
+        ({"database_url": "sqlite:///:memory:"}, "loses"),
         ({"data": "models/data"}, "lies in the model repository"),
         ({"data": __file__}, "is a file"),
         ({"max_body_bytes": 10}, "max_body_bytes"),
@@ -46,7 +46,7 @@ def test_database_lies_in_the_data_folder_unless_named(tmp_path: Path) -> None:
         ({"prot": 1}, "prot"),
     ],
 )
-def test_nonsense_is_refused_with_its_name(values: dict[str, Any], message: str) -> None:
+def test_invalid_setting_is_refused_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Settings(**values)
 

@@ -9,7 +9,7 @@ import pytest
 
 from service.bundle.manifest import InputGeometry, Tiling
 from service.inspection.inspector import Inspector
-from service.inspection.tiling import cut, lay_grid, lay_out
+from service.inspection.tiling import cut, plan_tiles, prepare_input
 from tests.training.small_product import write_plates
 from training.config import FitConfig
 from training.dataset import read_rgb
@@ -36,7 +36,9 @@ def test_every_tile_of_every_image_is_learnt_from_where_memory_allows(paths: lis
 
     tiles = load_for_training(paths, TILED, 0, seen.append)
 
-    expected = [tile for path in paths for tile in cut(lay_out(read_rgb(path), TILED), lay_grid((130, 200), TILED))]
+    expected = [
+        tile for path in paths for tile in cut(prepare_input(read_rgb(path), TILED), plan_tiles((130, 200), TILED))
+    ]
     assert sorted(tile.tobytes() for tile in tiles) == sorted(tile.tobytes() for tile in expected)
     assert tiles[0].tobytes() != expected[0].tobytes(), "in an order of their own"
     assert seen == [1, 2, 3, 4, 5]

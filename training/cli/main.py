@@ -68,6 +68,14 @@ def main() -> None:
     app(args=spread_lists(sys.argv[1:]))
 
 
+@app.callback()
+def configure_libraries() -> None:
+    """Set the process-wide options of the image libraries before any command runs."""
+    from service.inspection.runtime.configure import configure
+
+    configure()
+
+
 @app.command("fit")
 def fit_command(
     data: Annotated[Path, typer.Option(help="MVTec-layout folder, or a folder of good images.")],

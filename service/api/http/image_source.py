@@ -23,7 +23,7 @@ from service.errors import BadArchive, BodyTooLarge, InvalidRequest, TooManyImag
 from service.serving.batch import Frame
 from service.settings import Settings
 from service.store.errors import StoreUnavailable
-from service.untrusted_zip import METHODS, BadZip, TooMuchInside, is_encrypted, open_zip, unpack
+from service.untrusted_zip import METHODS, BadZip, UnpackLimitExceeded, is_encrypted, open_zip, unpack
 
 MAX_LABEL = 256
 # What an image's entry may take in a zip file's table of contents, name included. With room for what archivers put
@@ -115,9 +115,9 @@ class ImageSource:
         try:
             # What the archive says first, what really comes out second.
             if entry.file_size > limit_bytes:
-                raise TooMuchInside
+                raise UnpackLimitExceeded
             data = unpack(opened, entry, limit_bytes)
-        except TooMuchInside:
+        except UnpackLimitExceeded:
             return replace(frame, refusal=BodyTooLarge(limit_bytes))
         except BadZip as error:
             return replace(frame, refusal=BadArchive(str(error)))

@@ -30,7 +30,7 @@ from service.errors import (
 )
 from service.inspection.errors import ScoreNotFinite
 from service.proposals.errors import UnknownProposal
-from service.proposals.records import Wish
+from service.proposals.records import ProposalOptions
 from service.recipes.errors import InvalidRecipe
 from service.schemas.proposal import (
     InspectionSelection,
@@ -158,8 +158,8 @@ def _know(known: frozenset[str], product: str) -> None:
         raise UnknownProduct(product, known)
 
 
-def _wish(wanted: ProposalWish) -> Wish:
-    return Wish(wanted.target_false_reject_rate, wanted.review_rate, wanted.confidence, wanted.author)
+def _wish(wanted: ProposalWish) -> ProposalOptions:
+    return ProposalOptions(wanted.target_false_reject_rate, wanted.review_rate, wanted.confidence, wanted.author)
 
 
 def _selection(selected: InspectionSelection) -> Selection:

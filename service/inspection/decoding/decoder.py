@@ -1,18 +1,17 @@
-"""Bytes to pixels: read the header, enforce the limits, decode, bring to the network's size.
+"""Decode image bytes to pixels: read the header, enforce the limits, decode, reduce to 8-bit RGB.
 
-Training, calibration, evaluation and serving all go through here, so an image means the same pixels everywhere.
+Training, calibration, evaluation and serving all use this module, so an image has the same pixels everywhere.
 
-Rules, fixed and documented because every one of them changes scores:
+The following rules are fixed, because each of them changes scores:
 
-* EXIF orientation (and TIFF's own tag) is ignored: pixels are taken as the sensor stored them, and regions are reported
-  in these pixels.
-* More than 8 bits are reduced to 8 over the range that the recipe declares, else over their full range (value // 256
-  for 16 bits); see `pixels.py`. Nothing is ever stretched to the data.
+* EXIF orientation (and the orientation tag of TIFF) is ignored. Pixels are used as the sensor stored them, and regions
+  are reported in these pixels.
+* Samples of more than 8 bits are reduced to 8 over the range that the recipe declares, otherwise over their full range
+  (value // 256 for 16 bits); see `samples.py`. The range never depends on the image.
 * Grayscale becomes RGB by repetition, transparency is dropped, palettes and CMYK are converted.
 * Only the first frame of a multi-frame file is read.
-* A camera buffer is read as its declared layout says; Bayer mosaics are interpolated linearly, before their range is
+* A camera buffer is read as its declared layout says. Bayer mosaics are interpolated linearly before their range is
   reduced.
-* Resizing averages areas when it shrinks and interpolates linearly when it enlarges.
 """
 
 from __future__ import annotations
@@ -34,8 +33,6 @@ from service.inspection.decoding.samples import Samples, read_buffer, to_8_bit
 from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
 
 UInt8Image = npt.NDArray[np.uint8]
-# Images are worked on side by side, each on one thread; OpenCV's own threads would fight over the same cores.
-cv2.setNumThreads(1)
 MEDIA_TYPES = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
@@ -58,17 +55,20 @@ _MAGIC = {
     b"BM": "image/bmp",
     **dict.fromkeys(tiff.MAGIC, tiff.MEDIA_TYPE),
 }
-_PNG_BIT_DEPTH = 24  # the byte of the header that tells it
-_PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG with its checksum, always the same bytes
-# Pillow's own bomb limit is fixed and process-wide; ours comes with every call and is checked before decoding.
-Image.MAX_IMAGE_PIXELS = None
-# What Pillow raises on damaged data depends on the format's plugin.
+_PNG_BIT_DEPTH = 24  # position of the bit depth in the file's header
+_PNG_END = b"IEND\xaeB`\x82"  # the last chunk of every PNG with its checksum: always these bytes
+# The exceptions that Pillow raises on damaged data depend on the format.
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error)
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is refused before it costs memory: encoded bytes and decoded pixels."""
+    """Limits that are enforced before an image takes memory.
+
+    Attributes:
+        max_bytes: Most encoded bytes.
+        max_pixels: Most decoded pixels, width x height.
+    """
 
     max_bytes: int = 32 * 1024 * 1024
     max_pixels: int = 64_000_000
@@ -76,7 +76,13 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says about itself; `media_type` is sniffed, never taken from the sender."""
+    """Format and size of an image.
+
+    Attributes:
+        media_type: Detected from the data, never taken from the sender.
+        width: Width in pixels.
+        height: Height in pixels.
+    """
 
     media_type: str
     width: int
@@ -86,9 +92,13 @@ class ImageHeader:
 def read_header(data: bytes, rules: PixelRules = DEFAULT_RULES) -> ImageHeader:
     """Identify an image without decoding its pixels.
 
+    Args:
+        data: The encoded image, or the camera buffer where `rules` has a layout.
+        rules: What the recipe and the sender declare about the pixels.
+
     Raises:
-        NotAnImage: The bytes are not one of the supported formats.
-        CorruptImage: The format is known but its header is damaged.
+        NotAnImage: The bytes are not in a supported format.
+        CorruptImage: The format is supported, but the header is damaged.
     """
     if rules.layout is not None:
         return ImageHeader(RAW_MEDIA_TYPE, rules.layout.width, rules.layout.height)
@@ -103,17 +113,17 @@ def decode(data: bytes, limits: ImageLimits, rules: PixelRules = DEFAULT_RULES) 
     Args:
         data: The encoded image, or the camera buffer where `rules` has a layout.
         limits: Checked against the header, before any pixel is decoded.
-        rules: What recipe and sender declare about the pixels.
+        rules: What the recipe and the sender declare about the pixels.
 
     Returns:
         uint8 [H, W, 3], RGB, contiguous.
 
     Raises:
         BodyTooLarge, TooManyPixels: A limit is exceeded.
-        NotAnImage: The bytes are not one of the supported formats.
-        CorruptImage: The data is truncated or damaged; a half-decoded image is never returned.
-        BufferSizeMismatch: The buffer has not the bytes that its layout says.
-        PixelMismatch: The image is not what the recipe declares.
+        NotAnImage: The bytes are not in a supported format.
+        CorruptImage: The data is truncated or damaged. A partly decoded image is never returned.
+        BufferSizeMismatch: The size of the buffer does not match its layout.
+        PixelMismatch: The image does not match what the recipe declares.
     """
     if len(data) > limits.max_bytes:
         raise BodyTooLarge(limits.max_bytes)
@@ -142,7 +152,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
     except (UnidentifiedImageError, *_DAMAGE) as error:
-        # Pillow does not tell a cut header from a foreign format; the first bytes do.
+        # Pillow raises the same error for a truncated header and an unknown format. The first bytes distinguish them.
         if (media_type := _magic(data)) is not None:
             raise CorruptImage(media_type, "its header cannot be read") from error
         found = f"it begins with the bytes {data[:8].hex(' ')}" if data else "it is empty"
@@ -162,18 +172,18 @@ def _magic(data: bytes) -> str | None:
 
 
 def _decode(data: bytes, image: Image.Image) -> tuple[Samples, int]:
-    """Samples, gray or RGB, and how many bits they have."""
-    # simplejpeg turns libjpeg's warnings into errors; other decoders fill a damaged image with gray.
+    """Return the samples, gray or RGB, and their number of bits."""
+    # simplejpeg turns libjpeg's warnings into errors. Other decoders fill a damaged image with gray.
     if image.format == "JPEG" and image.mode in ("RGB", "L"):
         return np.ascontiguousarray(simplejpeg.decode_jpeg(data, "RGB", strict=True)), 8
     image.load()
     if image.format == "PNG" and _PNG_END not in data:
-        # Pillow is content once it has all pixels; a checksum that never arrived vouches for none of them.
+        # Pillow stops when it has all pixels. If the end is missing, so are checksums of the data.
         raise ValueError("its last bytes are missing")
     if image.mode == "I;16":
         return np.asarray(image, np.uint16), 16
     if image.format == "PNG" and data[_PNG_BIT_DEPTH] == 16:
-        # Pillow keeps the upper half of every colour only. It has examined the file; now OpenCV reads the whole of it.
+        # Pillow keeps only the upper 8 bits of 16-bit colours. It has validated the file; OpenCV decodes all 16 bits.
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if bgr is None:
             raise ValueError("it cannot be decoded")

@@ -1,8 +1,8 @@
-"""What a camera buffer is: the pixel formats by their PFNC names, the layout of a buffer, the meaning of its samples.
+"""Pixel formats of camera buffers by their PFNC names, buffer layouts, and rules for the meaning of samples.
 
-Names and layouts are those of the GenICam Pixel Format Naming Convention (PFNC): `Mono12` has one sample in two bytes,
-little endian, `Mono12p` is a stream of bits with the least significant first, `Mono12Packed` is GigE Vision's older
-way to put two samples into three bytes. Nothing heavy is imported here: recipes and the client know these names, too.
+Names and layouts follow the GenICam Pixel Format Naming Convention (PFNC): `Mono12` stores one sample in two bytes,
+little endian; `Mono12p` is a stream of bits, least significant bit first; `Mono12Packed` is the older format of GigE
+Vision with two samples in three bytes. This module has no heavy imports, because recipes use its names.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class PixelFormat:
     Attributes:
         colour: "mono", "rgb", "bgr", or the Bayer phase: the colours of the first two samples.
         bits: Significant bits of a sample.
-        packing: "bytes" and "words" give every sample bytes of its own, "lsb" is PFNC's stream of bits, "gige" is
-            GigE Vision's two samples in three bytes.
+        packing: "bytes" and "words" store every sample in its own bytes, "lsb" is PFNC's stream of bits, "gige" stores
+            two samples in three bytes as GigE Vision does.
     """
 
     colour: Literal["mono", "rgb", "bgr", "RG", "GR", "GB", "BG"]
@@ -35,11 +35,12 @@ class PixelFormat:
 
     @property
     def is_bayer(self) -> bool:
+        """Return whether the buffer is a Bayer mosaic."""
         return self.colour in ("RG", "GR", "GB", "BG")
 
     @property
     def bits_per_pixel(self) -> int:
-        """Bits that a pixel takes in a line."""
+        """Return the number of bits that a pixel takes in a line."""
         by_packing = {"bytes": 8, "words": 16, "lsb": self.bits, "gige": 12}
         return by_packing[self.packing] * (3 if self.colour in ("rgb", "bgr") else 1)
 
@@ -66,17 +67,17 @@ PIXEL_FORMATS: Mapping[str, PixelFormat] = {
 
 @dataclass(frozen=True)
 class RawLayout:
-    """How the bytes of a camera buffer are laid out.
+    """Layout of the bytes of a camera buffer.
 
     Attributes:
         pixel_format: PFNC name, one of `PIXEL_FORMATS`.
-        width: Pixels in a line.
-        height: Lines.
-        stride: Bytes from one line to the next; None where lines follow each other without padding.
+        width: Pixels per line.
+        height: Number of lines.
+        stride: Bytes from the start of one line to the next; None if lines have no padding.
 
     Raises:
-        UnknownPixelFormat: The name is none of those that are read.
-        InvalidRequest: Lines would overlap, or begin in the middle of a byte.
+        UnknownPixelFormat: The format is not supported.
+        InvalidRequest: Lines would overlap or start within a byte, or a Bayer mosaic is too small.
     """
 
     pixel_format: str
@@ -90,44 +91,45 @@ class RawLayout:
         line_bits = self.width * self.format.bits_per_pixel
         if self.stride is None and line_bits % 8:
             raise InvalidRequest(
-                f"A line of {self.width} pixels in {self.pixel_format} has {line_bits} bits and does not end with a "
-                "byte. Set a width at the camera whose lines do, or state in X-Stride how many bytes a line takes."
+                f"A line of {self.width} pixels in {self.pixel_format} has {line_bits} bits, which is not a whole "
+                "number of bytes. Set another width at the camera, or send the bytes per line in X-Stride."
             )
         if self.stride is not None and self.stride < self.line_bytes:
             raise InvalidRequest(
-                f"X-Stride {self.stride} is shorter than a line: {self.width} pixels in {self.pixel_format} take "
-                f"{self.line_bytes} bytes."
+                f"X-Stride {self.stride} is less than the size of a line: {self.width} pixels in {self.pixel_format} "
+                f"take {self.line_bytes} bytes."
             )
         if self.format.is_bayer and min(self.width, self.height) < _MIN_BAYER:
             raise InvalidRequest(
-                f"A {self.pixel_format} image of {self.width} x {self.height} pixels is too small to find its "
-                f"colours; it needs {_MIN_BAYER} pixels on each side."
+                f"A {self.pixel_format} image of {self.width} x {self.height} pixels is too small for "
+                f"colour interpolation; it needs at least {_MIN_BAYER} pixels on each side."
             )
 
     @property
     def format(self) -> PixelFormat:
+        """Return the pixel format."""
         return PIXEL_FORMATS[self.pixel_format]
 
     @property
     def line_bytes(self) -> int:
-        """Bytes of a line that hold pixels."""
+        """Return the number of bytes of a line that contain pixels."""
         return -(-self.width * self.format.bits_per_pixel // 8)
 
     @property
     def total_bytes(self) -> int:
-        """Bytes that the whole buffer must have."""
+        """Return the number of bytes that the buffer must have."""
         return (self.stride or self.line_bytes) * self.height
 
 
 @dataclass(frozen=True)
 class PixelRules:
-    """How the bytes of one image become 8-bit RGB: what the recipe and the sender declare, nothing else.
+    """How the bytes of an image become 8-bit RGB. Only the recipe and the sender declare this, never the image.
 
     Attributes:
-        layout: Of a camera buffer; None for an encoded image.
-        bit_depth: Significant bits of a sample; None takes those of the format or file.
-        black_level: The sample that becomes 0.
-        white_level: The sample that becomes 255; None takes the largest of `bit_depth` bits.
+        layout: Layout of a camera buffer; None for an encoded image.
+        bit_depth: Significant bits of a sample; None uses those of the format or file.
+        black_level: The sample value that becomes 0.
+        white_level: The sample value that becomes 255; None uses the largest value of `bit_depth` bits.
     """
 
     layout: RawLayout | None = None
@@ -136,12 +138,12 @@ class PixelRules:
     white_level: int | None = None
 
     def to_stored(self) -> dict[str, Any] | None:
-        """As JSON, for whoever decodes the image again; None where there is nothing to know."""
+        """Return the rules as JSON-serialisable values, or None for the default rules."""
         return None if self == DEFAULT_RULES else asdict(self)
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any] | None) -> PixelRules:
-        """What `to_stored` wrote."""
+        """Return the rules that `to_stored` serialised."""
         if stored is None:
             return DEFAULT_RULES
         layout = stored["layout"]

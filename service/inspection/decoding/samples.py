@@ -1,8 +1,8 @@
-"""Camera buffers and bit depths: from the samples that a sensor gave to the 8 bits that the graph takes.
+"""Samples of camera buffers, and their reduction from any bit depth to the 8 bits that the graph takes.
 
-How a sample becomes 8 bits is one rule: 0 up to black, 255 from white on, and between them
-`(sample - black) * 256 // (white + 1 - black)`. Black and white come from the recipe or from the number of bits, never
-from the image: a dark image stays dark.
+One rule converts a sample to 8 bits: 0 up to the black level, 255 from the white level on, and between them
+`(sample - black) * 256 // (white + 1 - black)`. Black and white level come from the recipe or from the number of bits,
+never from the image: a dark image stays dark.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from service.inspection.errors import BufferSizeMismatch, PixelMismatch
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 UInt8Image = npt.NDArray[np.uint8]
 
-# OpenCV's old names (COLOR_BayerBG2RGB) are made of the second row's second and third pixel; these spell out the first
-# two rows, which is what PFNC's names mean.
+# OpenCV's older names (COLOR_BayerBG2RGB) refer to the second and third pixel of the second row. These names refer to
+# the first two rows, as PFNC's names do.
 _DEMOSAIC = {
     "RG": cv2.COLOR_BayerRGGB2RGB,
     "GR": cv2.COLOR_BayerGRBG2RGB,
@@ -32,17 +32,17 @@ _DEMOSAIC = {
 
 
 def read_buffer(data: bytes, layout: RawLayout) -> Samples:
-    """The pixels of a camera buffer, still in the sensor's bits.
+    """Read the samples of a camera buffer, in the sensor's bit depth.
 
     Args:
         data: The buffer.
-        layout: How it is laid out.
+        layout: Its layout.
 
     Returns:
         uint8 or uint16, [H, W] for Mono and [H, W, 3] RGB otherwise.
 
     Raises:
-        BufferSizeMismatch: The buffer has more or fewer bytes than the layout says.
+        BufferSizeMismatch: The size of the buffer does not match the layout.
     """
     if len(data) != layout.total_bytes:
         stride = layout.stride or layout.line_bytes
@@ -62,15 +62,15 @@ def to_8_bit(samples: Samples, bits: int, rules: PixelRules) -> UInt8Image:
 
     Args:
         samples: uint8 or uint16 of any shape.
-        bits: How many bits a sample has in the file or buffer, 8 to 16.
-        rules: Says how many of them are significant, and what is black and white.
+        bits: Bits of a sample in the file or buffer, 8 to 16.
+        rules: Declares the significant bits, and the black and the white level.
 
     Raises:
-        PixelMismatch: The recipe declares more bits than the image has.
+        PixelMismatch: The recipe declares more bits than the image has, or levels that do not fit its bits.
     """
     depth = rules.bit_depth or bits
     if depth > bits:
-        raise PixelMismatch(f"its samples have {bits} bits, the recipe declares a bit depth of {depth}")
+        raise PixelMismatch(f"its samples have {bits} bits, but the recipe declares a bit depth of {depth}")
     black, white = rules.black_level, 2**depth - 1 if rules.white_level is None else rules.white_level
     if white >= 2**depth or black >= white:
         raise PixelMismatch(f"black level {black} and white level {white} do not fit into samples of {depth} bits")
@@ -80,7 +80,7 @@ def to_8_bit(samples: Samples, bits: int, rules: PixelRules) -> UInt8Image:
 
 
 def _unpack(lines: UInt8Image, layout: RawLayout) -> Samples:
-    """Lines of bytes [H, B] as samples [H, W] or [H, W, 3]."""
+    """Convert lines of bytes [H, B] to samples [H, W] or [H, W, 3]."""
     form, width = layout.format, layout.width
     match form.packing:
         case "bytes":
@@ -102,7 +102,10 @@ def _unpack(lines: UInt8Image, layout: RawLayout) -> Samples:
 
 
 def _in_groups(lines: UInt8Image, size: int) -> list[npt.NDArray[np.uint16]]:
-    """The first, second, ... byte of every group of `size` bytes, each [H, groups]; a last, cut group is filled up."""
+    """Return the first, second, ... byte of every group of `size` bytes, each [H, groups].
+
+    An incomplete last group is padded with zeros.
+    """
     short = -lines.shape[1] % size
     whole = np.pad(lines, ((0, 0), (0, short))) if short else lines
     groups = whole.reshape(len(lines), -1, size)
@@ -110,7 +113,7 @@ def _in_groups(lines: UInt8Image, size: int) -> list[npt.NDArray[np.uint16]]:
 
 
 def _in_lines(parts: Sequence[npt.NDArray[Any]], width: int) -> npt.NDArray[np.uint16]:
-    """Samples that were taken apart, each part [H, groups], as lines again."""
+    """Interleave parts of samples, each [H, groups], to lines of samples."""
     return np.asarray(np.stack(parts, axis=2).reshape(len(parts[0]), -1)[:, :width], np.uint16)
 
 
@@ -120,7 +123,7 @@ def _samples(image: npt.NDArray[Any]) -> Samples:
 
 @lru_cache(maxsize=64)
 def _table(black: int, white: int, sample_bytes: int) -> UInt8Image:
-    """What every possible sample becomes."""
+    """Return the 8-bit value of every possible sample."""
     samples = np.arange(256**sample_bytes, dtype=np.int64)
     between = np.clip((samples - black) * 256 // (white + 1 - black), 0, 255)
     return np.where(samples >= white, 255, between).astype(np.uint8)

@@ -1,15 +1,14 @@
-"""TIFF: the first page of a file, with its header examined before a pixel is decoded.
+"""Read the first page of a TIFF file, after its header was validated.
 
-A TIFF says in its header how large the image, its strips and its tiles are, and any of these may be a lie that costs
-gigabytes. So nothing is allocated before each of them is known to be within the limits. tifffile reads the header.
-Strips and tiles are decompressed by libtiff (inside Pillow), each under a header of our own that states what may come
-out: a damaged file can crash the decompressors that tifffile would use (imagecodecs), and the service with them.
+The header of a TIFF states the sizes of the image, its strips and its tiles, and any of them may be false and cost
+gigabytes. So nothing is allocated before each size is known to be within the limits. tifffile parses the header. Strips
+and tiles are decompressed by libtiff (in Pillow), each under a new header that states the expected size. The
+decompressors that tifffile would use (imagecodecs) can crash the process on a damaged file.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,12 +36,9 @@ _BITS = (1, 2, 4, 8, 12, 16)
 _MAX_CHANNELS = 8
 _SHORT, _LONG = 3, 4
 
-# What is wrong with a sender's file is answered to the sender.
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the first page.
+    """Return width and height of the first page.
 
     Raises:
         CorruptImage: The header is damaged.
@@ -54,17 +50,19 @@ def read_size(data: bytes) -> tuple[int, int]:
 def read_samples(data: bytes, max_pixels: int) -> tuple[Samples, int]:
     """Decode the first page.
 
+    Transparency is dropped, palettes and CMYK are converted, white-is-zero is inverted, and samples of less than 8 bits
+    are expanded to 8.
+
     Args:
         data: The file.
-        max_pixels: Largest image, strip or tile.
+        max_pixels: Most pixels of the image and of a tile.
 
     Returns:
-        Samples, uint8 or uint16, [H, W] gray or [H, W, 3] RGB, and how many bits they have, 8 to 16. Transparency is
-        dropped, palettes and CMYK are converted, white-is-zero is turned round, fewer than 8 bits are stretched to 8.
+        Samples, uint8 or uint16, [H, W] gray or [H, W, 3] RGB, and their number of bits, 8 to 16.
 
     Raises:
         TooManyPixels: A limit is exceeded; nothing was decoded.
-        NotAnImage: The file holds no image of 1 to 16 bits, or holds it in a way that is not read.
+        NotAnImage: The file has no image of 1 to 16 bits, or uses a TIFF feature that is not supported.
         CorruptImage: The file is truncated or damaged.
     """
     with _first_page(data) as page:
@@ -75,7 +73,7 @@ def read_samples(data: bytes, max_pixels: int) -> tuple[Samples, int]:
 @contextmanager
 def _first_page(data: bytes) -> Iterator[TiffPage]:
     try:
-        # What microscopes add (OME and the like) describes further pages, which are not read.
+        # Metadata of microscopes (OME and others) describes further pages, which are not read.
         with TiffFile(io.BytesIO(data), name="image", is_ome=False, is_imagej=False) as file:
             page = file.pages.first
             if not isinstance(page, TiffPage):
@@ -83,12 +81,12 @@ def _first_page(data: bytes) -> Iterator[TiffPage]:
             yield page
     except (TooManyPixels, NotAnImage):
         raise
-    except Exception as error:  # whatever a reader trips over in a sender's file, it is the file
+    except Exception as error:  # any exception of the parser means that the file is damaged
         raise CorruptImage(MEDIA_TYPE, str(error) or type(error).__name__) from error
 
 
 def _check(page: TiffPage, size: int, max_pixels: int) -> None:
-    """Refuse what is not a plain image within the limits."""
+    """Refuse an image that exceeds the limits or uses an unsupported feature."""
     width, height = page.imagewidth, page.imagelength
     if width < 1 or height < 1:
         raise ValueError(f"it is {width} x {height} pixels")
@@ -98,22 +96,26 @@ def _check(page: TiffPage, size: int, max_pixels: int) -> None:
         raise TooManyPixels(page.tilewidth, page.tilelength, max_pixels)
     if page.sampleformat != SAMPLEFORMAT.UINT or page.bitspersample not in _BITS:
         kind = getattr(page.sampleformat, "name", page.sampleformat)
-        raise _not_read(f"its samples are {page.bitspersample} bits {kind}, which has no agreed black and white")
+        raise _unsupported(
+            f"its samples are {page.bitspersample} bits {kind}, and no black and white level is defined for them"
+        )
     if page.compression not in _COMPRESSIONS or page.predictor not in (PREDICTOR.NONE, PREDICTOR.HORIZONTAL):
         name = getattr(page.compression, "name", page.compression)
-        raise _not_read(f"its compression is {name}; {', '.join(dict.fromkeys(_COMPRESSIONS.values()))} are read")
+        raise _unsupported(
+            f"its compression is {name}; {', '.join(dict.fromkeys(_COMPRESSIONS.values()))} are supported"
+        )
     if page.imagedepth != 1 or not 1 <= page.samplesperpixel <= _MAX_CHANNELS:
-        raise _not_read(f"it holds {page.imagedepth} layers of {page.samplesperpixel} channels")
+        raise _unsupported(f"it holds {page.imagedepth} layers of {page.samplesperpixel} channels")
     if page.fillorder != FILLORDER.MSB2LSB or (page.predictor == PREDICTOR.HORIZONTAL and page.bitspersample % 8):
-        raise _not_read("the order of its bits is unusual")
+        raise _unsupported("its bit order is not supported")
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-        # Other readers take a missing strip for a black one.
+        # Other readers treat a missing strip as black.
         if offset <= 0 or count <= 0 or offset + count > size:
             raise ValueError("its last bytes are missing")
 
 
 def _assemble(page: TiffPage, data: bytes) -> Samples:
-    """Put strips or tiles together: [H, W, C] of the file's samples, native byte order."""
+    """Decode the strips or tiles to one image: [H, W, C] of the file's samples, native byte order."""
     width, height, channels = page.imagewidth, page.imagelength, page.samplesperpixel
     planes, in_one = (channels, 1) if page.planarconfig == PLANARCONFIG.SEPARATE else (1, channels)
     tile_h, tile_w = (page.tilelength, page.tilewidth) if page.is_tiled else (min(page.rowsperstrip, height), width)
@@ -132,7 +134,7 @@ def _assemble(page: TiffPage, data: bytes) -> Samples:
 
 
 def _decompress(data: bytes, compression: int, rows: int, line_bytes: int) -> npt.NDArray[np.uint8]:
-    """One strip or tile as uint8 [rows, line_bytes]; more than that never comes out."""
+    """Decompress one strip or tile to uint8 [rows, line_bytes]. Any further data is ignored."""
     if compression == COMPRESSION.NONE:
         return np.frombuffer(data, np.uint8, rows * line_bytes).reshape(rows, line_bytes)
     tags = [
@@ -147,7 +149,7 @@ def _decompress(data: bytes, compression: int, rows: int, line_bytes: int) -> np
 
 
 def _unpack(lines: npt.NDArray[np.uint8], page: TiffPage, count: int) -> Samples:
-    """Lines of bytes as lines of `count` samples, which TIFF packs with the most significant bit first."""
+    """Convert lines of bytes to lines of `count` samples. TIFF packs the most significant bit first."""
     bits = int(page.bitspersample)
     if bits == 8:
         return lines
@@ -174,15 +176,15 @@ def _in_rgb_or_gray(page: TiffPage, samples: Samples) -> tuple[Samples, int]:
         case PHOTOMETRIC.MINISWHITE:
             return (2**bits - 1 - gray).astype(gray.dtype), bits
         case PHOTOMETRIC.PALETTE if page.colormap is not None and bits <= 8:
-            # A colour map has 16 bits whatever the samples have.
+            # A colour map always has 16 bits.
             return np.moveaxis(page.colormap[:, gray] >> 8, 0, -1).astype(np.uint8), 8
         case PHOTOMETRIC.RGB if channels >= 3 and page.bitspersample >= 8:
             return samples[..., :3], bits
         case PHOTOMETRIC.SEPARATED if channels == 4 and bits == 8:
             return np.asarray(Image.fromarray(samples, "CMYK").convert("RGB")), 8
     name = getattr(page.photometric, "name", page.photometric)
-    raise _not_read(f"its colours are {name} with {channels} channels of {bits} bits")
+    raise _unsupported(f"its colours are {name} with {channels} channels of {bits} bits")
 
 
-def _not_read(what: str) -> NotAnImage:
+def _unsupported(what: str) -> NotAnImage:
     return NotAnImage(what, ["TIFF in gray, RGB, CMYK or with a palette, 8 or 16 bits, without JPEG inside"])

@@ -1,7 +1,7 @@
 """Micro-batching: one bounded queue and one inference thread per session.
 
-A batch forms only while the session is busy: whatever has queued up meanwhile goes together. A lone camera therefore
-never waits for company, and a crowd gets the throughput of batches.
+A batch forms only while the session is busy: all images that were queued meanwhile are inferred together. So a single
+camera has no extra latency, and many cameras get the throughput of batches.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from service.inspection.runtime.session import GraphSession
 
 @dataclass(frozen=True)
 class BatchingOptions:
-    """How much may wait and go together.
+    """Options of the micro-batcher.
 
     Attributes:
-        max_batch: Largest batch; its memory is what must fit.
-        queue_limit: Images that may wait; one more is refused at once.
-        deadline_s: An image that waited longer than this, in seconds, is dropped unjudged.
+        max_batch: Largest batch; limits the memory of an inference run.
+        queue_limit: Most waiting images; further ones are refused immediately.
+        deadline_s: An image that waited longer than this, in seconds, is dropped without a verdict.
     """
 
     max_batch: int = 4
@@ -37,16 +37,16 @@ class BatchingOptions:
 
 @dataclass(frozen=True)
 class PatchResult:
-    """The graph's answer for one image.
+    """The result of the graph for one image.
 
     Attributes:
         anomaly_map: float32 [h, w].
         gain: Factor on the image score, None where the method has none.
         queue_s: Seconds between submission and the start of its batch.
-        infer_s: Seconds that the batch took.
-        batch_size: Images in it.
-        windows: Rows and columns of the map that are scored one by one, the highest of which counts: the tiles of a
-            image that was looked at in tiles. Empty: the whole map.
+        infer_s: Duration of the batch in seconds.
+        batch_size: Images in the batch.
+        windows: Rows and columns of the map that are scored separately, of which the highest score counts: the tiles of
+            a tiled image. Empty means the whole map.
     """
 
     anomaly_map: Float32Map
@@ -65,12 +65,12 @@ class _Waiting:
 
 
 class MicroBatcher:
-    """Feeds a session from many threads.
+    """Queues images from many threads for one session.
 
     Args:
-        session: Run by this batcher's own thread only.
+        session: Used by this batcher's thread only.
         options: Limits.
-        clock: Monotonic seconds; a parameter so that deadlines can be tested.
+        clock: Monotonic time in seconds; a parameter so that deadlines can be tested.
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class MicroBatcher:
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._batch_s = 0.05  # running mean of a batch's duration, for Retry-After
+        self._batch_s = 0.05  # moving average of the duration of a batch, for Retry-After
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._thread.start()
 
     @property
     def depth(self) -> int:
-        """Images that wait now."""
+        """Return the number of waiting images."""
         return len(self._waiting)
 
     def submit(self, image: UInt8Image) -> Future[PatchResult]:
@@ -101,10 +101,10 @@ class MicroBatcher:
             image: uint8 [H, W, 3] of the graph's input size.
 
         Returns:
-            A future. It raises DeadlineExceeded when the image waited too long, or what the session raised.
+            A future. It raises `DeadlineExceeded` if the image waited too long, or the exception of the session.
 
         Raises:
-            QueueFull: As many images wait as may.
+            QueueFull: The queue is full.
             ShuttingDown: The batcher is closed.
         """
         future: Future[PatchResult] = Future()
@@ -118,7 +118,7 @@ class MicroBatcher:
         return future
 
     def close(self, *, drain: bool = True) -> None:
-        """Take no more images; answer those that wait (or refuse them, without `drain`) and end the thread."""
+        """Accept no more images, finish the waiting ones (or refuse them, without `drain`), and end the thread."""
         with self._changed:
             self._closed = True
             refused = [] if drain else list(self._waiting)
@@ -130,7 +130,7 @@ class MicroBatcher:
         self._thread.join()
 
     def _retry_after(self) -> float:
-        # Until the queue that stands now is worked off; cameras that come back sooner only meet it again.
+        # Time to process the current queue. A camera that retries sooner would find it still full.
         batches = len(self._waiting) / self.options.max_batch
         return round(max(0.1, batches * self._batch_s), 1)
 
@@ -139,7 +139,7 @@ class MicroBatcher:
             self._infer(batch)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Wait for images and take what fits; an empty list means that the batcher is closed and drained."""
+        """Wait for images and return the next batch; an empty list means that the batcher is closed and empty."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -147,12 +147,12 @@ class MicroBatcher:
                     return []
                 count = min(len(self._waiting), self.options.max_batch)
                 taken = [self._waiting.popleft() for _ in range(count)]
-            if batch := [item for item in taken if self._still_wanted(item)]:
+            if batch := [item for item in taken if self._should_run(item)]:
                 return batch
 
-    def _still_wanted(self, item: _Waiting) -> bool:
+    def _should_run(self, item: _Waiting) -> bool:
         if not item.future.set_running_or_notify_cancel():
-            return False  # the client went away
+            return False  # cancelled: the client has disconnected
         if self._clock() - item.since <= self.options.deadline_s:
             return True
         item.future.set_exception(DeadlineExceeded(self.options.deadline_s, self._retry_after()))
@@ -163,10 +163,10 @@ class MicroBatcher:
         try:
             output = self._session.run(np.stack([item.image for item in batch]))
             infer_s = self._clock() - started
-            # Copies: views would keep the whole batch's maps alive as long as one of them is.
+            # Copies, because views would keep the maps of the whole batch in memory.
             maps = [output.maps[index].copy() for index in range(len(batch))]
             gains = [None if output.gains is None else float(output.gains[index]) for index in range(len(batch))]
-        except Exception as error:  # noqa: BLE001 - it belongs to these images; the thread lives on
+        except Exception as error:  # noqa: BLE001 - reported to these images; the thread continues
             for item in batch:
                 item.future.set_exception(error)
             return

@@ -1,8 +1,8 @@
-"""Why CUDA cannot be used here, library by library.
+"""Find out why CUDA cannot be used, library by library.
 
-`onnxruntime.get_available_providers()` lists CUDA wherever the wheel was built with it, and a session that asks for it
-falls back to the CPU with a line on stderr. A line PC that silently runs ten times slower is found by its reject bin,
-so each thing that CUDA needs is tried by name before a session is made.
+`onnxruntime.get_available_providers()` lists CUDA wherever the package was built with it, and a session that requests
+it falls back to the CPU with only a line on stderr. On a production line that would be noticed only by its low speed.
+So everything that CUDA needs is checked before a session is created.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _PROVIDER_FILES = (
 
 
 def has_driver() -> bool:
-    """Whether an NVIDIA driver with a usable GPU is there; cheap, unlike loading CUDA's libraries."""
+    """Return whether there is an NVIDIA driver with a usable GPU. This is fast: CUDA's libraries are not loaded."""
     return _driver_problem() is None
 
 
 def cuda_problems() -> list[str]:
-    """Everything that keeps ONNX Runtime from using CUDA on this machine; empty where nothing does.
+    """Return everything that prevents ONNX Runtime from using CUDA on this machine; empty if nothing does.
 
-    Loads CUDA's libraries into this process in order to try them.
+    Loads CUDA's libraries into this process to check them.
     """
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return [f"the installed ONNX Runtime {ort.__version__} was built without CUDA."]
@@ -50,7 +50,8 @@ def _driver_problem() -> str | None:
 
 
 def _library_problem() -> str | None:
-    # preload_dlls finds the CUDA and cuDNN wheels in site-packages; it reports on stdout, where answers go.
+    # preload_dlls finds the CUDA and cuDNN wheels in site-packages. It prints to stdout, where commands print their
+    # results.
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()
     folder = Path(ort.__file__).parent / "capi"

@@ -1,4 +1,4 @@
-"""One ONNX Runtime session for one graph: an honest provider, bound inputs and outputs, warm-up, self-test."""
+"""An ONNX Runtime session for one graph: execution provider, bound inputs and outputs, warm-up and self-test."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAE
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """How a graph is run.
+    """Options of a graph session.
 
     Attributes:
-        provider: "auto" takes CUDA where it works and the CPU otherwise; "cuda" never falls back.
-        threads: CPU threads inside one inference; None takes what the cgroup allows.
-        gpu_memory_limit_bytes: Upper bound of CUDA's arena, None for no bound.
+        provider: "auto" uses CUDA where it works and the CPU otherwise; "cuda" never falls back.
+        threads: CPU threads of one inference run; None uses the CPU quota.
+        gpu_memory_limit_bytes: Upper limit of CUDA's memory arena, None for no limit.
         device_id: CUDA device.
     """
 
@@ -41,20 +41,29 @@ class SessionOptions:
 
 @dataclass(frozen=True)
 class GraphOutput:
-    """What the graph says about a batch: maps float32 [N, h, w], gains float32 [N] or None."""
+    """The output of a graph for a batch.
+
+    Attributes:
+        maps: float32 [N, h, w].
+        gains: float32 [N], or None where the method has none.
+    """
 
     maps: Float32Map
     gains: npt.NDArray[np.float32] | None
 
 
 class GraphSession:
-    """Runs one graph. Meant for one thread: calls are not interleaved, the batcher sees to that.
+    """Runs one graph. Not thread-safe: a `MicroBatcher` calls it from one thread.
+
+    Args:
+        model: The serialised ONNX graph.
+        options: How to run it.
 
     Attributes:
-        provider: The provider that really serves, never merely the one that was asked for.
+        provider: The provider in use, which may differ from the requested one.
 
     Raises:
-        ProviderUnavailable: "cuda" was asked for and ONNX Runtime would have fallen back to the CPU.
+        ProviderUnavailable: "cuda" was requested and ONNX Runtime would fall back to the CPU.
     """
 
     def __init__(self, model: bytes, options: SessionOptions | None = None) -> None:
@@ -62,7 +71,7 @@ class GraphSession:
         self._session = _open_session(model, self.options)
         self.provider: Provider = _served_by(self._session)
         self._outputs = [output.name for output in self._session.get_outputs()]
-        # A dynamic batch prints as a name, the fixed dimensions as numbers.
+        # The batch axis is a name, because it is dynamic; the other dimensions are numbers.
         self._item_shape = tuple(self._session.get_inputs()[0].shape[1:])
 
     def run(self, images: UInt8Image) -> GraphOutput:
@@ -70,6 +79,9 @@ class GraphSession:
 
         Args:
             images: uint8 [N, H, W, 3], RGB, of the graph's input size.
+
+        Raises:
+            RuntimeError: The batch axis of the graph's outputs is not dynamic.
         """
         if self.provider == "cuda":
             values = self._run_bound(images)
@@ -79,12 +91,14 @@ class GraphSession:
         output = GraphOutput(np.asarray(named["anomaly_map"]), named.get("score_gain"))
         count = len(images)
         if len(output.maps) != count or (output.gains is not None and output.gains.shape != (count,)):
-            raise RuntimeError(f"the graph gave {len(output.maps)} maps for {count} images; its batch is not dynamic")
+            raise RuntimeError(
+                f"the graph returned {len(output.maps)} maps for {count} images; its batch axis must be dynamic"
+            )
         return output
 
     def _run_bound(self, images: UInt8Image) -> Sequence[Any]:
-        # Outputs stay where CUDA wrote them until all are there, then are copied once. Only OrtValues made here are
-        # bound: foreign, non-contiguous buffers gave wrong results (microsoft/onnxruntime#10299).
+        # Outputs stay in CUDA memory until all are computed and are then copied once. Only OrtValues created here are
+        # bound: external, non-contiguous buffers gave wrong results (microsoft/onnxruntime#10299).
         binding = self._session.io_binding()
         device = self.options.device_id
         binding.bind_ortvalue_input("image", ort.OrtValue.ortvalue_from_numpy(images, "cuda", device))
@@ -94,22 +108,22 @@ class GraphSession:
         return list(binding.copy_outputs_to_cpu())
 
     def close(self) -> None:
-        """Give the graph's memory back now, whoever still holds this object. Nothing can be run afterwards."""
+        """Free the graph's memory now, even if this object is still referenced. It cannot be used afterwards."""
         self._session = None
 
     def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
-        """Run blank images, so that no camera pays for the first inference of each batch size."""
+        """Run blank images, so that the first image of each batch size has no extra latency."""
         for size in batch_sizes:
             self.run(np.zeros((size, *self._item_shape), np.uint8))
 
     def self_test(self, golden: Sequence[GoldenSample]) -> float:
-        """Run the golden samples here and compare them with what torch computed.
+        """Run the golden samples and compare the results with those that torch computed.
 
         Returns:
             The largest relative difference of a map or a gain, as `parity_difference` defines it.
         """
         worst = 0.0
-        # Alone as a single camera sends them, and a few together as a busy line does.
+        # One at a time, as from a single camera, and in a small batch, as from several cameras.
         batches = [*([sample] for sample in golden), golden[:3]]
         for batch in batches:
             output = self.run(np.stack([sample.image for sample in batch]))
@@ -122,22 +136,22 @@ class GraphSession:
 
 
 def session_options(options: SessionOptions) -> ort.SessionOptions:
-    """ONNX Runtime's own options for ours."""
+    """Return the options for ONNX Runtime."""
     native = ort.SessionOptions()
-    # ONNX Runtime counts the host's cores, not the container's quota (microsoft/onnxruntime#29510).
+    # ONNX Runtime uses the number of the host's cores, not the container's quota (microsoft/onnxruntime#29510).
     native.intra_op_num_threads = options.threads or cpu_quota()
     native.inter_op_num_threads = 1
-    # Spinning workers burn the cores that decode the next image and answer /health/live.
+    # Spinning worker threads would take the cores that decode the next image and serve /health/live.
     native.add_session_config_entry("session.intra_op.allow_spinning", "0")
     native.log_severity_level = 3
     return native
 
 
 def providers(options: SessionOptions, available: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """The provider list for ONNX Runtime, most wanted first.
+    """Return the provider list for ONNX Runtime, preferred provider first.
 
     Raises:
-        ProviderUnavailable: "cuda" was asked for and this build of ONNX Runtime has no CUDA.
+        ProviderUnavailable: "cuda" was requested and this build of ONNX Runtime has no CUDA.
     """
     cpu: tuple[str, dict[str, Any]] = (_ORT_NAMES["cpu"], {})
     if options.provider == "cpu":
@@ -150,14 +164,14 @@ def providers(options: SessionOptions, available: Sequence[str]) -> list[tuple[s
 
 
 def cuda_options(options: SessionOptions) -> dict[str, Any]:
-    """CUDA settings for a long-running process with fixed shapes."""
+    """Return CUDA options for a long-running process with fixed input shapes."""
     settings: dict[str, Any] = {
         "device_id": options.device_id,
-        # Exact growth: doubling the arena takes memory that another product's session needs.
+        # Grow by the requested size only: doubling the arena takes memory that another product's session needs.
         "arena_extend_strategy": "kSameAsRequested",
-        # An exhaustive search costs seconds per new batch size and gains nothing lasting.
+        # An exhaustive search takes seconds per new batch size and has no lasting benefit.
         "cudnn_conv_algo_search": "HEURISTIC",
-        # TF32 changes the third digit; calibration and serving would disagree between generations of cards.
+        # TF32 changes the third significant digit, so calibration and serving would differ between GPU generations.
         "use_tf32": 0,
         "do_copy_in_default_stream": 1,
     }
@@ -168,7 +182,7 @@ def cuda_options(options: SessionOptions) -> dict[str, Any]:
 
 def _open_session(model: bytes, options: SessionOptions) -> ort.InferenceSession:
     wanted = providers(options, ort.get_available_providers())
-    # A machine without a GPU must not pay for loading CUDA's libraries only to hear that it has none.
+    # On a machine without a GPU, do not load CUDA's libraries only to find that there is none.
     if len(wanted) == 1 or (options.provider == "auto" and not has_driver()):
         return _create(model, options, wanted[-1:])
     problems = cuda_problems()
@@ -176,7 +190,7 @@ def _open_session(model: bytes, options: SessionOptions) -> ort.InferenceSession
         session = _create(model, options, wanted)
         if _served_by(session) == "cuda":
             return session
-        problems = ["ONNX Runtime fell back to the CPU although all libraries load; its log says why."]
+        problems = ["ONNX Runtime fell back to the CPU although all libraries load; see its log for the reason."]
     if options.provider == "cuda":
         raise ProviderUnavailable("cuda", " ".join(problems))
     return _create(model, options, wanted[-1:])
@@ -184,7 +198,7 @@ def _open_session(model: bytes, options: SessionOptions) -> ort.InferenceSession
 
 def _create(model: bytes, options: SessionOptions, wanted: list[tuple[str, dict[str, Any]]]) -> ort.InferenceSession:
     session = ort.InferenceSession(model, session_options(options), providers=wanted)
-    # Without this a CUDA error at run time rebuilds the session on the CPU behind our back.
+    # Otherwise ONNX Runtime silently recreates the session on the CPU after a CUDA error at run time.
     session.disable_fallback()
     return session
 

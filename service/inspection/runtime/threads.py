@@ -1,7 +1,7 @@
-"""How many threads this process may use.
+"""Number and priority of threads.
 
-ONNX Runtime and OpenCV count the host's cores and ignore a container's CPU quota, which makes a throttled process
-slower than a modest one. So the quota is read here and passed on explicitly.
+ONNX Runtime and OpenCV use the number of the host's cores and ignore a container's CPU quota, so too many threads
+compete for the quota. Here the quota is read, and passed to them explicitly.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from typing import TypeVar
 
 BACKGROUND_NICENESS = 10
 
-AnswerT = TypeVar("AnswerT")
+ResultT = TypeVar("ResultT")
 
 
 def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPU cores this process may keep busy: the smaller of its affinity and its cgroup's quota, at least 1.
+    """Return the number of CPU cores that this process may use, at least 1.
+
+    It is the smaller of the process's affinity and its cgroup's quota.
 
     Args:
-        cgroup: Mount point of the cgroup file system; v2 and v1 are understood, none means no quota.
+        cgroup: Mount point of the cgroup file system. Versions 2 and 1 are supported; without one there is no quota.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota_v2(cgroup) or _quota_v1(cgroup)
-    # 1.5 cores are worth two threads: rounding down would leave a third of the quota unused.
+    # Round up: with a quota of 1.5 cores, one thread would leave a third of it unused.
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 
 
@@ -50,17 +52,18 @@ def _quota_v1(cgroup: Path) -> float | None:
         return None
 
 
-def run_in_background(work: Callable[[], AnswerT]) -> AnswerT:
-    """Do something on a thread that gives way to all others, and wait for it. Threads that the work starts and leaves
-    behind, such as those of a graph's session, inherit that.
+def run_in_background(work: Callable[[], ResultT]) -> ResultT:
+    """Run a function on a thread of low priority and wait for its result.
+
+    Threads that the function starts and leaves running, such as those of a graph session, inherit the priority.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="background", initializer=give_way) as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="background", initializer=lower_thread_priority) as pool:
         return pool.submit(work).result()
 
 
-def give_way() -> None:
-    """Let every other thread have the processor before this one, from now on."""
-    # Linux counts niceness by thread; elsewhere this would slow the whole process down.
+def lower_thread_priority() -> None:
+    """Lower the scheduling priority of the calling thread (Linux only)."""
+    # On Linux niceness applies to a thread; elsewhere it would slow down the whole process.
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             thread = threading.get_native_id()

@@ -148,7 +148,7 @@ def test_guarantee_is_derived_and_not_believed(serve: Serve) -> None:
         ("[recipe]\nfail_threshold = 1", "invalid-recipe", "review_threshold: Field required"),
         ("[recipe]\nfail_threshold = 1\nreview_threshold = 2", "invalid-recipe", "is above"),
         ("[recipe]\nfail_threshold = nan\nreview_threshold = 2", "invalid-recipe", "finite"),
-        ("[recipe]\ntarget_false_reject_rate = 0.0001", "invalid-recipe", "9999 would be needed"),
+        ("[recipe]\ntarget_false_reject_rate = 0.0001", "invalid-recipe", "needs 9999 images"),
         ('[recipe]\ntarget_false_reject_rate = "low"', "invalid-recipe", "target_false_reject_rate"),
         ('product = "gadget"\n[recipe]', "invalid-recipe", "a recipe of 'gadget'"),
         ("[recipe]\nroi = [[[0, 0], [1, 1]]]", "invalid-recipe", "roi.0"),

@@ -1,4 +1,4 @@
-"""Bundles as zip files: what goes out comes in again, and nothing else does."""
+"""Bundles as zip files: an exported bundle can be imported, anything else is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def zipped(*entries: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.
 
 
 def changed(bundle: Bundle, name: str, data: bytes) -> bytes:
-    """The bundle's archive with another content of one file."""
+    """Return the bundle as an archive with one file replaced."""
     contents = read_archive(io.BytesIO(archived(bundle)), LIMIT) | {name: data}
     return zipped(*contents.items())
 
@@ -59,9 +59,9 @@ def everything_below(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
-def test_bundle_goes_out_and_comes_in_as_it_was(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_exported_bundle_is_imported_unchanged(tiny_bundle: Bundle, tmp_path: Path) -> None:
     archive = archived(tiny_bundle)
-    assert archive == archived(tiny_bundle), "the same bundle makes the same archive"
+    assert archive == archived(tiny_bundle), "the same bundle gives the same archive"
     imported, is_new = import_archive(tmp_path, "widget", io.BytesIO(archive), LIMIT)
     assert (imported.digest, is_new) == (tiny_bundle.digest, True)
     assert imported.path == tmp_path / "widget" / tiny_bundle.version
@@ -71,19 +71,17 @@ def test_bundle_goes_out_and_comes_in_as_it_was(tiny_bundle: Bundle, tmp_path: P
     assert everything_below(tmp_path) == before
 
 
-def test_what_a_killed_writer_left_is_swept_away_and_what_another_one_writes_is_not(
-    tiny_bundle: Bundle, tmp_path: Path
-) -> None:
+def test_stale_staging_folders_are_removed_and_recent_ones_kept(tiny_bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "widget"
-    for name, age_s in ((".staging-dead", STALE_S + 60), (".staging-alive", 60)):
+    for name, age_s in ((".staging-stale", STALE_S + 60), (".staging-recent", 60)):
         (folder / name).mkdir(parents=True)
         (folder / name / "model.onnx").write_bytes(b"half a")
         os.utime(folder / name, (time.time() - age_s,) * 2)
     import_archive(tmp_path, "widget", io.BytesIO(archived(tiny_bundle)), LIMIT)
-    assert {path.name for path in folder.iterdir()} == {".staging-alive", tiny_bundle.version}
+    assert {path.name for path in folder.iterdir()} == {".staging-recent", tiny_bundle.version}
 
 
-def test_damaged_bundle_is_put_right(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_damaged_bundle_is_replaced(tiny_bundle: Bundle, tmp_path: Path) -> None:
     archive = archived(tiny_bundle)
     imported, _ = import_archive(tmp_path, "widget", io.BytesIO(archive), LIMIT)
     (imported.path / MODEL).write_bytes(b"bit rot")
@@ -96,30 +94,30 @@ def test_damaged_bundle_is_put_right(tiny_bundle: Bundle, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("archive", "reason"),
     [
-        (b"", "no zip file"),
-        (b"PK\x03\x04 and then nothing that makes sense", "no zip file"),
-        (zipped(("../manifest.json", b"{}")), "no bundle has"),
-        (zipped(("/etc/passwd", b"x")), "no bundle has"),
-        (zipped(("golden/../../00.npz", b"x")), "no bundle has"),
-        (zipped(("golden\\00.npz", b"x")), "no bundle has"),
-        (zipped(("C:/model.onnx", b"x")), "no bundle has"),
-        (zipped(("e112608d837c/manifest.json", b"{}")), "no bundle has"),
-        (zipped(("readme.txt", b"x")), "no bundle has"),
+        (b"", "not a zip file"),
+        (b"PK\x03\x04 and then nothing that makes sense", "not a zip file"),
+        (zipped(("../manifest.json", b"{}")), "is not a file of a bundle"),
+        (zipped(("/etc/passwd", b"x")), "is not a file of a bundle"),
+        (zipped(("golden/../../00.npz", b"x")), "is not a file of a bundle"),
+        (zipped(("golden\\00.npz", b"x")), "is not a file of a bundle"),
+        (zipped(("C:/model.onnx", b"x")), "is not a file of a bundle"),
+        (zipped(("e112608d837c/manifest.json", b"{}")), "is not a file of a bundle"),
+        (zipped(("readme.txt", b"x")), "is not a file of a bundle"),
         (zipped((link("model.onnx"), b"/etc/passwd")), "link"),
         (zipped(("model.onnx", b"x")), "no manifest.json"),
-        (zipped(("manifest.json", b"{}"), method=zipfile.ZIP_LZMA), "another method"),
+        (zipped(("manifest.json", b"{}"), method=zipfile.ZIP_LZMA), "method other than"),
         (zipped(*((f"golden/{number:02}.npz", b"") for number in range(100)), *((f"x{n}", b"") for n in range(2000))),
-         "table of contents"),
+         "central directory"),
     ],
 )  # fmt: skip
-def test_what_is_no_bundle_is_refused(tmp_path: Path, archive: bytes, reason: str) -> None:
+def test_archive_of_anything_but_a_bundle_is_refused(tmp_path: Path, archive: bytes, reason: str) -> None:
     with pytest.raises(BundleArchiveInvalid, match=reason):
         import_archive(tmp_path, "widget", io.BytesIO(archive), LIMIT)
     assert everything_below(tmp_path) == []
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleArchiveInvalid, match="twice"):
         import_archive(tmp_path, "widget", io.BytesIO(zipped((MANIFEST, b"{}"), (MANIFEST, b"[]"))), LIMIT)
 
@@ -132,14 +130,14 @@ def test_encrypted_file_is_refused() -> None:
         read_archive(io.BytesIO(bytes(archive)), LIMIT)
 
 
-def test_bomb_that_states_its_size_is_refused_before_it_is_unpacked() -> None:
+def test_zip_bomb_with_its_true_size_is_refused_before_unpacking() -> None:
     bomb = zipped((MANIFEST, b"{}"), (MODEL, bytes(LIMIT)))
     assert len(bomb) < LIMIT / 100
     with pytest.raises(BundleTooLarge):
         read_archive(io.BytesIO(bomb), LIMIT)
 
 
-def test_bomb_that_lies_about_its_size_is_refused() -> None:
+def test_zip_bomb_with_a_false_size_is_refused() -> None:
     bomb = bytearray(zipped((MODEL, bytes(3 * 2**20))))
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         struct.pack_into("<L", bomb, bomb.index(signature) + offset, 100)
@@ -163,13 +161,13 @@ def test_damaged_archive_is_refused(tiny_bundle: Bundle) -> None:
         (MANIFEST, b'{"schema_version": 99}', BundleSchema),
     ],
 )
-def test_bundle_that_is_not_what_its_manifest_says_is_refused(
+def test_bundle_that_contradicts_its_manifest_is_refused(
     tiny_bundle: Bundle, tmp_path: Path, name: str, data: bytes, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind) as raised:
         import_archive(tmp_path, "widget", io.BytesIO(changed(tiny_bundle, name, data)), LIMIT)
-    assert ".staging" not in str(raised.value), "says where it would lie, not where it was examined"
-    assert everything_below(tmp_path) == [], "nothing half-written, no empty product"
+    assert ".staging" not in str(raised.value), "names the final folder, not the staging folder"
+    assert everything_below(tmp_path) == [], "no partial bundle, no empty product"
 
 
 def test_bundle_of_another_product_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.bundles import SCORES, tiny_card, tiny_draft, tiny_golden, tiny_model
 
 
 def rehash(bundle: Bundle) -> Path:
-    """Make a changed bundle consistent again, as somebody would who edits it on purpose."""
+    """Make the hashes of a changed bundle consistent again, as a deliberate edit would."""
     import hashlib
 
     manifest = json.loads((bundle.path / "manifest.json").read_text())
@@ -42,7 +42,9 @@ def test_written_bundle_loads_with_everything_in_it(tmp_path: Path) -> None:
     assert loaded.card.scores == SCORES
     assert loaded.golden[1].score_gain == pytest.approx(1 + loaded.golden[1].anomaly_map.max())
     assert onnx.load_model_from_string(loaded.read_model()).graph.name == "gray-distance"
-    assert [path.name for path in (tmp_path / "widget").iterdir()] == [loaded.version], "staging was left behind"
+    assert [path.name for path in (tmp_path / "widget").iterdir()] == [loaded.version], (
+        "the staging folder was not removed"
+    )
 
 
 def test_writing_the_same_content_again_gives_the_same_bundle(tmp_path: Path) -> None:
@@ -88,7 +90,9 @@ def replace_by_link(bundle: Bundle) -> None:
         (replace_by_link, "model.onnx is a symbolic link"),
     ],
 )
-def test_changed_bundle_is_refused_by_name(tmp_path: Path, tamper: Callable[[Bundle], None], message: str) -> None:
+def test_changed_bundle_is_refused_with_the_file_named(
+    tmp_path: Path, tamper: Callable[[Bundle], None], message: str
+) -> None:
     bundle = write_tiny_bundle(tmp_path)
     tamper(bundle)
 
@@ -96,7 +100,7 @@ def test_changed_bundle_is_refused_by_name(tmp_path: Path, tamper: Callable[[Bun
         Bundle.load(bundle.path)
 
 
-def test_model_changed_after_loading_is_noticed_when_it_is_read(tmp_path: Path) -> None:
+def test_model_changed_after_loading_is_detected_when_it_is_read(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path)
     flip_model_byte(bundle)
 
@@ -114,7 +118,7 @@ def test_model_changed_after_loading_is_noticed_when_it_is_read(tmp_path: Path) 
         ("calibration.json", {"scores": []}, "scores"),
     ],
 )
-def test_unknown_form_is_refused_even_with_right_hashes(
+def test_unsupported_schema_is_refused_even_with_correct_hashes(
     tmp_path: Path, file: str, changes: dict[str, Any], message: str
 ) -> None:
     bundle = write_tiny_bundle(tmp_path)
@@ -148,14 +152,16 @@ def as_external_in_a_branch(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("hide", [as_external, as_external_in_a_branch])
-def test_external_data_is_refused_wherever_it_hides(tmp_path: Path, hide: Callable[[onnx.ModelProto], None]) -> None:
+def test_external_data_is_refused_in_graph_and_subgraphs(
+    tmp_path: Path, hide: Callable[[onnx.ModelProto], None]
+) -> None:
     draft = tiny_draft()
     model = tiny_model(draft)
     hide(model)
 
     with pytest.raises(ExternalData):
         write_bundle(tmp_path, draft=draft, model=model.SerializeToString(), card=tiny_card(), golden=tiny_golden())
-    assert list(tmp_path.iterdir()) == [], "a refused bundle must leave nothing behind"
+    assert list(tmp_path.iterdir()) == [], "files of a refused bundle must be removed"
 
 
 def fix_the_batch(model: onnx.ModelProto) -> None:
@@ -180,7 +186,7 @@ def test_graph_that_breaks_the_contract_is_refused(tmp_path: Path, change: Calla
         write_bundle(tmp_path, draft=draft, model=model.SerializeToString(), card=tiny_card(), golden=tiny_golden())
 
 
-def test_model_that_is_no_graph_is_refused(tmp_path: Path) -> None:
+def test_model_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleInvalid):
         write_bundle(tmp_path, draft=tiny_draft(), model=b"\xff\xff", card=tiny_card(), golden=tiny_golden())
 
@@ -212,6 +218,6 @@ def test_parity_difference(expected: list[float], actual: list[float], differenc
     assert parity_difference(expected, actual) == pytest.approx(difference)
 
 
-def test_card_refuses_scores_that_are_not_numbers() -> None:
+def test_card_refuses_scores_that_are_not_finite() -> None:
     with pytest.raises(ValidationError):
         CalibrationCard.model_validate(tiny_card().model_dump() | {"scores": [float("nan")]})

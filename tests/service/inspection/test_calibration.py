@@ -37,8 +37,8 @@ def test_threshold_is_the_stated_order_statistic(n: int, alpha: float, rank: int
     assert (threshold.rank, threshold.value) == (rank, float(rank))
 
 
-def test_too_few_images_say_what_they_can_certify_and_how_many_are_needed() -> None:
-    with pytest.raises(ValueError, match=r"42 good images .* 0\.02326 at best, not 0\.01; 99 would be needed"):
+def test_error_states_the_certifiable_rate_and_the_images_needed() -> None:
+    with pytest.raises(ValueError, match=r"42 good images .* 0\.02326 at best; 0\.01 needs 99 images"):
         certify([float(value) for value in range(42)], 0.01)
 
 
@@ -66,7 +66,7 @@ def test_score_p_value_and_decision_agree_at_every_boundary(scores: list[float],
 
 
 @pytest.mark.parametrize("share", [1, 2, 3, 5])
-def test_rates_that_are_whole_shares_of_the_images_lose_no_rank_to_rounding(share: int) -> None:
+def test_rounding_loses_no_rank_at_multiples_of_one_over_n(share: int) -> None:
     for n in range(share, 300):
         assert certify([float(value) for value in range(n)], share / (n + 1)).rank == n + 1 - share, n
 
@@ -84,35 +84,35 @@ def test_no_reject_among_n_gives_the_rule_of_three() -> None:
 
 
 @pytest.mark.parametrize(("n", "rank", "confidence"), [(9, 0, 0.9), (9, 10, 0.9), (9, 9, 0.0), (9, 9, 1.0)])
-def test_confident_rate_refuses_what_has_no_meaning(n: int, rank: int, confidence: float) -> None:
+def test_confident_rate_refuses_invalid_arguments(n: int, rank: int, confidence: float) -> None:
     with pytest.raises(ValueError, match="must lie between"):
         confident_rate(n, rank, confidence)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.1, 0.05, 0.01, 0.001, 0.3, 0.07])
-def test_images_that_are_said_to_be_needed_are_enough_and_not_one_less(alpha: float) -> None:
+def test_images_needed_is_the_smallest_sufficient_number(alpha: float) -> None:
     needed = images_needed(alpha)
 
     assert certify([0.0] * needed, alpha).alpha == alpha
     if needed > 1:
-        with pytest.raises(ValueError, match="would be needed"):
+        with pytest.raises(ValueError, match=f"needs {needed} images"):
             certify([0.0] * (needed - 1), alpha)
 
 
-# Every tolerance below is four standard errors of what is compared: with a right implementation one seed in 16,000
-# would miss it, and the seed is fixed.
+# Every tolerance below is four standard errors: a correct implementation fails for one seed in 16,000, and the seed is
+# fixed.
 CALIBRATIONS = 1000
 
 
 @pytest.mark.parametrize("step", [0.0, 0.25], ids=["continuous", "ties"])
 @pytest.mark.parametrize(("n", "alpha"), [(99, 0.01), (59, 0.05), (150, 0.01), (500, 0.02), (9, 0.1)])
 def test_both_guarantees_hold_over_a_thousand_calibrations(n: int, alpha: float, step: float) -> None:
-    """The true false-reject rate of every threshold is known, because the scores' distribution is."""
+    """The true false-reject rate of every threshold is known, because the distribution of the scores is known."""
     rng = np.random.default_rng(20261124)
     drawn = rng.gamma(2.0, size=(CALIBRATIONS, n))
     scores = np.sort(np.ceil(drawn / step) * step if step else drawn, axis=1)
     thresholds = [certify(row, alpha) for row in scores.tolist()]
-    # Rounded up to the grid, a score lies above a grid value exactly when it did before.
+    # Rounding up to the grid keeps every comparison with a grid value.
     rates = gamma.sf([threshold.value for threshold in thresholds], 2.0)
     rank = thresholds[0].rank
     law = beta(n + 1 - rank, rank)
@@ -126,18 +126,18 @@ def test_both_guarantees_hold_over_a_thousand_calibrations(n: int, alpha: float,
         tolerance = 4 * np.sqrt(confidence * (1 - confidence) / CALIBRATIONS)
         assert covered >= confidence - tolerance
         if not step:
-            assert covered <= confidence + tolerance, "it is no wider than it has to be"
+            assert covered <= confidence + tolerance, "the bound is not wider than necessary"
     if not step:
-        assert rates.mean() >= expected - 4 * standard_error, "no part more than necessary is let through"
+        assert rates.mean() >= expected - 4 * standard_error, "the threshold is not higher than necessary"
 
 
 def test_extrapolation_follows_an_exponential_tail() -> None:
-    """On exponential scores, where the true threshold is -log(alpha)."""
+    """For exponential scores the true threshold is -log(alpha)."""
     rng = np.random.default_rng(3)
     guesses = [extrapolate(sorted(rng.exponential(size=60).tolist()), 0.001) for _ in range(300)]
 
     assert np.median(guesses) == pytest.approx(-np.log(0.001), rel=0.15)
 
 
-def test_extrapolation_is_never_below_what_good_parts_scored() -> None:
+def test_extrapolation_is_never_below_the_highest_score() -> None:
     assert extrapolate([0.0] * 30 + [9.0], 0.02) == 9.0

@@ -18,7 +18,7 @@ from service.inspection.capture_groups import FLAG_LEVEL, MIN_DAY_IMAGES, group_
         (["a.png", "b.png"], "none", ("all", "all")),
     ],
 )
-def test_sessions_are_told_from_names(paths: list[str], grouped_by: str, names: tuple[str, ...]) -> None:
+def test_groups_follow_from_names(paths: list[str], grouped_by: str, names: tuple[str, ...]) -> None:
     grouping = group_images([PurePath(path) for path in paths])
 
     assert (grouping.grouped_by, grouping.names) == (grouped_by, names)
@@ -26,7 +26,7 @@ def test_sessions_are_told_from_names(paths: list[str], grouped_by: str, names: 
 
 @pytest.mark.parametrize("step", [0.0, 0.5], ids=["continuous", "ties"])
 @pytest.mark.parametrize(("m", "n", "shift"), [(8, 8, 0.0), (20, 60, 0.4), (50, 30, 1.5), (8, 400, -1.0)])
-def test_rank_sum_is_the_textbooks(m: int, n: int, shift: float, step: float) -> None:
+def test_rank_sum_agrees_with_scipy(m: int, n: int, shift: float, step: float) -> None:
     rng = np.random.default_rng(m + n)
     first, second = rng.normal(shift, 1, m), rng.normal(0, 1, n)
     if step:
@@ -37,21 +37,21 @@ def test_rank_sum_is_the_textbooks(m: int, n: int, shift: float, step: float) ->
     assert rank_sum_p_value(first, second) == pytest.approx(expected, rel=1e-9)
 
 
-def test_equal_scores_are_no_difference() -> None:
+def test_equal_scores_do_not_differ() -> None:
     assert rank_sum_p_value(np.ones(10), np.ones(20)) == 1.0
 
 
-def test_a_day_is_summarised_beside_the_threshold() -> None:
+def test_day_summary() -> None:
     summary = summarise_days([1.0, 3.0, 2.0, 5.0, 4.0], ["a", "a", "a", "b", "b"], 2.5)
 
     assert [(day.name, day.images, day.above, day.median_score) for day in summary] == [
         ("a", 3, 1, 2.0),
         ("b", 2, 2, 4.5),
     ]
-    assert [day.differs for day in summary] == [None, None], f"fewer than {MIN_DAY_IMAGES} images say nothing"
+    assert [day.differs for day in summary] == [None, None], f"fewer than {MIN_DAY_IMAGES} images are not tested"
 
 
-def test_a_day_that_was_brighter_is_flagged_and_the_others_are_not() -> None:
+def test_only_the_day_that_differs_is_flagged() -> None:
     rng = np.random.default_rng(5)
     scores = [*rng.normal(0, 1, 90), *rng.normal(2, 1, 30)]
     days = ["mon"] * 30 + ["tue"] * 30 + ["wed"] * 30 + ["thu"] * 30
@@ -62,8 +62,8 @@ def test_a_day_that_was_brighter_is_flagged_and_the_others_are_not() -> None:
     assert flags["tue"] is False
 
 
-def test_days_that_are_alike_are_rarely_flagged() -> None:
-    """At most `FLAG_LEVEL` of sets have a flag; four standard errors are allowed for 1,000 sets."""
+def test_similar_days_are_rarely_flagged() -> None:
+    """At most `FLAG_LEVEL` of the sets have a flag, plus four standard errors for 1,000 sets."""
     rng = np.random.default_rng(1)
     days = [name for name in "abcde" for _ in range(20)]
 
@@ -74,7 +74,7 @@ def test_days_that_are_alike_are_rarely_flagged() -> None:
     assert np.mean(flagged) <= FLAG_LEVEL + 4 * np.sqrt(FLAG_LEVEL * (1 - FLAG_LEVEL) / 1000)
 
 
-def test_one_day_alone_has_nothing_to_differ_from() -> None:
+def test_single_day_is_not_tested() -> None:
     (day,) = summarise_days([1.0] * 20, ["all"] * 20, 2.0)
 
     assert day.differs is None

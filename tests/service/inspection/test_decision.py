@@ -51,7 +51,7 @@ def test_decision_at_and_around_the_thresholds(score: float, decision: Decision)
 
 
 @pytest.mark.parametrize(("fail", "review"), [(1.0, 2.0), (math.nan, 1.0), (math.inf, 1.0)])
-def test_senseless_thresholds_are_refused(fail: float, review: float) -> None:
+def test_invalid_thresholds_are_refused(fail: float, review: float) -> None:
     with pytest.raises(ValueError, match="review <= fail"):
         Thresholds(fail=fail, review=review)
 
@@ -66,7 +66,7 @@ def judge_map(
 
 
 def spots(*values: float) -> npt.NDArray[np.float32]:
-    """Cells of 100 x 100 pixels; a 2 x 2 block per value, far from each other and from the edge."""
+    """Return a map with cells of 100 x 100 pixels and one 2 x 2 block per value, away from each other and the edge."""
     anomaly_map = np.zeros((5, 7), np.float32)
     for number, value in enumerate(values):
         anomaly_map[1:3, 1 + 3 * number : 3 + 3 * number] = value
@@ -79,22 +79,22 @@ def spots(*values: float) -> npt.NDArray[np.float32]:
         (spots(3.0), NO_FILTER, Decision.FAIL, Decision.FAIL, 1, {}),
         (spots(1.5), NO_FILTER, Decision.REVIEW, Decision.REVIEW, 1, {}),
         (spots(0.5), NO_FILTER, Decision.PASS, Decision.PASS, 0, {}),
-        # Filtered out at both levels: good.
+        # All regions are filtered out at both thresholds: pass.
         (spots(3.0), RegionFilter(min_area_px=200_000), Decision.PASS, Decision.FAIL, 0, {"area": 1}),
         (spots(1.5), RegionFilter(min_area_px=200_000), Decision.PASS, Decision.REVIEW, 0, {"area": 1}),
         # Too small above the fail threshold, large enough above the review threshold.
         (spots(3.0), RegionFilter(min_area_px=40_000), Decision.REVIEW, Decision.FAIL, 1, {"area": 1}),
         (spots(3.0), RegionFilter(min_peak=3.5), Decision.PASS, Decision.FAIL, 0, {"peak": 1}),
         (spots(3.0), RegionFilter(border_margin_px=320), Decision.PASS, Decision.FAIL, 0, {"border": 1}),
-        # One of two is enough.
+        # One of two regions is sufficient.
         (spots(3.0, 5.0), RegionFilter(min_peak=4.0), Decision.FAIL, Decision.FAIL, 1, {"peak": 1}),
-        # Hiding regions from the report drops none from the verdict.
+        # Limiting the report does not change the verdict.
         (spots(3.0, 5.0), RegionFilter(max_count=1), Decision.FAIL, Decision.FAIL, 1, {}),
-        # A filter makes nothing of nothing.
+        # Filters do not change a pass.
         (spots(0.5), RegionFilter(min_peak=0.1), Decision.PASS, Decision.PASS, 0, {}),
     ],
 )
-def test_filters_soften_the_verdict(
+def test_filters_make_the_verdict_milder(
     anomaly_map: npt.NDArray[np.float32],
     region_filter: RegionFilter,
     decision: Decision,
@@ -110,7 +110,7 @@ def test_filters_soften_the_verdict(
 
 
 @given(maps, masks, levels, sizes, filters)
-def test_verdict_and_regions_never_contradict_each_other(
+def test_verdict_and_regions_are_consistent(
     anomaly_map: npt.NDArray[np.float32],
     judged: BoolMask | None,
     thresholds: list[float],
@@ -122,9 +122,9 @@ def test_verdict_and_regions_never_contradict_each_other(
     verdict = judge_map(anomaly_map, criteria, image_wh, judged)
 
     assert bool(verdict.regions) == (verdict.decision is not Decision.PASS)
-    assert HARSHNESS[verdict.decision] <= HARSHNESS[verdict.by_score], "a filter only softens"
+    assert HARSHNESS[verdict.decision] <= HARSHNESS[verdict.by_score], "a filter makes the verdict milder or keeps it"
     if verdict.decision is not verdict.by_score:
-        assert sum(verdict.dropped.values()) > 0, "and says what it dropped"
+        assert sum(verdict.dropped.values()) > 0, "dropped regions are counted"
     level = criteria.thresholds.fail if verdict.decision is Decision.FAIL else criteria.thresholds.review
     for region in verdict.regions:
         assert region.peak > level
@@ -156,7 +156,7 @@ def test_without_filters_the_score_decides(
     filters,
     st.booleans(),
 )
-def test_score_p_value_and_decision_agree_at_the_threshold_and_the_guarantee_survives_area_and_filters(
+def test_score_p_value_and_decision_agree_and_the_guarantee_holds_with_area_and_filters(
     good: list[npt.NDArray[np.float32]],
     alpha: float,
     anomaly_map: npt.NDArray[np.float32],
@@ -164,9 +164,11 @@ def test_score_p_value_and_decision_agree_at_the_threshold_and_the_guarantee_sur
     region_filter: RegionFilter,
     repeat: bool,
 ) -> None:
-    """Thresholds come from whole images. A part, also one that is a calibration image itself and so lies exactly on
-    a possible threshold, fails by its score exactly when its p-value is at most alpha; and it fails under any area and
-    filters only if it would fail as a whole image without them."""
+    """A part fails by its score exactly if its p-value is at most alpha.
+
+    This includes calibration images, with scores exactly at a possible threshold. With an area and filters a part fails
+    only if it also fails without them.
+    """
     scores = sorted(image_score(one, RULE) for one in good)
     level = certify(scores, alpha).value
     part = good[0] if repeat else anomaly_map

@@ -14,20 +14,20 @@ def test_scale_is_fixed_by_the_product(value: float, level: float) -> None:
     assert SCALE.normalise(np.array([[value]], np.float32))[0, 0] == pytest.approx(level)
 
 
-def test_good_part_is_shown_unchanged() -> None:
+def test_good_part_is_rendered_unchanged() -> None:
     np.testing.assert_array_equal(render(GRAY, np.full((4, 6), 0.9, np.float32), SCALE), GRAY)
 
 
-def test_equal_evidence_has_equal_colour_whatever_else_is_in_the_image() -> None:
+def test_colour_of_a_value_does_not_depend_on_the_rest_of_the_map() -> None:
     faint = np.full((4, 6), 1.0, np.float32)
     faint[0, 0] = 1.5
     with_defect = faint.copy()
-    with_defect[3, 5] = 50.0  # per-image normalisation would fade the faint spot
+    with_defect[3, 5] = 50.0  # normalisation per image would fade the faint spot
 
     np.testing.assert_array_equal(render(GRAY, faint, SCALE)[0, 0], render(GRAY, with_defect, SCALE)[0, 0])
 
 
-def test_full_evidence_is_red() -> None:
+def test_highest_values_are_red() -> None:
     red, green, blue = render(GRAY, np.full((4, 6), 9.0, np.float32), SCALE, opacity=1.0)[20, 30].tolist()
 
     assert red > 100 > max(green, blue)
@@ -60,7 +60,7 @@ def test_encoded_heatmap_is_rgb(media_type: str) -> None:
     assert decoded[16, 16, 2] < 15
 
 
-def test_image_that_a_format_cannot_hold_is_made_smaller() -> None:
+def test_image_larger_than_the_format_allows_is_scaled_down() -> None:
     line_scan = np.full((64, 20_000, 3), 90, np.uint8)
 
     decoded = decode(encode(line_scan, "image/webp"), ImageLimits())
@@ -85,7 +85,7 @@ def test_red_begins_above_the_fail_threshold() -> None:
     assert far_above[0] > 100 > max(far_above[1:])
 
 
-def test_what_was_not_judged_is_dimmed_and_hatched_without_seams() -> None:
+def test_unjudged_pixels_are_dimmed_and_hatched_without_seams() -> None:
     tall = np.full((1000, 60, 3), 200, np.uint8)
     evidence = np.full((10, 6), 9.0, np.float32)
     judged = np.zeros((10, 6), np.bool_)
@@ -93,15 +93,15 @@ def test_what_was_not_judged_is_dimmed_and_hatched_without_seams() -> None:
 
     shown = render(tall, evidence, SCALE, judged=judged)
 
-    assert (shown[:, :29, 0] > 200).any(), "colour where it was judged"
+    assert (shown[:, :29, 0] > 200).any(), "judged pixels have colour"
     hidden = shown[:, 30:]
     lines = (hidden == 128).all(axis=2)
     assert (hidden[~lines] == 80).all()
     assert 0.05 < lines.mean() < 0.2
-    assert (lines[1:, :-1] == lines[:-1, 1:]).all(), "lines run on from strip to strip"
+    assert (lines[1:, :-1] == lines[:-1, 1:]).all(), "lines continue from strip to strip"
 
 
-def test_evidence_that_is_not_judged_colours_nothing_that_is() -> None:
+def test_unjudged_values_do_not_colour_judged_pixels() -> None:
     evidence = np.zeros((4, 6), np.float32)
     evidence[:, 3:] = 9.0
 

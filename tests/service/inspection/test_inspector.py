@@ -44,7 +44,7 @@ def test_good_part_passes_without_regions(inspector: Inspector) -> None:
     assert inspection.p_value == 1.0
 
 
-def test_defect_fails_and_is_located_in_the_image_that_was_sent(inspector: Inspector) -> None:
+def test_defect_fails_and_is_located_in_pixels_of_the_sent_image(inspector: Inspector) -> None:
     data = png(part(width=640, height=320, spot=(400, 80, 60)))  # stretched to 64 x 64 for the graph
 
     inspection = inspector.inspect(data, CRITERIA)
@@ -62,9 +62,9 @@ def test_defect_fails_and_is_located_in_the_image_that_was_sent(inspector: Inspe
     assert set(inspection.timings) == {"decode", "preprocess", "queue", "infer", "postprocess"}
 
 
-def test_faint_defect_needs_review_and_shows_where(inspector: Inspector) -> None:
+def test_faint_defect_needs_review_and_has_a_region(inspector: Inspector) -> None:
     image = part()
-    image[20:28, 20:28] = 180  # 0.2 from gray
+    image[20:28, 20:28] = 180  # distance 0.2 from gray
 
     inspection = inspector.inspect(png(image), CRITERIA)
 
@@ -103,19 +103,19 @@ def test_heatmap_scale_runs_from_the_median_of_good_maps_to_the_fail_threshold(i
     ("data", "error"),
     [(png(part())[:100], CorruptImage), (png(np.zeros((1001, 1000, 3), np.uint8)), TooManyPixels)],
 )
-def test_unusable_image_is_refused_by_its_name(inspector: Inspector, data: bytes, error: type[Exception]) -> None:
+def test_unusable_image_is_refused(inspector: Inspector, data: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         inspector.inspect(data, CRITERIA)
 
 
-def test_bundle_that_computes_something_else_is_not_served(tmp_path: Path) -> None:
+def test_bundle_that_fails_its_self_test_is_not_loaded(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path, offset=0.01)
 
     with pytest.raises(ParityFailure, match=r"'cpu' .* differ by 5\.10e\+00"):
         Inspector.load(bundle.path, OPTIONS)
 
 
-def test_graph_that_computes_no_number_gives_no_verdict(inspector: Inspector) -> None:
+def test_score_that_is_not_finite_gives_no_verdict(inspector: Inspector) -> None:
     result = PatchResult(np.full((16, 16), np.nan, np.float32), None, 0.0, 0.0, 1)
 
     with pytest.raises(ScoreNotFinite, match="nan"):

@@ -1,4 +1,4 @@
-"""Which images are worth a verdict: measures of images whose values are known, limits with their margins."""
+"""The quality check: measured values of known images, and limits with their margins."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -17,7 +17,7 @@ from service.inspection.quality import (
     Quality,
     QualityLimits,
     derive_limits,
-    find_objections,
+    find_violations,
 )
 from service.recipes.sections import PixelSetting
 from service.recipes.sections import QualityLimits as QualityPart
@@ -27,7 +27,7 @@ SIZE = 64
 
 
 def scene(seed: int = 0, *, light: float = 1.0, focus: float = 0.0) -> npt.NDArray[np.uint8]:
-    """A textured part, as bright and as sharp as lamp and lens make it, uint8 [64, 64, 3]."""
+    """Return a textured part, uint8 [64, 64, 3], with the given brightness and sharpness."""
     rng = np.random.default_rng(seed)
     texture = cv2.GaussianBlur(rng.normal(0, 60, (SIZE, SIZE)), (0, 0), 0.8)
     gray = np.clip(light * (120 + texture), 0, 255)
@@ -41,7 +41,7 @@ LIMITS = derive_limits(summarise(CALIBRATION))
 
 
 def reasons(image: npt.NDArray[np.uint8], limits: QualityLimits = LIMITS) -> set[str]:
-    return {objection.reason.value for objection in find_objections(measure_quality(image), (SIZE, SIZE), limits)}
+    return {violation.reason.value for violation in find_violations(measure_quality(image), (SIZE, SIZE), limits)}
 
 
 def test_measures_of_a_known_image() -> None:
@@ -51,14 +51,14 @@ def test_measures_of_a_known_image() -> None:
 
     quality = measure_quality(image)
 
-    blue = 29  # of 255, in OpenCV's gray
+    blue = 29  # gray level of pure blue in OpenCV
     assert quality.dark_share == 0.25
     assert quality.bright_share == 0.5
     assert quality.brightness == (blue * 4 + 100 * 2) / 8
     assert quality.contrast == pytest.approx(np.std([0, 0, blue, blue, blue, blue, 100, 100]))
 
 
-def test_sharpness_falls_when_the_lens_is_out_of_focus() -> None:
+def test_sharpness_decreases_out_of_focus() -> None:
     sharp, soft = measure_quality(scene()), measure_quality(scene(focus=2))
     assert soft.sharpness < sharp.sharpness / 10
 
@@ -77,13 +77,13 @@ def test_sharpness_falls_when_the_lens_is_out_of_focus() -> None:
         (np.full((SIZE, SIZE, 3), 255, np.uint8), {"over-exposed", "blurred", "empty-frame"}),
     ],
 )
-def test_what_is_wrong_with_a_image_is_named(image: npt.NDArray[np.uint8], expected: set[str]) -> None:
+def test_violations_name_the_reason(image: npt.NDArray[np.uint8], expected: set[str]) -> None:
     assert reasons(image) == expected
 
 
-def test_objection_says_value_and_limit() -> None:
+def test_violation_states_value_and_limit() -> None:
     image = scene(99, light=0.3)
-    (dark, *_) = find_objections(measure_quality(image), (SIZE, SIZE), LIMITS)
+    (dark, *_) = find_violations(measure_quality(image), (SIZE, SIZE), LIMITS)
 
     assert (dark.reason, dark.measure, dark.limit) == (InvalidReason.UNDER_EXPOSED, "brightness", LIMITS.min_brightness)
     assert dark.measured == measure_quality(image).brightness
@@ -94,8 +94,8 @@ def test_objection_says_value_and_limit() -> None:
 
 
 @pytest.mark.parametrize("defect", [0, 255])
-def test_defect_on_a_good_image_is_no_fault_of_the_image(defect: int) -> None:
-    # A spot of black or white over 4 % of the image belongs into a verdict.
+def test_defect_is_not_a_quality_violation(defect: int) -> None:
+    # A black or white spot of 4 % of the image is a matter of the verdict.
     image = scene(99)
     image[10:22, 10:22] = defect
     assert reasons(image) == set()
@@ -113,9 +113,9 @@ qualities = st.builds(Quality, **ranges)
 
 @given(st.lists(qualities, min_size=1, max_size=20), st.data())
 @settings(max_examples=200)
-def test_images_like_the_calibration_ones_are_never_invalid(calibration: list[Quality], data: st.DataObject) -> None:
+def test_images_within_the_calibration_range_are_valid(calibration: list[Quality], data: st.DataObject) -> None:
     limits = derive_limits(summarise(calibration))
-    # Every calibration image, and every image that lies between them measure by measure.
+    # Every calibration image, and every image between them in each measure.
     between = Quality(
         **{
             field.name: data.draw(
@@ -128,7 +128,7 @@ def test_images_like_the_calibration_ones_are_never_invalid(calibration: list[Qu
         }
     )
     for quality in (*calibration, between):
-        assert find_objections(quality, (SIZE, SIZE), limits) == ()
+        assert find_violations(quality, (SIZE, SIZE), limits) == ()
 
 
 @pytest.mark.parametrize("seed", range(100, 150))
@@ -136,7 +136,7 @@ def test_new_images_of_the_same_scene_are_valid(seed: int) -> None:
     assert reasons(scene(seed)) == set()
 
 
-def test_bundle_without_statistics_notices_an_empty_frame_only() -> None:
+def test_bundle_without_statistics_detects_only_empty_frames() -> None:
     limits = derive_limits(None)
 
     assert limits == QualityLimits(min_contrast=EMPTY_CONTRAST)
@@ -156,16 +156,16 @@ def test_bundle_without_statistics_notices_an_empty_frame_only() -> None:
         (QualityPart(off=[InvalidReason.EMPTY_FRAME, InvalidReason.FROZEN_FRAME]), {"min_contrast": None}),
     ],
 )
-def test_recipe_overrides_and_switches_off(part: QualityPart, expected: dict[str, Any]) -> None:
+def test_recipe_overrides_and_switches_off_limits(part: QualityPart, expected: dict[str, Any]) -> None:
     bundle = derive_limits(tiny_quality(brightness=(100, 120), sharpness=(40, 50), contrast=(8, 9)))
     combined = part.combine(bundle, PixelSetting(width=640, height=480))
     assert combined == replace(bundle, width=640, height=480, **expected)
 
 
-def test_wrong_size_is_named_for_each_side() -> None:
+def test_wrong_size_is_reported_for_each_side() -> None:
     limits = QualityLimits(width=640, height=64)
-    (objection,) = find_objections(measure_quality(scene()), (SIZE, SIZE), limits)
-    assert objection.detail == "The image's width is 64 pixels, the recipe declares 640."
-    assert (objection.measure, objection.measured, objection.limit) == ("width", 64, 640)
+    (violation,) = find_violations(measure_quality(scene()), (SIZE, SIZE), limits)
+    assert violation.detail == "The image's width is 64 pixels, the recipe declares 640."
+    assert (violation.measure, violation.measured, violation.limit) == ("width", 64, 640)
     off = QualityPart(off=[InvalidReason.WRONG_SIZE]).combine(QualityLimits(), PixelSetting(width=640, height=480))
-    assert find_objections(measure_quality(scene()), (SIZE, SIZE), off) == ()
+    assert find_violations(measure_quality(scene()), (SIZE, SIZE), off) == ()

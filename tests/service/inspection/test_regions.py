@@ -11,7 +11,7 @@ from service.inspection.area import BoolMask
 from service.inspection.regions import Region, RegionFilter, find_regions
 
 
-def test_region_is_reported_in_pixels_of_the_image_that_was_sent() -> None:
+def test_region_is_in_pixels_of_the_sent_image() -> None:
     anomaly_map = np.zeros((8, 16), np.float32)
     anomaly_map[2:4, 10:13] = 5.0
     anomaly_map[3, 11] = 9.0
@@ -45,7 +45,7 @@ def test_separate_defects_are_separate_regions_strongest_first() -> None:
     st.integers(1, 3000),
     st.integers(1, 3000),
 )
-def test_there_is_a_region_exactly_when_a_judged_cell_lies_above_the_level(
+def test_there_is_a_region_exactly_if_a_judged_cell_is_above_the_threshold(
     anomaly_map: npt.NDArray[np.float32],
     judged: BoolMask | None,
     level: float,
@@ -69,7 +69,7 @@ def test_there_is_a_region_exactly_when_a_judged_cell_lies_above_the_level(
         assert region.peak > level
 
 
-def test_single_cell_of_a_large_map_is_not_lost_among_its_samples() -> None:
+def test_single_cell_of_a_large_map_is_found() -> None:
     anomaly_map = np.zeros((700, 900), np.float32)
     anomaly_map[123, 456] = 1.0
 
@@ -89,7 +89,7 @@ def test_whole_image_as_one_region() -> None:
     assert region.area_px == 6000
 
 
-def test_region_ends_where_the_judged_part_ends() -> None:
+def test_region_ends_at_the_border_of_the_judged_area() -> None:
     anomaly_map = np.full((4, 4), 9.0, np.float32)
     judged = np.zeros((4, 4), np.bool_)
     judged[1:3, 1:3] = True
@@ -99,7 +99,7 @@ def test_region_ends_where_the_judged_part_ends() -> None:
     assert region.bbox == (10, 10, 20, 20)
 
 
-def test_what_is_not_judged_does_not_shine_into_what_is() -> None:
+def test_unjudged_cells_do_not_influence_judged_ones() -> None:
     anomaly_map = np.zeros((4, 4), np.float32)
     anomaly_map[:, 0] = 99.0
     judged = np.ones((4, 4), np.bool_)
@@ -107,8 +107,6 @@ def test_what_is_not_judged_does_not_shine_into_what_is() -> None:
 
     assert find_regions(anomaly_map, 1.0, (40, 40), judged=judged).kept == ()
 
-
-# --- filters -------------------------------------------------------------------------------------------------
 
 # Two cells of 10 x 10 pixels, in the middle and in the corner, four and a half cells apart in x and in y.
 PAIR = np.zeros((9, 9), np.float32)
@@ -120,7 +118,7 @@ def kept(filters: RegionFilter, anomaly_map: npt.NDArray[np.float32] = PAIR) -> 
     return list(find_regions(anomaly_map, 2.0, size, filters).kept)
 
 
-def test_filters_are_applied_to_the_figures_that_are_reported() -> None:
+def test_filters_use_the_reported_values() -> None:
     strong, weak = kept(RegionFilter())
     assert (strong.peak, weak.peak) == (7.0, 3.0)
 
@@ -134,7 +132,7 @@ def test_filters_are_applied_to_the_figures_that_are_reported() -> None:
         assert kept(filters) == expected, filters
 
 
-def test_only_what_lies_in_the_border_as_a_whole_is_dropped() -> None:
+def test_only_regions_completely_in_the_border_are_dropped() -> None:
     anomaly_map = np.zeros((9, 9), np.float32)
     anomaly_map[0, 8] = 9.0  # in the corner
     anomaly_map[4, 0:4] = 9.0  # from the edge far into the image
@@ -148,9 +146,9 @@ def test_only_what_lies_in_the_border_as_a_whole_is_dropped() -> None:
     assert (everything.kept, everything.dropped) == ((), {"border": 2})
 
 
-def test_pieces_near_each_other_are_one_region_and_their_areas_add_up() -> None:
+def test_close_pieces_are_merged_and_their_areas_added() -> None:
     scratch = np.zeros((3, 12), np.float32)
-    scratch[1, [1, 4, 7]] = [5.0, 9.0, 5.0]  # two cells between the pieces: about 20 pixels less what shines over
+    scratch[1, [1, 4, 7]] = [5.0, 9.0, 5.0]  # two cells between the pieces: about 20 pixels, less by interpolation
     apart = kept(RegionFilter(merge_distance_px=5), scratch)
     assert len(apart) == 3
 
@@ -162,13 +160,13 @@ def test_pieces_near_each_other_are_one_region_and_their_areas_add_up() -> None:
     left, right = min(piece.bbox[0] for piece in apart), max(piece.bbox[0] + piece.bbox[2] for piece in apart)
     assert (merged.bbox[0], merged.bbox[0] + merged.bbox[2]) == (left, right)
     xs = [x for x, _ in merged.polygon]
-    assert min(xs) < 20, "the outline goes around all pieces"
+    assert min(xs) < 20, "the outline encloses all pieces"
     assert max(xs) > 70
 
 
 @pytest.mark.parametrize("image_wh", [(120, 30), (1200, 30)])
 def test_merge_distance_is_in_pixels_in_both_directions(image_wh: tuple[int, int]) -> None:
-    """Samples are two pixels apart, or twenty in x: what is 20 pixels away there is the next sample."""
+    """Samples are two pixels apart, or twenty in x, where a distance of 20 pixels is one sample."""
     scratch = np.zeros((3, 12), np.float32)
     scratch[1, [2, 5]] = 9.0
     gap_px = {(120, 30): 20, (1200, 30): 200}[image_wh]

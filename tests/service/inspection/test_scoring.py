@@ -44,34 +44,34 @@ def test_score_never_exceeds_the_highest_cell(anomaly_map: npt.NDArray[np.float3
     st.floats(0.01, 1.0),
     st.sampled_from([(), WINDOWS]),
 )
-def test_judging_less_of_a_image_never_raises_its_score(
+def test_smaller_judged_area_never_raises_the_score(
     anomaly_map: npt.NDArray[np.float32],
     judged: npt.NDArray[np.bool_],
     more: npt.NDArray[np.bool_],
     fraction: float,
     windows: Sequence[tuple[slice, slice]],
 ) -> None:
-    """Exactly, not up to rounding: the calibration scores are of whole images and may be equal to the bit."""
+    """Exactly, not up to rounding: a score may equal a calibration score of a whole image to the last bit."""
     rule = ScoreRule(fraction=fraction)
     score = image_score(anomaly_map, rule, judged, windows)
 
     assert score <= image_score(anomaly_map, rule, judged | more, windows)
     assert image_score(anomaly_map, rule, judged | more, windows) <= image_score(anomaly_map, rule, None, windows)
-    assert score <= float(anomaly_map[judged].max()), "a score above a level proves a judged cell above it"
+    assert score <= float(anomaly_map[judged].max()), "a score above a threshold implies a judged cell above it"
 
 
-def test_as_many_cells_are_averaged_as_of_the_whole_map() -> None:
+def test_number_of_averaged_cells_is_that_of_the_whole_map() -> None:
     rule = ScoreRule(fraction=0.2)  # two of ten cells
 
     assert image_score(TEN, rule, TEN >= 7) == image_score(TEN, rule) == 8.5
-    assert image_score(TEN, rule, TEN < 5) == 3.5, "the mean of 4 and 3, not 4 as the top fifth of five cells would be"
-    assert image_score(TEN, rule, TEN == 9) == 4.5, "where too few are judged, the lowest value of the map fills up"
+    assert image_score(TEN, rule, TEN < 5) == 3.5, "the mean of 4 and 3; the top fifth of five cells would be 4"
+    assert image_score(TEN, rule, TEN == 9) == 4.5, "missing cells count as the lowest value of the map"
 
 
-@pytest.mark.parametrize("strange", [np.nan, np.inf])
-def test_map_that_holds_no_number_has_no_score(strange: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_map_with_nan_or_infinity_has_no_score(value: float) -> None:
     anomaly_map = TEN.copy()
-    anomaly_map[0, 0] = strange
+    anomaly_map[0, 0] = value
 
     assert np.isnan(image_score(anomaly_map, ScoreRule(fraction=0.2)))
 
@@ -83,7 +83,7 @@ def test_score_of_judged_cells_is_that_of_the_whole_map_where_all_are_judged() -
 WINDOWS = ((slice(0, 4), slice(0, 4)), (slice(0, 4), slice(2, 6)))
 
 
-def test_of_tiles_the_most_unusual_one_gives_the_score() -> None:
+def test_highest_tile_score_counts() -> None:
     anomaly_map = np.zeros((4, 6), np.float32)
     anomaly_map[0, :2] = (3.0, 1.0)
 
@@ -92,7 +92,7 @@ def test_of_tiles_the_most_unusual_one_gives_the_score() -> None:
 
 
 @pytest.mark.parametrize("place", [(0, 0), (3, 5)])
-def test_tile_that_holds_no_number_takes_the_score_with_it(place: tuple[int, int]) -> None:
+def test_nan_in_one_tile_makes_the_score_nan(place: tuple[int, int]) -> None:
     anomaly_map = np.ones((4, 6), np.float32)
     anomaly_map[place] = np.nan
 
@@ -104,7 +104,7 @@ def test_tile_that_holds_no_number_takes_the_score_with_it(place: tuple[int, int
     hnp.arrays(np.bool_, (4, 6)).filter(lambda mask: bool(mask.any())),
     st.floats(0.01, 1.0),
 )
-def test_judging_less_of_a_tiled_image_never_raises_the_score(
+def test_smaller_judged_area_of_a_tiled_image_never_raises_the_score(
     anomaly_map: npt.NDArray[np.float32], judged: npt.NDArray[np.bool_], fraction: float
 ) -> None:
     rule = ScoreRule(fraction=fraction)

@@ -1,4 +1,4 @@
-"""Large images in tiles: where they lie, how their maps are put together, and that small defects are not lost."""
+"""Large images in tiles: positions of tiles, blending of their maps, and detection of small defects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.inspection.decision import Criteria, Decision
 from service.inspection.inspector import Inspector, InspectorOptions
 from service.inspection.runtime.batching import BatchingOptions, PatchResult
 from service.inspection.runtime.session import SessionOptions
-from service.inspection.tiling import ALIGNMENT_PX, Blend, cut, infer_tiles, lay_grid, lay_out
+from service.inspection.tiling import ALIGNMENT_PX, Blend, cut, infer_tiles, plan_tiles, prepare_input
 from service.recipes.recipe import Recipe
 from tests.bundles import CELL, SIZE, part, tiny_draft, write_tiny_bundle
 from tests.running_service import encode
@@ -35,7 +35,7 @@ def geometry(tile: int = 64, overlap: int = 16, scale: float = 1.0) -> InputGeom
 
 
 def patch_means(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """The tiny graph's map of a whole image, by numpy."""
+    """Return the tiny graph's map of a whole image, computed with numpy."""
     height, width = image.shape[0] // CELL, image.shape[1] // CELL
     gray = image.astype(np.float32).mean(axis=2)[: height * CELL, : width * CELL] / 255
     means = np.abs(gray.reshape(height, CELL, width, CELL).mean(axis=(1, 3)) - 0.5)
@@ -51,10 +51,10 @@ def inspector(models: Path, *, gain: bool = False, tiling: Tiling | None = TILED
     st.integers(1, 900), st.integers(1, 900), st.sampled_from([32, 64, 96]), st.sampled_from([0, 4, 12]),
     st.sampled_from([1.0, 0.5, 0.37]),
 )  # fmt: skip
-def test_tiles_cover_every_pixel_and_begin_on_whole_cells(
+def test_tiles_cover_every_pixel_and_start_on_cell_edges(
     height: int, width: int, tile: int, overlap: int, scale: float
 ) -> None:
-    grid = lay_grid((height, width), geometry(tile, overlap, scale))
+    grid = plan_tiles((height, width), geometry(tile, overlap, scale))
     covered = np.zeros(grid.padded_hw, int)
     for top, left in grid:
         assert top % 4 == left % 4 == 0
@@ -67,38 +67,38 @@ def test_tiles_cover_every_pixel_and_begin_on_whole_cells(
         assert all(later - earlier <= tile - overlap for earlier, later in pairwise(starts))
 
 
-def test_number_of_tiles_is_what_the_area_asks_for() -> None:
-    grid = lay_grid((3000, 4096), geometry(512, 64))
+def test_number_of_tiles() -> None:
+    grid = plan_tiles((3000, 4096), geometry(512, 64))
 
     assert (len(grid.tops), len(grid.lefts)) == (7, 9)
     assert grid.padded_hw == (3008, 4096)
 
 
-def test_padding_continues_the_image_as_its_mirror_image() -> None:
+def test_padding_mirrors_the_image() -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (70, 40, 3), np.uint8)
 
-    laid = lay_out(rgb, geometry())
+    laid = prepare_input(rgb, geometry())
 
     assert laid.shape == (96, 64, 3)
     np.testing.assert_array_equal(laid[:70, :40], rgb)
     np.testing.assert_array_equal(laid[70:, :40], rgb[68:42:-1])
 
 
-def test_tiles_are_views_of_the_image_and_take_no_memory() -> None:
-    laid = lay_out(np.zeros((256, 256, 3), np.uint8), geometry())
+def test_tiles_are_views_of_the_image() -> None:
+    laid = prepare_input(np.zeros((256, 256, 3), np.uint8), geometry())
 
     assert all(
-        tile.base is not None and np.shares_memory(tile, laid) for tile in cut(laid, lay_grid((256, 256), geometry()))
+        tile.base is not None and np.shares_memory(tile, laid) for tile in cut(laid, plan_tiles((256, 256), geometry()))
     )
 
 
 def test_without_a_tiling_the_whole_image_is_stretched() -> None:
-    assert lay_out(np.zeros((100, 300, 3), np.uint8), InputGeometry(height=64, width=64)).shape == (64, 64, 3)
+    assert prepare_input(np.zeros((100, 300, 3), np.uint8), InputGeometry(height=64, width=64)).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("overlap", [0, 16, 28])
 def test_maps_of_equal_tiles_blend_without_a_seam(overlap: int) -> None:
-    grid = lay_grid((200, 300), geometry(64, overlap))
+    grid = plan_tiles((200, 300), geometry(64, overlap))
     blend = Blend(grid, (16, 16))
     for corner in grid:
         blend.add(corner, np.full((16, 16), 0.7, np.float32))
@@ -109,12 +109,12 @@ def test_maps_of_equal_tiles_blend_without_a_seam(overlap: int) -> None:
     np.testing.assert_allclose(whole, 0.7, rtol=1e-6)
 
 
-def test_neighbours_fade_into_each_other_along_half_a_hann_window() -> None:
-    grid = lay_grid((64, 112), geometry(64, 16))
+def test_neighbours_are_blended_with_half_a_hann_window() -> None:
+    grid = plan_tiles((64, 112), geometry(64, 16))
     blend = Blend(grid, (16, 16))
     for corner, level in zip(grid, (0.0, 1.0), strict=False):
         blend.add(corner, np.full((16, 16), level, np.float32))
-    assert grid.lefts == (0, 48, 64), "the last tile ends where the padded image does"
+    assert grid.lefts == (0, 48, 64), "the last tile ends at the end of the padded image"
     blend.add((0, 64), np.full((16, 16), 1.0, np.float32))
 
     row = blend.finish()[8]
@@ -126,9 +126,9 @@ def test_neighbours_fade_into_each_other_along_half_a_hann_window() -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_no_cell_exceeds_what_the_tiles_say(seed: int) -> None:
+def test_no_cell_exceeds_the_highest_tile_value(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    grid = lay_grid((130, 150), geometry(64, 16))
+    grid = plan_tiles((130, 150), geometry(64, 16))
     blend, tiles = Blend(grid, (16, 16)), rng.normal(size=(len(grid), 16, 16)).astype(np.float32)
     for corner, tile in zip(grid, tiles, strict=True):
         blend.add(corner, tile)
@@ -141,7 +141,7 @@ def test_no_cell_exceeds_what_the_tiles_say(seed: int) -> None:
 
 
 @pytest.mark.parametrize("size_wh", [(64, 64), (200, 120), (333, 257), (40, 30), (48, 500)])
-def test_map_in_tiles_is_that_of_the_whole_image_for_a_graph_that_sees_only_patches(
+def test_tiled_map_equals_the_whole_map_for_a_graph_of_independent_patches(
     tmp_path: Path, size_wh: tuple[int, int]
 ) -> None:
     image = np.random.default_rng(1).integers(0, 255, (size_wh[1], size_wh[0], 3), np.uint8)
@@ -154,7 +154,7 @@ def test_map_in_tiles_is_that_of_the_whole_image_for_a_graph_that_sees_only_patc
     np.testing.assert_allclose(measured.anomaly_map[: whole.shape[0], : whole.shape[1]], whole, atol=1e-5)
 
 
-def test_score_is_that_of_the_most_unusual_tile_and_never_above_the_map(tmp_path: Path) -> None:
+def test_score_is_that_of_the_highest_tile_and_never_above_the_map(tmp_path: Path) -> None:
     image = part(width=640, height=480, spot=(300, 200, 8))
     tiled = inspector(tmp_path)
     measured = tiled.measure(encode(image))
@@ -164,10 +164,10 @@ def test_score_is_that_of_the_most_unusual_tile_and_never_above_the_map(tmp_path
     top = np.sort(measured.anomaly_map.ravel())[-3:]
     assert measured.score == pytest.approx(float(top.mean()))
     assert measured.score <= measured.anomaly_map.max()
-    assert tiled.score_map(measured.anomaly_map, (640, 480)) == measured.score, "as of a stored map"
+    assert tiled.score_map(measured.anomaly_map, (640, 480)) == measured.score, "the same score from a stored map"
 
 
-def test_every_tile_counts_with_its_own_gain(tmp_path: Path) -> None:
+def test_every_tile_is_multiplied_by_its_own_gain(tmp_path: Path) -> None:
     image = part(width=64 + 48, height=64, spot=(8, 8, 16))  # in the first tile alone
     plain, gained = inspector(tmp_path / "a"), inspector(tmp_path / "b", gain=True)
     before, after = plain.measure(encode(image)), gained.measure(encode(image))
@@ -179,7 +179,7 @@ def test_every_tile_counts_with_its_own_gain(tmp_path: Path) -> None:
     assert after.anomaly_map[:, 20:].max() == pytest.approx(before.anomaly_map[:, 20:].max() * 1.00196, rel=1e-4)
 
 
-def test_scale_makes_the_image_smaller_before_it_is_cut(tmp_path: Path) -> None:
+def test_image_is_scaled_before_it_is_cut(tmp_path: Path) -> None:
     tiled = inspector(tmp_path, tiling=Tiling(overlap=16, scale=0.5))
     verdict = tiled.inspect(
         encode(part(width=640, height=480, spot=(400, 100, 48))), Criteria(Recipe.default(tiled.card.scores).thresholds)
@@ -213,9 +213,9 @@ def test_defect_of_24_pixels_in_twelve_megapixels_is_found_where_stretching_miss
     assert abs(height - 24) <= 2 * CELL
 
 
-def test_only_so_many_tiles_wait_at_a_time() -> None:
+def test_number_of_queued_tiles_is_limited() -> None:
     size = geometry(64, 16)
-    grid = lay_grid((500, 500), size)
+    grid = plan_tiles((500, 500), size)
     waiting: list[Future[PatchResult]] = []
     most = 0
 
@@ -224,26 +224,26 @@ def test_only_so_many_tiles_wait_at_a_time() -> None:
         future: Future[PatchResult] = Future()
         waiting.append(future)
         most = max(most, sum(not item.done() for item in waiting))
-        # The graph answers the oldest tile only when no more may come.
+        # The oldest tile finishes only when no more tiles may be queued.
         if sum(not item.done() for item in waiting) == 6:
-            answer(waiting[:-5])
+            finish(waiting[:-5])
         if len(waiting) == len(grid):
-            answer(waiting)
+            finish(waiting)
         return future
 
-    def answer(futures: list[Future[PatchResult]]) -> None:
+    def finish(futures: list[Future[PatchResult]]) -> None:
         for future in futures:
             if not future.done():
                 future.set_result(PatchResult(np.zeros((16, 16), np.float32), None, 0.0, 0.1, 1))
 
-    result = infer_tiles(lay_out(np.zeros((500, 500, 3), np.uint8), size), grid, submit, 6)
+    result = infer_tiles(prepare_input(np.zeros((500, 500, 3), np.uint8), size), grid, submit, 6)
 
     assert most == 6
     assert result.infer_s == pytest.approx(0.1 * len(grid))
     assert len(result.windows) == len(grid)
 
 
-def test_tile_that_fails_takes_back_those_that_wait() -> None:
+def test_failed_tile_cancels_the_queued_ones() -> None:
     size = geometry(64, 16)
     submitted: list[Future[PatchResult]] = []
 
@@ -254,12 +254,12 @@ def test_tile_that_fails_takes_back_those_that_wait() -> None:
         return submitted[-1]
 
     with pytest.raises(QueueFull):
-        infer_tiles(lay_out(np.zeros((500, 500, 3), np.uint8), size), lay_grid((500, 500), size), submit, 8)
+        infer_tiles(prepare_input(np.zeros((500, 500, 3), np.uint8), size), plan_tiles((500, 500), size), submit, 8)
 
     assert all(future.cancelled() for future in submitted)
 
 
-def test_large_images_side_by_side_are_never_refused_by_the_graphs_own_queue(tmp_path: Path) -> None:
+def test_parallel_tiled_images_do_not_fill_the_queue(tmp_path: Path) -> None:
     path = write_tiny_bundle(tmp_path, input=TILED).path
     options = InspectorOptions(session=OPTIONS.session, batching=BatchingOptions(max_batch=2, queue_limit=4))
     tiled = Inspector.load(path, options)
@@ -279,8 +279,8 @@ def test_large_images_side_by_side_are_never_refused_by_the_graphs_own_queue(tmp
     ("values", "message"),
     [
         ({"input": InputGeometry(height=64, width=64, tiling=Tiling(overlap=18))}, "overlap"),
-        ({"input": InputGeometry(height=64, width=96, tiling=Tiling(overlap=16))}, "same whole ratio"),
-        ({"map_height": 15, "map_width": 15, "input": TILED}, "same whole ratio"),
+        ({"input": InputGeometry(height=64, width=96, tiling=Tiling(overlap=16))}, "same integer"),
+        ({"map_height": 15, "map_width": 15, "input": TILED}, "same integer"),
     ],
 )
 def test_tiling_that_does_not_fit_the_map_is_refused(values: dict[str, Any], message: str) -> None:
@@ -289,12 +289,12 @@ def test_tiling_that_does_not_fit_the_map_is_refused(values: dict[str, Any], mes
 
 
 @pytest.mark.parametrize("overlap", [32, 64, -1])
-def test_overlap_leaves_every_tile_a_middle_of_its_own(overlap: int) -> None:
+def test_overlap_is_less_than_half_a_tile(overlap: int) -> None:
     with pytest.raises(ValidationError):
         InputGeometry(height=64, width=64, tiling=Tiling(overlap=overlap))
 
 
-def test_bundle_without_a_tiling_reads_as_it_always_did() -> None:
+def test_manifest_without_a_tiling_serialises_as_before() -> None:
     assert InputGeometry(height=64, width=64).model_dump(mode="json") == {
         "height": 64,
         "width": 64,

@@ -1,4 +1,4 @@
-"""What a proposal says, from given scores."""
+"""Content of a threshold proposal for known scores."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from scipy.stats import beta
 from service.inspection.calibration import p_value, smallest_alpha
 from service.inspection.decision import Decision, decide
 from service.proposals.derive import derive, recipe_of, summarise_replay
-from service.proposals.records import GoodImages, Wish
+from service.proposals.records import GoodImages, ProposalOptions
 from service.recipes.errors import InvalidRecipe
 from service.recipes.recipe import Recipe
 from service.schemas.proposal import ChangedVerdict, Proposal, ReplayedVerdicts
@@ -48,7 +48,7 @@ def propose(
 
     return derive(
         images,
-        Wish(target, review, 0.95, "Ada"),
+        ProposalOptions(target, review, 0.95, "Ada"),
         proposal_id="p",
         created_at=datetime(2026, 3, 3, tzinfo=UTC),
         product="widget",
@@ -58,11 +58,11 @@ def propose(
     )
 
 
-def test_images_that_fail_now_are_counted_in_a_note_and_not_left_out() -> None:
+def test_images_above_the_threshold_in_force_are_noted_and_not_left_out() -> None:
     scores = sorted(good_images().scores)
-    limit = scores[-10]  # nine of 99 lie above it
+    limit = scores[-10]  # 9 of 99 scores are above it
     proposal = propose(good_images(), in_force=limit)
-    (note,) = [note for note in proposal.notes if "fail by the threshold in force" in note]
+    (note,) = [note for note in proposal.notes if "score above the fail threshold in force" in note]
     assert note.startswith("9 of 99 images")
     assert proposal.source.images == 99
     assert not any("in force" in note for note in propose(good_images(), in_force=scores[-3]).notes)
@@ -70,7 +70,7 @@ def test_images_that_fail_now_are_counted_in_a_note_and_not_left_out() -> None:
     assert not any("in force" in note for note in propose(card, in_force=limit).notes)
 
 
-def test_two_different_statements_are_made_about_the_rate() -> None:
+def test_expected_and_confident_rate_are_both_stated() -> None:
     rate = propose(good_images()).false_reject_rate
 
     assert (rate.target, rate.certified, rate.expected) == (0.05, 0.05, 0.05)
@@ -79,16 +79,16 @@ def test_two_different_statements_are_made_about_the_rate() -> None:
     assert rate.smallest_certifiable == 0.01
 
 
-def test_rate_that_needs_more_images_is_replaced_by_what_they_can_certify_and_said_so() -> None:
+def test_rate_that_needs_more_images_is_replaced_by_the_smallest_certifiable_one() -> None:
     proposal = propose(good_images(), 0.001)
 
     assert proposal.false_reject_rate.certified == pytest.approx(0.01)
     assert proposal.thresholds.fail == 99.0
     assert proposal.false_reject_rate.images_for_target == 999
-    assert any("999 would be needed" in note for note in proposal.notes)
+    assert any("which needs 999 images" in note for note in proposal.notes)
 
 
-def test_bound_is_below_the_target_where_no_rank_fits_it_exactly() -> None:
+def test_expected_rate_is_below_the_target_where_no_rank_matches_it_exactly() -> None:
     rate = propose(good_images([float(value) for value in range(150)], None), 0.01).false_reject_rate
 
     assert rate.certified == 0.01
@@ -101,16 +101,16 @@ def test_bound_is_below_the_target_where_no_rank_fits_it_exactly() -> None:
         {"grouped_by": "none", "groups": {"all": 99}, "days": ("all",) * 99},
         {"grouped_by": "captured-at", "groups": {"2026-03-01": 99}, "days": ("2026-03-01",) * 99},
     ],
-    ids=["nothing-tells-days-apart", "a-single-day"],
+    ids=["no-days-in-names", "a-single-day"],
 )
-def test_same_day_calibration_is_called_by_its_name(changes: dict[str, Any]) -> None:
+def test_same_day_calibration_is_noted(changes: dict[str, Any]) -> None:
     proposal = propose(good_images(**changes))
 
     assert proposal.source.one_session
     assert any(note.startswith("Same-day calibration") for note in proposal.notes)
 
 
-def test_several_days_are_no_same_day_calibration() -> None:
+def test_several_days_are_not_a_same_day_calibration() -> None:
     proposal = propose(good_images(sorted(SCORES, key=lambda score: score * 37 % 99)))
 
     assert not proposal.source.one_session
@@ -119,22 +119,22 @@ def test_several_days_are_no_same_day_calibration() -> None:
     assert sum(day.above or 0 for day in proposal.days) == 4
 
 
-def test_day_that_differs_is_named_before_anything_is_applied() -> None:
-    proposal = propose(good_images())  # the second day's scores all lie above the first's
+def test_day_that_differs_is_noted() -> None:
+    proposal = propose(good_images())  # all scores of the second day are above those of the first
 
     assert [day.differs for day in proposal.days] == [True, True]
-    assert any("2026-03-02" in note and "find out" in note for note in proposal.notes)
+    assert any("2026-03-02" in note and "differ from those of the other days" in note for note in proposal.notes)
 
 
-def test_card_without_days_per_score_says_that_it_cannot_compare() -> None:
+def test_card_without_days_per_score_is_noted() -> None:
     groups = {"mon": 50, "tue": 49}
     proposal = propose(good_images(days=None, grouped_by="folder", groups=groups))
 
     assert [(day.name, day.images, day.above) for day in proposal.days] == [("mon", 50, None), ("tue", 49, None)]
-    assert any("does not say which score" in note for note in proposal.notes)
+    assert any("does not record the day" in note for note in proposal.notes)
 
 
-def test_card_with_days_compares_them() -> None:
+def test_days_of_a_card_are_compared() -> None:
     card = tiny_card().model_copy(
         update={
             "groups": [group.model_copy(update={"name": name, "count": count}) for name, count in (("a", 50), ("b", 49))
@@ -174,7 +174,7 @@ def test_impossible_review_rate_is_refused() -> None:
 def test_score_p_value_and_decision_of_an_applied_proposal_agree_at_every_boundary(
     scores: list[float], score: float, target: float
 ) -> None:
-    """Against the proposal's own good images, also where they are too few for the target."""
+    """P-values are against the proposal's own good images, also where they are too few for the target."""
     proposal = propose(good_images(scores, None, grouped_by="none", groups={"all": len(scores)}), target)
     recipe = recipe_of(scores, proposal.false_reject_rate.certified, None, "p")
     assert recipe.certified

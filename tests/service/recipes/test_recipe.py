@@ -26,7 +26,7 @@ def test_default_recipe_certifies_one_percent_where_it_can() -> None:
     assert (recipe.certified, recipe.calibration_images) == (True, 99)
 
 
-def test_default_recipe_states_the_rate_that_few_images_can_certify() -> None:
+def test_default_recipe_uses_the_smallest_certifiable_rate_of_few_images() -> None:
     recipe = Recipe.default(FORTY_TWO)
 
     assert recipe.fail_threshold == 42.0
@@ -49,7 +49,7 @@ def test_recipe_for_stated_rates() -> None:
 
 @pytest.mark.parametrize(
     ("fail", "review", "message"),
-    [(0.001, None, "999 would be needed"), (0.1, 0.05, "smaller than"), (1.5, None, "between 0 and 1")],
+    [(0.001, None, "needs 999 images"), (0.1, 0.05, "smaller than"), (1.5, None, "between 0 and 1")],
 )
 def test_impossible_rates_are_refused_and_nothing_changes(fail: float, review: float | None, message: str) -> None:
     with pytest.raises(InvalidRecipe, match=message) as caught:
@@ -71,13 +71,13 @@ def test_recipe_is_validated_as_a_whole(values: dict[str, float]) -> None:
         Recipe.model_validate(values)
 
 
-def test_threshold_set_by_hand_claims_no_guarantee() -> None:
+def test_threshold_set_by_hand_has_no_guarantee() -> None:
     recipe = Recipe(fail_threshold=2.0, review_threshold=1.0)
 
     assert (recipe.certified, recipe.target_false_reject_rate) == (False, None)
 
 
-def test_rate_beyond_the_images_is_extrapolated_on_request_and_never_called_certified() -> None:
+def test_rate_that_cannot_be_certified_is_extrapolated_on_request_and_not_certified() -> None:
     recipe = Recipe.for_rates(FORTY_TWO, 0.001, extrapolate=True)
 
     assert recipe.fail_threshold > max(FORTY_TWO)
@@ -85,11 +85,11 @@ def test_rate_beyond_the_images_is_extrapolated_on_request_and_never_called_cert
     assert recipe.review_threshold < recipe.fail_threshold
 
 
-def test_extrapolation_is_not_used_where_the_images_suffice() -> None:
+def test_extrapolation_is_not_used_where_enough_images_exist() -> None:
     assert Recipe.for_rates(HUNDRED, 0.1, extrapolate=True) == Recipe.for_rates(HUNDRED, 0.1)
 
 
-def test_extrapolation_needs_a_tail() -> None:
+def test_extrapolation_needs_five_scores() -> None:
     with pytest.raises(InvalidRecipe, match="5 are needed"):
         Recipe.for_rates([1.0, 2.0, 3.0], 0.01, extrapolate=True)
 
@@ -106,11 +106,11 @@ def test_extrapolation_needs_a_tail() -> None:
         ({"e": {"f": 6}}, {"a": 1, "b": {"c": 2, "d": [3, 4]}, "e": {"f": 6}}),
     ],
 )
-def test_what_a_change_does_not_name_keeps_its_value(change: dict[str, Any], merged: dict[str, Any]) -> None:
+def test_values_that_a_change_omits_are_kept(change: dict[str, Any], merged: dict[str, Any]) -> None:
     current = {"a": 1, "b": {"c": 2, "d": [3, 4]}}
 
     assert merge(current, change) == merged
-    assert current == {"a": 1, "b": {"c": 2, "d": [3, 4]}}, "a recipe that others use is not touched"
+    assert current == {"a": 1, "b": {"c": 2, "d": [3, 4]}}, "the original is not modified"
 
 
 values = st.recursive(
@@ -122,9 +122,7 @@ recipes = st.dictionaries(st.sampled_from("abc"), values, max_size=3)
 
 
 @given(recipes, recipes)
-def test_differences_are_all_that_it_takes_to_get_from_one_recipe_to_the_other(
-    before: dict[str, Any], after: dict[str, Any]
-) -> None:
+def test_differences_turn_one_recipe_into_the_other(before: dict[str, Any], after: dict[str, Any]) -> None:
     found = list(differences(before, after))
 
     assert bool(found) == (list(differences(after, before)) != [])
@@ -141,7 +139,7 @@ def at(values: Any, path: str) -> Any:
     return values
 
 
-def test_parts_change_without_the_thresholds_and_the_other_way_round() -> None:
+def test_sections_and_thresholds_change_independently() -> None:
     recipe = Recipe.default(HUNDRED).changed({"heatmap": {"low": 1.0, "high": 2.0}})
     assert recipe.heatmap == HeatmapSetting(low=1.0, high=2.0)
     assert recipe.thresholds == Recipe.default(HUNDRED).thresholds
@@ -161,7 +159,7 @@ def test_parts_change_without_the_thresholds_and_the_other_way_round() -> None:
         ({"heatmap": {"low": float("inf")}}, r"heatmap.low: .*finite"),
     ],
 )
-def test_change_that_fits_only_for_itself_is_refused_and_names_the_place(parts: dict[str, Any], message: str) -> None:
+def test_invalid_change_is_refused_with_its_location(parts: dict[str, Any], message: str) -> None:
     recipe = Recipe(fail_threshold=2.0, review_threshold=1.0, heatmap=HeatmapSetting(high=2.0))
 
     with pytest.raises(InvalidRecipe, match=message):
@@ -176,9 +174,7 @@ def test_change_that_fits_only_for_itself_is_refused_and_names_the_place(parts: 
         ({"target_false_reject_rate": None}, "hand"),
     ],
 )
-def test_recipe_stored_by_an_older_version_still_says_how_it_was_derived(
-    stored: dict[str, Any], derivation: str
-) -> None:
+def test_derivation_of_recipes_stored_by_older_versions_is_inferred(stored: dict[str, Any], derivation: str) -> None:
     recipe = Recipe.model_validate({"fail_threshold": 2.0, "review_threshold": 1.0, **stored})
 
     assert recipe.derivation == derivation
@@ -186,7 +182,7 @@ def test_recipe_stored_by_an_older_version_still_says_how_it_was_derived(
 
 
 @given(st.lists(st.floats(1, 50), min_size=3, max_size=40), st.booleans())
-def test_polygon_that_goes_once_around_its_middle_is_taken(radii: list[float], backwards: bool) -> None:
+def test_star_shaped_polygon_is_accepted(radii: list[float], backwards: bool) -> None:
     angles = [2 * math.pi * number / len(radii) for number in range(len(radii))]
     star = [(50 + r * math.cos(angle), 50 + r * math.sin(angle)) for r, angle in zip(radii, angles, strict=True)]
 
@@ -196,16 +192,16 @@ def test_polygon_that_goes_once_around_its_middle_is_taken(radii: list[float], b
 
 
 @given(st.integers(5, 40), st.data())
-def test_polygon_that_goes_around_twice_is_refused(corners: int, data: st.DataObject) -> None:
+def test_polygon_that_winds_around_twice_is_refused(corners: int, data: st.DataObject) -> None:
     turns = data.draw(st.integers(2, (corners - 1) // 2))
     angles = [2 * math.pi * turns * number / corners + 0.1 for number in range(corners)]
     star = [(50 + 40 * math.cos(angle), 50 + 40 * math.sin(angle)) for angle in angles]
 
-    with pytest.raises(ValidationError, match=r"meets the edge|twice in a row"):
+    with pytest.raises(ValidationError, match=r"intersects the edge|is repeated"):
         RecipeParts.model_validate({"roi": [star]})
 
 
-def test_criteria_are_those_of_the_recipe() -> None:
+def test_criteria_follow_the_recipe() -> None:
     recipe = Recipe.default(HUNDRED).changed(
         {"roi": [[[0, 0], [9, 0], [9, 9]]], "regions": {"min_area_px": 5, "min_peak": 3, "max_count": 7}}
     )
@@ -215,22 +211,22 @@ def test_criteria_are_those_of_the_recipe() -> None:
         Area(roi=(((0, 0), (9, 0), (9, 9)),)),
         RegionFilter(min_area_px=5, min_peak=3, max_count=7),
     )
-    assert Recipe.default(HUNDRED).criteria == Criteria(recipe.thresholds), "by default nothing is left out"
+    assert Recipe.default(HUNDRED).criteria == Criteria(recipe.thresholds), "by default nothing is excluded or filtered"
 
 
-def test_another_bundle_takes_the_polygons_and_not_the_levels() -> None:
+def test_recipe_for_another_bundle_keeps_polygons_and_drops_values_on_the_old_scale() -> None:
     mine = Recipe.default(HUNDRED).changed(
         {"roi": [[[0, 0], [9, 0], [9, 9]]], "regions": {"min_area_px": 5, "min_peak": 3}, "heatmap": {"high": 7}}
     )
 
-    moved = mine.moved_to(Recipe.default(FORTY_TWO))
+    moved = mine.adapted_to(Recipe.default(FORTY_TWO))
 
     assert moved == Recipe.default(FORTY_TWO).changed({"roi": mine.roi, "regions": {"min_area_px": 5}})
 
 
-def test_every_part_of_a_recipe_can_be_changed_and_is_shown_over_http() -> None:
+def test_every_section_of_a_recipe_is_in_the_http_schemas() -> None:
     parts = set(RecipeParts.model_fields)
 
-    assert parts <= set(RecipeChange.model_fields), "a new part belongs into RecipeChange, too"
+    assert parts <= set(RecipeChange.model_fields), "a new section must be added to RecipeChange"
     assert set(RecipeValues.model_fields) == set(Recipe.model_fields)
-    assert all(RecipeChange.model_fields[name].default is None for name in parts), "null resets a part"
+    assert all(RecipeChange.model_fields[name].default is None for name in parts), "null resets a section"

@@ -1,4 +1,4 @@
-"""Camera buffers: each format against images whose samples and colours are known."""
+"""Camera buffers: each format against images with known samples and colours."""
 
 from collections.abc import Callable
 
@@ -24,14 +24,14 @@ RNG = np.random.default_rng(0)
 
 
 def pack_p(samples: npt.NDArray[np.uint16], bits: int) -> bytes:
-    """PFNC's stream of bits, written from its definition: the least significant bit of the first sample first."""
+    """Pack samples as PFNC's stream of bits: the least significant bit of the first sample first."""
     stream = [int(sample) >> bit & 1 for sample in samples.ravel() for bit in range(bits)]
     stream += [0] * (-len(stream) % 8)
     return bytes(sum(bit << place for place, bit in enumerate(stream[at : at + 8])) for at in range(0, len(stream), 8))
 
 
 def pack_gige(samples: npt.NDArray[np.uint16], bits: int) -> bytes:
-    """GigE Vision's two samples in three bytes: upper bits of the first, lower of both, upper bits of the second."""
+    """Pack two samples in three bytes as GigE Vision does: upper bits, lower bits of both, upper bits of the second."""
     low = bits - 8
     packed = bytearray()
     for first, second in samples.reshape(-1, 2).tolist():
@@ -56,7 +56,7 @@ PACKINGS: list[tuple[str, int, Callable[[npt.NDArray[np.uint16], int], bytes]]] 
 
 
 @pytest.mark.parametrize(("name", "bits", "pack"), PACKINGS)
-def test_every_sample_comes_out_as_it_went_in(
+def test_packed_samples_are_unpacked_exactly(
     name: str, bits: int, pack: Callable[[npt.NDArray[np.uint16], int], bytes]
 ) -> None:
     samples = RNG.integers(0, 2**bits, (HEIGHT, WIDTH), np.uint16)
@@ -67,7 +67,7 @@ def test_every_sample_comes_out_as_it_went_in(
     np.testing.assert_array_equal(decoded, np.repeat((samples >> (bits - 8)).astype(np.uint8)[..., None], 3, axis=2))
 
 
-def test_bytes_of_the_packed_formats_are_those_of_the_standards() -> None:
+def test_packed_formats_follow_the_standards() -> None:
     # 0xABC and 0x123 of 12 bits; 0x2AB and 0x0CD of 10 bits.
     assert read_buffer(bytes.fromhex("bc3a12"), RawLayout("Mono12p", 2, 1)).tolist() == [[0xABC, 0x123]]
     assert read_buffer(bytes.fromhex("ab3c12"), RawLayout("Mono12Packed", 2, 1)).tolist() == [[0xABC, 0x123]]
@@ -90,7 +90,7 @@ def test_eight_bit_formats() -> None:
 
 
 def mosaic(phase: str, colour: tuple[int, int, int], dtype: npt.DTypeLike, size: int = 12) -> npt.NDArray[np.generic]:
-    """What a sensor sees of a surface of one colour. The phase names the first two samples; the two below follow."""
+    """Return the Bayer mosaic of a surface of one colour. The phase names the first two samples."""
     first_two = {"RG": "RGGB", "GR": "GRBG", "GB": "GBRG", "BG": "BGGR"}[phase]
     values = ["RGB".index(letter) for letter in first_two]
     tile = np.array([[colour[values[0]], colour[values[1]]], [colour[values[2]], colour[values[3]]]], dtype)
@@ -105,7 +105,7 @@ def mosaic(phase: str, colour: tuple[int, int, int], dtype: npt.DTypeLike, size:
 def test_bayer_phase_gives_the_colours_of_the_surface(
     phase: str, depth: str, pack: Callable[[npt.NDArray[np.uint16], int], bytes] | None
 ) -> None:
-    # OpenCV's names for the phases are not PFNC's: with the wrong one, red and blue are exchanged, or green and red.
+    # OpenCV's names for the phases differ from PFNC's: the wrong phase swaps red and blue, or green and red.
     colour = (200, 90, 10)
     bits = int("".join(letter for letter in depth if letter.isdigit()))
     if pack is None:
@@ -135,9 +135,9 @@ def test_line_that_ends_within_a_byte_needs_a_stride() -> None:
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_byte_too_many_or_too_few_is_refused_with_what_was_expected(change: int) -> None:
+def test_buffer_of_the_wrong_size_is_refused_with_the_expected_size(change: int) -> None:
     layout = RawLayout("Mono12", WIDTH, HEIGHT)
-    with pytest.raises(BufferSizeMismatch, match="are 96") as caught:
+    with pytest.raises(BufferSizeMismatch, match="expected 96") as caught:
         decode(bytes(96 + change), LIMITS, PixelRules(layout))
     assert caught.value.extensions == {"expected_bytes": 96, "got_bytes": 96 + change, "stride": 16}
 
@@ -166,7 +166,7 @@ def test_limits_hold_for_buffers() -> None:
     assert (header.media_type, header.width, header.height) == ("application/octet-stream", 1000, 1000)
 
 
-def test_buffer_that_looks_like_a_file_is_still_a_buffer() -> None:
+def test_buffer_that_starts_like_an_image_file_is_read_as_a_buffer() -> None:
     data = b"\x89PNG\r\n\x1a\n" + bytes(8)
     assert decode(data, LIMITS, PixelRules(RawLayout("Mono8", 4, 4)))[0, 0, 0] == 0x89
 
@@ -176,7 +176,7 @@ def test_buffer_that_looks_like_a_file_is_still_a_buffer() -> None:
     [
         (PixelRules(), 0xABCD, 0xAB),
         (PixelRules(bit_depth=12), 0x800, 128),
-        (PixelRules(bit_depth=12), 0xFFFF, 255),  # more than declared is white
+        (PixelRules(bit_depth=12), 0xFFFF, 255),  # values above the declared range are white
         (PixelRules(bit_depth=12, black_level=64), 64, 0),
         (PixelRules(bit_depth=12, black_level=64), 63, 0),
         (PixelRules(bit_depth=12, black_level=64, white_level=3000), 3000, 255),
@@ -184,9 +184,9 @@ def test_buffer_that_looks_like_a_file_is_still_a_buffer() -> None:
         (PixelRules(bit_depth=10), 1023, 255),
     ],
 )
-def test_levels_are_the_declared_ones(rules: PixelRules, sample: int, expected: int) -> None:
+def test_declared_levels_are_applied(rules: PixelRules, sample: int, expected: int) -> None:
     assert to_8_bit(np.array([sample], np.uint16), 16, rules).tolist() == [expected]
-    # The same in a file as in a buffer, gray as in colour.
+    # The result is the same for files and buffers, gray and colour.
     for image in (np.full((8, 8), sample, np.uint16), np.full((8, 8, 3), sample, np.uint16)):
         options = {"photometric": "rgb"} if image.ndim == 3 else {}
         assert (decode(tiff(image, **options), LIMITS, rules) == expected).all()
@@ -231,7 +231,7 @@ def test_levels_keep_order_and_range(black: int, width: int, samples: list[int])
 
 
 @pytest.mark.parametrize("name", PIXEL_FORMATS)
-def test_rules_survive_the_store(name: str) -> None:
+def test_rules_are_restored_from_the_store(name: str) -> None:
     rules = PixelRules(RawLayout(name, 8, 6, 64), bit_depth=8, black_level=3, white_level=200)
     assert PixelRules.from_stored(rules.to_stored()) == rules
     assert PixelRules.from_stored(PixelRules().to_stored()) == PixelRules()

@@ -1,4 +1,4 @@
-"""TIFF files as cameras and image tools write them, and as nobody should."""
+"""TIFF files as cameras and image tools write them, and malformed ones."""
 
 import io
 import struct
@@ -28,7 +28,7 @@ def tiff(image: npt.NDArray[Any], **options: Any) -> bytes:
 
 
 def libtiff(image: Image.Image, **options: Any) -> bytes:
-    """As written by the library that most image tools use, which knows LZW."""
+    """Write the image with libtiff, which most image tools use and which supports LZW."""
     buffer = io.BytesIO()
     image.save(buffer, "TIFF", **options)
     return buffer.getvalue()
@@ -75,7 +75,7 @@ def test_files_of_libtiff_are_read(compression: str | None, predictor: int) -> N
     np.testing.assert_array_equal(decode(data, LIMITS), as_rgb(GRAY16 >> 8))
 
 
-def test_planes_apart_are_put_together() -> None:
+def test_separate_planes_are_combined() -> None:
     data = tiff(np.ascontiguousarray(np.moveaxis(RGB16, 2, 0)), photometric="rgb", planarconfig="separate")
     np.testing.assert_array_equal(decode(data, LIMITS), RGB16 >> 8)
 
@@ -86,12 +86,12 @@ def test_transparency_is_dropped() -> None:
     np.testing.assert_array_equal(decode(data, LIMITS), RGB8)
 
 
-def test_white_is_zero_is_turned_round() -> None:
+def test_white_is_zero_is_inverted() -> None:
     data = tiff(GRAY16, photometric="miniswhite")
     np.testing.assert_array_equal(decode(data, LIMITS), as_rgb((65535 - GRAY16) >> 8))
 
 
-def test_two_colours_are_black_and_white() -> None:
+def test_bilevel_images_are_black_and_white() -> None:
     stripes = np.zeros((8, 20), bool)
     stripes[:, ::3] = True
     decoded = decode(libtiff(Image.fromarray(stripes)), LIMITS)
@@ -125,7 +125,7 @@ def test_only_the_first_page_is_read() -> None:
 
 
 @pytest.mark.parametrize("tag", [(256, 100_000), (257, 100_000)])
-def test_stated_size_is_refused_before_anything_is_decoded(tag: tuple[int, int]) -> None:
+def test_size_in_the_header_is_refused_before_decoding(tag: tuple[int, int]) -> None:
     data = _plain_tiff(bytes(4096), width=64, height=64, bits=8, changes=dict([tag]))
     with pytest.raises(TooManyPixels):
         decode(data, ImageLimits(max_pixels=1_000_000))
@@ -138,8 +138,8 @@ def test_tile_far_larger_than_the_image_is_refused() -> None:
         decode(data, LIMITS)
 
 
-def test_strip_that_inflates_beyond_its_size_gives_no_more_than_that() -> None:
-    # A deflate bomb: 16 KiB that would become 16 MiB, in an image that says it is small.
+def test_strip_that_inflates_beyond_its_size_is_cut_off() -> None:
+    # A deflate bomb: 16 KiB that inflate to 16 MiB, in an image with a small size in its header.
     data = bytearray(tiff(np.zeros((4096, 4096), np.uint8), compression="zlib", rowsperstrip=4096))
     height = tifffile.TiffFile(io.BytesIO(data)).pages.first.tags["ImageLength"].valueoffset
     data[height : height + 4] = struct.pack("<I", 16)
@@ -148,13 +148,13 @@ def test_strip_that_inflates_beyond_its_size_gives_no_more_than_that() -> None:
 
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("keep", [0.2, 0.6, 0.95])
-def test_cut_file_is_never_judged(compression: str | None, keep: float) -> None:
+def test_truncated_file_is_refused(compression: str | None, keep: float) -> None:
     data = tiff(RGB8, photometric="rgb", compression=compression, rowsperstrip=10)
     with pytest.raises(CorruptImage):
         decode(data[: int(len(data) * keep)], LIMITS)
 
 
-def test_compressed_strip_that_ends_early_is_noticed() -> None:
+def test_compressed_strip_that_ends_early_is_detected() -> None:
     data = libtiff(Image.fromarray(RGB8), compression="tiff_lzw")
     page = tifffile.TiffFile(io.BytesIO(data)).pages.first
     short = bytearray(data)
@@ -164,7 +164,7 @@ def test_compressed_strip_that_ends_early_is_noticed() -> None:
         decode(bytes(short), LIMITS)
 
 
-def test_missing_strip_is_damage_not_a_black_stripe() -> None:
+def test_missing_strip_is_an_error_and_not_black() -> None:
     data = tiff(RGB8, photometric="rgb", rowsperstrip=10)
     page = tifffile.TiffFile(io.BytesIO(data)).pages.first
     tag = page.tags["StripByteCounts"]
@@ -185,18 +185,18 @@ def test_missing_strip_is_damage_not_a_black_stripe() -> None:
         (np.ones((8, 8), np.uint8), {"photometric": "cfa"}, "CFA"),
     ],
 )
-def test_what_is_not_read_is_named(image: npt.NDArray[Any], options: dict[str, Any], reason: str) -> None:
+def test_unsupported_feature_is_named(image: npt.NDArray[Any], options: dict[str, Any], reason: str) -> None:
     with pytest.raises(NotAnImage, match=reason):
         decode(tiff(image, **options), LIMITS)
 
 
-def test_header_tells_the_size_without_decoding() -> None:
+def test_size_is_read_without_decoding() -> None:
     header = read_header(tiff(GRAY16))
     assert (header.media_type, header.width, header.height) == ("image/tiff", 50, 37)
 
 
 def _plain_tiff(pixels: bytes, *, width: int, height: int, bits: int, changes: dict[int, int] | None = None) -> bytes:
-    """A TIFF with one strip of gray, tag by tag; `changes` overwrites and adds tags."""
+    """Build a TIFF with one gray strip, tag by tag; `changes` overwrites and adds tags."""
     tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(pixels)}
     tags |= changes or {}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))

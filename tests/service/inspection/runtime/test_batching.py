@@ -16,7 +16,7 @@ MODEL = tiny_model(tiny_draft()).SerializeToString()
 
 
 class GatedSession(GraphSession):
-    """A real session that waits at a gate, so that a test decides when it is busy."""
+    """A session that blocks on an event, so that a test controls when it is busy."""
 
     def __init__(self) -> None:
         super().__init__(MODEL, SessionOptions(provider="cpu", threads=1))
@@ -33,7 +33,7 @@ class GatedSession(GraphSession):
 
 @contextmanager
 def busy_batcher(options: BatchingOptions) -> Iterator[tuple[MicroBatcher, GatedSession, Future[PatchResult]]]:
-    """A batcher whose session holds one image."""
+    """Return a batcher whose session is busy with one image."""
     session = GatedSession()
     batcher = MicroBatcher(session, options)
     first = batcher.submit(part())
@@ -45,7 +45,7 @@ def busy_batcher(options: BatchingOptions) -> Iterator[tuple[MicroBatcher, Gated
         batcher.close()
 
 
-def test_lone_image_does_not_wait_for_company() -> None:
+def test_single_image_is_inferred_without_waiting() -> None:
     session = GatedSession()
     session.gate.set()
     batcher = MicroBatcher(session)
@@ -57,7 +57,7 @@ def test_lone_image_does_not_wait_for_company() -> None:
     batcher.close()
 
 
-def test_images_that_came_while_it_was_busy_go_together() -> None:
+def test_images_queued_while_the_session_is_busy_form_a_batch() -> None:
     with busy_batcher(BatchingOptions(max_batch=3)) as (batcher, session, first):
         levels = [0, 51, 102, 153, 204]
         rest = [batcher.submit(part(brightness=level)) for level in levels]
@@ -72,7 +72,7 @@ def test_images_that_came_while_it_was_busy_go_together() -> None:
         np.testing.assert_allclose(result.anomaly_map, abs(level / 255 - 0.5), atol=1e-6)
 
 
-def test_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
+def test_full_queue_refuses_immediately_with_retry_after() -> None:
     with busy_batcher(BatchingOptions(max_batch=2, queue_limit=2)) as (batcher, _, _):
         waiting = [batcher.submit(part()) for _ in range(2)]
 
@@ -84,7 +84,7 @@ def test_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
         assert not any(future.done() for future in waiting)
 
 
-def test_image_that_waited_too_long_is_dropped_unjudged() -> None:
+def test_image_that_waited_longer_than_the_deadline_is_dropped() -> None:
     now = [0.0]
     session = GatedSession()
     batcher = MicroBatcher(session, BatchingOptions(deadline_s=2.0), clock=lambda: now[0])
@@ -111,7 +111,7 @@ def test_cancelled_image_is_not_inferred() -> None:
         assert session.batches == [1, 1]
 
 
-def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
+def test_closing_finishes_waiting_images_and_refuses_new_ones() -> None:
     with busy_batcher(BatchingOptions()) as (batcher, session, first):
         waiting = batcher.submit(part())
         closer = threading.Thread(target=batcher.close)
@@ -125,7 +125,7 @@ def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
             batcher.submit(part())
 
 
-def test_closing_without_drain_refuses_what_waits() -> None:
+def test_closing_without_drain_refuses_waiting_images() -> None:
     with busy_batcher(BatchingOptions()) as (batcher, session, first):
         waiting = batcher.submit(part())
         closer = threading.Thread(target=lambda: batcher.close(drain=False))
@@ -137,7 +137,7 @@ def test_closing_without_drain_refuses_what_waits() -> None:
         assert first.result(10).batch_size == 1
 
 
-def test_failed_batch_tells_its_images_and_the_next_one_is_served() -> None:
+def test_failed_batch_fails_its_images_and_the_next_one_is_inferred() -> None:
     batcher = MicroBatcher(GraphSession(MODEL, SessionOptions(provider="cpu", threads=1)))
 
     with pytest.raises(Exception, match="image"):

@@ -32,7 +32,7 @@ def test_gain_is_none_where_the_graph_has_none() -> None:
     assert gains.tolist() == [1.5]
 
 
-def test_self_test_measures_the_distance_to_what_training_recorded() -> None:
+def test_self_test_returns_the_difference_from_training() -> None:
     session = GraphSession(WITH_GAIN, CPU)
     golden = tiny_golden(gain=True)
     shifted = [GoldenSample(sample.image, sample.anomaly_map * 1.1, sample.score_gain) for sample in golden]
@@ -41,7 +41,7 @@ def test_self_test_measures_the_distance_to_what_training_recorded() -> None:
     assert session.self_test(shifted) == pytest.approx(0.1 / 1.1, rel=1e-3)
 
 
-def test_self_test_fails_when_the_graph_lost_its_gain() -> None:
+def test_self_test_fails_without_the_gain_output() -> None:
     assert GraphSession(MODEL, CPU).self_test(tiny_golden(gain=True)) == np.inf
 
 
@@ -68,7 +68,7 @@ def test_provider_list(requested: str, available: list[str], expected: list[str]
     assert [name for name, _ in providers(options, available)] == expected
 
 
-def test_cuda_settings_cap_memory_and_keep_numbers_comparable() -> None:
+def test_cuda_options_limit_memory_and_disable_tf32() -> None:
     settings = cuda_options(SessionOptions(gpu_memory_limit_bytes=2**30, device_id=1))
 
     assert settings["gpu_mem_limit"] == 2**30
@@ -84,7 +84,7 @@ def test_build_without_cuda_is_named() -> None:
 
 @pytest.mark.skipif(not cuda_problems(), reason="this machine has a working CUDA; the refusal is tested without one")
 @pytest.mark.may_skip("no machine has and lacks CUDA at the same time")
-def test_cuda_that_was_asked_for_never_falls_back_silently() -> None:
+def test_requested_cuda_never_falls_back() -> None:
     with pytest.raises(ProviderUnavailable) as caught:
         GraphSession(MODEL, SessionOptions(provider="cuda"))
 
@@ -95,7 +95,7 @@ def test_cuda_that_was_asked_for_never_falls_back_silently() -> None:
 
 @pytest.mark.skipif(not cuda_problems(), reason="this machine has a working CUDA")
 @pytest.mark.may_skip("no machine has and lacks CUDA at the same time")
-def test_auto_takes_the_cpu_quietly_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+def test_auto_uses_the_cpu_without_output(capfd: pytest.CaptureFixture[str]) -> None:
     session = GraphSession(MODEL, SessionOptions(provider="auto", threads=1))
 
     assert session.provider == "cpu"
@@ -125,7 +125,7 @@ def test_bound_cuda_run_agrees_with_the_cpu() -> None:
 def test_warm_up_runs_every_batch_size(tiny_bundle: Bundle) -> None:
     session = GraphSession(tiny_bundle.read_model(), CPU)
 
-    session.warm_up((1, 2, 5))  # raises where the graph cannot take a batch size
+    session.warm_up((1, 2, 5))  # raises if the graph does not accept a batch size
 
     with pytest.raises(Exception, match="image"):
         session.run(np.zeros((1, 8, 8, 3), np.uint8))

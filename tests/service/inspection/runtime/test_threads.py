@@ -34,12 +34,12 @@ def test_threads_follow_the_cgroup_quota(
 
 
 def niceness() -> int:
-    """Of the thread that asks."""
+    """Return the niceness of the calling thread."""
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts niceness by thread")
-def test_background_work_and_the_threads_it_starts_give_way_and_nobody_else() -> None:
+def test_only_background_work_and_its_threads_have_low_priority() -> None:
     before = niceness()
     found = []
 
@@ -50,10 +50,10 @@ def test_background_work_and_the_threads_it_starts_give_way_and_nobody_else() ->
         return niceness()
 
     assert run_in_background(work) == max(before, BACKGROUND_NICENESS)
-    assert found == [max(before, BACKGROUND_NICENESS)], "a graph's session keeps such threads"
+    assert found == [max(before, BACKGROUND_NICENESS)], "threads that outlive the function keep the priority"
     assert niceness() == before
 
 
-def test_failure_in_the_background_is_the_callers() -> None:
+def test_exception_of_background_work_is_raised_in_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         run_in_background(lambda: 1 // 0)
