@@ -17,7 +17,8 @@ from service.api.http.problems import install_problem_handlers
 from service.api.openapi import describe
 from service.api.routes import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
 from service.deployment.registry import Registry
-from service.deployment.rollout import BundleChanges
+from service.deployment.rollout import Rollout
+from service.deployment.startup import Startup
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import InspectorOptions
 from service.inspection.runtime.batching import BatchingOptions
@@ -44,18 +45,20 @@ def create_app(settings: Settings) -> FastAPI:
         # The store first: without it no verdict could be given, so the process ends here and says why.
         store = await run_in_threadpool(Store.open, settings.database, settings.data)
 
-        registry = Registry(settings.models, inspector_options(settings), store.engine, metrics)
+        registry = Registry(settings.models, inspector_options(settings), metrics)
         line = InspectionLine(settings, registry, store, metrics)
         check = ReadinessCheck(settings, registry, line.admission)
         metrics.ready.set_function(lambda: float(check().is_ready))
         proposer = Proposer(store)
         app.state.line, app.state.readiness, app.state.proposer = line, check, proposer
-        app.state.bundles = BundleChanges(registry, metrics)
+        app.state.bundles = Rollout(registry, store.engine, metrics)
         app.state.replay_turn = asyncio.Lock()
         sweeper = RetentionSweeper(store, lambda: registry.known, metrics, settings.retention_interval_s)
         sweeper.start()
         # Loading takes seconds per product. Meanwhile the probes answer: alive, not ready yet.
-        loader = threading.Thread(target=_load, args=(registry,), name="bundle-loader", daemon=True)
+        loader = threading.Thread(
+            target=_load, args=(Startup(registry, store.engine),), name="bundle-loader", daemon=True
+        )
         loader.start()
         try:
             yield
@@ -114,8 +117,8 @@ def open_streams(app: FastAPI) -> int:
     return 0 if line is None else line.streams.depth
 
 
-def _load(registry: Registry) -> None:
-    registry.load()
+def _load(startup: Startup) -> None:
+    startup.run()
     # What was imported and loaded stays to the end. Without this the garbage collector walks through all of it again
     # and again, and everything waits: the probe, the line, the camera.
     gc.collect()

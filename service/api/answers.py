@@ -9,8 +9,8 @@ from typing import Any, Literal
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import Manifest
 from service.deployment.comparison import Comparison
+from service.deployment.failures import BrokenBundle
 from service.deployment.lease import ActiveProduct, Shadow
-from service.deployment.registry import BrokenBundle
 from service.deployment.replay import Replay
 from service.deployment.rollout import BundleVersion
 from service.inspection.calibration import smallest_alpha
@@ -38,9 +38,7 @@ from service.schemas.inspection import (
 )
 from service.schemas.product import BundleFacts, BundleProblem, CalibrationFacts, Product, TilingFacts
 from service.schemas.recipe import RecipeRecord, RecipeValues, RevisionFacts
-from service.store.choices import BundleChoice
-from service.store.recipes import RecipeRevision
-from service.store.records import InspectionRecord
+from service.store.records import BundleChoice, InspectionRecord, RecipeRevision
 
 
 def inspection_answer(row: InspectionRecord) -> Inspection:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from service.deployment.rollout import BundleChanges
+from service.deployment.rollout import Rollout
 from service.serving.inspections import InspectionLine
 from service.serving.proposer import Proposer
 from service.serving.readiness import ReadinessCheck
@@ -30,8 +30,8 @@ async def _proposer(request: Request) -> Proposer:
     return proposer
 
 
-async def _bundles(request: Request) -> BundleChanges:
-    bundles: BundleChanges = request.app.state.bundles
+async def _bundles(request: Request) -> Rollout:
+    bundles: Rollout = request.app.state.bundles
     return bundles
 
 
@@ -43,7 +43,7 @@ async def _replay_turn(request: Request) -> asyncio.Lock:
 LineDep = Annotated[InspectionLine, Depends(_line)]
 ProposerDep = Annotated[Proposer, Depends(_proposer)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
-BundlesDep = Annotated[BundleChanges, Depends(_bundles)]
+BundlesDep = Annotated[Rollout, Depends(_bundles)]
 ReplayTurnDep = Annotated[asyncio.Lock, Depends(_replay_turn)]
 ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
 VersionPath = Annotated[str, Path(description="The bundle's version.", max_length=64)]

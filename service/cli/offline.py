@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from service.bundle.bundle import Bundle, bundle_folders
-from service.deployment.reference_scores import References
+from service.deployment.reference_scores import ReferenceScores
 from service.deployment.replay import newest_since
 from service.errors import PlumblineError
 from service.recipes.recipe import Recipe
@@ -56,7 +56,7 @@ def recipe_in_force(settings: Settings, bundle: Bundle) -> tuple[Recipe, Sequenc
     with open_engine_if_exists(settings) as engine:
         current = None if engine is None else current_recipe(engine, bundle.manifest.product)
         if engine is not None and current is not None and current.bundle_digest == bundle.digest:
-            return current.recipe, References(engine).scores(bundle, current.recipe)
+            return current.recipe, ReferenceScores(engine).scores(bundle, current.recipe)
     return Recipe.default(bundle.card.scores), bundle.card.scores
 
 

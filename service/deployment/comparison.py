@@ -1,9 +1,8 @@
-"""Two bundles that judged the same images: do they differ, and is the difference more than chance?
+"""Compare the verdicts of two bundles on the same images.
 
-Both statistics are exact binomial tests on the images where the two disagree, which is all that paired judgements
-say about a difference. McNemar's looks at rejects: among the images that exactly one of the two rejects, either is
-equally likely to be the one, if they reject equally often. The sign test looks at p-values in the same way: which of
-the two finds the part more unusual. Neither says who is right; only a person who looks at the parts can.
+Both tests are exact binomial tests on the discordant pairs. McNemar's test compares rejects: if both bundles reject
+equally often, an image that exactly one of them rejects is equally likely to be rejected by either. The sign test does
+the same for p-values: which of the bundles gives the part the smaller one. The tests do not show which bundle is right.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from service.inspection.decision import VERDICTS, Decision
-from service.store.shadows import JudgedTwice
+from service.store.records import PairedVerdict
 
 SIGNIFICANCE = 0.05
 MAX_EXAMPLES = 20
@@ -21,12 +20,12 @@ MAX_EXAMPLES = 20
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided exact test of paired differences.
+    """The result of a two-sided exact test on paired verdicts.
 
     Attributes:
-        active_only: Pairs where only the active bundle rejects, or where it finds the part more unusual.
-        shadow_only: Pairs where that is so of the shadow.
-        p_value: Chance of a difference at least as uneven, if both were equally likely.
+        active_only: Pairs in which only the active bundle rejects, or in which its p-value is smaller.
+        shadow_only: The same for the shadow bundle.
+        p_value: Probability of a split at least as uneven if both were equally likely.
     """
 
     active_only: int
@@ -36,17 +35,17 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two bundles said about the same images.
+    """The comparison of two bundles on the same images.
 
     Attributes:
-        active: Version that decided.
-        shadow: Version that watched.
-        pairs: Images that both judged.
-        agreement: How often each pair of decisions came, by the active bundle's and then the shadow's.
-        rejects: McNemar's exact test on rejecting or not.
-        p_values: The sign test on the p-values; equal ones do not count.
-        examples: Images that got different decisions, newest first.
-        summary: All that in plain language.
+        active: Version of the bundle that decided.
+        shadow: Version of the shadow bundle.
+        pairs: Number of images that both judged.
+        agreement: Number of images by the decision of the active and then of the shadow bundle.
+        rejects: McNemar's exact test on rejects.
+        p_values: The sign test on p-values; pairs with equal p-values are omitted.
+        examples: Images with different decisions, newest first.
+        summary: The result in words.
     """
 
     active: str
@@ -55,17 +54,17 @@ class Comparison:
     agreement: Mapping[str, Mapping[str, int]]
     rejects: PairedTest
     p_values: PairedTest
-    examples: Sequence[JudgedTwice]
+    examples: Sequence[PairedVerdict]
     summary: str
 
 
-def compare(active: str, shadow: str, judged: Sequence[JudgedTwice]) -> Comparison:
+def compare(active: str, shadow: str, judged: Sequence[PairedVerdict]) -> Comparison:
     """Compare two bundles.
 
     Args:
-        active: Version that decided.
-        shadow: Version that watched.
-        judged: What both said, newest first.
+        active: Version of the bundle that decided.
+        shadow: Version of the shadow bundle.
+        judged: The verdicts of both, newest first.
     """
     cells = Counter((pair.active_decision, pair.shadow_decision) for pair in judged)
     decisions = [decision.value for decision in VERDICTS]
@@ -84,14 +83,14 @@ def compare(active: str, shadow: str, judged: Sequence[JudgedTwice]) -> Comparis
 
 
 def paired_test(active_only: int, shadow_only: int) -> PairedTest:
-    """The exact two-sided test of whether two counts are unevenly split.
+    """Compute the exact two-sided binomial test that two counts are equally likely.
 
     Args:
-        active_only: Pairs that speak for one side.
-        shadow_only: Pairs that speak for the other.
+        active_only: Number of pairs of the one kind.
+        shadow_only: Number of pairs of the other kind.
     """
     n, fewer = active_only + shadow_only, min(active_only, shadow_only)
-    # In whole numbers, so that no tail is too small to be computed; one division at the end.
+    # Integer arithmetic, so that small tails do not underflow; divided once at the end.
     tail, term = 0, 1
     for count in range(fewer + 1):
         tail += term
@@ -101,20 +100,22 @@ def paired_test(active_only: int, shadow_only: int) -> PairedTest:
 
 def _summary(active: str, shadow: str, pairs: int, different: int, rejects: PairedTest) -> str:
     if pairs == 0:
-        return f"No image was decided by {active} and watched by {shadow}, so there is nothing to compare yet."
+        return f"No image was judged by both {active} and {shadow}, so there is nothing to compare yet."
     counted = f"Of {pairs} images that both judged, {pairs - different} got the same decision."
     split = (
-        f"{active} alone rejects {rejects.active_only}, {shadow} alone rejects {rejects.shadow_only}."
+        f"Only {active} rejects {rejects.active_only}, only {shadow} rejects {rejects.shadow_only}."
         if rejects.active_only + rejects.shadow_only
-        else "They reject the same parts."
+        else "Both reject the same parts."
     )
     if rejects.active_only == rejects.shadow_only:
-        verdict = "Nothing says that one of them rejects more often than the other."
+        verdict = "There is no evidence that one of them rejects more often."
     else:
-        chance = f"a difference this uneven comes by chance with probability {rejects.p_value:.2g}"
-        more = active if rejects.active_only > rejects.shadow_only else shadow
+        chance = (
+            f"If both rejected equally often, a split at least this uneven has probability {rejects.p_value:.2g}"
+        )
         if rejects.p_value < SIGNIFICANCE:
-            verdict = f"If both rejected equally often, {chance}: take it that {more} rejects more."
+            more = active if rejects.active_only > rejects.shadow_only else shadow
+            verdict = f"{chance}, so {more} rejects significantly more often."
         else:
-            verdict = f"If both rejected equally often, {chance}: that {more} rejects more is not shown."
-    return f"{counted} {split} {verdict} Which of them is right, only the parts can tell."
+            verdict = f"{chance}, so the difference is not significant."
+    return f"{counted} {split} {verdict} The test does not show which bundle is right: inspect the parts that differ."

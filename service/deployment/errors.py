@@ -1,4 +1,4 @@
-"""Failures of activating, comparing and replaying bundles."""
+"""Errors of activating, comparing and replaying bundles."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from collections.abc import Iterable
 
 from service.errors import PlumblineError
 
-# --- what was asked for is not there -------------------------------------------------------------------------
-
 
 class UnknownProduct(PlumblineError):
+    """The model repository has no such product."""
+
     slug = "unknown-product"
     title = "Unknown product"
     status = 404
 
     def __init__(self, product: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        offer = f"Known products: {', '.join(names)}." if names else "The model repository holds no product."
+        offer = f"Known products: {', '.join(names)}." if names else "The model repository contains no product."
         super().__init__(f"There is no product {product!r}. {offer}", product=product, known=names)
 
 
 class ProductNotReady(PlumblineError):
+    """The product exists, but none of its bundles is active."""
+
     slug = "product-not-ready"
     title = "Product is not ready"
     status = 503
@@ -34,13 +36,15 @@ class ProductNotReady(PlumblineError):
 
 
 class UnknownBundle(PlumblineError):
+    """The product has no such bundle."""
+
     slug = "unknown-bundle"
     title = "Unknown bundle"
     status = 404
 
     def __init__(self, product: str, version: str, known: Iterable[str]) -> None:
         versions = list(known)
-        offer = f"It has: {', '.join(versions)}." if versions else "It has none."
+        offer = f"Its bundles are: {', '.join(versions)}." if versions else "The product has no bundles."
         super().__init__(
             f"The model repository has no bundle {version!r} of product {product!r}. {offer}",
             product=product,
@@ -50,34 +54,39 @@ class UnknownBundle(PlumblineError):
 
 
 class ChangeUnderWay(PlumblineError):
+    """Another change of the product's bundles is in progress."""
+
     slug = "bundle-change-under-way"
     title = "Another change of the product's bundles is under way"
     status = 409
 
     def __init__(self, product: str) -> None:
         super().__init__(
-            f"Bundles of {product!r} are being loaded or changed by somebody else at this moment; one change goes at a "
-            f"time. Look at GET /v1/products/{product}/bundles, decide again, and send the change again. Nothing was "
-            "changed.",
+            f"Another change of the bundles of {product!r} is in progress, and only one is allowed at a time. Nothing "
+            f"was changed. Check GET /v1/products/{product}/bundles and send the change again if it is still needed.",
             product=product,
         )
 
 
 class NothingToRollBackTo(PlumblineError):
+    """No other bundle was active before the current one."""
+
     slug = "nothing-to-roll-back-to"
     title = "No bundle was active before"
     status = 409
 
     def __init__(self, product: str) -> None:
         super().__init__(
-            f"No other bundle of {product!r} was active before the present one, or everything before it was rolled "
-            "back, so there is nothing to return to. "
-            f"GET /v1/products/{product}/bundles lists what can be activated. Nothing was changed.",
+            f"There is no earlier bundle of {product!r} to return to: none was active before the current one, or all "
+            f"earlier ones were rolled back. Nothing was changed. GET /v1/products/{product}/bundles lists the bundles "
+            "that can be activated.",
             product=product,
         )
 
 
 class ShadowRefused(PlumblineError):
+    """The bundle cannot be deployed as a shadow, or there is no shadow."""
+
     slug = "shadow-refused"
     title = "Bundle cannot be the shadow"
     status = 409
@@ -87,13 +96,15 @@ class ShadowRefused(PlumblineError):
 
 
 class ReplayBusy(PlumblineError):
+    """Another verdict is being replayed."""
+
     slug = "replay-busy"
     title = "Another verdict is being replayed"
     status = 503
 
     def __init__(self, retry_after_s: float = 2.0) -> None:
         super().__init__(
-            "Another verdict is being replayed; one goes at a time, because each needs a bundle of its own in memory. "
-            f"Ask again after {retry_after_s:g} s, or run `plumbline replay` for many.",
+            "Another verdict is being replayed. Only one is replayed at a time, because each replay loads a bundle. "
+            f"Send the request again after {retry_after_s:g} s, or use `plumbline replay` for many inspections.",
             retry_after=retry_after_s,
         )

@@ -1,4 +1,4 @@
-"""Who works with an inspector: what lets a bundle leave only after its last inspection."""
+"""Leases on inspectors: a bundle is unloaded only after its last inspection."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from service.bundle.bundle import Bundle
 from service.deployment.errors import ProductNotReady
 from service.inspection.inspector import Inspector
 from service.recipes.recipe import Recipe
-from service.store.recipes import RecipeRevision
+from service.store.records import RecipeRevision
 
 
-class Usage:
-    """Counts the inspections that an inspector has in work, and closes it when it was retired and has none.
+class LeaseCount:
+    """Counts the leases on an inspector, and closes the inspector when it is retired and the last lease ends.
 
     Args:
-        inspector: Closed by this object only.
+        inspector: The inspector. Only this object closes it.
 
     Attributes:
         ended: Set when the inspector is closed.
@@ -31,16 +31,16 @@ class Usage:
         self._count = 0
         self._retired = False
 
-    def enter(self) -> bool:
-        """Begin to work with it; False where it takes nothing new any more."""
+    def acquire(self) -> bool:
+        """Take a lease. Return False if the inspector is retired."""
         with self._lock:
             if self._retired:
                 return False
             self._count += 1
             return True
 
-    def leave(self) -> None:
-        """End what `enter` began."""
+    def release(self) -> None:
+        """End a lease that `acquire` took."""
         with self._lock:
             self._count -= 1
             is_last = self._retired and self._count == 0
@@ -48,7 +48,7 @@ class Usage:
             self._end()
 
     def retire(self) -> None:
-        """Take nothing new; who works with it finishes first."""
+        """Refuse new leases, and close the inspector when the last lease ends."""
         with self._lock:
             is_first = not self._retired
             self._retired = True
@@ -63,39 +63,46 @@ class Usage:
 
 @dataclass(frozen=True)
 class ActiveProduct:
-    """What inspects a product now. Immutable: whoever took it keeps bundle and recipe together to the end."""
+    """The bundle and the recipe that are in force for a product. Immutable, so the two always belong together."""
 
     inspector: Inspector
     recipe: RecipeRevision
-    usage: Usage
+    leases: LeaseCount
 
     @property
     def bundle(self) -> Bundle:
+        """The active bundle."""
         return self.inspector.bundle
 
     @contextmanager
     def held(self) -> Iterator[Inspector]:
-        """Its inspector, until the block ends. For a moment's work: whoever activates another bundle waits for it.
+        """Lease the inspector for the block. Keep the block short: an activation waits for it.
 
         Raises:
-            ProductNotReady: Another bundle was activated since this one was looked up.
+            ProductNotReady: Another bundle was activated since this object was obtained.
         """
-        if not self.usage.enter():
-            raise ProductNotReady(self.bundle.manifest.product, "another bundle was activated meanwhile. Ask again.")
+        if not self.leases.acquire():
+            raise ProductNotReady(
+                self.bundle.manifest.product, "another bundle was activated in the meantime. Send the request again."
+            )
         try:
             yield self.inspector
         finally:
-            self.usage.leave()
+            self.leases.release()
 
 
 @dataclass(frozen=True)
 class Shadow:
-    """A bundle that judges what another one decided, with a recipe of its own. Nobody acts on what it says."""
+    """A shadow deployment: a bundle that judges the images of the active one, with a recipe of its own.
+
+    Its verdicts are stored for comparison only.
+    """
 
     inspector: Inspector
     recipe: Recipe
-    usage: Usage
+    leases: LeaseCount
 
     @property
     def bundle(self) -> Bundle:
+        """The shadow bundle."""
         return self.inspector.bundle

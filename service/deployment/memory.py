@@ -1,4 +1,4 @@
-"""Memory of what was unloaded, back to the system."""
+"""Return freed memory to the operating system."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def return_freed_memory() -> None:
-    """Have the C library give back what it keeps for later.
+    """Ask the C library to return the memory that it keeps after a bundle was unloaded.
 
-    After a bundle was exchanged it keeps a whole graph's worth, in pieces that the next one does not quite fit into;
-    after ten exchanges a process would be a third larger. Does nothing where the C library is another one than glibc.
+    Otherwise glibc keeps about the size of a graph, in fragments that the next graph does not fit into; after ten
+    swaps the process would be a third larger. Does nothing with C libraries other than glibc.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,4 +1,4 @@
-"""The good images' scores that p-values are taken against."""
+"""The scores of good images that p-values are computed against."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from service.recipes.recipe import Recipe
 from service.store.errors import StoreUnavailable
 from service.store.proposals import get_proposal
 
-_KEPT = 64
+_MAX_CACHED = 64
 
 
-class References:
-    """The scores that p-values are taken against: always the set that the thresholds were derived from.
+class ReferenceScores:
+    """The reference scores of recipes: always the scores that the recipe's thresholds were derived from.
 
-    So a part fails exactly when its p-value is at most the target rate, whichever good images that rate rests on.
+    So a part fails exactly if its p-value is at most the target rate, whether the rate was derived from the calibration
+    card or from a proposal.
 
     Args:
         engine: The database.
@@ -27,30 +28,30 @@ class References:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        # A proposal never changes, so what was read once is true for ever.
-        self._read: dict[str, tuple[float, ...]] = {}
+        # Never invalidated, because a stored proposal never changes.
+        self._cache: dict[str, tuple[float, ...]] = {}
         self._lock = threading.Lock()
 
     def scores(self, bundle: Bundle, recipe: Recipe) -> Sequence[float]:
-        """Ascending scores of the good images behind a recipe.
+        """Return the reference scores of a recipe, ascending.
 
         Args:
             bundle: The bundle that the recipe is in force for.
-            recipe: What is judged by.
+            recipe: The recipe.
 
         Raises:
-            StoreUnavailable: The database does not answer, or has lost the proposal.
+            StoreUnavailable: The database cannot be read, or the recipe's proposal is missing from it.
         """
         if recipe.proposal_id is None:
             return bundle.card.scores
-        known = self._read.get(recipe.proposal_id)
-        if known is None:
+        cached = self._cache.get(recipe.proposal_id)
+        if cached is None:
             try:
-                known = get_proposal(self._engine, bundle.manifest.product, recipe.proposal_id).scores
+                cached = get_proposal(self._engine, bundle.manifest.product, recipe.proposal_id).scores
             except UnknownProposal as error:
-                raise StoreUnavailable(f"the proposal {recipe.proposal_id} of the recipe is not in it") from error
+                raise StoreUnavailable(f"it does not contain the recipe's proposal {recipe.proposal_id}") from error
             with self._lock:
-                if len(self._read) >= _KEPT:
-                    self._read.clear()
-                self._read[recipe.proposal_id] = known
-        return known
+                if len(self._cache) >= _MAX_CACHED:
+                    self._cache.clear()
+                self._cache[recipe.proposal_id] = cached
+        return cached

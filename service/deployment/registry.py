@@ -1,118 +1,117 @@
-"""Products and the bundles that serve them."""
+"""The registry: which bundle and which recipe are in force for each product."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
 import structlog
-from sqlalchemy import Engine
 
-from service.bundle.bundle import bundle_folders
 from service.bundle.errors import BundleIntegrity, BundleInvalid
 from service.deployment.errors import ChangeUnderWay, ProductNotReady, UnknownProduct
-from service.deployment.lease import ActiveProduct, Shadow, Usage
+from service.deployment.failures import BrokenBundle, LoadFailures
+from service.deployment.lease import ActiveProduct, LeaseCount, Shadow
 from service.deployment.memory import return_freed_memory
-from service.deployment.recipes import fitting_recipe, recipe_in_force
 from service.deployment.repository import load_inspector, product_folders
 from service.errors import PlumblineError, ShuttingDown
-from service.inspection.errors import ProviderUnavailable
 from service.inspection.inspector import Inspector, InspectorOptions
 from service.inspection.runtime.threads import run_in_background
 from service.monitoring.metrics import Metrics
-from service.store.choices import BundleChoices
-from service.store.errors import StoreUnavailable
-from service.store.recipes import RecipeRevision
+from service.recipes.recipe import Recipe
+from service.store.records import RecipeRevision
 
 log = structlog.get_logger(__name__)
-RETRY_S = 1.0
 DRAIN_TIMEOUT_S = 60.0
-AnswerT = TypeVar("AnswerT")
-
-
-@dataclass(frozen=True)
-class BrokenBundle:
-    """A bundle that is not served, and why."""
-
-    product: str
-    version: str
-    slug: str
-    reason: str
+ResultT = TypeVar("ResultT")
 
 
 class Registry:
-    """Loads the model repository and says which bundle and recipe serve a product.
+    """Loads bundles, leases them to inspections, and swaps them.
 
-    `service.deployment.rollout` decides what changes; here is what is in force.
+    The registry does not decide which bundle or recipe is in force: see `service.deployment.startup`, `rollout` and
+    `recipes`. They pass callbacks that store a decision; the registry calls them under the product's lock, so that
+    database and memory change together.
+
+    Locks:
+        Each product has a lock that is held during a change of its bundle or recipe, database writes included. Changes
+        of different products never wait for each other. `_state_lock` protects the mappings; it is only held to replace
+        them, never during I/O. Readers take no lock: each mapping is immutable and replaced as a whole.
 
     Args:
         models: The model repository, `<product>/<version>/`.
-        options: How products are run.
-        engine: The database, for recipes and for the choice of bundles.
-        metrics: Told about everything that starts or ends to serve.
+        options: Options of the inspectors.
+        metrics: Metrics to update when a bundle or a recipe is put in force.
+
+    Attributes:
+        loading: Whether `load` has not finished yet.
+        failures: Bundles that could not be loaded.
     """
 
-    def __init__(self, models: Path, options: InspectorOptions, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, models: Path, options: InspectorOptions, metrics: Metrics) -> None:
         self.models = models
         self.options = options
-        self.choices = BundleChoices(engine)
         self.loading = True
-        self._engine = engine
+        self.failures = LoadFailures()
         self._metrics = metrics
         self._active: Mapping[str, ActiveProduct] = MappingProxyType({})
         self._shadows: Mapping[str, Shadow] = MappingProxyType({})
-        self._broken: tuple[BrokenBundle, ...] = ()
-        self._refused: Mapping[tuple[str, str], BrokenBundle] = MappingProxyType({})
         self._known = frozenset(product_folders(models))
-        # Taken for the moment of a change. Readers see one immutable mapping or the next.
-        self._changing = threading.Lock()
-        # Products whose bundles somebody loads or exchanges now, which takes seconds; at first, that is `load`.
-        self._under_way = set(self._known)
+        self._state_lock = threading.Lock()
+        self._product_locks: dict[str, threading.Lock] = {}
+        # Products with a bundle change in progress, which takes seconds. Until `load` has processed a product, it is in
+        # progress.
+        self._changing = set(self._known)
         self._closing = threading.Event()
 
     @property
     def active(self) -> Mapping[str, ActiveProduct]:
+        """Active bundle and recipe by product."""
         return self._active
 
     @property
     def shadows(self) -> Mapping[str, Shadow]:
+        """Shadow deployment by product."""
         return self._shadows
 
     @property
     def broken(self) -> tuple[BrokenBundle, ...]:
-        """Bundles that should serve and do not."""
-        return self._broken
-
-    @property
-    def refused(self) -> Mapping[tuple[str, str], BrokenBundle]:
-        """Every bundle whose last attempt to load it failed, by product and version, whether it should serve or not."""
-        return self._refused
+        """Bundles that should be active and could not be loaded."""
+        return self.failures.broken
 
     @property
     def known(self) -> frozenset[str]:
-        """Every product of the repository, served or not."""
+        """All products of the repository, active or not."""
         return self._known
 
-    def load(self) -> None:
-        """Load the chosen bundle of every product, or the newest intact one where nobody chose, and its shadow.
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing.is_set()
 
-        One that fails is named and stops nobody else.
+    def wait_closing(self, timeout_s: float) -> bool:
+        """Wait until `close` is called or the timeout passes. Return whether it was called."""
+        return self._closing.wait(timeout_s)
+
+    def load(self, load_product: Callable[[str], None]) -> None:
+        """Load every product, one after the other. A product that cannot be loaded does not affect the others.
+
+        Args:
+            load_product: Loads one product with `load_bundle` and puts it in force with `swap`.
         """
         try:
             for product in sorted(self._known):
-                if self._closing.is_set():
+                if self.closing:
                     break
                 try:
-                    self._load_product(product)
-                    self._load_shadow(product)
-                except OSError as error:  # its folder vanished or may not be read
+                    load_product(product)
+                except OSError as error:  # the folder was deleted or is not readable
                     reason = f"the folder {self.models / product} cannot be read ({error.strerror})."
-                    self._broken += (BrokenBundle(product, "unknown", BundleIntegrity.slug, reason),)
+                    self.failures.add_broken(BrokenBundle(product, "unknown", BundleIntegrity.slug, reason))
                     log.error("product not served", product=product, reason=reason)
                 finally:
                     self._end_change(product)
@@ -120,101 +119,106 @@ class Registry:
             self.loading = False
 
     def get(self, product: str) -> ActiveProduct:
-        """What inspects a product now. To inspect with it, `lease` it.
+        """Return bundle and recipe in force. Use `lease` to run inspections with them.
 
         Raises:
             UnknownProduct: The repository has no such product.
-            ProductNotReady: It has, but no bundle of it serves.
+            ProductNotReady: None of the product's bundles is active.
         """
         active = self._active.get(product)
         if active is not None:
             return active
         if product not in self._known:
             raise UnknownProduct(product, self._known)
-        reasons = [broken.reason for broken in self._broken if broken.product == product]
+        reasons = [broken.reason for broken in self.failures.broken if broken.product == product]
         if not reasons:
             is_loading = self.is_loading(product)
-            reasons = ["its bundle is still being loaded." if is_loading else "none of its bundles was activated yet."]
+            reasons = ["its bundle is still being loaded." if is_loading else "none of its bundles is activated yet."]
         raise ProductNotReady(product, " ".join(reasons))
 
     def is_loading(self, product: str) -> bool:
-        """Whether a bundle of the product is on its way into service."""
-        return product in self._under_way
+        """Return whether a change of the product's bundles is in progress."""
+        return product in self._changing
 
     @contextmanager
     def lease(self, product: str) -> Iterator[ActiveProduct]:
-        """What inspects a product now, and does so until the block ends, whatever is activated meanwhile.
+        """Lease bundle and recipe in force for the block. They stay usable even if another bundle is activated.
 
         Raises:
-            UnknownProduct, ProductNotReady: As `get`.
+            UnknownProduct, ProductNotReady: As for `get`.
         """
-        # Between looking and entering another bundle may take its place; then the look was too early.
-        while not (active := self.get(product)).usage.enter():
+        # If the bundle was replaced and retired between `get` and `acquire`, look up its successor.
+        while not (active := self.get(product)).leases.acquire():
             pass
         try:
             yield active
         finally:
-            active.usage.leave()
+            active.leases.release()
 
     @contextmanager
     def lease_shadow(self, product: str) -> Iterator[Shadow | None]:
-        """The product's shadow until the block ends; None where it has none."""
+        """Lease the product's shadow deployment for the block; None if it has none."""
         shadow = self._shadows.get(product)
-        if shadow is None or not shadow.usage.enter():
+        if shadow is None or not shadow.leases.acquire():
             yield None
             return
         try:
             yield shadow
         finally:
-            shadow.usage.leave()
+            shadow.leases.release()
 
-    def change_recipe(self, product: str, change: Callable[[ActiveProduct], RecipeRevision]) -> RecipeRevision:
-        """Store a new recipe and put it in force, with nothing in between that could be seen.
+    def change_recipe(
+        self, product: str, store: Callable[[ActiveProduct, Shadow | None], tuple[RecipeRevision, Recipe | None]]
+    ) -> RecipeRevision:
+        """Store a new recipe and put it in force, as one change.
 
         Args:
-            product: Whose recipe.
-            change: Stores the new revision; what it raises leaves everything as it was.
+            product: The product.
+            store: Stores the new revision, and returns it with the recipe of the shadow deployment, if there is one.
+                If it raises, nothing changes.
 
         Raises:
-            UnknownProduct, ProductNotReady: As `get`.
+            UnknownProduct, ProductNotReady: As for `get`.
+            ShuttingDown: The registry is closed.
         """
-        with self._changing:
-            active = self.get(product)
-            revision = change(active)
-            self._show(product, replace(active, recipe=revision))
-            shadow = self._shadows.get(product)
-            if shadow is not None:  # it follows the rates that the product is run at
-                self._shade(product, replace(shadow, recipe=fitting_recipe(self._engine, shadow.bundle)[0]))
+        self.get(product)
+        with self._exclusive(product):
+            active, shadow = self.get(product), self._shadows.get(product)
+            revision, shadow_recipe = store(active, shadow)
+            self._set_active(product, replace(active, recipe=revision))
+            if shadow is not None and shadow_recipe is not None:
+                self._set_shadow(product, replace(shadow, recipe=shadow_recipe))
         return revision
 
     @contextmanager
     def changing(self, product: str) -> Iterator[None]:
-        """Be the only one who changes the product's bundles until the block ends.
+        """Reserve the product for a change of its bundles for the block, which includes loading one.
 
         Raises:
-            ChangeUnderWay: Somebody else is.
+            ChangeUnderWay: Another change of the product's bundles is in progress.
+            ShuttingDown: The registry is closed.
         """
-        with self._changing:
-            if self._closing.is_set():
+        with self._state_lock:
+            if self.closing:
                 raise ShuttingDown()
-            if product in self._under_way:
+            if product in self._changing:
                 raise ChangeUnderWay(product)
-            self._under_way.add(product)
+            self._changing.add(product)
         try:
             yield
         finally:
             self._end_change(product)
 
     def load_bundle(self, product: str, version: str, *, in_background: bool = False) -> Inspector:
-        """Load one of a product's bundles, to serve with it.
+        """Load and test a bundle without putting it in force.
 
         Args:
-            product: Whose bundle.
-            version: Which.
-            in_background: Its threads give way to those of every other bundle.
+            product: The product.
+            version: The bundle's version.
+            in_background: Run the bundle's threads at lower priority than those of other bundles.
 
         Raises:
-            BundleInvalid, ProviderUnavailable: It would not be served. It is remembered as refused.
+            BundleInvalid, ProviderUnavailable: It cannot be served. The failure is added to `failures.refused`.
         """
         path = self.models / product / version
         try:
@@ -223,167 +227,166 @@ class Registry:
             else:
                 inspector = load_inspector(path, product, self.options)
         except PlumblineError as error:
-            refusal = error
-        except Exception as error:  # whatever one bundle does, the others are served
+            failure = error
+        except Exception as error:  # an unexpected failure of one bundle must not affect other products
             log.exception("bundle cannot be loaded", product=product, version=version)
-            refusal = BundleInvalid(path, f"loading it failed unexpectedly ({error!r}); see the log.")
+            failure = BundleInvalid(path, f"loading it failed unexpectedly ({error!r}); see the log.")
         else:
-            self._pardon(product, version)
+            self.failures.clear_refused(product, version)
             return inspector
-        self._refuse(BrokenBundle(product, version, refusal.slug, refusal.detail))
-        raise refusal
+        self.failures.add_refused(BrokenBundle(product, version, failure.slug, failure.detail))
+        raise failure
 
-    def swap(self, product: str, inspector: Inspector, remember: Callable[[], AnswerT]) -> AnswerT:
-        """Let a loaded bundle inspect from the next image on, with its recipe. The old one finishes what it has in
-        work and is unloaded.
+    def swap(
+        self,
+        product: str,
+        inspector: Inspector,
+        store: Callable[[], tuple[RecipeRevision, ResultT]],
+        *,
+        keep_broken: bool = False,
+    ) -> ResultT:
+        """Put a loaded bundle in force from the next image on, and unload the previous one after its last inspection.
+
+        If the bundle is the product's shadow deployment, the shadow deployment ends.
 
         Args:
-            product: Whose bundle; the caller is the one who is `changing` it.
-            inspector: Loaded and tested; closed where it does not get into service.
-            remember: Stores the choice; what it raises leaves everything as it was.
+            product: The product, reserved by `changing`.
+            inspector: The loaded bundle. It is closed if it is not put in force.
+            store: Stores the choice of the bundle, and returns the bundle's recipe and a result. If it raises, nothing
+                changes.
+            keep_broken: Keep the product's entries in `failures.broken`, because another bundle should be active.
 
         Returns:
-            What `remember` returned.
+            The result of `store`.
+
+        Raises:
+            ShuttingDown: The registry is closed.
         """
         try:
-            with self._changing:
-                if self._closing.is_set():
-                    raise ShuttingDown()
-                recipe = recipe_in_force(self._engine, inspector.bundle)
-                remembered = remember()
-                old = self._active.get(product)
-                self._show(product, ActiveProduct(inspector, recipe, Usage(inspector)))
-                # Somebody decided what serves, so nothing that should serve is missing.
-                self._broken = tuple(broken for broken in self._broken if broken.product != product)
+            with self._exclusive(product):
+                recipe, result = store()
+                old, shadow = self._active.get(product), self._shadows.get(product)
+                self._set_active(product, ActiveProduct(inspector, recipe, LeaseCount(inspector)))
+                if not keep_broken:
+                    self.failures.clear_broken(product)
+                if shadow is not None and shadow.bundle.digest == inspector.bundle.digest:
+                    self._set_shadow(product, None)
+                else:
+                    shadow = None
         except BaseException:
             inspector.close()
             raise
-        _see_off(old)
-        return remembered
+        _retire(old)
+        _retire(shadow)
+        return result
 
-    def set_shadow(self, product: str, inspector: Inspector | None, remember: Callable[[], AnswerT]) -> AnswerT:
-        """Let a loaded bundle watch from the next image on, or nobody; otherwise as `swap`."""
+    def start_shadow(self, product: str, inspector: Inspector, store: Callable[[], tuple[Recipe, ResultT]]) -> ResultT:
+        """Deploy a loaded bundle as the product's shadow, and unload the previous one.
+
+        Args:
+            product: The product, reserved by `changing`.
+            inspector: The loaded bundle. It is closed if it is not deployed.
+            store: Stores the choice of the bundle, and returns the bundle's recipe and a result. If it raises, nothing
+                changes.
+
+        Returns:
+            The result of `store`.
+
+        Raises:
+            ShuttingDown: The registry is closed.
+        """
         try:
-            with self._changing:
-                shadow = None
-                if inspector is not None:
-                    shadow = Shadow(inspector, fitting_recipe(self._engine, inspector.bundle)[0], Usage(inspector))
-                remembered = remember()
+            with self._exclusive(product):
+                recipe, result = store()
                 old = self._shadows.get(product)
-                self._shade(product, shadow)
+                self._set_shadow(product, Shadow(inspector, recipe, LeaseCount(inspector)))
         except BaseException:
-            if inspector is not None:
-                inspector.close()
+            inspector.close()
             raise
-        _see_off(old)
-        return remembered
+        _retire(old)
+        return result
 
-    def look_again(self, product: str, version: str) -> None:
-        """Take note of a bundle that was added, or put right."""
-        with self._changing:
+    def stop_shadow(self, product: str, store: Callable[[], ResultT]) -> ResultT:
+        """End the product's shadow deployment, if there is one, and unload its bundle.
+
+        Args:
+            product: The product, reserved by `changing`.
+            store: Stores the choice, and returns a result. If it raises, nothing changes.
+
+        Returns:
+            The result of `store`.
+
+        Raises:
+            ShuttingDown: The registry is closed.
+        """
+        with self._exclusive(product):
+            result = store()
+            old = self._shadows.get(product)
+            self._set_shadow(product, None)
+        _retire(old)
+        return result
+
+    def refresh(self, product: str, version: str) -> None:
+        """Register a bundle that was added to the repository or repaired."""
+        with self._state_lock:
             self._known |= {product}
-        self._pardon(product, version)
+        self.failures.clear_refused(product, version)
 
     def close(self) -> None:
-        """Answer what waits in every product and end the inference threads."""
-        self._closing.set()
-        with self._changing:
-            serving = [active.inspector for active in self._active.values()]
-            for inspector in [*serving, *(shadow.inspector for shadow in self._shadows.values())]:
-                inspector.close(drain=True)
+        """Refuse further changes, finish all pending inspections, and close all inspectors.
+
+        A change in progress completes first; its product is closed last.
+        """
+        with self._state_lock:
+            self._closing.set()
+            locks = dict(self._product_locks)
+        for product, lock in sorted(locks.items(), key=lambda item: item[1].locked()):
+            with lock:
+                for deployed in (self._active.get(product), self._shadows.get(product)):
+                    if deployed is not None:
+                        deployed.inspector.close(drain=True)
+
+    @contextmanager
+    def _exclusive(self, product: str) -> Iterator[None]:
+        """Hold the product's lock for the block.
+
+        Raises:
+            ShuttingDown: The registry is closed.
+        """
+        with self._state_lock:
+            if self.closing:  # `close` only waits for the locks that exist at its start
+                raise ShuttingDown()
+            lock = self._product_locks.setdefault(product, threading.Lock())
+        with lock:
+            if self.closing:
+                raise ShuttingDown()
+            yield
 
     def _end_change(self, product: str) -> None:
-        with self._changing:
-            self._under_way.discard(product)
+        with self._state_lock:
+            self._changing.discard(product)
 
-    def _load_product(self, product: str) -> None:
-        candidates = self._wait_for_store(product, lambda: self._candidates(product))
-        for path in candidates or ():
-            try:
-                inspector = self.load_bundle(product, path.name)
-            except PlumblineError as error:
-                self._broken += (BrokenBundle(product, path.name, error.slug, error.detail),)
-                log.error("bundle not served", product=product, version=path.name, reason=error.detail)
-                if isinstance(error, ProviderUnavailable):
-                    return  # not the bundle's fault, and an older one would meet the same machine
-                continue
-            try:
-                recipe = self._wait_for_store(product, lambda: recipe_in_force(self._engine, inspector.bundle))  # noqa: B023
-            except BaseException:
-                inspector.close()
-                raise
-            with self._changing:
-                if self._closing.is_set() or recipe is None:
-                    inspector.close()
-                    return
-                self._show(product, ActiveProduct(inspector, recipe, Usage(inspector)))
-            log.info(
-                "product ready",
-                product=product,
-                version=inspector.bundle.version,
-                provider=inspector.provider,
-                recipe_revision=recipe.revision,
-            )
-            return
+    def _set_active(self, product: str, active: ActiveProduct) -> None:
+        # The metrics first: inspections are counted as soon as the product can be inspected.
+        self._metrics.set_product(active.bundle, active.inspector.provider)
+        self._metrics.set_recipe(product, active.recipe.recipe, active.recipe.revision)
+        with self._state_lock:
+            self._active = MappingProxyType({**self._active, product: active})
 
-    def _candidates(self, product: str) -> Sequence[Path]:
-        """What may serve a product, best first: what was chosen and then what served before it; where nobody ever
-        chose, the newest bundle and then the older ones."""
-        chosen = self.choices.lineage(product)
-        if not chosen:
-            return bundle_folders(self.models / product)
-        versions = dict.fromkeys(choice.version for choice in chosen)
-        return [self.models / product / version for version in versions if version]
-
-    def _load_shadow(self, product: str) -> None:
-        """A shadow that cannot be loaded is named in the list of bundles; the product is served without it."""
-        choice = self._wait_for_store(product, lambda: self.choices.current(product, "shadow"))
-        if choice is None or choice.version is None or product not in self._active:
-            return
-        try:
-            self.set_shadow(product, self.load_bundle(product, choice.version, in_background=True), lambda: None)
-        except PlumblineError as error:
-            log.error("shadow not loaded", product=product, version=choice.version, reason=error.detail)
-
-    def _wait_for_store(self, product: str, ask: Callable[[], AnswerT]) -> AnswerT | None:
-        """What the store answers. One that does not answer is waited for: it is not the bundle's fault, and an older
-        bundle in its place would be a silent roll-back. None when the registry was closed meanwhile."""
-        while not self._closing.is_set():
-            try:
-                return ask()
-            except StoreUnavailable as error:
-                log.warning("store not read, trying again", product=product, reason=error.detail)
-                self._closing.wait(RETRY_S)
-        return None
-
-    def _show(self, product: str, active: ActiveProduct) -> None:
-        # The metrics first: as soon as the product can be inspected, its inspections are counted.
-        self._metrics.show_product(active.bundle, active.inspector.provider)
-        self._metrics.show_recipe(product, active.recipe.recipe, active.recipe.revision)
-        self._active = MappingProxyType({**self._active, product: active})
-
-    def _shade(self, product: str, shadow: Shadow | None) -> None:
-        others = {name: other for name, other in self._shadows.items() if name != product}
-        self._metrics.show_shadow(product, None if shadow is None else shadow.bundle)
-        self._shadows = MappingProxyType(others if shadow is None else {**others, product: shadow})
-
-    def _refuse(self, broken: BrokenBundle) -> None:
-        with self._changing:
-            self._refused = MappingProxyType({**self._refused, (broken.product, broken.version): broken})
-
-    def _pardon(self, product: str, version: str) -> None:
-        with self._changing:
-            others = {key: broken for key, broken in self._refused.items() if key != (product, version)}
-            self._refused = MappingProxyType(others)
+    def _set_shadow(self, product: str, shadow: Shadow | None) -> None:
+        self._metrics.set_shadow(product, None if shadow is None else shadow.bundle)
+        with self._state_lock:
+            others = {name: other for name, other in self._shadows.items() if name != product}
+            self._shadows = MappingProxyType(others if shadow is None else {**others, product: shadow})
 
 
-def _see_off(old: ActiveProduct | Shadow | None) -> None:
-    """Let a bundle finish what it has in work, and unload it."""
+def _retire(old: ActiveProduct | Shadow | None) -> None:
+    """Unload a replaced bundle after its last inspection."""
     if old is None:
         return
-    old.usage.retire()
-    # Whoever changes bundles next finds only those loaded that serve. An inspection ends at its deadline at the
-    # latest; one that hangs longer is not worth waiting for, and closes its bundle itself when it ends.
-    if not old.usage.ended.wait(DRAIN_TIMEOUT_S):
-        log.error("bundle still busy", version=old.bundle.version, seconds=DRAIN_TIMEOUT_S)
+    old.leases.retire()
+    # Wait, so that the next change finds only bundles in memory that are in use. An inspection ends at its deadline at
+    # the latest. One that takes longer is not waited for, and closes its bundle itself when it ends.
+    if not old.leases.ended.wait(DRAIN_TIMEOUT_S):
+        log.error("bundle still in use", version=old.bundle.version, timeout_s=DRAIN_TIMEOUT_S)
     return_freed_memory()

@@ -1,8 +1,8 @@
-"""Judging a stored image once more: for a shadow, and to replay a verdict."""
+"""Judge a stored image again: for a shadow deployment, and to replay a verdict."""
 
 from __future__ import annotations
 
-from service.deployment.reference_scores import References
+from service.deployment.reference_scores import ReferenceScores
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.inspector import Inspector
 from service.inspection.records import Inspection
@@ -13,28 +13,28 @@ from service.store.store import Store
 
 def judge_again(
     store: Store,
-    references: References,
+    references: ReferenceScores,
     row: InspectionRecord,
     inspector: Inspector,
     recipe: Recipe,
     *,
     copies: int | None = None,
 ) -> Inspection:
-    """What a bundle with a recipe says about the image of a stored inspection, read as it was read then.
+    """Inspect the image of a stored inspection with a bundle and a recipe. It is decoded as it was then.
 
     Args:
-        store: Has the image.
-        references: Has the scores that p-values are taken against.
-        row: The inspection.
-        inspector: Of the bundle that judges.
-        recipe: What it judges by.
-        copies: As `Inspector.inspect`.
+        store: Contains the image.
+        references: Reference scores for the p-value.
+        row: The stored inspection.
+        inspector: The inspector of the bundle.
+        recipe: The recipe.
+        copies: As for `Inspector.inspect`.
 
     Raises:
-        ArtefactGone: The image is not on disk any more.
-        AreaMismatch: It does not fit the recipe's polygons.
-        QueueFull, DeadlineExceeded, ShuttingDown: It cannot be judged now.
-        ScoreNotFinite: The graph computed no score.
+        ArtefactGone: The image is no longer stored.
+        AreaMismatch: The image does not match the recipe's polygons.
+        QueueFull, DeadlineExceeded, ShuttingDown: The inspector cannot process the image now.
+        ScoreNotFinite: The graph returned a score that is not finite.
     """
     data = store.files.image_of(row)
     reference = references.scores(inspector.bundle, recipe)

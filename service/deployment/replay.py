@@ -1,9 +1,9 @@
-"""Replaying verdicts: deciding a stored image again with the bundle and the recipe that its inspection names.
+"""Replay of verdicts: judge a stored image again with the bundle and the recipe of its inspection.
 
-On the CPU, where the CPU gave it, a verdict comes out the same to the last bit: the graph runs on as many copies of the
-image as there were images in its batch then. Tiles went in batches of several sizes, and CUDA's libraries choose
-their algorithms anew, so there a score may differ in its last digits. On another provider it may differ as far as the
-bundle's parity certificate allows. The decision must be the same even so.
+If both verdicts are computed on the CPU, they are bit-identical: the graph runs on as many copies of the image as its
+batch contained. Tiles were run in batches of various sizes, and CUDA libraries may choose other algorithms, so there a
+score may differ in its last digits. On another provider it may differ by the tolerance of the bundle's parity
+certificate. The decision must be the same in all cases.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.bundle.bundle import bundle_folders
 from service.bundle.errors import BundleIntegrity
 from service.deployment.errors import UnknownBundle
 from service.deployment.memory import return_freed_memory
-from service.deployment.reference_scores import References
+from service.deployment.reference_scores import ReferenceScores
 from service.deployment.rejudge import judge_again
 from service.deployment.repository import load_inspector
 from service.inspection.decoding.decoder import ImageLimits
@@ -33,16 +33,16 @@ from service.store.recipes import get_recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store
 
-# A batch's size moves scores by some 3e-7 (measured on the washer's graph, relative to the largest value).
-LAST_DIGITS = 1e-5
+# The batch size changes scores by about 3e-7 relative to the largest value (measured on the washer bundle's graph).
+ROUNDING_TOLERANCE = 1e-5
 _PAGE = 500
-# Every image was admitted once; limits that were lowered since do not hide it.
+# A stored image was accepted once, so limits that were lowered since do not apply to it.
 _NO_LIMITS = ImageLimits(max_bytes=2**31 - 1, max_pixels=2**30)
 
 
 @dataclass(frozen=True)
-class Said:
-    """What was said about an image, then or now."""
+class Verdict:
+    """A verdict on an image, stored or replayed."""
 
     decision: str
     score: float
@@ -52,24 +52,25 @@ class Said:
 
 @dataclass(frozen=True)
 class Replay:
-    """A verdict and what came out when it was given again.
+    """A stored verdict and its replay.
 
     Attributes:
         inspection_id: The inspection.
-        stored: The verdict as it was answered.
-        replayed: The verdict as it comes out now.
-        score_difference: Relative to the stored score.
-        tolerance: How much of that is allowed; nothing where both come from the CPU.
+        stored: The stored verdict.
+        replayed: The replayed verdict.
+        score_difference: Absolute difference of the scores, relative to the stored score.
+        tolerance: Largest accepted `score_difference`; 0 if both verdicts were computed on the CPU.
     """
 
     inspection_id: str
-    stored: Said
-    replayed: Said
+    stored: Verdict
+    replayed: Verdict
     score_difference: float
     tolerance: float
 
     @property
     def outcome(self) -> Literal["same", "different"]:
+        """Whether decision, score and, with a tolerance of 0, p-value agree."""
         is_same = self.stored.decision == self.replayed.decision and self.score_difference <= self.tolerance
         if self.tolerance == 0:
             is_same = is_same and self.stored.p_value == self.replayed.p_value
@@ -77,29 +78,29 @@ class Replay:
 
     @property
     def summary(self) -> str:
+        """The comparison in one sentence."""
         stored, replayed = self.stored, self.replayed
         if self.outcome == "same" and self.score_difference == 0:
-            return f"{stored.decision} with score {stored.score:.6g}, to the last bit."
+            return f"{stored.decision} with score {stored.score:.6g}, bit-identical."
         route = stored.provider if stored.provider == replayed.provider else f"{stored.provider} to {replayed.provider}"
-        allowed = f"{self.tolerance:.1g} on {route}" if self.tolerance else f"nothing on {route}"
         return (
-            f"{stored.decision} with score {stored.score:.9g} and p {stored.p_value:.4g} then, {replayed.decision} "
-            f"with {replayed.score:.9g} and {replayed.p_value:.4g} now; the scores differ by "
-            f"{self.score_difference:.1e}, allowed is {allowed}."
+            f"Stored: {stored.decision} with score {stored.score:.9g} and p-value {stored.p_value:.4g}. "
+            f"Replayed: {replayed.decision} with score {replayed.score:.9g} and p-value {replayed.p_value:.4g}. "
+            f"The scores differ by {self.score_difference:.1e}; the tolerance is {self.tolerance:.1g} ({route})."
         )
 
 
 def newest_since(engine: Engine, product: str | None, since: datetime | None, limit: int) -> list[InspectionRecord]:
-    """The newest inspections, bundle by bundle, so that each bundle is loaded once.
+    """Return the newest inspections, grouped by bundle, so that a replay loads each bundle once.
 
     Args:
         engine: The database.
-        product: Only of this one; None: of all.
-        since: Only those that were judged then or later; None: from the first one on.
-        limit: Most of them.
+        product: The product; None for all products.
+        since: Earliest time of an inspection; None for no limit.
+        limit: Maximum number of inspections.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
     rows: list[InspectionRecord] = []
     before: UUID | None = None
@@ -114,31 +115,31 @@ def newest_since(engine: Engine, product: str | None, since: datetime | None, li
 
 
 class Replayer:
-    """Gives verdicts again. It loads the bundles that it needs for itself, one at a time, beside those that serve.
+    """Replays verdicts. It loads the bundles that it needs, one at a time, independently of the active ones.
 
     Args:
         models: The model repository.
-        store: Where the inspections are.
-        options: How the bundles are run.
+        store: The store of the inspections.
+        options: Options of the inspectors.
     """
 
     def __init__(self, models: Path, store: Store, options: InspectorOptions) -> None:
         self._models = models
         self._store = store
-        self._references = References(store.engine)
-        # One image at a time, and nobody waits for it: no batches to warm up for.
+        self._references = ReferenceScores(store.engine)
+        # Images are replayed one at a time, so no warm-up for batches is needed.
         self._options = replace(options, batching=replace(options.batching, max_batch=1), limits=_NO_LIMITS)
         self._loaded: Inspector | None = None
 
     def replay(self, row: InspectionRecord) -> Replay:
-        """Decide a stored image again.
+        """Judge the image of a stored inspection again.
 
         Raises:
-            ArtefactGone: The image is not on disk any more.
-            UnknownBundle, UnknownRevision: The bundle or the recipe is not there any more.
-            BundleInvalid, ProviderUnavailable: The bundle cannot be run here.
-            NotJudged: No bundle ever looked at the image.
-            StoreUnavailable: The database does not answer.
+            ArtefactGone: The image is no longer stored.
+            UnknownBundle, UnknownRevision: The bundle or the recipe is no longer available.
+            BundleInvalid, ProviderUnavailable: The bundle cannot be run on this machine.
+            NotJudged: The image was rejected by the quality check.
+            StoreUnavailable: The database cannot be read.
         """
         if row.score is None or row.p_value is None:
             raise NotJudged(row.id)
@@ -151,17 +152,17 @@ class Replayer:
         if row.provider != inspector.provider:
             tolerance = inspector.bundle.manifest.parity.tolerance
         else:
-            tolerance = LAST_DIGITS if is_tiled or inspector.provider != "cpu" else 0.0
+            tolerance = ROUNDING_TOLERANCE if is_tiled or inspector.provider != "cpu" else 0.0
         return Replay(
             inspection_id=row.id,
-            stored=Said(row.decision, row.score, row.p_value, row.provider),
-            replayed=Said(judged.decision.value, judged.score, judged.p_value, inspector.provider),
+            stored=Verdict(row.decision, row.score, row.p_value, row.provider),
+            replayed=Verdict(judged.decision.value, judged.score, judged.p_value, inspector.provider),
             score_difference=difference / max(abs(row.score), math.ulp(1.0)),
             tolerance=tolerance,
         )
 
     def close(self) -> None:
-        """Unload what was loaded."""
+        """Unload the bundle."""
         if self._loaded is not None:
             self._loaded.close()
             self._loaded = None
@@ -186,5 +187,5 @@ class Replayer:
             raise UnknownBundle(row.product, row.bundle_version, known)
         self._loaded = load_inspector(path, row.product, self._options)
         if self._loaded.bundle.digest != row.bundle_digest:
-            raise BundleIntegrity(path, "it is not the bundle that decided the inspection.")
+            raise BundleIntegrity(path, "its digest is not that of the bundle that decided the inspection.")
         return self._loaded

@@ -1,4 +1,4 @@
-"""The model repository on disk: products and loading their bundles."""
+"""The model repository on disk: list its products, and load their bundles."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from service.inspection.inspector import Inspector, InspectorOptions
 
 
 def load_inspector(path: Path, product: str, options: InspectorOptions) -> Inspector:
-    """Load a bundle for the product whose folder it lies in.
+    """Load a bundle, and check that it was made for the product in whose folder it is.
 
     Raises:
-        BundleInvalid, ProviderUnavailable: As `Inspector.load`; also when it is another product's bundle.
+        BundleOfOtherProduct: It was made for another product.
+        BundleInvalid, ProviderUnavailable: As for `Inspector.load`.
     """
     inspector = Inspector.load(path, options)
     made_for = inspector.bundle.manifest.product
@@ -26,18 +27,18 @@ def load_inspector(path: Path, product: str, options: InspectorOptions) -> Inspe
 
 
 def product_folders(models: Path) -> Iterator[str]:
-    """Names of the products in a model repository."""
+    """Yield the names of the products in a model repository, sorted."""
     if not models.is_dir():
         return
     for folder in sorted(models.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
             continue
-        if PRODUCT_NAME.fullmatch(folder.name) and _may_hold_bundles(folder):
+        if PRODUCT_NAME.fullmatch(folder.name) and _may_contain_bundles(folder):
             yield folder.name
 
 
-def _may_hold_bundles(product_folder: Path) -> bool:
+def _may_contain_bundles(product_folder: Path) -> bool:
     try:
         return any(bundle_folders(product_folder))
     except OSError:
-        return True  # named as broken when it is loaded, instead of missing without a word
+        return True  # so that loading it reports the folder as broken

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with the request's id, also for what uvicorn and alembic write."""
+"""Structured logs: one JSON object per line, with the request id, including the logs of uvicorn and alembic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.settings import Settings
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send everything that logs in this process through structlog to standard error."""
+    """Format all logs of this process with structlog, and write them to standard error."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -23,13 +23,13 @@ def configure_logging(settings: Settings) -> None:
     if settings.log_format == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        # Plain tracebacks: the pretty ones take seconds and print every local variable, images and all.
+        # Plain tracebacks: rich tracebacks take seconds and print all local variables, including images.
         render = [
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
         ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        # Lines below the level cost one comparison: a debug line per inspection may stay in the code.
+        # Messages below the level only cost a comparison, so a debug message per inspection is cheap.
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
@@ -47,5 +47,5 @@ def configure_logging(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
-    # Alembic tells every start that it looked at the database, which is news to nobody.
+    # At level info, alembic logs its configuration at every start.
     logging.getLogger("alembic").setLevel(max(level, logging.WARNING))

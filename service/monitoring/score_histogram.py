@@ -1,7 +1,7 @@
-"""A Prometheus histogram whose buckets differ from product to product.
+"""A Prometheus histogram with different buckets for each product.
 
-The client library gives all label values of a histogram the same buckets. Scores of two bundles are on
-unrelated scales, so shared buckets would put every part of one of them into a single bucket.
+In the client library all label values of a histogram share their buckets. The scores of two bundles are on unrelated
+scales, so with shared buckets all scores of one product could fall into a single bucket.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ class _Series:
 
 
 class ScoreHistogram(Collector):
-    """Counts scores per product. Products are added by their bundles; scores of others are refused."""
+    """A histogram of scores per product. A product must be added before its scores are counted.
+
+    Args:
+        name: Name of the metric.
+        documentation: Help text of the metric.
+    """
 
     def __init__(self, name: str, documentation: str) -> None:
         self._name = name
@@ -38,11 +43,11 @@ class ScoreHistogram(Collector):
         self._lock = threading.Lock()
 
     def add(self, product: str, bounds: Sequence[float]) -> None:
-        """Start a product's series; another bundle's buckets start it anew.
+        """Create a product's series, or reset it if its buckets change.
 
         Args:
-            product: The label's value.
-            bounds: Upper bounds of the buckets, ascending, without infinity.
+            product: The value of the label `product`.
+            bounds: Upper bounds of the buckets, ascending, without +Inf.
         """
         with self._lock:
             if product not in self._series or self._series[product].bounds != list(bounds):
@@ -52,7 +57,7 @@ class ScoreHistogram(Collector):
         """Count one score.
 
         Raises:
-            KeyError: The product was never added.
+            KeyError: The product was not added.
         """
         with self._lock:
             series = self._series[product]
@@ -60,6 +65,7 @@ class ScoreHistogram(Collector):
             series.total += score
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metric with the series of all products."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=["product"])
         with self._lock:
             for product, series in self._series.items():

@@ -20,7 +20,7 @@ import numpy as np
 
 from service.bundle.arrays import Float32Map
 from service.deployment.lease import ActiveProduct
-from service.deployment.reference_scores import References
+from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
 from service.errors import DeadlineExceeded
@@ -62,7 +62,7 @@ class InspectionLine:
         self.registry = registry
         self.store = store
         self.metrics = metrics
-        self.references = References(store.engine)
+        self.references = ReferenceScores(store.engine)
         self.admission = Admission(settings.queue_limit)
         # Heatmaps that are asked for later are not part of the line's work, and must not use up its memory.
         self.drawing = Admission(settings.queue_limit)
@@ -73,7 +73,7 @@ class InspectionLine:
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
         self.shadow = ShadowRunner(registry, store, self.references, metrics)
         self._guard = QualityGuard()
-        metrics.watch_queue(lambda: self.admission.depth, settings.queue_limit)
+        metrics.set_queue(lambda: self.admission.depth, settings.queue_limit)
         metrics.streams.set_function(lambda: self.streams.depth)
 
     async def inspect(
@@ -163,7 +163,7 @@ class InspectionLine:
         with self.registry.lease(product) as active:
             row = self._judge(active, data, part, layout, arrived)
         if row.score is not None:  # what was not worth a verdict is not worth two
-            self.shadow.offer(row)
+            self.shadow.submit(row)
         return row
 
     def _judge(

@@ -47,8 +47,8 @@ from service.serving.errors import ProposalsBusy
 from service.store.errors import ArtefactGone, NotJudged
 from service.store.ids import created_at, new_id
 from service.store.inspections import Selection, recent_inspections, select_inspections
-from service.store.proposals import StoredProposal, add_proposal
-from service.store.records import InspectionRecord
+from service.store.proposals import add_proposal
+from service.store.records import InspectionRecord, StoredProposal
 from service.store.store import Store
 
 _PATIENCE = 20

@@ -16,7 +16,8 @@ from service.monitoring.metrics import Metrics
 from service.recipes.sections import Keep
 from service.store.errors import StoreUnavailable
 from service.store.recipes import current_recipe
-from service.store.retention import Artefacts, mark_removed, past_retention
+from service.store.records import Artefacts
+from service.store.retention import mark_removed, past_retention
 from service.store.store import Store
 
 log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""Opening the database: engine, pragmas, migrations."""
+"""Open the database: engine, SQLite pragmas and migrations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ SQLITE_BUSY_TIMEOUT_MS = 5000
 
 
 def open_engine(url: str) -> Engine:
-    """Connect to the database at `url`, bring its tables to this version, and return the engine.
+    """Connect to a database, migrate its schema to this version, and return the engine.
+
+    Args:
+        url: SQLAlchemy URL.
 
     Raises:
         StoreUnavailable: The database cannot be opened or migrated.
@@ -39,7 +42,7 @@ def open_engine(url: str) -> Engine:
 
 
 def _upgrade(engine: Engine, revision: str = "head") -> None:
-    """Run the migrations up to a revision that this database has not seen, all of them or none."""
+    """Run all missing migrations up to a revision in one transaction."""
     if engine.dialect.name == "sqlite":
         engine = _transactional(engine)
     config = Config()
@@ -50,11 +53,11 @@ def _upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def _transactional(engine: Engine) -> Engine:
-    """The same SQLite database with DDL inside transactions.
+    """Return an engine for the same SQLite database that runs DDL inside transactions.
 
-    Python's driver commits before it creates a table. A kill between a table and the note that it exists would then
-    need a person to repair; and two processes that open a new folder at once would get into each other's way, which
-    BEGIN IMMEDIATE lets wait for each other.
+    By default Python's driver commits before each CREATE TABLE. If the process were killed between a table and the
+    entry in alembic's version table, the database would need manual repair. BEGIN IMMEDIATE also serialises two
+    processes that create the same database at the same time.
     """
     own = create_engine(engine.url, poolclass=NullPool)
 
@@ -62,7 +65,7 @@ def _transactional(engine: Engine) -> Engine:
     def connect(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None
         _configure_sqlite(connection, record)
-        # SQLite changes a table by making another and dropping the old one. That must not delete what refers to it.
+        # Alembic alters a SQLite table by copying and dropping it. Dropping must not cascade to referring rows.
         connection.execute("PRAGMA foreign_keys=OFF")
 
     @event.listens_for(own, "begin")
@@ -73,8 +76,8 @@ def _transactional(engine: Engine) -> Engine:
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    # WAL lets readers work while the writer commits. FULL makes a commit survive a power cut, not only a
-    # crash: a verdict that was answered is on disk.
+    # WAL lets readers continue while the writer commits. With synchronous=FULL a commit survives a power failure, not
+    # only a crash: a returned verdict is on disk.
     for pragma in (
         "journal_mode=WAL",
         "synchronous=FULL",

@@ -1,4 +1,4 @@
-"""Failures of the store."""
+"""Errors of the store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.errors import PlumblineError
 
 
 class StoreUnavailable(PlumblineError):
-    """Nothing can be stored or read now; and what is not stored is not answered."""
+    """The database or the artefact folder cannot be used. No verdict is returned that is not stored."""
 
     slug = "store-unavailable"
     title = "Inspection store is not available"
@@ -16,7 +16,7 @@ class StoreUnavailable(PlumblineError):
 
     def __init__(self, reason: str, retry_after_s: float = 5.0) -> None:
         super().__init__(
-            f"The inspection store cannot be used: {reason}. No verdict is given that is not stored. "
+            f"The inspection store cannot be used: {reason}. A verdict is only returned after it is stored. "
             "Check disk space and permissions of PLUMBLINE_DATA and the database (`plumbline doctor`), then send "
             "the image again.",
             retry_after=retry_after_s,
@@ -24,14 +24,16 @@ class StoreUnavailable(PlumblineError):
 
 
 class RecipeConflict(PlumblineError):
+    """The recipe was changed since the revision that a change is based on."""
+
     slug = "recipe-conflict"
-    title = "Recipe was changed by somebody else"
+    title = "Recipe was changed concurrently"
     status = 412
 
     def __init__(self, product: str, expected: int, current: int) -> None:
         super().__init__(
-            f"The recipe of {product!r} is at revision {current}, the change was made against revision "
-            f"{expected}. Read the current recipe, decide again, and send the change against it. Nothing was changed.",
+            f"The recipe of {product!r} is at revision {current}, but the change is based on revision {expected}. "
+            "Nothing was changed. Read the current recipe and send the change again, based on its revision.",
             product=product,
             expected_revision=expected,
             current_revision=current,
@@ -39,32 +41,38 @@ class RecipeConflict(PlumblineError):
 
 
 class UnknownRevision(PlumblineError):
+    """The product's recipe has no such revision."""
+
     slug = "unknown-revision"
     title = "Unknown recipe revision"
     status = 404
 
     def __init__(self, product: str, revision: int) -> None:
         super().__init__(
-            f"The recipe of {product!r} has no revision {revision}. GET "
-            f"/v1/products/{product}/recipe/revisions lists those it has.",
+            f"The recipe of {product!r} has no revision {revision}. "
+            f"GET /v1/products/{product}/recipe/revisions lists the existing revisions.",
             product=product,
             revision=revision,
         )
 
 
 class UnknownInspection(PlumblineError):
+    """No inspection has this id."""
+
     slug = "unknown-inspection"
     title = "Unknown inspection"
     status = 404
 
     def __init__(self, inspection_id: str) -> None:
         super().__init__(
-            f"There is no inspection {inspection_id!r} in the store. Check the id that the inspection's answer named.",
+            f"There is no inspection {inspection_id!r} in the store. Use the `id` of a returned inspection.",
             inspection_id=inspection_id,
         )
 
 
 class ArtefactGone(PlumblineError):
+    """The image or the anomaly map of an inspection is no longer stored."""
+
     slug = "artefact-gone"
     title = "Artefact no longer stored"
     status = 410
@@ -72,16 +80,16 @@ class ArtefactGone(PlumblineError):
     def __init__(self, what: str, inspection_id: str, removed_at: datetime | None = None) -> None:
         if removed_at is None:
             why = (
-                "It was lost or removed by hand, unless retention is removing it just now; restore it from a backup if "
-                "it is needed."
+                "It was lost, deleted by hand, or is being removed by retention at this moment. Restore it from a "
+                "backup if it is needed."
             )
         else:
             why = (
-                f"Retention removed it on {removed_at:%Y-%m-%d at %H:%M} UTC, as the product's recipe said then. Let "
-                "the recipe keep images and maps for longer (`retention`) if they are needed."
+                f"Retention removed it on {removed_at:%Y-%m-%d at %H:%M} UTC, according to the product's recipe. "
+                "Increase the limits in the recipe's `retention` section to keep images and maps for longer."
             )
         super().__init__(
-            f"The {what} of inspection {inspection_id} is not on disk any more, its record still is. {why}",
+            f"The {what} of inspection {inspection_id} is no longer stored; its record still is. {why}",
             artefact=what,
             inspection_id=inspection_id,
             removed_at=None if removed_at is None else removed_at.isoformat(),
@@ -89,13 +97,15 @@ class ArtefactGone(PlumblineError):
 
 
 class NotJudged(PlumblineError):
+    """The quality check rejected the image, so there is no score and no anomaly map."""
+
     slug = "not-judged"
     title = "Image was not judged"
     status = 409
 
     def __init__(self, inspection_id: str) -> None:
         super().__init__(
-            f"The image of inspection {inspection_id} was not worth a verdict (decision `invalid`), so there is no "
-            "anomaly map of it and nothing to replay. The inspection's `invalid_reasons` say why.",
+            f"The image of inspection {inspection_id} was rejected by the quality check (decision `invalid`), so it "
+            "has no anomaly map and cannot be replayed. See the inspection's `invalid_reasons`.",
             inspection_id=inspection_id,
         )

@@ -1,8 +1,8 @@
-"""Images and anomaly maps on disk: `inspections/YYYY/MM/DD/<id>.<suffix>` under the data folder.
+"""Images and anomaly maps on disk: `inspections/YYYY/MM/DD/<id>.<suffix>` in the data folder.
 
-A file appears under its name only when it is complete, and before the inspection's row is committed. A crash
-can therefore leave a file without a row, never a row without its files. Whoever wrote one decides when to wait until it
-would survive a power cut as well.
+A file appears under its name only when it is complete, and before the inspection's row is committed. So a crash can
+leave a file without a row, but never a row without its files. The caller decides when to wait until a written file
+survives a power failure (`WrittenFile.sync`).
 """
 
 from __future__ import annotations
@@ -30,56 +30,69 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 class ArtefactFiles:
-    """The images and maps of inspections below `root`."""
+    """The images and anomaly maps of inspections.
+
+    Args:
+        root: The folder `inspections` in the data folder.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def image_path(self, inspection_id: UUID, media_type: str) -> Path:
+        """Return the path of an inspection's image."""
         return self._path(inspection_id, SUFFIXES[media_type])
 
     def map_path(self, inspection_id: UUID) -> Path:
+        """Return the path of an inspection's anomaly map."""
         return self._path(inspection_id, MAP_SUFFIX)
 
     def write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> WrittenFile:
-        """Store the image as it was sent.
+        """Write an image as it was received.
 
         Raises:
             StoreUnavailable: It cannot be written.
         """
-        return write_whole(self.image_path(inspection_id, media_type), data)
+        return write_atomically(self.image_path(inspection_id, media_type), data)
 
     def write_map(self, inspection_id: UUID, anomaly_map: Float32Map) -> WrittenFile:
-        """Store an anomaly map, float32 [h, w].
+        """Write an anomaly map.
+
+        Args:
+            inspection_id: The inspection.
+            anomaly_map: float32 [h, w].
 
         Raises:
             StoreUnavailable: It cannot be written.
         """
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(anomaly_map, np.float32), allow_pickle=False)
-        return write_whole(self.map_path(inspection_id), buffer.getvalue())
+        return write_atomically(self.map_path(inspection_id), buffer.getvalue())
 
     def read_image(self, inspection_id: UUID, media_type: str) -> bytes:
-        """The bytes that were sent.
+        """Return the image as it was received.
 
         Raises:
-            ArtefactGone: They are not on disk any more.
+            ArtefactGone: It is no longer stored.
+            StoreUnavailable: It cannot be read.
         """
         return self._read(self.image_path(inspection_id, media_type), "image", inspection_id)
 
     def read_map(self, inspection_id: UUID) -> bytes:
-        """The anomaly map as a `.npy` file, float32 [h, w].
+        """Return the anomaly map as a `.npy` file, float32 [h, w].
 
         Raises:
-            ArtefactGone: It is not on disk any more.
+            ArtefactGone: It is no longer stored.
+            StoreUnavailable: It cannot be read.
         """
         return self._read(self.map_path(inspection_id), "map", inspection_id)
 
     def image_of(self, row: InspectionRecord) -> bytes:
-        """The image of an inspection as it was sent.
+        """Return the image of a stored inspection as it was received.
 
         Raises:
-            ArtefactGone: It is not on disk any more; says why.
+            ArtefactGone: It is no longer stored. The error contains when retention removed it.
+            StoreUnavailable: It cannot be read.
         """
         try:
             return self.read_image(UUID(row.id), row.image_media_type)
@@ -87,10 +100,11 @@ class ArtefactFiles:
             raise ArtefactGone("image", row.id, row.artefacts_removed_at) from error
 
     def map_of(self, row: InspectionRecord) -> bytes:
-        """The anomaly map of an inspection as a `.npy` file, float32 [h, w].
+        """Return the anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
 
         Raises:
-            ArtefactGone: It is not on disk any more; says why.
+            ArtefactGone: It is no longer stored. The error contains when retention removed it.
+            StoreUnavailable: It cannot be read.
         """
         try:
             return self.read_map(UUID(row.id))
@@ -98,19 +112,22 @@ class ArtefactFiles:
             raise ArtefactGone("map", row.id, row.artefacts_removed_at) from error
 
     def unlink(self, inspection_id: UUID, media_type: str) -> None:
-        """Remove image and map for good; it is fine if one is not there.
+        """Delete image and anomaly map. A file that does not exist is ignored.
 
         Raises:
-            StoreUnavailable: One cannot be removed.
+            StoreUnavailable: A file cannot be deleted.
         """
         for path in (self.image_path(inspection_id, media_type), self.map_path(inspection_id)):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise StoreUnavailable(f"{path.name} cannot be removed ({error.strerror})") from error
+                raise StoreUnavailable(f"{path.name} cannot be deleted ({error.strerror})") from error
 
     def remove_empty_days(self, inspection_ids: Iterable[UUID]) -> None:
-        """Remove the folders of these inspections' days where nothing is left in them and nothing can come any more."""
+        """Delete the day folders of these inspections that are empty.
+
+        The folders of today and of yesterday are kept, because new files may still be written to them.
+        """
         now = datetime.now(UTC)
         in_use = {self._day(now), self._day(now - timedelta(days=1))}
         in_use |= {folder for day in in_use for folder in day.parents}
@@ -124,9 +141,9 @@ class ArtefactFiles:
                     break  # not empty
 
     def remove(self, inspection_id: UUID, media_type: str) -> None:
-        """Take back what was written for an inspection that will get no row."""
+        """Delete the files of an inspection that failed before its row was committed. Errors are ignored."""
         for path in (self.image_path(inspection_id, media_type), self.map_path(inspection_id)):
-            # A leftover costs a little space; failing over it would hide the failure that led here.
+            # An orphaned file only costs space, while an error here would hide the original one.
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -146,11 +163,11 @@ class ArtefactFiles:
 
 
 class WrittenFile:
-    """A file that is complete under its name, and that `sync` makes survive a power cut as well.
+    """A complete file that may not survive a power failure yet.
 
     Args:
         path: The file.
-        descriptor: Open on it; `sync` or `close` gives it back.
+        descriptor: Its open descriptor. `sync` and `close` close it.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -158,15 +175,15 @@ class WrittenFile:
         self._descriptor: int | None = descriptor
 
     def sync(self) -> None:
-        """Wait until content and name are on the disk.
+        """Wait until content and name are on disk, and close the file.
 
         Raises:
-            StoreUnavailable: The disk does not take them.
+            StoreUnavailable: The disk reports an error.
         """
         if self._descriptor is None:
             return
         try:
-            # After the rename, so that the journalling file systems commit the name together with the content.
+            # After the rename, so that journaling file systems commit the name together with the content.
             os.fsync(self._descriptor)
         except OSError as error:
             raise StoreUnavailable(f"{self.path.name} cannot be written ({error.strerror})") from error
@@ -174,18 +191,19 @@ class WrittenFile:
             self.close()
 
     def close(self) -> None:
+        """Close the file without waiting for the disk."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
 
-def write_whole(path: Path, data: bytes) -> WrittenFile:
-    """Write a file so that its name only ever shows the whole content.
+def write_atomically(path: Path, data: bytes) -> WrittenFile:
+    """Write a file that appears under its name only when it is complete. Parent folders are created.
 
     Raises:
-        StoreUnavailable: The disk is full, read-only or gone.
+        StoreUnavailable: The disk is full, read-only or missing.
     """
-    # The name is unique, so two writers never share a half-written file.
+    # A random name, so that two writers never share a partial file.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         try:
@@ -195,7 +213,7 @@ def write_whole(path: Path, data: bytes) -> WrittenFile:
             descriptor = os.open(partial, _NEW_FILE, 0o644)
         try:
             view = memoryview(data)
-            while view:  # a write may be short, and is when the disk fills up
+            while view:  # os.write may write less than requested, for example if the disk is almost full
                 view = view[os.write(descriptor, view) :]
             partial.rename(path)
         except BaseException:

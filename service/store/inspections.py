@@ -1,4 +1,4 @@
-"""Reading inspections back."""
+"""Queries for stored inspections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TABLE = InspectionRow.__table__
 
 @dataclass(frozen=True)
 class InspectionFilter:
-    """Which inspections to list; None means any."""
+    """Conditions on the inspections to list. None matches any value."""
 
     product: str | None = None
     decision: str | None = None
@@ -30,11 +30,11 @@ class InspectionFilter:
 
 
 def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:
-    """The stored inspection.
+    """Return a stored inspection.
 
     Raises:
-        UnknownInspection: There is none with this id.
-        StoreUnavailable: The database does not answer.
+        UnknownInspection: No inspection has this id.
+        StoreUnavailable: The database cannot be read.
     """
     found = _records(engine, select(_TABLE).where(_TABLE.c.id == str(inspection_id)))
     if not found:
@@ -45,17 +45,17 @@ def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:
 def list_inspections(
     engine: Engine, which: InspectionFilter, *, before: UUID | None = None, limit: int = 50
 ) -> Sequence[InspectionRecord]:
-    """Stored inspections, newest first.
+    """Return stored inspections, newest first.
 
     Args:
         engine: The database.
-        which: Only those that match.
-        before: Only those older than this id: the last one of the page before. A key rather than an offset,
-            because new inspections arrive at the front all the time and would shift every page.
-        limit: Most rows to return.
+        which: The conditions.
+        before: Return only inspections older than this id, which is the last id of the previous page. A key instead
+            of an offset, because new inspections would shift the pages of an offset.
+        limit: Maximum number of inspections.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
     query = select(_TABLE).order_by(_TABLE.c.id.desc()).limit(limit)
     if before is not None:
@@ -70,12 +70,13 @@ def list_inspections(
 
 
 def recent_inspections(engine: Engine, product: str, bundle_digest: str, limit: int) -> Sequence[InspectionRecord]:
-    """Of a product's newest judged inspections those by one bundle, newest first.
+    """Return those of a product's newest `limit` judged inspections that one bundle decided, newest first.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
-    # Of the newest so many: a product that changed its bundle long ago must not be searched to its beginning.
+    # Filtered in Python after the limit, so that a bundle that was replaced long ago does not cause a scan of the
+    # whole table.
     judged = select(_TABLE).where(_TABLE.c.product == product, _TABLE.c.score.is_not(None))
     newest = _records(engine, judged.order_by(_TABLE.c.id.desc()).limit(limit))
     return [record for record in newest if record.bundle_digest == bundle_digest]
@@ -83,12 +84,12 @@ def recent_inspections(engine: Engine, product: str, bundle_digest: str, limit: 
 
 @dataclass(frozen=True)
 class Selection:
-    """Inspections that somebody points at: by their ids, or all of a time.
+    """A selection of inspections, by id or by time.
 
     Attributes:
-        ids: These; None: by time.
-        since: Judged then or later; None: from the first one on.
-        until: Judged before; None: up to now.
+        ids: The ids; None to select by time.
+        since: Inclusive start of the period; None for no start.
+        until: Exclusive end of the period; None for no end.
     """
 
     ids: tuple[UUID, ...] | None = None
@@ -97,24 +98,25 @@ class Selection:
 
 
 def select_inspections(engine: Engine, product: str, which: Selection, limit: int) -> Sequence[InspectionRecord]:
-    """A product's inspections that a selection points at, oldest first. By time, images that were not worth a verdict
-    are passed over.
+    """Return the selected inspections of a product, oldest first.
+
+    A selection by time omits images with the decision `invalid`.
 
     Args:
         engine: The database.
-        product: Whose.
+        product: The product.
         which: The selection.
-        limit: Most rows to return where the selection is by time.
+        limit: Maximum number of inspections if the selection is by time.
 
     Raises:
-        UnknownInspection: An id that was named is not this product's.
-        StoreUnavailable: The database does not answer.
+        UnknownInspection: The product has no inspection with one of the ids.
+        StoreUnavailable: The database cannot be read.
     """
     query = select(_TABLE).where(_TABLE.c.product == product).order_by(_TABLE.c.id)
     if which.ids is not None:
         names = list(dict.fromkeys(str(one) for one in which.ids))
         found: dict[str, InspectionRecord] = {}
-        # In pieces: databases bound the number of values in a statement.
+        # Databases limit the number of values in a statement.
         for start in range(0, len(names), _IDS_AT_ONCE):
             piece = query.where(_TABLE.c.id.in_(names[start : start + _IDS_AT_ONCE]))
             found |= {record.id: record for record in _records(engine, piece)}

@@ -1,4 +1,4 @@
-"""The tables: what is remembered about inspections, recipes and bundles."""
+"""ORM models of the database tables."""
 
 from __future__ import annotations
 
@@ -21,26 +21,30 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_co
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time. SQLite forgets zones, so it is stored in UTC and gets its zone back when it is read."""
+    """A timestamp with time zone. SQLite stores no zones, so values are stored in UTC and returned in UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Convert a value to UTC for the database."""
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"{value} has no time zone; a line that runs over a change of clocks needs one")
+            raise ValueError(f"{value} has no time zone; timestamps must be unambiguous across daylight saving changes")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return a value from the database as an aware datetime in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
-    # Named constraints, because a migration can only change what has a name.
+    """Base of all tables."""
+
+    # Constraints are named, because a migration can only alter a named constraint.
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -61,15 +65,15 @@ _KEPT = text("artefacts_removed_at IS NULL")
 
 
 class InspectionRow(Base):
-    """One verdict, with everything that is needed to show and to replay it."""
+    """One inspection, with everything that is needed to display and to replay it."""
 
     __tablename__ = "inspections"
     __table_args__ = (
-        # Ids are UUIDv7, so their order is the order of time and one column pages the list.
+        # Ids are UUIDv7 and sort by time, so one column is enough to page through the list.
         Index(None, "product", "id"),
         Index(None, "product", "decision", "id"),
         Index(None, "part_id", "id"),
-        # What retention looks at: without those whose files are gone, which are most of them after a while.
+        # For retention. Partial, because after some time most inspections have had their files removed.
         Index("ix_inspections_kept", "product", "decision", "id", sqlite_where=_KEPT, postgresql_where=_KEPT),
     )
 
@@ -78,7 +82,7 @@ class InspectionRow(Base):
     product: Mapped[str] = mapped_column(String(64))
     decision: Mapped[str] = mapped_column(String(16))
     score: Mapped[float | None]
-    """None where the image was not worth a verdict and never saw the graph; so is the p-value."""
+    """None for an image that the quality check rejected before inference; the p-value is None, too."""
     p_value: Mapped[float | None]
     fail_threshold: Mapped[float]
     review_threshold: Mapped[float]
@@ -104,20 +108,20 @@ class InspectionRow(Base):
     batch_size: Mapped[int]
 
     image_pixels: Mapped[dict[str, Any] | None] = mapped_column(default=None)
-    """How the image's bytes were read (`PixelRules`), where the bytes alone do not say it."""
+    """How the image's bytes were interpreted (`PixelRules`), where the bytes alone do not define it."""
     by_score: Mapped[str | None] = mapped_column(String(16), default=None)
-    """The decision without region filters; None where none dropped anything."""
+    """The decision before region filters; None if no region was dropped."""
     dropped_regions: Mapped[dict[str, Any] | None] = mapped_column(default=None)
-    """How many regions filters dropped, by the filter."""
+    """Number of regions that each filter dropped."""
     judged_share: Mapped[float | None] = mapped_column(default=None)
-    """Share of the anomaly map that was judged; None where all of it was."""
+    """Share of the anomaly map inside the inspected area; None if all of it was inspected."""
     quality: Mapped[dict[str, Any] | None] = mapped_column(default=None)
-    """What was measured of the image (`Quality`)."""
+    """Quality measures of the image (`Quality`)."""
     objections: Mapped[list[dict[str, Any]] | None] = mapped_column(default=None)
-    """Why an invalid image was not judged (`QualityViolation`)."""
+    """Reasons for the decision `invalid` (`QualityViolation`)."""
 
     artefacts_removed_at: Mapped[datetime | None] = mapped_column(default=None)
-    """When retention removed image and map; None: it did not."""
+    """When retention removed image and map; None if it did not."""
 
     part_id: Mapped[str | None] = mapped_column(String(128), default=None)
     station: Mapped[str | None] = mapped_column(String(128), default=None)
@@ -126,11 +130,11 @@ class InspectionRow(Base):
     request_id: Mapped[str | None] = mapped_column(String(128), default=None)
     traceparent: Mapped[str | None] = mapped_column(String(64), default=None)
     proposal_id: Mapped[str | None] = mapped_column(String(36), default=None)
-    """The proposal whose good images p-value and thresholds rest on; None: the bundle's calibration card."""
+    """The proposal whose reference scores were used; None for the bundle's calibration card."""
 
 
 class RecipeRow(Base):
-    """One revision of a product's recipe. Rows are only ever added."""
+    """One revision of a product's recipe. Append-only."""
 
     __tablename__ = "recipes"
     __table_args__ = (UniqueConstraint("product", "revision"),)
@@ -142,14 +146,12 @@ class RecipeRow(Base):
     author: Mapped[str] = mapped_column(String(128))
     reason: Mapped[str] = mapped_column(String(1000))
     bundle_digest: Mapped[str] = mapped_column(String(64))
-    """The bundle whose score scale the thresholds are on; another bundle's scores cannot be compared with
-    them.
-    """
+    """The bundle on whose score scale the thresholds are. Scores of other bundles are not comparable."""
     recipe: Mapped[dict[str, Any]]
 
 
 class ProposalRow(Base):
-    """A proposed threshold with the scores that it was derived from. Rows are only ever added."""
+    """A threshold proposal with the scores that it was derived from. Append-only."""
 
     __tablename__ = "proposals"
     __table_args__ = (Index(None, "product", "id"),)
@@ -158,14 +160,14 @@ class ProposalRow(Base):
     product: Mapped[str] = mapped_column(String(64))
     bundle_digest: Mapped[str] = mapped_column(String(64))
     scores: Mapped[list[float]]
-    """Of the good images, ascending: what p-values are taken against once the proposal is applied."""
+    """Scores of the good images, ascending: the reference for p-values once the proposal is applied."""
     review_rate: Mapped[float | None]
-    """As it was asked for; None: the usual one."""
+    """The requested review rate; None for the default."""
     proposal: Mapped[dict[str, Any]]
 
 
 class BundleChoiceRow(Base):
-    """Which bundle of a product decides, or watches, from this moment on. Rows are only ever added."""
+    """A choice of a product's active or shadow bundle. Append-only; the newest row of a role is in force."""
 
     __tablename__ = "bundle_choices"
     __table_args__ = (Index(None, "product", "role", "id"),)
@@ -173,20 +175,20 @@ class BundleChoiceRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True, init=False)
     product: Mapped[str] = mapped_column(String(64))
     role: Mapped[str] = mapped_column(String(16))
-    """"active" or "shadow"."""
+    """The role: "active" or "shadow"."""
     created_at: Mapped[datetime]
     author: Mapped[str] = mapped_column(String(128))
     reason: Mapped[str] = mapped_column(String(1000))
     bundle_digest: Mapped[str | None] = mapped_column(String(64))
-    """None: from now on no bundle has this role."""
+    """The bundle; None if no bundle has the role from this choice on."""
     returns_to: Mapped[int | None]
-    """The choice that a roll-back returns to. Following it twice goes back two bundles, never to the one that was just
-    rolled back from.
+    """The choice that a roll-back returns to. A second roll-back follows the link of that choice, so it goes back one
+    bundle further and never returns to the bundle that was just rolled back.
     """
 
 
 class ShadowRow(Base):
-    """What a shadow said about the image of an inspection. It goes when the inspection's record goes."""
+    """The verdict of a shadow bundle on an inspection's image. Deleted together with the inspection."""
 
     __tablename__ = "shadow_verdicts"
     __table_args__ = (Index(None, "bundle_version", "inspection_id"),)

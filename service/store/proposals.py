@@ -1,53 +1,24 @@
-"""Proposed thresholds: stored once, read back, never changed."""
+"""Threshold proposals. A stored proposal is never changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Engine, select
 
-from service.bundle.bundle import Bundle
-from service.proposals.derive import recipe_of
-from service.proposals.errors import ProposalOutdated, UnknownProposal
-from service.recipes.recipe import Recipe
+from service.proposals.errors import UnknownProposal
 from service.schemas.proposal import Proposal
 from service.store.models import ProposalRow
+from service.store.records import StoredProposal
 from service.store.session import reading, writing
 
 
-@dataclass(frozen=True)
-class StoredProposal:
-    """A proposal and the scores behind it.
-
-    Attributes:
-        proposal: As it was answered.
-        scores: Of its good images, ascending.
-        review_rate: As it was asked for.
-    """
-
-    proposal: Proposal
-    scores: tuple[float, ...]
-    review_rate: float | None
-
-    def recipe_for(self, bundle: Bundle) -> Recipe:
-        """Its thresholds as a recipe, derived from the scores once more.
-
-        Raises:
-            ProposalOutdated: Its scores are another bundle's.
-        """
-        if self.proposal.bundle_digest != bundle.digest:
-            raise ProposalOutdated(self.proposal.id, self.proposal.bundle_digest, bundle.digest)
-        certified = self.proposal.false_reject_rate.certified
-        return recipe_of(self.scores, certified, self.review_rate, self.proposal.id)
-
-
 def add_proposal(engine: Engine, stored: StoredProposal) -> None:
-    """Remember a proposal.
+    """Store a proposal.
 
     Raises:
-        StoreUnavailable: The database does not take it.
+        StoreUnavailable: The database cannot store it.
     """
     proposal = stored.proposal
     row = ProposalRow(
@@ -58,16 +29,16 @@ def add_proposal(engine: Engine, stored: StoredProposal) -> None:
         review_rate=stored.review_rate,
         proposal=proposal.model_dump(mode="json"),
     )
-    with writing(engine, "the database did not take the proposal") as session:
+    with writing(engine, "the proposal cannot be stored") as session:
         session.add(row)
 
 
 def get_proposal(engine: Engine, product: str, proposal_id: str) -> StoredProposal:
-    """A stored proposal.
+    """Return a stored proposal.
 
     Raises:
-        UnknownProposal: The product has none of this id.
-        StoreUnavailable: The database does not answer.
+        UnknownProposal: The product has no proposal with this id.
+        StoreUnavailable: The database cannot be read.
     """
     query = select(ProposalRow).where(ProposalRow.id == proposal_id, ProposalRow.product == product)
     with reading(engine) as session:
@@ -78,18 +49,18 @@ def get_proposal(engine: Engine, product: str, proposal_id: str) -> StoredPropos
 
 
 def list_proposals(engine: Engine, product: str, *, before: UUID | None = None, limit: int = 50) -> Sequence[Proposal]:
-    """A product's proposals, newest first.
+    """Return a product's proposals, newest first.
 
     Args:
         engine: The database.
-        product: Whose.
-        before: Only those older than this id.
-        limit: Most proposals to return.
+        product: The product.
+        before: Return only proposals older than this id.
+        limit: Maximum number of proposals.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
-    # Without the scores, of which there may be thousands in each.
+    # Without the scores: a proposal may have thousands.
     query = select(ProposalRow.proposal).where(ProposalRow.product == product)
     if before is not None:
         query = query.where(ProposalRow.id < str(before))

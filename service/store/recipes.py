@@ -1,52 +1,37 @@
-"""Recipes: append-only revisions, one of them in force per product."""
+"""Recipes: append-only revisions. The newest revision of a product is in force."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine, Select, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from service.bundle.bundle import Bundle
 from service.recipes.recipe import Recipe
 from service.schemas.common import SYSTEM_AUTHOR
-from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
+from service.store.errors import RecipeConflict, UnknownRevision
 from service.store.models import RecipeRow
-from service.store.session import reading, writing
-
-_ATTEMPTS = 50  # each failed one means that somebody else got through
-
-
-@dataclass(frozen=True)
-class RecipeRevision:
-    """A recipe with its history: who put it in force, when and why, and for which bundle."""
-
-    product: str
-    revision: int
-    created_at: datetime
-    author: str
-    reason: str
-    bundle_digest: str
-    recipe: Recipe
+from service.store.records import RecipeDraft, RecipeRevision
+from service.store.session import reading, retry_conflicts, writing
 
 
 def current_recipe(engine: Engine, product: str) -> RecipeRevision | None:
-    """The newest revision, None for a product that never had one.
+    """Return the revision in force, or None for a product without a recipe.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
     history = recipe_history(engine, product, limit=1)
     return history[0] if history else None
 
 
 def recipe_history(engine: Engine, product: str, *, limit: int = 100) -> Sequence[RecipeRevision]:
-    """The newest revisions of a product's recipe, newest first.
+    """Return the newest revisions of a product's recipe, newest first.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
     query = select(RecipeRow).where(RecipeRow.product == product).order_by(RecipeRow.revision.desc()).limit(limit)
     with reading(engine) as session:
@@ -54,11 +39,11 @@ def recipe_history(engine: Engine, product: str, *, limit: int = 100) -> Sequenc
 
 
 def get_recipe(engine: Engine, product: str, revision: int) -> RecipeRevision:
-    """One revision.
+    """Return one revision.
 
     Raises:
-        UnknownRevision: The product's recipe never had it.
-        StoreUnavailable: The database does not answer.
+        UnknownRevision: The product's recipe has no such revision.
+        StoreUnavailable: The database cannot be read.
     """
     query = select(RecipeRow).where(RecipeRow.product == product, RecipeRow.revision == revision)
     with reading(engine) as session:
@@ -69,10 +54,10 @@ def get_recipe(engine: Engine, product: str, revision: int) -> RecipeRevision:
 
 
 def newest_revision_for(engine: Engine, product: str, bundle_digest: str) -> RecipeRevision | None:
-    """The newest revision that was made for a bundle, None where there is none.
+    """Return the newest revision that was made for a bundle, or None.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
     query = _newest_first(product).where(RecipeRow.bundle_digest == bundle_digest).limit(1)
     with reading(engine) as session:
@@ -81,17 +66,17 @@ def newest_revision_for(engine: Engine, product: str, bundle_digest: str) -> Rec
 
 
 def newest_chosen_revision(engine: Engine, product: str) -> RecipeRevision | None:
-    """The newest revision in which a person chose thresholds or rates, None where nobody did.
+    """Return the newest revision in which a person set thresholds or rates, or None.
 
-    A person who changed something else left the thresholds as they were, which is no choice of a rate.
+    Revisions in which a person changed other sections and kept the default thresholds do not count.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
     query = _newest_first(product).where(RecipeRow.author != SYSTEM_AUTHOR)
     with reading(engine) as session:
         revisions = map(_revision, session.scalars(query))
-        return next((revision for revision in revisions if revision.recipe.derivation != "default"), None)
+        return next((revision for revision in revisions if revision.is_chosen), None)
 
 
 def append_recipe(
@@ -103,48 +88,58 @@ def append_recipe(
     reason: str,
     expected_revision: int | None = None,
 ) -> RecipeRevision:
-    """Put a recipe in force as a new revision.
+    """Append a recipe as a new revision, which puts it in force.
 
     Args:
         engine: The database.
-        bundle: The bundle whose score scale the thresholds are on.
-        recipe: What is to apply.
+        bundle: The bundle on whose score scale the thresholds are.
+        recipe: The recipe.
         author: Who changes it.
         reason: Why.
-        expected_revision: The revision that the change was made against; None takes whatever is current.
+        expected_revision: The revision that the change is based on; None to accept any.
 
     Raises:
-        RecipeConflict: The current revision is another one.
-        StoreUnavailable: The database does not take it.
+        RecipeConflict: Another revision is in force.
+        StoreUnavailable: The database cannot store it.
     """
-    product = bundle.manifest.product
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            with writing(engine, "the database did not take the recipe") as session:
-                newest = select(RecipeRow.revision).where(RecipeRow.product == product)
-                revision = session.scalar(newest.order_by(RecipeRow.revision.desc()).limit(1)) or 0
-                if expected_revision is not None and revision != expected_revision:
-                    raise RecipeConflict(product, expected_revision, revision)
-                row = RecipeRow(
-                    product=product,
-                    revision=revision + 1,
-                    created_at=datetime.now(UTC),
-                    author=author,
-                    reason=reason,
-                    bundle_digest=bundle.digest,
-                    recipe=recipe.model_dump(mode="json"),
-                )
-                session.add(row)
-                session.flush()
-                return _revision(row)
-        except StoreUnavailable as error:
-            if not isinstance(error.__cause__, IntegrityError):
-                raise
-            # Two changes at the same moment: the unique (product, revision) let one of them in. The other is
-            # tried against what is current now, where a conflict is found if the caller asked for that.
-            if attempt == _ATTEMPTS:
-                raise StoreUnavailable("too many recipe changes at the same time") from error
-    raise AssertionError("unreachable")
+    draft = RecipeDraft(bundle.manifest.product, bundle.digest, recipe, author, reason)
+
+    def write() -> RecipeRevision:
+        with writing(engine, "the recipe cannot be stored") as session:
+            return insert_recipe(session, draft, expected_revision)
+
+    # The constraint on (product, revision) rejects one of two concurrent changes. The retry reads the new current
+    # revision, so it finds the conflict if the caller expected a certain one.
+    return retry_conflicts(write)
+
+
+def insert_recipe(session: Session, draft: RecipeDraft, expected_revision: int | None = None) -> RecipeRevision:
+    """Insert a recipe as the next revision of its product, inside a transaction of the store.
+
+    Args:
+        session: An open transaction.
+        draft: The recipe.
+        expected_revision: The revision that the change is based on; None to accept any.
+
+    Raises:
+        RecipeConflict: Another revision is in force.
+    """
+    newest = select(RecipeRow.revision).where(RecipeRow.product == draft.product)
+    revision = session.scalar(newest.order_by(RecipeRow.revision.desc()).limit(1)) or 0
+    if expected_revision is not None and revision != expected_revision:
+        raise RecipeConflict(draft.product, expected_revision, revision)
+    row = RecipeRow(
+        product=draft.product,
+        revision=revision + 1,
+        created_at=datetime.now(UTC),
+        author=draft.author,
+        reason=draft.reason,
+        bundle_digest=draft.bundle_digest,
+        recipe=draft.recipe.model_dump(mode="json"),
+    )
+    session.add(row)
+    session.flush()
+    return _revision(row)
 
 
 def _newest_first(product: str) -> Select[RecipeRow]:

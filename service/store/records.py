@@ -1,22 +1,29 @@
-"""What leaves the store: immutable records, one field per column. The ORM stays inside."""
+"""Immutable records that the store returns and accepts. ORM rows never leave the store."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
+from uuid import UUID
+
+from service.recipes.recipe import Recipe
+from service.schemas.common import SYSTEM_AUTHOR
+from service.schemas.proposal import Proposal
+
+Role = Literal["active", "shadow"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectionRecord:
-    """One inspection, with everything that is needed to show and to replay it."""
+    """One inspection, with everything that is needed to display and to replay it. One field per column."""
 
     id: str
     created_at: datetime
     product: str
     decision: str
     score: float | None
-    """None where the image was not worth a verdict and never saw the graph; so is the p-value."""
+    """None for an image that the quality check rejected before inference; the p-value is None, too."""
     p_value: float | None
     fail_threshold: float
     review_threshold: float
@@ -39,19 +46,19 @@ class InspectionRecord:
     timings_ms: dict[str, Any]
     batch_size: int
     image_pixels: dict[str, Any] | None = None
-    """How the image's bytes were read (`PixelRules`), where the bytes alone do not say it."""
+    """How the image's bytes were interpreted (`PixelRules`), where the bytes alone do not define it."""
     by_score: str | None = None
-    """The decision without region filters; None where none dropped anything."""
+    """The decision before region filters; None if no region was dropped."""
     dropped_regions: dict[str, Any] | None = None
-    """How many regions filters dropped, by the filter."""
+    """Number of regions that each filter dropped."""
     judged_share: float | None = None
-    """Share of the anomaly map that was judged; None where all of it was."""
+    """Share of the anomaly map inside the inspected area; None if all of it was inspected."""
     quality: dict[str, Any] | None = None
-    """What was measured of the image (`Quality`)."""
+    """Quality measures of the image (`Quality`)."""
     objections: list[dict[str, Any]] | None = None
-    """Why an invalid image was not judged (`QualityViolation`)."""
+    """Reasons for the decision `invalid` (`QualityViolation`)."""
     artefacts_removed_at: datetime | None = None
-    """When retention removed image and map; None: it did not."""
+    """When retention removed image and map; None if it did not."""
     part_id: str | None = None
     station: str | None = None
     lot: str | None = None
@@ -59,10 +66,10 @@ class InspectionRecord:
     request_id: str | None = None
     traceparent: str | None = None
     proposal_id: str | None = None
-    """The proposal whose good images p-value and thresholds rest on; None: the bundle's calibration card."""
+    """The proposal whose reference scores were used; None for the bundle's calibration card."""
 
     def columns(self) -> dict[str, Any]:
-        """Return the value of every column, by name. Unlike `dataclasses.asdict` it copies nothing."""
+        """Return the value of every column by name. Unlike `dataclasses.asdict`, it copies nothing."""
         return {name: getattr(self, name) for name in _INSPECTION_COLUMNS}
 
 
@@ -71,7 +78,7 @@ _INSPECTION_COLUMNS = tuple(field.name for field in fields(InspectionRecord))
 
 @dataclass(frozen=True, kw_only=True)
 class ShadowRecord:
-    """What a shadow bundle decided about an inspection's image."""
+    """The verdict of a shadow bundle on an inspection's image. One field per column."""
 
     inspection_id: str
     bundle_digest: str
@@ -85,5 +92,114 @@ class ShadowRecord:
     infer_ms: float
 
     def columns(self) -> dict[str, Any]:
-        """Return the value of every column, by name."""
+        """Return the value of every column by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class PairedVerdict:
+    """The verdicts of an active bundle and of its shadow on the same image."""
+
+    inspection_id: str
+    active_decision: str
+    shadow_decision: str
+    active_score: float
+    shadow_score: float
+    active_p_value: float
+    shadow_p_value: float
+
+
+@dataclass(frozen=True)
+class RecipeRevision:
+    """A stored recipe with its author, time and reason, and the bundle that its thresholds belong to."""
+
+    product: str
+    revision: int
+    created_at: datetime
+    author: str
+    reason: str
+    bundle_digest: str
+    recipe: Recipe
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether a person set its thresholds or rates, now or in an earlier revision for the same bundle."""
+        return self.author != SYSTEM_AUTHOR and self.recipe.derivation != "default"
+
+
+@dataclass(frozen=True)
+class RecipeDraft:
+    """A recipe to append as a new revision.
+
+    Attributes:
+        product: The product.
+        bundle_digest: The bundle on whose score scale the thresholds are.
+        recipe: The recipe.
+        author: Who changes it.
+        reason: Why.
+    """
+
+    product: str
+    bundle_digest: str
+    recipe: Recipe
+    author: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class BundleChoice:
+    """A stored choice of the bundle that has a role, with its author, time and reason.
+
+    Attributes:
+        bundle_digest: The bundle; None if no bundle has the role from this choice on.
+        returns_to: Id of the choice that a roll-back returns to; None if there is none.
+    """
+
+    id: int
+    product: str
+    role: Role
+    created_at: datetime
+    author: str
+    reason: str
+    bundle_digest: str | None
+    returns_to: int | None
+
+    @property
+    def version(self) -> str | None:
+        """The bundle's version: the first 12 digits of its digest."""
+        return None if self.bundle_digest is None else self.bundle_digest[:12]
+
+
+@dataclass(frozen=True)
+class ChoiceDraft:
+    """A choice of a bundle to append. The attributes are those of `BundleChoice`."""
+
+    product: str
+    role: Role
+    bundle_digest: str | None
+    author: str
+    reason: str
+    returns_to: int | None = None
+
+
+@dataclass(frozen=True)
+class StoredProposal:
+    """A threshold proposal and the scores that it was derived from.
+
+    Attributes:
+        proposal: The proposal as it was returned to the client.
+        scores: Scores of its good images, ascending.
+        review_rate: The requested review rate; None for the default.
+    """
+
+    proposal: Proposal
+    scores: tuple[float, ...]
+    review_rate: float | None
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """The image and the anomaly map of one inspection."""
+
+    inspection_id: UUID
+    media_type: str

@@ -1,9 +1,8 @@
-"""Which inspections' images and maps have been kept long enough."""
+"""Queries for retention: artefacts that exceed their retention, and the mark that they were removed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -11,18 +10,11 @@ from sqlalchemy import Engine, or_, select, update
 
 from service.store.ids import smallest_text
 from service.store.models import InspectionRow
+from service.store.records import Artefacts
 from service.store.session import reading, transaction
 
-# Inspections per transaction: the line's own commits never wait for more than these.
+# Inspections per transaction, which bounds how long the commit of an inspection can wait for it.
 _GROUP = 200
-
-
-@dataclass(frozen=True)
-class Artefacts:
-    """The files of one inspection."""
-
-    inspection_id: UUID
-    media_type: str
 
 
 def past_retention(
@@ -35,19 +27,19 @@ def past_retention(
     not_after: datetime,
     limit: int,
 ) -> Sequence[Artefacts]:
-    """Image and map of inspections that have both and need not have them any longer, oldest first.
+    """Return the stored artefacts that exceed their retention, oldest first.
 
     Args:
         engine: The database.
-        product: Of this product.
-        decision: With this decision.
-        older_than: Those from before; None: none for their age.
-        beyond: Those that are not among the newest so many; None: none for their number.
-        not_after: None from after this moment, whatever else is said.
-        limit: At most so many.
+        product: The product.
+        decision: The decision of the inspections.
+        older_than: Artefacts from before this time exceed their retention; None for no limit of age.
+        beyond: Artefacts that are not among the newest `beyond` exceed it, too; None for no limit of number.
+        not_after: Never return artefacts from this time or later.
+        limit: Maximum number of results.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
     kept = (
         InspectionRow.product == product,
@@ -72,15 +64,20 @@ def past_retention(
 
 
 def mark_removed(engine: Engine, inspection_ids: Sequence[UUID], moment: datetime) -> None:
-    """Remember that image and map of these inspections were removed. Their records stay.
+    """Record that the artefacts of these inspections were removed.
+
+    Args:
+        engine: The database.
+        inspection_ids: The inspections. Their records are kept.
+        moment: When the artefacts were removed.
 
     Raises:
-        StoreUnavailable: The database does not take it.
+        StoreUnavailable: The database cannot store it.
     """
     texts = [str(inspection_id) for inspection_id in inspection_ids]
     for start in range(0, len(texts), _GROUP):
         group = texts[start : start + _GROUP]
-        with transaction(engine, "the database did not take the removal of images and maps") as connection:
+        with transaction(engine, "the removal of images and maps cannot be stored") as connection:
             connection.execute(
                 update(InspectionRow).where(InspectionRow.id.in_(group)).values(artefacts_removed_at=moment)
             )

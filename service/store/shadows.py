@@ -1,45 +1,38 @@
-"""What shadows said, and the inspections that they said it about."""
+"""Verdicts of shadow bundles, and their pairing with the inspections."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import Engine, insert, select
 
 from service.store.models import InspectionRow, ShadowRow
-from service.store.records import ShadowRecord
+from service.store.records import PairedVerdict, ShadowRecord
 from service.store.session import reading, transaction
 
 
-@dataclass(frozen=True)
-class JudgedTwice:
-    """An image that one bundle decided and another one judged."""
-
-    inspection_id: str
-    active_decision: str
-    shadow_decision: str
-    active_score: float
-    shadow_score: float
-    active_p_value: float
-    shadow_p_value: float
-
-
 def add_shadow_verdicts(engine: Engine, records: Sequence[ShadowRecord]) -> None:
-    """Remember what a shadow said, in one transaction.
+    """Store verdicts of shadows in one transaction.
 
     Raises:
-        StoreUnavailable: The database does not take it.
+        StoreUnavailable: The database cannot store them.
     """
-    with transaction(engine, "the database did not take a shadow's verdict") as connection:
+    with transaction(engine, "the verdicts of a shadow bundle cannot be stored") as connection:
         connection.execute(insert(ShadowRow), [record.columns() for record in records])
 
 
-def judged_twice(engine: Engine, product: str, active: str, shadow: str, limit: int) -> Sequence[JudgedTwice]:
-    """The newest images that one version decided and another one judged as its shadow, newest first.
+def paired_verdicts(engine: Engine, product: str, active: str, shadow: str, limit: int) -> Sequence[PairedVerdict]:
+    """Return the verdicts on images that one bundle decided and another one judged as its shadow, newest first.
+
+    Args:
+        engine: The database.
+        product: The product.
+        active: Version of the bundle that decided.
+        shadow: Version of the shadow bundle.
+        limit: Maximum number of images.
 
     Raises:
-        StoreUnavailable: The database does not answer.
+        StoreUnavailable: The database cannot be read.
     """
     query = (
         select(
@@ -62,4 +55,4 @@ def judged_twice(engine: Engine, product: str, active: str, shadow: str, limit: 
         .limit(limit)
     )
     with reading(engine) as session:
-        return [JudgedTwice(*row) for row in session.execute(query)]  # type: ignore[arg-type]  # scores are there
+        return [PairedVerdict(*row) for row in session.execute(query)]  # type: ignore[arg-type]  # scores are not NULL

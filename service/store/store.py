@@ -1,4 +1,4 @@
-"""The store as one thing: database, files and group commit."""
+"""The store: database, artefact files and group commit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from service.store.writer import GroupWriter
 
 @dataclass(frozen=True)
 class Store:
-    """Everything that is remembered.
+    """The database and the artefact files.
 
     Attributes:
-        engine: For reading, and for recipes.
-        files: Images and maps.
-        writer: For inspections.
+        engine: The database.
+        files: Images and anomaly maps.
+        writer: Commits inspections.
     """
 
     engine: Engine
@@ -29,23 +29,23 @@ class Store:
 
     @classmethod
     def open(cls, url: str, data: Path) -> Store:
-        """Open or create the store.
+        """Open the store, and create it if it does not exist.
 
         Args:
             url: SQLAlchemy URL of the database.
             data: The data folder.
 
         Raises:
-            StoreUnavailable: The folder cannot be written or the database cannot be opened.
+            StoreUnavailable: The folder is not writable, or the database cannot be opened.
         """
         files = ArtefactFiles(data / "inspections")
         try:
             files.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreUnavailable(f"{files.root} cannot be made ({error.strerror})") from error
+            raise StoreUnavailable(f"{files.root} cannot be created ({error.strerror})") from error
         engine = open_engine(url)
         return cls(engine, files, GroupWriter(engine))
 
     def close(self) -> None:
-        """Let the database go."""
+        """Close all database connections."""
         self.engine.dispose()

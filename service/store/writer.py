@@ -1,8 +1,8 @@
-"""Group commit: many inspections in one transaction, without anybody waiting for company.
+"""Group commit: concurrent inspections share a transaction.
 
-A commit waits for the disk. With one transaction each, eight cameras would wait eight times in a row. Here whoever
-comes while a commit is under way queues up, and the first of them to get the lock commits for all. Who comes alone
-commits at once, in their own thread.
+A commit waits for the disk. With one transaction each, eight concurrent inspections would wait for eight commits in a
+row. Here, inspections that arrive during a commit are queued, and the first thread that gets the lock commits the
+queue. A single inspection is committed at once, in its own thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from service.store.records import InspectionRecord
 
 MAX_GROUP = 256
 
-# On the table and built once: as an ORM statement, built for every commit, it would cost more than the disk does.
+# A Core statement that is built once: an ORM statement, built for each commit, took longer than the commit itself.
 _INSERT = insert(InspectionRow.__table__)  # type: ignore[arg-type]  # a Table, though declared as FromClause
 
 
@@ -31,13 +31,16 @@ class _Waiting:
 
 
 class GroupWriter:
-    """Commits inspection rows for many threads.
+    """Commits inspections from many threads.
+
+    It does not use `service.store.session`: a failure must be delivered to every thread of the group, and the kind of
+    failure decides whether the rows are committed again one by one.
 
     Args:
         engine: The database.
 
     Attributes:
-        commits: Transactions so far; fewer than rows where groups formed.
+        commits: Number of transactions so far; smaller than the number of rows if groups were formed.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -48,19 +51,19 @@ class GroupWriter:
         self._commit_lock = threading.Lock()
 
     def write(self, record: InspectionRecord) -> None:
-        """Commit a record. It is on the disk when this returns.
+        """Commit a record. It is durable when this method returns.
 
         Args:
-            record: Complete, its files written.
+            record: A complete record, whose files are written.
 
         Raises:
-            StoreUnavailable: It is not stored.
+            StoreUnavailable: The record is not stored.
         """
         item = _Waiting(record)
         with self._queue_lock:
             self._waiting.append(item)
         with self._commit_lock:
-            # Often somebody else has committed it while this thread waited for the lock.
+            # Another thread may have committed the record while this one waited for the lock.
             while not item.is_done:
                 with self._queue_lock:
                     group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
@@ -76,15 +79,15 @@ class GroupWriter:
                     [item.record.columns() for item in group],
                 )
             self.commits += 1
-        except Exception as error:  # noqa: BLE001 - whatever it is, every member of the group must hear of it
-            # One row that the database refuses must not take its neighbours with it. A database that is not
-            # there refuses them all, and trying one by one would only make everybody wait longer.
+        except Exception as error:  # noqa: BLE001 - every thread of the group must receive the failure
+            # A single invalid row must not fail the other rows of the group, so they are committed one by one. If the
+            # database is unavailable, that would fail for each of them and only take longer.
             if len(group) > 1 and not isinstance(error, OperationalError):
                 for item in group:
                     self._commit([item])
                 return
             reason = str(error.__cause__ or error) if isinstance(error, SQLAlchemyError) else repr(error)
             for item in group:
-                item.error = StoreUnavailable(f"the database did not take the inspection ({reason})")
+                item.error = StoreUnavailable(f"the inspection cannot be stored ({reason})")
         for item in group:
             item.is_done = True

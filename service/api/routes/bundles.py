@@ -47,7 +47,7 @@ from service.schemas.bundle import (
     ComparisonRecord,
 )
 from service.store.errors import StoreUnavailable
-from service.store.shadows import judged_twice
+from service.store.shadows import paired_verdicts
 from service.untrusted_zip import MEDIA_TYPE
 
 router = APIRouter(prefix="/v1/products/{product}", tags=["bundles"])
@@ -230,13 +230,14 @@ def stop_shadow(product: ProductPath, decision: BundleDecision, bundles: Bundles
 def list_choices(
     product: ProductPath,
     line: LineDep,
+    bundles: BundlesDep,
     role: Annotated[Literal["active", "shadow"], Query(description="Which role.")] = "active",
     limit: Annotated[int, Query(ge=1, le=500, description="Most choices to list.")] = 100,
 ) -> ChoiceHistory:
     """Who let which bundle decide or watch, when and why; newest first. Empty where nobody ever chose."""
     if product not in line.registry.known:
         raise UnknownProduct(product, line.registry.known)
-    history = line.registry.choices.history(product, role, limit=limit)
+    history = bundles.choices.history(product, role, limit=limit)
     return ChoiceHistory(items=[choice_answer(choice) for choice in history])
 
 
@@ -249,6 +250,7 @@ def list_choices(
 def compare_bundles(
     product: ProductPath,
     line: LineDep,
+    bundles: BundlesDep,
     active: Annotated[str | None, Query(max_length=12, description="Version that decided; the present one.")] = None,
     shadow: Annotated[str | None, Query(max_length=12, description="Version that watched; the latest one.")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000, description="Newest images to look at.")] = 1000,
@@ -260,8 +262,8 @@ def compare_bundles(
         raise UnknownProduct(product, line.registry.known)
     active = active or line.registry.get(product).bundle.version
     if shadow is None:
-        shadow = line.registry.choices.latest_version(product, "shadow")
+        shadow = bundles.choices.latest_version(product, "shadow")
         if shadow is None:
             raise ShadowRefused(product, f"{product!r} never had a shadow to compare with.")
-    judged = judged_twice(line.store.engine, product, active, shadow, limit)
+    judged = paired_verdicts(line.store.engine, product, active, shadow, limit)
     return comparison_answer(product, compare(active, shadow, judged))

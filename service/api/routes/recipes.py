@@ -18,7 +18,7 @@ from service.api.http.negotiation import negotiate
 from service.api.http.problems import problem_responses
 from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.deployment.lease import ActiveProduct
-from service.deployment.recipes import recipe_again
+from service.deployment.recipes import proposed_recipe, replace_recipe, reverted_recipe
 from service.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 from service.proposals.errors import ProposalOutdated, UnknownProposal
 from service.recipes.errors import InvalidRecipe
@@ -39,7 +39,8 @@ from service.schemas.recipe import (
 from service.serving.inspections import InspectionLine
 from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
 from service.store.proposals import get_proposal
-from service.store.recipes import RecipeRevision, append_recipe, get_recipe, recipe_history
+from service.store.recipes import append_recipe, get_recipe, recipe_history
+from service.store.records import RecipeRevision
 
 router = APIRouter(prefix="/v1/products", tags=["recipes"])
 
@@ -221,7 +222,7 @@ def revert_recipe(
     def make(active: ActiveProduct) -> tuple[Recipe, Signature]:
         moved = "" if old.bundle_digest == active.bundle.digest else f", derived for bundle {active.bundle.version}"
         why = f"Revision {revision} again{moved}" + (f": {revert.reason}" if revert.reason else ".")
-        return recipe_again(old, active.bundle), Signature(author=revert.author, reason=why)
+        return reverted_recipe(old, active.bundle), Signature(author=revert.author, reason=why)
 
     return _put(line, product, make, _expected(if_match, revert.expected_revision))
 
@@ -266,7 +267,7 @@ def _put(
             expected_revision=expected_revision,
         )
 
-    return _answer(line.registry.change_recipe(product, store), None)
+    return _answer(replace_recipe(line.registry, line.store.engine, product, store), None)
 
 
 def _sign(author: str | None, reason: str | None) -> Signature:
@@ -286,8 +287,8 @@ def _import(file: RecipeFile, active: ActiveProduct, line: InspectionLine) -> Re
 
 
 def _proposed(line: InspectionLine, active: ActiveProduct, proposal_id: str) -> Recipe:
-    proposal = get_proposal(line.store.engine, active.bundle.manifest.product, proposal_id)
-    return proposal.recipe_for(active.bundle)
+    stored = get_proposal(line.store.engine, active.bundle.manifest.product, proposal_id)
+    return proposed_recipe(stored, active.bundle)
 
 
 def _expected(if_match: str | None, stated: int | None) -> int | None:

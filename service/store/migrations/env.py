@@ -1,4 +1,4 @@
-"""Alembic's entry point. The caller hands over an open connection; there is no alembic.ini."""
+"""Entry point of alembic. The caller passes an open connection; there is no alembic.ini."""
 
 from __future__ import annotations
 

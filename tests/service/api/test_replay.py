@@ -16,7 +16,7 @@ from plumbline_client import Client
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import InputGeometry, Tiling
 from service.cli.main import app
-from service.deployment.replay import Replay, Said
+from service.deployment.replay import Replay, Verdict
 from service.schemas.bundle import ReplayRecord
 from tests.bundles import SIZE, part, write_tiny_bundle
 from tests.running_service import BAD, GOOD, RunningService, Serve, encode
@@ -89,7 +89,7 @@ def test_verdict_that_comes_out_differently_is_reported(serve: Serve, models: Pa
         change(data, "UPDATE inspections SET decision = 'pass', score = 0.001 WHERE id = ?", verdict["id"])
         again = replay(service, verdict["id"])
         assert (again.outcome, again.stored.decision, again.replayed.decision) == ("different", "pass", "fail")
-        assert "allowed is nothing on cpu" in again.summary
+        assert "the tolerance is 0 (cpu)" in again.summary
     result = run(models, data, "--product", "widget", "--json")
     assert result.exit_code == 1
     (report,) = json.loads(result.stdout)
@@ -208,19 +208,19 @@ def test_one_replay_at_a_time(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("replayed", "tolerance", "outcome"),
     [
-        (Said("fail", 1.0, 0.01, "cpu"), 0.0, "same"),
-        (Said("fail", 1.0001, 0.01, "cpu"), 0.0, "different"),
-        (Said("fail", 1.0, 0.02, "cpu"), 0.0, "different"),
-        (Said("pass", 1.0, 0.01, "cpu"), 0.0, "different"),
-        (Said("fail", 1.0001, 0.02, "cuda"), 1e-3, "same"),
-        (Said("fail", 1.01, 0.01, "cuda"), 1e-3, "different"),
-        (Said("review", 1.0001, 0.01, "cuda"), 1e-3, "different"),
+        (Verdict("fail", 1.0, 0.01, "cpu"), 0.0, "same"),
+        (Verdict("fail", 1.0001, 0.01, "cpu"), 0.0, "different"),
+        (Verdict("fail", 1.0, 0.02, "cpu"), 0.0, "different"),
+        (Verdict("pass", 1.0, 0.01, "cpu"), 0.0, "different"),
+        (Verdict("fail", 1.0001, 0.02, "cuda"), 1e-3, "same"),
+        (Verdict("fail", 1.01, 0.01, "cuda"), 1e-3, "different"),
+        (Verdict("review", 1.0001, 0.01, "cuda"), 1e-3, "different"),
     ],
 )
 def test_another_provider_may_differ_as_far_as_the_bundle_allows(
-    replayed: Said, tolerance: float, outcome: str
+    replayed: Verdict, tolerance: float, outcome: str
 ) -> None:
-    stored = Said("fail", 1.0, 0.01, "cpu")
+    stored = Verdict("fail", 1.0, 0.01, "cpu")
     again = Replay("id", stored, replayed, abs(replayed.score - stored.score), tolerance)
     assert again.outcome == outcome
     assert replayed.decision in again.summary

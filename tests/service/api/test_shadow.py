@@ -162,7 +162,7 @@ def test_shadow_that_is_too_slow_lets_go_and_says_how_often(
         os.mkfifo(image)
         start(service, lax)
         for _ in range(QUEUE_LIMIT + 5):
-            service.line.shadow.offer(row)
+            service.line.shadow.submit(row)
         assert service.inspect(GOOD).status_code == 201, "the line does not wait for it"
         assert runs(service, "dropped") in {5, 6}, "one more where it has not taken the first yet"
         pipe = os.open(image, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""Paired comparison of two bundles: counts, exact tests, plain words."""
+"""Paired comparison of two bundles: counts, exact tests, summary."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.deployment.comparison import MAX_EXAMPLES, compare, paired_test
-from service.store.shadows import JudgedTwice
+from service.store.records import PairedVerdict
 
 
-def judged(active: str, shadow: str, number: int = 0, *, p_values: tuple[float, float] = (0.5, 0.5)) -> JudgedTwice:
-    return JudgedTwice(f"id-{number}", active, shadow, 1.0, 2.0, *p_values)
+def judged(active: str, shadow: str, number: int = 0, *, p_values: tuple[float, float] = (0.5, 0.5)) -> PairedVerdict:
+    return PairedVerdict(f"id-{number}", active, shadow, 1.0, 2.0, *p_values)
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ def judged(active: str, shadow: str, number: int = 0, *, p_values: tuple[float, 
         (1000, 0, 2 / 2**1000),
     ],
 )
-def test_exact_probability_is_that_of_a_fair_coin(active_only: int, shadow_only: int, p_value: float) -> None:
+def test_p_value_of_known_splits(active_only: int, shadow_only: int, p_value: float) -> None:
     assert paired_test(active_only, shadow_only).p_value == pytest.approx(p_value, rel=1e-12)
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a slow machine is no failure
 @given(st.integers(0, 300), st.integers(0, 300))
-def test_exact_probability_is_the_binomial_tail(active_only: int, shadow_only: int) -> None:
+def test_p_value_is_the_binomial_tail(active_only: int, shadow_only: int) -> None:
     n = active_only + shadow_only
     tail = sum(comb(n, count) for count in range(min(active_only, shadow_only) + 1))
     assert paired_test(active_only, shadow_only).p_value == min(1.0, 2 * tail / 2**n)
@@ -50,7 +50,7 @@ def test_every_pair_of_decisions_is_counted() -> None:
     assert comparison.rejects.p_value == 0.25
 
 
-def test_p_values_are_compared_where_they_differ() -> None:
+def test_equal_p_values_are_omitted() -> None:
     pairs = [judged("pass", "pass", p_values=values) for values in ((0.1, 0.2), (0.3, 0.1), (0.3, 0.1), (0.5, 0.5))]
     p_values = compare("aaa", "bbb", pairs).p_values
     assert (p_values.active_only, p_values.shadow_only) == (1, 2)
@@ -63,15 +63,15 @@ def test_examples_are_the_newest_disagreements() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "words"),
+    ("pairs", "expected"),
     [
         ([], "nothing to compare yet"),
-        ([judged("pass", "pass")], "They reject the same parts"),
-        ([judged("fail", "pass"), judged("pass", "fail")], "Nothing says"),
-        ([judged("pass", "fail")] * 3, "bbb rejects more is not shown"),
-        ([judged("fail", "pass")] * 9, "take it that aaa rejects more"),
+        ([judged("pass", "pass")], "Both reject the same parts"),
+        ([judged("fail", "pass"), judged("pass", "fail")], "no evidence that one of them rejects more often"),
+        ([judged("pass", "fail")] * 3, "the difference is not significant"),
+        ([judged("fail", "pass")] * 9, "aaa rejects significantly more often"),
         ([judged("pass", "pass")] * 9, "Of 9 images that both judged, 9 got the same decision"),
     ],
 )
-def test_summary_says_what_the_figures_say(pairs: list[JudgedTwice], words: str) -> None:
-    assert words in compare("aaa", "bbb", pairs).summary
+def test_summary_describes_the_result(pairs: list[PairedVerdict], expected: str) -> None:
+    assert expected in compare("aaa", "bbb", pairs).summary

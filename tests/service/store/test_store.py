@@ -24,7 +24,7 @@ from service.recipes.recipe import Recipe
 from service.recipes.sections import HeatmapSetting
 from service.store.database import _upgrade, open_engine
 from service.store.errors import ArtefactGone, RecipeConflict, StoreUnavailable, UnknownInspection, UnknownRevision
-from service.store.files import ArtefactFiles, write_whole
+from service.store.files import ArtefactFiles, write_atomically
 from service.store.ids import created_at, new_id, parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
 from service.store.models import Base, InspectionRow, ShadowRow
@@ -220,7 +220,7 @@ def test_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "inside").touch()
     with pytest.raises(StoreUnavailable, match="taken cannot be written"):
-        write_whole(tmp_path / "taken", b"a file cannot replace a folder")
+        write_atomically(tmp_path / "taken", b"a file cannot replace a folder")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 

@@ -1,4 +1,4 @@
-"""Inspections and recipes."""
+"""Create the tables of inspections and recipes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.create_table(
         "inspections",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -67,5 +68,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Revert this migration."""
     op.drop_table("recipes")
     op.drop_table("inspections")

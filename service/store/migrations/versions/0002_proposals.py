@@ -1,4 +1,4 @@
-"""Proposed thresholds, and which of them an inspection was judged by."""
+"""Create the table of threshold proposals; add the proposal of an inspection."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.create_table(
         "proposals",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -27,6 +28,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Revert this migration."""
     op.drop_column("inspections", "proposal_id")
     op.drop_index("ix_proposals_product_id", "proposals")
     op.drop_table("proposals")

@@ -1,4 +1,4 @@
-"""How an image's bytes were read, where the bytes alone do not say it."""
+"""Add how the bytes of an image are interpreted, where the bytes alone do not define it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.add_column("inspections", sa.Column("image_pixels", sa.JSON(), nullable=True))
 
 
 def downgrade() -> None:
+    """Revert this migration."""
     op.drop_column("inspections", "image_pixels")

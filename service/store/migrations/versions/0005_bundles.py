@@ -1,4 +1,4 @@
-"""Which bundle was chosen, by whom, when and why; what a shadow said."""
+"""Create the tables of bundle choices and of shadow verdicts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.create_table(
         "bundle_choices",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -48,5 +49,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Revert this migration."""
     op.drop_table("shadow_verdicts")
     op.drop_table("bundle_choices")

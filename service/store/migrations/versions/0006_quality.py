@@ -1,4 +1,4 @@
-"""Images that are not worth a verdict: no score, but reasons; and what was measured of every image."""
+"""Allow inspections without a score (decision `invalid`); add quality measures and objections."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _NUMBERS = ("score", "p_value")
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     with op.batch_alter_table("inspections") as batch:
         batch.add_column(sa.Column("quality", sa.JSON(), nullable=True))
         batch.add_column(sa.Column("objections", sa.JSON(), nullable=True))
@@ -22,6 +23,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Revert this migration."""
     op.execute("DELETE FROM inspections WHERE score IS NULL")
     with op.batch_alter_table("inspections") as batch:
         for name in _NUMBERS:

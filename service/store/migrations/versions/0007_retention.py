@@ -1,4 +1,4 @@
-"""When retention removed an inspection's image and map, and an index over those that still have them."""
+"""Add when retention removed the artefacts of an inspection, and a partial index of those still stored."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ _KEPT = sa.text("artefacts_removed_at IS NULL")
 
 
 def upgrade() -> None:
+    """Apply this migration."""
     op.add_column("inspections", sa.Column("artefacts_removed_at", sa.DateTime(timezone=True), nullable=True))
     columns = ["product", "decision", "id"]
     op.create_index(_INDEX, "inspections", columns, sqlite_where=_KEPT, postgresql_where=_KEPT)
 
 
 def downgrade() -> None:
+    """Revert this migration."""
     op.drop_index(_INDEX, "inspections")
     op.drop_column("inspections", "artefacts_removed_at")

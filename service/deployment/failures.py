@@ -1,0 +1,60 @@
+"""Bundles that could not be loaded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class BrokenBundle:
+    """A bundle that cannot be served, and the reason.
+
+    Attributes:
+        product: The product.
+        version: The bundle's version.
+        slug: Name of the problem, as in `PlumblineError.slug`.
+        reason: Description of the problem.
+    """
+
+    product: str
+    version: str
+    slug: str
+    reason: str
+
+
+class LoadFailures:
+    """The load failures of a registry. Readers take no lock: each collection is immutable and replaced as a whole.
+
+    Attributes:
+        broken: Bundles that should be active and could not be loaded.
+        refused: All bundles whose last load failed, by product and version, whether they should be active or not.
+    """
+
+    def __init__(self) -> None:
+        self.broken: tuple[BrokenBundle, ...] = ()
+        self.refused: Mapping[tuple[str, str], BrokenBundle] = MappingProxyType({})
+        self._lock = threading.Lock()
+
+    def add_broken(self, bundle: BrokenBundle) -> None:
+        """Add a bundle to `broken`."""
+        with self._lock:
+            self.broken = (*self.broken, bundle)
+
+    def clear_broken(self, product: str) -> None:
+        """Remove a product's bundles from `broken`."""
+        with self._lock:
+            self.broken = tuple(bundle for bundle in self.broken if bundle.product != product)
+
+    def add_refused(self, bundle: BrokenBundle) -> None:
+        """Add a bundle to `refused`, or replace its entry."""
+        with self._lock:
+            self.refused = MappingProxyType({**self.refused, (bundle.product, bundle.version): bundle})
+
+    def clear_refused(self, product: str, version: str) -> None:
+        """Remove a bundle from `refused`."""
+        with self._lock:
+            others = {key: bundle for key, bundle in self.refused.items() if key != (product, version)}
+            self.refused = MappingProxyType(others)

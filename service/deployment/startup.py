@@ -1,0 +1,117 @@
+"""Startup: load the bundles that were in force when the service stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from sqlalchemy import Engine
+
+from service.bundle.bundle import bundle_folders
+from service.deployment.failures import BrokenBundle
+from service.deployment.recipes import recipe_in_force, shadow_recipe
+from service.deployment.registry import Registry
+from service.errors import PlumblineError, ShuttingDown
+from service.inspection.errors import ProviderUnavailable
+from service.store.choices import BundleChoices
+from service.store.errors import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+RETRY_S = 1.0
+ResultT = TypeVar("ResultT")
+
+
+class Startup:
+    """Loads the active bundle and the shadow deployment of every product.
+
+    Args:
+        registry: The registry.
+        engine: The database.
+    """
+
+    def __init__(self, registry: Registry, engine: Engine) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._choices = BundleChoices(engine)
+
+    def run(self) -> None:
+        """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`."""
+        self._registry.load(self._load_product)
+
+    def _load_product(self, product: str) -> None:
+        try:
+            self._load_active(product)
+            self._load_shadow(product)
+        except ShuttingDown:
+            log.info("loading stopped", product=product)
+
+    def _load_active(self, product: str) -> None:
+        candidates = self._wait_for_store(product, lambda: self._candidates(product))
+        for path in candidates:
+            try:
+                inspector = self._registry.load_bundle(product, path.name)
+            except PlumblineError as error:
+                self._registry.failures.add_broken(BrokenBundle(product, path.name, error.slug, error.detail))
+                log.error("bundle not served", product=product, version=path.name, reason=error.detail)
+                if isinstance(error, ProviderUnavailable):
+                    return  # a property of this machine, so an older bundle would fail, too
+                continue
+            try:
+                recipe = self._wait_for_store(product, lambda: recipe_in_force(self._engine, inspector.bundle))  # noqa: B023
+            except BaseException:
+                inspector.close()
+                raise
+            self._registry.swap(product, inspector, lambda: (recipe, None), keep_broken=True)  # noqa: B023
+            log.info(
+                "product ready",
+                product=product,
+                version=inspector.bundle.version,
+                provider=inspector.provider,
+                recipe_revision=recipe.revision,
+            )
+            return
+
+    def _candidates(self, product: str) -> Sequence[Path]:
+        """Return the folders of the bundles that may become active, the preferred one first.
+
+        These are the chosen bundle and those that a roll-back returns to. If there was never a choice, they are all
+        bundles of the product, newest first.
+        """
+        lineage = self._choices.lineage(product)
+        if not lineage:
+            return bundle_folders(self._registry.models / product)
+        versions = dict.fromkeys(choice.version for choice in lineage)
+        return [self._registry.models / product / version for version in versions if version]
+
+    def _load_shadow(self, product: str) -> None:
+        """Load the shadow deployment. If it fails, the product is served without it."""
+        choice = self._wait_for_store(product, lambda: self._choices.current(product, "shadow"))
+        if choice is None or choice.version is None or product not in self._registry.active:
+            return
+        try:
+            inspector = self._registry.load_bundle(product, choice.version, in_background=True)
+            self._registry.start_shadow(
+                product, inspector, lambda: (shadow_recipe(self._engine, inspector.bundle), None)
+            )
+        except ShuttingDown:
+            raise
+        except PlumblineError as error:
+            log.error("shadow not loaded", product=product, version=choice.version, reason=error.detail)
+
+    def _wait_for_store(self, product: str, query: Callable[[], ResultT]) -> ResultT:
+        """Run a query, and repeat it until the database is available.
+
+        Without the database the chosen bundle is not known, and loading another one would be a silent roll-back.
+
+        Raises:
+            ShuttingDown: The registry was closed.
+        """
+        while not self._registry.closing:
+            try:
+                return query()
+            except StoreUnavailable as error:
+                log.warning("database not available, trying again", product=product, reason=error.detail)
+                self._registry.wait_closing(RETRY_S)
+        raise ShuttingDown()
