@@ -1,4 +1,4 @@
-"""Alert rules and dashboard ask only for metrics that the service shows, and the rules fire when they should."""
+"""Alert rules and dashboard use only existing metrics, and the rules fire as expected."""
 
 import json
 import re
@@ -17,7 +17,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "plumbline.json"
 
-# What the Prometheus server itself adds, and what our recording rules define.
+# Added by the Prometheus server.
 SERVER_METRICS = {"up"}
 NAME = re.compile(r"\b(?:inspection|http|process|product|route)[a-zA-Z0-9_]*(?::[a-zA-Z0-9_:]+)?|\bup\b")
 # Grouping clauses and label matchers name labels, not metrics.
@@ -63,16 +63,16 @@ def test_metric_names_are_found_in_an_expression(expression: str, expected: set[
     assert metric_names(expression) == expected
 
 
-def test_every_metric_of_rules_and_dashboard_is_one_that_the_service_shows() -> None:
+def test_rules_and_dashboard_use_only_exposed_metrics() -> None:
     known = exposed_names() | SERVER_METRICS | {rule["record"] for rule in rules() if "record" in rule}
     expressions = [rule["expr"] for rule in rules()] + list(dashboard_expressions())
     used = set().union(*(metric_names(expression) for expression in expressions))
 
-    assert len(used) > 12, "the search for names found almost nothing: it is broken"
+    assert len(used) > 12, "the search for metric names found too few: it is broken"
     assert used - known == set()
 
 
-def test_every_alert_says_what_to_do() -> None:
+def test_every_alert_describes_the_action() -> None:
     alerts = [rule for rule in rules() if "alert" in rule]
 
     assert len(alerts) >= 5
@@ -87,7 +87,7 @@ def test_every_alert_says_what_to_do() -> None:
     [["check", "config", "prometheus.yml"], ["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]],
     ids=" ".join,
 )
-def test_prometheus_accepts_the_rules_and_they_fire_as_described(command: list[str]) -> None:
+def test_rules_are_valid_and_fire_as_expected(command: list[str]) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed: run `make system-deps` (Debian package prometheus)")
@@ -98,24 +98,24 @@ def test_prometheus_accepts_the_rules_and_they_fire_as_described(command: list[s
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_prometheus_understands_every_question_of_the_dashboard(tmp_path: Path) -> None:
+def test_queries_of_the_dashboard_are_valid(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed: run `make system-deps` (Debian package prometheus)")
     expressions = [expression for expression in dashboard_expressions() if "label_values" not in expression]
-    # promtool reads no dashboards; as recording rules it reads any expression.
-    questions = [
-        {"record": f"question:{index}", "expr": text.replace("$__rate_interval", "1m").replace("$product", ".*")}
+    # promtool does not read dashboards, so the queries are checked as recording rules.
+    queries = [
+        {"record": f"query:{index}", "expr": text.replace("$__rate_interval", "1m").replace("$product", ".*")}
         for index, text in enumerate(expressions)
     ]
-    rules_file = tmp_path / "questions.yml"
-    rules_file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": questions}]}), encoding="utf-8")
+    rules_file = tmp_path / "queries.yml"
+    rules_file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": queries}]}), encoding="utf-8")
     done = subprocess.run(
         [promtool, "check", "rules", rules_file], capture_output=True, text=True, timeout=60, check=False
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not any("$" in question["expr"] for question in questions)
+    assert not any("$" in query["expr"] for query in queries)
 
 
 def test_dashboard_can_be_provisioned_and_its_panels_do_not_overlap() -> None:
@@ -127,8 +127,8 @@ def test_dashboard_can_be_provisioned_and_its_panels_do_not_overlap() -> None:
         place = panel["gridPos"]
         for x in range(place["x"], place["x"] + place["w"]):
             for y in range(place["y"], place["y"] + place["h"]):
-                assert x < 24, f"{panel['title']} leaves the grid"
-                assert (x, y) not in taken, f"{panel['title']} covers {taken.get((x, y))}"
+                assert x < 24, f"{panel['title']} exceeds the grid"
+                assert (x, y) not in taken, f"{panel['title']} overlaps {taken.get((x, y))}"
                 taken[x, y] = panel["title"]
         for target in panel.get("targets", []):
             assert target["datasource"]["uid"] == source["datasources"][0]["uid"]

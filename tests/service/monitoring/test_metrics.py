@@ -18,7 +18,7 @@ def exposed(histogram: ScoreHistogram) -> list[str]:
     return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
 
 
-def test_scores_of_each_product_fall_into_its_own_buckets() -> None:
+def test_each_product_has_its_own_buckets() -> None:
     histogram = ScoreHistogram("score", "Scores.")
     histogram.add("bolt", [1.0, 2.0])
     histogram.add("nut", [100.0])
@@ -38,7 +38,7 @@ def test_scores_of_each_product_fall_into_its_own_buckets() -> None:
     ]
 
 
-def test_same_buckets_keep_counting_and_other_buckets_start_anew() -> None:
+def test_same_buckets_keep_counting_and_other_buckets_reset_the_series() -> None:
     histogram = ScoreHistogram("score", "Scores.")
     histogram.add("bolt", [1.0])
     histogram.observe("bolt", 0.5)
@@ -48,20 +48,20 @@ def test_same_buckets_keep_counting_and_other_buckets_start_anew() -> None:
     assert 'score_count{product="bolt"} 0.0' in exposed(histogram)
 
 
-def test_product_that_was_never_announced_is_not_counted() -> None:
+def test_product_that_was_not_added_is_not_counted() -> None:
     with pytest.raises(KeyError):
         ScoreHistogram("score", "Scores.").observe("ghost", 1.0)
 
 
 @pytest.mark.parametrize("scores", [[0.1, 0.2, 0.3], [1.0], [0.0, 0.0], [-5.0, -4.0, 3.0]])
-def test_buckets_ascend_and_hold_the_largest_good_score(scores: list[float]) -> None:
+def test_buckets_ascend_and_contain_the_largest_good_score(scores: list[float]) -> None:
     bounds = score_buckets(scores)
     assert all(left < right for left, right in itertools.pairwise(bounds))
     assert bounds[0] <= scores[-1] <= bounds[-1]
     assert scores[0] < 0 or bounds[0] >= 0
 
 
-def test_stage_buckets_are_dense_where_an_inspection_lives() -> None:
+def test_stage_buckets_are_dense_in_the_range_of_an_inspection() -> None:
     assert len([bound for bound in STAGE_BUCKETS_S if 0.001 <= bound <= 0.1]) >= 12
 
 
@@ -87,7 +87,7 @@ logging.getLogger("uvicorn.error").info("from the library")
 try:
     raise RuntimeError("broken")
 except RuntimeError:
-    structlog.get_logger("a").exception("unforeseen", product="bolt")
+    structlog.get_logger("a").exception("unexpected", product="bolt")
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout == ""

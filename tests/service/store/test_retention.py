@@ -1,4 +1,4 @@
-"""Which images and maps may go, and that they go with nothing else."""
+"""Retention removes the right artefacts and nothing else."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def aged_id(age: timedelta) -> UUID:
-    """An id that was made so long ago."""
+    """Return an id of this age."""
     milliseconds = int((datetime.now(UTC) - age).timestamp() * 1000)
     return UUID(int=(milliseconds << 80) | (new_id().int & ((1 << 80) - 1)))
 
 
-def keep(store: Store, age: timedelta, **changes: Any) -> UUID:
-    """An inspection of that age with image and map."""
+def add(store: Store, age: timedelta, **changes: Any) -> UUID:
+    """Store an inspection of this age with image and map."""
     inspection_id = aged_id(age)
     store.files.write_image(inspection_id, "image/png", b"png").sync()
     store.files.write_map(inspection_id, MAP).sync()
@@ -57,27 +57,27 @@ def past(store: Store, **changes: Any) -> list[UUID]:
     return [item.inspection_id for item in found]
 
 
-def test_age_and_number_decide_what_may_go(store: Store) -> None:
-    ids = [keep(store, timedelta(days=days)) for days in (40, 30, 20, 10)]
-    keep(store, timedelta(days=50), decision="pass")
-    keep(store, timedelta(days=50), product="gadget")
+def test_limits_of_age_and_number_select_the_artefacts(store: Store) -> None:
+    ids = [add(store, timedelta(days=days)) for days in (40, 30, 20, 10)]
+    add(store, timedelta(days=50), decision="pass")
+    add(store, timedelta(days=50), product="gadget")
 
-    assert past(store) == [], "no rule, nothing goes"
+    assert past(store) == [], "no limit selects nothing"
     assert past(store, older_than=NOW - timedelta(days=25)) == ids[:2]
     assert past(store, older_than=NOW - timedelta(days=60)) == []
     assert past(store, beyond=3) == ids[:1]
     assert past(store, beyond=4) == []
     assert past(store, beyond=0) == ids
-    assert past(store, beyond=3, older_than=NOW - timedelta(days=25)) == ids[:2], "either rule is enough"
+    assert past(store, beyond=3, older_than=NOW - timedelta(days=25)) == ids[:2], "either limit is enough"
     assert past(store, beyond=0, not_after=NOW - timedelta(days=15)) == ids[:3]
     assert past(store, beyond=0, limit=2) == ids[:2], "the oldest first"
 
     mark_removed(store.engine, ids[:2], NOW)
-    assert past(store, beyond=0) == ids[2:], "what is gone is not looked at again"
-    assert past(store, beyond=1) == ids[2:3], "nor counted"
+    assert past(store, beyond=0) == ids[2:], "removed artefacts are not returned again"
+    assert past(store, beyond=1) == ids[2:3], "and not counted"
 
 
-def test_text_divides_ids_by_their_millisecond() -> None:
+def test_smallest_text_separates_ids_by_millisecond() -> None:
     moment = NOW.replace(microsecond=5000)
     before, after = moment - timedelta(milliseconds=1), moment
     earlier, later = (
@@ -86,7 +86,7 @@ def test_text_divides_ids_by_their_millisecond() -> None:
     assert earlier < smallest_text(moment) < later
 
 
-def test_database_finds_what_may_go_by_its_index(store: Store) -> None:
+def test_query_uses_the_partial_index(store: Store) -> None:
     query = (
         "EXPLAIN QUERY PLAN SELECT id FROM inspections WHERE product = 'a' AND decision = 'fail' "
         "AND artefacts_removed_at IS NULL AND id < 'x' ORDER BY id LIMIT 5"
@@ -113,8 +113,8 @@ def files(store: Store) -> set[str]:
 
 
 def test_sweep_removes_files_and_keeps_records(store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle) -> None:
-    old, young = keep(store, timedelta(days=8)), keep(store, timedelta(days=6))
-    old_pass = keep(store, timedelta(days=8), decision="pass")
+    old, young = add(store, timedelta(days=8)), add(store, timedelta(days=6))
+    old_pass = add(store, timedelta(days=8), decision="pass")
     assert not sweeper.sweep()
     assert len(files(store)) == 6, "by default everything is kept"
 
@@ -131,11 +131,11 @@ def test_sweep_removes_files_and_keeps_records(store: Store, sweeper: RetentionS
     assert 'inspection_artefacts_removed_total{decision="fail",product="widget"} 1.0' in exposed
 
 
-def test_sweep_is_bounded_and_says_when_there_is_more(
+def test_sweep_is_bounded_and_returns_whether_more_is_left(
     store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
 ) -> None:
     for days in range(8):
-        keep(store, timedelta(days=1 + days))
+        add(store, timedelta(days=1 + days))
     retain(store, tiny_bundle, fail={"count": 1})
     left = []
     while sweeper.sweep():
@@ -144,31 +144,31 @@ def test_sweep_is_bounded_and_says_when_there_is_more(
     assert len(files(store)) // 2 == 1
 
 
-def test_just_answered_inspection_keeps_its_files_for_an_interval(
+def test_recent_inspection_keeps_its_files_for_an_interval(
     store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
 ) -> None:
-    keep(store, timedelta(minutes=1))
-    keep(store, timedelta(minutes=20))
+    add(store, timedelta(minutes=1))
+    add(store, timedelta(minutes=20))
     retain(store, tiny_bundle, fail={"count": 0})
     sweeper.sweep()
     assert len(files(store)) == 2
 
 
-def test_empty_folders_of_past_days_go_too(store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle) -> None:
-    keep(store, timedelta(days=400))
-    keep(store, timedelta(minutes=15))
+def test_empty_folders_of_past_days_are_removed(store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle) -> None:
+    add(store, timedelta(days=400))
+    add(store, timedelta(minutes=15))
     retain(store, tiny_bundle, fail={"count": 0})
     sweeper.sweep()
     folders = [path for path in store.files.root.rglob("*") if path.is_dir()]
     today = (datetime.now(UTC) - timedelta(minutes=15)).date()
-    assert [path for path in folders if path.name == f"{today:%d}"] != [], "somebody may be about to write there"
+    assert [path for path in folders if path.name == f"{today:%d}"] != [], "files may still be written there"
     assert {path.name for path in store.files.root.iterdir()} == {f"{today:%Y}"}
 
 
-def test_what_was_removed_half_way_before_a_crash_is_finished(
+def test_removal_interrupted_by_a_crash_is_finished(
     store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
 ) -> None:
-    inspection_id = keep(store, timedelta(days=8))
+    inspection_id = add(store, timedelta(days=8))
     store.files.image_path(inspection_id, "image/png").unlink()
     retain(store, tiny_bundle, fail={"days": 7})
     sweeper.sweep()
@@ -176,34 +176,34 @@ def test_what_was_removed_half_way_before_a_crash_is_finished(
     assert get_inspection(store.engine, inspection_id).artefacts_removed_at is not None
 
 
-def test_file_that_cannot_be_removed_is_counted_and_tried_again(
+def test_file_that_cannot_be_removed_is_counted_and_retried(
     store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
 ) -> None:
-    stuck, free = keep(store, timedelta(days=9)), keep(store, timedelta(days=8))
-    # A folder in the place of the file: unlinking it fails for root, too.
+    stuck, free = add(store, timedelta(days=9)), add(store, timedelta(days=8))
+    # A folder in place of the file: unlinking it fails for root, too.
     path = store.files.map_path(stuck)
     path.unlink()
     path.mkdir()
     retain(store, tiny_bundle, fail={"days": 7})
     assert not sweeper.sweep()
     assert get_inspection(store.engine, stuck).artefacts_removed_at is None
-    assert get_inspection(store.engine, free).artefacts_removed_at is not None, "one does not hold up the others"
+    assert get_inspection(store.engine, free).artefacts_removed_at is not None, "one failure does not stop the others"
     assert "inspection_retention_failures_total 1.0" in sweeper._metrics.expose().decode()
     path.rmdir()
     sweeper.sweep()
     assert get_inspection(store.engine, stuck).artefacts_removed_at is not None
 
 
-def test_thread_outlives_what_nobody_foresaw(store: Store, tiny_bundle: Bundle) -> None:
+def test_thread_survives_an_unexpected_error(store: Store, tiny_bundle: Bundle) -> None:
     calls: list[int] = []
 
     def products() -> list[str]:
         calls.append(1)
         if len(calls) == 1:
-            raise RuntimeError("nobody foresaw this")
+            raise RuntimeError("unexpected")
         return ["widget"]
 
-    inspection_id = keep(store, timedelta(days=8))
+    inspection_id = add(store, timedelta(days=8))
     recipe_in_force(store.engine, tiny_bundle)
     retain(store, tiny_bundle, fail={"days": 7})
     sweeper = RetentionSweeper(store, products, Metrics(), interval_s=0.01)

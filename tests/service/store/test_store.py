@@ -1,4 +1,4 @@
-"""Files, group commit and migrations."""
+"""Files, group commit, recipes and migrations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from sqlalchemy import create_engine, func, select, text
 from service.bundle.bundle import Bundle
 from service.deployment.recipes import recipe_in_force
 from service.recipes.recipe import Recipe
-from service.recipes.sections import HeatmapSetting
 from service.store.database import _upgrade, open_engine
 from service.store.errors import ArtefactGone, RecipeConflict, StoreUnavailable, UnknownInspection, UnknownRevision
 from service.store.files import ArtefactFiles, write_atomically
@@ -31,13 +30,6 @@ from service.store.models import Base, InspectionRow, ShadowRow
 from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history
 from service.store.records import InspectionRecord, ShadowRecord
 from service.store.store import Store
-from tests.bundles import tiny_draft, write_tiny_bundle
-
-
-def numbered_bundle(models: Path, number: int) -> Bundle:
-    """A bundle that differs from the others in its seed."""
-    training = tiny_draft().training.model_copy(update={"seed": number})
-    return write_tiny_bundle(models, training=training)
 
 
 def make_row(**changes: Any) -> InspectionRecord:
@@ -80,21 +72,21 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.close()
 
 
-def test_row_comes_back_as_it_was_written(store: Store) -> None:
+def test_record_is_read_as_it_was_written(store: Store) -> None:
     taken = datetime(2026, 3, 1, 9, 30, tzinfo=timezone(timedelta(hours=1)))
     row = make_row(captured_at=taken, part_id="4711")
     store.writer.write(row)
     read = get_inspection(store.engine, UUID(row.id))
-    assert read.score == 0.1 + 0.2, "to the last bit"
+    assert read.score == 0.1 + 0.2, "bit-identical"
     assert read.regions == row.regions
     assert read.captured_at == taken
     assert read.captured_at.tzinfo is UTC
     assert read.created_at == row.created_at
 
 
-def test_time_without_a_zone_is_refused(store: Store) -> None:
+def test_time_without_a_zone_is_rejected(store: Store) -> None:
     with pytest.raises(StoreUnavailable, match="time zone"):
-        store.writer.write(make_row(captured_at=datetime(2026, 3, 1)))  # noqa: DTZ001 - what is refused
+        store.writer.write(make_row(captured_at=datetime(2026, 3, 1)))  # noqa: DTZ001 - the rejected value
 
 
 def test_many_writers_share_commits_and_lose_nothing(store: Store) -> None:
@@ -106,7 +98,7 @@ def test_many_writers_share_commits_and_lose_nothing(store: Store) -> None:
     assert store.writer.commits < len(rows)
 
 
-def test_written_row_is_visible_to_another_connection_at_once(store: Store, tmp_path: Path) -> None:
+def test_written_record_is_visible_to_another_connection_at_once(store: Store, tmp_path: Path) -> None:
     for expected in range(1, 6):
         store.writer.write(make_row())
         database = sqlite3.connect(tmp_path / "db" / "plumbline.db")
@@ -114,7 +106,7 @@ def test_written_row_is_visible_to_another_connection_at_once(store: Store, tmp_
         database.close()
 
 
-def test_refused_row_takes_no_neighbour_with_it(store: Store) -> None:
+def test_invalid_record_does_not_fail_the_others_of_its_group(store: Store) -> None:
     twin = make_row()
     store.writer.write(twin)
     rows = [make_row(), make_row(id=twin.id), make_row()]
@@ -128,7 +120,7 @@ def test_refused_row_takes_no_neighbour_with_it(store: Store) -> None:
             return error.detail
         return None
 
-    # Held up by an open transaction, all three meet in one group.
+    # While an open transaction blocks the commit, all three gather in one group.
     with store.engine.connect() as blocker:
         blocker.execute(text("BEGIN IMMEDIATE"))
         with ThreadPoolExecutor(3) as pool:
@@ -141,7 +133,7 @@ def test_refused_row_takes_no_neighbour_with_it(store: Store) -> None:
     assert "UNIQUE" in results[1]
 
 
-def test_database_survives_as_sqlite_is_told_to(store: Store) -> None:
+def test_sqlite_pragmas_are_set(store: Store) -> None:
     with store.engine.connect() as connection:
         pragma = {
             name: connection.execute(text(f"PRAGMA {name}")).scalar()
@@ -150,13 +142,13 @@ def test_database_survives_as_sqlite_is_told_to(store: Store) -> None:
     assert pragma == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
 
 
-def test_migrations_make_the_tables_that_the_models_describe(store: Store) -> None:
+def test_migrations_create_the_tables_of_the_models(store: Store) -> None:
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_opening_again_keeps_what_is_stored(tmp_path: Path) -> None:
+def test_reopened_store_keeps_its_records(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     first = Store.open(url, tmp_path)
     first.writer.write(make_row())
@@ -168,14 +160,14 @@ def test_opening_again_keeps_what_is_stored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["folder", "text"])
-def test_database_that_cannot_be_opened_is_named(tmp_path: Path, name: str) -> None:
+def test_error_names_the_database_that_cannot_be_opened(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
-    (tmp_path / "text").write_text("not a database, long enough to be looked at as one " * 50)
+    (tmp_path / "text").write_text("not a database, but long enough to have a header " * 50)
     with pytest.raises(StoreUnavailable, match=name):
         open_engine(f"sqlite:///{tmp_path / name}")
 
 
-def test_page_ends_before_the_cursor(store: Store) -> None:
+def test_page_starts_after_the_cursor(store: Store) -> None:
     rows = [make_row() for _ in range(3)]
     for row in rows:
         store.writer.write(row)
@@ -183,13 +175,13 @@ def test_page_ends_before_the_cursor(store: Store) -> None:
     assert [row.id for row in page] == [rows[1].id]
 
 
-def test_unknown_inspection_is_named(store: Store) -> None:
+def test_error_names_the_unknown_inspection(store: Store) -> None:
     missing = new_id()
     with pytest.raises(UnknownInspection, match=str(missing)):
         get_inspection(store.engine, missing)
 
 
-def test_ids_are_ordered_by_time_and_say_when() -> None:
+def test_ids_are_ordered_by_time_and_contain_it() -> None:
     before = datetime.now(UTC)
     ids = [new_id() for _ in range(1000)]
     assert [str(one) for one in ids] == sorted(str(one) for one in ids)
@@ -197,12 +189,12 @@ def test_ids_are_ordered_by_time_and_say_when() -> None:
 
 
 @pytest.mark.parametrize("text_of_id", ["", "x", "../../etc/passwd", str(uuid4())])
-def test_id_that_no_inspection_can_have_is_refused(text_of_id: str) -> None:
+def test_invalid_id_is_rejected(text_of_id: str) -> None:
     with pytest.raises(UnknownInspection):
         parse_id(text_of_id)
 
 
-def test_artefacts_lie_in_the_folder_of_their_day(tmp_path: Path) -> None:
+def test_artefacts_are_stored_in_the_folder_of_their_day(tmp_path: Path) -> None:
     files = ArtefactFiles(tmp_path)
     inspection_id = UUID("01a200cf-24a2-74fb-a0f8-9e8d0de452cf")  # 2026-11-22 01:11:45 UTC
     files.write_image(inspection_id, "image/jpeg", b"jpeg").sync()
@@ -216,7 +208,7 @@ def test_artefacts_lie_in_the_folder_of_their_day(tmp_path: Path) -> None:
         files.read_map(inspection_id)
 
 
-def test_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "inside").touch()
     with pytest.raises(StoreUnavailable, match="taken cannot be written"):
@@ -224,10 +216,10 @@ def test_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def test_recipes_are_only_ever_appended(store: Store, tiny_bundle: Bundle) -> None:
+def test_recipes_are_append_only(store: Store, tiny_bundle: Bundle) -> None:
     assert current_recipe(store.engine, "widget") is None
     first = recipe_in_force(store.engine, tiny_bundle)
-    assert recipe_in_force(store.engine, tiny_bundle) == first, "asking changes nothing"
+    assert recipe_in_force(store.engine, tiny_bundle) == first, "reading changes nothing"
     other = Recipe(fail_threshold=2, review_threshold=1)
     second = append_recipe(store.engine, tiny_bundle, other, author="a", reason="b", expected_revision=1)
     assert current_recipe(store.engine, "widget") == second
@@ -239,7 +231,7 @@ def test_recipes_are_only_ever_appended(store: Store, tiny_bundle: Bundle) -> No
         append_recipe(store.engine, tiny_bundle, other, author="a", reason="b", expected_revision=1)
 
 
-def test_simultaneous_changes_get_revisions_of_their_own(store: Store, tiny_bundle: Bundle) -> None:
+def test_concurrent_changes_get_different_revisions(store: Store, tiny_bundle: Bundle) -> None:
     recipe = Recipe(fail_threshold=2, review_threshold=1)
 
     def change(_: int) -> int:
@@ -250,47 +242,7 @@ def test_simultaneous_changes_get_revisions_of_their_own(store: Store, tiny_bund
     assert sorted(revisions) == list(range(1, 9))
 
 
-def test_bundle_that_comes_back_gets_its_recipe_back(store: Store, tmp_path: Path) -> None:
-    first = numbered_bundle(tmp_path, 1)
-    second = numbered_bundle(tmp_path, 2)
-    by_hand = Recipe(fail_threshold=2, review_threshold=1)
-    recipe_in_force(store.engine, first)
-    append_recipe(store.engine, first, by_hand, author="a", reason="b")
-
-    assert recipe_in_force(store.engine, second).recipe != by_hand, "its scores are on another scale"
-    assert recipe_in_force(store.engine, first).recipe == by_hand
-
-
-def test_only_what_lies_on_a_bundles_scale_changes_with_the_bundle(store: Store, tmp_path: Path) -> None:
-    first, second = numbered_bundle(tmp_path, 1), numbered_bundle(tmp_path, 2)
-    chosen = recipe_in_force(store.engine, first).recipe.changed({"heatmap": {"high": 9.0}})
-    append_recipe(store.engine, first, chosen, author="a", reason="b")
-
-    assert recipe_in_force(store.engine, second).recipe.heatmap == HeatmapSetting()
-    assert recipe_in_force(store.engine, first).recipe == chosen
-
-
-def test_who_changes_something_else_did_not_choose_the_rate(store: Store, tmp_path: Path) -> None:
-    few = write_tiny_bundle(tmp_path, scores=[0.01, 0.02, 0.03])
-    many = write_tiny_bundle(tmp_path)
-    default = recipe_in_force(store.engine, few).recipe
-    append_recipe(store.engine, few, default.changed({"heatmap": {"high": 9.0}}), author="a", reason="b")
-
-    assert default.target_false_reject_rate == 0.25
-    assert recipe_in_force(store.engine, many).recipe.target_false_reject_rate == 0.01
-
-
-def test_rate_that_a_person_chose_survives_several_bundles(store: Store, tmp_path: Path) -> None:
-    bundles = [numbered_bundle(tmp_path, seed) for seed in range(3)]
-    chosen = Recipe.for_rates(bundles[0].card.scores, 0.1)
-    append_recipe(store.engine, bundles[0], chosen, author="a", reason="b")
-
-    rates = [recipe_in_force(store.engine, bundle).recipe.target_false_reject_rate for bundle in bundles]
-
-    assert rates == [0.1, 0.1, 0.1]
-
-
-def test_migration_that_makes_a_table_anew_keeps_what_refers_to_it(tmp_path: Path) -> None:
+def test_migration_that_recreates_a_table_keeps_referring_rows(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'plumbline.db'}"
     _upgrade(create_engine(url), "0005_bundles")
     with sqlite3.connect(tmp_path / "plumbline.db") as database:
@@ -305,10 +257,10 @@ def test_migration_that_makes_a_table_anew_keeps_what_refers_to_it(tmp_path: Pat
     engine.dispose()
 
 
-def test_migration_that_fails_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_migration_is_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path / 'plumbline.db'}"
     with monkeypatch.context() as patch:
-        # The second table cannot be made; a kill at this moment looks the same from outside.
+        # The second table cannot be created, as if the process were killed at this moment.
         patch.setattr("alembic.op.create_index", _fail)
         with pytest.raises(RuntimeError, match="killed here"):
             open_engine(url)
