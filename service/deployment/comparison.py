@@ -110,9 +110,7 @@ def _summary(active: str, shadow: str, pairs: int, different: int, rejects: Pair
     if rejects.active_only == rejects.shadow_only:
         verdict = "There is no evidence that one of them rejects more often."
     else:
-        chance = (
-            f"If both rejected equally often, a split at least this uneven has probability {rejects.p_value:.2g}"
-        )
+        chance = f"If both rejected equally often, a split at least this uneven has probability {rejects.p_value:.2g}"
         if rejects.p_value < SIGNIFICANCE:
             more = active if rejects.active_only > rejects.shadow_only else shadow
             verdict = f"{chance}, so {more} rejects significantly more often."

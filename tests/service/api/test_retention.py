@@ -58,7 +58,7 @@ def test_files_that_are_lost_otherwise_are_not_said_to_be_removed_by_retention(s
         for path in service.settings.data.rglob("*.png"):
             path.unlink()
         problem = service.client.get(verdict["links"]["image"]).json()
-        assert "lost or removed by hand" in problem["detail"]
+        assert "lost, deleted by hand" in problem["detail"]
         assert problem["removed_at"] is None
 
 

@@ -49,7 +49,7 @@ class Deployment:
             self.registry,
             self.store.engine,
             product,
-            lambda active: append_recipe(self.store.engine, active.bundle, recipe, **SIGNATURE),
+            lambda active: append_recipe(self.store.engine, active.bundle, recipe, author="Ada", reason="test"),
         )
 
     def activate(self, product: str, bundle: Bundle) -> None:

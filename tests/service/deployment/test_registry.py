@@ -17,7 +17,7 @@ from service.recipes.recipe import Recipe
 from service.store.errors import StoreUnavailable
 from service.store.recipes import append_recipe, recipe_history
 from service.store.records import RecipeRevision
-from tests.service.deployment.conftest import SIGNATURE, TIMEOUT_S, Deployment, HangingWrite, is_closed
+from tests.service.deployment.conftest import TIMEOUT_S, Deployment, HangingWrite, is_closed
 
 
 def unavailable(*_: object) -> NoReturn:
@@ -28,7 +28,7 @@ def change_recipe_slowly(deployment: Deployment, product: str, hanging: HangingW
     def append(active: ActiveProduct) -> RecipeRevision:
         hanging.wait()
         recipe = Recipe(fail_threshold=7, review_threshold=6)
-        return append_recipe(deployment.store.engine, active.bundle, recipe, **SIGNATURE)
+        return append_recipe(deployment.store.engine, active.bundle, recipe, author="Ada", reason="test")
 
     return replace_recipe(deployment.registry, deployment.store.engine, product, append)
 
@@ -126,14 +126,18 @@ def test_closed_registry_refuses_every_change(deployment: Deployment) -> None:
     registry.close()
     stored: list[str] = []
 
+    def store(change: str) -> str:
+        stored.append(change)
+        return change
+
     with pytest.raises(ShuttingDown), registry.changing("bolt"):
         stored.append("changing")
     with pytest.raises(ShuttingDown):
-        registry.swap("bolt", loaded[0], lambda: (recipe, stored.append("swap")))
+        registry.swap("bolt", loaded[0], lambda: (recipe, store("swap")))
     with pytest.raises(ShuttingDown):
-        registry.start_shadow("bolt", loaded[1], lambda: (recipe.recipe, stored.append("start")))
+        registry.start_shadow("bolt", loaded[1], lambda: (recipe.recipe, store("start")))
     with pytest.raises(ShuttingDown):
-        registry.stop_shadow("bolt", lambda: stored.append("stop"))
+        registry.stop_shadow("bolt", lambda: store("stop"))
     with pytest.raises(ShuttingDown):
         deployment.change_recipe("bolt", 9.0)
     assert stored == []
