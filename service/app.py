@@ -12,6 +12,7 @@ import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from service.api import pages
 from service.api.http.middleware import BodyLimit, RequestContext
 from service.api.http.problems import install_problem_handlers
 from service.api.openapi import describe
@@ -71,6 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
         version="1",  # of the API, which is the 1 in /v1
         summary="Images of parts in; pass, review or fail out, with the place of the defect.",
         lifespan=lifespan,
+        # `service.api.pages` serves the documentation without external files.
+        docs_url=None,
         redoc_url=None,
     )
     install_problem_handlers(app)
@@ -84,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestContext, metrics=metrics)
     for room in (inspections, batches, replays, products, recipes, proposals, bundles, health, stream):
         app.include_router(room.router)
+    app.include_router(pages.router)
     app.state.settings = settings
     describe(app)
     return app

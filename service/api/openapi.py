@@ -1,4 +1,4 @@
-"""What the framework cannot know about our OpenAPI document."""
+"""Additions to the OpenAPI document that FastAPI generates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.schemas.recipe import RecipeChange
 
 
 def describe(app: FastAPI) -> None:
-    """Complete the generated OpenAPI document: the schemas that problem responses and hand-read bodies refer to."""
+    """Add the schemas of problem responses and of bodies that routes parse themselves to the OpenAPI document."""
     generate = app.openapi
 
     def complete() -> dict[str, Any]:
@@ -28,12 +28,15 @@ def describe(app: FastAPI) -> None:
         assert app.openapi_schema is not None
         return app.openapi_schema
 
-    # The way the framework documents for changing the document.
+    # FastAPI documents this way of extending the document.
     app.openapi = complete  # type: ignore[method-assign]
 
 
 def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """A query that a route reads by hand, because only some kinds of body go with it."""
+    """Return the OpenAPI parameters of a query that a route parses itself.
+
+    FastAPI cannot declare such a query, because it belongs to some of the body's media types only.
+    """
     return [
         {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.get("description", "")}
         for name, schema in model.model_json_schema()["properties"].items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-TYPE_PREFIX = "urn:plumbline:problem:"
+TYPE_PREFIX = "/problems#"
 
 
 class Problem(BaseModel):

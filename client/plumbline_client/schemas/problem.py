@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-TYPE_PREFIX = "urn:plumbline:problem:"
+TYPE_PREFIX = "/problems#"
 
 
 class Problem(BaseModel):

@@ -1,4 +1,4 @@
-"""Failures of the HTTP conversation itself; all others come from the core."""
+"""Failures of HTTP itself: unknown paths, methods, media types, slow clients, unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -8,35 +8,48 @@ from service.errors import PlumblineError
 
 
 class RouteNotFound(PlumblineError):
+    """The service has no endpoint at this path. `/openapi.json` lists all endpoints."""
+
     slug = "not-found"
-    title = "Nothing is here"
+    title = "No such endpoint"
     status = 404
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"There is nothing at {path}. GET /openapi.json lists every address.")
+        super().__init__(f"The service has no endpoint at {path}. GET /openapi.json lists all endpoints.")
 
 
 class MethodNotAllowed(PlumblineError):
+    """The endpoint exists but does not support the method. The `Allow` header and `allowed` list the methods."""
+
     slug = "method-not-allowed"
     title = "Method not allowed"
     status = 405
 
     def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"{method} is not possible here. Use: {allowed or 'another address'}.", allowed=allowed)
+        super().__init__(
+            f"This endpoint does not support {method}. Use: {allowed or 'another endpoint'}.", allowed=allowed
+        )
 
 
 class NotAcceptable(PlumblineError):
+    """The response is not available in any format of the `Accept` header. `offers` lists the available formats."""
+
     slug = "not-acceptable"
     title = "No acceptable representation"
     status = 406
 
     def __init__(self, accept: str, offers: Sequence[str]) -> None:
         super().__init__(
-            f"The answer cannot be given as {accept!r}. Ask for one of: {', '.join(offers)}.", offers=list(offers)
+            f"The response is not available as {accept!r}. Request one of: {', '.join(offers)}.", offers=list(offers)
         )
 
 
 class RequestTimeout(PlumblineError):
+    """The request body did not arrive in time, so the service freed its place in the queue and closed the connection.
+
+    Check the network, or raise `PLUMBLINE_BODY_TIMEOUT_S`.
+    """
+
     slug = "request-timeout"
     title = "Request body arrived too slowly"
     status = 408
@@ -49,7 +62,11 @@ class RequestTimeout(PlumblineError):
 
 
 class InternalError(PlumblineError):
-    """Something that nobody foresaw. The log has the story under the request's id, the client only the id."""
+    """The service failed unexpectedly and returned no verdict.
+
+    The response contains no internal details. Search the log for the request id in `instance` (also in the
+    `X-Request-ID` header) and report the failure.
+    """
 
     slug = "internal-error"
     title = "Internal error"
@@ -57,6 +74,6 @@ class InternalError(PlumblineError):
 
     def __init__(self) -> None:
         super().__init__(
-            "The service failed in a way it did not foresee; no verdict was given. The log tells more under the "
-            "request id that `instance` names. Please report it."
+            "The service failed unexpectedly and returned no verdict. Search the log for the request id in `instance` "
+            "and report the failure."
         )

@@ -1,7 +1,7 @@
-"""Forms (multipart/form-data), part by part, with a bound on everything that a client chooses.
+"""A streaming parser for forms (multipart/form-data) that limits every size a client can choose.
 
-The framework's own form parser spools images to temporary files: slower than memory, and a full /tmp turns into a
-puzzling error.
+The parser of the framework writes images to temporary files, which is slower than memory and fails with an unclear
+error when /tmp is full.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class FormPart:
     """One part of a form.
 
     Attributes:
-        name: Name of the field.
-        file_name: What the sender calls the file; None where there is none.
-        content: Its bytes; empty where there were more than allowed.
-        is_too_large: There were.
+        headers: Headers of the part, by lower-case name.
+        content: Content of the part; empty if it exceeded the limit.
+        name: Name of the form field.
+        file_name: File name that the client sent, or None.
+        is_too_large: Whether the content exceeded the limit.
     """
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
@@ -40,31 +41,31 @@ class FormPart:
 
 
 class FormReader:
-    """Cuts a form into its parts.
+    """A parser that splits a form into its parts.
 
     Args:
-        content_type: The request's, which names the boundary.
-        max_parts: Parts that a form may have.
-        max_image_bytes: Bytes that one image may have; None leaves it to the bound on the whole body.
+        content_type: Content-Type of the request, including the boundary.
+        max_parts: Largest number of parts in a form.
+        max_image_bytes: Largest size of one image in bytes; None applies only the limit of the whole body.
 
     Raises:
-        InvalidRequest: The form is broken, or exceeds a bound.
+        InvalidRequest: The Content-Type has no boundary.
     """
 
     def __init__(self, content_type: str, max_parts: int, max_image_bytes: int | None = None) -> None:
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if not boundary:
-            raise InvalidRequest("The Content-Type of the form names no boundary. Let the HTTP library set the header.")
+            raise InvalidRequest("The Content-Type of the form has no boundary. Let the HTTP library set the header.")
         self._max_parts = max_parts
         self._max_image_bytes = max_image_bytes
-        self._begun = 0
-        self._whole: list[FormPart] = []
+        self._count = 0
+        self._complete: list[FormPart] = []
         self._part = FormPart()
         self._header = (bytearray(), bytearray())
         self._header_bytes = 0
         self._is_complete = False
-        with _readable():
+        with _form_errors():
             self._parser = MultipartParser(
                 boundary,
                 {
@@ -74,39 +75,40 @@ class FormReader:
                     "on_header_end": self._end_header,
                     "on_headers_finished": self._name_part,
                     "on_part_data": self._extend,
-                    "on_part_end": lambda: self._whole.append(self._part),
+                    "on_part_end": lambda: self._complete.append(self._part),
                     "on_end": self._finish,
                 },
             )
 
     async def parts(self, stream: AsyncIterator[bytes]) -> AsyncIterator[FormPart]:
-        """The parts of a form, each as soon as it is whole; the stream is read no further before that.
+        """Yield each part as soon as it is complete, without reading the stream further than necessary.
 
         Args:
-            stream: The request's body.
+            stream: The request body.
 
         Raises:
-            InvalidRequest: The form is broken, or exceeds a bound.
+            InvalidRequest: The form is malformed or exceeds a limit.
         """
         async for chunk in stream:
-            broken: InvalidRequest | None = None
+            failure: InvalidRequest | None = None
             try:
-                with _readable():
+                with _form_errors():
                     self._parser.write(chunk)
             except InvalidRequest as error:
-                broken = error
-            while self._whole:
-                yield self._whole.pop(0)
-            if broken is not None:  # after what was whole before, wherever the network cut the pieces
-                raise broken
-        with _readable():
+                failure = error
+            while self._complete:
+                yield self._complete.pop(0)
+            # Parts that were complete come first, independently of how the network divided the stream into chunks.
+            if failure is not None:
+                raise failure
+        with _form_errors():
             self._parser.finalize()
         if not self._is_complete:
-            raise InvalidRequest("The form ends before its closing boundary; it was cut off on the way.")
+            raise InvalidRequest("The form ends before its closing boundary. It is incomplete: send it again.")
 
     def _begin(self) -> None:
-        self._begun += 1
-        if self._begun > self._max_parts:
+        self._count += 1
+        if self._count > self._max_parts:
             raise InvalidRequest(f"The form has more than {self._max_parts} parts.")
         self._part = FormPart()
         self._header_bytes = 0
@@ -135,7 +137,7 @@ class FormReader:
         size = len(part.content) + end - start
         if part.name != IMAGE_FIELD and size > MAX_FIELD_BYTES:
             raise InvalidRequest(
-                f"The form field {part.name!r} is longer than {MAX_FIELD_BYTES} bytes. The image belongs into the "
+                f"The form field {part.name!r} is longer than {MAX_FIELD_BYTES} bytes. Send the image in the "
                 f"field {IMAGE_FIELD!r}."
             )
         if part.is_too_large or (self._max_image_bytes is not None and size > self._max_image_bytes):
@@ -149,7 +151,7 @@ class FormReader:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def _form_errors() -> Iterator[None]:
     try:
         yield
     except FormParserError as error:

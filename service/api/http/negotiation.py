@@ -1,4 +1,4 @@
-"""Which representation a client wants (RFC 9110, section 12.5.1)."""
+"""Content negotiation with the Accept header (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from service.api.http.errors import NotAcceptable
 
 
 def negotiate(accept: str | None, offers: Sequence[str]) -> str:
-    """Choose the representation that a client likes best.
+    """Return the media type that the client prefers.
 
     Args:
-        accept: The Accept header; nothing means anything.
-        offers: Media types in the order of our preference.
+        accept: The Accept header; without it, every media type is acceptable.
+        offers: Available media types in the order of the service's preference, which decides between types that the
+            client prefers equally.
 
     Raises:
         NotAcceptable: None of the offers is acceptable.
@@ -20,7 +21,7 @@ def negotiate(accept: str | None, offers: Sequence[str]) -> str:
     if not accept:
         return offers[0]
     ranges = [_parse(item) for item in accept.split(",") if item.strip()]
-    # max() keeps the first of equals, which is the order of our preference.
+    # max() returns the first of equal items, which is the service's preference.
     best = max(offers, key=lambda offer: _quality(offer, ranges))
     if _quality(best, ranges) <= 0:
         raise NotAcceptable(accept, offers)
@@ -40,7 +41,7 @@ def _parse(item: str) -> tuple[str, float]:
 
 
 def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """The quality of the most specific range that covers the offer."""
+    """Return the quality of the most specific media range that includes the offer, or 0 without one."""
     kind = offer.split("/")[0]
     for wanted in (offer, f"{kind}/*", "*/*"):
         matches = [quality for media_range, quality in ranges if media_range == wanted]

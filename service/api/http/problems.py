@@ -1,10 +1,14 @@
-"""Failures as RFC 9457 problems: `application/problem+json`, for every failure there is."""
+"""Responses for failures: every failure is reported as `application/problem+json` (RFC 9457)."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import inspect
 import json
 import math
+import pkgutil
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
+import service
 from service.api.http.errors import InternalError, MethodNotAllowed, RouteNotFound
 from service.errors import InvalidRequest, PlumblineError
 from service.schemas.problem import TYPE_PREFIX
@@ -26,10 +31,11 @@ MEDIA_TYPE = "application/problem+json"
 REQUEST_ID = "plumbline.request_id"
 PROBLEM = "plumbline.problem"
 _LINGER_S = 2.0
+_SECTION = re.compile(r"^(?:Args|Attributes|Raises|Example|Examples|Note):$", re.MULTILINE)
 
 
 def problem_body(error: PlumblineError, request_id: str) -> dict[str, Any]:
-    """A failure as a problem object; `Problem` describes it."""
+    """Return the problem document of a failure; `service.schemas.problem.Problem` declares its fields."""
     return {
         "type": TYPE_PREFIX + error.slug,
         "title": error.title,
@@ -41,22 +47,26 @@ def problem_body(error: PlumblineError, request_id: str) -> dict[str, Any]:
 
 
 def known_error(error: Exception) -> PlumblineError:
-    """What is told about a failure: itself, where somebody foresaw it; else the log has the story."""
+    """Return the error to report for an exception: itself, or `InternalError` if it is not a `PlumblineError`.
+
+    The exception behind an `InternalError` is logged with its stack trace, which the client must not see.
+    """
     if isinstance(error, PlumblineError):
         return error
-    log.error("unforeseen failure", exc_info=error)
+    log.error("unexpected exception", exc_info=error)
     return InternalError()
 
 
 class EarlyResponse(Response):
-    """An answer that may come before the request's body was read to its end.
+    """A response that may be sent before the request body was read completely.
 
     Args:
-        content: The answer.
-        status_code: Its status.
-        headers: Its headers.
-        media_type: Its type.
-        close: The body was not read to its end, so the connection cannot be used again.
+        content: Body of the response.
+        status_code: HTTP status code.
+        headers: Headers of the response.
+        media_type: Media type of the body.
+        close: Close the connection after the response, because the request body was not read completely and the
+            connection cannot be reused.
     """
 
     def __init__(
@@ -76,8 +86,8 @@ class EarlyResponse(Response):
         if not self.close:
             await super().__call__(scope, receive, send)
             return
-        # Closing at once, with the client's data still coming in, would reset the connection, and the client
-        # would see the reset instead of this answer. So: answer, look away for a moment, then close.
+        # Closing while the client still sends would reset the connection, and the client would see the reset
+        # instead of this response. So the rest of the body is read and discarded for a short time before closing.
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         if b"100-continue" not in dict(scope["headers"]).get(b"expect", b"").lower():
@@ -86,12 +96,13 @@ class EarlyResponse(Response):
 
 
 class ProblemResponse(EarlyResponse):
-    """Answers a failure.
+    """The response for a failure.
 
     Args:
-        error: What went wrong.
+        error: The failure.
         request_id: Id of the request.
-        close: The request's body was not read to its end, so the connection cannot be used again.
+        close: Close the connection after the response, because the request body was not read completely and the
+            connection cannot be reused.
     """
 
     media_type = MEDIA_TYPE
@@ -100,7 +111,7 @@ class ProblemResponse(EarlyResponse):
         body = problem_body(error, request_id)
         headers = {}
         if error.retry_after_s is not None:
-            # The header knows whole seconds only; the body has the exact figure.
+            # The header allows whole seconds only; the body has the exact value.
             headers["Retry-After"] = str(math.ceil(error.retry_after_s))
         if error.status == 405:
             headers["Allow"] = str(error.extensions.get("allowed", ""))
@@ -122,8 +133,9 @@ async def _discard_body(receive: Receive) -> None:
 
 
 class BodyLimitExceeded(HTTPException):
-    """Raised while a body is read. An HTTPException, because those pass FastAPI's own body parsing
-    unchanged.
+    """Raised while a request body is read, when the body exceeds its limit.
+
+    It is an HTTPException because FastAPI's body parsing passes only those on unchanged.
     """
 
     def __init__(self, problem: PlumblineError) -> None:
@@ -132,26 +144,27 @@ class BodyLimitExceeded(HTTPException):
 
 
 def request_id(scope: Scope) -> str:
+    """Return the id that `RequestContext` gave the request."""
     return str(scope.get(REQUEST_ID, "unknown"))
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Make every failure of the application answer as a problem. `RequestContext` does the same for bugs."""
+    """Report every failure of the application as a problem; `RequestContext` does so for unexpected exceptions."""
 
     @app.exception_handler(PlumblineError)
     async def _plumbline(request: Request, error: PlumblineError) -> Response:
-        # A refusal before the end of the body leaves the rest of it in the connection.
+        # If the body was not read completely, the rest of it is still in the connection.
         return ProblemResponse(error, request_id(request.scope), close=not body_was_read(request.scope))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        # `input` is left out: it would send back what the client sent, however large.
+        # `input` is left out: it repeats what the client sent, of any size.
         errors = [
             {"loc": item["loc"], "msg": item["msg"].removeprefix("Value error, "), "type": item["type"]}
             for item in error.errors()
         ]
         what = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors)
-        problem = InvalidRequest(f"The request does not have the form that is documented: {what}.", errors)
+        problem = InvalidRequest(f"The request does not match its documented schema: {what}.", errors)
         return ProblemResponse(problem, request_id(request.scope), close=not body_was_read(request.scope))
 
     @app.exception_handler(HTTPException)
@@ -174,10 +187,10 @@ def _from_http(request: Request, error: HTTPException) -> PlumblineError:
 
 
 def _allowed_methods(request: Request) -> str:
-    """All methods of an address; the router itself names those of the first route alone."""
+    """Return all methods of a path; the router itself names only those of the first matching route."""
     paths = request.app.openapi()["paths"]
-    fitting = [item for path, item in paths.items() if compile_path(path)[0].match(request.url.path)]
-    return ", ".join(sorted({method.upper() for item in fitting for method in item} & HTTP_METHODS))
+    matching = [item for path, item in paths.items() if compile_path(path)[0].match(request.url.path)]
+    return ", ".join(sorted({method.upper() for item in matching for method in item} & HTTP_METHODS))
 
 
 HTTP_METHODS = {"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"}
@@ -185,14 +198,35 @@ BODY_READ = "plumbline.body_read"
 
 
 def body_was_read(scope: Scope) -> bool:
-    """Whether the request's body was received to its end, which `BodyLimit` keeps track of."""
+    """Return whether the request body was received completely, as recorded by `BodyLimit`."""
     return bool(scope.get(BODY_READ, True))
 
 
 def catalogue() -> dict[str, type[PlumblineError]]:
-    """Every kind of failure that the service can answer, by its slug."""
+    """Return every error class of the service by its slug.
+
+    The classes are declared in the `errors` modules of the packages, all of which are imported here, so the result does
+    not depend on what the caller has imported.
+    """
+    for module in pkgutil.walk_packages(service.__path__, "service."):
+        if module.name.endswith(".errors"):
+            importlib.import_module(module.name)
     kinds: dict[str, type[PlumblineError]] = {PlumblineError.slug: InternalError}
     return kinds | {kind.slug: kind for kind in _subclasses(PlumblineError) if kind.__module__.startswith("service.")}
+
+
+def describe(kind: type[PlumblineError]) -> str:
+    """Return the explanation of a problem type for a reference page.
+
+    Args:
+        kind: An error class, as `catalogue` returns it.
+
+    Returns:
+        The docstring of the class up to its first section such as "Attributes:", or the title if the class has no
+        docstring of its own. Paragraphs are separated by one blank line; text between backticks is code.
+    """
+    text = re.split(_SECTION, inspect.cleandoc(kind.__doc__ or ""), maxsplit=1)[0].strip()
+    return text or f"{kind.title}."
 
 
 def _subclasses(kind: type[PlumblineError]) -> Iterator[type[PlumblineError]]:
@@ -202,7 +236,7 @@ def _subclasses(kind: type[PlumblineError]) -> Iterator[type[PlumblineError]]:
 
 
 def problem_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of the failures a route can answer; 500 goes without saying and is added."""
+    """Return the OpenAPI description of the failures a route can report; `InternalError` is always included."""
     by_status: dict[int | str, list[str]] = {}
     every: tuple[type[PlumblineError], ...] = (*kinds, InternalError)
     for kind in dict.fromkeys(every):
@@ -217,4 +251,6 @@ def problem_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str,
     }
 
 
-RETRY_HEADERS = {"Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}}
+RETRY_HEADERS = {
+    "Retry-After": {"description": "Seconds to wait before the next attempt.", "schema": {"type": "integer"}}
+}

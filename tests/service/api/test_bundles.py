@@ -130,7 +130,7 @@ def test_roll_back_returns_bundle_by_bundle_with_their_recipes(serve: Serve, mod
         assert answer.json()["version"] == bundles[2].version, "further back, not forward again"
         assert service.inspect(BAD).json()["thresholds"]["fail"] == 5.0, "with the recipe that it had"
         refused = roll_back(service)
-        assert (refused.status_code, refused.json()["type"]) == (409, "urn:plumbline:problem:nothing-to-roll-back-to")
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems#nothing-to-roll-back-to")
         history = ChoiceHistory.model_validate_json(service.client.get(f"{PRODUCT}/bundles:history").content).items
         versions = [bundles[number].version for number in (2, 0, 1, 0, 2)]
         assert [choice.version for choice in history] == versions
@@ -141,7 +141,7 @@ def test_bundle_that_fails_its_self_test_leaves_the_old_one_in_service(serve: Se
     good, wrong = make_bundle(models, 1), make_bundle(models, offset=0.5)
     with serve(models=models) as service:
         answer = activate(service, wrong)
-        assert (answer.status_code, answer.json()["type"]) == (422, "urn:plumbline:problem:parity-failure")
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems#parity-failure")
         assert serving(service) == good.version
         record = BundleRecord.model_validate_json(service.client.get(f"{PRODUCT}/bundles/{wrong.version}").content)
         assert record.state == "broken"
@@ -160,7 +160,7 @@ def test_bundle_that_the_runtime_cannot_load_is_refused(serve: Serve, models: Pa
     strange = write_bundle(models, draft=draft, model=model.SerializeToString(), card=tiny_card(), golden=tiny_golden())
     with serve(models=models) as service:
         answer = activate(service, strange)
-        assert (answer.status_code, answer.json()["type"]) == (422, "urn:plumbline:problem:bundle-invalid")
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems#bundle-invalid")
         assert "NobodyKnowsThisOperator" in answer.json()["detail"]
         assert serving(service) == good.version
 
@@ -170,7 +170,7 @@ def test_demanded_gpu_that_is_not_there_is_named(serve: Serve, tiny_bundle: Bund
         answer = activate(service, tiny_bundle)
         if answer.status_code == 200:
             pytest.skip("CUDA works here")
-        assert (answer.status_code, answer.json()["type"]) == (503, "urn:plumbline:problem:provider-unavailable")
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems#provider-unavailable")
 
 
 def test_upload_puts_a_damaged_bundle_right(serve: Serve, models: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_upload_puts_a_damaged_bundle_right(serve: Serve, models: Path, tmp_path
     intact = archived(damaged)
     (damaged.path / MODEL).write_bytes(b"bit rot")
     with serve(models=models) as service:
-        assert activate(service, damaged).json()["type"] == "urn:plumbline:problem:bundle-integrity"
+        assert activate(service, damaged).json()["type"] == "/problems#bundle-integrity"
         assert listed(service)[damaged.version] == "broken"
         assert upload(service, intact).status_code == 201
         assert listed(service) == {good.version: "active", damaged.version: "available"}
@@ -193,7 +193,7 @@ def test_new_product_begins_with_its_first_bundle(serve: Serve, tmp_path: Path) 
         assert service.client.get("/v1/products/nut").json()["status"] == "inactive"
         headers = {"content-type": "image/png"}
         refused = service.client.post("/v1/products/nut/inspections", content=GOOD, headers=headers)
-        assert (refused.status_code, refused.json()["type"]) == (503, "urn:plumbline:problem:product-not-ready")
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems#product-not-ready")
         assert "activated" in refused.json()["detail"]
         assert service.client.post(f"/v1/products/nut/bundles/{nut.version}:activate", json=WHO).status_code == 200
         assert service.client.get("/v1/products/nut").json()["status"] == "ready"
@@ -273,7 +273,7 @@ def test_bundle_that_left_takes_its_session_with_it(serve: Serve, models: Path, 
 def test_one_change_of_a_product_at_a_time(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     with serve(models=models) as service, service.line.registry.changing("widget"):
         for answer in (activate(service, two[0]), roll_back(service), upload(service, two[0])):
-            assert (answer.status_code, answer.json()["type"]) == (409, "urn:plumbline:problem:bundle-change-under-way")
+            assert (answer.status_code, answer.json()["type"]) == (409, "/problems#bundle-change-under-way")
         assert serving(service) == two[1].version
 
 
@@ -286,7 +286,7 @@ def test_repository_that_cannot_be_written_still_serves_and_activates(
         aside = models.rename(tmp_path / "aside")
         models.write_text("a file where the repository should be")
         answer = upload(service, another)
-        assert (answer.status_code, answer.json()["type"]) == (507, "urn:plumbline:problem:repository-not-writable")
+        assert (answer.status_code, answer.json()["type"]) == (507, "/problems#repository-not-writable")
         models.unlink()
         aside.rename(models)
         assert activate(service, two[0]).status_code == 200
@@ -306,7 +306,7 @@ def test_refused_upload_leaves_nothing_behind(
     with serve(models=models, max_bundle_bytes=200_000, max_body_bytes=100_000) as service:
         before = sorted(models.rglob("*"))
         answer = upload(service, content)
-        assert (answer.status_code, answer.json()["type"]) == (status, f"urn:plumbline:problem:{slug}")
+        assert (answer.status_code, answer.json()["type"]) == (status, f"/problems#{slug}")
         assert sorted(models.rglob("*")) == before
         assert upload(service, b"x" * 150_000).json()["type"].endswith("bundle-archive-invalid"), "larger than an image"
 
@@ -322,13 +322,13 @@ def test_graph_that_reads_the_hosts_files_and_a_form_of_the_future_are_refused(
     manifest["files"][MODEL] = {"sha256": sha256(contents[MODEL]).hexdigest(), "bytes": len(contents[MODEL])}
     for slug, change in (("bundle-external-data", {}), ("bundle-schema", {"schema_version": 99})):
         answer = upload(service, zipped(*(contents | {MANIFEST: json.dumps(manifest | change).encode()}).items()))
-        assert (answer.status_code, answer.json()["type"]) == (422, f"urn:plumbline:problem:{slug}")
+        assert (answer.status_code, answer.json()["type"]) == (422, f"/problems#{slug}")
 
 
 def test_name_that_no_product_can_have_is_refused(service: RunningService, tiny_bundle: Bundle) -> None:
     for name in ("Widget", "..%2Fwidget", "x" * 65, ".staging"):
         assert upload(service, tiny_bundle, name).status_code in {404, 422}, name
-    assert upload(service, tiny_bundle, "nut").json()["type"] == "urn:plumbline:problem:bundle-of-other-product"
+    assert upload(service, tiny_bundle, "nut").json()["type"] == "/problems#bundle-of-other-product"
 
 
 def test_decision_needs_a_person_and_a_reason(service: RunningService, tiny_bundle: Bundle) -> None:
@@ -336,5 +336,5 @@ def test_decision_needs_a_person_and_a_reason(service: RunningService, tiny_bund
     for decision in ({}, {"author": "a"}, {"author": "plumbline", "reason": "x"}, {"author": "a", "reason": " "}):
         assert service.client.post(address, json=decision).status_code == 422
     unknown = service.client.post(f"{PRODUCT}/bundles/000000000000:activate", json=WHO)
-    assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:plumbline:problem:unknown-bundle")
+    assert (unknown.status_code, unknown.json()["type"]) == (404, "/problems#unknown-bundle")
     assert unknown.json()["known"] == [tiny_bundle.version]

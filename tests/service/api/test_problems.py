@@ -198,7 +198,7 @@ def test_client_that_sends_too_slowly_loses_its_place(serve: Serve) -> None:
         slow.sendall(_head(len(GOOD)) + GOOD[:100])
         answer = _read_answer(slow)
         assert answer.startswith(b"HTTP/1.1 408")
-        assert b"urn:plumbline:problem:request-timeout" in answer
+        assert b"/problems#request-timeout" in answer
         assert service.line.admission.depth == 0
 
 
@@ -315,7 +315,7 @@ def test_product_whose_bundle_is_broken_is_not_ready(serve: Serve, tmp_path: Pat
 
 def test_every_kind_of_problem_is_provoked_somewhere_in_these_modules() -> None:
     here = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
-    provoked = {slug for slug in catalogue() if f'"{slug}"' in here or f"problem:{slug}" in here}
+    provoked = {slug for slug in catalogue() if f'"{slug}"' in here or f"problems#{slug}" in here}
     assert provoked == set(catalogue())
 
 
@@ -348,7 +348,7 @@ def test_chunked_body_is_refused_as_soon_as_it_exceeds_the_limit(service: Runnin
         # The body has not ended and never will; the answer comes all the same.
         answer = _read_answer(client)
     assert answer.startswith(b"HTTP/1.1 413")
-    assert b"urn:plumbline:problem:body-too-large" in answer
+    assert b"/problems#body-too-large" in answer
     assert b"connection: close" in answer.lower()
 
 

@@ -117,7 +117,7 @@ def test_what_is_gone_cannot_be_replayed_and_is_named(serve: Serve, models: Path
         change(data, "UPDATE inspections SET decision = 'invalid', score = NULL, p_value = NULL WHERE id = ?", odd)
         for name, slug in ((without_image, "artefact-gone"), (by_new, "unknown-bundle"), (odd, "not-judged")):
             answer = service.client.post(f"/v1/inspections/{name}:replay")
-            assert answer.json()["type"] == f"urn:plumbline:problem:{slug}"
+            assert answer.json()["type"] == f"/problems#{slug}"
             assert answer.status_code == answer.json()["status"]
         assert service.client.post(f"/v1/inspections/{by_old[:-1]}:replay").status_code == 404
     result = run(models, data, by_old, without_image, by_new, "nonsense", "--json")
@@ -197,7 +197,7 @@ def test_one_replay_at_a_time(serve: Serve) -> None:
         first.start()
         wait_for(lambda: bool(service.app.state.replay_turn.locked()))
         answer = service.client.post(f"/v1/inspections/{verdict['id']}:replay")
-        assert (answer.status_code, answer.json()["type"]) == (503, "urn:plumbline:problem:replay-busy")
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems#replay-busy")
         image.write_bytes(b"no image")
         first.join()
         image.unlink()

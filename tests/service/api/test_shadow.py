@@ -107,7 +107,7 @@ def test_shadow_outlives_a_restart_and_ends_when_it_is_stopped(
         service.inspect()
         assert listed(service)[lax.version] == "available"
         refused = stop(service)
-        assert (refused.status_code, refused.json()["type"]) == (409, "urn:plumbline:problem:shadow-refused")
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems#shadow-refused")
         assert compared(service).pairs == 1, "what it said stays"
         history = service.client.get(f"{PRODUCT}/bundles:history", params={"role": "shadow"}).json()["items"]
         assert [choice["version"] for choice in history] == [None, lax.version]
@@ -134,7 +134,7 @@ def test_shadow_that_cannot_be_loaded_leaves_the_earlier_one(
     with serve(models=models) as service:
         activate(service, strict)
         start(service, lax)
-        assert start(service, wrong).json()["type"] == "urn:plumbline:problem:parity-failure"
+        assert start(service, wrong).json()["type"] == "/problems#parity-failure"
         assert listed(service)[lax.version] == "shadow"
 
 
@@ -196,4 +196,4 @@ def test_client_watches_and_compares(serve: Serve, models: Path, two: tuple[Bund
 
 def test_product_that_never_had_a_shadow_has_nothing_to_compare(service: RunningService) -> None:
     answer = service.client.get(f"{PRODUCT}/bundles:compare")
-    assert (answer.status_code, answer.json()["type"]) == (409, "urn:plumbline:problem:shadow-refused")
+    assert (answer.status_code, answer.json()["type"]) == (409, "/problems#shadow-refused")
