@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from plumbline_client.calls import CameraBuffer, given
 from plumbline_client.errors import ServiceProblem, UnexpectedResponse
-from plumbline_client.schemas.stream import TOLD, Ready, StreamFailure, StreamResult
+from plumbline_client.schemas.stream import SERVICE_MESSAGE, Ready, StreamFailure, StreamResult
 
 NORMAL_CLOSURE = 1000
 END = json.dumps({"type": "end"})
@@ -33,7 +33,7 @@ def parse_result(message: str | bytes, url: str) -> StreamResult | None:
         UnexpectedResponse: The message is not one of the protocol.
     """
     try:
-        parsed = TOLD.validate_json(message)
+        parsed = SERVICE_MESSAGE.validate_json(message)
     except ValidationError as error:
         raise UnexpectedResponse(url, error.errors(include_url=False)[0]["msg"]) from error
     if isinstance(parsed, StreamFailure):

@@ -1,4 +1,4 @@
-"""What the API says and takes about models in operation, as JSON."""
+"""Requests and responses about bundles in operation."""
 
 from __future__ import annotations
 
@@ -7,79 +7,81 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.schemas.common import Answer, Author, Sentence
+from service.schemas.common import Author, ResponseModel, Sentence
 from service.schemas.inspection import BundleReference, Links
 from service.schemas.product import BundleFacts, BundleProblem
 
 
 class BundleDecision(BaseModel):
-    """Who decides about a bundle, and why."""
+    """Author and reason of a change of the product's bundles."""
 
     model_config = ConfigDict(extra="forbid")
 
-    author: Author = Field(description="Who decides it.")
-    reason: Sentence = Field(description="Why.")
+    author: Author = Field(description="Name of the person who makes the change.")
+    reason: Sentence = Field(description="Reason for the change.")
 
 
-class BundleRecord(Answer):
+class BundleRecord(ResponseModel):
     """A bundle of the model repository."""
 
     product: str
     version: str
     state: Literal["active", "shadow", "available", "broken"] = Field(
-        description="`active` decides, `shadow` judges the same images and decides nothing; both are loaded. "
-        "`available` can be activated as far as is known; it is verified and tested when it is loaded. `broken` would "
-        "not be served."
+        description="`active`: decides about every image. `shadow`: inspects the same images, but does not decide. "
+        "Both are loaded. `available`: can be activated; it is verified and tested when it is loaded. `broken`: cannot "
+        "be served."
     )
     loaded: bool
-    bundle: BundleFacts | None = Field(description="Null where its manifest cannot be read.")
-    bytes: int | None = Field(description="Size of all files.")
-    problem: BundleProblem | None = Field(description="Why it would not be served.")
+    bundle: BundleFacts | None = Field(description="Null if the manifest cannot be read.")
+    bytes: int | None = Field(description="Total size of all files.")
+    problem: BundleProblem | None = Field(description="Why the bundle cannot be served.")
 
 
-class BundleList(Answer):
-    """A product's bundles, newest first."""
+class BundleList(ResponseModel):
+    """The bundles of a product, newest first."""
 
     items: list[BundleRecord]
-    active: str | None = Field(description="Version that decides.")
-    shadow: str | None = Field(description="Version that watches.")
+    active: str | None = Field(description="Version of the active bundle.")
+    shadow: str | None = Field(description="Version of the shadow bundle.")
 
 
-class ChoiceRecord(Answer):
-    """Who gave a bundle its role, when and why."""
+class ChoiceRecord(ResponseModel):
+    """Assignment of a role to a bundle, with author, time and reason."""
 
     product: str
     role: Literal["active", "shadow"]
-    version: str | None = Field(description="Null: from then on no bundle had the role.")
+    version: str | None = Field(description="Null: from this time on, no bundle has the role.")
     bundle_digest: str | None
     created_at: datetime
-    author: str = Field(description="`plumbline` where nobody had chosen and the service wrote down what it did.")
+    author: str = Field(description="`plumbline`: the service itself assigned the role, because no person had done so.")
     reason: str
 
 
-class ChoiceHistory(Answer):
-    """Choices, newest first; the first one is in force."""
+class ChoiceHistory(ResponseModel):
+    """Assignments of one role, newest first. The first one is in force."""
 
     items: list[ChoiceRecord]
 
 
 class Activation(ChoiceRecord):
-    """A bundle that serves now, and the recipe that came into force with it."""
+    """A bundle that became active, and the recipe that came into force with it."""
 
     provider: str
     recipe_revision: int
 
 
-class PairedTestRecord(Answer):
+class PairedTestRecord(ResponseModel):
     """An exact two-sided test of paired differences."""
 
     active_only: int
     shadow_only: int
-    p_value: float = Field(description="Chance of a difference at least as uneven, if both were equally likely.")
+    p_value: float = Field(
+        description="Probability of a difference at least as uneven if both directions were equally likely."
+    )
 
 
-class Disagreement(Answer):
-    """An image that got different decisions."""
+class Disagreement(ResponseModel):
+    """An image for which the two bundles decided differently."""
 
     inspection_id: str
     active_decision: str
@@ -91,26 +93,32 @@ class Disagreement(Answer):
     links: Links
 
 
-class ComparisonRecord(Answer):
-    """What two bundles said about the same images."""
+class ComparisonRecord(ResponseModel):
+    """Comparison of the decisions of two bundles on the same images."""
 
     product: str
-    active: str = Field(description="Version that decided.")
-    shadow: str = Field(description="Version that watched.")
-    pairs: int = Field(description="Images that both judged.")
+    active: str = Field(description="Version of the active bundle.")
+    shadow: str = Field(description="Version of the shadow bundle.")
+    pairs: int = Field(description="Number of images that both bundles inspected.")
     agreement: dict[str, dict[str, int]] = Field(
-        description="How often each pair of decisions came, by the active bundle's and then the shadow's."
+        description="Number of images per pair of decisions: first the decision of the active bundle, then that of the "
+        "shadow bundle."
     )
-    rejects: PairedTestRecord = Field(description="McNemar's exact test: does one reject more often than the other?")
+    rejects: PairedTestRecord = Field(
+        description="McNemar's exact test of whether one bundle rejects more often than the other."
+    )
     p_values: PairedTestRecord = Field(
-        description="Sign test: does one find the parts more unusual, by its own calibration, than the other?"
+        description="Sign test of whether the parts are more unusual for one bundle than for the other, each measured "
+        "against its own calibration images."
     )
-    examples: list[Disagreement] = Field(description="Newest first, twenty at most. Look at them.")
-    summary: str = Field(description="All that in plain language.")
+    examples: list[Disagreement] = Field(
+        description="Images with different decisions, newest first, at most 20. Review them before a decision."
+    )
+    summary: str = Field(description="The result in plain language.")
 
 
-class SaidRecord(Answer):
-    """What was said about an image, then or now."""
+class SaidRecord(ResponseModel):
+    """Decision, score and p-value of one inspection of an image."""
 
     decision: str
     score: float
@@ -118,18 +126,18 @@ class SaidRecord(Answer):
     provider: str
 
 
-class ReplayRecord(Answer):
-    """A stored verdict, and what came out when it was given again with the bundle and the recipe that it names."""
+class ReplayRecord(ResponseModel):
+    """A stored verdict and the verdict of a new inspection with the bundle and the recipe that it names."""
 
     inspection_id: str
     outcome: Literal["same", "different"]
     stored: SaidRecord
     replayed: SaidRecord
-    score_difference: float = Field(description="Relative to the stored score.")
+    score_difference: float = Field(description="Difference of the scores, relative to the stored score.")
     tolerance: float = Field(
-        description="How much of that is allowed: nothing where the CPU gave the verdict and gives it again, 1e-5 for "
-        "tiled images and on CUDA, what the bundle's parity certificate allows from one provider to another. The "
-        "decision has to be the same in any case."
+        description="Largest `score_difference` that counts as the same: 0 if both verdicts were computed on the CPU "
+        "without tiling, 1e-5 for tiled images and on CUDA, the tolerance of the bundle's parity certificate between "
+        "different providers. The decision must always be the same."
     )
     bundle: BundleReference
     recipe_revision: int

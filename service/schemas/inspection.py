@@ -1,4 +1,4 @@
-"""What the API says and takes, as JSON. The client uses the same classes, so nothing heavy is imported here."""
+"""Responses about inspections."""
 
 from __future__ import annotations
 
@@ -7,143 +7,161 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.schemas.common import Answer
+from service.schemas.common import ResponseModel
 from service.schemas.sections import DecisionName, InvalidReason
 
 
-class Region(Answer):
-    """A connected area above the level of the verdict, in pixels of the image that was sent."""
+class Region(ResponseModel):
+    """A connected region of the anomaly map above the threshold of the decision, in pixels of the submitted image."""
 
-    bbox: tuple[int, int, int, int] = Field(description="x, y, width, height.")
+    bbox: tuple[int, int, int, int] = Field(description="Bounding box: x, y, width, height.")
     polygon: list[tuple[int, int]] = Field(description="Outer contour as [x, y] points.")
     area_px: int
-    peak: float = Field(description="Highest value of the anomaly map inside.")
+    peak: float = Field(description="Largest value of the anomaly map in the region.")
     peak_xy: tuple[int, int]
 
 
-class Thresholds(Answer):
-    """The levels of the raw score that the part was judged by, and what they guarantee."""
+class Thresholds(ResponseModel):
+    """The thresholds of the raw score that were applied, and the false-reject rate that they guarantee."""
 
-    fail: float = Field(description="A part fails strictly above.")
-    review: float = Field(description="A part needs review strictly above.")
+    fail: float = Field(description="A part fails if its score is greater.")
+    review: float = Field(description="A part needs review if its score is greater.")
     target_false_reject_rate: float | None = Field(
-        description="Bound on the share of good parts that fail; null where the threshold was set by hand."
+        description="Upper bound of the share of good parts that fail; null if the threshold was set by hand."
     )
-    certified: bool = Field(description="Whether the calibration images vouch for that bound.")
-    calibration_images: int = Field(description="Good images behind p-values and thresholds.")
+    certified: bool = Field(description="Whether the calibration images certify that bound.")
+    calibration_images: int = Field(description="Number of good images from which p-values and thresholds are derived.")
     proposal_id: str | None = Field(
-        default=None, description="The proposal that these images belong to; null: the bundle's calibration card."
+        default=None,
+        description="Id of the proposal that supplied these images; null: they are those of the bundle's calibration "
+        "card.",
     )
     conservative: bool = Field(
-        description="True where thresholds stem from whole images and a part of this one was judged. That can only "
-        "lower its score: the bound holds, and the real share of rejected good parts lies below it."
+        description="True if the thresholds were derived from whole images, but only a part of this image was judged. "
+        "This can only lower the score: the bound still holds, and the actual share of rejected good parts is smaller."
     )
 
 
 VerdictName = Literal["pass", "review", "fail"]
 
 
-class FilterEffect(Answer):
-    """What the recipe's region filters did."""
+class FilterEffect(ResponseModel):
+    """The effect of the recipe's region filters."""
 
-    changed_verdict: bool = Field(description="Whether the verdict is milder than the score alone says.")
-    decision_by_score: VerdictName = Field(description="What the score alone says; it agrees with the p-value.")
+    changed_verdict: bool = Field(description="Whether the decision is milder than the decision by the score alone.")
+    decision_by_score: VerdictName = Field(
+        description="Decision by the score alone; it is consistent with the p-value."
+    )
     dropped_regions: dict[str, int] = Field(
-        description="Regions above that level that do not count, by the filter: `border`, `area` or `peak`."
+        description="Number of regions above the threshold of `decision_by_score` that do not count, per filter: "
+        "`border`, `area` or `peak`."
     )
 
 
-class BundleReference(Answer):
-    digest: str = Field(description="sha256 of the bundle's manifest.")
+class BundleReference(ResponseModel):
+    """Identity of a bundle."""
+
+    digest: str = Field(description="SHA-256 of the bundle's manifest.")
     version: str
     method: str
 
 
-class BufferLayout(Answer):
-    """How a camera buffer is laid out."""
+class BufferLayout(ResponseModel):
+    """Layout of a camera buffer."""
 
     pixel_format: str = Field(description="PFNC name.")
     width: int
     height: int
-    stride: int | None = Field(description="Bytes from line to line; null: without padding.")
+    stride: int | None = Field(
+        description="Bytes from the start of one row to the start of the next; null if rows have no padding."
+    )
 
 
-class ImagePixels(Answer):
-    """How the image's bytes were read."""
+class ImagePixels(ResponseModel):
+    """How the bytes of the image were interpreted."""
 
-    layout: BufferLayout | None = Field(description="Of a camera buffer; null for an encoded image.")
+    layout: BufferLayout | None = Field(description="Layout of the camera buffer; null for an encoded image.")
     bit_depth: int | None
     black_level: int
     white_level: int | None
 
 
-class ImageFacts(Answer):
-    media_type: str = Field(description="Sniffed from the data; `application/octet-stream` for a camera buffer.")
+class ImageFacts(ResponseModel):
+    """Properties of the submitted image."""
+
+    media_type: str = Field(description="Detected from the data; `application/octet-stream` for a camera buffer.")
     width: int
     height: int
     bytes: int
-    sha256: str = Field(description="Of the bytes that were sent.")
+    sha256: str = Field(description="SHA-256 of the submitted bytes.")
     pixels: ImagePixels | None = Field(
-        default=None, description="How they were read, where the bytes alone do not say it."
+        default=None, description="How the bytes were interpreted, if the bytes alone do not determine it."
     )
 
 
-class InvalidFact(Answer):
-    """One reason why an image was not worth a verdict."""
+class InvalidFact(ResponseModel):
+    """One reason why the quality check rejected the image."""
 
     reason: InvalidReason
-    detail: str = Field(description="A sentence with the measured value and the limit.")
-    measure: str = Field(description="What was measured.")
+    detail: str = Field(description="Explanation with the measured value and the limit.")
+    measure: str = Field(description="Name of the measured quantity.")
     measured: float
     limit: float
 
 
-class QualityFacts(Answer):
-    """What was measured of the image, on the size that the network sees."""
+class QualityFacts(ResponseModel):
+    """Results of the quality check, measured on the image at the input size of the network."""
 
     brightness: float = Field(description="Mean gray level, 0 to 255.")
-    dark_share: float = Field(description="Share of pixels that are black in every channel.")
-    bright_share: float = Field(description="Share of pixels that are saturated in some channel.")
+    dark_share: float = Field(description="Share of pixels that are black in all channels.")
+    bright_share: float = Field(description="Share of pixels that are saturated in at least one channel.")
     sharpness: float = Field(description="Variance of the Laplacian of the gray image.")
     contrast: float = Field(description="Standard deviation of the gray levels.")
 
 
-class Links(Answer):
+class Links(ResponseModel):
+    """URLs of resources that belong to the inspection, relative to the service."""
+
     self: str
     heatmap: str
-    map: str | None = Field(description="null for an invalid image, which no graph looked at.")
+    map: str | None = Field(description="Null for an image that the quality check rejected; it has no anomaly map.")
     image: str
     product: str
 
 
-class Inspection(Answer):
-    """A verdict and what it rests on."""
+class Inspection(ResponseModel):
+    """A stored inspection: the decision and everything it is based on."""
 
-    id: str = Field(description="UUIDv7: ordered by time.")
+    id: str = Field(description="UUIDv7: ids are ordered by time.")
     product: str
     decision: DecisionName = Field(
-        description="`invalid`: the image was not worth a verdict, see `invalid_reasons`. The part is not inspected."
+        description="`invalid`: the quality check rejected the image (see `invalid_reasons`), so the part was not "
+        "inspected."
     )
     score: float | None = Field(
-        description="Raw image score, unbounded, over the judged part of the image; null where it is invalid."
+        description="Raw, unbounded score of the judged part of the image; null if the image is invalid."
     )
     p_value: float | None = Field(
-        description="How usual the score is among good parts; at most the target exactly when the score fails the "
-        "part. null as the score."
+        description="Share of good parts with a score at least as large, estimated from the calibration images. It is "
+        "at most the target false-reject rate exactly if the score is above the fail threshold. Null if the image is "
+        "invalid."
     )
     thresholds: Thresholds
-    judged_share: float = Field(description="Share of the image inside the recipe's ROI and not ignored.")
+    judged_share: float = Field(description="Share of the image inside the recipe's ROI and outside ignore polygons.")
     regions: list[Region]
-    filtered: FilterEffect | None = Field(description="What region filters did; null where they dropped nothing.")
+    filtered: FilterEffect | None = Field(description="Effect of the region filters; null if they dropped no region.")
     bundle: BundleReference
     provider: str
     recipe_revision: int
     image: ImageFacts
-    invalid_reasons: list[InvalidFact] = Field(default=[], description="Why the decision is `invalid`; else empty.")
-    quality: QualityFacts | None = Field(
-        default=None, description="What was measured of the image; null in inspections from before it was."
+    invalid_reasons: list[InvalidFact] = Field(
+        default=[], description="Why the decision is `invalid`; empty for every other decision."
     )
-    timings_ms: dict[str, float] = Field(description="Milliseconds per stage.")
+    quality: QualityFacts | None = Field(
+        default=None,
+        description="Results of the quality check; null for inspections stored before the service had this check.",
+    )
+    timings_ms: dict[str, float] = Field(description="Duration of each stage in milliseconds.")
     batch_size: int
     part_id: str | None
     station: str | None
@@ -152,13 +170,13 @@ class Inspection(Answer):
     created_at: datetime
     request_id: str | None
     artefacts_removed_at: datetime | None = Field(
-        default=None, description="When retention removed image and map; null: it did not."
+        default=None, description="When retention removed image and anomaly map; null if they were not removed."
     )
     links: Links
 
 
-class InspectionPage(Answer):
+class InspectionPage(ResponseModel):
     """Inspections, newest first."""
 
     items: list[Inspection]
-    next_cursor: str | None = Field(description="Send as `cursor` for the next page; null on the last one.")
+    next_cursor: str | None = Field(description="Value of `cursor` for the next page; null on the last page.")

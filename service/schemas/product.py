@@ -1,4 +1,4 @@
-"""Products, health and readiness in responses."""
+"""Responses about products, health and readiness."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.schemas.common import Answer
+from service.schemas.common import ResponseModel
 from service.schemas.inspection import BundleReference
 from service.schemas.recipe import RecipeRecord
 
 
-class BundleProblem(Answer):
-    """A bundle that is not served."""
+class BundleProblem(ResponseModel):
+    """Why the service does not serve a bundle."""
 
     product: str
     version: str
@@ -21,59 +21,77 @@ class BundleProblem(Answer):
     reason: str
 
 
-class TilingFacts(Answer):
-    overlap: int = Field(description="Pixels that neighbouring tiles share.")
-    scale: float = Field(description="The image's size is multiplied by this before it is cut.")
+class TilingFacts(ResponseModel):
+    """How an image is divided into tiles."""
+
+    overlap: int = Field(description="Overlap of adjacent tiles, in pixels.")
+    scale: float = Field(description="Factor by which the image is resized before tiling.")
 
 
 class BundleFacts(BundleReference):
+    """The essential values of a bundle's manifest."""
+
     teachers: list[str]
     created_at: datetime
     input_width: int
     input_height: int
     tiling: TilingFacts | None = Field(
-        default=None, description="How larger images are cut into tiles of the input's size; null: not at all."
+        default=None,
+        description="How larger images are divided into tiles of the input size; null if images are resized instead.",
     )
     training_images: int
     evaluation: dict[str, float] | None
 
 
-class CalibrationFacts(Answer):
+class CalibrationFacts(ResponseModel):
+    """The essential values of a bundle's calibration card."""
+
     images: int
-    groups: dict[str, int] = Field(description="Images per day or folder.")
-    grouped_by: str = Field(description="`none`: all images count as one session, so other days are not covered.")
+    groups: dict[str, int] = Field(description="Number of images per day or folder.")
+    grouped_by: str = Field(
+        description="How images were assigned to groups. `none`: all images count as one session, so the calibration "
+        "does not cover other days."
+    )
     provider: str
-    smallest_false_reject_rate: float = Field(description="The smallest rate that so many images can certify.")
+    smallest_false_reject_rate: float = Field(
+        description="Smallest false-reject rate that this number of images can certify."
+    )
 
 
-class Product(Answer):
+class Product(ResponseModel):
     """A product of the model repository."""
 
     product: str
     status: Literal["ready", "loading", "broken", "inactive"] = Field(
-        description="`inactive`: it has bundles, none of them was activated yet."
+        description="`inactive`: the product has bundles, but none has been activated yet."
     )
     provider: str | None = None
     bundle: BundleFacts | None = None
-    shadow: BundleReference | None = Field(default=None, description="The bundle that watches and decides nothing.")
+    shadow: BundleReference | None = Field(
+        default=None, description="The shadow bundle. It inspects the same images, but does not decide."
+    )
     calibration: CalibrationFacts | None = None
     recipe: RecipeRecord | None = None
     broken_bundles: list[BundleProblem] = Field(default=[])
 
 
-class ProductList(Answer):
+class ProductList(ResponseModel):
+    """All products of the model repository."""
+
     items: list[Product]
 
 
-class Liveness(Answer):
+class Liveness(ResponseModel):
+    """The process runs and responds."""
+
     status: Literal["alive"] = "alive"
 
 
-class Readiness(Answer):
-    """Whether images should be sent here, and if not, why."""
+class Readiness(ResponseModel):
+    """Whether the service accepts images, and the reasons if it does not."""
 
     status: Literal["ready", "degraded", "loading", "draining", "not-ready"] = Field(
-        description="`degraded` answers 200: some bundle is broken, every required product is served."
+        description="`degraded` has HTTP status 200: a bundle is broken, but all required products are served."
     )
     reasons: list[str]
     products: list[str] = Field(description="Products that are served.")

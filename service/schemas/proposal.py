@@ -1,4 +1,4 @@
-"""Threshold proposals: what may be asked for, as JSON or as a query, and what is returned."""
+"""Requests and responses about threshold proposals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from service.schemas.common import Author, Moment
+from service.schemas.common import Author, ResponseModel, UtcDatetime
 
 DEFAULT_CONFIDENCE = 0.95
 MAX_GOOD_IMAGES = 5000
@@ -18,119 +18,133 @@ SourceKind = Literal["card", "images", "inspections"]
 Grouping = Literal["folder", "date-in-name", "captured-at", "none"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ProposalSource(_Record):
+class ProposalSource(ResponseModel):
     """The good images behind a proposal."""
 
-    kind: SourceKind = Field(description="`card`: the bundle's calibration card.")
-    images: int = Field(description="Good images; n of every statement.")
-    duplicates: int = Field(description="Images left out because another one holds the very same bytes.")
-    grouped_by: Grouping = Field(description="What told the days apart; `none`: nothing did.")
-    one_session: bool = Field(description="All images count as taken together, so no other day is covered.")
-    measured: int = Field(description="Images that were measured for this proposal; the other scores were stored.")
+    kind: SourceKind = Field(description="`card`: the calibration card of the bundle.")
+    images: int = Field(description="Number of good images; n in all statements.")
+    duplicates: int = Field(description="Number of images left out because they are byte-identical to another image.")
+    grouped_by: Grouping = Field(description="How images were assigned to days; `none`: not at all.")
+    one_session: bool = Field(
+        description="True if all images count as one session, so that the proposal does not cover other days."
+    )
+    measured: int = Field(
+        description="Number of images that were scored for this proposal; the other scores were already stored."
+    )
     not_judged: list[str] = Field(
-        description="Images left out because they are not worth a verdict (exposure, blur, size), as on the line."
+        description="Images left out because the quality check rejected them (exposure, blur, size), as in an "
+        "inspection."
     )
 
 
-class ProposedThresholds(_Record):
-    fail: float = Field(description="A part would fail strictly above.")
-    review: float = Field(description="A part would need review strictly above.")
+class ProposedThresholds(ResponseModel):
+    """The proposed thresholds of the raw score."""
+
+    fail: float = Field(description="A part would fail if its score is greater.")
+    review: float = Field(description="A part would need review if its score is greater.")
 
 
-class ConfidentRate(_Record):
-    """With this confidence over the draw of the good images, the share of good parts that fail is at most `rate`."""
+class ConfidentRate(ResponseModel):
+    """With this confidence over the selection of good images, at most the share `rate` of good parts fails."""
 
     confidence: float
     rate: float
 
 
-class FalseRejectRate(_Record):
-    """What is promised about good parts that are taken like the images behind the proposal."""
+class FalseRejectRate(ResponseModel):
+    """Guaranteed false-reject rates, for images that are taken under the same conditions as those of the proposal."""
 
-    target: float = Field(description="What was asked for.")
+    target: float = Field(description="The requested rate.")
     certified: float = Field(
-        description="At most this share of good parts fails, on average over draws of the good images and of the part. "
-        "The target, or the smallest rate that so many images can certify."
+        description="At most this share of good parts fails, on average over the selection of good images and of the "
+        "part. It is the target, or the smallest rate that this number of images can certify if that is larger."
     )
     expected: float = Field(
-        description="(n + 1 - rank) / (n + 1): the bound on that average itself. Not above `certified`."
+        description="Upper bound of that average: (n + 1 - rank) / (n + 1). It is at most `certified`."
     )
     confident: ConfidentRate
     smallest_certifiable: float = Field(description="1 / (n + 1).")
-    images_for_target: int = Field(description="Good images that would certify the target.")
+    images_for_target: int = Field(description="Number of good images that would certify the target.")
 
 
-class ProposalDay(_Record):
+class ProposalDay(ResponseModel):
     """One day or folder of the good images."""
 
     name: str
     images: int
-    above: int | None = Field(description="Images above the proposed fail threshold; null where the card has no days.")
+    above: int | None = Field(
+        description="Number of images above the proposed fail threshold; null if the card has no days."
+    )
     share_above: float | None
     median_score: float | None
-    p_value: float | None = Field(description="Rank-sum test against the other days; null for too few images.")
-    differs: bool | None = Field(description="More unlike the other days than chance explains.")
+    p_value: float | None = Field(
+        description="P-value of a rank-sum test against the other days; null if there are too few images."
+    )
+    differs: bool | None = Field(description="Whether the day differs significantly from the others.")
 
 
-class ChangedVerdict(_Record):
-    """A stored inspection, as it was decided and as it would be."""
+class ChangedVerdict(ResponseModel):
+    """A stored inspection for which the decision would change."""
 
     id: str
     before: str
     after: str
 
 
-class ReplayedVerdicts(_Record):
-    """What the newest stored inspections of this bundle would have been decided with these thresholds, and the ROI and
-    region filters that are in force now."""
+class ReplayedVerdicts(ResponseModel):
+    """Decisions of the newest stored inspections if the proposed thresholds were in force.
+
+    The inspections are those of this bundle; ROI and region filters are those in force now.
+    """
 
     inspections: int
-    unknown: int = Field(description="Inspections whose map would have been needed and is gone; not counted above.")
-    before: dict[str, int] = Field(description="Decisions as they were stored.")
-    after: dict[str, int]
+    unknown: int = Field(
+        description="Number of inspections that could not be replayed because their anomaly map was removed; "
+        "`inspections` does not include them."
+    )
+    before: dict[str, int] = Field(description="Number of inspections per stored decision.")
+    after: dict[str, int] = Field(description="Number of inspections per decision with the proposed thresholds.")
     changed: list[ChangedVerdict] = Field(description=f"Newest first, at most {MAX_CHANGED_LISTED}.")
     changed_total: int
 
 
-class Proposal(_Record):
-    """Thresholds for a false-reject rate. Not in force until a recipe names its id."""
+class Proposal(ResponseModel):
+    """Thresholds for a false-reject rate. They come into force when a recipe refers to the proposal by its id."""
 
     id: str
     product: str
     created_at: datetime
     author: str
-    bundle_digest: str = Field(description="The bundle whose score scale the thresholds are on.")
+    bundle_digest: str = Field(description="Digest of the bundle whose score scale the thresholds refer to.")
     source: ProposalSource
     thresholds: ProposedThresholds
     false_reject_rate: FalseRejectRate
-    review_rate: float = Field(description="At most this share of good parts lies above the review threshold.")
+    review_rate: float = Field(description="Largest share of good parts above the review threshold.")
     days: list[ProposalDay]
     replayed: ReplayedVerdicts
-    notes: list[str] = Field(description="What to know before it is applied, in words.")
+    notes: list[str] = Field(description="Notes for the person who decides whether to apply the proposal.")
 
 
-def _declared(is_good: bool) -> bool:
+def _require_declaration(is_good: bool) -> bool:
     if not is_good:
-        raise ValueError("must be true: somebody has to vouch that every one of these parts is good")
+        raise ValueError("must be true: the author must confirm that all of these parts are good")
     return is_good
 
 
-DeclaredGood = Annotated[bool, AfterValidator(_declared)]
+DeclaredGood = Annotated[bool, AfterValidator(_require_declaration)]
 
 
 class InspectionSelection(BaseModel):
-    """Stored inspections whose parts somebody declares good, whatever was decided about them."""
+    """Stored inspections of parts that the author declares good, independently of their decisions."""
 
     model_config = ConfigDict(extra="forbid")
 
-    declared_good: DeclaredGood = Field(description="The author vouches that every one of these parts is good.")
+    declared_good: DeclaredGood = Field(description="The author confirms that all of these parts are good.")
     ids: list[UUID] | None = Field(default=None, min_length=1, max_length=MAX_GOOD_IMAGES)
-    since: Moment | None = Field(default=None, description="Judged then or later; with `until`, instead of `ids`.")
-    until: Moment | None = Field(default=None, description="Judged before.")
+    since: UtcDatetime | None = Field(
+        default=None, description="Start of the period, inclusive; together with `until`, instead of `ids`."
+    )
+    until: UtcDatetime | None = Field(default=None, description="End of the period, exclusive.")
 
     @model_validator(mode="after")
     def _select_one_way(self) -> Self:
@@ -143,38 +157,49 @@ class InspectionSelection(BaseModel):
         return self
 
 
-class ProposalWish(BaseModel):
-    """What to propose."""
+class ProposalParameters(BaseModel):
+    """Parameters of a threshold proposal."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    author: Author = Field(description="Who asks, and vouches for the images.")
-    target_false_reject_rate: float = Field(gt=0, lt=1, description="At most this share of good parts may fail.")
+    author: Author = Field(
+        description="Name of the person who requests the proposal and confirms that the parts are good."
+    )
+    target_false_reject_rate: float = Field(gt=0, lt=1, description="Largest share of good parts that may fail.")
     review_rate: float | None = Field(
-        default=None, gt=0, lt=1, description="At most this share may lie above the review threshold."
+        default=None, gt=0, lt=1, description="Largest share of good parts that may be above the review threshold."
     )
     confidence: float = Field(
-        default=DEFAULT_CONFIDENCE, ge=0.5, le=0.9999, description="Of the bound for the images at hand."
+        default=DEFAULT_CONFIDENCE,
+        ge=0.5,
+        le=0.9999,
+        description="Confidence level of the bound for this selection of images.",
     )
-    replay: int = Field(default=500, ge=0, le=10_000, description="How many of the newest inspections to decide again.")
+    replay: int = Field(
+        default=500,
+        ge=0,
+        le=10_000,
+        description="Number of newest inspections for which to compute the decision again.",
+    )
 
 
-class ProposalRequest(ProposalWish):
-    """What to propose, from the bundle's calibration card or from stored inspections."""
+class ProposalRequest(ProposalParameters):
+    """Request for thresholds from the bundle's calibration card or from stored inspections."""
 
     inspections: InspectionSelection | None = Field(
-        default=None, description="Stored inspections to derive from; null: the bundle's calibration card."
+        default=None,
+        description="Stored inspections to derive the thresholds from; null: the bundle's calibration card.",
     )
 
 
-class UploadWish(ProposalWish):
-    """What to propose from the images in the body."""
+class UploadParameters(ProposalParameters):
+    """Request for thresholds from the images in the body."""
 
-    declared_good: DeclaredGood = Field(description="The author vouches that every one of these parts is good.")
+    declared_good: DeclaredGood = Field(description="The author confirms that all of these parts are good.")
 
 
 class ProposalPage(BaseModel):
     """Proposals, newest first."""
 
     items: list[Proposal]
-    next_cursor: str | None = Field(description="Send as `cursor` for the next page; null on the last one.")
+    next_cursor: str | None = Field(description="Value of `cursor` for the next page; null on the last page.")

@@ -1,4 +1,4 @@
-"""Recipes in requests and responses."""
+"""Requests and responses about recipes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from service.schemas.common import Answer, Author, Label, Sentence
+from service.schemas.common import Author, Label, ResponseModel, Sentence
 from service.schemas.sections import (
     DecisionName,
     HeatmapSetting,
@@ -21,9 +21,9 @@ from service.schemas.sections import (
 
 
 class RecipeValues(RecipeParts):
-    """Thresholds, where they come from, and the other parts of the recipe."""
+    """The values of a recipe: thresholds, their origin, and the other sections."""
 
-    # A client takes the parts that it knows from a service that knows more.
+    # A client ignores sections that a newer service added.
     model_config = ConfigDict(extra="ignore")
 
     fail_threshold: float
@@ -33,22 +33,22 @@ class RecipeValues(RecipeParts):
     certified: bool
     calibration_images: int
     derivation: Literal["default", "card", "proposal", "tail", "hand"] = Field(
-        description="How the thresholds were found: `card` from the calibration card, certified; `default` likewise, "
-        "for rates that nobody chose; `proposal` from that proposal's good images, certified; `tail` by extending the "
-        "tail of the card's scores, `hand` by a person: not certified."
+        description="Origin of the thresholds. `card`: derived from the calibration card, certified. `default`: the "
+        "same, for the default rates. `proposal`: derived from the good images of a proposal, certified. `tail`: "
+        "extrapolated from the tail of the card's scores, not certified. `hand`: set by a person, not certified."
     )
     proposal_id: str | None = None
 
 
-class RevisionFacts(Answer):
-    """When a recipe was put in force, by whom and why."""
+class RevisionFacts(ResponseModel):
+    """Time, author and reason of a recipe revision."""
 
     product: str
     revision: int
     created_at: datetime
     author: str
     reason: str
-    bundle_digest: str = Field(description="The bundle whose score scale the thresholds are on.")
+    bundle_digest: str = Field(description="Digest of the bundle whose score scale the thresholds refer to.")
 
 
 class RecipeRecord(RevisionFacts):
@@ -57,71 +57,75 @@ class RecipeRecord(RevisionFacts):
     recipe: RecipeValues
 
 
-class RecipeDifference(Answer):
+class RecipeDifference(ResponseModel):
     """One value that differs between two recipes."""
 
-    path: str = Field(examples=["regions.min_area_px"], description="Where, by dotted path in `recipe`.")
+    path: str = Field(examples=["regions.min_area_px"], description="Dotted path of the value in `recipe`.")
     before: Any
     after: Any
 
 
-class RecipeDiff(Answer):
-    """What changed from one revision to another."""
+class RecipeDiff(ResponseModel):
+    """All differences between two revisions."""
 
     before: RevisionFacts
     after: RevisionFacts
     differences: list[RecipeDifference]
 
 
-class RecipeHistory(Answer):
+class RecipeHistory(ResponseModel):
     """Revisions of a recipe, newest first."""
 
     items: list[RecipeRecord]
 
 
 class RecipeChange(BaseModel):
-    """What is to change in a recipe. What is not named keeps its value, at every depth; null takes a value back to its
-    default; a list replaces the list.
+    """A change of a recipe.
 
-    Thresholds are changed together: both set by hand, by rates that the calibration card turns into thresholds, or by
-    a proposal.
+    Values that are not listed stay the same, at every depth; null resets a value to its default; a list replaces the
+    previous list.
+
+    Thresholds are changed together, in one of three ways: both by hand, by rates from which the service derives
+    thresholds with the calibration card, or by a proposal.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    author: Author = Field(description="Who changes it.")
-    reason: Sentence = Field(description="Why.")
+    author: Author = Field(description="Name of the person who makes the change.")
+    reason: Sentence = Field(description="Reason for the change.")
     fail_threshold: float | None = None
     review_threshold: float | None = None
     target_false_reject_rate: float | None = Field(
-        default=None, gt=0, lt=1, description="At most this share of good parts may fail."
+        default=None, gt=0, lt=1, description="Largest share of good parts that may fail."
     )
     review_rate: float | None = Field(
-        default=None, gt=0, lt=1, description="At most this share may lie above the review threshold."
+        default=None, gt=0, lt=1, description="Largest share of good parts that may be above the review threshold."
     )
     extrapolate: bool = Field(
         default=False,
-        description="Where the card has too few images to certify the rate, extend the tail of their scores instead. "
-        "The threshold is then marked `certified: false`.",
+        description="If the card has too few images to certify the rate, extrapolate the tail of their scores. The "
+        "threshold is then marked `certified: false`.",
     )
     proposal_id: Label | None = Field(
-        default=None, description="A stored proposal, whose thresholds are derived again from its good images."
+        default=None, description="Id of a stored proposal. Its thresholds are derived again from its good images."
     )
-    roi: Polygons | None = Field(default=None, description="Only what lies in one of these polygons is judged.")
-    ignore: Polygons | None = Field(default=None, description="Nothing in one of these polygons is judged.")
-    regions: RegionSetting | None = Field(default=None, description="Which regions count.")
-    heatmap: HeatmapSetting | None = Field(default=None, description="The heatmap's scale.")
-    pixels: PixelSetting | None = Field(default=None, description="What the camera sends.")
-    quality: QualityLimits | None = Field(default=None, description="When an image is not worth a verdict.")
+    roi: Polygons | None = Field(default=None, description="Only the area inside these polygons is judged.")
+    ignore: Polygons | None = Field(default=None, description="The area inside these polygons is not judged.")
+    regions: RegionSetting | None = Field(default=None, description="Filters that decide which regions count.")
+    heatmap: HeatmapSetting | None = Field(default=None, description="Colour scale of the heatmap.")
+    pixels: PixelSetting | None = Field(default=None, description="Format of the camera's images.")
+    quality: QualityLimits | None = Field(default=None, description="Limits of the quality check.")
     retention: dict[DecisionName, Keep | None] | None = Field(
-        default=None, description="How long images and maps are kept, by decision."
+        default=None, description="How long images and anomaly maps are kept, per decision."
     )
     expected_revision: int | None = Field(
-        default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
+        default=None,
+        ge=0,
+        description="Reject the change unless the recipe is at this revision. The header If-Match does the same.",
     )
 
     @model_validator(mode="after")
-    def _state_one_way(self) -> Self:
+    def _require_one_way_to_set_thresholds(self) -> Self:
         by_hand = (self.fail_threshold, self.review_threshold)
         by_rate = (self.target_false_reject_rate, self.review_rate)
         ways = (by_hand, by_rate, (self.proposal_id,))
@@ -136,26 +140,30 @@ class RecipeChange(BaseModel):
         return self
 
     def parts(self) -> dict[str, Any]:
-        """The parts that are named, and of each only what is named."""
+        """Return the sections in this change, each with only the values that it sets explicitly."""
         return self.model_dump(exclude_unset=True, include=set(RecipeParts.model_fields))
 
 
 class Signature(BaseModel):
-    """Who changes a recipe, and why."""
+    """Author and reason of a recipe change."""
 
     model_config = ConfigDict(extra="forbid")
 
-    author: Author = Field(description="Who changes it.")
-    reason: Sentence = Field(description="Why.")
+    author: Author = Field(description="Name of the person who makes the change.")
+    reason: Sentence = Field(description="Reason for the change.")
 
 
 class RecipeRevert(BaseModel):
-    """Who returns to an old revision, and why."""
+    """Author and reason of a return to an earlier revision."""
 
     model_config = ConfigDict(extra="forbid")
 
-    author: Author = Field(description="Who changes it.")
-    reason: Annotated[Sentence, StringConstraints(max_length=800)] | None = Field(default=None, description="Why.")
+    author: Author = Field(description="Name of the person who makes the change.")
+    reason: Annotated[Sentence, StringConstraints(max_length=800)] | None = Field(
+        default=None, description="Reason for the change."
+    )
     expected_revision: int | None = Field(
-        default=None, ge=0, description="Refuse the change if the recipe is at another revision. As If-Match."
+        default=None,
+        ge=0,
+        description="Reject the change unless the recipe is at this revision. The header If-Match does the same.",
     )

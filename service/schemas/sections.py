@@ -1,7 +1,7 @@
-"""The sections of a recipe as they are sent: fields, bounds and defaults, each declared here and nowhere else.
+"""The sections of a recipe in requests and responses: the only declaration of their fields, limits and defaults.
 
-What depends on more than one field, or on what the service can read, is checked by `service.recipes.sections`, which
-derives its classes from these. A new section is a model here, a field of `RecipeParts` and one of `RecipeChange`.
+`service.recipes.sections` derives its classes from these and adds the checks that depend on several fields or on the
+supported pixel formats. To add a section, add a model here, a field of `RecipeParts` and a field of `RecipeChange`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_COORDINATE_PX = 65_535
 
 
 class InvalidReason(StrEnum):
-    """Why an image is not judged."""
+    """Reasons for which the quality check rejects an image."""
 
     UNDER_EXPOSED = "under-exposed"
     OVER_EXPOSED = "over-exposed"
@@ -25,8 +25,8 @@ class InvalidReason(StrEnum):
     WRONG_SIZE = "wrong-size"
 
 
-class Part(BaseModel):
-    """Base of every section: immutable, and what it does not know it refuses."""
+class Section(BaseModel):
+    """Base class of every section: immutable, and without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -40,51 +40,63 @@ Polygon = Annotated[
 Polygons = Annotated[tuple[Polygon, ...], Field(max_length=64)]
 
 
-class RegionSetting(Part):
-    """Which regions count. A part only fails, or needs review, when a region above that threshold counts; so a filter
-    makes verdicts milder, never harsher. Regions are merged first, then filtered, then counted.
+class RegionSetting(Section):
+    """Filters that decide which regions count.
+
+    A part fails, or needs review, only if at least one region above the threshold counts. A filter can therefore make a
+    decision milder, but never stricter. Regions are merged, then filtered, then counted.
     """
 
     merge_distance_px: float = Field(
-        default=0, ge=0, le=MAX_COORDINATE_PX, description="Pieces with at most so many pixels between them are one."
+        default=0, ge=0, le=MAX_COORDINATE_PX, description="Regions at most this many pixels apart are merged."
     )
     border_margin_px: float = Field(
         default=0,
         ge=0,
         le=MAX_COORDINATE_PX,
-        description="A region that lies as a whole nearer than this to the image's edge does not count.",
+        description="A region that lies completely within this distance from the image border does not count.",
     )
-    min_area_px: float = Field(default=0, ge=0, description="A smaller region does not count.")
+    min_area_px: float = Field(default=0, ge=0, description="A region with a smaller area does not count.")
     min_peak: float | None = Field(
-        default=None, description="A region whose highest map value is lower does not count; null: any counts."
+        default=None, description="A region with a smaller peak value does not count; null: no limit."
     )
     max_count: int = Field(
-        default=50, ge=1, le=500, description="Most regions to report, strongest first. Drops none from the verdict."
+        default=50,
+        ge=1,
+        le=500,
+        description="Largest number of regions in the response, highest peak first. It has no effect on the decision.",
     )
 
 
-class HeatmapSetting(Part):
-    """The ends of the heatmap's scale, as values of the anomaly map. They change colours, never verdicts."""
+class HeatmapSetting(Section):
+    """Limits of the heatmap's colour scale, as values of the anomaly map. They have no effect on the decision."""
 
-    low: float | None = Field(default=None, description="No colour up to here; null: the median of good maps.")
-    high: float | None = Field(default=None, description="Yellow here, red beyond; null: the fail threshold.")
+    low: float | None = Field(
+        default=None, description="Values up to this one have no colour; null: the median of good maps."
+    )
+    high: float | None = Field(default=None, description="Yellow at this value, red above; null: the fail threshold.")
 
 
-class PixelSetting(Part):
-    """What the camera sends. Nothing of it is ever guessed from an image."""
+class PixelSetting(Section):
+    """Format of the camera's images. The service never guesses these values from an image."""
 
     pixel_format: str | None = Field(
-        default=None, description="PFNC name of the camera's format, such as Mono12p; a camera buffer must have it."
+        default=None, description="PFNC name, such as Mono12p. A camera buffer must have this pixel format."
     )
     bit_depth: int | None = Field(
         default=None,
         ge=8,
         le=16,
-        description="Significant bits of a sample; null: those of the pixel format, else of the file.",
+        description="Significant bits per sample; null: those of the pixel format or of the file.",
     )
-    black_level: int | None = Field(default=None, ge=0, le=65534, description="Sample that becomes 0; null: 0.")
+    black_level: int | None = Field(
+        default=None, ge=0, le=65534, description="Sample value that is mapped to 0; null: 0."
+    )
     white_level: int | None = Field(
-        default=None, ge=1, le=65535, description="Sample that becomes 255; null: the largest of the bit depth."
+        default=None,
+        ge=1,
+        le=65535,
+        description="Sample value that is mapped to 255; null: the largest value of the bit depth.",
     )
     width: int | None = Field(default=None, ge=1, le=65535, description="Expected width, in pixels.")
     height: int | None = Field(default=None, ge=1, le=65535, description="Expected height, in pixels.")
@@ -94,51 +106,73 @@ Share = Annotated[float, Field(ge=0, le=1)]
 GrayLevel = Annotated[float, Field(ge=0, le=255)]
 
 
-class QualityLimits(Part):
-    """When an image is not worth a verdict. null: the limit that the bundle's calibration images give."""
+class QualityLimits(Section):
+    """Limits of the quality check. Null: the limit derived from the bundle's calibration images."""
 
-    min_brightness: GrayLevel | None = Field(default=None, description="Mean gray level; darker is under-exposed.")
-    max_brightness: GrayLevel | None = Field(default=None, description="Mean gray level; brighter is over-exposed.")
-    max_dark_share: Share | None = Field(default=None, description="Share of black pixels; more is under-exposed.")
-    max_bright_share: Share | None = Field(default=None, description="Share of saturated pixels; more is over-exposed.")
+    min_brightness: GrayLevel | None = Field(
+        default=None, description="Smallest mean gray level; below, the image is under-exposed."
+    )
+    max_brightness: GrayLevel | None = Field(
+        default=None, description="Largest mean gray level; above, the image is over-exposed."
+    )
+    max_dark_share: Share | None = Field(
+        default=None, description="Largest share of black pixels; above, the image is under-exposed."
+    )
+    max_bright_share: Share | None = Field(
+        default=None, description="Largest share of saturated pixels; above, the image is over-exposed."
+    )
     min_sharpness: float | None = Field(
-        default=None, ge=0, description="Variance of the Laplacian at the network's size; less is blurred."
+        default=None,
+        ge=0,
+        description="Smallest variance of the Laplacian at the network's input size; below, the image is blurred.",
     )
     min_contrast: float | None = Field(
-        default=None, ge=0, description="Standard deviation of the gray levels; less is an empty frame."
+        default=None, ge=0, description="Smallest standard deviation of the gray levels; below, the frame is empty."
     )
     frozen_after: int | None = Field(
         default=None,
         ge=2,
         le=1_000_000,
-        description="This many images in a row that are equal byte by byte, from one station, are a frozen camera; "
+        description="Number of consecutive identical images of one station from which the camera counts as frozen; "
         "null: not checked.",
     )
-    off: list[InvalidReason] = Field(default=[], description="Checks that are switched off.")
+    off: list[InvalidReason] = Field(default=[], description="Checks that are disabled.")
 
 
-class Keep(Part):
-    """How long images and maps of one decision are kept. What exceeds either limit goes; the records stay."""
+class Keep(Section):
+    """How long images and anomaly maps of one decision are kept.
 
-    days: float | None = Field(default=None, gt=0, le=36_500, description="So many days; null: for ever.")
-    count: int | None = Field(default=None, ge=0, description="The newest so many; null: any number.")
+    Those beyond either limit are removed; the records of the inspections stay.
+    """
+
+    days: float | None = Field(
+        default=None, gt=0, le=36_500, description="Number of days to keep them; null: no limit."
+    )
+    count: int | None = Field(
+        default=None, ge=0, description="Number of newest inspections to keep them for; null: no limit."
+    )
 
 
 DecisionName = Literal["pass", "review", "fail", "invalid"]
 Retention = dict[DecisionName, Keep]
 
 
-class RecipeParts(Part):
-    """Everything in a recipe that is not a threshold."""
+class RecipeParts(Section):
+    """All sections of a recipe; everything except the thresholds."""
 
     roi: Polygons = Field(
-        default=(), description="Only what lies in one of these polygons is judged; none: everything. Camera pixels."
+        default=(),
+        description="Only the area inside these polygons is judged, in pixels of the camera image; empty: everything.",
     )
-    ignore: Polygons = Field(default=(), description="Nothing in one of these polygons is judged. Camera pixels.")
-    regions: RegionSetting = Field(default=RegionSetting(), description="Which regions count.")
-    heatmap: HeatmapSetting = Field(default=HeatmapSetting(), description="The heatmap's scale.")
-    pixels: PixelSetting = Field(default=PixelSetting(), description="What the camera sends.")
-    quality: QualityLimits = Field(default=QualityLimits(), description="When an image is not worth a verdict.")
+    ignore: Polygons = Field(
+        default=(), description="The area inside these polygons is not judged, in pixels of the camera image."
+    )
+    regions: RegionSetting = Field(default=RegionSetting(), description="Filters that decide which regions count.")
+    heatmap: HeatmapSetting = Field(default=HeatmapSetting(), description="Colour scale of the heatmap.")
+    pixels: PixelSetting = Field(default=PixelSetting(), description="Format of the camera's images.")
+    quality: QualityLimits = Field(default=QualityLimits(), description="Limits of the quality check.")
     retention: Retention = Field(
-        default={}, description="How long images and maps are kept, by decision; what is not named is kept for ever."
+        default={},
+        description="How long images and anomaly maps are kept, per decision. Decisions that are not listed have no "
+        "limit.",
     )

@@ -104,7 +104,7 @@ class FormReader:
         with _form_errors():
             self._parser.finalize()
         if not self._is_complete:
-            raise InvalidRequest("The form ends before its closing boundary. It is incomplete: send it again.")
+            raise InvalidRequest("The form ends before its closing boundary. It was cut off; send it again.")
 
     def _begin(self) -> None:
         self._count += 1

@@ -83,6 +83,7 @@ class EarlyResponse(Response):
         super().__init__(content, status_code, {**(headers or {}), **closing}, media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response and, before closing, discard the rest of the request body for a short time."""
         if not self.close:
             await super().__call__(scope, receive, send)
             return
@@ -119,6 +120,7 @@ class ProblemResponse(EarlyResponse):
         super().__init__(json.dumps(body).encode(), error.status, headers, close=close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response and record its type in the scope, where `RequestContext` counts it."""
         scope[PROBLEM] = self.slug
         await super().__call__(scope, receive, send)
 

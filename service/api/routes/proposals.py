@@ -36,9 +36,9 @@ from service.schemas.proposal import (
     InspectionSelection,
     Proposal,
     ProposalPage,
+    ProposalParameters,
     ProposalRequest,
-    ProposalWish,
-    UploadWish,
+    UploadParameters,
 )
 from service.serving.batch import Frame
 from service.serving.errors import ProposalsBusy
@@ -81,7 +81,7 @@ _FORM_SCHEMA = {
                 ZIP: {"schema": BINARY},
             },
         },
-        "parameters": query_parameters(UploadWish),
+        "parameters": query_parameters(UploadParameters),
     },
     responses={
         201: {"headers": _LOCATION},
@@ -112,7 +112,7 @@ async def propose(request: Request, product: ProductPath, line: LineDep, propose
         with proposer.turn():
             proposal = await proposer.propose(active, Wanted(_wish(body), body.replay, selection))
     else:
-        query = read_as(UploadWish, dict(request.query_params), "query")
+        query = read_as(UploadParameters, dict(request.query_params), "query")
         source = ImageSource(request, line.settings, Frame(b"", PartRecord()))
         with proposer.turn():
             frames = source.zipped() if media_type == ZIP else source.form(content_type)
@@ -158,7 +158,7 @@ def _know(known: frozenset[str], product: str) -> None:
         raise UnknownProduct(product, known)
 
 
-def _wish(wanted: ProposalWish) -> ProposalOptions:
+def _wish(wanted: ProposalParameters) -> ProposalOptions:
     return ProposalOptions(wanted.target_false_reject_rate, wanted.review_rate, wanted.confidence, wanted.author)
 
 

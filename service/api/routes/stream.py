@@ -20,11 +20,11 @@ from service.errors import InvalidRequest, PlumblineError, QueueFull, ShuttingDo
 from service.schemas.common import PartFields
 from service.schemas.problem import Problem
 from service.schemas.stream import (
+    CLIENT_MESSAGE,
     HELLO,
-    SAYING,
-    AboutFrame,
     BufferFields,
     End,
+    FrameMetadata,
     Hello,
     Ready,
     StreamFailure,
@@ -137,13 +137,13 @@ class _Conversation:
             InvalidRequest: What it says is not understood.
             WebSocketDisconnect: It went away.
         """
-        about = AboutFrame(type="frame")
+        about = FrameMetadata(type="frame")
         while (said := await self._receive()) is not None:
             if isinstance(said, bytes):
                 yield self._frame(said, about)
-                about = AboutFrame(type="frame")
+                about = FrameMetadata(type="frame")
                 continue
-            message = _parse(SAYING, said)
+            message = _parse(CLIENT_MESSAGE, said)
             if isinstance(message, End):
                 return
             about = message
@@ -159,7 +159,7 @@ class _Conversation:
         received, self._received = self._received, None
         return received.result()
 
-    def _frame(self, data: bytes, about: AboutFrame) -> Frame:
+    def _frame(self, data: bytes, about: FrameMetadata) -> Frame:
         index, self._read = self._read, self._read + 1
         part = _merged(self._hello.part, about.part)
         record = PartRecord(

@@ -135,7 +135,7 @@ def test_parts_that_fit_only_alone_are_refused_together(serve: Serve) -> None:
         changed(service, roi=[LEFT])
         answer = put(service, ignore=[LEFT])
         assert answer.status_code == 422
-        assert answer.json()["type"].endswith(":invalid-recipe")
+        assert answer.json()["type"].endswith("#invalid-recipe")
         assert service.client.get(RECIPE).json()["recipe"]["ignore"] == []
 
 

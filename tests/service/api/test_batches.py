@@ -51,7 +51,7 @@ def words(answer: httpx.Response) -> list[str]:
     items = answer.json()["items"]
     assert [item["index"] for item in items] == list(range(len(items)))
     return [
-        item["inspection"]["decision"] if item["problem"] is None else item["problem"]["type"].rpartition(":")[2]
+        item["inspection"]["decision"] if item["problem"] is None else item["problem"]["type"].rpartition("#")[2]
         for item in items
     ]
 

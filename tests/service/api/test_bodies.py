@@ -69,7 +69,7 @@ def test_other_forms_are_refused_with_the_reason(service: RunningService, body: 
 def test_form_without_a_boundary_is_refused(service: RunningService) -> None:
     assert post(service, IMAGE + END, boundary="") == (
         422,
-        "The Content-Type of the form names no boundary. Let the HTTP library set the header.",
+        "The Content-Type of the form has no boundary. Let the HTTP library set the header.",
     )
 
 

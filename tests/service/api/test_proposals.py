@@ -183,7 +183,7 @@ def test_images_of_another_bundle_are_measured_by_the_one_that_serves(serve: Ser
         assert proposal["replayed"]["inspections"] == 0, "the other bundle's scores are on another scale"
         refused = apply(service, stale)
         assert refused.status_code == 409
-        assert refused.json()["type"].endswith(":proposal-outdated")
+        assert refused.json()["type"].endswith("#proposal-outdated")
         assert apply(service, proposal).status_code == 200
 
 
@@ -346,16 +346,16 @@ def test_upload_says_what_it_wants_in_the_query(service: RunningService, wish: d
 def test_upload_is_bounded_as_a_call_with_many_images_is(serve: Serve) -> None:
     with serve(max_call_images=5) as service:
         for form in (False, True):
-            assert send(service, two_days(6), form=form).json()["type"].endswith(":too-many-images")
+            assert send(service, two_days(6), form=form).json()["type"].endswith("#too-many-images")
         assert send(service, two_days(5)).status_code == 201
     with serve(max_call_bytes=2000) as service:
         for form in (False, True):
-            assert send(service, two_days(6), form=form).json()["type"].endswith(":body-too-large")
+            assert send(service, two_days(6), form=form).json()["type"].endswith("#body-too-large")
 
 
 def test_other_bodies_are_not_taken(service: RunningService) -> None:
     answer = service.client.post(PROPOSE, content=GOOD, headers={"content-type": "image/png"})
-    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (415, "unsupported-media-type")
+    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (415, "unsupported-media-type")
 
 
 @pytest.mark.parametrize("claim", [{"certified": True}, {"calibration_images": 10_000}, {"fail_threshold": 9.0}])

@@ -161,7 +161,7 @@ def test_file_that_makes_no_recipe_is_refused_and_changes_nothing(
     before = service.client.get(REVISIONS).json()
     answer = import_(service, toml, **WHO)
     assert answer.status_code == 422, answer.text
-    assert answer.json()["type"].endswith(f":{slug}")
+    assert answer.json()["type"].endswith(f"#{slug}")
     assert message in answer.json()["detail"]
     assert service.client.get(REVISIONS).json() == before
 
@@ -172,7 +172,7 @@ def test_file_that_makes_no_recipe_is_refused_and_changes_nothing(
 def test_import_is_signed_by_a_person_who_says_why(service: RunningService, who: dict[str, Any]) -> None:
     answer = import_(service, "[recipe]", **who)
     assert answer.status_code == 422
-    assert answer.json()["type"].endswith(":invalid-request")
+    assert answer.json()["type"].endswith("#invalid-request")
     assert "author" in answer.json()["detail"]
 
 
@@ -299,7 +299,7 @@ def test_revision_of_another_bundle_comes_back_with_thresholds_of_this_one(serve
         before = service.client.get(REVISIONS).json()
         for answer in (revert(service, 3), import_(service, by_hand, **WHO)):
             assert answer.status_code == 422, answer.text
-            assert answer.json()["type"].endswith(":invalid-recipe")
+            assert answer.json()["type"].endswith("#invalid-recipe")
             assert "set by hand" in answer.json()["detail"]
         assert service.client.get(REVISIONS).json() == before
 

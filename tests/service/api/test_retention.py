@@ -40,7 +40,7 @@ def test_images_and_maps_go_by_decision_and_the_record_says_so(serve: Serve) -> 
         stored = get(gone["self"]).json()
         for artefact in ("image", "map", "heatmap"):
             problem = get(gone[artefact]).json()
-            assert problem["type"].endswith(":artefact-gone")
+            assert problem["type"].endswith("#artefact-gone")
             assert "Retention removed it on" in problem["detail"]
             assert problem["removed_at"].replace("+00:00", "Z") == stored["artefacts_removed_at"]
         assert stored | {"artefacts_removed_at": None} == passed[0], "nothing else of the record changed"

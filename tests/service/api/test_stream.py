@@ -70,7 +70,7 @@ def close_code(camera: ClientConnection) -> int | None:
 
 def word(result: dict[str, Any]) -> str:
     if result["problem"]:
-        return str(result["problem"]["type"]).rpartition(":")[2]
+        return str(result["problem"]["type"]).rpartition("#")[2]
     return str(result["inspection"]["decision"])
 
 
@@ -139,7 +139,7 @@ def test_camera_that_is_not_understood_is_told_why_and_let_go(
             camera.send(message)
         *_, failure = [hear(camera) for _ in messages]
         assert failure["type"] == "failure"
-        assert failure["problem"]["type"].endswith(":invalid-request")
+        assert failure["problem"]["type"].endswith("#invalid-request")
         assert reason in failure["problem"]["detail"]
         assert close_code(camera) == 1008
 
@@ -158,7 +158,7 @@ def test_stream_of_a_product_that_is_not_there_is_refused_with_a_problem(process
         pass
     assert caught.value.response.status_code == 404
     assert caught.value.response.headers["content-type"] == "application/problem+json"
-    assert json.loads(caught.value.response.body)["type"].endswith(":unknown-product")
+    assert json.loads(caught.value.response.body)["type"].endswith("#unknown-product")
 
 
 def test_streams_are_bounded_and_counted(process: ServiceProcess) -> None:
@@ -170,7 +170,7 @@ def test_streams_are_bounded_and_counted(process: ServiceProcess) -> None:
             pass
         assert caught.value.response.status_code == 503
         problem = json.loads(caught.value.response.body)
-        assert (problem["type"].rpartition(":")[2], problem["limit"]) == ("too-many-streams", 3)
+        assert (problem["type"].rpartition("#")[2], problem["limit"]) == ("too-many-streams", 3)
     wait_for(lambda: "inspection_streams 0.0" in httpx.get(f"{process.url}/metrics").text)
 
 
