@@ -1,10 +1,10 @@
-"""Accuracy as a line would get it: every test image is posted to a running service, its map fetched back.
+"""Measure accuracy over HTTP: post every test image to a running service and fetch its anomaly map.
 
     plumbline serve --models MODELS &
     python -m benchmarks.accuracy_over_http --data DIR --product NAME [--url http://127.0.0.1:8000] [--out FILE.json]
 
-The figures are training.metrics' own, so they compare with `plumbline-train evaluate`; thresholds are those that the
-service applies, whatever the product's recipe says.
+The metrics are those of `training.metrics`, so the results are comparable with `plumbline-train evaluate`. The
+thresholds are those of the product's recipe in the service.
 """
 
 import json
@@ -26,12 +26,12 @@ console = Console()
 
 
 def measure(client: Client, product: str, images: list[TestImage]) -> dict[str, Any]:
-    """Post every image, fetch every map.
+    """Post every image, fetch every anomaly map, and return the metrics by name.
 
     Args:
-        client: Of the running service.
-        product: Which product it shows.
-        images: Good and defective images, both at least once.
+        client: Client of the running service.
+        product: Product that the images show.
+        images: Test images: at least one good and one defective image.
     """
     scores, verdicts, pixels, timings = [], Counter[tuple[bool, str]](), PixelScores(), []
     version = ""
@@ -74,10 +74,10 @@ def measure(client: Client, product: str, images: list[TestImage]) -> dict[str, 
 def main(
     data: Annotated[Path, typer.Option(help="MVTec-layout folder with test/good and test/<defect>.")],
     product: Annotated[str, typer.Option(help="Product in the running service.")],
-    url: Annotated[str, typer.Option(help="Where the service listens.")] = "http://127.0.0.1:8000",
-    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+    url: Annotated[str, typer.Option(help="URL of the service.")] = "http://127.0.0.1:8000",
+    out: Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")] = None,
 ) -> None:
-    """Measure a running service on images whose truth is known."""
+    """Measure the accuracy of a running service on labelled images."""
     with Client(url) as client:
         figures = measure(client, product, scan_test(data))
     table = Table("figure", "value")

@@ -1,9 +1,9 @@
-"""How much more a bundle's graph costs than its teacher alone.
+"""Compare the latency of a bundle's graph with that of its teacher alone.
 
     python -m benchmarks.graph_vs_teacher --bundle models/washer [--threads 2] [--rounds 100] [--out FILE.json]
 
-The teacher is exported up to the last stage that the method uses. Both run in ONNX Runtime on the CPU, in turns, so
-that whatever else the machine does slows both alike; medians are compared.
+The teacher is exported up to the last stage that the method uses. Both graphs run in ONNX Runtime on the CPU, in
+alternation, so that other load on the machine affects both equally. The medians are compared.
 """
 
 import json
@@ -28,17 +28,20 @@ from training.export import to_onnx
 from training.pixels import to_pixels
 from training.teachers import random_teacher
 
-WARM_UP = 5  # runs of each before the clock counts
+WARM_UP = 5  # runs of each graph before the measurement
 
 console = Console()
 
 
 class _TeachersAlone(nn.Module):
-    """Only the last stage's features leave the graph: they need all stages before, and copying the rest would count."""
+    """The teachers without the method. Only the features of the last stage are outputs of the graph.
+
+    They depend on all earlier stages; copying the features of those as well would add to the measured time.
+    """
 
     def __init__(self, names: list[str]) -> None:
         super().__init__()
-        # Weights do not change the speed, and random ones need no download.
+        # The weights have no effect on the speed, so random ones are sufficient.
         self.teachers = nn.ModuleList(random_teacher(name) for name in names)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -47,13 +50,13 @@ class _TeachersAlone(nn.Module):
 
 
 def measure(bundle: Bundle, *, threads: int, rounds: int, batch: int) -> dict[str, Any]:
-    """Median milliseconds of graph and teacher, run in turns.
+    """Return the median latency of graph and teacher in milliseconds, and how they were measured.
 
     Args:
-        bundle: Whose graph and teachers.
-        threads: CPU threads inside one run.
-        rounds: Runs of each that count.
-        batch: Images a run.
+        bundle: Bundle with the graph; its manifest lists the teachers.
+        threads: Number of CPU threads per run.
+        rounds: Number of measured runs of each graph.
+        batch: Number of images per run.
     """
     size = bundle.manifest.input
     images = np.random.default_rng(0).integers(0, 256, (batch, size.height, size.width, 3), dtype=np.uint8)
@@ -80,7 +83,7 @@ def _timed(run: Any) -> float:
 
 def _summary(bundle: Bundle, milliseconds: NDArray[np.float64], threads: int, batch: int) -> dict[str, Any]:
     graph, teacher = np.median(milliseconds, axis=0)
-    # Of the rounds' own ratios, which a slow moment of the machine cannot shift.
+    # The ratio within each round, which is robust against temporary load on the machine.
     ratios = milliseconds[:, 0] / milliseconds[:, 1]
     return {
         "product": bundle.manifest.product,
@@ -103,13 +106,13 @@ def _summary(bundle: Bundle, milliseconds: NDArray[np.float64], threads: int, ba
 
 
 def main(
-    bundle: Annotated[Path, typer.Option(help="models/PRODUCT/VERSION, or models/PRODUCT for its newest.")],
+    bundle: Annotated[Path, typer.Option(help="models/PRODUCT/VERSION, or models/PRODUCT for the newest bundle.")],
     threads: Annotated[int, typer.Option(min=1)] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = 100,
     batch: Annotated[int, typer.Option(min=1)] = 1,
-    out: Annotated[Path | None, typer.Option(help="Also write the figures as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the results to this JSON file.")] = None,
 ) -> None:
-    """Compare a bundle's graph with its teacher alone."""
+    """Compare the latency of a bundle's graph with that of its teacher alone."""
     torch.set_num_threads(threads)
     path = bundle if (bundle / MANIFEST).is_file() else newest_bundle(bundle)
     if path is None:

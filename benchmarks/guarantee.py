@@ -1,9 +1,9 @@
-"""What the two guarantees about the false-reject rate say, and whether they hold: 1,000 simulated calibrations each.
+"""Verify the two guarantees about the false-reject rate with 1,000 simulated calibrations per case.
 
     python -m benchmarks.guarantee --write
 
-The scores' distribution is known here (gamma, shape 2), so the true false-reject rate of every threshold is, too, and
-nothing but the calibration images is left to chance. Prints the table; `--write` puts it and the figure into docs/.
+The scores follow a known distribution (gamma, shape 2), so the true false-reject rate of every threshold is known, too;
+only the calibration images are random. Prints the table; `--write` writes it and the figure to docs/.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SHOWN = (99, 0.05)
 
 @dataclass(frozen=True)
 class Simulated:
-    """Many calibrations with n good images for one target rate.
+    """Simulated calibrations with n good images each for one target rate.
 
     Attributes:
-        n: Good images of each.
+        n: Number of good images per calibration.
         alpha: Target false-reject rate.
         rank: The threshold is the rank-th smallest score.
-        rates: True false-reject rate of every calibration's threshold, float64 [calibrations].
+        rates: True false-reject rate of the threshold of each calibration, float64 [calibrations].
     """
 
     n: int
@@ -48,20 +48,21 @@ class Simulated:
 
     @property
     def bound(self) -> float:
+        """Return the upper bound of the false-reject rate with confidence `CONFIDENCE`."""
         return confident_rate(self.n, self.rank, CONFIDENCE)
 
 
 def simulate(n: int, alpha: float, calibrations: int = CALIBRATIONS, seed: int = SEED) -> Simulated:
-    """Draw calibrations, derive their thresholds with the service's code, and look up their true rates."""
+    """Draw calibrations, derive their thresholds with the service's code, and compute the true rates."""
     rng = np.random.default_rng((seed, n, round(1 / alpha)))
     thresholds = [certify(row, alpha) for row in np.sort(rng.gamma(2.0, size=(calibrations, n)), axis=1).tolist()]
     levels = np.array([threshold.value for threshold in thresholds])
-    # Of gamma with shape 2: P(score > x) = (1 + x) exp(-x).
+    # Gamma distribution with shape 2: P(score > x) = (1 + x) exp(-x).
     return Simulated(n, alpha, thresholds[0].rank, (1 + levels) * np.exp(-levels))
 
 
 def table(results: Sequence[Simulated]) -> str:
-    """The results in Markdown."""
+    """Return the results as a Markdown table."""
     lines = [
         "| n | α | guaranteed mean | simulated mean | 95 % bound | calibrations that keep it | worst of 1,000 |",
         "|---|---|---|---|---|---|---|",
@@ -75,7 +76,7 @@ def table(results: Sequence[Simulated]) -> str:
 
 
 def figure(result: Simulated) -> str:
-    """The true rates of the calibrations as a histogram, with their law and both guarantees; an SVG document."""
+    """Return an SVG figure: a histogram of the true rates, their theoretical density and both guarantees."""
     width, height, left, bottom, top = 720, 320, 56, 44, 36
     edges = np.linspace(0, 0.16, 41)
     shares = np.histogram(result.rates, edges)[0] / len(result.rates)
@@ -133,14 +134,14 @@ def figure(result: Simulated) -> str:
 
 
 def with_table(document: str, rows: str) -> str:
-    """The document with its table replaced."""
+    """Return the document with its table replaced."""
     before, _, rest = document.partition(BEGIN)
     after = rest.partition(END)[2]
     return f"{before}{BEGIN}\n\n{rows}\n{END}{after}"
 
 
-def main(write: Annotated[bool, typer.Option("--write", help="Put table and figure into docs/.")] = False) -> None:
-    """Simulate every case."""
+def main(write: Annotated[bool, typer.Option("--write", help="Write table and figure to docs/.")] = False) -> None:
+    """Simulate all cases and print the table."""
     rows = table([simulate(n, alpha) for n, alpha in CASES])
     typer.echo(rows)
     if write:

@@ -1,10 +1,10 @@
-"""What the service adds to decoding and inference, for one camera.
+"""Measure the overhead of the service over decoding and inference, for one camera.
 
     python -m benchmarks.latency --models models --product washer
 
-Starts a real service, posts the same 1024 x 1024 JPEG again and again over one connection, and between the requests
-decodes the image and runs the same graph in bare ONNX Runtime, so that both meet the same noise. Prints JSON; exits
-with 1 where the ratio of the medians is above `--limit`.
+Starts a service process and posts the same 1024 x 1024 JPEG repeatedly over one connection. Between the requests, it
+decodes the image and runs the same graph in ONNX Runtime alone, so that other load on the machine affects both equally.
+Prints JSON; exits with code 1 if the ratio of the medians exceeds `--limit`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from tests.serving import service_process
 
 
 def textured_jpeg(size: int = 1024, seed: int = 0) -> bytes:
-    """An image with as much detail as a photograph, as JPEG of quality 90."""
+    """Return a synthetic image with the detail of a photograph, as JPEG of quality 90."""
     generator = np.random.default_rng(seed)
-    # Noise of every scale, strongest in the coarse ones: the spectrum of natural images.
+    # Noise at all scales, strongest at the coarse ones: the spectrum of natural images.
     image = np.zeros((size, size, 3), np.float32)
     for octave in range(2, 10):
         cells = 2**octave
@@ -46,10 +46,10 @@ def textured_jpeg(size: int = 1024, seed: int = 0) -> bytes:
 
 
 def bare_session(model: bytes) -> ort.InferenceSession:
-    """ONNX Runtime with nothing of ours around it, on as many threads as the service takes."""
+    """Return an ONNX Runtime session without the service, with the number of threads that the service uses."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = cpu_quota()
-    # As in the service: workers that spin between the runs would take the cores from whoever is measured next.
+    # As in the service: threads that spin between runs would slow down what is measured next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -58,11 +58,11 @@ def bare_session(model: bytes) -> ort.InferenceSession:
 def main(
     product: Annotated[str, typer.Option(help="Product to inspect.")],
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    image: Annotated[Path | None, typer.Option(help="JPEG to post; a rendered one by default.")] = None,
-    rounds: Annotated[int, typer.Option(min=10, help="Requests to measure.")] = 200,
-    limit: Annotated[float, typer.Option(help="Largest acceptable ratio.")] = 1.5,
+    image: Annotated[Path | None, typer.Option(help="JPEG to post; a synthetic one by default.")] = None,
+    rounds: Annotated[int, typer.Option(min=10, help="Number of measured requests.")] = 200,
+    limit: Annotated[float, typer.Option(help="Largest accepted ratio.")] = 1.5,
 ) -> None:
-    """Measure the median latency over HTTP against decoding plus a bare run of the graph."""
+    """Compare the median latency over HTTP with that of decoding plus running the graph."""
     configure()
     data = image.read_bytes() if image else textured_jpeg()
     bundle = Bundle.load(bundle_folders((models / product).absolute())[0])
@@ -76,30 +76,30 @@ def main(
         service_process(models.absolute(), Path(folder), {"provider": "cpu"}) as service,
     ):
         service.wait_until(200)
-        # The standard library's client: what a heavier one costs is not the service's doing.
+        # The standard library's client has the least overhead of its own.
         with closing(http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=60)) as client:
             for turn in range(rounds + 10):
                 started = time.perf_counter()
                 rgb = decoder.decode(data, limits)
                 decoded = time.perf_counter()
-                # Resizing is the service's own business, so it does not count here.
+                # Resizing is part of the service's overhead, so it is not measured here.
                 prepared = preparation.prepare(rgb, bundle.manifest.input)[None]
                 before = time.perf_counter()
                 session.run(None, {"image": prepared})
                 after = time.perf_counter()
                 client.request("POST", path, data, {"content-type": "image/jpeg"})
                 response = client.getresponse()
-                answer = response.read()
+                body = response.read()
                 answered = time.perf_counter()
                 if response.status != 201:
-                    raise RuntimeError(f"{response.status}: {answer.decode()}")
+                    raise RuntimeError(f"{response.status}: {body.decode()}")
                 if turn < 10:
-                    continue  # caches and clocks settle
+                    continue  # warm-up
                 times["decode"].append(decoded - started)
                 times["run"].append(after - before)
                 times["bare"].append(decoded - started + after - before)
                 times["http"].append(answered - after)
-                for stage, milliseconds in json.loads(answer)["timings_ms"].items():
+                for stage, milliseconds in json.loads(body)["timings_ms"].items():
                     stages.setdefault(stage, []).append(milliseconds)
     medians = {name: round(1000 * statistics.median(values), 3) for name, values in times.items()}
     ratio = medians["http"] / medians["bare"]
@@ -110,7 +110,7 @@ def main(
         "rounds": rounds,
         "threads": cpu_quota(),
         "median_ms": medians,
-        # What the same code does when nobody else wants the cores: the figure to compare on a busy machine.
+        # The latency without competing load, for comparisons on a machine that is not idle.
         "p10_ms": {name: round(1000 * float(np.quantile(values, 0.1)), 3) for name, values in times.items()},
         "p95_ms": {name: round(1000 * float(np.quantile(values, 0.95)), 3) for name, values in times.items()},
         "service_stage_median_ms": {name: statistics.median(values) for name, values in stages.items()},

@@ -1,4 +1,4 @@
-"""Draws the README's images: what the shipped model says about the shipped samples. Run by `make images`."""
+"""Draw the README's images: results of the shipped model for the shipped samples. `make images` runs this."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,11 +25,11 @@ WHITE = 255
 
 def main(
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    product: Annotated[str, typer.Option(help="Which product.")] = "washer",
-    samples: Annotated[Path, typer.Option(help="Where the sample images are.")] = Path("docs/samples"),
-    out: Annotated[Path, typer.Option(help="Where the images go.")] = Path("docs/images"),
+    product: Annotated[str, typer.Option(help="Product.")] = "washer",
+    samples: Annotated[Path, typer.Option(help="Folder of the sample images.")] = Path("docs/samples"),
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("docs/images"),
 ) -> None:
-    """Write verdicts.jpg: samples above, their heatmaps and verdicts below."""
+    """Write verdicts.jpg: the samples in the first row, their heatmaps and decisions below."""
     configure()
     folder = models / product
     bundle = newest_bundle(folder) if folder.is_dir() else None
@@ -48,7 +48,7 @@ def main(
 
 
 def _column(inspector: Inspector, path: Path) -> UInt8Image:
-    """Image, overlay and verdict, one below the other."""
+    """Return image, heatmap overlay and decision in one column."""
     criteria = Recipe.default(inspector.card.scores).criteria
     data = path.read_bytes()
     inspection = inspector.inspect(data, criteria)

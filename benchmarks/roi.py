@@ -1,10 +1,11 @@
-"""What an ROI does to the false-reject rate certified on whole images, by the service's score and by another one.
+"""Measure the effect of an ROI on the false-reject rate that was certified on whole images, for two scores.
 
     python -m benchmarks.roi --write
 
-Maps of good parts are smoothed noise. Thresholds come from whole maps; then only a corner of each new part's map is
-judged. The service averages as many cells as of the whole map. The obvious other way, the highest share of the judged
-cells alone, is shown beside it: the bound is not kept. Prints the table; `--write` puts it into docs/.
+The anomaly maps of good parts are smoothed noise. Thresholds are derived from whole maps, then only a corner of each
+new map is judged. The service averages the same number of cells as for a whole map. The alternative, to average a fixed
+share of the judged cells, is shown for comparison: it violates the bound. Prints the table; `--write` writes it to the
+document.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ SEED = 20261125
 
 @dataclass(frozen=True)
 class Rates:
-    """Mean false-reject rates under an ROI of so much of the image."""
+    """Mean false-reject rates with an ROI.
+
+    Attributes:
+        share: Share of the image inside the ROI.
+        service: Rate with the score of the service.
+        share_of_judged: Rate with the mean of a fixed share of the judged cells.
+    """
 
     share: float
     service: float
@@ -44,7 +51,7 @@ class Rates:
 
 
 def simulate(calibrations: int = CALIBRATIONS) -> list[Rates]:
-    """Draw calibrations and parts, and judge the parts under every ROI."""
+    """Draw calibrations and parts, and judge the parts with every ROI."""
     rng = np.random.default_rng(SEED)
     masks = [corner(share) for share in SHARES]
     rejected = np.zeros((len(SHARES), 2))
@@ -58,7 +65,7 @@ def simulate(calibrations: int = CALIBRATIONS) -> list[Rates]:
 
 
 def corner(share: float) -> BoolMask:
-    """About so much of the map, as a square."""
+    """Return a mask of a square corner with about this share of the map."""
     mask = np.zeros((SIDE, SIDE), np.bool_)
     side = round(SIDE * math.sqrt(share))
     mask[:side, :side] = True
@@ -66,15 +73,16 @@ def corner(share: float) -> BoolMask:
 
 
 def table(rows: Sequence[Rates]) -> str:
+    """Return the rates as a Markdown table."""
     lines = ["| judged | certified | as the service scores | highest 1 % of the judged cells |", "|---|---|---|---|"]
     lines += [f"| {row.share:.0%} | {ALPHA:.0%} | {row.service:.2%} | {row.share_of_judged:.2%} |" for row in rows]
     return "\n".join(lines)
 
 
-def with_table(document: str, made: str) -> str:
-    """The document with this table between its marks."""
+def with_table(document: str, rows: str) -> str:
+    """Return the document with this table between its markers."""
     head, rest = document.split(BEGIN)
-    return f"{head}{BEGIN}\n\n{made}\n\n{END}{rest.split(END)[1]}"
+    return f"{head}{BEGIN}\n\n{rows}\n\n{END}{rest.split(END)[1]}"
 
 
 def _maps(rng: np.random.Generator, count: int) -> list[Float32Map]:
@@ -87,11 +95,12 @@ def _share_of_judged(anomaly_map: Float32Map, mask: BoolMask) -> float:
     return float(cells[-math.ceil(RULE.fraction * cells.size) :].mean())
 
 
-def main(write: Annotated[bool, typer.Option(help="Put the table into docs/guarantee.md.")] = False) -> None:
-    made = table(simulate())
-    typer.echo(made)
+def main(write: Annotated[bool, typer.Option(help="Write the table to docs/guarantee.md.")] = False) -> None:
+    """Simulate every ROI and print the table."""
+    rows = table(simulate())
+    typer.echo(rows)
     if write:
-        DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), made), encoding="utf-8")
+        DOCUMENT.write_text(with_table(DOCUMENT.read_text(encoding="utf-8"), rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Many inspections from eight clients against a real service: is every answered one stored, is memory flat?
+"""Soak test: eight clients inspect images; every inspection with a response must be stored, memory must not grow.
 
     python -m benchmarks.soak --models models --product washer --count 10000
     python -m benchmarks.soak --models models --product washer --count 10000 --kill
 
-Prints JSON: answered against stored, throughput, resident memory over time, and the latency of /health/live
-meanwhile. With `--kill` the service is killed (kill -9) in the middle and started again. Exits with 1 where
-an answered inspection is missing, memory grew by more than a tenth in the second half, or the probe was
-slower than 50 ms (p99).
+Prints JSON: responses and stored inspections, throughput, resident memory over time, and the latency of /health/live
+under load. With `--kill`, the service is killed (SIGKILL) half-way and started again. Exits with code 1 if an
+inspection with a response is not stored, memory grew by more than 10 % in the second half, or the latency of
+/health/live exceeded 50 ms (p99).
 """
 
 from __future__ import annotations
@@ -38,7 +38,16 @@ MEMORY_INTERVAL_S = 1.0
 
 @dataclass
 class Run:
-    """What was seen while the clients were sending."""
+    """Measurements under load.
+
+    Attributes:
+        answered: Decision of every inspection with a response, by id.
+        refused: Number of responses with an error status.
+        disconnected: Number of clients that lost their connection.
+        probe_s: Latencies of /health/live in seconds.
+        memory_bytes: Resident memory of the service over time.
+        seconds: Duration.
+    """
 
     answered: dict[str, str] = field(default_factory=dict)
     refused: int = 0
@@ -49,7 +58,7 @@ class Run:
 
 
 def send(service: ServiceProcess, product: str, image: bytes, count: int, run: Run, kill_after: int | None) -> None:
-    """Have eight clients send until `count` inspections are answered, or the service is killed."""
+    """Send images with eight clients until `count` inspections have a response, or the service is killed."""
     tickets = itertools.count(len(run.answered))
     over = threading.Event()
     lock = threading.Lock()
@@ -58,30 +67,30 @@ def send(service: ServiceProcess, product: str, image: bytes, count: int, run: R
         with httpx.Client(base_url=service.url, timeout=60) as http:
             while next(tickets) < count and not over.is_set():
                 try:
-                    answer = http.post(
+                    response = http.post(
                         f"/v1/products/{product}/inspections", content=image, headers={"content-type": "image/jpeg"}
                     )
                 except httpx.TransportError:
                     run.disconnected += 1
                     return
                 with lock:
-                    if answer.status_code == 201:
-                        verdict = answer.json()
+                    if response.status_code == 201:
+                        verdict = response.json()
                         run.answered[verdict["id"]] = verdict["decision"]
                     else:
                         run.refused += 1
 
-    # In a process of its own: in this one the probe would wait for eight clients, not for the service.
+    # The probe runs in a separate process. In this one, it would measure delays caused by the clients.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     prober = context.Process(target=probe, args=(service.url, sender))
     prober.start()
-    sender.close()  # the child has its own; this way the pipe ends when the child does
+    sender.close()  # the child has its own copy; the pipe ends when the child exits
 
     def watch() -> None:
         next_sample = 0.0
         while not over.wait(0.01):
-            # A process that was stopped leaves an end of file.
+            # The pipe is at its end when the process has exited.
             with contextlib.suppress(EOFError):
                 while receiver.poll():
                     run.probe_s.append(receiver.recv())
@@ -108,7 +117,7 @@ def send(service: ServiceProcess, product: str, image: bytes, count: int, run: R
 
 
 def probe(url: str, latencies: Connection) -> None:
-    """Ask /health/live again and again, and pass on how long each answer took."""
+    """Request /health/live repeatedly and send the latency of each response to the parent process."""
     with httpx.Client(base_url=url, timeout=60) as http, contextlib.suppress(httpx.TransportError, OSError):
         while True:
             started = time.perf_counter()
@@ -118,7 +127,7 @@ def probe(url: str, latencies: Connection) -> None:
 
 
 def stored(service: ServiceProcess) -> dict[str, str]:
-    """Every inspection in the store, with its decision."""
+    """Return the decision of every stored inspection by its id."""
     found: dict[str, str] = {}
     cursor: str | None = None
     with httpx.Client(base_url=service.url, timeout=60) as http:
@@ -132,7 +141,7 @@ def stored(service: ServiceProcess) -> dict[str, str]:
 
 
 def missing_files(data: Path, ids: Set[str]) -> int:
-    """How many of these inspections lack their image or their map."""
+    """Return how many files, images and anomaly maps, are missing for these inspections."""
     files = [path for path in (data / "inspections").rglob("*") if path.is_file()]
     maps = {path.stem for path in files if path.suffix == ".npy"}
     images = {path.stem for path in files if path.suffix != ".npy"}
@@ -142,12 +151,12 @@ def missing_files(data: Path, ids: Set[str]) -> int:
 def main(
     product: Annotated[str, typer.Option(help="Product to inspect.")],
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    count: Annotated[int, typer.Option(min=100, help="Inspections to have answered.")] = 10_000,
-    image: Annotated[Path | None, typer.Option(help="JPEG to post; a rendered one by default.")] = None,
+    count: Annotated[int, typer.Option(min=100, help="Number of inspections.")] = 10_000,
+    image: Annotated[Path | None, typer.Option(help="JPEG to post; a synthetic one by default.")] = None,
     kill: Annotated[bool, typer.Option(help="Kill the service half-way and start it again.")] = False,
     data: Annotated[Path | None, typer.Option(help="Data folder; a temporary one by default.")] = None,
 ) -> None:
-    """Run the soak and judge it."""
+    """Run the soak test and check its results."""
     sample = image.read_bytes() if image else textured_jpeg(512)
     settings = {"provider": "cpu"}
     run = Run()
@@ -159,7 +168,7 @@ def main(
                 send(service, product, sample, count, run, kill_after=count // 2)
         with service_process(models.absolute(), folder, settings) as service:
             service.wait_until(200)
-            run.memory_bytes.clear()  # of the process that lives
+            run.memory_bytes.clear()  # only the memory of this process counts
             if len(run.answered) < count:
                 send(service, product, sample, count, run, kill_after=None)
             found = stored(service)

@@ -1,13 +1,13 @@
-"""A hundred activations and roll-backs while eight clients inspect: is an image lost, does memory grow?
+"""Activate and roll back bundles under load: no request may fail, no verdict may be inconsistent, memory must not grow.
 
     python -m benchmarks.swap_under_load
     python -m benchmarks.swap_under_load --models models --product washer
 
-Starts a real service on two bundles of one product that judge differently: tiny ones by default, or the given product's
-newest one and a copy of it with another score rule and other calibration scores. Eight clients inspect all the time;
-meanwhile one bundle is activated and rolled back again and again. Afterwards every stored verdict is replayed with the
-bundle and the recipe that it names. Prints JSON; exits with 1 where a request failed, a verdict names a recipe of
-another bundle or does not replay to the last bit, or memory grew by more than a tenth.
+Starts a service process with two bundles of one product that decide differently: tiny ones by default, or the newest
+bundle of the given product and a copy of it with another score rule and other calibration scores. Eight clients inspect
+continuously while one bundle is activated and rolled back a hundred times. Then every stored verdict is replayed with
+the bundle and the recipe that it refers to. Prints JSON; exits with code 1 if a request failed, a verdict refers to a
+recipe of another bundle or is not reproduced bit by bit, or memory grew by more than 10 %.
 """
 
 from __future__ import annotations
@@ -45,21 +45,24 @@ from tests.running_service import encode
 from tests.serving import ServiceProcess, service_process
 
 WHO = {"author": "benchmark", "reason": "swap under load"}
-WARM_UP = 50  # inspections of each client before memory is first looked at
+WARM_UP = 50  # inspections per client before the first measurement of memory
 
 
 @dataclass
 class Run:
-    """What was seen.
+    """Measurements under load.
 
     Attributes:
-        answers: The verdicts, as they were answered.
-        failures: Everything else that a client got.
-        swap_s: Seconds that each change took to answer.
-        memory_bytes: Resident memory before the first change and after each.
+        verdicts: Bodies of the successful responses.
+        failures: Descriptions of all other responses and of connection errors.
+        latencies_s: Latency of each inspection in seconds.
+        swap_s: Latency of each change in seconds.
+        memory_bytes: Resident memory before the first change and after each change.
+        live_s: Latencies of /health/live in seconds.
+        seconds: Duration.
     """
 
-    answers: list[dict[str, Any]] = field(default_factory=list)
+    verdicts: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
     swap_s: list[float] = field(default_factory=list)
@@ -71,15 +74,15 @@ class Run:
 def swap_under_load(
     service: ServiceProcess, product: str, version: str, images: list[bytes], *, clients: int, swaps: int
 ) -> Run:
-    """Inspect with several clients while a bundle is activated and rolled back in turn.
+    """Inspect with several clients while a bundle is alternately activated and rolled back.
 
     Args:
-        service: It runs, and another bundle of the product is active.
-        product: What to inspect.
-        version: The bundle to activate.
-        images: Encoded images, sent in turn.
-        clients: How many inspect at the same time, each over a connection of its own.
-        swaps: How many changes; every second one is a roll-back.
+        service: A running service in which another bundle of the product is active.
+        product: Product to inspect.
+        version: Version of the bundle to activate.
+        images: Encoded images, sent in rotation.
+        clients: Number of concurrent clients, each with its own connection.
+        swaps: Number of changes; every second one is a roll-back.
     """
     run, over, lock = Run(), threading.Event(), threading.Lock()
 
@@ -90,7 +93,7 @@ def swap_under_load(
                     return
                 started = time.perf_counter()
                 try:
-                    answer = http.post(
+                    response = http.post(
                         f"/v1/products/{product}/inspections",
                         content=image,
                         headers={"content-type": "application/octet-stream"},
@@ -101,13 +104,13 @@ def swap_under_load(
                     return
                 with lock:
                     run.latencies_s.append(time.perf_counter() - started)
-                    if answer.status_code == 201:
-                        run.answers.append(answer.json())
+                    if response.status_code == 201:
+                        run.verdicts.append(response.json())
                     else:
-                        run.failures.append(f"{answer.status_code} {answer.text}")
+                        run.failures.append(f"{response.status_code} {response.text}")
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    # In a process of its own: in this one the probe would wait for the clients, not for the service.
+    # The probe runs in a separate process. In this one, it would measure delays caused by the clients.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     prober = context.Process(target=probe, args=(service.url, sender))
@@ -118,17 +121,17 @@ def swap_under_load(
         thread.start()
     try:
         with httpx.Client(base_url=f"{service.url}/v1/products/{product}", timeout=120) as operator:
-            _wait_for_answers(run, threads, WARM_UP * clients)
+            _wait_for_verdicts(run, threads, WARM_UP * clients)
             run.memory_bytes.append(service.rss_bytes())
             for number in range(swaps):
-                what = f"/bundles/{version}:activate" if number % 2 == 0 else "/bundles:rollback"
-                asked = time.perf_counter()
-                changed = operator.post(what, json=WHO)
-                run.swap_s.append(time.perf_counter() - asked)
+                path = f"/bundles/{version}:activate" if number % 2 == 0 else "/bundles:rollback"
+                requested = time.perf_counter()
+                changed = operator.post(path, json=WHO)
+                run.swap_s.append(time.perf_counter() - requested)
                 if changed.status_code != 200:
-                    run.failures.append(f"{what}: {changed.status_code} {changed.text}")
-                # Each bundle gets some work before the next one takes over.
-                _wait_for_answers(run, threads, len(run.answers) + clients)
+                    run.failures.append(f"{path}: {changed.status_code} {changed.text}")
+                # Each bundle inspects some images before the next change.
+                _wait_for_verdicts(run, threads, len(run.verdicts) + clients)
                 run.memory_bytes.append(service.rss_bytes())
     finally:
         over.set()
@@ -143,28 +146,28 @@ def swap_under_load(
     return run
 
 
-def _wait_for_answers(run: Run, threads: list[threading.Thread], count: int) -> None:
-    while len(run.answers) < count and any(thread.is_alive() for thread in threads):
+def _wait_for_verdicts(run: Run, threads: list[threading.Thread], count: int) -> None:
+    while len(run.verdicts) < count and any(thread.is_alive() for thread in threads):
         time.sleep(0.002)
 
 
 def mixtures(run: Run, history: list[dict[str, Any]]) -> int:
-    """How many verdicts name a bundle and a recipe that do not belong together.
+    """Return how many verdicts refer to a recipe that belongs to another bundle.
 
     Args:
-        run: The verdicts.
-        history: Every revision of the product's recipe, as the service lists them.
+        run: The measurements.
+        history: All revisions of the product's recipe, as the service lists them.
     """
     bundle_of = {revision["revision"]: revision["bundle_digest"] for revision in history}
-    return sum(bundle_of[answer["recipe_revision"]] != answer["bundle"]["digest"] for answer in run.answers)
+    return sum(bundle_of[verdict["recipe_revision"]] != verdict["bundle"]["digest"] for verdict in run.verdicts)
 
 
 def replay_all(models: Path, data: Path) -> tuple[Counter[str], list[str]]:
-    """Replay every stored verdict: how many came out how, and what was said about those that are not the same."""
+    """Replay all stored verdicts. Return the number per outcome, and a message for each that is not the same."""
     settings = Settings(models=models, data=data, provider="cpu")
     store = Store.open(settings.database, data)
     outcomes: Counter[str] = Counter()
-    complaints = []
+    replay_failures = []
     with Replayer(models, store, inspector_options(settings)) as replayer:
         for row in newest_since(store.engine, None, None, 10**9):
             try:
@@ -174,19 +177,19 @@ def replay_all(models: Path, data: Path) -> tuple[Counter[str], list[str]]:
                 outcome, about = "impossible", error.detail
             outcomes[outcome] += 1
             if outcome != "same":
-                complaints.append(f"{row.id}: {about}")
+                replay_failures.append(f"{row.id}: {about}")
     store.close()
-    return outcomes, complaints
+    return outcomes, replay_failures
 
 
 def memory_growth(run: Run) -> float:
-    """Share by which memory after the last changes exceeds memory before the first."""
+    """Return the relative growth of memory from before the first change to after the last ones."""
     last = run.memory_bytes[-max(1, len(run.memory_bytes) // 10) :]
     return float(np.median(last)) / run.memory_bytes[0] - 1
 
 
 def write_tiny_pair(models: Path) -> tuple[Bundle, Bundle]:
-    """Two tiny bundles of the product "widget" that score differently; the first is the newer one, so it serves."""
+    """Write two tiny bundles of the product "widget" with different scores; the first is newer, so it is active."""
     serving = write_tiny_bundle(models)
     training = serving.manifest.training.model_copy(update={"seed": 1})
     older = serving.manifest.created_at.replace(year=2025)
@@ -195,7 +198,7 @@ def write_tiny_pair(models: Path) -> tuple[Bundle, Bundle]:
 
 
 def write_pair(models: Path, original: Path) -> tuple[Bundle, Bundle]:
-    """A copy of a bundle, and another one with the same weights that scores differently."""
+    """Write a copy of a bundle, and another bundle with the same weights and different scores."""
     product = Bundle.load(original).manifest.product
     shutil.copytree(original, models / product / original.name)
     serving = Bundle.load(models / product / original.name)
@@ -212,13 +215,15 @@ def write_pair(models: Path, original: Path) -> tuple[Bundle, Bundle]:
 
 
 def main(
-    models: Annotated[Path, typer.Option(help="Model repository; of no use without --product.")] = Path("models"),
-    product: Annotated[str | None, typer.Option(help="Product to inspect; tiny bundles by default.")] = None,
+    models: Annotated[Path, typer.Option(help="Model repository; used with --product only.")] = Path("models"),
+    product: Annotated[
+        str | None, typer.Option(help="Product to inspect; by default, tiny bundles are written.")
+    ] = None,
     samples: Annotated[Path, typer.Option(help="Images of the product.")] = Path("docs/samples"),
-    swaps: Annotated[int, typer.Option(min=2, help="Activations and roll-backs.")] = 100,
-    clients: Annotated[int, typer.Option(min=1, help="Clients that inspect.")] = 8,
+    swaps: Annotated[int, typer.Option(min=2, help="Number of activations and roll-backs.")] = 100,
+    clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 8,
 ) -> None:
-    """Swap under load and judge it."""
+    """Change bundles under load and check the results."""
     configure()
     with tempfile.TemporaryDirectory() as scratch:
         repository, data = Path(scratch) / "models", Path(scratch) / "data"
@@ -240,7 +245,7 @@ def main(
                 choices = http.get(f"/v1/products/{name}/bundles:history", params={"limit": 500}).json()["items"]
             code = service.terminate()
         started = time.perf_counter()
-        outcomes, complaints = replay_all(repository, data)
+        outcomes, replay_failures = replay_all(repository, data)
         replay_s = time.perf_counter() - started
     mixed, growth = mixtures(run, revisions), memory_growth(run)
     report = {
@@ -249,16 +254,16 @@ def main(
         "clients": clients,
         "changes": len(run.swap_s),
         "choices_stored": len(choices),
-        "answered": len(run.answers),
-        "answered_by_bundle": dict(Counter(answer["bundle"]["version"] for answer in run.answers)),
-        "decisions": dict(Counter(answer["decision"] for answer in run.answers)),
+        "answered": len(run.verdicts),
+        "answered_by_bundle": dict(Counter(verdict["bundle"]["version"] for verdict in run.verdicts)),
+        "decisions": dict(Counter(verdict["decision"] for verdict in run.verdicts)),
         "failed_requests": len(run.failures),
         "failures": run.failures[:5],
         "verdicts_with_a_recipe_of_another_bundle": mixed,
         "replayed": dict(outcomes),
-        "complaints": complaints[:5],
+        "replay_failures": replay_failures[:5],
         "replay_s": round(replay_s, 1),
-        "inspections_per_s": round(len(run.answers) / run.seconds, 1),
+        "inspections_per_s": round(len(run.verdicts) / run.seconds, 1),
         "latency_ms": quantiles_ms(run.latencies_s),
         "change_ms": quantiles_ms(run.swap_s),
         "live_ms": quantiles_ms(run.live_s),
@@ -272,12 +277,12 @@ def main(
         "exit_code": code,
     }
     typer.echo(json.dumps(report, indent=2))
-    if run.failures or mixed or set(outcomes) != {"same"} or outcomes["same"] < len(run.answers) or growth > 0.1:
+    if run.failures or mixed or set(outcomes) != {"same"} or outcomes["same"] < len(run.verdicts) or growth > 0.1:
         raise typer.Exit(1)
 
 
 def quantiles_ms(seconds: list[float]) -> dict[str, float]:
-    """Median, 99 % quantile and the worst, in milliseconds."""
+    """Return the median, the 99 % quantile and the maximum in milliseconds."""
     if not seconds:
         return {}
     median, p99 = np.quantile(seconds, (0.5, 0.99))

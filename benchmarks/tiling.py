@@ -1,9 +1,9 @@
-"""Large images in tiles: time against the number of tiles, and memory, over HTTP with a real graph.
+"""Measure time per tile and memory for large images that are inspected in tiles, over HTTP.
 
     python -m benchmarks.tiling --product washer
 
-Writes the product's bundle anew with a tiling (its thresholds then mean nothing, its graph works as hard as ever),
-starts a real service and posts images of growing size in turns. Prints a Markdown table.
+Writes a copy of the product's bundle with tiling (its thresholds are meaningless then, but the computation per tile is
+the same), starts a service process and posts images of different sizes in rotation. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIZES_WH = ((256, 256), (480, 480), (928, 928), (1824, 1824), (2720, 2720), (409
 
 
 def tiled_bundle(bundle: Bundle, models: Path, tiling: Tiling) -> Bundle:
-    """The same graph, card and golden samples, looked at in tiles."""
+    """Write a bundle with the same graph, card and golden samples that inspects images in tiles."""
     geometry = bundle.manifest.input.model_copy(update={"tiling": tiling})
     values = bundle.manifest.model_dump(exclude={"files"}) | {"input": geometry.model_dump()}
     draft = ManifestDraft.model_validate(values)
@@ -44,7 +44,7 @@ def tiled_bundle(bundle: Bundle, models: Path, tiling: Tiling) -> Bundle:
 
 
 def textured_jpeg(width: int, height: int) -> bytes:
-    """An image with detail at every scale, as JPEG."""
+    """Return a synthetic image with detail at all scales, as JPEG."""
     generator = np.random.default_rng(0)
     image = np.full((height, width, 3), 128, np.float32)
     for cell in (256, 64, 16, 4):
@@ -54,25 +54,25 @@ def textured_jpeg(width: int, height: int) -> bytes:
 
 
 def processor_s(service: ServiceProcess) -> float:
-    """Processor time that the process has used: a busy machine makes it wait, which this does not count."""
+    """Return the processor time of the process in seconds; it excludes the time spent waiting for a core."""
     times = psutil.Process(service.process.pid).cpu_times()
     return float(times.user + times.system)
 
 
 def peak_mib(service: ServiceProcess) -> int:
-    """The most memory that the process ever had resident."""
+    """Return the peak resident memory of the process."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{service.process.pid}/status").read_text())
     assert found is not None
     return int(found[1]) // 1024
 
 
 def main(
-    product: Annotated[str, typer.Option(help="Whose graph.")] = "washer",
+    product: Annotated[str, typer.Option(help="Product with the bundle to use.")] = "washer",
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    overlap: Annotated[int, typer.Option(help="Pixels that tiles share.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that every size is posted.")] = 5,
+    overlap: Annotated[int, typer.Option(help="Overlap of adjacent tiles in pixels.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of requests per size.")] = 5,
 ) -> None:
-    """Measure the fastest of some rounds for every size: what the same code does when nobody else wants the cores."""
+    """Measure the minimum time over all rounds for every size, which excludes the effect of other load."""
     path = newest_bundle((models / product).absolute())
     if path is None:
         raise typer.BadParameter(f"{models / product} holds no bundle with a {MANIFEST}")
@@ -81,7 +81,7 @@ def main(
         images = {size: textured_jpeg(*size) for size in SIZES_WH}
         tiles = {size: len(plan_tiles(size[::-1], bundle.manifest.input)) for size in SIZES_WH}
         seconds: dict[tuple[int, int], float] = {}
-        worked: dict[tuple[int, int], float] = {}
+        processor: dict[tuple[int, int], float] = {}
         peaks: dict[tuple[int, int], int] = {}
         settings = {"provider": "cpu", "queue_deadline_s": "600"}
         with service_process(Path(folder) / "models", Path(folder) / "data", settings) as service:
@@ -95,23 +95,23 @@ def main(
                         )
                         response = client.getresponse()
                         body = json.loads(response.read())
-                        took, work = time.perf_counter() - started, processor_s(service) - used
+                        elapsed, work = time.perf_counter() - started, processor_s(service) - used
                         if response.status != 201:
                             raise RuntimeError(f"{response.status}: {body}")
-                        seconds[size] = min(took, seconds.get(size, took))
-                        worked[size] = min(work, worked.get(size, work))
+                        seconds[size] = min(elapsed, seconds.get(size, elapsed))
+                        processor[size] = min(work, processor.get(size, work))
                         peaks.setdefault(size, peak_mib(service))
     unit = SIZES_WH[2]
     lines = ["| image | tiles | time per tile, relative | processor time per tile, relative | peak memory so far |"]
     lines.append("|---|---|---|---|---|")
     for size in SIZES_WH:
-        wall, work = (values[size] / tiles[size] / (values[unit] / tiles[unit]) for values in (seconds, worked))
+        wall, work = (values[size] / tiles[size] / (values[unit] / tiles[unit]) for values in (seconds, processor))
         lines.append(f"| {size[0]} × {size[1]} | {tiles[size]} | {wall:.2f} | {work:.2f} | {peaks[size]} MiB |")
     typer.echo("\n".join(lines))
     typer.echo(
-        f"\nRelative to the image of {tiles[unit]} tiles: {1000 * seconds[unit] / tiles[unit]:.1f} ms a tile, "
-        f"{1000 * worked[unit] / tiles[unit]:.1f} ms of processor time. Tiles of {bundle.manifest.input.width} × "
-        f"{bundle.manifest.input.height} that share {overlap} pixels."
+        f"\nRelative to the image of {tiles[unit]} tiles: {1000 * seconds[unit] / tiles[unit]:.1f} ms per tile, "
+        f"{1000 * processor[unit] / tiles[unit]:.1f} ms of processor time. Tiles of {bundle.manifest.input.width} × "
+        f"{bundle.manifest.input.height} with an overlap of {overlap} pixels."
     )
 
 

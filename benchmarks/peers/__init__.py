@@ -1,4 +1,4 @@
-"""Other people's methods on our teacher, our images and our metrics, so that our table has peers in it.
+"""Other methods with the same teacher, images and metrics as Plumbline's, for comparison.
 
-`python -m benchmarks.peers --help` says how; `docs/benchmarks.md` holds what came out.
+`python -m benchmarks.peers --help` shows the options; `docs/benchmarks.md` has the results.
 """

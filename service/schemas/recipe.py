@@ -48,7 +48,7 @@ class RevisionFacts(ResponseModel):
     created_at: datetime
     author: str
     reason: str
-    bundle_digest: str = Field(description="Digest of the bundle whose score scale the thresholds refer to.")
+    bundle_digest: str = Field(description="Digest of the bundle that defines the score scale of the thresholds.")
 
 
 class RecipeRecord(RevisionFacts):

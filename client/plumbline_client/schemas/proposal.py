@@ -116,7 +116,7 @@ class Proposal(ResponseModel):
     product: str
     created_at: datetime
     author: str
-    bundle_digest: str = Field(description="Digest of the bundle whose score scale the thresholds refer to.")
+    bundle_digest: str = Field(description="Digest of the bundle that defines the score scale of the thresholds.")
     source: ProposalSource
     thresholds: ProposedThresholds
     false_reject_rate: FalseRejectRate
