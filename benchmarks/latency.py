@@ -90,7 +90,7 @@ def main(
                 client.request("POST", path, data, {"content-type": "image/jpeg"})
                 response = client.getresponse()
                 body = response.read()
-                answered = time.perf_counter()
+                finished = time.perf_counter()
                 if response.status != 201:
                     raise RuntimeError(f"{response.status}: {body.decode()}")
                 if turn < 10:
@@ -98,7 +98,7 @@ def main(
                 times["decode"].append(decoded - started)
                 times["run"].append(after - before)
                 times["bare"].append(decoded - started + after - before)
-                times["http"].append(answered - after)
+                times["http"].append(finished - after)
                 for stage, milliseconds in json.loads(body)["timings_ms"].items():
                     stages.setdefault(stage, []).append(milliseconds)
     medians = {name: round(1000 * statistics.median(values), 3) for name, values in times.items()}

@@ -41,7 +41,7 @@ class Run:
     """Measurements under load.
 
     Attributes:
-        answered: Decision of every inspection with a response, by id.
+        completed: Decision of every inspection with a response, by id.
         refused: Number of responses with an error status.
         disconnected: Number of clients that lost their connection.
         probe_s: Latencies of /health/live in seconds.
@@ -49,7 +49,7 @@ class Run:
         seconds: Duration.
     """
 
-    answered: dict[str, str] = field(default_factory=dict)
+    completed: dict[str, str] = field(default_factory=dict)
     refused: int = 0
     disconnected: int = 0
     probe_s: list[float] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Run:
 
 def send(service: ServiceProcess, product: str, image: bytes, count: int, run: Run, kill_after: int | None) -> None:
     """Send images with eight clients until `count` inspections have a response, or the service is killed."""
-    tickets = itertools.count(len(run.answered))
+    tickets = itertools.count(len(run.completed))
     over = threading.Event()
     lock = threading.Lock()
 
@@ -76,7 +76,7 @@ def send(service: ServiceProcess, product: str, image: bytes, count: int, run: R
                 with lock:
                     if response.status_code == 201:
                         verdict = response.json()
-                        run.answered[verdict["id"]] = verdict["decision"]
+                        run.completed[verdict["id"]] = verdict["decision"]
                     else:
                         run.refused += 1
 
@@ -94,7 +94,7 @@ def send(service: ServiceProcess, product: str, image: bytes, count: int, run: R
             with contextlib.suppress(EOFError):
                 while receiver.poll():
                     run.probe_s.append(receiver.recv())
-            if kill_after is not None and len(run.answered) >= kill_after:
+            if kill_after is not None and len(run.completed) >= kill_after:
                 service.kill()
                 return
             if time.perf_counter() >= next_sample:
@@ -169,10 +169,10 @@ def main(
         with service_process(models.absolute(), folder, settings) as service:
             service.wait_until(200)
             run.memory_bytes.clear()  # only the memory of this process counts
-            if len(run.answered) < count:
+            if len(run.completed) < count:
                 send(service, product, sample, count, run, kill_after=None)
             found = stored(service)
-            lost = [key for key, decision in run.answered.items() if found.get(key) != decision]
+            lost = [key for key, decision in run.completed.items() if found.get(key) != decision]
             lacking = missing_files(folder, found.keys())
             code = service.terminate()
     half = run.memory_bytes[len(run.memory_bytes) // 2 :]
@@ -183,13 +183,13 @@ def main(
         "clients": CLIENTS,
         "image_bytes": len(sample),
         "killed": kill,
-        "answered": len(run.answered),
+        "completed": len(run.completed),
         "refused": run.refused,
         "disconnected_clients": run.disconnected,
         "stored": len(found),
-        "answered_but_not_stored": len(lost),
+        "completed_but_not_stored": len(lost),
         "files_missing": lacking,
-        "inspections_per_s": round(len(run.answered) / run.seconds, 1),
+        "inspections_per_s": round(len(run.completed) / run.seconds, 1),
         "memory_mib": {
             "first": round(run.memory_bytes[0] / 2**20, 1),
             "last": round(run.memory_bytes[-1] / 2**20, 1),

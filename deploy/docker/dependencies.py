@@ -1,14 +1,27 @@
-"""Prints the dependencies of pyproject.toml, those of the named extras instead where given: one a line.
+"""Print the dependencies in pyproject.toml, or those of the given extras, one per line.
 
-The image installs them in a layer of their own, before the code, so that a changed line of code does not
-install ONNX Runtime again. The client is left out: the image installs it from client/, together with the service.
+The Dockerfile installs them in a separate layer before it copies the code, so that a change of the code does not
+install ONNX Runtime again. The client is installed from client/ together with the service, so its dependencies replace
+it here.
 """
 
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
-project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
-extras = sys.argv[1:]
-wanted = [line for extra in extras for line in project["optional-dependencies"][extra]] or project["dependencies"]
-sys.stdout.write("".join(f"{line}\n" for line in wanted if not line.startswith("plumbline-client")))
+CLIENT = "plumbline-client"
+
+
+def project(file: str) -> dict[str, Any]:
+    """Return the table `project` of a pyproject.toml file."""
+    table: dict[str, Any] = tomllib.loads(Path(file).read_text(encoding="utf-8"))["project"]
+    return table
+
+
+service = project("pyproject.toml")
+requirements = [line for extra in sys.argv[1:] for line in service["optional-dependencies"][extra]]
+if not requirements:
+    requirements = [line for line in service["dependencies"] if not line.startswith(CLIENT)]
+    requirements += project("client/pyproject.toml")["dependencies"]
+sys.stdout.write("\n".join(dict.fromkeys(requirements)) + "\n")

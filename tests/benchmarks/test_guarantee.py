@@ -1,4 +1,4 @@
-"""docs/guarantee.md shows what its command computes, and the service's code keeps both guarantees in it."""
+"""docs/guarantee.md contains what `benchmarks.guarantee` computes with the service's code."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from benchmarks.guarantee import CASES, DOCUMENT, FIGURE, SHOWN, figure, simulat
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_document_shows_the_table_and_the_figure_of_the_command() -> None:
+def test_document_contains_the_computed_table_and_figure() -> None:
     document = (ROOT / DOCUMENT).read_text(encoding="utf-8")
 
     assert document == with_table(document, table([simulate(n, alpha) for n, alpha in CASES]))

@@ -1,4 +1,4 @@
-"""The peers' table, resuming and PatchCore's choice of patches; none of it needs anomalib."""
+"""The peers' table, resuming, and PatchCore's selection of patches; anomalib is not needed."""
 
 import json
 from dataclasses import replace
@@ -40,7 +40,7 @@ def result(method: str, category: str, image_auroc: float = 0.9) -> Result:
     )
 
 
-def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
+def test_existing_results_are_not_measured_again(tmp_path: Path) -> None:
     first = result("padim", "nut")
     first.write(tmp_path)
 
@@ -50,13 +50,13 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert read_results(tmp_path, PEERS, CATEGORIES) == [first]
 
 
-def test_an_interrupted_write_is_no_result(tmp_path: Path) -> None:
+def test_interrupted_write_does_not_count_as_a_result(tmp_path: Path) -> None:
     result_path(tmp_path, "nut", "padim").with_suffix(".tmp").write_text('{"method": "pad')
 
     assert ("padim", "nut") in pending(tmp_path, PEERS, CATEGORIES, SETTINGS)
 
 
-def test_results_of_other_settings_are_neither_mixed_in_nor_overwritten(tmp_path: Path) -> None:
+def test_results_with_other_settings_are_neither_mixed_in_nor_overwritten(tmp_path: Path) -> None:
     result("padim", "nut").write(tmp_path)
 
     with pytest.raises(OtherSettings, match="input_size was 256 and is now 320") as raised:
@@ -65,7 +65,7 @@ def test_results_of_other_settings_are_neither_mixed_in_nor_overwritten(tmp_path
     assert "nut-padim.json" in str(raised.value)
 
 
-def test_a_peers_mean_follows_its_categories() -> None:
+def test_mean_of_a_peer_follows_its_categories() -> None:
     table = rows([result("padim", "nut", 0.8), result("padim", "bolt", 1.0), result("stfpm", "nut")])
 
     assert [(row["method"], row["category"]) for row in table] == [
@@ -90,7 +90,7 @@ def test_the_table_is_written_as_markdown_in_percent_and_as_json_in_shares(tmp_p
 
 
 def naive_centres(points: torch.Tensor, count: int, first: int) -> list[int]:
-    """Every point against every centre, as anomalib does it."""
+    """Compare every point with every centre, as anomalib does."""
     chosen, nearest = [first], torch.full((len(points),), torch.inf)
     while len(chosen) < count:
         nearest = torch.minimum(nearest, (points - points[chosen[-1]]).norm(dim=1))
@@ -100,7 +100,7 @@ def naive_centres(points: torch.Tensor, count: int, first: int) -> list[int]:
 
 
 @pytest.mark.parametrize("spread", [0.05, 3.0], ids=["clusters", "one cloud"])
-def test_skipping_patches_that_cannot_change_sides_changes_no_choice(spread: float) -> None:
+def test_skipping_patches_does_not_change_the_selection(spread: float) -> None:
     draw = torch.Generator().manual_seed(0)
     middles = torch.randn(20, 6, generator=draw)
     points = middles.repeat_interleave(40, dim=0) + spread * torch.randn(800, 6, generator=draw)
@@ -108,13 +108,13 @@ def test_skipping_patches_that_cannot_change_sides_changes_no_choice(spread: flo
     assert greedy_centres(points, 200, first=7).tolist() == naive_centres(points, 200, first=7)
 
 
-def test_copies_of_a_centre_are_chosen_only_after_everything_else() -> None:
+def test_copies_of_a_centre_are_selected_last() -> None:
     points = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
 
     assert greedy_centres(points, 3, first=0).tolist() == [0, 3, 2]
 
 
-def test_the_metric_is_that_of_the_projected_features() -> None:
+def test_distances_equal_those_of_the_projected_features() -> None:
     draw = torch.Generator().manual_seed(0)
     features, projection = torch.randn(50, 8, generator=draw), torch.randn(30, 8, generator=draw)
 

@@ -1,4 +1,4 @@
-"""The README's images can be drawn again from any bundle."""
+"""The README's images can be drawn with any bundle."""
 
 from pathlib import Path
 

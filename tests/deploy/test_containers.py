@@ -1,4 +1,4 @@
-"""The Dockerfile and the compose file keep what the README promises. Building needs a Docker daemon; this does not."""
+"""Properties of the Dockerfile and the compose file that can be checked without a Docker daemon."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def compose() -> dict[str, Any]:
 
 
 def instructions(stage: str) -> list[str]:
-    """The instructions of one build stage, continuation lines joined."""
+    """Return the instructions of one build stage, with continuation lines joined."""
     joined = re.sub(r"\\\n\s*", "", "\n".join(line for line in DOCKERFILE.splitlines() if line[:1] != "#"))
     stages = re.split(r"(?m)^(?=FROM )", joined)
     (found,) = [part for part in stages if re.match(rf"FROM .* AS {stage}\n", part)]
@@ -47,7 +47,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 
 
 @pytest.mark.parametrize("stage", ["cpu", "cuda"])
-def test_both_targets_are_the_same_runtime_with_another_environment(stage: str) -> None:
+def test_both_targets_differ_only_in_their_environment(stage: str) -> None:
     lines = instructions(stage)
 
     assert lines[0] == f"FROM runtime AS {stage}"
@@ -58,13 +58,13 @@ def test_both_targets_are_the_same_runtime_with_another_environment(stage: str) 
 def test_the_image_runs_as_a_numbered_user_and_stops_on_sigterm() -> None:
     runtime = instructions("runtime")
 
-    assert "USER 10001:10001" in runtime, "a number, so that Kubernetes can verify runAsNonRoot"
+    assert "USER 10001:10001" in runtime, "a numeric id, so that Kubernetes can verify runAsNonRoot"
     assert 'ENTRYPOINT ["plumbline"]' in runtime, "exec form: SIGTERM must reach the service, not a shell"
     assert "STOPSIGNAL SIGTERM" in runtime
     assert environment("runtime")["MALLOC_ARENA_MAX"] == "2"
 
 
-def test_the_healthcheck_needs_nothing_but_python_and_fails_where_nobody_answers() -> None:
+def test_the_healthcheck_needs_only_python_and_fails_without_a_service() -> None:
     (line,) = [line for line in instructions("runtime") if line.startswith("HEALTHCHECK")]
     program, *arguments = json.loads(line.split("CMD ", 1)[1])
 
@@ -77,7 +77,7 @@ def test_the_healthcheck_needs_nothing_but_python_and_fails_where_nobody_answers
 
 
 @pytest.mark.parametrize("stage", ["runtime", "cpu", "cuda"])
-def test_every_setting_of_the_image_is_one_that_the_service_knows(stage: str) -> None:
+def test_every_setting_of_the_image_is_a_setting_of_the_service(stage: str) -> None:
     names = {name for name in environment(stage) if name.startswith(PREFIX)}
 
     assert names <= {PREFIX + field.upper() for field in Settings.model_fields}
@@ -117,6 +117,8 @@ def test_the_dependency_layer_lists_what_pyproject_lists(extras: list[str]) -> N
     assert any(line.startswith("onnxruntime-gpu") for line in lines)
     assert not any(line.startswith("torch") for line in lines)
     assert ("fastapi" in done.stdout) == (not extras)
+    assert any(line.startswith("httpx") for line in lines) == (not extras), "needed by the client"
+    assert "plumbline" not in done.stdout, "the client is installed from client/, not from a package index"
 
 
 @pytest.mark.parametrize("profile", ["cpu", "cuda"])
@@ -140,7 +142,7 @@ def test_compose_accepts_the_file(profile: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["plumbline", "plumbline-cuda"])
-def test_the_service_runs_without_rights_and_stops_before_it_is_killed(name: str) -> None:
+def test_the_service_runs_without_capabilities_and_has_time_to_stop(name: str) -> None:
     service = compose()["services"][name]
     settings = Settings.model_fields
     stop_s = settings["shutdown_delay_s"].default + settings["shutdown_timeout_s"].default
@@ -148,10 +150,12 @@ def test_the_service_runs_without_rights_and_stops_before_it_is_killed(name: str
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert int(service["stop_grace_period"].removesuffix("s")) > stop_s
-    assert service["networks"]["default"]["aliases"] == ["plumbline"], "the name that Prometheus asks"
+    assert service["networks"]["default"]["aliases"] == ["plumbline"], (
+        "the host name in the configuration of Prometheus"
+    )
 
 
-def test_no_port_is_opened_to_the_network() -> None:
+def test_all_ports_are_bound_to_this_machine() -> None:
     ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
 
     assert len(ports) == 4

@@ -1,4 +1,4 @@
-"""The product that `make demo` shows: small enough to ship, verified, and right about the sample images."""
+"""The product of `make demo`: small enough to ship, intact, and with correct decisions for the sample images."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from service.recipes.recipe import Recipe
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "models"
 SAMPLES = sorted((ROOT / "docs" / "samples").glob("*.jpg"))
-LIMIT_BYTES = 12 * 10**6  # everybody who clones the repository downloads it
+LIMIT_BYTES = 12 * 10**6  # every clone of the repository downloads it
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_the_model_repository_is_small_and_holds_one_bundle(shipped: Path) -> No
     assert [path for path in files if shipped not in path.parents] == []
 
 
-def test_its_calibration_certifies_one_percent_false_rejects(shipped: Path) -> None:
+def test_calibration_certifies_one_percent_false_rejects(shipped: Path) -> None:
     recipe = Recipe.default(Bundle.load(shipped).card.scores)
 
     assert recipe.certified

@@ -22,11 +22,11 @@ OFFERS = ("application/json", "image/png", "image/webp")
         ("text/html, */*;q=0.1", "application/json"),
     ],
 )
-def test_best_offer_wins(accept: str | None, expected: str) -> None:
+def test_preferred_offer_is_chosen(accept: str | None, expected: str) -> None:
     assert negotiate(accept, OFFERS) == expected
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/jpeg", "*/*;q=0", "image/png;q=nonsense", ","])
-def test_nothing_acceptable_is_refused(accept: str) -> None:
+def test_error_without_an_acceptable_offer(accept: str) -> None:
     with pytest.raises(NotAcceptable, match="image/webp"):
         negotiate(accept, OFFERS)

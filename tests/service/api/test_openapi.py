@@ -1,4 +1,4 @@
-"""The committed OpenAPI document is the application's, and it is complete."""
+"""The committed OpenAPI document matches the application and is complete."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def operations(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def test_committed_document_is_the_applications(document: dict[str, Any]) -> None:
+def test_committed_document_matches_the_application(document: dict[str, Any]) -> None:
     committed = json.loads(COMMITTED.read_text(encoding="utf-8"))
-    assert document == committed, "run `plumbline openapi > openapi.json` and commit what changed"
+    assert document == committed, "run `plumbline openapi > openapi.json` and commit the change"
 
 
-def test_every_operation_is_named_described_and_answers_problems(document: dict[str, Any]) -> None:
+def test_every_operation_is_named_and_described_and_declares_its_problems(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for _, operation in operations(document)]
     assert len(set(names)) == len(names)
     for where, operation in operations(document):
         assert operation["summary"], where
         assert operation["description"], where
         assert "500" in operation["responses"], where
-        for status, answer in operation["responses"].items():
+        for status, response in operation["responses"].items():
             if int(status) >= 400 and not (where == "get /health/ready" and status == "503"):
-                assert list(answer["content"]) == ["application/problem+json"], (where, status)
+                assert list(response["content"]) == ["application/problem+json"], (where, status)
         if operation.get("parameters"):
             assert "422" in operation["responses"], where
 
 
-def test_binary_bodies_and_answers_are_declared(document: dict[str, Any]) -> None:
+def test_binary_bodies_and_responses_are_declared(document: dict[str, Any]) -> None:
     inspect = document["paths"]["/v1/products/{product}/inspections"]["post"]
     assert set(inspect["requestBody"]["content"]) == {
         "image/jpeg",
@@ -67,14 +67,14 @@ def test_binary_bodies_and_answers_are_declared(document: dict[str, Any]) -> Non
     assert set(heatmap["content"]) == {"image/png", "image/jpeg", "image/webp"}
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
     text = json.dumps(document)
     for name in {piece.split('"')[0] for piece in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"], name
 
 
-def test_every_answerable_problem_is_declared_somewhere(document: dict[str, Any]) -> None:
+def test_every_problem_is_declared_by_an_operation(document: dict[str, Any]) -> None:
     text = json.dumps(document)
-    # These are answers to addresses, methods and handshakes that no OpenAPI document describes.
+    # These are responses to paths, methods and handshakes that an OpenAPI document does not describe.
     for slug in catalogue().keys() - {"not-found", "method-not-allowed", "too-many-streams"}:
         assert f"`{slug}`" in text, slug

@@ -68,10 +68,10 @@ def test_page_refers_only_to_what_the_service_serves(service: RunningService, pa
     for tag, reference in page.references:
         url = urljoin(base, reference)
         assert urlsplit(url)[:2] == urlsplit(base)[:2], reference
-        answer = service.client.get(url)
-        assert answer.status_code == 200, reference
-        assert answer.content
-        assert tag == "a" or answer.headers["x-content-type-options"] == "nosniff"
+        asset = service.client.get(url)
+        assert asset.status_code == 200, reference
+        assert asset.content
+        assert tag == "a" or asset.headers["x-content-type-options"] == "nosniff"
 
 
 def test_documentation_has_a_strict_policy_and_the_media_types_that_nosniff_needs(service: RunningService) -> None:
@@ -130,7 +130,7 @@ def test_assets_are_the_files_of_the_pages_only(service: RunningService, path: s
 
 
 @pytest.mark.parametrize("path", ["/docs", "/problems", "/favicon.ico", "/docs/assets/problems.css"])
-def test_head_is_answered_without_a_body(service: RunningService, path: str) -> None:
+def test_head_returns_no_body(service: RunningService, path: str) -> None:
     response = service.client.head(path)
 
     assert (response.status_code, response.content) == (200, b"")

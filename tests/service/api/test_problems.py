@@ -1,4 +1,4 @@
-"""Every failure answers as a problem of its own type, and nothing is stored for it."""
+"""Every failure is reported as a problem of its own type, and nothing is stored for it."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ YUV = {"x-pixel-format": "YUV9"}
 JSON = {"content-type": "application/json"}
 
 
-def assert_problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = answer.json()
+def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = response.json()
     kind = catalogue()[slug]
     assert problem["type"] == TYPE_PREFIX + slug
     assert problem["title"] == kind.title
     assert problem["status"] == status == kind.status
-    assert problem["instance"] == f"urn:plumbline:request:{answer.headers['x-request-id']}"
-    assert problem["detail"].endswith("."), "a sentence for people"
-    assert "Traceback" not in answer.text
+    assert problem["instance"] == f"urn:plumbline:request:{response.headers['x-request-id']}"
+    assert problem["detail"].endswith("."), "a sentence"
+    assert "Traceback" not in response.text
     if status == 503:
-        assert int(answer.headers["retry-after"]) >= problem["retry_after"]
+        assert int(response.headers["retry-after"]) >= problem["retry_after"]
     return problem
 
 
@@ -111,7 +111,7 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "options", "status", "slug"), CASES)
-def test_refusal_is_a_problem_and_stores_nothing(
+def test_failure_is_a_problem_and_stores_nothing(
     service: RunningService, method: str, path: str, options: dict[str, Any], status: int, slug: str
 ) -> None:
     before = service.client.get(RECIPE).json()
@@ -121,23 +121,21 @@ def test_refusal_is_a_problem_and_stores_nothing(
     assert not [path for path in service.settings.data.rglob("inspections/**/*") if path.is_file()]
 
 
-def test_unforeseen_failure_says_nothing_about_itself(serve: Serve) -> None:
+def test_unexpected_failure_reveals_no_details(serve: Serve) -> None:
     with serve() as service:
         stored = service.inspect().json()
         (map_file,) = service.settings.data.rglob("*.npy")
-        map_file.write_bytes(b"not an array any more")
-        answer = service.client.get(stored["links"]["heatmap"])
-        assert_problem(answer, 500, "internal-error")
-        assert str(service.settings.data) not in answer.text
-        assert "npy" not in answer.text
-        # The service lives on.
+        map_file.write_bytes(b"not an array")
+        response = service.client.get(stored["links"]["heatmap"])
+        assert_problem(response, 500, "internal-error")
+        assert str(service.settings.data) not in response.text
+        assert "npy" not in response.text
+        # The service continues to work.
         assert service.inspect().status_code == 201
 
 
 @pytest.mark.parametrize(("suffix", "links"), [(".png", ("image", "heatmap")), (".npy", ("map", "heatmap"))])
-def test_artefact_that_was_removed_is_gone_but_its_record_stays(
-    serve: Serve, suffix: str, links: tuple[str, str]
-) -> None:
+def test_removed_artefact_is_gone_but_its_record_stays(serve: Serve, suffix: str, links: tuple[str, str]) -> None:
     with serve() as service:
         stored = service.inspect().json()
         (file,) = service.settings.data.rglob(f"*{suffix}")
@@ -147,7 +145,7 @@ def test_artefact_that_was_removed_is_gone_but_its_record_stays(
         assert service.client.get(stored["links"]["self"]).json() == stored
 
 
-def test_image_that_is_not_what_the_recipe_declares_is_refused(serve: Serve) -> None:
+def test_image_that_differs_from_the_recipe_is_rejected(serve: Serve) -> None:
     with serve() as service:
         declared = {"pixel_format": "Mono12", "width": 8, "height": 8}
         assert service.client.put(RECIPE, json=WHO | {"pixels": declared}).status_code == 200
@@ -155,12 +153,12 @@ def test_image_that_is_not_what_the_recipe_declares_is_refused(serve: Serve) -> 
             (BUFFER, bytes(64)),  # Mono8
             (IMAGE, GOOD),  # 8 bits
         ):
-            answer = service.client.post(INSPECT, content=content, headers=headers)
-            assert_problem(answer, 422, "pixel-mismatch")
+            response = service.client.post(INSPECT, content=content, headers=headers)
+            assert_problem(response, 422, "pixel-mismatch")
         assert service.client.get("/v1/inspections").json()["items"] == []
 
 
-def test_image_that_was_not_judged_has_no_map(serve: Serve) -> None:
+def test_image_rejected_by_the_quality_check_has_no_map(serve: Serve) -> None:
     with serve() as service:
         assert service.client.put(RECIPE, json=WHO | {"quality": {"min_contrast": 1}}).status_code == 200
         stored = service.inspect().json()
@@ -168,9 +166,9 @@ def test_image_that_was_not_judged_has_no_map(serve: Serve) -> None:
         assert_problem(service.client.get(f"/v1/inspections/{stored['id']}/map"), 409, "not-judged")
 
 
-def test_full_house_refuses_at_once_and_recovers(serve: Serve) -> None:
+def test_full_queue_rejects_at_once_and_recovers(serve: Serve) -> None:
     with serve(queue_limit=1, max_batch=1) as service, service.connect() as slow:
-        # One client has a place and sends its image slowly.
+        # One client occupies the queue and sends its image slowly.
         slow.sendall(_head(len(GOOD)) + GOOD[:100])
         _wait_for(lambda: service.line.admission.depth == 1)
         problem = assert_problem(service.inspect(), 503, "queue-full")
@@ -182,27 +180,27 @@ def test_full_house_refuses_at_once_and_recovers(serve: Serve) -> None:
         assert service.inspect().status_code == 201
 
 
-def test_stream_too_many_is_refused_with_a_problem(serve: Serve) -> None:
+def test_stream_beyond_the_limit_is_rejected_with_a_problem(serve: Serve) -> None:
     slug = "too-many-streams"
     with serve(max_streams=1) as service:
-        address = f"ws://127.0.0.1:{service.port}/v1/products/widget/stream"
-        with connect(address), pytest.raises(InvalidStatus) as caught, connect(address):
+        url = f"ws://127.0.0.1:{service.port}/v1/products/widget/stream"
+        with connect(url), pytest.raises(InvalidStatus) as caught, connect(url):
             pass
-        refusal = caught.value.response
-        assert (refusal.status_code, refusal.headers["retry-after"]) == (503, "5")
-        assert json.loads(refusal.body)["type"] == TYPE_PREFIX + slug
+        rejection = caught.value.response
+        assert (rejection.status_code, rejection.headers["retry-after"]) == (503, "5")
+        assert json.loads(rejection.body)["type"] == TYPE_PREFIX + slug
 
 
-def test_client_that_sends_too_slowly_loses_its_place(serve: Serve) -> None:
+def test_slow_client_loses_its_place_in_the_queue(serve: Serve) -> None:
     with serve(body_timeout_s=0.2) as service, service.connect() as slow:
         slow.sendall(_head(len(GOOD)) + GOOD[:100])
-        answer = _read_answer(slow)
-        assert answer.startswith(b"HTTP/1.1 408")
-        assert b"/problems#request-timeout" in answer
+        response = _read_response(slow)
+        assert response.startswith(b"HTTP/1.1 408")
+        assert b"/problems#request-timeout" in response
         assert service.line.admission.depth == 0
 
 
-def test_client_that_hangs_up_gives_its_place_back(serve: Serve) -> None:
+def test_disconnect_frees_the_place_in_the_queue(serve: Serve) -> None:
     with serve() as service:
         with service.connect() as gone:
             gone.sendall(_head(len(GOOD)) + GOOD[:100])
@@ -210,13 +208,13 @@ def test_client_that_hangs_up_gives_its_place_back(serve: Serve) -> None:
         _wait_for(lambda: service.line.admission.depth == 0)
 
 
-def test_late_verdict_is_not_given(serve: Serve) -> None:
+def test_inspection_past_its_deadline_returns_no_verdict(serve: Serve) -> None:
     with serve(queue_deadline_s=1e-9) as service:
         assert_problem(service.inspect(), 503, "deadline-exceeded")
         assert service.client.get("/v1/inspections").json()["items"] == []
 
 
-def test_stopping_service_takes_no_images_but_still_answers(serve: Serve) -> None:
+def test_draining_service_rejects_images_but_serves_other_requests(serve: Serve) -> None:
     with serve() as service:
         stored = service.inspect().json()
         begin_drain(service.app)
@@ -226,18 +224,18 @@ def test_stopping_service_takes_no_images_but_still_answers(serve: Serve) -> Non
         assert service.client.get(stored["links"]["self"]).status_code == 200
 
 
-def test_full_disk_gives_no_verdict_and_says_so(serve: Serve) -> None:
+def test_full_disk_returns_no_verdict(serve: Serve) -> None:
     with serve() as service:
         folder = service.settings.data / "inspections"
         folder.rmdir()
-        folder.write_text("a file where a folder should be: nothing can be written below it")
+        folder.write_text("a file instead of the folder, so that nothing can be written below it")
         assert_problem(service.inspect(), 503, "store-unavailable")
         folder.unlink()
         assert service.client.get("/v1/inspections").json()["items"] == []
-        assert service.inspect().status_code == 201, "recovers by itself"
+        assert service.inspect().status_code == 201, "recovers without a restart"
 
 
-def test_score_that_is_no_number_gives_no_verdict(serve: Serve, tmp_path: Path) -> None:
+def test_score_that_is_not_finite_returns_no_verdict(serve: Serve, tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "models", fails_on_black=True)
     with serve(models=tmp_path / "models") as service:
         problem = assert_problem(service.inspect(encode(part(brightness=0))), 500, "score-not-finite")
@@ -246,7 +244,7 @@ def test_score_that_is_no_number_gives_no_verdict(serve: Serve, tmp_path: Path) 
         assert service.inspect().status_code == 201
 
 
-def test_lost_database_gives_no_verdict(serve: Serve) -> None:
+def test_database_failure_returns_no_verdict(serve: Serve) -> None:
     with serve() as service:
         with sqlite3.connect(service.settings.data / "plumbline.db") as database:
             database.execute("ALTER TABLE inspections RENAME TO elsewhere")
@@ -255,11 +253,11 @@ def test_lost_database_gives_no_verdict(serve: Serve) -> None:
         assert_problem(service.client.get("/v1/inspections"), 503, "store-unavailable")
 
 
-def test_proposal_that_is_not_there_or_not_for_this_bundle_changes_nothing(serve: Serve, tmp_path: Path) -> None:
-    models, wish = tmp_path / "models", {"author": "a", "target_false_reject_rate": 0.1}
+def test_unknown_or_outdated_proposal_changes_nothing(serve: Serve, tmp_path: Path) -> None:
+    models, request_body = tmp_path / "models", {"author": "a", "target_false_reject_rate": 0.1}
     write_tiny_bundle(models)
     with serve(models=models) as service:
-        made = service.client.post(PROPOSE, json=wish).json()
+        made = service.client.post(PROPOSE, json=request_body).json()
         assert_problem(service.client.get(f"/v1/products/widget/proposals/{GOOD[:4].hex()}"), 404, "unknown-proposal")
         lost = service.client.put(RECIPE, json=WHO | {"proposal_id": "0"})
         assert_problem(lost, 404, "unknown-proposal")
@@ -271,11 +269,11 @@ def test_proposal_that_is_not_there_or_not_for_this_bundle_changes_nothing(serve
 
 
 def test_one_proposal_is_made_at_a_time(serve: Serve) -> None:
-    wish = {"author": "a", "target_false_reject_rate": 0.1}
+    request_body = {"author": "a", "target_false_reject_rate": 0.1}
     with serve() as service:
         with service.app.state.proposer.turn():
-            assert_problem(service.client.post(PROPOSE, json=wish), 503, "proposals-busy")
-        assert service.client.post(PROPOSE, json=wish).status_code == 201
+            assert_problem(service.client.post(PROPOSE, json=request_body), 503, "proposals-busy")
+        assert service.client.post(PROPOSE, json=request_body).status_code == 201
 
 
 def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:
@@ -295,13 +293,13 @@ def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:
         assert service.inspect().status_code == 201
 
 
-def test_image_that_the_polygons_were_not_drawn_for_is_not_judged(serve: Serve) -> None:
+def test_image_that_does_not_fit_the_polygons_is_not_judged(serve: Serve) -> None:
     with serve() as service:
         service.client.put(RECIPE, json=WHO | {"roi": [[[0, 0], [64, 0], [64, 64]]]})
         problem = assert_problem(service.inspect(encode(part(width=63))), 422, "area-mismatch")
         assert (problem["width"], problem["height"]) == (63, 64)
         assert service.client.get("/v1/inspections").json()["items"] == []
-        assert list(service.settings.data.rglob("*.png")) == [], "nor is its image kept"
+        assert list(service.settings.data.rglob("*.png")) == [], "its image is not kept either"
         assert service.inspect().status_code == 201
 
 
@@ -313,13 +311,13 @@ def test_product_whose_bundle_is_broken_is_not_ready(serve: Serve, tmp_path: Pat
         assert "manifest.json" in problem["detail"]
 
 
-def test_every_kind_of_problem_is_provoked_somewhere_in_these_modules() -> None:
+def test_every_problem_type_has_a_test_in_this_folder() -> None:
     here = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
-    provoked = {slug for slug in catalogue() if f'"{slug}"' in here or f"problems#{slug}" in here}
-    assert provoked == set(catalogue())
+    tested = {slug for slug in catalogue() if f'"{slug}"' in here or f"problems#{slug}" in here}
+    assert tested == set(catalogue())
 
 
-def test_catalogue_documents_every_kind_with_its_status() -> None:
+def test_document_lists_every_type_with_its_status() -> None:
     text = DOCS.read_text(encoding="utf-8")
     for slug, kind in catalogue().items():
         assert f"\n## {slug}\n" in text, slug
@@ -330,33 +328,33 @@ def test_catalogue_documents_every_kind_with_its_status() -> None:
     assert documented == set(catalogue())
 
 
-def test_stated_length_over_the_limit_is_refused_before_a_byte_is_sent(service: RunningService) -> None:
+def test_content_length_over_the_limit_is_rejected_before_the_body_is_sent(service: RunningService) -> None:
     with service.connect() as client:
         client.sendall(_head(10**9))
-        answer = _read_answer(client)
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert b"connection: close" in answer.lower()
+        response = _read_response(client)
+    assert response.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in response.lower()
 
 
-def test_chunked_body_is_refused_as_soon_as_it_exceeds_the_limit(service: RunningService) -> None:
+def test_chunked_body_is_rejected_as_soon_as_it_exceeds_the_limit(service: RunningService) -> None:
     with service.connect() as client:
         head = f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
         client.sendall(head.encode())
         chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
         for _ in range(100_000 // 0x4000 + 1):
             client.sendall(chunk)
-        # The body has not ended and never will; the answer comes all the same.
-        answer = _read_answer(client)
-    assert answer.startswith(b"HTTP/1.1 413")
-    assert b"/problems#body-too-large" in answer
-    assert b"connection: close" in answer.lower()
+        # The body is never completed; the response must not wait for it.
+        response = _read_response(client)
+    assert response.startswith(b"HTTP/1.1 413")
+    assert b"/problems#body-too-large" in response
+    assert b"connection: close" in response.lower()
 
 
-def test_refused_upload_of_an_ordinary_client_ends_in_the_answer_not_in_a_reset(service: RunningService) -> None:
-    # Larger than all socket buffers together, so the client is still sending when the answer comes.
+def test_rejected_upload_ends_with_the_response_not_with_a_reset(service: RunningService) -> None:
+    # Larger than all socket buffers together, so the client is still sending when the response arrives.
     for _ in range(3):
-        answer = service.client.post(INSPECT, content=iter([b"x" * 2**20] * 16), headers=IMAGE)
-        assert_problem(answer, 413, "body-too-large")
+        response = service.client.post(INSPECT, content=iter([b"x" * 2**20] * 16), headers=IMAGE)
+        assert_problem(response, 413, "body-too-large")
 
 
 def _head(length: int) -> bytes:
@@ -364,15 +362,15 @@ def _head(length: int) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def _read_answer(connection: socket.socket) -> bytes:
-    answer = b""
+def _read_response(connection: socket.socket) -> bytes:
+    response = b""
     while chunk := connection.recv(65536):
-        answer += chunk
-        _, _, body = answer.partition(b"\r\n\r\n")
+        response += chunk
+        _, _, body = response.partition(b"\r\n\r\n")
         if body and body.rstrip().endswith(b"}"):
             json.loads(body)
             break
-    return answer
+    return response
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
@@ -382,7 +380,7 @@ def _wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def test_405_names_every_method_of_the_address(service: RunningService) -> None:
-    answer = service.client.post("/v1/products/widget/recipe")
-    assert answer.status_code == 405
-    assert {"GET", "PUT"} <= set(answer.headers["Allow"].split(", "))
+def test_405_lists_every_method_of_the_path(service: RunningService) -> None:
+    response = service.client.post("/v1/products/widget/recipe")
+    assert response.status_code == 405
+    assert {"GET", "PUT"} <= set(response.headers["Allow"].split(", "))

@@ -56,11 +56,11 @@ def test_exchanged_under_load_no_image_is_lost_and_every_verdict_replays(tmp_pat
         assert service.terminate() == 0
     assert run.failures == []
     assert len(run.swap_s) == 10
-    assert {answer["bundle"]["digest"] for answer in run.answers} == {serving.digest, other.digest}
+    assert {answer["bundle"]["digest"] for answer in run.verdicts} == {serving.digest, other.digest}
     assert mixtures(run, history) == 0
     outcomes, complaints = replay_all(models, data)
     assert outcomes.keys() == {"same"}, complaints
-    assert outcomes["same"] == len(run.answers)
+    assert outcomes["same"] == len(run.verdicts)
     assert memory_growth(run) < 0.2
 
 
