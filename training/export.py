@@ -41,12 +41,12 @@ class Probes:
 
     Attributes:
         good: Held-out good images, at least one.
-        pseudo: Good images with synthetic anomalies, at least one.
+        synthetic: Good images with synthetic anomalies, at least one.
         flipping: Images that change data-dependent choices; may be empty.
     """
 
     good: UInt8Images
-    pseudo: UInt8Images
+    synthetic: UInt8Images
     flipping: UInt8Images
 
     @classmethod
@@ -61,12 +61,12 @@ class Probes:
         """
         rng = np.random.default_rng(seed)
         chosen = good[np.sort(rng.permutation(len(good))[:count])]
-        pseudo = [np.rint(pseudo_anomaly(image, rng)[0] * 255).astype(np.uint8) for image in chosen]
-        return cls(chosen, np.stack(pseudo), flipping)
+        synthetic = [np.rint(pseudo_anomaly(image, rng)[0] * 255).astype(np.uint8) for image in chosen]
+        return cls(chosen, np.stack(synthetic), flipping)
 
     def named(self) -> Mapping[str, UInt8Images]:
         """Return the non-empty groups of images by their names in error messages."""
-        groups = {"good": self.good, "pseudo-anomalous": self.pseudo, "branch-flipping": self.flipping}
+        groups = {"good": self.good, "synthetic-anomaly": self.synthetic, "branch-flipping": self.flipping}
         return {name: images for name, images in groups.items() if len(images)}
 
 

@@ -92,14 +92,14 @@ def test_any_batch_size_computes_what_torch_computes(exported: Exported, batch: 
     np.testing.assert_allclose(output.gains, gains.numpy(), rtol=1e-4)
 
 
-def test_golden_samples_are_good_and_pseudo_anomalous_images_with_the_outputs_of_torch(exported: Exported) -> None:
+def test_golden_samples_are_good_and_synthetic_anomaly_images_with_the_outputs_of_torch(exported: Exported) -> None:
     drawn = probes()
 
     assert len(exported.golden) == 6
     np.testing.assert_array_equal(exported.golden[0].image, drawn.good[0])
-    np.testing.assert_array_equal(exported.golden[3].image, drawn.pseudo[0])
+    np.testing.assert_array_equal(exported.golden[3].image, drawn.synthetic[0])
     with torch.inference_mode():
-        anomaly_map, gain = SmallMethod()(torch.from_numpy(drawn.pseudo[:1]))
+        anomaly_map, gain = SmallMethod()(torch.from_numpy(drawn.synthetic[:1]))
     np.testing.assert_allclose(exported.golden[3].anomaly_map, anomaly_map[0].numpy())
     assert exported.golden[3].score_gain == pytest.approx(float(gain[0]))
 

@@ -56,7 +56,7 @@ class DrdOptions:
 def published(**changes: Any) -> DrdOptions:
     """The options of the authors' code: plain cosines, both losses on the levels, no calibration, refined score.
 
-    Training also wants `FitConfig(pseudo_recipes="published", pseudo_share=1.0, batch_size=4, lr=5e-3)`; what cannot be
+    Training also wants `FitConfig(painting="published", pseudo_share=1.0, batch_size=4, lr=5e-3)`; what cannot be
     repeated is their choice of the checkpoint by test AUROC. Source: [C] sections 5.2 to 5.6.
     """
     settings: dict[str, Any] = {
