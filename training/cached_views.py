@@ -62,7 +62,7 @@ class Views:
         source = np.resize(np.random.default_rng((config.seed, _DRAWING)).permutation(len(views)), pool)
         pseudo = np.empty((pool, *views.shape[1:]), np.uint8)
         mask = np.empty((pool, *views.shape[1:3]), np.bool_)
-        recipes = RECIPES if config.painting == "mix" else PUBLISHED_RECIPES
+        recipes = RECIPES if config.pseudo_recipes == "mix" else PUBLISHED_RECIPES
         for number, view in enumerate(source):
             rng = np.random.default_rng((config.seed, _PAINTING, number))
             painted, mask[number] = pseudo_anomaly(views[view], rng, recipes)

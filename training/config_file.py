@@ -1,4 +1,4 @@
-"""Settings of a run from a TOML file: what a command line is too short for."""
+"""Settings of a training run from a TOML file."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from training.checked_fields import checked
-from training.config import FitConfig
+from training.config import FitConfig, checked
 from training.errors import InvalidFitConfig, InvalidSettings
 from training.methods import fit_config
 
-# Given with the command, because a comparison varies them or a machine decides them.
-_NOT_HERE = frozenset({"seed", "threads", "checkpoint_seconds"})
+# These belong to the command: a comparison varies the seed, the others depend on the machine.
+_COMMAND_ONLY = frozenset({"seed", "device", "threads", "checkpoint_seconds"})
 
 
 def read_settings(path: Path, **chosen: Any) -> FitConfig:
-    """Reads settings of `FitConfig` by their names, `options` as a table; what is missing is the method's own.
+    """Read the settings of a run from a TOML file.
+
+    Keys are the field names of `FitConfig`, `options` is a table. Missing settings have the method's defaults.
 
     Args:
-        path: a TOML file, for instance `configs/papers/drd.toml`.
-        chosen: settings that win over the file's; None stands for "not chosen".
+        path: A TOML file, for example `configs/papers/drd.toml`.
+        chosen: Settings that override the file's; None stands for "not chosen".
 
     Raises:
-        InvalidSettings: the file cannot be read, is no TOML, or holds a name or a value that is no setting.
-        UnknownMethod, InvalidFitConfig: what it says cannot be run.
+        InvalidSettings: The file cannot be read, is not TOML, or holds an unknown name or a value of the wrong type.
+        UnknownMethod: The method is not registered.
+        InvalidFitConfig: A setting is out of range.
     """
     try:
         text = path.read_bytes().decode()
         given = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidSettings(path, str(error)) from error
-    known = {field.name for field in fields(FitConfig)} - _NOT_HERE
+    known = {field.name for field in fields(FitConfig)} - _COMMAND_ONLY
     if unknown := sorted(set(given) - known):
-        raise InvalidSettings(path, f"{', '.join(unknown)} is no setting; choose from {', '.join(sorted(known))}")
+        raise InvalidSettings(path, f"{', '.join(unknown)} is not a setting; choose from {', '.join(sorted(known))}")
     try:
         settings = checked(FitConfig, given, "setting")
     except InvalidFitConfig as error:

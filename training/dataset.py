@@ -1,18 +1,19 @@
-"""The images of a product: which to learn from, which good ones to hold out, which to test on.
+"""The images of a product: training, held-out and test images.
 
-Two layouts are read. MVTec AD's: `train/good`, `test/good`, `test/<defect>` and, where there are masks,
-`ground_truth/<defect>/<stem>_mask.png`. Or any folder of good images, searched through all its sub-folders.
+Two layouts are supported: MVTec AD's (`train/good`, `test/good`, `test/<defect>` and, optionally,
+`ground_truth/<defect>/<stem>_mask.png`), and any folder of good images, searched recursively.
 
-Held-out good images are never trained on; their scores become the calibration card. Images of one day
-resemble each other more than those of the next, so wherever dates or sub-folders tell the sessions apart, whole
-sessions are held out: thresholds then hold on a day that training has not seen.
+Held-out good images are not used for training; their scores are the calibration card. Images of one session (for
+example one day) resemble each other more than those of another. Where dates or sub-folders separate the sessions,
+whole sessions are held out, so that the thresholds also hold for sessions that training has not seen.
 """
 
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,10 @@ from numpy.typing import NDArray
 
 from service.bundle.card import GroupedBy
 from service.bundle.manifest import InputGeometry
-from service.errors import PlumblineError
+from service.errors import BodyTooLarge
 from service.inspection.capture_groups import group_images, is_defect_folder
-from service.inspection.decoding.decoder import ImageLimits, decode
+from service.inspection.decoding.decoder import ImageLimits, decode, read_header
+from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
 from service.inspection.preparation import prepare
 from service.inspection.runtime.threads import cpu_quota
 from training.errors import (
@@ -42,16 +44,22 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 GOOD = "good"
 MIN_TRAINING_IMAGES = 10
 MAX_HELD_OUT_FRACTION = 0.5
-MASK_THRESHOLD = 127  # of 255: a mask pixel counts as defective above one half
+MASK_THRESHOLD = 127  # of 255: a mask pixel above one half is defective
 
 UInt8Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class TestImage:
-    """One image of the test split; `defect` is "good" or the defect's name, `mask` where the defect is."""
+    """One image of the test split.
 
-    __test__ = False  # not a test case, whatever pytest thinks of the name
+    Attributes:
+        path: The image file.
+        defect: The name of its folder: "good" or the kind of defect.
+        mask: The file of its ground-truth mask, None without one.
+    """
+
+    __test__ = False  # pytest would collect the class by its name
 
     path: Path
     defect: str
@@ -59,22 +67,23 @@ class TestImage:
 
     @property
     def defective(self) -> bool:
+        """Whether the image shows a defective part."""
         return self.defect != GOOD
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """What `scan` found.
+    """The result of `scan`.
 
     Attributes:
-        root: The folder that was given.
-        train: Good images to learn from.
+        root: The scanned folder.
+        train: Good images to train on.
         held_out: Good images for the calibration card, disjoint from `train`.
-        sessions: The session of every held-out image, in their order.
-        grouped_by: What told the sessions apart.
-        test: The test split, empty for a plain folder.
-        fingerprint: sha256 over the sorted sha256 of all good images; independent of names and of the split.
-        duplicates: Files left out because another file holds the very same bytes.
+        sessions: The session of each held-out image, in the same order.
+        grouped_by: The property that separates the sessions.
+        test: The test split; empty for a plain folder.
+        fingerprint: sha256 over the sorted sha256 of all good images; independent of file names and of the split.
+        duplicates: Files that are excluded because another file has the same content.
     """
 
     root: Path
@@ -88,18 +97,18 @@ class DataSet:
 
     @property
     def groups(self) -> Mapping[str, int]:
-        """Name and number of held-out images of every session they come from."""
+        """The number of held-out images by session."""
         return dict(sorted(Counter(self.sessions).items()))
 
 
 def scan(data: Path, *, held_out_fraction: float = 0.2, held_out_min: int = 10, seed: int = 0) -> DataSet:
-    """Find a product's good images, hold some out, and list the test split where there is one.
+    """Find a product's good images, hold some out, and list the test split if there is one.
 
     Args:
         data: An MVTec-layout folder or a folder of good images.
-        held_out_fraction: Wanted share of held-out images, above 0 and at most 0.5.
-        held_out_min: Held-out images at least.
-        seed: Decides which images or sessions are held out.
+        held_out_fraction: Requested share of held-out images, above 0 and at most 0.5.
+        held_out_min: Smallest number of held-out images.
+        seed: Seed of the selection of held-out images or sessions.
 
     Raises:
         DataFolderMissing, NoImagesFound, TooFewGoodImages, LooksDefective, InvalidOption: See their messages.
@@ -131,10 +140,10 @@ def scan(data: Path, *, held_out_fraction: float = 0.2, held_out_min: int = 10, 
 
 
 def scan_test(data: Path) -> list[TestImage]:
-    """The test split of an MVTec-layout folder.
+    """List the test split of an MVTec-layout folder.
 
     Raises:
-        DataFolderMissing: `data` is no folder.
+        DataFolderMissing: `data` is not a folder.
         NoImagesFound: There is no `test/good` or no `test/<defect>` with images.
     """
     if not data.is_dir():
@@ -142,13 +151,13 @@ def scan_test(data: Path) -> list[TestImage]:
     images = _test_split(data) if (data / "test").is_dir() else []
     for wanted, name in ((False, GOOD), (True, "<defect>")):
         if not any(image.defective == wanted for image in images):
-            remedy = "evaluation needs good and defective ones: test/good, test/<defect>"
+            remedy = "evaluation needs good and defective images in test/good and test/<defect>"
             raise NoImagesFound(data, f"images in test/{name}", remedy)
     return images
 
 
 def images_in(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted; hidden files and folders are passed over."""
+    """List all image files below a folder, sorted, without hidden files and folders."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -161,18 +170,18 @@ def images_in(folder: Path) -> list[Path]:
 def load_prepared(
     paths: Sequence[Path], geometry: InputGeometry, progress: Callable[[int], None] | None = None
 ) -> UInt8Images:
-    """Decode and resize images exactly as the service does.
+    """Decode and resize images as the service does.
 
     Args:
         paths: Image files.
-        geometry: The graph's input.
+        geometry: Input of the graph.
         progress: Called with the number of images done so far.
 
     Returns:
-        uint8 [N, height, width, 3], RGB.
+        uint8 `[N, height, width, 3]`, RGB.
 
     Raises:
-        UnreadableImage: Names the first file that is not a whole image.
+        UnreadableImage: An image cannot be read; the message names the first one.
     """
     images = np.empty((len(paths), geometry.height, geometry.width, 3), np.uint8)
     with ThreadPoolExecutor(cpu_quota()) as pool:
@@ -184,26 +193,54 @@ def load_prepared(
 
 
 def read_rgb(path: Path) -> UInt8Images:
-    """One image file as uint8 [H, W, 3] RGB, through the service's decoder.
+    """Decode an image file with the service's decoder.
+
+    Returns:
+        uint8 `[H, W, 3]`, RGB.
 
     Raises:
-        UnreadableImage: The file is missing, damaged, too large or no image.
+        UnreadableImage: The file is missing, damaged, too large or not an image.
     """
-    try:
+    with image_errors(path):
         return decode(path.read_bytes(), ImageLimits())
-    except PlumblineError as error:
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Read the width and height of an image file, in pixels, from its header.
+
+    Raises:
+        UnreadableImage: The file is missing, too large or not an image.
+    """
+    with image_errors(path):
+        header = read_header(path.read_bytes())
+    return header.width, header.height
+
+
+@contextmanager
+def image_errors(path: Path) -> Iterator[None]:
+    """Raise the errors of reading and decoding a file as `UnreadableImage`, which names the file."""
+    try:
+        yield
+    except (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage) as error:
         raise UnreadableImage(path, error.detail) from error
     except OSError as error:
         raise UnreadableImage(path, f"{error.strerror}.") from error
 
 
 def read_mask(path: Path | None, image_wh: tuple[int, int]) -> NDArray[np.bool_]:
-    """A ground-truth mask as bool [H, W], true where defective; all false without a file.
+    """Read a ground-truth mask.
+
+    Args:
+        path: An image file with 255 where the part is defective and 0 elsewhere; None for a good part.
+        image_wh: Width and height of the inspected image, pixels.
+
+    Returns:
+        bool `[H, W]`, true where defective; all false without a file.
 
     Raises:
-        UnreadableImage: The file is no image.
-        MaskMismatch: Its size is not that of its image.
-        EmptyMask: It marks nothing; a mask of 0 and 1 instead of 0 and 255 looks like this.
+        UnreadableImage: The file is not an image.
+        MaskMismatch: The mask does not have the size of its image.
+        EmptyMask: The mask marks no pixel, for example because its values are 0 and 1.
     """
     if path is None:
         return np.zeros(image_wh[::-1], dtype=bool)
@@ -225,7 +262,7 @@ def _good_root(data: Path) -> Path:
     if (data / "train" / GOOD).is_dir():
         return data / "train" / GOOD
     if (data / "train").is_dir():
-        remedy = "good images belong there in the MVTec layout"
+        remedy = "the MVTec layout has the good images there"
         raise NoImagesFound(data / "train", f"a folder train/{GOOD}", remedy)
     for folder in sorted(path for path in data.rglob("*") if path.is_dir()):
         if is_defect_folder(folder.name) and images_in(folder):
@@ -234,7 +271,7 @@ def _good_root(data: Path) -> Path:
 
 
 def _hash(paths: Sequence[Path]) -> tuple[list[Path], list[Path], str]:
-    """Unique files, left-out duplicates, and the fingerprint."""
+    """Return the unique files, the duplicates and the fingerprint."""
     with ThreadPoolExecutor(cpu_quota()) as pool:
         digests = list(pool.map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), paths))
     first = dict(zip(reversed(digests), reversed(paths), strict=True))
@@ -263,12 +300,13 @@ def _group(paths: Sequence[Path], root: Path) -> tuple[dict[str, list[Path]], Gr
 
 
 def _hold_out(paths: Sequence[Path], root: Path, wanted: int, seed: int) -> tuple[dict[Path, str], GroupedBy]:
-    """Every held-out image with its session: whole sessions until `wanted` is reached; single images where sessions are
-    unknown or too coarse.
+    """Choose the held-out images and return the session of each.
+
+    Whole sessions are chosen until there are `wanted` images; single images where sessions are unknown or too coarse.
     """
     rng = random.Random(seed)
     groups, grouped_by = _group(paths, root)
-    # At most half of the images, and what training needs stays with training.
+    # At most half of the images are held out, and training keeps its minimum.
     limit = min(int(len(paths) * MAX_HELD_OUT_FRACTION), len(paths) - MIN_TRAINING_IMAGES)
     if grouped_by != "none":
         chosen: dict[Path, str] = {}

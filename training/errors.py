@@ -1,4 +1,4 @@
-"""Failures that only training knows; as the service's, each says what was wrong and what to do."""
+"""Failures of training. Each message says what was wrong, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from service.errors import PlumblineError
+
+# --- method, teachers, settings -------------------------------------------------------------------------------
 
 
 class TeacherWeightsUnavailable(PlumblineError):
@@ -16,15 +18,16 @@ class TeacherWeightsUnavailable(PlumblineError):
 
     def __init__(self, teacher: str, reason: str, ways_out: Iterable[str]) -> None:
         ways = list(ways_out)
-        offer = "; or ".join(ways)
         super().__init__(
-            f"No weights for the teacher {teacher!r}: {reason}. Either {offer}.",
+            f"The weights of the teacher {teacher!r} are not available: {reason}. Either {'; or '.join(ways)}.",
             teacher=teacher,
             ways_out=ways,
         )
 
 
 class UnknownTeacher(PlumblineError):
+    """No teacher is registered under this name."""
+
     slug = "unknown-teacher"
     title = "Unknown teacher"
 
@@ -34,6 +37,8 @@ class UnknownTeacher(PlumblineError):
 
 
 class UnknownMethod(PlumblineError):
+    """No method is registered under this name."""
+
     slug = "unknown-method"
     title = "Unknown method"
 
@@ -43,54 +48,77 @@ class UnknownMethod(PlumblineError):
 
 
 class WrongTeachers(PlumblineError):
+    """The number of teachers is not the number that the method needs."""
+
     slug = "wrong-teachers"
     title = "Wrong number of teachers"
 
     def __init__(self, method: str, wanted: Sequence[str], given: Sequence[str]) -> None:
         super().__init__(
-            f"The method {method!r} learns from {len(wanted)} teacher(s), for instance {' and '.join(wanted)}, but "
-            f"{len(given)} are named ({', '.join(given) or 'none'}). Give --teacher once for each."
+            f"The method {method!r} needs {len(wanted)} teacher(s), for example {' and '.join(wanted)}, but "
+            f"{len(given)} are given ({', '.join(given) or 'none'}). Repeat --teacher for each teacher."
         )
 
 
 class InvalidFitConfig(PlumblineError):
+    """A setting of a training run has the wrong type or is out of range."""
+
     slug = "invalid-fit-config"
     title = "Invalid training configuration"
 
 
-class TooFewImages(PlumblineError):
-    slug = "too-few-images"
-    title = "Too few images to train on"
+class InvalidSettings(PlumblineError):
+    """A settings file cannot be read, or holds an invalid setting."""
 
-    def __init__(self, count: int, least: int, what: str) -> None:
-        super().__init__(f"{count} {what} images are too few: at least {least} are needed. Add images of good parts.")
+    slug = "invalid-settings"
+    title = "Invalid settings file"
 
-
-class CheckpointMismatch(PlumblineError):
-    """A checkpoint belongs to another run (other images or other settings)."""
-
-    slug = "checkpoint-mismatch"
-    title = "The checkpoint belongs to another run"
-
-    def __init__(self, path: Path, differences: Iterable[str]) -> None:
+    def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
-            f"{path} cannot be resumed: {'; '.join(differences)}. Use the settings and images of the first run, or "
-            "start afresh without --resume."
+            f"The settings file {path} is invalid: {reason}. "
+            "Expected a TOML file like those in configs/, with text in quotes."
         )
 
 
-# --- the data set, the export ---------------------------------------------------------------------------------
+class InvalidOption(PlumblineError):
+    """A command-line option has an invalid value."""
+
+    slug = "invalid-option"
+    title = "Invalid option"
+
+    def __init__(self, option: str, value: object, expected: str) -> None:
+        super().__init__(f"{option} is {value}, expected {expected}.")
+
+
+class DeviceUnavailable(PlumblineError):
+    """The requested device does not exist on this machine."""
+
+    slug = "device-unavailable"
+    title = "Training device unavailable"
+
+    def __init__(self, device: str) -> None:
+        super().__init__(
+            f"The device is {device!r}, but PyTorch finds no CUDA GPU on this machine. Install an NVIDIA driver and a "
+            "PyTorch build with CUDA, or train on the CPU with --device cpu."
+        )
+
+
+# --- the images -----------------------------------------------------------------------------------------------
 
 
 class DataFolderMissing(PlumblineError):
+    """The data folder does not exist."""
+
     slug = "data-folder-missing"
     title = "Data folder missing"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder} is not a folder. Give --data a folder of good images or an MVTec-layout folder.")
+        super().__init__(f"{folder} is not a folder. Set --data to a folder of good images or an MVTec-layout folder.")
 
 
 class NoImagesFound(PlumblineError):
+    """A folder holds no images where some are expected."""
+
     slug = "no-images-found"
     title = "No images found"
 
@@ -99,101 +127,119 @@ class NoImagesFound(PlumblineError):
 
 
 class TooFewGoodImages(PlumblineError):
+    """There are too few good images to train on and to derive a threshold from."""
+
     slug = "too-few-good-images"
     title = "Too few good images"
 
     def __init__(self, folder: Path, found: int, minimum: int) -> None:
         super().__init__(
-            f"{found} different good images in {folder}, at least {minimum} are needed (some to learn from, some "
-            f"held out for the threshold). Photograph {minimum - found} more good parts."
+            f"{folder} has {found} different good images, at least {minimum} are needed (some for training, some held "
+            f"out for the threshold). Add {minimum - found} more images of good parts."
         )
 
 
+class TooFewImages(PlumblineError):
+    """`fit` was called with too few images."""
+
+    slug = "too-few-images"
+    title = "Too few images to train on"
+
+    def __init__(self, count: int, least: int, what: str) -> None:
+        super().__init__(f"{count} {what} images are too few: at least {least} are needed. Add images of good parts.")
+
+
 class LooksDefective(PlumblineError):
+    """A sub-folder of the good images has the name of a defect class or a test split."""
+
     slug = "looks-defective"
-    title = "Training data look defective"
+    title = "Training data contain defective images"
 
     def __init__(self, folder: Path, name: str) -> None:
         super().__init__(
-            f"{folder} has a sub-folder {name!r} that looks like defective or test images; training needs good "
-            "ones only. Name the folder of good images, or arrange train/good, test/good, test/<defect>."
+            f"{folder} has a sub-folder {name!r}, a name for defective or test images. Training needs images of good "
+            "parts only. Set --data to the folder of good images, or use the layout train/good, test/good, "
+            "test/<defect>."
         )
 
 
 class UnreadableImage(PlumblineError):
+    """An image file is missing, damaged, too large or not an image."""
+
     slug = "unreadable-image"
     title = "Unreadable image"
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} cannot be read: {reason} Repair it or take it out of the folder.")
+        super().__init__(f"{path} cannot be read: {reason} Repair the file or remove it from the folder.")
 
 
 class MaskMismatch(PlumblineError):
+    """A ground-truth mask does not have the size of its image."""
+
     slug = "mask-mismatch"
     title = "Mask and image differ in size"
 
     def __init__(self, path: Path, mask_wh: tuple[int, int], image_wh: tuple[int, int]) -> None:
         super().__init__(
             f"The mask {path} is {mask_wh[0]}x{mask_wh[1]}, its image is {image_wh[0]}x{image_wh[1]}. "
-            "Draw the mask at the size of its image."
+            "Save the mask at the size of its image."
         )
 
 
-class InvalidOption(PlumblineError):
-    slug = "invalid-option"
-    title = "Invalid option"
+class EmptyMask(PlumblineError):
+    """The ground-truth mask of a defective image marks no pixel."""
 
-    def __init__(self, option: str, value: object, expected: str) -> None:
-        super().__init__(f"{option} is {value}, expected {expected}.")
+    slug = "empty-mask"
+    title = "Mask marks no pixel"
+    status = 422
 
-
-class InvalidSettings(PlumblineError):
-    slug = "invalid-settings"
-    title = "Settings file cannot be used"
-
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path, highest: int) -> None:
         super().__init__(
-            f"The settings {path} cannot be used: {reason}. "
-            "Expected a TOML file like those in configs/, with text in quotes."
+            f"{path} marks no pixel as defective: its highest value is {highest}, expected 0 and 255. Multiply a mask "
+            "of 0 and 1 by 255; remove the mask if the defect is not annotated."
+        )
+
+
+# --- checkpoint, export ---------------------------------------------------------------------------------------
+
+
+class CheckpointMismatch(PlumblineError):
+    """A checkpoint cannot be read, or belongs to a run with other images or settings."""
+
+    slug = "checkpoint-mismatch"
+    title = "Checkpoint does not match this run"
+
+    def __init__(self, path: Path, differences: Iterable[str]) -> None:
+        super().__init__(
+            f"{path} cannot be resumed: {'; '.join(differences)}. Use the settings and images of the first run, or "
+            "start a new run without --resume."
         )
 
 
 class ExportFailed(PlumblineError):
+    """The ONNX exporter or ONNX's checker rejects the trained network."""
+
     slug = "export-failed"
     title = "Export failed"
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"The trained network cannot be exported: {reason}. No bundle was written; this is a fault of the "
-            "method, not of the images."
+            f"The trained network cannot be exported: {reason}. No bundle was written. The cause is the method's "
+            "code, not the images."
         )
 
 
 class ExportParityFailed(PlumblineError):
-    """The exported graph answers otherwise than the trained network, so no bundle may be written."""
+    """The exported graph and the trained network compute different results, so no bundle may be written."""
 
     slug = "export-parity-failed"
     title = "Export differs from the trained network"
 
     def __init__(self, probe: str, measured: float, tolerance: float) -> None:
         super().__init__(
-            f"The exported graph differs from the trained network by {measured:.2e} (relative) on {probe}, "
-            f"allowed is {tolerance:.0e}. No bundle was written. The usual cause is a Python branch on tensor "
+            f"The exported graph differs from the trained network by {measured:.2e} (relative) on {probe}; the "
+            f"tolerance is {tolerance:.0e}. No bundle was written. The usual cause is a Python branch on tensor "
             "values or a random layer in the method's forward.",
             measured=measured,
             tolerance=tolerance,
-        )
-
-
-class EmptyMask(PlumblineError):
-    """A defective image's mask marks nothing."""
-
-    slug = "empty-mask"
-    title = "Mask marks nothing"
-    status = 422
-
-    def __init__(self, path: Path, highest: int) -> None:
-        super().__init__(
-            f"{path} marks no pixel as defective: its highest value is {highest}, expected 0 and 255. Multiply a mask "
-            "of 0 and 1 by 255; remove the mask of an image whose defect is not drawn."
         )

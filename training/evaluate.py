@@ -1,7 +1,8 @@
-"""How good a bundle is on images whose truth is known, measured through the code that serves.
+"""Evaluation of a bundle on labelled test images, with the service's code.
 
-Figures without a threshold say how well the scores separate; the rates say what would happen on the line with the
-thresholds that were calibrated on good images alone. Nothing here is chosen with the help of the test images.
+Threshold-free figures (AUROC, AUPRO, average precision) measure how well the scores separate good from defective
+images. The rates are those of the thresholds that were calibrated on good images alone. No setting is chosen by the
+test images.
 """
 
 import json
@@ -19,13 +20,21 @@ from service.inspection.inspector import Inspector
 from service.inspection.records import Inspection
 from service.recipes.recipe import Recipe
 from training import metrics
-from training.calibrate import named_failures
-from training.dataset import TestImage, read_mask
+from training.dataset import TestImage, image_errors, read_mask
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """One test image's verdict."""
+    """The decision on one test image.
+
+    Attributes:
+        path: The image file.
+        defect: "good" or the kind of defect.
+        defective: Whether the image shows a defective part.
+        score: The image score, unbounded.
+        p_value: The conformal p-value, in (0, 1].
+        decision: The decision at the calibrated thresholds.
+    """
 
     path: Path
     defect: str
@@ -36,25 +45,27 @@ class ImageResult:
 
     @property
     def false_reject(self) -> bool:
+        """Whether a good part fails."""
         return not self.defective and self.decision is Decision.FAIL
 
     @property
     def missed(self) -> bool:
+        """Whether a defective part passes."""
         return self.defective and self.decision is Decision.PASS
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a bundle does on a test split.
+    """The results of a bundle on a test split.
 
     Attributes:
-        product: Its product.
-        version: The bundle's version.
-        method: How it was trained.
-        recipe: Thresholds as a product gets them that nobody configured.
-        figures: Detection and localisation figures, each in 0..1; pixel figures only where there are masks.
-        notes: What was left out of the figures, and why.
-        images: Every image's verdict.
+        product: Product of the bundle.
+        version: Version of the bundle.
+        method: Registry name of the method.
+        recipe: The default recipe, with the calibrated thresholds.
+        figures: Detection and localisation figures, each in 0..1; pixel figures only if there are masks.
+        notes: What is excluded from the figures, and why.
+        images: The decision on every image.
     """
 
     product: str
@@ -66,6 +77,7 @@ class Evaluation:
     images: tuple[ImageResult, ...]
 
     def as_json(self) -> dict[str, Any]:
+        """Return the evaluation as JSON values, with the figures by kind of defect."""
         images = [{**asdict(image), "path": image.path.as_posix()} for image in self.images]
         return {
             "product": self.product,
@@ -79,23 +91,24 @@ class Evaluation:
         }
 
     def write_json(self, path: Path) -> None:
+        """Write the evaluation to a JSON file."""
         path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
 
 
 def evaluate(
     inspector: Inspector, images: Sequence[TestImage], progress: Callable[[int], None] | None = None
 ) -> Evaluation:
-    """Inspect every test image and compare with the truth.
+    """Inspect every test image and compare the results with the labels.
 
     Args:
         inspector: The product, opened as the service opens it.
-        images: Good and defective images, both at least once.
+        images: Test images, at least one good and one defective.
         progress: Called with the number of images done so far.
 
     Raises:
-        UnreadableImage: An image or mask is damaged; it is named.
+        UnreadableImage: An image or a mask cannot be read; the message names it.
         MaskMismatch: A mask does not have the size of its image.
-        ValueError: Good or defective images are absent.
+        ValueError: There is no good or no defective image.
     """
     recipe = Recipe.default(inspector.card.scores)
     pixels = metrics.PixelScores()
@@ -119,7 +132,7 @@ def evaluate(
             unmasked += 1
         if progress is not None:
             progress(done)
-    notes = [f"{unmasked} defective images have no mask and are left out of the pixel figures"] if unmasked else []
+    notes = [f"defective images without a mask, excluded from the pixel figures: {unmasked}"] if unmasked else []
     figures = {**_image_figures(results), **_rates(results)}
     if pixels.regions:
         localised = pixels.figures()
@@ -130,7 +143,7 @@ def evaluate(
             "pixel_f1_max": localised.f1_max,
         }
     else:
-        notes = ["no masks: pixel figures are skipped"]
+        notes = ["there are no masks, so pixel figures are omitted"]
     return Evaluation(
         product=inspector.bundle.manifest.product,
         version=inspector.bundle.version,
@@ -146,22 +159,22 @@ def inspect_file(inspector: Inspector, path: Path, criteria: Criteria) -> Inspec
     """Inspect one image file.
 
     Raises:
-        UnreadableImage: The file is missing, damaged or no image.
+        UnreadableImage: The file is missing, damaged or not an image.
     """
-    with named_failures(path):
+    with image_errors(path):
         return inspector.inspect(path.read_bytes(), criteria)
 
 
 def by_defect(images: Sequence[ImageResult]) -> dict[str, dict[str, float]]:
-    """Per kind of image: how many, their median score, the verdicts, and the AUROC against all good ones."""
+    """Return the figures by kind of image: number, median score, decisions, and AUROC against all good images."""
     good = [image.score for image in images if not image.defective]
     table: dict[str, dict[str, float]] = {}
     for name in sorted({image.defect for image in images}, key=lambda name: (name != "good", name)):
         members = [image for image in images if image.defect == name]
         scores = [image.score for image in members]
-        verdicts = Counter(image.decision for image in members)
+        decisions = Counter(image.decision for image in members)
         row: dict[str, float] = {"images": len(members), "median_score": float(np.median(scores))}
-        row |= {str(decision): verdicts[decision] for decision in Decision}
+        row |= {str(decision): decisions[decision] for decision in Decision}
         if name != "good":
             labels = np.array([False] * len(good) + [True] * len(scores))
             row["image_auroc"] = metrics.auroc(np.array(good + scores), labels)
@@ -185,7 +198,7 @@ LABELS = {
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """The figures, then the verdicts by kind of defect."""
+    """Return a table of the decisions by kind of image, followed by the figures."""
     table = Table(title=f"{evaluation.product} {evaluation.version} ({evaluation.method})", title_justify="left")
     for column in ("", "images", "AUROC", "pass", "review", "fail"):
         table.add_column(column, justify="left" if not column else "right")
@@ -212,8 +225,8 @@ def _image_figures(results: Sequence[ImageResult]) -> dict[str, float]:
 
 def _rates(results: Sequence[ImageResult]) -> dict[str, float]:
     def share(defective: bool, decision: Decision) -> float:
-        verdicts = [result.decision for result in results if result.defective == defective]
-        return verdicts.count(decision) / len(verdicts)
+        decisions = [result.decision for result in results if result.defective == defective]
+        return decisions.count(decision) / len(decisions)
 
     return {
         "false_reject_rate": share(False, Decision.FAIL),

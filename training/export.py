@@ -1,8 +1,9 @@
-"""torch -> ONNX -> check -> run -> compare, in one function: a graph that was not run and compared is not exported.
+"""Export from PyTorch to ONNX, with a comparison of the two.
 
-The comparison uses the service's own session and the service's own definition of a difference, at several batch sizes,
-on good images, on pseudo-anomalous ones, and on images that flip every choice which depends on data: a branch that
-was frozen while tracing shows only there.
+A graph is exported only after it was run and compared with the trained network. The comparison uses the service's
+session and the service's definition of a difference, at several batch sizes, on good images, on images with synthetic
+anomalies, and on images that change every data-dependent choice of the graph: a choice that tracing made constant is
+detected only there.
 """
 
 import io
@@ -24,51 +25,60 @@ from service.inspection.runtime.session import GraphOutput, GraphSession, Sessio
 from training.errors import ExportFailed, ExportParityFailed
 from training.pseudo_anomalies import pseudo_anomaly
 
-OPSET = 18  # the dynamo exporter's native one; older ones go through a converter
-TOLERANCE = 1e-3  # relative; also what a server's self-test may find (see METHODS: other providers reach 1e-4)
+OPSET = 18  # the native opset of the dynamo exporter; lower ones need a conversion
+TOLERANCE = 1e-3  # relative; also the tolerance of the service's self-test, where other providers reach 1e-4
 BATCH_SIZES = (1, 3, 8)
-GOLDEN_EACH = 3  # good and pseudo-anomalous golden samples, each
-_EXAMPLE_BATCH = 2  # the exporter takes a batch of 1 for a constant
+PROBES = 8  # good images to compare on
+GOLDEN_EACH = 3  # golden samples of good images, and as many with synthetic anomalies
+_EXAMPLE_BATCH = 2  # the exporter treats a batch dimension of 1 as a constant
 
 UInt8Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Prepared images to compare on, each uint8 [K, H, W, 3] RGB of the graph's input size.
+    """Prepared images to compare on, each uint8 `[K, H, W, 3]`, RGB, of the graph's input size.
 
     Attributes:
         good: Held-out good images, at least one.
-        pseudo: The same kind with painted defects, at least one.
-        flipping: Images that flip data-dependent choices; may be empty.
+        synthetic: Good images with synthetic anomalies, at least one.
+        flipping: Images that change data-dependent choices; may be empty.
     """
 
     good: UInt8Images
-    pseudo: UInt8Images
+    synthetic: UInt8Images
     flipping: UInt8Images
 
     @classmethod
-    def draw(cls, good: UInt8Images, flipping: UInt8Images, seed: int, count: int = 8) -> "Probes":
-        """Up to `count` good images and as many with painted defects, drawn by the seed alone."""
+    def draw(cls, good: UInt8Images, flipping: UInt8Images, seed: int, count: int = PROBES) -> "Probes":
+        """Draw up to `count` good images and add synthetic anomalies to copies of them.
+
+        Args:
+            good: uint8 `[N, H, W, 3]`, held-out good images, at least one.
+            flipping: uint8 `[K, H, W, 3]`, see `Method.branch_flipping_inputs`.
+            seed: Seed of the selection and of the synthetic anomalies.
+            count: Largest number of good images.
+        """
         rng = np.random.default_rng(seed)
         chosen = good[np.sort(rng.permutation(len(good))[:count])]
-        painted = [np.rint(pseudo_anomaly(image, rng)[0] * 255).astype(np.uint8) for image in chosen]
-        return cls(chosen, np.stack(painted), flipping)
+        synthetic = [np.rint(pseudo_anomaly(image, rng)[0] * 255).astype(np.uint8) for image in chosen]
+        return cls(chosen, np.stack(synthetic), flipping)
 
     def named(self) -> Mapping[str, UInt8Images]:
-        kinds = {"good": self.good, "pseudo-anomalous": self.pseudo, "branch-flipping": self.flipping}
-        return {name: images for name, images in kinds.items() if len(images)}
+        """Return the non-empty groups of images by their names in error messages."""
+        groups = {"good": self.good, "synthetic-anomaly": self.synthetic, "branch-flipping": self.flipping}
+        return {name: images for name, images in groups.items() if len(images)}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A graph that was compared with torch.
+    """A graph that was compared with the trained network.
 
     Attributes:
-        model: The ONNX file's bytes, without the manifest's essentials: `with_metadata` adds them.
-        parity: The certificate.
-        golden: Samples with torch's answers.
-        map_hw: Height and width of the anomaly map.
+        model: Content of the ONNX file, without metadata; `with_metadata` adds it.
+        parity: The result of the comparison.
+        golden: Sample inputs with PyTorch's outputs.
+        map_hw: Height and width of the anomaly map, cells.
     """
 
     model: bytes
@@ -78,15 +88,16 @@ class Exported:
 
 
 def export(method: nn.Module, probes: Probes) -> Exported:
-    """Export a trained method as one self-contained graph and prove that it computes the same.
+    """Export a trained method as one self-contained graph and compare it with the method, both on the CPU.
 
     Args:
-        method: Maps `image` uint8 [N, H, W, 3] to (`anomaly_map` float32 [N, h, w], `score_gain` float32 [N] or None).
-        probes: What to compare on.
+        method: Maps `image` uint8 `[N, H, W, 3]` to (`anomaly_map` float32 `[N, h, w]`, `score_gain` float32 `[N]` or
+            None).
+        probes: Images to compare on.
 
     Raises:
-        ExportFailed: The exporter or ONNX's checker refuses the network.
-        ExportParityFailed: A probe's map or gain differs by more than `TOLERANCE`.
+        ExportFailed: The exporter or ONNX's checker rejects the network.
+        ExportParityFailed: The map or the gain of a probe differs by more than `TOLERANCE`.
     """
     method = method.cpu().eval()
     with torch.inference_mode():
@@ -109,14 +120,14 @@ def export(method: nn.Module, probes: Probes) -> Exported:
 
 
 def with_metadata(model: bytes, draft: ManifestDraft) -> bytes:
-    """The graph with the manifest's essentials as its `metadata_props`."""
+    """Return the graph with the essentials of the manifest as its `metadata_props`."""
     graph = onnx.load_model_from_string(model)
     onnx.helper.set_model_props(graph, dict(graph_metadata(draft)))
     return bytes(graph.SerializeToString(deterministic=True))
 
 
 class _Graph(nn.Module):
-    """Leaves out the gain where the method has none: a graph has no None."""
+    """Omits the gain if the method has none: a graph cannot return None."""
 
     def __init__(self, method: nn.Module) -> None:
         super().__init__()
@@ -128,15 +139,18 @@ class _Graph(nn.Module):
 
 
 def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str]) -> bytes:
-    """One self-contained, checked graph with a dynamic batch; nothing is compared yet.
+    """Export a network as one self-contained, checked graph with a dynamic batch dimension, without a comparison.
 
     Args:
-        network: Takes uint8 [N, H, W, 3] and returns a tuple of tensors whose first axis is N.
-        example: uint8 [K, H, W, 3], at least one image.
-        outputs: The outputs' names.
+        network: Maps uint8 `[N, H, W, 3]` to a tuple of tensors whose first dimension is N.
+        example: uint8 `[K, H, W, 3]`, at least one image.
+        outputs: Names of the outputs.
+
+    Returns:
+        The serialised ONNX model.
 
     Raises:
-        ExportFailed: The exporter or ONNX's checker refuses the network.
+        ExportFailed: The exporter or ONNX's checker rejects the network.
     """
     batch = torch.from_numpy(np.repeat(example[:1], _EXAMPLE_BATCH, axis=0))
     try:
@@ -152,19 +166,19 @@ def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str]) ->
                 external_data=False,
                 verbose=False,
             )
-        if program is None:  # only where a file was asked for
+        if program is None:  # only if a file name is given
             raise RuntimeError("the exporter returned nothing")
         graph = program.model_proto
         _strip(graph)
         onnx.checker.check_model(graph, full_check=True)
-    except Exception as error:  # the exporter raises whatever its passes raise
+    except Exception as error:  # the exporter passes on the exceptions of its passes, of any type
         raise ExportFailed(_first_line(error)) from error
     return bytes(graph.SerializeToString(deterministic=True))
 
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns about its own internals and prints progress; nobody who trains a product can act on it."""
+    """Suppress the exporter's warnings and progress, which concern its internals and need no action by users."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -179,7 +193,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes at every node: source paths of the training machine, and half of a small file."""
+    """Remove the exporter's notes, which hold source paths of the training machine and enlarge the file."""
     del model.metadata_props[:]
     model.doc_string = ""
     for graph in (model.graph, *model.functions):
@@ -188,7 +202,7 @@ def _strip(model: onnx.ModelProto) -> None:
         for item in (*graph.node, *graph.value_info):
             del item.metadata_props[:]
             item.doc_string = ""
-    # Initializers, inputs and outputs carry notes too.
+    # Initializers, inputs and outputs have notes as well.
     for item in (*model.graph.initializer, *model.graph.input, *model.graph.output):
         del item.metadata_props[:]
         item.doc_string = ""
@@ -196,14 +210,14 @@ def _strip(model: onnx.ModelProto) -> None:
 
 def _run_torch(method: nn.Module, images: UInt8Images) -> GraphOutput:
     with torch.inference_mode():
-        answers = [method(torch.from_numpy(images[index : index + 1])) for index in range(len(images))]
-    maps = torch.cat([anomaly_map for anomaly_map, _ in answers]).numpy()
-    gains = [gain for _, gain in answers if gain is not None]
+        outputs = [method(torch.from_numpy(images[index : index + 1])) for index in range(len(images))]
+    maps = torch.cat([anomaly_map for anomaly_map, _ in outputs]).numpy()
+    gains = [gain for _, gain in outputs if gain is not None]
     return GraphOutput(maps, torch.cat(gains).numpy() if gains else None)
 
 
 def _run_graph(session: GraphSession, images: UInt8Images, batch_size: int) -> GraphOutput:
-    """Every image in a full batch: the last one is filled up from the front, and the filling dropped."""
+    """Run every image in a full batch; the last batch is padded with the first images, whose outputs are dropped."""
     padded = np.resize(images, (-(-len(images) // batch_size) * batch_size, *images.shape[1:]))
     outputs = [session.run(padded[start : start + batch_size]) for start in range(0, len(padded), batch_size)]
     gains = [output.gains for output in outputs if output.gains is not None]
@@ -212,7 +226,7 @@ def _run_graph(session: GraphSession, images: UInt8Images, batch_size: int) -> G
 
 
 def _difference(expected: GraphOutput, actual: GraphOutput) -> float:
-    """The worst image's relative difference, map and gain."""
+    """Return the largest relative difference of any image's map or gain."""
     worst = max(parity_difference(e, a) for e, a in zip(expected.maps, actual.maps, strict=True))
     if expected.gains is None:
         return worst

@@ -1,17 +1,16 @@
-"""The training loop: fixed iterations, averaged weights, exact resume."""
+"""The training loop: a fixed number of steps, averaged weights, exact resume."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
 import pickle
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from training.cached_views import Views
 from training.config import FitConfig
+from training.device import batch_to, default_device, mixed_precision, resolve_device, uses_bfloat16
 from training.ema import ExponentialAverage
 from training.errors import CheckpointMismatch, TooFewImages
 from training.methods import build_method
@@ -28,18 +28,19 @@ from training.pixels import in_chunks
 from training.teachers import Teacher, load_teacher
 
 CHECKPOINT_NAME = "checkpoint.pt"
+RATE_STEPS = 20  # the speed is measured over this many steps
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What `on_progress` is told after every step.
+    """The state of a run after a step.
 
     Attributes:
-        step: steps done, 1..`steps`.
-        steps: steps of the whole run.
-        losses: this step's losses by name.
-        images_per_second: good images trained on per second, over the last steps.
-        eta_s: estimated seconds until the last step.
+        step: Finished steps, 1..`steps`.
+        steps: Steps of the whole run.
+        losses: The step's losses by name.
+        images_per_second: Good images trained on per second, over the last `RATE_STEPS` steps of this process.
+        eta_s: Estimated time until the last step, seconds, at this speed.
     """
 
     step: int
@@ -49,89 +50,112 @@ class Progress:
     eta_s: float
 
 
+def untrained(config: FitConfig, teachers: Sequence[Teacher] | None = None) -> Method:
+    """Build the method of a run with its initial weights, which depend on the seed.
+
+    Args:
+        config: Settings of the run.
+        teachers: Loaded teachers to use instead of `config.teachers`.
+
+    Raises:
+        UnknownMethod, UnknownTeacher, WrongTeachers, TeacherWeightsUnavailable, InvalidFitConfig: See their messages.
+    """
+    torch.manual_seed(config.seed)
+    return build_method(config, load_teachers(config) if teachers is None else teachers)
+
+
 def fit(
     images: NDArray[np.uint8],
     reference: NDArray[np.uint8],
     config: FitConfig,
     run_dir: Path,
     *,
+    method: Method | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_measured: Callable[[int], None] = lambda _: None,
-    teachers: Sequence[Teacher] | None = None,
+    should_stop: Callable[[Progress], bool] = lambda _: False,
 ) -> Method:
-    """Trains a method on good images and measures the constants of its map.
+    """Train a method on good images and measure the constants of its map.
+
+    Training runs on `config.device`; the constants are measured on the CPU.
 
     Args:
         images: uint8 `[N, S, S, 3]`, RGB, good images to train on.
-        reference: uint8 `[M, S, S, 3]`, RGB, good images to measure the map's constants on. Not those of the
-            calibration card: the score must not depend on the images that certify its threshold.
-        config: the settings; S is `config.input_size`.
-        run_dir: holds the checkpoint; made if missing.
-        resume: go on from the checkpoint if there is one; the result is the unbroken run's, bit by bit.
-        on_progress: called after every step.
-        on_measured: called with 1 when the weights are final and what they need of the images is remembered, with 2
-            when the map's constants are measured too.
-        teachers: ready teachers instead of `config.teachers`, for tests.
+        reference: uint8 `[M, S, S, 3]`, RGB, good images to measure the map's constants on. They must not be images of
+            the calibration card: the score must not depend on the images that certify its threshold.
+        config: Settings of the run; S is `config.input_size`.
+        run_dir: Folder of the checkpoint; created if missing.
+        method: The result of `untrained(config)`, if it was built before. It is trained in place.
+        resume: Continue from the checkpoint if there is one. On a CPU the result equals that of an uninterrupted run,
+            bit by bit.
+        on_progress: Called after every step.
+        on_measured: Called with 1 when the weights and the memory banks are final, with 2 when the map's constants are
+            measured.
+        should_stop: Called after every step, after `on_progress`. If it returns True, the checkpoint is written and
+            the run ends with `KeyboardInterrupt`.
 
     Returns:
-        The method with averaged weights, in evaluation mode on float32.
+        The method with averaged weights, on the CPU, in evaluation mode and float32.
 
     Raises:
-        TooFewImages: fewer than 2 images to train on or no reference.
-        CheckpointMismatch: the checkpoint is of other images or settings.
-        TeacherWeightsUnavailable: see `load_teacher`.
+        TooFewImages: There are fewer than 2 images to train on, or no reference image.
+        CheckpointMismatch: The checkpoint belongs to other images or settings.
+        DeviceUnavailable: `config.device` is "cuda" and there is no CUDA GPU.
+        TeacherWeightsUnavailable: See `load_teacher`.
+        KeyboardInterrupt: `should_stop` returned True, or the process was interrupted.
     """
     if len(images) < 2:
         raise TooFewImages(len(images), 2, "training")
     if len(reference) < 1:
         raise TooFewImages(len(reference), 1, "reference")
+    device = torch.device(resolve_device(config.device))
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    method = build_method(config, load_teachers(config) if teachers is None else teachers)
-    method.to(memory_format=torch.channels_last)
-    views = Views.make(images, config, lambda pool: _frozen_features(method, pool, config))
+    method = untrained(config) if method is None else method
+    method.to(device).to(memory_format=torch.channels_last)
+    views = Views.make(images, config, lambda pool: _frozen_features(method, pool, config, device))
     method.prepare(views.frozen)
-    run = _Run(method, config, fingerprint(images))
+    run = _Run(method, config, device, fingerprint(images))
     path = run_dir / CHECKPOINT_NAME
     run_dir.mkdir(parents=True, exist_ok=True)
     if not resume:
-        # An older run's checkpoint must not be what a later --resume goes on from.
+        # A later --resume must not continue from the checkpoint of an older run.
         path.unlink(missing_ok=True)
     elif path.exists():
         run.load(path)
 
     method.train()
-    saved = started = time.monotonic()
-    first = run.step
+    saved = time.monotonic()
+    speed = _Speed()
     try:
         while run.step < config.iterations:
-            # torch's own chance (dropout, feature noise) follows the step, so that a resumed run needs no memory of it.
+            # Random numbers of torch (dropout, feature noise) depend on the step alone, so that a checkpoint need not
+            # store the generator's state.
             torch.manual_seed(int(np.random.default_rng((config.seed, run.step)).integers(2**63)))
             losses = run.descend(views.batch(config, run.step))
-            rate = (run.step - first) / max(time.monotonic() - started, 1e-9)
-            on_progress(
-                Progress(
-                    step=run.step,
-                    steps=config.iterations,
-                    losses=losses,
-                    images_per_second=rate * config.batch_size,
-                    eta_s=(config.iterations - run.step) / rate,
-                )
+            steps_per_second = speed.after_step()
+            progress = Progress(
+                step=run.step,
+                steps=config.iterations,
+                losses=losses,
+                images_per_second=steps_per_second * config.batch_size,
+                eta_s=(config.iterations - run.step) / steps_per_second,
             )
-            # After the report: whoever wants to stop says so there, between two steps, and not while this is written.
+            on_progress(progress)
+            if should_stop(progress):
+                raise KeyboardInterrupt
             if time.monotonic() - saved >= config.checkpoint_seconds:
                 run.save(path)
                 saved = time.monotonic()
     except KeyboardInterrupt:
-        # In the middle of a step some weights have moved and some have not: the last whole checkpoint is worth more.
+        # Within a step some weights are updated and others are not; then the last complete checkpoint is kept.
         if run.between_steps:
             run.save(path)
         raise
     run.save(path)
     run.ema.copy_to(method)
-    method.eval().to(memory_format=torch.contiguous_format)
+    method.eval().cpu().to(memory_format=torch.contiguous_format)
     method.consolidate(views.images, views.frozen)
     on_measured(1)
     method.calibrate(reference)
@@ -140,31 +164,44 @@ def fit(
 
 
 def fingerprint(images: NDArray[np.uint8]) -> str:
-    """sha256 (hex) of the shape and the pixels of prepared images: tells whether a run saw the same images."""
+    """Return the sha256 (hex) of the shape and the pixels of prepared images; it identifies a run's images."""
     digest = hashlib.sha256(repr(images.shape).encode())
     digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()
 
 
-class _Run:
-    """Everything that changes while training: weights, optimiser, average, step."""
+class _Speed:
+    """Steps per second over the last `RATE_STEPS` steps."""
 
-    def __init__(self, method: Method, config: FitConfig, images_fingerprint: str) -> None:
-        self.method, self.config, self.step = method, config, 0
+    def __init__(self) -> None:
+        self._times = deque([time.monotonic()], maxlen=RATE_STEPS + 1)
+
+    def after_step(self) -> float:
+        self._times.append(time.monotonic())
+        return (len(self._times) - 1) / max(self._times[-1] - self._times[0], 1e-9)
+
+
+class _Run:
+    """The state that training changes: weights, optimizer, average, step."""
+
+    def __init__(self, method: Method, config: FitConfig, device: torch.device, images_fingerprint: str) -> None:
+        self.method, self.config, self.device, self.step = method, config, device, 0
         self.between_steps = True
         self.identity = {"images": images_fingerprint, "torch": str(torch.__version__), **config.as_json()}
-        del self.identity["checkpoint_seconds"]  # how often a run is saved changes nothing in it
+        # Neither the time between checkpoints nor the device makes it another run: a run may continue elsewhere.
+        del self.identity["checkpoint_seconds"], self.identity["device"]
         trained = [p for p in method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.ema = ExponentialAverage(method, config.ema_decay)
 
     def descend(self, batch: Batch) -> dict[str, float]:
+        """Do one step and return its losses."""
         config = self.config
         self.between_steps = False
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config, self.method.stages)
-        with _precision(config):
-            losses = self.method.training_step(batch)
+        with default_device(self.device), mixed_precision(config, self.device):
+            losses = self.method.training_step(batch_to(batch, self.device))
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], config.clip_norm)
@@ -175,7 +212,7 @@ class _Run:
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def save(self, path: Path) -> None:
-        """Writes the checkpoint so that a kill at any moment leaves a whole one behind."""
+        """Write the checkpoint atomically: a process that is killed leaves the previous checkpoint complete."""
         state = {
             "identity": self.identity,
             "step": self.step,
@@ -191,6 +228,7 @@ class _Run:
         scratch.replace(path)
 
     def load(self, path: Path) -> None:
+        """Restore a checkpoint, which may have been written on another device."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -204,27 +242,27 @@ class _Run:
             raise CheckpointMismatch(path, differences)
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.shadow = state["ema"]
+        self.ema.load(state["ema"])
         self.step = state["step"]
 
 
 def load_teachers(config: FitConfig) -> list[Teacher]:
-    """The frozen networks that the settings name.
+    """Load the frozen networks of the settings.
 
     Raises:
-        UnknownTeacher, TeacherWeightsUnavailable: see `load_teacher`.
+        UnknownTeacher, TeacherWeightsUnavailable: See `load_teacher`.
     """
     files: Sequence[Path | None] = config.teacher_weights or [None] * len(config.teachers)
     return [load_teacher(name, file) for name, file in zip(config.teachers, files, strict=True)]
 
 
 def learning_rate(step: int, config: FitConfig, stages: Sequence[float] = (1.0,)) -> float:
-    """Linear warm-up, then half a cosine down to 1 % of the highest rate; anew in every stage.
+    """Return the learning rate of a step: linear warm-up, then half a cosine down to 1 % of `config.lr`, per stage.
 
     Args:
-        step: from 0.
-        config: the highest rate, the warm-up, the steps of the whole run.
-        stages: shares of the run after which a stage ends, ascending, the last one 1.
+        step: Number of the step, from 0.
+        config: Highest rate, steps of warm-up, steps of the whole run.
+        stages: Shares of the run after which a stage ends, ascending, the last one 1.
     """
     ends = [0, *(round(share * config.iterations) for share in stages)]
     stage = next((i for i, end in enumerate(ends[1:]) if step < end), len(stages) - 1)
@@ -235,20 +273,15 @@ def learning_rate(step: int, config: FitConfig, stages: Sequence[float] = (1.0,)
     return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _precision(config: FitConfig) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16, enabled=_computes_in_bfloat16(config))
-
-
-def _computes_in_bfloat16(config: FitConfig) -> bool:
-    if config.precision == "auto":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return config.precision == "bfloat16"
-
-
 @torch.no_grad()
-def _frozen_features(method: Method, images: NDArray[np.uint8], config: FitConfig) -> list[Tensor]:
-    """Frozen features of a whole pool. In training precision: the loss is no more exact than that."""
-    dtype = torch.bfloat16 if _computes_in_bfloat16(config) else torch.float32
-    with _precision(config):
-        chunks = [[f.to(dtype) for f in method.frozen_features(pixels)] for pixels in in_chunks(images)]
+def _frozen_features(
+    method: Method, images: NDArray[np.uint8], config: FitConfig, device: torch.device
+) -> list[Tensor]:
+    """Compute the frozen features of a pool on the device and keep them in main memory.
+
+    They are stored in the precision of training, because the losses are not more precise than that.
+    """
+    dtype = torch.bfloat16 if uses_bfloat16(config.precision, device) else torch.float32
+    with mixed_precision(config, device):
+        chunks = [[f.to("cpu", dtype) for f in method.frozen_features(p.to(device))] for p in in_chunks(images)]
     return [torch.cat(level) for level in zip(*chunks, strict=True)]

@@ -1,4 +1,4 @@
-"""A product's whole way: images of good parts -> network -> graph -> calibration card -> bundle."""
+"""The training pipeline: images of good parts, network, graph, calibration card, bundle."""
 
 import subprocess
 import tempfile
@@ -16,53 +16,53 @@ from service.bundle.bundle import Bundle
 from service.bundle.card import CalibrationCard
 from service.bundle.manifest import PRODUCT_NAME, InputGeometry, ManifestDraft, ScoreRule, Tiling, TrainingRecord
 from service.bundle.writer import write_bundle
-from service.inspection.decoding.decoder import read_header
 from service.inspection.inspector import Inspector, InspectorOptions, Measurer
 from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.session import GraphSession, RequestedProvider, SessionOptions
-from training.calibrate import calibrate, named_failures
+from training.calibrate import calibrate
 from training.config import FitConfig
-from training.dataset import DataSet, TestImage, UInt8Images, read_mask, scan
+from training.dataset import DataSet, TestImage, UInt8Images, read_mask, read_size, scan
+from training.device import resolve_device
 from training.errors import InvalidOption
 from training.evaluate import Evaluation, evaluate
-from training.export import Exported, Probes, export, with_metadata
-from training.fit import Progress, fit
+from training.export import PROBES, Exported, Probes, export, with_metadata
+from training.fit import Progress, fit, untrained
 from training.methods.base import Method
-from training.tiles import load_for_training
+from training.tiles import load_for_training, load_sample
 
-# What decides the numbers in a bundle.
+# Libraries that affect the numbers in a bundle.
 _LIBRARIES = (
     *("plumbline", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"),
     *("numpy", "opencv-python-headless", "pillow", "simplejpeg"),
 )
 
-# Training images on which the constants of the map are measured: this share, but no more than enough.
+# The constants of the map are measured on this share of the training images, within these limits.
 REFERENCE_SHARE = 0.1
 LEAST_REFERENCE_IMAGES, MOST_REFERENCE_IMAGES = 3, 64
 
-Advance = Callable[[int, str], None]  # how far a stage is, and a note to show beside
+Advance = Callable[[int, str], None]  # the items done so far, and a note
 
 
 class Reporter(Protocol):
-    """Shows how far the work is."""
+    """Shows the progress of the pipeline."""
 
     def stage(self, title: str, total: int) -> Advance:
-        """Begin a stage of `total` items; the answer is called after each."""
+        """Begin a stage of `total` items and return the function to call after each item."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to train, on what, and where to put it.
+    """A product to train.
 
     Attributes:
         data: MVTec-layout folder or folder of good images.
         product: Name in the model repository.
         models: The model repository.
-        run_dir: Holds the checkpoint while training.
+        run_dir: Folder of the checkpoint.
         config: Settings of the network and its training.
         held_out_fraction: Share of good images for the calibration card.
-        resume: Go on from the checkpoint.
-        evaluate: Also measure on the test split and put the figures into the manifest.
+        resume: Continue from the checkpoint.
+        evaluate: Also measure the bundle on the test split and write the figures to the manifest.
     """
 
     data: Path
@@ -82,29 +82,49 @@ class Request:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out."""
+    """The result of `train`.
+
+    Attributes:
+        bundle: The bundle that was written.
+        data: The images of the product.
+        evaluation: The measurement on the test split, if it was requested.
+        seconds: Wall time from images to calibrated graph, without the evaluation.
+        cpu_seconds: Processor time of the same.
+    """
 
     bundle: Bundle
     data: DataSet
     evaluation: Evaluation | None
+    seconds: float
+    cpu_seconds: float
 
 
-def train(request: Request, reporter: Reporter) -> Trained:
-    """Fit, export, check, calibrate and write a bundle.
+def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress], bool] = lambda _: False) -> Trained:
+    """Train, export, verify, calibrate and write a bundle.
+
+    Args:
+        request: The product to train.
+        reporter: Shows the progress.
+        should_stop: Called after every training step. If it returns True, the checkpoint is written and the run ends
+            with `KeyboardInterrupt`; with `Request.resume` a later run continues there.
 
     Raises:
-        PlumblineError: Of many kinds, each naming what was wrong; nothing is left in the model repository.
+        PlumblineError: Subclasses name what was wrong. The model repository then holds no new bundle.
+        KeyboardInterrupt: `should_stop` returned True.
     """
-    started = time.monotonic()
-    config = request.config
+    started, cpu_started = time.monotonic(), time.process_time()
+    # The manifest records the device that is used, so that "auto" and "cpu" give the same bundle on a CPU.
+    config = replace(request.config, device=resolve_device(request.config.device))
+    method = untrained(config)  # wrong settings and missing weights are reported before images are read
     data = scan(request.data, held_out_fraction=request.held_out_fraction, seed=config.seed)
     if request.evaluate:
         _check_test_split(request.data, data.test)
-    # Before the long part, so that a folder that cannot be written is noticed now.
+    # A folder that cannot be written is reported before the training.
     (request.models / request.product).mkdir(parents=True, exist_ok=True)
     tiling = None if config.overlap is None else Tiling(overlap=config.overlap, scale=config.scale)
     geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling)
-    method, exported = _fit_and_export(request, data, geometry, reporter)
+    request = replace(request, config=config)
+    method, exported = _fit_and_export(request, method, data, geometry, reporter, should_stop)
     draft = ManifestDraft(
         product=request.product,
         method=config.method,
@@ -129,40 +149,55 @@ def train(request: Request, reporter: Reporter) -> Trained:
     )
     model = with_metadata(exported.model, draft)
     card = _calibrate(model, draft, data, config, reporter)
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     evaluation = None
     if request.evaluate:
-        evaluation = _evaluate_staged(model, draft, card, exported, data, config, reporter)
+        evaluation = _evaluate_trial(model, draft, card, exported, data, config, reporter)
         draft = draft.model_copy(update={"evaluation": evaluation.figures})
     bundle = write_bundle(request.models, draft=draft, model=model, card=card, golden=exported.golden)
-    # The trial bundle that was evaluated differs from the written one in the figures alone, and so in its version.
-    return Trained(bundle, data, evaluation and replace(evaluation, version=bundle.version))
+    # The trial bundle has no figures in its manifest and therefore another version.
+    evaluation = evaluation and replace(evaluation, version=bundle.version)
+    return Trained(bundle, data, evaluation, seconds, cpu_seconds)
 
 
 def set_aside(images: UInt8Images) -> tuple[UInt8Images, UInt8Images]:
-    """Splits good images, uint8 `[N, S, S, 3]`, into those to train on and the reference for the map's constants."""
+    """Split good images into images to train on and reference images for the map's constants.
+
+    Args:
+        images: uint8 `[N, S, S, 3]`.
+
+    Returns:
+        uint8 `[N - M, S, S, 3]` to train on, uint8 `[M, S, S, 3]` as the reference.
+    """
     wanted = round(len(images) * REFERENCE_SHARE)
     count = min(max(wanted, LEAST_REFERENCE_IMAGES), MOST_REFERENCE_IMAGES, len(images) // 2)
     chosen = np.zeros(len(images), np.bool_)
-    # Evenly through the list: names often follow time, and every part of it should have a say.
+    # Evenly spaced: file names often follow the time of capture, and the reference should cover all of it.
     chosen[np.linspace(0, len(images), count, endpoint=False).astype(np.intp)] = True
     return images[~chosen], images[chosen]
 
 
 def inspector_options(threads: int | None, provider: RequestedProvider = "auto") -> InspectorOptions:
-    """The service's options for work that waits for nobody: no deadline worth the name."""
-    patient = BatchingOptions(max_batch=1, queue_limit=4, deadline_s=600.0)
-    return InspectorOptions(session=SessionOptions(provider=provider, threads=threads), batching=patient)
+    """Return the service's options for offline work: no micro-batching, and a deadline that is never reached."""
+    offline = BatchingOptions(max_batch=1, queue_limit=4, deadline_s=600.0)
+    return InspectorOptions(session=SessionOptions(provider=provider, threads=threads), batching=offline)
 
 
 def _fit_and_export(
-    request: Request, data: DataSet, geometry: InputGeometry, reporter: Reporter
+    request: Request,
+    method: Method,
+    data: DataSet,
+    geometry: InputGeometry,
+    reporter: Reporter,
+    should_stop: Callable[[Progress], bool],
 ) -> tuple[Method, Exported]:
     config = request.config
-    reading = reporter.stage("read images", len(data.train) + len(data.held_out))
+    reading = reporter.stage("read images", len(data.train))
+    for path in data.held_out:
+        read_size(path)  # they are decoded after the training: a file that is not an image is reported now
     images = load_for_training(data.train, geometry, config.seed, lambda done: reading(done, ""))
-    held_out = load_for_training(data.held_out, geometry, config.seed, lambda done: reading(len(data.train) + done, ""))
-    # The held-out images certify the threshold, so nothing of the score may be measured on them, however little; and
-    # a network's distances to what it has learnt are smaller than to what it has not.
+    # The constants of the map must be measured neither on held-out images, which certify the threshold, nor on images
+    # that the network was trained on, where its distances are smaller.
     images, reference = set_aside(images)
     training = reporter.stage("train", config.iterations)
     measuring = reporter.stage("measure the map's constants", 2)
@@ -171,14 +206,15 @@ def _fit_and_export(
         reference,
         config,
         request.run_dir,
+        method=method,
         resume=request.resume,
         on_progress=lambda progress: training(progress.step, _note(progress)),
         on_measured=lambda done: measuring(done, "a minute or two" if done == 1 else ""),
+        should_stop=should_stop,
     )
     exporting = reporter.stage("export and compare", 1)
-    probes = Probes.draw(held_out, np.empty((0, *held_out.shape[1:]), np.uint8), config.seed)
-    probes = Probes(probes.good, probes.pseudo, method.branch_flipping_inputs(probes.good))
-    exported = export(method, probes)
+    good = load_sample(data.held_out, geometry, config.seed, PROBES)
+    exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good), config.seed))
     exporting(1, f"largest difference {exported.parity.measured:.1e}")
     return method, exported
 
@@ -201,7 +237,7 @@ def _calibrate(
         measurer.close()
 
 
-def _evaluate_staged(
+def _evaluate_trial(
     model: bytes,
     draft: ManifestDraft,
     card: CalibrationCard,
@@ -210,16 +246,16 @@ def _evaluate_staged(
     config: FitConfig,
     reporter: Reporter,
 ) -> Evaluation:
-    """A manifest is written once, so the figures that go into it come from a trial bundle."""
+    """Evaluate a temporary bundle: a bundle is never changed, so its figures must exist before it is written."""
     with tempfile.TemporaryDirectory() as folder:
-        staged = write_bundle(Path(folder), draft=draft, model=model, card=card, golden=exported.golden)
-        return evaluate_bundle(staged.path, data.test, reporter, inspector_options(config.threads))
+        trial = write_bundle(Path(folder), draft=draft, model=model, card=card, golden=exported.golden)
+        return evaluate_bundle(trial.path, data.test, reporter, inspector_options(config.threads))
 
 
 def evaluate_bundle(
     path: Path, images: Sequence[TestImage], reporter: Reporter, options: InspectorOptions
 ) -> Evaluation:
-    """Open a bundle as the service does and evaluate it."""
+    """Open a bundle as the service does and evaluate it on a test split."""
     inspector = Inspector.load(path, options)
     evaluating = reporter.stage("evaluate", len(images))
     try:
@@ -229,19 +265,17 @@ def evaluate_bundle(
 
 
 def _check_test_split(folder: Path, test: Sequence[TestImage]) -> None:
-    """What evaluation would stumble over after the training is found before it."""
+    """Check images and masks before the training, so that the evaluation after it does not fail."""
     if {image.defective for image in test} != {True, False}:
         raise InvalidOption(
             "--evaluate", "given", f"a test split with good and defective images in {folder} (test/good, test/<defect>)"
         )
     for image in test:
-        with named_failures(image.path):
-            header = read_header(image.path.read_bytes())
-        read_mask(image.mask, (header.width, header.height))
+        read_mask(image.mask, read_size(image.path))
 
 
 def _shareable(config: FitConfig) -> dict[str, Any]:
-    """The settings without the training machine's folders."""
+    """Return the settings as JSON values, without paths of the training machine."""
     settings = config.as_json()
     settings["teacher_weights"] = [path.name for path in config.teacher_weights]
     return settings
@@ -258,7 +292,7 @@ def _installed() -> dict[str, str]:
 
 
 def _git_revision() -> str | None:
-    """The revision of this source tree, None outside a repository; "-dirty" where files were changed."""
+    """Return the revision of this source tree, with "-dirty" where files were changed; None outside a repository."""
     here = Path(__file__).resolve().parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -267,7 +301,7 @@ def _git_revision() -> str | None:
             capture_output=True,
             check=False,
         )
-        # A virtual environment inside somebody else's repository must not lend us its revision.
+        # An installed package may lie inside another repository, whose revision says nothing about it.
         if tracked.returncode != 0:
             return None
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that needs nothing else: no network, no scripts, images and drawings inside."""
+"""The HTML report of an evaluation: one self-contained file without scripts, with embedded images and plots."""
 
 import base64
 import math
@@ -17,11 +17,11 @@ from training import metrics
 from training.dataset import UInt8Images, read_rgb
 from training.evaluate import LABELS, Evaluation, ImageResult, by_defect, inspect_file
 
-WIDTH, HEIGHT = 640, 240  # of a drawing's area, SVG units
+WIDTH, HEIGHT = 640, 240  # plot area, SVG units
 BINS = 48
-SHOWN_EACH = 8  # images a section
-IMAGE_SIDE = 320  # longer side of a shown image, pixels
-LOG_AXIS_FROM = 10.0  # scores that span more than this factor are drawn on a logarithmic axis
+SHOWN_EACH = 8  # images per section
+IMAGE_SIDE = 320  # longer side of an embedded image, pixels
+LOG_AXIS_FROM = 10.0  # the axis is logarithmic if the scores span more than this factor
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,18 @@ class Bar:
 
 @dataclass(frozen=True)
 class Tick:
+    """A tick of the score axis, `x` in SVG units."""
+
     x: float
     label: str
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Scores of good and defective parts; heights are shares of each kind, relative to the highest bar."""
+    """Histogram of the scores of good and defective parts.
+
+    Bar heights are shares of each kind, scaled to the highest bar; positions are in SVG units.
+    """
 
     bars: list[Bar]
     ticks: list[Tick]
@@ -53,7 +58,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Shown:
-    """An image and its overlay as data URLs."""
+    """An image and its heatmap overlay, as data URLs, with the inspection's result."""
 
     name: str
     defect: str
@@ -66,6 +71,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Section:
+    """A section of images with its title and introduction."""
+
     title: str
     remark: str
     shown: list[Shown]
@@ -75,9 +82,9 @@ def write_report(evaluation: Evaluation, inspector: Inspector, path: Path) -> No
     """Write the report.
 
     Args:
-        evaluation: What `evaluate` found.
-        inspector: The same product; it draws the overlays anew, on the product's fixed scale.
-        path: The HTML file.
+        evaluation: The result of `evaluate`.
+        inspector: The same bundle; it computes the overlays, on the product's fixed scale.
+        path: The HTML file to write.
     """
     environment = Environment(
         loader=PackageLoader("training"),
@@ -104,7 +111,7 @@ def write_report(evaluation: Evaluation, inspector: Inspector, path: Path) -> No
 
 
 def histogram(evaluation: Evaluation) -> Histogram:
-    """Where the scores of both kinds lie, and the thresholds among them."""
+    """Compute the histogram of the scores, with the positions of the thresholds."""
     scores = np.array([image.score for image in evaluation.images])
     defective = np.array([image.defective for image in evaluation.images])
     thresholds = (evaluation.recipe.fail_threshold, evaluation.recipe.review_threshold)
@@ -135,7 +142,7 @@ def histogram(evaluation: Evaluation) -> Histogram:
 
 
 def roc_points(images: Sequence[ImageResult]) -> str:
-    """The ROC curve as the points of an SVG polyline in a square of HEIGHT."""
+    """Return the ROC curve as the points of an SVG polyline, in a square of side `HEIGHT`."""
     scores = np.array([image.score for image in images])
     fpr, tpr = metrics.roc_curve(scores, np.array([image.defective for image in images]))
     return " ".join(f"{HEIGHT * x:.2f},{HEIGHT * (1 - y):.2f}" for x, y in zip(fpr, tpr, strict=True))
@@ -145,7 +152,7 @@ def _false_rejects(evaluation: Evaluation, inspector: Inspector) -> Section:
     good = sorted((i for i in evaluation.images if not i.defective), key=lambda image: -image.score)
     wrong = [image for image in good if image.false_reject]
     remark = (
-        f"{len(wrong)} of {len(good)} good parts fail; the worst first."
+        f"{len(wrong)} of {len(good)} good parts fail; highest score first."
         if wrong
         else "No good part fails. The highest-scoring good parts:"
     )
@@ -156,7 +163,7 @@ def _misses(evaluation: Evaluation, inspector: Inspector) -> Section:
     defective = sorted((i for i in evaluation.images if i.defective), key=lambda image: image.score)
     wrong = [image for image in defective if image.missed]
     remark = (
-        f"{len(wrong)} of {len(defective)} defective parts pass; the worst first."
+        f"{len(wrong)} of {len(defective)} defective parts pass; lowest score first."
         if wrong
         else "No defective part passes. The lowest-scoring defective parts:"
     )
@@ -186,7 +193,7 @@ def _show(images: Sequence[ImageResult], evaluation: Evaluation, inspector: Insp
 
 
 def shrunk(rgb: UInt8Images) -> UInt8Images:
-    """An image, uint8 [H, W, 3], no larger than is worth showing on a page."""
+    """Shrink an image, uint8 `[H, W, 3]`, to a longer side of at most `IMAGE_SIDE` pixels."""
     factor = IMAGE_SIDE / max(rgb.shape[:2])
     if factor >= 1:
         return rgb

@@ -1,4 +1,4 @@
-"""Tiles to learn from: drawn from images that are larger than the network, through the service's own cutting."""
+"""Training images: whole images, or tiles cut from large images as the service cuts them."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.manifest import InputGeometry
-from service.inspection.decoding.decoder import read_header
 from service.inspection.runtime.threads import cpu_quota
 from service.inspection.tiling import cut, plan_tiles, prepare_input
-from training.calibrate import named_failures
-from training.dataset import UInt8Images, load_prepared, read_rgb
+from training.dataset import UInt8Images, load_prepared, read_rgb, read_size
 
-# All tiles are kept in memory, like all images without a tiling, and the frozen teacher's features of each take two
-# to four times as much again; of more than fit, some are drawn.
+# All tiles are kept in memory, and the frozen features of each need two to four times as much again. Tiles beyond this
+# limit are left out at random.
 MEMORY_BYTES = 1 << 28
 
 
@@ -28,49 +26,71 @@ def load_for_training(
     *,
     memory_bytes: int = MEMORY_BYTES,
 ) -> UInt8Images:
-    """What the network learns from: whole images, or with a tiling tiles of them, as serving cuts them.
+    """Load the images to train on: whole images, or their tiles if the geometry has a tiling.
 
     Args:
         paths: Image files.
-        geometry: The graph's input.
-        seed: Decides which tiles are drawn where there are too many.
+        geometry: Input of the graph.
+        seed: Seed of the order of the tiles, and of their selection where they need too much memory.
         progress: Called with the number of images done so far.
-        memory_bytes: Most memory for tiles; at least one tile of every image is drawn.
+        memory_bytes: Largest memory of the tiles; at least one tile of every image is loaded.
 
     Returns:
-        uint8 [N, height, width, 3], RGB; tiles in an order that the seed decides, so that any part of them shows all
-        places of the images.
+        uint8 `[N, height, width, 3]`, RGB. Tiles are in random order, so that every part of the array shows all
+        positions in the images.
 
     Raises:
-        UnreadableImage: Names the first file that is not a whole image.
+        UnreadableImage: An image cannot be read; the message names the first one.
     """
     if geometry.tiling is None:
         return load_prepared(paths, geometry, progress)
-    counts = [_tiles_of(path, geometry) for path in paths]
-    tile_bytes = geometry.height * geometry.width * 3
-    share = min(1.0, memory_bytes / (sum(counts) * tile_bytes))
+    counts = [_tile_count(path, geometry) for path in paths]
+    share = min(1.0, memory_bytes / (sum(counts) * _tile_bytes(geometry)))
     rng = np.random.default_rng((seed, len(paths)))
     chosen = [np.sort(rng.permutation(count)[: max(1, int(count * share))]) for count in counts]
     tiles = np.empty((sum(map(len, chosen)), geometry.height, geometry.width, 3), np.uint8)
-    places = np.split(rng.permutation(len(tiles)), np.cumsum([len(numbers) for numbers in chosen])[:-1])
-    # One large image at a time and core: the images themselves must not fill the memory.
+    slots = np.split(rng.permutation(len(tiles)), np.cumsum([len(numbers) for numbers in chosen])[:-1])
+    # One large image per core at a time, to bound the memory.
     with ThreadPoolExecutor(cpu_quota()) as pool:
         for start in range(0, len(paths), cpu_quota()):
-            piece = slice(start, start + cpu_quota())
-            for number, drawn in enumerate(pool.map(partial(_draw, geometry), paths[piece], chosen[piece]), start):
-                tiles[places[number]] = drawn
+            part = slice(start, start + cpu_quota())
+            for number, drawn in enumerate(pool.map(partial(_cut, geometry), paths[part], chosen[part]), start):
+                tiles[slots[number]] = drawn
                 if progress is not None:
                     progress(number + 1)
     return tiles
 
 
-def _tiles_of(path: Path, geometry: InputGeometry) -> int:
-    with named_failures(path):
-        header = read_header(path.read_bytes())
-    return len(plan_tiles((header.height, header.width), geometry))
+def load_sample(paths: Sequence[Path], geometry: InputGeometry, seed: int, count: int) -> UInt8Images:
+    """Load a random sample of images, decoding only the sample.
+
+    Args:
+        paths: Image files, at least one.
+        geometry: Input of the graph.
+        seed: Seed of the selection.
+        count: Largest number of images.
+
+    Returns:
+        uint8 `[min(count, N), height, width, 3]`, RGB; with a tiling, one or more tiles of up to `count` images.
+
+    Raises:
+        UnreadableImage: An image of the sample cannot be read; the message names it.
+    """
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(paths))[:count])
+    sample = [paths[number] for number in drawn]
+    return load_for_training(sample, geometry, seed, memory_bytes=count * _tile_bytes(geometry))[:count]
 
 
-def _draw(geometry: InputGeometry, path: Path, chosen: NDArray[np.int64]) -> UInt8Images:
+def _tile_bytes(geometry: InputGeometry) -> int:
+    return geometry.height * geometry.width * 3
+
+
+def _tile_count(path: Path, geometry: InputGeometry) -> int:
+    width, height = read_size(path)
+    return len(plan_tiles((height, width), geometry))
+
+
+def _cut(geometry: InputGeometry, path: Path, chosen: NDArray[np.int64]) -> UInt8Images:
     rgb = read_rgb(path)
     grid = plan_tiles((rgb.shape[0], rgb.shape[1]), geometry)
     wanted = set(chosen.tolist())

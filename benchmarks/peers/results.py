@@ -15,7 +15,7 @@ _SHARES = ("image_auroc", "pixel_auroc", "aupro", "pixel_average_precision")
 _COSTS = ("train_seconds", "ms_per_image")
 COLUMNS = ("method", "category", *_SHARES, *_COSTS)
 # The column names of `plumbline-train compare`, so that the two tables can be compared.
-_HEAD = ("method", "category", *(f"{FIGURES[name]} %" for name in _SHARES), "training s", "ms an image")
+_HEAD = ("method", "category", *(f"{FIGURES[name]} %" for name in _SHARES), "training s", "ms per image")
 MEAN = "mean"
 
 

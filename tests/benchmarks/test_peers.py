@@ -82,7 +82,7 @@ def test_the_table_is_written_as_markdown_in_percent_and_as_json_in_shares(tmp_p
     text = write_table(tmp_path, [replace(result("patchcore", "nut"), image_auroc=0.98765)])
 
     assert text.splitlines()[0] == (
-        "| method | category | image AUROC % | pixel AUROC % | AUPRO % | pixel AP % | training s | ms an image |"
+        "| method | category | image AUROC % | pixel AUROC % | AUPRO % | pixel AP % | training s | ms per image |"
     )
     assert text.splitlines()[2] == "| patchcore | nut | 98.77 | 95.00 | 87.50 | 50.00 | 12 | 34.5 |"
     assert (tmp_path / "peers.md").read_text() == text

@@ -1,4 +1,4 @@
-"""The smallest network with the shape of a method: two levels, a data-dependent choice, a gain."""
+"""The smallest network with the interface of a method: two levels, a data-dependent choice, a gain."""
 
 import torch
 from torch import Tensor, nn
@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 
 class SmallMethod(nn.Module):
-    """Edge energy at two scales; the gain follows the level whose variance is smaller, as DRD's refinement does.
+    """Edge energy at two scales; the gain is taken from the level with the smaller variance, as in DRD's refinement.
 
     Args:
-        frozen_choice: Take the choice in Python, which an exporter freezes at the example's answer.
+        frozen_choice: Make the choice in Python, so that the exporter makes the example's choice constant.
         gain: Whether there is a score gain.
     """
 
@@ -25,7 +25,7 @@ class SmallMethod(nn.Module):
         self.frozen = 0
 
     def levels(self, image: Tensor) -> Tensor:
-        """float32 [N, 2, H/2, W/2]."""
+        """Return float32 `[N, 2, H/2, W/2]`."""
         x = image.permute(0, 3, 1, 2).float() / 255 - 0.5
         first = F.conv2d(x, self.fine, stride=2, padding=1)
         second = F.conv2d(first, self.coarse, stride=2, padding=1)
@@ -39,7 +39,7 @@ class SmallMethod(nn.Module):
             return levels.mean(1), None
         peaks, spread = levels.amax((2, 3)), levels.var((2, 3))
         if self.frozen_choice:
-            # What tracing makes of `if spread[0] < spread[1]`: right for the example, wrong for others.
+            # The result of tracing `if spread[0] < spread[1]`: correct for the example, wrong for other images.
             choice = spread.argmin(1, keepdim=True)
             if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
                 choice = torch.zeros_like(choice)

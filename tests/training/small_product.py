@@ -1,4 +1,4 @@
-"""A product that takes seconds instead of minutes: drawn plates and a network that was never trained."""
+"""A product that is built in seconds: synthetic images of plates and an untrained network."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ SIZE = 64
 
 
 def plate(seed: int, spots: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A plain, slightly noisy plate of 80 x 72 pixels and where its bright spots are."""
+    """Draw a plain, slightly noisy plate of 80 x 72 pixels and the mask of its bright spots."""
     rng = np.random.default_rng(seed)
     image = (rng.normal(110, 4, (72, 80, 3)) + rng.uniform(-5, 5)).clip(0, 255)
     mask = np.zeros(image.shape[:2], bool)
@@ -34,7 +34,7 @@ def plate(seed: int, spots: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.bool
 
 
 def write_plates(root: Path, *, masks: bool = True) -> Path:
-    """An MVTec-layout folder: 40 to learn from, 8 good, 6 with one spot and 4 with three to test on."""
+    """Write an MVTec-layout folder: 40 training images; 8 good, 6 one-spot and 4 three-spot test images."""
     for folder, count, spots, first in (
         ("train/good", 40, 0, 0),
         ("test/good", 8, 0, 100),
@@ -51,7 +51,7 @@ def write_plates(root: Path, *, masks: bool = True) -> Path:
 
 
 def build_bundle(data: Path, models: Path) -> Bundle:
-    """Everything that training does, but for the training."""
+    """Run the training pipeline without the training."""
     found = scan(data)
     geometry = InputGeometry(height=SIZE, width=SIZE)
     held_out = load_prepared(found.held_out, geometry)

@@ -1,4 +1,4 @@
-"""Calibration and evaluation run the exported graph through the code that serves, on the original files."""
+"""Calibration and evaluation run the exported graph with the service's code on the original files."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def evaluation(inspector: Inspector, data: Path) -> Evaluation:
 
 
 def test_card_holds_the_scores_of_the_held_out_images(bundle: Bundle, data: Path) -> None:
-    """Against torch itself: decode and prepare, run the network, apply the score rule."""
+    """Compare with PyTorch: decode and prepare, run the network, apply the score rule."""
     images = load_prepared(scan(data).held_out, bundle.manifest.input)
     with torch.inference_mode():
         maps, gains = SmallMethod()(torch.from_numpy(images))
@@ -85,7 +85,7 @@ def test_calibration_names_a_damaged_image(inspector: Inspector, tmp_path: Path)
         calibrate(inspector, [damaged], ["all"], "none")
 
 
-def test_figures_follow_from_the_verdicts(evaluation: Evaluation) -> None:
+def test_figures_follow_from_scores_and_decisions(evaluation: Evaluation) -> None:
     defective = [image.defective for image in evaluation.images]
     scores = [image.score for image in evaluation.images]
     good = [image for image in evaluation.images if not image.defective]
@@ -101,38 +101,38 @@ def test_figures_follow_from_the_verdicts(evaluation: Evaluation) -> None:
         assert (image.decision is Decision.FAIL) == (image.score > evaluation.recipe.fail_threshold)
 
 
-def test_rates_share_their_kind_among_the_three_verdicts(evaluation: Evaluation) -> None:
+def test_decisions_of_each_kind_add_up(evaluation: Evaluation) -> None:
     table = by_defect(evaluation.images)
 
     assert list(table) == ["good", "spot", "spots"]
-    assert sum(table["good"][verdict] for verdict in ("pass", "review", "fail")) == 8
+    assert sum(table["good"][decision] for decision in ("pass", "review", "fail")) == 8
     missed = table["spot"]["pass"] + table["spots"]["pass"]
     assert evaluation.figures["miss_rate"] == pytest.approx(missed / 10)
 
 
-def test_without_masks_pixel_figures_are_skipped_and_said_so(
+def test_without_masks_pixel_figures_are_omitted_with_a_note(
     inspector: Inspector, evaluation: Evaluation, data: Path
 ) -> None:
     unmasked = [replace(image, mask=None) for image in scan_test(data)]
 
     result = evaluate(inspector, unmasked)
 
-    assert result.notes == ("no masks: pixel figures are skipped",)
+    assert result.notes == ("there are no masks, so pixel figures are omitted",)
     assert not [name for name in result.figures if "pixel" in name or name == "aupro"]
     assert result.figures["image_auroc"] == evaluation.figures["image_auroc"]
 
 
-def test_a_defect_without_mask_is_left_out_of_pixel_figures_and_counted(inspector: Inspector, data: Path) -> None:
+def test_defect_without_mask_is_excluded_from_pixel_figures_and_counted(inspector: Inspector, data: Path) -> None:
     images = scan_test(data)
     images[-1] = replace(images[-1], mask=None)
 
     result = evaluate(inspector, images)
 
-    assert result.notes == ("1 defective images have no mask and are left out of the pixel figures",)
+    assert result.notes == ("defective images without a mask, excluded from the pixel figures: 1",)
     assert "pixel_auroc" in result.figures
 
 
-def test_a_mask_of_another_size_is_refused(inspector: Inspector, data: Path) -> None:
+def test_mask_of_another_size_is_refused(inspector: Inspector, data: Path) -> None:
     images = scan_test(data)
     wrong = replace(images[-1], mask=images[-1].path.parent.parent / "wrong.png")
     assert wrong.mask is not None
@@ -142,7 +142,7 @@ def test_a_mask_of_another_size_is_refused(inspector: Inspector, data: Path) -> 
         evaluate(inspector, [images[0], wrong])
 
 
-def test_json_and_table_tell_the_same(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_json_and_table_hold_the_same_figures(evaluation: Evaluation, tmp_path: Path) -> None:
     evaluation.write_json(tmp_path / "evaluation.json")
     written = json.loads((tmp_path / "evaluation.json").read_text())
     console = Console(width=120, record=True)
@@ -154,7 +154,7 @@ def test_json_and_table_tell_the_same(evaluation: Evaluation, tmp_path: Path) ->
 
 
 class _Collector(HTMLParser):
-    """Every tag's attributes, and whether tags close in the order they open."""
+    """Collects the attributes of every tag, and checks that tags are nested properly."""
 
     VOID = frozenset({"meta", "img", "br", "rect", "line", "polyline"})
 
@@ -191,7 +191,7 @@ def test_report_is_one_self_contained_page(evaluation: Evaluation, inspector: In
 
 
 def test_report_shows_the_worst_misses_first(evaluation: Evaluation, inspector: Inspector, tmp_path: Path) -> None:
-    """With a fail threshold above everything all defects are missed; the lowest score is the worst."""
+    """With a fail threshold above all scores every defect is missed; the lowest score comes first."""
     high = max(image.score for image in evaluation.images) * 2
     recipe = evaluation.recipe.model_copy(update={"fail_threshold": high, "review_threshold": high})
     images = tuple(replace(image, decision=Decision.PASS) for image in evaluation.images)

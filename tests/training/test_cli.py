@@ -1,4 +1,4 @@
-"""What the command line says: one clear line and exit code 2 for bad input, never a traceback."""
+"""The command line: one line and exit code 2 for bad input, no traceback; interruption and resume."""
 
 import os
 import shlex
@@ -10,12 +10,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from service.bundle.bundle import Bundle
 from tests.training.small_product import build_bundle, write_plates
-from training.cli.main import app, default_overlap
+from training.cli.fit import default_overlap
+from training.cli.interrupt import Interrupt
+from training.cli.main import app
 from training.config import FitConfig
+from training.fit import Progress
 
 runner = CliRunner()
 
@@ -28,8 +32,8 @@ def draw(folder: Path, count: int) -> Path:
     return folder
 
 
-def complaint(*arguments: object) -> str:
-    """The one line that a refused command says."""
+def error_line(*arguments: object) -> str:
+    """Run a command that must fail and return its one line of output."""
     result = runner.invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 2, result.output
     lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
@@ -40,7 +44,7 @@ def complaint(*arguments: object) -> str:
 
 def fit(data: Path, tmp_path: Path, *options: object, product: str = "part") -> str:
     folders = ("--models", tmp_path / "models", "--run-dir", tmp_path / "run")
-    return complaint("fit", "--data", data, "--product", product, *folders, *options)
+    return error_line("fit", "--data", data, "--product", product, *folders, *options)
 
 
 @pytest.mark.parametrize("product", ["Part", "-part", "a/b", "", "x" * 65, "..", "part\n"])
@@ -78,44 +82,50 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
         (("--method", "magic"), "no method 'magic'"),
         (("--tile", 500), "multiple of 32"),
         (("--tile", 128, "--overlap", 64), "overlap is 64"),
-        (("--overlap", 64), "--tile beside it"),
+        (("--overlap", 64), "together with --tile"),
         (("--scale", 0.5), "needs tiles"),
+        (("--device", "cuda"), "train on the CPU with --device cpu"),
     ],
     ids=[
         *("input-size", "iterations", "held-out", "evaluate-without-test", "teacher", "method"),
-        *("tile", "half-a-tile", "overlap-alone", "scale-alone"),
+        *("tile", "half-a-tile", "overlap-alone", "scale-alone", "no-gpu"),
     ],
 )
-def test_options_are_checked(tmp_path: Path, options: tuple[object, ...], expected: str) -> None:
+def test_options_are_checked(
+    tmp_path: Path, options: tuple[object, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert expected in fit(draw(tmp_path / "data", 25), tmp_path, *options)
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(None, None), (64, 0), (96, 32), (256, 32), (512, 64), (1024, 128)])
-def test_tiles_share_an_eighth_in_whole_steps(tile: int | None, overlap: int | None) -> None:
+def test_default_overlap_is_an_eighth_of_the_tile_in_steps_of_32(tile: int | None, overlap: int | None) -> None:
     assert default_overlap(tile) == overlap
     FitConfig(input_size=tile or 256, overlap=overlap)
 
 
-def test_a_refused_training_leaves_no_bundle(tmp_path: Path) -> None:
+def test_failed_training_leaves_no_bundle(tmp_path: Path) -> None:
     fit(draw(tmp_path / "data", 7), tmp_path)
 
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-def test_models_that_cannot_be_written(tmp_path: Path) -> None:
+def test_model_repository_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file where a folder should be")
 
     assert "models" in fit(draw(tmp_path / "data", 25), tmp_path)
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_keeps_a_checkpoint_and_prints_the_command_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     arguments = ["fit", "--data", str(draw(tmp_path / "my data", 20)), "--product", "part"]
     arguments += ["--models", str(tmp_path / "models"), "--run-dir", str(tmp_path / "run")]
     arguments += ["--input-size", "64", "--batch-size", "4", "--iterations", "100000", "--checkpoint-seconds", "0"]
     monkeypatch.setattr(sys, "argv", ["plumbline-train", *arguments])
-    # What a shell starts in the background ignores SIGINT, and hands that down to us.
+    # Background processes of a shell ignore SIGINT, and the test process inherits that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     ended = threading.Event()
@@ -123,7 +133,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, monkeyp
     def press_ctrl_c() -> None:
         while not checkpoint.exists():
             if ended.wait(0.01):
-                return  # it failed before there was anything to interrupt
+                return  # the command failed before its first checkpoint
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press_ctrl_c)
@@ -131,17 +141,30 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, monkeyp
     result = runner.invoke(app, arguments)
     ended.set()
     thread.join()
-    left_behind = signal.signal(signal.SIGINT, before)
+    handler_after = signal.signal(signal.SIGINT, before)
 
     assert result.exit_code == 130
     (command,) = [line.strip() for line in result.stderr.splitlines() if "plumbline-train" in line]
     assert shlex.split(command)[1:] == [*arguments, "--resume"]
     assert "Traceback" not in result.output
-    assert left_behind is signal.default_int_handler
+    assert handler_after is signal.default_int_handler
+
+
+def test_ctrl_c_is_deferred_to_the_end_of_a_training_step(tmp_path: Path) -> None:
+    def progress(step: int) -> Progress:
+        return Progress(step=step, steps=3, losses={}, images_per_second=1.0, eta_s=0.0)
+
+    with Interrupt(tmp_path) as interrupt:
+        assert not interrupt.should_stop(progress(1))
+        os.kill(os.getpid(), signal.SIGINT)  # during a step: deferred
+        assert interrupt.should_stop(progress(2))
+        assert interrupt.should_stop(progress(3))
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)  # after the last step: at once
 
 
 @pytest.mark.slow
-def test_a_resumed_training_needs_the_same_settings(tmp_path: Path) -> None:
+def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
     data = draw(tmp_path / "data", 20)
     options = ("--input-size", 64, "--batch-size", 4, "--iterations", 1)
     arguments = ("fit", "--data", data, "--product", "part", "--models", tmp_path / "models", *options)
@@ -174,13 +197,13 @@ def test_evaluate_writes_table_json_and_report(bundle: Bundle, plates: Path, tmp
 
 
 def test_evaluate_without_bundle(plates: Path, tmp_path: Path) -> None:
-    assert "models/PRODUCT/VERSION" in complaint("evaluate", "--bundle", tmp_path, "--data", plates)
+    assert "models/PRODUCT/VERSION" in error_line("evaluate", "--bundle", tmp_path, "--data", plates)
 
 
 def test_evaluate_without_test_split(bundle: Bundle, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", 3)
 
-    assert "test/good" in complaint("evaluate", "--bundle", bundle.path, "--data", data)
+    assert "test/good" in error_line("evaluate", "--bundle", bundle.path, "--data", data)
 
 
 def test_evaluate_refuses_a_changed_bundle(bundle: Bundle, plates: Path, tmp_path: Path) -> None:
@@ -190,4 +213,4 @@ def test_evaluate_refuses_a_changed_bundle(bundle: Bundle, plates: Path, tmp_pat
         (copy / name).write_bytes((bundle.path / name).read_bytes())
     (copy / "calibration.json").write_text("{}")
 
-    assert "is not served" in complaint("evaluate", "--bundle", copy, "--data", plates)
+    assert "is not served" in error_line("evaluate", "--bundle", copy, "--data", plates)

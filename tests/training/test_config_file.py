@@ -1,4 +1,4 @@
-"""Settings files: names of FitConfig, a method's own where they are silent, refused by name where they are wrong."""
+"""Settings files: field names of FitConfig, the method's defaults for missing ones, errors that name what is wrong."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_every_method_has_settings_of_its_paper_that_can_be_built() -> None:
+def test_every_method_has_a_settings_file_of_its_paper_that_can_be_built() -> None:
     assert {path.stem for path in PAPERS} == set(METHODS)
     for path in PAPERS:
         config = read_settings(path)
@@ -39,7 +39,7 @@ def test_ablations_can_be_built(path: Path) -> None:
     assert (path.stem == "default") == (config == fit_config("nnet"))
 
 
-def test_what_the_file_says_wins_over_the_method_and_the_command_over_both(tmp_path: Path) -> None:
+def test_file_overrides_the_method_and_the_command_overrides_both(tmp_path: Path) -> None:
     path = written(tmp_path, 'method = "nnet"\niterations = 7\nlr = 0.1\n[options]\nadapt = true\n')
     config = read_settings(path, iterations=9, input_size=None)
     expected = fit_config("nnet", iterations=9, lr=0.1, options={"adapt": True})
@@ -47,7 +47,7 @@ def test_what_the_file_says_wins_over_the_method_and_the_command_over_both(tmp_p
     assert config.input_size == METHODS["nnet"].recommended["input_size"]
 
 
-def test_weights_are_looked_for_beside_the_file(tmp_path: Path) -> None:
+def test_weights_are_relative_to_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, 'method = "drd"\nteacher_weights = ["weights.pth"]\n')
     assert read_settings(path).teacher_weights == (tmp_path / "weights.pth",)
 
@@ -56,8 +56,9 @@ def test_weights_are_looked_for_beside_the_file(tmp_path: Path) -> None:
     ("text", "error", "words"),
     [
         ("method = ", InvalidSettings, "mine.toml"),
-        ("stepps = 3", InvalidSettings, "stepps is no setting; choose from .*iterations"),
-        ("seed = 3", InvalidSettings, "seed is no setting"),
+        ("stepps = 3", InvalidSettings, "stepps is not a setting; choose from .*iterations"),
+        ("seed = 3", InvalidSettings, "seed is not a setting"),
+        ('device = "cuda"', InvalidSettings, "device is not a setting"),
         ("teacher_weights = 3", InvalidSettings, "mine.toml"),
         ('iterations = "many"', InvalidSettings, "setting iterations is 'many': .*integer"),
         ("iterations = 5.5", InvalidSettings, "setting iterations is 5.5: .*integer"),
@@ -70,9 +71,7 @@ def test_weights_are_looked_for_beside_the_file(tmp_path: Path) -> None:
         ("input_size = 250", InvalidFitConfig, "multiple of 32"),
     ],
 )
-def test_wrong_files_are_refused_by_what_is_wrong(
-    tmp_path: Path, text: str, error: type[Exception], words: str
-) -> None:
+def test_errors_name_what_is_wrong_in_a_file(tmp_path: Path, text: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         read_settings(written(tmp_path, text))
 
@@ -84,7 +83,7 @@ def test_wrong_files_are_refused_by_what_is_wrong(
         ("magic = 1", "no option magic; choose from .*adapt"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path, options: str, words: str) -> None:
+def test_invalid_options_of_a_method_are_refused(tmp_path: Path, options: str, words: str) -> None:
     config = read_settings(written(tmp_path, f'method = "nnet"\n[options]\n{options}\n'))
     with pytest.raises(InvalidFitConfig, match=words):
         build_method(config, [random_teacher("efficientnet_lite2")])
@@ -95,14 +94,14 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         read_settings(tmp_path / "nothing.toml")
 
 
-def test_named_configurations_are_cells_and_columns_of_their_own() -> None:
+def test_named_configurations_have_their_own_cells_and_columns() -> None:
     cells = make_cells(["a"], {"slow": FitConfig(), "quick": FitConfig(iterations=3)}, [0, 1])
     assert [cell.name for cell in cells] == ["a-slow-seed0", "a-quick-seed0", "a-slow-seed1", "a-quick-seed1"]
     assert {cell.column for cell in cells} == {"slow", "quick"}
 
 
 @pytest.mark.parametrize("beside", [["--methods", "drd"], ["--option", "a=1"], ["--config", "other/mine.toml"]])
-def test_compare_refuses_what_would_contradict_a_file(tmp_path: Path, beside: list[str]) -> None:
+def test_compare_refuses_options_that_contradict_a_file(tmp_path: Path, beside: list[str]) -> None:
     (tmp_path / "part" / "test").mkdir(parents=True)
     path = written(tmp_path, 'method = "drd"')
     arguments = ["compare", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--config", str(path), *beside]
@@ -112,7 +111,7 @@ def test_compare_refuses_what_would_contradict_a_file(tmp_path: Path, beside: li
     assert not (tmp_path / "out").exists()
 
 
-def test_several_files_follow_one_option() -> None:
+def test_one_option_takes_several_files() -> None:
     assert spread_lists(["compare", "--config", "a.toml", "b.toml"]) == [
         *("compare", "--config", "a.toml"),
         *("--config", "b.toml"),

@@ -1,4 +1,4 @@
-"""Which images are found, which are held out, and what is said when something is wrong."""
+"""Which images are found, which are held out, and the errors."""
 
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def test_whole_sub_folders_are_held_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(40,), (36, 4)], ids=["one-folder", "one-folder-holds-nearly-all"])
-def test_single_images_where_sessions_are_too_coarse(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+def test_single_images_are_held_out_where_sessions_are_too_coarse(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     folder_of(tmp_path, [f"batch{n}/{n}-{i}.png" for n, size in enumerate(sizes) for i in range(size)])
 
     data = scan(tmp_path)
@@ -156,7 +156,7 @@ def test_missing_folder(tmp_path: Path) -> None:
         scan(tmp_path / "nowhere")
 
 
-def test_empty_folder_says_what_was_looked_for_and_where(tmp_path: Path) -> None:
+def test_error_for_an_empty_folder_names_folder_and_suffixes(tmp_path: Path) -> None:
     with pytest.raises(errors.NoImagesFound) as caught:
         scan(tmp_path)
 
@@ -213,16 +213,16 @@ def test_images_are_prepared_as_the_service_does(tmp_path: Path) -> None:
     assert seen == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("content", [b"", b"no image at all", None], ids=["empty", "text", "truncated"])
+@pytest.mark.parametrize("content", [b"", b"not an image", None], ids=["empty", "text", "truncated"])
 def test_unreadable_image_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = draw(tmp_path / "part.png", 0)
     path.write_bytes(path.read_bytes()[:900] if content is None else content)
 
-    with pytest.raises(errors.UnreadableImage, match=r"part\.png.*Repair it or take it out"):
+    with pytest.raises(errors.UnreadableImage, match=r"part\.png.*Repair the file or remove it"):
         load_prepared([path], InputGeometry(height=32, width=32))
 
 
-def test_mask_is_cut_at_one_half(tmp_path: Path) -> None:
+def test_mask_threshold_is_one_half(tmp_path: Path) -> None:
     path = tmp_path / "m.png"
     cv2.imwrite(str(path), np.array([[0, 127, 128, 255]], np.uint8))
 

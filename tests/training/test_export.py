@@ -1,4 +1,4 @@
-"""A graph leaves training only when it computes what the network computes."""
+"""The export: a graph is written only if it computes what the trained network computes."""
 
 from datetime import UTC, datetime
 
@@ -19,13 +19,13 @@ SIZE = 64
 
 
 def random_images(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Soft random fields: good images of nothing in particular."""
+    """Draw random blocks, as good images."""
     coarse = np.random.default_rng(seed).integers(60, 180, (count, 8, 8, 3), dtype=np.uint8)
     return np.repeat(np.repeat(coarse, SIZE // 8, axis=1), SIZE // 8, axis=2)
 
 
 def flipping() -> NDArray[np.uint8]:
-    """Fine noise against broad stripes: each makes another level the calmer one."""
+    """Draw noise, a dot and a black image: they differ in the level with the smaller variance."""
     noise = np.random.default_rng(1).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
     dot = np.full((SIZE, SIZE, 3), 128, np.uint8)
     dot[30, 30] = 255
@@ -92,32 +92,32 @@ def test_any_batch_size_computes_what_torch_computes(exported: Exported, batch: 
     np.testing.assert_allclose(output.gains, gains.numpy(), rtol=1e-4)
 
 
-def test_golden_samples_are_good_and_pseudo_anomalous_with_torchs_answers(exported: Exported) -> None:
+def test_golden_samples_are_good_and_synthetic_anomaly_images_with_the_outputs_of_torch(exported: Exported) -> None:
     drawn = probes()
 
     assert len(exported.golden) == 6
     np.testing.assert_array_equal(exported.golden[0].image, drawn.good[0])
-    np.testing.assert_array_equal(exported.golden[3].image, drawn.pseudo[0])
+    np.testing.assert_array_equal(exported.golden[3].image, drawn.synthetic[0])
     with torch.inference_mode():
-        anomaly_map, gain = SmallMethod()(torch.from_numpy(drawn.pseudo[:1]))
+        anomaly_map, gain = SmallMethod()(torch.from_numpy(drawn.synthetic[:1]))
     np.testing.assert_allclose(exported.golden[3].anomaly_map, anomaly_map[0].numpy())
     assert exported.golden[3].score_gain == pytest.approx(float(gain[0]))
 
 
-def test_the_training_machine_leaves_no_trace(exported: Exported) -> None:
+def test_graph_has_no_source_path_of_the_training_machine(exported: Exported) -> None:
     assert b"small_method.py" not in exported.model
     assert b"stack_trace" not in exported.model
 
 
-def test_a_method_without_gain_has_one_output() -> None:
+def test_graph_of_a_method_without_gain_has_one_output() -> None:
     exported = export(SmallMethod(gain=False), probes())
 
     assert [output.name for output in onnx.load_model_from_string(exported.model).graph.output] == ["anomaly_map"]
     assert all(sample.score_gain is None for sample in exported.golden)
 
 
-def test_a_choice_frozen_at_export_is_refused() -> None:
-    """The probes that flip choices are what finds it; on good images alone the graph agrees."""
+def test_choice_that_tracing_made_constant_is_refused() -> None:
+    """Only the branch-flipping probes detect it; on good images the graph agrees."""
     method = SmallMethod(frozen_choice=True)
     with torch.inference_mode():
         spread = method.levels(torch.from_numpy(np.concatenate([random_images(5), flipping()]))).var((2, 3))
@@ -135,19 +135,19 @@ class _PythonBranch(nn.Module):
         return (x if float(x.mean()) > 100 else -x), None
 
 
-def test_a_python_branch_on_values_is_refused() -> None:
+def test_python_branch_on_values_is_refused() -> None:
     with pytest.raises(ExportFailed, match="cannot be exported"):
         export(_PythonBranch(), probes())
 
 
-def test_metadata_carries_the_manifests_essentials(exported: Exported) -> None:
+def test_metadata_holds_the_essentials_of_the_manifest(exported: Exported) -> None:
     manifest = draft(exported)
     graph = onnx.load_model_from_string(with_metadata(exported.model, manifest))
 
     assert {prop.key: prop.value for prop in graph.metadata_props} == graph_metadata(manifest)
 
 
-def test_the_same_network_exports_to_the_same_bytes(exported: Exported) -> None:
+def test_export_is_deterministic(exported: Exported) -> None:
     again = export(SmallMethod(), probes())
 
     assert again.model == exported.model

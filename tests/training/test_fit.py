@@ -1,4 +1,4 @@
-"""The training loop: it learns, it repeats itself, and a kill costs nothing but time."""
+"""The training loop: it learns, it is deterministic, and it resumes after interruptions and kills."""
 
 import dataclasses
 import subprocess
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from training.config import FitConfig
 from training.ema import ExponentialAverage
 from training.errors import CheckpointMismatch, InvalidFitConfig, TooFewImages, UnknownMethod
-from training.fit import CHECKPOINT_NAME, Progress, fingerprint, fit, learning_rate
+from training.fit import CHECKPOINT_NAME, RATE_STEPS, Progress, _Run, fingerprint, fit, learning_rate, untrained
 from training.methods.base import Method
 from training.teachers import random_teacher
 
@@ -27,13 +27,14 @@ TINY = FitConfig(
     warmup_steps=2,
     pseudo_pool=12,
     seed=11,
-    threads=1,  # the networks are too small to share, and a test machine is busy
+    device="cpu",
+    threads=1,  # the networks are too small for several threads
     options={"width": 0.8},
 )
 
 
 def parts(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Good parts: a bright disc on a dark ground, a little different each time."""
+    """Draw good parts: a bright disc on a dark background, with small variations."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:64, :64]
     images = []
@@ -45,7 +46,8 @@ def parts(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def run(config: FitConfig, run_dir: Path, **kwargs: Any) -> Method:
-    return fit(parts(8), parts(4, seed=1), config, run_dir, teachers=[random_teacher("efficientnet_lite0")], **kwargs)
+    method = untrained(config, [random_teacher("efficientnet_lite0")])
+    return fit(parts(8), parts(4, seed=1), config, run_dir, method=method, **kwargs)
 
 
 def assert_same_weights(first: Method, second: Method) -> None:
@@ -66,7 +68,7 @@ def test_loss_falls_on_eight_images(tmp_path: Path) -> None:
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
 
 
-def test_trained_method_ships_in_evaluation_mode_with_measured_constants(unbroken: Method) -> None:
+def test_trained_method_is_in_evaluation_mode_with_measured_constants(unbroken: Method) -> None:
     assert not any(module.training for module in unbroken.modules())
     image = torch.from_numpy(parts(2))
     with torch.no_grad():
@@ -99,8 +101,17 @@ def test_interrupted_run_saves_first_and_resumes_to_the_unbroken_result(unbroken
     assert_same_weights(resumed, unbroken)
 
 
+def test_requested_stop_saves_between_steps_and_resumes_to_the_unbroken_result(
+    unbroken: Method, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(TINY, tmp_path, should_stop=lambda progress: progress.step == 2)
+    assert torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)["step"] == 2
+    assert_same_weights(run(TINY, tmp_path, resume=True), unbroken)
+
+
 def test_killed_run_resumes_to_the_unbroken_result(unbroken: Method, tmp_path: Path) -> None:
-    # A real process and a real SIGKILL, right after a step whose checkpoint is the last one written.
+    # A process of its own and SIGKILL, right after the step before which the last checkpoint was written.
     script = f"""
         import dataclasses, os, signal, sys
         sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]
@@ -145,12 +156,12 @@ def test_resume_without_a_checkpoint_starts_afresh(unbroken: Method, tmp_path: P
     assert_same_weights(run(TINY, tmp_path / "new", resume=True), unbroken)
 
 
-def test_without_resume_an_old_checkpoint_is_not_read(unbroken: Method, tmp_path: Path) -> None:
+def test_without_resume_an_old_checkpoint_is_ignored(unbroken: Method, tmp_path: Path) -> None:
     run(dataclasses.replace(TINY, seed=99), tmp_path)
     assert_same_weights(run(TINY, tmp_path), unbroken)
 
 
-def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+def test_checkpoint_of_other_settings_is_refused_and_the_setting_is_named(tmp_path: Path) -> None:
     run(TINY, tmp_path)
     with pytest.raises(CheckpointMismatch, match=r"lr was 0\.002 and is now 0\.001"):
         run(dataclasses.replace(TINY, lr=1e-3), tmp_path, resume=True)
@@ -158,15 +169,15 @@ def test_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> None
 
 def test_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
     run(TINY, tmp_path)
+    method = untrained(TINY, [random_teacher("efficientnet_lite0")])
     with pytest.raises(CheckpointMismatch, match="images"):
-        fit(parts(9), parts(4), TINY, tmp_path, resume=True, teachers=[random_teacher("efficientnet_lite0")])
+        fit(parts(9), parts(4), TINY, tmp_path, resume=True, method=method)
 
 
 @pytest.mark.parametrize(("train", "reference", "message"), [(1, 4, "training"), (8, 0, "reference")])
 def test_too_few_images_are_refused(tmp_path: Path, train: int, reference: int, message: str) -> None:
-    teacher = random_teacher("efficientnet_lite0")
     with pytest.raises(TooFewImages, match=message):
-        fit(parts(8)[:train], parts(8)[:reference], TINY, tmp_path, teachers=[teacher])
+        fit(parts(8)[:train], parts(8)[:reference], TINY, tmp_path)
 
 
 def test_unknown_method_lists_the_known_ones(tmp_path: Path) -> None:
@@ -195,6 +206,28 @@ def test_progress_counts_and_estimates(tmp_path: Path) -> None:
     assert all(p.steps == 6 and p.images_per_second > 0 for p in seen)
     assert seen[-1].eta_s == 0
     assert {"loss", "distil", "restore"} <= seen[0].losses.keys()
+
+
+def test_speed_is_that_of_the_last_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second per step for ten steps, then a quarter of a second: after 20 of those the first ten do not count."""
+    clock = [0.0]
+    step_seconds = {step: 1.0 if step < 10 else 0.25 for step in range(40)}
+
+    def descend(run: _Run, _batch: object) -> dict[str, float]:
+        clock[0] += step_seconds[run.step]
+        run.step += 1
+        return {"loss": 0.0}
+
+    monkeypatch.setattr(_Run, "descend", descend)
+    monkeypatch.setattr("training.fit.time.monotonic", lambda: clock[0])
+    seen: list[Progress] = []
+    run(dataclasses.replace(TINY, iterations=40, batch_size=8), tmp_path, on_progress=seen.append)
+
+    assert RATE_STEPS == 20
+    assert seen[4].images_per_second == pytest.approx(8)
+    assert seen[19].images_per_second == pytest.approx(20 * 8 / 12.5)
+    assert seen[29].images_per_second == seen[39].images_per_second == pytest.approx(32)
+    assert seen[29].eta_s == pytest.approx(10 * 0.25)
 
 
 def test_checkpoint_holds_no_code(tmp_path: Path) -> None:
@@ -233,6 +266,18 @@ def test_average_follows_trained_weights_and_statistics_only() -> None:
     torch.testing.assert_close(conv.weight.detach(), before + 1)
 
 
-def test_fingerprint_tells_images_apart() -> None:
+def test_average_is_a_linear_interpolation_with_warm_up() -> None:
+    module = torch.nn.Linear(3, 3)
+    average = ExponentialAverage(module, decay=0.9)
+    expected = module.weight.detach().clone()
+    for step in range(150):
+        with torch.no_grad():
+            module.weight += torch.randn(3, 3)
+        average.update(module, step)
+        expected.lerp_(module.weight.detach(), 1 - min(0.9, (1 + step) / (10 + step)))
+    assert torch.equal(average.shadow["weight"], expected)
+
+
+def test_fingerprint_differs_between_images() -> None:
     assert fingerprint(parts(2)) == fingerprint(parts(2))
     assert fingerprint(parts(2)) != fingerprint(parts(2, seed=5))

@@ -1,4 +1,4 @@
-"""Learning from tiles: they are the ones that serving cuts, and the bundle says so."""
+"""Training on tiles: they equal the service's tiles, and the bundle records the tiling."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +11,13 @@ from service.bundle.manifest import InputGeometry, Tiling
 from service.inspection.inspector import Inspector
 from service.inspection.tiling import cut, plan_tiles, prepare_input
 from tests.training.small_product import write_plates
+from training import dataset
+from training import tiles as tiles_module
 from training.config import FitConfig
 from training.dataset import read_rgb
 from training.errors import InvalidFitConfig, UnreadableImage
 from training.pipeline import Request, inspector_options, train
-from training.tiles import load_for_training
+from training.tiles import load_for_training, load_sample
 
 TILED = InputGeometry(height=64, width=64, tiling=Tiling(overlap=0))
 TILE_BYTES = 64 * 64 * 3
@@ -31,7 +33,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
-def test_every_tile_of_every_image_is_learnt_from_where_memory_allows(paths: list[Path]) -> None:
+def test_every_tile_of_every_image_is_loaded_where_memory_allows(paths: list[Path]) -> None:
     seen: list[int] = []
 
     tiles = load_for_training(paths, TILED, 0, seen.append)
@@ -40,11 +42,11 @@ def test_every_tile_of_every_image_is_learnt_from_where_memory_allows(paths: lis
         tile for path in paths for tile in cut(prepare_input(read_rgb(path), TILED), plan_tiles((130, 200), TILED))
     ]
     assert sorted(tile.tobytes() for tile in tiles) == sorted(tile.tobytes() for tile in expected)
-    assert tiles[0].tobytes() != expected[0].tobytes(), "in an order of their own"
+    assert tiles[0].tobytes() != expected[0].tobytes(), "in random order"
     assert seen == [1, 2, 3, 4, 5]
 
 
-def test_of_more_tiles_than_fit_some_of_every_image_are_drawn_by_the_seed(paths: list[Path]) -> None:
+def test_tiles_of_every_image_are_drawn_by_the_seed_where_memory_is_limited(paths: list[Path]) -> None:
     every = load_for_training(paths, TILED, 0)
     some = load_for_training(paths, TILED, 7, memory_bytes=15 * TILE_BYTES)
 
@@ -52,7 +54,29 @@ def test_of_more_tiles_than_fit_some_of_every_image_are_drawn_by_the_seed(paths:
     assert {tile.tobytes() for tile in some} <= {tile.tobytes() for tile in every}
     np.testing.assert_array_equal(some, load_for_training(paths, TILED, 7, memory_bytes=15 * TILE_BYTES))
     assert not np.array_equal(some, load_for_training(paths, TILED, 8, memory_bytes=15 * TILE_BYTES))
-    assert len(load_for_training(paths, TILED, 7, memory_bytes=1)) == 5, "no image is left out"
+    assert len(load_for_training(paths, TILED, 7, memory_bytes=1)) == 5, "at least one tile of every image"
+
+
+@pytest.mark.parametrize("geometry", [TILED, InputGeometry(height=64, width=64)], ids=["tiled", "whole"])
+def test_a_sample_decodes_no_more_images_than_it_holds(
+    paths: list[Path], geometry: InputGeometry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Path] = []
+
+    def recorded(path: Path) -> dataset.UInt8Images:
+        decoded.append(path)
+        return read_rgb(path)
+
+    monkeypatch.setattr(dataset, "read_rgb", recorded)
+    monkeypatch.setattr(tiles_module, "read_rgb", recorded)
+    sample = load_sample(paths, geometry, 3, 2)
+
+    assert sample.shape == (2, 64, 64, 3)
+    assert len(decoded) == 2
+    np.testing.assert_array_equal(sample, load_sample(paths, geometry, 3, 2))
+    every = {image.tobytes() for image in load_for_training(paths, geometry, 0)}
+    assert {image.tobytes() for image in sample} <= every
+    assert len(load_sample(paths, InputGeometry(height=64, width=64), 3, 9)) == 5
 
 
 def test_damaged_image_is_named(tmp_path: Path) -> None:
@@ -63,13 +87,13 @@ def test_damaged_image_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [{"overlap": 33}, {"overlap": 128}, {"scale": 0.5}, {"overlap": 32, "scale": 0.0}])
-def test_tiles_that_make_no_sense_are_refused_before_training(values: dict[str, float]) -> None:
+def test_impossible_tilings_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(InvalidFitConfig):
         FitConfig(**values)  # type: ignore[arg-type]  # a table of different fields
 
 
 class Quiet:
-    """A reporter that tells nobody."""
+    """A reporter without output."""
 
     def stage(self, *_: object) -> Callable[[int, str], None]:
         return lambda *_: None

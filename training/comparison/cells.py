@@ -1,4 +1,4 @@
-"""The cells of a comparison: what is run, and what it gave."""
+"""The cells of a comparison: runs and their results."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Cell:
     """One run of the comparison.
 
     Attributes:
-        category: Name of the data set's folder.
-        config: Settings of the run, method, teachers and seed among them.
-        label: What the configuration is called, if it has a name of its own.
+        category: Name of the category's folder.
+        config: Settings of the run, including method, teachers and seed.
+        label: Name of the configuration, empty without one.
     """
 
     category: str
@@ -30,33 +30,37 @@ class Cell:
 
     @property
     def column(self) -> str:
-        """What is compared: the configuration's name, else the method and its teachers."""
+        """The name of the compared configuration: its label, else the method and its teachers."""
         return self.label or f"{self.config.method} · {'+'.join(self.config.teachers)}"
 
     @property
     def name(self) -> str:
+        """The name of the cell's folder, unique in a comparison."""
         what = [self.label] if self.label else [self.config.method, *self.config.teachers]
         return "-".join([self.category, *what, f"seed{self.config.seed}"])
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a finished cell to count as this one."""
+        """Return what a stored result must have in common with this cell to be its result.
+
+        Settings that only depend on the machine are excluded.
+        """
         settings = self.config.as_json()
-        del settings["checkpoint_seconds"], settings["threads"]
+        del settings["checkpoint_seconds"], settings["threads"], settings["device"]
         return json.loads(json.dumps({"category": self.category, **settings}))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell gave.
+    """The result of a cell.
 
     Attributes:
-        figures: As `training.evaluate` names them, in 0..1.
-        train_seconds: Wall time from images to bundle, without the evaluation.
+        figures: Figures by their names in `training.evaluate`, in 0..1.
+        train_seconds: Wall time from images to calibrated graph, without the evaluation.
         cpu_seconds: Processor time of the same.
-        parameters: Numbers in the graph.
-        gmacs: Multiplications for one image, 10^9; half of torch's count of floating-point operations.
-        milliseconds: Median of the graph on ONNX Runtime's CPU provider, one image, two threads.
-        bundle: Where the bundle lies, relative to the comparison.
+        parameters: Number of values in the graph's initializers.
+        gmacs: Multiply-accumulate operations for one image, 10^9; half of PyTorch's count of floating-point operations.
+        milliseconds: Median latency of the graph on ONNX Runtime's CPU provider, one image, two threads.
+        bundle: Path of the bundle, relative to the comparison.
     """
 
     figures: dict[str, float]
@@ -69,7 +73,7 @@ class Result:
 
 
 def finished(out: Path, cell: Cell) -> Result | None:
-    """The result of a cell that was run with the very same settings."""
+    """Return the stored result of a cell, None if it was not run with these settings."""
     try:
         stored = json.loads((out / cell.name / RESULT).read_text())
     except FileNotFoundError:
@@ -78,7 +82,7 @@ def finished(out: Path, cell: Cell) -> Result | None:
 
 
 def write_result(out: Path, cell: Cell, result: Result) -> None:
-    """Marks a cell as finished, whole or not at all."""
+    """Store the result of a cell atomically; the cell is then finished."""
     scratch = out / cell.name / f"{RESULT}.tmp"
     scratch.write_text(json.dumps({"identity": cell.identity(), "result": asdict(result)}, indent=2) + "\n")
     scratch.replace(out / cell.name / RESULT)
@@ -90,16 +94,18 @@ def make_cells(
     seeds: Sequence[int],
     rotating: Sequence[str] = (),
 ) -> list[Cell]:
-    """Every category with every configuration and seed, seed by seed so that a first table is complete early.
+    """Combine every category with every configuration and seed.
+
+    The seed varies slowest, so that a table of all categories exists after the first seed.
 
     Args:
-        categories: Names of folders.
-        configs: One for each method and choice of teachers, or by names of their own.
-        seeds: Of the runs.
-        rotating: Categories whose parts lie at any angle.
+        categories: Names of the categories' folders.
+        configs: Configurations, with or without names.
+        seeds: Seeds of the runs.
+        rotating: Categories with parts at any angle; they are trained with `augment="rotate"`.
 
     Raises:
-        InvalidOption: `rotating` names something that is not compared.
+        InvalidOption: A name in `rotating` is not among the categories.
     """
     for name in rotating:
         if name not in categories:

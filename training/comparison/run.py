@@ -1,9 +1,8 @@
-"""Methods side by side: every method on every category with every seed, one table.
+"""Comparison of methods: every configuration on every category with every seed, in one table.
 
-Each cell of the comparison is a run of `training.pipeline.train`, from images to an evaluated bundle, with the last
-weights, in a folder of its own. A cell that is finished is never run again, one that was interrupted goes on from its
-checkpoint, and several processes that are started on the same folder share the work. A figure is in the table only
-when its cell is finished.
+Each cell of the comparison is a run of `training.pipeline.train`, from images to an evaluated bundle, with the weights
+of the last step, in a folder of its own. A finished cell is not run again, an interrupted one continues from its
+checkpoint, and several processes on the same folder share the work. The tables hold finished cells only.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from training.config import FitConfig
 from training.dataset import TestImage, read_rgb, scan_test
 from training.errors import InvalidOption, NoImagesFound
 from training.evaluate import inspect_file
+from training.fit import Progress
 from training.methods import build_method
 from training.pipeline import Reporter, Request, inspector_options, train
 from training.report import shrunk, write_report
@@ -43,46 +43,58 @@ TIMED_THREADS = 2
 
 
 def categories_in(root: Path, chosen: Sequence[str] = ()) -> list[str]:
-    """Folders of a data root that hold a test split, or the chosen ones.
+    """List the categories of a data root: the chosen folders, by default all folders with a test split.
 
     Raises:
         NoImagesFound: There is none.
-        InvalidOption: A chosen one is no folder with a test split, or cannot be a product's name.
+        InvalidOption: A chosen folder has no test split, or its name is not valid as a product name.
     """
     found = sorted(path.name for path in root.iterdir() if (path / "test").is_dir()) if root.is_dir() else []
     for name in chosen:
         if name not in found:
-            raise InvalidOption("A category", repr(name), f"a folder of {root} with train/good and test: {found}")
+            raise InvalidOption(
+                "A category", repr(name), f"a folder of {root} with train/good and test, one of {found}"
+            )
     names = list(chosen) or found
     if not names:
         raise NoImagesFound(root, "folders with train/good and test", "check --data")
     for name in names:
         if not PRODUCT_NAME.fullmatch(name):
-            raise InvalidOption("A category", repr(name), "1 to 64 of a-z, 0-9, - and _ (it becomes a product)")
+            raise InvalidOption(
+                "A category", repr(name), "1 to 64 of a-z, 0-9, - and _ (it is used as the product name)"
+            )
     return names
 
 
-def compare(data: Path, cells: Sequence[Cell], out: Path, reporter: Callable[[Cell], Reporter]) -> dict[str, Result]:
-    """Run what is not finished and write the tables anew after every cell.
+def compare(
+    data: Path,
+    cells: Sequence[Cell],
+    out: Path,
+    reporter: Callable[[Cell], Reporter],
+    should_stop: Callable[[Progress], bool] = lambda _: False,
+) -> dict[str, Result]:
+    """Run the cells that are not finished, and write the tables after each.
 
     Args:
         data: The folder of the categories.
-        cells: What to run.
-        out: Results, bundles, `comparison.md`, `.json` and `.html`.
-        reporter: Shows how far a cell is.
+        cells: The cells of the comparison.
+        out: Folder of the results, the bundles and `comparison.md`, `.json` and `.html`.
+        reporter: Returns the progress display of a cell.
+        should_stop: See `training.pipeline.train`.
 
     Returns:
-        The results by the cells' names.
+        The results by the names of the cells.
 
     Raises:
-        PlumblineError: Of a cell; what is finished stays.
+        PlumblineError: A cell failed. The results of finished cells are kept.
+        KeyboardInterrupt: `should_stop` returned True. A later call continues there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for waiting in (False, True):  # first what nobody else is at, then wait for the others
+    for waiting in (False, True):  # first the cells that no other process runs, then wait for the other processes
         for cell in cells:
             with _claimed(out / f"{cell.name}.lock", wait=waiting) as ours:
                 if ours and finished(out, cell) is None:
-                    _run(data, cell, out, reporter(cell))
+                    _run(data, cell, out, reporter(cell), should_stop)
                     write_tables(out, cells)
     write_tables(out, cells)
     return {cell.name: result for cell in cells if (result := finished(out, cell)) is not None}
@@ -90,7 +102,7 @@ def compare(data: Path, cells: Sequence[Cell], out: Path, reporter: Callable[[Ce
 
 @contextmanager
 def _claimed(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether this process has the cell to itself; the claim ends with the block or with the process."""
+    """Lock a cell's file and yield whether it succeeded; the lock ends with the block or with the process."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,7 +112,7 @@ def _claimed(path: Path, *, wait: bool) -> Iterator[bool]:
             yield True
 
 
-def _run(data: Path, cell: Cell, out: Path, reporter: Reporter) -> None:
+def _run(data: Path, cell: Cell, out: Path, reporter: Reporter, should_stop: Callable[[Progress], bool]) -> None:
     folder = out / cell.name
     run_dir, source = folder / "run", data / cell.category
     request = Request(
@@ -112,41 +124,29 @@ def _run(data: Path, cell: Cell, out: Path, reporter: Reporter) -> None:
         resume=_same_run(run_dir, cell),
         evaluate=True,
     )
-    wall, cpu = time.monotonic(), time.process_time()
-    marks: list[tuple[float, float]] = []
-
-    class Timed:
-        """Notes when the training is over and the evaluation begins."""
-
-        def stage(self, title: str, total: int) -> Callable[[int, str], None]:
-            if title == "evaluate":
-                marks.append((time.monotonic() - wall, time.process_time() - cpu))
-            return reporter.stage(title, total)
-
-    trained = train(request, Timed())
-    assert trained.evaluation is not None  # it was asked for
+    trained = train(request, reporter, should_stop)
+    assert trained.evaluation is not None  # the request asks for it
     inspector = Inspector.load(trained.bundle.path, inspector_options(cell.config.threads))
     try:
         write_report(trained.evaluation, inspector, folder / "report.html")
         _draw_overlays(inspector, scan_test(source), folder)
     finally:
         inspector.close()
-    seconds, cpu_seconds = marks[0]
     result = Result(
         figures=trained.evaluation.figures,
-        train_seconds=round(seconds, 1),
-        cpu_seconds=round(cpu_seconds, 1),
+        train_seconds=round(trained.seconds, 1),
+        cpu_seconds=round(trained.cpu_seconds, 1),
         parameters=_parameters(trained.bundle),
         gmacs=round(_macs(cell.config) / 1e9, 3),
         milliseconds=round(_milliseconds(trained.bundle), 2),
         bundle=trained.bundle.path.relative_to(out).as_posix(),
     )
     write_result(out, cell, result)
-    shutil.rmtree(run_dir, ignore_errors=True)  # a checkpoint is of no use any more, and there may be a hundred
+    shutil.rmtree(run_dir, ignore_errors=True)  # the checkpoint is no longer needed
 
 
 def _same_run(run_dir: Path, cell: Cell) -> bool:
-    """Notes whose checkpoint the folder holds; whether it is this cell's, so that training may go on from it."""
+    """Return whether the folder holds this cell's checkpoint; if not, empty it and store the cell's identity in it."""
     note = run_dir / "cell.json"
     same = note.is_file() and json.loads(note.read_text()) == cell.identity()
     if not same:
@@ -157,7 +157,7 @@ def _same_run(run_dir: Path, cell: Cell) -> bool:
 
 
 def _draw_overlays(inspector: Inspector, images: Sequence[TestImage], folder: Path) -> None:
-    """The first image of some kinds of defects with its heatmap: the same images for every method."""
+    """Write heatmap overlays of the first image of up to `OVERLAYS` kinds of defects, the same for every method."""
     criteria = Recipe.default(inspector.card.scores).criteria
     scale = inspector.heatmap_scale(criteria.thresholds)
     first = {image.defect: image for image in reversed(images) if image.defective}
@@ -173,7 +173,7 @@ def _parameters(bundle: Bundle) -> int:
 
 
 def _macs(config: FitConfig) -> float:
-    """Of one image through an untrained copy: they do not depend on the weights."""
+    """Count the multiply-accumulate operations for one image, with random weights."""
     method = build_method(config, [random_teacher(name) for name in config.teachers]).eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -1,4 +1,4 @@
-"""The tables of a comparison: mean and spread over the seeds, as Markdown, JSON and HTML."""
+"""The tables of a comparison: mean and standard deviation over the seeds, as Markdown, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from training.comparison.cells import Cell, Result, finished
 
-OVERLAYS = 3  # kinds of defects shown of a category
+OVERLAYS = 3  # kinds of defects with an overlay, per category
 
 FIGURES: Mapping[str, str] = {
     "image_auroc": "image AUROC",
@@ -24,14 +24,14 @@ FIGURES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Summary:
-    """A column's runs on one category, or over the means of all categories.
+    """The runs of a configuration on one category, or their means over all categories.
 
     Attributes:
-        seeds: How many runs are finished.
-        mean: By figure, in percent.
-        spread: Sample standard deviation over the seeds, in percentage points; 0 for a single one.
-        seconds: Mean wall time of a training.
-        cost: Parameters, 10^9 multiplications and milliseconds of the graph.
+        seeds: Number of finished runs.
+        mean: Mean by figure, percent.
+        spread: Sample standard deviation over the seeds by figure, percentage points; 0 for a single seed.
+        seconds: Mean wall time of a training, seconds.
+        cost: Parameters, 10^9 multiply-accumulate operations and milliseconds per image of the graph.
     """
 
     seeds: int
@@ -42,7 +42,10 @@ class Summary:
 
 
 def summarise(cells: Sequence[Cell], results: Mapping[str, Result]) -> dict[str, dict[str, Summary]]:
-    """By column and category; "mean" is over the categories, seed by seed, where every category has that seed."""
+    """Summarise the results by configuration and category.
+
+    The row "mean" holds the means over the categories, for the seeds that are finished in every category.
+    """
     table: dict[str, dict[str, Summary]] = {}
     for column in dict.fromkeys(cell.column for cell in cells):
         runs: dict[str, dict[int, Result]] = {}
@@ -73,9 +76,9 @@ def _summary(by_seed: Sequence[Sequence[Result]]) -> Summary:
 
 
 def markdown(table: Mapping[str, Mapping[str, Summary]]) -> str:
-    """One row for every column and category."""
+    """Format the table as Markdown, one row per configuration and category."""
     head = ["method", "category", "seeds", *(f"{label} %" for label in FIGURES.values())]
-    head += ["training s", "10⁶ parameters", "10⁹ MAC", "ms an image"]
+    head += ["training s", "10⁶ parameters", "10⁹ MAC", "ms per image"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for column, rows in table.items():
         for category, row in rows.items():
@@ -90,7 +93,7 @@ def markdown(table: Mapping[str, Mapping[str, Summary]]) -> str:
 
 
 def write_tables(out: Path, cells: Sequence[Cell]) -> None:
-    """`comparison.md`, `comparison.json` and `comparison.html` of what is finished."""
+    """Write `comparison.md`, `comparison.json` and `comparison.html` of the finished cells."""
     results = {cell.name: result for cell in cells if (result := finished(out, cell)) is not None}
     table = summarise(cells, results)
     as_json = {
@@ -124,7 +127,7 @@ def write_tables(out: Path, cells: Sequence[Cell]) -> None:
 
 
 def _first_seeds(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell of every column: images of further seeds look the same."""
+    """Return the first cell of every configuration: the images of further seeds are similar."""
     first: dict[str, Cell] = {}
     for cell in cells:
         first.setdefault(cell.column, cell)

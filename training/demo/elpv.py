@@ -1,14 +1,14 @@
-"""`make demo-train`: the whole way on real images - unpack, train, evaluate, serve, heatmaps.
+"""`make demo-train`: train, evaluate and serve a product of real images.
 
     python -m training.demo.elpv [--out runs/elpv] [--keep]
 
-The images are electroluminescence photographs of solar cells (300 x 300, the package `elpv-dataset`), labelled by how
-probable a defect is. Monocrystalline cells are one product; polycrystalline ones would be another. Only the clear
-labels are used: probability 0 is good, 1 is defective. There are no masks, so pixel figures are skipped.
+The images are electroluminescence images of solar cells (300 x 300, from the package `elpv-dataset`), labelled with the
+probability of a defect. The product is the monocrystalline cells; polycrystalline cells would be another product. Only
+unambiguous labels are used: probability 0 is good, 1 is defective. There are no masks, so pixel figures are omitted.
 
-The package lists the cells module by module, and how hard a defect is to see differs from module to module: in some,
-cells are cracked and dark, in others the label grades lost power that an image hardly shows. So the defective cells
-are kept apart by run of consecutive monocrystalline cells in the list, and the evaluation has a line for each run.
+The package lists the cells module by module, and the visibility of defects differs between modules: in some, cells are
+cracked and dark, in others the label stands for a loss of power that the image hardly shows. The defective cells are
+therefore grouped by run of consecutive monocrystalline cells in the list, and the evaluation has a row for each run.
 """
 
 import csv
@@ -30,11 +30,10 @@ from rich.markup import escape
 
 NOTICE = (
     "The ELPV data set (Deitsch, Buerhop-Lutz, Maier, Gallwitz, Riess; ZAE Bayern) is licensed CC BY-NC-SA 4.0. It is "
-    "for trying this software out, not for commercial use: images and everything learnt from them stay on this "
-    "machine."
+    "used here to try the software, not commercially: keep the images and the models trained on them on this machine."
 )
 PRODUCT = "solar-cell"
-# 105 of 350 are held out, which certifies a false-reject rate of 1 %; 245 are left to learn from.
+# 105 of 350 are held out, which certifies a false-reject rate of 1 %; 245 remain for training.
 GOOD_FOR_TRAINING = 350
 HELD_OUT = 0.3
 SAMPLES_EACH = 3
@@ -49,14 +48,14 @@ class Cell:
     path: Path
     defect_probability: float
     kind: str
-    run: int  # 1-based number of the run of consecutive cells of this kind that it belongs to
+    run: int  # number, from 1, of its run of consecutive cells of this kind
 
 
 def read_labels(folder: Path) -> list[Cell]:
-    """The rows of `labels.csv`, which separates its columns by runs of blanks.
+    """Read the rows of `labels.csv`, whose columns are separated by one or more blanks.
 
     Args:
-        folder: The package's data folder.
+        folder: The data folder of the package.
     """
     with (folder / "labels.csv").open(newline="") as file:
         rows = [
@@ -72,13 +71,13 @@ def read_labels(folder: Path) -> list[Cell]:
 
 
 def unpack(cells: Sequence[Cell], target: Path, *, training: int = GOOD_FOR_TRAINING, seed: int = 0) -> None:
-    """Copy the clearly labelled monocrystalline cells into an MVTec-layout folder.
+    """Copy the unambiguously labelled monocrystalline cells into an MVTec-layout folder.
 
     Args:
         cells: All cells.
-        target: Becomes the folder; an older one is replaced.
-        training: This many good cells go to train/good, the others to test/good.
-        seed: Decides which.
+        target: The folder to write; an existing one is replaced.
+        training: Number of good cells for train/good; the others go to test/good.
+        seed: Seed of that selection.
     """
     good = [cell.path for cell in cells if cell.kind == "mono" and cell.defect_probability == 0]
     random.Random(seed).shuffle(good)
@@ -94,7 +93,7 @@ def unpack(cells: Sequence[Cell], target: Path, *, training: int = GOOD_FOR_TRAI
 
 
 def pick_samples(data: Path, target: Path) -> None:
-    """A few test images of each kind, named after what they are, for the service to inspect."""
+    """Copy a few test images of each kind, named by their kind, for the service to inspect."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for kind in ("good", "defective"):
@@ -103,10 +102,12 @@ def pick_samples(data: Path, target: Path) -> None:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Where images, model and report go; git ignores runs/.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of images, model and report; git ignores runs/.")] = Path(
         "runs/elpv"
     ),
-    iterations: Annotated[int | None, typer.Option(help="Training steps.", show_default="as plumbline-train")] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Number of training steps.", show_default="the method's default")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C.")] = False,
 ) -> None:
     """Train on solar cells, evaluate, serve the product and inspect a few cells over HTTP."""
@@ -136,10 +137,10 @@ def main(
 
 
 def _run(module: str, *arguments: object) -> None:
-    """One of our programs, as a user would run it; its own message is enough when it fails."""
+    """Run one of this project's programs in a process of its own and exit with its code if it fails."""
     result = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=False)
     if result.returncode != 0:
-        console.print(f"[red]The demo stopped:[/] {escape(module)} ended with exit code {result.returncode}.")
+        console.print(f"[red]error:[/] {escape(module)} failed with exit code {result.returncode}.")
         raise typer.Exit(result.returncode)
 
 

@@ -1,4 +1,4 @@
-"""Writes the sample images that `make demo` inspects: parts that are in no training folder."""
+"""The sample images that `make demo` inspects. They are not part of any training folder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import typer
 
-from training.demo.part import Defect, render_part
+from training.demo.defects import Defect
+from training.demo.part import render_part
 
-# What is drawn, under which name, and with which seed beside the command's: chosen to look different.
+# Name, defect, and a seed in addition to the command's; the seeds are chosen for different appearances.
 SAMPLES: tuple[tuple[str, Defect | None, int], ...] = (
     ("good-1", None, 0),
     ("good-2", None, 1),
@@ -24,19 +25,19 @@ JPEG_QUALITY = 92  # as a camera would send it
 
 
 def write_samples(folder: Path, seed: int) -> list[Path]:
-    """Draws every sample as a 512 x 512 JPEG.
+    """Write every sample as a 512 x 512 JPEG.
 
     Args:
-        folder: Where to write; made if missing.
-        seed: Another seed draws other parts.
+        folder: The folder to write; created if missing.
+        seed: Seed of the parts.
 
     Returns:
-        The files, in the order of SAMPLES.
+        The files, in the order of `SAMPLES`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, defect, number in SAMPLES:
-        # Three words, the last out of reach of write_dataset's: no sample can be a training image.
+        # The third word of the seed is larger than any of write_dataset: no sample equals a training image.
         image, _ = render_part(np.random.default_rng([seed, number, 2**31]), defect)
         path = folder / f"{name}.jpg"
         _, data = cv2.imencode(path.suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])

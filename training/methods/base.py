@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.checked_fields import checked
+from training.config import checked
 from training.teachers import Teacher
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The comparison: cells that are run once, resumed, shared between processes, and a table that adds up."""
+"""The comparison: cells are run once, resumed and shared between processes; the tables summarise them."""
 
 import dataclasses
 import fcntl
@@ -15,6 +15,7 @@ from training.comparison.run import categories_in, compare
 from training.comparison.tables import markdown, summarise, write_tables
 from training.config import FitConfig
 from training.errors import InvalidOption, NoImagesFound
+from training.fit import Progress
 
 CONFIG = FitConfig(
     input_size=64,
@@ -28,7 +29,7 @@ CONFIG = FitConfig(
 
 
 class Watched:
-    """A reporter that knows which stages were begun, and may stop the work after a training step."""
+    """A reporter that records stages and training steps, and a stop request after a step."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.stages: list[str] = []
@@ -42,10 +43,11 @@ class Watched:
         def advance(done: int, _note: str) -> None:
             if title == "train":
                 self.steps.append(done)
-                if done == self.stop_after:
-                    raise KeyboardInterrupt
 
         return advance
+
+    def should_stop(self, progress: Progress) -> bool:
+        return progress.step == self.stop_after
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +83,25 @@ def test_cell_is_run_once_and_again_when_its_settings_change(data: Path, tmp_pat
     assert changed.steps == [1, 2, 3]
 
 
-def test_interrupted_cell_goes_on_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
+def test_interrupted_cell_continues_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
     (cell,) = make_cells(["plate"], [CONFIG], [0])
+    stopped = Watched(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
-        compare(data, [cell], tmp_path, lambda _: Watched(stop_after=2))
+        compare(data, [cell], tmp_path, lambda _: stopped, stopped.should_stop)
+    assert stopped.steps == [1, 2]
     assert finished(tmp_path, cell) is None
     resumed = Watched()
     compare(data, [cell], tmp_path, lambda _: resumed)
     assert resumed.steps == [3]
 
 
-def test_cell_that_another_process_is_at_is_waited_for_and_not_run_twice(tmp_path: Path) -> None:
+def test_cell_of_another_process_is_awaited_and_not_run_twice(tmp_path: Path) -> None:
     cells = make_cells(["plate"], [CONFIG], [0, 1])
     with (tmp_path / f"{cells[0].name}.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
 
         def finish_the_other(cell: Cell) -> Watched:
-            # The only cell that is run here is the second one; meanwhile the other process finishes the first.
+            # Only the second cell is run here; meanwhile the other process finishes the first.
             assert cell == cells[1]
             (tmp_path / cells[0].name).mkdir()
             write_result(tmp_path, cells[0], result(0.9))
@@ -124,13 +128,13 @@ def test_means_are_over_categories_and_spreads_over_seeds(tmp_path: Path) -> Non
     assert "| drd | **mean** | 2 | 96.00 ± 1.41 |" in text
 
 
-def test_mean_waits_for_every_category() -> None:
+def test_mean_needs_every_category() -> None:
     cells = make_cells(["a", "b"], [CONFIG], [0])
     (rows,) = summarise(cells, {cells[0].name: result(0.9)}).values()
     assert set(rows) == {"a"}
 
 
-def test_tables_show_only_what_is_finished(tmp_path: Path) -> None:
+def test_tables_hold_finished_cells_only(tmp_path: Path) -> None:
     cells = make_cells(["a", "b"], [CONFIG], [0])
     (tmp_path / cells[0].name).mkdir()
     write_result(tmp_path, cells[0], result(0.875))
@@ -141,7 +145,7 @@ def test_tables_show_only_what_is_finished(tmp_path: Path) -> None:
     assert "<h2>b</h2>" not in page
 
 
-def test_only_declared_categories_are_turned() -> None:
+def test_only_declared_categories_are_rotated() -> None:
     cells = make_cells(["screw", "tile"], [CONFIG], [0], rotating=["screw"])
     assert {cell.category: cell.config.augment for cell in cells} == {"screw": "rotate", "tile": "none"}
     with pytest.raises(InvalidOption, match="'bolt'"):
@@ -166,5 +170,5 @@ def test_categories_are_folders_with_a_test_split(data: Path, tmp_path: Path) ->
         ("fit --data a --product b", "fit --data a --product b"),
     ],
 )
-def test_lists_may_be_written_in_a_row(given: str, expected: str) -> None:
+def test_option_takes_several_values(given: str, expected: str) -> None:
     assert spread_lists(given.split()) == expected.split()

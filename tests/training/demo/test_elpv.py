@@ -1,4 +1,4 @@
-"""The solar cells of `make demo-train`: which become what. Made-up cells; the real ones are not ours to copy."""
+"""The solar cells of `make demo-train`, with invented cells: the licence of the real ones does not allow a copy."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ ROWS = (
 
 @pytest.fixture
 def package_data(tmp_path: Path) -> Path:
-    """A folder as the package has it: images and a table with runs of blanks."""
+    """Write a folder as in the package: images, and a table whose columns are separated by several blanks."""
     (tmp_path / "images").mkdir()
     lines, number = [], 0
     for kind, probability, count in ROWS:

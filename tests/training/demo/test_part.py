@@ -1,4 +1,4 @@
-"""The demo product's images: what the masks promise, and that a seed always draws the same part."""
+"""The images of the demo product: exact masks, and the same part for the same seed."""
 
 import subprocess
 import sys
@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from training.demo.part import DEFECTS, Defect, render_part, write_dataset
+from training.demo.defects import DEFECTS, Defect
+from training.demo.part import render_part, write_dataset
 
-SIZE = 256  # a quarter of the pixels: the same drawing, four times as fast
+SIZE = 256  # a quarter of the pixels, to save time
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
@@ -22,7 +23,7 @@ def test_mask_covers_exactly_the_pixels_that_the_defect_changes(defect: Defect, 
 
     assert not nothing.any()
     assert not (changed & ~mask).any(), "a pixel outside the mask changed"
-    # A change can vanish when it is rounded to eight bits, at the very edge of a defect only.
+    # At the edge of a defect a change may be lost when it is rounded to eight bits.
     assert changed[mask].mean() > 0.95
 
 
@@ -34,7 +35,7 @@ def test_every_defect_can_be_seen(defect: Defect, seed: int) -> None:
     difference = np.abs(bad.astype(int) - good.astype(int)).max(axis=2)
 
     assert 60 <= mask.sum() <= 0.05 * SIZE * SIZE
-    assert np.percentile(difference[mask], 75) >= 16, "too faint for a person to notice"
+    assert np.percentile(difference[mask], 75) >= 16, "the defect is not visible"
 
 
 def test_same_seed_draws_the_same_part_and_another_seed_another() -> None:
@@ -66,7 +67,7 @@ def test_image_is_rgb_bytes_of_the_size_asked_for() -> None:
     ("defect", "size_px", "message"),
     [("crack", SIZE, "choose one of scratch, dent"), (None, 64, "at least 128")],
 )
-def test_impossible_orders_are_refused(defect: Defect | None, size_px: int, message: str) -> None:
+def test_invalid_arguments_are_refused(defect: Defect | None, size_px: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         render_part(np.random.default_rng(0), defect, size_px=size_px)
 
@@ -88,7 +89,7 @@ def test_folder_has_the_mvtec_layout_and_grows_by_appending(tmp_path: Path) -> N
     assert set(np.unique(mask)) == {0, 255}
 
 
-def test_the_module_is_a_program_that_needs_no_torch(tmp_path: Path) -> None:
+def test_module_runs_as_a_program_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv[1:] = sys.argv[1:];"
         "import runpy; runpy.run_module('training.demo.part', run_name='__main__')"

@@ -1,4 +1,4 @@
-"""The shipped sample images are the ones that the committed command draws."""
+"""The shipped sample images equal the output of the command."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from training.demo.samples import SAMPLES, write_samples
 SHIPPED = Path(__file__).parents[3] / "docs" / "samples"
 
 
-def test_shipped_samples_are_what_the_command_draws(tmp_path: Path) -> None:
+def test_shipped_samples_equal_the_output_of_the_command(tmp_path: Path) -> None:
     drawn = write_samples(tmp_path, seed=1)
 
     assert [path.stem for path in drawn] == [name for name, _, _ in SAMPLES]
@@ -19,5 +19,5 @@ def test_shipped_samples_are_what_the_command_draws(tmp_path: Path) -> None:
         again, shipped = cv2.imread(str(path)), cv2.imread(str(SHIPPED / path.name))
         assert again is not None
         assert shipped is not None
-        # JPEG encoders may differ in the last bit from one OpenCV to the next, parts do not.
+        # JPEG encoders of different OpenCV versions may differ in the last bit.
         assert np.abs(again.astype(int) - shipped.astype(int)).mean() < 1.0, path.name

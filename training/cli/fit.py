@@ -1,0 +1,172 @@
+"""`plumbline-train fit`."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from service.inspection.calibration import DEFAULT_FAIL_ALPHA, smallest_alpha
+from service.inspection.runtime.threads import cpu_quota
+from training.cli.console import console, one_line_errors
+from training.cli.interrupt import Interrupt
+from training.cli.options import DEVICE_HELP, Augmentation, Device, method_options
+from training.cli.progress import ProgressBars
+from training.config import FitConfig
+from training.errors import InvalidOption
+
+if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
+    from training.pipeline import Trained
+
+STEP = 32  # tiles and overlaps are multiples of this, pixels
+
+
+def fit_command(
+    data: Annotated[Path, typer.Option(help="MVTec-layout folder, or a folder of good images.")],
+    product: Annotated[str, typer.Option(help="Name of the product in the model repository.")],
+    method: Annotated[str, typer.Option(help="Anomaly detection method.")] = FitConfig.method,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Frozen network to distil; repeat for a method with two.", show_default="the method's default"
+        ),
+    ] = None,
+    teacher_weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of a teacher's weights, for machines without internet; repeat for each teacher."),
+    ] = None,
+    input_size: Annotated[
+        int | None, typer.Option(help="Side of the graph's input, pixels.", show_default="the method's default")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(help="Number of training steps.", show_default="the method's default")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per step.", show_default="the method's default")
+    ] = None,
+    augment: Annotated[
+        Augmentation, typer.Option(help="Augmentation of good images; rotate: for parts at any angle.")
+    ] = Augmentation.NONE,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Option of the method, NAME=VALUE (JSON); repeatable.", metavar="NAME=VALUE"),
+    ] = None,
+    tile: Annotated[int | None, typer.Option(help="Side of the tiles that large images are cut into, pixels.")] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            help="Overlap of the tiles, pixels; at least the size of a defect.", show_default="an eighth of the tile"
+        ),
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Factor on the image size before tiling.")] = FitConfig.scale,
+    models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = FitConfig.seed,
+    held_out: Annotated[
+        float, typer.Option(help="Share of good images held out for the threshold; at least 10 images.")
+    ] = 0.2,
+    device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.AUTO,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="CPU threads.", show_default="1 for the small teachers, else the container's quota"),
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the checkpoint.", show_default="runs/PRODUCT")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint.")] = False,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(help="Time between checkpoints, seconds.")
+    ] = FitConfig.checkpoint_seconds,
+    evaluate: Annotated[
+        bool, typer.Option(help="Also measure the bundle on the test split and write the figures to the manifest.")
+    ] = False,
+) -> None:
+    """Train on good images, export, verify, calibrate, and write the bundle."""
+    run_dir = run_dir or Path("runs") / product
+    with one_line_errors(), Interrupt(run_dir) as interrupt, ProgressBars() as bars:
+        from training.methods import fit_config
+        from training.pipeline import Request, train
+
+        if tile is None and overlap is not None:
+            raise InvalidOption("--overlap", overlap, "together with --tile")
+        config = fit_config(
+            method,
+            teachers=tuple(teacher) if teacher else None,
+            teacher_weights=tuple(teacher_weights or ()),
+            input_size=tile or input_size,
+            overlap=default_overlap(tile) if overlap is None else overlap,
+            scale=scale,
+            iterations=iterations,
+            batch_size=batch_size,
+            augment=augment.value,
+            seed=seed,
+            device=device.value,
+            checkpoint_seconds=checkpoint_seconds,
+            options=method_options(option or ()),
+        )
+        request = Request(
+            data=data,
+            product=product,
+            models=models,
+            run_dir=run_dir,
+            config=replace(config, threads=threads or default_threads(config.teachers)),
+            held_out_fraction=held_out,
+            resume=resume,
+            evaluate=evaluate,
+        )
+        trained = train(request, bars, interrupt.should_stop)
+    _report(trained, models)
+
+
+def default_overlap(tile: int | None) -> int | None:
+    """Return the default overlap of tiles, pixels.
+
+    It is an eighth of the tile in steps of 32 pixels, and at least one step if half a tile is larger than that; None
+    without tiles.
+    """
+    return None if tile is None else max(tile // 8 // STEP * STEP, STEP if tile > 2 * STEP else 0)
+
+
+def default_threads(teachers: Sequence[str]) -> int:
+    """Return the default number of CPU threads for these teachers.
+
+    The small teachers' steps are too short to be divided. On two cores a second thread makes a step a third faster on
+    an idle machine, and several times slower as soon as another process runs (docs/benchmarks.md).
+    """
+    return 1 if all(name.startswith("efficientnet_lite") for name in teachers) else cpu_quota()
+
+
+def _report(trained: "Trained", models: Path) -> None:
+    """Print the bundle's path, its guarantee, and the next commands."""
+    from training.evaluate import summary_table
+
+    bundle, data = trained.bundle, trained.data
+    n = len(bundle.card.scores)
+    alpha = max(DEFAULT_FAIL_ALPHA, smallest_alpha(n))
+    sessions = "" if data.grouped_by == "none" else f" from {len(data.groups)} sessions ({data.grouped_by})"
+    if trained.evaluation is not None:
+        console.print(summary_table(trained.evaluation))
+    if data.duplicates:
+        console.print(f"Note: duplicate images, not used: {len(data.duplicates)}.")
+    lines = {
+        "Bundle": str(bundle.path),
+        "Trained on": f"{len(data.train)} good images; {n} more held out{sessions}",
+        "Parity": f"relative difference to the trained network {bundle.manifest.parity.measured:.1e}, "
+        f"tolerance {bundle.manifest.parity.tolerance:.0e}",
+        "Certified": f"on average at most {100 * alpha:.2g} % of good parts fail, for images like the held-out ones",
+    }
+    if alpha > DEFAULT_FAIL_ALPHA:
+        needed = round(1 / DEFAULT_FAIL_ALPHA) - 1
+        lines["To certify"] = f"{100 * DEFAULT_FAIL_ALPHA:g} % instead, hold out {needed} good images (now {n})"
+    name = bundle.manifest.product
+    lines["Serve"] = f"plumbline serve --models {shlex.quote(str(models))}"
+    lines["Inspect"] = (
+        f"curl -H 'Content-Type: image/jpeg' --data-binary @part.jpg"
+        f" http://127.0.0.1:8000/v1/products/{name}/inspections"
+    )
+    if data.test and trained.evaluation is None:
+        lines["Evaluate"] = (
+            f"plumbline-train evaluate --bundle {shlex.quote(str(bundle.path))} --data {shlex.quote(str(data.root))}"
+        )
+    for title, text in lines.items():
+        console.print(f"[bold]{title:<12}[/] {escape(text)}", soft_wrap=True)

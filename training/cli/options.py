@@ -1,0 +1,45 @@
+"""Values of options that more than one command has."""
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from training.errors import InvalidOption
+
+
+class Augmentation(StrEnum):
+    """The values of `FitConfig.augment`."""
+
+    NONE = "none"
+    MILD = "mild"
+    ROTATE = "rotate"
+
+
+class Device(StrEnum):
+    """The values of `FitConfig.device`."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+DEVICE_HELP = "Device that trains; auto: a CUDA GPU if there is one, else the CPU."
+
+
+def method_options(given: Sequence[str]) -> dict[str, Any]:
+    """Parse `NAME=VALUE` options of a method. A value that is not JSON is used as a text.
+
+    Raises:
+        InvalidOption: There is no name or no equals sign.
+    """
+    options: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise InvalidOption("--option", repr(text), "NAME=VALUE, for example width=4")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options

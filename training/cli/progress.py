@@ -1,0 +1,52 @@
+"""Progress bars of the command line."""
+
+from collections.abc import Callable
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from training.cli.console import errors
+
+
+class ProgressBars:
+    """A `training.pipeline.Reporter` with one progress bar per stage."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=errors,
+        )
+
+    def __enter__(self) -> "ProgressBars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def titled(self, name: str) -> "ProgressBars":
+        """Remove the bars, print a title, and return this object for the next run."""
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        errors.print(f"[bold]{escape(name)}[/]")
+        return self
+
+    def stage(self, title: str, total: int) -> Callable[[int, str], None]:
+        """Add a bar for a stage of `total` items and return the function that updates it."""
+        task = self._progress.add_task(title, total=total, note="")
+        shown = 0
+
+        def advance(done: int, note: str) -> None:
+            nonlocal shown
+            self._progress.update(task, completed=done, note=note)
+            # Bars are drawn on terminals only. In a log file every tenth of a stage is one line.
+            if not errors.is_terminal and 10 * done // total > shown:
+                shown = 10 * done // total
+                errors.print(f"{title} {done}/{total} {note}")
+
+        return advance
