@@ -22,7 +22,7 @@ from service.bundle.golden import GoldenSample, parity_difference
 from service.bundle.manifest import ManifestDraft, Parity, graph_metadata
 from service.inspection.runtime.session import GraphOutput, GraphSession, SessionOptions
 from training.errors import ExportFailed, ExportParityFailed
-from training.pseudo_anomalies import pseudo_anomaly
+from training.synthetic_anomalies import synthetic_anomaly
 
 OPSET = 18  # the dynamo exporter's native one; older ones go through a converter
 TOLERANCE = 1e-3  # relative; also what a server's self-test may find (see METHODS: other providers reach 1e-4)
@@ -52,7 +52,7 @@ class Probes:
         """Up to `count` good images and as many with painted defects, drawn by the seed alone."""
         rng = np.random.default_rng(seed)
         chosen = good[np.sort(rng.permutation(len(good))[:count])]
-        painted = [np.rint(pseudo_anomaly(image, rng)[0] * 255).astype(np.uint8) for image in chosen]
+        painted = [np.rint(synthetic_anomaly(image, rng)[0] * 255).astype(np.uint8) for image in chosen]
         return cls(chosen, np.stack(painted), flipping)
 
     def named(self) -> Mapping[str, UInt8Images]:

@@ -80,7 +80,7 @@ def test_wrong_files_are_refused_by_what_is_wrong(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ('source_weights = "much"', "option source_weights is 'much'"),
+        ('ensemble_weights = "much"', "option ensemble_weights is 'much'"),
         ("magic = 1", "no option magic; choose from .*adapt"),
     ],
 )

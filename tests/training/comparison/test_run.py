@@ -20,10 +20,10 @@ CONFIG = FitConfig(
     input_size=64,
     iterations=3,
     batch_size=4,
-    pseudo_pool=8,
+    synthetic_pool=8,
     warmup_steps=1,
     threads=1,
-    options={"width": 0.8, "floors": [0.3]},
+    options={"width": 0.8, "energy_floors": [0.3]},
 )
 
 
