@@ -64,7 +64,7 @@ class DrdOptions:
     energy_floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)
     """Energy floors to select from, ascending, see `training.energy_floor`; our own."""
     strict: bool = False
-    """Use the authors' code as published, including its deviations from the paper, see `published`."""
+    """Follow the authors' code, including its deviations from the paper, see `published`."""
     sigma: float = 1.0
     """Standard deviation of the map's smoothing, in cells of 4 pixels; DRD 4 pixels."""
 
@@ -72,9 +72,9 @@ class DrdOptions:
 def published(**changes: Any) -> DrdOptions:
     """Return the options that correspond to the authors' code.
 
-    They use plain cosine distances, L_pt and L_chan on the levels, no calibration and the refined score. Training also
-    needs `FitConfig(synthetic_recipes="published", synthetic_share=1.0, batch_size=4, lr=5e-3)`. The authors' choice
-    of the checkpoint by test AUROC is not reproduced.
+    They select plain cosine distances, L_pt and L_chan on the levels, the published L_Seg and the factor on the image
+    score. Training also needs `FitConfig(synthetic_recipes="published", synthetic_share=1.0, batch_size=4, lr=5e-3)`.
+    docs/methods.md, section *DRD*, lists what is not reproduced.
 
     Source: the authors' code.
 
