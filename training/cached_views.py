@@ -62,11 +62,11 @@ class Views:
             The pools and their features.
         """
         views = augmented(images, config)
-        pool = config.synthetic_pool if config.synthetic_share > 0 else 0
+        pool = config.pseudo_pool if config.pseudo_share > 0 else 0
         source = np.resize(np.random.default_rng((config.seed, _SELECTION)).permutation(len(views)), pool)
         synthetic = np.empty((pool, *views.shape[1:]), np.uint8)
         mask = np.empty((pool, *views.shape[1:3]), np.bool_)
-        recipes = RECIPES if config.synthetic_recipes == "mix" else PUBLISHED_RECIPES
+        recipes = RECIPES if config.pseudo_recipes == "mix" else PUBLISHED_RECIPES
         for number, view in enumerate(source):
             rng = np.random.default_rng((config.seed, _SYNTHESIS, number))
             image, mask[number] = synthetic_anomaly(views[view], rng, recipes)
@@ -90,10 +90,10 @@ class Views:
             step: from 0.
 
         Returns:
-            `config.batch_size` views and, if there are any, `ceil(synthetic_share * batch_size)` synthetic images.
+            `config.batch_size` views and, if there are any, `ceil(pseudo_share * batch_size)` synthetic images.
         """
         chosen = epoch_order(len(self.images), config.batch_size, config.seed, step)
-        count = math.ceil(config.synthetic_share * config.batch_size) if len(self.synthetic) else 0
+        count = math.ceil(config.pseudo_share * config.batch_size) if len(self.synthetic) else 0
         synthetic = epoch_order(len(self.synthetic), count, config.seed + 1, step) if count else np.empty(0, np.int64)
         source = self.source[synthetic]
         return Batch(

@@ -28,11 +28,11 @@ class FitConfig:
     iterations: int = 1000
     """Steps; fixed, because nothing but defective images could tell when to stop."""
     batch_size: int = 8
-    synthetic_share: float = 0.5
+    pseudo_share: float = 0.5
     """Share of a batch that also goes through the pseudo branch with a painted defect; [C] DRD 1.0."""
-    synthetic_pool: int = 800
+    pseudo_pool: int = 800
     """Different painted images in a run; their frozen features are computed once (see `training.cached_views`)."""
-    synthetic_recipes: Literal["mix", "published"] = "mix"
+    pseudo_recipes: Literal["mix", "published"] = "mix"
     """Which defects are painted: a mix of blobs, pasted pieces and scars, or DRD's published cut-paste alone."""
     augment: Literal["none", "rotate", "mild"] = "none"
     """How good images may vary beyond what was photographed: "rotate" for parts that lie at any angle."""
@@ -68,11 +68,11 @@ class FitConfig:
             )
         if not 0 < self.scale <= 1 or (self.overlap is None and self.scale != 1):
             raise InvalidFitConfig(f"scale is {self.scale}; it must lie above 0 and at most at 1, and needs tiles.")
-        for name in ("iterations", "batch_size", "synthetic_pool", "views"):
+        for name in ("iterations", "batch_size", "pseudo_pool", "views"):
             if getattr(self, name) < 1:
                 raise InvalidFitConfig(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 <= self.synthetic_share <= 1:
-            raise InvalidFitConfig(f"synthetic_share is {self.synthetic_share}; it must lie in 0..1.")
+        if not 0 <= self.pseudo_share <= 1:
+            raise InvalidFitConfig(f"pseudo_share is {self.pseudo_share}; it must lie in 0..1.")
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values, for the manifest and for comparing runs."""

@@ -52,7 +52,7 @@ def test_features_belong_to_their_images() -> None:
 
 
 def test_without_synthetic_images_a_batch_has_none() -> None:
-    config = dataclasses.replace(TINY, synthetic_share=0.0)
+    config = dataclasses.replace(TINY, pseudo_share=0.0)
     batch = Views.make(parts(8), config, means).batch(config, 0)
     assert len(batch.synthetic) == len(batch.mask) == 0
     assert [len(level) for level in (*batch.synthetic_frozen, *batch.origin_frozen)] == [0, 0]

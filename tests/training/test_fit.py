@@ -25,7 +25,7 @@ TINY = FitConfig(
     iterations=6,
     batch_size=4,
     warmup_steps=2,
-    synthetic_pool=12,
+    pseudo_pool=12,
     seed=11,
     threads=1,  # the networks are too small to share, and a test machine is busy
     options={"width": 0.8},
@@ -61,7 +61,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Method:
 
 def test_loss_falls_on_eight_images(tmp_path: Path) -> None:
     losses: list[float] = []
-    config = dataclasses.replace(TINY, iterations=30, synthetic_share=0.0, lr=5e-3)
+    config = dataclasses.replace(TINY, iterations=30, pseudo_share=0.0, lr=5e-3)
     run(config, tmp_path, on_progress=lambda p: losses.append(p.losses["loss"]))
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
 
@@ -180,7 +180,7 @@ def test_unknown_method_lists_the_known_ones(tmp_path: Path) -> None:
         ({"input_size": 250}, "multiple of 32"),
         ({"iterations": 0}, "iterations"),
         ({"batch_size": 0}, "batch_size"),
-        ({"synthetic_share": 1.5}, "synthetic_share"),
+        ({"pseudo_share": 1.5}, "pseudo_share"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:

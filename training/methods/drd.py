@@ -73,7 +73,7 @@ def published(**changes: Any) -> DrdOptions:
     """Return the options that correspond to the authors' code.
 
     They select plain cosine distances, L_pt and L_chan on the levels, the published L_Seg and the factor on the image
-    score. Training also needs `FitConfig(synthetic_recipes="published", synthetic_share=1.0, batch_size=4, lr=5e-3)`.
+    score. Training also needs `FitConfig(pseudo_recipes="published", pseudo_share=1.0, batch_size=4, lr=5e-3)`.
     docs/methods.md, section *DRD*, lists what is not reproduced.
 
     Source: the authors' code.

@@ -204,7 +204,7 @@ class RSTPM(Method):
     name: ClassVar[str] = "rstpm"
     map_stride: ClassVar[int] = 4
     default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite0", "efficientnet_lite1")
-    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 900, "batch_size": 8, "synthetic_pool": 300, "lr": 2e-3}
+    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 900, "batch_size": 8, "pseudo_pool": 300, "lr": 2e-3}
     stages: ClassVar[tuple[float, ...]] = (0.75, 1.0)
 
     quantile: Tensor

@@ -58,7 +58,7 @@ def fabrics(count: int, first: int, *, blot: bool = False) -> NDArray[np.uint8]:
 
 def config_of(name: str, **changes: object) -> FitConfig:
     """Return the default settings with a small image and few steps."""
-    config = fit_config(name, input_size=SIZE, iterations=120, synthetic_pool=48, seed=3, threads=1)
+    config = fit_config(name, input_size=SIZE, iterations=120, pseudo_pool=48, seed=3, threads=1)
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
 
@@ -109,7 +109,7 @@ def test_loss_falls_tenfold_on_eight_images(name: str, tmp_path: Path) -> None:
     losses: list[float] = []
     # Only the distillation loss: the loss of synthetic images cannot reach 0, because the covered pixels are unknown.
     longer = OVERFITTING.get(name, {"iterations": 200})
-    config = config_of(name, synthetic_share=0.0, ema_decay=0.9, input_size=64, **longer)
+    config = config_of(name, pseudo_share=0.0, ema_decay=0.9, input_size=64, **longer)
     images = np.stack([fabric(seed, noise=0.0) for seed in range(8)])[:, :64, :64]  # noise cannot be learnt
     fit(
         images,
@@ -143,7 +143,7 @@ def test_blots_are_detected_and_localised(name: str, train: Train) -> None:
 @pytest.mark.slow
 @EVERY_METHOD
 def test_same_seed_gives_the_same_maps(name: str, tmp_path: Path) -> None:
-    config = config_of(name, iterations=8, synthetic_pool=8)
+    config = config_of(name, iterations=8, pseudo_pool=8)
     first, again = (fit(fabrics(8, 0), fabrics(4, 100), config, tmp_path / run) for run in ("a", "b"))
     images = torch.from_numpy(fabrics(2, 400))
     with torch.inference_mode():
