@@ -271,7 +271,7 @@ class RSTPM(Method):
         students = self.students(batch.clean, batch.frozen)
         terms = [losses[o.loss](t, s) for t, s in zip(batch.frozen, students, strict=True)]
         first, second = torch.stack(terms[: self.levels]).sum(), torch.stack(terms[self.levels :]).sum()
-        return {"loss": first + second, "distil": first, "rebuild": second}
+        return {"loss": first + second, "distil": first, "reconstruct": second}
 
     def _discriminate(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the focal loss of stage B, on normal and synthetic images, with frozen students.
