@@ -1,4 +1,4 @@
-"""Convolutional blocks that the students are built from."""
+"""Convolutional blocks of the student networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from torch.nn import functional as F
 
 
 class ConvBNReLU(nn.Sequential):
-    """3x3 (or k x k) convolution, BatchNorm, ReLU; `[N, cin, H, W]` -> `[N, cout, H/stride, W/stride]`."""
+    """Convolution, BatchNorm and ReLU; `[N, cin, H, W]` -> `[N, cout, H / stride, W / stride]`.
+
+    Args:
+        cin: input channels.
+        cout: output channels.
+        kernel: side of the convolution kernel.
+        stride: stride of the convolution.
+    """
 
     def __init__(self, cin: int, cout: int, *, kernel: int = 3, stride: int = 1) -> None:
         super().__init__(
@@ -21,7 +28,15 @@ class ConvBNReLU(nn.Sequential):
 
 
 class BasicBlock(nn.Module):
-    """ResNet's two 3x3 convolutions with an identity or 1x1 projection shortcut. Source: [C] RD4AD/DRD decoder."""
+    """ResNet's basic block: two 3x3 convolutions with an identity or 1x1 projection shortcut.
+
+    `[N, cin, H, W]` -> `[N, cout, H / stride, W / stride]`. Source: He et al., CVPR 2016.
+
+    Args:
+        cin: input channels.
+        cout: output channels.
+        stride: stride of the first convolution and of the shortcut.
+    """
 
     def __init__(self, cin: int, cout: int, *, stride: int = 1) -> None:
         super().__init__()
@@ -33,13 +48,18 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
         return F.relu(self.bn2(self.conv2(self.conv1(x))) + self.shortcut(x))
 
 
 class BottleneckBlock(nn.Module):
-    """1x1 to half the channels, 3x3, 1x1 back, with an identity shortcut. Source: [C] the OCE of RD4AD/DRD.
+    """ResNet's bottleneck block: 1x1 convolution to half the channels, 3x3, 1x1 back, with an identity shortcut.
 
-    At the coarsest level it widens the view for a tenth of a `BasicBlock`'s weights, which is what fills the bundle.
+    At the coarsest level it enlarges the receptive field with about a fifth of the weights of a `BasicBlock`. Source:
+    He et al., CVPR 2016; the embedding of RD4AD and DRD uses the same kind of block.
+
+    Args:
+        channels: input and output channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -53,14 +73,18 @@ class BottleneckBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block; the shape `[N, channels, H, W]` stays the same."""
         return F.relu(self.body(x) + x)
 
 
 class UpBlock(nn.Module):
-    """Doubles the resolution; `[N, cin, H, W]` -> `[N, cout, 2H, 2W]`. Source: [C] ConvTranspose 2x2 stride 2.
+    """Upsampling by a 2x2 transposed convolution of stride 2, BatchNorm and ReLU.
 
-    A 2x2 transposed convolution of stride 2 is a 1x1 convolution to four times the channels and a pixel shuffle: the
-    same family of functions.
+    `[N, cin, H, W]` -> `[N, cout, 2H, 2W]`. Source: the decoder in the code of RD4AD and DRD.
+
+    Args:
+        cin: input channels.
+        cout: output channels.
     """
 
     def __init__(self, cin: int, cout: int) -> None:
@@ -69,15 +93,18 @@ class UpBlock(nn.Module):
         self.bn = nn.BatchNorm2d(cout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block."""
         return F.relu(self.bn(self.up(x)))
 
 
 class ChannelSpatialAttention(nn.Module):
-    """CBAM: a gate per channel, then a gate per place; same shape out. Source: [P] Woo et al., ECCV 2018.
+    """CBAM: a channel gate followed by a spatial gate, both in (0, 1); the shape `[N, C, H, W]` stays the same.
+
+    Source: Woo et al., ECCV 2018.
 
     Args:
-        channels: of the input.
-        reduction: how much narrower the shared hidden layer of the channel gate is; [P] 16.
+        channels: input and output channels.
+        reduction: ratio of `channels` to the width of the channel gate's hidden layer; the paper uses 16.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -85,21 +112,25 @@ class ChannelSpatialAttention(nn.Module):
         hidden = max(4, channels // reduction)
         self.squeeze = nn.Conv2d(channels, hidden, 1)
         self.excite = nn.Conv2d(hidden, channels, 1)
-        self.place = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.spatial = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply both gates."""
         pooled = (x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))
         x = x * torch.stack([self.excite(F.relu(self.squeeze(p))) for p in pooled]).sum(0).sigmoid()
-        where = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-        gated: Tensor = x * self.place(where).sigmoid()
+        pooled_channels = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        gated: Tensor = x * self.spatial(pooled_channels).sigmoid()
         return gated
 
 
 class PyramidScaler(nn.Module):
-    """Standardises every level's channels and back, with constants of the good training images. Our own.
+    """Standardisation of each channel of a feature pyramid, and its inverse.
 
-    The student works on comparable channels, while the distance is still taken on the teacher's raw features, whose
-    large channels carry the meaning: standardising those costs accuracy.
+    Mean and standard deviation are those of the training images. The student works on standardised channels, but the
+    distance is measured on the teacher's raw features: standardising these reduces the accuracy. Source: our own.
+
+    Args:
+        channels: channels of each level.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -109,18 +140,24 @@ class PyramidScaler(nn.Module):
             self.register_buffer(f"std{level}", torch.ones(1, count, 1, 1))
 
     def measure(self, features: Sequence[Tensor]) -> None:
-        """Takes the constants from `[N, C_k, H_k, W_k]` per level."""
+        """Measure mean and standard deviation of each channel.
+
+        Args:
+            features: features of the training images, float `[N, C_k, H_k, W_k]` per level.
+        """
         for level, feature in enumerate(features):
             std, mean = torch.std_mean(feature.float(), (0, 2, 3), keepdim=True)
             self.get_buffer(f"mean{level}").copy_(mean)
             self.get_buffer(f"std{level}").copy_(std.clamp_min(1e-6))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Standardise `[N, C_k, H_k, W_k]` per level."""
         return [
             (f - self.get_buffer(f"mean{level}")) / self.get_buffer(f"std{level}") for level, f in enumerate(features)
         ]
 
     def undo(self, standardised: Sequence[Tensor]) -> list[Tensor]:
+        """Invert `forward`; the result is float32 `[N, C_k, H_k, W_k]` per level."""
         return [
             s.float() * self.get_buffer(f"std{level}") + self.get_buffer(f"mean{level}")
             for level, s in enumerate(standardised)
@@ -128,9 +165,14 @@ class PyramidScaler(nn.Module):
 
 
 class UNet(nn.Module):
-    """Four encoder and three decoder stages with skips; `[N, cin, H, W]` -> logits `[N, 1, H, W]`, H, W multiples of 8.
+    """U-Net with four encoder stages, three decoder stages and concatenation skips.
 
-    Source: [F] RSTPM, figure 6; one logit says the same as the two softmax channels of DRAEM [R].
+    `[N, cin, H, W]` -> logits `[N, 1, H, W]`; H and W are multiples of 8. Source: RSTPM, figure 6, with one logit
+    instead of DRAEM's two softmax channels, which is equivalent.
+
+    Args:
+        cin: input channels.
+        width: channels of the first stage; doubled in each following stage.
     """
 
     def __init__(self, cin: int, width: int) -> None:
@@ -148,6 +190,7 @@ class UNet(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
         skips = []
         for stage, down in enumerate(self.down):
             x = down(x if stage == 0 else F.max_pool2d(x, 2))
@@ -159,7 +202,13 @@ class UNet(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming fan-out for convolutions, 1 and 0 for BatchNorm. Source: [C] DRD `bn.py`."""
+    """Initialise convolutions with Kaiming normal (fan-out), BatchNorm with weight 1 and bias 0.
+
+    Source: DRD's code.
+
+    Args:
+        module: initialised in place, with all its children.
+    """
     for child in module.modules():
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")

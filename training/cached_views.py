@@ -1,8 +1,8 @@
-"""What a run learns from: views of the good images, painted copies of them, and the frozen features of both.
+"""Training data of a run: views of the normal images, images with synthetic anomalies, and the frozen features of both.
 
-A frozen teacher says the same about the same image every time, so each image goes through it once, before the
-first step, and a step costs the student alone. That holds for augmented and for painted images too, as long as they
-come from a pool that is drawn once: of a few hundred images each, which a run of a thousand steps sees a few times.
+A frozen teacher returns the same features for the same image, so each image passes through it once, before the first
+step, and a training step costs the student alone. Augmented and synthetic images are therefore drawn once into pools
+of a few hundred images each.
 """
 
 from __future__ import annotations
@@ -20,91 +20,103 @@ from torch import Tensor
 from training.config import FitConfig
 from training.methods.base import Batch
 from training.pixels import to_pixels
-from training.pseudo_anomalies import PUBLISHED_RECIPES, RECIPES, pseudo_anomaly
+from training.synthetic_anomalies import PUBLISHED_RECIPES, RECIPES, synthetic_anomaly
 
 UInt8Images = NDArray[np.uint8]
 Features = Callable[[UInt8Images], list[Tensor]]
 
-_PAINTING, _AUGMENTING, _DRAWING = 2, 3, 4  # kinds of chance, so that no two share a stream
+# Part of the seed of each random stream, so that no two purposes share one; 1 is used by `epoch_order`.
+_SYNTHESIS, _AUGMENTATION, _SELECTION = 2, 3, 4
 
 
 @dataclass(frozen=True)
 class Views:
-    """Images and their frozen features.
+    """The image pools of a run and their frozen features.
 
     Attributes:
-        images: uint8 `[V, S, S, 3]`, good images, augmented where the settings ask for it.
-        frozen: what `Method.frozen_features` gives for them, first axis V.
-        pseudo: uint8 `[P, S, S, 3]`, views with painted defects.
-        pseudo_frozen: their features, first axis P.
-        mask: bool `[P, S, S]`, where they were painted.
-        source: int64 `[P]`, the view that each of them was painted on.
+        images: uint8 `[V, S, S, 3]`, normal images, augmented if the settings ask for it.
+        frozen: the result of `Method.frozen_features` for them, first axis V.
+        synthetic: uint8 `[P, S, S, 3]`, views with a synthetic anomaly each.
+        synthetic_frozen: the result of `Method.frozen_features` for them, first axis P.
+        mask: bool `[P, S, S]`, true where an image was changed.
+        source: int64 `[P]`, index of the view that each synthetic image was made from.
     """
 
     images: UInt8Images
     frozen: list[Tensor]
-    pseudo: UInt8Images
-    pseudo_frozen: list[Tensor]
+    synthetic: UInt8Images
+    synthetic_frozen: list[Tensor]
     mask: NDArray[np.bool_]
     source: NDArray[np.int64]
 
     @classmethod
     def make(cls, images: UInt8Images, config: FitConfig, features: Features) -> Views:
-        """Draws the pools from the seed alone, so that a resumed run sees the very same images.
+        """Draw the pools from the seed alone, so that a resumed run uses the same images.
 
         Args:
-            images: uint8 `[N, S, S, 3]`, good images.
-            config: augmentation, size of the pools, seed.
-            features: `Method.frozen_features` over a whole pool.
+            images: uint8 `[N, S, S, 3]`, normal images.
+            config: augmentation, size of the pools and seed.
+            features: `Method.frozen_features` applied to a whole pool.
+
+        Returns:
+            The pools and their features.
         """
         views = augmented(images, config)
         pool = config.pseudo_pool if config.pseudo_share > 0 else 0
-        source = np.resize(np.random.default_rng((config.seed, _DRAWING)).permutation(len(views)), pool)
-        pseudo = np.empty((pool, *views.shape[1:]), np.uint8)
+        source = np.resize(np.random.default_rng((config.seed, _SELECTION)).permutation(len(views)), pool)
+        synthetic = np.empty((pool, *views.shape[1:]), np.uint8)
         mask = np.empty((pool, *views.shape[1:3]), np.bool_)
         recipes = RECIPES if config.pseudo_recipes == "mix" else PUBLISHED_RECIPES
         for number, view in enumerate(source):
-            rng = np.random.default_rng((config.seed, _PAINTING, number))
-            painted, mask[number] = pseudo_anomaly(views[view], rng, recipes)
-            np.rint(painted * 255, out=painted)
-            pseudo[number] = painted.astype(np.uint8)
+            rng = np.random.default_rng((config.seed, _SYNTHESIS, number))
+            image, mask[number] = synthetic_anomaly(views[view], rng, recipes)
+            np.rint(image * 255, out=image)
+            synthetic[number] = image.astype(np.uint8)
         frozen = features(views)
         return cls(
             images=views,
             frozen=frozen,
-            pseudo=pseudo,
-            pseudo_frozen=features(pseudo) if pool else [level[:0] for level in frozen],
+            synthetic=synthetic,
+            synthetic_frozen=features(synthetic) if pool else [level[:0] for level in frozen],
             mask=mask,
             source=source.astype(np.int64),
         )
 
     def batch(self, config: FitConfig, step: int) -> Batch:
-        """A step's batch, from (seed, step) alone."""
+        """Return the batch of a step, which depends on the seed and the step alone.
+
+        Args:
+            config: batch size, share of synthetic images, seed and number of steps.
+            step: from 0.
+
+        Returns:
+            `config.batch_size` views and, if there are any, `ceil(pseudo_share * batch_size)` synthetic images.
+        """
         chosen = epoch_order(len(self.images), config.batch_size, config.seed, step)
-        count = math.ceil(config.pseudo_share * config.batch_size) if len(self.pseudo) else 0
-        painted = epoch_order(len(self.pseudo), count, config.seed + 1, step) if count else np.empty(0, np.int64)
-        source = self.source[painted]
+        count = math.ceil(config.pseudo_share * config.batch_size) if len(self.synthetic) else 0
+        synthetic = epoch_order(len(self.synthetic), count, config.seed + 1, step) if count else np.empty(0, np.int64)
+        source = self.source[synthetic]
         return Batch(
             clean=to_pixels(torch.from_numpy(self.images[chosen])),
             frozen=_rows(self.frozen, chosen),
-            pseudo=to_pixels(torch.from_numpy(self.pseudo[painted])),
-            pseudo_frozen=_rows(self.pseudo_frozen, painted),
+            synthetic=to_pixels(torch.from_numpy(self.synthetic[synthetic])),
+            synthetic_frozen=_rows(self.synthetic_frozen, synthetic),
             origin=to_pixels(torch.from_numpy(self.images[source])),
             origin_frozen=_rows(self.frozen, source),
-            mask=torch.from_numpy(self.mask[painted])[:, None].float(),
+            mask=torch.from_numpy(self.mask[synthetic])[:, None].float(),
             step=step,
             steps=config.iterations,
         )
 
 
 def augmented(images: UInt8Images, config: FitConfig) -> UInt8Images:
-    """Good images as they might have been taken as well.
+    """Augment normal images.
 
     Args:
         images: uint8 `[N, S, S, 3]`.
-        config: `augment` "none" returns the images themselves; "rotate" turns each by any angle (for parts that lie
-            as they fall), "mild" shifts, turns and brightens a little. At least `views` images, every image equally
-            often.
+        config: `augment` "none" returns the images themselves; "rotate" rotates each by a random angle (for parts in
+            any orientation); "mild" applies small shifts, rotations and changes of brightness. There are at least
+            `views` results, the same number for each image.
 
     Returns:
         uint8 `[V, S, S, 3]`.
@@ -114,24 +126,36 @@ def augmented(images: UInt8Images, config: FitConfig) -> UInt8Images:
     repeats = max(1, math.ceil(config.views / len(images)))
     out = np.empty((repeats * len(images), *images.shape[1:]), np.uint8)
     for number in range(len(out)):
-        rng = np.random.default_rng((config.seed, _AUGMENTING, number))
-        out[number] = _moved(images[number % len(images)], rng, config.augment)
+        rng = np.random.default_rng((config.seed, _AUGMENTATION, number))
+        out[number] = _augment(images[number % len(images)], rng, config.augment)
     return out
 
 
-def _moved(image: UInt8Images, rng: np.random.Generator, kind: str) -> UInt8Images:
+def _augment(image: UInt8Images, rng: np.random.Generator, kind: str) -> UInt8Images:
     side = image.shape[0]
-    turn, shift, gain = (180.0, 0.0, 0.0) if kind == "rotate" else (3.0, 0.02 * side, 0.05)
-    matrix = cv2.getRotationMatrix2D((side / 2 - 0.5, side / 2 - 0.5), rng.uniform(-turn, turn), 1.0)
+    angle, shift, gain = (180.0, 0.0, 0.0) if kind == "rotate" else (3.0, 0.02 * side, 0.05)
+    matrix = cv2.getRotationMatrix2D((side / 2 - 0.5, side / 2 - 0.5), rng.uniform(-angle, angle), 1.0)
     matrix[:, 2] = matrix[:, 2] + rng.uniform(-shift, shift, 2)
-    # The edge's colour goes on outwards: black corners would be learnt as part of what is normal.
+    # Border pixels are repeated outwards: black corners would become part of the normal images.
     moved = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     brightened = np.asarray(moved, np.float32) * np.float32(1 + rng.uniform(-gain, gain))
     return np.asarray(np.rint(np.clip(brightened, 0, 255)), np.uint8)
 
 
 def epoch_order(count: int, size: int, seed: int, step: int) -> NDArray[np.int64]:
-    """The step's numbers out of 0..count-1: each epoch is a permutation of its own, and batches run over its border."""
+    """Return the indices of a step's batch.
+
+    Each epoch is a permutation of its own, and a batch may extend over the border of two epochs.
+
+    Args:
+        count: number of images.
+        size: number of indices to return.
+        seed: together with the epoch it determines the permutation.
+        step: from 0.
+
+    Returns:
+        int64 `[size]`, values in 0..count-1.
+    """
     positions = np.arange(step * size, (step + 1) * size)
     epochs = {int(e): np.random.default_rng((seed, 1, int(e))).permutation(count) for e in set(positions // count)}
     return np.array([epochs[int(p // count)][p % count] for p in positions], np.int64)

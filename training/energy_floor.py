@@ -1,10 +1,12 @@
-"""The energy floor of a product's distances, chosen by what good images alone can tell. Our own.
+"""Selection of a product's energy floor from normal images alone.
 
-How much a short feature vector's direction is worth differs from product to product: on a plain background it is noise
-and must not count, on a fabric it is the pattern itself. No single floor serves both (docs/benchmarks.md). So
-defects are painted into good images that training did not see, and the floor that shows them best is taken. They are
-small, faint and on the part: what is easy to see, every floor shows. No defective image and no image of the
-calibration card has a say.
+The direction of a short feature vector is noise on a plain background and must not count there; on a fabric it is the
+pattern. No single energy floor suits both (docs/benchmarks.md). The floor is therefore selected per product: faint
+synthetic anomalies are added to normal images that were not trained on, and the floor that localises them best is
+taken. The anomalies are small, faint and on the part, because strong ones are found with any floor. Neither defective
+images nor the images of the calibration card take part in the selection.
+
+Source: our own. See docs/methods.md, section *Shared parts*.
 """
 
 from __future__ import annotations
@@ -20,56 +22,59 @@ from torch.nn import functional as F
 from training.maps import PyramidDistance
 from training.metrics import PixelScores
 from training.pixels import in_chunks
-from training.pseudo_anomalies import FAINT_RECIPES, pseudo_anomaly
+from training.synthetic_anomalies import FAINT_RECIPES, synthetic_anomaly
 
-PAINTED = 96  # painted images that a floor is judged by, about
-FPR_LIMIT = 0.05  # a floor that finds everything at the price of a map full of noise is of no use
+SYNTHETIC_IMAGES = 96  # approximate number of synthetic images that a floor is evaluated on
+FPR_LIMIT = 0.05  # a floor that finds all anomalies at a high false-positive rate is of no use
 
 
-def choose_floor(
+def select_energy_floor(
     distances: Iterable[PyramidDistance],
     calibrate: Callable[[], None],
     anomaly_map: Callable[[Tensor], Tensor],
     reference: NDArray[np.uint8],
-    floors: Sequence[float],
+    energy_floors: Sequence[float],
 ) -> float:
-    """Sets the floor with the best AUPRO (to a false-positive rate of 5 %) of painted defects, and calibrates for it.
+    """Set the energy floor with the best AUPRO on synthetic anomalies and calibrate the map for it.
+
+    AUPRO is integrated up to a false-positive rate of 5 %. Source: our own.
 
     Args:
-        distances: where the floor is to be set.
-        calibrate: measures the map's other constants anew for the floor that is set.
+        distances: the modules whose energy floor is set.
+        calibrate: measures the other constants of the map for the current energy floor.
         anomaly_map: float32 `[N, 3, H, W]` in [0, 1] -> float32 `[N, 1, h, w]`.
-        reference: uint8 `[M, H, W, 3]`, good images that training did not see.
-        floors: to choose from, ascending; of equals the first is taken.
+        reference: uint8 `[M, H, W, 3]`, normal images that were not trained on.
+        energy_floors: candidates in ascending order; the first of equally good ones is taken. With one candidate
+            nothing is evaluated.
 
     Returns:
-        The chosen floor.
+        The selected energy floor.
     """
-    parts = list(distances)
-    painted, masks = _painted(reference)
+    modules = list(distances)
+    synthetic, masks = _synthetic_images(reference)
 
-    def judge(floor: float) -> float:
-        _set(parts, floor)
+    def evaluate(energy_floor: float) -> float:
+        _set(modules, energy_floor)
         calibrate()
         scores = PixelScores()
         with torch.inference_mode():
             for anomaly in _maps(anomaly_map, reference):
                 scores.add(anomaly, np.zeros(anomaly.shape, bool))
-            for anomaly, mask in zip(_maps(anomaly_map, painted), masks, strict=True):
-                # On the map's own grid: a defect of three pixels still has a cell.
-                small = F.adaptive_max_pool2d(torch.from_numpy(mask)[None, None].float(), anomaly.shape)
-                scores.add(anomaly, small[0, 0].numpy() > 0)
+            for anomaly, mask in zip(_maps(anomaly_map, synthetic), masks, strict=True):
+                # The mask is max-pooled to the map's grid, so that an anomaly of three pixels still covers a cell.
+                pooled = F.adaptive_max_pool2d(torch.from_numpy(mask)[None, None].float(), anomaly.shape)
+                scores.add(anomaly, pooled[0, 0].numpy() > 0)
         return scores.figures(FPR_LIMIT).aupro
 
-    best = max(floors, key=judge) if len(floors) > 1 else floors[0]
-    _set(parts, best)
+    best = max(energy_floors, key=evaluate) if len(energy_floors) > 1 else energy_floors[0]
+    _set(modules, best)
     calibrate()
     return best
 
 
-def _set(parts: Sequence[PyramidDistance], floor: float) -> None:
-    for part in parts:
-        part.floor = floor
+def _set(modules: Sequence[PyramidDistance], energy_floor: float) -> None:
+    for module in modules:
+        module.energy_floor = energy_floor
 
 
 def _maps(anomaly_map: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
@@ -77,12 +82,13 @@ def _maps(anomaly_map: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) ->
         yield from anomaly_map(pixels)[:, 0].numpy()
 
 
-def _painted(reference: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """About `PAINTED` painted copies, the same ones every time."""
-    repeats = max(1, PAINTED // len(reference))
+def _synthetic_images(reference: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return about `SYNTHETIC_IMAGES` copies with a faint anomaly each; every call returns the same ones."""
+    repeats = max(1, SYNTHETIC_IMAGES // len(reference))
     images, masks = [], []
     for number in range(repeats * len(reference)):
-        painted, mask = pseudo_anomaly(reference[number % len(reference)], np.random.default_rng(number), FAINT_RECIPES)
-        images.append(np.rint(painted * 255).astype(np.uint8))
+        rng = np.random.default_rng(number)
+        synthetic, mask = synthetic_anomaly(reference[number % len(reference)], rng, FAINT_RECIPES)
+        images.append(np.rint(synthetic * 255).astype(np.uint8))
         masks.append(mask)
     return np.stack(images), np.stack(masks)

@@ -23,7 +23,7 @@ from service.bundle.golden import GoldenSample, parity_difference
 from service.bundle.manifest import ManifestDraft, Parity, graph_metadata
 from service.inspection.runtime.session import GraphOutput, GraphSession, SessionOptions
 from training.errors import ExportFailed, ExportParityFailed
-from training.pseudo_anomalies import pseudo_anomaly
+from training.synthetic_anomalies import synthetic_anomaly
 
 OPSET = 18  # the native opset of the dynamo exporter; lower ones need a conversion
 TOLERANCE = 1e-3  # relative; also the tolerance of the service's self-test, where other providers reach 1e-4
@@ -61,7 +61,7 @@ class Probes:
         """
         rng = np.random.default_rng(seed)
         chosen = good[np.sort(rng.permutation(len(good))[:count])]
-        synthetic = [np.rint(pseudo_anomaly(image, rng)[0] * 255).astype(np.uint8) for image in chosen]
+        synthetic = [np.rint(synthetic_anomaly(image, rng)[0] * 255).astype(np.uint8) for image in chosen]
         return cls(chosen, np.stack(synthetic), flipping)
 
     def named(self) -> Mapping[str, UInt8Images]:

@@ -1,4 +1,7 @@
-"""A small, well-spread set of normal features: the memory behind a query."""
+"""A memory bank of normal features: a coreset of prototypes, searched for the nearest one.
+
+See docs/methods.md, section *Shared parts*.
+"""
 
 from __future__ import annotations
 
@@ -9,54 +12,61 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOST_CANDIDATES = 80_000  # a quarter as many cost up to 4 points of image AUROC, more gain nothing; docs/benchmarks.md
-FEW_CANDIDATES = 20_000  # enough to compare floors with each other
+# Candidates for the coreset. A quarter of them cost up to 4 points of image AUROC, more of them gained nothing
+# (docs/benchmarks.md).
+MAX_CANDIDATES = 80_000
+SEARCH_CANDIDATES = 20_000  # enough to compare energy floors with each other
 
 
-def lift(features: Tensor, floor: float) -> Tensor:
-    """Appends a constant channel of energy `floor` and normalises: the dot product of two results is 1 minus
-    `training.maps.cosine_distance` with that floor.
+def normalise(features: Tensor, energy_floor: float) -> Tensor:
+    """Append a constant channel of energy `energy_floor` and scale each vector to length 1.
+
+    The dot product of two results is 1 minus `training.maps.cosine_distance` with that energy floor. Source: our own.
 
     Args:
         features: float32 `[K, C]`.
+        energy_floor: >= 0, in the units of the features' squared length.
 
     Returns:
-        float32 `[K, C + 1]` of length 1.
+        float32 `[K, C + 1]`, each row of length 1.
     """
-    return F.normalize(F.pad(features, (0, 1), value=floor**0.5), dim=1)
+    return F.normalize(F.pad(features, (0, 1), value=energy_floor**0.5), dim=1)
 
 
-def farthest_points(
-    points: Tensor, count: int, generator: torch.Generator, candidates: int = MOST_CANDIDATES
-) -> Tensor:
-    """Chooses points that are far from each other, so that rare kinds of places are remembered like frequent ones.
+def greedy_coreset(points: Tensor, count: int, generator: torch.Generator, candidates: int = MAX_CANDIDATES) -> Tensor:
+    """Select points one by one, each the farthest from all points selected before (greedy k-center).
 
-    A random choice would remember the background a thousand times and the tip of a screw never. Source: [P] greedy
-    k-center, as PatchCore's coreset.
+    Rare features are covered as well as frequent ones; a random selection would mostly hold background. Source: the
+    coreset of PatchCore (Roth et al., CVPR 2022); the random preselection of candidates is our own.
 
     Args:
-        points: float32 `[K, C]` of length 1.
-        count: how many to choose.
+        points: float32 `[K, C]`, each row of length 1.
+        count: number of points to select.
         generator: draws the candidates and their order.
-        candidates: how many of the points to choose among, at most.
+        candidates: largest number of points to select from.
 
     Returns:
-        int64 `[min(count, K)]`, indices into `points`, in the order in which they were chosen.
+        int64 `[min(count, candidates, K)]`, indices into `points` in the order of selection.
     """
     sample = torch.randperm(len(points), generator=generator)[:candidates]
     pool = points[sample]
     chosen = [0]
-    nearest = torch.full((len(pool),), -2.0)  # cosine to the nearest chosen one; below any cosine
+    nearest = torch.full((len(pool),), -2.0)  # cosine to the nearest selected point; starts below any cosine
     for _ in range(min(count, len(pool)) - 1):
         nearest = torch.maximum(nearest, pool @ pool[chosen[-1]])
         chosen.append(int(nearest.argmin()))
     return sample[torch.tensor(chosen)]
 
 
-class Query(nn.Module):
-    """Distance of every coarse cell to the nearest prototype of a normal one (4.3; hard instead of soft, our own).
+class MemoryBank(nn.Module):
+    """Distance of each coarse cell of a feature pyramid to the nearest prototype of a normal cell.
 
-    A cell is described by its coarse features and the mean of the fine ones over it.
+    A cell is described by its coarse features and the mean of the fine features that it covers. Source: after
+    PatchCore (Roth et al., CVPR 2022); as the *query* of N-Net (docs/methods.md, section *N-Net*) it is our own.
+
+    Args:
+        channels: channels of the two levels, finest first.
+        count: number of prototypes.
     """
 
     prototypes: Tensor
@@ -64,54 +74,70 @@ class Query(nn.Module):
 
     def __init__(self, channels: Sequence[int], count: int) -> None:
         super().__init__()
-        self.floor = 0.0
+        self.energy_floor = 0.0
         self.register_buffer("prototypes", torch.zeros(count, sum(channels)))
         self.register_buffer("scale", torch.ones(()))
         self._cells = torch.zeros(0)
 
-    def describe(self, features: Sequence[Tensor]) -> Tensor:
-        """float `[N, C_k, H_k, W_k]` per level -> float32 `[N, C_1 + C_2, H_2, W_2]`."""
+    def descriptors(self, features: Sequence[Tensor]) -> Tensor:
+        """Compute the descriptors of all cells.
+
+        Args:
+            features: float `[N, C_1, 2H, 2W]` and `[N, C_2, H, W]`.
+
+        Returns:
+            float32 `[N, C_1 + C_2, H, W]`.
+        """
         fine, coarse = features
         return torch.cat([F.avg_pool2d(fine.float(), 2), coarse.float()], 1)
 
-    def learn(self, pyramids: Iterable[Sequence[Tensor]], images: int) -> None:
-        """Takes the places of good images, to choose prototypes from.
+    def collect(self, pyramids: Iterable[Sequence[Tensor]], images: int) -> None:
+        """Collect the cells of normal images from which prototypes are selected.
 
         Args:
-            pyramids: two levels `[n, C_k, H_k, W_k]` each, so that not all need be in memory at once.
-            images: how many these are together; of more than enough places, each image gives its share.
+            pyramids: feature pyramids of consecutive groups of images, two levels `[n, C_k, H_k, W_k]` each, so that
+                not all features need to be in memory at once.
+            images: number of images in all groups. If they have more than `MAX_CANDIDATES` cells together, the same
+                number of cells is drawn from each image.
         """
         generator, kept = torch.Generator().manual_seed(0), list[Tensor]()
         for pyramid in pyramids:
-            places = self.describe(pyramid).permute(0, 2, 3, 1).flatten(1, 2)
-            each = min(places.shape[1], math.ceil(MOST_CANDIDATES / images))
-            kept.extend(image[torch.randperm(len(image), generator=generator)[:each]] for image in places)
-        cells = torch.cat(kept)
-        self.scale.copy_(cells.square().sum(1).mean().clamp_min(1e-20).rsqrt())
-        self._cells = cells * self.scale
+            cells = self.descriptors(pyramid).permute(0, 2, 3, 1).flatten(1, 2)
+            each = min(cells.shape[1], math.ceil(MAX_CANDIDATES / images))
+            kept.extend(image[torch.randperm(len(image), generator=generator)[:each]] for image in cells)
+        collected = torch.cat(kept)
+        self.scale.copy_(collected.square().sum(1).mean().clamp_min(1e-20).rsqrt())
+        self._cells = collected * self.scale
 
-    def choose(self, floor: float, candidates: int = MOST_CANDIDATES) -> None:
-        """Chooses the prototypes that are far from each other by the distance with this floor.
+    def select(self, energy_floor: float, candidates: int = MAX_CANDIDATES) -> None:
+        """Select the prototypes from the collected cells, by the distance with the given energy floor.
 
         Args:
-            floor: see `training.maps.cosine_distance`.
-            candidates: how many places to choose among, at most; fewer are quicker and worse.
+            energy_floor: in units of the mean energy of the collected cells, see `training.maps.cosine_distance`.
+            candidates: largest number of cells to select from; fewer are faster and less accurate.
         """
-        self.floor = floor
+        self.energy_floor = energy_floor
         generator = torch.Generator().manual_seed(0)
-        chosen = farthest_points(lift(self._cells, floor), len(self.prototypes), generator, candidates)
-        # Fewer places than prototypes: the last one again, so that the graph's shape stays.
+        chosen = greedy_coreset(normalise(self._cells, energy_floor), len(self.prototypes), generator, candidates)
+        # With fewer cells than prototypes the last one is repeated, so that the graph keeps its shape.
         index = F.pad(chosen, (0, len(self.prototypes) - len(chosen)), value=int(chosen[-1]))
         self.prototypes.copy_(self._cells[index])
 
-    def forget(self) -> None:
-        """Lets go of the places; the prototypes stay."""
+    def release(self) -> None:
+        """Free the collected cells; the prototypes stay."""
         self._cells = torch.zeros(0)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Returns float32 `[N, 1, H_2, W_2]` in [0, 2]."""
-        cells = self.describe(features) * self.scale
+        """Compute the distance of each cell to its nearest prototype.
+
+        Args:
+            features: float `[N, C_1, 2H, 2W]` and `[N, C_2, H, W]`.
+
+        Returns:
+            float32 `[N, 1, H, W]` in [0, 2].
+        """
+        cells = self.descriptors(features) * self.scale
         count, channels, height, width = cells.shape
-        queries = lift(cells.permute(0, 2, 3, 1).reshape(-1, channels), self.floor)
-        nearest = (queries @ lift(self.prototypes, self.floor).T).amax(1)
-        return (1 - nearest).clamp_min(0).view(count, 1, height, width)
+        queries = normalise(cells.permute(0, 2, 3, 1).reshape(-1, channels), self.energy_floor)
+        similarity = (queries @ normalise(self.prototypes, self.energy_floor).T).amax(1)
+        return (1 - similarity).clamp_min(0).view(count, 1, height, width)

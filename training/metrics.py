@@ -1,12 +1,14 @@
-"""Figures of merit for detection and localisation, exact and without thresholds chosen by hand.
+"""Threshold-free metrics of detection and localisation, computed exactly.
 
-Pixel figures are taken over the whole data set at once: good images count as false positives, and one
-threshold holds for all images. (Per-image PRO averaged over defective images, as several published scripts
-compute it, is another and kinder number.) Scores are never normalised before they are compared.
+Pixel metrics are computed over the whole data set at once: pixels of good images count as negatives, and one threshold
+applies to all images. Several published scripts compute PRO for each defective image and average it, which gives a
+different and higher value. Scores are not normalised before they are compared.
 
-The trick that keeps a few hundred images at camera size in memory: the curves only bend where a *defective*
-pixel's score lies, and these are few. Good pixels are kept as one sorted float32 array and looked up.
+Memory for a few hundred images at camera size stays bounded because the curves change their slope only at the scores
+of *defective* pixels, which are few. The scores of good pixels are kept in one sorted float32 array and searched.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -19,14 +21,17 @@ AUPRO_FPR_LIMIT = 0.3  # MVTec AD's integration limit
 
 
 def auroc(scores: Floats, defective: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve; ties count half.
+    """Compute the area under the ROC curve; ties count half.
 
     Args:
-        scores: `[N]`, higher means more anomalous.
-        defective: `[N]`, true for defective.
+        scores: float `[N]`, higher means more anomalous.
+        defective: bool `[N]`, true for defective.
+
+    Returns:
+        A value in [0, 1].
 
     Raises:
-        ValueError: one of the two kinds is absent.
+        ValueError: the shapes differ, or one of the two classes is absent.
     """
     good, bad = _split(scores, defective)
     good.sort()
@@ -34,21 +39,56 @@ def auroc(scores: Floats, defective: NDArray[np.bool_]) -> float:
 
 
 def average_precision(scores: Floats, defective: NDArray[np.bool_]) -> float:
-    """Area under the precision-recall curve as a step function (scikit-learn's `average_precision_score`)."""
+    """Compute the area under the precision-recall curve as a step function.
+
+    Equals scikit-learn's `average_precision_score`.
+
+    Args:
+        scores: float `[N]`, higher means more anomalous.
+        defective: bool `[N]`, true for defective.
+
+    Returns:
+        A value in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ, or one of the two classes is absent.
+    """
     good, bad = _split(scores, defective)
     good.sort()
     return _counts(good, bad).average_precision()
 
 
 def f1_max(scores: Floats, defective: NDArray[np.bool_]) -> float:
-    """The best F1 that any threshold gives."""
+    """Compute the largest F1 score over all thresholds.
+
+    Args:
+        scores: float `[N]`, higher means more anomalous.
+        defective: bool `[N]`, true for defective.
+
+    Returns:
+        A value in [0, 1].
+
+    Raises:
+        ValueError: the shapes differ, or one of the two classes is absent.
+    """
     good, bad = _split(scores, defective)
     good.sort()
     return _counts(good, bad).f1_max()
 
 
 def roc_curve(scores: Floats, defective: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """False-positive and true-positive rates, each `[K]` from 0 to 1, one point for every distinct score."""
+    """Compute the ROC curve, with one point for each distinct score.
+
+    Args:
+        scores: float `[N]`, higher means more anomalous.
+        defective: bool `[N]`, true for defective.
+
+    Returns:
+        False-positive and true-positive rates, float `[K]` each, from 0 to 1.
+
+    Raises:
+        ValueError: the shapes differ, or one of the two classes is absent.
+    """
     good, bad = _split(scores, defective)
     good.sort()
     bad.sort()
@@ -59,7 +99,11 @@ def roc_curve(scores: Floats, defective: NDArray[np.bool_]) -> tuple[Floats, Flo
 
 
 class PixelScores:
-    """Collects maps and masks image by image, then answers the pixel figures."""
+    """Accumulator of anomaly maps and masks, image by image, for the pixel metrics.
+
+    Attributes:
+        regions: number of defective regions so far.
+    """
 
     def __init__(self) -> None:
         self._good: list[NDArray[np.float32]] = []
@@ -71,17 +115,17 @@ class PixelScores:
         """Add one image.
 
         Args:
-            anomaly_map: float32 `[h, w]`; stretched bilinearly to the mask's size when it differs.
-            mask: `[H, W]`, true where defective; all false for a good image.
+            anomaly_map: float32 `[h, w]`; resized bilinearly to the size of the mask if that differs.
+            mask: bool `[H, W]`, true where defective; all false for a good image.
         """
         height, width = mask.shape
         if anomaly_map.shape != mask.shape:
-            stretched = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
-            anomaly_map = np.asarray(stretched, np.float32)
+            resized = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
+            anomaly_map = np.asarray(resized, np.float32)
         self._good.append(anomaly_map[~mask])
         if not mask.any():
             return
-        # 8-connected, as MVTec's own evaluation labels regions.
+        # 8-connected regions, as in the evaluation code of MVTec AD.
         count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
         inside = labels[mask]
         areas = np.bincount(inside, minlength=count)
@@ -89,16 +133,22 @@ class PixelScores:
         self._weights.append(1.0 / areas[inside])
         self.regions += count - 1
 
-    def figures(self, fpr_limit: float = AUPRO_FPR_LIMIT) -> "PixelFigures":
-        """All pixel figures of what was added.
+    def figures(self, fpr_limit: float = AUPRO_FPR_LIMIT) -> PixelFigures:
+        """Compute the pixel metrics of all images added so far.
+
+        Args:
+            fpr_limit: upper limit of AUPRO's integration, a false-positive rate in (0, 1].
+
+        Returns:
+            The metrics.
 
         Raises:
             ValueError: no defective or no good pixel was added.
         """
         if not self._bad or not any(len(part) for part in self._good):
-            raise ValueError("pixel figures need defective and good pixels")
+            raise ValueError("pixel metrics need defective and good pixels")
         good = np.concatenate(self._good)
-        self._good = [good]  # let the parts go before sorting
+        self._good = [good]  # frees the parts before sorting
         good.sort()
         bad, weights = np.concatenate(self._bad), np.concatenate(self._weights)
         counts = _counts(good, bad, weights / self.regions)
@@ -113,7 +163,15 @@ class PixelScores:
 
 @dataclass(frozen=True)
 class PixelFigures:
-    """Data-set-level pixel figures, each in 0..1, and the number of defective regions they rest on."""
+    """Pixel metrics over a data set.
+
+    Attributes:
+        auroc: area under the ROC curve, in [0, 1].
+        average_precision: area under the precision-recall curve, in [0, 1].
+        f1_max: largest F1 score over all thresholds, in [0, 1].
+        aupro: area under the per-region overlap curve up to the limit, divided by the limit, in [0, 1].
+        regions: number of defective regions.
+    """
 
     auroc: float
     average_precision: float
@@ -124,12 +182,12 @@ class PixelFigures:
 
 @dataclass(frozen=True)
 class _Counts:
-    """What lies at and above every distinct score of a defective item, highest score first; all `[K]`."""
+    """Counts at and above each distinct score of a defective item, highest score first; all `[K]`."""
 
     true_positives: NDArray[np.int64]  # defective >= score
     false_positives: NDArray[np.int64]  # good >= score
     strictly_false: NDArray[np.int64]  # good > score
-    overlap: NDArray[np.float64]  # mean share of a region that lies at or above the score
+    overlap: NDArray[np.float64]  # mean fraction of a region at or above the score
     good: int
 
     def average_precision(self) -> float:
@@ -142,8 +200,8 @@ class _Counts:
         return float(np.max(2 * found / (found + self.false_positives + found[-1])))
 
     def aupro(self, fpr_limit: float) -> float:
-        # Two corners a score: just above it (overlap still the old one) and at it. Between the two lie the
-        # good pixels tied with it, hence the slope; between scores the curve is flat.
+        # Each score contributes two corners: just above it, with the previous overlap, and at it. Good pixels with the
+        # same score lie between the two and give a slope; between two scores the curve is flat.
         fpr = np.stack([self.strictly_false, self.false_positives], axis=1).ravel() / self.good
         before = np.concatenate([[0.0], self.overlap[:-1]])
         overlap = np.stack([before, self.overlap], axis=1).ravel()

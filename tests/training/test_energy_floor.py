@@ -1,11 +1,11 @@
-"""The energy floor is chosen by painted defects in good images, and by nothing else."""
+"""The energy floor is selected by faint synthetic anomalies in normal images alone."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.energy_floor import choose_floor
+from training.energy_floor import select_energy_floor
 from training.maps import PyramidDistance
 
 
@@ -15,39 +15,41 @@ def plain(count: int) -> NDArray[np.uint8]:
 
 
 def choose(maps: dict[float, Tensor | None]) -> tuple[float, list[float]]:
-    """Chooses among floors whose maps are the image's brightness, or what is given instead."""
+    """Select among floors whose maps are the deviation from the mean brightness, or the given constant."""
     distance, calibrated = PyramidDistance(1, 0.0), list[float]()
 
     def anomaly_map(pixels: Tensor) -> Tensor:
-        given = maps[distance.floor]
+        given = maps[distance.energy_floor]
         deviation = (pixels - 120 / 255).abs().mean(1, keepdim=True)
         return deviation if given is None else deviation * 0 + given
 
-    floor = choose_floor([distance], lambda: calibrated.append(distance.floor), anomaly_map, plain(4), tuple(maps))
-    assert distance.floor == floor
+    floor = select_energy_floor(
+        [distance], lambda: calibrated.append(distance.energy_floor), anomaly_map, plain(4), tuple(maps)
+    )
+    assert distance.energy_floor == floor
     return floor, calibrated
 
 
-def test_floor_that_shows_painted_defects_wins_wherever_it_stands() -> None:
-    blind = torch.zeros(())
-    assert choose({0.0: blind, 0.3: None, 1.0: blind})[0] == 0.3
-    assert choose({0.0: blind, 0.3: blind, 1.0: None})[0] == 1.0
+def test_floor_that_localises_synthetic_anomalies_is_selected_at_any_position() -> None:
+    constant = torch.zeros(())
+    assert choose({0.0: constant, 0.3: None, 1.0: constant})[0] == 0.3
+    assert choose({0.0: constant, 0.3: constant, 1.0: None})[0] == 1.0
 
 
-def test_first_of_equals_wins() -> None:
+def test_first_of_equally_good_floors_is_selected() -> None:
     assert choose({0.0: None, 0.3: None})[0] == 0.0
 
 
-def test_constants_are_measured_for_every_floor_and_last_for_the_chosen_one() -> None:
+def test_constants_are_measured_for_every_floor_and_last_for_the_selected_one() -> None:
     floor, calibrated = choose({0.0: torch.zeros(()), 0.3: None, 1.0: torch.zeros(())})
     assert calibrated == [0.0, 0.3, 1.0, floor]
 
 
-def test_single_floor_is_taken_without_a_search() -> None:
+def test_single_floor_needs_no_evaluation() -> None:
     assert choose({0.3: torch.zeros(())}) == (0.3, [0.3])
 
 
-def test_floors_are_judged_by_small_defects() -> None:
+def test_floors_are_evaluated_on_small_anomalies() -> None:
     seen: list[Tensor] = []
     distance, good = PyramidDistance(1, 0.0), plain(4)
 
@@ -55,11 +57,11 @@ def test_floors_are_judged_by_small_defects() -> None:
         seen.append(pixels)
         return pixels.mean(1, keepdim=True)
 
-    choose_floor([distance], lambda: None, anomaly_map, good, (0.0, 1.0))
-    shown = torch.cat(seen)
-    painted = shown[len(good) : len(shown) // 2]
-    clean = torch.from_numpy(good).permute(0, 3, 1, 2).float().repeat(len(painted) // len(good), 1, 1, 1) / 255
-    changed = (painted != clean).any(1).float().mean((1, 2))
-    assert len(painted) >= 90
-    # Those to learn from cover up to a third of an image.
+    select_energy_floor([distance], lambda: None, anomaly_map, good, (0.0, 1.0))
+    inputs = torch.cat(seen)
+    synthetic = inputs[len(good) : len(inputs) // 2]
+    clean = torch.from_numpy(good).permute(0, 3, 1, 2).float().repeat(len(synthetic) // len(good), 1, 1, 1) / 255
+    changed = (synthetic != clean).any(1).float().mean((1, 2))
+    assert len(synthetic) >= 90
+    # The anomalies used for training cover up to a third of an image.
     assert 0 < float(changed.mean()) < 0.02

@@ -1,4 +1,4 @@
-"""Distances, reductions, fusion and smoothing against plain numpy."""
+"""Distances, loss reductions, fusion and smoothing against plain numpy."""
 
 import math
 
@@ -47,12 +47,12 @@ def test_reductions_of_the_cosine_equal_loops_in_numpy(loss, reference) -> None:
 
 
 @pytest.mark.parametrize("loss", [point_loss, flat_loss, channel_loss])
-def test_identical_features_cost_nothing(loss) -> None:  # type: ignore[no-untyped-def]
+def test_identical_features_have_zero_loss(loss) -> None:  # type: ignore[no-untyped-def]
     a, _ = random_pair()
     assert float(loss(a, a.clone())) == pytest.approx(0, abs=1e-6)
 
 
-def test_distance_is_never_negative_and_is_float32_whatever_comes_in() -> None:
+def test_distance_is_never_negative_and_float32_for_any_input_type() -> None:
     a, _ = random_pair((1, 24, 8, 8))
     distance = cosine_distance(a.bfloat16(), a.bfloat16())
     assert distance.dtype == torch.float32
@@ -65,14 +65,14 @@ def test_distance_of_opposite_features_is_two() -> None:
     torch.testing.assert_close(cosine_distance(a, -a), torch.full((2, 1, 4, 4), 2.0))
 
 
-def test_floor_quietens_short_vectors_and_leaves_long_ones() -> None:
+def test_energy_floor_reduces_the_distance_of_short_vectors_only() -> None:
     a, b = random_pair()
     plain = cosine_distance(a, b)
     torch.testing.assert_close(cosine_distance(1000 * a, 1000 * b, 1.0), plain, rtol=1e-3, atol=1e-4)
     assert float(cosine_distance(1e-3 * a, 1e-3 * b, 1.0).max()) < 1e-3 * float(plain.min() + 1)
 
 
-def test_high_floor_is_the_squared_euclidean_distance() -> None:
+def test_high_energy_floor_gives_the_squared_euclidean_distance() -> None:
     a, b = random_pair()
     floor = 1e4
     expected = (a - b).square().sum(1, keepdim=True) / (2 * floor)
@@ -87,7 +87,7 @@ def test_small_distances_are_exact() -> None:
     assert float(cosine_distance(a, b)) == pytest.approx(float(exact), rel=1e-2)
 
 
-def test_floor_is_relative_to_each_levels_energy() -> None:
+def test_energy_floor_is_relative_to_the_energy_of_each_level() -> None:
     features = [torch.randn(4, 8, 4, 4, generator=torch.Generator().manual_seed(0)) * scale for scale in (1e-4, 30.0)]
     others = [level.flip(0) for level in features]
     distance = PyramidDistance(2, 0.3)
@@ -97,7 +97,7 @@ def test_floor_is_relative_to_each_levels_energy() -> None:
         torch.testing.assert_close(found, cosine_distance(level / energy.sqrt(), other / energy.sqrt(), 0.3))
 
 
-def test_hard_mining_keeps_the_value_and_scales_the_gradient_of_easy_places_only() -> None:
+def test_hard_mining_keeps_the_value_and_scales_the_gradient_of_easy_cells_only() -> None:
     a, b = random_pair((1, 3, 4, 4))
     plain, mined = b.clone().requires_grad_(), b.clone().requires_grad_()
     flat = flat_loss(a, plain)
@@ -114,7 +114,7 @@ def test_hard_mining_keeps_the_value_and_scales_the_gradient_of_easy_places_only
     torch.testing.assert_close(mined.grad[0][:, ~easy], plain.grad[0][:, ~easy])
 
 
-def test_hard_mining_leaves_other_losses_on_the_same_features_alone() -> None:
+def test_hard_mining_does_not_change_the_gradient_of_other_losses() -> None:
     a, b = random_pair()
     b.requires_grad_()
     (0 * hard_mined_loss(a, b, easy_fraction=0.9) + point_loss(a, b)).backward()  # type: ignore[no-untyped-call]
@@ -147,7 +147,7 @@ def test_gaussian_equals_a_two_dimensional_reference_with_reflected_border(sigma
     np.testing.assert_allclose(result, gaussian_reference(image, sigma, math.ceil(4 * sigma)), atol=1e-6)
 
 
-def test_gaussian_keeps_a_flat_map_flat() -> None:
+def test_gaussian_keeps_a_constant_map_constant() -> None:
     torch.testing.assert_close(Gaussian(1.5)(torch.full((2, 1, 16, 16), 0.7)), torch.full((2, 1, 16, 16), 0.7))
 
 
@@ -161,13 +161,13 @@ def test_fusion_brings_levels_to_one_scale() -> None:
     torch.testing.assert_close(fused, torch.full((1, 1, 16, 16), 0.25))
 
 
-def test_fusion_survives_a_level_without_any_spread() -> None:
+def test_fusion_is_finite_for_a_level_without_any_spread() -> None:
     fusion = LevelFusion([1])
     fusion.calibrate([torch.zeros(2, 1, 4, 4)])
     assert bool(torch.isfinite(fusion([torch.ones(1, 1, 4, 4)])).all())
 
 
-def test_resize_leaves_the_right_size_alone() -> None:
+def test_resize_returns_maps_of_the_right_size_unchanged() -> None:
     maps = torch.rand(1, 1, 4, 4)
     assert resize(maps, (4, 4)) is maps
     assert resize(maps, (8, 8)).shape == (1, 1, 8, 8)

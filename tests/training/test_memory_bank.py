@@ -1,35 +1,37 @@
-"""Prototypes of normal places: spread widely, found exactly, and the same distance as everywhere else."""
+"""The memory bank: coverage of the coreset, exact nearest neighbours, consistency with the cosine distance."""
 
 import numpy as np
 import pytest
 import torch
 
 from training.maps import cosine_distance
-from training.memory_bank import Query, farthest_points, lift
+from training.memory_bank import MemoryBank, greedy_coreset, normalise
 
 
-def test_rare_places_are_remembered_beside_frequent_ones() -> None:
+def test_rare_features_are_selected_as_well_as_frequent_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     background = torch.tensor([1.0, 0, 0, 0]) + 0.01 * torch.randn(5000, 4, generator=generator)
     rare = torch.tensor([0, 0, 0, 1.0]).repeat(3, 1)
     points = torch.nn.functional.normalize(torch.cat([background, rare]), dim=1)
-    chosen = farthest_points(points, 2, torch.Generator().manual_seed(1))
+    chosen = greedy_coreset(points, 2, torch.Generator().manual_seed(1))
     assert (chosen >= 5000).sum() == 1
 
 
-def test_choice_follows_from_the_generator_and_has_no_doubles() -> None:
+def test_coreset_depends_on_the_generator_alone_and_has_no_duplicates() -> None:
     points = torch.nn.functional.normalize(torch.randn(200, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    first, again = (farthest_points(points, 50, torch.Generator().manual_seed(7)) for _ in range(2))
+    first, again = (greedy_coreset(points, 50, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(first, again)
     assert len(set(first.tolist())) == 50
-    assert len(farthest_points(points, 500, torch.Generator().manual_seed(7))) == 200
+    assert len(greedy_coreset(points, 500, torch.Generator().manual_seed(7))) == 200
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.3, 3.0])
-def test_lifted_dot_product_is_the_floored_cosine(floor: float) -> None:
+def test_dot_product_of_normalised_vectors_is_the_cosine_with_energy_floor(floor: float) -> None:
     a, b = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(0))
     expected = cosine_distance(a.T[..., None, None], b.T[..., None, None], floor)[:, 0, 0, 0]
-    torch.testing.assert_close(1 - (lift(a.T, floor) * lift(b.T, floor)).sum(1), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        1 - (normalise(a.T, floor) * normalise(b.T, floor)).sum(1), expected, atol=1e-6, rtol=1e-5
+    )
 
 
 def pyramid(count: int, seed: int) -> list[torch.Tensor]:
@@ -37,44 +39,44 @@ def pyramid(count: int, seed: int) -> list[torch.Tensor]:
     return [torch.randn(count, 6, 8, 8, generator=generator), torch.randn(count, 10, 4, 4, generator=generator)]
 
 
-def test_distance_is_zero_at_what_is_remembered_and_large_elsewhere() -> None:
-    query = Query([6, 10], 64)
+def test_distance_is_zero_at_prototypes_and_large_elsewhere() -> None:
+    bank = MemoryBank([6, 10], 64)
     known = pyramid(4, seed=0)
-    query.learn([known], 4)
-    query.choose(0.3)  # 4 x 16 places, all of them prototypes
-    assert float(query(known).max()) < 1e-5
-    assert float(query(pyramid(2, seed=1)).min()) > 0.05
-    assert query(known).shape == (4, 1, 4, 4)
+    bank.collect([known], 4)
+    bank.select(0.3)  # 4 x 16 cells, all of them prototypes
+    assert float(bank(known).max()) < 1e-5
+    assert float(bank(pyramid(2, seed=1)).min()) > 0.05
+    assert bank(known).shape == (4, 1, 4, 4)
 
 
-def test_query_agrees_with_a_search_by_hand() -> None:
-    query = Query([6, 10], 20)
-    query.learn([pyramid(5, seed=0), pyramid(3, seed=2)], 8)
-    query.choose(1.0)
+def test_bank_agrees_with_an_exhaustive_search() -> None:
+    bank = MemoryBank([6, 10], 20)
+    bank.collect([pyramid(5, seed=0), pyramid(3, seed=2)], 8)
+    bank.select(1.0)
     other = pyramid(1, seed=1)
-    cells = (query.describe(other) * query.scale)[0].flatten(1).T.numpy()
-    prototypes = query.prototypes.numpy()
+    cells = (bank.descriptors(other) * bank.scale)[0].flatten(1).T.numpy()
+    prototypes = bank.prototypes.numpy()
 
-    def by_hand(cell: np.ndarray) -> float:
+    def exhaustive(cell: np.ndarray) -> float:
         lengths = np.sqrt((cell**2).sum() + 1) * np.sqrt((prototypes**2).sum(1) + 1)
         return float((1 - (prototypes @ cell + 1) / lengths).min())
 
-    np.testing.assert_allclose(query(other).flatten().numpy(), [by_hand(cell) for cell in cells], atol=1e-5)
+    np.testing.assert_allclose(bank(other).flatten().numpy(), [exhaustive(cell) for cell in cells], atol=1e-5)
 
 
-def test_fewer_places_than_prototypes_keep_the_shape() -> None:
-    query = Query([6, 10], 100)
-    query.learn([pyramid(2, seed=0)], 2)
-    query.choose(0.0)
-    assert query.prototypes.shape == (100, 16)
-    assert torch.equal(query.prototypes[31], query.prototypes[99])
+def test_fewer_cells_than_prototypes_keep_the_shape() -> None:
+    bank = MemoryBank([6, 10], 100)
+    bank.collect([pyramid(2, seed=0)], 2)
+    bank.select(0.0)
+    assert bank.prototypes.shape == (100, 16)
+    assert torch.equal(bank.prototypes[31], bank.prototypes[99])
 
 
-def test_of_more_places_than_needed_every_image_gives_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.memory_bank.MOST_CANDIDATES", 20)
-    query = Query([6, 10], 20)
+def test_every_image_contributes_the_same_number_of_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.memory_bank.MAX_CANDIDATES", 20)
+    bank = MemoryBank([6, 10], 20)
     dark, bright = pyramid(9, seed=0), [level + 40 for level in pyramid(1, seed=1)]
-    query.learn([dark, bright], 10)
-    query.choose(0.0)
-    # Two places of each image; those of the one bright image are of another kind altogether.
-    assert int((query.prototypes.mean(1) / query.scale > 20).sum()) == 2
+    bank.collect([dark, bright], 10)
+    bank.select(0.0)
+    # Two cells of each image; those of the one bright image have clearly larger features.
+    assert int((bank.prototypes.mean(1) / bank.scale > 20).sum()) == 2

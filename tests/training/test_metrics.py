@@ -1,4 +1,4 @@
-"""The figures against scikit-learn and against a brute force that follows the definitions word by word."""
+"""The metrics against scikit-learn and against a brute-force implementation of the definitions."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ def regions_of(mask: Mask) -> list[Mask]:
 
 
 def brute_force_aupro(maps: list[Map], masks: list[Mask], fpr_limit: float) -> float:
-    """Every threshold, every region, every pixel; trapezoids, cut at the limit."""
+    """Integrate over every threshold, region and pixel with trapezoids up to the limit."""
     regions = [(number, region) for number, mask in enumerate(masks) for region in regions_of(mask)]
     good = np.concatenate([m[~k] for m, k in zip(maps, masks, strict=True)])
     points = [(0.0, 0.0)]
@@ -74,7 +74,7 @@ def random_scene(seed: int, levels: int | None) -> tuple[list[Map], list[Mask]]:
 
 @pytest.mark.parametrize("levels", [None, 7, 1], ids=["continuous", "ties", "nearly-all-tied"])
 @pytest.mark.parametrize("seed", range(5))
-def test_image_figures_agree_with_scikit_learn(seed: int, levels: int | None) -> None:
+def test_image_metrics_agree_with_scikit_learn(seed: int, levels: int | None) -> None:
     rng = np.random.default_rng(seed)
     defective = rng.random(200) < 0.3
     scores = rng.normal(size=200) + defective
@@ -101,7 +101,7 @@ def test_aupro_agrees_with_brute_force(seed: int, levels: int | None, fpr_limit:
     )
 
 
-def test_pixel_figures_agree_with_scikit_learn() -> None:
+def test_pixel_metrics_agree_with_scikit_learn() -> None:
     maps, masks = random_scene(0, 20)
     scores = np.concatenate([m.ravel() for m in maps])
     defective = np.concatenate([m.ravel() for m in masks])
@@ -113,16 +113,16 @@ def test_pixel_figures_agree_with_scikit_learn() -> None:
     assert figures.regions == 4 * 3
 
 
-def test_a_loud_good_image_lowers_aupro() -> None:
-    """Per-image PRO never sees good images; the data-set-level figure has to."""
+def test_false_positives_on_a_good_image_lower_aupro() -> None:
+    """PRO averaged over defective images would ignore good images."""
     defect = np.zeros((20, 20), dtype=bool)
     defect[5:9, 5:9] = True
     clear = np.where(defect, 1.0, 0.0).astype(np.float32)
-    loud, none = np.full((20, 20), 2.0, dtype=np.float32), np.zeros((20, 20), dtype=bool)
+    noisy, none = np.full((20, 20), 2.0, dtype=np.float32), np.zeros((20, 20), dtype=bool)
 
     assert pixel_figures([clear], [defect]).aupro == pytest.approx(1.0)
-    # All of the loud image is above the defect: 400 of 784 good pixels, beyond the limit already.
-    assert pixel_figures([clear, loud], [defect, none]).aupro == pytest.approx(0.0)
+    # All of the noisy image lies above the defect: 400 of 784 good pixels, beyond the limit.
+    assert pixel_figures([clear, noisy], [defect, none]).aupro == pytest.approx(0.0)
 
 
 def test_small_regions_weigh_as_much_as_large_ones() -> None:
@@ -132,7 +132,7 @@ def test_small_regions_weigh_as_much_as_large_ones() -> None:
     only_the_dot = np.zeros((30, 30), dtype=np.float32)
     only_the_dot[29, 29] = 1.0
 
-    # Half of the overlap at once; everything else is one tie, a straight line from (0, 0.5) to (1, 1).
+    # Half of the overlap at the first threshold; all other pixels are tied: a line from (0, 0.5) to (1, 1).
     assert pixel_figures([only_the_dot], [mask], 1.0).aupro == pytest.approx(0.75)
 
 
@@ -142,7 +142,7 @@ def test_regions_that_touch_at_a_corner_are_one() -> None:
     assert pixel_figures([np.zeros((4, 4), dtype=np.float32)], [mask]).regions == 1
 
 
-def test_a_smaller_map_is_stretched_to_its_mask() -> None:
+def test_a_smaller_map_is_resized_to_its_mask() -> None:
     mask = np.zeros((64, 64), dtype=bool)
     mask[:, 32:] = True
     small = np.tile(np.linspace(0, 1, 8, dtype=np.float32), (8, 1))
@@ -158,12 +158,12 @@ def test_roc_curve_starts_and_ends_in_the_corners() -> None:
 
 
 @pytest.mark.parametrize("defective", [[False, False], [True, True]])
-def test_figures_need_both_kinds(defective: list[bool]) -> None:
+def test_metrics_need_both_classes(defective: list[bool]) -> None:
     with pytest.raises(ValueError, match="both good and defective"):
         metrics.auroc(np.array([0.0, 1.0]), np.array(defective))
 
 
-def test_pixel_figures_need_a_mask() -> None:
+def test_pixel_metrics_need_a_mask() -> None:
     collected = metrics.PixelScores()
     collected.add(np.zeros((4, 4), dtype=np.float32), np.zeros((4, 4), dtype=bool))
 

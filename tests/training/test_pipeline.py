@@ -35,7 +35,13 @@ class Recorder:
 
 
 CONFIG = FitConfig(
-    input_size=64, iterations=3, batch_size=4, pseudo_pool=16, threads=1, warmup_steps=1, options={"floors": [0.3]}
+    input_size=64,
+    iterations=3,
+    batch_size=4,
+    pseudo_pool=16,
+    threads=1,
+    warmup_steps=1,
+    options={"energy_floors": [0.3]},
 )
 
 

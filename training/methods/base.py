@@ -1,4 +1,4 @@
-"""What the training loop, the exporter and the calibration need from a method; nothing about any one method."""
+"""The interface between a method and the training loop, the exporter and the calibration."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ OptionsT = TypeVar("OptionsT", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's input.
+    """The input of one training step.
 
     Attributes:
-        clean: float32 `[B, 3, H, W]`, RGB in [0, 1].
-        frozen: what `Method.frozen_features` gave for `clean`, taken from the cache.
-        pseudo: float32 `[P, 3, H, W]`, images with painted defects; P <= B, possibly 0.
-        pseudo_frozen: what `Method.frozen_features` gave for `pseudo`.
-        origin: float32 `[P, 3, H, W]`, what `pseudo` was painted on.
-        origin_frozen: what `Method.frozen_features` gave for `origin`.
-        mask: float32 `[P, 1, H, W]`, 1 where `pseudo` was painted.
+        clean: float32 `[B, 3, H, W]`, normal images, RGB in [0, 1].
+        frozen: the result of `Method.frozen_features` for `clean`, from the cache.
+        synthetic: float32 `[P, 3, H, W]`, images with synthetic anomalies, RGB in [0, 1]; P <= B, possibly 0.
+        synthetic_frozen: the result of `Method.frozen_features` for `synthetic`.
+        origin: float32 `[P, 3, H, W]`, the normal images that `synthetic` was made from.
+        origin_frozen: the result of `Method.frozen_features` for `origin`.
+        mask: float32 `[P, 1, H, W]`, 1 where `synthetic` differs from `origin`, else 0.
         step: number of the step, from 0.
-        steps: steps of the whole run.
+        steps: number of steps of the whole run.
     """
 
     clean: Tensor
     frozen: list[Tensor]
-    pseudo: Tensor
-    pseudo_frozen: list[Tensor]
+    synthetic: Tensor
+    synthetic_frozen: list[Tensor]
     origin: Tensor
     origin_frozen: list[Tensor]
     mask: Tensor
@@ -49,105 +49,135 @@ class Batch:
 
     @property
     def progress(self) -> float:
-        """How much of the run is done, in [0, 1)."""
+        """Return the completed fraction of the run, in [0, 1)."""
         return self.step / self.steps
 
 
 class Method(nn.Module, ABC):
-    """A trainable method whose forward pass is the graph that ships.
+    """A trainable method; its forward pass is the exported graph.
 
-    A new method is one file with a subclass, plus its line in `training.methods.METHODS`. Everything trainable is an
-    `nn.Parameter` that requires a gradient; everything that ships is a parameter or a buffer.
+    Everything trainable is an `nn.Parameter` that requires a gradient; everything that the graph needs is a parameter
+    or a buffer. `training.fit` calls `build`, `prepare`, `training_step` per step, `consolidate` and `calibrate`, in
+    this order.
     """
 
     name: ClassVar[str]
+    """Registry name, the value of `--method`."""
     map_stride: ClassVar[int]
     """Image pixels per cell of the anomaly map."""
     default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite0",)
-    """Registry names of the frozen teachers where nobody names others; as many as `build` wants."""
+    """Registry names of the frozen teachers if none are chosen; their number is the one that `build` requires."""
     recommended: ClassVar[Mapping[str, Any]] = {}
-    """Settings of `FitConfig` that this method is trained with where nobody chooses others."""
+    """Fields of `FitConfig` with the values that this method uses by default."""
     stages: ClassVar[tuple[float, ...]] = (1.0,)
-    """Shares of the run after which a stage ends, the last one 1. Each has a learning rate curve of its own."""
+    """Fractions of the run at which a stage ends, ascending, the last one 1. Each has its own learning rate curve."""
 
     @classmethod
     @abstractmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
-        """Builds an untrained method with the weights that the torch seed of the moment gives.
+        """Build an untrained method; its weights depend on the state of torch's global generator.
 
         Args:
             teachers: as many as `default_teachers` has, in the same order.
-            options: the method's own knobs, by name.
+            options: the method's own options, by name.
+
+        Returns:
+            The untrained method.
+
+        Raises:
+            InvalidFitConfig: an option is unknown or has another type.
         """
 
     @property
     @abstractmethod
     def teachers(self) -> list[str]:
-        """Registry names of the frozen teachers, for the manifest."""
+        """Return the registry names of the frozen teachers, for the manifest."""
 
     @abstractmethod
     def frozen_features(self, pixels: Tensor) -> list[Tensor]:
-        """Everything about an image that training never changes: computed once per image and kept.
+        """Compute the features of images that training does not change; they are computed once and cached.
 
         Args:
             pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
 
         Returns:
-            Tensors whose first axis is N.
+            Tensors with first axis N.
         """
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
-        """Takes constants from the training images' frozen features, once, before the first step."""
+        """Measure constants on the frozen features of the training images, once, before the first step.
+
+        Args:
+            frozen: the result of `frozen_features` for all training images.
+        """
         del frozen
 
     def consolidate(self, images: NDArray[np.uint8], frozen: Sequence[Tensor]) -> None:
-        """Takes constants from the training images, uint8 `[V, H, W, 3]`, and their frozen features once the weights
-        are final."""
+        """Measure constants on the training images, once, after the last step.
+
+        Args:
+            images: uint8 `[V, H, W, 3]`, RGB.
+            frozen: the result of `frozen_features` for them.
+        """
         del images, frozen
 
     @abstractmethod
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns the losses, float32 scalars.
+        """Compute the losses of a step.
 
-        `loss` is the one to descend, `distil` the part of it on good images, the others are for the eye.
+        Args:
+            batch: the input.
+
+        Returns:
+            float32 scalars by name: `loss` is minimised, `distil` is its part on normal images, the others are
+            reported only.
         """
 
     @abstractmethod
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        """Measures the constants of the map on good images, uint8 `[M, H, W, 3]`."""
+        """Measure the constants of the anomaly map.
+
+        Args:
+            reference: uint8 `[M, H, W, 3]`, RGB, normal images that were not trained on.
+        """
 
     @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The exported graph.
+        """Compute the outputs of the exported graph.
 
         Args:
             image: uint8 `[N, H, W, 3]`, RGB.
 
         Returns:
-            The anomaly map, float32 `[N, h, w]`, and a factor on the image score, float32 `[N]`, or None where
-            the method has none.
+            The anomaly map, float32 `[N, h, w]`, >= 0 and unbounded, and a factor on the image score, float32 `[N]`,
+            or None for methods without one.
         """
 
     @abstractmethod
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Makes inputs that between them take every data-dependent choice of the graph.
+        """Make inputs that exercise all data-dependent choices of the graph.
+
+        If an exporter fixed such a choice while tracing, the comparison with torch fails on these inputs.
 
         Args:
-            images: uint8 `[K, H, W, 3]`, good images to start from.
+            images: uint8 `[K, H, W, 3]`, normal images to start from.
 
         Returns:
-            uint8 `[L, H, W, 3]`; an exporter that froze a choice while tracing fails the comparison on them.
+            uint8 `[L, H, W, 3]`.
         """
 
 
 def parse_options(kind: type[OptionsT], given: Mapping[str, Any]) -> OptionsT:
-    """A method's knobs, with what is given in place of the defaults.
+    """Build a method's options from the given values and the defaults.
 
     Args:
-        kind: the method's frozen dataclass of options.
-        given: by name; lists stand for tuples, as JSON has none.
+        kind: the frozen dataclass of the method's options.
+        given: values by name; lists stand for tuples, which JSON does not have.
+
+    Returns:
+        The options.
 
     Raises:
-        InvalidFitConfig: a name is not among them, or a value is of another type.
+        InvalidFitConfig: a name is unknown, or a value has another type.
     """
     return kind(**checked(kind, given, "option"))

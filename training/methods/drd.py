@@ -1,12 +1,12 @@
-"""DRD: dual reverse distillation (2025), with student widths scaled to the teacher.
+"""DRD, dual reverse distillation (Ge et al., Neurocomputing 2025), with student widths scaled to the teacher.
 
-A frozen teacher's pyramid is squeezed through a bottleneck (MFCF and OCE) and rebuilt by a decoder from the top down,
-so that only what is usual survives. The same student sees the good image (normal branch) and the image with a painted
-defect (pseudo branch), and rebuilds the good image's features from both. Where it fails on a test image, the
-image is unusual.
+A bottleneck (multi-feature cascade fusion, MFCF, and one-class embedding, OCE) compresses the feature pyramid of a
+frozen teacher, and a decoder reconstructs the pyramid from the resulting code. The same student processes normal
+images (normal branch) and images with synthetic anomalies (pseudo branch) and reconstructs normal features from both.
+At inference, the distance between teacher and reconstruction is the anomaly map.
 
-Sources: [C] the authors' code (GE-123-cpu/Dual-Reverse-Distillation), section numbers of the design notes in
-brackets; "our own" is marked. What was tried and measured is in docs/benchmarks.md.
+Source: the authors' code (github.com/GE-123-cpu/Dual-Reverse-Distillation). docs/methods.md, section *DRD*, lists what
+is the paper's and what is our own; docs/benchmarks.md has the measurements behind the defaults.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
-from training.energy_floor import choose_floor
+from training.energy_floor import select_energy_floor
 from training.losses import channel_loss, flat_loss, hard_mined_loss, over_levels, point_loss, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
 from training.methods.base import Batch, Method, parse_options
@@ -33,58 +33,91 @@ from training.teachers import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 @dataclass(frozen=True)
 class DrdOptions:
-    """DRD's own knobs; the defaults are what ships."""
+    """Options of DRD, with their defaults; "our own" marks what the authors' code does not have."""
 
-    width: float = 3.0  # student's finest width = width * sqrt(coarsest teacher channels), to a multiple of 8; our own
-    dropout: float = 0.0  # on the bottleneck code; [R] Dinomaly's noisy bottleneck
-    feature_noise: float = 0.1  # on the pseudo branch's input, in standard deviations of each channel; [C] 5.3
-    hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly, 5.7a
+    width: float = 3.0
+    """Finest width of the student, width * sqrt(coarsest teacher channels), to a multiple of 8; our own."""
+    dropout: float = 0.0
+    """Probability of dropping a channel of the bottleneck code, in [0, 1); Dinomaly's noisy bottleneck."""
+    feature_noise: float = 0.1
+    """Noise on the pseudo branch's input, in standard deviations of each channel; DRD."""
+    easy_fraction: float = 0.9
+    """Fraction of cells, in [0, 1), that hard mining treats as easy after the ramp; Dinomaly."""
     hard_ramp_steps: int = 200
+    """Steps over which the easy fraction rises from 0; our own."""
     weight_hm: float = 1.0
+    """Weight of L_hm on the normal branch; Dinomaly."""
     weight_point: float = 0.0
+    """Weight of L_pt on the normal branch; DRD 1."""
     weight_channel: float = 0.0
-    weight_restore: float = 1.0  # L_Rec; [C] 1
-    individual: str = "flat"  # what "individual images" means in L_Rec: "flat" as meant, "channel" as coded; 5.3
-    weight_segment: float = 0.1  # L_Seg; [C] 0.1
-    seg_floor: float = 0.05
-    level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)  # of the map, finest first; our own, docs/benchmarks.md
-    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # of the map's distances, see `training.energy_floor`; our own
-    strict: bool = False  # the authors' code as published, its slips included (`published`); 5.3, 5.6
-    sigma: float = 1.0  # of the map's smoothing, in cells of 4 pixels: 4 pixels; [C] 5.6
+    """Weight of L_chan on the normal branch; DRD 1."""
+    weight_restore: float = 1.0
+    """Weight of L_Rec; DRD 1."""
+    individual: str = "flat"
+    """The paper's "individual images" in L_Rec: "flat" (whole image) or "channel" (as in the authors' code)."""
+    weight_segment: float = 0.1
+    """Weight of L_Seg; DRD 0.1."""
+    mask_threshold: float = 0.05
+    """Smallest teacher distance at which a masked cell counts as anomalous in L_Seg; our own."""
+    level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)
+    """Ensemble weights of the map's levels, finest first; our own."""
+    energy_floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)
+    """Energy floors to select from, ascending, see `training.energy_floor`; our own."""
+    strict: bool = False
+    """Follow the authors' code, including its deviations from the paper, see `published`."""
+    sigma: float = 1.0
+    """Standard deviation of the map's smoothing, in cells of 4 pixels; DRD 4 pixels."""
 
 
 def published(**changes: Any) -> DrdOptions:
-    """The options of the authors' code: plain cosines, both losses on the levels, no calibration, refined score.
+    """Return the options that correspond to the authors' code.
 
-    Training also wants `FitConfig(painting="published", pseudo_share=1.0, batch_size=4, lr=5e-3)`; what cannot be
-    repeated is their choice of the checkpoint by test AUROC. Source: [C] sections 5.2 to 5.6.
+    They select plain cosine distances, L_pt and L_chan on the levels, the published L_Seg and the factor on the image
+    score. Training also needs `FitConfig(pseudo_recipes="published", pseudo_share=1.0, batch_size=4, lr=5e-3)`.
+    docs/methods.md, section *DRD*, lists what is not reproduced.
+
+    Source: the authors' code.
+
+    Args:
+        **changes: fields of `DrdOptions` that take precedence.
+
+    Returns:
+        The options.
     """
     settings: dict[str, Any] = {
         "strict": True,
         "individual": "channel",
-        "hard_share": 0.0,
+        "easy_fraction": 0.0,
         "weight_hm": 0.0,
         "weight_point": 1.0,
         "weight_channel": 1.0,
         "level_weights": (1.0, 1.0, 1.0),
-        "floors": (0.0,),
+        "energy_floors": (0.0,),
     }
     return DrdOptions(**(settings | changes))
 
 
 class ReverseStudent(nn.Module):
-    """MFCF fusion, one-class embedding and decoder (5.2); `[N, C_k, H_k, W_k]` per level -> the same shapes."""
+    """MFCF fusion, one-class embedding and decoder; float `[N, C_k, H_k, W_k]` per level -> the same shapes.
+
+    Source: the authors' code, with narrower layers and 1x1 output heads of our own.
+
+    Args:
+        channels: channels of the teacher's three levels, finest first.
+        width: see `DrdOptions.width`.
+        dropout: see `DrdOptions.dropout`.
+    """
 
     def __init__(self, channels: Sequence[int], width: float, dropout: float) -> None:
         super().__init__()
         c1, c2, c3 = channels
         w1 = 8 * max(1, round(width * math.sqrt(c3) / 8))
         w2, w3, code = 2 * w1, 4 * w1, 6 * w1
-        # MFCF: cascade fusion, finest to coarsest.
+        # MFCF: cascade fusion, from the finest to the coarsest level.
         self.fuse1 = ConvBNReLU(c1, w2, stride=2)
         self.fuse2 = ConvBNReLU(w2 + c2, w3, stride=2)
         self.fuse3 = ConvBNReLU(w3 + c3, w3)
-        # OCE; the authors use three bottleneck blocks of a Wide ResNet.
+        # OCE: the authors use three bottleneck blocks of a Wide ResNet.
         self.embed = nn.Sequential(
             BasicBlock(w3, code, stride=2), BottleneckBlock(code), BottleneckBlock(code), nn.Dropout2d(dropout)
         )
@@ -95,6 +128,7 @@ class ReverseStudent(nn.Module):
         initialise(self)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Reconstruct the standardised features."""
         f1, f2, f3 = features
         x = self.fuse1(f1)
         x = self.fuse2(torch.cat([x, f2], 1))
@@ -106,7 +140,12 @@ class ReverseStudent(nn.Module):
 
 
 class DualReverseDistillation(Method):
-    """See the module's docstring."""
+    """DRD, see the module's docstring. Source: Ge et al., Neurocomputing 2025.
+
+    Args:
+        teacher: the frozen teacher.
+        options: the options.
+    """
 
     name: ClassVar[str] = "drd"
     map_stride: ClassVar[int] = 4
@@ -118,119 +157,149 @@ class DualReverseDistillation(Method):
         self.teacher = teacher
         self.scaler = PyramidScaler(teacher.channels)
         self.student = ReverseStudent(teacher.channels, options.width, options.dropout)
-        self.distance = PyramidDistance(len(teacher.channels), options.floors[0])
+        self.distance = PyramidDistance(len(teacher.channels), options.energy_floors[0])
         self.fusion = LevelFusion(options.level_weights)
         self.smooth = Gaussian(options.sigma)
 
     @classmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
+        """Build an untrained method from one teacher; `strict` changes the defaults of the other options."""
         (teacher,) = teachers
         given = parse_options(DrdOptions, options)
-        if given.strict:  # asks for everything that was published; what is named beside it wins
+        if given.strict:  # options that are set explicitly take precedence
             given = published(**{name: getattr(given, name) for name in options})
         return cls(teacher, given)
 
     @property
     def teachers(self) -> list[str]:
+        """Return the teacher's registry name."""
         return [self.teacher.name]
 
     def frozen_features(self, pixels: Tensor) -> list[Tensor]:
+        """Compute the teacher's pyramid."""
         features: list[Tensor] = self.teacher(pixels)
         return features
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
+        """Measure the channels' statistics and the levels' energies."""
         self.scaler.measure(frozen)
         self.distance.measure(frozen)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute L_KD on normal images, L_Rec and L_Seg on synthetic ones.
+
+        Source: the losses are the paper's; L_hm as L_KD is Dinomaly's, the mask of L_Seg our own (unless `strict`).
+        """
         o = self.options
         clean = batch.frozen
-        count, pseudo_count = len(clean[0]), len(batch.pseudo)
-        pseudo = batch.pseudo_frozen
-        inputs, painted = [], []
-        for f, fa in zip(self.scaler(clean), self.scaler(pseudo), strict=True):
+        count, synthetic_count = len(clean[0]), len(batch.synthetic)
+        synthetic = batch.synthetic_frozen
+        inputs, noisy_features = [], []
+        for f, fa in zip(self.scaler(clean), self.scaler(synthetic), strict=True):
             # randn of a contiguous shape is five times faster than randn_like of a channels-last tensor.
             noisy = fa + o.feature_noise * torch.randn(fa.shape)
-            painted.append(noisy)
+            noisy_features.append(noisy)
             inputs.append(torch.cat([f, noisy]).contiguous(memory_format=torch.channels_last))
-        rebuilt = self.scaler.undo(self.student(inputs))
-        normal, restored = [g[:count] for g in rebuilt], [g[count:] for g in rebuilt]
+        reconstructed = self.scaler.undo(self.student(inputs))
+        normal, restored = [g[:count] for g in reconstructed], [g[count:] for g in reconstructed]
 
-        easy = ramp(batch.step, o.hard_ramp_steps, o.hard_share)
-        mined = partial(hard_mined_loss, easy_fraction=easy)
+        mined = partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.easy_fraction))
         losses = {"distil": over_levels(mined, clean, normal)}
         loss = o.weight_hm * losses["distil"]
         if o.weight_point:
             loss = loss + o.weight_point * over_levels(point_loss, clean, normal)
         if o.weight_channel:
             loss = loss + o.weight_channel * over_levels(channel_loss, clean, normal)
-        if pseudo_count:
+        if synthetic_count:
             targets = batch.origin_frozen
             losses["restore"] = over_levels(flat_loss if o.individual == "flat" else channel_loss, targets, restored)
-            # The authors' list is an alias, so they compare the noisy features; their figure shows them without noise.
+            # The authors' code compares the noisy features because of a list alias; the paper's figure shows the
+            # features without noise.
             losses["segment"] = (
-                _published_segment_loss(self.scaler.undo(painted), restored, batch)
+                _published_segment_loss(self.scaler.undo(noisy_features), restored, batch)
                 if o.strict
-                else self._segment_loss(targets, pseudo, restored, batch.mask)
+                else self._segment_loss(targets, synthetic, restored, batch.mask)
             )
             loss = loss + o.weight_restore * losses["restore"] + o.weight_segment * losses["segment"]
         return {"loss": loss, **losses}
 
-    def _segment_loss(self, clean: list[Tensor], pseudo: list[Tensor], restored: list[Tensor], mask: Tensor) -> Tensor:
-        """L_Seg with the mask cut to where the teacher sees a difference at all (5.7d): a paste that looks like the
-        part itself is no defect, and learning to mark it would teach false alarms on textures."""
-        mean_map = _mean_distance(pseudo, restored)
+    def _segment_loss(
+        self, clean: list[Tensor], synthetic: list[Tensor], restored: list[Tensor], mask: Tensor
+    ) -> Tensor:
+        """Compute L_Seg with the mask restricted to cells where the teacher's features differ.
+
+        A pasted piece that looks like the part itself is not an anomaly; a target of 1 there would teach false
+        positives on textures. Source: the loss is DRD's, the restriction of the mask our own.
+        """
+        mean_map = _mean_distance(synthetic, restored)
         with torch.no_grad():
-            seen = _mean_distance(pseudo, clean) > self.options.seg_floor
-            target = nn.functional.adaptive_max_pool2d(mask, (mean_map.shape[-2], mean_map.shape[-1])) * seen
+            changed = _mean_distance(synthetic, clean) > self.options.mask_threshold
+            target = nn.functional.adaptive_max_pool2d(mask, (mean_map.shape[-2], mean_map.shape[-1])) * changed
         return (mean_map - target).abs().mean()
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
+        """Select the energy floor and measure the spread of each level."""
+
         def measure() -> None:
             chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
             self.fusion.calibrate([torch.cat(level) for level in zip(*chunks, strict=True)])
 
-        choose_floor([self.distance], measure, self.fused, reference, self.options.floors)
+        select_energy_floor([self.distance], measure, self.fused, reference, self.options.energy_floors)
 
     def distances(self, pixels: Tensor) -> list[Tensor]:
-        """Distance maps of float32 `[N, 3, H, W]` in [0, 1], per level float32 `[N, 1, H_k, W_k]`."""
+        """Compute the distance map of each level.
+
+        Args:
+            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
+
+        Returns:
+            float32 `[N, 1, H_k, W_k]` per level, finest first, in [0, 2].
+        """
         features = self.teacher(pixels)
-        rebuilt = self.scaler.undo(self.student(self.scaler(features)))
-        distances: list[Tensor] = self.distance(features, rebuilt)
+        reconstructed = self.scaler.undo(self.student(self.scaler(features)))
+        distances: list[Tensor] = self.distance(features, reconstructed)
         return distances
 
     def fused(self, pixels: Tensor) -> Tensor:
-        """The anomaly map, float32 `[N, 1, H / 4, W / 4]`."""
+        """Compute the anomaly map of float32 `[N, 3, H, W]` in [0, 1]: float32 `[N, 1, H / 4, W / 4]`, >= 0."""
         smoothed: Tensor = self.smooth(self.fusion(self.distances(pixels)))
         return smoothed
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the anomaly map, float32 `[N, H / 4, W / 4]`, and with `strict` the factor on the score."""
         distances = self.distances(to_pixels(image))
         anomaly_map = self.smooth(self.fusion(distances))[:, 0]
         return anomaly_map, _refinement(distances) if self.options.strict else None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        # A bright spot on an empty image: there another level varies least than on a full one.
+        """Return the images, their inverses and a bright square, on which another level has the smallest variance."""
         spot = np.full_like(images[:1], 128)
-        place = slice(5 * spot.shape[1] // 16, 7 * spot.shape[1] // 16)
-        spot[:, place, place] = 255
+        square = slice(5 * spot.shape[1] // 16, 7 * spot.shape[1] // 16)
+        spot[:, square, square] = 255
         return np.concatenate([images, 255 - images, spot])
 
 
-def _published_segment_loss(painted: list[Tensor], restored: list[Tensor], batch: Batch) -> Tensor:
-    """L_Seg as published: the mean map should be how differently each pixel is coloured. Source: [C] 5.3."""
-    size = (batch.pseudo.shape[-2], batch.pseudo.shape[-1])
+def _published_segment_loss(noisy: list[Tensor], restored: list[Tensor], batch: Batch) -> Tensor:
+    """Compute L_Seg as published: the target is the cosine distance of the RGB values. Source: DRD's code."""
+    size = (batch.synthetic.shape[-2], batch.synthetic.shape[-1])
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    target = cosine_distance((batch.pseudo - mean) / std, (batch.origin - mean) / std)
-    maps = [cosine_distance(fa, ga) for fa, ga in zip(painted, restored, strict=True)]
+    target = cosine_distance((batch.synthetic - mean) / std, (batch.origin - mean) / std)
+    maps = [cosine_distance(fa, ga) for fa, ga in zip(noisy, restored, strict=True)]
     return (torch.stack([resize(level, size) for level in maps]).mean(0) - target).abs().mean()
 
 
 def _refinement(distances: Sequence[Tensor]) -> Tensor:
-    """The published factor on the image score, float32 `[N]`: 1 + the peak of the level that varies least.
+    """Compute the published factor on the image score, 1 + the maximum of the level with the smallest variance.
 
-    Source: [C] 5.6, by index and not by a Python `sorted`, which an exporter freezes at the example's order.
+    Source: DRD's code ("detection refinement"). The level is selected by index instead of a Python `sorted`, whose
+    result an exporter would fix for all inputs.
+
+    Args:
+        distances: float32 `[N, 1, H_k, W_k]` per level.
+
+    Returns:
+        float32 `[N]` in [1, 3].
     """
     size = (distances[0].shape[-2], distances[0].shape[-1])
     spread = torch.stack([resize(level, size).flatten(1).var(1) for level in distances], 1)
@@ -239,6 +308,6 @@ def _refinement(distances: Sequence[Tensor]) -> Tensor:
 
 
 def _mean_distance(a: list[Tensor], b: list[Tensor]) -> Tensor:
-    """Mean over levels of the distance maps, at the finest level's size."""
+    """Average the distance maps over the levels, at the size of the finest one."""
     size = (a[0].shape[-2], a[0].shape[-1])
     return torch.stack([resize(cosine_distance(x, y), size) for x, y in zip(a, b, strict=True)]).mean(0)

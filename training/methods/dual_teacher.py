@@ -1,29 +1,16 @@
-"""Two teachers, one attention encoder, and a reconstruction (after Luo & Zhang, Sensors 2023).
+"""Dual teacher: distillation from two teachers and reconstruction (after Luo & Zhang, Sensors 2023).
 
-An encoder with attention (CBAM) stands on the first teacher's pyramid and learns to say what the second teacher says,
-at strides 8 and 16. What it says at stride 32 is squeezed, and a decoder without skips rebuilds from that code alone
-the features of both teachers and a small copy of the image. All of it sees painted images too and has to answer as
-if they were clean, so it learns to drop what is unusual. Three readings of "how unlike" make the map:
+An encoder with attention (CBAM) receives the first teacher's pyramid and learns to predict the second teacher's
+features at strides 8 and 16. Its output is compressed to a code at stride 32, from which a decoder without skip
+connections reconstructs the features of both teachers and a quarter-size copy of the image. The student is also
+trained on synthetic anomalies with normal targets. Three distances make up the anomaly map:
 
-- `st`, student and teacher: the encoder's own levels against the second teacher's;
-- `fs`, patch similarity in feature space: the features rebuilt from the code against both teachers', the best of 3x3
-  cells;
-- `ps`, patch similarity of the images: SSIM by regions of several sizes between image and reconstruction.
+- `st`, student-teacher: the encoder's predictions and the second teacher's features;
+- `fs`, patch similarity of features: the reconstructed features and those of both teachers, nearest of 3x3 cells;
+- `ps`, patch similarity of images: 1 - SSIM of the image and its reconstruction over windows of several sizes.
 
-Sources: [P] the paper's abstract, which is all of it that could be read: two teachers train the encoder, attention,
-reconstruction, patch similarity by regions. Every layer is our own (design notes, section 2), and so are:
-
-- the encoder's input. The notes' encoder sees the image and has to learn seeing from two hundred good parts: after
-  250 steps it could not tell good screws from bad ones at all. One teacher's features predict the other's instead (the
-  idea of crossmodal feature mapping), a stem that costs nothing to train and nothing in the graph;
-- the features rebuilt from the code. The notes compare T(image) with T(reconstruction); predicting T(reconstruction)
-  from the code instead saves a teacher's pass and distils the encoder through the code, where no defect gets past;
-- the image rebuilt at quarter size and no features at stride 4: regions need no more, a code that coarse cannot tell
-  more, and the finest level would cost more than all others together;
-- one learning rate for all: the notes' slower encoder in the second stage is left out.
-
-The embedded teachers, EfficientNet-Lite0 and -Lite2, are of one family, because those weights come with a package.
-Who has ResNet weights names two families (`--teachers efficientnet_lite0 resnet18`): they fail differently.
+Source: only the abstract was available (two teachers train the encoder, attention, reconstruction, patch similarity by
+regions); every layer is our own. See docs/methods.md, section *Dual teacher*.
 """
 
 from __future__ import annotations
@@ -48,7 +35,7 @@ from training.blocks import (
     UpBlock,
     initialise,
 )
-from training.energy_floor import choose_floor
+from training.energy_floor import select_energy_floor
 from training.losses import flat_loss, hard_mined_loss, ramp, structural_difference
 from training.maps import Gaussian, LevelFusion, PyramidDistance, resize
 from training.methods.base import Batch, Method, parse_options
@@ -58,26 +45,47 @@ from training.teachers import Teacher
 
 @dataclass(frozen=True)
 class DualTeacherOptions:
-    """The method's own knobs; the defaults are what ships, all our own unless marked."""
+    """Options of the dual teacher method, with their defaults; all are our own unless a source is given."""
 
-    width: int = 48  # channels of encoder and decoder at stride 8; twice and four times that at 16 and 32
-    code: int = 192  # channels of the squeezed code at stride 32; [design notes 2.2] has fewer
-    windows: tuple[int, ...] = (2, 4, 8)  # of SSIM, pixels of the quarter-size image; 2.5
-    feature_noise: float = 0.1  # on the painted features, in standard deviations of each channel; [C] DRD
-    hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly
+    width: int = 48
+    """Channels of encoder and decoder at stride 8; twice and four times as many at strides 16 and 32."""
+    code: int = 192
+    """Channels of the compressed code at stride 32."""
+    windows: tuple[int, ...] = (2, 4, 8)
+    """Sides of the SSIM windows, in pixels of the quarter-size image."""
+    feature_noise: float = 0.1
+    """Noise on the features of synthetic images, in standard deviations of each channel; DRD."""
+    easy_fraction: float = 0.9
+    """Fraction of cells, in [0, 1), that hard mining treats as easy after the ramp; Dinomaly."""
     hard_ramp_steps: int = 200
-    weight_restore: float = 1.0  # of the painted images' distillation, beside the clean ones'
-    # L_rec, 2.3; at 0.2 it claims the code for brightness, and the features that are rebuilt from it suffer. The
-    # image is learnt as fast: AdamW takes a loss's scale out of weights that no other loss trains.
+    """Steps over which the easy fraction rises from 0."""
+    weight_restore: float = 1.0
+    """Weight of the loss on synthetic images relative to that on normal images."""
+    # At 0.2 the code mostly encodes brightness and the reconstructed features become worse (docs/benchmarks.md). The
+    # image decoder learns as fast with a small weight: AdamW is invariant to the scale of a loss that alone trains
+    # its weights.
     weight_image: float = 0.005
-    level_weights: tuple[float, ...] = (1.0, 1.0)  # of the map, finest first
-    source_weights: tuple[float, float, float] = (0.5, 1.0, 0.05)  # st, fs, ps; 2.5
-    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.energy_floor`
-    sigma: float = 1.0  # of the map's smoothing, in cells of 8 pixels
+    """Weight of the image reconstruction loss."""
+    level_weights: tuple[float, ...] = (1.0, 1.0)
+    """Ensemble weights of the two levels within st and fs, finest first."""
+    ensemble_weights: tuple[float, float, float] = (0.5, 1.0, 0.05)
+    """Weights of st, fs and ps."""
+    energy_floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)
+    """Energy floors to select from, ascending, see `training.energy_floor`."""
+    sigma: float = 1.0
+    """Standard deviation of the map's smoothing, in cells of 8 pixels."""
 
 
 class AttentionEncoder(nn.Module):
-    """The first teacher's pyramid -> levels at strides 8 and 16, gated by CBAM, and the code at stride 32."""
+    """Encoder of the first teacher's pyramid, gated by CBAM at strides 8 and 16, with a code at stride 32.
+
+    Source: the abstract names attention and an encoder trained by distillation; the layers are our own.
+
+    Args:
+        channels: channels of the first teacher's three levels, finest first.
+        width: see `DualTeacherOptions.width`.
+        code: see `DualTeacherOptions.code`.
+    """
 
     def __init__(self, channels: Sequence[int], width: int, code: int) -> None:
         super().__init__()
@@ -91,6 +99,15 @@ class AttentionEncoder(nn.Module):
         initialise(self)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Encode standardised features.
+
+        Args:
+            features: float `[N, C_k, H_k, W_k]` for three levels at strides 4, 8 and 16.
+
+        Returns:
+            The encoder's levels at strides 8 and 16, float `[N, width * 2^k, H_k, W_k]`, and the code, float
+            `[N, code, H / 32, W / 32]`.
+        """
         x, levels = features[0], list[Tensor]()
         for down, feature, stage, gate in zip(self.downs, features[1:], self.stages, self.gates, strict=True):
             x = gate(stage(torch.cat([down(x), feature], 1)))
@@ -99,7 +116,12 @@ class AttentionEncoder(nn.Module):
 
 
 class CodeDecoder(nn.Module):
-    """The code alone -> features at strides 8 and 16 and the image at quarter size, float32 `[N, 3, H/4, W/4]`."""
+    """Decoder of the code, without skip connections. Source: our own.
+
+    Args:
+        width: see `DualTeacherOptions.width`.
+        code: see `DualTeacherOptions.code`.
+    """
 
     def __init__(self, width: int, code: int) -> None:
         super().__init__()
@@ -112,6 +134,15 @@ class CodeDecoder(nn.Module):
         initialise(self)
 
     def forward(self, code: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Decode a code.
+
+        Args:
+            code: float `[N, code, H / 32, W / 32]`.
+
+        Returns:
+            Features at strides 8 and 16, finest first, and the image at quarter size, float32 `[N, 3, H / 4, W / 4]`,
+            about in [0, 1] but not clamped.
+        """
         x, levels = self.expand(code), list[Tensor]()
         for stage in self.stages:
             x = stage(x)
@@ -120,7 +151,12 @@ class CodeDecoder(nn.Module):
 
 
 class Regressors(nn.Module):
-    """1x1 convolutions from one pyramid to each of some teachers', teacher by teacher. Source: design notes 2.2."""
+    """1x1 convolutions from one pyramid to the levels at strides 8 and 16 of each teacher. Source: our own.
+
+    Args:
+        width: channels of the input's finer level; the coarser one has twice as many.
+        teachers: the teachers whose features are predicted.
+    """
 
     def __init__(self, width: int, teachers: Sequence[Teacher]) -> None:
         super().__init__()
@@ -132,11 +168,17 @@ class Regressors(nn.Module):
         initialise(self)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Predict the standardised features, teacher by teacher, each finest level first."""
         return [head(levels[number % len(levels)]) for number, head in enumerate(self.heads)]
 
 
 class DualTeacherDistillation(Method):
-    """See the module's docstring."""
+    """The dual teacher method, see the module's docstring. Source: the idea is Luo & Zhang's, every layer our own.
+
+    Args:
+        teachers: the two frozen teachers.
+        options: the options.
+    """
 
     name: ClassVar[str] = "dual_teacher"
     map_stride: ClassVar[int] = 8
@@ -150,113 +192,131 @@ class DualTeacherDistillation(Method):
         self.teachers_ = nn.ModuleList(teachers)
         self.encoder = AttentionEncoder(teachers[0].channels, options.width, options.code)
         self.decoder = CodeDecoder(options.width, options.code)
-        self.seen = Regressors(options.width, teachers[1:])
-        self.rebuilt = Regressors(options.width, teachers)
-        self.entry = PyramidScaler(teachers[0].channels)
-        answered = [count for teacher in teachers for count in teacher.channels[1:]]
-        self.scaler = PyramidScaler(answered)
-        self.first = len(teachers[0].channels) - 1  # where the second teacher's answers begin
-        self.distance = PyramidDistance(len(answered) - self.first, options.floors[0])
-        self.nearest = PyramidDistance(len(answered), options.floors[0], nearest=True)
-        st, fs, ps = options.source_weights
+        self.prediction = Regressors(options.width, teachers[1:])
+        self.reconstruction = Regressors(options.width, teachers)
+        self.input_scaler = PyramidScaler(teachers[0].channels)
+        # Targets are the levels at strides 8 and 16: first those of the first teacher, then those of the second.
+        target_channels = [count for teacher in teachers for count in teacher.channels[1:]]
+        self.target_scaler = PyramidScaler(target_channels)
+        self.second_start = len(teachers[0].channels) - 1  # index of the second teacher's first target
+        self.distance = PyramidDistance(len(target_channels) - self.second_start, options.energy_floors[0])
+        self.nearest = PyramidDistance(len(target_channels), options.energy_floors[0], nearest=True)
+        st, fs, ps = options.ensemble_weights
         levels = [weight / sum(options.level_weights) for weight in options.level_weights]
         self.fusion = LevelFusion([*(st * w for w in levels), *(fs / 2 * w for w in levels * 2), ps])
         self.smooth = Gaussian(options.sigma)
 
     @classmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
+        """Build an untrained method from two teachers."""
         return cls(teachers, parse_options(DualTeacherOptions, options))
 
     @property
     def teachers(self) -> list[str]:
+        """Return both teachers' registry names."""
         return [str(teacher.name) for teacher in self.teachers_]
 
     def frozen_features(self, pixels: Tensor) -> list[Tensor]:
-        """The first teacher's three levels, the second's two coarser ones."""
+        """Compute the first teacher's three levels and the second teacher's levels at strides 8 and 16."""
         first, second = (teacher(pixels) for teacher in self.teachers_)
         return [*first, *second[1:]]
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
-        self.entry.measure(frozen[: self.first + 1])
-        answered = frozen[1:]
-        self.scaler.measure(answered)
-        self.distance.measure(answered[self.first :])
-        self.nearest.measure(answered)
+        """Measure the channels' statistics and the levels' energies of both teachers."""
+        self.input_scaler.measure(frozen[: self.second_start + 1])
+        targets = frozen[1:]
+        self.target_scaler.measure(targets)
+        self.distance.measure(targets[self.second_start :])
+        self.nearest.measure(targets)
 
     def students(self, standard: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """All answers to the first teacher's standardised features, of which alone they are made.
+        """Compute all outputs of the student.
+
+        Args:
+            standard: the first teacher's standardised features, float `[N, C_k, H_k, W_k]` for three levels.
 
         Returns:
-            The second teacher's features as the encoder's levels tell them, both teachers' as the code tells them,
-            and the image at quarter size.
+            The second teacher's features as predicted from the encoder's levels (2 tensors), both teachers' features
+            as reconstructed from the code (4 tensors), and the reconstructed image, float32 `[N, 3, H / 4, W / 4]`.
         """
         levels, code = self.encoder([f.contiguous(memory_format=torch.channels_last) for f in standard])
         decoded, image = self.decoder(code)
-        seen, rebuilt = self.seen(levels), self.rebuilt(decoded)
-        # The scaler goes through all answers in order; the encoder gives those of the second teacher only.
-        seen = self.scaler.undo([*rebuilt[: self.first], *seen])[self.first :]
-        return seen, self.scaler.undo(rebuilt), image
+        predicted, reconstructed = self.prediction(levels), self.reconstruction(decoded)
+        # The scaler processes all targets in order; predictions exist for the second teacher only.
+        predicted = self.target_scaler.undo([*reconstructed[: self.second_start], *predicted])[self.second_start :]
+        return predicted, self.target_scaler.undo(reconstructed), image
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the distillation, restoration and, from the second stage on, image losses.
+
+        Source: the abstract names distillation from two teachers and image reconstruction; the losses are our own.
+        """
         o = self.options
-        count, entries = len(batch.clean), self.first + 1
-        clean, painted = (self.entry(frozen[:entries]) for frozen in (batch.frozen, batch.pseudo_frozen))
-        noisy = [f + o.feature_noise * torch.randn(f.shape) for f in painted]
-        seen, rebuilt, image = self.students([torch.cat(pair) for pair in zip(clean, noisy, strict=True)])
-        answers = [*seen, *rebuilt]
-        mined = partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.hard_share))
-        targets = [*batch.frozen[entries:], *batch.frozen[1:]]
-        distil = [mined(target, answer[:count]) for target, answer in zip(targets, answers, strict=True)]
+        count, inputs = len(batch.clean), self.second_start + 1
+        clean, synthetic = (self.input_scaler(frozen[:inputs]) for frozen in (batch.frozen, batch.synthetic_frozen))
+        noisy = [f + o.feature_noise * torch.randn(f.shape) for f in synthetic]
+        predicted, reconstructed, image = self.students([torch.cat(pair) for pair in zip(clean, noisy, strict=True)])
+        outputs = [*predicted, *reconstructed]
+        mined = partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.easy_fraction))
+        targets = [*batch.frozen[inputs:], *batch.frozen[1:]]
+        distil = [mined(target, output[:count]) for target, output in zip(targets, outputs, strict=True)]
         losses = {"distil": torch.stack(distil).mean()}
         loss = losses["distil"]
-        if len(batch.pseudo):
-            targets = [*batch.origin_frozen[entries:], *batch.origin_frozen[1:]]
-            restore = [flat_loss(target, answer[count:]) for target, answer in zip(targets, answers, strict=True)]
+        if len(batch.synthetic):
+            targets = [*batch.origin_frozen[inputs:], *batch.origin_frozen[1:]]
+            restore = [flat_loss(target, output[count:]) for target, output in zip(targets, outputs, strict=True)]
             losses["restore"] = torch.stack(restore).mean()
             loss = loss + o.weight_restore * losses["restore"]
-        # The second stage: first the teachers shape encoder and code, then the image has to come out of it as well.
+        # The first stage trains encoder and code on features alone; the image is added in the second stage.
         if batch.progress >= self.stages[0]:
             losses["image"] = self._image_loss(torch.cat([batch.clean, batch.origin]), image)
             loss = loss + o.weight_image * losses["image"]
         return {"loss": loss, **losses}
 
     def _image_loss(self, pixels: Tensor, image: Tensor) -> Tensor:
-        """L_rec: absolute difference and 1 - SSIM by regions; the design notes' perceptual term is `rebuilt`."""
+        """Compute the mean absolute difference plus 1 - SSIM over windows, on the quarter-size image."""
         target = F.avg_pool2d(pixels, 4)
-        unlike = [structural_difference(target, image, window).mean() for window in self.options.windows]
-        return (target - image).abs().mean() + torch.stack(unlike).mean()
+        dissimilarity = [structural_difference(target, image, window).mean() for window in self.options.windows]
+        return (target - image).abs().mean() + torch.stack(dissimilarity).mean()
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
+        """Select the energy floor and measure the spread of each map."""
+
         def measure() -> None:
             chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
             self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
 
-        choose_floor([self.distance, self.nearest], measure, self.fused, reference, self.options.floors)
+        select_energy_floor([self.distance, self.nearest], measure, self.fused, reference, self.options.energy_floors)
 
     def distances(self, pixels: Tensor) -> list[Tensor]:
-        """Maps of float32 `[N, 3, H, W]` in [0, 1]: `st`, `fs` (of both teachers), each finest level first, `ps`.
+        """Compute the distance maps that are fused into the anomaly map.
+
+        Args:
+            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
 
         Returns:
-            Seven of float32 `[N, 1, h, w]`.
+            Seven maps, float32 `[N, 1, h_k, w_k]` in [0, 2]: `st` (2 levels), `fs` (2 levels of each teacher), `ps`;
+            each finest level first.
         """
         features = self.frozen_features(pixels)
-        seen, rebuilt, image = self.students(self.entry(features[: self.first + 1]))
+        predicted, reconstructed, image = self.students(self.input_scaler(features[: self.second_start + 1]))
         small = F.avg_pool2d(pixels, 4)
         size = (features[1].shape[-2], features[1].shape[-1])
         regions = [resize(structural_difference(small, image, window), size) for window in self.options.windows]
-        answered = features[1:]
-        st, fs = self.distance(answered[self.first :], seen), self.nearest(answered, rebuilt)
+        targets = features[1:]
+        st, fs = self.distance(targets[self.second_start :], predicted), self.nearest(targets, reconstructed)
         return [*st, *fs, torch.stack(regions).mean(0)]
 
     def fused(self, pixels: Tensor) -> Tensor:
-        """The anomaly map, float32 `[N, 1, H / 8, W / 8]`."""
+        """Compute the anomaly map of float32 `[N, 3, H, W]` in [0, 1]: float32 `[N, 1, H / 8, W / 8]`, >= 0."""
         smoothed: Tensor = self.smooth(self.fusion(self.distances(pixels)))
         return smoothed
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the anomaly map, float32 `[N, H / 8, W / 8]`; there is no factor on the score."""
         return self.fused(to_pixels(image))[:, 0], None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        # Moved by a cell, so that other neighbours are nearest.
+        """Return the images, their inverses and copies shifted by one cell, whose nearest neighbours differ."""
         return np.concatenate([images, 255 - images, np.roll(images, 8, 2)])

@@ -1,18 +1,17 @@
-"""N-Net: bidirectional distillation of adaptive features through a query filter (Li et al. 2025).
+"""N-Net: constrained bidirectional distillation with multilevel filtering (Li et al., Acta Electronica Sinica 2025).
 
-Three strokes, like the letter. Down: a frozen teacher's features, projected to *adaptive domain features*, whose
-normal part stays what it was while painted defects are pushed away. Up: a reverse branch rebuilds them from a code
-that was squeezed from the coarse features. Down again: a forward branch encodes the rebuilt features anew. Neither
-branch sees the image itself, so neither can copy a defect past the code. Beside them a query compares every place
-with prototypes of normal places. Where branches and prototypes disagree with the image, it is unusual.
+The name describes three strokes. Down: the features of a frozen teacher are projected to *adaptive domain features*.
+Up: a reverse branch reconstructs them from a compressed code of the coarse features. Down: a forward branch encodes
+the reconstructed features again. Neither branch has access to the image, so an anomaly can only reach them through the
+code. In addition, a *query* compares each cell with a memory bank of normal cells. The anomaly map combines the
+distances of both branches and of the queries.
 
-All of that looks at a reduced copy of the image, where a cell sees enough around it to tell a wrong pattern. A second
-query looks at the image itself, where a cell still sees a defect of a few pixels. Neither size can do without the
-other; our own, measured in docs/benchmarks.md.
+Branches and the first query work on a reduced copy of the image, where the receptive field of a cell covers enough
+context to detect a wrong pattern. A second query works at full resolution, where a cell still resolves an anomaly of a
+few pixels. The two scales are our own (docs/benchmarks.md has the measurements).
 
-Sources: [P] the abstract (distilling adaptive domain features, bidirectional branches that constrain each other, a
-multilevel filter by query and compression); no text and no code could be had, so every layer is our own reading,
-sections of the design notes in brackets. What was tried and measured is in docs/benchmarks.md.
+Source: only the abstract was available (adaptive domain features, bidirectional branches that constrain each other, a
+multilevel filter by query and compression); every layer is our own. See docs/methods.md, section *N-Net*.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
-from training.energy_floor import choose_floor
+from training.energy_floor import select_energy_floor
 from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
-from training.memory_bank import FEW_CANDIDATES, MOST_CANDIDATES, Query
+from training.memory_bank import MAX_CANDIDATES, SEARCH_CANDIDATES, MemoryBank
 from training.methods.base import Batch, Method, parse_options
 from training.pixels import in_chunks, to_pixels
 from training.teachers import Teacher
@@ -41,26 +40,47 @@ from training.teachers import Teacher
 
 @dataclass(frozen=True)
 class NNetOptions:
-    """N-Net's own knobs; the defaults are what ships."""
+    """Options of N-Net, with their defaults; all are our own unless a source is given."""
 
-    levels: tuple[int, int] = (1, 2)  # of the teacher's pyramid: strides 8 and 16
-    width: float = 4.5  # finest width of the branches = width * sqrt(coarsest teacher channels), to a multiple of 8
-    reduction: float = 2 / 3  # side of the reduced copy, of the image's; to a multiple of 32; our own
-    prototypes: int = 2048  # of each query
-    feature_noise: float = 0.1  # on the painted branch's input, in standard deviations of each channel; [C] DRD
-    hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly
+    levels: tuple[int, int] = (1, 2)
+    """Levels of the teacher's pyramid, from 0: those at strides 8 and 16."""
+    width: float = 4.5
+    """Finest width of the branches, width * sqrt(coarsest teacher channels), to a multiple of 8."""
+    reduction: float = 2 / 3
+    """Side of the reduced copy relative to the image's, in (0, 1]; rounded to a multiple of 32 pixels."""
+    prototypes: int = 2048
+    """Prototypes of each memory bank."""
+    feature_noise: float = 0.1
+    """Noise on the branches' input for synthetic images, in standard deviations of each channel; DRD."""
+    easy_fraction: float = 0.9
+    """Fraction of cells, in [0, 1), that hard mining treats as easy after the ramp; Dinomaly."""
     hard_ramp_steps: int = 200
-    margin: float = 0.3  # by which painted places are pushed away from what they were; [R] AAND
+    """Steps over which the easy fraction rises from 0."""
+    margin: float = 0.3
+    """Cosine distance by which the adapters push anomalous cells away from normal ones; AAND."""
     weight_forward: float = 1.0
-    weight_constraint: float = 0.2  # of the two branches on each other; 4.4
-    adapt: bool = False  # train the adapters; they cost a point of image AUROC on fine surfaces, docs/benchmarks.md
-    floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)  # to choose from, see `training.energy_floor`
-    source_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 9.0, 9.0)  # reverse, forward (finest first), queries
-    sigma: float = 1.0  # of the map's smoothing, in cells of 8 pixels
+    """Weight of the forward branch relative to the reverse branch."""
+    weight_constraint: float = 0.2
+    """Weight of the constraint between the two branches."""
+    adapt: bool = False
+    """Train the adapters; off because they reduced the image AUROC on fine surfaces (docs/benchmarks.md)."""
+    energy_floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)
+    """Energy floors to select from, ascending, see `training.energy_floor`."""
+    ensemble_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 9.0, 9.0)
+    """Weights of the maps: reverse and forward branch (finest level first), query of the reduced copy, of the image."""
+    sigma: float = 1.0
+    """Standard deviation of the map's smoothing, in cells of 8 pixels."""
 
 
 class Adapter(nn.Module):
-    """`a = f + g(f)`, `[N, C, H, W]` -> the same; g ends in zeros, so that training begins at the teacher (4.3)."""
+    """Residual projection `a = f + g(f)` to adaptive domain features; the shape `[N, C, H, W]` stays the same.
+
+    The last layer of g is initialised with zeros, so that training starts at the teacher's features. Source: the
+    abstract names a feature projection; the layers are our own.
+
+    Args:
+        channels: input and output channels.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,47 +91,68 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.last.weight)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Project the features."""
         adapted: Tensor = features + self.last(self.body(features))
         return adapted
 
 
 class Branches(nn.Module):
-    """Compression and the two branches: two levels `[N, C_k, H_k, W_k]` -> the reverse and the forward pair (4.3)."""
+    """Compression, reverse branch and forward branch.
+
+    Source: the abstract names compression and bidirectional branches; the layers are our own.
+
+    Args:
+        channels: channels of the two levels, finest first.
+        width: see `NNetOptions.width`.
+    """
 
     def __init__(self, channels: Sequence[int], width: float) -> None:
         super().__init__()
         fine, coarse = channels
         w1 = 8 * max(1, round(width * math.sqrt(coarse) / 8))
         w2, code = 2 * w1, 4 * w1
-        self.squeeze_fine = ConvBNReLU(fine, w2, stride=2)
-        self.squeeze_coarse = ConvBNReLU(coarse, w2, kernel=1)
+        self.compress_fine = ConvBNReLU(fine, w2, stride=2)
+        self.compress_coarse = ConvBNReLU(coarse, w2, kernel=1)
         self.mix = ConvBNReLU(2 * w2, w2)
         self.code = nn.Sequential(BasicBlock(w2, code, stride=2), BottleneckBlock(code), BottleneckBlock(code))
-        self.up_coarse = nn.Sequential(UpBlock(code, w2), BasicBlock(w2, w2))
-        self.up_fine = nn.Sequential(UpBlock(w2, w1), BasicBlock(w1, w1))
-        self.again_fine = ConvBNReLU(w1, w1)
-        self.again_coarse = nn.Sequential(ConvBNReLU(w1, w2, stride=2), ConvBNReLU(w2, w2, kernel=1))
+        self.reverse_coarse = nn.Sequential(UpBlock(code, w2), BasicBlock(w2, w2))
+        self.reverse_fine = nn.Sequential(UpBlock(w2, w1), BasicBlock(w1, w1))
+        self.forward_fine = ConvBNReLU(w1, w1)
+        self.forward_coarse = nn.Sequential(ConvBNReLU(w1, w2, stride=2), ConvBNReLU(w2, w2, kernel=1))
         self.reverse_heads = nn.ModuleList([nn.Conv2d(w1, fine, 1), nn.Conv2d(w2, coarse, 1)])
         self.forward_heads = nn.ModuleList([nn.Conv2d(w1, fine, 1), nn.Conv2d(w2, coarse, 1)])
         initialise(self)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Reconstruct the standardised features twice.
+
+        Args:
+            features: float `[N, C_1, 2H, 2W]` and `[N, C_2, H, W]`; H and W are even.
+
+        Returns:
+            The reverse branch's and the forward branch's reconstruction, each with the shapes of `features`.
+        """
         fine, coarse = features
-        code = self.code(self.mix(torch.cat([self.squeeze_fine(fine), self.squeeze_coarse(coarse)], 1)))
-        coarse_up = self.up_coarse(code)
-        fine_up = self.up_fine(coarse_up)
-        fine_again = self.again_fine(fine_up)
-        up, again = (fine_up, coarse_up), (fine_again, self.again_coarse(fine_again))
+        code = self.code(self.mix(torch.cat([self.compress_fine(fine), self.compress_coarse(coarse)], 1)))
+        reverse_coarse = self.reverse_coarse(code)
+        reverse_fine = self.reverse_fine(reverse_coarse)
+        forward_fine = self.forward_fine(reverse_fine)
+        up, down = (reverse_fine, reverse_coarse), (forward_fine, self.forward_coarse(forward_fine))
         reverse = [head(x) for head, x in zip(self.reverse_heads, up, strict=True)]
-        return reverse, [head(x) for head, x in zip(self.forward_heads, again, strict=True)]
+        return reverse, [head(x) for head, x in zip(self.forward_heads, down, strict=True)]
 
 
 class NNet(Method):
-    """See the module's docstring."""
+    """N-Net, see the module's docstring. Source: the idea is Li et al. 2025, every layer our own.
+
+    Args:
+        teacher: the frozen teacher.
+        options: the options.
+    """
 
     name: ClassVar[str] = "nnet"
     map_stride: ClassVar[int] = 8
-    default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite2",)  # better than lite0 on fine surfaces
+    default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite2",)  # more accurate than lite0 on fine surfaces
     recommended: ClassVar[Mapping[str, Any]] = {"iterations": 800, "input_size": 384}
 
     def __init__(self, teacher: Teacher, options: NNetOptions) -> None:
@@ -122,63 +163,72 @@ class NNet(Method):
         self.scaler = PyramidScaler(channels)
         self.adapters = nn.ModuleList([Adapter(count) if options.adapt else nn.Identity() for count in channels])
         self.branches = Branches(channels, options.width)
-        self.query_reduced, self.query_whole = (Query(channels, options.prototypes) for _ in range(2))
-        self.distance = PyramidDistance(len(channels), options.floors[0])
-        self.fusion = LevelFusion(options.source_weights)
+        self.query_reduced, self.query_full = (MemoryBank(channels, options.prototypes) for _ in range(2))
+        self.distance = PyramidDistance(len(channels), options.energy_floors[0])
+        self.fusion = LevelFusion(options.ensemble_weights)
         self.smooth = Gaussian(options.sigma)
 
     @classmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
+        """Build an untrained method from one teacher."""
         (teacher,) = teachers
         return cls(teacher, parse_options(NNetOptions, options))
 
     @property
     def teachers(self) -> list[str]:
+        """Return the teacher's registry name."""
         return [self.teacher.name]
 
     def frozen_features(self, pixels: Tensor) -> list[Tensor]:
-        """The two levels of the reduced copy."""
+        """Compute the teacher's features of the reduced copy, two levels."""
         height, width = (32 * max(1, round(side * self.options.reduction / 32)) for side in pixels.shape[-2:])
         return self.levels(resize(pixels, (height, width)))
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
-        """The teacher's features at strides 8 and 16."""
+        """Compute the teacher's features at strides 8 and 16: float32 `[N, C_k, H / s_k, W / s_k]`."""
         pyramid = self.teacher(pixels)
         return [pyramid[level] for level in self.options.levels]
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
+        """Measure the channels' statistics and the levels' energies."""
         self.scaler.measure(frozen)
         self.distance.measure(frozen)
 
     @torch.no_grad()
     def consolidate(self, images: NDArray[np.uint8], frozen: Sequence[Tensor]) -> None:
-        self.query_reduced.learn(zip(*(torch.split(level, 64) for level in frozen), strict=True), len(images))
-        self.query_whole.learn((self.levels(pixels) for pixels in in_chunks(images)), len(images))
+        """Collect the cells of the training images for both memory banks."""
+        self.query_reduced.collect(zip(*(torch.split(level, 64) for level in frozen), strict=True), len(images))
+        self.query_full.collect((self.levels(pixels) for pixels in in_chunks(images)), len(images))
 
     def adapt(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Adaptive domain features of standardised ones, standardised as well."""
+        """Project standardised features to standardised adaptive domain features of the same shapes."""
         return [adapter(f) for adapter, f in zip(self.adapters, features, strict=True)]
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the distillation, restoration, constraint and (with `adapt`) adapter losses.
+
+        Source: the abstract names bidirectional distillation with a constraint; the losses are our own.
+        """
         o = self.options
-        count, painted = len(batch.clean), len(batch.pseudo)
+        count, synthetic = len(batch.clean), len(batch.synthetic)
         features = [
-            torch.cat(level) for level in zip(batch.frozen, batch.origin_frozen, batch.pseudo_frozen, strict=True)
+            torch.cat(level) for level in zip(batch.frozen, batch.origin_frozen, batch.synthetic_frozen, strict=True)
         ]
         standard = [f.contiguous(memory_format=torch.channels_last) for f in self.scaler(features)]
         adaptive = self.scaler.undo(self.adapt(standard))
 
         targets = [a.detach() for a in adaptive]
-        # The branches start from what the adapters say now; the image that a defect was painted on is only a target.
+        # The branches receive the current adaptive features of clean and synthetic images; the features of the images
+        # that the synthetic ones were made from are targets only.
         inputs, losses = [], dict[str, Tensor]()
         for a in self.scaler(targets):
-            noise = o.feature_noise * torch.randn((painted, *a.shape[1:]))
+            noise = o.feature_noise * torch.randn((synthetic, *a.shape[1:]))
             inputs.append(
-                torch.cat([a[:count], a[count + painted :] + noise]).contiguous(memory_format=torch.channels_last)
+                torch.cat([a[:count], a[count + synthetic :] + noise]).contiguous(memory_format=torch.channels_last)
             )
         branches = [self.scaler.undo(branch) for branch in self.branches(inputs)]
-        clean, origin = [t[:count] for t in targets], [t[count : count + painted] for t in targets]
-        mined = partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.hard_share))
+        clean, origin = [t[:count] for t in targets], [t[count : count + synthetic] for t in targets]
+        mined = partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.easy_fraction))
         weights = (1.0, o.weight_forward)
         parts = [
             w * over_levels(mined, clean, [b[:count] for b in branch])
@@ -187,7 +237,7 @@ class NNet(Method):
         losses["distil"] = torch.stack(parts).sum()
         losses["constraint"] = over_levels(flat_loss, *branches)
         loss = losses["distil"] + o.weight_constraint * losses["constraint"]
-        if painted:
+        if synthetic:
             parts = [
                 w * over_levels(flat_loss, origin, [b[count:] for b in branch])
                 for w, branch in zip(weights, branches, strict=True)
@@ -200,39 +250,51 @@ class NNet(Method):
         return {"loss": loss, **losses}
 
     def _adapter_loss(self, features: list[Tensor], adaptive: list[Tensor], batch: Batch, count: int) -> Tensor:
-        """L_keep + L_push (4.4): normal places stay, painted ones move away from what was there before."""
-        painted, loss = len(batch.pseudo), torch.zeros(())
+        """Compute L_keep + L_push: normal cells keep their features, anomalous cells move away from normal ones.
+
+        Source: our own; the margin follows AAND.
+        """
+        synthetic, loss = len(batch.synthetic), torch.zeros(())
         for f, a in zip(features, adaptive, strict=True):
             moved = cosine_distance(a, f)
-            if not painted:
+            if not synthetic:
                 loss = loss + moved.mean()
                 continue
             mask = F.adaptive_max_pool2d(batch.mask, (f.shape[-2], f.shape[-1]))
-            normal = torch.cat([torch.ones((count + painted, *mask.shape[1:])), 1 - mask])
+            normal = torch.cat([torch.ones((count + synthetic, *mask.shape[1:])), 1 - mask])
             loss = loss + (moved * normal).sum() / normal.sum()
-            was, now = slice(count, count + painted), slice(count + painted, None)
-            before, after = cosine_distance(f[now], f[was]), cosine_distance(a[now], a[was].detach())
+            origin, anomalous = slice(count, count + synthetic), slice(count + synthetic, None)
+            before = cosine_distance(f[anomalous], f[origin])
+            after = cosine_distance(a[anomalous], a[origin].detach())
             loss = loss + (F.relu(before + self.options.margin - after) * mask).sum() / mask.sum().clamp_min(1)
         return loss
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        queries = (self.query_reduced, self.query_whole)
+        """Select the energy floor and the prototypes, and measure the spread of each map."""
+        queries = (self.query_reduced, self.query_full)
 
-        def measure(candidates: int = FEW_CANDIDATES) -> None:
+        def measure(candidates: int = SEARCH_CANDIDATES) -> None:
             for query in queries:
-                query.choose(self.distance.floor, candidates)
+                query.select(self.distance.energy_floor, candidates)
             chunks = [self.sources(pixels) for pixels in in_chunks(reference)]
             self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
 
-        choose_floor([self.distance], measure, self.fused, reference, self.options.floors)
-        measure(MOST_CANDIDATES)
+        select_energy_floor([self.distance], measure, self.fused, reference, self.options.energy_floors)
+        measure(MAX_CANDIDATES)
         for query in queries:
-            query.forget()
+            query.release()
 
     def sources(self, pixels: Tensor) -> list[Tensor]:
-        """Distance maps of float32 `[N, 3, H, W]` in [0, 1]: reverse and forward, finest first, then the queries'
-        of the reduced copy and of the image itself."""
+        """Compute the distance maps that are fused into the anomaly map.
+
+        Args:
+            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
+
+        Returns:
+            Six maps, float32 `[N, 1, h_k, w_k]` in [0, 2]: reverse branch and forward branch (each finest level
+            first), query of the reduced copy, query of the image.
+        """
         features = self.frozen_features(pixels)
         standard = self.adapt(self.scaler(features))
         adaptive = self.scaler.undo(standard)
@@ -241,18 +303,19 @@ class NNet(Method):
             *self.distance(adaptive, reverse),
             *self.distance(adaptive, forward),
             self.query_reduced(features),
-            self.query_whole(self.levels(pixels)),
+            self.query_full(self.levels(pixels)),
         ]
 
     def fused(self, pixels: Tensor) -> Tensor:
-        """The anomaly map, float32 `[N, 1, H / 8, W / 8]`."""
+        """Compute the anomaly map of float32 `[N, 3, H, W]` in [0, 1]: float32 `[N, 1, H / 8, W / 8]`, >= 0."""
         size = (pixels.shape[-2] // self.map_stride, pixels.shape[-1] // self.map_stride)
         smoothed: Tensor = self.smooth(self.fusion(self.sources(pixels), size))
         return smoothed
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the anomaly map, float32 `[N, H / 8, W / 8]`; there is no factor on the score."""
         return self.fused(to_pixels(image))[:, 0], None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        # Turned, inverted and flat images lie nearest to other prototypes.
+        """Return the images, their inverses, flipped copies and a plain image, whose nearest prototypes differ."""
         return np.concatenate([images, 255 - images, images[:, ::-1], np.full_like(images[:1], 90)])

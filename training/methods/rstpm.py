@@ -1,12 +1,12 @@
-"""RSTPM: two student-teacher pairs and a discriminative network on their maps (Yamada, Kamiya, Hotta 2022).
+"""RSTPM: two student-teacher pairs and a discriminative network (Yamada, Kamiya & Hotta 2022, arXiv:2210.07548).
 
-The first student sees the image and predicts the first teacher's features. The second rebuilds the second teacher's
-features from the first teacher's coarsest ones, and gates from the second teacher tell it which places matter. The two
-pairs' distance maps are summed level by level; a U-Net, trained on painted defects, learns from the sums alone what
-is a defect and what is a habit of the students.
+The first student receives the image and predicts the first teacher's features. The second student reconstructs the
+second teacher's features from the coarsest features of the first, with attention gates computed from the second
+teacher. The distance maps of both pairs are summed level by level. A U-Net, trained on synthetic anomalies, predicts
+from these sums alone which cells are anomalous.
 
-Sources: [P] the abstract, [F] the paper's figures, [R] STFPM and DRAEM, on which it builds; the section numbers of
-the design notes in brackets; "our own" is marked. What was tried and measured is in docs/benchmarks.md.
+Sources: the abstract and the figures of the paper; STFPM and DRAEM, on which it builds. docs/methods.md, section
+*RSTPM*, lists what is the paper's and what is our own; docs/benchmarks.md has the measurements behind the defaults.
 """
 
 from __future__ import annotations
@@ -34,26 +34,43 @@ _EPS = 1e-6
 
 @dataclass(frozen=True)
 class RstpmOptions:
-    """RSTPM's own knobs; the defaults are what ships."""
+    """Options of RSTPM, with their defaults; all are our own unless a source is given."""
 
-    width: int = 32  # both students' channels at stride 4, doubled with every level; our own, for processors
-    unet_width: int = 16  # the U-Net's finest channels; our own
-    loss: Literal["mined", "flat", "point"] = "mined"  # L_st: L_hm, L_flat or the paper's L_pt (3.3, 3.6)
-    hard_share: float = 0.9  # places that hard mining counts as easy, after the ramp; [R] Dinomaly
+    width: int = 32
+    """Channels of both students at stride 4; doubled with every level."""
+    unet_width: int = 16
+    """Channels of the U-Net's first stage; doubled with every stage."""
+    loss: Literal["mined", "flat", "point"] = "mined"
+    """Distillation loss: "mined" (L_hm), "flat" (L_flat) or "point" (L_pt, the paper's)."""
+    easy_fraction: float = 0.9
+    """Fraction of cells, in [0, 1), that hard mining treats as easy after the ramp; Dinomaly."""
     hard_ramp_steps: int = 200
-    seen_floor: float = 0.05  # smallest distance of the first teacher that makes a painted place a defect; our own
-    fusion: Literal["blend", "product"] = "blend"  # "product": the paper's way, [F] caption of figure 6
-    unet_floor: float = 0.9  # share of the blend that the U-Net cannot take away; our own
-    product_floor: float = 0.05  # the same of the product; our own (3.5)
-    level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)  # of the blend, finest first; our own
-    energy_floor: float = 0.5  # of the map's distances, see `training.maps.cosine_distance`; our own
-    sigma: float = 1.0  # of the map's smoothing, in cells of 4 pixels; [R] STFPM's 4 pixels
+    """Steps over which the easy fraction rises from 0."""
+    mask_threshold: float = 0.05
+    """Smallest distance of the first teacher at which a masked cell counts as anomalous."""
+    fusion: Literal["blend", "product"] = "blend"
+    """Fusion of the maps: "blend" (weighted mean) or "product" (the paper's, caption of figure 6)."""
+    unet_floor: float = 0.9
+    """Lower bound of the factor that the U-Net applies to the blend, in [0, 1]."""
+    product_floor: float = 0.05
+    """Lower bound of the factor that the U-Net applies to the product, in [0, 1]."""
+    level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)
+    """Ensemble weights of the blend's levels, finest first."""
+    energy_floor: float = 0.5
+    """Energy floor of the distances, in mean energies, see `training.maps.cosine_distance`."""
+    sigma: float = 1.0
+    """Standard deviation of the map's smoothing, in cells of 4 pixels; STFPM 4 pixels."""
 
 
 class ImageStudent(nn.Module):
-    """Student 1: image float32 `[N, 3, H, W]` -> `[N, C_k, H / s_k, W / s_k]` per level.
+    """Student 1, which predicts the first teacher's features from the image.
 
-    The paper distils a ResNet-18 [F]; this one has a block a level, for processors, and is as random at first. Our own.
+    The paper distils a ResNet-18 (figure 6). This network has one block per level and is therefore faster on a CPU; it
+    is randomly initialised as well. Source: our own.
+
+    Args:
+        channels: channels of the first teacher's levels, finest first.
+        width: channels at stride 4.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
@@ -68,6 +85,14 @@ class ImageStudent(nn.Module):
         initialise(self)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Predict the standardised features.
+
+        Args:
+            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
+
+        Returns:
+            float `[N, C_k, H / s_k, W / s_k]` per level, finest first.
+        """
         x = self.stem(pixels * 4 - 2)
         features = []
         for stage, head in zip(self.stages, self.heads, strict=True):
@@ -77,10 +102,13 @@ class ImageStudent(nn.Module):
 
 
 class Gate(nn.Sequential):
-    """Attention of a teacher's features on the student's, `[N, C, H, W]` -> `[N, 1, H, W]` in (0, 1).
+    """Spatial attention computed from a teacher's features; float `[N, C, H, W]` -> `[N, 1, H, W]` in (0, 1).
 
-    Source: [F] figure 4. One channel: with one for each of the student's, the tested image's own features, defect
-    and all, would pass through the gate into what is compared with them (3.2).
+    Source: figure 4 of the paper. The single channel is our own: a gate per channel could pass the features of the
+    tested image, including its anomaly, into the reconstruction that is compared with them.
+
+    Args:
+        channels: channels of the teacher's level.
     """
 
     def __init__(self, channels: int) -> None:
@@ -89,10 +117,15 @@ class Gate(nn.Sequential):
 
 
 class GatedDecoder(nn.Module):
-    """Student 2: teacher 1's coarsest features and teacher 2's pyramid -> teacher 2's pyramid, rebuilt.
+    """Student 2, which reconstructs the second teacher's pyramid from the first teacher's coarsest level.
 
-    The paper decodes what the first teacher's fourth stage gives [F]. Our teachers end at stride 16, so a trained
-    bottleneck squeezes that level to stride 32; our own.
+    The paper decodes the output of the first teacher's fourth stage (figure 6). Our teachers end at stride 16, so a
+    trained block reduces that level to stride 32 first. Source: the topology is the paper's, the layers our own.
+
+    Args:
+        code: channels of the first teacher's coarsest level.
+        channels: channels of the second teacher's levels, finest first.
+        width: channels at stride 4.
     """
 
     def __init__(self, code: int, channels: Sequence[int], width: int) -> None:
@@ -107,19 +140,33 @@ class GatedDecoder(nn.Module):
         self.heads = nn.ModuleList([nn.Conv2d(w, c, 1) for w, c in zip(widths, channels, strict=True)])
         initialise(self)
 
-    def forward(self, code: Tensor, looked_at: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, code: Tensor, gating: Sequence[Tensor]) -> list[Tensor]:
+        """Reconstruct the standardised features.
+
+        Args:
+            code: float `[N, C, H, W]`, the first teacher's coarsest level, standardised.
+            gating: float `[N, C_k, H_k, W_k]` per level, the second teacher's features, standardised; inputs of the
+                gates only.
+
+        Returns:
+            float `[N, C_k, H_k, W_k]` per level, finest first.
+        """
         x = self.squeeze(code)
-        rebuilt: list[Tensor] = []
+        reconstructed: list[Tensor] = []
         for level in reversed(range(len(self.heads))):
-            x = self.stages[level](x) * self.gates[level](looked_at[level])
-            rebuilt.insert(0, self.heads[level](x))
-        return rebuilt
+            x = self.stages[level](x) * self.gates[level](gating[level])
+            reconstructed.insert(0, self.heads[level](x))
+        return reconstructed
 
 
 class PairSum(nn.Module):
-    """Sums two pairs' maps level by level, each in units of its spread on good images.
+    """Sum of both pairs' distance maps per level, each divided by its standard deviation on normal images.
 
-    Source: [F] (O1+O6), (O2+O5), (O3+O4); the units are our own: raw, the louder pair would be the sum.
+    Source: the sums (O1+O6), (O2+O5), (O3+O4) are from figure 6; the division is our own, without it the pair with the
+    larger values would dominate.
+
+    Args:
+        levels: number of levels.
     """
 
     spread: Tensor
@@ -129,20 +176,30 @@ class PairSum(nn.Module):
         self.register_buffer("spread", torch.ones(2, levels))
 
     def measure(self, pairs: Sequence[Sequence[Tensor]], weight: float = 1.0) -> None:
-        """Moves the spreads by `weight` towards those of two pyramids of good images' maps."""
+        """Update the standard deviations.
+
+        Args:
+            pairs: for each pair the maps of normal images, float32 `[N, 1, H_k, W_k]` per level.
+            weight: in [0, 1]; the new value is `(1 - weight) * old + weight * measured`.
+        """
         now = torch.stack([torch.stack([level.std().clamp_min(_EPS) for level in maps]) for maps in pairs])
         self.spread.lerp_(now, weight)
 
     def forward(self, pairs: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Twice `[N, 1, H_k, W_k]` per level -> once."""
+        """Sum two pyramids of maps `[N, 1, H_k, W_k]` into one of the same shapes."""
         first, second = pairs
         return [
             a / self.spread[0, k] + b / self.spread[1, k] for k, (a, b) in enumerate(zip(first, second, strict=True))
         ]
 
 
-class TwoStudents(Method):
-    """See the module's docstring."""
+class RSTPM(Method):
+    """RSTPM, see the module's docstring. Source: Yamada, Kamiya & Hotta 2022.
+
+    Args:
+        teachers: the two frozen teachers.
+        options: the options.
+    """
 
     name: ClassVar[str] = "rstpm"
     map_stride: ClassVar[int] = 4
@@ -171,17 +228,20 @@ class TwoStudents(Method):
 
     @classmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
+        """Build an untrained method from two teachers."""
         return cls(teachers, parse_options(RstpmOptions, options))
 
     @property
     def teachers(self) -> list[str]:
+        """Return both teachers' registry names."""
         return [self.teacher1.name, self.teacher2.name]
 
     def frozen_features(self, pixels: Tensor) -> list[Tensor]:
-        """Both teachers' pyramids, one behind the other."""
+        """Compute both teachers' pyramids, one after the other, each finest level first."""
         return [*self.teacher1(pixels), *self.teacher2(pixels)]
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
+        """Measure the channels' statistics and the levels' energies of both teachers."""
         first, second = frozen[: self.levels], frozen[self.levels :]
         self.scaler1.measure(first)
         self.scaler2.measure(second)
@@ -189,70 +249,92 @@ class TwoStudents(Method):
         self.distance2.measure(second)
 
     def training_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Train the students on normal images in stage A, the U-Net in stage B."""
         if batch.progress < self.stages[0]:
             return self._distil(batch)
-        # Stage B: the students are as they will ship, their BatchNorm included.
+        # In stage B the students are in evaluation mode, with the BatchNorm statistics of the exported graph.
         self.student1.eval()
         self.student2.eval()
         return self._discriminate(batch)
 
     def _distil(self, batch: Batch) -> dict[str, Tensor]:
-        """Stage A, on good images alone. Source: [P] "STPM does not use anomaly images for training"."""
+        """Compute the distillation losses of stage A, on normal images only.
+
+        Source: the abstract ("STPM does not use anomaly images for training").
+        """
         o = self.options
         losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-            "mined": partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.hard_share)),
+            "mined": partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.easy_fraction)),
             "flat": flat_loss,
             "point": point_loss,
         }
         students = self.students(batch.clean, batch.frozen)
         terms = [losses[o.loss](t, s) for t, s in zip(batch.frozen, students, strict=True)]
         first, second = torch.stack(terms[: self.levels]).sum(), torch.stack(terms[self.levels :]).sum()
-        return {"loss": first + second, "distil": first, "rebuild": second}
+        return {"loss": first + second, "distil": first, "reconstruct": second}
 
     def _discriminate(self, batch: Batch) -> dict[str, Tensor]:
-        """Stage B, on good and on painted images; the students stand still ([R] DeSTSeg)."""
+        """Compute the focal loss of stage B, on normal and synthetic images, with frozen students.
+
+        Source: the focal loss is the paper's; the two stages follow DeSTSeg (Zhang et al., CVPR 2023).
+        """
         with torch.no_grad():
             clean = self.distances(batch.clean, batch.frozen)
-            # A running mean over the stage; its first batch sets it.
+            # A running mean over the stage, starting with its first batch.
             done = batch.step - math.ceil(self.stages[0] * batch.steps)
             self.pair_sum.measure(clean, 1 / (1 + done))
             maps = self.pair_sum(clean)
             target = torch.zeros_like(maps[0])
-            if len(batch.pseudo):
-                painted = self.pair_sum(self.distances(batch.pseudo, batch.pseudo_frozen))
-                maps = [torch.cat(pair) for pair in zip(maps, painted, strict=True)]
-                target = torch.cat([target, self._seen(batch)])
+            if len(batch.synthetic):
+                synthetic = self.pair_sum(self.distances(batch.synthetic, batch.synthetic_frozen))
+                maps = [torch.cat(pair) for pair in zip(maps, synthetic, strict=True)]
+                target = torch.cat([target, self._target(batch)])
         focal = focal_loss(self._logits(maps), target)
         return {"loss": focal, "focal": focal}
 
-    def _seen(self, batch: Batch) -> Tensor:
-        """The mask on the maps' grid, cut to where the first teacher sees a difference at all: a paste that looks
-        like the part itself is no defect (5.7d)."""
-        pairs = zip(batch.pseudo_frozen[: self.levels], batch.origin_frozen[: self.levels], strict=True)
-        size = (batch.pseudo_frozen[0].shape[-2], batch.pseudo_frozen[0].shape[-1])
+    def _target(self, batch: Batch) -> Tensor:
+        """Compute the mask on the map's grid, restricted to cells where the first teacher's features differ.
+
+        A pasted piece that looks like the part itself is not an anomaly. Source: our own.
+        """
+        pairs = zip(batch.synthetic_frozen[: self.levels], batch.origin_frozen[: self.levels], strict=True)
+        size = (batch.synthetic_frozen[0].shape[-2], batch.synthetic_frozen[0].shape[-1])
         distance = torch.stack([resize(cosine_distance(a, b), size) for a, b in pairs]).mean(0)
-        return nn.functional.adaptive_max_pool2d(batch.mask, size) * (distance > self.options.seen_floor)
+        return nn.functional.adaptive_max_pool2d(batch.mask, size) * (distance > self.options.mask_threshold)
 
     def students(self, pixels: Tensor, frozen: Sequence[Tensor]) -> list[Tensor]:
-        """What the students say to `frozen_features`, in the same order and shapes."""
+        """Compute both students' estimates of `frozen_features`, in the same order and shapes.
+
+        Args:
+            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
+            frozen: the result of `frozen_features` for them.
+
+        Returns:
+            float32 `[N, C_k, H_k, W_k]` per level of the first and then of the second teacher.
+        """
         code = self.scaler1(frozen[: self.levels])[-1]
         predicted = self.student1(pixels.contiguous(memory_format=torch.channels_last))
-        rebuilt = self.student2(code, self.scaler2(frozen[self.levels :]))
-        return [*self.scaler1.undo(predicted), *self.scaler2.undo(rebuilt)]
+        reconstructed = self.student2(code, self.scaler2(frozen[self.levels :]))
+        return [*self.scaler1.undo(predicted), *self.scaler2.undo(reconstructed)]
 
     def distances(self, pixels: Tensor, frozen: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Both pairs' distance maps, per level float32 `[N, 1, H_k, W_k]`."""
+        """Compute both pairs' distance maps, float32 `[N, 1, H_k, W_k]` per level, in [0, 2]."""
         students, n = self.students(pixels, frozen), self.levels
         return self.distance1(frozen[:n], students[:n]), self.distance2(frozen[n:], students[n:])
 
     def _logits(self, maps: Sequence[Tensor]) -> Tensor:
-        """The U-Net on the logarithms of the sums, which tame a defect's hundredfold distances; our own."""
+        """Apply the U-Net to log(1 + x) of the summed maps, float32 `[N, 1, H, W]` logits.
+
+        The logarithm limits the range: the distances of an anomaly can be a hundred times those of a normal cell.
+        Source: our own.
+        """
         size = (maps[0].shape[-2], maps[0].shape[-1])
         logits: Tensor = self.unet(torch.cat([resize(m, size) for m in maps], 1).log1p())
         return logits.float()
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
+        """Measure the spreads of the pairs and levels and the 99.5 % quantile of each level."""
         chunks = [self.distances(pixels, self.frozen_features(pixels)) for pixels in in_chunks(reference)]
         pairs = [[torch.cat(level) for level in zip(*(c[i] for c in chunks), strict=True)] for i in (0, 1)]
         self.pair_sum.measure(pairs)
@@ -261,15 +343,23 @@ class TwoStudents(Method):
         self.quantile.copy_(torch.tensor([float(np.quantile(m.numpy(), 0.995)) for m in maps]).clamp_min(_EPS))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the anomaly map, float32 `[N, H / 4, W / 4]`; there is no factor on the score."""
         pixels = to_pixels(image)
         maps = self.pair_sum(self.distances(pixels, self.frozen_features(pixels)))
         return self.smooth(self.fuse(maps, self._logits(maps).sigmoid()))[:, 0], None
 
     def fuse(self, maps: Sequence[Tensor], probability: Tensor) -> Tensor:
-        """One map `[N, 1, H, W]` from the summed maps and the U-Net's probability, `[N, 1, H, W]`.
+        """Fuse the summed maps and the U-Net's probability.
 
-        "product" is the paper's: all levels and the U-Net must agree (3.5). "blend" adds the levels, so that a defect
-        which one of them sees is kept, and the U-Net can take away no more than its share (3.6).
+        "product" follows the paper: all levels and the U-Net must agree. "blend" is our own: it adds the levels, so
+        that an anomaly on a single level is kept, and bounds the factor of the U-Net from below.
+
+        Args:
+            maps: float32 `[N, 1, H_k, W_k]` per level, finest first.
+            probability: float32 `[N, 1, H, W]` in [0, 1], with the size of the finest map.
+
+        Returns:
+            float32 `[N, 1, H, W]`, >= 0.
         """
         o = self.options
         if o.fusion == "blend":
@@ -281,4 +371,5 @@ class TwoStudents(Method):
         return mean * probability.clamp_min(o.product_floor)
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the images and their inverses; the graph has no data-dependent choices."""
         return np.concatenate([images, 255 - images])

@@ -24,7 +24,7 @@ CONFIG = FitConfig(
     pseudo_pool=8,
     warmup_steps=1,
     threads=1,
-    options={"width": 0.8, "floors": [0.3]},
+    options={"width": 0.8, "energy_floors": [0.3]},
 )
 
 

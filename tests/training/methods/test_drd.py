@@ -1,4 +1,4 @@
-"""DRD: shapes, widths, losses, and a graph that is the same outside torch."""
+"""DRD: shapes, widths, losses, and agreement of the exported graph with torch."""
 
 from pathlib import Path
 
@@ -34,19 +34,19 @@ def method() -> Method:
     return method
 
 
-def batch_of(method: Method, pseudo: int) -> Batch:
+def batch_of(method: Method, count: int) -> Batch:
     pixels = torch.cat(list(in_chunks(random_images(4))))
-    mask = torch.zeros(pseudo, 1, 64, 64)
+    mask = torch.zeros(count, 1, 64, 64)
     mask[..., 16:32, 16:32] = 1
-    painted = torch.where(mask > 0, 1 - pixels[:pseudo], pixels[:pseudo])
+    synthetic = torch.where(mask > 0, 1 - pixels[:count], pixels[:count])
     frozen = method.frozen_features(pixels)
     return Batch(
         clean=pixels,
         frozen=frozen,
-        pseudo=painted,
-        pseudo_frozen=method.frozen_features(painted) if pseudo else [f[:0] for f in frozen],
-        origin=pixels[:pseudo],
-        origin_frozen=[f[:pseudo] for f in frozen],
+        synthetic=synthetic,
+        synthetic_frozen=method.frozen_features(synthetic) if count else [f[:0] for f in frozen],
+        origin=pixels[:count],
+        origin_frozen=[f[:count] for f in frozen],
         mask=mask,
         step=0,
         steps=10,
@@ -64,23 +64,23 @@ def test_student_widths_follow_the_teacher(teacher: str, widths: tuple[int, ...]
     assert tuple(head.in_channels for head in student.heads) == widths
 
 
-def test_student_rebuilds_every_level_in_its_own_shape(method: Method) -> None:
+def test_student_reconstructs_every_level_in_its_own_shape(method: Method) -> None:
     features = method.frozen_features(torch.rand(2, 3, 64, 64))
-    rebuilt = method.student(features)  # type: ignore[operator]
-    assert [f.shape for f in rebuilt] == [f.shape for f in features]
+    reconstructed = method.student(features)  # type: ignore[operator]
+    assert [f.shape for f in reconstructed] == [f.shape for f in features]
 
 
-@pytest.mark.parametrize("pseudo", [0, 2, 4])
-def test_training_step_gives_finite_losses_with_a_gradient(method: Method, pseudo: int) -> None:
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_training_step_gives_finite_losses_with_a_gradient(method: Method, count: int) -> None:
     method.train()
-    losses = method.training_step(batch_of(method, pseudo))
+    losses = method.training_step(batch_of(method, count))
     method.eval()
     assert losses["loss"].requires_grad
     assert all(bool(torch.isfinite(value)) for value in losses.values())
-    assert ("restore" in losses) == (pseudo > 0)
+    assert ("restore" in losses) == (count > 0)
 
 
-def test_map_does_not_depend_on_its_neighbours_in_the_batch(method: Method) -> None:
+def test_map_does_not_depend_on_other_images_of_the_batch(method: Method) -> None:
     images = torch.from_numpy(random_images(3))
     with torch.no_grad():
         together, _ = method(images)
@@ -94,7 +94,7 @@ def test_map_is_never_negative(method: Method) -> None:
     assert float(anomaly_map.min()) >= 0
 
 
-def test_graph_equals_torch_at_every_batch_size_and_on_flipping_inputs(method: Method, tmp_path: Path) -> None:
+def test_graph_equals_torch_at_every_batch_size_and_on_branch_flipping_inputs(method: Method, tmp_path: Path) -> None:
     good = random_images(8, seed=3)
     exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good[:2]), seed=0))
     assert exported.parity.measured < 1e-4
@@ -105,12 +105,12 @@ def test_graph_equals_torch_at_every_batch_size_and_on_flipping_inputs(method: M
         assert parity_difference(expected, session.run(["anomaly_map"], {"image": good[:count]})[0]) < 1e-4
 
 
-def test_strict_asks_for_what_was_published_and_what_is_named_beside_it_wins() -> None:
+def test_strict_selects_the_published_options_and_explicit_ones_take_precedence() -> None:
     config = FitConfig(method="drd", input_size=64, options={"strict": True, "width": 0.8, "weight_point": 2.0})
     strict = build_method(config, [random_teacher("efficientnet_lite0")])
     assert isinstance(strict, DualReverseDistillation)
     options = strict.options
-    assert (options.individual, options.floors, options.weight_channel) == ("channel", (0.0,), 1.0)
+    assert (options.individual, options.energy_floors, options.weight_channel) == ("channel", (0.0,), 1.0)
     assert (options.width, options.weight_point) == (0.8, 2.0)
 
 
@@ -125,7 +125,7 @@ def test_published_losses_have_a_gradient_and_the_score_a_refinement(tmp_path: P
     assert float(losses["segment"].detach()) > 0
     strict.eval()
     strict.calibrate(random_images(4, seed=1))
-    # The level that varies least is another one for these images: a frozen choice would show.
+    # The level with the smallest variance differs between these images, which reveals a choice fixed by tracing.
     good = random_images(8, seed=3)
     flipping = strict.branch_flipping_inputs(good[:2])
     with torch.no_grad():
@@ -139,8 +139,8 @@ def test_published_losses_have_a_gradient_and_the_score_a_refinement(tmp_path: P
     assert export(strict, Probes.draw(good, flipping, seed=0)).parity.measured < 5e-4
 
 
-def test_refinement_takes_the_peak_of_the_level_that_varies_least() -> None:
-    calm, wild = torch.full((1, 1, 4, 4), 0.2), torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    calm[0, 0, 1, 1] = 0.3
-    torch.testing.assert_close(_refinement([wild, calm]), torch.tensor([1.3]))
-    torch.testing.assert_close(_refinement([calm, wild]), torch.tensor([1.3]))
+def test_refinement_uses_the_maximum_of_the_level_with_the_smallest_variance() -> None:
+    smooth, noisy = torch.full((1, 1, 4, 4), 0.2), torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    smooth[0, 0, 1, 1] = 0.3
+    torch.testing.assert_close(_refinement([noisy, smooth]), torch.tensor([1.3]))
+    torch.testing.assert_close(_refinement([smooth, noisy]), torch.tensor([1.3]))

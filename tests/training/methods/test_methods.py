@@ -1,4 +1,4 @@
-"""What every registered method must do: learn, find what it never saw, repeat itself, ship as one graph, and serve."""
+"""Requirements on every method: training, detection, determinism, export as one graph, and serving."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from training.methods.base import Method
 
 SIZE = 96
 RULE = ScoreRule(fraction=0.01)
-# Two answers for every level, each beginning at the mean feature: a tenth of so little takes longer.
+# The loss starts low, because all outputs start at the mean feature; a tenth of it takes longer to reach.
 OVERFITTING: dict[str, dict[str, Any]] = {"dual_teacher": {"iterations": 800, "lr": 5e-3}}
 EVERY_METHOD = pytest.mark.parametrize("name", sorted(METHODS))
 
 
 def fabric(seed: int, *, blot: bool = False, noise: float = 5.0) -> NDArray[np.uint8]:
-    """A woven texture, uint8 [SIZE, SIZE, 3]: two sine waves with noise and a phase of its own; a blot is planted."""
+    """Return a woven texture, uint8 [SIZE, SIZE, 3]: two sine waves of random phase with noise, optionally a blot."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:SIZE, :SIZE]
     weave = np.sin(2 * np.pi * x / 8 + rng.uniform(0, 6)) * np.sin(2 * np.pi * y / 8 + rng.uniform(0, 6))
@@ -57,14 +57,14 @@ def fabrics(count: int, first: int, *, blot: bool = False) -> NDArray[np.uint8]:
 
 
 def config_of(name: str, **changes: object) -> FitConfig:
-    """The method as it ships, but for a small image and few steps."""
+    """Return the default settings with a small image and few steps."""
     config = fit_config(name, input_size=SIZE, iterations=120, pseudo_pool=48, seed=3, threads=1)
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """A method that has learnt the fabric, and its graph."""
+class Trained:
+    """A method trained on the fabric, and its graph."""
 
     config: FitConfig
     method: Method
@@ -78,15 +78,15 @@ class Learnt:
             )
 
 
-Learn = Callable[[str], Learnt]
+Train = Callable[[str], Trained]
 
 
 @pytest.fixture(scope="module")
-def learn(tmp_path_factory: pytest.TempPathFactory) -> Learn:
-    """Trains each method once for all tests of this module."""
-    done: dict[str, Learnt] = {}
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Train each method once for all tests of this module."""
+    done: dict[str, Trained] = {}
 
-    def learnt(name: str) -> Learnt:
+    def trained(name: str) -> Trained:
         if name not in done:
             config, losses = config_of(name), list[float]()
             method = fit(
@@ -97,21 +97,20 @@ def learn(tmp_path_factory: pytest.TempPathFactory) -> Learn:
                 on_progress=lambda progress: losses.append(progress.losses["loss"]),
             )
             probes = Probes.draw(fabrics(8, 200), method.branch_flipping_inputs(fabrics(2, 300)), seed=0)
-            done[name] = Learnt(config, method, export(method, probes), losses)
+            done[name] = Trained(config, method, export(method, probes), losses)
         return done[name]
 
-    return learnt
+    return trained
 
 
 @pytest.mark.slow
 @EVERY_METHOD
 def test_loss_falls_tenfold_on_eight_images(name: str, tmp_path: Path) -> None:
     losses: list[float] = []
-    # The distillation alone, in the stages that have one: a painted image's loss cannot go to nothing, since what was
-    # under the paint is not known.
+    # Only the distillation loss: the loss of synthetic images cannot reach 0, because the covered pixels are unknown.
     longer = OVERFITTING.get(name, {"iterations": 200})
     config = config_of(name, pseudo_share=0.0, ema_decay=0.9, input_size=64, **longer)
-    images = np.stack([fabric(seed, noise=0.0) for seed in range(8)])[:, :64, :64]  # noise is not to be learnt
+    images = np.stack([fabric(seed, noise=0.0) for seed in range(8)])[:, :64, :64]  # noise cannot be learnt
     fit(
         images,
         images[:2],
@@ -124,12 +123,12 @@ def test_loss_falls_tenfold_on_eight_images(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @EVERY_METHOD
-def test_planted_defects_are_found_and_located(name: str, learn: Learn) -> None:
-    learnt = learn(name)
-    good, bad = learnt.maps(fabrics(20, 400)), learnt.maps(fabrics(20, 500, blot=True))
+def test_blots_are_detected_and_localised(name: str, train: Train) -> None:
+    trained = train(name)
+    good, bad = trained.maps(fabrics(20, 400)), trained.maps(fabrics(20, 500, blot=True))
     scores = np.array([image_score(anomaly_map, RULE) for anomaly_map in (*good, *bad)])
     assert metrics.auroc(scores, np.repeat([False, True], 20)) > 0.95
-    # The same seeds without the blot tell where it is.
+    # The difference to the same seeds without the blot is its mask.
     clean = fabrics(20, 500)
     hits = 0
     for number, anomaly_map in enumerate(bad):
@@ -153,12 +152,12 @@ def test_same_seed_gives_the_same_maps(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @EVERY_METHOD
-def test_graph_equals_torch_at_every_batch_size_and_on_flipped_choices(name: str, learn: Learn) -> None:
-    learnt = learn(name)
-    assert learnt.exported.parity.measured < 2e-4
-    session = GraphSession(learnt.exported.model, SessionOptions(provider="cpu"))
-    images = learnt.method.branch_flipping_inputs(fabrics(4, 300))
-    expected = learnt.maps(images)
+def test_graph_equals_torch_at_every_batch_size_and_on_branch_flipping_inputs(name: str, train: Train) -> None:
+    trained = train(name)
+    assert trained.exported.parity.measured < 2e-4
+    session = GraphSession(trained.exported.model, SessionOptions(provider="cpu"))
+    images = trained.method.branch_flipping_inputs(fabrics(4, 300))
+    expected = trained.maps(images)
     for batch_size in BATCH_SIZES:
         actual = session.run(images[:batch_size]).maps
         np.testing.assert_allclose(actual, expected[:batch_size], atol=2e-4 * np.abs(expected).max())
@@ -166,16 +165,16 @@ def test_graph_equals_torch_at_every_batch_size_and_on_flipped_choices(name: str
 
 @pytest.mark.slow
 @EVERY_METHOD
-def test_calibration_constants_are_inside_the_graph(name: str, learn: Learn) -> None:
-    learnt = learn(name)
-    graph = onnx.load_model_from_string(learnt.exported.model).graph
+def test_calibration_constants_are_inside_the_graph(name: str, train: Train) -> None:
+    trained = train(name)
+    graph = onnx.load_model_from_string(trained.exported.model).graph
     constants = np.concatenate(
         [numpy_helper.to_array(tensor).ravel() for tensor in graph.initializer if tensor.data_type == 1]
     )
-    spread = learnt.method.get_buffer("fusion.spread")
+    spread = trained.method.get_buffer("fusion.spread")
     assert not torch.equal(spread, torch.ones_like(spread))
-    # Exporters fold: the spread itself, or the weight that it divides, is there.
-    folded = learnt.method.get_buffer("fusion.weights") / spread
+    # Exporters fold constants: either the spread or the weight divided by it is present.
+    folded = trained.method.get_buffer("fusion.weights") / spread
     for raw, divided in zip(spread.tolist(), folded.tolist(), strict=True):
         assert np.isclose(constants, raw, rtol=1e-4).any() or np.isclose(constants, divided, rtol=1e-4).any()
     assert [value.name for value in graph.input] == ["image"]
@@ -183,20 +182,20 @@ def test_calibration_constants_are_inside_the_graph(name: str, learn: Learn) -> 
 
 @pytest.mark.slow
 @EVERY_METHOD
-def test_bundle_is_served_over_http(name: str, learn: Learn, tmp_path: Path) -> None:
-    learnt = learn(name)
-    held_out = learnt.maps(fabrics(30, 600))
+def test_bundle_is_served_over_http(name: str, train: Train, tmp_path: Path) -> None:
+    trained = train(name)
+    held_out = trained.maps(fabrics(30, 600))
     scores = sorted(image_score(anomaly_map, RULE) for anomaly_map in held_out)
-    height, width = learnt.exported.map_hw
+    height, width = trained.exported.map_hw
     draft = ManifestDraft(
         product="fabric",
         method=name,
-        teachers=learnt.method.teachers,
+        teachers=trained.method.teachers,
         input=InputGeometry(height=SIZE, width=SIZE),
         map_height=height,
         map_width=width,
         score_rule=RULE,
-        parity=learnt.exported.parity,
+        parity=trained.exported.parity,
         training=TrainingRecord(
             images=24, held_out=30, fingerprint="0" * 64, seed=3, iterations=120, seconds=1.0, config={}
         ),
@@ -212,8 +211,8 @@ def test_bundle_is_served_over_http(name: str, learn: Learn, tmp_path: Path) -> 
         map_median=float(np.median(held_out)),
         map_q99=float(np.quantile(held_out, 0.99)),
     )
-    model = with_metadata(learnt.exported.model, draft)
-    write_bundle(tmp_path / "models", draft=draft, model=model, card=card, golden=learnt.exported.golden)
+    model = with_metadata(trained.exported.model, draft)
+    write_bundle(tmp_path / "models", draft=draft, model=model, card=card, golden=trained.exported.golden)
     settings = Settings(models=tmp_path / "models", data=tmp_path / "data")
     with TestClient(create_app(settings)) as client:
         while client.get("/health/ready").json()["status"] == "loading":
@@ -224,11 +223,11 @@ def test_bundle_is_served_over_http(name: str, learn: Learn, tmp_path: Path) -> 
         assert (answer.json()["decision"], answer.json()["bundle"]["method"]) == ("fail", name)
 
 
-def test_every_registered_method_goes_by_its_own_name() -> None:
+def test_every_method_is_registered_under_its_name() -> None:
     assert all(name == method.name for name, method in METHODS.items())
 
 
 @EVERY_METHOD
-def test_recommended_settings_are_settings(name: str) -> None:
+def test_recommended_settings_exist(name: str) -> None:
     fields = {field.name for field in dataclasses.fields(FitConfig)}
     assert METHODS[name].recommended.keys() <= fields - {"method", "seed"}

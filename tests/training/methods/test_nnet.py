@@ -1,4 +1,4 @@
-"""N-Net: what is its own. What every method must do is in test_methods.py."""
+"""N-Net: adapters, branches, queries and scales. Tests common to all methods are in test_methods.py."""
 
 import pytest
 import torch
@@ -13,29 +13,29 @@ from training.teachers import random_teacher
 
 def build(**options: object) -> NNet:
     torch.manual_seed(0)
-    config = FitConfig(method="nnet", input_size=64, options={"prototypes": 32, "floors": [0.3], **options})
+    config = FitConfig(method="nnet", input_size=64, options={"prototypes": 32, "energy_floors": [0.3], **options})
     method = build_method(config, [random_teacher("efficientnet_lite0")])
     assert isinstance(method, NNet)
     method.prepare(method.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
     return method
 
 
-@pytest.mark.parametrize("painted", [0, 2])
-def test_adapters_begin_at_the_teachers_features_and_learn_only_when_asked(painted: int) -> None:
-    learning, resting = build(adapt=True), build()
-    features = learning.frozen_features(torch.rand(2, 3, 64, 64))
-    for before, after in zip(features, learning.adapt(features), strict=True):
+@pytest.mark.parametrize("count", [0, 2])
+def test_adapters_start_at_the_teachers_features_and_train_only_with_adapt(count: int) -> None:
+    adapted, plain = build(adapt=True), build()
+    features = adapted.frozen_features(torch.rand(2, 3, 64, 64))
+    for before, after in zip(features, adapted.adapt(features), strict=True):
         assert torch.equal(before, after)
-    losses = learning.training_step(batch_of(learning, painted))
-    assert "adapter" not in resting.training_step(batch_of(resting, painted))
-    # At first, features that have not moved cost nothing to keep; only painted ones are to be pushed.
-    assert (float(losses["adapter"].detach()) > 1e-3) == (painted > 0)
+    losses = adapted.training_step(batch_of(adapted, count))
+    assert "adapter" not in plain.training_step(batch_of(plain, count))
+    # Before training, unchanged features have no loss; only anomalous cells are pushed away.
+    assert (float(losses["adapter"].detach()) > 1e-3) == (count > 0)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
-    assert all(adapter.last.weight.grad is not None for adapter in learning.adapters if isinstance(adapter, Adapter))
-    assert not list(resting.adapters.parameters())
+    assert all(adapter.last.weight.grad is not None for adapter in adapted.adapters if isinstance(adapter, Adapter))
+    assert not list(plain.adapters.parameters())
 
 
-def test_branches_never_see_past_the_code() -> None:
+def test_branches_receive_the_image_through_the_code_only() -> None:
     method = build()
     method.eval()
     features = method.scaler(method.frozen_features(torch.rand(1, 3, 96, 96)))
@@ -46,12 +46,12 @@ def test_branches_never_see_past_the_code() -> None:
     reverse, forward = method.branches(features)
     other_reverse, other_forward = method.branches([f.flip(3) for f in features])
     assert seen[0][2:] == (2, 2)  # stride 32 of 64 pixels
-    # With the code silenced, every image is answered alike: nothing else leads around it.
+    # With a constant code the outputs are the same for every image, so no other path exists.
     for mine, others in zip((*reverse, *forward), (*other_reverse, *other_forward), strict=True):
         assert torch.equal(mine, others)
 
 
-def test_map_has_a_source_for_every_branch_and_level_and_the_query() -> None:
+def test_map_has_a_distance_for_every_branch_and_level_and_each_query() -> None:
     method = build()
     method.eval()
     method.consolidate(random_images(4), method.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
@@ -59,7 +59,7 @@ def test_map_has_a_source_for_every_branch_and_level_and_the_query() -> None:
     with torch.inference_mode():
         shapes = [tuple(source.shape[2:]) for source in method.sources(torch.rand(1, 3, 96, 96))]
         assert method.fused(torch.rand(1, 3, 96, 96)).shape == (1, 1, 12, 12)
-    # Branches and first query look at a copy of 64 x 64, the second query at the image.
+    # Branches and first query use a copy of 64 x 64, the second query the image.
     assert shapes == [(8, 8), (4, 4), (8, 8), (4, 4), (4, 4), (6, 6)]
 
 
@@ -71,15 +71,15 @@ def test_reduced_copy_fits_the_branches_at_every_input_size(side: int, reduced: 
     assert coarse.shape[2:] == (reduced // 16, reduced // 16)
 
 
-def test_queries_remember_the_places_of_their_own_size() -> None:
-    method = build(prototypes=128)  # 6 x 16 places, all of them prototypes
+def test_queries_hold_the_cells_of_their_own_scale() -> None:
+    method = build(prototypes=128)  # 6 x 16 cells, all of them prototypes
     method.eval()
     images = random_images(6)
     with torch.inference_mode():
         method.consolidate(images, method.frozen_features(torch.cat(list(in_chunks(images)))))
-        queries = (method.query_reduced, method.query_whole)
+        queries = (method.query_reduced, method.query_full)
         for query in queries:
-            query.choose(0.3)
+            query.select(0.3)
         known, other = torch.cat(list(in_chunks(images))), torch.rand(1, 3, 64, 64)
         for query, features in zip(queries, (method.frozen_features, method.levels), strict=True):
             assert float(query(features(known)).max()) < 1e-4

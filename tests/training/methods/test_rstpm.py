@@ -1,4 +1,4 @@
-"""RSTPM: two students in two stages, narrow gates, and a U-Net that cannot talk a defect away."""
+"""RSTPM: two students, two training stages, single-channel gates, bounded influence of the U-Net."""
 
 import numpy as np
 import onnxruntime
@@ -15,7 +15,7 @@ from training.export import Probes, export
 from training.losses import focal_loss
 from training.methods import build_method, fit_config
 from training.methods.base import Batch
-from training.methods.rstpm import Gate, PairSum, RstpmOptions, TwoStudents
+from training.methods.rstpm import RSTPM, Gate, PairSum, RstpmOptions
 from training.pixels import in_chunks
 from training.teachers import random_teacher
 
@@ -24,108 +24,108 @@ def images(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def small_method(**options: object) -> TwoStudents:
+def small_method(**options: object) -> RSTPM:
     torch.manual_seed(0)
     config = fit_config("rstpm", input_size=64, options={"width": 8, "unet_width": 4, **options})
     method = build_method(config, [random_teacher(name) for name in config.teachers])
-    assert isinstance(method, TwoStudents)
+    assert isinstance(method, RSTPM)
     method.prepare(method.frozen_features(torch.cat(list(in_chunks(images(4))))))
     return method
 
 
 @pytest.fixture(scope="module")
-def method() -> TwoStudents:
+def method() -> RSTPM:
     method = small_method()
     method.eval()
     method.calibrate(images(4, seed=1))
     return method
 
 
-def batch_of(method: TwoStudents, pseudo: int, step: int) -> Batch:
+def batch_of(method: RSTPM, count: int, step: int) -> Batch:
     pixels = torch.cat(list(in_chunks(images(4))))
-    mask = torch.zeros(pseudo, 1, 64, 64)
+    mask = torch.zeros(count, 1, 64, 64)
     mask[..., 16:32, 16:32] = 1
-    painted = torch.where(mask > 0, 1 - pixels[:pseudo], pixels[:pseudo])
+    synthetic = torch.where(mask > 0, 1 - pixels[:count], pixels[:count])
     frozen = method.frozen_features(pixels)
     return Batch(
         clean=pixels,
         frozen=frozen,
-        pseudo=painted,
-        pseudo_frozen=method.frozen_features(painted) if pseudo else [f[:0] for f in frozen],
-        origin=pixels[:pseudo],
-        origin_frozen=[f[:pseudo] for f in frozen],
+        synthetic=synthetic,
+        synthetic_frozen=method.frozen_features(synthetic) if count else [f[:0] for f in frozen],
+        origin=pixels[:count],
+        origin_frozen=[f[:count] for f in frozen],
         mask=mask,
         step=step,
         steps=100,
     )
 
 
-def learning(method: TwoStudents, step: int, pseudo: int = 2) -> tuple[dict[str, Tensor], set[str]]:
-    """The losses of a step, and the modules that got a gradient from it."""
+def gradients(method: RSTPM, step: int, count: int = 2) -> tuple[dict[str, Tensor], set[str]]:
+    """Return the losses of a step and the modules that received a gradient from it."""
     method.train()
     method.zero_grad(set_to_none=True)
-    losses = method.training_step(batch_of(method, pseudo, step))
+    losses = method.training_step(batch_of(method, count, step))
     losses["loss"].backward()  # type: ignore[no-untyped-call]
-    moved = {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None}
-    return losses, moved
+    trained = {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None}
+    return losses, trained
 
 
 @pytest.mark.parametrize("loss", ["mined", "flat", "point"])
-def test_first_stage_teaches_the_students_alone(loss: str) -> None:
-    losses, moved = learning(small_method(loss=loss), step=0)
-    assert moved == {"student1", "student2"}
+def test_first_stage_trains_the_students_only(loss: str) -> None:
+    losses, trained = gradients(small_method(loss=loss), step=0)
+    assert trained == {"student1", "student2"}
     assert all(bool(torch.isfinite(value)) for value in losses.values())
 
 
-@pytest.mark.parametrize("pseudo", [0, 2, 4])
-def test_second_stage_teaches_the_unet_alone(pseudo: int) -> None:
-    losses, moved = learning(small_method(), step=75, pseudo=pseudo)
-    assert moved == {"unet"}
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_second_stage_trains_the_unet_only(count: int) -> None:
+    losses, trained = gradients(small_method(), step=75, count=count)
+    assert trained == {"unet"}
     assert bool(torch.isfinite(losses["loss"]))
 
 
-def test_second_stage_leaves_the_students_statistics_as_they_are() -> None:
+def test_second_stage_does_not_change_the_students_statistics() -> None:
     method = small_method()
     before = {name: value.clone() for name, value in method.state_dict().items() if name.startswith("student")}
-    learning(method, step=75)
+    gradients(method, step=75)
     assert [name for name, value in before.items() if not torch.equal(method.state_dict()[name], value)] == []
 
 
 def test_second_stage_measures_the_spreads_from_its_first_step_on() -> None:
     method = small_method()
     method.pair_sum.spread.fill_(1e9)
-    learning(method, step=75)
+    gradients(method, step=75)
     assert float(method.pair_sum.spread.max()) < 10
 
 
-def test_students_answer_every_teacher_level_in_its_own_shape(method: TwoStudents) -> None:
+def test_students_predict_every_teacher_level_in_its_own_shape(method: RSTPM) -> None:
     pixels = torch.rand(2, 3, 64, 64)
     frozen = method.frozen_features(pixels)
     assert [f.shape for f in method.students(pixels, frozen)] == [f.shape for f in frozen]
 
 
 @pytest.mark.parametrize("channels", [24, 40, 112, 1024])
-def test_gate_passes_one_number_a_place(channels: int) -> None:
+def test_gate_has_one_value_per_cell(channels: int) -> None:
     gate = Gate(channels)(torch.randn(2, channels, 8, 8)).detach()
     assert gate.shape == (2, 1, 8, 8)
     assert float(gate.min()) > 0
     assert float(gate.max()) < 1
 
 
-def test_unet_answers_on_the_maps_grid() -> None:
+def test_unet_output_has_the_size_of_the_map() -> None:
     assert UNet(3, 4)(torch.rand(2, 3, 64, 64)).shape == (2, 1, 64, 64)
 
 
 def test_pairs_are_summed_in_units_of_their_spread() -> None:
-    quiet, loud = torch.rand(4, 1, 8, 8), 1000 * torch.rand(4, 1, 8, 8)
+    weak, strong = torch.rand(4, 1, 8, 8), 1000 * torch.rand(4, 1, 8, 8)
     pairs = PairSum(1)
-    pairs.measure([[quiet], [loud]])
-    (total,) = pairs([[quiet], [loud]])
-    torch.testing.assert_close(total, quiet / quiet.std() + loud / loud.std())
+    pairs.measure([[weak], [strong]])
+    (total,) = pairs([[weak], [strong]])
+    torch.testing.assert_close(total, weak / weak.std() + strong / strong.std())
 
 
 @pytest.mark.parametrize("fusion", ["blend", "product"])
-def test_unet_that_sees_nothing_cannot_erase_a_defect(fusion: str) -> None:
+def test_unet_with_probability_zero_cannot_remove_an_anomaly(fusion: str) -> None:
     method = small_method(fusion=fusion)
     floor = RstpmOptions().unet_floor if fusion == "blend" else RstpmOptions().product_floor
     maps = [torch.ones(1, 1, 16 // 2**k, 16 // 2**k) for k in range(3)]
@@ -135,19 +135,19 @@ def test_unet_that_sees_nothing_cannot_erase_a_defect(fusion: str) -> None:
     assert int(kept.argmax()) == 5 * 16 + 5
 
 
-def test_blend_keeps_a_defect_of_one_level_that_the_product_loses(method: TwoStudents) -> None:
+def test_blend_keeps_an_anomaly_of_one_level_that_the_product_loses(method: RSTPM) -> None:
     maps = [torch.ones(1, 1, 16, 16) for _ in range(3)]
     maps[2][..., 5, 5] = 50
     maps[0][..., 5, 5] = 1e-4
-    sure = torch.ones(1, 1, 16, 16)
-    blend = method.fuse(maps, sure)
+    certain = torch.ones(1, 1, 16, 16)
+    blend = method.fuse(maps, certain)
     assert int(blend.argmax()) == 5 * 16 + 5
-    product = small_method(fusion="product").fuse(maps, sure)
+    product = small_method(fusion="product").fuse(maps, certain)
     assert int(product.argmax()) != 5 * 16 + 5
 
 
 @pytest.mark.parametrize("fusion", ["blend", "product"])
-def test_graph_equals_torch_at_every_batch_size_and_on_flipping_inputs(fusion: str) -> None:
+def test_graph_equals_torch_at_every_batch_size_and_on_branch_flipping_inputs(fusion: str) -> None:
     method = small_method(fusion=fusion)
     method.eval()
     method.calibrate(images(4, seed=1))
@@ -161,19 +161,19 @@ def test_graph_equals_torch_at_every_batch_size_and_on_flipping_inputs(fusion: s
         assert parity_difference(expected, session.run(["anomaly_map"], {"image": good[:count]})[0]) < 1e-4
 
 
-def test_focal_loss_counts_the_sure_for_little() -> None:
+def test_focal_loss_is_small_for_confident_correct_predictions() -> None:
     mask = torch.tensor([[[[1.0, 0.0]]]])
-    unsure = focal_loss(torch.zeros(1, 1, 1, 2), mask)
-    assert float(unsure) == pytest.approx(0.25 * np.log(2))
+    uncertain = focal_loss(torch.zeros(1, 1, 1, 2), mask)
+    assert float(uncertain) == pytest.approx(0.25 * np.log(2))
     assert float(focal_loss(torch.tensor([[[[9.0, -9.0]]]]), mask)) < 1e-9
     assert float(focal_loss(torch.tensor([[[[-9.0, 9.0]]]]), mask)) == pytest.approx(9, abs=0.01)
 
 
-def test_it_wants_two_teachers() -> None:
+def test_two_teachers_are_required() -> None:
     with pytest.raises(WrongTeachers):
         build_method(FitConfig(method="rstpm"), [random_teacher("efficientnet_lite0")])
 
 
-def test_unknown_option_is_refused() -> None:
+def test_unknown_option_is_rejected() -> None:
     with pytest.raises(InvalidFitConfig, match="widht"):
         small_method(widht=8)
