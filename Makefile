@@ -98,8 +98,9 @@ lint: $(VENV)/stamp-full ## style and import rules
 typecheck: $(VENV)/stamp-full ## types, tests included
 	$(BIN)/mypy
 
+# Without --quiet, which hides warnings from --strict.
 docs: $(VENV)/stamp-full ## build the documentation site in site/; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: $(VENV)/stamp-full ## format the code
 	$(BIN)/ruff check --fix
