@@ -1,5 +1,5 @@
 # Everything runs in .venv, which make creates with the newest Python it finds from 3.11 on.
-# Stamp files in it tell what it holds, so that nothing is installed twice and a changed
+# Stamp files record what it contains, so that nothing is installed twice and a changed
 # pyproject.toml or constraints.txt installs again:
 #   base  the service alone, without torch       train  and training
 #   solar the images of `make demo-train`        full   and the tests
@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PINS := pyproject.toml client/pyproject.toml constraints.txt
 MODELS ?= models
 
-.PHONY: help demo demo-train demo-bundle images serve test lint format typecheck constraints system-deps clean
+.PHONY: help demo demo-train demo-bundle images serve test lint format typecheck docs constraints system-deps clean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +42,8 @@ $(VENV)/stamp-solar: $(VENV)/stamp-train
 	@touch $@
 
 $(VENV)/stamp-full: $(VENV)/stamp-train
-	@echo 'Installing the test tools, the first time only ...'
-	@$(PIP) --editable '.[train,test,postgres]'
+	@echo 'Installing the test tools and the documentation generator, the first time only ...'
+	@$(PIP) --editable '.[train,test,docs,postgres]'
 	@touch $@
 
 # --- see it work --------------------------------------------------------------------------------------------
@@ -51,10 +51,10 @@ $(VENV)/stamp-full: $(VENV)/stamp-train
 demo: $(VENV)/stamp-base ## inspect the shipped sample images with the shipped model (KEEP=1 keeps the service running)
 	$(BIN)/python -m service.cli.demo --models $(MODELS) $(if $(KEEP),--keep)
 
-demo-train: $(VENV)/stamp-solar ## the whole way on real images of solar cells: train, evaluate, serve, heatmaps
+demo-train: $(VENV)/stamp-solar ## train, evaluate and serve a model on real images of solar cells
 	$(BIN)/python -m training.demo.elpv $(if $(KEEP),--keep)
 
-serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables say otherwise
+serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables change the settings
 	$(BIN)/plumbline serve
 
 # --- what is shipped and can be made again --------------------------------------------------------------------
@@ -74,7 +74,7 @@ demo-bundle: $(VENV)/stamp-train ## draw the demo parts again and train the ship
 	$(MAKE) images
 	@du -sh models/washer
 
-images: $(VENV)/stamp-train ## draw the README's images again with the shipped model
+images: $(VENV)/stamp-train ## draw the image of the README with the shipped model
 	$(BIN)/python -m benchmarks.readme_images --models models --samples docs/samples --out docs/images
 
 constraints: $(VENV)/stamp-full $(VENV)/stamp-solar ## pin what this environment holds (after upgrading something in it and testing)
@@ -87,10 +87,10 @@ constraints: $(VENV)/stamp-full $(VENV)/stamp-solar ## pin what this environment
 
 # --- is it right? -------------------------------------------------------------------------------------------
 
-test: lint typecheck ## everything that CI checks: style, types, import rules, tests with coverage
+test: lint typecheck docs ## everything that CI checks: style, types, import rules, documentation, tests with coverage
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --durations=15 $(TESTS)
 
-lint: $(VENV)/stamp-full ## style and the rules about who may import whom
+lint: $(VENV)/stamp-full ## style and import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
@@ -98,18 +98,23 @@ lint: $(VENV)/stamp-full ## style and the rules about who may import whom
 typecheck: $(VENV)/stamp-full ## types, tests included
 	$(BIN)/mypy
 
-format: $(VENV)/stamp-full ## put the code into the house style
+# Without --quiet, which hides warnings from --strict.
+docs: $(VENV)/stamp-full ## build the documentation site in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+format: $(VENV)/stamp-full ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# promtool checks the alert rules, docker-compose the compose file. No daemon is started for the tests.
-SYSTEM_PACKAGES := prometheus docker-compose
+# promtool checks the alert rules, docker-compose the compose file, curl runs the commands of README and tutorial. No
+# daemon is started for the tests.
+SYSTEM_PACKAGES := prometheus docker-compose curl
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 system-deps: ## install the system programs that some tests use, from Debian's packages
 	$(SUDO) apt-get update -qq
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends $(SYSTEM_PACKAGES)
 
-clean: ## remove the environment, caches and what the programs left behind
-	rm -rf $(VENV) runs demo-out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
-	find client service training tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+clean: ## remove the environment, caches and outputs of the programs
+	rm -rf $(VENV) runs demo-out site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	find client service training tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Draw the README's images: results of the shipped model for the shipped samples. `make images` runs this."""
+"""Draw the image of the README: the shipped samples with heatmaps and verdicts of the shipped model (`make images`)."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,7 @@ from service.inspection.inspector import Inspector
 from service.inspection.runtime.configure import configure
 from service.recipes.recipe import Recipe
 
-SHOWN = ("good-1", "scratch", "stain", "missing-hole")
+SHOWN = ("good-3", "scratch", "burr", "missing-hole")
 TILE_PX = 320
 GAP_PX = 8
 CAPTION_PX = 34
@@ -25,11 +25,11 @@ WHITE = 255
 
 def main(
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    product: Annotated[str, typer.Option(help="Product.")] = "washer",
+    product: Annotated[str, typer.Option(help="Product whose newest bundle is used.")] = "washer",
     samples: Annotated[Path, typer.Option(help="Folder of the sample images.")] = Path("docs/samples"),
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("docs/images"),
 ) -> None:
-    """Write verdicts.jpg: the samples in the first row, their heatmaps and decisions below."""
+    """Write verdicts.jpg: the samples above, their heatmaps and verdicts below."""
     configure()
     folder = models / product
     bundle = newest_bundle(folder) if folder.is_dir() else None
@@ -48,7 +48,7 @@ def main(
 
 
 def _column(inspector: Inspector, path: Path) -> UInt8Image:
-    """Return image, heatmap overlay and decision in one column."""
+    """Return image, overlay and verdict, one below the other: uint8 [H, TILE_PX, 3], RGB."""
     criteria = Recipe.default(inspector.card.scores).criteria
     data = path.read_bytes()
     inspection = inspector.inspect(data, criteria)

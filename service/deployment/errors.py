@@ -8,7 +8,11 @@ from service.errors import PlumblineError
 
 
 class UnknownProduct(PlumblineError):
-    """The model repository has no such product."""
+    """The model repository has no such product.
+
+    `known` lists the products that exist. A new product is created by its first bundle: `POST
+    /v1/products/{product}/bundles`, or a folder in the model repository and a restart.
+    """
 
     slug = "unknown-product"
     title = "Unknown product"
@@ -21,7 +25,10 @@ class UnknownProduct(PlumblineError):
 
 
 class ProductNotReady(PlumblineError):
-    """The product exists, but none of its bundles is active."""
+    """The product exists, but none of its bundles is active.
+
+    Its bundle is being loaded or is broken, or no bundle was activated. `/health/ready` states the reason.
+    """
 
     slug = "product-not-ready"
     title = "Product is not ready"
@@ -36,7 +43,10 @@ class ProductNotReady(PlumblineError):
 
 
 class UnknownBundle(PlumblineError):
-    """The product has no such bundle."""
+    """The product has no such bundle.
+
+    `known` lists the versions that exist; `GET /v1/products/{product}/bundles` describes them.
+    """
 
     slug = "unknown-bundle"
     title = "Unknown bundle"
@@ -54,7 +64,11 @@ class UnknownBundle(PlumblineError):
 
 
 class ChangeUnderWay(PlumblineError):
-    """Another change of the product's bundles is in progress."""
+    """Another change of the product's bundles is in progress.
+
+    The bundles of a product are changed one change at a time. Nothing was changed. Wait for the other change, then
+    decide again.
+    """
 
     slug = "bundle-change-under-way"
     title = "Another change of the product's bundles is under way"
@@ -69,7 +83,11 @@ class ChangeUnderWay(PlumblineError):
 
 
 class NothingToRollBackTo(PlumblineError):
-    """No other bundle was active before the current one."""
+    """No other bundle was active before the current one.
+
+    The active bundle is the first one, or every earlier bundle was already rolled back. Nothing was changed. Activate a
+    bundle by its version.
+    """
 
     slug = "nothing-to-roll-back-to"
     title = "No bundle was active before"
@@ -85,7 +103,11 @@ class NothingToRollBackTo(PlumblineError):
 
 
 class ShadowRefused(PlumblineError):
-    """The bundle cannot be deployed as a shadow, or there is no shadow."""
+    """The bundle cannot be deployed as a shadow, or there is no shadow.
+
+    The bundle is the active one, no bundle is active, or there is no shadow to stop. Nothing was changed. Name another
+    bundle of the same product.
+    """
 
     slug = "shadow-refused"
     title = "Bundle cannot be the shadow"
@@ -96,7 +118,11 @@ class ShadowRefused(PlumblineError):
 
 
 class ReplayBusy(PlumblineError):
-    """Another verdict is being replayed."""
+    """Another verdict is being replayed.
+
+    The service replays one verdict at a time, because each replay needs a bundle of its own in memory. Send the request
+    again after `retry_after` seconds; to replay many inspections, run `plumbline replay`.
+    """
 
     slug = "replay-busy"
     title = "Another verdict is being replayed"

@@ -8,7 +8,10 @@ from service.errors import PlumblineError
 
 
 class StoreUnavailable(PlumblineError):
-    """The database or the artefact folder cannot be used. No verdict is returned that is not stored."""
+    """The database or the artefact folder cannot be used. No verdict is returned that is not stored.
+
+    Check disk space, permissions and the database; `plumbline doctor` examines all three.
+    """
 
     slug = "store-unavailable"
     title = "Inspection store is not available"
@@ -24,7 +27,11 @@ class StoreUnavailable(PlumblineError):
 
 
 class RecipeConflict(PlumblineError):
-    """The recipe was changed since the revision that a change is based on."""
+    """The recipe was changed since the revision that a change is based on.
+
+    The recipe is at `current_revision`, the change is based on `expected_revision`. Nothing was changed. Read the
+    recipe, decide again, and send the change with the new `If-Match`.
+    """
 
     slug = "recipe-conflict"
     title = "Recipe was changed concurrently"
@@ -41,7 +48,10 @@ class RecipeConflict(PlumblineError):
 
 
 class UnknownRevision(PlumblineError):
-    """The product's recipe has no such revision."""
+    """The product's recipe has no such revision.
+
+    `GET /v1/products/{product}/recipe/revisions` lists the revisions.
+    """
 
     slug = "unknown-revision"
     title = "Unknown recipe revision"
@@ -57,7 +67,11 @@ class UnknownRevision(PlumblineError):
 
 
 class UnknownInspection(PlumblineError):
-    """No inspection has this id."""
+    """No inspection has this id.
+
+    The id was never assigned, or it is not a UUIDv7. Take the id from the response of the inspection, or from
+    `GET /v1/inspections`.
+    """
 
     slug = "unknown-inspection"
     title = "Unknown inspection"
@@ -71,7 +85,11 @@ class UnknownInspection(PlumblineError):
 
 
 class ArtefactGone(PlumblineError):
-    """The image or the anomaly map of an inspection is no longer stored."""
+    """The image or the anomaly map of an inspection is no longer stored.
+
+    The record stays. `artefact` names the file; `removed_at` is the time at which the recipe's `retention` removed it,
+    or null if it was lost or removed by hand. Restore the file from a backup.
+    """
 
     slug = "artefact-gone"
     title = "Artefact no longer stored"
@@ -97,7 +115,10 @@ class ArtefactGone(PlumblineError):
 
 
 class NotJudged(PlumblineError):
-    """The quality check rejected the image, so there is no score and no anomaly map."""
+    """The quality check rejected the image, so there is no score and no anomaly map.
+
+    `invalid_reasons` of the inspection lists the reasons. The image itself is stored.
+    """
 
     slug = "not-judged"
     title = "Image was not judged"

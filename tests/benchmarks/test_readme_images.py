@@ -1,4 +1,4 @@
-"""The README's images can be drawn with any bundle."""
+"""The image of the README can be drawn from any bundle."""
 
 from pathlib import Path
 

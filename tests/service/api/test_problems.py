@@ -34,7 +34,6 @@ def zip_of(count: int) -> bytes:
     return buffer.getvalue()
 
 
-DOCS = Path(__file__).parents[3] / "docs" / "problems.md"
 PROPOSE = "/v1/products/widget/thresholds:propose"
 RECIPE = "/v1/products/widget/recipe"
 WHO = {"author": "a", "reason": "b"}
@@ -315,17 +314,6 @@ def test_every_problem_type_has_a_test_in_this_folder() -> None:
     here = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     tested = {slug for slug in catalogue() if f'"{slug}"' in here or f"problems#{slug}" in here}
     assert tested == set(catalogue())
-
-
-def test_document_lists_every_type_with_its_status() -> None:
-    text = DOCS.read_text(encoding="utf-8")
-    for slug, kind in catalogue().items():
-        assert f"\n## {slug}\n" in text, slug
-        section = text.partition(f"\n## {slug}\n")[2].partition("\n## ")[0]
-        assert kind.title in section
-        assert f"Status {kind.status}." in section
-    documented = {line[3:] for line in text.splitlines() if line.startswith("## ")}
-    assert documented == set(catalogue())
 
 
 def test_content_length_over_the_limit_is_rejected_before_the_body_is_sent(service: RunningService) -> None:
