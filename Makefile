@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PINS := pyproject.toml client/pyproject.toml constraints.txt
 MODELS ?= models
 
-.PHONY: help demo demo-train demo-bundle images serve test lint format typecheck docs constraints system-deps clean
+.PHONY: help demo demo-train demo-bundle images serve test test-fast lint format typecheck docs constraints system-deps clean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ constraints: $(VENV)/stamp-full $(VENV)/stamp-solar ## pin what this environment
 
 test: lint typecheck docs ## everything that CI checks: style, types, import rules, documentation, tests with coverage
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --durations=15 $(TESTS)
+
+test-fast: $(VENV)/stamp-full ## the tests that take seconds, for the inner loop: no processes, no training, no coverage
+	$(BIN)/pytest -m 'not slow and not real_data' $(TESTS)
 
 lint: $(VENV)/stamp-full ## style and import rules
 	$(BIN)/ruff check

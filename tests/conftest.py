@@ -1,4 +1,4 @@
-"""Fixtures that more than one room's tests need."""
+"""Fixtures that the tests of several packages need."""
 
 from pathlib import Path
 

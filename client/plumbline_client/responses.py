@@ -36,7 +36,7 @@ def retry_pause_s(response: httpx.Response, max_retry_after_s: float) -> float |
     return pause_s if pause_s <= max_retry_after_s else None
 
 
-def unreachable(url: str, error: httpx.HTTPError, timeout_s: float) -> ServiceUnreachable:
+def unreachable(url: str, error: httpx.HTTPError | OSError, timeout_s: float) -> ServiceUnreachable:
     """Return the client's own error for a failure below HTTP."""
     if isinstance(error, httpx.TimeoutException):
         return ServiceUnreachable(url, f"no response within {timeout_s:g} s")

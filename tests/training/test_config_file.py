@@ -23,6 +23,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_every_method_has_a_settings_file_of_its_paper_that_can_be_built() -> None:
     assert {path.stem for path in PAPERS} == set(METHODS)
     for path in PAPERS:

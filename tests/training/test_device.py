@@ -87,6 +87,7 @@ def test_cpu_needs_no_default_device() -> None:
         assert torch.zeros(1).device == META
 
 
+@pytest.mark.slow
 def test_device_is_no_part_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run, or a comparison, may continue on another machine."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -110,6 +110,7 @@ def test_requested_stop_saves_between_steps_and_resumes_to_the_unbroken_result(
     assert_same_weights(run(TINY, tmp_path, resume=True), unbroken)
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_unbroken_result(unbroken: Method, tmp_path: Path) -> None:
     # A process of its own and SIGKILL, right after the step before which the last checkpoint was written.
     script = f"""
@@ -131,6 +132,7 @@ def test_killed_run_resumes_to_the_unbroken_result(unbroken: Method, tmp_path: P
     assert_same_weights(resumed, unbroken)
 
 
+@pytest.mark.slow
 def test_save_that_fails_half_way_keeps_the_checkpoint_before(
     unbroken: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +158,7 @@ def test_resume_without_a_checkpoint_starts_afresh(unbroken: Method, tmp_path: P
     assert_same_weights(run(TINY, tmp_path / "new", resume=True), unbroken)
 
 
+@pytest.mark.slow
 def test_without_resume_an_old_checkpoint_is_ignored(unbroken: Method, tmp_path: Path) -> None:
     run(dataclasses.replace(TINY, seed=99), tmp_path)
     assert_same_weights(run(TINY, tmp_path), unbroken)

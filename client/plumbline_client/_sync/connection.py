@@ -105,7 +105,8 @@ class Connection:
         """Send a request once and return the response, whatever its status."""
         try:
             return self._http.request(call.method, call.path, **call.arguments())
-        except httpx.HTTPError as error:
+        # httpx lets some failures of TLS through as the SSLError that they are, which is an OSError.
+        except (httpx.HTTPError, OSError) as error:
             raise unreachable(self._url(call), error, self._timeout_s) from error
         except httpx.InvalidURL as error:
             raise ValueError(f"The request cannot be expressed as a URL: {error}") from error

@@ -62,6 +62,7 @@ def result(image_auroc: float, seconds: float = 10.0) -> Result:
     return Result(figures, seconds, seconds, 2_000_000, 1.5, 12.0, "models/x")
 
 
+@pytest.mark.slow
 def test_cell_is_run_once_and_again_when_its_settings_change(data: Path, tmp_path: Path) -> None:
     (cell,) = make_cells(["plate"], [CONFIG], [0])
     first, again, changed = Watched(), Watched(), Watched()
@@ -83,6 +84,7 @@ def test_cell_is_run_once_and_again_when_its_settings_change(data: Path, tmp_pat
     assert changed.steps == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_interrupted_cell_continues_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
     (cell,) = make_cells(["plate"], [CONFIG], [0])
     stopped = Watched(stop_after=2)

@@ -10,6 +10,7 @@ from training.demo.samples import SAMPLES, write_samples
 SHIPPED = Path(__file__).parents[3] / "docs" / "samples"
 
 
+@pytest.mark.slow
 def test_shipped_samples_equal_the_output_of_the_command(tmp_path: Path) -> None:
     drawn = write_samples(tmp_path, seed=1)
 

@@ -94,6 +94,7 @@ def test_map_is_never_negative(method: Method) -> None:
     assert float(anomaly_map.min()) >= 0
 
 
+@pytest.mark.slow
 def test_graph_equals_torch_at_every_batch_size_and_on_branch_flipping_inputs(method: Method, tmp_path: Path) -> None:
     good = random_images(8, seed=3)
     exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good[:2]), seed=0))
@@ -114,6 +115,7 @@ def test_strict_selects_the_published_options_and_explicit_ones_take_precedence(
     assert (options.width, options.weight_point) == (0.8, 2.0)
 
 
+@pytest.mark.slow
 def test_published_losses_have_a_gradient_and_the_score_a_refinement(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = FitConfig(method="drd", input_size=64, options={"strict": True, "width": 0.8})

@@ -151,6 +151,7 @@ def test_only_students_are_trained(method: DualTeacherDistillation) -> None:
     assert trained == {"encoder", "decoder", "prediction", "reconstruction"}
 
 
+@pytest.mark.slow
 def test_every_distance_is_calibrated_and_the_map_is_never_negative(method: DualTeacherDistillation) -> None:
     method.calibrate(random_images(4, seed=1))
     spread = method.get_buffer("fusion.spread")

@@ -146,6 +146,7 @@ def test_blend_keeps_an_anomaly_of_one_level_that_the_product_loses(method: RSTP
     assert int(product.argmax()) != 5 * 16 + 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["blend", "product"])
 def test_graph_equals_torch_at_every_batch_size_and_on_branch_flipping_inputs(fusion: str) -> None:
     method = small_method(fusion=fusion)
