@@ -1,8 +1,7 @@
-"""The application: wiring and lifespan, nothing else."""
+"""The application: construction of all objects, and what starts and stops with it."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator
@@ -13,12 +12,16 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from service.api import pages
-from service.api.http.middleware import BodyLimit, RequestContext
+from service.api.deps import Services
+from service.api.http.body_limit import BodyLimitMiddleware
+from service.api.http.middleware import RequestContext
 from service.api.http.problems import install_problem_handlers
 from service.api.openapi import describe
 from service.api.routes import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
+from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.rollout import Rollout
+from service.deployment.shadow import ShadowRunner
 from service.deployment.startup import Startup
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import InspectorOptions
@@ -26,80 +29,139 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.configure import configure
 from service.inspection.runtime.session import SessionOptions
 from service.monitoring.metrics import Metrics
-from service.serving.inspections import InspectionLine
-from service.serving.proposer import Proposer
+from service.serving.admission import Admission
+from service.serving.artefacts import ArtefactService
+from service.serving.bundles import BundleService
+from service.serving.inspections import InspectionService
+from service.serving.products import ProductService
+from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
+from service.serving.recipes import RecipeService
+from service.serving.replays import ReplayService
 from service.serving.retention import RetentionSweeper
+from service.serving.streams import StreamService
 from service.settings import Settings
 from service.store.store import Store
 
 log = structlog.get_logger(__name__)
 
+ROUTERS = tuple(
+    module.router for module in (inspections, batches, replays, products, recipes, proposals, bundles, health, stream)
+)
+
+
+class Runtime:
+    """Everything that a running application consists of.
+
+    Args:
+        settings: The settings.
+        store: The opened store; it is closed by `close`.
+        metrics: The metrics of the application.
+    """
+
+    def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
+        self.store = store
+        self.registry = Registry(settings.models, inspector_options(settings), metrics)
+        self.admission = Admission(settings.queue_limit)
+        references = ReferenceScores(store.engine)
+        self.shadow = ShadowRunner(self.registry, store, references, metrics)
+        inspection_service = InspectionService(
+            settings,
+            self.registry,
+            store,
+            references=references,
+            shadow=self.shadow,
+            admission=self.admission,
+            metrics=metrics,
+        )
+        self.services = Services(
+            inspections=inspection_service,
+            artefacts=ArtefactService(settings, store, metrics),
+            streams=StreamService(inspection_service, self.admission, settings.max_streams, metrics),
+            products=ProductService(self.registry),
+            bundles=BundleService(settings, self.registry, Rollout(self.registry, store.engine, metrics), store),
+            recipes=RecipeService(self.registry, store),
+            proposals=ProposalService(self.registry, store),
+            replays=ReplayService(self.registry, store),
+            readiness=ReadinessCheck(self.registry, self.admission, settings.required_products),
+        )
+        self._sweeper = RetentionSweeper(store, lambda: self.registry.known, metrics, settings.retention_interval_s)
+        # Loading takes seconds per product. Meanwhile the service is alive, but not ready.
+        self._loader = threading.Thread(target=self._load, name="bundle-loader", daemon=True)
+        metrics.set_queue(lambda: self.admission.depth, settings.queue_limit)
+        metrics.ready.set_function(lambda: float(self.services.readiness().is_ready))
+
+    def start(self) -> None:
+        """Start the background threads."""
+        self._sweeper.start()
+        self._loader.start()
+
+    def close(self) -> None:
+        """Complete the work in flight and stop all threads."""
+        self.shadow.close()
+        self.registry.close()
+        self._loader.join()
+        self.services.inspections.close()
+        self.services.artefacts.close()
+        self.services.proposals.close()
+        self._sweeper.close()
+        self.store.close()
+        log.info("stopped")
+
+    def _load(self) -> None:
+        Startup(self.registry, self.store.engine).run()
+        # Imported modules and loaded bundles stay until the end. Without this, each garbage collection would traverse
+        # all of them and pause every thread.
+        gc.collect()
+        gc.freeze()
+
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service as an ASGI application. Everything that runs or is open starts and ends with its lifespan."""
+    """Return the service as an ASGI application. Threads and connections start and end with its lifespan."""
     configure()
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # The store first: without it no verdict could be given, so the process ends here and says why.
+        # The store is opened first: without it there are no decisions, so the process ends here with the reason.
         store = await run_in_threadpool(Store.open, settings.database, settings.data)
-
-        registry = Registry(settings.models, inspector_options(settings), metrics)
-        line = InspectionLine(settings, registry, store, metrics)
-        check = ReadinessCheck(settings, registry, line.admission)
-        metrics.ready.set_function(lambda: float(check().is_ready))
-        proposer = Proposer(store)
-        app.state.line, app.state.readiness, app.state.proposer = line, check, proposer
-        app.state.bundles = Rollout(registry, store.engine, metrics)
-        app.state.replay_turn = asyncio.Lock()
-        sweeper = RetentionSweeper(store, lambda: registry.known, metrics, settings.retention_interval_s)
-        sweeper.start()
-        # Loading takes seconds per product. Meanwhile the probes answer: alive, not ready yet.
-        loader = threading.Thread(
-            target=_load, args=(Startup(registry, store.engine),), name="bundle-loader", daemon=True
-        )
-        loader.start()
+        runtime = Runtime(settings, store, metrics)
+        app.state.runtime, app.state.services = runtime, runtime.services
+        runtime.start()
         try:
             yield
         finally:
-            line.admission.close()
-            await run_in_threadpool(_close, registry, loader, line, proposer, sweeper, store)
+            runtime.admission.close()
+            await run_in_threadpool(runtime.close)
 
     app = FastAPI(
         title="Plumbline inspection service",
-        version="1",  # of the API, which is the 1 in /v1
-        summary="Images of parts in; pass, review or fail out, with the place of the defect.",
+        version="1",  # of the API, as in /v1
+        summary="Inspects images of parts: returns pass, review or fail, and the location of defects.",
         lifespan=lifespan,
         # `service.api.pages` serves the documentation without external files.
         docs_url=None,
         redoc_url=None,
     )
     install_problem_handlers(app)
-    # The last one added is the outermost: even a refused body has a request id and is counted.
-    app.add_middleware(
-        BodyLimit,
-        limit_bytes=settings.max_body_bytes,
-        bundle_bytes=settings.max_bundle_bytes,
-        call_bytes=settings.max_call_bytes,
-    )
+    # The middleware added last is the outermost: a refused body has a request id and is counted, too.
+    app.add_middleware(BodyLimitMiddleware, settings=settings, routers=ROUTERS)
     app.add_middleware(RequestContext, metrics=metrics)
-    for room in (inspections, batches, replays, products, recipes, proposals, bundles, health, stream):
-        app.include_router(room.router)
+    for router in ROUTERS:
+        app.include_router(router)
     app.include_router(pages.router)
-    app.state.settings = settings
+    app.state.settings, app.state.metrics = settings, metrics
     describe(app)
     return app
 
 
 def inspector_options(settings: Settings) -> InspectorOptions:
-    """How products are run, as the settings say."""
+    """Return the options of inspectors for the given settings."""
     return InspectorOptions(
         session=SessionOptions(provider=settings.provider, threads=settings.threads),
         batching=BatchingOptions(
             max_batch=settings.max_batch,
-            # Admission is the bound for all products together; a second, smaller one here would only confuse.
+            # Admission limits all products together; a smaller limit per product would reject images too early.
             queue_limit=settings.queue_limit,
             deadline_s=settings.queue_deadline_s,
         ),
@@ -108,40 +170,14 @@ def inspector_options(settings: Settings) -> InspectorOptions:
 
 
 def begin_drain(app: FastAPI) -> None:
-    """Take no more images: not ready, and every new inspection is told to go elsewhere."""
-    line: InspectionLine | None = getattr(app.state, "line", None)
-    if line is not None and not line.admission.draining:
-        line.admission.close()
-        log.info("draining", waiting=line.admission.depth)
+    """Admit no new images and report not ready. Images in flight are completed."""
+    runtime: Runtime | None = getattr(app.state, "runtime", None)
+    if runtime is not None and not runtime.admission.is_draining:
+        runtime.admission.close()
+        log.info("draining", in_flight=runtime.admission.depth)
 
 
 def open_streams(app: FastAPI) -> int:
-    """Cameras that are still connected."""
-    line: InspectionLine | None = getattr(app.state, "line", None)
-    return 0 if line is None else line.streams.depth
-
-
-def _load(startup: Startup) -> None:
-    startup.run()
-    # What was imported and loaded stays to the end. Without this the garbage collector walks through all of it again
-    # and again, and everything waits: the probe, the line, the camera.
-    gc.collect()
-    gc.freeze()
-
-
-def _close(
-    registry: Registry,
-    loader: threading.Thread,
-    line: InspectionLine,
-    proposer: Proposer,
-    sweeper: RetentionSweeper,
-    store: Store,
-) -> None:
-    line.shadow.close()
-    registry.close()
-    loader.join()
-    line.close()
-    proposer.close()
-    sweeper.close()
-    store.close()
-    log.info("stopped")
+    """Return the number of cameras that are connected."""
+    runtime: Runtime | None = getattr(app.state, "runtime", None)
+    return 0 if runtime is None else runtime.services.streams.open_count

@@ -1,4 +1,4 @@
-"""The process: uvicorn around the application, and an orderly end."""
+"""The server process: uvicorn with draining on shutdown."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from service.app import begin_drain, create_app, open_streams
 from service.settings import Settings
 
 SWITCH_INTERVAL_S = 0.0005
-_LOOK_S = 0.02
+_POLL_S = 0.02
 
 log = structlog.get_logger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """Says "not ready" first, closes the port a moment later, and ends when the last answer is out.
+    """A server that reports not ready on shutdown, closes the port after a delay, and completes requests in flight.
 
-    Closing the port at once would turn the images that a load balancer still sends into connection errors.
+    If the port were closed immediately, images that a load balancer still sends would fail with connection errors.
+
+    Args:
+        config: Configuration of uvicorn.
+        app: The application.
+        delay_s: Time between reporting not ready and closing the port, in seconds.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, delay_s: float) -> None:
@@ -35,6 +40,7 @@ class DrainingServer(uvicorn.Server):
         self._ending: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the server and log the address it listens on."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
@@ -43,7 +49,7 @@ class DrainingServer(uvicorn.Server):
                     log.info("listening", address=listener.getsockname()[0], port=listener.getsockname()[1])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """A first signal drains, a second one does not wait for the load balancer, a third for nothing."""
+        """Drain on the first signal, skip the delay on the second, exit immediately on the third."""
         self._signals += 1
         if self._signals == 1 and self._loop is not None and self.started:
             self._loop.call_soon_threadsafe(self._drain)
@@ -58,35 +64,38 @@ class DrainingServer(uvicorn.Server):
         self._ending = self._loop.create_task(self._end())
 
     async def _end(self) -> None:
-        """Close the port after the delay, and not before the streams were answered: the server would cut them off."""
+        """Close the port after the delay and after all streams ended, because uvicorn would cut them off."""
         assert self._loop is not None
         give_up = self._loop.time() + self._delay_s + (self.config.timeout_graceful_shutdown or 0)
         await asyncio.sleep(self._delay_s)
-        while open_streams(self._app) and self._loop.time() < give_up:  # noqa: ASYNC110 - once, at the end
-            await asyncio.sleep(_LOOK_S)
+        while open_streams(self._app) and self._loop.time() < give_up:  # noqa: ASYNC110 - runs once, at shutdown
+            await asyncio.sleep(_POLL_S)
         self.should_exit = True
 
 
 def run(settings: Settings) -> bool:
-    """Serve until a signal comes.
+    """Serve until a signal arrives.
+
+    Args:
+        settings: The settings.
 
     Returns:
-        Whether the service ever started.
+        Whether the service started.
     """
-    # A thread that waits for the interpreter gets it after so long. The default, 5 ms, is an age for the
-    # event loop with several inspections in work: it would be late for every probe and every answer.
+    # How long a thread may hold the interpreter while others wait. With the default of 5 ms and several inspections in
+    # flight, the event loop would respond late to probes and requests.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        log_config=None,  # structlog has the handlers
-        access_log=False,  # the metrics count requests, the store has every inspection
+        log_config=None,  # structlog configures the handlers
+        access_log=False,  # metrics count the requests, the store has every inspection
         server_header=False,
-        ws="websockets-sansio",  # reads one message at a time, which is what back-pressure needs
+        ws="websockets-sansio",  # reads one message at a time, which gives back-pressure
         ws_max_size=settings.max_body_bytes,
-        ws_per_message_deflate=False,  # images are compressed already, and a bomb could be, too
+        ws_per_message_deflate=False,  # images are compressed already; also prevents decompression bombs
         timeout_graceful_shutdown=int(settings.shutdown_timeout_s) or 1,
     )
     server = DrainingServer(config, app, settings.shutdown_delay_s)

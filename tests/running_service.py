@@ -1,4 +1,4 @@
-"""A running service for the tests of the service's rooms."""
+"""A running service for tests."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.serving.inspections import InspectionLine
+from service.api.deps import Services
+from service.app import Runtime, create_app
+from service.deployment.registry import Registry
+from service.serving.admission import Admission
 from service.settings import Settings
+from service.store.store import Store
 from tests.bundles import part
 
 INSPECT = "/v1/products/widget/inspections"
 
 
 def encode(image: npt.NDArray[np.uint8], suffix: str = ".png") -> bytes:
-    """An encoded image; PNG by default, because its pixels come back as they were."""
+    """Encode an image; PNG by default, because it is lossless."""
     return cv2.imencode(suffix, image)[1].tobytes()
 
 
 GOOD = encode(part())
 # A white square of 8 x 8 pixels at (20, 30).
 BAD = encode(part(spot=(20, 30, 8)))
-# A PNG that says 60000 x 60000 and holds next to nothing.
+# A PNG whose header states 60000 x 60000 pixels, with almost no data.
 _BOMB_HEADER = b"IHDR" + struct.pack(">II", 60000, 60000) + GOOD[24:29]
 BOMB = GOOD[:12] + _BOMB_HEADER + struct.pack(">I", zlib.crc32(_BOMB_HEADER)) + GOOD[33:]
 
@@ -53,16 +56,32 @@ class RunningService:
     port: int
 
     @property
-    def line(self) -> InspectionLine:
-        line: InspectionLine = self.app.state.line
-        return line
+    def runtime(self) -> Runtime:
+        runtime: Runtime = self.app.state.runtime
+        return runtime
+
+    @property
+    def services(self) -> Services:
+        return self.runtime.services
+
+    @property
+    def registry(self) -> Registry:
+        return self.runtime.registry
+
+    @property
+    def store(self) -> Store:
+        return self.runtime.store
+
+    @property
+    def admission(self) -> Admission:
+        return self.runtime.admission
 
     def inspect(self, image: bytes = GOOD, **options: Any) -> httpx.Response:
         headers = {"content-type": "application/octet-stream"} | options.pop("headers", {})
         return self.client.post(INSPECT, content=image, headers=headers, **options)
 
     def connect(self) -> socket.socket:
-        """A bare connection, for what no HTTP library would send."""
+        """Open a plain connection, to send what an HTTP library would not send."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
 
@@ -80,9 +99,9 @@ def run_service(models: Path, data: Path, **settings: Any) -> Iterator[RunningSe
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
                 deadline = time.monotonic() + 30
-                while not server.started or app.state.line.registry.loading:
+                while not server.started or app.state.runtime.registry.loading:
                     assert thread.is_alive(), "the service did not start"
-                    assert time.monotonic() < deadline, "the service did not get ready"
+                    assert time.monotonic() < deadline, "the service did not become ready"
                     time.sleep(0.005)
                 yield RunningService(app, chosen, client, port)
         finally:
@@ -92,7 +111,7 @@ def run_service(models: Path, data: Path, **settings: Any) -> Iterator[RunningSe
 
 @pytest.fixture(autouse=True, scope="session")
 def plain_logs() -> None:
-    """Log lines as the service writes them; the library's default renders tracebacks for seconds."""
+    """Log as the service does; structlog's default takes seconds to render a traceback."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -107,7 +126,7 @@ Serve = Callable[..., AbstractContextManager[RunningService]]
 
 @pytest.fixture
 def serve(tiny_models: Path, tmp_path: Path) -> Serve:
-    """Start a service of one's own: `with serve(queue_limit=1) as service`."""
+    """Start a service for one test: `with serve(queue_limit=1) as service`."""
 
     def start(*, models: Path = tiny_models, **settings: Any) -> AbstractContextManager[RunningService]:
         return run_service(models, tmp_path / "data", **settings)
@@ -117,6 +136,6 @@ def serve(tiny_models: Path, tmp_path: Path) -> Serve:
 
 @pytest.fixture(scope="module")
 def service(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service that a module's tests share."""
+    """Run a service that the tests of a module share."""
     with run_service(tiny_models, tmp_path_factory.mktemp("data"), max_body_bytes=100_000) as running:
         yield running

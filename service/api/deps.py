@@ -1,50 +1,105 @@
-"""What routes depend on, under names that let them read like sentences."""
+"""The service objects that routes depend on."""
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
-from service.deployment.rollout import Rollout
-from service.serving.inspections import InspectionLine
-from service.serving.proposer import Proposer
+from service.monitoring.metrics import Metrics
+from service.serving.artefacts import ArtefactService
+from service.serving.bundles import BundleService
+from service.serving.inspections import InspectionService
+from service.serving.products import ProductService
+from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
-
-# Async although they wait for nothing: the framework would hand a plain function to a thread and wait for it.
-
-
-async def _line(request: Request) -> InspectionLine:
-    line: InspectionLine = request.app.state.line
-    return line
+from service.serving.recipes import RecipeService
+from service.serving.replays import ReplayService
+from service.serving.streams import StreamService
+from service.settings import Settings
 
 
-async def _readiness(request: Request) -> ReadinessCheck:
-    check: ReadinessCheck = request.app.state.readiness
-    return check
+@dataclass(frozen=True)
+class Services:
+    """The service objects of a running application, kept in `app.state.services`."""
+
+    inspections: InspectionService
+    artefacts: ArtefactService
+    streams: StreamService
+    products: ProductService
+    bundles: BundleService
+    recipes: RecipeService
+    proposals: ProposalService
+    replays: ReplayService
+    readiness: ReadinessCheck
 
 
-async def _proposer(request: Request) -> Proposer:
-    proposer: Proposer = request.app.state.proposer
-    return proposer
+def services_of(connection: HTTPConnection) -> Services:
+    """Return the service objects of the application that serves a request or WebSocket."""
+    services: Services = connection.app.state.services
+    return services
 
 
-async def _bundles(request: Request) -> Rollout:
-    bundles: Rollout = request.app.state.bundles
-    return bundles
+# Dependencies are async although they do not wait: FastAPI runs plain functions in its thread pool.
 
 
-async def _replay_turn(request: Request) -> asyncio.Lock:
-    turn: asyncio.Lock = request.app.state.replay_turn
-    return turn
+async def _inspections(connection: HTTPConnection) -> InspectionService:
+    return services_of(connection).inspections
 
 
-LineDep = Annotated[InspectionLine, Depends(_line)]
-ProposerDep = Annotated[Proposer, Depends(_proposer)]
+async def _artefacts(connection: HTTPConnection) -> ArtefactService:
+    return services_of(connection).artefacts
+
+
+async def _streams(connection: HTTPConnection) -> StreamService:
+    return services_of(connection).streams
+
+
+async def _products(connection: HTTPConnection) -> ProductService:
+    return services_of(connection).products
+
+
+async def _bundles(connection: HTTPConnection) -> BundleService:
+    return services_of(connection).bundles
+
+
+async def _recipes(connection: HTTPConnection) -> RecipeService:
+    return services_of(connection).recipes
+
+
+async def _proposals(connection: HTTPConnection) -> ProposalService:
+    return services_of(connection).proposals
+
+
+async def _replays(connection: HTTPConnection) -> ReplayService:
+    return services_of(connection).replays
+
+
+async def _readiness(connection: HTTPConnection) -> ReadinessCheck:
+    return services_of(connection).readiness
+
+
+async def _metrics(connection: HTTPConnection) -> Metrics:
+    metrics: Metrics = connection.app.state.metrics
+    return metrics
+
+
+async def _settings(connection: HTTPConnection) -> Settings:
+    settings: Settings = connection.app.state.settings
+    return settings
+
+
+InspectionsDep = Annotated[InspectionService, Depends(_inspections)]
+ArtefactsDep = Annotated[ArtefactService, Depends(_artefacts)]
+StreamsDep = Annotated[StreamService, Depends(_streams)]
+ProductsDep = Annotated[ProductService, Depends(_products)]
+BundlesDep = Annotated[BundleService, Depends(_bundles)]
+RecipesDep = Annotated[RecipeService, Depends(_recipes)]
+ProposalsDep = Annotated[ProposalService, Depends(_proposals)]
+ReplaysDep = Annotated[ReplayService, Depends(_replays)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
-BundlesDep = Annotated[Rollout, Depends(_bundles)]
-ReplayTurnDep = Annotated[asyncio.Lock, Depends(_replay_turn)]
-ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
-VersionPath = Annotated[str, Path(description="The bundle's version.", max_length=64)]
-InspectionPath = Annotated[str, Path(description="Id of the inspection, a UUIDv7.", max_length=64)]
+MetricsDep = Annotated[Metrics, Depends(_metrics)]
+# For the limits of receiving a request (sizes, timeouts). Everything else is decided by the service objects.
+SettingsDep = Annotated[Settings, Depends(_settings)]

@@ -1,26 +1,21 @@
-"""Several images one after the other: each is inspected like a single one, and the answers come in their order.
+"""Several images of one request or stream, inspected like single ones, with the results in the order of the images.
 
-Only a few are in the house at a time. The next one is not even read before an answer was taken, so neither a sender who
-is faster than the graph nor one who does not read the answers uses up memory.
+Only a few images are in flight at a time. The next image is not read before a result was consumed, so memory stays
+bounded if the sender is faster than the graph or does not read the results.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from service.errors import PlumblineError, QueueFull
-from service.inspection.decoding.pixel_formats import RawLayout
-from service.serving.inspections import InspectionLine
-from service.serving.records import PartRecord
+from service.errors import PlumblineError
+from service.serving.inspections import Image, InspectionService
 from service.store.records import InspectionRecord
 
-# Enough to read one image while another is judged and a third is stored; each may be as large as a body may be.
+# Enough to receive one image while another is judged and a third is stored. Each may be as large as a body may be.
 IN_FLIGHT = 4
-_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -28,96 +23,76 @@ class Frame:
     """One image of several.
 
     Attributes:
-        data: The encoded image, or a camera buffer.
-        part: What the sender says about it.
-        label: What the sender calls it; only ever given back.
-        layout: Of the camera buffer.
-        refusal: Why it cannot be inspected; then `data` is empty.
+        image: The image; its data is empty if there is an error.
+        label: Name given by the sender. It is returned with the result and not used otherwise.
+        error: Why the image cannot be inspected, or None.
     """
 
-    data: bytes
-    part: PartRecord
+    image: Image
     label: str | None = None
-    layout: RawLayout | None = None
-    refusal: PlumblineError | None = None
+    error: PlumblineError | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image: a stored inspection, or why there is none."""
+    """The result of one image: either a stored inspection or an error."""
 
     frame: Frame
-    row: InspectionRecord | None = None
+    inspection: InspectionRecord | None = None
     error: Exception | None = None
 
 
 async def inspect_in_order(
-    line: InspectionLine, product: str, frames: AsyncIterator[Frame], in_flight: int = IN_FLIGHT
+    inspections: InspectionService, product: str, frames: AsyncIterator[Frame], in_flight: int = IN_FLIGHT
 ) -> AsyncGenerator[Outcome]:
-    """Inspect images as they come; one that fails, fails alone.
+    """Inspect images as they arrive. An error of one image does not affect the others.
 
     Args:
-        line: Inspects.
-        product: What the images show.
-        frames: The images. What it raises is raised here, after every image before was answered.
-        in_flight: Images that are read and not answered yet, at most.
+        inspections: Inspects the images.
+        product: Name of the product.
+        frames: The images. An exception raised by this iterator is raised here, after the results of all images
+            before it.
+        in_flight: Maximum number of images that are received and have no consumed result.
     """
-    places = asyncio.Semaphore(in_flight)
+    slots = asyncio.Semaphore(in_flight)
     started: asyncio.Queue[asyncio.Task[Outcome] | None] = asyncio.Queue()
 
     async def feed() -> None:
         try:
             while True:
-                await places.acquire()
+                await slots.acquire()
                 frame = await anext(frames, None)
                 if frame is None:
                     return
-                started.put_nowait(asyncio.create_task(_inspect(line, product, frame)))
+                started.put_nowait(asyncio.create_task(_inspect(inspections, product, frame)))
         finally:
             started.put_nowait(None)
 
     feeder = asyncio.create_task(feed())
-    waiting: list[asyncio.Task[Outcome]] = []
+    pending: list[asyncio.Task[Outcome]] = []
     try:
         while (task := await started.get()) is not None:
-            waiting = [task]
+            pending = [task]
             yield await task
-            waiting = []
-            places.release()
+            pending = []
+            slots.release()
         await feeder
     finally:
-        # Where nobody wants the answers any more, what was begun is still finished and stored.
+        # If the consumer stops early, inspections in flight are still completed and stored.
         feeder.cancel()
         while not started.empty():
-            if (left := started.get_nowait()) is not None:
-                waiting.append(left)
-        await asyncio.gather(feeder, *waiting, return_exceptions=True)
+            if (remaining := started.get_nowait()) is not None:
+                pending.append(remaining)
+        await asyncio.gather(feeder, *pending, return_exceptions=True)
 
 
-async def _inspect(line: InspectionLine, product: str, frame: Frame) -> Outcome:
+async def _inspect(inspections: InspectionService, product: str, frame: Frame) -> Outcome:
     try:
-        if frame.refusal is not None:
-            raise frame.refusal
-        async with _place(line):
-            row = await line.inspect(product, frame.data, frame.part, frame.layout)
-    except Exception as error:  # noqa: BLE001 - it belongs to this image; whoever answers tells the kinds apart
+        if frame.error is not None:
+            raise frame.error
+        record = await inspections.inspect_when_admitted(product, frame.image)
+    except Exception as error:  # noqa: BLE001 - the error belongs to this image; the API distinguishes the kinds
         if isinstance(error, PlumblineError):
-            line.metrics.count_refusal(error)
+            inspections.count_refusal(error)
         return Outcome(frame, error=error)
-    return Outcome(frame, row)
-
-
-@asynccontextmanager
-async def _place(line: InspectionLine) -> AsyncIterator[None]:
-    """A place in the house. A sender of many images waits for one as long as an image may wait for its turn."""
-    give_up = time.monotonic() + line.settings.queue_deadline_s
-    with ExitStack() as places:
-        while True:
-            try:
-                places.enter_context(line.admission.enter())
-                break
-            except QueueFull:
-                if time.monotonic() > give_up:
-                    raise
-                await asyncio.sleep(_PAUSE_S)
-        yield
+    return Outcome(frame, record)

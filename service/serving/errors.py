@@ -1,4 +1,4 @@
-"""Failures of one inspection's way through the service."""
+"""Errors of the serving layer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from service.errors import PlumblineError
 
 
 class ProposalsBusy(PlumblineError):
+    """Another proposal is being computed; only one is computed at a time."""
+
     slug = "proposals-busy"
     title = "Another proposal is being made"
     status = 503
 
     def __init__(self, retry_after_s: float = 5.0) -> None:
         super().__init__(
-            "Good images are being measured for another proposal; one is made at a time, so that the line's own "
-            f"images do not wait. Ask again after {retry_after_s:g} s.",
+            "Good images are being measured for another proposal. Only one proposal is computed at a time, so that "
+            f"inspections are not delayed. Retry after {retry_after_s:g} s.",
             retry_after=retry_after_s,
         )

@@ -1,8 +1,7 @@
-"""The guard before the graph: images that are not worth a verdict get none.
+"""Detection of frozen cameras: a station that sends the same image repeatedly.
 
-What is measured and which limit is broken, the decision core knows. What is known here only is the row of images
-that a station sent: a camera or a frame grabber that hangs sends its last image for ever, and where that one showed a
-good part, every part would pass.
+A camera or frame grabber that hangs may send its last image indefinitely. If that image showed a good part, every
+following part would pass. Therefore identical images in succession are counted per product and station.
 """
 
 from __future__ import annotations
@@ -10,17 +9,19 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from service.deployment.lease import ActiveProduct
 from service.inspection.quality import InvalidReason, QualityViolation, frozen_frame_violation
-from service.inspection.records import PreparedImage
-from service.recipes.quality_check import check_quality
+from service.recipes.recipe import Recipe
 
-# Stations are named by the sender; beyond so many the longest unheard of is forgotten.
+# Senders choose the names of stations, so their number is bounded: the least recently seen one is dropped.
 MAX_STATIONS = 4096
 
 
-class FrozenFrames:
-    """Counts, for every product and station, how often the same image came in a row. Forgets it at a restart."""
+class FrozenCameraDetector:
+    """Counts identical images in succession per product and station, in memory only.
+
+    Args:
+        max_stations: Maximum number of stations to keep a count for.
+    """
 
     def __init__(self, max_stations: int = MAX_STATIONS) -> None:
         self._last: OrderedDict[tuple[str, str | None], tuple[str, int]] = OrderedDict()
@@ -28,41 +29,38 @@ class FrozenFrames:
         self._lock = threading.Lock()
 
     def count(self, product: str, station: str | None, sha256: str) -> int:
-        """Take note of an image.
+        """Record an image and return how many images in succession are identical.
+
+        Args:
+            product: Name of the product.
+            station: Name of the station, or None if the sender did not name it.
+            sha256: Digest of the encoded image.
 
         Returns:
-            How many in a row are equal, this one included.
+            Number of identical images in succession, including this one.
         """
         with self._lock:
-            before, repeats = self._last.pop((product, station), ("", 0))
-            repeats = repeats + 1 if before == sha256 else 1
+            previous, repeats = self._last.pop((product, station), ("", 0))
+            repeats = repeats + 1 if previous == sha256 else 1
             self._last[product, station] = (sha256, repeats)
             if len(self._last) > self._max_stations:
                 self._last.popitem(last=False)
             return repeats
 
-
-class QualityGuard:
-    """Says what speaks against judging an image."""
-
-    def __init__(self) -> None:
-        self._frames = FrozenFrames()
-
-    def objections(
-        self, active: ActiveProduct, image: PreparedImage, station: str | None
-    ) -> tuple[QualityViolation, ...]:
-        """Everything that speaks against judging an image, by the limits that are in force.
+    def check(self, product: str, recipe: Recipe, station: str | None, sha256: str) -> tuple[QualityViolation, ...]:
+        """Record an image and check the recipe's limit on identical images.
 
         Args:
-            active: The product's bundle and recipe.
-            image: The image, read and measured.
-            station: Where it was taken, as the sender says.
+            product: Name of the product.
+            recipe: The recipe in force; `quality.frozen_after` is the limit, None disables the check.
+            station: Name of the station, or None if the sender did not name it.
+            sha256: Digest of the encoded image.
+
+        Returns:
+            One violation if the limit is reached, otherwise nothing.
         """
-        recipe = active.recipe.recipe
-        found = check_quality(image, active.inspector.quality_limits, recipe)
-        frozen_after = recipe.quality.frozen_after
-        if frozen_after is not None and InvalidReason.FROZEN_FRAME not in recipe.quality.off:
-            repeats = self._frames.count(active.bundle.manifest.product, station, image.sha256)
-            if repeats >= frozen_after:
-                found += (frozen_frame_violation(repeats, frozen_after),)
-        return found
+        limit = recipe.quality.frozen_after
+        if limit is None or InvalidReason.FROZEN_FRAME in recipe.quality.off:
+            return ()
+        repeats = self.count(product, station, sha256)
+        return (frozen_frame_violation(repeats, limit),) if repeats >= limit else ()

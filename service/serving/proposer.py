@@ -1,18 +1,14 @@
-"""How a proposal comes about: collect scores of good images, derive the threshold, remember it. Nothing takes effect.
+"""Compute threshold proposals: collect the scores of good images, derive thresholds, store the proposal.
 
-Good images are measured by the active bundle's own inspector, one at a time and on one thread: the line's own images
-never wait behind more than one of them.
+A proposal is not in force. Good images are measured by the inspector of the active bundle.
 """
 
 from __future__ import annotations
 
-import asyncio
 import io
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
 from pathlib import PurePosixPath
@@ -43,7 +39,6 @@ from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
 from service.schemas.proposal import MAX_GOOD_IMAGES, ChangedVerdict, Proposal, ReplayedVerdicts
 from service.serving.batch import Frame
-from service.serving.errors import ProposalsBusy
 from service.store.errors import ArtefactGone, NotJudged
 from service.store.ids import created_at, new_id
 from service.store.inspections import Selection, recent_inspections, select_inspections
@@ -51,28 +46,34 @@ from service.store.proposals import add_proposal
 from service.store.records import InspectionRecord, StoredProposal
 from service.store.store import Store
 
-_PATIENCE = 20
+_ATTEMPTS = 20
 _UNUSABLE = (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, PixelMismatch, BufferSizeMismatch)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A proposal that somebody wants.
+class ProposalTask:
+    """What to propose.
 
     Attributes:
-        wish: Rates, confidence, author.
-        replay: How many of the newest inspections to decide again.
-        selection: Stored inspections that are declared good; None: the calibration card.
+        options: Rates, confidence and author.
+        replay: Number of the newest inspections to decide again with the proposed thresholds.
+        selection: Stored inspections that are declared good; None for the calibration card.
     """
 
-    wish: ProposalOptions
+    options: ProposalOptions
     replay: int
     selection: Selection | None = None
 
 
 @dataclass(frozen=True)
-class GoodImage:
-    """An image that was sent: what it is called, its bytes' sha256, and its score; None where it is not judged."""
+class MeasuredImage:
+    """An image that was sent.
+
+    Attributes:
+        name: Label given by the sender, or the image's number in the request.
+        sha256: Digest of the encoded image.
+        score: Raw image score; None if the quality check rejected the image.
+    """
 
     name: str
     sha256: str
@@ -80,237 +81,205 @@ class GoodImage:
 
 
 class Proposer:
-    """Makes proposals, one at a time.
+    """Computes proposals. All methods block.
 
     Args:
-        store: Where inspections are read and proposals are kept.
+        store: Stored inspections; new proposals are added to it.
     """
 
     def __init__(self, store: Store) -> None:
-        self.store = store
-        self._busy = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="proposal")
+        self._store = store
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Be the one whose images are collected and measured. Used from the event loop only.
-
-        Raises:
-            ProposalsBusy: Somebody else is.
-        """
-        if self._busy:
-            raise ProposalsBusy
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
-
-    async def propose(self, active: ActiveProduct, wanted: Wanted) -> Proposal:
-        """Collect, derive, remember.
+    def propose(self, active: ActiveProduct, task: ProposalTask) -> Proposal:
+        """Compute and store a proposal from the calibration card or from stored inspections.
 
         Args:
-            active: The product's bundle and recipe.
-            wanted: What is asked for.
+            active: Bundle and recipe of the product.
+            task: What to propose.
 
         Raises:
-            InvalidRequest: There are no good images, or too many.
-            InvalidRecipe: The rates are not possible.
-            UnknownInspection, ArtefactGone: A selected inspection or its image is not there.
-            QueueFull, DeadlineExceeded, ShuttingDown: The images cannot be measured now.
-            ProductNotReady: Another bundle was activated while they were measured.
-            StoreUnavailable: The database does not answer.
+            PlumblineError: See `ProposalService.propose`.
         """
-        return await asyncio.wrap_future(self._thread.submit(self._propose, active, wanted))
-
-    async def propose_from(self, active: ActiveProduct, wanted: Wanted, frames: AsyncIterator[Frame]) -> Proposal:
-        """Measure images of good parts as they come, derive, remember.
-
-        Args:
-            active: The product's bundle and recipe.
-            wanted: What is asked for.
-            frames: The images; their labels tell the days apart.
-
-        Raises:
-            InvalidRequest: An image cannot be used; it is named. Or there are none.
-            InvalidRecipe, StoreUnavailable, ShuttingDown, ProductNotReady: As `propose`.
-        """
-        loop = asyncio.get_running_loop()
-        measured: dict[str, GoodImage] = {}
-        not_judged: list[str] = []
-        count = 0
-        async for frame in frames:
-            count += 1
-            measured_image = await loop.run_in_executor(self._thread, self._measure, active, frame, count)
-            if measured_image.score is None:
-                not_judged.append(measured_image.name)
-            else:
-                measured.setdefault(measured_image.sha256, measured_image)
-        if not measured:
-            raise InvalidRequest(
-                f"None of {count} images is worth a verdict: see the recipe's quality limits."
-                if not_judged
-                else "The request holds no image. Send several files in the field `image`, or a zip file."
-            )
-        images = good_images(list(measured.values()), count - len(not_judged) - len(measured), not_judged)
-        return await loop.run_in_executor(self._thread, self._derive, active, wanted, images)
-
-    def close(self) -> None:
-        """End the thread; what it is at is finished first."""
-        self._thread.shutdown()
-
-    def _propose(self, active: ActiveProduct, wanted: Wanted) -> Proposal:
-        if wanted.selection is None:
+        if task.selection is None:
             images = GoodImages.of_card(active.bundle.card)
         else:
-            images = self._stored(active, wanted.selection)
-        return self._derive(active, wanted, images)
+            images = self._stored_images(active, task.selection)
+        return self.derive(active, task, images)
 
-    def _derive(self, active: ActiveProduct, wanted: Wanted, images: GoodImages) -> Proposal:
-        product, digest = active.bundle.manifest.product, active.bundle.digest
+    def measure(self, active: ActiveProduct, frame: Frame, number: int) -> MeasuredImage:
+        """Check the quality of an image and compute its score.
+
+        Args:
+            active: Bundle and recipe of the product.
+            frame: The image.
+            number: Number of the image in the request; names an image without a label.
+
+        Raises:
+            InvalidRequest: The image cannot be used, or its folder's name indicates defective parts.
+            ProductNotReady: Another bundle was activated meanwhile.
+            QueueFull, DeadlineExceeded, ShuttingDown: The image cannot be measured now.
+        """
+        name = frame.label or str(number)
+        folders = PurePosixPath(name).parts[:-1]
+        if (folder := next((part for part in folders if is_defect_folder(part)), None)) is not None:
+            raise InvalidRequest(
+                f"{name}: the name of the folder {folder!r} indicates defective parts. Send images of good parts only, "
+                "or rename the folder."
+            )
+        if frame.error is not None:
+            raise _with_name(name, frame.error)
+        recipe = active.recipe.recipe
+        try:
+            with active.held() as inspector:
+                image = inspector.read(frame.image.data, recipe.pixels.rules(None))
+                if check_quality(image, inspector.quality_limits, recipe):
+                    return MeasuredImage(name, image.sha256, None)
+                return MeasuredImage(name, image.sha256, _score(inspector, image))
+        except _UNUSABLE as error:
+            raise _with_name(name, error) from error
+
+    def derive(self, active: ActiveProduct, task: ProposalTask, images: GoodImages) -> Proposal:
+        """Derive thresholds from the scores of good images and store the proposal.
+
+        Args:
+            active: Bundle and recipe of the product.
+            task: What to propose.
+            images: The good images.
+
+        Raises:
+            InvalidRecipe: The rates are not possible.
+            StoreUnavailable: The database cannot be used.
+        """
         proposal_id = new_id()
         proposal = derive(
             images,
-            wanted.wish,
+            task.options,
             proposal_id=str(proposal_id),
             created_at=created_at(proposal_id),
-            product=product,
-            bundle_digest=digest,
+            product=active.bundle.manifest.product,
+            bundle_digest=active.bundle.digest,
             fail_in_force=active.recipe.recipe.fail_threshold,
-            replay=lambda recipe: self._replay(active, recipe, wanted.replay),
+            replay=lambda recipe: self._replay(active, recipe, task.replay),
         )
-        stored = StoredProposal(proposal, tuple(sorted(images.scores)), wanted.wish.review_rate)
-        add_proposal(self.store.engine, stored)
+        add_proposal(
+            self._store.engine, StoredProposal(proposal, tuple(sorted(images.scores)), task.options.review_rate)
+        )
         return proposal
 
-    def _stored(self, active: ActiveProduct, selection: Selection) -> GoodImages:
+    def _stored_images(self, active: ActiveProduct, selection: Selection) -> GoodImages:
         product = active.bundle.manifest.product
-        rows = select_inspections(self.store.engine, product, selection, MAX_GOOD_IMAGES + 1)
-        if len(rows) > MAX_GOOD_IMAGES:
+        records = select_inspections(self._store.engine, product, selection, MAX_GOOD_IMAGES + 1)
+        if len(records) > MAX_GOOD_IMAGES:
             raise InvalidRequest(
-                f"The selection holds more than {MAX_GOOD_IMAGES} inspections, which is the limit. Narrow its time."
+                f"The selection contains more than {MAX_GOOD_IMAGES} inspections, which is the limit. Select a shorter "
+                "period."
             )
-        if not rows:
-            raise InvalidRequest(f"The selection holds no inspection of {product!r}. Check its time and product.")
-        # The same image twice is one observation, however often it was sent.
-        unique = list({row.image_sha256: row for row in rows}.values())
-        scored = [self._score(active, row) for row in unique]
-        days = tuple(_day(row) for row in unique)
-        groups = dict(sorted(Counter(days).items()))
+        if not records:
+            raise InvalidRequest(f"The selection contains no inspection of {product!r}. Check the period and product.")
+        # Identical images are one observation.
+        unique = list({record.image_sha256: record for record in records}.values())
+        scored = [self._whole_image_score(active, record) for record in unique]
+        days = tuple(_day(record) for record in unique)
         return GoodImages(
             kind="inspections",
             scores=tuple(score for score, _ in scored),
             days=days,
             grouped_by="captured-at",
-            groups=groups,
-            duplicates=len(rows) - len(unique),
+            groups=dict(sorted(Counter(days).items())),
+            duplicates=len(records) - len(unique),
             measured=sum(is_measured for _, is_measured in scored),
         )
 
-    def _score(self, active: ActiveProduct, row: InspectionRecord) -> tuple[float, bool]:
-        """The score of the whole image, a bound that holds under any ROI, also under one that is drawn later; and
-        whether it was measured now.
+    def _whole_image_score(self, active: ActiveProduct, record: InspectionRecord) -> tuple[float, bool]:
+        """Return the score over the whole image, and whether it was measured now.
 
-        It is the stored one where this bundle gave it, for pixels that were read as they would be now. Else it is what
-        this bundle says about the stored image.
+        The score over the whole image is an upper bound of the score under any ROI, including one that is set later.
+        The stored score is used if this bundle computed it with the present pixel settings; otherwise the stored image
+        is measured.
         """
-        if row.score is None:
-            raise NotJudged(row.id)
-        before = PixelRules.from_stored(row.image_pixels)
-        rules = active.recipe.recipe.pixels.rules(before.layout)
-        if row.bundle_digest == active.bundle.digest and rules == before:
-            if row.judged_share is None:
-                return row.score, False
-            return active.inspector.score_map(self._read_map(row), (row.image_width, row.image_height)), False
-        data = self.store.files.image_of(row)
+        if record.score is None:
+            raise NotJudged(record.id)
+        stored_rules = PixelRules.from_stored(record.image_pixels)
+        rules = active.recipe.recipe.pixels.rules(stored_rules.layout)
+        if record.bundle_digest == active.bundle.digest and rules == stored_rules:
+            if record.judged_share is None:
+                return record.score, False
+            image_wh = (record.image_width, record.image_height)
+            return active.inspector.score_map(self._read_map(record), image_wh), False
+        data = self._store.files.image_of(record)
         try:
-            # Held for this one image: an activation need not wait for thousands of them.
+            # Held for one image at a time, so that an activation does not have to wait for thousands of images.
             with active.held() as inspector:
-                return _score_patiently(inspector, inspector.read(data, rules)), True
+                return _score(inspector, inspector.read(data, rules)), True
         except _UNUSABLE as error:
-            raise _about(row.id, error) from error
-
-    def _measure(self, active: ActiveProduct, frame: Frame, number: int) -> GoodImage:
-        name = frame.label or str(number)
-        if (
-            folder := next((part for part in PurePosixPath(name).parts[:-1] if is_defect_folder(part)), None)
-        ) is not None:
-            raise InvalidRequest(
-                f"{name}: the folder {folder!r} does not sound like images of good parts. Send good ones only, or "
-                "give the folder another name."
-            )
-        if frame.refusal is not None:
-            raise _about(name, frame.refusal)
-        recipe = active.recipe.recipe
-        try:
-            with active.held() as inspector:
-                measured_image = inspector.read(frame.data, recipe.pixels.rules(None))
-                if check_quality(measured_image, inspector.quality_limits, recipe):
-                    return GoodImage(name, measured_image.sha256, None)
-                return GoodImage(name, measured_image.sha256, _score_patiently(inspector, measured_image))
-        except _UNUSABLE as error:
-            raise _about(name, error) from error
+            raise _with_name(record.id, error) from error
 
     def _replay(self, active: ActiveProduct, recipe: Recipe, limit: int) -> ReplayedVerdicts:
         product, digest = active.bundle.manifest.product, active.bundle.digest
-        rows = recent_inspections(self.store.engine, product, digest, limit) if limit else []
+        records = recent_inspections(self._store.engine, product, digest, limit) if limit else []
         criteria = replace(active.recipe.recipe.criteria, thresholds=recipe.thresholds)
-        verdicts, unknown = [], 0
-        for row in rows:
+        decisions, unknown = [], 0
+        for record in records:
             try:
-                after = self._decide_again(active, row, criteria)
+                after = self._decide_again(active, record, criteria)
             except (ArtefactGone, AreaMismatch):
                 unknown += 1
                 continue
-            verdicts.append(ChangedVerdict(id=row.id, before=row.decision, after=after.value))
-        return summarise_replay(verdicts, unknown)
+            decisions.append(ChangedVerdict(id=record.id, before=record.decision, after=after.value))
+        return summarise_replay(decisions, unknown)
 
-    def _decide_again(self, active: ActiveProduct, row: InspectionRecord, criteria: Criteria) -> Decision:
-        """The verdict by other criteria: from the score where that tells it, else from the map."""
-        assert row.score is not None  # only what was judged is decided again
-        is_same_area = row.recipe_revision == active.recipe.revision or (
-            row.judged_share is None and criteria.area == EVERYTHING
+    def _decide_again(self, active: ActiveProduct, record: InspectionRecord, criteria: Criteria) -> Decision:
+        """Return the decision by other criteria, from the score if it suffices, otherwise from the map."""
+        assert record.score is not None  # `recent_inspections` returns judged images only
+        is_same_area = record.recipe_revision == active.recipe.revision or (
+            record.judged_share is None and criteria.area == EVERYTHING
         )
-        by_score = decide(row.score, criteria.thresholds)
-        # Filters only soften, so a part that passes by its score passes.
+        by_score = decide(record.score, criteria.thresholds)
+        # Region filters can only make a decision milder, so "pass" by the score is final.
         if is_same_area and (by_score is Decision.PASS or criteria.regions == NO_FILTER):
             return by_score
-        image_wh = (row.image_width, row.image_height)
-        return active.inspector.judge_map(self._read_map(row), image_wh, criteria).decision
+        image_wh = (record.image_width, record.image_height)
+        return active.inspector.judge_map(self._read_map(record), image_wh, criteria).decision
 
-    def _read_map(self, row: InspectionRecord) -> Float32Map:
-        return np.asarray(np.load(io.BytesIO(self.store.files.map_of(row)), allow_pickle=False), np.float32)
+    def _read_map(self, record: InspectionRecord) -> Float32Map:
+        return np.asarray(np.load(io.BytesIO(self._store.files.map_of(record)), allow_pickle=False), np.float32)
 
 
-def good_images(measured: Sequence[GoodImage], duplicates: int, not_judged: Sequence[str]) -> GoodImages:
-    """Images that were sent, with their days as their names tell them."""
-    grouping = group_images([PurePosixPath(measured_image.name) for measured_image in measured])
+def to_good_images(measured: Sequence[MeasuredImage], duplicates: int, rejected: Sequence[str]) -> GoodImages:
+    """Return the scores of images that were sent, grouped into days by their names.
+
+    Args:
+        measured: Distinct images with a score.
+        duplicates: Number of images left out because they are identical to another one.
+        rejected: Names of the images that the quality check rejected.
+    """
+    grouping = group_images([PurePosixPath(image.name) for image in measured])
     return GoodImages(
         kind="images",
-        scores=tuple(measured_image.score for measured_image in measured if measured_image.score is not None),
+        scores=tuple(image.score for image in measured if image.score is not None),
         days=grouping.names,
         grouped_by=grouping.grouped_by,
         groups=dict(sorted(Counter(grouping.names).items())),
         duplicates=duplicates,
         measured=len(measured),
-        not_judged=tuple(not_judged),
+        not_judged=tuple(rejected),
     )
 
 
-def _score_patiently(inspector: Inspector, measured_image: PreparedImage) -> float:
-    """Measure a whole image. Where the line itself has no room just now, this one waits: nobody waits for it."""
-    for _ in range(_PATIENCE):
+def _score(inspector: Inspector, image: PreparedImage) -> float:
+    """Return the score over the whole image. If the queue is full, wait and retry: inspections come first."""
+    for _ in range(_ATTEMPTS):
         try:
-            return inspector.score(measured_image, inspector.infer(measured_image)).score
+            return inspector.score(image, inspector.infer(image)).score
         except (QueueFull, DeadlineExceeded) as error:
             time.sleep(error.retry_after_s or 1.0)
-    return inspector.score(measured_image, inspector.infer(measured_image)).score
+    return inspector.score(image, inspector.infer(image)).score
 
 
-def _about(name: str, error: PlumblineError) -> InvalidRequest:
+def _with_name(name: str, error: PlumblineError) -> InvalidRequest:
     return InvalidRequest(f"{name}: {error.detail}", [{"loc": [name], "msg": error.detail, "type": error.slug}])
 
 
-def _day(row: InspectionRecord) -> str:
-    """The day, in UTC, that the sender says the image was taken on, else that it was judged on."""
-    return f"{(row.captured_at or row.created_at).astimezone(UTC):%Y-%m-%d}"
+def _day(record: InspectionRecord) -> str:
+    """Return the UTC date on which the image was captured, or judged if the sender did not state it."""
+    return f"{(record.captured_at or record.created_at).astimezone(UTC):%Y-%m-%d}"

@@ -1,57 +1,77 @@
-"""Is this the right place to send images to, and if not, why?"""
+"""Readiness: whether this instance should receive images, and if not, why."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from service.deployment.failures import BrokenBundle
 from service.deployment.registry import Registry
 from service.inspection.errors import ProviderUnavailable
 from service.serving.admission import Admission
-from service.settings import Settings
 
 ReadinessStatus = Literal["ready", "degraded", "loading", "draining", "not-ready"]
 
 
 @dataclass(frozen=True)
-class ReadinessVerdict:
-    """The answer. "ready" and "degraded" take images; the reasons say what is amiss."""
+class ReadinessReport:
+    """The state of the service.
+
+    Attributes:
+        status: "ready" and "degraded" accept images.
+        reasons: What is wrong, one sentence each.
+        products: Names of the products that are served, sorted.
+        broken_bundles: Bundles that should be served and are not.
+    """
 
     status: ReadinessStatus
     reasons: tuple[str, ...]
+    products: Sequence[str]
+    broken_bundles: Sequence[BrokenBundle]
 
     @property
     def is_ready(self) -> bool:
+        """Whether images should be sent to this instance."""
         return self.status in {"ready", "degraded"}
 
 
 @dataclass(frozen=True)
 class ReadinessCheck:
-    """Judges the state of the service.
+    """Determines the readiness of the service.
 
-    A broken bundle makes the service degraded, not unready: a load balancer would take the products that
-    work out of service with the one that does not. Products that must not be missing are named in the
-    settings.
+    A broken bundle makes the service degraded, not unready: otherwise a load balancer would take the working products
+    out of service together with the broken one. Products that must be served are named in the settings.
+
+    Attributes:
+        registry: Products and the bundles that serve them.
+        admission: Admission of inspections; while it drains, the service is not ready.
+        required_products: Products without which the service is not ready.
     """
 
-    settings: Settings
     registry: Registry
     admission: Admission
+    required_products: frozenset[str]
 
-    def __call__(self) -> ReadinessVerdict:
-        if self.admission.draining:
-            return ReadinessVerdict("draining", ("The service is stopping.",))
+    def __call__(self) -> ReadinessReport:
+        """Return the state of the service now."""
+        status, reasons = self._status()
+        return ReadinessReport(status, reasons, sorted(self.registry.active), self.registry.broken)
+
+    def _status(self) -> tuple[ReadinessStatus, tuple[str, ...]]:
+        if self.admission.is_draining:
+            return "draining", ("The service is stopping.",)
         registry = self.registry
         if registry.loading:
-            return ReadinessVerdict("loading", ("Bundles are being loaded.",))
+            return "loading", ("Bundles are being loaded.",)
         reasons = [broken.reason for broken in registry.broken]
-        missing = sorted(self.settings.required_products - registry.active.keys())
+        missing = sorted(self.required_products - registry.active.keys())
         if missing:
             reasons.insert(0, f"Required products are not served: {', '.join(missing)}.")
         if not registry.known:
             reasons.insert(0, f"The model repository {registry.models} holds no bundle.")
-        # Whoever demanded a GPU sized the line for it; on the CPU it would be late with every verdict.
-        refused = any(broken.slug == ProviderUnavailable.slug for broken in registry.broken)
-        if missing or refused or not registry.active:
-            return ReadinessVerdict("not-ready", tuple(reasons))
-        return ReadinessVerdict("degraded" if reasons else "ready", tuple(reasons))
+        # If a GPU was requested explicitly, the CPU would be too slow for the expected load.
+        provider_unavailable = any(broken.slug == ProviderUnavailable.slug for broken in registry.broken)
+        if missing or provider_unavailable or not registry.active:
+            return "not-ready", tuple(reasons)
+        return "degraded" if reasons else "ready", tuple(reasons)

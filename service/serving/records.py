@@ -1,4 +1,4 @@
-"""What is stored of an inspection."""
+"""Build the records that are stored for inspections."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from service.store.records import InspectionRecord
 
 @dataclass(frozen=True)
 class PartRecord:
-    """What the sender says about the part, and how the request was named. Stored and echoed, never
-    interpreted.
-    """
+    """Metadata of the part and of the request, as sent by the client. It is stored and returned, never interpreted."""
 
     part_id: str | None = None
     station: str | None = None
@@ -31,7 +29,7 @@ class PartRecord:
     traceparent: str | None = None
 
 
-def to_row(
+def to_record(
     inspection_id: UUID,
     active: ActiveProduct,
     judged: Inspection,
@@ -39,7 +37,16 @@ def to_row(
     data: bytes,
     part: PartRecord,
 ) -> InspectionRecord:
-    """What is remembered of an inspection: everything that showing and replaying it needs."""
+    """Build the record of a judged image, with everything that showing and replaying it needs.
+
+    Args:
+        inspection_id: UUIDv7 of the inspection.
+        active: Bundle and recipe that judged the image.
+        judged: The result.
+        reference: Scores of good images that the p-value is relative to.
+        data: The encoded image or camera buffer.
+        part: Metadata sent by the client.
+    """
     return InspectionRecord(
         decision=judged.decision.value,
         score=judged.score,
@@ -50,20 +57,30 @@ def to_row(
         by_score=judged.by_score.value if judged.dropped else None,
         dropped_regions=dict(judged.dropped) or None,
         judged_share=judged.judged_share if judged.judged_share < 1 else None,
-        **_facts(inspection_id, active, judged.image, reference, data, part),
+        **_common_fields(inspection_id, active, judged.image, reference, data, part),
     )
 
 
-def to_invalid_row(
+def to_invalid_record(
     inspection_id: UUID,
     active: ActiveProduct,
     prepared: PreparedImage,
-    objections: Sequence[QualityViolation],
+    violations: Sequence[QualityViolation],
     reference: Sequence[float],
     data: bytes,
     part: PartRecord,
 ) -> InspectionRecord:
-    """What is remembered of an image that was not worth a verdict."""
+    """Build the record of an image that the quality check rejected.
+
+    Args:
+        inspection_id: UUIDv7 of the inspection.
+        active: Bundle and recipe in force.
+        prepared: The decoded image with its quality measures.
+        violations: Quality limits that the image violates.
+        reference: Scores of good images that p-values are relative to.
+        data: The encoded image or camera buffer.
+        part: Metadata sent by the client.
+    """
     return InspectionRecord(
         decision=Decision.INVALID.value,
         score=None,
@@ -71,12 +88,12 @@ def to_invalid_row(
         regions=[],
         timings_ms=_milliseconds(prepared.timings),
         batch_size=0,
-        objections=[objection.to_stored() for objection in objections],
-        **_facts(inspection_id, active, prepared, reference, data, part),
+        objections=[violation.to_stored() for violation in violations],
+        **_common_fields(inspection_id, active, prepared, reference, data, part),
     )
 
 
-def _facts(
+def _common_fields(
     inspection_id: UUID,
     active: ActiveProduct,
     prepared: PreparedImage,
@@ -84,7 +101,7 @@ def _facts(
     data: bytes,
     part: PartRecord,
 ) -> dict[str, Any]:
-    """What is remembered whatever came out: what was inspected, with what, by which rules."""
+    """Return the fields that do not depend on the decision."""
     bundle, recipe = active.bundle, active.recipe.recipe
     scale = active.inspector.heatmap_scale(recipe.thresholds, recipe.heatmap.low, recipe.heatmap.high)
     return {
@@ -115,12 +132,12 @@ def _facts(
     }
 
 
-def _milliseconds(timings: Mapping[str, float]) -> dict[str, float]:
-    return {stage: round(seconds * 1000, 3) for stage, seconds in timings.items()}
+def _milliseconds(timings_s: Mapping[str, float]) -> dict[str, float]:
+    return {stage: round(seconds * 1000, 3) for stage, seconds in timings_s.items()}
 
 
 def to_region(stored: dict[str, Any]) -> Region:
-    """A region as it was stored; JSON knows lists only."""
+    """Return a region from its stored JSON form, which has lists instead of tuples."""
     x, y, width, height = stored["bbox"]
     peak_x, peak_y = stored["peak_xy"]
     return Region(

@@ -1,7 +1,7 @@
-"""Retention: images and maps go when the recipe says so, in the background and a bounded number at a time.
+"""Retention: remove images and anomaly maps in the background as the recipes demand.
 
-The record of an inspection stays; only its files go. Files first, then the note in the record, so that whatever happens
-in between, the next sweep finishes it.
+The record of an inspection is kept; only its files are removed. The files are removed first and the record is marked
+afterwards, so that the next sweep completes a removal that was interrupted.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from service.store.store import Store
 
 log = structlog.get_logger(__name__)
 
-# Inspections per product and decision in one sweep. A sweep that meets this bound is soon followed by the next one.
+# Maximum number of inspections per product and decision in one sweep. If it is reached, the next sweep follows soon.
 SWEEP_LIMIT = 500
-_SOON_S = 1.0
+_NEXT_SWEEP_S = 1.0
 
 
 class RetentionSweeper:
-    """Sweeps again and again, on a thread of its own.
+    """Removes images and maps periodically, on a thread of its own.
 
     Args:
-        store: What is swept.
-        products: Names of the products, asked for at every sweep.
-        metrics: What is counted.
-        interval_s: Seconds from sweep to sweep. What is younger than this stays, so that nobody who was just answered
-            finds the files gone.
-        limit: Inspections per product and decision in one sweep.
+        store: The store to sweep.
+        products: Returns the names of the products; called at every sweep.
+        metrics: Counts removals and failures.
+        interval_s: Seconds between sweeps. Files younger than this are kept, so that a client can read the files of a
+            recent inspection.
+        limit: Maximum number of inspections per product and decision in one sweep.
     """
 
     def __init__(
@@ -56,22 +56,23 @@ class RetentionSweeper:
         self._thread = threading.Thread(target=self._work, name="retention", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Finish the files at hand and end the thread."""
+        """Complete the current removal and stop the thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def sweep(self) -> bool:
-        """Remove what the recipes in force let go.
+        """Remove the images and maps that the recipes in force no longer keep.
 
         Returns:
-            Whether there is more of it than one sweep removes.
+            Whether the limit of one sweep was reached, so that more may be left.
 
         Raises:
-            StoreUnavailable: The database does not answer.
+            StoreUnavailable: The database cannot be used.
         """
         is_more = False
         for product in sorted(self._products()):
@@ -98,7 +99,7 @@ class RetentionSweeper:
         mark_removed(self.store.engine, [item.inspection_id for item in removed], now)
         self.store.files.remove_empty_days(item.inspection_id for item in removed)
         self._metrics.artefacts_removed.labels(product, decision).inc(len(removed))
-        # Those that could not be removed will not be removable in a second, either.
+        # Files that could not be removed do not count: an immediate retry would fail again.
         return len(removed) == self.limit
 
     def _unlink(self, item: Artefacts) -> bool:
@@ -118,6 +119,6 @@ class RetentionSweeper:
                 is_more = self.sweep()
             except StoreUnavailable as error:
                 log.warning("retention postponed", reason=error.detail)
-            except Exception:  # whatever it is, the disk must not fill up because a thread ended
+            except Exception:  # the thread must survive any error, otherwise the disk would fill up
                 log.exception("retention failed")
-            pause_s = min(_SOON_S, self._interval_s) if is_more else self._interval_s
+            pause_s = min(_NEXT_SWEEP_S, self._interval_s) if is_more else self._interval_s

@@ -1,9 +1,9 @@
-"""Receiving an image: the raw body or one part of a form, in memory and never beyond the limit."""
+"""Receive request bodies: an image, a JSON document or a file. Images are kept in memory and never exceed the limit."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TypeVar
 
@@ -22,57 +22,77 @@ RAW_MEDIA_TYPES = (*MEDIA_TYPES.values(), "application/octet-stream")
 MAX_PARTS = 16
 ModelT = TypeVar("ModelT", bound=BaseModel)
 _WRITE_BYTES = 2**20
+_DISCONNECTED = "The client closed the connection before the request was complete."
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An image and the form fields that came with it."""
+    """An image and the other fields of its form.
+
+    Attributes:
+        image: The encoded image or camera buffer.
+        fields: Text of the other form fields, by name.
+    """
 
     image: bytes
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
-async def receive_upload(request: Request, timeout_s: float) -> Upload:
-    """Read the image that a request carries.
+def require_media_type(request: Request, accepted: Sequence[str]) -> str:
+    """Return the media type of the request's body.
 
     Args:
-        request: Its body is bounded by `BodyLimit`.
-        timeout_s: Seconds that the body may take.
+        request: The request.
+        accepted: Media types that the route accepts, in lower case.
 
     Raises:
-        UnsupportedMediaType: The body is neither an image nor a form.
-        InvalidRequest: The form is broken or holds no image, or there is no body.
-        RequestTimeout: The body took too long.
+        UnsupportedMediaType: The route does not accept the media type.
     """
     content_type = request.headers.get("content-type", "")
     media_type = content_type.split(";")[0].strip().lower()
-    if media_type != MULTIPART and media_type not in RAW_MEDIA_TYPES:
-        raise UnsupportedMediaType(content_type or None, (*RAW_MEDIA_TYPES, MULTIPART))
+    if media_type not in accepted:
+        raise UnsupportedMediaType(content_type or None, accepted)
+    return media_type
+
+
+async def receive_upload(request: Request, timeout_s: float) -> Upload:
+    """Receive the image of a request, sent as the body or in a form.
+
+    Args:
+        request: The request; `BodyLimitMiddleware` bounds its body.
+        timeout_s: Maximum time for the body in seconds.
+
+    Raises:
+        UnsupportedMediaType: The body is neither an image nor a form.
+        InvalidRequest: The form is malformed or has no image, or there is no body.
+        RequestTimeout: The body took too long.
+    """
+    media_type = require_media_type(request, (*RAW_MEDIA_TYPES, MULTIPART))
     try:
         async with asyncio.timeout(timeout_s):
             if media_type == MULTIPART:
-                return await _receive_form(request.stream(), content_type)
+                return await _receive_form(request.stream(), request.headers["content-type"])
             body = await request.body()
     except TimeoutError as error:
         raise RequestTimeout(timeout_s) from error
     except ClientDisconnect as error:
-        # Nobody reads this answer; it is made so that the request ends like every other.
-        raise InvalidRequest("The client went away before its request was complete.") from error
+        # No client receives this response; raising it makes the request end like every other one.
+        raise InvalidRequest(_DISCONNECTED) from error
     if not body:
         raise InvalidRequest("The request has no body. Send the encoded image as the body.")
     return Upload(body)
 
 
 async def receive_json(request: Request, timeout_s: float) -> bytes:
-    """Read a JSON document.
+    """Receive a JSON document.
 
     Args:
-        request: Its body is bounded by `BodyLimit`.
-        timeout_s: Seconds that the body may take.
+        request: The request; `BodyLimitMiddleware` bounds its body.
+        timeout_s: Maximum time for the body in seconds.
 
     Raises:
         RequestTimeout: The body took too long.
-        InvalidRequest: The client went away.
+        InvalidRequest: The client closed the connection.
     """
     try:
         async with asyncio.timeout(timeout_s):
@@ -80,58 +100,58 @@ async def receive_json(request: Request, timeout_s: float) -> bytes:
     except TimeoutError as error:
         raise RequestTimeout(timeout_s) from error
     except ClientDisconnect as error:
-        raise InvalidRequest("The client went away before its request was complete.") from error
+        raise InvalidRequest(_DISCONNECTED) from error
 
 
-def read_as(model: type[ModelT], given: bytes | Mapping[str, str], where: str) -> ModelT:
-    """What the framework does with a body or a query, for routes that choose by the Content-Type what to read.
+def validate_as(model: type[ModelT], given: bytes | Mapping[str, str], location: str) -> ModelT:
+    """Validate a body or a query as FastAPI does, for routes that choose the model by the media type of the body.
 
     Args:
-        model: What is expected.
-        given: A JSON document, or the query's parameters.
-        where: "body" or "query", for the message.
+        model: The expected model.
+        given: A JSON document, or the query parameters.
+        location: "body" or "query", for the error message.
 
     Raises:
-        RequestValidationError: It is something else.
+        RequestValidationError: The data does not match the model.
     """
     try:
         return model.model_validate_json(given) if isinstance(given, bytes) else model.model_validate(given)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False, include_context=False)
-        raise RequestValidationError([{**item, "loc": (where, *item["loc"])} for item in errors]) from error
+        raise RequestValidationError([{**item, "loc": (location, *item["loc"])} for item in errors]) from error
 
 
 async def receive_file(request: Request, file: IO[bytes], timeout_s: float) -> None:
-    """Write the request's body into a file, a piece at a time.
+    """Write the request's body into a file, chunk by chunk.
 
     Args:
-        request: Its body is bounded by `BodyLimit`.
-        file: Takes the body.
-        timeout_s: Seconds that may pass without a piece. A large file may take long, a silent client not.
+        request: The request; `BodyLimitMiddleware` bounds its body.
+        file: Receives the body.
+        timeout_s: Maximum time between two chunks in seconds. The whole body may take longer.
 
     Raises:
-        InvalidRequest: There is no body, or the client went away.
-        RequestTimeout: Nothing came for too long.
-        OSError: The file does not take it.
+        InvalidRequest: There is no body, or the client closed the connection.
+        RequestTimeout: No data arrived for too long.
+        OSError: The file cannot be written.
     """
-    waiting = bytearray()
+    buffered = bytearray()
     stream = aiter(request.stream())
     is_empty = True
     try:
         while True:
             async with asyncio.timeout(timeout_s):
-                piece = await anext(stream, b"")
-            waiting += piece
-            is_empty = is_empty and not piece
-            if waiting and (not piece or len(waiting) >= _WRITE_BYTES):
-                await run_in_threadpool(file.write, bytes(waiting))
-                waiting.clear()
-            if not piece:
+                chunk = await anext(stream, b"")
+            buffered += chunk
+            is_empty = is_empty and not chunk
+            if buffered and (not chunk or len(buffered) >= _WRITE_BYTES):
+                await run_in_threadpool(file.write, bytes(buffered))
+                buffered.clear()
+            if not chunk:
                 break
     except TimeoutError as error:
         raise RequestTimeout(timeout_s) from error
     except ClientDisconnect as error:
-        raise InvalidRequest("The client went away before its request was complete.") from error
+        raise InvalidRequest(_DISCONNECTED) from error
     if is_empty:
         raise InvalidRequest("The request has no body. Send the file as the body.")
 
@@ -141,8 +161,8 @@ async def _receive_form(stream: AsyncIterator[bytes], content_type: str) -> Uplo
     async for part in FormReader(content_type, MAX_PARTS).parts(stream):
         if part.name in parts:
             raise InvalidRequest(
-                f"The form has the part {part.name!r} twice. Send one image per request, or several to "
-                "…/inspections:batch."
+                f"The form has the field {part.name!r} twice. Send one image per request, or several images to "
+                "/v1/products/{product}/inspections:batch."
             )
         parts[part.name] = part.content
     image = parts.pop(IMAGE_FIELD, None)
@@ -152,5 +172,5 @@ async def _receive_form(stream: AsyncIterator[bytes], content_type: str) -> Uplo
     try:
         fields = {name: content.decode() for name, content in parts.items()}
     except UnicodeDecodeError as error:
-        raise InvalidRequest("A field of the form is not UTF-8 text.") from error
+        raise InvalidRequest("A form field is not UTF-8 text.") from error
     return Upload(bytes(image), fields)

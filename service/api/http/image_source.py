@@ -1,4 +1,4 @@
-"""Receiving several images: the files of a form or of a zip archive, one at a time and never beyond the limits."""
+"""Receive several images: the files of a form or of a zip archive, one at a time and within the limits."""
 
 from __future__ import annotations
 
@@ -15,19 +15,24 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from service.api.http.bodies import receive_file
+from service.api.http.bodies import receive_file, require_media_type
 from service.api.http.errors import RequestTimeout
-from service.api.http.forms import IMAGE_FIELD, FormReader
+from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.api.http.problems import BodyLimitExceeded
-from service.errors import BadArchive, BodyTooLarge, InvalidRequest, TooManyImages
+from service.errors import BadArchive, BodyTooLarge, InvalidRequest, PlumblineError, TooManyImages
+from service.inspection.decoding.pixel_formats import RawLayout
 from service.serving.batch import Frame
+from service.serving.inspections import Image
+from service.serving.records import PartRecord
 from service.settings import Settings
 from service.store.errors import StoreUnavailable
+from service.untrusted_zip import MEDIA_TYPE as ZIP
 from service.untrusted_zip import METHODS, BadZip, UnpackLimitExceeded, is_encrypted, open_zip, unpack
 
+IMAGES_MEDIA_TYPES = (MULTIPART, ZIP)
 MAX_LABEL = 256
-# What an image's entry may take in a zip file's table of contents, name included. With room for what archivers put
-# beside images (folders, thumbnails), which are passed over.
+# Maximum size of an image's entry in the directory of a zip file, including its name. It leaves space for entries that
+# are skipped, such as folders and thumbnails.
 _ENTRY_BYTES = 2048
 
 
@@ -35,65 +40,73 @@ class ImageSource:
     """The images of one request.
 
     Args:
-        request: Its body is bounded by `BodyLimit`.
+        request: The request; `BodyLimitMiddleware` bounds its body.
         settings: The other limits.
-        empty: What every frame has but its label and data.
+        part: Metadata of all images.
+        layout: Layout of all camera buffers; None for encoded images.
     """
 
-    def __init__(self, request: Request, settings: Settings, empty: Frame) -> None:
+    def __init__(self, request: Request, settings: Settings, part: PartRecord, layout: RawLayout | None = None) -> None:
         self._request = request
         self._settings = settings
-        self._empty = empty
-        self._patience_s = settings.body_timeout_s
+        self._empty = Image(b"", part, layout)
+        self._remaining_s = settings.body_timeout_s
 
-    async def form(self, content_type: str) -> AsyncGenerator[Frame]:
-        """The images of a form, each as soon as it is whole.
+    def images(self) -> AsyncGenerator[Frame]:
+        """Return the images of the request, read from its form or zip archive.
 
         Raises:
-            InvalidRequest: The form is broken or holds something else.
+            UnsupportedMediaType: The body is neither a form nor a zip archive.
+        """
+        media_type = require_media_type(self._request, IMAGES_MEDIA_TYPES)
+        return self._zipped() if media_type == ZIP else self._form(self._request.headers["content-type"])
+
+    async def _form(self, content_type: str) -> AsyncGenerator[Frame]:
+        """Yield the images of a form, each as soon as it is complete.
+
+        Raises:
+            InvalidRequest: The form is malformed or has another field.
             TooManyImages, BodyTooLarge, RequestTimeout: A limit is exceeded.
         """
         limit = self._settings.max_call_images
         reader = FormReader(content_type, limit + 1, self._settings.max_body_bytes)
         count = 0
-        async for part in reader.parts(self._pieces()):
+        async for part in reader.parts(self._chunks()):
             if part.name != IMAGE_FIELD:
                 raise InvalidRequest(
-                    f"The form has the field {part.name!r}. Of several images, a form holds the files in the field "
-                    f"{IMAGE_FIELD!r} only; what is said about the part stands in the query."
+                    f"The form has the field {part.name!r}. A form with several images has files in the field "
+                    f"{IMAGE_FIELD!r} only. Send all other values as query parameters."
                 )
             count += 1
             if count > limit:
                 raise TooManyImages(limit)
-            self._patience_s = self._settings.body_timeout_s  # a whole image came: the sender is no idler
-            frame = replace(self._empty, label=_label(part.file_name))
+            self._remaining_s = self._settings.body_timeout_s  # the timeout holds per image
+            label = _label(part.file_name)
             if part.is_too_large:
-                yield replace(frame, refusal=BodyTooLarge(self._settings.max_body_bytes))
-            elif not part.content:
-                yield replace(frame, refusal=InvalidRequest("The file is empty."))
+                yield self._failed(label, BodyTooLarge(self._settings.max_body_bytes))
             else:
-                yield replace(frame, data=bytes(part.content))
+                yield self._frame(label, bytes(part.content))
 
-    async def zipped(self) -> AsyncGenerator[Frame]:
-        """The files of a zip archive, in the order of its table of contents, each unpacked when its turn comes.
+    async def _zipped(self) -> AsyncGenerator[Frame]:
+        """Yield the files of a zip archive in the order of its directory, each unpacked when it is requested.
 
         Raises:
-            BadArchive: It is no zip file or is damaged.
+            BadArchive: The body is not a zip archive, or it is damaged.
             TooManyImages, BodyTooLarge, RequestTimeout: A limit is exceeded.
-            StoreUnavailable: The data folder does not take it.
+            StoreUnavailable: The archive cannot be written to the data folder.
         """
         limit = self._settings.max_call_images
         try:
-            # On the disk and without a name: it may be far larger than what this machine has memory to spare for.
+            # On disk and unnamed: the archive may be larger than the available memory.
             archive: IO[bytes] = await run_in_threadpool(TemporaryFile, dir=self._settings.data)
             try:
                 await receive_file(self._request, archive, self._settings.body_timeout_s)
                 with open_zip(archive, limit * _ENTRY_BYTES) as opened:
-                    entries = [entry for entry in opened.infolist() if not _is_decoration(entry)]
+                    entries = [entry for entry in opened.infolist() if not _is_skipped(entry)]
                     if len(entries) > limit:
                         raise TooManyImages(limit)
-                    stated = sum(entry.file_size for entry in entries)
-                    if stated > self._settings.max_call_bytes:
+                    stated_bytes = sum(entry.file_size for entry in entries)
+                    if stated_bytes > self._settings.max_call_bytes:
                         raise BodyTooLarge(self._settings.max_call_bytes, "PLUMBLINE_MAX_CALL_BYTES")
                     for entry in entries:
                         yield await run_in_threadpool(self._unpack, opened, entry)
@@ -107,50 +120,58 @@ class ImageSource:
             raise StoreUnavailable(f"{self._settings.data} cannot be written ({error.strerror})") from error
 
     def _unpack(self, opened: ZipFile, entry: ZipInfo) -> Frame:
-        frame = replace(self._empty, label=_label(entry.filename))
+        label = _label(entry.filename)
         limit_bytes = self._settings.max_body_bytes
         if is_encrypted(entry) or entry.compress_type not in METHODS:
-            reason = "The file in the archive is encrypted, or compressed by another method than deflate."
-            return replace(frame, refusal=InvalidRequest(reason))
+            reason = "The file in the archive is encrypted or uses another compression method than deflate."
+            return self._failed(label, InvalidRequest(reason))
         try:
-            # What the archive says first, what really comes out second.
+            # The stated size is checked first, the real size while unpacking.
             if entry.file_size > limit_bytes:
                 raise UnpackLimitExceeded
             data = unpack(opened, entry, limit_bytes)
         except UnpackLimitExceeded:
-            return replace(frame, refusal=BodyTooLarge(limit_bytes))
+            return self._failed(label, BodyTooLarge(limit_bytes))
         except BadZip as error:
-            return replace(frame, refusal=BadArchive(str(error)))
-        return replace(frame, data=data) if data else replace(frame, refusal=InvalidRequest("The file is empty."))
+            return self._failed(label, BadArchive(str(error)))
+        return self._frame(label, data)
 
-    async def _pieces(self) -> AsyncGenerator[bytes]:
-        """The request's body. Time counts only while the sender is waited for, and begins anew with every image."""
+    def _frame(self, label: str | None, data: bytes) -> Frame:
+        if not data:
+            return self._failed(label, InvalidRequest("The file is empty."))
+        return Frame(replace(self._empty, data=data), label)
+
+    def _failed(self, label: str | None, error: PlumblineError) -> Frame:
+        return Frame(self._empty, label, error)
+
+    async def _chunks(self) -> AsyncGenerator[bytes]:
+        """Yield the request's body. Only the time spent waiting for the sender counts, from image to image."""
         stream = aiter(self._request.stream())
         try:
             while True:
-                since = time.monotonic()
-                async with asyncio.timeout(self._patience_s):
-                    piece = await anext(stream, None)
-                self._patience_s -= time.monotonic() - since
-                if piece is None:
+                started = time.monotonic()
+                async with asyncio.timeout(self._remaining_s):
+                    chunk = await anext(stream, None)
+                self._remaining_s -= time.monotonic() - started
+                if chunk is None:
                     return
-                yield piece
+                yield chunk
         except TimeoutError as error:
             raise RequestTimeout(self._settings.body_timeout_s) from error
         except ClientDisconnect as error:
-            raise InvalidRequest("The client went away before its request was complete.") from error
+            raise InvalidRequest("The client closed the connection before the request was complete.") from error
         except BodyLimitExceeded as error:
             raise error.problem from error
 
 
 def _label(name: str | None) -> str | None:
-    """A name that a sender chose, fit to be given back: never a path that anything is written to or read from."""
+    """Return a file name as a label that is safe to send back. It is never used as a path."""
     if name is None:
         return None
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in name[:MAX_LABEL])
 
 
-def _is_decoration(entry: ZipInfo) -> bool:
-    """Whether an entry is a folder, or what desktop systems add to archives unasked."""
+def _is_skipped(entry: ZipInfo) -> bool:
+    """Return whether an entry is a folder or a file that desktop systems add to archives."""
     path = PurePosixPath(entry.filename)
     return entry.is_dir() or "__MACOSX" in path.parts or path.name in {".DS_Store", "Thumbs.db", "desktop.ini"}

@@ -1,23 +1,19 @@
-"""What happens to every request: an id, a bound on its body, a count, and an answer even when there is a bug.
+"""Context of every request: its id, its metrics, and a response for unexpected errors.
 
-Pure ASGI: the framework's convenience class would put a task and a queue between client and handler.
+It is plain ASGI: Starlette's `BaseHTTPMiddleware` would add a task and a queue between client and endpoint.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from functools import partial
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http.errors import InternalError
-from service.api.http.problems import BODY_READ, PROBLEM, REQUEST_ID, BodyLimitExceeded, ProblemResponse
-from service.bundle.errors import BundleTooLarge
-from service.errors import BodyTooLarge, PlumblineError
+from service.api.http.problems import PROBLEM, REQUEST_ID, ProblemResponse
 from service.monitoring.metrics import UNMATCHED_ROUTE, Metrics
 from service.store.ids import new_id
 
@@ -26,108 +22,64 @@ log = structlog.get_logger(__name__)
 TRACEPARENT = "plumbline.traceparent"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_MANY_IMAGES = re.compile(r"/v1/products/[^/]+/(inspections:batch|thresholds:propose)")
-_BUNDLES = re.compile(r"/v1/products/[^/]+/bundles")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RequestContext:
-    """Names the request, counts it, and turns an unforeseen exception into a problem without a stack trace."""
+    """Gives each request an id, counts it, and turns an unexpected exception into a problem without a stack trace.
+
+    Args:
+        app: The application.
+        metrics: Counts requests and problems.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app = app
-        self.metrics = metrics
+        self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
         started = time.perf_counter()
         headers = Headers(scope=scope)
-        request_id = _named(headers.get("x-request-id", ""), _REQUEST_ID) or str(new_id())
-        traceparent = _named(headers.get("traceparent", ""), _TRACEPARENT)
+        request_id = _matching(headers.get("x-request-id", ""), _REQUEST_ID) or str(new_id())
+        traceparent = _matching(headers.get("traceparent", ""), _TRACEPARENT)
         scope[REQUEST_ID], scope[TRACEPARENT] = request_id, traceparent
-        names = {"request_id": request_id} | ({"traceparent": traceparent} if traceparent else {})
+        context = {"request_id": request_id} | ({"traceparent": traceparent} if traceparent else {})
         status = 0
 
-        async def send_named(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answer = MutableHeaders(scope=message)
-                answer["X-Request-ID"] = request_id
+                response_headers = MutableHeaders(scope=message)
+                response_headers["X-Request-ID"] = request_id
                 if traceparent:
-                    answer["traceparent"] = traceparent
+                    response_headers["traceparent"] = traceparent
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(**names):
+        with structlog.contextvars.bound_contextvars(**context):
             try:
-                await self.app(scope, receive, send_named)
-            except Exception:  # the last line of defence: the client gets an answer, the log the story
-                log.exception("unforeseen failure", method=scope["method"], path=scope["path"])
+                await self._app(scope, receive, send_with_id)
+            except Exception:  # details are logged, the client receives a problem with the request id
+                log.exception("unexpected error", method=scope["method"], path=scope["path"])
                 if status == 0:
-                    await ProblemResponse(InternalError(), request_id, close=True)(scope, receive, send_named)
+                    await ProblemResponse(InternalError(), request_id, close=True)(scope, receive, send_with_id)
             finally:
                 self._count(scope, status, time.perf_counter() - started)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        # The template, not the path: ids and scanners' fantasies would make a time series each.
+        # The label is the route's template, not the path: each id and each scanned path would make a time series.
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        self.metrics.http_requests.labels(method, route, str(status)).inc()
-        self.metrics.http_duration.labels(method, route).observe(seconds)
+        self._metrics.http_requests.labels(method, route, str(status)).inc()
+        self._metrics.http_duration.labels(method, route).observe(seconds)
         if PROBLEM in scope:
-            self.metrics.problems.labels(scope[PROBLEM]).inc()
+            self._metrics.problems.labels(scope[PROBLEM]).inc()
 
 
-class BodyLimit:
-    """Refuses a body that is too large as soon as that is known: from its stated length before a byte is
-    read, from its real length with the byte that is one too many."""
-
-    def __init__(self, app: ASGIApp, limit_bytes: int, bundle_bytes: int, call_bytes: int) -> None:
-        self.app = app
-        self.limit_bytes = limit_bytes
-        self.bundle_bytes = bundle_bytes
-        self.call_bytes = call_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        limit_bytes = self.limit_bytes
-        too_large: Callable[[int], PlumblineError] = BodyTooLarge
-        if _BUNDLES.fullmatch(scope["path"]):
-            limit_bytes, too_large = self.bundle_bytes, BundleTooLarge
-        elif _MANY_IMAGES.fullmatch(scope["path"]) and not _is_json(scope):
-            limit_bytes, too_large = self.call_bytes, partial(BodyTooLarge, setting="PLUMBLINE_MAX_CALL_BYTES")
-        headers = Headers(scope=scope)
-        stated = headers.get("content-length", "")
-        if stated.isdecimal() and int(stated) > limit_bytes:
-            await ProblemResponse(too_large(limit_bytes), scope[REQUEST_ID], close=True)(scope, receive, send)
-            return
-        has_body = stated not in {"", "0"} or "transfer-encoding" in headers
-        scope[BODY_READ] = not has_body
-        received = 0
-
-        async def receive_counted() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                # Once: after the refusal, the answer itself looks away while the rest comes in.
-                if received > limit_bytes >= received - len(message.get("body", b"")):
-                    raise BodyLimitExceeded(too_large(limit_bytes))
-                if not message.get("more_body", False):
-                    scope[BODY_READ] = True
-            return message
-
-        await self.app(scope, receive_counted, send)
-
-
-def _is_json(scope: Scope) -> bool:
-    return Headers(scope=scope).get("content-type", "").lower().startswith("application/json")
-
-
-def _named(value: str, form: re.Pattern[str]) -> str | None:
-    """A name that a client chose, if it has the form that may go into logs and headers."""
-    return value if form.fullmatch(value) else None
+def _matching(value: str, pattern: re.Pattern[str]) -> str | None:
+    """Return a value sent by the client if it is safe to use in logs and headers, otherwise None."""
+    return value if pattern.fullmatch(value) else None

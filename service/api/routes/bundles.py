@@ -1,19 +1,20 @@
-"""Bundles over HTTP: upload, list, activate, roll back, watch."""
+"""Bundles of products: upload, list, activate, roll back, run as a shadow, compare."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import IO, Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.api.answers import activation_answer, bundle_answer, choice_answer, comparison_answer
-from service.api.deps import BundlesDep, LineDep, ProductPath, VersionPath
-from service.api.http.bodies import receive_file
+from service.api.deps import BundlesDep, SettingsDep
+from service.api.http.bodies import receive_file, require_media_type
+from service.api.http.body_limit import BUNDLE, limit_body
 from service.api.http.errors import RequestTimeout
 from service.api.http.problems import problem_responses
-from service.bundle.archive import open_spool
+from service.api.mapping import to_activation, to_bundle_record, to_choice_record, to_comparison_record
+from service.api.parameters import ProductPath, VersionPath
+from service.api.responses import BINARY, location_header
 from service.bundle.errors import (
     BundleArchiveInvalid,
     BundleIntegrity,
@@ -25,8 +26,6 @@ from service.bundle.errors import (
     ParityFailure,
     RepositoryNotWritable,
 )
-from service.bundle.manifest import PRODUCT_NAME
-from service.deployment.comparison import compare
 from service.deployment.errors import (
     ChangeUnderWay,
     NothingToRollBackTo,
@@ -47,14 +46,12 @@ from service.schemas.bundle import (
     ComparisonRecord,
 )
 from service.store.errors import StoreUnavailable
-from service.store.shadows import paired_verdicts
 from service.untrusted_zip import MEDIA_TYPE
 
 router = APIRouter(prefix="/v1/products/{product}", tags=["bundles"])
 
 _MEDIA_TYPES = (MEDIA_TYPE, "application/octet-stream")
-_BINARY = {"type": "string", "format": "binary"}
-_LOCATION = {"Location": {"description": "Address of the bundle.", "schema": {"type": "string"}}}
+_LOCATION = location_header("the bundle")
 _CHANGE_ERRORS = (UnknownProduct, InvalidRequest, BodyTooLarge, ChangeUnderWay, ShuttingDown, StoreUnavailable)
 _LOAD_ERRORS = (
     BundleInvalid,
@@ -76,13 +73,17 @@ _LOAD_ERRORS = (
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "The bundle as a zip file, as `plumbline bundle export` writes it.",
-            "content": {name: {"schema": _BINARY} for name in _MEDIA_TYPES},
+            "description": "The bundle as a zip archive, as written by `plumbline bundle export`.",
+            "content": {name: {"schema": BINARY} for name in _MEDIA_TYPES},
         }
     },
     responses={
-        200: {"description": "The very same bundle was there already.", "model": BundleRecord, "headers": _LOCATION},
-        201: {"description": "It is in the model repository now.", "headers": _LOCATION},
+        200: {
+            "description": "The model repository contained this bundle already.",
+            "model": BundleRecord,
+            "headers": _LOCATION,
+        },
+        201: {"description": "The bundle was added to the model repository.", "headers": _LOCATION},
         **problem_responses(
             UnsupportedMediaType,
             InvalidRequest,
@@ -100,34 +101,22 @@ _LOAD_ERRORS = (
         ),
     },
 )
-async def upload_bundle(request: Request, product: ProductPath, line: LineDep, bundles: BundlesDep) -> Response:
-    """Put a bundle into the model repository, all of it or nothing. A new product begins with its first bundle.
+@limit_body(BUNDLE)
+async def upload_bundle(request: Request, product: ProductPath, bundles: BundlesDep, settings: SettingsDep) -> Response:
+    """Add a bundle to the model repository, completely or not at all. A new product is created with its first bundle.
 
-    Nothing changes for the images that come in: a bundle decides when it is activated. (Of a product that never had
-    an active bundle, the newest serves from the next start on.) Hashes, schema and graph are verified here, golden
-    samples when it is loaded.
+    The bundle does not decide about images until it is activated. (A product that never had an active bundle is served
+    by its newest one after the next start.) Hashes, schema and graph are verified here, the golden samples when the
+    bundle is loaded.
     """
-    if not PRODUCT_NAME.fullmatch(product):
-        raise InvalidRequest(
-            f"{product!r} cannot be the name of a product. Use 1 to 64 lower-case letters, digits, '-' and '_', and "
-            "begin with a letter or a digit."
-        )
-    content_type = request.headers.get("content-type", "")
-    if content_type.split(";")[0].strip().lower() not in _MEDIA_TYPES:
-        raise UnsupportedMediaType(content_type or None, _MEDIA_TYPES)
-    models, limit_bytes = line.settings.models, line.settings.max_bundle_bytes
-    try:
-        archive = await run_in_threadpool(open_spool, models)
-        try:
-            await receive_file(request, archive, line.settings.body_timeout_s)
-            async with bundles.uploading:
-                version, is_new = await run_in_threadpool(bundles.upload, product, archive, limit_bytes)
-        finally:
-            await run_in_threadpool(archive.close)
-    except OSError as error:
-        raise RepositoryNotWritable(models, error.strerror) from error
+    require_media_type(request, _MEDIA_TYPES)
+
+    async def receive(archive: IO[bytes]) -> None:
+        await receive_file(request, archive, settings.body_timeout_s)
+
+    version, is_new = await bundles.upload(product, receive)
     location = {"Location": f"/v1/products/{product}/bundles/{version.version}"}
-    body = bundle_answer(version).model_dump_json()
+    body = to_bundle_record(version).model_dump_json()
     return Response(body, 201 if is_new else 200, location, "application/json")
 
 
@@ -137,26 +126,23 @@ async def upload_bundle(request: Request, product: ProductPath, line: LineDep, b
     summary="List bundles",
     responses=problem_responses(UnknownProduct, InvalidRequest),
 )
-def list_bundles(product: ProductPath, line: LineDep, bundles: BundlesDep) -> BundleList:
-    """Every bundle of the product, newest first, with what it is doing or why it would not be served."""
-    versions = bundles.versions(product)
-    active, shadow = line.registry.active.get(product), line.registry.shadows.get(product)
+def list_bundles(product: ProductPath, bundles: BundlesDep) -> BundleList:
+    """Return all bundles of the product, newest first, each with its state and, if it is broken, the reason."""
+    found = bundles.list_bundles(product)
     return BundleList(
-        items=[bundle_answer(version) for version in versions],
-        active=None if active is None else active.bundle.version,
-        shadow=None if shadow is None else shadow.bundle.version,
+        items=[to_bundle_record(version) for version in found.versions], active=found.active, shadow=found.shadow
     )
 
 
 @router.get(
     "/bundles/{version}",
     operation_id="get_bundle",
-    summary="Read a bundle",
+    summary="Get a bundle",
     responses=problem_responses(UnknownProduct, UnknownBundle, InvalidRequest),
 )
 def read_bundle(product: ProductPath, version: VersionPath, bundles: BundlesDep) -> BundleRecord:
-    """One bundle, as in the list."""
-    return bundle_answer(bundles.version(product, version))
+    """Return one bundle with its state."""
+    return to_bundle_record(bundles.get(product, version))
 
 
 @router.post(
@@ -166,79 +152,74 @@ def read_bundle(product: ProductPath, version: VersionPath, bundles: BundlesDep)
     responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, UnknownBundle),
 )
 def activate_bundle(
-    product: ProductPath, version: VersionPath, decision: BundleDecision, line: LineDep, bundles: BundlesDep
+    product: ProductPath, version: VersionPath, decision: BundleDecision, bundles: BundlesDep
 ) -> Activation:
-    """Let a bundle decide, with its recipe, from the next image on. The answer comes when it serves.
+    """Activate a bundle with its recipe from the next image on. The response is sent when the bundle serves.
 
-    The bundle is loaded and tested beside the one that serves. Images in work are finished by that one; not one is
-    refused. If the new bundle fails, the problem says why and everything stays as it was. The choice holds over
-    restarts. A bundle that had a recipe before gets it back; another gets one from its own calibration card, for the
-    rates that a person chose last.
+    The bundle is loaded and tested beside the active one, which completes the images in flight; no image is refused. If
+    the new bundle cannot be served, the problem explains why and nothing changes. The choice is kept over restarts. A
+    bundle that had a recipe before gets it back. Another bundle gets a recipe derived from its own calibration card for
+    the rates that a person chose last.
     """
-    choice = bundles.activate(product, version, author=decision.author, reason=decision.reason)
-    return activation_answer(choice, line.registry.get(product))
+    return to_activation(bundles.activate(product, version, author=decision.author, reason=decision.reason))
 
 
 @router.post(
     "/bundles:rollback",
     operation_id="roll_back_bundle",
-    summary="Roll back to the bundle before",
+    summary="Roll back to the previous bundle",
     responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, NothingToRollBackTo),
 )
-def roll_back_bundle(product: ProductPath, decision: BundleDecision, line: LineDep, bundles: BundlesDep) -> Activation:
-    """Activate the bundle that was active before the present one, with the recipe that it had.
+def roll_back_bundle(product: ProductPath, decision: BundleDecision, bundles: BundlesDep) -> Activation:
+    """Activate the bundle that was active before the present one, with its recipe.
 
-    A second roll-back goes one bundle further back, never forward to the one that was just left.
+    A second roll-back goes one bundle further back. It never returns to the bundle that was rolled back.
     """
-    choice = bundles.roll_back(product, author=decision.author, reason=decision.reason)
-    return activation_answer(choice, line.registry.get(product))
+    return to_activation(bundles.roll_back(product, author=decision.author, reason=decision.reason))
 
 
 @router.post(
     "/bundles/{version}:shadow",
     operation_id="shadow_bundle",
-    summary="Let a bundle watch",
+    summary="Start a shadow deployment",
     responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, UnknownBundle, ShadowRefused),
 )
 def shadow_bundle(
     product: ProductPath, version: VersionPath, decision: BundleDecision, bundles: BundlesDep
 ) -> ChoiceRecord:
-    """Let a bundle judge the images that the active one decided, beside it, with a recipe from its own card.
+    """Run a bundle as a shadow: it judges the same images as the active bundle, with a recipe from its own card.
 
-    What it says is stored and compared, and decides nothing. A product has one shadow; another one takes its place.
+    Its decisions are stored and can be compared, but have no effect. A product has at most one shadow; a new one
+    replaces it.
     """
-    return choice_answer(bundles.start_shadow(product, version, author=decision.author, reason=decision.reason))
+    return to_choice_record(bundles.start_shadow(product, version, author=decision.author, reason=decision.reason))
 
 
 @router.post(
     "/bundles:stop-shadow",
     operation_id="stop_shadow",
-    summary="Stop watching",
+    summary="Stop the shadow deployment",
     responses=problem_responses(*_CHANGE_ERRORS, ShadowRefused),
 )
 def stop_shadow(product: ProductPath, decision: BundleDecision, bundles: BundlesDep) -> ChoiceRecord:
-    """Unload the shadow. What it said stays stored."""
-    return choice_answer(bundles.stop_shadow(product, author=decision.author, reason=decision.reason))
+    """Unload the shadow. Its decisions stay stored."""
+    return to_choice_record(bundles.stop_shadow(product, author=decision.author, reason=decision.reason))
 
 
 @router.get(
     "/bundles:history",
     operation_id="list_bundle_choices",
-    summary="List who chose which bundle",
+    summary="List the history of active and shadow bundles",
     responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
 )
 def list_choices(
     product: ProductPath,
-    line: LineDep,
     bundles: BundlesDep,
-    role: Annotated[Literal["active", "shadow"], Query(description="Which role.")] = "active",
-    limit: Annotated[int, Query(ge=1, le=500, description="Most choices to list.")] = 100,
+    role: Annotated[Literal["active", "shadow"], Query(description="Role of the bundle.")] = "active",
+    limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of choices.")] = 100,
 ) -> ChoiceHistory:
-    """Who let which bundle decide or watch, when and why; newest first. Empty where nobody ever chose."""
-    if product not in line.registry.known:
-        raise UnknownProduct(product, line.registry.known)
-    history = bundles.choices.history(product, role, limit=limit)
-    return ChoiceHistory(items=[choice_answer(choice) for choice in history])
+    """Return which bundle got the role, with author, time and reason, newest first. Empty if none was ever chosen."""
+    return ChoiceHistory(items=[to_choice_record(choice) for choice in bundles.history(product, role, limit)])
 
 
 @router.get(
@@ -249,21 +230,18 @@ def list_choices(
 )
 def compare_bundles(
     product: ProductPath,
-    line: LineDep,
     bundles: BundlesDep,
-    active: Annotated[str | None, Query(max_length=12, description="Version that decided; the present one.")] = None,
-    shadow: Annotated[str | None, Query(max_length=12, description="Version that watched; the latest one.")] = None,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="Newest images to look at.")] = 1000,
+    active: Annotated[
+        str | None, Query(max_length=12, description="Version that decided; by default the active one.")
+    ] = None,
+    shadow: Annotated[
+        str | None, Query(max_length=12, description="Version that ran as the shadow; by default the latest one.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Maximum number of images, newest first.")] = 1000,
 ) -> ComparisonRecord:
-    """What two bundles said about the same images: how often they agree, whether one rejects more than chance would
-    explain, and the images to look at. The tests are exact; neither says which of the two is right.
+    """Compare the decisions of two bundles about the same images.
+
+    The result shows how often they agree, whether one of them rejects significantly more, and which images they decide
+    differently. The tests are exact. They do not show which bundle is right.
     """
-    if product not in line.registry.known:
-        raise UnknownProduct(product, line.registry.known)
-    active = active or line.registry.get(product).bundle.version
-    if shadow is None:
-        shadow = bundles.choices.latest_version(product, "shadow")
-        if shadow is None:
-            raise ShadowRefused(product, f"{product!r} never had a shadow to compare with.")
-    judged = paired_verdicts(line.store.engine, product, active, shadow, limit)
-    return comparison_answer(product, compare(active, shadow, judged))
+    return to_comparison_record(product, bundles.compare(product, active, shadow, limit))

@@ -1,4 +1,4 @@
-"""Probes, metrics and the front door."""
+"""Health probes, metrics and the index."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ from fastapi import APIRouter
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from starlette.responses import Response
 
-from service.api.answers import broken_answer
-from service.api.deps import LineDep, ReadinessDep
+from service.api.deps import MetricsDep, ReadinessDep
 from service.api.http.problems import problem_responses
+from service.api.mapping import to_bundle_problem
 from service.schemas.product import Liveness, Readiness
 from service.version import VERSION
 
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/health/live", operation_id="live", summary="Is it alive?", responses=problem_responses())
+@router.get("/health/live", operation_id="live", summary="Liveness probe", responses=problem_responses())
 async def live() -> Liveness:
-    """Answers as long as the event loop turns. Depends on nothing, waits for nobody."""
+    """Return 200 while the event loop runs. It depends on nothing else."""
     return Liveness()
 
 
 @router.get(
     "/health/ready",
     operation_id="ready",
-    summary="Should images be sent here?",
+    summary="Readiness probe",
     response_model=Readiness,
     responses={
-        503: {"description": "Not now; the reasons say why.", "model": Readiness},
+        503: {"description": "Not ready; `reasons` explains why.", "model": Readiness},
         **problem_responses(),
     },
 )
-async def ready(line: LineDep, check: ReadinessDep) -> Response:
-    """200 when products are loaded on the provider that was asked for and nobody is stopping the service.
+async def ready(check: ReadinessDep) -> Response:
+    """Return 200 if products are loaded on the requested execution provider and the service is not stopping.
 
-    A broken bundle beside good ones is named and answers 200, `degraded`; where a product must not be
-    missing, name it in PLUMBLINE_REQUIRED_PRODUCTS.
+    If some bundles are broken and others are served, the status is `degraded` with 200. List the products that must be
+    served in PLUMBLINE_REQUIRED_PRODUCTS to get 503 instead.
     """
-    verdict = check()
+    report = check()
     body = Readiness(
-        status=verdict.status,
-        reasons=list(verdict.reasons),
-        products=sorted(line.registry.active),
-        broken_bundles=[broken_answer(broken) for broken in line.registry.broken],
+        status=report.status,
+        reasons=list(report.reasons),
+        products=list(report.products),
+        broken_bundles=[to_bundle_problem(broken) for broken in report.broken_bundles],
         version=VERSION,
     )
-    return Response(body.model_dump_json(), 200 if verdict.is_ready else 503, media_type="application/json")
+    return Response(body.model_dump_json(), 200 if report.is_ready else 503, media_type="application/json")
 
 
 @router.get(
@@ -54,18 +54,21 @@ async def ready(line: LineDep, check: ReadinessDep) -> Response:
     summary="Prometheus metrics",
     response_class=Response,
     responses={
-        200: {"description": "Text exposition.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        200: {
+            "description": "Prometheus text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
         **problem_responses(),
     },
 )
-def metrics(line: LineDep) -> Response:
-    """Everything that is counted and measured."""
-    return Response(line.metrics.expose(), headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
+def metrics(metrics: MetricsDep) -> Response:
+    """Return all metrics in the Prometheus text format."""
+    return Response(metrics.expose(), headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
 
 
-@router.get("/", operation_id="index", summary="The front door", responses=problem_responses())
+@router.get("/", operation_id="index", summary="Index", responses=problem_responses())
 async def index() -> dict[str, str]:
-    """Where to go from here."""
+    """Return the main URLs of the service."""
     return {
         "service": "plumbline",
         "version": VERSION,

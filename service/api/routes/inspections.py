@@ -1,99 +1,47 @@
-"""Inspections over HTTP: send an image, get a verdict; read it again later."""
+"""Inspections: send an image, receive the decision, read it again later."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
-from pydantic import ValidationError
 from starlette.responses import Response
 
-from service.api.answers import inspection_answer
-from service.api.deps import InspectionPath, LineDep, ProductPath
+from service.api.deps import ArtefactsDep, InspectionsDep, SettingsDep
 from service.api.http.bodies import RAW_MEDIA_TYPES, receive_upload
-from service.api.http.errors import NotAcceptable, RequestTimeout
+from service.api.http.body_limit import IMAGE, limit_body
+from service.api.http.errors import NotAcceptable
 from service.api.http.forms import IMAGE_FIELD, MULTIPART
-from service.api.http.middleware import TRACEPARENT
 from service.api.http.negotiation import negotiate
-from service.api.http.problems import problem_responses, request_id
-from service.deployment.errors import ProductNotReady, UnknownProduct
-from service.deployment.lease import ActiveProduct
-from service.errors import BodyTooLarge, DeadlineExceeded, InvalidRequest, QueueFull, ShuttingDown, UnsupportedMediaType
-from service.inspection.decoding.pixel_formats import PixelRules, RawLayout
-from service.inspection.errors import (
-    AreaMismatch,
-    BufferSizeMismatch,
-    CorruptImage,
-    NotAnImage,
-    PixelMismatch,
-    ScoreNotFinite,
-    TooManyPixels,
-    UnknownPixelFormat,
+from service.api.http.problems import problem_responses
+from service.api.mapping import to_inspection
+from service.api.parameters import InspectionPath, ProductPath, part_record
+from service.api.responses import (
+    BINARY,
+    BUFFER_HEADERS,
+    INSPECT_ERRORS,
+    VERDICT_HEADERS,
+    binary_response,
+    layout_headers,
+    location_header,
+    verdict_headers,
 )
+from service.errors import InvalidRequest, QueueFull
+from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
 from service.schemas.common import BufferHeaders, Label, PartFields
 from service.schemas.inspection import Inspection, InspectionPage
-from service.serving.inspections import InspectionLine
-from service.serving.records import PartRecord
+from service.serving.inspections import Image
 from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection
-from service.store.ids import parse_id
-from service.store.inspections import InspectionFilter, get_inspection, list_inspections
-from service.store.records import InspectionRecord
+from service.store.inspections import InspectionFilter
 
 router = APIRouter(tags=["inspections"])
 
-BINARY = {"type": "string", "format": "binary"}
+_JSON = "application/json"
 _NPY = "application/x-npy"
-INSPECT_ERRORS = (
-    UnknownProduct,
-    RequestTimeout,
-    BodyTooLarge,
-    TooManyPixels,
-    UnsupportedMediaType,
-    NotAnImage,
-    UnknownPixelFormat,
-    CorruptImage,
-    BufferSizeMismatch,
-    PixelMismatch,
-    AreaMismatch,
-    InvalidRequest,
-    ScoreNotFinite,
-    QueueFull,
-    DeadlineExceeded,
-    ShuttingDown,
-    ProductNotReady,
-    StoreUnavailable,
-)
 _ID_ERRORS = (UnknownInspection, InvalidRequest, StoreUnavailable)
-_VERDICT_HEADERS = {
-    name: {"description": text, "schema": {"type": kind}}
-    for name, text, kind in (
-        ("X-Plumbline-Id", "Id of the inspection.", "string"),
-        ("X-Plumbline-Product", "The product.", "string"),
-        ("X-Plumbline-Decision", "pass, review, fail or invalid.", "string"),
-        ("X-Plumbline-Decision-By-Score", "The decision without region filters.", "string"),
-        ("X-Plumbline-Score", "Raw image score; absent where the image is invalid.", "number"),
-        ("X-Plumbline-P-Value", "How usual the score is among good parts; absent likewise.", "number"),
-        ("X-Plumbline-Invalid-Reasons", "Where the image is invalid: the reasons, comma-separated.", "string"),
-        ("X-Plumbline-Fail-Threshold", "A part fails strictly above.", "number"),
-        ("X-Plumbline-Review-Threshold", "A part needs review strictly above.", "number"),
-        ("X-Plumbline-Bundle", "Digest of the bundle.", "string"),
-        ("X-Plumbline-Recipe-Revision", "Revision of the recipe.", "integer"),
-    )
-}
-_LOCATION = {"Location": {"description": "Address of the stored inspection.", "schema": {"type": "string"}}}
-_BUFFER_HEADERS = {
-    name: {"description": text, "schema": {"type": kind}}
-    for name, text, kind in (
-        ("X-Pixel-Format", "PFNC name of a camera buffer's format.", "string"),
-        ("X-Width", "Pixels in a line.", "integer"),
-        ("X-Height", "Lines.", "integer"),
-        ("X-Stride", "Bytes from line to line, where there is padding.", "integer"),
-    )
-}
-_FORM_SCHEMA = {
+_FORM = {
     "type": "object",
     "required": [IMAGE_FIELD],
     "properties": {
@@ -106,10 +54,6 @@ _FORM_SCHEMA = {
 }
 
 
-def binary_response(description: str, media_types: tuple[str, ...], **more: Any) -> dict[str, Any]:
-    return {"description": description, "content": {name: {"schema": BINARY} for name in media_types}, **more}
-
-
 @router.post(
     "/v1/products/{product}/inspections",
     operation_id="inspect",
@@ -119,56 +63,60 @@ def binary_response(description: str, media_types: tuple[str, ...], **more: Any)
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "The encoded image or, with the headers `X-Pixel-Format`, `X-Width` and `X-Height`, a "
-            "camera buffer as `application/octet-stream`; or a form with either in its field `image`.",
-            "content": {name: {"schema": BINARY} for name in RAW_MEDIA_TYPES} | {MULTIPART: {"schema": _FORM_SCHEMA}},
+            "description": "The encoded image; or, with the headers `X-Pixel-Format`, `X-Width` and `X-Height`, a "
+            "camera buffer as `application/octet-stream`; or a form with either of them in the field `image`.",
+            "content": {name: {"schema": BINARY} for name in RAW_MEDIA_TYPES} | {MULTIPART: {"schema": _FORM}},
         }
     },
     responses={
         201: {
-            "description": "The verdict, stored. As JSON, or as the heatmap with the verdict in the headers.",
+            "description": "The stored inspection, as JSON or as the heatmap with the decision in the headers.",
             "model": Inspection,
             "content": {name: {"schema": BINARY} for name in HEATMAP_MEDIA_TYPES},
-            "headers": _LOCATION | _VERDICT_HEADERS,
+            "headers": location_header("the stored inspection") | VERDICT_HEADERS,
         },
         **problem_responses(NotAcceptable, *INSPECT_ERRORS),
     },
 )
+@limit_body(IMAGE)
 async def inspect(
     request: Request,
     product: ProductPath,
     part: Annotated[PartFields, Query()],
     buffer: Annotated[BufferHeaders, Header()],
-    line: LineDep,
+    inspections: InspectionsDep,
+    artefacts: ArtefactsDep,
+    settings: SettingsDep,
 ) -> Response:
-    """Judge one image: pass, review or fail; or invalid, where the image is too dark, too bright, blurred, empty,
-    of the wrong size or the same as those before it, and so not worth a verdict. The answer is stored before it is
-    given.
+    """Inspect one image and return the stored inspection.
 
-    The image is the request's body, or the field `image` of a form, where the other fields may say the
-    same as the query parameters (and win over them). It is an encoded image, or, where one of the headers
-    `X-Pixel-Format`, `X-Width`, `X-Height`, `X-Stride` is there, a camera buffer, little endian; what these do not say,
-    the recipe declares. With `Accept: image/png`, `image/jpeg` or `image/webp`
-    the answer is the heatmap over the image and the verdict stands in the `X-Plumbline-*` headers. A
-    client that hangs up while its image is in work gets no answer, but the inspection is stored all the
-    same.
+    The decision is `pass`, `review` or `fail`, or `invalid` if the quality check rejects the image because it is too
+    dark, too bright, blurred, empty, of the wrong size, or identical to the images before it. The inspection is stored
+    before the response is sent.
+
+    The image is the request's body or the field `image` of a form. The other form fields have the names of the query
+    parameters and override them. The image is an encoded image or, if one of the headers `X-Pixel-Format`, `X-Width`,
+    `X-Height`, `X-Stride` is present, a little-endian camera buffer; missing values are taken from the recipe.
+
+    With `Accept: image/png`, `image/jpeg` or `image/webp` the response is the heatmap drawn over the image, and the
+    `X-Plumbline-*` headers contain the decision. If the client disconnects after its image was received, the inspection
+    is stored nevertheless.
     """
-    try:
-        # What cannot be inspected is refused before the image is received; the bundle that judges it is leased later.
-        active = line.registry.get(product)
-        wanted = negotiate(request.headers.get("accept"), ("application/json", *image_offers(line)))
-        with line.admission.enter():
-            layout = buffer_layout(active, buffer)
-            upload = await receive_upload(request, line.settings.body_timeout_s)
-            row = await line.inspect(product, upload.image, part_record(request, part, upload.fields), layout)
-            if wanted == "application/json":
-                content = inspection_answer(row).model_dump_json().encode()
-            else:
-                content = await line.draw(row, wanted)
-    except (QueueFull, DeadlineExceeded, ShuttingDown, StoreUnavailable) as error:
-        line.metrics.shed.labels(error.slug.replace("-", "_")).inc()
-        raise
-    return Response(content, 201, {"Location": f"/v1/inspections/{row.id}", **verdict_headers(row)}, wanted)
+    inspections.require_ready(product)
+    media_type = negotiate(request.headers.get("accept"), (_JSON, *artefacts.heatmap_media_types))
+    with inspections.admit():
+        layout = inspections.buffer_layout(
+            product, buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride
+        )
+        upload = await receive_upload(request, settings.body_timeout_s)
+        image = Image(upload.image, part_record(request, part, upload.fields), layout)
+        record = await inspections.inspect(product, image)
+        if media_type == _JSON:
+            content = to_inspection(record).model_dump_json().encode()
+        else:
+            content = await artefacts.draw_admitted(record, media_type)
+    headers = {"Location": f"/v1/inspections/{record.id}", **verdict_headers(record)}
+    return Response(content, 201, headers, media_type)
 
 
 @router.get(
@@ -177,45 +125,43 @@ async def inspect(
     summary="List inspections",
     responses=problem_responses(InvalidRequest, StoreUnavailable),
 )
-def list_stored(
-    line: LineDep,
-    product: Annotated[Label | None, Query(description="Only of this product.")] = None,
-    decision: Annotated[Literal["pass", "review", "fail", "invalid"] | None, Query(description="Only these.")] = None,
-    part_id: Annotated[Label | None, Query(description="Only of this part.")] = None,
-    cursor: Annotated[UUID | None, Query(description="`next_cursor` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=500, description="Most inspections on a page.")] = 50,
+def list_inspections(
+    inspections: InspectionsDep,
+    product: Annotated[Label | None, Query(description="Only inspections of this product.")] = None,
+    decision: Annotated[
+        Literal["pass", "review", "fail", "invalid"] | None, Query(description="Only inspections with this decision.")
+    ] = None,
+    part_id: Annotated[Label | None, Query(description="Only inspections of this part.")] = None,
+    cursor: Annotated[UUID | None, Query(description="`next_cursor` of the previous page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of inspections on the page.")] = 50,
 ) -> InspectionPage:
-    """Stored inspections, newest first, a page at a time."""
+    """Return stored inspections page by page, newest first."""
     which = InspectionFilter(product=product, decision=decision, part_id=part_id)
-    # One more than asked for tells whether there is a next page.
-    rows = list_inspections(line.store.engine, which, before=cursor, limit=limit + 1)
-    more = len(rows) > limit
-    return InspectionPage(
-        items=[inspection_answer(row) for row in rows[:limit]], next_cursor=rows[limit - 1].id if more else None
-    )
+    page = inspections.search(which, cursor, limit)
+    return InspectionPage(items=[to_inspection(record) for record in page.items], next_cursor=page.next_cursor)
 
 
 @router.get(
     "/v1/inspections/{inspection_id}",
     operation_id="get_inspection",
-    summary="Read an inspection",
+    summary="Get an inspection",
     responses=problem_responses(*_ID_ERRORS),
 )
-def read_inspection(inspection_id: InspectionPath, line: LineDep) -> Inspection:
-    """The stored verdict."""
-    return inspection_answer(get_inspection(line.store.engine, parse_id(inspection_id)))
+def read_inspection(inspection_id: InspectionPath, inspections: InspectionsDep) -> Inspection:
+    """Return a stored inspection."""
+    return to_inspection(inspections.get(inspection_id))
 
 
 @router.get(
     "/v1/inspections/{inspection_id}/heatmap",
     operation_id="get_heatmap",
-    summary="Draw the heatmap",
+    summary="Get the heatmap",
     response_class=Response,
     responses={
         200: binary_response(
-            "The image under its anomaly map, on the product's fixed scale.",
+            "The anomaly map drawn over the image, on the product's fixed scale.",
             tuple(HEATMAP_MEDIA_TYPES),
-            headers=_VERDICT_HEADERS,
+            headers=VERDICT_HEADERS,
         ),
         **problem_responses(*_ID_ERRORS, ArtefactGone, NotAcceptable, QueueFull),
     },
@@ -223,138 +169,69 @@ def read_inspection(inspection_id: InspectionPath, line: LineDep) -> Inspection:
 async def read_heatmap(
     request: Request,
     inspection_id: InspectionPath,
-    line: LineDep,
-    format: Annotated[  # noqa: A002 - the parameter's public name
-        Literal["png", "jpeg", "webp"] | None, Query(description="Wins over the Accept header.")
+    inspections: InspectionsDep,
+    artefacts: ArtefactsDep,
+    format: Annotated[  # noqa: A002 - the public name of the parameter
+        Literal["png", "jpeg", "webp"] | None, Query(description="Image format; overrides the Accept header.")
     ] = None,
 ) -> Response:
-    """The heatmap: no colour at the median of good maps, yellow at the fail threshold that was in force, red beyond.
-    What was not judged is dimmed and hatched. Of an invalid image, the image alone.
+    """Return the heatmap of an inspection, drawn over its image.
+
+    It is transparent at the median of good maps, yellow at the fail threshold that was in force, and red above it.
+    Areas that were not judged are dimmed and hatched. For an invalid image, the image without an overlay is returned.
     """
-    row = await _find(line, inspection_id)
-    wanted = f"image/{format}" if format else negotiate(request.headers.get("accept"), image_offers(line))
-    # The answer depends on the Accept header, which caches must know.
-    headers = {"Vary": "Accept", **verdict_headers(row)}
-    with line.drawing.enter():
-        content = await line.draw(row, wanted)
-    return Response(content, headers=headers, media_type=wanted)
+    record = await inspections.find(inspection_id)
+    accept = request.headers.get("accept")
+    media_type = f"image/{format}" if format else negotiate(accept, artefacts.heatmap_media_types)
+    content = await artefacts.draw_heatmap(record, media_type)
+    # The response depends on the Accept header, which caches must take into account.
+    return Response(content, headers={"Vary": "Accept", **verdict_headers(record)}, media_type=media_type)
 
 
 @router.get(
     "/v1/inspections/{inspection_id}/map",
     operation_id="get_map",
-    summary="Read the anomaly map",
+    summary="Get the anomaly map",
     response_class=Response,
     responses={
         200: binary_response("NumPy file, float32 [height, width].", (_NPY,)),
         **problem_responses(*_ID_ERRORS, NotJudged, ArtefactGone),
     },
 )
-async def read_map(inspection_id: InspectionPath, line: LineDep) -> Response:
-    """The raw anomaly map, as numbers."""
-    row = await _find(line, inspection_id)
-    headers = {"Content-Disposition": f'attachment; filename="{row.id}.npy"'}
-    return Response(await line.read_map(row), headers=headers, media_type=_NPY)
+async def read_map(inspection_id: InspectionPath, inspections: InspectionsDep, artefacts: ArtefactsDep) -> Response:
+    """Return the raw anomaly map as a NumPy file."""
+    record = await inspections.find(inspection_id)
+    headers = {"Content-Disposition": f'attachment; filename="{record.id}.npy"'}
+    return Response(await artefacts.read_map(record), headers=headers, media_type=_NPY)
 
 
 @router.get(
     "/v1/inspections/{inspection_id}/image",
     operation_id="get_image",
-    summary="Read the image",
+    summary="Get the image",
     response_class=Response,
     responses={
         200: binary_response(
-            "The image, byte by byte as it was sent; a camera buffer with its layout in the headers.",
+            "The image as it was sent, byte for byte; the layout of a camera buffer is in the headers.",
             RAW_MEDIA_TYPES,
-            headers=_BUFFER_HEADERS,
+            headers=BUFFER_HEADERS,
         ),
         **problem_responses(*_ID_ERRORS, ArtefactGone, QueueFull),
     },
 )
 async def read_image(
     inspection_id: InspectionPath,
-    line: LineDep,
-    format: Annotated[  # noqa: A002 - the parameter's public name
+    inspections: InspectionsDep,
+    artefacts: ArtefactsDep,
+    format: Annotated[  # noqa: A002 - the public name of the parameter
         Literal["png"] | None,
-        Query(description="Instead of the bytes that were sent, the 8-bit RGB image that was made of them."),
+        Query(description="Return the decoded 8-bit RGB image in this format instead of the bytes that were sent."),
     ] = None,
 ) -> Response:
-    """The image that was judged. A camera buffer can be looked at, and trained from, with `format=png`."""
-    row = await _find(line, inspection_id)
+    """Return the image that was judged. With `format=png` a camera buffer is converted for viewers and for training."""
+    record = await inspections.find(inspection_id)
     if format is not None:
-        with line.drawing.enter():
-            return Response(await line.show_image(row), media_type="image/png")
-    # The type was sniffed, so it is true; still no browser should think again about what a client sent.
-    headers = {"X-Content-Type-Options": "nosniff", **layout_headers(PixelRules.from_stored(row.image_pixels))}
-    return Response(await line.read_image(row), headers=headers, media_type=row.image_media_type)
-
-
-def image_offers(line: InspectionLine) -> tuple[str, ...]:
-    """Heatmap formats, the configured one first."""
-    return tuple(dict.fromkeys((line.settings.heatmap_media_type, *HEATMAP_MEDIA_TYPES)))
-
-
-def buffer_layout(active: ActiveProduct, buffer: BufferHeaders) -> RawLayout | None:
-    """The layout of the camera buffer that a request carries, None where it carries an encoded image.
-
-    Raises:
-        UnknownPixelFormat, PixelMismatch, InvalidRequest: As `PixelSetting.layout`.
-    """
-    return active.recipe.recipe.pixels.layout(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
-
-
-def layout_headers(rules: PixelRules) -> dict[str, str]:
-    """The headers that a camera buffer is sent with."""
-    layout = rules.layout
-    if layout is None:
-        return {}
-    stated = {"X-Pixel-Format": layout.pixel_format, "X-Width": layout.width, "X-Height": layout.height}
-    return {name: str(value) for name, value in stated.items()} | (
-        {} if layout.stride is None else {"X-Stride": str(layout.stride)}
-    )
-
-
-def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | None = None) -> PartRecord:
-    """What the sender says about the part, in the query or in the form.
-
-    Raises:
-        InvalidRequest: A form field is unknown or not valid.
-    """
-    if fields:
-        try:
-            given = part.model_dump(exclude_none=True) | dict(fields)
-            part = PartFields.model_validate(given)
-        except ValidationError as error:
-            errors = error.errors(include_url=False, include_input=False, include_context=False)
-            what = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors)
-            raise InvalidRequest(f"A form field is not valid: {what}.", [dict(item) for item in errors]) from error
-    return PartRecord(
-        part_id=part.part_id,
-        station=part.station,
-        lot=part.lot,
-        captured_at=part.captured_at,
-        request_id=request_id(request.scope),
-        traceparent=request.scope.get(TRACEPARENT),
-    )
-
-
-def verdict_headers(row: InspectionRecord) -> dict[str, str]:
-    reasons = dict.fromkeys(objection["reason"] for objection in row.objections or [])
-    values = {
-        "X-Plumbline-Id": row.id,
-        "X-Plumbline-Product": row.product,
-        "X-Plumbline-Decision": row.decision,
-        "X-Plumbline-Decision-By-Score": row.by_score or row.decision,
-        "X-Plumbline-Score": None if row.score is None else repr(row.score),
-        "X-Plumbline-P-Value": None if row.p_value is None else repr(row.p_value),
-        "X-Plumbline-Invalid-Reasons": ",".join(reasons) or None,
-        "X-Plumbline-Fail-Threshold": repr(row.fail_threshold),
-        "X-Plumbline-Review-Threshold": repr(row.review_threshold),
-        "X-Plumbline-Bundle": row.bundle_digest,
-        "X-Plumbline-Recipe-Revision": str(row.recipe_revision),
-    }
-    return {name: value for name, value in values.items() if value is not None}
-
-
-async def _find(line: InspectionLine, inspection_id: str) -> InspectionRecord:
-    return await line.find(parse_id(inspection_id))
+        return Response(await artefacts.convert_image(record), media_type="image/png")
+    # The media type was determined from the data; browsers must not guess another one.
+    headers = {"X-Content-Type-Options": "nosniff", **layout_headers(PixelRules.from_stored(record.image_pixels))}
+    return Response(await artefacts.read_image(record), headers=headers, media_type=record.image_media_type)

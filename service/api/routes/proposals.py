@@ -1,4 +1,4 @@
-"""Proposed thresholds over HTTP: derive them from good images, look at them, apply them with a recipe change."""
+"""Threshold proposals: compute thresholds from good images, read them, apply them with a change of the recipe."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import LineDep, ProductPath, ProposerDep
-from service.api.http.bodies import read_as, receive_json
+from service.api.deps import ProposalsDep, SettingsDep
+from service.api.http.bodies import receive_json, require_media_type, validate_as
+from service.api.http.body_limit import IMAGES, limit_body
 from service.api.http.errors import RequestTimeout
-from service.api.http.forms import IMAGE_FIELD, MULTIPART
-from service.api.http.image_source import ImageSource
+from service.api.http.forms import MULTIPART
+from service.api.http.image_source import IMAGES_MEDIA_TYPES, ImageSource
 from service.api.http.problems import problem_responses
 from service.api.openapi import query_parameters
-from service.api.routes.inspections import BINARY
+from service.api.parameters import ProductPath
+from service.api.responses import BINARY, IMAGES_FORM, location_header
 from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.errors import (
     BadArchive,
@@ -40,28 +42,19 @@ from service.schemas.proposal import (
     ProposalRequest,
     UploadParameters,
 )
-from service.serving.batch import Frame
 from service.serving.errors import ProposalsBusy
-from service.serving.proposer import Wanted
+from service.serving.proposer import ProposalTask
 from service.serving.records import PartRecord
 from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection
 from service.store.inspections import Selection
-from service.store.proposals import get_proposal, list_proposals
 from service.untrusted_zip import MEDIA_TYPE as ZIP
 
 router = APIRouter(prefix="/v1/products", tags=["proposals"])
 
-_LOCATION = {"Location": {"description": "Address of the stored proposal.", "schema": {"type": "string"}}}
 ProposalPath = Annotated[str, Path(description="Id of the proposal, a UUIDv7.", max_length=64)]
 
-
-_MEDIA_TYPES = ("application/json", MULTIPART, ZIP)
+_JSON = "application/json"
 _ERRORS: tuple[Any, ...] = (UnknownProduct, InvalidRequest, StoreUnavailable)
-_FORM_SCHEMA = {
-    "type": "object",
-    "required": [IMAGE_FIELD],
-    "properties": {IMAGE_FIELD: {"type": "array", "items": BINARY}},
-}
 
 
 @router.post(
@@ -73,18 +66,18 @@ _FORM_SCHEMA = {
     openapi_extra={
         "requestBody": {
             "required": True,
-            "description": "What to propose; or good images, as a form with several files in its field `image` or as "
-            "a zip file, and then the query says what to propose.",
+            "description": "What to propose. Or good images, as a form with several files in the field `image` or as a "
+            "zip archive; then the query parameters state what to propose.",
             "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/ProposalRequest"}},
-                MULTIPART: {"schema": _FORM_SCHEMA},
+                _JSON: {"schema": {"$ref": "#/components/schemas/ProposalRequest"}},
+                MULTIPART: {"schema": IMAGES_FORM},
                 ZIP: {"schema": BINARY},
             },
         },
         "parameters": query_parameters(UploadParameters),
     },
     responses={
-        201: {"headers": _LOCATION},
+        201: {"headers": location_header("the stored proposal")},
         **problem_responses(
             *_ERRORS, UnknownInspection, NotJudged, ArtefactGone, BodyTooLarge, TooManyImages, BadArchive,
             UnsupportedMediaType, RequestTimeout, InvalidRecipe, ScoreNotFinite, QueueFull, DeadlineExceeded,
@@ -92,75 +85,62 @@ _FORM_SCHEMA = {
         ),
     },
 )  # fmt: skip
-async def propose(request: Request, product: ProductPath, line: LineDep, proposer: ProposerDep) -> Response:
-    """Derive thresholds from good images, and say what they promise and what they would have changed. Nothing takes
-    effect: `PUT /v1/products/{product}/recipe` with the `proposal_id` applies them.
+@limit_body(IMAGES)
+async def propose(request: Request, product: ProductPath, proposals: ProposalsDep, settings: SettingsDep) -> Response:
+    """Derive thresholds from good images, with the guarantee they give and the decisions they would have changed.
 
-    The images are the bundle's calibration card, stored inspections that the author declares good, or the images in
-    the body: dates in their names, else their folders, tell the days apart. Choose them by what the parts are and not
-    by what was decided about them: leaving out good parts that failed makes the promise untrue. Never send images
-    that the bundle was trained on.
+    Nothing takes effect: `PUT /v1/products/{product}/recipe` with the `proposal_id` applies them.
+
+    The images are the bundle's calibration card, stored inspections that the author declares good, or the images in the
+    body. Days are distinguished by dates in the images' names, otherwise by their folders. Select images by what the
+    parts are, not by how they were decided: if good parts that failed are left out, the guarantee does not hold. Do not
+    send images that the bundle was trained on.
     """
-    active = line.registry.get(product)
-    content_type = request.headers.get("content-type", "")
-    media_type = content_type.split(";")[0].strip().lower()
-    if media_type not in _MEDIA_TYPES:
-        raise UnsupportedMediaType(content_type or None, _MEDIA_TYPES)
-    if media_type == "application/json":
-        body = read_as(ProposalRequest, await receive_json(request, line.settings.body_timeout_s), "body")
+    active = proposals.active(product)
+    media_type = require_media_type(request, (_JSON, *IMAGES_MEDIA_TYPES))
+    if media_type == _JSON:
+        body = validate_as(ProposalRequest, await receive_json(request, settings.body_timeout_s), "body")
         selection = None if body.inspections is None else _selection(body.inspections)
-        with proposer.turn():
-            proposal = await proposer.propose(active, Wanted(_wish(body), body.replay, selection))
+        proposal = await proposals.propose(active, ProposalTask(_options(body), body.replay, selection))
     else:
-        query = read_as(UploadParameters, dict(request.query_params), "query")
-        source = ImageSource(request, line.settings, Frame(b"", PartRecord()))
-        with proposer.turn():
-            frames = source.zipped() if media_type == ZIP else source.form(content_type)
-            async with aclosing(frames):
-                proposal = await proposer.propose_from(active, Wanted(_wish(query), query.replay), frames)
+        query = validate_as(UploadParameters, dict(request.query_params), "query")
+        async with aclosing(ImageSource(request, settings, PartRecord()).images()) as frames:
+            proposal = await proposals.propose_from(active, ProposalTask(_options(query), query.replay), frames)
     headers = {"Location": f"/v1/products/{product}/proposals/{proposal.id}"}
-    return Response(proposal.model_dump_json(), 201, headers, "application/json")
+    return Response(proposal.model_dump_json(), 201, headers, _JSON)
 
 
 @router.get(
     "/{product}/proposals",
     operation_id="list_proposals",
-    summary="List proposed thresholds",
+    summary="List proposals",
     responses=problem_responses(*_ERRORS),
 )
-def list_stored(
+def list_proposals(
     product: ProductPath,
-    line: LineDep,
-    cursor: Annotated[UUID | None, Query(description="`next_cursor` of the page before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=100, description="Most proposals on a page.")] = 20,
+    proposals: ProposalsDep,
+    cursor: Annotated[UUID | None, Query(description="`next_cursor` of the previous page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of proposals on the page.")] = 20,
 ) -> ProposalPage:
-    """A product's proposals, newest first, a page at a time."""
-    _know(line.registry.known, product)
-    found = list_proposals(line.store.engine, product, before=cursor, limit=limit + 1)
-    more = len(found) > limit
-    return ProposalPage(items=list(found[:limit]), next_cursor=found[limit - 1].id if more else None)
+    """Return the proposals of a product page by page, newest first."""
+    page = proposals.list_stored(product, cursor, limit)
+    return ProposalPage(items=list(page.items), next_cursor=page.next_cursor)
 
 
 @router.get(
     "/{product}/proposals/{proposal_id}",
     operation_id="get_proposal",
-    summary="Read a proposal",
+    summary="Get a proposal",
     responses=problem_responses(*_ERRORS, UnknownProposal),
 )
-def read_proposal(product: ProductPath, proposal_id: ProposalPath, line: LineDep) -> Proposal:
-    """The proposal as it was answered."""
-    _know(line.registry.known, product)
-    return get_proposal(line.store.engine, product, proposal_id).proposal
+def read_proposal(product: ProductPath, proposal_id: ProposalPath, proposals: ProposalsDep) -> Proposal:
+    """Return a stored proposal."""
+    return proposals.get(product, proposal_id)
 
 
-def _know(known: frozenset[str], product: str) -> None:
-    if product not in known:
-        raise UnknownProduct(product, known)
+def _options(given: ProposalParameters) -> ProposalOptions:
+    return ProposalOptions(given.target_false_reject_rate, given.review_rate, given.confidence, given.author)
 
 
-def _wish(wanted: ProposalParameters) -> ProposalOptions:
-    return ProposalOptions(wanted.target_false_reject_rate, wanted.review_rate, wanted.confidence, wanted.author)
-
-
-def _selection(selected: InspectionSelection) -> Selection:
-    return Selection(None if selected.ids is None else tuple(selected.ids), selected.since, selected.until)
+def _selection(given: InspectionSelection) -> Selection:
+    return Selection(None if given.ids is None else tuple(given.ids), given.since, given.until)

@@ -1,28 +1,28 @@
-"""Frozen cameras are found per product and station, with bounded memory."""
+"""Frozen cameras are detected per product and station, with bounded memory."""
 
 import pytest
 
-from service.serving.frozen_camera import FrozenFrames
+from service.serving.frozen_camera import FrozenCameraDetector
 
 
-def test_equal_images_in_a_row_are_counted() -> None:
-    frames = FrozenFrames()
-    assert [frames.count("p", "s", sha) for sha in ("a", "a", "b", "a", "a", "a")] == [1, 2, 1, 1, 2, 3]
+def test_identical_images_in_succession_are_counted() -> None:
+    cameras = FrozenCameraDetector()
+    assert [cameras.count("p", "s", sha) for sha in ("a", "a", "b", "a", "a", "a")] == [1, 2, 1, 1, 2, 3]
 
 
 def test_products_and_stations_do_not_mix() -> None:
-    frames = FrozenFrames()
+    cameras = FrozenCameraDetector()
     for product, station in (("p", "s"), ("p", "t"), ("q", "s"), ("p", None)):
-        assert frames.count(product, station, "a") == 1
-    assert frames.count("p", "t", "a") == 2
+        assert cameras.count(product, station, "a") == 1
+    assert cameras.count("p", "t", "a") == 2
 
 
 @pytest.mark.parametrize("stations", [10, 1000])
-def test_made_up_stations_use_no_memory(stations: int) -> None:
-    frames = FrozenFrames(max_stations=4)
-    frames.count("p", "real", "a")
+def test_number_of_stations_is_bounded(stations: int) -> None:
+    cameras = FrozenCameraDetector(max_stations=4)
+    cameras.count("p", "real", "a")
     for number in range(stations):
-        frames.count("p", str(number), "a")
-        frames.count("p", "real", "a")
-    assert len(frames._last) == 4
-    assert frames.count("p", "real", "a") == stations + 2, "who sends all the time is not forgotten"
+        cameras.count("p", str(number), "a")
+        cameras.count("p", "real", "a")
+    assert len(cameras._last) == 4
+    assert cameras.count("p", "real", "a") == stations + 2, "a station that sends regularly is kept"

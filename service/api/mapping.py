@@ -1,0 +1,253 @@
+"""Map records and results of the service to the schemas of the API."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+from service.bundle.bundle import Bundle
+from service.bundle.manifest import Manifest
+from service.deployment.comparison import Comparison
+from service.deployment.failures import BrokenBundle
+from service.deployment.replay import Replay
+from service.deployment.rollout import BundleVersion
+from service.inspection.calibration import smallest_alpha
+from service.schemas.bundle import (
+    Activation,
+    BundleRecord,
+    ChoiceRecord,
+    ComparisonRecord,
+    Disagreement,
+    PairedTestRecord,
+    ReplayRecord,
+    SaidRecord,
+)
+from service.schemas.inspection import (
+    BundleReference,
+    FilterEffect,
+    ImageFacts,
+    ImagePixels,
+    Inspection,
+    InvalidFact,
+    Links,
+    QualityFacts,
+    Region,
+    Thresholds,
+)
+from service.schemas.product import BundleFacts, BundleProblem, CalibrationFacts, Product, TilingFacts
+from service.schemas.recipe import RecipeRecord, RecipeValues, RevisionFacts
+from service.serving.bundles import ActivatedBundle
+from service.serving.products import ProductState
+from service.store.records import BundleChoice, InspectionRecord, RecipeRevision
+
+
+def to_inspection(record: InspectionRecord) -> Inspection:
+    """Map a stored inspection."""
+    return Inspection(
+        id=record.id,
+        product=record.product,
+        decision=record.decision,  # type: ignore[arg-type]  # checked by pydantic
+        score=record.score,
+        p_value=record.p_value,
+        thresholds=Thresholds(
+            fail=record.fail_threshold,
+            review=record.review_threshold,
+            target_false_reject_rate=record.target_false_reject_rate,
+            certified=record.certified,
+            calibration_images=record.calibration_count,
+            proposal_id=record.proposal_id,
+            conservative=record.judged_share is not None,
+        ),
+        judged_share=1.0 if record.judged_share is None else record.judged_share,
+        regions=[Region.model_validate(region) for region in record.regions],
+        filtered=_filtered(record),
+        bundle=BundleReference(digest=record.bundle_digest, version=record.bundle_version, method=record.method),
+        provider=record.provider,
+        recipe_revision=record.recipe_revision,
+        image=ImageFacts(
+            media_type=record.image_media_type,
+            width=record.image_width,
+            height=record.image_height,
+            bytes=record.image_bytes,
+            sha256=record.image_sha256,
+            pixels=None if record.image_pixels is None else ImagePixels.model_validate(record.image_pixels),
+        ),
+        invalid_reasons=[InvalidFact.model_validate(item) for item in record.objections or []],
+        quality=None if record.quality is None else QualityFacts.model_validate(record.quality),
+        timings_ms=record.timings_ms,
+        batch_size=record.batch_size,
+        part_id=record.part_id,
+        station=record.station,
+        lot=record.lot,
+        captured_at=record.captured_at,
+        created_at=record.created_at,
+        request_id=record.request_id,
+        artefacts_removed_at=record.artefacts_removed_at,
+        links=to_links(record.id, record.product, has_map=not record.objections),
+    )
+
+
+def to_links(inspection_id: str, product: str, *, has_map: bool = True) -> Links:
+    """Return the links of an inspection."""
+    url = f"/v1/inspections/{inspection_id}"
+    return Links(
+        self=url,
+        heatmap=f"{url}/heatmap",
+        map=f"{url}/map" if has_map else None,
+        image=f"{url}/image",
+        product=f"/v1/products/{product}",
+    )
+
+
+def _filtered(record: InspectionRecord) -> FilterEffect | None:
+    if record.by_score is None:
+        return None
+    return FilterEffect(
+        changed_verdict=record.by_score != record.decision,
+        decision_by_score=record.by_score,  # type: ignore[arg-type]  # checked by pydantic
+        dropped_regions=record.dropped_regions or {},
+    )
+
+
+def to_revision_facts(revision: RecipeRevision) -> RevisionFacts:
+    """Map a revision without its recipe."""
+    return RevisionFacts(
+        product=revision.product,
+        revision=revision.revision,
+        created_at=revision.created_at,
+        author=revision.author,
+        reason=revision.reason,
+        bundle_digest=revision.bundle_digest,
+    )
+
+
+def to_recipe_record(revision: RecipeRevision) -> RecipeRecord:
+    """Map a revision with its recipe."""
+    recipe = RecipeValues.model_validate(revision.recipe.model_dump())
+    return RecipeRecord(**to_revision_facts(revision).model_dump(), recipe=recipe)
+
+
+def to_bundle_problem(broken: BrokenBundle) -> BundleProblem:
+    """Map a bundle that is not served."""
+    return BundleProblem(product=broken.product, version=broken.version, type=broken.slug, reason=broken.reason)
+
+
+def to_bundle_facts(manifest: Manifest, digest: str) -> BundleFacts:
+    """Map the manifest of a bundle."""
+    return BundleFacts(
+        digest=digest,
+        version=digest[:12],
+        method=manifest.method,
+        teachers=manifest.teachers,
+        created_at=manifest.created_at,
+        input_width=manifest.input.width,
+        input_height=manifest.input.height,
+        tiling=None if (tiling := manifest.input.tiling) is None else TilingFacts(**tiling.model_dump()),
+        training_images=manifest.training.images,
+        evaluation=manifest.evaluation,
+    )
+
+
+def to_bundle_reference(bundle: Bundle) -> BundleReference:
+    """Map a bundle to a reference."""
+    return BundleReference(digest=bundle.digest, version=bundle.version, method=bundle.manifest.method)
+
+
+def to_bundle_record(version: BundleVersion) -> BundleRecord:
+    """Map a bundle of the model repository."""
+    manifest = version.manifest
+    return BundleRecord(
+        product=version.product,
+        version=version.version,
+        state=version.state,
+        loaded=version.state in {"active", "shadow"},
+        bundle=None if manifest is None or version.digest is None else to_bundle_facts(manifest, version.digest),
+        bytes=None if manifest is None else sum(entry.bytes for entry in manifest.files.values()),
+        problem=None if version.broken is None else to_bundle_problem(version.broken),
+    )
+
+
+def to_choice_record(choice: BundleChoice) -> ChoiceRecord:
+    """Map the choice of a bundle."""
+    return ChoiceRecord(version=choice.version, **_choice_fields(choice))
+
+
+def to_activation(activated: ActivatedBundle) -> Activation:
+    """Map an activated bundle."""
+    return Activation(
+        version=activated.choice.version,
+        provider=activated.active.inspector.provider,
+        recipe_revision=activated.active.recipe.revision,
+        **_choice_fields(activated.choice),
+    )
+
+
+def _choice_fields(choice: BundleChoice) -> dict[str, Any]:
+    return {
+        "product": choice.product,
+        "role": choice.role,
+        "bundle_digest": choice.bundle_digest,
+        "created_at": choice.created_at,
+        "author": choice.author,
+        "reason": choice.reason,
+    }
+
+
+def to_comparison_record(product: str, comparison: Comparison) -> ComparisonRecord:
+    """Map the comparison of two bundles."""
+    return ComparisonRecord(
+        product=product,
+        active=comparison.active,
+        shadow=comparison.shadow,
+        pairs=comparison.pairs,
+        agreement={mine: dict(others) for mine, others in comparison.agreement.items()},
+        rejects=PairedTestRecord(**asdict(comparison.rejects)),
+        p_values=PairedTestRecord(**asdict(comparison.p_values)),
+        examples=[
+            Disagreement(**asdict(example), links=to_links(example.inspection_id, product))
+            for example in comparison.examples
+        ],
+        summary=comparison.summary,
+    )
+
+
+def to_replay_record(record: InspectionRecord, replay: Replay) -> ReplayRecord:
+    """Map the replay of an inspection."""
+    return ReplayRecord(
+        inspection_id=record.id,
+        outcome=replay.outcome,
+        stored=SaidRecord(**asdict(replay.stored)),
+        replayed=SaidRecord(**asdict(replay.replayed)),
+        score_difference=replay.score_difference,
+        tolerance=replay.tolerance,
+        bundle=BundleReference(digest=record.bundle_digest, version=record.bundle_version, method=record.method),
+        recipe_revision=record.recipe_revision,
+        summary=replay.summary,
+        links=to_links(record.id, record.product),
+    )
+
+
+def to_product(state: ProductState) -> Product:
+    """Map the state of a product."""
+    problems = [to_bundle_problem(broken) for broken in state.broken]
+    active = state.active
+    if active is None:
+        idle: Literal["loading", "inactive"] = "loading" if state.is_loading else "inactive"
+        return Product(product=state.name, status="broken" if problems else idle, broken_bundles=problems)
+    manifest, card = active.bundle.manifest, active.bundle.card
+    return Product(
+        product=state.name,
+        status="ready",
+        provider=active.inspector.provider,
+        bundle=to_bundle_facts(manifest, active.bundle.digest),
+        shadow=None if state.shadow is None else to_bundle_reference(state.shadow.bundle),
+        calibration=CalibrationFacts(
+            images=len(card.scores),
+            groups={group.name: group.count for group in card.groups},
+            grouped_by=card.grouped_by,
+            provider=card.provider,
+            smallest_false_reject_rate=smallest_alpha(len(card.scores)),
+        ),
+        recipe=to_recipe_record(active.recipe),
+        broken_bundles=problems,
+    )

@@ -1,0 +1,47 @@
+"""Path parameters and metadata of requests that several routes share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import Path, Request
+from pydantic import ValidationError
+
+from service.api.http.middleware import TRACEPARENT
+from service.api.http.problems import request_id
+from service.errors import InvalidRequest
+from service.schemas.common import PartFields
+from service.serving.records import PartRecord
+
+ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
+VersionPath = Annotated[str, Path(description="The bundle's version.", max_length=64)]
+InspectionPath = Annotated[str, Path(description="Id of the inspection, a UUIDv7.", max_length=64)]
+
+
+def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | None = None) -> PartRecord:
+    """Return the metadata of the part and of the request.
+
+    Args:
+        request: The request.
+        part: Metadata in the query.
+        fields: Metadata in the form; it overrides the query.
+
+    Raises:
+        InvalidRequest: A form field is unknown or not valid.
+    """
+    if fields:
+        try:
+            part = PartFields.model_validate(part.model_dump(exclude_none=True) | dict(fields))
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False, include_context=False)
+            what = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors)
+            raise InvalidRequest(f"A form field is not valid: {what}.", [dict(item) for item in errors]) from error
+    return PartRecord(
+        part_id=part.part_id,
+        station=part.station,
+        lot=part.lot,
+        captured_at=part.captured_at,
+        request_id=request_id(request.scope),
+        traceparent=request.scope.get(TRACEPARENT),
+    )

@@ -1,0 +1,149 @@
+"""Artefacts of stored inspections: the image, the anomaly map and the heatmap drawn from both."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from service.bundle.arrays import Float32Map
+from service.inspection import heatmap
+from service.inspection.area import BoolMask, judged_cells
+from service.inspection.decoding import decoder
+from service.inspection.decoding.decoder import ImageLimits
+from service.inspection.decoding.pixel_formats import PixelRules
+from service.inspection.heatmap import HEATMAP_MEDIA_TYPES, HeatmapScale
+from service.inspection.runtime.threads import cpu_quota
+from service.monitoring.metrics import Metrics
+from service.serving.admission import Admission
+from service.serving.records import to_region
+from service.settings import Settings
+from service.store.errors import NotJudged
+from service.store.recipes import get_recipe
+from service.store.records import InspectionRecord
+from service.store.store import Store
+
+READER_THREADS = 4
+
+
+class ArtefactService:
+    """Reads images and maps and draws heatmaps.
+
+    Drawing has an admission of its own, so that heatmaps requested later neither take the place of inspections nor use
+    unbounded memory.
+
+    Args:
+        settings: Format and quality of heatmaps, and the limit of requests in flight.
+        store: The stored inspections.
+        metrics: Records the time that drawing takes.
+    """
+
+    def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._heatmap_quality = settings.heatmap_quality
+        self._admission = Admission(settings.queue_limit)
+        self._drawings = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="drawing")
+        self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="artefacts")
+        self.heatmap_media_types = tuple(dict.fromkeys((settings.heatmap_media_type, *HEATMAP_MEDIA_TYPES)))
+        """Media types of heatmaps, the configured one first."""
+
+    async def draw_heatmap(self, record: InspectionRecord, media_type: str) -> bytes:
+        """Draw the heatmap of a stored inspection.
+
+        Scale and area are those that were in force when the image was judged.
+
+        Args:
+            record: The inspection.
+            media_type: One of `heatmap_media_types`.
+
+        Returns:
+            The encoded heatmap; for an invalid image, the image without an overlay.
+
+        Raises:
+            ArtefactGone: The image or the map is no longer stored.
+            QueueFull: Too many artefacts are being drawn.
+        """
+        with self._admission.enter():
+            return await self.draw_admitted(record, media_type)
+
+    async def draw_admitted(self, record: InspectionRecord, media_type: str) -> bytes:
+        """Draw the heatmap for a request that holds an admission of an inspection already.
+
+        Args:
+            record: The inspection.
+            media_type: One of `heatmap_media_types`.
+
+        Raises:
+            ArtefactGone: The image or the map is no longer stored.
+        """
+        started = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        drawn = await loop.run_in_executor(self._drawings, self._draw, record, media_type)
+        self._metrics.stages.labels("encode").observe(time.perf_counter() - started)
+        return drawn
+
+    async def convert_image(self, record: InspectionRecord) -> bytes:
+        """Return the image of a stored inspection as it was judged: an 8-bit RGB PNG.
+
+        Raises:
+            ArtefactGone: The image is no longer stored.
+            QueueFull: Too many artefacts are being drawn.
+        """
+        loop = asyncio.get_running_loop()
+        with self._admission.enter():
+            return await loop.run_in_executor(self._drawings, self._convert, record)
+
+    async def read_image(self, record: InspectionRecord) -> bytes:
+        """Return the image of a stored inspection byte for byte as it was sent.
+
+        Raises:
+            ArtefactGone: The image is no longer stored.
+        """
+        return await asyncio.wrap_future(self._readers.submit(self._store.files.image_of, record))
+
+    async def read_map(self, record: InspectionRecord) -> bytes:
+        """Return the anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
+
+        Raises:
+            NotJudged: The image is invalid, so it has no map.
+            ArtefactGone: The map is no longer stored.
+        """
+        if record.objections:
+            raise NotJudged(record.id)
+        return await asyncio.wrap_future(self._readers.submit(self._store.files.map_of, record))
+
+    def close(self) -> None:
+        """Complete the submitted work and stop the threads."""
+        self._drawings.shutdown()
+        self._readers.shutdown()
+
+    def _draw(self, record: InspectionRecord, media_type: str) -> bytes:
+        rgb = self._decode(record)
+        if record.objections:  # an invalid image has no map
+            return heatmap.encode(rgb, media_type, self._heatmap_quality)
+        anomaly_map = np.load(io.BytesIO(self._store.files.map_of(record)), allow_pickle=False)
+        scale = HeatmapScale(record.heatmap_low, record.heatmap_high)
+        regions = [to_region(region) for region in record.regions]
+        overlay = heatmap.render(rgb, anomaly_map, scale, regions, self._judged_cells(record, anomaly_map))
+        return heatmap.encode(overlay, media_type, self._heatmap_quality)
+
+    def _convert(self, record: InspectionRecord) -> bytes:
+        return heatmap.encode(self._decode(record), "image/png")
+
+    def _decode(self, record: InspectionRecord) -> decoder.UInt8Image:
+        data = self._store.files.image_of(record)
+        # The image passed the limits when it was inspected. Limits that were lowered since do not apply.
+        limits = ImageLimits(max_bytes=len(data), max_pixels=record.image_width * record.image_height)
+        return decoder.decode(data, limits, PixelRules.from_stored(record.image_pixels))
+
+    def _judged_cells(self, record: InspectionRecord, anomaly_map: Float32Map) -> BoolMask | None:
+        """Return the cells of the map that were judged, by the recipe in force at that time; None if all were."""
+        if record.judged_share is None:
+            return None
+        area = get_recipe(self._store.engine, record.product, record.recipe_revision).recipe.area
+        height, width = anomaly_map.shape
+        return judged_cells(area, (height, width), (record.image_width, record.image_height))

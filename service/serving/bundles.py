@@ -1,0 +1,202 @@
+"""Bundles of products: upload, list, activate, roll back, run as a shadow, compare."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from starlette.concurrency import run_in_threadpool
+
+from service.bundle.archive import open_spool
+from service.bundle.errors import RepositoryNotWritable
+from service.bundle.manifest import PRODUCT_NAME
+from service.deployment.comparison import Comparison, compare
+from service.deployment.errors import ShadowRefused, UnknownProduct
+from service.deployment.lease import ActiveProduct
+from service.deployment.registry import Registry
+from service.deployment.rollout import BundleVersion, Rollout
+from service.errors import InvalidRequest
+from service.settings import Settings
+from service.store.records import BundleChoice, Role
+from service.store.shadows import paired_verdicts
+from service.store.store import Store
+
+
+@dataclass(frozen=True)
+class ProductBundles:
+    """The bundles of a product.
+
+    Attributes:
+        versions: All bundles, newest first.
+        active: Version of the active bundle, or None.
+        shadow: Version of the shadow bundle, or None.
+    """
+
+    versions: Sequence[BundleVersion]
+    active: str | None
+    shadow: str | None
+
+
+@dataclass(frozen=True)
+class ActivatedBundle:
+    """A bundle that was activated.
+
+    Attributes:
+        choice: The stored choice, with author and reason.
+        active: Bundle and recipe in force.
+    """
+
+    choice: BundleChoice
+    active: ActiveProduct
+
+
+class BundleService:
+    """Lists and changes the bundles of products. All methods but `upload` block and must not run on the event loop.
+
+    Args:
+        settings: Location of the model repository and the size limit of bundles.
+        registry: Products and the bundles that serve them.
+        rollout: Performs the changes.
+        store: Stores choices and shadow decisions.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry, rollout: Rollout, store: Store) -> None:
+        self._models = settings.models
+        self._max_bytes = settings.max_bundle_bytes
+        self._registry = registry
+        self._rollout = rollout
+        self._store = store
+        # Unpacking needs memory, so uploads are unpacked one at a time.
+        self._unpacking = asyncio.Lock()
+
+    async def upload(self, product: str, receive: Callable[[IO[bytes]], Awaitable[None]]) -> tuple[BundleVersion, bool]:
+        """Add a bundle to the model repository. It does not serve until it is activated.
+
+        Args:
+            product: Name of the product; a new product is created.
+            receive: Writes the archive into the given file.
+
+        Returns:
+            The bundle, and whether it was not in the repository before.
+
+        Raises:
+            InvalidRequest: The name of the product is not valid.
+            BundleArchiveInvalid, BundleTooLarge, BundleInvalid: The archive cannot be imported.
+            RepositoryNotWritable: The model repository cannot be written.
+            ChangeUnderWay, ShuttingDown, StoreUnavailable: See `activate`.
+        """
+        if not PRODUCT_NAME.fullmatch(product):
+            raise InvalidRequest(
+                f"{product!r} is not a valid product name. Use 1 to 64 lower-case letters, digits, '-' and '_', "
+                "beginning with a letter or a digit."
+            )
+        try:
+            archive = await run_in_threadpool(open_spool, self._models)
+            try:
+                await receive(archive)
+                async with self._unpacking:
+                    return await run_in_threadpool(self._rollout.upload, product, archive, self._max_bytes)
+            finally:
+                await run_in_threadpool(archive.close)
+        except OSError as error:
+            raise RepositoryNotWritable(self._models, error.strerror) from error
+
+    def list_bundles(self, product: str) -> ProductBundles:
+        """Return the bundles of a product.
+
+        Raises:
+            UnknownProduct: There is no such product.
+        """
+        versions = self._rollout.versions(product)
+        active, shadow = self._registry.active.get(product), self._registry.shadows.get(product)
+        return ProductBundles(
+            versions,
+            active=None if active is None else active.bundle.version,
+            shadow=None if shadow is None else shadow.bundle.version,
+        )
+
+    def get(self, product: str, version: str) -> BundleVersion:
+        """Return one bundle.
+
+        Raises:
+            UnknownProduct, UnknownBundle: It does not exist.
+        """
+        return self._rollout.version(product, version)
+
+    def activate(self, product: str, version: str, *, author: str, reason: str) -> ActivatedBundle:
+        """Activate a bundle from the next image on. It serves when this method returns.
+
+        Raises:
+            UnknownProduct, UnknownBundle: It does not exist.
+            ChangeUnderWay, ShuttingDown: The bundles of the product cannot be changed now.
+            BundleInvalid, ProviderUnavailable: The bundle cannot be served; the active one stays.
+            StoreUnavailable: The choice could not be stored; the active bundle stays.
+        """
+        choice = self._rollout.activate(product, version, author=author, reason=reason)
+        return ActivatedBundle(choice, self._registry.get(product))
+
+    def roll_back(self, product: str, *, author: str, reason: str) -> ActivatedBundle:
+        """Activate the bundle that was active before the present one.
+
+        Raises:
+            NothingToRollBackTo: No other bundle was active before.
+            PlumblineError: See `activate`.
+        """
+        choice = self._rollout.roll_back(product, author=author, reason=reason)
+        return ActivatedBundle(choice, self._registry.get(product))
+
+    def start_shadow(self, product: str, version: str, *, author: str, reason: str) -> BundleChoice:
+        """Run a bundle as the shadow of the active one from the next image on.
+
+        Raises:
+            ShadowRefused: The bundle is the active one, or no bundle is active.
+            PlumblineError: See `activate`.
+        """
+        return self._rollout.start_shadow(product, version, author=author, reason=reason)
+
+    def stop_shadow(self, product: str, *, author: str, reason: str) -> BundleChoice:
+        """Unload the shadow. Its decisions stay stored.
+
+        Raises:
+            ShadowRefused: There is no shadow.
+            PlumblineError: See `activate`.
+        """
+        return self._rollout.stop_shadow(product, author=author, reason=reason)
+
+    def history(self, product: str, role: Role, limit: int) -> Sequence[BundleChoice]:
+        """Return the newest choices of bundles for a role, newest first.
+
+        Raises:
+            UnknownProduct: There is no such product.
+            StoreUnavailable: The database cannot be used.
+        """
+        self._require_known(product)
+        return self._rollout.choices.history(product, role, limit=limit)
+
+    def compare(self, product: str, active: str | None, shadow: str | None, limit: int) -> Comparison:
+        """Compare the decisions of two bundles about the same images.
+
+        Args:
+            product: Name of the product.
+            active: Version that decided; None for the active one.
+            shadow: Version that ran as its shadow; None for the latest shadow.
+            limit: Maximum number of images, newest first.
+
+        Raises:
+            UnknownProduct, ProductNotReady: No bundle serves this product.
+            ShadowRefused: The product never had a shadow.
+            StoreUnavailable: The database cannot be used.
+        """
+        self._require_known(product)
+        active = active or self._registry.get(product).bundle.version
+        if shadow is None:
+            shadow = self._rollout.choices.latest_version(product, "shadow")
+            if shadow is None:
+                raise ShadowRefused(product, f"{product!r} never had a shadow to compare with.")
+        return compare(active, shadow, paired_verdicts(self._store.engine, product, active, shadow, limit))
+
+    def _require_known(self, product: str) -> None:
+        if product not in self._registry.known:
+            raise UnknownProduct(product, self._registry.known)

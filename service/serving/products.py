@@ -1,0 +1,65 @@
+"""Products of the model repository and what serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.deployment.errors import UnknownProduct
+from service.deployment.failures import BrokenBundle
+from service.deployment.lease import ActiveProduct, Shadow
+from service.deployment.registry import Registry
+
+
+@dataclass(frozen=True)
+class ProductState:
+    """A product and the bundles that serve it.
+
+    Attributes:
+        name: Name of the product.
+        active: Bundle and recipe in force; None if no bundle serves the product.
+        shadow: The shadow bundle, or None.
+        broken: Bundles of the product that should be served and are not.
+        is_loading: Whether a bundle of the product is being loaded.
+    """
+
+    name: str
+    active: ActiveProduct | None
+    shadow: Shadow | None
+    broken: Sequence[BrokenBundle]
+    is_loading: bool
+
+
+class ProductService:
+    """Describes products.
+
+    Args:
+        registry: Products and the bundles that serve them.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def list_products(self) -> list[ProductState]:
+        """Return every product of the model repository, served or not, by name."""
+        return [self._describe(name) for name in sorted(self._registry.known)]
+
+    def get(self, product: str) -> ProductState:
+        """Return one product.
+
+        Raises:
+            UnknownProduct: There is no such product.
+        """
+        if product not in self._registry.known:
+            raise UnknownProduct(product, self._registry.known)
+        return self._describe(product)
+
+    def _describe(self, name: str) -> ProductState:
+        registry = self._registry
+        return ProductState(
+            name=name,
+            active=registry.active.get(name),
+            shadow=registry.shadows.get(name),
+            broken=[broken for broken in registry.broken if broken.product == name],
+            is_loading=registry.is_loading(name),
+        )

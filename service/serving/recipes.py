@@ -1,0 +1,211 @@
+"""Recipes of products: read them, change them, import them from files, and revert to earlier revisions.
+
+A change is validated against the bundle that is active, stored as a new revision and put in force as one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.deployment.errors import UnknownProduct
+from service.deployment.lease import ActiveProduct
+from service.deployment.recipes import proposed_recipe, replace_recipe, reverted_recipe
+from service.deployment.registry import Registry
+from service.recipes.errors import InvalidRecipe
+from service.recipes.recipe import Recipe, parse_recipe
+from service.recipes.sections import HeatmapSetting, differences
+from service.recipes.toml_file import RecipeFile, imported_recipe
+from service.schemas.recipe import RecipeChange, Signature
+from service.store.proposals import get_proposal
+from service.store.recipes import append_recipe, get_recipe, recipe_history
+from service.store.records import RecipeRevision
+from service.store.store import Store
+
+
+@dataclass(frozen=True)
+class RevisionDifferences:
+    """The differences between two revisions of a recipe.
+
+    Attributes:
+        before: The first revision.
+        after: The second revision.
+        values: Dotted path, value in the first and value in the second revision.
+    """
+
+    before: RecipeRevision
+    after: RecipeRevision
+    values: Sequence[tuple[str, Any, Any]]
+
+
+class RecipeService:
+    """Reads and changes recipes. All methods but `current` block and must not be called from the event loop.
+
+    Args:
+        registry: Products and the bundles that serve them.
+        store: Stores revisions and proposals.
+    """
+
+    def __init__(self, registry: Registry, store: Store) -> None:
+        self._registry = registry
+        self._store = store
+
+    def current(self, product: str) -> RecipeRevision:
+        """Return the recipe in force.
+
+        Raises:
+            UnknownProduct, ProductNotReady: No bundle serves this product.
+        """
+        return self._registry.get(product).recipe
+
+    def history(self, product: str, limit: int) -> Sequence[RecipeRevision]:
+        """Return the newest revisions, newest first.
+
+        Raises:
+            UnknownProduct: There is no such product.
+            StoreUnavailable: The database cannot be used.
+        """
+        self._require_known(product)
+        return recipe_history(self._store.engine, product, limit=limit)
+
+    def revision(self, product: str, number: int) -> RecipeRevision:
+        """Return one revision.
+
+        Raises:
+            UnknownProduct, UnknownRevision: It does not exist.
+            StoreUnavailable: The database cannot be used.
+        """
+        self._require_known(product)
+        return get_recipe(self._store.engine, product, number)
+
+    def compare(self, product: str, before: int, after: int) -> RevisionDifferences:
+        """Return the values that differ between two revisions.
+
+        Raises:
+            UnknownProduct, UnknownRevision: One of them does not exist.
+            StoreUnavailable: The database cannot be used.
+        """
+        old, new = self.revision(product, before), self.revision(product, after)
+        found = differences(old.recipe.model_dump(mode="json"), new.recipe.model_dump(mode="json"))
+        return RevisionDifferences(old, new, list(found))
+
+    def change(self, product: str, change: RecipeChange, expected_revision: int | None) -> RecipeRevision:
+        """Put a changed recipe in force from the next inspection on.
+
+        Args:
+            product: Name of the product.
+            change: The values to change, with author and reason.
+            expected_revision: The revision that the change was made against; None accepts any.
+
+        Raises:
+            UnknownProduct, ProductNotReady: No bundle serves this product.
+            InvalidRecipe: The resulting recipe is not valid, or the calibration card cannot certify the rate.
+            UnknownProposal, ProposalOutdated: The proposal does not exist or was made for another bundle.
+            RecipeConflict: The current revision is not the expected one.
+            StoreUnavailable: The database cannot be used; the old recipe stays in force.
+        """
+        signature = Signature(author=change.author, reason=change.reason)
+        return self._put(product, lambda active: (self._changed(change, active), signature), expected_revision)
+
+    def import_file(
+        self, product: str, file: RecipeFile, signature: Signature, expected_revision: int | None
+    ) -> RecipeRevision:
+        """Put the recipe of a file in force from the next inspection on.
+
+        Args:
+            product: Name of the product.
+            file: The file.
+            signature: Author and reason.
+            expected_revision: The revision that the change was made against; None accepts any.
+
+        Raises:
+            PlumblineError: See `change`.
+        """
+        return self._put(product, lambda active: (self._imported(file, active), signature), expected_revision)
+
+    def revert(
+        self, product: str, number: int, author: str, reason: str | None, expected_revision: int | None
+    ) -> RecipeRevision:
+        """Put the values of an earlier revision in force again, as a new revision.
+
+        Args:
+            product: Name of the product.
+            number: The earlier revision.
+            author: Who reverts.
+            reason: Why; None if no reason was given.
+            expected_revision: The revision that the change was made against; None accepts any.
+
+        Raises:
+            UnknownRevision: The earlier revision does not exist.
+            PlumblineError: See `change`.
+        """
+        old = self.revision(product, number)
+
+        def make(active: ActiveProduct) -> tuple[Recipe, Signature]:
+            is_derived = old.bundle_digest != active.bundle.digest
+            what = f"Revert to revision {number}"
+            what += f", derived for bundle {active.bundle.version}" if is_derived else ""
+            what += f": {reason}" if reason else "."
+            return reverted_recipe(old, active.bundle), Signature(author=author, reason=what)
+
+        return self._put(product, make, expected_revision)
+
+    def _put(
+        self, product: str, make: Callable[[ActiveProduct], tuple[Recipe, Signature]], expected_revision: int | None
+    ) -> RecipeRevision:
+        """Build a recipe for the active bundle, validate it, store it and put it in force as one step."""
+
+        def store(active: ActiveProduct) -> RecipeRevision:
+            recipe, signature = make(active)
+            _require_valid_scale(recipe, active)
+            return append_recipe(
+                self._store.engine,
+                active.bundle,
+                recipe,
+                author=signature.author,
+                reason=signature.reason,
+                expected_revision=expected_revision,
+            )
+
+        return replace_recipe(self._registry, self._store.engine, product, store)
+
+    def _changed(self, change: RecipeChange, active: ActiveProduct) -> Recipe:
+        thresholds: Recipe | None = None
+        if change.target_false_reject_rate is not None:
+            thresholds = Recipe.for_rates(
+                active.bundle.card.scores,
+                change.target_false_reject_rate,
+                change.review_rate,
+                extrapolate=change.extrapolate,
+            )
+        elif change.proposal_id is not None:
+            thresholds = self._proposed(active, change.proposal_id)
+        elif change.fail_threshold is not None:
+            thresholds = parse_recipe(change.model_dump(include={"fail_threshold", "review_threshold"}))
+        return active.recipe.recipe.changed(change.parts(), thresholds)
+
+    def _imported(self, file: RecipeFile, active: ActiveProduct) -> Recipe:
+        def proposed(proposal_id: str) -> Recipe:
+            return self._proposed(active, proposal_id)
+
+        return imported_recipe(file, active.bundle, active.recipe.recipe, proposed)
+
+    def _proposed(self, active: ActiveProduct, proposal_id: str) -> Recipe:
+        stored = get_proposal(self._store.engine, active.bundle.manifest.product, proposal_id)
+        return proposed_recipe(stored, active.bundle)
+
+    def _require_known(self, product: str) -> None:
+        if product not in self._registry.known:
+            raise UnknownProduct(product, self._registry.known)
+
+
+def _require_valid_scale(recipe: Recipe, active: ActiveProduct) -> None:
+    """Reject a heatmap scale whose lower end is not below its upper end, unless both ends are defaults."""
+    heatmap = recipe.heatmap
+    scale = active.inspector.heatmap_scale(recipe.thresholds, heatmap.low, heatmap.high)
+    if scale.low >= scale.high and heatmap != HeatmapSetting():
+        raise InvalidRecipe(
+            f"The heatmap's scale would run from {scale.low:g} to {scale.high:g}. heatmap.low (by default the median "
+            "of good maps) must be below heatmap.high (by default the fail threshold)."
+        )
