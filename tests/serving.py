@@ -23,12 +23,12 @@ START_TIMEOUT_S = 60.0
 
 @dataclass
 class ServiceProcess:
-    """A `plumbline serve` that runs now.
+    """A running `plumbline serve`.
 
     Attributes:
         process: The process.
-        url: Where it listens.
-        log: Its log lines so far, parsed.
+        url: Base URL of the service.
+        log: Parsed log entries so far.
     """
 
     process: subprocess.Popen[str]
@@ -37,28 +37,28 @@ class ServiceProcess:
     _listening: threading.Event = field(default_factory=threading.Event)
 
     def wait_until(self, status_code: int, *, timeout_s: float = START_TIMEOUT_S) -> httpx.Response:
-        """Wait until /health/ready answers with this status and nothing is being loaded any more."""
+        """Wait until /health/ready returns this status and no bundle is being loaded."""
         deadline = time.monotonic() + timeout_s
         while True:
             response = httpx.get(f"{self.url}/health/ready")
             if response.json()["status"] != "loading" and response.status_code == status_code:
                 return response
             if time.monotonic() > deadline:
-                raise TimeoutError(f"/health/ready still says {response.status_code} {response.text}")
+                raise TimeoutError(f"/health/ready still returns {response.status_code} {response.text}")
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """kill -9: no chance to tidy up."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def terminate(self, *, timeout_s: float = 30.0) -> int:
-        """SIGTERM; returns the exit code."""
+        """Stop the process with SIGTERM and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
 
     def rss_bytes(self) -> int:
-        """Resident memory now."""
+        """Return the resident memory in bytes."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -82,10 +82,10 @@ def service_process(
     """Run `plumbline serve` on a free port, until the end of the block at the latest.
 
     Args:
-        models: Model repository.
-        data: Data folder.
-        settings: More settings, named as `PLUMBLINE_*` without the prefix, in lower case.
-        process_options: For `subprocess.Popen`.
+        models: The model repository.
+        data: The data folder.
+        settings: Further settings by name, without the prefix `PLUMBLINE_`, in lower case.
+        process_options: Options of `subprocess.Popen`.
     """
     given = {"models": str(models), "data": str(data), "port": "0", "shutdown_delay_s": "0"} | dict(settings or {})
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PLUMBLINE_")}

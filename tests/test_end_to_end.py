@@ -1,6 +1,6 @@
-"""The whole way as a user goes it: command line, files, a real service process, HTTP.
+"""End-to-end test as a user works: command line, files, a real service process, HTTP.
 
-A small network on small images; what is asserted is that the pieces fit and that verdicts separate, not how good the
+A small network on small images: the tests check that the parts work together and that scores separate, not how good the
 method is at its full size (docs/benchmarks.md has that).
 """
 
@@ -32,7 +32,7 @@ from training.metrics import PixelScores, auroc
 
 BIN = Path(sys.executable).parent
 TRAINING_TIMEOUT_S = 600
-# Several trainings one after the other, on whatever machine this is; the limit is for what hangs.
+# Several trainings in succession on any machine; the limit is for a test that hangs.
 pytestmark = pytest.mark.timeout(1200)
 SMALL = ("--input-size", "128", "--batch-size", "4", "--iterations", "60")
 
@@ -59,7 +59,7 @@ def fit_command(name: str, data: Path, models: Path, *options: str) -> list[str]
 
 
 def fit(name: str, data: Path, models: Path, *options: str) -> Product:
-    """`plumbline-train fit` as a process."""
+    """Run `plumbline-train fit` as a process."""
     command = fit_command(name, data, models, *options)
     result = subprocess.run(command, capture_output=True, text=True, timeout=TRAINING_TIMEOUT_S, check=False)
     assert result.returncode == 0, result.stderr
@@ -68,7 +68,7 @@ def fit(name: str, data: Path, models: Path, *options: str) -> Product:
 
 @pytest.fixture(scope="module")
 def washer(tmp_path_factory: pytest.TempPathFactory) -> Product:
-    """Trained on 40 drawn washers; 4 good ones and 4 of each defect to test on."""
+    """Train on 40 synthetic washers; 4 good ones and 4 of each defect are for testing."""
     folder = tmp_path_factory.mktemp("washer")
     write_dataset(folder / "parts", train=40, test=4, seed=0, size_px=160)
     return fit("washer", folder / "parts", folder / "models", *SMALL)
@@ -83,7 +83,7 @@ def served(washer: Product, tmp_path: Path) -> Iterator[Client]:
 
 
 @pytest.mark.slow
-def test_training_says_where_the_bundle_is_and_what_it_promises(washer: Product) -> None:
+def test_training_reports_the_bundle_and_its_guarantee(washer: Product) -> None:
     assert washer.bundle.as_posix() in washer.output.replace("\n", "")
     assert "at most 9.1 % of good parts will fail" in washer.output  # 1 / (10 + 1)
     assert "plumbline serve --models" in washer.output
@@ -94,8 +94,8 @@ def test_training_says_where_the_bundle_is_and_what_it_promises(washer: Product)
 
 
 @pytest.mark.slow
-def test_verdicts_over_http_separate_good_from_defective(washer: Product, served: Client) -> None:
-    """Of the defects that half a minute of training at 128 pixels finds; fine scratches need the full size."""
+def test_scores_over_http_separate_good_from_defective(washer: Product, served: Client) -> None:
+    """Use the defects that half a minute of training at 128 pixels finds; fine scratches need the full size."""
     images = [image for image in scan_test(washer.data) if image.defect in ("good", "missing_hole", "stain")]
     verdicts = [served.inspect("washer", image.path.read_bytes()) for image in images]
     scores = np.array([verdict.score for verdict in verdicts])
@@ -132,7 +132,7 @@ def test_heatmap_and_map_of_an_inspection_are_served_later(washer: Product, serv
     assert anomaly_map.dtype == np.float32
     assert anomaly_map.shape == (Bundle.load(washer.bundle).manifest.map_height,) * 2
     assert worst.score <= anomaly_map.max() * (1 + 1e-6)
-    # The highest score of eight defective parts lies above what the good ones scored, or nothing was learnt.
+    # The highest score of the defective parts must be above the scores of good ones.
     assert worst.decision != "pass"
     for region in worst.regions:
         x, y, width, height = region.bbox
@@ -141,7 +141,7 @@ def test_heatmap_and_map_of_an_inspection_are_served_later(washer: Product, serv
 
 
 @pytest.mark.slow
-def test_records_outlive_the_process(washer: Product, tmp_path: Path) -> None:
+def test_records_persist_over_a_restart(washer: Product, tmp_path: Path) -> None:
     image = scan_test(washer.data)[0].path.read_bytes()
     with running_service(washer.models, tmp_path, 0) as service:
         service.wait_until_ready()
@@ -160,7 +160,7 @@ def test_records_outlive_the_process(washer: Product, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_evaluate_and_the_service_agree(washer: Product, served: Client, tmp_path: Path) -> None:
-    """One code judges in both: the same image has the same score in the report and over HTTP."""
+    """Compare the report with HTTP: the same code judges, so an image has the same score in both."""
     command: list[str | Path] = [BIN / "plumbline-train", "evaluate", "--bundle", washer.bundle, "--data", washer.data]
     result = subprocess.run([*command, "--out", tmp_path / "report"], capture_output=True, text=True, check=False)
 
@@ -175,7 +175,7 @@ def test_evaluate_and_the_service_agree(washer: Product, served: Client, tmp_pat
 
 
 @pytest.mark.slow
-def test_training_that_was_killed_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+def test_resumed_training_gives_the_same_network_as_an_uninterrupted_one(tmp_path: Path) -> None:
     write_dataset(tmp_path / "parts", train=20, test=0, seed=0, size_px=128)
     options = ["--input-size", "64", "--batch-size", "4", "--iterations", "8", "--checkpoint-seconds", "0"]
     killed = fit_command("washer", tmp_path / "parts", tmp_path / "killed" / "models", *options)
@@ -215,23 +215,23 @@ def test_real_hazelnuts(tmp_path: Path) -> None:
 
 
 def post(client: httpx.Client, path: Path) -> Any:
-    """An image as curl would send it; the answer's JSON."""
+    """Send an image as curl does and return the JSON of the response."""
     media_type = "image/jpeg" if path.suffix == ".jpg" else "image/png"
-    answer = client.post(
+    response = client.post(
         "/v1/products/hazelnut/inspections", content=path.read_bytes(), headers={"Content-Type": media_type}
     )
-    assert answer.is_success, answer.text
-    return answer.json()
+    assert response.is_success, response.text
+    return response.json()
 
 
 def kill_after_a_checkpoint(command: list[str], checkpoint: Path) -> None:
-    """Start a training and kill it, as a power cut would, once it wrote its first checkpoint."""
+    """Start a training and kill it after its first checkpoint."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + TRAINING_TIMEOUT_S
         while not checkpoint.exists():
-            assert process.poll() is None, "it ended before it was killed"
-            assert time.monotonic() < deadline, "it wrote no checkpoint"
+            assert process.poll() is None, "the training ended before it was killed"
+            assert time.monotonic() < deadline, "no checkpoint was written"
             time.sleep(0.01)
     finally:
         process.kill()
@@ -239,6 +239,6 @@ def kill_after_a_checkpoint(command: list[str], checkpoint: Path) -> None:
 
 
 def network(bundle: Path) -> bytes:
-    """The graph with all weights, without the metadata (which name the git revision)."""
+    """Return the graph with all weights, without the metadata (which contain the git revision)."""
     model = onnx.load_model_from_string(Bundle.load(bundle).read_model())
     return bytes(model.graph.SerializeToString(deterministic=True))

@@ -72,7 +72,7 @@ def test_problem_becomes_an_exception_that_carries_it(service: RunningService) -
 
 def test_client_tries_again_when_the_queue_was_full(serve: Serve) -> None:
     with serve(queue_limit=1, max_batch=1) as service:
-        place = service.line.admission.enter()
+        place = service.admission.enter()
         place.__enter__()
         threading.Timer(0.3, lambda: place.__exit__(None, None, None)).start()
         started = time.monotonic()
@@ -82,7 +82,7 @@ def test_client_tries_again_when_the_queue_was_full(serve: Serve) -> None:
 
 
 def test_client_gives_up_after_its_retries(serve: Serve) -> None:
-    with serve(queue_limit=1, max_batch=1) as service, service.line.admission.enter():
+    with serve(queue_limit=1, max_batch=1) as service, service.admission.enter():
         with (
             Client(f"http://127.0.0.1:{service.port}", retries=2) as plumbline,
             pytest.raises(ServiceProblem) as caught,

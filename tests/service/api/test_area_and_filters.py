@@ -1,4 +1,4 @@
-"""ROI, ignore polygons and region filters: what of an image is judged, and which regions count."""
+"""ROI, ignore polygons and region filters: which area of an image is judged, and which regions count."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def put(service: RunningService, **change: Any) -> httpx.Response:
 
 
 def changed(service: RunningService, **change: Any) -> dict[str, Any]:
-    answer = put(service, **change)
-    assert answer.status_code == 200, answer.text
-    record: dict[str, Any] = answer.json()
+    response = put(service, **change)
+    assert response.status_code == 200, response.text
+    record: dict[str, Any] = response.json()
     return record
 
 
@@ -52,7 +52,7 @@ def drawn(service: RunningService, verdict: dict[str, Any]) -> npt.NDArray[np.ui
         ({"roi": [LEFT], "ignore": [AROUND_SPOT]}, "pass", 0.5 - 12 / 256),
     ],
 )
-def test_only_what_is_inside_the_roi_and_not_ignored_is_judged(
+def test_only_the_area_inside_the_roi_and_not_ignored_is_judged(
     serve: Serve, polygons: dict[str, Any], decision: str, judged_share: float
 ) -> None:
     with serve() as service:
@@ -63,10 +63,10 @@ def test_only_what_is_inside_the_roi_and_not_ignored_is_judged(
         verdict = service.inspect(BAD).json()
         assert verdict["decision"] == decision
         assert verdict["judged_share"] == pytest.approx(judged_share)
-        assert verdict["score"] <= whole["score"], "judging less never raises the score"
+        assert verdict["score"] <= whole["score"], "a smaller area never has a higher score"
         assert verdict["p_value"] >= whole["p_value"]
         assert verdict["thresholds"]["conservative"] == (judged_share < 1)
-        assert verdict["thresholds"]["certified"], "the bound holds all the same"
+        assert verdict["thresholds"]["certified"], "the bound still holds"
         assert len(verdict["regions"]) == (decision == "fail")
         assert service.client.get(verdict["links"]["self"]).json() == verdict
 
@@ -82,17 +82,17 @@ def test_region_outside_the_roi_is_not_reported_beside_one_inside(serve: Serve) 
         assert x + width <= 32
 
 
-def test_what_is_not_judged_is_dimmed_and_without_colour(serve: Serve) -> None:
+def test_area_that_is_not_judged_is_dimmed_and_without_colour(serve: Serve) -> None:
     with serve() as service:
         before = service.inspect(BAD).json()
         changed(service, roi=[RIGHT])
         verdict = service.inspect(BAD).json()
         image = drawn(service, verdict).astype(int)
-        assert (image[:, 33:] == 128).all(), "judged and good: the image itself"
+        assert (image[:, 33:] == 128).all(), "judged and good: the image is unchanged"
         hidden = image[:, :31]
         assert (hidden.max(axis=2) == hidden.min(axis=2)).all(), "no colour"
-        assert set(np.unique(hidden)) == {51, 102, 128}, "part and defect at two fifths, and lines over them"
-        # What was judged before is drawn as it was judged.
+        assert set(np.unique(hidden)) == {51, 102, 128}, "part and defect are dimmed to two fifths and hatched"
+        # The heatmap of an earlier inspection uses the area of its own revision.
         changed(service, roi=None)
         np.testing.assert_array_equal(drawn(service, verdict), image)
         assert (drawn(service, before)[:, :12] == 128).all()
@@ -119,38 +119,38 @@ def test_what_is_not_judged_is_dimmed_and_without_colour(serve: Serve) -> None:
         ({"regions": {"min_aera_px": 1}}, "Extra inputs"),
     ],
 )
-def test_senseless_polygons_and_filters_are_refused_as_a_whole(
+def test_invalid_polygons_and_filters_are_refused_as_a_whole(
     service: RunningService, polygons: dict[str, Any], message: str
 ) -> None:
     before = service.client.get(REVISIONS).json()
-    # A change that is fine goes down with one that is not.
-    answer = put(service, target_false_reject_rate=0.3, **polygons)
-    assert answer.status_code == 422, answer.text
-    assert message in answer.json()["detail"]
+    # A valid value beside an invalid one is not applied either.
+    response = put(service, target_false_reject_rate=0.3, **polygons)
+    assert response.status_code == 422, response.text
+    assert message in response.json()["detail"]
     assert service.client.get(REVISIONS).json() == before
 
 
-def test_parts_that_fit_only_alone_are_refused_together(serve: Serve) -> None:
+def test_values_that_contradict_each_other_are_refused(serve: Serve) -> None:
     with serve() as service:
         changed(service, roi=[LEFT])
-        answer = put(service, ignore=[LEFT])
-        assert answer.status_code == 422
-        assert answer.json()["type"].endswith("#invalid-recipe")
+        response = put(service, ignore=[LEFT])
+        assert response.status_code == 422
+        assert response.json()["type"].endswith("#invalid-recipe")
         assert service.client.get(RECIPE).json()["recipe"]["ignore"] == []
 
 
-def test_polygons_must_fit_the_size_that_is_declared(serve: Serve) -> None:
+def test_polygons_must_fit_the_declared_image_size(serve: Serve) -> None:
     with serve() as service:
         changed(service, pixels={"width": 64, "height": 64})
         for wrong in ({"roi": [[[0, 0], [65, 0], [65, 9]]]}, {"ignore": [[[0, 0], [64, 0], [64, 64], [0, 64]]]}):
-            answer = put(service, **wrong)
-            assert answer.status_code == 422, answer.text
-            assert "outside the image" in answer.text or "nothing would be judged" in answer.text
+            response = put(service, **wrong)
+            assert response.status_code == 422, response.text
+            assert "outside the image" in response.text or "nothing would be judged" in response.text
         changed(service, roi=[LEFT])
-        assert put(service, pixels={"width": 31}).status_code == 422, "nor the other way round"
+        assert put(service, pixels={"width": 31}).status_code == 422, "the reverse order is refused, too"
 
 
-def test_filters_soften_the_verdict_and_the_answer_says_so(serve: Serve) -> None:
+def test_filters_soften_the_decision_and_the_response_shows_it(serve: Serve) -> None:
     with serve() as service:
         changed(service, fail_threshold=0.4, review_threshold=0.1)
         plain = service.inspect(BAD).json()
@@ -158,12 +158,12 @@ def test_filters_soften_the_verdict_and_the_answer_says_so(serve: Serve) -> None
         (region,) = plain["regions"]
 
         changed(service, regions={"min_area_px": region["area_px"]})
-        assert service.inspect(BAD).json()["decision"] == "fail", "at the limit it counts"
+        assert service.inspect(BAD).json()["decision"] == "fail", "a region at the limit counts"
 
         changed(service, regions={"min_area_px": region["area_px"] + 1})
         softer = service.inspect(BAD)
         verdict = softer.json()
-        assert verdict["decision"] == "review", "above the review threshold it is large enough"
+        assert verdict["decision"] == "review", "the region is large enough at the review threshold"
         assert verdict["score"] == plain["score"]
         assert verdict["filtered"] == {
             "changed_verdict": True, "decision_by_score": "fail", "dropped_regions": {"area": 1},
@@ -179,7 +179,7 @@ def test_filters_soften_the_verdict_and_the_answer_says_so(serve: Serve) -> None
         assert 'inspection_softened_total{product="widget"} 2.0' in service.client.get("/metrics").text
 
 
-def test_filter_that_leaves_the_verdict_says_what_it_dropped(serve: Serve) -> None:
+def test_filter_that_does_not_change_the_decision_reports_dropped_regions(serve: Serve) -> None:
     two = part(spot=(20, 30, 8))
     two[0:2, 0:2] = 255
     with serve() as service:
@@ -194,7 +194,7 @@ def test_filter_that_leaves_the_verdict_says_what_it_dropped(serve: Serve) -> No
         assert service.inspect(encode(two)).json()["filtered"] is None
 
 
-def test_stored_inspection_holds_what_it_takes_to_judge_again(serve: Serve, tiny_bundle: Any) -> None:
+def test_stored_inspection_contains_what_judging_it_again_needs(serve: Serve, tiny_bundle: Any) -> None:
     recipes: list[dict[str, Any]] = [
         {"roi": [LEFT], "ignore": [[[0, 0], [64, 0], [64, 33], [0, 33]]]},
         {"regions": {"min_area_px": 30}},

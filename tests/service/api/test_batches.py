@@ -1,4 +1,4 @@
-"""Several images in one call: in order, each for itself, and never more memory than a few of them take."""
+"""Several images in one request: results in order, independent errors, bounded memory."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def as_zip(files: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
     return {"content": zipped(files), "headers": ZIP}
 
 
-def words(answer: httpx.Response) -> list[str]:
-    """Decision or problem of every item."""
-    assert answer.status_code == 200, answer.text
-    items = answer.json()["items"]
+def words(response: httpx.Response) -> list[str]:
+    """Return the decision or problem of each item."""
+    assert response.status_code == 200, response.text
+    items = response.json()["items"]
     assert [item["index"] for item in items] == list(range(len(items)))
     return [
         item["inspection"]["decision"] if item["problem"] is None else item["problem"]["type"].rpartition("#")[2]
@@ -61,15 +61,15 @@ EXPECTED = ["pass", "fail", "not-an-image", "corrupt-image", "pass"]
 
 
 @pytest.mark.parametrize("pack", [form, as_zip])
-def test_answers_come_in_order_and_one_that_fails_fails_alone(service: RunningService, pack: Any) -> None:
-    answer = service.client.post(BATCH, params={"part_id": "7", "lot": "L"}, **pack(MIXED))
+def test_results_are_in_order_and_errors_are_independent(service: RunningService, pack: Any) -> None:
+    response = service.client.post(BATCH, params={"part_id": "7", "lot": "L"}, **pack(MIXED))
 
-    assert words(answer) == EXPECTED
-    body = answer.json()
+    assert words(response) == EXPECTED
+    body = response.json()
     assert [item["name"] for item in body["items"]] == [name for name, _ in MIXED]
     assert body["counts"] == {"pass": 2, "fail": 1, "problem": 2}
     problem = body["items"][2]["problem"]
-    assert problem["instance"] == f"urn:plumbline:request:{answer.headers['x-request-id']}"
+    assert problem["instance"] == f"urn:plumbline:request:{response.headers['x-request-id']}"
     assert problem["status"] == 415
     for item in body["items"]:
         if item["inspection"]:
@@ -88,56 +88,56 @@ def test_problems_of_single_images_are_counted(serve: Serve) -> None:
 def test_camera_buffers_share_their_layout(service: RunningService) -> None:
     headers = {"x-pixel-format": "Mono12p", "x-width": str(SIZE), "x-height": str(SIZE)}
     frames = [("1", pack_p(GOOD12, 12)), ("2", pack_p(BAD12, 12)), ("3", b"short")]
-    answer = service.client.post(BATCH, headers=headers, **form(frames))
-    assert words(answer) == ["pass", "fail", "buffer-size-mismatch"]
+    response = service.client.post(BATCH, headers=headers, **form(frames))
+    assert words(response) == ["pass", "fail", "buffer-size-mismatch"]
 
 
 @pytest.mark.parametrize("pack", [form, as_zip])
-def test_too_many_images_are_named_and_those_before_are_answered(serve: Serve, pack: Any) -> None:
+def test_too_many_images_are_reported_after_the_results_before_them(serve: Serve, pack: Any) -> None:
     with serve(max_call_images=3) as service:
-        answer = service.client.post(BATCH, **pack([(f"{number}.png", GOOD) for number in range(3)]))
-        assert words(answer) == ["pass"] * 3
-        answer = service.client.post(BATCH, **pack([(f"{number}.png", GOOD) for number in range(5)]))
+        response = service.client.post(BATCH, **pack([(f"{number}.png", GOOD) for number in range(3)]))
+        assert words(response) == ["pass"] * 3
+        response = service.client.post(BATCH, **pack([(f"{number}.png", GOOD) for number in range(5)]))
         if pack is form:
-            # They were inspected before the sender said that there are more.
-            assert words(answer) == ["pass", "pass", "pass", "too-many-images"]
+            # They were inspected before the number of images was known.
+            assert words(response) == ["pass", "pass", "pass", "too-many-images"]
         else:
-            assert_problem(answer, 413, "too-many-images")
+            assert_problem(response, 413, "too-many-images")
 
 
 @pytest.mark.parametrize("pack", [form, as_zip])
-def test_image_that_is_too_large_fails_alone(serve: Serve, pack: Any) -> None:
+def test_image_that_is_too_large_does_not_affect_the_others(serve: Serve, pack: Any) -> None:
     with serve(max_body_bytes=100_000) as service:
         noise = np.random.default_rng(0).bytes(150_000)
-        answer = service.client.post(BATCH, **pack([("a.png", GOOD), ("huge.bin", noise), ("bomb.png", BOMB)]))
-        assert words(answer) == ["pass", "body-too-large", "too-many-pixels"]
+        response = service.client.post(BATCH, **pack([("a.png", GOOD), ("huge.bin", noise), ("bomb.png", BOMB)]))
+        assert words(response) == ["pass", "body-too-large", "too-many-pixels"]
 
 
-def test_whole_call_is_bounded(serve: Serve) -> None:
+def test_size_of_the_whole_request_is_limited(serve: Serve) -> None:
     with serve(max_call_bytes=1_000_000, max_body_bytes=50_000) as service:
         assert_problem(service.client.post(BATCH, content=b"x" * 1_000_001, headers=ZIP), 413, "body-too-large")
-        # Without a stated length, it is noticed on the way; images before that were inspected.
+        # Without a stated length, the limit is detected while reading; images before that were inspected.
         chunks = iter([form_part("image", GOOD)] + [form_part("image", b"x" * 40_000)] * 40 + [END])
         first, *others, last = words(service.client.post(BATCH, content=chunks, headers=FORM))
         assert (first, set(others), last) == ("pass", {"not-an-image"}, "body-too-large")
-        # The client is not bothered by a reset while it still sends, and the service goes on.
+        # The connection is not reset while the client is sending, and the service continues.
         assert service.inspect().status_code == 201
 
 
-def test_zip_bomb_is_refused_by_what_it_states_and_by_what_it_holds(serve: Serve) -> None:
+def test_zip_bomb_is_refused_by_its_stated_and_by_its_real_size(serve: Serve) -> None:
     bomb = zipped([("zeros.bin", bytes(10_000_000))])
     assert len(bomb) < 20_000
     with serve(max_body_bytes=100_000, max_call_bytes=1_000_000) as service:
         assert_problem(service.client.post(BATCH, content=bomb, headers=ZIP), 413, "body-too-large")
-    # The same archive with a lie about its size, in both places where it is stated.
+    # The same archive with a wrong size in both places where the size is stated.
     liar = bomb.replace(struct.pack("<I", 10_000_000), struct.pack("<I", 1_000))
     assert liar != bomb
     with serve(max_body_bytes=100_000, max_call_bytes=1_000_000) as service:
-        answer = service.client.post(BATCH, content=liar, headers=ZIP)
-        assert words(answer) in (["bad-archive"], ["body-too-large"])
+        response = service.client.post(BATCH, content=liar, headers=ZIP)
+        assert words(response) in (["bad-archive"], ["body-too-large"])
 
 
-def test_names_in_an_archive_are_labels_and_nothing_else(service: RunningService, tmp_path: Path) -> None:
+def test_names_in_an_archive_are_only_labels(service: RunningService, tmp_path: Path) -> None:
     names = [
         "../../etc/passwd",
         "/absolute.png",
@@ -148,22 +148,22 @@ def test_names_in_an_archive_are_labels_and_nothing_else(service: RunningService
         "a\nb.png",
     ]
     files = [(name, b"" if name.endswith("/") else GOOD) for name in names]
-    answer = service.client.post(BATCH, content=zipped(files), headers=ZIP)
-    assert words(answer) == ["pass"] * 5
-    labels = [item["name"] for item in answer.json()["items"]]
+    response = service.client.post(BATCH, content=zipped(files), headers=ZIP)
+    assert words(response) == ["pass"] * 5
+    labels = [item["name"] for item in response.json()["items"]]
     assert labels == ["../../etc/passwd", "/absolute.png", "C:\\windows.png", "x" * 256, "a\ufffdb.png"]
     written = [path for path in service.settings.data.rglob("*") if path.is_file()]
     assert {path.suffix for path in written} <= {".png", ".npy", ".db", ".db-wal", ".db-shm", ".raw"}
 
 
-def test_encrypted_damaged_and_empty_files_fail_alone(service: RunningService) -> None:
+def test_encrypted_damaged_and_empty_files_do_not_affect_the_others(service: RunningService) -> None:
     archive = bytearray(zipped([("a.png", GOOD), ("b.png", BAD), ("c.png", b""), ("d.png", GOOD)], zipfile.ZIP_STORED))
     place = archive.find(BAD)
-    archive[place + 50] ^= 0xFF  # its checksum is wrong now
+    archive[place + 50] ^= 0xFF  # makes its checksum wrong
     directory = archive.rfind(b"PK\x01\x02")
-    archive[directory + 8] |= 1  # the last one is encrypted now
-    answer = service.client.post(BATCH, content=bytes(archive), headers=ZIP)
-    assert words(answer) == ["pass", "bad-archive", "invalid-request", "invalid-request"]
+    archive[directory + 8] |= 1  # marks the last one as encrypted
+    response = service.client.post(BATCH, content=bytes(archive), headers=ZIP)
+    assert words(response) == ["pass", "bad-archive", "invalid-request", "invalid-request"]
 
 
 @pytest.mark.parametrize(
@@ -179,24 +179,24 @@ def test_encrypted_damaged_and_empty_files_fail_alone(service: RunningService) -
         (b"x", {}, 415, "unsupported-media-type"),
     ],
 )
-def test_call_that_holds_no_image_fails_as_a_whole(
+def test_request_without_an_image_fails_as_a_whole(
     service: RunningService, content: bytes, headers: dict[str, str], status: int, slug: str
 ) -> None:
     assert_problem(service.client.post(BATCH, content=content, headers=headers), status, slug)
 
 
-def test_form_that_breaks_off_is_answered_up_to_there(service: RunningService) -> None:
+def test_incomplete_form_returns_results_up_to_the_break(service: RunningService) -> None:
     data = form_part("image", GOOD) + form_part("image", BAD) + form_part("image", GOOD)[:-50]
     assert words(service.client.post(BATCH, content=data, headers=FORM)) == ["pass", "fail", "invalid-request"]
 
 
-def test_directory_larger_than_the_calls_limit_is_never_parsed(serve: Serve) -> None:
+def test_directory_beyond_the_limit_is_not_parsed(serve: Serve) -> None:
     with serve(max_call_images=1) as service:
         archive = zipped([(f"{number:0100d}.png", b"x") for number in range(50)])
         assert_problem(service.client.post(BATCH, content=archive, headers=ZIP), 422, "bad-archive")
 
 
-def test_images_are_inspected_while_the_others_still_come_in(service: RunningService) -> None:
+def test_images_are_inspected_while_others_are_received(service: RunningService) -> None:
     def stored() -> int:
         with httpx.Client(base_url=service.client.base_url) as other:
             return len(other.get("/v1/inspections", params={"part_id": "early"}).json()["items"])
@@ -205,20 +205,20 @@ def test_images_are_inspected_while_the_others_still_come_in(service: RunningSer
         yield form_part("image", GOOD) + form_part("image", BAD) + form_part("image", GOOD)[:-50]
         deadline = time.monotonic() + 20
         while stored() < 2:
-            assert time.monotonic() < deadline, "the first two were not inspected before the last one came"
+            assert time.monotonic() < deadline, "the first two were not inspected before the last one arrived"
         yield form_part("image", GOOD)[-50:] + END
 
-    answer = service.client.post(BATCH, content=slowly(), headers=FORM, params={"part_id": "early"})
-    assert words(answer) == ["pass", "fail", "pass"]
+    response = service.client.post(BATCH, content=slowly(), headers=FORM, params={"part_id": "early"})
+    assert words(response) == ["pass", "fail", "pass"]
 
 
-def test_full_house_makes_a_batch_wait_instead_of_failing(serve: Serve) -> None:
+def test_full_queue_makes_a_batch_wait_instead_of_failing(serve: Serve) -> None:
     with serve(queue_limit=1, max_batch=1) as service:
         assert words(service.client.post(BATCH, **form([("a.png", GOOD)] * 8))) == ["pass"] * 8
-        assert service.line.admission.depth == 0
+        assert service.admission.depth == 0
 
 
-def test_stopping_service_says_so_for_every_image(serve: Serve) -> None:
+def test_stopping_service_returns_a_problem_for_each_image(serve: Serve) -> None:
     with serve() as service:
         begin_drain(service.app)
         assert words(service.client.post(BATCH, **form([("a.png", GOOD)] * 2))) == ["shutting-down"] * 2
@@ -226,17 +226,17 @@ def test_stopping_service_says_so_for_every_image(serve: Serve) -> None:
 
 def test_client_sends_several_images(serve: Serve) -> None:
     with serve() as service, Client(f"http://127.0.0.1:{service.port}", retries=0) as client:
-        answer = client.inspect_batch("widget", MIXED, station="A")
-        assert answer.counts == {"pass": 2, "fail": 1, "problem": 2}
-        assert answer.items[1].inspection is not None
-        assert answer.items[1].inspection.station == "A"
-        assert answer.items[2].problem is not None
-        assert answer.items[2].problem.status == 415
+        response = client.inspect_batch("widget", MIXED, station="A")
+        assert response.counts == {"pass": 2, "fail": 1, "problem": 2}
+        assert response.items[1].inspection is not None
+        assert response.items[1].inspection.station == "A"
+        assert response.items[2].problem is not None
+        assert response.items[2].problem.status == 415
         buffer = CameraBuffer("Mono12p", SIZE, SIZE)
         assert client.inspect_batch("widget", [("1", pack_p(BAD12, 12))], buffer=buffer).counts == {"fail": 1}
 
 
-def test_long_call_needs_no_more_memory_than_a_short_one(tiny_models: Path, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(tiny_models: Path, tmp_path: Path) -> None:
     # 96 images of 2 MB each, far more than the process may grow by.
     noise = np.random.default_rng(0).integers(0, 256, (800, 900, 3), np.uint8)
     image = encode(noise, ".bmp")

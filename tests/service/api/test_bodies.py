@@ -1,4 +1,4 @@
-"""Forms are read in memory, with a bound on everything that a client chooses."""
+"""Forms are read in memory, with limits on everything that a client controls."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ END = f"--{BOUNDARY}--\r\n".encode()
 
 
 def post(service: RunningService, body: bytes, boundary: str = f"; boundary={BOUNDARY}") -> tuple[int, str]:
-    answer = service.client.post(INSPECT, content=body, headers={"content-type": f"multipart/form-data{boundary}"})
-    return answer.status_code, answer.json().get("detail", "")
+    response = service.client.post(INSPECT, content=body, headers={"content-type": f"multipart/form-data{boundary}"})
+    return response.status_code, response.json().get("detail", "")
 
 
 @pytest.mark.parametrize(
     "body",
     [
         IMAGE + END,
-        form_part("image", GOOD) + END,  # a client that names no file
+        form_part("image", GOOD) + END,  # a client that sends no file name
         form_part("lot", b"L") + IMAGE + form_part("part_id", "Größe 7".encode()) + END,
         form_part("image", GOOD, filename="a.png", header=b"Content-Type: text/plain\r\n") + END,
     ],
@@ -73,28 +73,28 @@ def test_form_without_a_boundary_is_refused(service: RunningService) -> None:
     )
 
 
-def test_form_field_wins_over_the_query(service: RunningService) -> None:
+def test_form_field_overrides_the_query(service: RunningService) -> None:
     headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
     body = form_part("part_id", b"form") + IMAGE + END
-    answer = service.client.post(f"{INSPECT}?part_id=query&lot=query", content=body, headers=headers)
-    assert (answer.json()["part_id"], answer.json()["lot"]) == ("form", "query")
+    response = service.client.post(f"{INSPECT}?part_id=query&lot=query", content=body, headers=headers)
+    assert (response.json()["part_id"], response.json()["lot"]) == ("form", "query")
 
 
-def test_no_upload_passes_through_a_temporary_file(
+def test_uploads_use_no_temporary_file(
     service: RunningService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # A machine whose temporary folder is gone or full still inspects.
+    # Inspections work even if the temporary folder is missing or full.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     assert post(service, IMAGE + END) == (201, "")
 
 
-def test_endless_boundary_is_refused(service: RunningService) -> None:
-    answer = service.client.post(
+def test_boundary_that_is_too_long_is_refused(service: RunningService) -> None:
+    response = service.client.post(
         INSPECT, content=b"x", headers={"content-type": f"multipart/form-data; boundary={'b' * 5000}"}
     )
-    assert_problem(answer, 422, "invalid-request")
+    assert_problem(response, 422, "invalid-request")
 
 
-def test_moment_beyond_the_calendar_is_refused(service: RunningService) -> None:
-    answer = service.inspect(params={"captured_at": "0001-01-01T00:00:00+14:00"})
-    assert_problem(answer, 422, "invalid-request")
+def test_time_outside_the_calendar_is_refused(service: RunningService) -> None:
+    response = service.inspect(params={"captured_at": "0001-01-01T00:00:00+14:00"})
+    assert_problem(response, 422, "invalid-request")

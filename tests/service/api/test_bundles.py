@@ -1,4 +1,4 @@
-"""Bundles over HTTP: they come in, get into service, and leave it again, without an image noticing."""
+"""Bundles over HTTP: upload, activation, roll-back and unloading without an effect on images in flight."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def make_bundle(models: Path, day: int = 0, **changes: Any) -> Bundle:
-    """A bundle of its own; a later day makes it the newer one, with a more generous card."""
+    """Write a distinct bundle; a later day makes it newer and its card more lenient."""
     scores = [score * (1 + day) for score in SCORES]
     return write_tiny_bundle(models, created_at=FIRST_DAY + timedelta(days=day), scores=scores, **changes)
 
@@ -58,8 +58,8 @@ def roll_back(service: RunningService) -> httpx.Response:
 
 
 def listed(service: RunningService) -> dict[str, str]:
-    answer = BundleList.model_validate_json(service.client.get(f"{PRODUCT}/bundles").content)
-    return {item.version: item.state for item in answer.items}
+    response = BundleList.model_validate_json(service.client.get(f"{PRODUCT}/bundles").content)
+    return {item.version: item.state for item in response.items}
 
 
 def serving(service: RunningService) -> str:
@@ -73,27 +73,27 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def two(models: Path) -> tuple[Bundle, Bundle]:
-    """Two bundles of one product in the repository, the older one first."""
+    """Write two bundles of one product into the repository, the older one first."""
     return make_bundle(models), make_bundle(models, 1)
 
 
-def test_uploaded_bundle_is_listed_and_decides_nothing_until_it_is_activated(
+def test_uploaded_bundle_is_listed_and_has_no_effect_until_it_is_activated(
     serve: Serve, models: Path, tmp_path: Path
 ) -> None:
     old, new = make_bundle(models), make_bundle(tmp_path / "elsewhere", 1)
     with serve(models=models) as service:
-        answer = upload(service, new)
-        assert answer.status_code == 201, answer.text
-        record = BundleRecord.model_validate_json(answer.content)
+        response = upload(service, new)
+        assert response.status_code == 201, response.text
+        record = BundleRecord.model_validate_json(response.content)
         assert (record.version, record.state, record.loaded) == (new.version, "available", False)
         assert record.bundle is not None
         assert record.bundle.digest == new.digest
-        assert service.client.get(answer.headers["location"]).json() == answer.json()
+        assert service.client.get(response.headers["location"]).json() == response.json()
         assert serving(service) == old.version
         assert upload(service, new).status_code == 200, "the same bundle again changes nothing"
         assert listed(service) == {new.version: "available", old.version: "active"}
     with serve(models=models) as service:
-        assert serving(service) == old.version, "a restart activates nothing either"
+        assert serving(service) == old.version, "a restart does not activate it"
 
 
 def test_activated_bundle_serves_with_its_recipe_and_after_a_restart(
@@ -101,10 +101,10 @@ def test_activated_bundle_serves_with_its_recipe_and_after_a_restart(
 ) -> None:
     old, new = two
     with serve(models=models) as service:
-        assert serving(service) == new.version, "the newest, where nobody chose"
-        answer = activate(service, old)
-        assert answer.status_code == 200, answer.text
-        activation = Activation.model_validate_json(answer.content)
+        assert serving(service) == new.version, "the newest one serves if none was chosen"
+        response = activate(service, old)
+        assert response.status_code == 200, response.text
+        activation = Activation.model_validate_json(response.content)
         assert (activation.version, activation.author, activation.reason) == (old.version, *WHO.values())
         verdict = service.inspect(BAD).json()
         assert verdict["bundle"]["digest"] == old.digest
@@ -113,7 +113,7 @@ def test_activated_bundle_serves_with_its_recipe_and_after_a_restart(
         recipe = service.client.get(f"{PRODUCT}/recipe").json()
         assert (recipe["bundle_digest"], recipe["revision"]) == (old.digest, activation.recipe_revision)
     with serve(models=models) as service:
-        assert serving(service) == old.version, "although another one is newer"
+        assert serving(service) == old.version, "although another bundle is newer"
 
 
 def test_roll_back_returns_bundle_by_bundle_with_their_recipes(serve: Serve, models: Path) -> None:
@@ -126,9 +126,9 @@ def test_roll_back_returns_bundle_by_bundle_with_their_recipes(serve: Serve, mod
         activate(service, bundles[1])
         assert roll_back(service).json()["version"] == bundles[0].version
         assert serving(service) == bundles[0].version
-        answer = roll_back(service)
-        assert answer.json()["version"] == bundles[2].version, "further back, not forward again"
-        assert service.inspect(BAD).json()["thresholds"]["fail"] == 5.0, "with the recipe that it had"
+        response = roll_back(service)
+        assert response.json()["version"] == bundles[2].version, "a second roll-back goes further back"
+        assert service.inspect(BAD).json()["thresholds"]["fail"] == 5.0, "with its earlier recipe"
         refused = roll_back(service)
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems#nothing-to-roll-back-to")
         history = ChoiceHistory.model_validate_json(service.client.get(f"{PRODUCT}/bundles:history").content).items
@@ -137,17 +137,17 @@ def test_roll_back_returns_bundle_by_bundle_with_their_recipes(serve: Serve, mod
         assert [choice.author for choice in history] == ["Ada"] * 4 + ["plumbline"]
 
 
-def test_bundle_that_fails_its_self_test_leaves_the_old_one_in_service(serve: Serve, models: Path) -> None:
+def test_bundle_that_fails_its_self_test_does_not_replace_the_active_one(serve: Serve, models: Path) -> None:
     good, wrong = make_bundle(models, 1), make_bundle(models, offset=0.5)
     with serve(models=models) as service:
-        answer = activate(service, wrong)
-        assert (answer.status_code, answer.json()["type"]) == (422, "/problems#parity-failure")
+        response = activate(service, wrong)
+        assert (response.status_code, response.json()["type"]) == (422, "/problems#parity-failure")
         assert serving(service) == good.version
         record = BundleRecord.model_validate_json(service.client.get(f"{PRODUCT}/bundles/{wrong.version}").content)
         assert record.state == "broken"
         assert record.problem is not None
         assert record.problem.type == "parity-failure"
-        assert service.client.get("/health/ready").json()["status"] == "ready", "what should serve does"
+        assert service.client.get("/health/ready").json()["status"] == "ready", "the chosen bundle serves"
         assert service.client.get(f"{PRODUCT}/bundles:history").json()["items"][0]["version"] == good.version
         labels = {"product": "widget", "change": "activate"}
         assert value(service, "inspection_bundle_changes_total", outcome="refused", **labels) == 1
@@ -159,21 +159,21 @@ def test_bundle_that_the_runtime_cannot_load_is_refused(serve: Serve, models: Pa
     model.graph.node[-1].op_type = "NobodyKnowsThisOperator"
     strange = write_bundle(models, draft=draft, model=model.SerializeToString(), card=tiny_card(), golden=tiny_golden())
     with serve(models=models) as service:
-        answer = activate(service, strange)
-        assert (answer.status_code, answer.json()["type"]) == (422, "/problems#bundle-invalid")
-        assert "NobodyKnowsThisOperator" in answer.json()["detail"]
+        response = activate(service, strange)
+        assert (response.status_code, response.json()["type"]) == (422, "/problems#bundle-invalid")
+        assert "NobodyKnowsThisOperator" in response.json()["detail"]
         assert serving(service) == good.version
 
 
-def test_demanded_gpu_that_is_not_there_is_named(serve: Serve, tiny_bundle: Bundle) -> None:
+def test_missing_gpu_that_was_requested_is_reported(serve: Serve, tiny_bundle: Bundle) -> None:
     with serve(provider="cuda") as service:
-        answer = activate(service, tiny_bundle)
-        if answer.status_code == 200:
+        response = activate(service, tiny_bundle)
+        if response.status_code == 200:
             pytest.skip("CUDA works here")
-        assert (answer.status_code, answer.json()["type"]) == (503, "/problems#provider-unavailable")
+        assert (response.status_code, response.json()["type"]) == (503, "/problems#provider-unavailable")
 
 
-def test_upload_puts_a_damaged_bundle_right(serve: Serve, models: Path, tmp_path: Path) -> None:
+def test_upload_repairs_a_damaged_bundle(serve: Serve, models: Path, tmp_path: Path) -> None:
     good, damaged = make_bundle(models, 1), make_bundle(models)
     intact = archived(damaged)
     (damaged.path / MODEL).write_bytes(b"bit rot")
@@ -185,7 +185,7 @@ def test_upload_puts_a_damaged_bundle_right(serve: Serve, models: Path, tmp_path
         assert activate(service, damaged).status_code == 200
 
 
-def test_new_product_begins_with_its_first_bundle(serve: Serve, tmp_path: Path) -> None:
+def test_first_bundle_creates_a_product(serve: Serve, tmp_path: Path) -> None:
     nut = write_tiny_bundle(tmp_path / "elsewhere", "nut")
     with serve(models=tmp_path / "models") as service:
         assert service.client.get("/health/ready").status_code == 503
@@ -198,30 +198,28 @@ def test_new_product_begins_with_its_first_bundle(serve: Serve, tmp_path: Path) 
         assert service.client.post(f"/v1/products/nut/bundles/{nut.version}:activate", json=WHO).status_code == 200
         assert service.client.get("/v1/products/nut").json()["status"] == "ready"
         assert service.client.get("/health/ready").status_code == 200
-        answer = service.client.post("/v1/products/nut/inspections", content=GOOD, headers=headers)
-        assert answer.json()["decision"] == "pass"
+        response = service.client.post("/v1/products/nut/inspections", content=GOOD, headers=headers)
+        assert response.json()["decision"] == "pass"
 
 
-def test_chosen_bundle_that_broke_is_named_and_the_one_before_it_serves(
+def test_broken_chosen_bundle_is_reported_and_the_previous_one_serves(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
     old, new = two
-    make_bundle(models, 2)  # newer than all, and never chosen
+    make_bundle(models, 2)  # the newest one, never chosen
     with serve(models=models) as service:
         activate(service, old)
         activate(service, new)
     (new.path / MODEL).write_bytes(b"bit rot")
     with serve(models=models) as service:
-        assert serving(service) == old.version, "not the newest: nobody ever let it decide"
+        assert serving(service) == old.version, "not the newest, which was never activated"
         ready = service.client.get("/health/ready").json()
         assert (ready["status"], ready["broken_bundles"][0]["version"]) == ("degraded", new.version)
         assert activate(service, old).status_code == 200
-        assert service.client.get("/health/ready").json()["status"] == "ready", "somebody decided so"
+        assert service.client.get("/health/ready").json()["status"] == "ready", "because it was activated explicitly"
 
 
-def test_products_and_metrics_tell_the_truth_after_a_swap(
-    serve: Serve, models: Path, two: tuple[Bundle, Bundle]
-) -> None:
+def test_products_and_metrics_are_correct_after_a_swap(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     old, new = two
     with serve(models=models) as service:
         activate(service, old)
@@ -237,43 +235,43 @@ def test_products_and_metrics_tell_the_truth_after_a_swap(
         assert new.version not in info[0]
 
 
-def test_image_in_work_is_finished_by_the_bundle_that_began_it(
+def test_image_in_flight_is_completed_by_the_bundle_that_started_it(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
     old, new = two
     with serve(models=models) as service:
-        registry = service.line.registry
+        registry = service.registry
         with registry.lease("widget") as active:
-            # The answer waits for the last image of the old bundle, which is this one.
+            # The response is sent after the last image of the old bundle, which is this one.
             swapping = threading.Thread(target=activate, args=(service, old))
             swapping.start()
             while registry.get("widget").bundle.version != old.version:
                 pass
-            assert serving(service) == old.version, "the next one serves already"
+            assert serving(service) == old.version, "the new bundle serves already"
             image = active.inspector.read(BAD)
             result = active.inspector.infer(image)
             judged = active.inspector.finish(image, result, active.recipe.recipe.criteria)
             assert judged.decision == "fail"
             assert active.bundle.version == new.version
-            assert swapping.is_alive(), "waits for the last image"
+            assert swapping.is_alive(), "it waits for the last image"
         swapping.join(10)
         assert not swapping.is_alive()
         with pytest.raises(ShuttingDown):
             active.inspector.infer(image)
 
 
-def test_bundle_that_left_takes_its_session_with_it(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
+def test_unloaded_bundle_releases_its_session(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     with serve(models=models) as service:
-        session = weakref.ref(service.line.registry.get("widget").inspector.session)
+        session = weakref.ref(service.registry.get("widget").inspector.session)
         service.inspect()
         assert activate(service, two[0]).status_code == 200
-        assert session() is None, "nobody holds it, not even a cycle that waits for the garbage collector"
+        assert session() is None, "there is no reference left, not even in a cycle"
 
 
 def test_one_change_of_a_product_at_a_time(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
-    with serve(models=models) as service, service.line.registry.changing("widget"):
-        for answer in (activate(service, two[0]), roll_back(service), upload(service, two[0])):
-            assert (answer.status_code, answer.json()["type"]) == (409, "/problems#bundle-change-under-way")
+    with serve(models=models) as service, service.registry.changing("widget"):
+        for response in (activate(service, two[0]), roll_back(service), upload(service, two[0])):
+            assert (response.status_code, response.json()["type"]) == (409, "/problems#bundle-change-under-way")
         assert serving(service) == two[1].version
 
 
@@ -282,11 +280,11 @@ def test_repository_that_cannot_be_written_still_serves_and_activates(
 ) -> None:
     another = make_bundle(tmp_path / "elsewhere", 5)
     with serve(models=models) as service:
-        # Away for a moment rather than read-only: root may write everywhere.
+        # Moved away instead of read-only, because root may write everywhere.
         aside = models.rename(tmp_path / "aside")
         models.write_text("a file where the repository should be")
-        answer = upload(service, another)
-        assert (answer.status_code, answer.json()["type"]) == (507, "/problems#repository-not-writable")
+        response = upload(service, another)
+        assert (response.status_code, response.json()["type"]) == (507, "/problems#repository-not-writable")
         models.unlink()
         aside.rename(models)
         assert activate(service, two[0]).status_code == 200
@@ -300,20 +298,18 @@ def test_repository_that_cannot_be_written_still_serves_and_activates(
         (b"x" * 200_001, 413, "bundle-too-large"),
     ],
 )
-def test_refused_upload_leaves_nothing_behind(
+def test_refused_upload_leaves_no_files(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle], content: bytes, status: int, slug: str
 ) -> None:
     with serve(models=models, max_bundle_bytes=200_000, max_body_bytes=100_000) as service:
         before = sorted(models.rglob("*"))
-        answer = upload(service, content)
-        assert (answer.status_code, answer.json()["type"]) == (status, f"/problems#{slug}")
+        response = upload(service, content)
+        assert (response.status_code, response.json()["type"]) == (status, f"/problems#{slug}")
         assert sorted(models.rglob("*")) == before
         assert upload(service, b"x" * 150_000).json()["type"].endswith("bundle-archive-invalid"), "larger than an image"
 
 
-def test_graph_that_reads_the_hosts_files_and_a_form_of_the_future_are_refused(
-    service: RunningService, tiny_bundle: Bundle
-) -> None:
+def test_external_data_and_unknown_schema_versions_are_refused(service: RunningService, tiny_bundle: Bundle) -> None:
     contents = read_archive(io.BytesIO(archived(tiny_bundle)), 10**6)
     model = onnx.load_model_from_string(contents[MODEL])
     model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
@@ -321,17 +317,17 @@ def test_graph_that_reads_the_hosts_files_and_a_form_of_the_future_are_refused(
     manifest = json.loads(contents[MANIFEST])
     manifest["files"][MODEL] = {"sha256": sha256(contents[MODEL]).hexdigest(), "bytes": len(contents[MODEL])}
     for slug, change in (("bundle-external-data", {}), ("bundle-schema", {"schema_version": 99})):
-        answer = upload(service, zipped(*(contents | {MANIFEST: json.dumps(manifest | change).encode()}).items()))
-        assert (answer.status_code, answer.json()["type"]) == (422, f"/problems#{slug}")
+        response = upload(service, zipped(*(contents | {MANIFEST: json.dumps(manifest | change).encode()}).items()))
+        assert (response.status_code, response.json()["type"]) == (422, f"/problems#{slug}")
 
 
-def test_name_that_no_product_can_have_is_refused(service: RunningService, tiny_bundle: Bundle) -> None:
+def test_invalid_product_name_is_refused(service: RunningService, tiny_bundle: Bundle) -> None:
     for name in ("Widget", "..%2Fwidget", "x" * 65, ".staging"):
         assert upload(service, tiny_bundle, name).status_code in {404, 422}, name
     assert upload(service, tiny_bundle, "nut").json()["type"] == "/problems#bundle-of-other-product"
 
 
-def test_decision_needs_a_person_and_a_reason(service: RunningService, tiny_bundle: Bundle) -> None:
+def test_change_needs_an_author_and_a_reason(service: RunningService, tiny_bundle: Bundle) -> None:
     address = f"{PRODUCT}/bundles/{tiny_bundle.version}:activate"
     for decision in ({}, {"author": "a"}, {"author": "plumbline", "reason": "x"}, {"author": "a", "reason": " "}):
         assert service.client.post(address, json=decision).status_code == 422

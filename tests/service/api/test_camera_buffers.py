@@ -1,4 +1,4 @@
-"""Camera buffers and bit depths over HTTP: judged as declared, stored as sent, shown as judged."""
+"""Camera buffers and bit depths over HTTP: judged as declared, stored as sent, drawn as judged."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ WHO = {"author": "a", "reason": "b"}
 RECIPE = "/v1/products/widget/recipe"
 RAW = {"content-type": "application/octet-stream"}
 HEADERS = RAW | {"x-pixel-format": "Mono12p", "x-width": str(SIZE), "x-height": str(SIZE)}
-# Gray in 12 bits, and the same with a white square: what the tiny graph takes for good and for a defect.
+# Gray in 12 bits, good for the tiny graph, and the same with a white square, a defect.
 GOOD12 = np.full((SIZE, SIZE), 0x800, np.uint16)
 BAD12 = GOOD12.copy()
 BAD12[30:38, 20:28] = 0xFFF
 
 
 def send(service: RunningService, data: bytes, **headers: str) -> dict[str, Any]:
-    answer = service.client.post(INSPECT, content=data, headers=HEADERS | headers)
-    assert answer.status_code == 201, answer.text
-    body: dict[str, Any] = answer.json()
+    response = service.client.post(INSPECT, content=data, headers=HEADERS | headers)
+    assert response.status_code == 201, response.text
+    body: dict[str, Any] = response.json()
     return body
 
 
@@ -59,18 +59,18 @@ def test_buffer_is_stored_byte_by_byte_with_its_layout(service: RunningService) 
     data, stride = b"".join(lines), len(lines[0])
     stored = send(service, data, **{"x-stride": str(stride)})
 
-    answer = service.client.get(stored["links"]["image"])
+    response = service.client.get(stored["links"]["image"])
 
-    assert answer.content == data
+    assert response.content == data
     assert stored["image"]["sha256"] == hashlib.sha256(data).hexdigest()
-    assert answer.headers["content-type"] == "application/octet-stream"
-    layout = {name: answer.headers[name] for name in ("x-pixel-format", "x-width", "x-height", "x-stride")}
-    # What came back can be sent again as it is.
-    again = service.client.post(INSPECT, content=answer.content, headers=RAW | layout).json()
+    assert response.headers["content-type"] == "application/octet-stream"
+    layout = {name: response.headers[name] for name in ("x-pixel-format", "x-width", "x-height", "x-stride")}
+    # The returned buffer can be sent again unchanged.
+    again = service.client.post(INSPECT, content=response.content, headers=RAW | layout).json()
     assert (again["score"], again["image"]) == (stored["score"], stored["image"])
 
 
-def test_buffer_can_be_looked_at(service: RunningService) -> None:
+def test_buffer_can_be_converted_to_an_image(service: RunningService) -> None:
     stored = send(service, pack_p(BAD12, 12))
 
     shown = pixels_of(service.client.get(stored["links"]["image"], params={"format": "png"}).content)
@@ -80,8 +80,8 @@ def test_buffer_can_be_looked_at(service: RunningService) -> None:
     assert heatmap.shape == (SIZE, SIZE, 3)
 
 
-def test_png_that_is_shown_is_judged_like_the_buffer(service: RunningService) -> None:
-    # What is collected for training from the store gives the same pixels as the camera.
+def test_converted_png_is_judged_like_the_buffer(service: RunningService) -> None:
+    # Images collected from the store for training have the same pixels as the camera's.
     stored = send(service, pack_p(BAD12, 12))
     png = service.client.get(stored["links"]["image"], params={"format": "png"}).content
     assert service.inspect(png).json()["score"] == stored["score"]
@@ -90,8 +90,8 @@ def test_png_that_is_shown_is_judged_like_the_buffer(service: RunningService) ->
 def test_form_may_carry_a_buffer(service: RunningService) -> None:
     headers = {name: value for name, value in HEADERS.items() if name != "content-type"}
     files = {"image": ("frame", pack_p(BAD12, 12), "application/octet-stream")}
-    answer = service.client.post(INSPECT, files=files, data={"part_id": "7"}, headers=headers)
-    assert (answer.status_code, answer.json()["decision"], answer.json()["part_id"]) == (201, "fail", "7")
+    response = service.client.post(INSPECT, files=files, data={"part_id": "7"}, headers=headers)
+    assert (response.status_code, response.json()["decision"], response.json()["part_id"]) == (201, "fail", "7")
 
 
 def test_colour_of_a_bayer_camera_arrives(service: RunningService) -> None:
@@ -105,29 +105,29 @@ def test_recipe_declares_bit_depth_and_levels(serve: Serve) -> None:
     # A 12-bit camera that writes 16-bit TIFF. Without the setting its images are almost black.
     with serve() as service:
         dark = service.inspect(tiff(GOOD12)).json()
-        answer = service.client.put(RECIPE, json=WHO | {"pixels": {"bit_depth": 12}})
-        assert answer.status_code == 200, answer.text
+        response = service.client.put(RECIPE, json=WHO | {"pixels": {"bit_depth": 12}})
+        assert response.status_code == 200, response.text
         right = service.inspect(tiff(GOOD12)).json()
-        answer = service.client.put(RECIPE, json=WHO | {"pixels": {"black_level": 0x780, "white_level": 0x880}})
-        assert answer.json()["recipe"]["pixels"]["bit_depth"] == 12, "what is not named stays"
+        response = service.client.put(RECIPE, json=WHO | {"pixels": {"black_level": 0x780, "white_level": 0x880}})
+        assert response.json()["recipe"]["pixels"]["bit_depth"] == 12, "what is not named stays"
         stretched = service.inspect(tiff(GOOD12)).json()
 
         assert (dark["decision"], right["decision"]) == ("fail", "pass")
         assert right["image"]["pixels"]["bit_depth"] == 12
         assert abs(stretched["score"] - right["score"]) < 0.01
         assert stretched["recipe_revision"] == 3
-        # An image that was judged under another recipe is still shown as it was judged.
+        # An image that was judged with another recipe is drawn with the settings of that recipe.
         for stored, gray in ((dark, 8), (right, 128), (stretched, 127)):
             shown = pixels_of(service.client.get(stored["links"]["image"], params={"format": "png"}).content)
             assert shown[0, 0].tolist() == [gray] * 3
 
 
-def test_recipe_fills_in_what_the_sender_leaves_out(serve: Serve) -> None:
+def test_recipe_supplies_values_that_the_sender_omits(serve: Serve) -> None:
     with serve() as service:
         declared = {"pixel_format": "Mono12p", "width": SIZE, "height": SIZE}
         assert service.client.put(RECIPE, json=WHO | {"pixels": declared}).status_code == 200
-        answer = service.client.post(INSPECT, content=pack_p(BAD12, 12), headers=RAW | {"x-width": str(SIZE)})
-        assert (answer.status_code, answer.json()["decision"]) == (201, "fail")
+        response = service.client.post(INSPECT, content=pack_p(BAD12, 12), headers=RAW | {"x-width": str(SIZE)})
+        assert (response.status_code, response.json()["decision"]) == (201, "fail")
 
 
 def test_client_sends_buffers(serve: Serve) -> None:
@@ -143,10 +143,10 @@ def test_client_sends_buffers(serve: Serve) -> None:
 def test_buffer_survives_a_restart_of_the_process(tiny_models: Path, tmp_path: Path) -> None:
     with service_process(tiny_models, tmp_path / "data", {"provider": "cpu"}) as process:
         process.wait_until(200)
-        answer = httpx.post(process.url + INSPECT, content=pack_p(BAD12, 12), headers=HEADERS)
-        assert answer.json()["decision"] == "fail"
-        heatmap = httpx.get(f"{process.url}{answer.json()['links']['heatmap']}?format=png").content
+        response = httpx.post(process.url + INSPECT, content=pack_p(BAD12, 12), headers=HEADERS)
+        assert response.json()["decision"] == "fail"
+        heatmap = httpx.get(f"{process.url}{response.json()['links']['heatmap']}?format=png").content
     with service_process(tiny_models, tmp_path / "data", {"provider": "cpu"}) as process:
         process.wait_until(200)
-        assert httpx.get(process.url + answer.json()["links"]["self"]).json() == answer.json()
-        assert httpx.get(f"{process.url}{answer.json()['links']['heatmap']}?format=png").content == heatmap
+        assert httpx.get(process.url + response.json()["links"]["self"]).json() == response.json()
+        assert httpx.get(f"{process.url}{response.json()['links']['heatmap']}?format=png").content == heatmap

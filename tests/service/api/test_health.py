@@ -1,4 +1,4 @@
-"""Probes and metrics."""
+"""Health probes and metrics."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NEWER = datetime(2026, 2, 1, tzinfo=UTC)
 
 
 def readiness(service: RunningService) -> tuple[int, Readiness]:
-    answer = service.client.get("/health/ready")
-    return answer.status_code, Readiness.model_validate_json(answer.content)
+    response = service.client.get("/health/ready")
+    return response.status_code, Readiness.model_validate_json(response.content)
 
 
 def samples(service: RunningService) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -41,7 +41,7 @@ def test_service_with_its_products_loaded_is_ready(service: RunningService) -> N
     assert value(service, "inspection_ready") == 1
 
 
-def test_broken_bundle_is_named_and_stops_no_other_product(serve: Serve, tmp_path: Path) -> None:
+def test_broken_bundle_is_reported_and_does_not_affect_other_products(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models, "bolt")
     broken = write_tiny_bundle(models, "nut")
@@ -53,10 +53,10 @@ def test_broken_bundle_is_named_and_stops_no_other_product(serve: Serve, tmp_pat
         assert (problem.product, problem.version, problem.type) == ("nut", broken.version, "bundle-integrity")
         assert "model.onnx" in problem.reason
         assert service.client.get("/v1/products/nut").json()["status"] == "broken"
-        answer = service.client.post(
+        response = service.client.post(
             "/v1/products/bolt/inspections", content=GOOD, headers={"content-type": "image/png"}
         )
-        assert answer.status_code == 201
+        assert response.status_code == 201
 
 
 def test_missing_required_product_makes_the_service_not_ready(serve: Serve) -> None:
@@ -64,18 +64,18 @@ def test_missing_required_product_makes_the_service_not_ready(serve: Serve) -> N
         status, body = readiness(service)
         assert (status, body.status) == (503, "not-ready")
         assert "gadget" in body.reasons[0]
-        assert service.inspect().status_code == 201, "what is there works"
+        assert service.inspect().status_code == 201, "products that are loaded work"
         assert value(service, "inspection_ready") == 0
 
 
-def test_empty_repository_is_not_ready_and_says_where_it_looked(serve: Serve, tmp_path: Path) -> None:
+def test_empty_repository_is_not_ready_and_its_path_is_reported(serve: Serve, tmp_path: Path) -> None:
     with serve(models=tmp_path / "nothing") as service:
         status, body = readiness(service)
         assert status == 503
         assert str(tmp_path / "nothing") in body.reasons[0]
 
 
-def test_demanded_cuda_that_is_not_there_makes_the_service_not_ready(serve: Serve) -> None:
+def test_missing_cuda_that_was_requested_makes_the_service_not_ready(serve: Serve) -> None:
     with serve(provider="cuda") as service:
         status, body = readiness(service)
         if status == 200:
@@ -93,7 +93,7 @@ def test_newest_bundle_serves(serve: Serve, tmp_path: Path) -> None:
         assert service.inspect().json()["bundle"]["digest"] == newer.digest
 
 
-def test_newest_bundle_that_fails_its_self_test_leaves_the_one_before_in_service(serve: Serve, tmp_path: Path) -> None:
+def test_previous_bundle_serves_if_the_newest_fails_its_self_test(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     older = write_tiny_bundle(models)
     newer = write_tiny_bundle(models, created_at=NEWER, offset=0.5)
@@ -116,16 +116,18 @@ def test_recipe_of_another_bundle_is_derived_again(serve: Serve, tmp_path: Path)
         assert record["revision"] == 3
         assert record["bundle_digest"] == doubled.digest
         assert record["recipe"]["target_false_reject_rate"] == 0.1
-        assert record["recipe"]["fail_threshold"] == doubled.card.scores[89], "the rate stays, the level moves"
+        assert record["recipe"]["fail_threshold"] == doubled.card.scores[89], "the rate stays, the threshold changes"
         service.client.put("/v1/products/widget/recipe", json=who | {"fail_threshold": 3, "review_threshold": 2})
     write_tiny_bundle(models, created_at=datetime(2026, 3, 1, tzinfo=UTC))
     with serve(models=models) as service:
         record = service.client.get("/v1/products/widget/recipe").json()
-        assert record["recipe"]["target_false_reject_rate"] == 0.01, "a level set by hand means nothing here"
+        assert record["recipe"]["target_false_reject_rate"] == 0.01, (
+            "a threshold set by hand is not valid for another bundle"
+        )
         assert "by hand" in record["reason"]
 
 
-def test_metrics_count_what_was_decided(serve: Serve, tiny_bundle: Bundle) -> None:
+def test_metrics_count_decisions(serve: Serve, tiny_bundle: Bundle) -> None:
     with serve(queue_limit=17) as service:
         service.inspect(GOOD)
         service.inspect(BAD)
@@ -154,7 +156,7 @@ def test_metrics_count_what_was_decided(serve: Serve, tiny_bundle: Bundle) -> No
         assert value(service, "http_requests_total", method="POST", route=route, status="201") == 3
 
 
-def test_what_clients_make_up_never_becomes_a_label(serve: Serve) -> None:
+def test_values_sent_by_clients_never_become_labels(serve: Serve) -> None:
     with serve() as service:
         for path in ("/wp-admin", "/v1/products/ghost", "/v1/inspections/ghost"):
             service.client.get(path)
@@ -169,16 +171,16 @@ def test_what_clients_make_up_never_becomes_a_label(serve: Serve) -> None:
 
 @pytest.mark.parametrize("sent", ["line-7/4711", "a" * 128])
 def test_request_id_of_the_client_is_used_and_returned(service: RunningService, sent: str) -> None:
-    answer = service.client.get("/v1/inspections/x", headers={"x-request-id": sent})
-    assert answer.headers["x-request-id"] == sent
-    assert answer.json()["instance"] == f"urn:plumbline:request:{sent}"
+    response = service.client.get("/v1/inspections/x", headers={"x-request-id": sent})
+    assert response.headers["x-request-id"] == sent
+    assert response.json()["instance"] == f"urn:plumbline:request:{sent}"
 
 
 @pytest.mark.parametrize("sent", ["", "a" * 129, "two words", 'quote"'])
 def test_request_id_that_could_harm_a_log_is_replaced(service: RunningService, sent: str) -> None:
-    answer = service.client.get("/health/live", headers={"x-request-id": sent})
-    assert answer.headers["x-request-id"] != sent
-    assert len(answer.headers["x-request-id"]) == 36
+    response = service.client.get("/health/live", headers={"x-request-id": sent})
+    assert response.headers["x-request-id"] != sent
+    assert len(response.headers["x-request-id"]) == 36
 
 
 def test_trace_context_is_passed_on(service: RunningService) -> None:
@@ -187,7 +189,7 @@ def test_trace_context_is_passed_on(service: RunningService) -> None:
     assert "traceparent" not in service.client.get("/health/live", headers={"traceparent": "x"}).headers
 
 
-def test_front_door_leads_somewhere(service: RunningService) -> None:
+def test_urls_of_the_index_exist(service: RunningService) -> None:
     index = service.client.get("/").json()
     for name in ("products", "ready", "metrics", "openapi"):
         assert service.client.get(index[name]).status_code == 200

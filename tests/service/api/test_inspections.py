@@ -1,4 +1,4 @@
-"""Send an image, get a verdict; read it again later."""
+"""Send an image, receive the decision, read it again later."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.bundles import SIZE, part
 from tests.running_service import BAD, GOOD, INSPECT, RunningService, encode
 
 
-def test_good_part_passes_and_says_what_the_verdict_rests_on(service: RunningService, tiny_bundle: Bundle) -> None:
-    answer = service.inspect(GOOD)
-    assert answer.status_code == 201
-    verdict = Inspection.model_validate_json(answer.content)
+def test_good_part_passes_and_the_response_explains_the_decision(service: RunningService, tiny_bundle: Bundle) -> None:
+    response = service.inspect(GOOD)
+    assert response.status_code == 201
+    verdict = Inspection.model_validate_json(response.content)
     assert verdict.decision == "pass"
     assert verdict.regions == []
     assert verdict.product == "widget"
@@ -35,17 +35,17 @@ def test_good_part_passes_and_says_what_the_verdict_rests_on(service: RunningSer
     assert verdict.thresholds.certified
     assert {"decode", "preprocess", "queue", "infer", "postprocess"} <= verdict.timings_ms.keys()
     assert UUID(verdict.id).version == 7
-    assert answer.headers["location"] == verdict.links.self
+    assert response.headers["location"] == verdict.links.self
 
 
-def test_defective_part_fails_where_the_defect_is(service: RunningService) -> None:
+def test_defective_part_fails_with_the_location_of_the_defect(service: RunningService) -> None:
     wide = encode(part(width=2 * SIZE, height=SIZE, spot=(40, 30, 16)))
     verdict = Inspection.model_validate_json(service.inspect(wide).content)
     assert verdict.decision == "fail"
     assert verdict.p_value == 0.01
     (region,) = verdict.regions
     x, y, width, height = region.bbox
-    # The defect covers x 40..56 and y 30..46 of the image as it was sent, which is wider than the network's input.
+    # The defect covers x 40..56 and y 30..46 of the sent image, which is wider than the network's input.
     assert x <= 44
     assert x + width >= 52
     assert y <= 34
@@ -55,7 +55,7 @@ def test_defective_part_fails_where_the_defect_is(service: RunningService) -> No
     assert 40 <= region.peak_xy[0] < 56
 
 
-def test_verdict_is_the_one_of_the_core(service: RunningService, tiny_bundle: Bundle) -> None:
+def test_decision_equals_that_of_the_inspector(service: RunningService, tiny_bundle: Bundle) -> None:
     inspector = Inspector.load(tiny_bundle.path)
     expected = inspector.inspect(BAD, Recipe.default(tiny_bundle.card.scores).criteria)
     inspector.close()
@@ -75,21 +75,21 @@ def test_verdict_is_the_one_of_the_core(service: RunningService, tiny_bundle: Bu
         (".tiff", "image/tiff"),
     ],
 )
-def test_every_format_is_judged_and_kept_as_it_was_sent(service: RunningService, suffix: str, media_type: str) -> None:
+def test_every_format_is_judged_and_stored_as_sent(service: RunningService, suffix: str, media_type: str) -> None:
     image = encode(part(spot=(20, 30, 16)), suffix)
-    answer = service.inspect(image, headers={"content-type": media_type})
-    assert answer.status_code == 201, answer.text
-    assert answer.json()["decision"] == "fail"
-    kept = service.client.get(answer.json()["links"]["image"])
+    response = service.inspect(image, headers={"content-type": media_type})
+    assert response.status_code == 201, response.text
+    assert response.json()["decision"] == "fail"
+    kept = service.client.get(response.json()["links"]["image"])
     assert kept.content == image
     assert kept.headers["content-type"] == media_type
 
 
-def test_form_upload_carries_image_and_fields(service: RunningService) -> None:
+def test_form_contains_image_and_fields(service: RunningService) -> None:
     about = {"part_id": "4711", "station": "press 2", "lot": "L-9", "captured_at": "2026-03-01T08:30:00+01:00"}
-    answer = service.client.post(INSPECT, files={"image": ("a.png", BAD)}, data=about)
-    assert answer.status_code == 201, answer.text
-    verdict = service.client.get(answer.json()["links"]["self"]).json()
+    response = service.client.post(INSPECT, files={"image": ("a.png", BAD)}, data=about)
+    assert response.status_code == 201, response.text
+    verdict = service.client.get(response.json()["links"]["self"]).json()
     assert [verdict[name] for name in ("part_id", "station", "lot")] == ["4711", "press 2", "L-9"]
     assert verdict["captured_at"] == "2026-03-01T07:30:00Z"
     assert verdict["decision"] == "fail"
@@ -102,40 +102,40 @@ def test_part_is_named_in_the_query_of_a_raw_upload(service: RunningService) -> 
     assert verdict["station"] is None
 
 
-def test_large_form_upload_stays_in_memory_and_whole(service: RunningService) -> None:
+def test_large_form_is_received_completely(service: RunningService) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (170, 170, 3), np.uint8)
     image = encode(noise, ".bmp")
-    assert len(image) > 65536, "spans several chunks of the connection"
-    answer = service.client.post(INSPECT, files={"image": image})
-    assert answer.json()["image"]["sha256"] == hashlib.sha256(image).hexdigest()
+    assert len(image) > 65536, "the image spans several chunks"
+    response = service.client.post(INSPECT, files={"image": image})
+    assert response.json()["image"]["sha256"] == hashlib.sha256(image).hexdigest()
 
 
 @pytest.mark.parametrize("media_type", ["image/png", "image/jpeg", "image/webp"])
-def test_same_call_answers_the_heatmap_on_request(service: RunningService, media_type: str) -> None:
-    answer = service.inspect(BAD, headers={"accept": media_type})
-    assert answer.status_code == 201
-    assert answer.headers["content-type"] == media_type
-    drawn = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)
+def test_inspect_returns_the_heatmap_on_request(service: RunningService, media_type: str) -> None:
+    response = service.inspect(BAD, headers={"accept": media_type})
+    assert response.status_code == 201
+    assert response.headers["content-type"] == media_type
+    drawn = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_COLOR)
     assert drawn is not None
     assert drawn.shape == (SIZE, SIZE, 3)
-    stored = service.client.get(answer.headers["location"]).json()
-    assert answer.headers["x-plumbline-id"] == stored["id"]
-    assert answer.headers["x-plumbline-decision"] == stored["decision"] == "fail"
-    assert float(answer.headers["x-plumbline-score"]) == stored["score"]
-    assert float(answer.headers["x-plumbline-p-value"]) == stored["p_value"]
-    assert float(answer.headers["x-plumbline-fail-threshold"]) == stored["thresholds"]["fail"]
+    stored = service.client.get(response.headers["location"]).json()
+    assert response.headers["x-plumbline-id"] == stored["id"]
+    assert response.headers["x-plumbline-decision"] == stored["decision"] == "fail"
+    assert float(response.headers["x-plumbline-score"]) == stored["score"]
+    assert float(response.headers["x-plumbline-p-value"]) == stored["p_value"]
+    assert float(response.headers["x-plumbline-fail-threshold"]) == stored["thresholds"]["fail"]
 
 
-def test_heatmap_shows_a_good_part_as_it_is_and_a_defect_in_colour(service: RunningService) -> None:
+def test_heatmap_leaves_a_good_part_unchanged_and_colours_a_defect(service: RunningService) -> None:
     def draw(image: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         links = service.inspect(image).json()["links"]
         content = service.client.get(links["heatmap"], params={"format": "png"}).content
         return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
     gray = draw(encode(part(brightness=127)))
-    assert np.abs(gray.astype(int) - 127).max() <= 1, "no evidence, no colour"
+    assert np.abs(gray.astype(int) - 127).max() <= 1, "there is no colour without an anomaly"
     blue, _, red = draw(BAD)[34, 24].astype(int)
-    assert red > blue, "a defect is red, not a shade of the image"
+    assert red > blue, "a defect is red"
 
 
 def test_heatmap_format_follows_query_then_accept_header_then_setting(service: RunningService) -> None:
@@ -150,15 +150,15 @@ def test_heatmap_format_follows_query_then_accept_header_then_setting(service: R
 
 def test_map_is_a_float32_array_whose_peak_lies_on_the_defect(service: RunningService) -> None:
     links = service.inspect(BAD).json()["links"]
-    answer = service.client.get(links["map"])
-    anomaly_map = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    response = service.client.get(links["map"])
+    anomaly_map = np.load(io.BytesIO(response.content), allow_pickle=False)
     assert anomaly_map.dtype == np.float32
     assert anomaly_map.shape == (16, 16)
     row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
     assert (5 <= column <= 6, 7 <= row <= 9) == (True, True)
 
 
-def test_stored_inspection_is_what_was_answered(service: RunningService) -> None:
+def test_stored_inspection_equals_the_response(service: RunningService) -> None:
     answered = service.inspect(BAD, params={"part_id": "p"}, headers={"x-request-id": "r-1"}).json()
     assert answered["request_id"] == "r-1"
     assert service.client.get(answered["links"]["self"]).json() == answered
@@ -168,8 +168,8 @@ def test_list_is_newest_first_and_filtered(service: RunningService) -> None:
     ids = [service.inspect(image, params={"part_id": "filter"}).json()["id"] for image in (GOOD, BAD, GOOD)]
 
     def listed(**which: str) -> list[str]:
-        answer = service.client.get("/v1/inspections", params=which)
-        return [item.id for item in InspectionPage.model_validate_json(answer.content).items]
+        response = service.client.get("/v1/inspections", params=which)
+        return [item.id for item in InspectionPage.model_validate_json(response.content).items]
 
     assert listed(part_id="filter") == ids[::-1]
     assert listed(part_id="filter", decision="fail") == [ids[1]]

@@ -169,13 +169,13 @@ def test_full_queue_rejects_at_once_and_recovers(serve: Serve) -> None:
     with serve(queue_limit=1, max_batch=1) as service, service.connect() as slow:
         # One client occupies the queue and sends its image slowly.
         slow.sendall(_head(len(GOOD)) + GOOD[:100])
-        _wait_for(lambda: service.line.admission.depth == 1)
+        _wait_for(lambda: service.admission.depth == 1)
         problem = assert_problem(service.inspect(), 503, "queue-full")
         assert problem["limit"] == 1
         assert 'inspection_shed_total{reason="queue_full"} 1.0' in service.client.get("/metrics").text
         slow.sendall(GOOD[100:])
         assert slow.recv(1000).startswith(b"HTTP/1.1 201")
-        _wait_for(lambda: service.line.admission.depth == 0)
+        _wait_for(lambda: service.admission.depth == 0)
         assert service.inspect().status_code == 201
 
 
@@ -196,15 +196,15 @@ def test_slow_client_loses_its_place_in_the_queue(serve: Serve) -> None:
         response = _read_response(slow)
         assert response.startswith(b"HTTP/1.1 408")
         assert b"/problems#request-timeout" in response
-        assert service.line.admission.depth == 0
+        assert service.admission.depth == 0
 
 
 def test_disconnect_frees_the_place_in_the_queue(serve: Serve) -> None:
     with serve() as service:
         with service.connect() as gone:
             gone.sendall(_head(len(GOOD)) + GOOD[:100])
-            _wait_for(lambda: service.line.admission.depth == 1)
-        _wait_for(lambda: service.line.admission.depth == 0)
+            _wait_for(lambda: service.admission.depth == 1)
+        _wait_for(lambda: service.admission.depth == 0)
 
 
 def test_inspection_past_its_deadline_returns_no_verdict(serve: Serve) -> None:
@@ -270,7 +270,7 @@ def test_unknown_or_outdated_proposal_changes_nothing(serve: Serve, tmp_path: Pa
 def test_one_proposal_is_made_at_a_time(serve: Serve) -> None:
     request_body = {"author": "a", "target_false_reject_rate": 0.1}
     with serve() as service:
-        with service.app.state.proposer.turn():
+        with service.services.proposals.reserve():
             assert_problem(service.client.post(PROPOSE, json=request_body), 503, "proposals-busy")
         assert service.client.post(PROPOSE, json=request_body).status_code == 201
 
@@ -278,16 +278,16 @@ def test_one_proposal_is_made_at_a_time(serve: Serve) -> None:
 def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:
     with serve() as service:
         assert service.inspect().status_code == 201
-        write_image = service.line.store.files.write_image
+        write_image = service.store.files.write_image
 
         def no_space(*_: object) -> None:
             raise StoreUnavailable("no space left")
 
         before = len(list(Path("/proc/self/fd").iterdir()))
-        object.__setattr__(service.line.store.files, "write_image", no_space)
+        object.__setattr__(service.store.files, "write_image", no_space)
         for _ in range(20):
             assert_problem(service.inspect(), 503, "store-unavailable")
-        object.__setattr__(service.line.store.files, "write_image", write_image)
+        object.__setattr__(service.store.files, "write_image", write_image)
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
         assert service.inspect().status_code == 201
 

@@ -45,20 +45,20 @@ def test_first_recipe_is_the_default_of_the_card(serve: Serve) -> None:
         assert [(item.revision, item.author) for item in history] == [(1, "plumbline")]
 
 
-def test_hand_set_thresholds_decide_from_the_next_inspection_on(serve: Serve) -> None:
+def test_thresholds_set_by_hand_apply_from_the_next_inspection_on(serve: Serve) -> None:
     with serve() as service:
         strict = service.inspect(BAD).json()
         assert strict["decision"] == "fail"
-        answer = put(service, fail_threshold=10.0, review_threshold=9.0)
-        assert answer.status_code == 200, answer.text
-        record = RecipeRecord.model_validate_json(answer.content)
+        response = put(service, fail_threshold=10.0, review_threshold=9.0)
+        assert response.status_code == 200, response.text
+        record = RecipeRecord.model_validate_json(response.content)
         assert (record.revision, record.author, record.reason) == (2, "Ada", "too many false rejects")
-        assert answer.headers["etag"] == '"2"'
+        assert response.headers["etag"] == '"2"'
         lax = service.inspect(BAD).json()
         assert (lax["decision"], lax["recipe_revision"]) == ("pass", 2)
         assert lax["thresholds"]["target_false_reject_rate"] is None
-        assert not lax["thresholds"]["certified"], "nobody vouches for a threshold set by hand"
-        # What was judged before keeps its verdict and its thresholds.
+        assert not lax["thresholds"]["certified"], "a threshold set by hand is not certified"
+        # Earlier inspections keep their decisions and thresholds.
         assert service.client.get(strict["links"]["self"]).json() == strict
 
 
@@ -90,7 +90,7 @@ def test_history_keeps_every_revision(serve: Serve) -> None:
         assert service.client.get(RECIPE).json() == items[0]
 
 
-def test_recipe_outlives_the_process(serve: Serve) -> None:
+def test_recipe_persists_over_a_restart(serve: Serve) -> None:
     with serve() as service:
         changed = put(service, fail_threshold=5.0, review_threshold=4.0).json()
     with serve() as service:
@@ -98,7 +98,7 @@ def test_recipe_outlives_the_process(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("expectation", [{"if-match": '"1"'}, {"if-match": "1"}, None])
-def test_change_against_the_current_revision_is_taken_once(serve: Serve, expectation: dict[str, str] | None) -> None:
+def test_change_against_the_current_revision_is_accepted_once(serve: Serve, expectation: dict[str, str] | None) -> None:
     change: dict[str, Any] = {"target_false_reject_rate": 0.1}
     if expectation is None:
         change["expected_revision"] = 1
@@ -125,8 +125,8 @@ def test_change_against_the_current_revision_is_taken_once(serve: Serve, expecta
 )
 def test_invalid_change_changes_nothing(service: RunningService, change: dict[str, Any]) -> None:
     before = service.client.get(REVISIONS).json()
-    answer = put(service, **change)
-    assert answer.status_code == 422, answer.text
+    response = put(service, **change)
+    assert response.status_code == 422, response.text
     assert service.client.get(REVISIONS).json() == before
 
 
@@ -140,7 +140,7 @@ def test_inspections_during_changes_name_a_recipe_that_fits_their_thresholds(ser
             assert revision["bundle_digest"] == verdict["bundle"]["digest"]
 
 
-def test_change_keeps_what_it_does_not_name(serve: Serve) -> None:
+def test_change_keeps_values_that_it_does_not_contain(serve: Serve) -> None:
     with serve() as service:
         first = put(service, fail_threshold=0.3, review_threshold=0.1, heatmap={"low": 0.01}).json()["recipe"]
         second = put(service, heatmap={"high": 0.4}).json()["recipe"]
@@ -149,13 +149,13 @@ def test_change_keeps_what_it_does_not_name(serve: Serve) -> None:
         assert third["heatmap"] == {"low": 0.01, "high": 0.4}
         assert third["derivation"] == "card"
         fourth = put(service, heatmap={"low": None}).json()["recipe"]
-        assert fourth == third | {"heatmap": {"low": None, "high": 0.4}}, "null takes one value back to its default"
+        assert fourth == third | {"heatmap": {"low": None, "high": 0.4}}, "null resets one value"
         fifth = put(service, heatmap=None).json()["recipe"]
-        assert fifth == third | {"heatmap": {"low": None, "high": None}}, "and the whole part, too"
+        assert fifth == third | {"heatmap": {"low": None, "high": None}}, "null resets a whole section, too"
 
 
 def test_heatmap_is_drawn_on_the_scale_of_the_recipe_in_force(serve: Serve) -> None:
-    faint = encode(part(brightness=180))  # every cell is 0.2 above gray
+    faint = encode(part(brightness=180))  # each cell is 0.2 above gray
 
     def colours(inspected: dict[str, Any]) -> bytes:
         return service.client.get(inspected["links"]["heatmap"], params={"format": "png"}).content
@@ -166,13 +166,13 @@ def test_heatmap_is_drawn_on_the_scale_of_the_recipe_in_force(serve: Serve) -> N
         wide = service.inspect(faint).json()
         shown = cv2.imdecode(np.frombuffer(colours(wide), np.uint8), cv2.IMREAD_COLOR)
         assert shown is not None
-        assert shown[32, 32].tolist() == [180, 180, 180], "below `low` there is no colour"
-        assert colours(narrow) != colours(wide), "what was judged before keeps its scale"
-        assert narrow["decision"] == wide["decision"], "colours decide nothing"
+        assert shown[32, 32].tolist() == [180, 180, 180], "there is no colour below `low`"
+        assert colours(narrow) != colours(wide), "earlier inspections keep their scale"
+        assert narrow["decision"] == wide["decision"], "the scale has no effect on the decision"
 
 
-def test_heatmap_scale_in_the_wrong_order_is_refused_whichever_end_is_named(service: RunningService) -> None:
+def test_heatmap_scale_in_the_wrong_order_is_refused(service: RunningService) -> None:
     for wrong in ({"low": 0.2, "high": 0.1}, {"low": 99.0}, {"high": -1.0}):
-        answer = put(service, heatmap=wrong)
-        assert answer.status_code == 422, answer.text
-        assert "heatmap.high" in answer.json()["detail"]
+        response = put(service, heatmap=wrong)
+        assert response.status_code == 422, response.text
+        assert "heatmap.high" in response.json()["detail"]

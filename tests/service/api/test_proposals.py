@@ -1,4 +1,4 @@
-"""Proposals over HTTP: derived from good images, looked at, applied by a recipe change, and never in force before."""
+"""Proposals over HTTP: derived from good images, and in force only after a recipe change."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ WHO = {"author": "Ada"}
 
 
 def good_part(seed: int) -> bytes:
-    """A good part that scores far above the calibration card's: the lamp was changed."""
+    """Return a good part that scores far above the calibration card's, as after a change of illumination."""
     rng = np.random.default_rng(seed)
     return encode(part(brightness=int(rng.integers(150, 200))) + rng.integers(0, 3, (64, 64, 3), np.uint8))
 
 
-def propose(service: RunningService, **wish: Any) -> httpx.Response:
-    return service.client.post(PROPOSE, json=WHO | {"target_false_reject_rate": 0.05} | wish)
+def propose(service: RunningService, **requested: Any) -> httpx.Response:
+    return service.client.post(PROPOSE, json=WHO | {"target_false_reject_rate": 0.05} | requested)
 
 
 def inspect_days(service: RunningService, per_day: int, days: int = 2) -> list[dict[str, Any]]:
@@ -48,15 +48,15 @@ def inspect_days(service: RunningService, per_day: int, days: int = 2) -> list[d
 
 
 def apply(service: RunningService, proposal: dict[str, Any]) -> httpx.Response:
-    return service.client.put(RECIPE, json=WHO | {"reason": "lamp changed", "proposal_id": proposal["id"]})
+    return service.client.put(RECIPE, json=WHO | {"reason": "new illumination", "proposal_id": proposal["id"]})
 
 
-def test_card_gives_the_threshold_and_both_guarantees(serve: Serve, tiny_bundle: Bundle) -> None:
+def test_card_determines_the_threshold_and_both_guarantees(serve: Serve, tiny_bundle: Bundle) -> None:
     with serve() as service:
-        answer = propose(service, confidence=0.9)
-        assert answer.status_code == 201, answer.text
-        proposal = Proposal.model_validate_json(answer.content)
-        assert answer.headers["location"] == f"{PROPOSALS}/{proposal.id}"
+        response = propose(service, confidence=0.9)
+        assert response.status_code == 201, response.text
+        proposal = Proposal.model_validate_json(response.content)
+        assert response.headers["location"] == f"{PROPOSALS}/{proposal.id}"
         assert proposal.thresholds.fail == SCORES[94]
         assert (proposal.source.kind, proposal.source.images) == ("card", 99)
         assert proposal.bundle_digest == tiny_bundle.digest
@@ -84,7 +84,7 @@ def test_proposing_changes_nothing_until_it_is_applied(serve: Serve) -> None:
 def test_stored_inspections_of_other_days_move_the_threshold_and_the_p_value(serve: Serve) -> None:
     with serve() as service:
         rows = inspect_days(service, 12)
-        assert {row["decision"] for row in rows} == {"fail"}, "the card was made under another lamp"
+        assert {row["decision"] for row in rows} == {"fail"}, "the card was made with another illumination"
         chosen = {"ids": [row["id"] for row in rows], "declared_good": True}
         proposal = propose(service, target_false_reject_rate=0.1, inspections=chosen).json()
         scores = sorted(row["score"] for row in rows)
@@ -103,14 +103,16 @@ def test_stored_inspections_of_other_days_move_the_threshold_and_the_p_value(ser
         for row in rows:
             image = service.client.get(row["links"]["image"]).content
             again = service.inspect(image).json()
-            assert again["p_value"] == p_value(scores, row["score"]), "against the proposal's images, not the card's"
+            assert again["p_value"] == p_value(scores, row["score"]), (
+                "relative to the proposal's images, not the card's"
+            )
             assert again["thresholds"]["calibration_images"] == 24
             assert again["thresholds"]["proposal_id"] == proposal["id"]
-            # The threshold's own images lie on every boundary there is.
+            # Images that define the thresholds lie exactly on the boundaries.
             assert (again["decision"] == "fail") == (again["p_value"] <= 0.1)
 
 
-def test_proposal_holds_under_any_roi_because_it_is_made_of_whole_images(serve: Serve) -> None:
+def test_proposal_holds_for_any_roi_because_whole_images_are_scored(serve: Serve) -> None:
     with serve() as service:
         whole = [service.inspect(good_part(seed)).json() for seed in range(4)]
         roi = {"roi": [[[0, 0], [32, 0], [32, 8], [0, 8]]], "reason": "only the label"}
@@ -122,7 +124,7 @@ def test_proposal_holds_under_any_roi_because_it_is_made_of_whole_images(serve: 
         assert proposal["thresholds"]["fail"] == max(row["score"] for row in whole)
 
 
-def test_range_of_time_selects_inspections_whatever_was_decided(serve: Serve) -> None:
+def test_period_selects_inspections_with_any_decision(serve: Serve) -> None:
     with serve() as service:
         service.inspect(GOOD)
         inside = [service.inspect(image).json() for image in (GOOD, BAD, GOOD)]
@@ -130,7 +132,7 @@ def test_range_of_time_selects_inspections_whatever_was_decided(serve: Serve) ->
         chosen = {"since": since, "until": until, "declared_good": True}
         proposal = propose(service, target_false_reject_rate=0.5, inspections=chosen).json()
         assert (proposal["source"]["images"], proposal["source"]["duplicates"]) == (2, 1)
-        assert proposal["thresholds"]["fail"] == inside[1]["score"], "the BAD image was declared good, too"
+        assert proposal["thresholds"]["fail"] == inside[1]["score"], "the defective image was declared good, too"
 
 
 def test_past_inspections_are_decided_again(serve: Serve) -> None:
@@ -164,10 +166,10 @@ def test_past_inspections_are_decided_again_under_the_roi_and_the_filters_in_for
         assert replayed["after"] == {"fail": 1, "pass": 2}
         assert {item["id"] for item in replayed["changed"]} == {small["id"], outside["id"]}
         again = [service.inspect(spots(*sizes)).json()["decision"] for sizes in ((12, 0), (4, 0), (0, 12))]
-        assert again == ["fail", "pass", "pass"], "as it is decided from now on"
+        assert again == ["fail", "pass", "pass"], "as decided from now on"
 
 
-def test_images_of_another_bundle_are_measured_by_the_one_that_serves(serve: Serve, tmp_path: Path) -> None:
+def test_images_of_another_bundle_are_measured_with_the_active_one(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models)
     with serve(models=models) as service:
@@ -187,7 +189,7 @@ def test_images_of_another_bundle_are_measured_by_the_one_that_serves(serve: Ser
         assert apply(service, proposal).status_code == 200
 
 
-def test_images_whose_pixels_are_read_otherwise_now_are_measured_again(serve: Serve) -> None:
+def test_images_with_other_pixel_settings_are_measured_again(serve: Serve) -> None:
     with serve() as service:
         rows = inspect_days(service, 5)
         levels = {"pixels": {"black_level": 100}, "reason": "the sensor's dark level"}
@@ -210,7 +212,7 @@ def test_proposals_are_kept_and_listed(serve: Serve) -> None:
         assert rest == {"items": [made[0]], "next_cursor": None}
 
 
-def test_applied_proposal_outlives_the_process(serve: Serve) -> None:
+def test_applied_proposal_persists_over_a_restart(serve: Serve) -> None:
     with serve() as service:
         rows = inspect_days(service, 10)
         chosen = {"ids": [row["id"] for row in rows], "declared_good": True}
@@ -224,7 +226,7 @@ def test_applied_proposal_outlives_the_process(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "requested",
     [
         {"target_false_reject_rate": 0},
         {"author": "plumbline"},
@@ -240,9 +242,9 @@ def test_applied_proposal_outlives_the_process(serve: Serve) -> None:
         {"target_false_reject_rate": 0.2, "review_rate": 0.1},
     ],
 )
-def test_wish_that_makes_no_sense_is_refused_and_nothing_is_kept(service: RunningService, wish: dict[str, Any]) -> None:
-    answer = propose(service, **wish)
-    assert answer.status_code == 422, answer.text
+def test_invalid_request_is_refused_and_nothing_is_stored(service: RunningService, requested: dict[str, Any]) -> None:
+    response = propose(service, **requested)
+    assert response.status_code == 422, response.text
     assert service.client.get(PROPOSALS).json()["items"] == []
 
 
@@ -254,8 +256,10 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def send(service: RunningService, files: Mapping[str, bytes], *, form: bool = False, **wish: Any) -> httpx.Response:
-    params: dict[str, Any] = WHO | {"target_false_reject_rate": 0.1, "declared_good": "true"} | wish
+def send(
+    service: RunningService, files: Mapping[str, bytes], *, form: bool = False, **requested: Any
+) -> httpx.Response:
+    params: dict[str, Any] = WHO | {"target_false_reject_rate": 0.1, "declared_good": "true"} | requested
     if form:
         parts = [("image", (name, data, "image/png")) for name, data in files.items()]
         return service.client.post(PROPOSE, params=params, files=parts, timeout=60)
@@ -271,9 +275,9 @@ def two_days(count: int = 10) -> dict[str, bytes]:
 def test_images_of_other_days_are_measured_and_move_the_threshold(serve: Serve, form: bool) -> None:
     with serve() as service:
         files = two_days(20)
-        answer = send(service, files, form=form)
-        assert answer.status_code == 201, answer.text
-        proposal = answer.json()
+        response = send(service, files, form=form)
+        assert response.status_code == 201, response.text
+        proposal = response.json()
         scores = sorted(service.inspect(data).json()["score"] for data in files.values())
         assert proposal["thresholds"]["fail"] == scores[18]  # ceil(21 * 0.9) = 19th smallest
         assert proposal["source"] == {
@@ -302,9 +306,9 @@ def test_images_of_one_folder_are_a_same_day_calibration_and_copies_count_once(s
         assert any(note.startswith("Same-day calibration") for note in proposal["notes"])
 
 
-def test_images_that_the_line_would_not_judge_do_not_count_as_good(serve: Serve) -> None:
+def test_images_rejected_by_the_quality_check_are_left_out(serve: Serve) -> None:
     with serve() as service:
-        limits = {"quality": {"max_brightness": 200}, "reason": "a lid that is open"}
+        limits = {"quality": {"max_brightness": 200}, "reason": "an open lid"}
         assert service.client.put(RECIPE, json=WHO | limits).status_code == 200
         files = two_days() | {"good/2026-03-01/open.png": encode(part(brightness=230))}
         proposal = send(service, files).json()
@@ -318,32 +322,32 @@ def test_images_that_the_line_would_not_judge_do_not_count_as_good(serve: Serve)
     [
         ({"good/1.png": GOOD, "good/2.png": GOOD[:100]}, "good/2.png: "),
         ({"good/1.png": GOOD, "good/notes.txt": b"hello"}, "good/notes.txt: "),
-        ({"test/good/1.png": GOOD}, "'test' does not sound like"),
-        ({"good/1.png": GOOD, "scrap/1.png": BAD}, "'scrap' does not sound like"),
+        ({"test/good/1.png": GOOD}, "'test' indicates defective parts"),
+        ({"good/1.png": GOOD, "scrap/1.png": BAD}, "'scrap' indicates defective parts"),
         ({}, "no image"),
     ],
 )
-def test_upload_that_is_not_all_good_images_is_refused_and_the_file_named(
+def test_upload_with_an_unusable_file_is_refused_and_the_file_is_named(
     serve: Serve, files: dict[str, bytes], message: str
 ) -> None:
     with serve() as service:
-        answer = send(service, files)
-        assert answer.status_code == 422, answer.text
-        assert message in answer.json()["detail"]
+        response = send(service, files)
+        assert response.status_code == 422, response.text
+        assert message in response.json()["detail"]
         assert service.client.get(PROPOSALS).json()["items"] == []
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "requested",
     [{"declared_good": "false"}, {"declared_good": ""}, {"target_false_reject_rate": "2"}, {"surprise": "1"}],
 )
-def test_upload_says_what_it_wants_in_the_query(service: RunningService, wish: dict[str, Any]) -> None:
-    answer = send(service, two_days(2), **wish)
-    assert answer.status_code == 422, answer.text
-    assert answer.json()["errors"][0]["loc"][0] == "query"
+def test_options_of_an_upload_are_validated_in_the_query(service: RunningService, requested: dict[str, Any]) -> None:
+    response = send(service, two_days(2), **requested)
+    assert response.status_code == 422, response.text
+    assert response.json()["errors"][0]["loc"][0] == "query"
 
 
-def test_upload_is_bounded_as_a_call_with_many_images_is(serve: Serve) -> None:
+def test_upload_has_the_limits_of_a_batch(serve: Serve) -> None:
     with serve(max_call_images=5) as service:
         for form in (False, True):
             assert send(service, two_days(6), form=form).json()["type"].endswith("#too-many-images")
@@ -353,13 +357,13 @@ def test_upload_is_bounded_as_a_call_with_many_images_is(serve: Serve) -> None:
             assert send(service, two_days(6), form=form).json()["type"].endswith("#body-too-large")
 
 
-def test_other_bodies_are_not_taken(service: RunningService) -> None:
-    answer = service.client.post(PROPOSE, content=GOOD, headers={"content-type": "image/png"})
-    assert (answer.status_code, answer.json()["type"].rpartition("#")[2]) == (415, "unsupported-media-type")
+def test_other_media_types_are_refused(service: RunningService) -> None:
+    response = service.client.post(PROPOSE, content=GOOD, headers={"content-type": "image/png"})
+    assert (response.status_code, response.json()["type"].rpartition("#")[2]) == (415, "unsupported-media-type")
 
 
 @pytest.mark.parametrize("claim", [{"certified": True}, {"calibration_images": 10_000}, {"fail_threshold": 9.0}])
-def test_nobodys_word_is_taken_for_what_a_proposal_promises(serve: Serve, claim: dict[str, Any]) -> None:
+def test_guarantee_of_a_proposal_cannot_be_stated_by_the_client(serve: Serve, claim: dict[str, Any]) -> None:
     with serve() as service:
         proposal = propose(service).json()
         body = WHO | {"reason": "r", "proposal_id": proposal["id"]} | claim
@@ -367,17 +371,17 @@ def test_nobodys_word_is_taken_for_what_a_proposal_promises(serve: Serve, claim:
 
 
 def test_client_proposes_and_applies(serve: Serve) -> None:
-    with serve() as service, Client(f"http://127.0.0.1:{service.port}") as line:
+    with serve() as service, Client(f"http://127.0.0.1:{service.port}") as plumbline:
         ids = [row["id"] for row in inspect_days(service, 5)]
-        proposal = line.propose_thresholds("widget", author="Ada", target_false_reject_rate=0.2, ids=ids, replay=0)
-        record = line.change_recipe("widget", author="Ada", reason="r", proposal_id=proposal.id)
+        proposal = plumbline.propose_thresholds("widget", author="Ada", target_false_reject_rate=0.2, ids=ids, replay=0)
+        record = plumbline.change_recipe("widget", author="Ada", reason="r", proposal_id=proposal.id)
         assert record.recipe.proposal_id == proposal.id
         assert record.recipe.calibration_images == 10
-        card = line.propose_thresholds("widget", author="Ada", target_false_reject_rate=0.2)
+        card = plumbline.propose_thresholds("widget", author="Ada", target_false_reject_rate=0.2)
         assert card.source.kind == "card"
         files = two_days(6)
-        wish: dict[str, Any] = {"author": "Ada", "target_false_reject_rate": 0.2}
-        zip_file = line.propose_thresholds("widget", archive=zipped(files), **wish)
-        form = line.propose_thresholds("widget", images=list(files.items()), **wish)
+        requested: dict[str, Any] = {"author": "Ada", "target_false_reject_rate": 0.2}
+        zip_file = plumbline.propose_thresholds("widget", archive=zipped(files), **requested)
+        form = plumbline.propose_thresholds("widget", images=list(files.items()), **requested)
         assert zip_file.thresholds == form.thresholds
         assert {zip_file.source.kind, form.source.kind} == {"images"}

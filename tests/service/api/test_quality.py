@@ -1,4 +1,4 @@
-"""The guard before the graph, over HTTP: invalid images are answered, stored and counted, and never judged."""
+"""The quality check over HTTP: invalid images are reported, stored and counted, and not judged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.serving import service_process
 WHO = {"author": "a", "reason": "b"}
 RECIPE = "/v1/products/widget/recipe"
 IMAGE = {"content-type": "image/png"}
-# What the good images of this product look like: gray stripes, well exposed.
+# Good images of this product: gray stripes, well exposed.
 STATISTICS = tiny_quality(
     brightness=(120, 136), dark_share=(0, 0), bright_share=(0, 0), sharpness=(150, 250), contrast=(8, 12)
 )
@@ -34,7 +34,7 @@ def stripes(*, light: float = 1.0, blur: float = 0.0, part: int = 0) -> npt.NDAr
     gray = np.full((SIZE, SIZE), 128.0)
     gray[:, ::4] += 20
     gray[:, 2::4] -= 20
-    gray[0, 0] += part  # no two parts are equal byte by byte
+    gray[0, 0] += part  # makes every image different
     gray *= light
     if blur:
         gray = cv2.GaussianBlur(gray, (0, 0), blur)
@@ -55,14 +55,14 @@ def service(models: Path, tmp_path: Path) -> Iterator[RunningService]:
 
 
 def put(service: RunningService, **parts: Any) -> None:
-    answer = service.client.put(RECIPE, json=WHO | parts)
-    assert answer.status_code == 200, answer.text
+    response = service.client.put(RECIPE, json=WHO | parts)
+    assert response.status_code == 200, response.text
 
 
-def reasons(answer: httpx.Response) -> list[str]:
-    assert answer.status_code == 201, answer.text
-    assert answer.json()["decision"] == ("invalid" if answer.json()["invalid_reasons"] else "pass")
-    return [item["reason"] for item in answer.json()["invalid_reasons"]]
+def reasons(response: httpx.Response) -> list[str]:
+    assert response.status_code == 201, response.text
+    assert response.json()["decision"] == ("invalid" if response.json()["invalid_reasons"] else "pass")
+    return [item["reason"] for item in response.json()["invalid_reasons"]]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def reasons(answer: httpx.Response) -> list[str]:
         (np.zeros((SIZE, SIZE, 3), np.uint8), ["under-exposed", "under-exposed", "blurred", "empty-frame"]),
     ],
 )
-def test_bad_image_gets_reasons_instead_of_a_verdict(
+def test_invalid_image_gets_reasons_instead_of_a_decision(
     service: RunningService, image: npt.NDArray[np.uint8], expected: list[str]
 ) -> None:
     put(service, fail_threshold=10, review_threshold=9)  # whatever is judged, passes
@@ -84,8 +84,8 @@ def test_bad_image_gets_reasons_instead_of_a_verdict(
 
 
 def test_invalid_answer_has_everything_but_a_score(service: RunningService) -> None:
-    answer = service.inspect(encode(stripes(light=0.4)), params={"part_id": "7"})
-    body = answer.json()
+    response = service.inspect(encode(stripes(light=0.4)), params={"part_id": "7"})
+    body = response.json()
 
     assert (body["score"], body["p_value"], body["regions"], body["batch_size"]) == (None, None, [], 0)
     (reason,) = body["invalid_reasons"]
@@ -94,9 +94,9 @@ def test_invalid_answer_has_everything_but_a_score(service: RunningService) -> N
     )
     assert (reason["measure"], reason["limit"]) == ("brightness", 60)
     assert body["quality"]["brightness"] == reason["measured"]
-    assert answer.headers["x-plumbline-decision"] == "invalid"
-    assert answer.headers["x-plumbline-invalid-reasons"] == "under-exposed"
-    assert "x-plumbline-score" not in answer.headers
+    assert response.headers["x-plumbline-decision"] == "invalid"
+    assert response.headers["x-plumbline-invalid-reasons"] == "under-exposed"
+    assert "x-plumbline-score" not in response.headers
     assert set(body["timings_ms"]) == {"decode", "preprocess"}
     # It is stored like every other, and found.
     assert service.client.get(body["links"]["self"]).json() == body
@@ -147,7 +147,7 @@ def test_recipe_overrides_a_limit_and_switches_a_check_off(service: RunningServi
     assert reasons(service.inspect(dark)) == []
 
 
-def test_frozen_camera_is_found_and_thaws(service: RunningService) -> None:
+def test_frozen_camera_is_detected_until_its_image_changes(service: RunningService) -> None:
     put(service, fail_threshold=10, review_threshold=9, quality={"frozen_after": 3})
     first, second = encode(stripes()), encode(stripes(part=5))
 
@@ -161,10 +161,10 @@ def test_frozen_camera_is_found_and_thaws(service: RunningService) -> None:
     assert [send(first, "A") for _ in range(3)] == [[], [], frozen]
 
 
-def test_wrong_size_is_invalid_where_a_size_is_declared(service: RunningService) -> None:
+def test_wrong_size_is_invalid_if_a_size_is_declared(service: RunningService) -> None:
     put(service, fail_threshold=10, review_threshold=9)
     wide = encode(np.hstack([stripes(), stripes()]))
-    # Stretched to the network's size, its stripes are too fine to survive; only the size is looked at here.
+    # Resizing removes its fine stripes, so only the size is checked here.
     put(service, quality={"off": ["blurred", "empty-frame"]})
     assert reasons(service.inspect(wide)) == []
     put(service, pixels={"width": SIZE, "height": SIZE})
@@ -172,30 +172,30 @@ def test_wrong_size_is_invalid_where_a_size_is_declared(service: RunningService)
     assert reasons(service.inspect(encode(stripes()))) == []
 
 
-def test_bundle_from_before_the_statistics_still_serves(tmp_path: Path) -> None:
+def test_bundle_without_quality_statistics_serves(tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "models", quality=None)
     with run_service(tmp_path / "models", tmp_path / "data") as service:
         assert reasons(service.inspect(encode(np.full((SIZE, SIZE, 3), 128, np.uint8)))) == ["empty-frame"]
         assert service.inspect(encode(stripes(light=0.4))).json()["decision"] == "fail"
 
 
-def test_invalid_images_are_no_good_images_for_a_proposal(service: RunningService) -> None:
+def test_invalid_images_cannot_be_used_for_a_proposal(service: RunningService) -> None:
     put(service, fail_threshold=10, review_threshold=9)
     for number in range(5):
         assert reasons(service.inspect(encode(stripes(part=number)))) == []
     invalid = service.inspect(encode(stripes(light=0.4))).json()["id"]
     address = "/v1/products/widget/thresholds:propose"
-    wish = {"target_false_reject_rate": 0.2, "author": "a"}
+    requested = {"target_false_reject_rate": 0.2, "author": "a"}
 
     by_time = {"since": "2026-01-01T00:00:00Z", "until": "2100-01-01T00:00:00Z", "declared_good": True}
-    answer = service.client.post(address, json=wish | {"inspections": by_time})
-    assert answer.status_code in {200, 201}, answer.text
-    assert answer.json()["source"]["images"] == 5
+    response = service.client.post(address, json=requested | {"inspections": by_time})
+    assert response.status_code in {200, 201}, response.text
+    assert response.json()["source"]["images"] == 5
     named = {"ids": [invalid], "declared_good": True}
-    assert_problem(service.client.post(address, json=wish | {"inspections": named}), 409, "not-judged")
+    assert_problem(service.client.post(address, json=requested | {"inspections": named}), 409, "not-judged")
 
 
-def test_client_and_command_line_say_invalid(service: RunningService, models: Path, tmp_path: Path) -> None:
+def test_client_and_command_line_report_invalid(service: RunningService, models: Path, tmp_path: Path) -> None:
     with Client(f"http://127.0.0.1:{service.port}", retries=0) as client:
         verdict = client.inspect("widget", encode(stripes(light=0.4)))
         assert (verdict.decision, verdict.score) == ("invalid", None)
@@ -216,12 +216,12 @@ def test_client_and_command_line_say_invalid(service: RunningService, models: Pa
     assert "empty" in rows["good.png"]["reasons"]
 
 
-def test_process_remembers_invalid_images(models: Path, tmp_path: Path) -> None:
+def test_process_stores_invalid_images(models: Path, tmp_path: Path) -> None:
     with service_process(models, tmp_path / "data", {"provider": "cpu"}) as process:
         process.wait_until(200)
-        answer = httpx.post(process.url + INSPECT, content=encode(stripes(light=0.4)), headers=IMAGE)
-        assert answer.json()["decision"] == "invalid"
+        response = httpx.post(process.url + INSPECT, content=encode(stripes(light=0.4)), headers=IMAGE)
+        assert response.json()["decision"] == "invalid"
         process.kill()
     with service_process(models, tmp_path / "data", {"provider": "cpu"}) as process:
         process.wait_until(200)
-        assert httpx.get(process.url + answer.json()["links"]["self"]).json() == answer.json()
+        assert httpx.get(process.url + response.json()["links"]["self"]).json() == response.json()

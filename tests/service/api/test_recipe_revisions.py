@@ -1,4 +1,4 @@
-"""Recipes as files, the difference between two of them, and the way back to an old one."""
+"""Recipes as files, differences between revisions, and reverting to an earlier revision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REVISIONS = f"{RECIPE}/revisions"
 WHO: dict[str, Any] = {"author": "Ada", "reason": "because"}
 TOML = {"accept": "application/toml"}
 ROI = [[[0, 0], [32, 0], [32, 64], [0, 64]]]
-# Something of everything, so that a part that is forgotten on the way is missed.
+# A value in every section, so that a lost section is detected.
 EVERYTHING: dict[str, Any] = {
     "roi": ROI,
     "ignore": [[[1.5, 2.25], [9, 2], [9, 9]], [[20, 20], [30, 20], [30, 30]]],
@@ -31,17 +31,17 @@ EVERYTHING: dict[str, Any] = {
 
 
 def put(service: RunningService, **change: Any) -> dict[str, Any]:
-    answer = service.client.put(RECIPE, json=WHO | change)
-    assert answer.status_code == 200, answer.text
-    record: dict[str, Any] = answer.json()
+    response = service.client.put(RECIPE, json=WHO | change)
+    assert response.status_code == 200, response.text
+    record: dict[str, Any] = response.json()
     return record
 
 
 def export(service: RunningService, address: str = RECIPE) -> str:
-    answer = service.client.get(address, headers=TOML)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"].startswith("application/toml")
-    return answer.text
+    response = service.client.get(address, headers=TOML)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("application/toml")
+    return response.text
 
 
 def import_(service: RunningService, toml: str, headers: dict[str, str] | None = None, **who: Any) -> httpx.Response:
@@ -61,16 +61,16 @@ def without_nulls(values: dict[str, Any]) -> dict[str, Any]:
 # --- files ---------------------------------------------------------------------------------------------------
 
 
-def test_file_says_what_the_revision_says(serve: Serve) -> None:
+def test_file_contains_the_whole_revision(serve: Serve) -> None:
     with serve() as service:
         record = put(service, target_false_reject_rate=0.1, **EVERYTHING)
-        answer = service.client.get(RECIPE, headers=TOML)
-        said = tomllib.loads(answer.text)
+        response = service.client.get(RECIPE, headers=TOML)
+        said = tomllib.loads(response.text)
         assert said.pop("created_at").isoformat() == record.pop("created_at").replace("Z", "+00:00")
         record["recipe"] = without_nulls(record["recipe"])  # TOML has none
         assert said == record
-        assert answer.headers["etag"] == '"2"'
-        assert export(service, f"{REVISIONS}/2") == answer.text
+        assert response.headers["etag"] == '"2"'
+        assert export(service, f"{REVISIONS}/2") == response.text
 
 
 @pytest.mark.parametrize(
@@ -84,24 +84,24 @@ def test_file_says_what_the_revision_says(serve: Serve) -> None:
         {"proposal": True},
     ],
 )
-def test_recipe_comes_back_from_its_file_as_it_was(serve: Serve, thresholds: dict[str, Any]) -> None:
+def test_recipe_is_restored_from_its_file(serve: Serve, thresholds: dict[str, Any]) -> None:
     with serve() as service:
         if "proposal" in thresholds:
-            wish = {"author": "Ada", "target_false_reject_rate": 0.2}
-            made = service.client.post("/v1/products/widget/thresholds:propose", json=wish).json()
+            requested = {"author": "Ada", "target_false_reject_rate": 0.2}
+            made = service.client.post("/v1/products/widget/thresholds:propose", json=requested).json()
             thresholds = {"proposal_id": made["id"]}
         recipe = put(service, **thresholds, **EVERYTHING)["recipe"]
         file = export(service)
         put(service, fail_threshold=9, review_threshold=8, **dict.fromkeys(EVERYTHING))
-        answer = import_(service, file, author="Bo", reason="back")
-        assert answer.status_code == 200, answer.text
-        record = answer.json()
+        response = import_(service, file, author="Bo", reason="back")
+        assert response.status_code == 200, response.text
+        record = response.json()
         assert record["recipe"] == recipe
         assert (record["revision"], record["author"], record["reason"]) == (4, "Bo", "back")
-        assert service.inspect(BAD).json()["recipe_revision"] == 4, "in force from the next inspection on"
+        assert service.inspect(BAD).json()["recipe_revision"] == 4, "it is in force from the next inspection on"
 
 
-def test_what_a_file_leaves_out_takes_its_default_but_the_thresholds_stay(serve: Serve) -> None:
+def test_values_missing_in_a_file_get_defaults_except_thresholds(serve: Serve) -> None:
     with serve() as service:
         before = put(service, target_false_reject_rate=0.1, **EVERYTHING)["recipe"]
         file = 'author = "Bo"\nreason = "less"\n[recipe.regions]\nmin_area_px = 7\n'
@@ -113,7 +113,7 @@ def test_what_a_file_leaves_out_takes_its_default_but_the_thresholds_stay(serve:
         assert recipe["regions"]["min_area_px"] == 7
 
 
-def test_guarantee_is_derived_and_not_believed(serve: Serve) -> None:
+def test_guarantee_is_derived_and_not_taken_from_the_file(serve: Serve) -> None:
     with serve() as service:
         rates = import_(service, "[recipe]\ntarget_false_reject_rate = 0.1\nreview_rate = 0.3\n", **WHO).json()[
             "recipe"
@@ -123,10 +123,10 @@ def test_guarantee_is_derived_and_not_believed(serve: Serve) -> None:
         recipe = import_(service, by_hand, **WHO).json()["recipe"]
         assert (recipe["fail_threshold"], recipe["derivation"]) == (5, "hand")
         assert (recipe["certified"], recipe["calibration_images"]) == (False, 0)
-        answer = import_(service, "[recipe]\ntarget_false_reject_rate = 0.1\nfail_threshold = 5\n", **WHO)
-        assert answer.status_code == 422
-        assert "its rates give 0.0545" in answer.json()["detail"]
-        # Who edits the rate of a default recipe gets that rate.
+        response = import_(service, "[recipe]\ntarget_false_reject_rate = 0.1\nfail_threshold = 5\n", **WHO)
+        assert response.status_code == 422
+        assert "its rates give 0.0545" in response.json()["detail"]
+        # Editing the rate of a default recipe sets that rate.
         service.client.put(RECIPE, json=WHO | {"target_false_reject_rate": 0.01})
         first = export(service, f"{REVISIONS}/1").replace(
             "target_false_reject_rate = 0.01", "target_false_reject_rate = 0.3"
@@ -155,52 +155,52 @@ def test_guarantee_is_derived_and_not_believed(serve: Serve) -> None:
         ("[recipe.heatmap]\nhigh = -1", "invalid-recipe", "heatmap.high"),
     ],
 )
-def test_file_that_makes_no_recipe_is_refused_and_changes_nothing(
+def test_invalid_file_is_refused_and_changes_nothing(
     service: RunningService, toml: str, slug: str, message: str
 ) -> None:
     before = service.client.get(REVISIONS).json()
-    answer = import_(service, toml, **WHO)
-    assert answer.status_code == 422, answer.text
-    assert answer.json()["type"].endswith(f"#{slug}")
-    assert message in answer.json()["detail"]
+    response = import_(service, toml, **WHO)
+    assert response.status_code == 422, response.text
+    assert response.json()["type"].endswith(f"#{slug}")
+    assert message in response.json()["detail"]
     assert service.client.get(REVISIONS).json() == before
 
 
 @pytest.mark.parametrize(
     "who", [{}, {"author": "Bo"}, {"author": "plumbline", "reason": "x"}, {"author": "Bo", "reason": " "}]
 )
-def test_import_is_signed_by_a_person_who_says_why(service: RunningService, who: dict[str, Any]) -> None:
-    answer = import_(service, "[recipe]", **who)
-    assert answer.status_code == 422
-    assert answer.json()["type"].endswith("#invalid-request")
-    assert "author" in answer.json()["detail"]
+def test_import_needs_an_author_and_a_reason(service: RunningService, who: dict[str, Any]) -> None:
+    response = import_(service, "[recipe]", **who)
+    assert response.status_code == 422
+    assert response.json()["type"].endswith("#invalid-request")
+    assert "author" in response.json()["detail"]
 
 
-def test_import_against_a_revision_that_is_past_is_refused(serve: Serve) -> None:
+def test_import_against_an_outdated_revision_is_refused(serve: Serve) -> None:
     with serve() as service:
         file = export(service)
         put(service, target_false_reject_rate=0.1)
-        answer = import_(service, file, {"if-match": '"1"'}, **WHO)
-        assert answer.status_code == 412
-        assert answer.json()["current_revision"] == 2
+        response = import_(service, file, {"if-match": '"1"'}, **WHO)
+        assert response.status_code == 412
+        assert response.json()["current_revision"] == 2
 
 
-def test_recipe_is_sent_as_json_or_toml_and_not_beyond_reason(service: RunningService) -> None:
-    answer = service.client.put(RECIPE, content=b"a: 1", headers={"content-type": "application/yaml"})
-    assert (answer.status_code, answer.json()["expected"]) == (415, ["application/json", "application/toml"])
+def test_recipe_is_sent_as_json_or_toml(service: RunningService) -> None:
+    response = service.client.put(RECIPE, content=b"a: 1", headers={"content-type": "application/yaml"})
+    assert (response.status_code, response.json()["expected"]) == (415, ["application/json", "application/toml"])
     assert service.client.get(RECIPE, headers={"accept": "application/yaml"}).status_code == 406
 
 
-def test_recipe_body_is_bounded(serve: Serve) -> None:
+def test_recipe_body_is_limited(serve: Serve) -> None:
     with serve() as service:
-        answer = import_(service, "#" * 2**20 + "\n[recipe]", **WHO)
-        assert answer.status_code == 413
+        response = import_(service, "#" * 2**20 + "\n[recipe]", **WHO)
+        assert response.status_code == 413
 
 
-# --- what changed --------------------------------------------------------------------------------------------
+# --- differences ---------------------------------------------------------------------------------------------
 
 
-def test_difference_of_two_revisions_value_by_value(serve: Serve) -> None:
+def test_differences_of_two_revisions(serve: Serve) -> None:
     with serve() as service:
         first = service.client.get(RECIPE).json()
         second = put(service, regions={"min_area_px": 5}, roi=ROI)
@@ -222,25 +222,25 @@ def test_difference_of_two_revisions_value_by_value(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("address", [f"{REVISIONS}/1/diff/99", f"{REVISIONS}/99/diff/1"])
-def test_difference_to_a_revision_that_never_was_is_refused(service: RunningService, address: str) -> None:
-    answer = service.client.get(address)
-    assert (answer.status_code, answer.json()["revision"]) == (404, 99)
+def test_difference_to_an_unknown_revision_is_refused(service: RunningService, address: str) -> None:
+    response = service.client.get(address)
+    assert (response.status_code, response.json()["revision"]) == (404, 99)
 
 
-# --- the way back --------------------------------------------------------------------------------------------
+# --- revert --------------------------------------------------------------------------------------------------
 
 
-def test_old_revision_comes_back_as_a_new_one(serve: Serve) -> None:
+def test_revert_creates_a_new_revision(serve: Serve) -> None:
     with serve() as service:
         old = put(service, fail_threshold=0.3, review_threshold=0.1, **EVERYTHING)
         put(service, target_false_reject_rate=0.2, **dict.fromkeys(EVERYTHING))
-        answer = revert(service, 2, reason="it was better")
-        assert answer.status_code == 200, answer.text
-        record = answer.json()
+        response = revert(service, 2, reason="it was better")
+        assert response.status_code == 200, response.text
+        record = response.json()
         assert record["recipe"] == old["recipe"]
         assert (record["revision"], record["author"]) == (4, "Ada")
-        assert record["reason"] == "Revision 2 again: it was better"
-        assert answer.headers["etag"] == '"4"'
+        assert record["reason"] == "Revert to revision 2: it was better"
+        assert response.headers["etag"] == '"4"'
         verdict = service.inspect(BAD).json()
         assert (verdict["recipe_revision"], verdict["thresholds"]["fail"]) == (4, 0.3)
         assert [item["revision"] for item in service.client.get(REVISIONS).json()["items"]] == [4, 3, 2, 1]
@@ -249,11 +249,11 @@ def test_old_revision_comes_back_as_a_new_one(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "stale", [{"headers": {"if-match": '"1"'}}, {"json": {"author": "Ada", "expected_revision": 1}}]
 )
-def test_revert_against_a_revision_that_is_past_is_refused(serve: Serve, stale: dict[str, Any]) -> None:
+def test_revert_against_an_outdated_revision_is_refused(serve: Serve, stale: dict[str, Any]) -> None:
     with serve() as service:
         put(service, target_false_reject_rate=0.2)
-        answer = service.client.post(f"{REVISIONS}/1:revert", **({"json": {"author": "Ada"}} | stale))
-        assert answer.status_code == 412
+        response = service.client.post(f"{REVISIONS}/1:revert", **({"json": {"author": "Ada"}} | stale))
+        assert response.status_code == 412
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_revert_against_a_revision_that_is_past_is_refused(serve: Serve, stale: 
         (f"{REVISIONS}/x:revert", {"author": "Ada"}, 422),
     ],
 )
-def test_revert_that_cannot_be_changes_nothing(
+def test_impossible_revert_changes_nothing(
     service: RunningService, address: str, body: dict[str, Any], status: int
 ) -> None:
     before = service.client.get(REVISIONS).json()
@@ -274,7 +274,7 @@ def test_revert_that_cannot_be_changes_nothing(
     assert service.client.get(REVISIONS).json() == before
 
 
-def test_revision_of_another_bundle_comes_back_with_thresholds_of_this_one(serve: Serve, tmp_path: Path) -> None:
+def test_revert_to_a_revision_of_another_bundle_derives_thresholds_again(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models)
     with serve(models=models) as service:
@@ -282,35 +282,35 @@ def test_revision_of_another_bundle_comes_back_with_thresholds_of_this_one(serve
         by_rate = export(service)
         put(service, fail_threshold=0.3, review_threshold=0.1, **EVERYTHING)
         by_hand = export(service)
-    # A newer bundle whose good images score ten times as high.
+    # A newer bundle with good images that score ten times as high.
     newer = tiny_draft().created_at.replace(year=2027)
     tens = [10 * score for score in SCORES]
     write_tiny_bundle(models, scores=tens, created_at=newer)
     with serve(models=models) as service:
         put(service, fail_threshold=9, review_threshold=8, roi=None)
-        for answer in (revert(service, 2), import_(service, by_rate, **WHO)):
-            assert answer.status_code == 200, answer.text
-            recipe = answer.json()["recipe"]
+        for response in (revert(service, 2), import_(service, by_rate, **WHO)):
+            assert response.status_code == 200, response.text
+            recipe = response.json()["recipe"]
             assert recipe["fail_threshold"] == tens[89]
             assert (recipe["roi"], recipe["regions"]["min_area_px"]) == ([[[0, 0], [32, 0], [32, 64], [0, 64]]], 2.5)
-            assert recipe["heatmap"] == {"low": None, "high": None}, "levels on the other bundle's scale"
+            assert recipe["heatmap"] == {"low": None, "high": None}, "values on the other bundle's scale are reset"
             assert recipe["regions"]["min_peak"] is None
         assert "derived for bundle" in service.client.get(f"{REVISIONS}/6").json()["reason"]
         before = service.client.get(REVISIONS).json()
-        for answer in (revert(service, 3), import_(service, by_hand, **WHO)):
-            assert answer.status_code == 422, answer.text
-            assert answer.json()["type"].endswith("#invalid-recipe")
-            assert "set by hand" in answer.json()["detail"]
+        for response in (revert(service, 3), import_(service, by_hand, **WHO)):
+            assert response.status_code == 422, response.text
+            assert response.json()["type"].endswith("#invalid-recipe")
+            assert "set by hand" in response.json()["detail"]
         assert service.client.get(REVISIONS).json() == before
 
 
 def test_client_reads_compares_reverts_exports_and_imports(serve: Serve) -> None:
-    with serve() as service, Client(f"http://127.0.0.1:{service.port}") as line:
-        changed = line.change_recipe("widget", **WHO, parts=EVERYTHING)
-        assert line.recipe_revision("widget", 2) == changed
-        paths = [item.path for item in line.compare_recipes("widget", 1, 2).differences]
+    with serve() as service, Client(f"http://127.0.0.1:{service.port}") as plumbline:
+        changed = plumbline.change_recipe("widget", **WHO, parts=EVERYTHING)
+        assert plumbline.recipe_revision("widget", 2) == changed
+        paths = [item.path for item in plumbline.compare_recipes("widget", 1, 2).differences]
         assert paths[:2] == ["roi", "ignore"]
-        reverted = line.revert_recipe("widget", 1, author="Ada", expected_revision=2)
-        assert reverted.recipe == line.recipe_revision("widget", 1).recipe
-        imported = line.import_recipe("widget", line.export_recipe("widget", 2), expected_revision=3)
+        reverted = plumbline.revert_recipe("widget", 1, author="Ada", expected_revision=2)
+        assert reverted.recipe == plumbline.recipe_revision("widget", 1).recipe
+        imported = plumbline.import_recipe("widget", plumbline.export_recipe("widget", 2), expected_revision=3)
         assert (imported.recipe, imported.author) == (changed.recipe, "Ada")

@@ -1,4 +1,4 @@
-"""Replaying verdicts, over HTTP and on the command line: by what the inspection names, not by what serves now."""
+"""Replay over HTTP and on the command line: with the bundle and recipe of the inspection, not the active ones."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def run(models: Path, data: Path, *arguments: str) -> Result:
 
 
 def replay(service: RunningService, inspection_id: str) -> ReplayRecord:
-    answer = service.client.post(f"/v1/inspections/{inspection_id}:replay")
-    assert answer.status_code == 200, answer.text
-    return ReplayRecord.model_validate_json(answer.content)
+    response = service.client.post(f"/v1/inspections/{inspection_id}:replay")
+    assert response.status_code == 200, response.text
+    return ReplayRecord.model_validate_json(response.content)
 
 
 def change(data: Path, statement: str, *values: Any) -> None:
-    """Change what is stored behind the service's back."""
+    """Change the database without the service."""
     with sqlite3.connect(data / "plumbline.db") as database:
         database.execute(statement, values)
     database.close()
@@ -56,7 +56,7 @@ def two(models: Path) -> tuple[Bundle, Bundle]:
     return make_bundle(models), make_bundle(models, 1, gain=True)
 
 
-def test_verdict_is_replayed_with_the_bundle_and_the_recipe_that_it_names(
+def test_inspection_is_replayed_with_its_own_bundle_and_recipe(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
     old, _ = two
@@ -74,15 +74,15 @@ def test_verdict_is_replayed_with_the_bundle_and_the_recipe_that_it_names(
             assert (again.replayed.decision, again.replayed.score) == (verdict["decision"], verdict["score"])
             assert again.bundle.digest == verdict["bundle"]["digest"]
             assert again.recipe_revision == verdict["recipe_revision"]
-        assert service.client.get("/v1/inspections").json()["items"][0] == verdicts[-1], "nothing is stored"
-        assert service.inspect(BAD).json()["bundle"]["digest"] == old.digest, "nor changed"
+        assert service.client.get("/v1/inspections").json()["items"][0] == verdicts[-1], "a replay stores nothing"
+        assert service.inspect(BAD).json()["bundle"]["digest"] == old.digest, "a replay changes nothing"
         data = service.settings.data
     result = run(models, data, *(verdict["id"] for verdict in verdicts))
     assert result.exit_code == 0, result.output
     assert "3 same" in result.output
 
 
-def test_verdict_that_comes_out_differently_is_reported(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
+def test_different_result_is_reported(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     with serve(models=models) as service:
         verdict = service.inspect(BAD).json()
         data = service.settings.data
@@ -96,7 +96,7 @@ def test_verdict_that_comes_out_differently_is_reported(serve: Serve, models: Pa
     assert (report["inspection_id"], report["outcome"]) == (verdict["id"], "different")
 
 
-def test_score_that_differs_in_its_last_bit_is_a_difference(serve: Serve, models: Path) -> None:
+def test_score_that_differs_in_the_last_bit_is_a_difference(serve: Serve, models: Path) -> None:
     make_bundle(models)
     with serve(models=models) as service:
         verdict = service.inspect(BAD).json()
@@ -104,7 +104,7 @@ def test_score_that_differs_in_its_last_bit_is_a_difference(serve: Serve, models
         assert replay(service, verdict["id"]).outcome == "different"
 
 
-def test_what_is_gone_cannot_be_replayed_and_is_named(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
+def test_missing_data_is_reported(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     old, new = two
     with serve(models=models) as service:
         by_new = service.inspect(BAD).json()["id"]
@@ -116,12 +116,12 @@ def test_what_is_gone_cannot_be_replayed_and_is_named(serve: Serve, models: Path
         new.path.rename(models / "elsewhere")
         change(data, "UPDATE inspections SET decision = 'invalid', score = NULL, p_value = NULL WHERE id = ?", odd)
         for name, slug in ((without_image, "artefact-gone"), (by_new, "unknown-bundle"), (odd, "not-judged")):
-            answer = service.client.post(f"/v1/inspections/{name}:replay")
-            assert answer.json()["type"] == f"/problems#{slug}"
-            assert answer.status_code == answer.json()["status"]
+            response = service.client.post(f"/v1/inspections/{name}:replay")
+            assert response.json()["type"] == f"/problems#{slug}"
+            assert response.status_code == response.json()["status"]
         assert service.client.post(f"/v1/inspections/{by_old[:-1]}:replay").status_code == 404
     result = run(models, data, by_old, without_image, by_new, "nonsense", "--json")
-    assert result.exit_code == 0, "what can be replayed came out the same"
+    assert result.exit_code == 0, "the replayed inspections have the same result"
     outcomes = {report["inspection_id"]: report for report in json.loads(result.stdout)}
     assert [outcomes[name]["outcome"] for name in (by_old, without_image, by_new, "nonsense")] == [
         "same",
@@ -136,21 +136,21 @@ def test_what_is_gone_cannot_be_replayed_and_is_named(serve: Serve, models: Path
 def test_camera_buffer_is_replayed_as_it_was_read(serve: Serve, models: Path) -> None:
     make_bundle(models)
     with serve(models=models) as service:
-        answer = service.client.post(f"{PRODUCT}/inspections", content=pack_p(BAD12, 12), headers=HEADERS)
-        assert answer.status_code == 201, answer.text
-        assert replay(service, answer.json()["id"]).outcome == "same"
+        response = service.client.post(f"{PRODUCT}/inspections", content=pack_p(BAD12, 12), headers=HEADERS)
+        assert response.status_code == 201, response.text
+        assert replay(service, response.json()["id"]).outcome == "same"
 
 
-def test_tiled_image_is_replayed_to_its_last_digits(serve: Serve, models: Path) -> None:
+def test_tiled_image_is_replayed_within_the_tolerance(serve: Serve, models: Path) -> None:
     write_tiny_bundle(models, input=InputGeometry(height=SIZE, width=SIZE, tiling=Tiling(overlap=16)))
     with serve(models=models) as service:
         verdict = service.inspect(encode(part(width=300, height=200, spot=(211, 103, 24)))).json()
         again = replay(service, verdict["id"])
         assert (again.outcome, again.replayed.decision) == ("same", "fail")
-        assert 0 < again.tolerance <= 1e-5, "their batches were of several sizes"
+        assert 0 < again.tolerance <= 1e-5, "tiles ran in batches of different sizes"
 
 
-def test_time_and_product_select(serve: Serve, models: Path) -> None:
+def test_period_and_product_select_inspections(serve: Serve, models: Path) -> None:
     make_bundle(models)
     write_tiny_bundle(models, "nut")
     with serve(models=models) as service:
@@ -179,7 +179,7 @@ def test_wrong_usage_is_explained(serve: Serve, tiny_models: Path, arguments: tu
         assert run(tiny_models, service.settings.data, *arguments).exit_code == 2
 
 
-def test_data_folder_without_a_database_is_named_and_none_is_made(tiny_models: Path, tmp_path: Path) -> None:
+def test_data_folder_without_a_database_is_reported_and_none_is_created(tiny_models: Path, tmp_path: Path) -> None:
     result = run(tiny_models, tmp_path / "nothing", "--product", "widget")
     assert result.exit_code == 2
     assert "there is no database" in result.output
@@ -187,22 +187,22 @@ def test_data_folder_without_a_database_is_named_and_none_is_made(tiny_models: P
 
 
 def test_one_replay_at_a_time(serve: Serve) -> None:
-    with serve() as service, Client(f"http://127.0.0.1:{service.port}") as line:
+    with serve() as service, Client(f"http://127.0.0.1:{service.port}") as plumbline:
         verdict = service.inspect().json()
         (image,) = service.settings.data.rglob("*.png")
-        # Whoever opens a pipe for reading waits until somebody writes: a disk that takes its time.
+        # Opening a pipe for reading blocks until it is opened for writing: it simulates a slow disk.
         aside = image.rename(image.with_suffix(".aside"))
         os.mkfifo(image)
         first = threading.Thread(target=service.client.post, args=(f"/v1/inspections/{verdict['id']}:replay",))
         first.start()
-        wait_for(lambda: bool(service.app.state.replay_turn.locked()))
-        answer = service.client.post(f"/v1/inspections/{verdict['id']}:replay")
-        assert (answer.status_code, answer.json()["type"]) == (503, "/problems#replay-busy")
+        wait_for(lambda: service.services.replays.is_busy)
+        response = service.client.post(f"/v1/inspections/{verdict['id']}:replay")
+        assert (response.status_code, response.json()["type"]) == (503, "/problems#replay-busy")
         image.write_bytes(b"no image")
         first.join()
         image.unlink()
         aside.rename(image)
-        assert line.replay(verdict["id"]).outcome == "same"
+        assert plumbline.replay(verdict["id"]).outcome == "same"
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_one_replay_at_a_time(serve: Serve) -> None:
         (Verdict("review", 1.0001, 0.01, "cuda"), 1e-3, "different"),
     ],
 )
-def test_another_provider_may_differ_as_far_as_the_bundle_allows(
+def test_another_provider_may_differ_within_the_bundles_tolerance(
     replayed: Verdict, tolerance: float, outcome: str
 ) -> None:
     stored = Verdict("fail", 1.0, 0.01, "cpu")

@@ -1,4 +1,4 @@
-"""Retention over HTTP: files go, records stay, and who asks is told why."""
+"""Retention over HTTP: files are removed, records are kept, and the reason is reported."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_images_and_maps_go_by_decision_and_the_record_says_so(serve: Serve) -> None:
+def test_images_and_maps_are_removed_by_decision_and_the_record_is_marked(serve: Serve) -> None:
     with serve(**SOON) as service:
         passed = [service.inspect(GOOD).json() for _ in range(3)]
         failed = service.inspect(BAD).json()
-        answer = put(service, retention={"pass": {"count": 1}, "fail": {"days": 90}})
-        assert answer.status_code == 200, answer.text
+        response = put(service, retention={"pass": {"count": 1}, "fail": {"days": 90}})
+        assert response.status_code == 200, response.text
         get = service.client.get
 
         gone = passed[0]["links"]
@@ -47,12 +47,12 @@ def test_images_and_maps_go_by_decision_and_the_record_says_so(serve: Serve) -> 
 
         metric = 'inspection_artefacts_removed_total{decision="pass",product="widget"} 2.0'
         wait_for(lambda: metric in get("/metrics").text)
-        for kept in (passed[2], failed):  # the newest that passes, and what is kept for ninety days
+        for kept in (passed[2], failed):  # the newest one that passes, and the one kept for ninety days
             assert get(kept["links"]["image"]).status_code == 200
             assert get(kept["links"]["self"]).json() == kept
 
 
-def test_files_that_are_lost_otherwise_are_not_said_to_be_removed_by_retention(serve: Serve) -> None:
+def test_files_lost_otherwise_are_not_attributed_to_retention(serve: Serve) -> None:
     with serve() as service:
         verdict = service.inspect(GOOD).json()
         for path in service.settings.data.rglob("*.png"):
@@ -88,7 +88,7 @@ def test_retention_is_changed_decision_by_decision(serve: Serve) -> None:
         {"pass": 7},
     ],
 )
-def test_senseless_retention_is_refused(service: RunningService, retention: dict[str, Any]) -> None:
+def test_invalid_retention_is_refused(service: RunningService, retention: dict[str, Any]) -> None:
     before = service.client.get(RECIPE).json()
     assert put(service, retention=retention).status_code == 422
     assert service.client.get(RECIPE).json() == before

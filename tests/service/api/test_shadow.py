@@ -1,4 +1,4 @@
-"""A shadow over HTTP: it judges the same images, is stored and compared, and decides nothing."""
+"""Shadow deployments over HTTP: a shadow judges the same images, is stored and compared, and has no effect."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def two(models: Path) -> tuple[Bundle, Bundle]:
-    """The bundle that serves where nobody chose, and an older one whose card passes everything."""
+    """Write the bundle that serves by default, and an older one with a card that passes everything."""
     before = FIRST_DAY - timedelta(days=1)
     return make_bundle(models), write_tiny_bundle(models, scores=[1000 * score for score in SCORES], created_at=before)
 
@@ -47,9 +47,9 @@ def stop(service: RunningService) -> httpx.Response:
 
 
 def compared(service: RunningService, **params: Any) -> ComparisonRecord:
-    answer = service.client.get(f"{PRODUCT}/bundles:compare", params=params)
-    assert answer.status_code == 200, answer.text
-    return ComparisonRecord.model_validate_json(answer.content)
+    response = service.client.get(f"{PRODUCT}/bundles:compare", params=params)
+    assert response.status_code == 200, response.text
+    return ComparisonRecord.model_validate_json(response.content)
 
 
 def runs(service: RunningService, outcome: str) -> float:
@@ -63,14 +63,18 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_shadow_judges_the_same_images_and_decides_nothing(
+def test_shadow_judges_the_same_images_and_has_no_effect(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
     strict, lax = two
     with serve(models=models) as service:
         activate(service, strict)
-        answer = start(service, lax)
-        assert (answer.status_code, answer.json()["role"], answer.json()["version"]) == (200, "shadow", lax.version)
+        response = start(service, lax)
+        assert (response.status_code, response.json()["role"], response.json()["version"]) == (
+            200,
+            "shadow",
+            lax.version,
+        )
         verdicts = [service.inspect(image).json() for image in (GOOD, BAD, BAD)]
         assert [verdict["decision"] for verdict in verdicts] == ["pass", "fail", "fail"]
         assert {verdict["bundle"]["version"] for verdict in verdicts} == {strict.version}
@@ -90,7 +94,7 @@ def test_shadow_judges_the_same_images_and_decides_nothing(
         assert {recipe["bundle_digest"] for recipe in recipes[:1]} == {strict.digest}, "its recipe is never in force"
 
 
-def test_shadow_outlives_a_restart_and_ends_when_it_is_stopped(
+def test_shadow_persists_over_a_restart_until_it_is_stopped(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
     strict, lax = two
@@ -108,14 +112,14 @@ def test_shadow_outlives_a_restart_and_ends_when_it_is_stopped(
         assert listed(service)[lax.version] == "available"
         refused = stop(service)
         assert (refused.status_code, refused.json()["type"]) == (409, "/problems#shadow-refused")
-        assert compared(service).pairs == 1, "what it said stays"
+        assert compared(service).pairs == 1, "its decisions stay stored"
         history = service.client.get(f"{PRODUCT}/bundles:history", params={"role": "shadow"}).json()["items"]
         assert [choice["version"] for choice in history] == [None, lax.version]
     with serve(models=models) as service:
         assert lax.version not in service.client.get("/metrics").text
 
 
-def test_shadow_that_is_activated_stops_watching(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
+def test_shadow_that_is_activated_is_no_longer_a_shadow(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     strict, lax = two
     with serve(models=models) as service:
         activate(service, strict)
@@ -126,7 +130,7 @@ def test_shadow_that_is_activated_stops_watching(serve: Serve, models: Path, two
             assert start(service, bundle).status_code == status
 
 
-def test_shadow_that_cannot_be_loaded_leaves_the_earlier_one(
+def test_shadow_that_cannot_be_loaded_does_not_replace_the_earlier_one(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
     strict, lax = two
@@ -138,7 +142,7 @@ def test_shadow_that_cannot_be_loaded_leaves_the_earlier_one(
         assert listed(service)[lax.version] == "shadow"
 
 
-def test_shadow_that_fails_at_a_image_is_counted_and_harms_nobody(serve: Serve, models: Path) -> None:
+def test_failure_of_the_shadow_is_counted_and_has_no_effect(serve: Serve, models: Path) -> None:
     good, fragile = make_bundle(models), make_bundle(models, 1, fails_on_black=True)
     with serve(models=models) as service:
         activate(service, good)
@@ -149,51 +153,51 @@ def test_shadow_that_fails_at_a_image_is_counted_and_harms_nobody(serve: Serve, 
         wait_for(lambda: runs(service, "judged") == 1)
 
 
-def test_shadow_that_is_too_slow_lets_go_and_says_how_often(
+def test_shadow_that_is_too_slow_drops_images_and_counts_them(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
     strict, lax = two
     with serve(models=models) as service:
         activate(service, strict)
-        row = get_inspection(service.line.store.engine, parse_id(service.inspect(BAD).json()["id"]))
+        row = get_inspection(service.store.engine, parse_id(service.inspect(BAD).json()["id"]))
         (image,) = service.settings.data.rglob("*.png")
-        # Whoever opens a pipe for reading waits until somebody writes: a disk that takes its time.
+        # Opening a pipe for reading blocks until it is opened for writing: it simulates a slow disk.
         aside = image.rename(image.with_suffix(".aside"))
         os.mkfifo(image)
         start(service, lax)
         for _ in range(QUEUE_LIMIT + 5):
-            service.line.shadow.submit(row)
-        assert service.inspect(GOOD).status_code == 201, "the line does not wait for it"
-        assert runs(service, "dropped") in {5, 6}, "one more where it has not taken the first yet"
+            service.runtime.shadow.submit(row)
+        assert service.inspect(GOOD).status_code == 201, "inspections do not wait for it"
+        assert runs(service, "dropped") in {5, 6}, "one more if the first one was not taken yet"
         pipe = os.open(image, os.O_WRONLY)
         aside.rename(image)
         os.close(pipe)
         wait_for(lambda: runs(service, "failed") == 1)
 
 
-def test_shadow_follows_the_rate_that_a_person_chose(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
+def test_shadow_uses_the_chosen_rate(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     strict, lax = two
     with serve(models=models) as service:
         activate(service, strict)
         start(service, lax)
         change = {"author": "Ada", "reason": "trial", "target_false_reject_rate": 0.1}
         assert service.client.put(f"{PRODUCT}/recipe", json=change).status_code == 200
-        shadow = service.line.registry.shadows["widget"]
+        shadow = service.registry.shadows["widget"]
         assert shadow.recipe.target_false_reject_rate == 0.1
         assert shadow.recipe.fail_threshold == lax.card.scores[89]
 
 
-def test_client_watches_and_compares(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
+def test_client_starts_a_shadow_and_compares(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     strict, lax = two
-    with serve(models=models) as service, Client(f"http://127.0.0.1:{service.port}") as line:
-        assert line.activate_bundle("widget", strict.version, author="a", reason="b").version == strict.version
-        assert line.shadow_bundle("widget", lax.version, author="a", reason="b").role == "shadow"
-        line.inspect("widget", BAD)
-        wait_for(lambda: line.compare_bundles("widget", limit=10).pairs == 1)
-        assert line.bundles("widget").shadow == lax.version
-        assert line.stop_shadow("widget", author="a", reason="b").version is None
+    with serve(models=models) as service, Client(f"http://127.0.0.1:{service.port}") as plumbline:
+        assert plumbline.activate_bundle("widget", strict.version, author="a", reason="b").version == strict.version
+        assert plumbline.shadow_bundle("widget", lax.version, author="a", reason="b").role == "shadow"
+        plumbline.inspect("widget", BAD)
+        wait_for(lambda: plumbline.compare_bundles("widget", limit=10).pairs == 1)
+        assert plumbline.bundles("widget").shadow == lax.version
+        assert plumbline.stop_shadow("widget", author="a", reason="b").version is None
 
 
-def test_product_that_never_had_a_shadow_has_nothing_to_compare(service: RunningService) -> None:
-    answer = service.client.get(f"{PRODUCT}/bundles:compare")
-    assert (answer.status_code, answer.json()["type"]) == (409, "/problems#shadow-refused")
+def test_product_without_a_shadow_cannot_be_compared(service: RunningService) -> None:
+    response = service.client.get(f"{PRODUCT}/bundles:compare")
+    assert (response.status_code, response.json()["type"]) == (409, "/problems#shadow-refused")

@@ -1,4 +1,4 @@
-"""A camera's stream against a real process: in order, one failing frame fails alone, back-pressure, an orderly end."""
+"""Camera streams against a real process: order, independent errors, back-pressure, shutdown."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def say(camera: ClientConnection, **message: Any) -> None:
 
 
 def hear(camera: ClientConnection) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(camera.recv(timeout=30))
-    return answer
+    response: dict[str, Any] = json.loads(camera.recv(timeout=30))
+    return response
 
 
 def hear_or_code(camera: ClientConnection) -> dict[str, Any] | int | None:
-    """The next answer, or the code that the stream was closed with."""
+    """Return the next message, or the code that the stream was closed with."""
     try:
         return hear(camera)
     except ConnectionClosed as closed:
@@ -74,7 +74,7 @@ def word(result: dict[str, Any]) -> str:
     return str(result["inspection"]["decision"])
 
 
-def test_verdicts_come_in_order_and_a_failing_frame_fails_alone(process: ServiceProcess) -> None:
+def test_results_are_in_order_and_errors_are_independent(process: ServiceProcess) -> None:
     with open_stream(process) as camera:
         say(camera, type="hello", part={"station": "A2", "lot": "L"})
         ready = hear(camera)
@@ -93,7 +93,7 @@ def test_verdicts_come_in_order_and_a_failing_frame_fails_alone(process: Service
     assert results[2]["problem"]["instance"] == f"urn:plumbline:request:{ready['stream']}/2"
 
 
-def test_what_is_said_before_a_frame_holds_for_it_alone(process: ServiceProcess) -> None:
+def test_message_before_a_frame_applies_to_this_frame_only(process: ServiceProcess) -> None:
     with open_stream(process) as camera:
         say(camera, type="hello", part={"station": "A", "part_id": "0"})
         hear(camera)
@@ -131,7 +131,7 @@ def test_camera_buffers_are_declared_in_the_hello(process: ServiceProcess) -> No
         ([json.dumps({"type": "hello"}), json.dumps({"type": "frame", "name": "x" * 9000})], "8192"),
     ],
 )
-def test_camera_that_is_not_understood_is_told_why_and_let_go(
+def test_invalid_message_ends_the_stream_with_a_problem(
     process: ServiceProcess, messages: list[str | bytes], reason: str
 ) -> None:
     with open_stream(process) as camera:
@@ -145,7 +145,7 @@ def test_camera_that_is_not_understood_is_told_why_and_let_go(
 
 
 def test_frame_beyond_the_limit_ends_the_stream(process: ServiceProcess) -> None:
-    # The one failure that the service cannot go on after: it will not read such a message to its end.
+    # The service cannot continue after this error, because it does not read such a message to its end.
     with open_stream(process) as camera:
         say(camera, type="hello")
         assert hear(camera)["max_frame_bytes"] == 200_000
@@ -153,7 +153,7 @@ def test_frame_beyond_the_limit_ends_the_stream(process: ServiceProcess) -> None
         assert close_code(camera) == 1009
 
 
-def test_stream_of_a_product_that_is_not_there_is_refused_with_a_problem(process: ServiceProcess) -> None:
+def test_stream_of_an_unknown_product_is_refused_with_a_problem(process: ServiceProcess) -> None:
     with pytest.raises(InvalidStatus) as caught, open_stream(process, "gadget"):
         pass
     assert caught.value.response.status_code == 404
@@ -161,7 +161,7 @@ def test_stream_of_a_product_that_is_not_there_is_refused_with_a_problem(process
     assert json.loads(caught.value.response.body)["type"].endswith("#unknown-product")
 
 
-def test_streams_are_bounded_and_counted(process: ServiceProcess) -> None:
+def test_streams_are_limited_and_counted(process: ServiceProcess) -> None:
     with ExitStack() as cameras:
         for _ in range(3):
             cameras.enter_context(open_stream(process))
@@ -174,22 +174,22 @@ def test_streams_are_bounded_and_counted(process: ServiceProcess) -> None:
     wait_for(lambda: "inspection_streams 0.0" in httpx.get(f"{process.url}/metrics").text)
 
 
-def test_frames_of_a_camera_that_hangs_up_are_stored_all_the_same(process: ServiceProcess) -> None:
+def test_frames_of_a_camera_that_disconnects_are_stored(process: ServiceProcess) -> None:
     with open_stream(process) as camera:
         say(camera, type="hello", part={"part_id": "gone"})
         hear(camera)
         for _ in range(3):
             camera.send(GOOD)
         hear(camera)
-        # Vanishes without a word, with two answers outstanding.
+        # Disconnects without a close message while two results are outstanding.
         camera.socket.shutdown(socket.SHUT_RDWR)
     address = f"{process.url}/v1/inspections?part_id=gone"
     wait_for(lambda: len(httpx.get(address).json()["items"]) >= 1)
     assert httpx.post(process.url + INSPECT, content=GOOD, headers={"content-type": "image/png"}).status_code == 201
 
 
-def test_service_reads_no_further_while_frames_are_in_flight(tiny_models: Path, tmp_path: Path) -> None:
-    # A slow upload has the only place in the house, so frames pile up: four in flight, and the camera has to wait.
+def test_service_stops_reading_while_frames_are_in_flight(tiny_models: Path, tmp_path: Path) -> None:
+    # A slow upload occupies the whole queue: four frames are in flight, and the camera has to wait.
     frame = encode(np.full((600, 1000, 3), 128, np.uint8), ".bmp")
     settings = CPU | {"queue_limit": "1", "max_batch": "1", "queue_deadline_s": "60"}
     with service_process(tiny_models, tmp_path / "data", settings) as process:
@@ -216,7 +216,7 @@ def test_service_reads_no_further_while_frames_are_in_flight(tiny_models: Path, 
                 sender = threading.Thread(target=send_all)
                 sender.start()
                 wait_for(lambda: stands_still(sent))
-                # What is in flight, what the library holds, and what fits into the sockets' buffers.
+                # Frames in flight, in the library's buffers and in the sockets' buffers.
                 assert IN_FLIGHT <= len(sent) < 30, len(sent)
                 assert process.rss_bytes() - before < 60 * 2**20
                 slow.sendall(GOOD[50:])
@@ -228,7 +228,7 @@ def test_service_reads_no_further_while_frames_are_in_flight(tiny_models: Path, 
         assert {word(result) for result in results} == {"pass"}
 
 
-def test_sigterm_answers_what_is_in_flight_and_closes_with_going_away(tiny_models: Path, tmp_path: Path) -> None:
+def test_sigterm_completes_frames_in_flight_and_closes_with_going_away(tiny_models: Path, tmp_path: Path) -> None:
     with service_process(tiny_models, tmp_path / "data", CPU | {"shutdown_delay_s": "0"}) as process:
         process.wait_until(200)
         with open_stream(process) as camera, open_stream(process) as idle:

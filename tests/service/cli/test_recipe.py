@@ -30,7 +30,7 @@ def test_recipes_of_a_running_service_are_shown_compared_changed_and_reverted(se
         assert run("recipe", "diff", "widget", "2", "2", *at).exit_code == 0
 
         reverted = run("recipe", "revert", "widget", "1", "--author", "Ada", *at)
-        assert (reverted.exit_code, reverted.stdout) == (0, "Revision 3 is in force: Revision 1 again.\n")
+        assert (reverted.exit_code, reverted.stdout) == (0, "Revision 3 is in force: Revert to revision 1.\n")
         history = run("recipe", "history", "widget", *at)
         assert [word in history.stdout for word in ("Ada", "dust", "plumbline")] == [True, True, True]
         assert [item["revision"] for item in json.loads(run("recipe", "history", "widget", "--json", *at).stdout)] == [

@@ -1,4 +1,4 @@
-"""Models in operation against the process that runs on a line: uploaded, exchanged under load, watched, replayed."""
+"""Bundles against a real process: upload, activation under load, shadow deployment, replay."""
 
 from __future__ import annotations
 
@@ -29,24 +29,26 @@ def test_uploaded_and_activated_bundle_survives_a_kill(tmp_path: Path) -> None:
     write_archive(bundle, archive)
     with service_process(models, data, CPU) as service:
         service.wait_until(503)
-        with Client(service.url) as line:
-            assert line.upload_bundle("widget", archive.getvalue()).state == "available"
-            assert line.activate_bundle("widget", bundle.version, **WHO).version == bundle.version
+        with Client(service.url) as plumbline:
+            assert plumbline.upload_bundle("widget", archive.getvalue()).state == "available"
+            assert plumbline.activate_bundle("widget", bundle.version, **WHO).version == bundle.version
             service.wait_until(200)
-            assert line.inspect("widget", BAD).decision == "fail"
+            assert plumbline.inspect("widget", BAD).decision == "fail"
         service.kill()
     newer = write_tiny_bundle(models, created_at=bundle.manifest.created_at.replace(year=2027))
     with service_process(models, data, CPU) as service:
         service.wait_until(200)
-        with Client(service.url) as line:
-            assert line.inspect("widget", BAD).bundle.version == bundle.version, "what was chosen, not the newest"
-            line.activate_bundle("widget", newer.version, **WHO)
-            assert line.roll_back_bundle("widget", **WHO).version == bundle.version
-    assert [path.name for path in models.iterdir()] == ["widget"], "nothing of the upload lies about"
+        with Client(service.url) as plumbline:
+            assert plumbline.inspect("widget", BAD).bundle.version == bundle.version, (
+                "the chosen bundle, not the newest"
+            )
+            plumbline.activate_bundle("widget", newer.version, **WHO)
+            assert plumbline.roll_back_bundle("widget", **WHO).version == bundle.version
+    assert [path.name for path in models.iterdir()] == ["widget"], "the upload leaves no temporary files"
 
 
-def test_exchanged_under_load_no_image_is_lost_and_every_verdict_replays(tmp_path: Path) -> None:
-    # The smaller brother of benchmarks/swap_under_load.py, which makes a hundred changes with eight clients.
+def test_activation_under_load_loses_no_image_and_every_inspection_replays(tmp_path: Path) -> None:
+    # A smaller version of benchmarks/swap_under_load.py, which makes a hundred changes with eight clients.
     models, data = tmp_path / "models", tmp_path / "data"
     serving, other = write_tiny_pair(models)
     with service_process(models, data, CPU) as service:
@@ -56,7 +58,7 @@ def test_exchanged_under_load_no_image_is_lost_and_every_verdict_replays(tmp_pat
         assert service.terminate() == 0
     assert run.failures == []
     assert len(run.swap_s) == 10
-    assert {answer["bundle"]["digest"] for answer in run.verdicts} == {serving.digest, other.digest}
+    assert {response["bundle"]["digest"] for response in run.verdicts} == {serving.digest, other.digest}
     assert mixtures(run, history) == 0
     outcomes, complaints = replay_all(models, data)
     assert outcomes.keys() == {"same"}, complaints
@@ -64,20 +66,20 @@ def test_exchanged_under_load_no_image_is_lost_and_every_verdict_replays(tmp_pat
     assert memory_growth(run) < 0.2
 
 
-def test_shadow_watches_and_the_command_line_replays(tmp_path: Path) -> None:
+def test_shadow_is_compared_and_the_command_line_replays(tmp_path: Path) -> None:
     models, data = tmp_path / "models", tmp_path / "data"
     serving, other = write_tiny_pair(models)
-    with service_process(models, data, CPU) as service, Client(service.url) as line:
+    with service_process(models, data, CPU) as service, Client(service.url) as plumbline:
         service.wait_until(200)
-        line.shadow_bundle("widget", other.version, **WHO)
-        verdicts = [line.inspect("widget", image) for image in (GOOD, BAD) * 5]
+        plumbline.shadow_bundle("widget", other.version, **WHO)
+        verdicts = [plumbline.inspect("widget", image) for image in (GOOD, BAD) * 5]
         assert {verdict.bundle.version for verdict in verdicts} == {serving.version}
         deadline = time.monotonic() + 60
-        while (comparison := line.compare_bundles("widget")).pairs < len(verdicts):
+        while (comparison := plumbline.compare_bundles("widget")).pairs < len(verdicts):
             assert time.monotonic() < deadline, comparison
             time.sleep(0.05)
         assert comparison.agreement["fail"]["fail"] == 5
-        assert line.replay(verdicts[0].id).outcome == "same"
+        assert plumbline.replay(verdicts[0].id).outcome == "same"
         environment = os.environ | {
             "PLUMBLINE_MODELS": str(models),
             "PLUMBLINE_DATA": str(data),

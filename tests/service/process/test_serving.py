@@ -1,4 +1,4 @@
-"""The service as the process that it is on a line: killed, stopped, out of disk, without a GPU."""
+"""The service as a real process: killed, stopped, with a full disk, without a GPU."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ IMAGE = {"content-type": "image/png"}
 
 
 class Clients:
-    """Eight cameras that send images until they are told to stop or the line goes dead."""
+    """Eight cameras that send images until they are stopped or the connection fails."""
 
     def __init__(self, url: str) -> None:
-        self.answers: list[httpx.Response] = []
+        self.responses: list[httpx.Response] = []
         self.broken: list[Exception] = []
         self._url = url
         self._stop = threading.Event()
@@ -36,7 +36,7 @@ class Clients:
             thread.start()
 
     def wait_for(self, count: int) -> None:
-        wait_for(lambda: len(self.answers) >= count)
+        wait_for(lambda: len(self.responses) >= count)
 
     def stop(self) -> None:
         self._stop.set()
@@ -48,7 +48,7 @@ class Clients:
             while not self._stop.is_set():
                 image = BAD if number % 2 else GOOD
                 try:
-                    self.answers.append(client.post(INSPECT, content=image, headers=IMAGE))
+                    self.responses.append(client.post(INSPECT, content=image, headers=IMAGE))
                 except httpx.TransportError as error:
                     self.broken.append(error)
                     return
@@ -61,33 +61,33 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 30) -> None:
         time.sleep(0.005)
 
 
-def assert_stored(service: ServiceProcess, answers: list[httpx.Response]) -> None:
-    """Every answered inspection is in the store as it was answered, with its files."""
+def assert_stored(service: ServiceProcess, responses: list[httpx.Response]) -> None:
+    """Check that every returned inspection is stored unchanged, with its files."""
     with httpx.Client(base_url=service.url, timeout=30) as client:
-        for answer in answers:
-            verdict = answer.json()
+        for response in responses:
+            verdict = response.json()
             assert client.get(verdict["links"]["self"]).json() == verdict
             assert client.get(verdict["links"]["image"]).content in {GOOD, BAD}
             anomaly_map = client.get(verdict["links"]["map"]).content
             assert np.load(io.BytesIO(anomaly_map), allow_pickle=False).shape == (16, 16)
 
 
-def test_kill_in_the_middle_loses_no_answered_inspection(tiny_models: Path, tmp_path: Path) -> None:
+def test_kill_loses_no_returned_inspection(tiny_models: Path, tmp_path: Path) -> None:
     with service_process(tiny_models, tmp_path / "data", CPU) as service:
         service.wait_until(200)
         clients = Clients(service.url)
         clients.wait_for(150)
         service.kill()
         clients.stop()
-    answered = [answer for answer in clients.answers if answer.status_code == 201]
+    answered = [response for response in clients.responses if response.status_code == 201]
     assert len(answered) >= 150
-    assert clients.broken, "the kill came while they were sending"
+    assert clients.broken, "the process was killed while they were sending"
     with service_process(tiny_models, tmp_path / "data", CPU) as service:
         service.wait_until(200)
         assert_stored(service, answered)
-        # Nor is there a row that lacks a file, whether or not its answer got out.
+        # No record lacks a file, whether or not its response was sent.
         items = httpx.get(f"{service.url}/v1/inspections", params={"limit": 500}).json()["items"]
-        assert {answer.json()["id"] for answer in answered} <= {item["id"] for item in items}
+        assert {response.json()["id"] for response in answered} <= {item["id"] for item in items}
         for item in items[:CLIENTS]:
             for artefact in ("image", "map"):
                 assert httpx.get(service.url + item["links"][artefact]).status_code == 200
@@ -99,7 +99,7 @@ def test_sigterm_drains_and_then_ends(tiny_models: Path, tmp_path: Path) -> None
         address = urlsplit(service.url)
         assert address.hostname
         assert address.port
-        # An accepted inspection whose image is still coming in when the signal arrives.
+        # An admitted inspection; its image is still being received when the signal arrives.
         with socket.create_connection((address.hostname, address.port), timeout=20) as slow:
             head = (
                 f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(GOOD)}\r\n\r\n"
@@ -109,41 +109,41 @@ def test_sigterm_drains_and_then_ends(tiny_models: Path, tmp_path: Path) -> None
             clients = Clients(service.url)
             clients.wait_for(CLIENTS)
             service.process.terminate()
-            wait_for(lambda: any(answer.status_code == 503 for answer in clients.answers))
+            wait_for(lambda: any(response.status_code == 503 for response in clients.responses))
             ready = httpx.get(f"{service.url}/health/ready")
             assert (ready.status_code, ready.json()["status"]) == (503, "draining")
-            refused = next(answer for answer in clients.answers if answer.status_code == 503)
+            refused = next(response for response in clients.responses if response.status_code == 503)
             assert refused.json()["type"].endswith("#shutting-down")
             clients.stop()
             time.sleep(0.6)  # the port is closed now
             slow.sendall(GOOD[100:])
-            assert slow.recv(20).startswith(b"HTTP/1.1 201"), "what was accepted is answered"
+            assert slow.recv(20).startswith(b"HTTP/1.1 201"), "admitted inspections are completed"
         assert service.process.wait(20) == 0
         assert [entry["event"] for entry in service.log if entry["event"] in {"draining", "stopped"}] == [
             "draining",
             "stopped",
         ]
-    answered = [answer for answer in clients.answers if answer.status_code == 201]
-    assert {answer.status_code for answer in clients.answers} == {201, 503}
+    answered = [response for response in clients.responses if response.status_code == 201]
+    assert {response.status_code for response in clients.responses} == {201, 503}
     with service_process(tiny_models, tmp_path / "data", CPU) as service:
         service.wait_until(200)
         assert_stored(service, answered)
 
 
-def test_demanded_cuda_is_never_replaced_by_the_cpu(tiny_models: Path, tmp_path: Path) -> None:
+def test_requested_cuda_is_never_replaced_by_the_cpu(tiny_models: Path, tmp_path: Path) -> None:
     with service_process(tiny_models, tmp_path / "data", {"provider": "cuda"}) as service:
         wait_for(lambda: httpx.get(f"{service.url}/health/ready").json()["status"] != "loading")
-        answer = httpx.get(f"{service.url}/health/ready")
-        if answer.status_code == 200:
+        response = httpx.get(f"{service.url}/health/ready")
+        if response.status_code == 200:
             pytest.skip("CUDA works here; remove the driver to see this")
-        assert "libcuda" in answer.text or "CUDA" in answer.text, "names what is missing"
+        assert "libcuda" in response.text or "CUDA" in response.text, "the missing library is named"
         assert httpx.get(f"{service.url}/health/live").status_code == 200
         assert httpx.post(service.url + INSPECT, content=GOOD, headers=IMAGE).status_code == 503
-        assert any(entry.get("reason", "") in answer.json()["reasons"] for entry in service.log if "reason" in entry)
+        assert any(entry.get("reason", "") in response.json()["reasons"] for entry in service.log if "reason" in entry)
 
 
-def test_full_disk_gives_no_verdict_and_the_service_lives_on(tiny_models: Path, tmp_path: Path) -> None:
-    # No file may grow beyond 512 KiB: large images cannot be written any more, small ones can.
+def test_full_disk_returns_an_error_and_the_service_continues(tiny_models: Path, tmp_path: Path) -> None:
+    # Files are limited to 512 KiB: large images cannot be written, small ones can.
     limit = 512 * 1024
     noise = np.random.default_rng(0).integers(0, 255, (500, 500, 3), np.uint8)
     large = encode(noise, ".bmp")
@@ -154,15 +154,15 @@ def test_full_disk_gives_no_verdict_and_the_service_lives_on(tiny_models: Path, 
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     ) as service:
         service.wait_until(200)
-        answer = httpx.post(service.url + INSPECT, content=large, headers={"content-type": "image/bmp"})
-        assert answer.status_code == 503
-        assert answer.json()["type"].endswith("#store-unavailable")
+        response = httpx.post(service.url + INSPECT, content=large, headers={"content-type": "image/bmp"})
+        assert response.status_code == 503
+        assert response.json()["type"].endswith("#store-unavailable")
         assert httpx.post(service.url + INSPECT, content=GOOD, headers=IMAGE).status_code == 201
         files = [path for path in (tmp_path / "data" / "inspections").rglob("*") if path.is_file()]
-        assert sorted(path.suffix for path in files) == [".npy", ".png"], "no half-written image stays"
+        assert sorted(path.suffix for path in files) == [".npy", ".png"], "no incomplete image is left"
 
 
-def test_probe_answers_at_once_while_eight_clients_keep_the_service_busy(tiny_models: Path, tmp_path: Path) -> None:
+def test_probe_responds_immediately_under_load(tiny_models: Path, tmp_path: Path) -> None:
     with service_process(tiny_models, tmp_path / "data", CPU) as service:
         service.wait_until(200)
         clients = Clients(service.url)
@@ -174,13 +174,13 @@ def test_probe_answers_at_once_while_eight_clients_keep_the_service_busy(tiny_mo
                 assert probe.get("/health/live").status_code == 200
                 latencies.append(time.perf_counter() - started)
         clients.stop()
-    assert {answer.status_code for answer in clients.answers} == {201}
-    # The figure that is promised, 50 ms at the 99th percentile, is measured by benchmarks/soak.py on an idle
-    # machine; here others may want the cores too, and a blocked event loop would cost far more than this.
+    assert {response.status_code for response in clients.responses} == {201}
+    # The documented figure, 50 ms at the 99th percentile, is measured by benchmarks/soak.py on an idle
+    # machine. Here other processes may use the cores; a blocked event loop would exceed this limit by far.
     assert float(np.quantile(latencies, 0.9)) < 0.25
 
 
-def test_second_process_on_the_same_port_says_so_and_ends(tiny_models: Path, tmp_path: Path) -> None:
+def test_second_process_on_the_same_port_reports_it_and_exits(tiny_models: Path, tmp_path: Path) -> None:
     with service_process(tiny_models, tmp_path / "one", CPU) as service:
         port = str(urlsplit(service.url).port)
         with (

@@ -1,4 +1,4 @@
-"""Twelve megapixels over HTTP against the service as a process: found, located, and within a gigabyte."""
+"""Twelve megapixels over HTTP against a real process: the defect is found, with less than a gigabyte of memory."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_small_defect_in_a_large_image_is_found_within_a_gigabyte(tmp_path: Path
     data = encode(part(width=4096, height=3000, spot=(3011, 1703, 24), brightness=122) + np.minimum(noise, 133))
     with service_process(tmp_path / "models", tmp_path / "data", {"provider": "cpu"}) as service:
         service.wait_until(200)
-        answer = httpx.post(service.url + INSPECT, content=data, headers={"content-type": "image/png"}, timeout=120)
-        assert answer.status_code == 201, answer.text
-        verdict = answer.json()
+        response = httpx.post(service.url + INSPECT, content=data, headers={"content-type": "image/png"}, timeout=120)
+        assert response.status_code == 201, response.text
+        verdict = response.json()
         (region,) = verdict["regions"]
         assert verdict["decision"] == "fail"
         assert abs(region["bbox"][0] - 3011) <= CELL
