@@ -7,12 +7,26 @@ from typing import Annotated
 
 from fastapi import Path, Request
 from pydantic import ValidationError
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.api.http.middleware import TRACEPARENT
 from service.api.http.problems import request_id
 from service.errors import InvalidRequest
 from service.schemas.common import PartFields
 from service.serving.records import PartRecord
+
+
+class _Identifier(StringConvertor):
+    """A path segment without a colon, which separates an id from an action, as in `{inspection_id}:replay`.
+
+    Without it the path of an action would also match the route that reads the resource, so that a wrong method
+    returned 404 instead of 405.
+    """
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("identifier", _Identifier())
 
 ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
 VersionPath = Annotated[str, Path(description="The bundle's version.", max_length=64)]

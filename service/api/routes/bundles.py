@@ -135,7 +135,7 @@ def list_bundles(product: ProductPath, bundles: BundlesDep) -> BundleList:
 
 
 @router.get(
-    "/bundles/{version}",
+    "/bundles/{version:identifier}",
     operation_id="get_bundle",
     summary="Get a bundle",
     responses=problem_responses(UnknownProduct, UnknownBundle, InvalidRequest),

@@ -142,7 +142,7 @@ def list_inspections(
 
 
 @router.get(
-    "/v1/inspections/{inspection_id}",
+    "/v1/inspections/{inspection_id:identifier}",
     operation_id="get_inspection",
     summary="Get an inspection",
     responses=problem_responses(*_ID_ERRORS),

@@ -147,7 +147,7 @@ def list_revisions(
 
 
 @router.get(
-    "/{product}/recipe/revisions/{revision}",
+    "/{product}/recipe/revisions/{revision:identifier}",
     operation_id="get_recipe_revision",
     summary="Get a revision of the recipe",
     response_model=RecipeRecord,

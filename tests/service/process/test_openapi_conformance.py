@@ -1,0 +1,38 @@
+"""Requests generated from the OpenAPI document against a real process: no server error, nothing undocumented."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bundles import write_tiny_bundle
+from tests.serving import service_process
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "allow_header_conformance",
+    "unsupported_method",
+)
+
+
+@pytest.mark.slow
+def test_every_response_to_generated_requests_is_documented_and_no_server_error(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_tiny_bundle(models)
+    with service_process(models, tmp_path / "data") as service:
+        service.wait_until(200)
+        command = [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"),
+            *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"),
+            *("--max-examples", "8", "--workers", "1", "--seed", "1", "--no-color"),
+        ]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+        assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+        assert service.terminate() == 0
