@@ -18,15 +18,15 @@ def describe(app: FastAPI) -> None:
     generate = app.openapi
 
     def complete() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schemas = generate().setdefault("components", {}).setdefault("schemas", {})
+        is_cached = app.openapi_schema is not None
+        document = generate()
+        if not is_cached:
             _, more = models_json_schema(
                 [(model, "validation") for model in (Problem, RecipeChange, ProposalRequest)],
                 ref_template="#/components/schemas/{model}",
             )
-            schemas |= more["$defs"]
-        assert app.openapi_schema is not None
-        return app.openapi_schema
+            document.setdefault("components", {}).setdefault("schemas", {}).update(more["$defs"])
+        return document
 
     # FastAPI documents this way of extending the document.
     app.openapi = complete  # type: ignore[method-assign]

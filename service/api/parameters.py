@@ -11,7 +11,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.api.http.middleware import TRACEPARENT
 from service.api.http.problems import request_id
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, describe_violations, list_violations
 from service.schemas.common import PartFields
 from service.serving.records import PartRecord
 
@@ -48,9 +48,9 @@ def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | 
         try:
             part = PartFields.model_validate(part.model_dump(exclude_none=True) | dict(fields))
         except ValidationError as error:
-            errors = error.errors(include_url=False, include_input=False, include_context=False)
-            what = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors)
-            raise InvalidRequest(f"A form field is not valid: {what}.", [dict(item) for item in errors]) from error
+            violations = list_violations(error)
+            what = describe_violations(violations)
+            raise InvalidRequest(f"A form field is not valid: {what}.", violations) from error
     return PartRecord(
         part_id=part.part_id,
         station=part.station,

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from service.errors import describe_violations, list_violations
 from service.inspection.area import Area
 from service.inspection.calibration import (
     DEFAULT_FAIL_ALPHA,
@@ -236,11 +237,8 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 
 def invalid_recipe(error: ValidationError) -> InvalidRecipe:
     """Convert a pydantic validation error, with the location of every violation."""
-    errors = error.errors(include_url=False, include_input=False, include_context=False)
-    places = [".".join(str(part) for part in item["loc"]) for item in errors]
-    texts = [item["msg"].removeprefix("Value error, ") for item in errors]
-    detail = "; ".join(f"{place}: {text}" if place else text for place, text in zip(places, texts, strict=True))
-    return InvalidRecipe(f"{detail}.", [dict(item) for item in errors])
+    violations = list_violations(error)
+    return InvalidRecipe(f"{describe_violations(violations)}.", violations)
 
 
 def _review_rate(fail_alpha: float) -> float:

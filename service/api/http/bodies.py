@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
-from service.errors import InvalidRequest, UnsupportedMediaType
+from service.errors import InvalidRequest, UnsupportedMediaType, list_violations
 from service.inspection.decoding.decoder import MEDIA_TYPES
 
 RAW_MEDIA_TYPES = (*MEDIA_TYPES.values(), "application/octet-stream")
@@ -117,8 +117,8 @@ def validate_as(model: type[ModelT], given: bytes | Mapping[str, str], location:
     try:
         return model.model_validate_json(given) if isinstance(given, bytes) else model.model_validate(given)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False, include_context=False)
-        raise RequestValidationError([{**item, "loc": (location, *item["loc"])} for item in errors]) from error
+        violations = [{**item, "loc": (location, *item["loc"])} for item in list_violations(error)]
+        raise RequestValidationError(violations) from error
 
 
 async def receive_file(request: Request, file: IO[bytes], timeout_s: float) -> None:

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 import service
 from service.api.http.errors import InternalError, MethodNotAllowed, RouteNotFound
-from service.errors import InvalidRequest, PlumblineError
+from service.errors import InvalidRequest, PlumblineError, describe_violations
 from service.schemas.problem import TYPE_PREFIX
 
 log = structlog.get_logger(__name__)
@@ -165,7 +165,7 @@ def install_problem_handlers(app: FastAPI) -> None:
             {"loc": item["loc"], "msg": item["msg"].removeprefix("Value error, "), "type": item["type"]}
             for item in error.errors()
         ]
-        what = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors)
+        what = describe_violations(errors)
         problem = InvalidRequest(f"The request does not match its documented schema: {what}.", errors)
         return ProblemResponse(problem, request_id(request.scope), close=not body_was_read(request.scope))
 
@@ -200,7 +200,7 @@ BODY_READ = "plumbline.body_read"
 
 
 def body_was_read(scope: Scope) -> bool:
-    """Return whether the request body was received completely, as recorded by `BodyLimit`."""
+    """Return whether the request body was received completely, as recorded by `BodyLimitMiddleware`."""
     return bool(scope.get(BODY_READ, True))
 
 

@@ -18,7 +18,14 @@ from service.api.http.problems import problem_responses
 from service.api.mapping import to_recipe_record, to_revision_facts
 from service.api.parameters import ProductPath
 from service.deployment.errors import ProductNotReady, UnknownProduct
-from service.errors import BodyTooLarge, InvalidRequest, ShuttingDown, UnsupportedMediaType
+from service.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    ShuttingDown,
+    UnsupportedMediaType,
+    describe_violations,
+    list_violations,
+)
 from service.proposals.errors import ProposalOutdated, UnknownProposal
 from service.recipes.errors import InvalidRecipe
 from service.recipes.toml_file import MEDIA_TYPE as TOML
@@ -106,8 +113,12 @@ def change_recipe(
     product: ProductPath,
     body: Annotated[_Body, Depends(_recipe_body)],
     recipes: RecipesDep,
-    author: Annotated[Label | None, Query(description="Who imports a file; overrides the author in the file.")] = None,
-    reason: Annotated[str | None, Query(max_length=1000, description="Why; overrides the reason in the file.")] = None,
+    author: Annotated[
+        Label | None, Query(description="Person who imports a file; overrides the author in the file.")
+    ] = None,
+    reason: Annotated[
+        str | None, Query(max_length=1000, description="Reason for the change; overrides the reason in the file.")
+    ] = None,
     if_match: IfMatch = None,
 ) -> Response:
     """Put a changed recipe in force from the next inspection on. Earlier revisions stay in the history.
@@ -212,7 +223,7 @@ def _signature(author: str | None, reason: str | None) -> Signature:
     try:
         return Signature.model_validate({"author": author, "reason": reason})
     except ValidationError as error:
-        what = "; ".join(f"{item['loc'][0]}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors())
+        what = describe_violations(list_violations(error))
         raise InvalidRequest(
             f"The import has no valid author and reason: {what}. State them with the query parameters `author` and "
             "`reason`, or in the file."

@@ -16,7 +16,7 @@ from service.api.deps import SettingsDep, StreamsDep
 from service.api.http.errors import InternalError, RequestTimeout
 from service.api.http.problems import ProblemResponse, known_error, problem_body
 from service.api.mapping import to_inspection
-from service.errors import InvalidRequest, PlumblineError
+from service.errors import InvalidRequest, PlumblineError, describe_violations, list_violations
 from service.schemas.common import PartFields
 from service.schemas.problem import Problem
 from service.schemas.stream import (
@@ -201,10 +201,9 @@ def _parse(model: TypeAdapter[MessageT], text: str) -> MessageT:
     try:
         return model.validate_json(text)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False, include_context=False)
-        what = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors)
-        reason = f"The message does not have the form that docs/stream.md describes: {what}."
-        raise InvalidRequest(reason, [dict(item) for item in errors]) from error
+        violations = list_violations(error)
+        reason = f"The message does not match the stream protocol (docs/stream.md): {describe_violations(violations)}."
+        raise InvalidRequest(reason, violations) from error
 
 
 FieldsT = TypeVar("FieldsT", PartFields, BufferFields)
