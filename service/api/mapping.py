@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from service.api.http.problems import known_error, problem_body
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import Manifest
 from service.deployment.comparison import Comparison
@@ -12,6 +13,7 @@ from service.deployment.failures import BrokenBundle
 from service.deployment.replay import Replay
 from service.deployment.rollout import BundleVersion
 from service.inspection.calibration import smallest_alpha
+from service.schemas.batch import BatchItem
 from service.schemas.bundle import (
     Activation,
     BundleRecord,
@@ -34,11 +36,30 @@ from service.schemas.inspection import (
     Region,
     Thresholds,
 )
+from service.schemas.problem import Problem
 from service.schemas.product import BundleFacts, BundleProblem, CalibrationFacts, Product, TilingFacts
 from service.schemas.recipe import RecipeRecord, RecipeValues, RevisionFacts
+from service.serving.batch import Outcome
 from service.serving.bundles import ActivatedBundle
 from service.serving.products import ProductState
 from service.store.records import BundleChoice, InspectionRecord, RecipeRevision
+
+ItemT = TypeVar("ItemT", bound=BatchItem)
+
+
+def to_item(kind: type[ItemT], index: int, outcome: Outcome, request_id: str) -> ItemT:
+    """Map the result of one of several images.
+
+    Args:
+        kind: Schema of the item.
+        index: Position of the image.
+        outcome: The result.
+        request_id: Request id that a problem contains.
+    """
+    name, result = outcome.frame.label, outcome.result
+    if isinstance(result, Exception):
+        return kind(index=index, name=name, problem=Problem(**problem_body(known_error(result), request_id)))
+    return kind(index=index, name=name, inspection=to_inspection(result))
 
 
 def to_inspection(record: InspectionRecord) -> Inspection:
@@ -200,7 +221,7 @@ def to_comparison_record(product: str, comparison: Comparison) -> ComparisonReco
         active=comparison.active,
         shadow=comparison.shadow,
         pairs=comparison.pairs,
-        agreement={mine: dict(others) for mine, others in comparison.agreement.items()},
+        agreement={first: dict(second) for first, second in comparison.agreement.items()},
         rejects=PairedTestRecord(**asdict(comparison.rejects)),
         p_values=PairedTestRecord(**asdict(comparison.p_values)),
         examples=[

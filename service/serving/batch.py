@@ -35,11 +35,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one image: either a stored inspection or an error."""
+    """The result of one image: the stored inspection, or the error that prevented it."""
 
     frame: Frame
-    inspection: InspectionRecord | None = None
-    error: Exception | None = None
+    result: InspectionRecord | Exception
 
 
 async def inspect_in_order(
@@ -94,5 +93,5 @@ async def _inspect(inspections: InspectionService, product: str, frame: Frame) -
     except Exception as error:  # noqa: BLE001 - the error belongs to this image; the API distinguishes the kinds
         if isinstance(error, PlumblineError):
             inspections.count_refusal(error)
-        return Outcome(frame, error=error)
+        return Outcome(frame, error)
     return Outcome(frame, record)

@@ -16,19 +16,18 @@ from service.api.http.image_source import ImageSource
 from service.api.http.problems import (
     EarlyResponse,
     body_was_read,
-    known_error,
     problem_body,
     problem_responses,
     request_id,
 )
-from service.api.mapping import to_inspection
+from service.api.mapping import to_item
 from service.api.parameters import ProductPath, part_record
 from service.api.responses import BINARY, IMAGES_FORM, INSPECT_ERRORS
 from service.errors import BadArchive, InvalidRequest, PlumblineError, TooManyImages
 from service.schemas.batch import BatchAnswer, BatchItem
 from service.schemas.common import BufferHeaders, PartFields
 from service.schemas.problem import Problem
-from service.serving.batch import Outcome, inspect_in_order
+from service.serving.batch import inspect_in_order
 from service.untrusted_zip import MEDIA_TYPE as ZIP
 
 router = APIRouter(tags=["inspections"])
@@ -71,7 +70,7 @@ async def inspect_batch(
     try:
         async with aclosing(frames), aclosing(inspect_in_order(inspections, product, frames)) as outcomes:
             async for outcome in outcomes:
-                items.append(_item(len(items), outcome, name))
+                items.append(to_item(BatchItem, len(items), outcome, name))
     except PlumblineError as error:
         if not items:
             raise
@@ -82,11 +81,3 @@ async def inspect_batch(
     counts = Counter("problem" if item.inspection is None else item.inspection.decision for item in items)
     content = BatchAnswer(items=items, counts=counts).model_dump_json().encode()
     return EarlyResponse(content, media_type="application/json", close=not body_was_read(request.scope))
-
-
-def _item(index: int, outcome: Outcome, name: str) -> BatchItem:
-    label = outcome.frame.label
-    if outcome.inspection is not None:
-        return BatchItem(index=index, name=label, inspection=to_inspection(outcome.inspection))
-    assert outcome.error is not None
-    return BatchItem(index=index, name=label, problem=Problem(**problem_body(known_error(outcome.error), name)))

@@ -14,8 +14,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from service.api.deps import SettingsDep, StreamsDep
 from service.api.http.errors import InternalError, RequestTimeout
-from service.api.http.problems import ProblemResponse, known_error, problem_body
-from service.api.mapping import to_inspection
+from service.api.http.problems import ProblemResponse, problem_body
+from service.api.mapping import to_item
 from service.errors import InvalidRequest, PlumblineError, describe_violations, list_violations
 from service.schemas.common import PartFields
 from service.schemas.problem import Problem
@@ -30,7 +30,7 @@ from service.schemas.stream import (
     StreamFailure,
     StreamResult,
 )
-from service.serving.batch import IN_FLIGHT, Frame, Outcome, inspect_in_order
+from service.serving.batch import IN_FLIGHT, Frame, inspect_in_order
 from service.serving.inspections import Image
 from service.serving.records import PartRecord
 from service.serving.streams import StreamService
@@ -89,7 +89,7 @@ class _Stream:
                 outcomes = inspect_in_order(self._inspections, self._product, frames)
                 async with aclosing(outcomes):
                     async for outcome in outcomes:
-                        await self._send(self._result(sent, outcome))
+                        await self._send(to_item(StreamResult, sent, outcome, f"{self._name}/{sent}"))
                         sent += 1
             code = GOING_AWAY if self._draining.done() else NORMAL_CLOSURE
         except WebSocketDisconnect:
@@ -169,14 +169,6 @@ class _Stream:
         except PlumblineError as error:
             return Frame(Image(b"", record), metadata.name, error)
         return Frame(Image(data, record, layout), metadata.name)
-
-    def _result(self, index: int, outcome: Outcome) -> StreamResult:
-        label = outcome.frame.label
-        if outcome.inspection is not None:
-            return StreamResult(index=index, name=label, inspection=to_inspection(outcome.inspection))
-        assert outcome.error is not None
-        problem = Problem(**problem_body(known_error(outcome.error), f"{self._name}/{index}"))
-        return StreamResult(index=index, name=label, problem=problem)
 
     async def _send_failure(self, error: PlumblineError) -> None:
         await self._send(StreamFailure(problem=Problem(**problem_body(error, self._name))))
