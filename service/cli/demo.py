@@ -34,7 +34,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 class DemoFailure(Exception):
-    """The demo cannot continue; the message says why and what to do."""
+    """The demo cannot continue; the message states the reason and what to do."""
 
 
 class RunningService:
@@ -104,8 +104,7 @@ def running_service(models: Path, out: Path, port: int) -> Iterator[RunningServi
         port: TCP port; if it is in use, a free port is taken instead.
     """
     out.mkdir(parents=True, exist_ok=True)
-    port = port if _is_free(port) else 0
-    port = port or _free_port()
+    port = port if port and _is_free(port) else _free_port()
     log_file = out / "service.log"
     environment = os.environ | {
         f"{PREFIX}MODELS": str(models),

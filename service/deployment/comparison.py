@@ -68,7 +68,7 @@ def compare(active: str, shadow: str, judged: Sequence[PairedVerdict]) -> Compar
     """
     cells = Counter((pair.active_decision, pair.shadow_decision) for pair in judged)
     decisions = [decision.value for decision in VERDICTS]
-    agreement = {mine: {other: cells[mine, other] for other in decisions} for mine in decisions}
+    agreement = {first: {second: cells[first, second] for second in decisions} for first in decisions}
     rejects = paired_test(
         sum(pair.active_decision == Decision.FAIL != pair.shadow_decision for pair in judged),
         sum(pair.shadow_decision == Decision.FAIL != pair.active_decision for pair in judged),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from service.bundle.arrays import UInt8Image
 from service.bundle.manifest import InputGeometry
-from service.inspection.decoding.decoder import UInt8Image
 
 
 def prepare(rgb: UInt8Image, geometry: InputGeometry) -> UInt8Image:

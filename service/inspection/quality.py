@@ -5,7 +5,7 @@ about the part. So such an image is rejected (`decision: invalid`). The limits f
 images. Their margins are wide enough that images like these are never rejected, and narrow enough that a failed light
 source or a lens out of focus is detected.
 
-This module has no heavy imports, because recipes use its names. `measures.py` computes the measured values.
+This module does not import OpenCV, because recipes use its names. `measures.py` computes the measured values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from service.schemas.sections import InvalidReason as InvalidReason
+from service.schemas.sections import InvalidReason
 
 if TYPE_CHECKING:
     from service.bundle.card import QualityStatistics

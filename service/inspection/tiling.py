@@ -64,9 +64,13 @@ def plan_tiles(image_hw: tuple[int, int], geometry: InputGeometry) -> TileGrid:
     Args:
         image_hw: Height and width of the image as it was sent.
         geometry: The graph's input, with a tiling.
+
+    Raises:
+        ValueError: The graph's input has no tiling.
     """
     tiling = geometry.tiling
-    assert tiling is not None
+    if tiling is None:
+        raise ValueError("The graph's input has no tiling, so the image is not cut into tiles.")
     source_hw = (max(1, round(image_hw[0] * tiling.scale)), max(1, round(image_hw[1] * tiling.scale)))
     tile_hw = (geometry.height, geometry.width)
     tops, lefts = (_starts(size, tile, tile - tiling.overlap) for size, tile in zip(source_hw, tile_hw, strict=True))
@@ -109,7 +113,7 @@ def infer_tiles(
         prepared: The image as `prepare_input` returns it.
         grid: Positions of its tiles.
         submit: Queues one tile for inference.
-        at_once: Most tiles that wait or run at the same time, so that a large image does not fill the queue.
+        at_once: Largest number of tiles that wait or run together, so that a large image does not fill the queue.
 
     Returns:
         The map of the whole image, times the tiles' gains, with the position of each tile on it. `queue_s` is that of

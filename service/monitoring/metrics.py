@@ -20,8 +20,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import generate_latest
 
-from service.inspection.quality import InvalidReason
 from service.monitoring.score_histogram import ScoreHistogram
+from service.schemas.sections import InvalidReason
 
 if TYPE_CHECKING:
     from service.bundle.bundle import Bundle

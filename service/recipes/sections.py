@@ -17,11 +17,10 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from service.errors import InvalidRequest
 from service.inspection.decoding.pixel_formats import PIXEL_FORMATS, PixelRules, RawLayout
 from service.inspection.errors import PixelMismatch, UnknownPixelFormat
-from service.inspection.quality import InvalidReason
 from service.inspection.quality import QualityLimits as Limits
 from service.schemas import sections
+from service.schemas.sections import InvalidReason, Point, RegionSetting
 from service.schemas.sections import Keep as Keep
-from service.schemas.sections import Point, RegionSetting
 
 
 def _require_simple(polygon: tuple[Point, ...]) -> tuple[Point, ...]:

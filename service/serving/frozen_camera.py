@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from service.inspection.quality import InvalidReason, QualityViolation, frozen_frame_violation
+from service.inspection.quality import QualityViolation, frozen_frame_violation
 from service.recipes.recipe import Recipe
+from service.schemas.sections import InvalidReason
 
 # Senders choose the names of stations, so their number is bounded: the least recently seen one is dropped.
 MAX_STATIONS = 4096

@@ -17,17 +17,16 @@ ResultT = TypeVar("ResultT")
 
 
 @contextmanager
-def reading(engine: Engine, what: str = "the database cannot be read") -> Iterator[Session]:
+def reading(engine: Engine) -> Iterator[Session]:
     """Open a session for queries.
 
     Args:
         engine: The database.
-        what: The first words of the error message if the database fails.
 
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    with _translated(what), Session(engine) as session:
+    with _translated("the database cannot be read"), Session(engine) as session:
         yield session
 
 

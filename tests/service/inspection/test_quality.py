@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from service.inspection.measures import measure_quality, summarise
 from service.inspection.quality import (
     EMPTY_CONTRAST,
-    InvalidReason,
     Quality,
     QualityLimits,
     derive_limits,
@@ -21,6 +20,7 @@ from service.inspection.quality import (
 )
 from service.recipes.sections import PixelSetting
 from service.recipes.sections import QualityLimits as QualityPart
+from service.schemas.sections import InvalidReason
 from tests.bundles import tiny_quality
 
 SIZE = 64
