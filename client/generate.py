@@ -3,7 +3,7 @@
 Two parts are generated:
 
 - `schemas/`, from `service/schemas/`, which declares every request and response. The client is a distribution of its
-  own and must not depend on the service, so it carries a copy.
+  own and must not depend on the service, so it contains a copy.
 - `_sync/`, from `_async/`, by unasync. Only `concurrency.py` is written by hand on both sides.
 
 Run `python client/generate.py` after a change of a source. A test compares what is committed with what is generated.
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def committed() -> set[Path]:
-    """Return the files of the package that say that they are generated."""
+    """Return the files of the package that are marked as generated."""
     start = HEADER.partition("{")[0]
     return {path for path in PACKAGE.rglob("*.py") if path.read_text(encoding="utf-8").startswith(start)}
 

@@ -1,7 +1,7 @@
 """Base class of all errors that Plumbline reports, and the errors of requests and of capacity.
 
 Every package declares its own errors in its `errors.py`. There is one class per failure, and the class builds the
-message. Every message says what was wrong, what was expected and what to do. `slug` is the stable name of the failure
+message. Every message states what was wrong, what was expected and what to do. `slug` is the stable name of the failure
 (the last part of its problem type) and `status` its HTTP status. The HTTP layer only translates them (RFC 9457).
 """
 

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     is limited by `max_body_bytes`.
     """
     max_call_images: int = Field(default=500, ge=1, le=10_000)
-    """Most images in one call."""
+    """Largest number of images in one call."""
     max_pixels: int = Field(default=64_000_000, ge=1, le=2**30)
     """Largest image, in pixels (width x height). Checked in the file header, before decoding."""
     body_timeout_s: float = Field(default=30.0, gt=0, le=3600)
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
     queue_deadline_s: float = Field(default=10.0, gt=0, le=3600)
     """Longest wait of an image in the queue, in seconds. After that the response is 503 instead of a late verdict."""
     max_batch: int = Field(default=8, ge=1, le=256)
-    """Most images in one inference run. Batches form only while the session is busy."""
+    """Largest number of images in one inference run. Batches form only while the session is busy."""
 
     retention_interval_s: float = Field(default=60.0, gt=0, le=86_400)
     """Seconds between two runs of the retention job, which deletes images and anomaly maps that the recipes no longer
@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     """
 
     heatmap_format: Literal["png", "jpeg", "webp"] = "jpeg"
-    """Format of a heatmap when the request does not ask for one."""
+    """Format of a heatmap if the request does not name one."""
     heatmap_quality: int = Field(default=90, ge=1, le=100)
     """JPEG and WebP quality of heatmaps."""
 
@@ -137,5 +137,5 @@ class Settings(BaseSettings):
 
     @property
     def heatmap_media_type(self) -> str:
-        """Return the media type of heatmaps when the request does not ask for one."""
+        """Return the media type of heatmaps if the request does not name one."""
         return f"image/{self.heatmap_format}"

@@ -24,7 +24,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Unicod
 
 
 class BadZip(Exception):
-    """The data is not a zip file, or a damaged one. The text completes a sentence that says what is wrong."""
+    """The data is not a zip file, or a damaged one. The text completes a sentence that states what is wrong."""
 
 
 class UnpackLimitExceeded(Exception):
@@ -61,7 +61,7 @@ def unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, limit_bytes: int) ->
     Args:
         opened: The opened zip file.
         entry: The entry to unpack.
-        limit_bytes: Most bytes to return.
+        limit_bytes: Largest number of bytes to return.
 
     Raises:
         UnpackLimitExceeded: The entry holds more than `limit_bytes`.

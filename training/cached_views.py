@@ -34,7 +34,7 @@ class Views:
     """The image pools of a run and their frozen features.
 
     Attributes:
-        images: uint8 `[V, S, S, 3]`, normal images, augmented if the settings ask for it.
+        images: uint8 `[V, S, S, 3]`, normal images, augmented if the settings request it.
         frozen: the result of `Method.frozen_features` for them, first axis V.
         synthetic: uint8 `[P, S, S, 3]`, views with a synthetic anomaly each.
         synthetic_frozen: the result of `Method.frozen_features` for them, first axis P.

@@ -1,4 +1,4 @@
-"""Failures of training. Each message says what was wrong, what was expected and what to do."""
+"""Failures of training. Each message states what was wrong, what was expected and what to do."""
 
 from __future__ import annotations
 

@@ -301,7 +301,7 @@ def _git_revision() -> str | None:
             capture_output=True,
             check=False,
         )
-        # An installed package may lie inside another repository, whose revision says nothing about it.
+        # An installed package may lie inside another repository, whose revision does not describe it.
         if tracked.returncode != 0:
             return None
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None

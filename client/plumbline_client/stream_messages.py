@@ -26,7 +26,7 @@ def hello(part: Mapping[str, str | None], buffer: CameraBuffer | None) -> str:
 
 
 def parse_result(message: str | bytes, url: str) -> StreamResult | None:
-    """Return the result that a message of the service carries, or None for the message that opens the stream.
+    """Return the result that a message of the service contains, or None for the message that opens the stream.
 
     Raises:
         ServiceProblem: The service ends the stream because of what it received.

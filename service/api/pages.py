@@ -77,7 +77,7 @@ def _problems_page() -> str:
 <body>
 <h1>Problem types</h1>
 <p>The service reports every failure as <code>application/problem+json</code> (RFC 9457). The member <code>type</code>
-is a reference to a section of this page. It is stable; programs compare it. <code>detail</code> says what happened,
+is a reference to a section of this page. It is stable; programs compare it. <code>detail</code> states what happened,
 what was expected and what to do; its wording may change. <code>instance</code> names the request: the header
 <code>X-Request-ID</code> and the log have the same id. If a later attempt can succeed, <code>retry_after</code> gives
 the seconds to wait.</p>

@@ -86,7 +86,7 @@ class RecipeSources:
         chosen = self.chosen
         rate = None if chosen is None else chosen.recipe.target_false_reject_rate
         if chosen is None or rate is None:
-            hand_set = " Thresholds set by hand do not carry over." if chosen is not None else ""
+            hand_set = " Thresholds set by hand are not kept." if chosen is not None else ""
             return default, f"{change}{hand_set} Default of the new calibration card."
         try:
             recipe = Recipe.for_rates(scores, rate, chosen.recipe.review_rate, extrapolate=not chosen.recipe.certified)

@@ -5,8 +5,8 @@ particular order. Then, with n calibration scores, rejecting scores above their 
 rejects at most a share alpha of good parts (split conformal prediction; Vovk, Gammerman & Shafer 2005, section 2.2). No
 distribution of scores is assumed.
 
-This bound holds on average over calibrations. `confident_rate` gives a bound for the calibration at hand: it holds for
-all but a stated share of calibrations (Vovk 2012, "Conditional validity of inductive conformal predictors").
+This bound holds on average over calibrations. `confident_rate` gives a bound for the calibration that was made: it
+holds for all but a stated share of calibrations (Vovk 2012, "Conditional validity of inductive conformal predictors").
 docs/guarantee.md explains the difference and shows both in simulations.
 """
 

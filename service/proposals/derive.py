@@ -146,7 +146,7 @@ def _notes(
     n, notes = len(images.scores), []
     failing = sum(score > fail_in_force for score in images.scores)
     # Excluding them would invalidate the guarantee, which holds only for images that were not selected by their scores.
-    # So a note asks for a check.
+    # So a note recommends a check.
     if images.kind != "card" and failing > max(1, SUSPICIOUS_SHARE * n):
         notes.append(
             f"{failing} of {n} images score above the fail threshold in force ({fail_in_force:.4g}; the highest score "

@@ -56,8 +56,8 @@ class ProposalOptions:
     Attributes:
         target: Largest share of good parts that may fail, in (0, 1).
         review_rate: Largest share of good parts above the review threshold; None as in `Recipe.for_rates`.
-        confidence: Confidence of the bound for the images at hand, in (0, 1).
-        author: Who requested the proposal.
+        confidence: Confidence of the bound for the given images, in (0, 1).
+        author: Person who requested the proposal.
     """
 
     target: float

@@ -125,7 +125,7 @@ def _run(data: Path, cell: Cell, out: Path, reporter: Reporter, should_stop: Cal
         evaluate=True,
     )
     trained = train(request, reporter, should_stop)
-    assert trained.evaluation is not None  # the request asks for it
+    assert trained.evaluation is not None  # requested by `evaluate`
     inspector = Inspector.load(trained.bundle.path, inspector_options(cell.config.threads))
     try:
         write_report(trained.evaluation, inspector, folder / "report.html")

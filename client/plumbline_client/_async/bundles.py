@@ -50,7 +50,7 @@ class AsyncBundleCalls(AsyncConnection):
         return await self._load(Activation, _change(product, ":rollback", author, reason))
 
     async def shadow_bundle(self, product: str, version: str, *, author: str, reason: str) -> ChoiceRecord:
-        """Deploy a bundle as shadow: it inspects the same images as the active bundle and decides nothing."""
+        """Deploy a bundle as shadow: it inspects the same images as the active bundle, without effect on decisions."""
         return await self._load(ChoiceRecord, _change(product, f"/{quote(version, safe='')}:shadow", author, reason))
 
     async def stop_shadow(self, product: str, *, author: str, reason: str) -> ChoiceRecord:

@@ -56,7 +56,7 @@ class AsyncInspectionCalls(AsyncConnection):
             buffer: Layout of the camera buffer; None if `image` is an encoded image.
 
         Raises:
-            ServiceProblem: The image could not be inspected; the problem says why.
+            ServiceProblem: The image could not be inspected; the problem states the reason.
             ServiceUnreachable: No response arrived.
         """
         part = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
@@ -76,7 +76,7 @@ class AsyncInspectionCalls(AsyncConnection):
 
         Args:
             product: Name of the product that the images show.
-            images: Paths of image files, or pairs of name and bytes. The results carry the names.
+            images: Paths of image files, or pairs of name and bytes. The results contain the names.
             part_id: Serial number of the part that the images show.
             station: Station that captured the images.
             lot: Lot or order that the part belongs to.

@@ -51,7 +51,7 @@ class AsyncProductCalls(AsyncConnection):
 
         Args:
             product: Name of the product.
-            author: Person who asks for the proposal.
+            author: Person who requests the proposal.
             target_false_reject_rate: Largest share of good parts that may fail, between 0 and 1.
             review_rate: Largest share of good parts above the review threshold, between 0 and 1.
             confidence: Confidence of the bound for this calibration, between 0 and 1.
@@ -64,7 +64,7 @@ class AsyncProductCalls(AsyncConnection):
 
         Raises:
             OSError: A file cannot be read.
-            ServiceProblem: No thresholds can be derived; the problem says why.
+            ServiceProblem: No thresholds can be derived; the problem states the reason.
             ServiceUnreachable: No response arrived.
         """
         options = {

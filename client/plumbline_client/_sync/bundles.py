@@ -51,7 +51,7 @@ class BundleCalls(Connection):
         return self._load(Activation, _change(product, ":rollback", author, reason))
 
     def shadow_bundle(self, product: str, version: str, *, author: str, reason: str) -> ChoiceRecord:
-        """Deploy a bundle as shadow: it inspects the same images as the active bundle and decides nothing."""
+        """Deploy a bundle as shadow: it inspects the same images as the active bundle, without effect on decisions."""
         return self._load(ChoiceRecord, _change(product, f"/{quote(version, safe='')}:shadow", author, reason))
 
     def stop_shadow(self, product: str, *, author: str, reason: str) -> ChoiceRecord:

@@ -13,9 +13,9 @@ from plumbline_client._sync.stream import StreamCalls
 class Client(InspectionCalls, ProductCalls, RecipeCalls, BundleCalls, StreamCalls):
     """Client of one Plumbline service.
 
-    A 503 says that the service has no capacity at the moment and when to try again; the client tries again then, at
-    most `retries` times. It raises every other failure as a `ServiceProblem` with the problem that the service
-    describes, and `ServiceUnreachable` where no response arrives. All errors are `PlumblineClientError`.
+    If the service has no capacity at the moment, its response is a 503 with the time to wait; the client tries again
+    after that time, at most `retries` times. Every other failure is raised as a `ServiceProblem` with the problem that
+    the service describes, and as `ServiceUnreachable` if no response arrives. All errors are `PlumblineClientError`.
 
     Example:
         ```python

@@ -157,9 +157,9 @@ def activate_bundle(
     """Activate a bundle with its recipe from the next image on. The response is sent when the bundle serves.
 
     The bundle is loaded and tested beside the active one, which completes the images in flight; no image is refused. If
-    the new bundle cannot be served, the problem explains why and nothing changes. The choice is kept over restarts. A
-    bundle that had a recipe before gets it back. Another bundle gets a recipe derived from its own calibration card for
-    the rates that a person chose last.
+    the new bundle cannot be served, the problem explains why and nothing changes. The choice is kept over restarts. If
+    the bundle had a recipe before, that recipe is in force again. Otherwise a recipe is derived from the bundle's own
+    calibration card, for the rates that a person chose last.
     """
     return to_activation(bundles.activate(product, version, author=decision.author, reason=decision.reason))
 

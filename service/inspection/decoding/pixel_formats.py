@@ -2,7 +2,7 @@
 
 Names and layouts follow the GenICam Pixel Format Naming Convention (PFNC): `Mono12` stores one sample in two bytes,
 little endian; `Mono12p` is a stream of bits, least significant bit first; `Mono12Packed` is the older format of GigE
-Vision with two samples in three bytes. This module has no heavy imports, because recipes use its names.
+Vision with two samples in three bytes. This module does not import OpenCV, because recipes use its names.
 """
 
 from __future__ import annotations

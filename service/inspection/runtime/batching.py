@@ -26,7 +26,7 @@ class BatchingOptions:
 
     Attributes:
         max_batch: Largest batch; limits the memory of an inference run.
-        queue_limit: Most waiting images; further ones are refused immediately.
+        queue_limit: Largest number of waiting images; further images are refused immediately.
         deadline_s: An image that waited longer than this, in seconds, is dropped without a verdict.
     """
 
