@@ -22,7 +22,7 @@ from service.schemas.bundle import (
     Disagreement,
     PairedTestRecord,
     ReplayRecord,
-    SaidRecord,
+    VerdictRecord,
 )
 from service.schemas.inspection import (
     BundleReference,
@@ -237,8 +237,8 @@ def to_replay_record(record: InspectionRecord, replay: Replay) -> ReplayRecord:
     return ReplayRecord(
         inspection_id=record.id,
         outcome=replay.outcome,
-        stored=SaidRecord(**asdict(replay.stored)),
-        replayed=SaidRecord(**asdict(replay.replayed)),
+        stored=VerdictRecord(**asdict(replay.stored)),
+        replayed=VerdictRecord(**asdict(replay.replayed)),
         score_difference=replay.score_difference,
         tolerance=replay.tolerance,
         bundle=BundleReference(digest=record.bundle_digest, version=record.bundle_version, method=record.method),

@@ -6,10 +6,13 @@ from service.errors import PlumblineError
 
 
 class ProposalsBusy(PlumblineError):
-    """Another proposal is being computed; only one is computed at a time."""
+    """Another proposal is being computed.
+
+    Only one is computed at a time, so that inspections are not delayed. Send the request again after `retry_after`.
+    """
 
     slug = "proposals-busy"
-    title = "Another proposal is being made"
+    title = "Another proposal is being computed"
     status = 503
 
     def __init__(self, retry_after_s: float = 5.0) -> None:

@@ -20,7 +20,7 @@ from plumbline_client.calls import (
     read_images,
 )
 from plumbline_client.responses import parse_map, require_numpy
-from plumbline_client.schemas.batch import BatchAnswer
+from plumbline_client.schemas.batch import BatchResult
 from plumbline_client.schemas.bundle import ReplayRecord
 from plumbline_client.schemas.inspection import Inspection, InspectionPage
 from plumbline_client.schemas.sections import DecisionName
@@ -71,7 +71,7 @@ class AsyncInspectionCalls(AsyncConnection):
         station: str | None = None,
         lot: str | None = None,
         buffer: CameraBuffer | None = None,
-    ) -> BatchAnswer:
+    ) -> BatchResult:
         """Inspect several images in one request.
 
         Args:
@@ -92,7 +92,7 @@ class AsyncInspectionCalls(AsyncConnection):
         """
         part = {"part_id": part_id, "station": station, "lot": lot}
         named = await run_blocking(read_images, images)
-        return await self._load(BatchAnswer, batch_call(product, named, part, buffer))
+        return await self._load(BatchResult, batch_call(product, named, part, buffer))
 
     async def inspection(self, inspection_id: str) -> Inspection:
         """Return a stored inspection."""

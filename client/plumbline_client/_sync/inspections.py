@@ -21,7 +21,7 @@ from plumbline_client.calls import (
     read_images,
 )
 from plumbline_client.responses import parse_map, require_numpy
-from plumbline_client.schemas.batch import BatchAnswer
+from plumbline_client.schemas.batch import BatchResult
 from plumbline_client.schemas.bundle import ReplayRecord
 from plumbline_client.schemas.inspection import Inspection, InspectionPage
 from plumbline_client.schemas.sections import DecisionName
@@ -72,7 +72,7 @@ class InspectionCalls(Connection):
         station: str | None = None,
         lot: str | None = None,
         buffer: CameraBuffer | None = None,
-    ) -> BatchAnswer:
+    ) -> BatchResult:
         """Inspect several images in one request.
 
         Args:
@@ -93,7 +93,7 @@ class InspectionCalls(Connection):
         """
         part = {"part_id": part_id, "station": station, "lot": lot}
         named = run_blocking(read_images, images)
-        return self._load(BatchAnswer, batch_call(product, named, part, buffer))
+        return self._load(BatchResult, batch_call(product, named, part, buffer))
 
     def inspection(self, inspection_id: str) -> Inspection:
         """Return a stored inspection."""

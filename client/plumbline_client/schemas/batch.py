@@ -19,7 +19,7 @@ class BatchItem(ResponseModel):
     problem: Problem | None = Field(default=None, description="Why the image was not inspected.")
 
 
-class BatchAnswer(ResponseModel):
+class BatchResult(ResponseModel):
     """The results of all images, in the order of the request."""
 
     items: list[BatchItem]

@@ -118,7 +118,7 @@ class ComparisonRecord(ResponseModel):
     summary: str = Field(description="The result in plain language.")
 
 
-class SaidRecord(ResponseModel):
+class VerdictRecord(ResponseModel):
     """Decision, score and p-value of one inspection of an image."""
 
     decision: str
@@ -132,8 +132,8 @@ class ReplayRecord(ResponseModel):
 
     inspection_id: str
     outcome: Literal["same", "different"]
-    stored: SaidRecord
-    replayed: SaidRecord
+    stored: VerdictRecord
+    replayed: VerdictRecord
     score_difference: float = Field(description="Difference of the scores, relative to the stored score.")
     tolerance: float = Field(
         description="Largest `score_difference` that counts as the same: 0 if both verdicts were computed on the CPU "

@@ -24,7 +24,7 @@ from service.api.mapping import to_item
 from service.api.parameters import ProductPath, part_record
 from service.api.responses import BINARY, IMAGES_FORM, INSPECT_ERRORS
 from service.errors import BadArchive, InvalidRequest, PlumblineError, TooManyImages
-from service.schemas.batch import BatchAnswer, BatchItem
+from service.schemas.batch import BatchItem, BatchResult
 from service.schemas.common import BufferHeaders, PartFields
 from service.schemas.problem import Problem
 from service.serving.batch import inspect_in_order
@@ -37,7 +37,7 @@ router = APIRouter(tags=["inspections"])
     "/v1/products/{product}/inspections:batch",
     operation_id="inspect_batch",
     summary="Inspect several images",
-    response_model=BatchAnswer,
+    response_model=BatchResult,
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -79,5 +79,5 @@ async def inspect_batch(
     if not items:
         raise InvalidRequest("The request contains no image. Send several files in the field `image`, or a zip file.")
     counts = Counter("problem" if item.inspection is None else item.inspection.decision for item in items)
-    content = BatchAnswer(items=items, counts=counts).model_dump_json().encode()
+    content = BatchResult(items=items, counts=counts).model_dump_json().encode()
     return EarlyResponse(content, media_type="application/json", close=not body_was_read(request.scope))
