@@ -13,10 +13,10 @@ class ConvBNReLU(nn.Sequential):
     """Convolution, BatchNorm and ReLU; `[N, cin, H, W]` -> `[N, cout, H / stride, W / stride]`.
 
     Args:
-        cin: input channels.
-        cout: output channels.
-        kernel: side of the convolution kernel.
-        stride: stride of the convolution.
+        cin: Input channels.
+        cout: Output channels.
+        kernel: Side of the convolution kernel.
+        stride: Stride of the convolution.
     """
 
     def __init__(self, cin: int, cout: int, *, kernel: int = 3, stride: int = 1) -> None:
@@ -33,9 +33,9 @@ class BasicBlock(nn.Module):
     `[N, cin, H, W]` -> `[N, cout, H / stride, W / stride]`. Source: He et al., CVPR 2016.
 
     Args:
-        cin: input channels.
-        cout: output channels.
-        stride: stride of the first convolution and of the shortcut.
+        cin: Input channels.
+        cout: Output channels.
+        stride: Stride of the first convolution and of the shortcut.
     """
 
     def __init__(self, cin: int, cout: int, *, stride: int = 1) -> None:
@@ -59,7 +59,7 @@ class BottleneckBlock(nn.Module):
     He et al., CVPR 2016; the embedding of RD4AD and DRD uses the same kind of block.
 
     Args:
-        channels: input and output channels.
+        channels: Input and output channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -83,8 +83,8 @@ class UpBlock(nn.Module):
     `[N, cin, H, W]` -> `[N, cout, 2H, 2W]`. Source: the decoder in the code of RD4AD and DRD.
 
     Args:
-        cin: input channels.
-        cout: output channels.
+        cin: Input channels.
+        cout: Output channels.
     """
 
     def __init__(self, cin: int, cout: int) -> None:
@@ -103,8 +103,8 @@ class ChannelSpatialAttention(nn.Module):
     Source: Woo et al., ECCV 2018.
 
     Args:
-        channels: input and output channels.
-        reduction: ratio of `channels` to the width of the channel gate's hidden layer; the paper uses 16.
+        channels: Input and output channels.
+        reduction: Ratio of `channels` to the width of the channel gate's hidden layer; the paper uses 16.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -130,7 +130,7 @@ class PyramidScaler(nn.Module):
     distance is measured on the teacher's raw features: standardising these reduces the accuracy. Source: our own.
 
     Args:
-        channels: channels of each level.
+        channels: Channels of each level.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -143,7 +143,7 @@ class PyramidScaler(nn.Module):
         """Measure mean and standard deviation of each channel.
 
         Args:
-            features: features of the training images, float `[N, C_k, H_k, W_k]` per level.
+            features: Features of the training images, float `[N, C_k, H_k, W_k]` per level.
         """
         for level, feature in enumerate(features):
             std, mean = torch.std_mean(feature.float(), (0, 2, 3), keepdim=True)
@@ -171,8 +171,8 @@ class UNet(nn.Module):
     instead of DRAEM's two softmax channels, which is equivalent.
 
     Args:
-        cin: input channels.
-        width: channels of the first stage; doubled in each following stage.
+        cin: Input channels.
+        width: Channels of the first stage; doubled in each following stage.
     """
 
     def __init__(self, cin: int, width: int) -> None:
@@ -207,7 +207,7 @@ def initialise(module: nn.Module) -> None:
     Source: DRD's code.
 
     Args:
-        module: initialised in place, with all its children.
+        module: Initialised in place, with all its children.
     """
     for child in module.modules():
         if isinstance(child, nn.Conv2d | nn.ConvTranspose2d):

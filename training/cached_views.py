@@ -35,9 +35,9 @@ class Views:
 
     Attributes:
         images: uint8 `[V, S, S, 3]`, normal images, augmented if the settings request it.
-        frozen: the result of `Method.frozen_features` for them, first axis V.
+        frozen: The result of `Method.frozen_features` for them, first axis V.
         synthetic: uint8 `[P, S, S, 3]`, views with a synthetic anomaly each.
-        synthetic_frozen: the result of `Method.frozen_features` for them, first axis P.
+        synthetic_frozen: The result of `Method.frozen_features` for them, first axis P.
         mask: bool `[P, S, S]`, true where an image was changed.
         source: int64 `[P]`, index of the view that each synthetic image was made from.
     """
@@ -55,7 +55,7 @@ class Views:
 
         Args:
             images: uint8 `[N, S, S, 3]`, normal images.
-            config: augmentation, size of the pools and seed.
+            config: Augmentation, size of the pools and seed.
             features: `Method.frozen_features` applied to a whole pool.
 
         Returns:
@@ -86,8 +86,8 @@ class Views:
         """Return the batch of a step, which depends on the seed and the step alone.
 
         Args:
-            config: batch size, share of synthetic images, seed and number of steps.
-            step: from 0.
+            config: Batch size, share of synthetic images, seed and number of steps.
+            step: From 0.
 
         Returns:
             `config.batch_size` views and, if there are any, `ceil(pseudo_share * batch_size)` synthetic images.
@@ -148,10 +148,10 @@ def epoch_order(count: int, size: int, seed: int, step: int) -> NDArray[np.int64
     Each epoch is a permutation of its own, and a batch may extend over the border of two epochs.
 
     Args:
-        count: number of images.
-        size: number of indices to return.
-        seed: together with the epoch it determines the permutation.
-        step: from 0.
+        count: Number of images.
+        size: Number of indices to return.
+        seed: Together with the epoch it determines the permutation.
+        step: From 0.
 
     Returns:
         int64 `[size]`, values in 0..count-1.

@@ -40,11 +40,11 @@ def select_energy_floor(
     AUPRO is integrated up to a false-positive rate of 5 %. Source: our own.
 
     Args:
-        distances: the modules whose energy floor is set.
-        calibrate: measures the other constants of the map for the current energy floor.
+        distances: The modules whose energy floor is set.
+        calibrate: Measures the other constants of the map for the current energy floor.
         anomaly_map: float32 `[N, 3, H, W]` in [0, 1] -> float32 `[N, 1, h, w]`.
         reference: uint8 `[M, H, W, 3]`, normal images that were not trained on.
-        energy_floors: candidates in ascending order; the first of equally good ones is taken. With one candidate
+        energy_floors: Candidates in ascending order; the first of equally good ones is taken. With one candidate
             nothing is evaluated.
 
     Returns:

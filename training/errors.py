@@ -16,12 +16,12 @@ class TeacherWeightsUnavailable(PlumblineError):
     slug = "teacher-weights-unavailable"
     title = "Teacher weights unavailable"
 
-    def __init__(self, teacher: str, reason: str, ways_out: Iterable[str]) -> None:
-        ways = list(ways_out)
+    def __init__(self, teacher: str, reason: str, remedies: Iterable[str]) -> None:
+        remedies = list(remedies)
         super().__init__(
-            f"The weights of the teacher {teacher!r} are not available: {reason}. Either {'; or '.join(ways)}.",
+            f"The weights of the teacher {teacher!r} are not available: {reason}. Either {'; or '.join(remedies)}.",
             teacher=teacher,
-            ways_out=ways,
+            remedies=remedies,
         )
 
 

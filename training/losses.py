@@ -75,8 +75,8 @@ def hard_mined_loss(target: Tensor, student: Tensor, *, easy_fraction: float, ea
     Args:
         target: float `[N, C, H, W]`.
         student: float `[N, C, H, W]`.
-        easy_fraction: fraction of the batch's cells, in [0, 1), that count as easy (those with the smallest distance).
-        easy_gradient: factor on the gradient of the easy cells.
+        easy_fraction: Fraction of the batch's cells, in [0, 1), that count as easy (those with the smallest distance).
+        easy_gradient: Factor on the gradient of the easy cells.
 
     Returns:
         A float32 scalar in [0, 2].
@@ -98,9 +98,9 @@ def over_levels(
     """Sum a loss over the levels of two feature pyramids.
 
     Args:
-        loss: a function of target and student that returns a scalar.
-        targets: one tensor per level.
-        students: one tensor per level, with the shapes of `targets`.
+        loss: A function of target and student that returns a scalar.
+        targets: One tensor per level.
+        students: One tensor per level, with the shapes of `targets`.
 
     Returns:
         A float32 scalar.
@@ -116,7 +116,7 @@ def focal_loss(logits: Tensor, mask: Tensor, *, gamma: float = 2.0) -> Tensor:
     Args:
         logits: float `[N, 1, H, W]`, logits of the class "defective".
         mask: float32 `[N, 1, H, W]`, 1 where defective, else 0.
-        gamma: focusing exponent, >= 0.
+        gamma: Focusing exponent, >= 0.
 
     Returns:
         A float32 scalar >= 0.
@@ -140,7 +140,7 @@ def structural_difference(a: Tensor, b: Tensor, window: int) -> Tensor:
     Args:
         a: float `[N, C, H, W]` in [0, 1]; H and W are multiples of `window`.
         b: float `[N, C, H, W]`, compared with `a`.
-        window: side of a window, in pixels.
+        window: Side of a window, in pixels.
 
     Returns:
         float32 `[N, 1, H / window, W / window]` in [0, 2].

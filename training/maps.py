@@ -55,7 +55,7 @@ def nearest_distance(a: Tensor, b: Tensor, energy_floor: Tensor | float = 0.0) -
     Args:
         a: float `[N, C, H, W]`.
         b: float `[N, C, H, W]`; border cells are repeated outside the map.
-        energy_floor: see `cosine_distance`.
+        energy_floor: See `cosine_distance`.
 
     Returns:
         float32 `[N, 1, H, W]` in [0, 2].
@@ -80,9 +80,9 @@ class PyramidDistance(nn.Module):
     Source: our own.
 
     Args:
-        levels: number of levels.
-        energy_floor: in units of the mean energy of normal features, see `cosine_distance`.
-        nearest: compare with the nearest of 3x3 cells, see `nearest_distance`.
+        levels: Number of levels.
+        energy_floor: In units of the mean energy of normal features, see `cosine_distance`.
+        nearest: Compare with the nearest of 3x3 cells, see `nearest_distance`.
     """
 
     scale: Tensor
@@ -97,7 +97,7 @@ class PyramidDistance(nn.Module):
         """Measure the mean energy of each level.
 
         Args:
-            features: features of normal images, float `[N, C_k, H_k, W_k]` per level.
+            features: Features of normal images, float `[N, C_k, H_k, W_k]` per level.
         """
         for level, feature in enumerate(features):
             # In chunks: a whole pool in float32 would take twice the memory of the cache.
@@ -109,7 +109,7 @@ class PyramidDistance(nn.Module):
 
         Args:
             a: float `[N, C_k, H_k, W_k]` per level.
-            b: a pyramid of the same shapes.
+            b: A pyramid of the same shapes.
 
         Returns:
             float32 `[N, 1, H_k, W_k]` per level, each in [0, 2].
@@ -124,7 +124,7 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     Args:
         maps: float `[N, C, H, W]`.
-        size: height and width of the result.
+        size: Height and width of the result.
 
     Returns:
         float `[N, C, *size]`; `maps` itself if it has this size already.
@@ -142,7 +142,7 @@ class LevelFusion(nn.Module):
     own: an offset changes no ranking and can make a distance negative.
 
     Args:
-        weights: ensemble weights, one per map; only their ratios matter.
+        weights: Ensemble weights, one per map; only their ratios matter.
     """
 
     spread: Tensor
@@ -157,7 +157,7 @@ class LevelFusion(nn.Module):
         """Measure the standard deviation of each map.
 
         Args:
-            distances: maps of normal images, float32 `[M, 1, h_k, w_k]` each.
+            distances: Maps of normal images, float32 `[M, 1, h_k, w_k]` each.
         """
         for level, distance in enumerate(distances):
             self.spread[level] = distance.std().clamp_min(_EPS)
@@ -167,7 +167,7 @@ class LevelFusion(nn.Module):
 
         Args:
             distances: float32 `[N, 1, h_k, w_k]` each.
-            size: height and width of the result; by default those of the first map.
+            size: Height and width of the result; by default those of the first map.
 
         Returns:
             float32 `[N, 1, *size]`, >= 0.
@@ -182,8 +182,8 @@ class Gaussian(nn.Module):
     """Separable Gaussian smoothing of `[N, 1, H, W]` with 'reflect' borders (the edge cell is not repeated).
 
     Args:
-        sigma: standard deviation, in cells of the map.
-        truncate: radius of the kernel, in standard deviations.
+        sigma: Standard deviation, in cells of the map.
+        truncate: Radius of the kernel, in standard deviations.
     """
 
     kernel: Tensor

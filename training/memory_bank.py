@@ -41,9 +41,9 @@ def greedy_coreset(points: Tensor, count: int, generator: torch.Generator, candi
 
     Args:
         points: float32 `[K, C]`, each row of length 1.
-        count: number of points to select.
-        generator: draws the candidates and their order.
-        candidates: largest number of points to select from.
+        count: Number of points to select.
+        generator: Draws the candidates and their order.
+        candidates: Largest number of points to select from.
 
     Returns:
         int64 `[min(count, candidates, K)]`, indices into `points` in the order of selection.
@@ -65,8 +65,8 @@ class MemoryBank(nn.Module):
     PatchCore (Roth et al., CVPR 2022); as the *query* of N-Net (docs/methods.md, section *N-Net*) it is our own.
 
     Args:
-        channels: channels of the two levels, finest first.
-        count: number of prototypes.
+        channels: Channels of the two levels, finest first.
+        count: Number of prototypes.
     """
 
     prototypes: Tensor
@@ -95,9 +95,9 @@ class MemoryBank(nn.Module):
         """Collect the cells of normal images from which prototypes are selected.
 
         Args:
-            pyramids: feature pyramids of consecutive groups of images, two levels `[n, C_k, H_k, W_k]` each, so that
+            pyramids: Feature pyramids of consecutive groups of images, two levels `[n, C_k, H_k, W_k]` each, so that
                 not all features need to be in memory at once.
-            images: number of images in all groups. If they have more than `MAX_CANDIDATES` cells together, the same
+            images: Number of images in all groups. If they have more than `MAX_CANDIDATES` cells together, the same
                 number of cells is drawn from each image.
         """
         generator, kept = torch.Generator().manual_seed(0), list[Tensor]()
@@ -113,8 +113,8 @@ class MemoryBank(nn.Module):
         """Select the prototypes from the collected cells, by the distance with the given energy floor.
 
         Args:
-            energy_floor: in units of the mean energy of the collected cells, see `training.maps.cosine_distance`.
-            candidates: largest number of cells to select from; fewer are faster and less accurate.
+            energy_floor: In units of the mean energy of the collected cells, see `training.maps.cosine_distance`.
+            candidates: Largest number of cells to select from; fewer are faster and less accurate.
         """
         self.energy_floor = energy_floor
         generator = torch.Generator().manual_seed(0)

@@ -104,8 +104,8 @@ def synthetic_anomaly(image: NDArray[np.uint8], rng: Rng, recipes: Sequence[Reci
 
     Args:
         image: uint8 `[H, W, 3]`, RGB.
-        rng: the only source of randomness.
-        recipes: the recipes to draw from.
+        rng: The only source of randomness.
+        recipes: The recipes to draw from.
 
     Returns:
         The changed image, float32 `[H, W, 3]` in [0, 1], and the mask, bool `[H, W]`, which can be empty.
@@ -131,7 +131,7 @@ def structured_location(image: Image, rng: Rng) -> tuple[float, float]:
 
     Args:
         image: float32 `[H, W, 3]` in [0, 1].
-        rng: the only source of randomness.
+        rng: The only source of randomness.
 
     Returns:
         x and y in pixels.

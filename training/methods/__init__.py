@@ -23,7 +23,7 @@ def method_class(name: str) -> type[Method]:
     """Return the class registered under a name.
 
     Raises:
-        UnknownMethod: the name is not registered.
+        UnknownMethod: The name is not registered.
     """
     if name not in METHODS:
         raise UnknownMethod(name, METHODS)
@@ -34,15 +34,15 @@ def fit_config(method: str = FitConfig.method, **chosen: Any) -> FitConfig:
     """Combine the chosen settings with the method's recommendations and the general defaults, in this order.
 
     Args:
-        method: registry name.
+        method: Registry name.
         **chosen: fields of `FitConfig`; None stands for "not chosen".
 
     Returns:
         The settings of a run.
 
     Raises:
-        UnknownMethod: the method is not registered.
-        InvalidFitConfig: a setting is out of range.
+        UnknownMethod: The method is not registered.
+        InvalidFitConfig: A setting is out of range.
     """
     kind = method_class(method)
     settings = {name: value for name, value in chosen.items() if value is not None}
@@ -54,16 +54,16 @@ def build_method(config: FitConfig, teachers: Sequence[Teacher]) -> Method:
     """Build an untrained method; its weights depend on the state of torch's global generator.
 
     Args:
-        config: the method and its options.
-        teachers: the frozen teachers, as many as the method requires.
+        config: The method and its options.
+        teachers: The frozen teachers, as many as the method requires.
 
     Returns:
         The untrained method.
 
     Raises:
         UnknownMethod: `config.method` is not registered.
-        WrongTeachers: the method requires another number of teachers.
-        InvalidFitConfig: an option is unknown or has another type.
+        WrongTeachers: The method requires another number of teachers.
+        InvalidFitConfig: An option is unknown or has another type.
     """
     kind = method_class(config.method)
     if len(teachers) != len(kind.default_teachers):

@@ -27,14 +27,14 @@ class Batch:
 
     Attributes:
         clean: float32 `[B, 3, H, W]`, normal images, RGB in [0, 1].
-        frozen: the result of `Method.frozen_features` for `clean`, from the cache.
+        frozen: The result of `Method.frozen_features` for `clean`, from the cache.
         synthetic: float32 `[P, 3, H, W]`, images with synthetic anomalies, RGB in [0, 1]; P <= B, possibly 0.
-        synthetic_frozen: the result of `Method.frozen_features` for `synthetic`.
+        synthetic_frozen: The result of `Method.frozen_features` for `synthetic`.
         origin: float32 `[P, 3, H, W]`, the normal images that `synthetic` was made from.
-        origin_frozen: the result of `Method.frozen_features` for `origin`.
+        origin_frozen: The result of `Method.frozen_features` for `origin`.
         mask: float32 `[P, 1, H, W]`, 1 where `synthetic` differs from `origin`, else 0.
-        step: number of the step, from 0.
-        steps: number of steps of the whole run.
+        step: Number of the step, from 0.
+        steps: Number of steps of the whole run.
     """
 
     clean: Tensor
@@ -78,14 +78,14 @@ class Method(nn.Module, ABC):
         """Build an untrained method; its weights depend on the state of torch's global generator.
 
         Args:
-            teachers: as many as `default_teachers` has, in the same order.
-            options: the method's own options, by name.
+            teachers: As many as `default_teachers` has, in the same order.
+            options: The method's own options, by name.
 
         Returns:
             The untrained method.
 
         Raises:
-            InvalidFitConfig: an option is unknown or has another type.
+            InvalidFitConfig: An option is unknown or has another type.
         """
 
     @property
@@ -108,7 +108,7 @@ class Method(nn.Module, ABC):
         """Measure constants on the frozen features of the training images, once, before the first step.
 
         Args:
-            frozen: the result of `frozen_features` for all training images.
+            frozen: The result of `frozen_features` for all training images.
         """
         del frozen
 
@@ -117,7 +117,7 @@ class Method(nn.Module, ABC):
 
         Args:
             images: uint8 `[V, H, W, 3]`, RGB.
-            frozen: the result of `frozen_features` for them.
+            frozen: The result of `frozen_features` for them.
         """
         del images, frozen
 
@@ -126,7 +126,7 @@ class Method(nn.Module, ABC):
         """Compute the losses of a step.
 
         Args:
-            batch: the input.
+            batch: The input.
 
         Returns:
             float32 scalars by name: `loss` is minimised, `distil` is its part on normal images, the others are
@@ -171,13 +171,13 @@ def parse_options(kind: type[OptionsT], given: Mapping[str, Any]) -> OptionsT:
     """Build a method's options from the given values and the defaults.
 
     Args:
-        kind: the frozen dataclass of the method's options.
-        given: values by name; lists stand for tuples, which JSON does not have.
+        kind: The frozen dataclass of the method's options.
+        given: Values by name; lists stand for tuples, which JSON does not have.
 
     Returns:
         The options.
 
     Raises:
-        InvalidFitConfig: a name is unknown, or a value has another type.
+        InvalidFitConfig: A name is unknown, or a value has another type.
     """
     return kind(**checked(kind, given, "option"))

@@ -103,9 +103,9 @@ class ReverseStudent(nn.Module):
     Source: the authors' code, with narrower layers and 1x1 output heads of our own.
 
     Args:
-        channels: channels of the teacher's three levels, finest first.
-        width: see `DrdOptions.width`.
-        dropout: see `DrdOptions.dropout`.
+        channels: Channels of the teacher's three levels, finest first.
+        width: See `DrdOptions.width`.
+        dropout: See `DrdOptions.dropout`.
     """
 
     def __init__(self, channels: Sequence[int], width: float, dropout: float) -> None:
@@ -143,8 +143,8 @@ class DualReverseDistillation(Method):
     """DRD, see the module's docstring. Source: Ge et al., Neurocomputing 2025.
 
     Args:
-        teacher: the frozen teacher.
-        options: the options.
+        teacher: The frozen teacher.
+        options: The options.
     """
 
     name: ClassVar[str] = "drd"

@@ -82,9 +82,9 @@ class AttentionEncoder(nn.Module):
     Source: the abstract names attention and an encoder trained by distillation; the layers are our own.
 
     Args:
-        channels: channels of the first teacher's three levels, finest first.
-        width: see `DualTeacherOptions.width`.
-        code: see `DualTeacherOptions.code`.
+        channels: Channels of the first teacher's three levels, finest first.
+        width: See `DualTeacherOptions.width`.
+        code: See `DualTeacherOptions.code`.
     """
 
     def __init__(self, channels: Sequence[int], width: int, code: int) -> None:
@@ -119,8 +119,8 @@ class CodeDecoder(nn.Module):
     """Decoder of the code, without skip connections. Source: our own.
 
     Args:
-        width: see `DualTeacherOptions.width`.
-        code: see `DualTeacherOptions.code`.
+        width: See `DualTeacherOptions.width`.
+        code: See `DualTeacherOptions.code`.
     """
 
     def __init__(self, width: int, code: int) -> None:
@@ -154,8 +154,8 @@ class Regressors(nn.Module):
     """1x1 convolutions from one pyramid to the levels at strides 8 and 16 of each teacher. Source: our own.
 
     Args:
-        width: channels of the input's finer level; the coarser one has twice as many.
-        teachers: the teachers whose features are predicted.
+        width: Channels of the input's finer level; the coarser one has twice as many.
+        teachers: The teachers whose features are predicted.
     """
 
     def __init__(self, width: int, teachers: Sequence[Teacher]) -> None:
@@ -176,8 +176,8 @@ class DualTeacherDistillation(Method):
     """The dual teacher method, see the module's docstring. Source: the idea is Luo & Zhang's, every layer our own.
 
     Args:
-        teachers: the two frozen teachers.
-        options: the options.
+        teachers: The two frozen teachers.
+        options: The options.
     """
 
     name: ClassVar[str] = "dual_teacher"
@@ -233,7 +233,7 @@ class DualTeacherDistillation(Method):
         """Compute all outputs of the student.
 
         Args:
-            standard: the first teacher's standardised features, float `[N, C_k, H_k, W_k]` for three levels.
+            standard: The first teacher's standardised features, float `[N, C_k, H_k, W_k]` for three levels.
 
         Returns:
             The second teacher's features as predicted from the encoder's levels (2 tensors), both teachers' features

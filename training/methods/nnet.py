@@ -79,7 +79,7 @@ class Adapter(nn.Module):
     abstract names a feature projection; the layers are our own.
 
     Args:
-        channels: input and output channels.
+        channels: Input and output channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -102,8 +102,8 @@ class Branches(nn.Module):
     Source: the abstract names compression and bidirectional branches; the layers are our own.
 
     Args:
-        channels: channels of the two levels, finest first.
-        width: see `NNetOptions.width`.
+        channels: Channels of the two levels, finest first.
+        width: See `NNetOptions.width`.
     """
 
     def __init__(self, channels: Sequence[int], width: float) -> None:
@@ -146,8 +146,8 @@ class NNet(Method):
     """N-Net, see the module's docstring. Source: the idea is Li et al. 2025, every layer our own.
 
     Args:
-        teacher: the frozen teacher.
-        options: the options.
+        teacher: The frozen teacher.
+        options: The options.
     """
 
     name: ClassVar[str] = "nnet"

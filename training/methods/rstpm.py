@@ -69,8 +69,8 @@ class ImageStudent(nn.Module):
     is randomly initialised as well. Source: our own.
 
     Args:
-        channels: channels of the first teacher's levels, finest first.
-        width: channels at stride 4.
+        channels: Channels of the first teacher's levels, finest first.
+        width: Channels at stride 4.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
@@ -108,7 +108,7 @@ class Gate(nn.Sequential):
     tested image, including its anomaly, into the reconstruction that is compared with them.
 
     Args:
-        channels: channels of the teacher's level.
+        channels: Channels of the teacher's level.
     """
 
     def __init__(self, channels: int) -> None:
@@ -123,9 +123,9 @@ class GatedDecoder(nn.Module):
     trained block reduces that level to stride 32 first. Source: the topology is the paper's, the layers our own.
 
     Args:
-        code: channels of the first teacher's coarsest level.
-        channels: channels of the second teacher's levels, finest first.
-        width: channels at stride 4.
+        code: Channels of the first teacher's coarsest level.
+        channels: Channels of the second teacher's levels, finest first.
+        width: Channels at stride 4.
     """
 
     def __init__(self, code: int, channels: Sequence[int], width: int) -> None:
@@ -166,7 +166,7 @@ class PairSum(nn.Module):
     larger values would dominate.
 
     Args:
-        levels: number of levels.
+        levels: Number of levels.
     """
 
     spread: Tensor
@@ -179,8 +179,8 @@ class PairSum(nn.Module):
         """Update the standard deviations.
 
         Args:
-            pairs: for each pair the maps of normal images, float32 `[N, 1, H_k, W_k]` per level.
-            weight: in [0, 1]; the new value is `(1 - weight) * old + weight * measured`.
+            pairs: For each pair the maps of normal images, float32 `[N, 1, H_k, W_k]` per level.
+            weight: In [0, 1]; the new value is `(1 - weight) * old + weight * measured`.
         """
         now = torch.stack([torch.stack([level.std().clamp_min(_EPS) for level in maps]) for maps in pairs])
         self.spread.lerp_(now, weight)
@@ -197,8 +197,8 @@ class RSTPM(Method):
     """RSTPM, see the module's docstring. Source: Yamada, Kamiya & Hotta 2022.
 
     Args:
-        teachers: the two frozen teachers.
-        options: the options.
+        teachers: The two frozen teachers.
+        options: The options.
     """
 
     name: ClassVar[str] = "rstpm"
@@ -307,7 +307,7 @@ class RSTPM(Method):
 
         Args:
             pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
-            frozen: the result of `frozen_features` for them.
+            frozen: The result of `frozen_features` for them.
 
         Returns:
             float32 `[N, C_k, H_k, W_k]` per level of the first and then of the second teacher.
