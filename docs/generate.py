@@ -175,11 +175,15 @@ def _operation(method: str, path: str, operation: Mapping[str, Any], document: M
         parts.append(_table(("parameter", "in", "required", "description"), rows))
     if body := operation.get("requestBody"):
         parts.append("Request body: " + ", ".join(f"`{kind}`" for kind in body["content"]) + ".\n")
-    answers = [
-        (status, ", ".join(f"`{kind}`" for kind in answer.get("content", {})), _problem_links(answer["description"]))
-        for status, answer in operation["responses"].items()
+    responses = [
+        (
+            status,
+            ", ".join(f"`{kind}`" for kind in response.get("content", {})),
+            _problem_links(response["description"]),
+        )
+        for status, response in operation["responses"].items()
     ]
-    parts.append(_table(("status", "content", "meaning"), answers))
+    parts.append(_table(("status", "content", "meaning"), responses))
     return "\n".join(parts)
 
 

@@ -11,7 +11,7 @@ from tests.bundles import write_tiny_bundle
 
 pytest_plugins = ["tests.strict_skips", "tests.running_service"]
 
-# Properties are true or not; how long a busy machine takes over an example says nothing about them.
+# The time that an example takes depends on the load of the machine, so it is no criterion.
 settings.register_profile("plumbline", deadline=None)
 settings.load_profile("plumbline")
 

@@ -11,7 +11,7 @@ from collections.abc import Generator
 import pytest
 
 VARIABLE = "PLUMBLINE_STRICT_SKIPS"
-ALLOWED_MARK = "may_skip"  # for what no CI machine of ours has, a CUDA device for instance
+ALLOWED_MARK = "may_skip"  # for tests that need what no CI machine has, for example a CUDA device
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -129,7 +129,7 @@ def test_slug_is_the_last_part_of_the_type(problem_type: str, slug: str) -> None
 
 @contextmanager
 def listening(respond: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that treats every connection in its own way; the URL."""
+    """Yield the URL of a server that passes every connection to `respond`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -185,7 +185,7 @@ def test_refused_stream_is_a_problem(is_async: bool) -> None:
 def test_stream_that_cannot_be_opened_is_unreachable(is_async: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        # It takes the connection and says nothing.
+        # The server accepts the connection and never responds.
         with pytest.raises(ServiceUnreachable):
             stream(is_async, f"http://127.0.0.1:{port}", timeout_s=0.1)
     for url in (f"http://127.0.0.1:{port}", "http://nowhere.invalid"):

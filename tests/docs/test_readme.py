@@ -92,7 +92,7 @@ def test_every_setting_that_is_named_exists() -> None:
         assert named - settings - others == set(), document
 
 
-def test_no_document_names_the_place_where_it_was_written() -> None:
+def test_documents_contain_no_local_paths_or_package_indexes() -> None:
     for document in [*DOCUMENTS, ROOT / "constraints.txt", ROOT / "Makefile", ROOT / "mkdocs.yml"]:
         text = document.read_text(encoding="utf-8")
         assert not re.search(r"(?m)(/(?:home|root)/|file://|--(extra-)?index-url)", text), document

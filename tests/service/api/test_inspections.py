@@ -159,9 +159,9 @@ def test_map_is_a_float32_array_whose_peak_lies_on_the_defect(service: RunningSe
 
 
 def test_stored_inspection_equals_the_response(service: RunningService) -> None:
-    answered = service.inspect(BAD, params={"part_id": "p"}, headers={"x-request-id": "r-1"}).json()
-    assert answered["request_id"] == "r-1"
-    assert service.client.get(answered["links"]["self"]).json() == answered
+    inspection = service.inspect(BAD, params={"part_id": "p"}, headers={"x-request-id": "r-1"}).json()
+    assert inspection["request_id"] == "r-1"
+    assert service.client.get(inspection["links"]["self"]).json() == inspection
 
 
 def test_list_is_newest_first_and_filtered(service: RunningService) -> None:

@@ -240,17 +240,17 @@ def test_sigterm_completes_frames_in_flight_and_closes_with_going_away(tiny_mode
             for _ in range(3):
                 camera.send(BAD)
             process.process.terminate()
-            answered: list[dict[str, Any]] = []
+            results: list[dict[str, Any]] = []
             while (heard := hear_or_code(camera)) != 1001:
                 assert isinstance(heard, dict), f"closed with {heard}"
-                answered.append(heard)
+                results.append(heard)
             assert close_code(idle) == 1001
         assert process.process.wait(30) == 0
-    assert [result["index"] for result in answered] == list(range(1, len(answered) + 1))
+    assert [result["index"] for result in results] == list(range(1, len(results) + 1))
     with service_process(tiny_models, tmp_path / "data", CPU) as process:
         process.wait_until(200)
         stored = {item["id"]: item for item in httpx.get(f"{process.url}/v1/inspections").json()["items"]}
-    for result in answered:
+    for result in results:
         if result["inspection"]:
             assert stored[result["inspection"]["id"]] == result["inspection"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import comb
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.deployment.comparison import MAX_EXAMPLES, compare, paired_test
@@ -32,7 +32,6 @@ def test_p_value_of_known_splits(active_only: int, shadow_only: int, p_value: fl
     assert paired_test(active_only, shadow_only).p_value == pytest.approx(p_value, rel=1e-12)
 
 
-@settings(deadline=None)  # a slow machine is no failure
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_p_value_is_the_binomial_tail(active_only: int, shadow_only: int) -> None:
     n = active_only + shadow_only

@@ -2,24 +2,19 @@
 
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from service.bundle.golden import parity_difference
+from tests.training.methods.batches import batch_of, random_images
 from training.config import FitConfig
 from training.export import Probes, export
 from training.methods import build_method
-from training.methods.base import Batch, Method
+from training.methods.base import Method
 from training.methods.drd import DrdOptions, DualReverseDistillation, _refinement
 from training.pixels import in_chunks
 from training.teachers import random_teacher
-
-
-def random_images(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +27,6 @@ def method() -> Method:
     method.eval()
     method.calibrate(random_images(4, seed=1))
     return method
-
-
-def batch_of(method: Method, count: int) -> Batch:
-    pixels = torch.cat(list(in_chunks(random_images(4))))
-    mask = torch.zeros(count, 1, 64, 64)
-    mask[..., 16:32, 16:32] = 1
-    synthetic = torch.where(mask > 0, 1 - pixels[:count], pixels[:count])
-    frozen = method.frozen_features(pixels)
-    return Batch(
-        clean=pixels,
-        frozen=frozen,
-        synthetic=synthetic,
-        synthetic_frozen=method.frozen_features(synthetic) if count else [f[:0] for f in frozen],
-        origin=pixels[:count],
-        origin_frozen=[f[:count] for f in frozen],
-        mask=mask,
-        step=0,
-        steps=10,
-    )
 
 
 def test_only_the_student_is_trained(method: Method) -> None:

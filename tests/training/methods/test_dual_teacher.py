@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.training.methods.test_drd import batch_of, random_images
+from tests.training.methods.batches import batch_of, random_images
 from training.blocks import ChannelSpatialAttention
 from training.config import FitConfig
 from training.errors import WrongTeachers

@@ -218,9 +218,9 @@ def test_bundle_is_served_over_http(name: str, train: Train, tmp_path: Path) -> 
         while client.get("/health/ready").json()["status"] == "loading":
             pass
         image = cv2.imencode(".png", fabric(501, blot=True)[..., ::-1])[1].tobytes()
-        answer = client.post("/v1/products/fabric/inspections", content=image, headers={"Content-Type": "image/png"})
-        assert answer.status_code == 201, answer.text
-        assert (answer.json()["decision"], answer.json()["bundle"]["method"]) == ("fail", name)
+        response = client.post("/v1/products/fabric/inspections", content=image, headers={"Content-Type": "image/png"})
+        assert response.status_code == 201, response.text
+        assert (response.json()["decision"], response.json()["bundle"]["method"]) == ("fail", name)
 
 
 def test_every_method_is_registered_under_its_name() -> None:

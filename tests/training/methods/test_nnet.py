@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.training.methods.test_drd import batch_of, random_images
+from tests.training.methods.batches import batch_of, random_images
 from training.config import FitConfig
 from training.methods import build_method
 from training.methods.nnet import Adapter, NNet
@@ -47,8 +47,8 @@ def test_branches_receive_the_image_through_the_code_only() -> None:
     other_reverse, other_forward = method.branches([f.flip(3) for f in features])
     assert seen[0][2:] == (2, 2)  # stride 32 of 64 pixels
     # With a constant code the outputs are the same for every image, so no other path exists.
-    for mine, others in zip((*reverse, *forward), (*other_reverse, *other_forward), strict=True):
-        assert torch.equal(mine, others)
+    for first, second in zip((*reverse, *forward), (*other_reverse, *other_forward), strict=True):
+        assert torch.equal(first, second)
 
 
 def test_map_has_a_distance_for_every_branch_and_level_and_each_query() -> None:

@@ -4,24 +4,19 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from service.bundle.golden import parity_difference
+from tests.training.methods.batches import batch_of, random_images
 from training.blocks import UNet
 from training.config import FitConfig
 from training.errors import InvalidFitConfig, WrongTeachers
 from training.export import Probes, export
 from training.losses import focal_loss
 from training.methods import build_method, fit_config
-from training.methods.base import Batch
 from training.methods.rstpm import RSTPM, Gate, PairSum, RstpmOptions
 from training.pixels import in_chunks
 from training.teachers import random_teacher
-
-
-def images(count: int, size: int = 64, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
 def small_method(**options: object) -> RSTPM:
@@ -29,7 +24,7 @@ def small_method(**options: object) -> RSTPM:
     config = fit_config("rstpm", input_size=64, options={"width": 8, "unet_width": 4, **options})
     method = build_method(config, [random_teacher(name) for name in config.teachers])
     assert isinstance(method, RSTPM)
-    method.prepare(method.frozen_features(torch.cat(list(in_chunks(images(4))))))
+    method.prepare(method.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
     return method
 
 
@@ -37,34 +32,15 @@ def small_method(**options: object) -> RSTPM:
 def method() -> RSTPM:
     method = small_method()
     method.eval()
-    method.calibrate(images(4, seed=1))
+    method.calibrate(random_images(4, seed=1))
     return method
-
-
-def batch_of(method: RSTPM, count: int, step: int) -> Batch:
-    pixels = torch.cat(list(in_chunks(images(4))))
-    mask = torch.zeros(count, 1, 64, 64)
-    mask[..., 16:32, 16:32] = 1
-    synthetic = torch.where(mask > 0, 1 - pixels[:count], pixels[:count])
-    frozen = method.frozen_features(pixels)
-    return Batch(
-        clean=pixels,
-        frozen=frozen,
-        synthetic=synthetic,
-        synthetic_frozen=method.frozen_features(synthetic) if count else [f[:0] for f in frozen],
-        origin=pixels[:count],
-        origin_frozen=[f[:count] for f in frozen],
-        mask=mask,
-        step=step,
-        steps=100,
-    )
 
 
 def gradients(method: RSTPM, step: int, count: int = 2) -> tuple[dict[str, Tensor], set[str]]:
     """Return the losses of a step and the modules that received a gradient from it."""
     method.train()
     method.zero_grad(set_to_none=True)
-    losses = method.training_step(batch_of(method, count, step))
+    losses = method.training_step(batch_of(method, count, step, steps=100))
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     trained = {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None}
     return losses, trained
@@ -151,8 +127,8 @@ def test_blend_keeps_an_anomaly_of_one_level_that_the_product_loses(method: RSTP
 def test_graph_equals_torch_at_every_batch_size_and_on_branch_flipping_inputs(fusion: str) -> None:
     method = small_method(fusion=fusion)
     method.eval()
-    method.calibrate(images(4, seed=1))
-    good = images(8, seed=3)
+    method.calibrate(random_images(4, seed=1))
+    good = random_images(8, seed=3)
     exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good[:2]), seed=0))
     assert exported.parity.measured < 1e-4
     session = onnxruntime.InferenceSession(exported.model, providers=["CPUExecutionProvider"])
