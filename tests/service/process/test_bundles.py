@@ -30,7 +30,7 @@ def test_uploaded_and_activated_bundle_survives_a_kill(tmp_path: Path) -> None:
     with service_process(models, data, CPU) as service:
         service.wait_until(503)
         with Client(service.url) as plumbline:
-            assert plumbline.upload_bundle("widget", archive.getvalue()).state == "available"
+            assert plumbline.upload_bundle("widget", archive.getvalue(), create_product=True).state == "available"
             assert plumbline.activate_bundle("widget", bundle.version, **WHO).version == bundle.version
             service.wait_until(200)
             assert plumbline.inspect("widget", BAD).decision == "fail"
