@@ -54,10 +54,10 @@ def write_unchecked(models: Path, product: str, contents: Mapping[str, bytes]) -
     return folder
 
 
-def archived(contents: Mapping[str, bytes]) -> bytes:
+def archived(contents: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """Return the files as a zip file."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in contents.items():
             archive.writestr(name, data)
     return buffer.getvalue()

@@ -276,9 +276,9 @@ class Rollout:
             ChangeUnderWay: Another change of the product's bundles is in progress.
             StoreUnavailable: The database cannot be used.
         """
+        if self.choices.current(product, "active") is not None:
+            return
         with self._registry.changing(product):
-            if self.choices.current(product, "active") is not None:
-                return
             active = self._registry.active.get(product)
             if active is not None:
                 digest, reason = active.bundle.digest, "It was active by default when another bundle was uploaded."
