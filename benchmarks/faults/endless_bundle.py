@@ -34,8 +34,8 @@ def main() -> None:
             stopped = time.monotonic() - since
     print(  # noqa: T201
         f"Loop of 2^62 rounds: upload {unasked.status_code}, with create_product {asked.status_code}; at a start "
-        f"beside an endless bundle ({hanging}) the other product is ready after {waited:.1f} s; SIGTERM ends the process "
-        f"after {stopped:.1f} s with exit code {code}"
+        f"beside an endless bundle ({hanging}) the other product is ready after {waited:.1f} s; SIGTERM ends the "
+        f"process after {stopped:.1f} s with exit code {code}"
     )
 
 

@@ -46,7 +46,7 @@ def tiny_contents(scratch: Path, product: str, **changes: bytes) -> dict[str, by
 
 
 def write_unchecked(models: Path, product: str, contents: Mapping[str, bytes]) -> Path:
-    """Write the files of a bundle into a model repository, as somebody who copies the folder does."""
+    """Write the files of a bundle into a model repository, as copying the folder does."""
     folder = models / product / hashlib.sha256(contents[MANIFEST]).hexdigest()[:12]
     for name, data in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

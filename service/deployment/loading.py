@@ -101,7 +101,7 @@ def known_failure(path: Path, error: Exception) -> PlumblineError:
 
     Args:
         path: The folder that was read.
-        error: What was raised. If nobody expected it, it is logged with its traceback.
+        error: What was raised. An unexpected error is logged with its traceback.
     """
     if isinstance(error, PlumblineError):
         return error
