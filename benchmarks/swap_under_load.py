@@ -31,7 +31,7 @@ import typer
 from onnx import helper
 
 from benchmarks.soak import probe
-from service.app import inspector_options
+from service.app import bundle_loader
 from service.bundle.bundle import Bundle, newest_bundle
 from service.bundle.manifest import MODEL, ManifestDraft, graph_metadata
 from service.bundle.writer import write_bundle
@@ -168,7 +168,7 @@ def replay_all(models: Path, data: Path) -> tuple[Counter[str], list[str]]:
     store = Store.open(settings.database, data)
     outcomes: Counter[str] = Counter()
     replay_failures = []
-    with Replayer(models, store, inspector_options(settings)) as replayer:
+    with Replayer(models, store, bundle_loader(settings)) as replayer:
         for row in newest_since(store.engine, None, None, 10**9):
             try:
                 again = replayer.replay(row)

@@ -18,15 +18,19 @@ from service.api.http.middleware import RequestContext
 from service.api.http.problems import install_problem_handlers
 from service.api.openapi import describe
 from service.api.routes import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
+from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
+from service.deployment.repository import BundleLoader
 from service.deployment.rollout import Rollout
 from service.deployment.shadow import ShadowRunner
 from service.deployment.startup import Startup
+from service.deployment.uploads import BundleUploads, UploadLimits
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import InspectorOptions
 from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.configure import configure
+from service.inspection.runtime.isolation import SelfTestLimits
 from service.inspection.runtime.session import SessionOptions
 from service.monitoring.metrics import Metrics
 from service.serving.admission import Admission
@@ -44,6 +48,8 @@ from service.settings import Settings
 from service.store.store import Store
 
 log = structlog.get_logger(__name__)
+# Loading ends at once when the registry is closed, unless native code hangs; then it is left behind.
+LOADING_STOP_S = 5.0
 
 ROUTERS = tuple(
     module.router for module in (inspections, batches, replays, products, recipes, proposals, bundles, health, stream)
@@ -61,7 +67,11 @@ class Runtime:
 
     def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
         self.store = store
-        self.registry = Registry(settings.models, inspector_options(settings), metrics)
+        passed = PassedSelfTests(settings.data / SELF_TESTS)
+        self.registry = Registry(settings.models, bundle_loader(settings, passed), metrics)
+        rollout = Rollout(
+            self.registry, store.engine, metrics, BundleUploads(settings.models, _upload_limits(settings))
+        )
         self.admission = Admission(settings.queue_limit)
         references = ReferenceScores(store.engine)
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
@@ -79,7 +89,7 @@ class Runtime:
             artefacts=ArtefactService(settings, store, metrics),
             streams=StreamService(inspection_service, self.admission, settings.max_streams, metrics),
             products=ProductService(self.registry),
-            bundles=BundleService(settings, self.registry, Rollout(self.registry, store.engine, metrics), store),
+            bundles=BundleService(settings.models, self.registry, rollout, store),
             recipes=RecipeService(self.registry, store),
             proposals=ProposalService(self.registry, store),
             replays=ReplayService(self.registry, store),
@@ -100,7 +110,7 @@ class Runtime:
         """Complete the work in flight and stop all threads."""
         self.shadow.close()
         self.registry.close()
-        self._loader.join()
+        self._loader.join(LOADING_STOP_S)
         self.services.inspections.close()
         self.services.artefacts.close()
         self.services.proposals.close()
@@ -169,11 +179,32 @@ def inspector_options(settings: Settings) -> InspectorOptions:
     )
 
 
+def bundle_loader(settings: Settings, passed: PassedSelfTests | None = None) -> BundleLoader:
+    """Return the loader of bundles for the given settings.
+
+    Args:
+        settings: The settings.
+        passed: Self-tests that are not repeated; None to run every self-test.
+    """
+    limits = SelfTestLimits(settings.self_test_timeout_s, settings.self_test_memory_bytes)
+    return BundleLoader(inspector_options(settings), limits, passed)
+
+
+def _upload_limits(settings: Settings) -> UploadLimits:
+    return UploadLimits(
+        max_bytes=settings.max_bundle_bytes,
+        max_uploads=settings.max_uploads,
+        timeout_s=settings.upload_timeout_s,
+        reserve_bytes=settings.min_free_bytes,
+    )
+
+
 def begin_drain(app: FastAPI) -> None:
     """Admit no new images and report not ready. Images in flight are completed."""
     runtime: Runtime | None = getattr(app.state, "runtime", None)
     if runtime is not None and not runtime.admission.is_draining:
         runtime.admission.close()
+        runtime.registry.loader.close()
         log.info("draining", in_flight=runtime.admission.depth)
 
 

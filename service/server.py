@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
+import threading
 from types import FrameType
 
 import structlog
@@ -16,6 +18,8 @@ from service.settings import Settings
 
 SWITCH_INTERVAL_S = 0.0005
 _POLL_S = 0.02
+# Seconds that remain to close everything after the accepted inspections had their time.
+EXIT_GRACE_S = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +63,10 @@ class DrainingServer(uvicorn.Server):
             self.force_exit = True
 
     def _drain(self) -> None:
+        limit_s = self._delay_s + (self.config.timeout_graceful_shutdown or 0) + EXIT_GRACE_S
+        watchdog = threading.Timer(limit_s, _exit_at_once)
+        watchdog.daemon = True
+        watchdog.start()
         begin_drain(self._app)
         assert self._loop is not None
         self._ending = self._loop.create_task(self._end())
@@ -71,6 +79,12 @@ class DrainingServer(uvicorn.Server):
         while open_streams(self._app) and self._loop.time() < give_up:  # noqa: ASYNC110 - runs once, at shutdown
             await asyncio.sleep(_POLL_S)
         self.should_exit = True
+
+
+def _exit_at_once() -> None:
+    """End the process although something still runs, for example native code that hangs."""
+    log.error("the service did not stop in time and is ended")
+    os._exit(1)
 
 
 def run(settings: Settings) -> bool:

@@ -51,6 +51,18 @@ class Settings(BaseSettings):
     """Largest request body, in bytes. Checked while the body arrives."""
     max_bundle_bytes: int = Field(default=512 * 2**20, ge=1024, le=2**31 - 1)
     """Largest bundle that can be uploaded, in bytes. Applies to the archive and to its unpacked content."""
+    max_uploads: int = Field(default=2, ge=1, le=100)
+    """Most bundles that are uploaded at the same time."""
+    upload_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
+    """Seconds that a client may take to send a bundle."""
+    min_free_bytes: int = Field(default=512 * 2**20, ge=0, le=2**50)
+    """Free disk space, in bytes, that uploads of bundles leave for inspections."""
+    self_test_timeout_s: float = Field(default=120.0, gt=0, le=3600)
+    """Seconds that the self-test of a bundle may take, in a process of its own, and that opening the bundle in the
+    service may take afterwards. A bundle that takes longer is not served.
+    """
+    self_test_memory_bytes: int = Field(default=4 * 2**30, ge=256 * 2**20, le=2**44)
+    """Memory that the process of a self-test may use, in bytes. The service will need about as much for the bundle."""
     max_call_bytes: int = Field(default=512 * 2**20, ge=1024, le=2**40)
     """Largest body of a call with several images, in bytes. Applies to the body and to its unpacked content. Each image
     is limited by `max_body_bytes`.
@@ -88,7 +100,9 @@ class Settings(BaseSettings):
     shutdown_delay_s: float = Field(default=1.0, ge=0, le=300)
     """Seconds between "not ready" and closing the port, so that a load balancer can redirect its traffic."""
     shutdown_timeout_s: float = Field(default=30.0, gt=0, le=3600)
-    """Seconds that accepted inspections have to finish after the port was closed."""
+    """Seconds that accepted inspections have to finish after the port was closed. The process ends at most 10 s later,
+    whatever still runs.
+    """
 
     @field_validator("models", "data")
     @classmethod

@@ -1,7 +1,7 @@
 """Read zip files from untrusted senders.
 
-The size of the central directory is checked before it is parsed. The sizes that entries state are not trusted:
-unpacking stops at a limit on the bytes that come out.
+The size of the central directory is checked before it is parsed, and no two entries may share bytes of the file. The
+sizes that entries state are not trusted: unpacking stops at a limit on the bytes that come out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ _CHUNK_BYTES = 2**20
 _END_RECORD = struct.Struct("<4s4H2LH")
 _END_SIGNATURE = b"PK\x05\x06"
 _MAX_COMMENT_BYTES = 65535
+# A local file header: signature, 11 fields that are not needed here, length of the name, length of the extra field.
+_LOCAL_HEADER = struct.Struct("<4s22x2H")
+_LOCAL_SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED = 0x1
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, ValueError)
 
@@ -43,10 +46,11 @@ def open_zip(archive: IO[bytes], max_directory_bytes: int) -> Iterator[zipfile.Z
         The opened file.
 
     Raises:
-        BadZip: The data is not a zip file, is damaged, or has a larger central directory.
+        BadZip: The data is not a zip file, is damaged, has a larger central directory, or has entries that overlap.
     """
     _check_directory(archive, max_directory_bytes)
     with _named_damage(), zipfile.ZipFile(archive) as opened:
+        _check_overlap(archive, opened)
         yield opened
 
 
@@ -69,7 +73,7 @@ def unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, limit_bytes: int) ->
     """
     content = bytearray()
     with _named_damage(), opened.open(entry) as file:
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := file.read(min(_CHUNK_BYTES, limit_bytes + 1)):
             content += chunk
             if len(content) > limit_bytes:
                 raise UnpackLimitExceeded
@@ -97,3 +101,24 @@ def _check_directory(archive: IO[bytes], max_directory_bytes: int) -> None:
     is_zip64 = tail[max(0, start - 20) : start].startswith(b"PK\x06\x07")
     if directory_bytes > max_directory_bytes or is_zip64:
         raise BadZip("its central directory is larger than allowed.")
+
+
+def _check_overlap(archive: IO[bytes], opened: zipfile.ZipFile) -> None:
+    """Refuse archives in which two entries share bytes: a small file would become any number of large ones.
+
+    Raises:
+        BadZip: Two entries overlap, or an entry reaches into the central directory.
+    """
+    end, previous = 0, ""
+    for entry in sorted(opened.infolist(), key=lambda item: item.header_offset):
+        if entry.header_offset < end:
+            raise BadZip(f"its entries {previous[:100]!r} and {entry.filename[:100]!r} overlap.")
+        archive.seek(entry.header_offset)
+        header = archive.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(_LOCAL_SIGNATURE):
+            raise BadZip(f"it is damaged: {entry.filename[:100]!r} has no local header.")
+        _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
+        end = entry.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes + entry.compress_size
+        previous = entry.filename
+    if end > opened.start_dir:
+        raise BadZip(f"its entry {previous[:100]!r} overlaps the central directory.")

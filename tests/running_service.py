@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
 import socket
 import struct
+import tempfile
 import threading
 import time
 import zlib
@@ -24,6 +28,7 @@ from fastapi import FastAPI
 
 from service.api.deps import Services
 from service.app import Runtime, create_app
+from service.deployment.passed_tests import SELF_TESTS
 from service.deployment.registry import Registry
 from service.serving.admission import Admission
 from service.settings import Settings
@@ -85,9 +90,23 @@ class RunningService:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
 
+@functools.cache
+def shared_self_tests() -> Path:
+    """Return a folder for the self-tests that passed in this test run.
+
+    Each takes a process of its own, and most tests use the same tiny bundles.
+    """
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
 @contextmanager
 def run_service(models: Path, data: Path, **settings: Any) -> Iterator[RunningService]:
     """Serve in a thread until the end of the block."""
+    data.mkdir(parents=True, exist_ok=True)
+    if not (data / SELF_TESTS).exists():
+        (data / SELF_TESTS).symlink_to(shared_self_tests())
     chosen = Settings(models=models, data=data, **({"provider": "cpu"} | settings))
     app = create_app(chosen)
     with socket.socket() as listener:

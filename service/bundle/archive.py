@@ -6,20 +6,23 @@ a bundle are accepted, and unpacking stops at a limit on the bytes that come out
 
 from __future__ import annotations
 
+import shutil
 import stat
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from service.bundle.bundle import Bundle
-from service.bundle.errors import BundleArchiveInvalid, BundleTooLarge, RepositoryNotWritable
-from service.bundle.manifest import FILE_NAME, MANIFEST
+from service.bundle.bundle import MAX_CARD_BYTES, MAX_MANIFEST_BYTES, Bundle
+from service.bundle.errors import BundleArchiveInvalid, BundleTooLarge, NotEnoughSpace, RepositoryNotWritable
+from service.bundle.manifest import CARD, FILE_NAME, MANIFEST
 from service.bundle.writer import install_bundle
 from service.untrusted_zip import METHODS, BadZip, UnpackLimitExceeded, is_encrypted, open_zip, unpack
 
 # A bundle has at most 103 files, and each directory entry takes less than a hundred bytes.
 MAX_DIRECTORY_BYTES = 64 * 1024
+_MAX_BYTES = {MANIFEST: MAX_MANIFEST_BYTES, CARD: MAX_CARD_BYTES}
 # One timestamp for every file, so that the same bundle always gives the same archive.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -39,7 +42,33 @@ def open_spool(models: Path) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=models)
 
 
-def import_archive(models: Path, product: str, archive: IO[bytes], limit_bytes: int) -> tuple[Bundle, bool]:
+def check_space(models: Path, needed_bytes: int, reserve_bytes: int, promised_bytes: int = 0) -> None:
+    """Check that the disk of the model repository has space.
+
+    Args:
+        models: The model repository. It exists.
+        needed_bytes: Space that is needed.
+        reserve_bytes: Space that has to stay free.
+        promised_bytes: Space that is free now and that others will use.
+
+    Raises:
+        NotEnoughSpace: There is too little.
+        OSError: The disk cannot be examined.
+    """
+    free = shutil.disk_usage(models).free - promised_bytes
+    if free < needed_bytes + reserve_bytes:
+        raise NotEnoughSpace(models, needed_bytes, free, reserve_bytes)
+
+
+def import_archive(
+    models: Path,
+    product: str,
+    archive: IO[bytes],
+    limit_bytes: int,
+    *,
+    reserve_bytes: int = 0,
+    before_publish: Callable[[], None] | None = None,
+) -> tuple[Bundle, bool]:
     """Install an archived bundle in the model repository. Either all of it is installed or nothing.
 
     Args:
@@ -47,6 +76,8 @@ def import_archive(models: Path, product: str, archive: IO[bytes], limit_bytes: 
         product: The product that the bundle must belong to.
         archive: The zip file, seekable.
         limit_bytes: Largest allowed size of the unpacked bundle.
+        reserve_bytes: Disk space that has to stay free.
+        before_publish: As for `install_bundle`.
 
     Returns:
         The bundle, and whether it is new: False if an intact bundle with this digest was already installed.
@@ -54,11 +85,14 @@ def import_archive(models: Path, product: str, archive: IO[bytes], limit_bytes: 
     Raises:
         BundleArchiveInvalid, BundleTooLarge: The archive is not acceptable.
         BundleInvalid: The bundle in the archive would not be served.
+        NotEnoughSpace: The disk has too little space for it.
         RepositoryNotWritable: The disk is full or read-only.
     """
     contents = read_archive(archive, limit_bytes)
     try:
-        return install_bundle(models, product, contents)
+        models.mkdir(parents=True, exist_ok=True)
+        check_space(models, sum(map(len, contents.values())), reserve_bytes)
+        return install_bundle(models, product, contents, before_publish)
     except OSError as error:
         raise RepositoryNotWritable(models, error.strerror) from error
 
@@ -90,6 +124,8 @@ def read_archive(archive: IO[bytes], limit_bytes: int) -> dict[str, bytes]:
         raise BundleArchiveInvalid(str(error)) from error
     except UnpackLimitExceeded as error:
         raise BundleTooLarge(limit_bytes) from error
+    except MemoryError as error:
+        raise BundleArchiveInvalid("unpacking it needs more memory than is available.") from error
     if MANIFEST not in contents:
         raise BundleArchiveInvalid(f"it contains no {MANIFEST}.")
     return contents
@@ -126,5 +162,8 @@ def _check_entries(entries: list[zipfile.ZipInfo], limit_bytes: int) -> None:
             raise BundleArchiveInvalid(f"{name!r} is encrypted.")
         if entry.compress_type not in METHODS:
             raise BundleArchiveInvalid(f"{name!r} is compressed with a method other than deflate.")
+        # zipfile unpacks no more than the size that the archive states.
+        if name in _MAX_BYTES and entry.file_size > _MAX_BYTES[name]:
+            raise BundleArchiveInvalid(f"{name!r} is larger than {_MAX_BYTES[name]} bytes.")
     if sum(entry.file_size for entry in entries) > limit_bytes:
         raise BundleTooLarge(limit_bytes)

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from pydantic import (
     BaseModel,
     ValidationError,
 )
 
 from service.bundle.card import CalibrationCard
-from service.bundle.errors import BundleIntegrity, BundleSchema
-from service.bundle.golden import GoldenSample
+from service.bundle.errors import BundleIntegrity, BundleInvalid, BundleSchema
+from service.bundle.golden import GoldenSample, golden_bytes
 from service.bundle.graph import check_graph
 from service.bundle.manifest import CARD, FILE_NAME, MANIFEST, MODEL, Digest, FileEntry, Manifest, graph_metadata
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
+MAX_MANIFEST_BYTES = 2**20
+MAX_CARD_BYTES = 8 * 2**20
+# protobuf reads no message of 2 GiB or more.
+MAX_MODEL_BYTES = 2**31 - 1
+# All golden samples of a bundle, unpacked: the exporter writes six, and an input has at most 4096 x 4096 pixels.
+MAX_GOLDEN_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -58,20 +64,22 @@ class Bundle:
             BundleIntegrity: A file is missing, unexpected, a symbolic link, or differs from its hash in the manifest.
             BundleSchema: The schema of the manifest, the card, the golden samples or the graph is not supported.
             ExternalData: The graph refers to files outside itself.
+            BundleInvalid: Reading it needs more memory than is available.
         """
-        manifest, digest = read_manifest(path)
-        contents = {name: _read_verified(path, name, entry) for name, entry in manifest.files.items() if name != MODEL}
-        card = _parse(path, CARD, CalibrationCard, contents[CARD])
-        bundle = cls(path, manifest, card, _parse_golden(path, manifest, contents), digest)
-        size = manifest.input
-        check_graph(
-            path,
-            bundle.read_model(),
-            image_shape=(size.height, size.width, 3),
-            map_shape=(manifest.map_height, manifest.map_width),
-            metadata=graph_metadata(manifest),
-        )
-        return bundle
+        with _memory_checked(path):
+            manifest, digest = read_manifest(path)
+            _check_sizes(path, manifest)
+            card = _parse(path, CARD, CalibrationCard, _read_verified(path, CARD, manifest.files[CARD]))
+            bundle = cls(path, manifest, card, _read_golden(path, manifest), digest)
+            image_shape, map_shape = _shapes(manifest)
+            check_graph(
+                path,
+                bundle.read_model(),
+                image_shape=image_shape,
+                map_shape=map_shape,
+                metadata=graph_metadata(manifest),
+            )
+            return bundle
 
     def read_model(self) -> bytes:
         """Return the bytes of the graph, with the hash checked again: what runs is what was verified.
@@ -87,12 +95,13 @@ class Bundle:
         Raises:
             BundleIntegrity: The file has changed since the bundle was loaded.
         """
-        if name == MANIFEST:
-            data = _read(self.path, name)
-            if hashlib.sha256(data).hexdigest() != self.digest:
-                raise BundleIntegrity(self.path, f"{name} was changed.")
-            return data
-        return _read_verified(self.path, name, self.manifest.files[name])
+        with _memory_checked(self.path):
+            if name == MANIFEST:
+                data = _read(self.path, name, MAX_MANIFEST_BYTES)
+                if hashlib.sha256(data).hexdigest() != self.digest:
+                    raise BundleIntegrity(self.path, f"{name} was changed.")
+                return data
+            return _read_verified(self.path, name, self.manifest.files[name])
 
 
 def read_manifest(path: Path) -> tuple[Manifest, Digest]:
@@ -103,8 +112,9 @@ def read_manifest(path: Path) -> tuple[Manifest, Digest]:
     Raises:
         BundleIntegrity, BundleSchema: As for `Bundle.load`.
     """
-    manifest_bytes = _read(path, MANIFEST)
-    manifest = _parse(path, MANIFEST, Manifest, manifest_bytes)
+    with _memory_checked(path):
+        manifest_bytes = _read(path, MANIFEST, MAX_MANIFEST_BYTES)
+        manifest = _parse(path, MANIFEST, Manifest, manifest_bytes)
     digest = Digest(hashlib.sha256(manifest_bytes).hexdigest())
     if path.name != digest[:12]:
         raise BundleIntegrity(
@@ -129,25 +139,72 @@ def newest_bundle(product_folder: Path) -> Path | None:
     return next(iter(bundle_folders(product_folder)), None)
 
 
+@contextmanager
+def _memory_checked(path: Path) -> Iterator[None]:
+    """Report a lack of memory as a refusal of the bundle, so that it affects nothing else."""
+    try:
+        yield
+    except MemoryError as error:
+        raise BundleInvalid(
+            path,
+            "reading it needs more memory than is available.",
+            "Free memory and try again, or export a smaller bundle.",
+        ) from error
+
+
 def _creation(folder: Path) -> datetime:
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes()).created_at
-    except (OSError, ValidationError):
+        return Manifest.model_validate_json(_read(folder, MANIFEST, MAX_MANIFEST_BYTES)).created_at
+    except (BundleInvalid, ValidationError, MemoryError):
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _read(path: Path, name: str) -> bytes:
+def _read(path: Path, name: str, limit_bytes: int) -> bytes:
     try:
-        return (path / name).read_bytes()
+        with (path / name).open("rb") as file:
+            data = file.read(limit_bytes + 1)
     except OSError as error:
+        if not path.is_dir():
+            raise BundleIntegrity(path, "there is no such folder.") from error
         raise BundleIntegrity(path, f"{name} cannot be read ({error.strerror}).") from error
+    if len(data) > limit_bytes:
+        raise BundleSchema(path, f"{name} is larger than {limit_bytes} bytes.")
+    return data
 
 
 def _read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
-    data = _read(path, name)
+    try:
+        data = _read(path, name, entry.bytes)
+    except BundleSchema:
+        data = b""  # longer than the manifest says
     if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
         raise BundleIntegrity(path, f"{name} is not the file that the manifest lists (the SHA-256 differs).")
     return data
+
+
+def _shapes(manifest: Manifest) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Return the shapes of one input and of one map."""
+    return (manifest.input.height, manifest.input.width, 3), (manifest.map_height, manifest.map_width)
+
+
+def _check_sizes(path: Path, manifest: Manifest) -> None:
+    """Check the stated sizes of the files. No more than the stated size of a file is ever read.
+
+    Raises:
+        BundleSchema: A file is larger than any valid one could be.
+    """
+    per_sample = golden_bytes(*_shapes(manifest))
+    for name, entry in manifest.files.items():
+        limit = {MODEL: MAX_MODEL_BYTES, CARD: MAX_CARD_BYTES}.get(name, per_sample)
+        if entry.bytes > limit:
+            raise BundleSchema(path, f"{name} has {entry.bytes} bytes; at most {limit} are allowed.")
+    samples = len(manifest.files.keys() - {MODEL, CARD})
+    if samples * per_sample > MAX_GOLDEN_BYTES:
+        raise BundleSchema(
+            path,
+            f"its {samples} golden samples take {samples * per_sample} bytes when they are unpacked; at most "
+            f"{MAX_GOLDEN_BYTES} are allowed.",
+        )
 
 
 def _parse(path: Path, name: str, record: type[RecordT], data: bytes) -> RecordT:
@@ -156,14 +213,14 @@ def _parse(path: Path, name: str, record: type[RecordT], data: bytes) -> RecordT
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleSchema(path, f"{name}: {where}: {first['msg']}.") from error
+        raise BundleSchema(path, f"{name}: {where[:200]}: {first['msg'][:200]}.") from error
 
 
 def _check_file_list(path: Path, manifest: Manifest) -> None:
     listed = set(manifest.files)
     unknown = sorted(name for name in listed if not FILE_NAME.fullmatch(name))
     if unknown:
-        raise BundleSchema(path, f"the manifest lists a file that is not part of a bundle: {unknown[0]!r}.")
+        raise BundleSchema(path, f"the manifest lists a file that is not part of a bundle: {unknown[0][:200]!r}.")
     if missing := {MODEL, CARD, "golden/00.npz"} - listed:
         raise BundleSchema(path, f"the manifest lists no {sorted(missing)[0]}.")
     for found in path.rglob("*"):
@@ -174,18 +231,12 @@ def _check_file_list(path: Path, manifest: Manifest) -> None:
             raise BundleIntegrity(path, f"{name} is not listed in the manifest.")
 
 
-def _parse_golden(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> tuple[GoldenSample, ...]:
+def _read_golden(path: Path, manifest: Manifest) -> tuple[GoldenSample, ...]:
     samples = []
-    for name in sorted(name for name in contents if name.startswith("golden/")):
+    for name in sorted(manifest.files.keys() - {MODEL, CARD}):
+        data = _read_verified(path, name, manifest.files[name])
         try:
-            sample = GoldenSample.from_bytes(contents[name])
-        except (ValueError, KeyError, OSError) as error:
-            raise BundleSchema(path, f"{name} is not a golden sample ({error}).") from error
-        image = ((manifest.input.height, manifest.input.width, 3), np.dtype(np.uint8))
-        anomaly_map = ((manifest.map_height, manifest.map_width), np.dtype(np.float32))
-        if (sample.image.shape, sample.image.dtype) != image:
-            raise BundleSchema(path, f"{name}: its image is not uint8 {image[0]}.")
-        if (sample.anomaly_map.shape, sample.anomaly_map.dtype) != anomaly_map:
-            raise BundleSchema(path, f"{name}: its map is not float32 {anomaly_map[0]}.")
-        samples.append(sample)
+            samples.append(GoldenSample.from_bytes(data, *_shapes(manifest)))
+        except ValueError as error:
+            raise BundleSchema(path, f"{name} is not a golden sample: {error}") from error
     return tuple(samples)

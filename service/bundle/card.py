@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -77,7 +78,7 @@ class CalibrationCard(_Record):
     def _check_groups(self) -> Self:
         if (indices := self.group_of_score) is not None and (
             len(indices) != len(self.scores)
-            or [indices.count(index) for index in range(len(self.groups))] != [group.count for group in self.groups]
+            or Counter(indices) != {index: group.count for index, group in enumerate(self.groups)}
         ):
             raise ValueError(
                 "group_of_score must give a group for every score, and each group as often as it has images"

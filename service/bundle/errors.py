@@ -105,6 +105,25 @@ class ParityFailure(BundleInvalid):
         )
 
 
+class SelfTestFailed(BundleInvalid):
+    """The bundle's self-test exceeded its limits on time or memory, or ended abnormally.
+
+    The self-test runs the golden samples in a process of its own before the service opens the graph. A bundle of the
+    training package takes seconds. If yours is large or the machine slow, raise `PLUMBLINE_SELF_TEST_TIMEOUT_S` or
+    `PLUMBLINE_SELF_TEST_MEMORY_BYTES`; otherwise export the bundle again.
+    """
+
+    slug = "self-test-failed"
+    title = "Bundle exceeds the limits of its self-test"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            path,
+            f"its self-test was ended: {reason}",
+            "Raise the limit if the bundle is large or the machine slow, otherwise export the bundle again.",
+        )
+
+
 class BundleArchiveInvalid(PlumblineError):
     """The uploaded data is not a bundle in a zip file. Nothing of it was stored.
 
@@ -138,6 +157,26 @@ class BundleTooLarge(PlumblineError):
             f"The bundle is larger than {limit_bytes} bytes, as an archive or unpacked. Nothing was stored. If it is "
             "meant to be that large, raise PLUMBLINE_MAX_BUNDLE_BYTES.",
             limit_bytes=limit_bytes,
+        )
+
+
+class NotEnoughSpace(PlumblineError):
+    """The disk of the model repository has too little free space for the bundle. Nothing of it was stored.
+
+    Installed bundles are served as before. Free some space, or lower `PLUMBLINE_MIN_FREE_BYTES`.
+    """
+
+    slug = "not-enough-space"
+    title = "Not enough disk space for the bundle"
+    status = 507
+
+    def __init__(self, models: Path, needed_bytes: int, free_bytes: int, reserve_bytes: int) -> None:
+        super().__init__(
+            f"The bundle may take {needed_bytes} bytes, but the disk of the model repository {models} has only "
+            f"{max(0, free_bytes)} bytes free, of which {reserve_bytes} are kept free for inspections "
+            "(PLUMBLINE_MIN_FREE_BYTES). Nothing was stored. Free some space and upload it again.",
+            needed_bytes=needed_bytes,
+            free_bytes=free_bytes,
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks of a bundle's graph: self-contained, of the stated shapes, and consistent with the manifest."""
+"""Checks of a bundle's graph: self-contained, bounded, of the stated shapes, and consistent with the manifest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pathlib import Path
 import onnx
 
 from service.bundle.errors import BundleSchema, ExternalData
+from service.bundle.operators import operator_problems
+from service.bundle.wire import StructureTooLarge, check_structure
+
+# Everything in a graph except its weights. Exported graphs have some hundred kilobytes.
+MAX_STRUCTURE_BYTES = 2 * 2**20
 
 
 def check_graph(
@@ -24,17 +29,30 @@ def check_graph(
         metadata: Expected `metadata_props`.
 
     Raises:
-        BundleSchema: The data is not an ONNX graph, or does not match the manifest.
+        BundleSchema: The data is not an ONNX graph, does not match the manifest, or contains an operator that is not
+            allowed; see `service.bundle.operators`.
         ExternalData: The graph refers to external data, also in nested graphs and functions.
     """
     try:
+        check_structure(model, MAX_STRUCTURE_BYTES)
         graph = onnx.load_model_from_string(model)
+    except StructureTooLarge as error:
+        raise BundleSchema(
+            path,
+            f"model.onnx has more than {MAX_STRUCTURE_BYTES} bytes beside the raw data of its initialisers.",
+        ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # protobuf moves its DecodeError between releases
         raise BundleSchema(path, f"model.onnx is not an ONNX graph ({error}).") from error
     functions = [_tensors_of_nodes(function.node) for function in graph.functions]
     for tensor in [*_tensors(graph.graph), *chain.from_iterable(functions)]:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ExternalData(path, tensor.name)
+    if problem := next(operator_problems(graph), None):
+        raise BundleSchema(path, f"model.onnx: {problem}")
+    if len(graph.graph.input) != 1:
+        raise BundleSchema(path, f"model.onnx has {len(graph.graph.input)} inputs, expected one.")
     _check_tensor(path, graph.graph.input, "image", onnx.TensorProto.UINT8, image_shape)
     _check_tensor(path, graph.graph.output, "anomaly_map", onnx.TensorProto.FLOAT, map_shape)
     if unknown := {output.name for output in graph.graph.output} - {"anomaly_map", "score_gain"}:

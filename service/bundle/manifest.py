@@ -147,8 +147,8 @@ class ManifestDraft(_Record):
     method: str
     teachers: list[str]
     input: InputGeometry
-    map_height: int = Field(ge=1)
-    map_width: int = Field(ge=1)
+    map_height: int = Field(ge=1, le=4096)
+    map_width: int = Field(ge=1, le=4096)
     score_rule: ScoreRule
     parity: Parity
     training: TrainingRecord

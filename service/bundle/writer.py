@@ -9,7 +9,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -50,13 +51,17 @@ def write_bundle(
     return install_bundle(models, draft.product, contents)[0]
 
 
-def install_bundle(models: Path, product: str, contents: Mapping[str, bytes]) -> tuple[Bundle, bool]:
+def install_bundle(
+    models: Path, product: str, contents: Mapping[str, bytes], before_publish: Callable[[], None] | None = None
+) -> tuple[Bundle, bool]:
     """Install the files of a bundle in the model repository, completely or not at all, and load it back.
 
     Args:
         models: The model repository; the bundle becomes `models/<product>/<version>/`.
         product: The product that the bundle must belong to.
         contents: The files by their names in the bundle, including `manifest.json`.
+        before_publish: Called when the bundle is verified and new, before it becomes visible. If it raises, nothing is
+            installed.
 
     Returns:
         The bundle, and whether it is new: False if an intact bundle with this digest was already installed.
@@ -77,10 +82,11 @@ def install_bundle(models: Path, product: str, contents: Mapping[str, bytes]) ->
             staged = staging / version
             for name, data in contents.items():
                 _write_synced(staged / name, data)
-            made_for = Bundle.load(staged).manifest.product
+            bundle = Bundle.load(staged)
+            made_for = bundle.manifest.product
             if made_for != product:
                 raise BundleOfOtherProduct(target, made_for, product)
-            is_new = _put_in_place(staged, target)
+            is_new = _put_in_place(staged, target, before_publish)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException as error:
@@ -89,7 +95,7 @@ def install_bundle(models: Path, product: str, contents: Mapping[str, bytes]) ->
         if isinstance(error, BundleInvalid):
             error.set_path(target)
         raise
-    return Bundle.load(target), is_new
+    return replace(bundle, path=target), is_new
 
 
 def _remove_stale(product_folder: Path) -> None:
@@ -100,11 +106,13 @@ def _remove_stale(product_folder: Path) -> None:
                 shutil.rmtree(leftover)
 
 
-def _put_in_place(staged: Path, target: Path) -> bool:
+def _put_in_place(staged: Path, target: Path, before_publish: Callable[[], None] | None) -> bool:
     """Rename a verified folder to its final name unless an intact bundle has it; return whether it was renamed."""
     try:
         Bundle.load(target)
     except BundleInvalid:
+        if before_publish is not None:
+            before_publish()
         if target.exists():
             # The installed bundle was damaged. The same name means the same content, so a process that still serves it
             # loses nothing.

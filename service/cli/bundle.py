@@ -24,20 +24,20 @@ def verify(
 ) -> None:
     """Verify bundles: schema, hashes, no external data, and the self-test with the golden samples.
 
-    The self-test runs on the execution provider that the service would use.
+    The self-test runs in a process of its own with limits on time and memory, and then on the execution provider that
+    the service would use.
 
     Exit code: 0 all bundles are intact, 1 at least one cannot be served.
     """
-    from service.app import inspector_options
-    from service.inspection.inspector import Inspector
+    from service.app import bundle_loader
     from service.inspection.runtime.configure import configure
 
     configure()
-    options = inspector_options(load_settings(provider=provider))
+    loader = bundle_loader(load_settings(provider=provider))
     reports: list[dict[str, Any]] = []
     for path in paths:
         try:
-            inspector = Inspector.load(path.absolute(), options)
+            inspector = loader.load(path.absolute())
         except PlumblineError as error:
             reports.append({"bundle": str(path), "intact": False, "problem": error.slug, "detail": error.detail})
             continue

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from service.app import inspector_options
+from service.app import bundle_loader
 from service.bundle.archive import open_spool
 from service.bundle.bundle import bundle_folders
 from service.cli.options import CLIENT_URL
-from service.deployment.repository import load_inspector, product_folders
+from service.deployment.repository import product_folders
 from service.errors import PlumblineError
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
@@ -186,11 +186,12 @@ def _check_bundles(settings: Settings) -> Iterator[Finding]:
     if not products:
         remedy = "Train one with plumbline-train fit, or set PLUMBLINE_MODELS to the folder that holds the products."
         yield Finding("bundles", Health.PROBLEM, f"{settings.models} holds no bundle", remedy)
+    loader = bundle_loader(settings)
     for product in products:
         for path in bundle_folders(settings.models / product):
             subject = f"bundle {product}/{path.name}"
             try:
-                inspector = load_inspector(path, product, inspector_options(settings))
+                inspector = loader.load(path, product)
             except PlumblineError as error:
                 yield Finding(subject, Health.PROBLEM, error.detail, "Copy or export the bundle again, or remove it.")
                 continue

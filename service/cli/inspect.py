@@ -31,11 +31,11 @@ def inspect(
     Exit code: 0 all images pass; 1 at least one image fails, needs review, is invalid or cannot be inspected; 2 wrong
     usage.
     """
-    from service.app import inspector_options
+    from service.app import bundle_loader
     from service.cli.file_inspection import find_images, inspect_files, write_results
     from service.cli.offline import bundle_in_force, recipe_in_force
     from service.deployment.errors import UnknownProduct
-    from service.deployment.repository import load_inspector, product_folders
+    from service.deployment.repository import product_folders
     from service.inspection.runtime.configure import configure
 
     configure()
@@ -44,14 +44,14 @@ def inspect(
         refuse(f"The results file {output} must end in .json or .csv.")
     known = list(product_folders(settings.models))
     if product not in known:
-        refuse(UnknownProduct(product, known).detail)
+        refuse(UnknownProduct(product, known, settings.models).detail)
     try:
         files = find_images(paths)
     except FileNotFoundError as error:
         refuse(f"{error.args[0]} does not exist.")
     try:
         bundle = bundle_in_force(settings, product)
-        inspector = load_inspector(bundle, product, inspector_options(settings))
+        inspector = bundle_loader(settings).load(bundle, product)
         recipe, reference = recipe_in_force(settings, inspector.bundle)
     except PlumblineError as error:
         refuse(error.detail)

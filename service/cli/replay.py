@@ -33,7 +33,7 @@ def replay(
 
     Exit code: 0 all replayed inspections have the same result, 1 some differ or none could be replayed, 2 wrong usage.
     """
-    from service.app import inspector_options
+    from service.app import bundle_loader
     from service.cli.offline import open_store, stored_inspections
     from service.deployment.replay import Replayer
     from service.inspection.runtime.configure import configure
@@ -47,7 +47,7 @@ def replay(
     try:
         with (
             open_store(settings) as store,
-            Replayer(settings.models, store, inspector_options(settings)) as replayer,
+            Replayer(settings.models, store, bundle_loader(settings)) as replayer,
         ):
             for inspection_id, record in stored_inspections(store, ids or [], product, since, limit):
                 try:

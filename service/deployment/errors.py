@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from service.errors import PlumblineError
 
@@ -18,10 +19,14 @@ class UnknownProduct(PlumblineError):
     title = "Unknown product"
     status = 404
 
-    def __init__(self, product: str, known: Iterable[str]) -> None:
+    def __init__(self, product: str, known: Iterable[str], models: Path, remedy: str = "") -> None:
         names = sorted(known)
-        offer = f"Known products: {', '.join(names)}." if names else "The model repository contains no product."
-        super().__init__(f"There is no product {product!r}. {offer}", product=product, known=names)
+        offer = f"Known products: {', '.join(names)}." if names else "It contains no product."
+        super().__init__(
+            f"There is no product {product!r} in the model repository {models}. {offer} {remedy}".rstrip(),
+            product=product,
+            known=names,
+        )
 
 
 class ProductNotReady(PlumblineError):
@@ -52,15 +57,48 @@ class UnknownBundle(PlumblineError):
     title = "Unknown bundle"
     status = 404
 
-    def __init__(self, product: str, version: str, known: Iterable[str]) -> None:
-        versions = list(known)
+    def __init__(self, folder: Path, version: str, known: Iterable[str]) -> None:
+        product, versions = folder.name, list(known)
         offer = f"Its bundles are: {', '.join(versions)}." if versions else "The product has no bundles."
         super().__init__(
-            f"The model repository has no bundle {version!r} of product {product!r}. {offer}",
+            f"There is no bundle {version!r} of product {product!r} in {folder}. {offer}",
             product=product,
             version=version,
             known=versions,
         )
+
+
+class UploadsBusy(PlumblineError):
+    """As many bundles as allowed are being uploaded.
+
+    Send the bundle again after `retry_after` seconds. `PLUMBLINE_MAX_UPLOADS` sets the limit.
+    """
+
+    slug = "uploads-busy"
+    title = "Too many uploads of bundles"
+    status = 503
+
+    def __init__(self, limit: int, retry_after_s: float = 10.0) -> None:
+        super().__init__(
+            f"{limit} bundles are being uploaded, which is the limit (PLUMBLINE_MAX_UPLOADS). Send the bundle again "
+            f"after {retry_after_s:g} s.",
+            limit=limit,
+            retry_after=retry_after_s,
+        )
+
+
+class UploadTooSlow(PlumblineError):
+    """The bundle arrived too slowly. Nothing of it was stored, and the connection is closed.
+
+    Check the network, or raise `PLUMBLINE_UPLOAD_TIMEOUT_S` if the limit on the total time was reached.
+    """
+
+    slug = "upload-too-slow"
+    title = "Bundle arrived too slowly"
+    status = 408
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The upload was ended: {reason} Nothing was stored. Check the network and send it again.")
 
 
 class ChangeUnderWay(PlumblineError):

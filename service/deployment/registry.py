@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,21 +13,23 @@ from typing import TypeVar
 
 import structlog
 
-from service.bundle.errors import BundleIntegrity, BundleInvalid
 from service.deployment.errors import ChangeUnderWay, ProductNotReady, UnknownProduct
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.lease import ActiveProduct, LeaseCount, Shadow
+from service.deployment.loading import ProductLoading, known_failure
 from service.deployment.memory import return_freed_memory
-from service.deployment.repository import load_inspector, product_folders
-from service.errors import PlumblineError, ShuttingDown
-from service.inspection.inspector import Inspector, InspectorOptions
-from service.inspection.runtime.threads import run_in_background
+from service.deployment.repository import BundleLoader, product_folders
+from service.errors import ShuttingDown
+from service.inspection.inspector import Inspector
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.store.records import RecipeRevision
 
 log = structlog.get_logger(__name__)
 DRAIN_TIMEOUT_S = 60.0
+# Seconds after the start from which products that are still being loaded do not keep the service from being ready.
+LOADING_GRACE_S = 20.0
+_POLL_S = 0.1
 ResultT = TypeVar("ResultT")
 
 
@@ -44,18 +47,16 @@ class Registry:
 
     Args:
         models: The model repository, `<product>/<version>/`.
-        options: Options of the inspectors.
+        loader: Loads bundles.
         metrics: Metrics to update when a bundle or a recipe is put in force.
 
     Attributes:
-        loading: Whether `load` has not finished yet.
         failures: Bundles that could not be loaded.
     """
 
-    def __init__(self, models: Path, options: InspectorOptions, metrics: Metrics) -> None:
+    def __init__(self, models: Path, loader: BundleLoader, metrics: Metrics) -> None:
         self.models = models
-        self.options = options
-        self.loading = True
+        self.loader = loader
         self.failures = LoadFailures()
         self._metrics = metrics
         self._active: Mapping[str, ActiveProduct] = MappingProxyType({})
@@ -67,6 +68,7 @@ class Registry:
         # progress.
         self._changing = set(self._known)
         self._closing = threading.Event()
+        self._loading = ProductLoading(models, self._known, self.failures, self._closing)
 
     @property
     def active(self) -> Mapping[str, ActiveProduct]:
@@ -93,30 +95,30 @@ class Registry:
         """Whether `close` was called."""
         return self._closing.is_set()
 
+    @property
+    def loading(self) -> bool:
+        """Whether the service waits for bundles: `load` runs, and nothing is served yet or it began recently."""
+        if self._loading.finished:
+            return False
+        return not self._active or self._loading.duration_s < LOADING_GRACE_S
+
+    @property
+    def delayed(self) -> frozenset[str]:
+        """Products that `load` has not processed yet."""
+        return self._loading.waiting
+
     def wait_closing(self, timeout_s: float) -> bool:
         """Wait until `close` is called or the timeout passes. Return whether it was called."""
         return self._closing.wait(timeout_s)
 
     def load(self, load_product: Callable[[str], None]) -> None:
-        """Load every product, one after the other. A product that cannot be loaded does not affect the others.
+        """Load every product, several at a time. A product that cannot be loaded does not affect the others.
 
         Args:
-            load_product: Loads one product with `load_bundle` and puts it in force with `swap`.
+            load_product: Loads one product with `load_bundle` and puts it in force with `swap`. It is called from
+                several threads. Whatever it raises is recorded in `failures.broken`.
         """
-        try:
-            for product in sorted(self._known):
-                if self.closing:
-                    break
-                try:
-                    load_product(product)
-                except OSError as error:  # the folder was deleted or is not readable
-                    reason = f"the folder {self.models / product} cannot be read ({error.strerror})."
-                    self.failures.add_broken(BrokenBundle(product, "unknown", BundleIntegrity.slug, reason))
-                    log.error("product not served", product=product, reason=reason)
-                finally:
-                    self._end_change(product)
-        finally:
-            self.loading = False
+        self._loading.run(load_product, self._end_change)
 
     def get(self, product: str) -> ActiveProduct:
         """Return bundle and recipe in force. Use `lease` to run inspections with them.
@@ -129,7 +131,7 @@ class Registry:
         if active is not None:
             return active
         if product not in self._known:
-            raise UnknownProduct(product, self._known)
+            raise UnknownProduct(product, self._known, self.models)
         reasons = [broken.reason for broken in self.failures.broken if broken.product == product]
         if not reasons:
             is_loading = self.is_loading(product)
@@ -219,23 +221,19 @@ class Registry:
 
         Raises:
             BundleInvalid, ProviderUnavailable: It cannot be served. The failure is added to `failures.refused`.
+            ShuttingDown: The registry is closed.
         """
         path = self.models / product / version
         try:
-            if in_background:
-                inspector = run_in_background(lambda: load_inspector(path, product, self.options))
-            else:
-                inspector = load_inspector(path, product, self.options)
-        except PlumblineError as error:
-            failure = error
-        except Exception as error:  # an unexpected failure of one bundle must not affect other products
-            log.exception("bundle cannot be loaded", product=product, version=version)
-            failure = BundleInvalid(path, f"loading it failed unexpectedly ({error!r}); see the log.")
-        else:
-            self.failures.clear_refused(product, version)
-            return inspector
-        self.failures.add_refused(BrokenBundle(product, version, failure.slug, failure.detail))
-        raise failure
+            inspector = self.loader.load(path, product, in_background=in_background)
+        except ShuttingDown:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised as a failure of this bundle
+            failure = known_failure(path, error)
+            self.failures.add_refused(BrokenBundle(product, version, failure.slug, failure.detail))
+            raise failure from (None if failure is error else error)
+        self.failures.clear_refused(product, version)
+        return inspector
 
     def swap(
         self,
@@ -276,8 +274,8 @@ class Registry:
         except BaseException:
             inspector.close()
             raise
-        _retire(old)
-        _retire(shadow)
+        self._retire(old)
+        self._retire(shadow)
         return result
 
     def start_shadow(self, product: str, inspector: Inspector, store: Callable[[], tuple[Recipe, ResultT]]) -> ResultT:
@@ -303,7 +301,7 @@ class Registry:
         except BaseException:
             inspector.close()
             raise
-        _retire(old)
+        self._retire(old)
         return result
 
     def stop_shadow(self, product: str, store: Callable[[], ResultT]) -> ResultT:
@@ -323,7 +321,7 @@ class Registry:
             result = store()
             old = self._shadows.get(product)
             self._set_shadow(product, None)
-        _retire(old)
+        self._retire(old)
         return result
 
     def refresh(self, product: str, version: str) -> None:
@@ -333,13 +331,14 @@ class Registry:
         self.failures.clear_refused(product, version)
 
     def close(self) -> None:
-        """Refuse further changes, finish all pending inspections, and close all inspectors.
+        """Refuse further changes, end the loading of bundles, finish all pending inspections, and close all inspectors.
 
         A change in progress completes first; its product is closed last.
         """
         with self._state_lock:
             self._closing.set()
             locks = dict(self._product_locks)
+        self.loader.close()
         for product, lock in sorted(locks.items(), key=lambda item: item[1].locked()):
             with lock:
                 for deployed in (self._active.get(product), self._shadows.get(product)):
@@ -379,14 +378,16 @@ class Registry:
             others = {name: other for name, other in self._shadows.items() if name != product}
             self._shadows = MappingProxyType(others if shadow is None else {**others, product: shadow})
 
-
-def _retire(old: ActiveProduct | Shadow | None) -> None:
-    """Unload a replaced bundle after its last inspection."""
-    if old is None:
-        return
-    old.leases.retire()
-    # Wait, so that the next change finds only bundles in memory that are in use. An inspection ends at its deadline at
-    # the latest. One that takes longer is not waited for, and closes its bundle itself when it ends.
-    if not old.leases.ended.wait(DRAIN_TIMEOUT_S):
-        log.error("bundle still in use", version=old.bundle.version, timeout_s=DRAIN_TIMEOUT_S)
-    return_freed_memory()
+    def _retire(self, old: ActiveProduct | Shadow | None) -> None:
+        """Unload a replaced bundle after its last inspection."""
+        if old is None:
+            return
+        old.leases.retire()
+        # Wait, so that the next change finds only bundles in memory that are in use. An inspection ends at its deadline
+        # at the latest. One that takes longer is not waited for, and closes its bundle itself when it ends.
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        while not old.leases.ended.wait(_POLL_S) and not self.closing:
+            if time.monotonic() > deadline:
+                log.error("bundle still in use", version=old.bundle.version, timeout_s=DRAIN_TIMEOUT_S)
+                break
+        return_freed_memory()

@@ -24,9 +24,9 @@ from service.deployment.errors import UnknownBundle
 from service.deployment.memory import return_freed_memory
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.rejudge import judge_again
-from service.deployment.repository import load_inspector
+from service.deployment.repository import BundleLoader
 from service.inspection.decoding.decoder import ImageLimits
-from service.inspection.inspector import Inspector, InspectorOptions
+from service.inspection.inspector import Inspector
 from service.store.errors import NotJudged
 from service.store.inspections import InspectionFilter, list_inspections
 from service.store.recipes import get_recipe
@@ -120,15 +120,18 @@ class Replayer:
     Args:
         models: The model repository.
         store: The store of the inspections.
-        options: Options of the inspectors.
+        loader: Loads the bundles, with other options: one image at a time and no limits on its size.
     """
 
-    def __init__(self, models: Path, store: Store, options: InspectorOptions) -> None:
+    def __init__(self, models: Path, store: Store, loader: BundleLoader) -> None:
         self._models = models
         self._store = store
         self._references = ReferenceScores(store.engine)
         # Images are replayed one at a time, so no warm-up for batches is needed.
-        self._options = replace(options, batching=replace(options.batching, max_batch=1), limits=_NO_LIMITS)
+        options = loader.options
+        self._loader = loader.with_options(
+            replace(options, batching=replace(options.batching, max_batch=1), limits=_NO_LIMITS)
+        )
         self._loaded: Inspector | None = None
 
     def replay(self, row: InspectionRecord) -> Replay:
@@ -184,8 +187,8 @@ class Replayer:
         path = folder / row.bundle_version
         if not path.is_dir():
             known = [other.name for other in bundle_folders(folder)] if folder.is_dir() else []
-            raise UnknownBundle(row.product, row.bundle_version, known)
-        self._loaded = load_inspector(path, row.product, self._options)
+            raise UnknownBundle(folder, row.bundle_version, known)
+        self._loaded = self._loader.load(path, row.product)
         if self._loaded.bundle.digest != row.bundle_digest:
             raise BundleIntegrity(path, "its digest is not that of the bundle that decided the inspection.")
         return self._loaded

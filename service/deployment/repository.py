@@ -2,28 +2,93 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
-from service.bundle.bundle import bundle_folders
-from service.bundle.errors import BundleOfOtherProduct
+from service.bundle.bundle import Bundle, bundle_folders
+from service.bundle.errors import BundleOfOtherProduct, SelfTestFailed
 from service.bundle.manifest import PRODUCT_NAME
-from service.inspection.inspector import Inspector, InspectorOptions
+from service.deployment.passed_tests import PassedSelfTests
+from service.errors import ShuttingDown
+from service.inspection.inspector import Inspector, InspectorOptions, check_parity
+from service.inspection.runtime.isolation import IsolatedSelfTest, SelfTestLimits
+from service.inspection.runtime.threads import run_apart
 
 
-def load_inspector(path: Path, product: str, options: InspectorOptions) -> Inspector:
-    """Load a bundle, and check that it was made for the product in whose folder it is.
+class BundleLoader:
+    """Loads bundles: verifies them, runs their self-test in a process of its own, and opens them in this process.
 
-    Raises:
-        BundleOfOtherProduct: It was made for another product.
-        BundleInvalid, ProviderUnavailable: As for `Inspector.load`.
+    Can be used from several threads.
+
+    Args:
+        options: Options of the inspectors.
+        limits: Limits of the self-test. Its timeout also limits the time to open a bundle in this process.
+        passed: Self-tests that passed before, which are not repeated; None to run every self-test.
     """
-    inspector = Inspector.load(path, options)
-    made_for = inspector.bundle.manifest.product
-    if made_for != product:
-        inspector.close()
-        raise BundleOfOtherProduct(path, made_for, product)
-    return inspector
+
+    def __init__(
+        self, options: InspectorOptions, limits: SelfTestLimits, passed: PassedSelfTests | None = None
+    ) -> None:
+        self.options = options
+        self._passed = passed
+        self._self_test = IsolatedSelfTest(limits)
+        self._closing = threading.Event()
+
+    def with_options(self, options: InspectorOptions) -> Self:
+        """Return a loader with the same limits and other options. `close` of this loader does not affect it."""
+        return type(self)(options, self._self_test.limits, self._passed)
+
+    def load(self, path: Path, product: str | None = None, *, in_background: bool = False) -> Inspector:
+        """Load a bundle. The parity of its results is checked each time, in this process.
+
+        Args:
+            path: The bundle's folder.
+            product: The product that it must have been made for; None to accept any.
+            in_background: Run the bundle's threads and its self-test at low priority.
+
+        Raises:
+            BundleOfOtherProduct: It was made for another product.
+            SelfTestFailed: Its self-test exceeded a limit, or it could not be opened in time.
+            BundleInvalid, ProviderUnavailable: As for `Inspector.load`.
+            ShuttingDown: `close` was called.
+        """
+        bundle = Bundle.load(path)
+        made_for = bundle.manifest.product
+        if product is not None and made_for != product:
+            raise BundleOfOtherProduct(path, made_for, product)
+        self._run_self_test(bundle, in_background=in_background)
+        timeout_s = self._self_test.limits.timeout_s
+        try:
+            return run_apart(
+                lambda: Inspector.open(bundle, self.options),
+                timeout_s=timeout_s,
+                stop=self._closing,
+                discard=Inspector.close,
+                in_background=in_background,
+            )
+        except InterruptedError as error:
+            raise ShuttingDown() from error
+        except TimeoutError as error:
+            reason = f"it could not be opened within {timeout_s:g} s (PLUMBLINE_SELF_TEST_TIMEOUT_S)."
+            raise SelfTestFailed(path, reason) from error
+
+    def close(self) -> None:
+        """End the loading of bundles, and refuse to load further ones."""
+        self._closing.set()
+        self._self_test.close()
+
+    def _run_self_test(self, bundle: Bundle, *, in_background: bool) -> None:
+        session, max_batch = self.options.session, self.options.batching.max_batch
+        facts = [bundle.digest, session.threads, max_batch, self._self_test.limits]
+        if self._passed is not None and self._passed.contains(facts):
+            return
+        difference = self._self_test.run(bundle, session, max_batch, in_background=in_background)
+        if session.provider == "cpu":
+            check_parity(bundle, "cpu", difference)
+        if self._passed is not None:
+            self._passed.add(facts)
 
 
 def product_folders(models: Path) -> Iterator[str]:

@@ -6,9 +6,8 @@ one after its last inspection. If any step fails, the old bundle stays active.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -19,12 +18,13 @@ from sqlalchemy import Engine
 from service.bundle.archive import import_archive
 from service.bundle.bundle import bundle_folders, read_manifest
 from service.bundle.errors import BundleInvalid
-from service.bundle.manifest import Manifest
-from service.deployment.errors import NothingToRollBackTo, ShadowRefused, UnknownBundle, UnknownProduct
+from service.bundle.manifest import Digest, Manifest
+from service.deployment.errors import ChangeUnderWay, NothingToRollBackTo, ShadowRefused, UnknownBundle, UnknownProduct
 from service.deployment.failures import BrokenBundle
 from service.deployment.memory import return_freed_memory
 from service.deployment.recipes import draft_recipe, shadow_recipe
 from service.deployment.registry import Registry
+from service.deployment.uploads import BundleUploads
 from service.inspection.inspector import Inspector
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
@@ -65,15 +65,16 @@ class Rollout:
         registry: The registry.
         engine: The database.
         metrics: Metrics that count the changes.
+        uploads: Receives the archives.
 
     Attributes:
         choices: The stored bundle choices.
-        uploading: Hold this lock around `upload`: unpacking takes memory, so uploads run one at a time.
+        uploads: Receives the archives.
     """
 
-    def __init__(self, registry: Registry, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, engine: Engine, metrics: Metrics, uploads: BundleUploads) -> None:
         self.choices = BundleChoices(engine)
-        self.uploading = asyncio.Lock()
+        self.uploads = uploads
         self._registry = registry
         self._engine = engine
         self._metrics = metrics
@@ -94,25 +95,50 @@ class Rollout:
         """
         return self._describe(product, self._folder(product, version))
 
-    def upload(self, product: str, archive: IO[bytes], limit_bytes: int) -> tuple[BundleVersion, bool]:
+    def check_upload(self, product: str, *, create_product: bool) -> None:
+        """Check whether a bundle of a product may be uploaded now, before its archive is received.
+
+        Args:
+            product: The product.
+            create_product: Whether the product may be new.
+
+        Raises:
+            UnknownProduct: The product is new.
+            ChangeUnderWay: A change of the product's bundles is in progress.
+        """
+        if product not in self._registry.known and not create_product:
+            remedy = "To create the product with its first bundle, upload it with create_product=true."
+            raise UnknownProduct(product, self._registry.known, self._registry.models, remedy)
+        if self._registry.is_loading(product):
+            raise ChangeUnderWay(product)
+
+    def upload(self, product: str, archive: IO[bytes], *, create_product: bool) -> tuple[BundleVersion, bool]:
         """Add an archived bundle to the model repository. It does not serve until it is activated.
 
         Args:
-            product: The product. It may be new.
+            product: The product.
             archive: A zip file.
-            limit_bytes: Maximum size of the unpacked bundle.
+            create_product: Whether the product may be new.
 
         Returns:
             The bundle, and whether it was added.
 
         Raises:
-            BundleArchiveInvalid, BundleTooLarge, BundleInvalid, RepositoryNotWritable: As for `import_archive`.
-            ChangeUnderWay: Another change of the product's bundles is in progress.
+            UnknownProduct, ChangeUnderWay: As for `check_upload`.
+            BundleArchiveInvalid, BundleTooLarge, BundleInvalid, NotEnoughSpace, RepositoryNotWritable: As for
+                `import_archive`.
             StoreUnavailable: The database cannot be used.
         """
-        with self._registry.changing(product):
-            self._store_implicit_choice(product)
-        bundle, is_new = import_archive(self._registry.models, product, archive, limit_bytes)
+        self.check_upload(product, create_product=create_product)
+        limits = self.uploads.limits
+        bundle, is_new = import_archive(
+            self._registry.models,
+            product,
+            archive,
+            limits.max_bytes,
+            reserve_bytes=limits.reserve_bytes,
+            before_publish=lambda: self._store_implicit_choice(product),
+        )
         return_freed_memory()
         self._registry.refresh(product, bundle.version)
         log.info("bundle uploaded", product=product, version=bundle.version, is_new=is_new)
@@ -133,7 +159,7 @@ class Rollout:
             current = self.choices.current(product, "active")
             if active is not None and current is not None and active.bundle.version == current.version == version:
                 return current
-            return self._swap(product, version, author, reason, returns_to=self._predecessor(product, version))
+            return self._swap(product, version, author, reason, self._predecessor(product, version))
 
     def roll_back(self, product: str, *, author: str, reason: str) -> BundleChoice:
         """Activate the bundle that was active before the current one. Each call goes back one bundle further.
@@ -148,8 +174,9 @@ class Rollout:
             if current is None or current.returns_to is None:
                 raise NothingToRollBackTo(product)
             previous = self.choices.get(current.returns_to)
-            assert previous.version is not None
-            return self._swap(product, previous.version, author, reason, returns_to=previous.returns_to)
+            if previous.version is None:  # the choice that the first upload to a product without a bundle stores
+                raise NothingToRollBackTo(product)
+            return self._swap(product, previous.version, author, reason, previous.returns_to)
 
     def start_shadow(self, product: str, version: str, *, author: str, reason: str) -> BundleChoice:
         """Deploy a bundle as the product's shadow: it judges the images of the active bundle from the next one on.
@@ -194,54 +221,78 @@ class Rollout:
             log.info("shadow stopped", product=product, author=author)
             return choice
 
-    def _swap(self, product: str, version: str, author: str, reason: str, *, returns_to: int | None) -> BundleChoice:
+    def _swap(
+        self, product: str, version: str, author: str, reason: str, predecessor: int | ChoiceDraft | None
+    ) -> BundleChoice:
         inspector = self._registry.load_bundle(product, version)
+        # What a roll-back returns to: a stored choice, or one that is stored together with this one.
+        returns_to, implicit = (None, predecessor) if isinstance(predecessor, ChoiceDraft) else (predecessor, None)
         drafts = [ChoiceDraft(product, "active", inspector.bundle.digest, author, reason, returns_to)]
         shadow = self._registry.shadows.get(product)
         if shadow is not None and shadow.bundle.digest == inspector.bundle.digest:
             drafts.append(ChoiceDraft(product, "shadow", None, author, f"Bundle {version} is active now."))
-        choice = self._registry.swap(product, inspector, lambda: self._store_choices(inspector, drafts))
+        choice = self._registry.swap(product, inspector, lambda: self._store_choices(inspector, drafts, implicit))
         log.info("bundle activated", product=product, version=version, author=author)
         return choice
 
-    def _store_choices(self, inspector: Inspector, drafts: list[ChoiceDraft]) -> tuple[RecipeRevision, BundleChoice]:
+    def _store_choices(
+        self, inspector: Inspector, drafts: list[ChoiceDraft], implicit: ChoiceDraft | None
+    ) -> tuple[RecipeRevision, BundleChoice]:
         """Store the choice of a bundle and its recipe in one transaction."""
         recipe = draft_recipe(self._engine, inspector.bundle)
         draft = recipe if isinstance(recipe, RecipeDraft) else None
-        (choice, *_), appended = self.choices.append_with_recipe(drafts, draft)
+        (choice, *_), appended = self.choices.append_with_recipe(drafts, draft, implicit)
         if appended is not None:
             return appended, choice
         assert isinstance(recipe, RecipeRevision)
         return recipe, choice
 
-    def _predecessor(self, product: str, version: str) -> int | None:
-        """Return the id of the choice that a roll-back from this version returns to.
+    def _predecessor(self, product: str, version: str) -> int | ChoiceDraft | None:
+        """Return the choice that a roll-back from this version returns to: its id, or a draft if it is not stored.
 
-        It is the choice of the active bundle. If that was never chosen, its choice is stored now.
+        It is the choice of the active bundle, which has none if it was active by default.
         """
         lineage = self.choices.lineage(product)
         active = self._registry.active.get(product)
         if active is None:
-            return lineage[0].id if lineage else None
+            return lineage[0].id if lineage and lineage[0].version is not None else None
         # Not always the first: if the chosen bundle is broken, the one before it serves.
         current = next((choice for choice in lineage if choice.bundle_digest == active.bundle.digest), None)
         if active.bundle.version == version:  # it is chosen while it serves already, so it inherits its own predecessor
             return None if current is None else current.returns_to
         if current is None:
             reason = "The newest bundle was active by default."
-            current = self.choices.append(ChoiceDraft(product, "active", active.bundle.digest, SYSTEM_AUTHOR, reason))
+            return ChoiceDraft(product, "active", active.bundle.digest, SYSTEM_AUTHOR, reason)
         return current.id
 
     def _store_implicit_choice(self, product: str) -> None:
-        """Store the active bundle as the choice if there is none.
+        """Store the choice that is in force without an activation, before an uploaded bundle becomes visible.
 
-        Without a choice the newest bundle serves after a restart, which would activate a bundle that was only uploaded.
+        Without any choice the newest bundle serves after a restart, which would activate a bundle that was only
+        uploaded. The choice is the active bundle. If none is active, it is the newest one that was in the folder
+        before, and none if the product is new.
+
+        Raises:
+            ChangeUnderWay: Another change of the product's bundles is in progress.
+            StoreUnavailable: The database cannot be used.
         """
-        active = self._registry.active.get(product)
-        if active is None or self.choices.current(product, "active") is not None:
+        if self.choices.current(product, "active") is not None:
             return
-        reason = "It was active by default when another bundle was uploaded."
-        self.choices.append(ChoiceDraft(product, "active", active.bundle.digest, SYSTEM_AUTHOR, reason))
+        with self._registry.changing(product):
+            active = self._registry.active.get(product)
+            if active is not None:
+                digest, reason = active.bundle.digest, "It was active by default when another bundle was uploaded."
+            elif found := self._newest_digest(product):
+                digest, reason = found, "It was the newest bundle when another one was uploaded."
+            else:
+                digest, reason = None, "The product was created by an upload, and none of its bundles was activated."
+            self.choices.append(ChoiceDraft(product, "active", digest, SYSTEM_AUTHOR, reason))
+
+    def _newest_digest(self, product: str) -> Digest | None:
+        for folder in bundle_folders(self._registry.models / product):
+            with suppress(BundleInvalid):
+                return read_manifest(folder)[1]
+        return None
 
     @contextmanager
     def _counted(self, product: str, change: str) -> Iterator[None]:
@@ -254,7 +305,7 @@ class Rollout:
 
     def _folders(self, product: str) -> list[Path]:
         if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known)
+            raise UnknownProduct(product, self._registry.known, self._registry.models)
         try:
             return bundle_folders(self._registry.models / product)
         except FileNotFoundError:
@@ -265,7 +316,7 @@ class Rollout:
         for folder in folders:
             if folder.name == version:
                 return folder
-        raise UnknownBundle(product, version, [folder.name for folder in folders])
+        raise UnknownBundle(self._registry.models / product, version, [folder.name for folder in folders])
 
     def _describe(self, product: str, folder: Path) -> BundleVersion:
         registry, version = self._registry, folder.name

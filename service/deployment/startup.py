@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from service.bundle.bundle import bundle_folders
 from service.deployment.failures import BrokenBundle
+from service.deployment.loading import known_failure
 from service.deployment.recipes import recipe_in_force, shadow_recipe
 from service.deployment.registry import Registry
 from service.errors import PlumblineError, ShuttingDown
@@ -41,28 +42,30 @@ class Startup:
         self._registry.load(self._load_product)
 
     def _load_product(self, product: str) -> None:
-        try:
-            self._load_active(product)
-            self._load_shadow(product)
-        except ShuttingDown:
-            log.info("loading stopped", product=product)
+        self._load_active(product)
+        self._load_shadow(product)
 
     def _load_active(self, product: str) -> None:
         candidates = self._wait_for_store(product, lambda: self._candidates(product))
         for path in candidates:
             try:
                 inspector = self._registry.load_bundle(product, path.name)
+            except ShuttingDown:
+                raise
             except PlumblineError as error:
-                self._registry.failures.add_broken(BrokenBundle(product, path.name, error.slug, error.detail))
-                log.error("bundle not served", product=product, version=path.name, reason=error.detail)
+                self._add_broken(product, path, error)
                 if isinstance(error, ProviderUnavailable):
                     return  # a property of this machine, so an older bundle would fail, too
                 continue
             try:
                 recipe = self._wait_for_store(product, lambda: recipe_in_force(self._engine, inspector.bundle))  # noqa: B023
-            except BaseException:
+            except ShuttingDown:
                 inspector.close()
                 raise
+            except Exception as error:  # noqa: BLE001 - recorded; an older bundle would have the same recipe
+                inspector.close()
+                self._add_broken(product, path, error)
+                return
             self._registry.swap(product, inspector, lambda: (recipe, None), keep_broken=True)  # noqa: B023
             log.info(
                 "product ready",
@@ -73,11 +76,17 @@ class Startup:
             )
             return
 
+    def _add_broken(self, product: str, path: Path, error: Exception) -> None:
+        failure = known_failure(path, error)
+        self._registry.failures.add_broken(BrokenBundle(product, path.name, failure.slug, failure.detail))
+        log.error("bundle not served", product=product, version=path.name, reason=failure.detail)
+
     def _candidates(self, product: str) -> Sequence[Path]:
         """Return the folders of the bundles that may become active, the preferred one first.
 
-        These are the chosen bundle and those that a roll-back returns to. If there was never a choice, they are all
-        bundles of the product, newest first.
+        These are the chosen bundle and those that a roll-back returns to. If there was never a choice, the product's
+        folder was filled by hand, and they are all its bundles, newest first. The first upload to a product stores a
+        choice, so an uploaded bundle is never active by default.
         """
         lineage = self._choices.lineage(product)
         if not lineage:
@@ -97,8 +106,9 @@ class Startup:
             )
         except ShuttingDown:
             raise
-        except PlumblineError as error:
-            log.error("shadow not loaded", product=product, version=choice.version, reason=error.detail)
+        except Exception as error:  # noqa: BLE001 - the product is served without its shadow deployment
+            failure = known_failure(self._registry.models / product / choice.version, error)
+            log.error("shadow not loaded", product=product, version=choice.version, reason=failure.detail)
 
     def _wait_for_store(self, product: str, query: Callable[[], ResultT]) -> ResultT:
         """Run a query, and repeat it until the database is available.

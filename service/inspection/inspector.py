@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -162,6 +163,17 @@ class Measurer:
         self.session.close()
 
 
+def check_parity(bundle: Bundle, provider: Provider, difference: float) -> None:
+    """Compare the largest difference of a self-test with the tolerance in the manifest.
+
+    Raises:
+        ParityFailure: The difference is larger, or not a number.
+    """
+    tolerance = bundle.manifest.parity.tolerance
+    if not difference <= tolerance:
+        raise ParityFailure(bundle.path, provider, difference, tolerance)
+
+
 class Inspector(Measurer):
     """A measurer with a verified bundle, which returns verdicts.
 
@@ -176,7 +188,7 @@ class Inspector(Measurer):
         self.bundle = bundle
 
     @classmethod
-    def load(cls, path: Path, options: InspectorOptions | None = None) -> Inspector:
+    def load(cls, path: Path, options: InspectorOptions | None = None) -> Self:
         """Verify a bundle, open its graph, run the golden samples on the provider that will serve, and warm up.
 
         Args:
@@ -187,13 +199,23 @@ class Inspector(Measurer):
             BundleInvalid: The bundle is not valid; a subclass such as `ParityFailure` names the reason.
             ProviderUnavailable: The requested provider cannot be used.
         """
-        options = options or InspectorOptions()
-        bundle = Bundle.load(path)
+        return cls.open(Bundle.load(path), options or InspectorOptions())
+
+    @classmethod
+    def open(cls, bundle: Bundle, options: InspectorOptions) -> Self:
+        """Open the graph of a verified bundle, run the golden samples on the provider that will serve, and warm up.
+
+        Args:
+            bundle: The verified bundle.
+            options: How to run it.
+
+        Raises:
+            BundleIntegrity: The graph has changed since the bundle was verified.
+            ParityFailure: The results of the golden samples differ from those that training recorded.
+            ProviderUnavailable: The requested provider cannot be used.
+        """
         session = GraphSession(bundle.read_model(), options.session)
-        tolerance = bundle.manifest.parity.tolerance
-        difference = session.self_test(bundle.golden)
-        if not difference <= tolerance:
-            raise ParityFailure(path, session.provider, difference, tolerance)
+        check_parity(bundle, session.provider, session.self_test(bundle.golden))
         session.warm_up(range(1, options.batching.max_batch + 1))
         return cls(bundle, session, options)
 

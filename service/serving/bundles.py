@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import IO
+from pathlib import Path
+from typing import IO, Any
 
-from starlette.concurrency import run_in_threadpool
-
-from service.bundle.archive import open_spool
 from service.bundle.errors import RepositoryNotWritable
 from service.bundle.manifest import PRODUCT_NAME
 from service.deployment.comparison import Comparison, compare
@@ -18,7 +15,6 @@ from service.deployment.lease import ActiveProduct
 from service.deployment.registry import Registry
 from service.deployment.rollout import BundleVersion, Rollout
 from service.errors import InvalidRequest
-from service.settings import Settings
 from service.store.records import BundleChoice, Role
 from service.store.shadows import paired_verdicts
 from service.store.store import Store
@@ -56,33 +52,41 @@ class BundleService:
     """Lists and changes the bundles of products. All methods but `upload` block and must not run on the event loop.
 
     Args:
-        settings: Location of the model repository and the size limit of bundles.
+        models: The model repository.
         registry: Products and the bundles that serve them.
         rollout: Performs the changes.
         store: Stores choices and shadow decisions.
     """
 
-    def __init__(self, settings: Settings, registry: Registry, rollout: Rollout, store: Store) -> None:
-        self._models = settings.models
-        self._max_bytes = settings.max_bundle_bytes
+    def __init__(self, models: Path, registry: Registry, rollout: Rollout, store: Store) -> None:
+        self._models = models
         self._registry = registry
         self._rollout = rollout
         self._store = store
-        # Unpacking needs memory, so uploads are unpacked one at a time.
-        self._unpacking = asyncio.Lock()
 
-    async def upload(self, product: str, receive: Callable[[IO[bytes]], Awaitable[None]]) -> tuple[BundleVersion, bool]:
+    async def upload(
+        self,
+        product: str,
+        receive: Callable[[IO[bytes]], Coroutine[Any, Any, None]],
+        *,
+        stated_bytes: int | None,
+        create_product: bool,
+    ) -> tuple[BundleVersion, bool]:
         """Add a bundle to the model repository. It does not serve until it is activated.
 
         Args:
-            product: Name of the product; a new product is created.
+            product: Name of the product.
             receive: Writes the archive into the given file.
+            stated_bytes: Size of the archive that the client states, or None.
+            create_product: Whether the product may be new.
 
         Returns:
             The bundle, and whether it was not in the repository before.
 
         Raises:
             InvalidRequest: The name of the product is not valid.
+            UnknownProduct: The product is new, and `create_product` is false.
+            UploadsBusy, UploadTooSlow, NotEnoughSpace: The archive cannot be received.
             BundleArchiveInvalid, BundleTooLarge, BundleInvalid: The archive cannot be imported.
             RepositoryNotWritable: The model repository cannot be written.
             ChangeUnderWay, ShuttingDown, StoreUnavailable: See `activate`.
@@ -92,14 +96,13 @@ class BundleService:
                 f"{product!r} is not a valid product name. Use 1 to 64 lower-case letters, digits, '-' and '_', "
                 "beginning with a letter or a digit."
             )
+        self._rollout.check_upload(product, create_product=create_product)
         try:
-            archive = await run_in_threadpool(open_spool, self._models)
-            try:
-                await receive(archive)
-                async with self._unpacking:
-                    return await run_in_threadpool(self._rollout.upload, product, archive, self._max_bytes)
-            finally:
-                await run_in_threadpool(archive.close)
+            async with self._rollout.uploads.admit(stated_bytes) as upload:
+                await upload.receive(receive(upload.file))
+                return await upload.unpack(
+                    lambda: self._rollout.upload(product, upload.file, create_product=create_product)
+                )
         except OSError as error:
             raise RepositoryNotWritable(self._models, error.strerror) from error
 
@@ -199,4 +202,4 @@ class BundleService:
 
     def _require_known(self, product: str) -> None:
         if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known)
+            raise UnknownProduct(product, self._registry.known, self._registry.models)

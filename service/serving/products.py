@@ -51,7 +51,7 @@ class ProductService:
             UnknownProduct: There is no such product.
         """
         if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known)
+            raise UnknownProduct(product, self._registry.known, self._registry.models)
         return self._describe(product)
 
     def _describe(self, name: str) -> ProductState:

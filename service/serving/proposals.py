@@ -146,4 +146,4 @@ class ProposalService:
 
     def _require_known(self, product: str) -> None:
         if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known)
+            raise UnknownProduct(product, self._registry.known, self._registry.models)

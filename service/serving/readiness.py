@@ -65,6 +65,8 @@ class ReadinessCheck:
         if registry.loading:
             return "loading", ("Bundles are being loaded.",)
         reasons = [broken.reason for broken in registry.broken]
+        if registry.delayed:
+            reasons.append(f"Bundles are still being loaded: {', '.join(sorted(registry.delayed))}.")
         missing = sorted(self.required_products - registry.active.keys())
         if missing:
             reasons.insert(0, f"Required products are not served: {', '.join(missing)}.")

@@ -197,7 +197,7 @@ class RecipeService:
 
     def _require_known(self, product: str) -> None:
         if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known)
+            raise UnknownProduct(product, self._registry.known, self._registry.models)
 
 
 def _require_valid_scale(recipe: Recipe, active: ActiveProduct) -> None:

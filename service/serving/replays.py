@@ -51,5 +51,5 @@ class ReplayService:
             return await run_in_threadpool(run_in_background, lambda: self._replay(record))
 
     def _replay(self, record: InspectionRecord) -> Replay:
-        with Replayer(self._registry.models, self._store, self._registry.options) as replayer:
+        with Replayer(self._registry.models, self._store, self._registry.loader) as replayer:
             return replayer.replay(record)

@@ -14,7 +14,7 @@ import structlog
 
 from service.monitoring.metrics import Metrics
 from service.recipes.sections import Keep
-from service.store.errors import StoreUnavailable
+from service.store.errors import RecipeUnreadable, StoreUnavailable
 from service.store.recipes import current_recipe
 from service.store.records import Artefacts
 from service.store.retention import mark_removed, past_retention
@@ -76,7 +76,11 @@ class RetentionSweeper:
         """
         is_more = False
         for product in sorted(self._products()):
-            revision = current_recipe(self.store.engine, product)
+            try:
+                revision = current_recipe(self.store.engine, product)
+            except RecipeUnreadable as error:  # of this product only; the others are swept
+                log.warning("retention postponed", product=product, reason=error.detail)
+                continue
             retention = {} if revision is None else revision.recipe.retention
             for decision, keep in retention.items():
                 if self._stop.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine, select
@@ -66,13 +67,14 @@ class BundleChoices:
             return _insert(session, draft)
 
     def append_with_recipe(
-        self, drafts: Sequence[ChoiceDraft], recipe: RecipeDraft | None
+        self, drafts: Sequence[ChoiceDraft], recipe: RecipeDraft | None, predecessor: ChoiceDraft | None = None
     ) -> tuple[Sequence[BundleChoice], RecipeRevision | None]:
         """Append choices, and optionally a recipe revision, in one transaction.
 
         Args:
             drafts: The choices.
             recipe: The recipe that is put in force together with them; None to append no revision.
+            predecessor: A choice to append before them, which a roll-back from the first draft returns to.
 
         Returns:
             The stored choices in the given order, and the stored revision if there is one.
@@ -81,7 +83,10 @@ class BundleChoices:
         def write() -> tuple[Sequence[BundleChoice], RecipeRevision | None]:
             with writing(self._engine, "the choice of a bundle cannot be stored") as session:
                 revision = None if recipe is None else insert_recipe(session, recipe)
-                return [_insert(session, draft) for draft in drafts], revision
+                first, *others = drafts
+                if predecessor is not None:
+                    first = replace(first, returns_to=_insert(session, predecessor).id)
+                return [_insert(session, draft) for draft in (first, *others)], revision
 
         return retry_conflicts(write)
 

@@ -66,6 +66,25 @@ class UnknownRevision(PlumblineError):
         )
 
 
+class RecipeUnreadable(PlumblineError):
+    """A stored recipe has a form that this version cannot read, for example after a downgrade.
+
+    Run the version of Plumbline that stored it, or a newer one. Other products are not affected.
+    """
+
+    slug = "recipe-unreadable"
+    title = "Stored recipe cannot be read"
+    status = 500
+
+    def __init__(self, product: str, revision: int, reason: str) -> None:
+        super().__init__(
+            f"Revision {revision} of the recipe of {product!r} cannot be read by this version: {reason}. Run the "
+            "version of Plumbline that stored it, or a newer one.",
+            product=product,
+            revision=revision,
+        )
+
+
 class UnknownInspection(PlumblineError):
     """No inspection has this id.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from pydantic import ValidationError
 from sqlalchemy import Engine, Select, select
 from sqlalchemy.orm import Session
 
 from service.bundle.bundle import Bundle
 from service.recipes.recipe import Recipe
 from service.schemas.common import SYSTEM_AUTHOR
-from service.store.errors import RecipeConflict, UnknownRevision
+from service.store.errors import RecipeConflict, RecipeUnreadable, UnknownRevision
 from service.store.models import RecipeRow
 from service.store.records import RecipeDraft, RecipeRevision
 from service.store.session import reading, retry_conflicts, writing
@@ -147,6 +148,17 @@ def _newest_first(product: str) -> Select[RecipeRow]:
 
 
 def _revision(row: RecipeRow) -> RecipeRevision:
+    """Return a row as a record.
+
+    Raises:
+        RecipeUnreadable: Another version of the service stored it, in a form that this one does not support.
+    """
+    try:
+        recipe = Recipe.model_validate(row.recipe)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the recipe"
+        raise RecipeUnreadable(row.product, row.revision, f"{where}: {first['msg']}") from error
     return RecipeRevision(
         product=row.product,
         revision=row.revision,
@@ -154,5 +166,5 @@ def _revision(row: RecipeRow) -> RecipeRevision:
         author=row.author,
         reason=row.reason,
         bundle_digest=row.bundle_digest,
-        recipe=Recipe.model_validate(row.recipe),
+        recipe=recipe,
     )

@@ -16,18 +16,20 @@ class AsyncBundleCalls(AsyncConnection):
         """Return the bundles of a product, newest first, with their state."""
         return await self._load(BundleList, Call("GET", f"{product_path(product)}/bundles"))
 
-    async def upload_bundle(self, product: str, archive: bytes) -> BundleRecord:
+    async def upload_bundle(self, product: str, archive: bytes, *, create_product: bool = False) -> BundleRecord:
         """Add a bundle to the model repository. It is not used until it is activated or deployed as shadow.
 
         Args:
             product: Name of the product.
             archive: A zip file as `plumbline bundle export` writes it.
+            create_product: Create the product if the service does not know it.
 
         Raises:
-            ServiceProblem: The archive is not a valid bundle of this product, or it does not pass its self-test.
+            ServiceProblem: The archive is not a valid bundle of this product, or the product is unknown.
         """
         headers = {"content-type": "application/zip"}
-        call = Call("POST", f"{product_path(product)}/bundles", content=archive, headers=headers)
+        params = {"create_product": "true"} if create_product else {}
+        call = Call("POST", f"{product_path(product)}/bundles", params, content=archive, headers=headers)
         return await self._load(BundleRecord, call)
 
     async def activate_bundle(self, product: str, version: str, *, author: str, reason: str) -> Activation:

@@ -23,8 +23,10 @@ from service.bundle.errors import (
     BundleSchema,
     BundleTooLarge,
     ExternalData,
+    NotEnoughSpace,
     ParityFailure,
     RepositoryNotWritable,
+    SelfTestFailed,
 )
 from service.deployment.errors import (
     ChangeUnderWay,
@@ -33,6 +35,8 @@ from service.deployment.errors import (
     ShadowRefused,
     UnknownBundle,
     UnknownProduct,
+    UploadsBusy,
+    UploadTooSlow,
 )
 from service.errors import BodyTooLarge, InvalidRequest, ShuttingDown, UnsupportedMediaType
 from service.inspection.errors import ProviderUnavailable
@@ -45,7 +49,7 @@ from service.schemas.bundle import (
     ChoiceRecord,
     ComparisonRecord,
 )
-from service.store.errors import StoreUnavailable
+from service.store.errors import RecipeUnreadable, StoreUnavailable
 from service.untrusted_zip import MEDIA_TYPE
 
 router = APIRouter(prefix="/v1/products/{product}", tags=["bundles"])
@@ -60,7 +64,9 @@ _LOAD_ERRORS = (
     BundleOfOtherProduct,
     ExternalData,
     ParityFailure,
+    SelfTestFailed,
     ProviderUnavailable,
+    RecipeUnreadable,
 )
 
 
@@ -94,6 +100,10 @@ _LOAD_ERRORS = (
             BundleSchema,
             BundleOfOtherProduct,
             ExternalData,
+            UnknownProduct,
+            UploadsBusy,
+            UploadTooSlow,
+            NotEnoughSpace,
             RepositoryNotWritable,
             ChangeUnderWay,
             ShuttingDown,
@@ -102,19 +112,29 @@ _LOAD_ERRORS = (
     },
 )
 @limit_body(BUNDLE)
-async def upload_bundle(request: Request, product: ProductPath, bundles: BundlesDep, settings: SettingsDep) -> Response:
-    """Add a bundle to the model repository, completely or not at all. A new product is created with its first bundle.
+async def upload_bundle(
+    request: Request,
+    product: ProductPath,
+    bundles: BundlesDep,
+    settings: SettingsDep,
+    create_product: Annotated[
+        bool, Query(description="Create the product if the model repository does not contain it.")
+    ] = False,
+) -> Response:
+    """Add a bundle to the model repository, completely or not at all. A new product needs `create_product=true`.
 
-    The bundle does not decide about images until it is activated. (A product that never had an active bundle is served
-    by its newest one after the next start.) Hashes, schema and graph are verified here, the golden samples when the
-    bundle is loaded.
+    The bundle does not decide about images until it is activated, also after a restart. Hashes, schema and graph are
+    verified here; the self-test runs when the bundle is loaded.
     """
     require_media_type(request, _MEDIA_TYPES)
 
     async def receive(archive: IO[bytes]) -> None:
         await receive_file(request, archive, settings.body_timeout_s)
 
-    version, is_new = await bundles.upload(product, receive)
+    stated = request.headers.get("content-length", "")
+    version, is_new = await bundles.upload(
+        product, receive, stated_bytes=int(stated) if stated.isdigit() else None, create_product=create_product
+    )
     location = {"Location": f"/v1/products/{product}/bundles/{version.version}"}
     body = to_bundle_record(version).model_dump_json()
     return Response(body, 201 if is_new else 200, location, "application/json")

@@ -11,12 +11,14 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
 BACKGROUND_NICENESS = 10
+_POLL_S = 0.1
 
 ResultT = TypeVar("ResultT")
 
@@ -50,6 +52,54 @@ def _quota_v1(cgroup: Path) -> float | None:
         return quota / period if quota > 0 else None
     except (OSError, ValueError):
         return None
+
+
+def run_apart(
+    work: Callable[[], ResultT],
+    *,
+    timeout_s: float,
+    stop: threading.Event,
+    discard: Callable[[ResultT], None],
+    in_background: bool = False,
+) -> ResultT:
+    """Run native code that may hang on a thread of its own, and wait for its result.
+
+    If it is not waited for any longer, the thread continues. It does not keep the process from ending.
+
+    Args:
+        work: The function to run. Threads that it starts and leaves running, such as those of a graph session, inherit
+            the priority.
+        timeout_s: Longest wait in seconds.
+        stop: Ends the wait.
+        discard: Releases the result if it is not waited for any longer.
+        in_background: Run the thread at low priority.
+
+    Raises:
+        TimeoutError: The function did not return in time.
+        InterruptedError: `stop` was set.
+    """
+    future: Future[ResultT] = Future()
+
+    def run() -> None:
+        if in_background:
+            lower_thread_priority()
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, name="apart", daemon=True).start()
+    deadline = time.monotonic() + timeout_s
+    while not (future.done() or stop.is_set() or time.monotonic() > deadline):
+        wait([future], _POLL_S)
+    if future.done():
+        return future.result()
+    future.add_done_callback(lambda done: None if done.exception() else discard(done.result()))
+    if stop.is_set():
+        raise InterruptedError
+    raise TimeoutError
 
 
 def run_in_background(work: Callable[[], ResultT]) -> ResultT:

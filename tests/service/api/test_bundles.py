@@ -17,6 +17,7 @@ import pytest
 
 from service.bundle.archive import read_archive, write_archive
 from service.bundle.bundle import Bundle
+from service.bundle.errors import BundleSchema
 from service.bundle.manifest import MANIFEST, MODEL
 from service.bundle.writer import write_bundle
 from service.errors import ShuttingDown
@@ -43,10 +44,13 @@ def archived(bundle: Bundle) -> bytes:
     return buffer.getvalue()
 
 
-def upload(service: RunningService, bundle: Bundle | bytes, product: str = "widget") -> httpx.Response:
+def upload(
+    service: RunningService, bundle: Bundle | bytes, product: str = "widget", *, create_product: bool = False
+) -> httpx.Response:
     content = archived(bundle) if isinstance(bundle, Bundle) else bundle
     headers = {"content-type": "application/zip"}
-    return service.client.post(f"/v1/products/{product}/bundles", content=content, headers=headers)
+    params = {"create_product": "true"} if create_product else {}
+    return service.client.post(f"/v1/products/{product}/bundles", content=content, headers=headers, params=params)
 
 
 def activate(service: RunningService, bundle: Bundle) -> httpx.Response:
@@ -148,7 +152,7 @@ def test_bundle_that_fails_its_self_test_does_not_replace_the_active_one(serve: 
         assert record.problem is not None
         assert record.problem.type == "parity-failure"
         assert service.client.get("/health/ready").json()["status"] == "ready", "the chosen bundle serves"
-        assert service.client.get(f"{PRODUCT}/bundles:history").json()["items"][0]["version"] == good.version
+        assert service.client.get(f"{PRODUCT}/bundles:history").json()["items"] == [], "nothing is stored"
         labels = {"product": "widget", "change": "activate"}
         assert value(service, "inspection_bundle_changes_total", outcome="refused", **labels) == 1
 
@@ -157,11 +161,15 @@ def test_bundle_that_the_runtime_cannot_load_is_refused(serve: Serve, models: Pa
     good, draft = make_bundle(models, 1), tiny_draft()
     model = tiny_model(draft)
     model.graph.node[-1].op_type = "NobodyKnowsThisOperator"
+    with pytest.raises(BundleSchema, match="NobodyKnowsThisOperator"):
+        write_bundle(models, draft=draft, model=model.SerializeToString(), card=tiny_card(), golden=tiny_golden())
+    model = tiny_model(draft)
+    model.graph.node[-1].input.append("half")  # an Add of three values
     strange = write_bundle(models, draft=draft, model=model.SerializeToString(), card=tiny_card(), golden=tiny_golden())
     with serve(models=models) as service:
         response = activate(service, strange)
         assert (response.status_code, response.json()["type"]) == (422, "/problems#bundle-invalid")
-        assert "NobodyKnowsThisOperator" in response.json()["detail"]
+        assert "Add" in response.json()["detail"]
         assert serving(service) == good.version
 
 
@@ -189,7 +197,12 @@ def test_first_bundle_creates_a_product(serve: Serve, tmp_path: Path) -> None:
     nut = write_tiny_bundle(tmp_path / "elsewhere", "nut")
     with serve(models=tmp_path / "models") as service:
         assert service.client.get("/health/ready").status_code == 503
-        assert upload(service, nut, "nut").status_code == 201
+        unknown = upload(service, nut, "nut")
+        assert (unknown.status_code, unknown.json()["type"]) == (404, "/problems#unknown-product")
+        assert "create_product=true" in unknown.json()["detail"]
+        assert str(tmp_path / "models") in unknown.json()["detail"], "names the folder that was searched"
+        assert not (tmp_path / "models" / "nut").exists()
+        assert upload(service, nut, "nut", create_product=True).status_code == 201
         assert service.client.get("/v1/products/nut").json()["status"] == "inactive"
         headers = {"content-type": "image/png"}
         refused = service.client.post("/v1/products/nut/inspections", content=GOOD, headers=headers)
@@ -324,7 +337,8 @@ def test_external_data_and_unknown_schema_versions_are_refused(service: RunningS
 def test_invalid_product_name_is_refused(service: RunningService, tiny_bundle: Bundle) -> None:
     for name in ("Widget", "..%2Fwidget", "x" * 65, ".staging"):
         assert upload(service, tiny_bundle, name).status_code in {404, 422}, name
-    assert upload(service, tiny_bundle, "nut").json()["type"] == "/problems#bundle-of-other-product"
+    response = upload(service, tiny_bundle, "nut", create_product=True)
+    assert response.json()["type"] == "/problems#bundle-of-other-product"
 
 
 def test_change_needs_an_author_and_a_reason(service: RunningService, tiny_bundle: Bundle) -> None:

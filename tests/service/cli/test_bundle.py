@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from service.bundle.bundle import Bundle
 from tests.bundles import write_tiny_bundle
 from tests.command_line import run
@@ -38,3 +40,20 @@ def test_bundle_is_exported_and_imported(tiny_bundle: Bundle, tmp_path: Path) ->
     ):
         assert run("bundle", *arguments).exit_code == 2, arguments
     assert [path.name for path in models.iterdir()] == ["widget"]
+
+
+def test_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    result = run("bundle", "verify", tmp_path / "nut" / "000000000000")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'nut' / '000000000000'} is not served: there is no such folder" in result.output.replace(
+        "\n", ""
+    )
+
+
+def test_bundle_that_exceeds_the_limits_of_its_self_test_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUMBLINE_SELF_TEST_TIMEOUT_S", "0.01")
+    path = write_tiny_bundle(tmp_path).path
+    (report,) = json.loads(run("bundle", "verify", path, "--json").stdout)
+    assert report["problem"] == "self-test-failed"

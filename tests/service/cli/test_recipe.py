@@ -44,7 +44,7 @@ def test_recipe_command_reports_refusals_and_an_unreachable_service(serve: Serve
     with serve() as service:
         unknown = run("recipe", "show", "gadget", "--url", f"http://127.0.0.1:{service.port}")
     assert unknown.exit_code == 1
-    assert "There is no product 'gadget'. Known products: widget." in unknown.stderr
+    assert "There is no product 'gadget' in the model repository" in unknown.stderr
     unreachable = run("recipe", "show", "widget", "--url", f"http://127.0.0.1:{service.port}")
     assert (unreachable.exit_code, "Check that the service is running" in unreachable.stderr) == (1, True)
     missing = run("recipe", "import", "widget", tmp_path / "none.toml")

@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 
 from service.bundle.bundle import Bundle
+from service.deployment.passed_tests import PassedSelfTests
 from service.deployment.recipes import replace_recipe
 from service.deployment.registry import Registry
+from service.deployment.repository import BundleLoader
 from service.deployment.rollout import Rollout
 from service.deployment.startup import Startup
+from service.deployment.uploads import BundleUploads, UploadLimits
 from service.errors import ShuttingDown
 from service.inspection.inspector import Inspector, InspectorOptions
+from service.inspection.runtime.isolation import SelfTestLimits
 from service.inspection.runtime.session import SessionOptions
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
@@ -25,7 +29,7 @@ from service.store.recipes import append_recipe
 from service.store.records import RecipeRevision
 from service.store.store import Store
 from tests.bundles import SCORES, write_tiny_bundle
-from tests.running_service import GOOD
+from tests.running_service import GOOD, shared_self_tests
 
 PRODUCTS = ("bolt", "nut")
 TIMEOUT_S = 30.0
@@ -116,8 +120,11 @@ def unloaded(tmp_path: Path) -> Iterator[Deployment]:
     )
     store = Store.open(f"sqlite:///{tmp_path / 'plumbline.db'}", tmp_path / "data")
     metrics = Metrics()
-    registry = Registry(models, InspectorOptions(session=SessionOptions(provider="cpu", threads=1)), metrics)
-    yield Deployment(store, registry, Rollout(registry, store.engine, metrics), metrics, old, new)
+    options = InspectorOptions(session=SessionOptions(provider="cpu", threads=1))
+    registry = Registry(models, BundleLoader(options, SelfTestLimits(), PassedSelfTests(shared_self_tests())), metrics)
+    uploads = BundleUploads(models, UploadLimits(2**20, max_uploads=2, timeout_s=30, reserve_bytes=0))
+    rollout = Rollout(registry, store.engine, metrics, uploads)
+    yield Deployment(store, registry, rollout, metrics, old, new)
     registry.close()
     store.close()
 

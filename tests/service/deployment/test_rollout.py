@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
+from service.bundle.errors import BundleInvalid
 from service.deployment.recipes import RecipeSources
 from service.deployment.startup import Startup
+from service.store import choices as choices_module
 from service.store.choices import BundleChoices
 from service.store.errors import StoreUnavailable
 from service.store.recipes import recipe_history
+from service.store.records import BundleChoice, ChoiceDraft, Role
 from tests.service.deployment.conftest import SIGNATURE, Deployment
 
 
@@ -32,6 +38,63 @@ def test_choice_that_cannot_be_stored_leaves_no_recipe_revision(
     assert recipe_history(deployment.store.engine, "bolt") == history
     deployment.activate("bolt", deployment.old["bolt"])
     assert deployment.registry.get("bolt").recipe.revision == history[0].revision + 1
+
+
+@pytest.mark.parametrize("chosen_before", [True, False])
+@pytest.mark.parametrize("fails", ["insert_recipe", "first choice", "last choice", "commit"])
+def test_failed_activation_stores_nothing(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, fails: str, chosen_before: bool
+) -> None:
+    bundle, registry, engine = deployment.old["bolt"], deployment.registry, deployment.store.engine
+    if chosen_before:
+        deployment.activate("bolt", deployment.new["bolt"])
+    deployment.rollout.start_shadow("bolt", bundle.version, **SIGNATURE)  # so that activating it stores two choices
+
+    def stored() -> tuple[object, ...]:
+        roles: tuple[Role, ...] = ("active", "shadow")
+        choices = [list(deployment.rollout.choices.history("bolt", role)) for role in roles]
+        return (recipe_history(engine, "bolt"), *choices)
+
+    before, active, shadow = stored(), registry.get("bolt"), registry.shadows["bolt"]
+    insert, drafts = choices_module._insert, []
+
+    def fail_at(number: int) -> Callable[[Session, ChoiceDraft], BundleChoice]:
+        def choose(session: Session, draft: ChoiceDraft) -> BundleChoice:
+            drafts.append(draft)
+            return unavailable() if len(drafts) == number else insert(session, draft)
+
+        return choose
+
+    def fail_to_commit(*_: object) -> NoReturn:
+        raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+
+    with monkeypatch.context() as patch:
+        if fails == "insert_recipe":
+            patch.setattr("service.store.choices.insert_recipe", unavailable)
+        elif fails == "commit":
+            patch.setattr(engine.dialect, "do_commit", fail_to_commit)
+        else:
+            last = 2 if chosen_before else 3
+            patch.setattr("service.store.choices._insert", fail_at(1 if fails == "first choice" else last))
+        with pytest.raises(StoreUnavailable):
+            deployment.activate("bolt", bundle)
+
+    assert stored() == before
+    assert registry.get("bolt") is active
+    assert registry.shadows["bolt"] is shadow
+    assert registry.broken == ()
+    deployment.activate("bolt", bundle)
+    assert registry.get("bolt").recipe == recipe_history(engine, "bolt")[0], "memory and database agree"
+    assert deployment.rollout.roll_back("bolt", **SIGNATURE).version == deployment.new["bolt"].version
+
+
+def test_bundle_that_cannot_be_loaded_stores_nothing(deployment: Deployment) -> None:
+    bundle = deployment.old["bolt"]
+    (bundle.path / "model.onnx").write_bytes(b"bit rot")
+    with pytest.raises(BundleInvalid):
+        deployment.activate("bolt", bundle)
+    assert deployment.rollout.choices.history("bolt", "active") == []
+    assert len(recipe_history(deployment.store.engine, "bolt")) == 1
 
 
 def test_activation_of_the_shadow_ends_the_shadow_deployment(deployment: Deployment) -> None:
@@ -70,7 +133,7 @@ def test_startup_waits_for_the_database(unloaded: Deployment, monkeypatch: pytes
 
     monkeypatch.setattr(BundleChoices, "lineage", fail_twice)
     Startup(unloaded.registry, unloaded.store.engine).run()
-    assert calls == ["bolt", "bolt", "bolt", "nut"]
+    assert len(calls) == 4, "products are loaded in parallel, and each waits for the database"
     assert unloaded.registry.active.keys() == {"bolt", "nut"}
     assert not unloaded.registry.loading
 

@@ -7,10 +7,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 
+from benchmarks.faults.endless_bundle import copy_slow_bundle, is_ready
+from benchmarks.faults.hostile_bundles import slow_model, tiny_contents, write_unchecked
 from benchmarks.swap_under_load import memory_growth, mixtures, replay_all, swap_under_load, write_tiny_pair
 from plumbline_client import Client
 from service.bundle.archive import write_archive
@@ -30,7 +34,7 @@ def test_uploaded_and_activated_bundle_survives_a_kill(tmp_path: Path) -> None:
     with service_process(models, data, CPU) as service:
         service.wait_until(503)
         with Client(service.url) as plumbline:
-            assert plumbline.upload_bundle("widget", archive.getvalue()).state == "available"
+            assert plumbline.upload_bundle("widget", archive.getvalue(), create_product=True).state == "available"
             assert plumbline.activate_bundle("widget", bundle.version, **WHO).version == bundle.version
             service.wait_until(200)
             assert plumbline.inspect("widget", BAD).decision == "fail"
@@ -89,3 +93,53 @@ def test_shadow_is_compared_and_the_command_line_replays(tmp_path: Path) -> None
         replayed = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
         assert replayed.returncode == 0, replayed.stderr
         assert "10 same" in replayed.stderr
+
+
+def test_bundle_that_does_not_end_delays_neither_other_products_nor_the_end_of_the_process(tmp_path: Path) -> None:
+    models, data = tmp_path / "models", tmp_path / "data"
+    write_tiny_bundle(models)
+    copy_slow_bundle(models, tmp_path)
+    with service_process(models, data, CPU) as service:
+        wait_for(lambda: is_ready(service.url, "widget"))
+        with Client(service.url) as client:
+            assert client.inspect("widget", BAD).decision == "fail"
+        assert httpx.get(f"{service.url}/v1/products/gear").json()["status"] == "loading"
+        since = time.monotonic()
+        assert service.terminate(timeout_s=30) == 0
+        assert time.monotonic() - since < 15
+
+
+def test_activation_has_a_time_limit(tmp_path: Path) -> None:
+    models, data = tmp_path / "models", tmp_path / "data"
+    copy_slow_bundle(models, tmp_path)
+    with service_process(models, data, CPU | {"self_test_timeout_s": "2"}) as service:
+        ready = service.wait_until(503)
+        (broken,) = ready.json()["broken_bundles"]
+        assert broken["type"] == "self-test-failed"
+        url = f"{service.url}/v1/products/gear/bundles/{broken['version']}:activate"
+        response = httpx.post(url, json=WHO, timeout=60)
+        assert (response.status_code, response.json()["type"]) == (422, "/problems#self-test-failed")
+        assert "PLUMBLINE_SELF_TEST_TIMEOUT_S" in response.json()["detail"]
+
+
+def test_sigterm_ends_an_activation_in_progress(tmp_path: Path) -> None:
+    models, data = tmp_path / "models", tmp_path / "data"
+    write_tiny_bundle(models)
+    with service_process(models, data, CPU) as service, ThreadPoolExecutor(1) as pool:
+        service.wait_until(200)
+        slow = tiny_contents(tmp_path / "slow", "widget", model=slow_model("widget"))
+        version = write_unchecked(models, "widget", slow).name
+        url = f"{service.url}/v1/products/widget/bundles/{version}:activate"
+        activation = pool.submit(httpx.post, url, json=WHO, timeout=60)
+        wait_for(lambda: httpx.get(f"{service.url}/v1/products/widget").json()["status"] == "ready")
+        time.sleep(1)
+        assert not activation.done()
+        assert service.terminate(timeout_s=30) == 0
+        assert activation.result().json()["type"] == "/problems#shutting-down"
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

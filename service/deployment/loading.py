@@ -1,0 +1,113 @@
+"""Load all products when the service starts, several at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from service.bundle.errors import BundleIntegrity, BundleInvalid
+from service.deployment.failures import BrokenBundle, LoadFailures
+from service.errors import PlumblineError, ShuttingDown
+
+log = structlog.get_logger(__name__)
+# Products that are loaded at the same time. One that takes long delays the others only if there are several like it.
+LOADERS = 4
+
+
+class ProductLoading:
+    """Loads products in parallel, and records what it has not processed yet.
+
+    Args:
+        models: The model repository, for messages.
+        products: The products to load.
+        failures: Records the products that cannot be loaded.
+        closing: Ends the loading when it is set.
+
+    Attributes:
+        waiting: Products that are not processed yet.
+        finished: Whether `run` has returned.
+    """
+
+    def __init__(
+        self, models: Path, products: frozenset[str], failures: LoadFailures, closing: threading.Event
+    ) -> None:
+        self.waiting = products
+        self.finished = False
+        self._models = models
+        self._failures = failures
+        self._closing = closing
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds since this object was made."""
+        return time.monotonic() - self._started
+
+    def run(self, load_product: Callable[[str], None], end_change: Callable[[str], None]) -> None:
+        """Load every product, and return when all are processed or the service is closing.
+
+        Args:
+            load_product: Loads one product. Called from several threads. Whatever it raises is recorded in `failures`.
+            end_change: Called for each product after it was processed.
+        """
+        queue = deque(sorted(self.waiting))
+
+        def work() -> None:
+            while queue and not self._closing.is_set():
+                try:
+                    product = queue.popleft()
+                except IndexError:
+                    return
+                try:
+                    self._load(product, load_product)
+                finally:
+                    self._end(product, end_change)
+
+        # Daemon threads: a bundle that hangs must not keep the process from ending.
+        count = min(LOADERS, len(queue))
+        threads = [threading.Thread(target=work, name=f"loader-{number}", daemon=True) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for product in self.waiting:
+            self._end(product, end_change)
+        self.finished = True
+
+    def _load(self, product: str, load_product: Callable[[str], None]) -> None:
+        try:
+            load_product(product)
+        except ShuttingDown:
+            log.info("loading stopped", product=product)
+        except Exception as error:  # noqa: BLE001 - recorded; the failure of one product must not affect the others
+            failure = known_failure(self._models / product, error)
+            self._failures.add_broken(BrokenBundle(product, "unknown", failure.slug, failure.detail))
+            log.error("product not served", product=product, reason=failure.detail)
+
+    def _end(self, product: str, end_change: Callable[[str], None]) -> None:
+        with self._lock:
+            self.waiting -= {product}
+        end_change(product)
+
+
+def known_failure(path: Path, error: Exception) -> PlumblineError:
+    """Return the error to report if a bundle or a product cannot be loaded.
+
+    Args:
+        path: The folder that was read.
+        error: What was raised. An unexpected error is logged with its traceback.
+    """
+    if isinstance(error, PlumblineError):
+        return error
+    if isinstance(error, OSError):  # the folder was deleted or is not readable
+        return BundleIntegrity(path, f"the folder cannot be read ({error.strerror}).")
+    if isinstance(error, MemoryError):
+        return BundleInvalid(path, "loading it needs more memory than is available.", "Free memory first.")
+    log.error("unexpected failure while a bundle was loaded", path=str(path), exc_info=error)
+    return BundleInvalid(path, f"loading it failed unexpectedly ({error!r:.300}); see the log.")
