@@ -20,6 +20,7 @@ from service.api.openapi import describe
 from service.api.routes import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
+from service.deployment.revisions import RevisionFollower
 from service.deployment.rollout import Rollout
 from service.deployment.shadow import ShadowRunner
 from service.deployment.startup import Startup
@@ -93,6 +94,7 @@ class Runtime:
             replays=ReplayService(self.registry, store),
             readiness=ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products),
         )
+        self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
         self._sweeper = RetentionSweeper(
             store, lambda: self.registry.known, metrics, settings.retention_interval_s, clock=clock
         )
@@ -104,12 +106,16 @@ class Runtime:
     def start(self) -> None:
         """Start the background threads."""
         self.store_health.start()
+        if self._follower is not None:
+            self._follower.start()
         self._sweeper.start()
         self._loader.start()
 
     def close(self) -> None:
         """Complete the work in flight and stop all threads."""
         self.shadow.close()
+        if self._follower is not None:
+            self._follower.close()
         self.registry.close()
         self._loader.join()
         self.services.inspections.close()

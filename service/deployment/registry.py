@@ -50,6 +50,8 @@ class Registry:
     Attributes:
         loading: Whether `load` has not finished yet.
         failures: Bundles that could not be loaded.
+        synchronise: Called with the product before each lease and each change of its recipe, to put changes by other
+            processes in force. Does nothing by default.
     """
 
     def __init__(self, models: Path, options: InspectorOptions, metrics: Metrics) -> None:
@@ -57,6 +59,7 @@ class Registry:
         self.options = options
         self.loading = True
         self.failures = LoadFailures()
+        self.synchronise: Callable[[str], None] = lambda _product: None
         self._metrics = metrics
         self._active: Mapping[str, ActiveProduct] = MappingProxyType({})
         self._shadows: Mapping[str, Shadow] = MappingProxyType({})
@@ -146,7 +149,9 @@ class Registry:
 
         Raises:
             UnknownProduct, ProductNotReady: As for `get`.
+            StoreUnavailable: The database is shared and cannot be read.
         """
+        self.synchronise(product)
         # If the bundle was replaced and retired between `get` and `acquire`, look up its successor.
         while not (active := self.get(product)).leases.acquire():
             pass

@@ -58,7 +58,7 @@ class ArtefactFiles:
         Raises:
             StoreUnavailable: It cannot be written.
         """
-        return write_atomically(self.image_path(inspection_id, media_type), data, self.root)
+        return write_atomically(self.image_path(inspection_id, media_type), data, self.root.parent)
 
     def write_map(self, inspection_id: UUID, anomaly_map: Float32Map) -> WrittenFile:
         """Write an anomaly map.
@@ -72,7 +72,7 @@ class ArtefactFiles:
         """
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(anomaly_map, np.float32), allow_pickle=False)
-        return write_atomically(self.map_path(inspection_id), buffer.getvalue(), self.root)
+        return write_atomically(self.map_path(inspection_id), buffer.getvalue(), self.root.parent)
 
     def read_image(self, inspection_id: UUID, media_type: str) -> bytes:
         """Return the image as it was received.

@@ -101,7 +101,8 @@ class StoreProbe:
         now = time.monotonic()
         if now < self._next_write and not self._problems:
             return
-        probe_write(self._store.files.root)
+        root = self._store.files.root
+        probe_write(root if root.exists() else root.parent)
         self._next_write = now + WRITE_PROBE_S
 
     def _check_rows(self) -> None:

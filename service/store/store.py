@@ -176,7 +176,7 @@ class Store:
     def _watch(self) -> None:
         """Remember the identity of all files and folders."""
         self.guard.watch(self.data, "the data folder")
-        self.guard.watch(self.files.root, "the folder of images and maps")
+        self.guard.watch(self.files.root, "the folder of images and maps", is_replaceable=True)
         for lock in self._locks.values():
             if lock.is_held:
                 self.guard.watch(lock.path, "the lock file")

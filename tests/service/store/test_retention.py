@@ -26,6 +26,7 @@ from service.store.store import Store
 from tests.service.store.test_store import make_row
 
 NOW = datetime.now(UTC)
+FUTURE = (NOW + timedelta(days=1), NOW + timedelta(days=2))
 MAP = np.zeros((2, 2), np.float32)
 
 
