@@ -73,7 +73,7 @@ def newest_revisions(engine: Engine) -> dict[str, int]:
     """
     query = select(RecipeRow.product, func.max(RecipeRow.revision)).group_by(RecipeRow.product)
     with reading(engine) as session:
-        return dict(session.execute(query))
+        return dict(session.execute(query).all())
 
 
 def newest_chosen_revision(engine: Engine, product: str) -> RecipeRevision | None:

@@ -55,13 +55,13 @@ def past_retention(
     with reading(engine) as connection:
         if older_than is not None:
             old = candidates.where(InspectionRow.created_at < older_than).order_by(InspectionRow.created_at)
-            found |= dict(connection.execute(old))
+            found |= dict(connection.execute(old).all())
         if beyond is not None:
             newest = select(InspectionRow.id).where(*kept).order_by(InspectionRow.id.desc())
             first_beyond = connection.scalar(newest.offset(beyond).limit(1))
             if first_beyond is not None:
                 surplus = candidates.where(InspectionRow.id <= first_beyond).order_by(InspectionRow.id)
-                found |= dict(connection.execute(surplus))
+                found |= dict(connection.execute(surplus).all())
     return [Artefacts(UUID(inspection_id), media_type) for inspection_id, media_type in sorted(found.items())[:limit]]
 
 
