@@ -22,6 +22,7 @@ from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.repository import BundleLoader
+from service.deployment.revisions import RevisionFollower
 from service.deployment.rollout import Rollout
 from service.deployment.shadow import ShadowRunner
 from service.deployment.startup import Startup
@@ -32,6 +33,7 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.configure import configure
 from service.inspection.runtime.isolation import SelfTestLimits
 from service.inspection.runtime.session import SessionOptions
+from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.serving.admission import Admission
 from service.serving.artefacts import ArtefactService
@@ -45,6 +47,9 @@ from service.serving.replays import ReplayService
 from service.serving.retention import RetentionSweeper
 from service.serving.streams import StreamService
 from service.settings import Settings
+from service.store.errors import StoreUnavailable
+from service.store.health import StoreHealth
+from service.store.probe import StoreProbe
 from service.store.store import Store
 
 log = structlog.get_logger(__name__)
@@ -67,6 +72,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
         self.store = store
+        self.store_health = StoreHealth(StoreProbe(store, settings.min_data_free_bytes))
         passed = PassedSelfTests(settings.data / SELF_TESTS)
         self.registry = Registry(settings.models, bundle_loader(settings, passed), metrics)
         rollout = Rollout(
@@ -74,6 +80,7 @@ class Runtime:
         )
         self.admission = Admission(settings.queue_limit)
         references = ReferenceScores(store.engine)
+        clock = Clock(lambda direction: metrics.clock_jumps.labels(direction).inc())
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
         inspection_service = InspectionService(
             settings,
@@ -83,6 +90,8 @@ class Runtime:
             shadow=self.shadow,
             admission=self.admission,
             metrics=metrics,
+            health=self.store_health,
+            clock=clock,
         )
         self.services = Services(
             inspections=inspection_service,
@@ -93,9 +102,12 @@ class Runtime:
             recipes=RecipeService(self.registry, store),
             proposals=ProposalService(self.registry, store),
             replays=ReplayService(self.registry, store),
-            readiness=ReadinessCheck(self.registry, self.admission, settings.required_products),
+            readiness=ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products),
         )
-        self._sweeper = RetentionSweeper(store, lambda: self.registry.known, metrics, settings.retention_interval_s)
+        self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
+        self._sweeper = RetentionSweeper(
+            store, lambda: self.registry.known, metrics, settings.retention_interval_s, clock=clock
+        )
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.
         self._loader = threading.Thread(target=self._load, name="bundle-loader", daemon=True)
         metrics.set_queue(lambda: self.admission.depth, settings.queue_limit)
@@ -103,18 +115,24 @@ class Runtime:
 
     def start(self) -> None:
         """Start the background threads."""
+        self.store_health.start()
+        if self._follower is not None:
+            self._follower.start()
         self._sweeper.start()
         self._loader.start()
 
     def close(self) -> None:
         """Complete the work in flight and stop all threads."""
         self.shadow.close()
+        if self._follower is not None:
+            self._follower.close()
         self.registry.close()
         self._loader.join(LOADING_STOP_S)
         self.services.inspections.close()
         self.services.artefacts.close()
         self.services.proposals.close()
         self._sweeper.close()
+        self.store_health.close()
         self.store.close()
         log.info("stopped")
 
@@ -134,10 +152,14 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The store is opened first: without it there are no decisions, so the process ends here with the reason.
-        store = await run_in_threadpool(Store.open, settings.database, settings.data)
+        try:
+            store = await run_in_threadpool(Store.open, settings.database, settings.data)
+        except StoreUnavailable as error:
+            log.error("cannot start", reason=error.detail)
+            raise
         runtime = Runtime(settings, store, metrics)
         app.state.runtime, app.state.services = runtime, runtime.services
-        runtime.start()
+        await run_in_threadpool(runtime.start)
         try:
             yield
         finally:

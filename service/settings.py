@@ -82,6 +82,10 @@ class Settings(BaseSettings):
     max_batch: int = Field(default=8, ge=1, le=256)
     """Largest number of images in one inference run. Batches form only while the session is busy."""
 
+    min_data_free_bytes: int = Field(default=64 * 2**20, ge=0, le=2**50)
+    """Free disk space of the data folder, in bytes, below which the service is not ready. On a small file system a
+    twentieth of its size is enough.
+    """
     retention_interval_s: float = Field(default=60.0, gt=0, le=86_400)
     """Seconds between two runs of the retention job, which deletes images and anomaly maps that the recipes no longer
     keep.

@@ -7,13 +7,12 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from service.app import bundle_loader
-from service.bundle.archive import open_spool
 from service.bundle.bundle import bundle_folders
 from service.cli.options import CLIENT_URL
 from service.deployment.repository import product_folders
@@ -21,10 +20,13 @@ from service.errors import PlumblineError
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
 from service.settings import PREFIX, Settings
-from service.store.database import open_engine
+from service.store.database import open_read_only_engine, sqlite_path
+from service.store.errors import SchemaOutdated, StoreUnavailable
+from service.store.sqlite import check_file
 
 MIN_FREE_BYTES = 200 * 2**20
 LOW_FREE_BYTES = 5 * 2**30
+_STRUCTURE_CHECK_S = 30.0
 _LIBRARIES = ("fastapi", "uvicorn", "numpy", "opencv-python-headless", "onnx", "sqlalchemy", "pydantic")
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -144,41 +146,67 @@ def _check_cuda(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_data(settings: Settings) -> Iterator[Finding]:
-    try:
-        settings.data.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=settings.data) as file:
-            file.write(b"plumbline")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        remedy = "Make the folder writable for this user, or set PLUMBLINE_DATA to a folder that is writable."
-        yield Finding("data folder", Health.PROBLEM, f"{settings.data}: {error.strerror}", remedy)
-        return
-    yield Finding("data folder", Health.OK, f"{settings.data} is writable")
-    free = shutil.disk_usage(settings.data).free
+    # The checks create nothing, so a misspelt path does not become a folder.
+    remedy = "Make the folder writable for this user, or set PLUMBLINE_DATA to a folder that is writable."
+    existing = next(path for path in (settings.data, *settings.data.parents) if path.exists())
+    if not settings.data.is_dir():
+        detail = f"{settings.data} does not exist"
+        if os.access(existing, os.W_OK | os.X_OK):
+            remedy = "plumbline serve creates it. Check PLUMBLINE_DATA if inspections were stored before."
+            yield Finding("data folder", Health.WARNING, detail, remedy)
+        else:
+            yield Finding("data folder", Health.PROBLEM, f"{detail}, and {existing} is not writable", remedy)
+    elif not os.access(settings.data, os.R_OK | os.W_OK | os.X_OK) or _is_read_only(settings.data):
+        yield Finding("data folder", Health.PROBLEM, f"{settings.data} is not writable", remedy)
+    else:
+        yield Finding("data folder", Health.OK, f"{settings.data} is writable")
+    free = shutil.disk_usage(existing).free
     text = f"{free / 2**30:.1f} GiB free"
     remedy = "Free disk space, or set PLUMBLINE_DATA to a folder on a larger disk. A full disk stops inspection."
     health = Health.PROBLEM if free < MIN_FREE_BYTES else Health.WARNING if free < LOW_FREE_BYTES else Health.OK
     yield Finding("disk", health, text, "" if health is Health.OK else remedy)
 
 
+def _is_read_only(folder: Path) -> bool:
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
 def _check_database(settings: Settings) -> Iterator[Finding]:
+    path = sqlite_path(settings.database)
+    if path is not None and not path.exists():
+        yield Finding("database", Health.OK, f"{path} does not exist yet; plumbline serve creates it")
+        return
     try:
-        open_engine(settings.database).dispose()
-    except PlumblineError as error:
-        yield Finding("database", Health.PROBLEM, error.detail, "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA.")
-    else:
+        engine = open_read_only_engine(settings.database)
+    except SchemaOutdated as error:
+        yield Finding("database", Health.WARNING, error.reason, error.remedy)
+        return
+    except StoreUnavailable as error:
+        remedy = "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA, or restore a backup."
+        yield Finding("database", Health.PROBLEM, error.detail, remedy)
+        return
+    engine.dispose()
+    damage = None if path is None else check_file(path, _STRUCTURE_CHECK_S)
+    if damage is None:
         yield Finding("database", Health.OK, "can be opened, and its tables are up to date")
+    else:
+        remedy = "Stop the service, and restore a backup of the database."
+        yield Finding("database", Health.PROBLEM, f"{path} is corrupt ({damage})", remedy)
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
-    try:
-        open_spool(settings.models).close()
-    except OSError as error:
-        text = f"{settings.models} is not writable ({error.strerror}): bundles can be copied there, but not uploaded"
+    models = settings.models
+    if not models.is_dir():
+        remedy = "Set PLUMBLINE_MODELS to the folder that holds the products, or create it."
+        yield Finding("model repository", Health.PROBLEM, f"{models} does not exist", remedy)
+    elif not os.access(models, os.R_OK | os.X_OK):
+        remedy = "Make the folder readable for this user."
+        yield Finding("model repository", Health.PROBLEM, f"{models} cannot be read", remedy)
+    elif not os.access(models, os.W_OK) or _is_read_only(models):
+        text = f"{models} is not writable: bundles can be copied there by another user, but not uploaded"
+        yield Finding("model repository", Health.OK, text)
     else:
-        text = f"{settings.models} is writable: bundles can be uploaded"
-    yield Finding("model repository", Health.OK, text)
+        yield Finding("model repository", Health.OK, f"{models} is writable: bundles can be uploaded")
 
 
 def _check_bundles(settings: Settings) -> Iterator[Finding]:

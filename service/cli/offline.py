@@ -1,6 +1,7 @@
 """What the service would use for a product, read from its data folder and model repository without a server.
 
-Commands that use this module must not create a database: where the service has never run, defaults apply.
+Commands that use this module only read: they create nothing and migrate nothing, whether the service is running or not.
+Where it has never run, defaults apply.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import Engine
-from sqlalchemy.engine import make_url
 
 from service.bundle.bundle import Bundle, bundle_folders
 from service.deployment.reference_scores import ReferenceScores
@@ -20,7 +20,7 @@ from service.errors import PlumblineError
 from service.recipes.recipe import Recipe
 from service.settings import Settings
 from service.store.choices import BundleChoices
-from service.store.database import open_engine
+from service.store.database import open_read_only_engine, sqlite_path
 from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.files import ArtefactFiles
 from service.store.ids import parse_id
@@ -28,7 +28,6 @@ from service.store.inspections import get_inspection
 from service.store.recipes import current_recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store
-from service.store.writer import GroupWriter
 
 
 def bundle_in_force(settings: Settings, product: str) -> Path:
@@ -62,12 +61,16 @@ def recipe_in_force(settings: Settings, bundle: Bundle) -> tuple[Recipe, Sequenc
 
 @contextmanager
 def open_engine_if_exists(settings: Settings) -> Iterator[Engine | None]:
-    """Open the database of the service; None if there is none."""
-    database = make_url(settings.database).database
-    if not settings.database_url and not (database and Path(database).exists()):
+    """Open the database of the service for reading; None if there is none.
+
+    Raises:
+        StoreUnavailable: It cannot be read, or it has the schema of another version.
+    """
+    path = sqlite_path(settings.database)
+    if path is not None and not path.exists():
         yield None
         return
-    engine = open_engine(settings.database)
+    engine = open_read_only_engine(settings.database)
     try:
         yield engine
     finally:
@@ -84,7 +87,7 @@ def open_store(settings: Settings) -> Iterator[Store]:
     with open_engine_if_exists(settings) as engine:
         if engine is None:
             raise StoreUnavailable(f"there is no database in {settings.data}")
-        yield Store(engine, ArtefactFiles(settings.data / "inspections"), GroupWriter(engine))
+        yield Store(engine, ArtefactFiles(settings.data / "inspections"))
 
 
 def stored_inspections(

@@ -9,16 +9,24 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from service.cli.console import OUT
+from service.cli.console import FAILURE, OUT, stop
 from service.cli.options import AsJson, Data, Models, load_settings
 from service.errors import PlumblineError
 from service.settings import Settings
 
 
 def products(models: Models = None, data: Data = None, as_json: AsJson = False) -> None:
-    """List the products of the model repository, with the bundle and the recipe that the service would use."""
+    """List the products of the model repository, with the bundle and the recipe that the service would use.
+
+    Exit code: 0 the products are listed, 1 the database cannot be read.
+    """
+    from service.store.errors import StoreUnavailable
+
     settings = load_settings(models=models, data=data)
-    rows = _rows(settings)
+    try:
+        rows = _rows(settings)
+    except StoreUnavailable as error:
+        stop(error.detail, FAILURE)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
@@ -28,10 +36,15 @@ def products(models: Models = None, data: Data = None, as_json: AsJson = False) 
 
 
 def _rows(settings: Settings) -> list[dict[str, Any]]:
-    """Return the facts of each product; `error` where its bundle or its recipe cannot be read."""
+    """Return the facts of each product; `error` where its bundle or its recipe cannot be read.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
     from service.bundle.bundle import Bundle, bundle_folders
     from service.cli.offline import bundle_in_force, recipe_in_force
     from service.deployment.repository import product_folders
+    from service.store.errors import StoreUnavailable
 
     rows: list[dict[str, Any]] = []
     for name in product_folders(settings.models):
@@ -40,6 +53,8 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
             path = bundle_in_force(settings, name)
             bundle = Bundle.load(path)
             recipe, _ = recipe_in_force(settings, bundle)
+        except StoreUnavailable:
+            raise
         except PlumblineError as error:
             rows.append({"product": name, "version": path.name, "error": error.detail})
             continue

@@ -155,6 +155,7 @@ def replace_recipe(
         recipe, _ = sources.after(revision, shadow.bundle).fit(shadow.bundle)
         return revision, recipe
 
+    registry.synchronise(product)
     return registry.change_recipe(product, store)
 
 

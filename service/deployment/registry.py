@@ -52,12 +52,15 @@ class Registry:
 
     Attributes:
         failures: Bundles that could not be loaded.
+        synchronise: Called with the product before each lease and each change of its recipe, to put changes by other
+            processes in force. Does nothing by default.
     """
 
     def __init__(self, models: Path, loader: BundleLoader, metrics: Metrics) -> None:
         self.models = models
         self.loader = loader
         self.failures = LoadFailures()
+        self.synchronise: Callable[[str], None] = lambda _product: None
         self._metrics = metrics
         self._active: Mapping[str, ActiveProduct] = MappingProxyType({})
         self._shadows: Mapping[str, Shadow] = MappingProxyType({})
@@ -148,7 +151,9 @@ class Registry:
 
         Raises:
             UnknownProduct, ProductNotReady: As for `get`.
+            StoreUnavailable: The database is shared and cannot be read.
         """
+        self.synchronise(product)
         # If the bundle was replaced and retired between `get` and `acquire`, look up its successor.
         while not (active := self.get(product)).leases.acquire():
             pass

@@ -104,12 +104,12 @@ def newest_since(engine: Engine, product: str | None, since: datetime | None, li
     """
     rows: list[InspectionRecord] = []
     before: UUID | None = None
-    which = InspectionFilter(product=product)
+    which = InspectionFilter(product=product, since=since)
     while len(rows) < limit:
         page = list_inspections(engine, which, before=before, limit=min(_PAGE, limit - len(rows)))
-        rows += [row for row in page if since is None or row.created_at >= since]
-        if not page or (since is not None and page[-1].created_at < since):
+        if not page:
             break
+        rows += page
         before = UUID(page[-1].id)
     return sorted(rows, key=lambda row: (row.product, row.bundle_digest))
 

@@ -77,6 +77,18 @@ class Metrics:
             "Images or maps that retention could not remove; removal is retried.",
             registry=self.registry,
         )
+        self.map_sync_failures = Counter(
+            "inspection_map_sync_failures_total",
+            "Anomaly maps that may be lost in a power failure, because the disk reported an error. The verdict and the "
+            "image are stored.",
+            registry=self.registry,
+        )
+        self.clock_jumps = Counter(
+            "inspection_clock_jumps_total",
+            "Jumps of the machine's clock by more than 5 seconds since the start.",
+            ["direction"],
+            registry=self.registry,
+        )
         self.softened = Counter(
             "inspection_softened_total",
             "Verdicts that are milder than the score alone because of region filters.",
@@ -166,6 +178,8 @@ class Metrics:
         )  # fmt: skip
         for reason in SHED_REASONS:
             self.shed.labels(reason)
+        for direction in ("forwards", "backwards"):
+            self.clock_jumps.labels(direction)
 
     def set_queue(self, depth: Callable[[], int], limit: int) -> None:
         """Set the source of the queue's depth, which is read at every scrape, and its limit."""

@@ -7,7 +7,10 @@ following part would pass. Therefore identical images in succession are counted 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from service.inspection.quality import QualityViolation, frozen_frame_violation
 from service.recipes.recipe import Recipe
@@ -17,39 +20,74 @@ from service.schemas.sections import InvalidReason
 MAX_STATIONS = 4096
 
 
+@dataclass
+class _Station:
+    """What a station sent last.
+
+    Attributes:
+        sha256: Digest of the newest image that was stored.
+        repeats: Number of identical images in succession that were stored.
+        in_flight: Number of images by digest whose inspection has not ended yet.
+    """
+
+    sha256: str = ""
+    repeats: int = 0
+    in_flight: Counter[str] = field(default_factory=Counter)
+
+
 class FrozenCameraDetector:
     """Counts identical images in succession per product and station, in memory only.
+
+    An image counts once its inspection is stored: a client that sends it again after an error repeats a request, and
+    its camera is not frozen.
 
     Args:
         max_stations: Maximum number of stations to keep a count for.
     """
 
     def __init__(self, max_stations: int = MAX_STATIONS) -> None:
-        self._last: OrderedDict[tuple[str, str | None], tuple[str, int]] = OrderedDict()
+        self._stations: OrderedDict[tuple[str, str | None], _Station] = OrderedDict()
         self._max_stations = max_stations
         self._lock = threading.Lock()
 
-    def count(self, product: str, station: str | None, sha256: str) -> int:
-        """Record an image and return how many images in succession are identical.
+    @contextmanager
+    def counting(self, product: str, station: str | None, sha256: str) -> Iterator[int]:
+        """Count an image for the block, and permanently if the block succeeds.
 
         Args:
             product: Name of the product.
             station: Name of the station, or None if the sender did not name it.
             sha256: Digest of the encoded image.
 
-        Returns:
-            Number of identical images in succession, including this one.
+        Yields:
+            Number of identical images in succession, including this one and those that are being inspected.
         """
         with self._lock:
-            previous, repeats = self._last.pop((product, station), ("", 0))
-            repeats = repeats + 1 if previous == sha256 else 1
-            self._last[product, station] = (sha256, repeats)
-            if len(self._last) > self._max_stations:
-                self._last.popitem(last=False)
-            return repeats
+            state = self._stations.setdefault((product, station), _Station())
+            self._stations.move_to_end((product, station))
+            if len(self._stations) > self._max_stations:
+                self._stations.popitem(last=False)
+            state.in_flight[sha256] += 1
+            stored = state.repeats if state.sha256 == sha256 else 0
+            repeats = stored + state.in_flight[sha256]
+        is_stored = False
+        try:
+            yield repeats
+            is_stored = True
+        finally:
+            with self._lock:
+                state.in_flight[sha256] -= 1
+                if not state.in_flight[sha256]:
+                    del state.in_flight[sha256]
+                if is_stored:
+                    state.repeats = state.repeats + 1 if state.sha256 == sha256 else 1
+                    state.sha256 = sha256
 
-    def check(self, product: str, recipe: Recipe, station: str | None, sha256: str) -> tuple[QualityViolation, ...]:
-        """Record an image and check the recipe's limit on identical images.
+    @contextmanager
+    def checking(
+        self, product: str, recipe: Recipe, station: str | None, sha256: str
+    ) -> Iterator[tuple[QualityViolation, ...]]:
+        """Check the recipe's limit on identical images. The image counts if the block succeeds.
 
         Args:
             product: Name of the product.
@@ -57,11 +95,12 @@ class FrozenCameraDetector:
             station: Name of the station, or None if the sender did not name it.
             sha256: Digest of the encoded image.
 
-        Returns:
+        Yields:
             One violation if the limit is reached, otherwise nothing.
         """
         limit = recipe.quality.frozen_after
         if limit is None or InvalidReason.FROZEN_FRAME in recipe.quality.off:
-            return ()
-        repeats = self.count(product, station, sha256)
-        return (frozen_frame_violation(repeats, limit),) if repeats >= limit else ()
+            yield ()
+            return
+        with self.counting(product, station, sha256) as repeats:
+            yield (frozen_frame_violation(repeats, limit),) if repeats >= limit else ()

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
+import structlog
+
 from service.deployment.lease import ActiveProduct
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
@@ -26,8 +28,10 @@ from service.inspection.decoding.pixel_formats import RawLayout
 from service.inspection.quality import QualityViolation
 from service.inspection.records import PreparedImage
 from service.inspection.runtime.threads import cpu_quota
+from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.recipes.quality_check import check_quality
+from service.recipes.recipe import Recipe
 from service.serving.admission import Admission
 from service.serving.frozen_camera import FrozenCameraDetector
 from service.serving.pagination import Page, read_page
@@ -35,13 +39,41 @@ from service.serving.records import PartRecord, to_invalid_record, to_record
 from service.settings import Settings
 from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.files import WrittenFile
+from service.store.health import StoreHealth
 from service.store.ids import new_id, parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
 from service.store.records import InspectionRecord
 from service.store.store import Store
 
+log = structlog.get_logger(__name__)
+
 DISK_THREADS = 4
 _CAPACITY_ERRORS = (QueueFull, DeadlineExceeded, ShuttingDown, StoreUnavailable)
+
+
+@dataclass(frozen=True)
+class StatedBuffer:
+    """What a client states about a camera buffer. The recipe that judges the image completes it.
+
+    Attributes:
+        pixel_format: PFNC name of the pixel format.
+        width: Width in pixels.
+        height: Height in pixels.
+        stride: Distance between rows in bytes.
+    """
+
+    pixel_format: str | None = None
+    width: int | None = None
+    height: int | None = None
+    stride: int | None = None
+
+    def layout(self, recipe: Recipe) -> RawLayout | None:
+        """Return the layout of the buffer; None if nothing is stated, because then the image is an encoded one.
+
+        Raises:
+            UnknownPixelFormat, PixelMismatch, InvalidRequest: See `PixelSetting.layout`.
+        """
+        return recipe.pixels.layout(self.pixel_format, self.width, self.height, self.stride)
 
 
 @dataclass(frozen=True)
@@ -51,12 +83,12 @@ class Image:
     Attributes:
         data: The encoded image, or a camera buffer.
         part: Metadata sent by the client.
-        layout: Layout of the camera buffer; None for an encoded image.
+        buffer: What the client states about a camera buffer; nothing for an encoded image.
     """
 
     data: bytes
     part: PartRecord
-    layout: RawLayout | None = None
+    buffer: StatedBuffer = StatedBuffer()
 
 
 class InspectionService:
@@ -70,6 +102,8 @@ class InspectionService:
         shadow: Runs shadow bundles on judged images.
         admission: Limits the inspections in flight.
         metrics: Counts inspections.
+        health: Notified if a record cannot be stored.
+        clock: The time of day.
     """
 
     def __init__(
@@ -82,6 +116,8 @@ class InspectionService:
         shadow: ShadowRunner,
         admission: Admission,
         metrics: Metrics,
+        health: StoreHealth,
+        clock: Clock,
     ) -> None:
         self._queue_deadline_s = settings.queue_deadline_s
         self._registry = registry
@@ -90,6 +126,8 @@ class InspectionService:
         self._shadow = shadow
         self._admission = admission
         self._metrics = metrics
+        self._health = health
+        self._clock = clock
         self._inspections = ThreadPoolExecutor(settings.queue_limit, thread_name_prefix="inspection")
         self._cores = threading.BoundedSemaphore(cpu_quota())
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
@@ -103,26 +141,16 @@ class InspectionService:
         """
         self._registry.get(product)
 
-    def buffer_layout(
-        self, product: str, pixel_format: str | None, width: int | None, height: int | None, stride: int | None
-    ) -> RawLayout | None:
-        """Return the layout of a camera buffer, from the given values and the product's recipe.
+    def require_usable(self, product: str, buffer: StatedBuffer) -> None:
+        """Check what a client states about a camera buffer before the image is received.
 
-        Args:
-            product: Name of the product.
-            pixel_format: PFNC name of the pixel format.
-            width: Width in pixels.
-            height: Height in pixels.
-            stride: Distance between rows in bytes.
-
-        Returns:
-            The layout, or None if no value is given: then the image is an encoded one.
+        The layout that is used follows from the recipe in force when the image is judged.
 
         Raises:
             UnknownProduct, ProductNotReady: No bundle serves this product.
             UnknownPixelFormat, PixelMismatch, InvalidRequest: See `PixelSetting.layout`.
         """
-        return self._registry.get(product).recipe.recipe.pixels.layout(pixel_format, width, height, stride)
+        buffer.layout(self._registry.get(product).recipe.recipe)
 
     @contextmanager
     def admit(self) -> Iterator[None]:
@@ -132,9 +160,12 @@ class InspectionService:
 
         Raises:
             QueueFull, ShuttingDown: The request cannot be admitted now.
+            StoreUnavailable: Nothing can be stored since the start.
         """
         try:
             with self._admission.enter():
+                if self._store.read_only_reason is not None:
+                    raise StoreUnavailable(self._store.read_only_reason)
                 yield
         except _CAPACITY_ERRORS as error:
             self._metrics.shed.labels(error.slug.replace("-", "_")).inc()
@@ -217,24 +248,39 @@ class InspectionService:
 
     def _inspect(self, product: str, image: Image, submitted: float) -> InspectionRecord:
         # The lease keeps this bundle loaded until the record is stored, even if another one is activated meanwhile.
-        with self._registry.lease(product) as active:
-            record = self._judge(active, image, submitted)
+        try:
+            with self._registry.lease(product) as active:
+                record = self._judge(active, image, submitted)
+        except StoreUnavailable:
+            self._health.report_failure()
+            raise
         if record.score is not None:
             self._shadow.submit(record)
         return record
 
     def _judge(self, active: ActiveProduct, image: Image, submitted: float) -> InspectionRecord:
-        inspection_id, inspector = new_id(), active.inspector
-        recipe, data = active.recipe.recipe, image.data
+        inspector, recipe = active.inspector, active.recipe.recipe
+        layout = image.buffer.layout(recipe)
         with self._cores:
             # The batcher checks the deadline for its own queue only. An image that exceeded it here is not decoded.
             if time.perf_counter() - submitted > self._queue_deadline_s:
                 raise DeadlineExceeded(self._queue_deadline_s, 1.0)
-            prepared = inspector.read(data, recipe.pixels.rules(image.layout))
-        reference = self._references.scores(active.bundle, recipe)
-        if violations := self._check_quality(active, prepared, image.part.station):
-            record = to_invalid_record(inspection_id, active, prepared, violations, reference, data, image.part)
-            return self._store_invalid(record, data)
+            # A verdict that cannot be stored is not computed.
+            self._store.require_writable()
+            prepared = inspector.read(image.data, recipe.pixels.rules(layout))
+        product, station = active.bundle.manifest.product, image.part.station
+        with self._frozen_cameras.checking(product, recipe, station, prepared.sha256) as frozen:
+            violations = check_quality(prepared, inspector.quality_limits, recipe) + frozen
+            with self._files(prepared.media_type) as inspection_id:
+                if violations:
+                    return self._store_invalid(inspection_id, active, prepared, violations, image)
+                return self._store_judged(inspection_id, active, prepared, image)
+
+    def _store_judged(
+        self, inspection_id: UUID, active: ActiveProduct, prepared: PreparedImage, image: Image
+    ) -> InspectionRecord:
+        inspector, recipe, data = active.inspector, active.recipe.recipe, image.data
+        created_at, reference = self._clock.now(), self._references.scores(active.bundle, recipe)
         # The image is written while the graph runs.
         writing = self._disk.submit(self._write_image, inspection_id, prepared.media_type, data)
         anomaly_map: WrittenFile | None = None
@@ -242,39 +288,41 @@ class InspectionService:
             result = inspector.infer(prepared)
             with self._cores:
                 judged = inspector.finish(prepared, result, recipe.criteria, reference)
-            record = to_record(inspection_id, active, judged, reference, data, image.part)
+            record = to_record(inspection_id, created_at, active, judged, reference, data, image.part)
             store_started = time.perf_counter()
             anomaly_map = self._store.files.write_map(inspection_id, judged.anomaly_map)
             # Before the record is committed, both files are complete and the image is synced to disk. The map is synced
             # in the background: after a power failure it can be computed again from image and bundle.
             writing.result()
-            self._disk.submit(anomaly_map.sync)
+            self._disk.submit(self._sync_map, anomaly_map)
         except BaseException:
             wait([writing])
             if anomaly_map is not None:
                 anomaly_map.close()
-            self._store.files.remove(inspection_id, prepared.media_type)
             raise
-        self._commit(record)
+        self._store.writer.write(record)
         timings = {**judged.timings, "store": time.perf_counter() - store_started}
         self._metrics.count_inspection(record.product, record.decision, judged.score, timings, record.batch_size)
         if judged.decision is not judged.by_score:
             self._metrics.softened.labels(record.product).inc()
         return record
 
-    def _check_quality(
-        self, active: ActiveProduct, prepared: PreparedImage, station: str | None
-    ) -> tuple[QualityViolation, ...]:
-        recipe = active.recipe.recipe
-        found = check_quality(prepared, active.inspector.quality_limits, recipe)
-        product = active.bundle.manifest.product
-        return found + self._frozen_cameras.check(product, recipe, station, prepared.sha256)
-
-    def _store_invalid(self, record: InspectionRecord, data: bytes) -> InspectionRecord:
+    def _store_invalid(
+        self,
+        inspection_id: UUID,
+        active: ActiveProduct,
+        prepared: PreparedImage,
+        violations: tuple[QualityViolation, ...],
+        image: Image,
+    ) -> InspectionRecord:
         """Store an image that the quality check rejected: it shows what is wrong with illumination, lens or camera."""
+        reference = self._references.scores(active.bundle, active.recipe.recipe)
+        record = to_invalid_record(
+            inspection_id, self._clock.now(), active, prepared, violations, reference, image.data, image.part
+        )
         store_started = time.perf_counter()
-        self._write_image(UUID(record.id), record.image_media_type, data)
-        self._commit(record)
+        self._write_image(inspection_id, record.image_media_type, image.data)
+        self._store.writer.write(record)
         timings = {stage: milliseconds / 1000 for stage, milliseconds in record.timings_ms.items()}
         timings["store"] = time.perf_counter() - store_started
         reasons = {violation["reason"] for violation in record.objections or []}
@@ -284,16 +332,31 @@ class InspectionService:
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
         self._store.files.write_image(inspection_id, media_type, data).sync()
 
-    def _commit(self, record: InspectionRecord) -> None:
+    def _sync_map(self, anomaly_map: WrittenFile) -> None:
         try:
-            self._store.writer.write(record)
+            anomaly_map.sync()
+        except StoreUnavailable as error:
+            self._metrics.map_sync_failures.inc()
+            self._health.report_failure()
+            log.warning("anomaly map may be lost in a power failure", file=anomaly_map.path.name, reason=error.reason)
+
+    @contextmanager
+    def _files(self, media_type: str) -> Iterator[UUID]:
+        """Yield a new id for the block that stores an inspection, and remove the files of the id if the block fails.
+
+        Clients retry, so a failed attempt must not leave orphaned files.
+        """
+        inspection_id = new_id()
+        try:
+            yield inspection_id
         except StoreUnavailable:
-            # Clients retry, so each failed attempt must not leave two orphaned files. If the database does not respond
-            # at all, it may have committed the record; then the files stay.
-            inspection_id = UUID(record.id)
+            # If the database does not respond at all, it may have committed the record; then the files stay.
             with contextlib.suppress(StoreUnavailable):
                 try:
                     get_inspection(self._store.engine, inspection_id)
                 except UnknownInspection:
-                    self._store.files.remove(inspection_id, record.image_media_type)
+                    self._store.files.remove(inspection_id, media_type)
+            raise
+        except BaseException:
+            self._store.files.remove(inspection_id, media_type)
             raise

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -40,7 +40,7 @@ from service.recipes.recipe import Recipe
 from service.schemas.proposal import MAX_GOOD_IMAGES, ChangedVerdict, Proposal, ReplayedVerdicts
 from service.serving.batch import Frame
 from service.store.errors import ArtefactGone, NotJudged
-from service.store.ids import created_at, new_id
+from service.store.ids import new_id
 from service.store.inspections import Selection, recent_inspections, select_inspections
 from service.store.proposals import add_proposal
 from service.store.records import InspectionRecord, StoredProposal
@@ -150,12 +150,11 @@ class Proposer:
             InvalidRecipe: The rates are not possible.
             StoreUnavailable: The database cannot be used.
         """
-        proposal_id = new_id()
         proposal = derive(
             images,
             task.options,
-            proposal_id=str(proposal_id),
-            created_at=created_at(proposal_id),
+            proposal_id=str(new_id()),
+            created_at=datetime.now(UTC),
             product=active.bundle.manifest.product,
             bundle_digest=active.bundle.digest,
             fail_in_force=active.recipe.recipe.fail_threshold,

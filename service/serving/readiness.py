@@ -10,6 +10,7 @@ from service.deployment.failures import BrokenBundle
 from service.deployment.registry import Registry
 from service.inspection.errors import ProviderUnavailable
 from service.serving.admission import Admission
+from service.store.health import StoreHealth
 
 ReadinessStatus = Literal["ready", "degraded", "loading", "draining", "not-ready"]
 
@@ -46,11 +47,13 @@ class ReadinessCheck:
     Attributes:
         registry: Products and the bundles that serve them.
         admission: Admission of inspections; while it drains, the service is not ready.
+        store_health: What prevents verdicts from being stored; while anything does, the service is not ready.
         required_products: Products without which the service is not ready.
     """
 
     registry: Registry
     admission: Admission
+    store_health: StoreHealth
     required_products: frozenset[str]
 
     def __call__(self) -> ReadinessReport:
@@ -61,9 +64,9 @@ class ReadinessCheck:
     def _status(self) -> tuple[ReadinessStatus, tuple[str, ...]]:
         if self.admission.is_draining:
             return "draining", ("The service is stopping.",)
-        registry = self.registry
+        registry, store_problems = self.registry, self.store_health.problems
         if registry.loading:
-            return "loading", ("Bundles are being loaded.",)
+            return "loading", ("Bundles are being loaded.", *store_problems)
         reasons = [broken.reason for broken in registry.broken]
         if registry.delayed:
             reasons.append(f"Bundles are still being loaded: {', '.join(sorted(registry.delayed))}.")
@@ -74,6 +77,7 @@ class ReadinessCheck:
             reasons.insert(0, f"The model repository {registry.models} holds no bundle.")
         # If a GPU was requested explicitly, the CPU would be too slow for the expected load.
         provider_unavailable = any(broken.slug == ProviderUnavailable.slug for broken in registry.broken)
-        if missing or provider_unavailable or not registry.active:
+        if store_problems or missing or provider_unavailable or not registry.active:
+            reasons[:0] = store_problems
             return "not-ready", tuple(reasons)
         return "degraded" if reasons else "ready", tuple(reasons)

@@ -13,7 +13,6 @@ from service.inspection.decision import Decision
 from service.inspection.quality import QualityViolation
 from service.inspection.records import Inspection, PreparedImage
 from service.inspection.regions import Region
-from service.store.ids import created_at
 from service.store.records import InspectionRecord
 
 
@@ -31,6 +30,7 @@ class PartRecord:
 
 def to_record(
     inspection_id: UUID,
+    created_at: datetime,
     active: ActiveProduct,
     judged: Inspection,
     reference: Sequence[float],
@@ -41,6 +41,7 @@ def to_record(
 
     Args:
         inspection_id: UUIDv7 of the inspection.
+        created_at: Time of the inspection.
         active: Bundle and recipe that judged the image.
         judged: The result.
         reference: Scores of good images that the p-value is relative to.
@@ -57,12 +58,13 @@ def to_record(
         by_score=judged.by_score.value if judged.dropped else None,
         dropped_regions=dict(judged.dropped) or None,
         judged_share=judged.judged_share if judged.judged_share < 1 else None,
-        **_common_fields(inspection_id, active, judged.image, reference, data, part),
+        **_common_fields(inspection_id, created_at, active, judged.image, reference, data, part),
     )
 
 
 def to_invalid_record(
     inspection_id: UUID,
+    created_at: datetime,
     active: ActiveProduct,
     prepared: PreparedImage,
     violations: Sequence[QualityViolation],
@@ -74,6 +76,7 @@ def to_invalid_record(
 
     Args:
         inspection_id: UUIDv7 of the inspection.
+        created_at: Time of the inspection.
         active: Bundle and recipe in force.
         prepared: The decoded image with its quality measures.
         violations: Quality limits that the image violates.
@@ -89,12 +92,13 @@ def to_invalid_record(
         timings_ms=_milliseconds(prepared.timings),
         batch_size=0,
         objections=[violation.to_stored() for violation in violations],
-        **_common_fields(inspection_id, active, prepared, reference, data, part),
+        **_common_fields(inspection_id, created_at, active, prepared, reference, data, part),
     )
 
 
 def _common_fields(
     inspection_id: UUID,
+    created_at: datetime,
     active: ActiveProduct,
     prepared: PreparedImage,
     reference: Sequence[float],
@@ -106,7 +110,7 @@ def _common_fields(
     scale = active.inspector.heatmap_scale(recipe.thresholds, recipe.heatmap.low, recipe.heatmap.high)
     return {
         "id": str(inspection_id),
-        "created_at": created_at(inspection_id),
+        "created_at": created_at,
         "product": bundle.manifest.product,
         "fail_threshold": recipe.fail_threshold,
         "review_threshold": recipe.review_threshold,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
+from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.recipes.sections import Keep
 from service.store.errors import RecipeUnreadable, StoreUnavailable
@@ -25,6 +26,9 @@ log = structlog.get_logger(__name__)
 # Maximum number of inspections per product and decision in one sweep. If it is reached, the next sweep follows soon.
 SWEEP_LIMIT = 500
 _NEXT_SWEEP_S = 1.0
+# Files are not removed for their age in this time after the clock jumped. A clock that is wrong for a moment must not
+# remove files that cannot be restored.
+CLOCK_SETTLE_S = 3600.0
 
 
 class RetentionSweeper:
@@ -37,6 +41,7 @@ class RetentionSweeper:
         interval_s: Seconds between sweeps. Files younger than this are kept, so that a client can read the files of a
             recent inspection.
         limit: Maximum number of inspections per product and decision in one sweep.
+        clock: The time of day.
     """
 
     def __init__(
@@ -46,9 +51,11 @@ class RetentionSweeper:
         metrics: Metrics,
         interval_s: float,
         limit: int = SWEEP_LIMIT,
+        clock: Clock | None = None,
     ) -> None:
         self.store = store
         self.limit = limit
+        self._clock = clock or Clock()
         self._products = products
         self._metrics = metrics
         self._interval_s = interval_s
@@ -89,14 +96,16 @@ class RetentionSweeper:
         return is_more
 
     def _remove(self, product: str, decision: str, keep: Keep) -> bool:
-        now = datetime.now(UTC)
+        now, interval = self._clock.now(), timedelta(seconds=self._interval_s)
+        since_jump_s = self._clock.seconds_since_jump()
+        is_clock_settled = since_jump_s is None or since_jump_s > CLOCK_SETTLE_S
         found = past_retention(
             self.store.engine,
             product,
             decision,
-            older_than=None if keep.days is None else now - timedelta(days=keep.days),
+            older_than=now - timedelta(days=keep.days) if keep.days is not None and is_clock_settled else None,
             beyond=keep.count,
-            not_after=now - timedelta(seconds=self._interval_s),
+            protected=(now - interval, now + interval),
             limit=self.limit,
         )
         removed = [item for item in found if not self._stop.is_set() and self._unlink(item)]

@@ -1,4 +1,4 @@
-"""Open the database: engine, SQLite pragmas and migrations."""
+"""Open the database: engine, schema version and migrations."""
 
 from __future__ import annotations
 
@@ -8,37 +8,155 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.store.errors import StoreUnavailable
+from service.store.errors import SchemaOutdated, StoreUnavailable
+from service.store.sqlite import SqliteFile, configure
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-SQLITE_BUSY_TIMEOUT_MS = 5000
 
 
-def open_engine(url: str) -> Engine:
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite database; None for another database.
+
+    Args:
+        url: SQLAlchemy URL.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database).absolute()
+
+
+def open_engine(url: str, file: SqliteFile | None = None) -> Engine:
     """Connect to a database, migrate its schema to this version, and return the engine.
+
+    Args:
+        url: SQLAlchemy URL.
+        file: Opens the connections to a SQLite database; None to use the file of the URL without a guard.
+
+    Raises:
+        StoreUnavailable: The database cannot be opened or migrated.
+    """
+    engine = make_engine(url, file)
+    try:
+        migrate(engine)
+    except StoreUnavailable:
+        engine.dispose()
+        raise
+    return engine
+
+
+def make_engine(url: str, file: SqliteFile | None = None) -> Engine:
+    """Return an engine without connecting.
+
+    Args:
+        url: SQLAlchemy URL.
+        file: Opens the connections to a SQLite database; None to use the file of the URL without a guard.
+
+    Raises:
+        StoreUnavailable: The driver of the database is not installed.
+    """
+    parsed = make_url(url)
+    path = sqlite_path(url)
+    if path is None:
+        return _create(parsed, pool_pre_ping=True)
+    file = file or SqliteFile(path)
+    engine = _create(parsed, creator=file.connect, poolclass=QueuePool)
+    if (guard := file.guard) is not None:
+        # Connections of the pool can read a deleted file as if nothing had happened.
+        @event.listens_for(engine, "checkout")
+        def checkout(*_: Any) -> None:
+            guard.check()
+
+    return engine
+
+
+def open_read_only_engine(url: str) -> Engine:
+    """Connect to a database for reading only. Nothing is created and nothing is migrated.
 
     Args:
         url: SQLAlchemy URL.
 
     Raises:
-        StoreUnavailable: The database cannot be opened or migrated.
+        StoreUnavailable: The database does not exist, cannot be opened, or has the schema of another version.
     """
     parsed = make_url(url)
-    is_sqlite = parsed.get_backend_name() == "sqlite"
+    path = sqlite_path(url)
+    if path is None:
+        engine = _create(parsed, pool_pre_ping=True, execution_options={"postgresql_readonly": True})
+    else:
+        # A connection of its own for every session: each decides anew how the file has to be opened.
+        engine = _create(parsed, creator=SqliteFile(path, is_read_only=True).connect, poolclass=NullPool)
     try:
-        if is_sqlite and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(parsed, pool_pre_ping=not is_sqlite)
-        if is_sqlite:
-            event.listen(engine, "connect", _configure_sqlite)
-        _upgrade(engine)
-    except (SQLAlchemyError, OSError, ImportError) as error:
-        raise StoreUnavailable(f"the database {parsed.render_as_string()} cannot be opened ({error})") from error
+        require_current_schema(engine)
+    except StoreUnavailable:
+        engine.dispose()
+        raise
     return engine
+
+
+def migrate(engine: Engine) -> None:
+    """Create the database if it does not exist, and migrate its schema to this version.
+
+    Raises:
+        StoreUnavailable: It cannot be opened or migrated, or a newer version of Plumbline has migrated it.
+    """
+    path = sqlite_path(str(engine.url))
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        _upgrade(engine)
+    except (SQLAlchemyError, OSError) as error:
+        raise _cannot_open(engine.url, error) from error
+
+
+def require_current_schema(engine: Engine) -> None:
+    """Check that the schema of the database is the one of this version.
+
+    Raises:
+        SchemaOutdated: It is the schema of an older version.
+        StoreUnavailable: It is the schema of a newer version, or the database cannot be read.
+    """
+    try:
+        with engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    except (SQLAlchemyError, OSError) as error:
+        raise _cannot_open(engine.url, error) from error
+    expected = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    _require_known(engine.url, found)
+    if found != expected:
+        raise SchemaOutdated(
+            f"the database {engine.url.render_as_string()} has the schema {found or 'of an empty database'}, and this "
+            f"version of Plumbline needs {expected}",
+            remedy="`plumbline serve` of this version migrates it when it starts. This command only reads, so it "
+            "changed nothing. Make a backup first if an older version may be needed again.",
+        )
+
+
+def _create(url: URL, **options: Any) -> Engine:
+    try:
+        return create_engine(url, **options)
+    except (SQLAlchemyError, ImportError) as error:
+        raise _cannot_open(url, error) from error
+
+
+def _cannot_open(url: URL, error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(f"the database {url.render_as_string()} cannot be opened ({error.__cause__ or error})")
+
+
+def _require_known(url: URL, revision: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise StoreUnavailable(
+            f"the database {url.render_as_string()} has the schema {revision}, which this version of Plumbline does "
+            "not know",
+            remedy="A newer version has migrated it. Run that version, or restore a backup from before the migration.",
+        )
 
 
 def _upgrade(engine: Engine, revision: str = "head") -> None:
@@ -48,12 +166,13 @@ def _upgrade(engine: Engine, revision: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
+        _require_known(engine.url, MigrationContext.configure(connection).get_current_revision())
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
 
 def _transactional(engine: Engine) -> Engine:
-    """Return an engine for the same SQLite database that runs DDL inside transactions.
+    """Return an engine for the same SQLite database that runs DDL inside transactions, and creates the file.
 
     By default Python's driver commits before each CREATE TABLE. If the process were killed between a table and the
     entry in alembic's version table, the database would need manual repair. BEGIN IMMEDIATE also serialises two
@@ -62,9 +181,9 @@ def _transactional(engine: Engine) -> Engine:
     own = create_engine(engine.url, poolclass=NullPool)
 
     @event.listens_for(own, "connect")
-    def connect(connection: sqlite3.Connection, record: Any) -> None:
+    def connect(connection: sqlite3.Connection, _record: Any) -> None:
         connection.isolation_level = None
-        _configure_sqlite(connection, record)
+        configure(connection)
         # Alembic alters a SQLite table by copying and dropping it. Dropping must not cascade to referring rows.
         connection.execute("PRAGMA foreign_keys=OFF")
 
@@ -73,15 +192,3 @@ def _transactional(engine: Engine) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return own
-
-
-def _configure_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
-    # WAL lets readers continue while the writer commits. With synchronous=FULL a commit survives a power failure, not
-    # only a crash: a returned verdict is on disk.
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        f"busy_timeout={SQLITE_BUSY_TIMEOUT_MS}",
-        "foreign_keys=ON",
-    ):
-        connection.execute(f"PRAGMA {pragma}")

@@ -17,13 +17,21 @@ class StoreUnavailable(PlumblineError):
     title = "Inspection store is not available"
     status = 503
 
-    def __init__(self, reason: str, retry_after_s: float = 5.0) -> None:
-        super().__init__(
-            f"The inspection store cannot be used: {reason}. A verdict is only returned after it is stored. "
-            "Check disk space and permissions of PLUMBLINE_DATA and the database (`plumbline doctor`), then send "
-            "the image again.",
-            retry_after=retry_after_s,
+    def __init__(self, reason: str, retry_after_s: float = 5.0, *, remedy: str = "") -> None:
+        remedy = remedy or (
+            "A verdict is only returned after it is stored. Check disk space and permissions of PLUMBLINE_DATA and the "
+            "database (`plumbline doctor`), then send the image again."
         )
+        super().__init__(f"The inspection store cannot be used: {reason}. {remedy}", retry_after=retry_after_s)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class SchemaOutdated(StoreUnavailable):
+    """The database has the schema of an older version, and the command only reads.
+
+    Start `plumbline serve` of this version once: it migrates the database.
+    """
 
 
 class RecipeConflict(PlumblineError):

@@ -1,5 +1,7 @@
 """Images and anomaly maps on disk: `inspections/YYYY/MM/DD/<id>.<suffix>` in the data folder.
 
+The folder is that of the time in the id, so a path follows from the id alone, whatever happened to the clock.
+
 A file appears under its name only when it is complete, and before the inspection's row is committed. So a crash can
 leave a file without a row, but never a row without its files. The caller decides when to wait until a written file
 survives a power failure (`WrittenFile.sync`).
@@ -18,15 +20,18 @@ from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from service.inspection.decoding.decoder import SUFFIXES
 from service.store.errors import ArtefactGone, StoreUnavailable
-from service.store.ids import created_at
+from service.store.ids import created_at, new_id
 from service.store.records import InspectionRecord
 
 Float32Map = npt.NDArray[np.float32]
 MAP_SUFFIX = ".npy"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_CREATE_ATTEMPTS = 3
+log = structlog.get_logger(__name__)
 
 
 class ArtefactFiles:
@@ -53,7 +58,7 @@ class ArtefactFiles:
         Raises:
             StoreUnavailable: It cannot be written.
         """
-        return write_atomically(self.image_path(inspection_id, media_type), data)
+        return write_atomically(self.image_path(inspection_id, media_type), data, self.root.parent)
 
     def write_map(self, inspection_id: UUID, anomaly_map: Float32Map) -> WrittenFile:
         """Write an anomaly map.
@@ -67,7 +72,7 @@ class ArtefactFiles:
         """
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(anomaly_map, np.float32), allow_pickle=False)
-        return write_atomically(self.map_path(inspection_id), buffer.getvalue())
+        return write_atomically(self.map_path(inspection_id), buffer.getvalue(), self.root.parent)
 
     def read_image(self, inspection_id: UUID, media_type: str) -> bytes:
         """Return the image as it was received.
@@ -126,10 +131,11 @@ class ArtefactFiles:
     def remove_empty_days(self, inspection_ids: Iterable[UUID]) -> None:
         """Delete the day folders of these inspections that are empty.
 
-        The folders of today and of yesterday are kept, because new files may still be written to them.
+        The folders of today and of yesterday are kept, because new files may still be written to them. The same
+        applies to the day of new ids, which is a later one if the clock was set back.
         """
         now = datetime.now(UTC)
-        in_use = {self._day(now), self._day(now - timedelta(days=1))}
+        in_use = {self._day(now), self._day(now - timedelta(days=1)), self._day(created_at(new_id()))}
         in_use |= {folder for day in in_use for folder in day.parents}
         for day in {self._day(created_at(inspection_id)) for inspection_id in inspection_ids}:
             for folder in (day, day.parent, day.parent.parent):
@@ -141,11 +147,12 @@ class ArtefactFiles:
                     break  # not empty
 
     def remove(self, inspection_id: UUID, media_type: str) -> None:
-        """Delete the files of an inspection that failed before its row was committed. Errors are ignored."""
+        """Delete the files of an inspection that failed before its row was committed. Errors are only logged."""
         for path in (self.image_path(inspection_id, media_type), self.map_path(inspection_id)):
-            # An orphaned file only costs space, while an error here would hide the original one.
-            with contextlib.suppress(OSError):
-                path.unlink()
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:  # an orphaned file only costs space; raising would hide the original error
+                log.warning("file of a failed inspection not removed", path=str(path), reason=error.strerror)
 
     def _path(self, inspection_id: UUID, suffix: str) -> Path:
         return self._day(created_at(inspection_id)) / f"{inspection_id}{suffix}"
@@ -197,20 +204,22 @@ class WrittenFile:
             os.close(descriptor)
 
 
-def write_atomically(path: Path, data: bytes) -> WrittenFile:
-    """Write a file that appears under its name only when it is complete. Parent folders are created.
+def write_atomically(path: Path, data: bytes, root: Path | None = None) -> WrittenFile:
+    """Write a file that appears under its name only when it is complete.
+
+    Args:
+        path: The file.
+        data: Its content.
+        root: Missing folders below this one are created, but never this folder itself: if it was deleted or unmounted,
+            a new one would hide it.
 
     Raises:
-        StoreUnavailable: The disk is full, read-only or missing.
+        StoreUnavailable: The disk is full, read-only or missing. Nothing of the file is left.
     """
     # A random name, so that two writers never share a partial file.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        try:
-            descriptor = os.open(partial, _NEW_FILE, 0o644)
-        except FileNotFoundError:  # the first file of a day
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(partial, _NEW_FILE, 0o644)
+        descriptor = _create(partial, root)
         try:
             view = memoryview(data)
             while view:  # os.write may write less than requested, for example if the disk is almost full
@@ -218,8 +227,49 @@ def write_atomically(path: Path, data: bytes) -> WrittenFile:
             partial.rename(path)
         except BaseException:
             os.close(descriptor)
-            partial.unlink(missing_ok=True)
+            _remove_partial(partial)
             raise
     except OSError as error:
         raise StoreUnavailable(f"{path.name} cannot be written ({error.strerror})") from error
     return WrittenFile(path, descriptor)
+
+
+def probe_write(folder: Path) -> None:
+    """Write a small file and delete it, to find out whether the folder can be written.
+
+    Raises:
+        StoreUnavailable: It cannot be written.
+    """
+    path = folder / f".write-probe.{secrets.token_hex(4)}"
+    try:
+        descriptor = os.open(path, _NEW_FILE, 0o644)
+        try:
+            os.write(descriptor, bytes(4096))
+        finally:
+            os.close(descriptor)
+            path.unlink()
+    except OSError as error:
+        raise StoreUnavailable(f"{folder} cannot be written ({error.strerror})") from error
+
+
+def _create(path: Path, root: Path | None) -> int:
+    """Create a file, and its missing parent folders below `root`. Return its descriptor."""
+    attempts = _CREATE_ATTEMPTS
+    while True:
+        try:
+            return os.open(path, _NEW_FILE, 0o644)
+        except FileNotFoundError:  # the first file of a day, or retention removed the empty folder at this moment
+            attempts -= 1
+            if root is None or not attempts:
+                raise
+            for parent in reversed(path.relative_to(root).parents):
+                if parent.name:
+                    with contextlib.suppress(FileExistsError):
+                        (root / parent).mkdir()
+
+
+def _remove_partial(partial: Path) -> None:
+    try:
+        partial.unlink(missing_ok=True)
+    except OSError as error:  # must not hide the original error
+        log.warning("incomplete file not removed", path=str(partial), reason=error.strerror)

@@ -1,8 +1,12 @@
-"""Inspection ids: UUIDv7. An id contains its creation time, and sorting by id sorts by time."""
+"""Inspection ids: UUIDv7. Ids of one process increase, so sorting by id sorts in the order of creation.
+
+The time in an id is the clock's, but never earlier than that of the id before it: if the clock was set back, ids
+continue with the old time. Therefore a time that people see, or that retention compares, is stored on its own
+(`created_at`); ids only serve for order and for the names of files.
+"""
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -17,19 +21,8 @@ def new_id() -> UUID:
 
 
 def created_at(inspection_id: UUID) -> datetime:
-    """Return the creation time in an id, in UTC with millisecond resolution."""
+    """Return the time in an id, in UTC with millisecond resolution. It may be later than the clock's: see above."""
     return datetime.fromtimestamp((inspection_id.int >> 80) / 1000, UTC)
-
-
-def first_id(moment: datetime) -> UUID:
-    """Return the smallest id that can be created at `moment` or later: the inclusive start of a range of ids."""
-    return UUID(int=max(0, math.ceil(moment.timestamp() * 1000)) << 80)
-
-
-def smallest_text(moment: datetime) -> str:
-    """Return a string that sorts before every id of this millisecond or later, and after every earlier id."""
-    digits = f"{max(0, int(moment.timestamp() * 1000)):012x}"
-    return f"{digits[:8]}-{digits[8:]}"
 
 
 def parse_id(text: str) -> UUID:

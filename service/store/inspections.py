@@ -11,7 +11,6 @@ from uuid import UUID
 from sqlalchemy import Engine, Select, select
 
 from service.store.errors import UnknownInspection
-from service.store.ids import first_id
 from service.store.models import InspectionRow
 from service.store.records import InspectionRecord
 from service.store.session import reading
@@ -22,11 +21,19 @@ _TABLE = InspectionRow.__table__
 
 @dataclass(frozen=True)
 class InspectionFilter:
-    """Conditions on the inspections to list. None matches any value."""
+    """Conditions on the inspections to list. None matches any value.
+
+    Attributes:
+        product: Name of the product.
+        decision: The decision.
+        part_id: Id of the part.
+        since: Earliest time of an inspection.
+    """
 
     product: str | None = None
     decision: str | None = None
     part_id: str | None = None
+    since: datetime | None = None
 
 
 def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:
@@ -66,6 +73,8 @@ def list_inspections(
         query = query.where(_TABLE.c.decision == which.decision)
     if which.part_id is not None:
         query = query.where(_TABLE.c.part_id == which.part_id)
+    if which.since is not None:
+        query = query.where(_TABLE.c.created_at >= which.since)
     return _records(engine, query)
 
 
@@ -125,9 +134,9 @@ def select_inspections(engine: Engine, product: str, which: Selection, limit: in
         return [found[name] for name in sorted(found)]
     query = query.where(_TABLE.c.score.is_not(None))
     if which.since is not None:
-        query = query.where(_TABLE.c.id >= str(first_id(which.since)))
+        query = query.where(_TABLE.c.created_at >= which.since)
     if which.until is not None:
-        query = query.where(_TABLE.c.id < str(first_id(which.until)))
+        query = query.where(_TABLE.c.created_at < which.until)
     return _records(engine, query.limit(limit))
 
 

@@ -69,12 +69,17 @@ class InspectionRow(Base):
 
     __tablename__ = "inspections"
     __table_args__ = (
-        # Ids are UUIDv7 and sort by time, so one column is enough to page through the list.
+        # Ids are UUIDv7 and sort in the order of creation, so one column is enough to page through the list.
         Index(None, "product", "id"),
         Index(None, "product", "decision", "id"),
         Index(None, "part_id", "id"),
         # For retention. Partial, because after some time most inspections have had their files removed.
         Index("ix_inspections_kept", "product", "decision", "id", sqlite_where=_KEPT, postgresql_where=_KEPT),
+        # Ids do not give the time of an inspection if the clock was set back.
+        Index(
+            "ix_inspections_kept_time", "product", "decision", "created_at", sqlite_where=_KEPT, postgresql_where=_KEPT
+        ),
+        Index(None, "product", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)

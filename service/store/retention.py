@@ -8,7 +8,6 @@ from uuid import UUID
 
 from sqlalchemy import Engine, or_, select, update
 
-from service.store.ids import smallest_text
 from service.store.models import InspectionRow
 from service.store.records import Artefacts
 from service.store.session import reading, transaction
@@ -24,7 +23,7 @@ def past_retention(
     *,
     older_than: datetime | None,
     beyond: int | None,
-    not_after: datetime,
+    protected: tuple[datetime, datetime],
     limit: int,
 ) -> Sequence[Artefacts]:
     """Return the stored artefacts that exceed their retention, oldest first.
@@ -35,7 +34,8 @@ def past_retention(
         decision: The decision of the inspections.
         older_than: Artefacts from before this time exceed their retention; None for no limit of age.
         beyond: Artefacts that are not among the newest `beyond` exceed it, too; None for no limit of number.
-        not_after: Never return artefacts from this time or later.
+        protected: Never return artefacts from this period, given by start and end. Later artefacts may be returned:
+            the clock was set back since, so they are not the newest ones.
         limit: Maximum number of results.
 
     Raises:
@@ -46,21 +46,23 @@ def past_retention(
         InspectionRow.decision == decision,
         InspectionRow.artefacts_removed_at.is_(None),
     )
+    # Times are compared with `created_at`, not with ids: an id may contain a later time if the clock was set back.
+    columns = (InspectionRow.id, InspectionRow.image_media_type)
+    start, end = protected
+    is_free = or_(InspectionRow.created_at < start, InspectionRow.created_at > end)
+    candidates = select(*columns).where(*kept, is_free).limit(limit)
+    found: dict[str, str] = {}
     with reading(engine) as connection:
-        past = [] if older_than is None else [InspectionRow.id < smallest_text(older_than)]
+        if older_than is not None:
+            old = candidates.where(InspectionRow.created_at < older_than).order_by(InspectionRow.created_at)
+            found |= dict(connection.execute(old).all())
         if beyond is not None:
             newest = select(InspectionRow.id).where(*kept).order_by(InspectionRow.id.desc())
             first_beyond = connection.scalar(newest.offset(beyond).limit(1))
-            past += [] if first_beyond is None else [InspectionRow.id <= first_beyond]
-        if not past:
-            return []
-        found = connection.execute(
-            select(InspectionRow.id, InspectionRow.image_media_type)
-            .where(*kept, or_(*past), InspectionRow.id < smallest_text(not_after))
-            .order_by(InspectionRow.id)
-            .limit(limit)
-        )
-        return [Artefacts(UUID(inspection_id), media_type) for inspection_id, media_type in found]
+            if first_beyond is not None:
+                surplus = candidates.where(InspectionRow.id <= first_beyond).order_by(InspectionRow.id)
+                found |= dict(connection.execute(surplus).all())
+    return [Artefacts(UUID(inspection_id), media_type) for inspection_id, media_type in sorted(found.items())[:limit]]
 
 
 def mark_removed(engine: Engine, inspection_ids: Sequence[UUID], moment: datetime) -> None:

@@ -82,12 +82,19 @@ class GroupWriter:
         except Exception as error:  # noqa: BLE001 - every thread of the group must receive the failure
             # A single invalid row must not fail the other rows of the group, so they are committed one by one. If the
             # database is unavailable, that would fail for each of them and only take longer.
-            if len(group) > 1 and not isinstance(error, OperationalError):
+            if len(group) > 1 and not isinstance(error, OperationalError | StoreUnavailable):
                 for item in group:
                     self._commit([item])
                 return
-            reason = str(error.__cause__ or error) if isinstance(error, SQLAlchemyError) else repr(error)
             for item in group:
-                item.error = StoreUnavailable(f"the inspection cannot be stored ({reason})")
+                item.error = _failure(error)
         for item in group:
             item.is_done = True
+
+
+def _failure(error: Exception) -> StoreUnavailable:
+    """Return an error of its own for each thread: raising one object in several threads would mix their tracebacks."""
+    if isinstance(error, StoreUnavailable):
+        return StoreUnavailable(error.reason, remedy=error.remedy)
+    reason = str(error.__cause__ or error) if isinstance(error, SQLAlchemyError) else repr(error)
+    return StoreUnavailable(f"the inspection cannot be stored ({reason})")

@@ -20,9 +20,8 @@ from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.api.http.problems import BodyLimitExceeded
 from service.errors import BadArchive, BodyTooLarge, InvalidRequest, PlumblineError, TooManyImages
-from service.inspection.decoding.pixel_formats import RawLayout
 from service.serving.batch import Frame
-from service.serving.inspections import Image
+from service.serving.inspections import Image, StatedBuffer
 from service.serving.records import PartRecord
 from service.settings import Settings
 from service.store.errors import StoreUnavailable
@@ -43,13 +42,15 @@ class ImageSource:
         request: The request; `BodyLimitMiddleware` bounds its body.
         settings: The other limits.
         part: Metadata of all images.
-        layout: Layout of all camera buffers; None for encoded images.
+        buffer: What the client states about all camera buffers; nothing for encoded images.
     """
 
-    def __init__(self, request: Request, settings: Settings, part: PartRecord, layout: RawLayout | None = None) -> None:
+    def __init__(
+        self, request: Request, settings: Settings, part: PartRecord, buffer: StatedBuffer | None = None
+    ) -> None:
         self._request = request
         self._settings = settings
-        self._empty = Image(b"", part, layout)
+        self._empty = Image(b"", part, buffer or StatedBuffer())
         self._remaining_s = settings.body_timeout_s
 
     def images(self) -> AsyncGenerator[Frame]:

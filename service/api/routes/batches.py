@@ -28,6 +28,7 @@ from service.schemas.batch import BatchItem, BatchResult
 from service.schemas.common import BufferHeaders, PartFields
 from service.schemas.problem import Problem
 from service.serving.batch import inspect_in_order
+from service.serving.inspections import StatedBuffer
 from service.untrusted_zip import MEDIA_TYPE as ZIP
 
 router = APIRouter(tags=["inspections"])
@@ -63,8 +64,9 @@ async def inspect_batch(
     is received, a few at a time, so memory does not grow with the number of images. If the body is incomplete, the
     images received before are inspected and the last item contains the problem; if there were none, the request fails.
     """
-    layout = inspections.buffer_layout(product, buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
-    frames = ImageSource(request, settings, part_record(request, part), layout).images()
+    stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
+    inspections.require_usable(product, stated)
+    frames = ImageSource(request, settings, part_record(request, part), stated).images()
     items: list[BatchItem] = []
     name = request_id(request.scope)
     try:

@@ -32,7 +32,7 @@ from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
 from service.schemas.common import BufferHeaders, Label, PartFields
 from service.schemas.inspection import Inspection, InspectionPage
-from service.serving.inspections import Image
+from service.serving.inspections import Image, StatedBuffer
 from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection
 from service.store.inspections import InspectionFilter
 
@@ -105,11 +105,10 @@ async def inspect(
     inspections.require_ready(product)
     media_type = negotiate(request.headers.get("accept"), (_JSON, *artefacts.heatmap_media_types))
     with inspections.admit():
-        layout = inspections.buffer_layout(
-            product, buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride
-        )
+        stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
+        inspections.require_usable(product, stated)
         upload = await receive_upload(request, settings.body_timeout_s)
-        image = Image(upload.image, part_record(request, part, upload.fields), layout)
+        image = Image(upload.image, part_record(request, part, upload.fields), stated)
         record = await inspections.inspect(product, image)
         if media_type == _JSON:
             content = to_inspection(record).model_dump_json().encode()

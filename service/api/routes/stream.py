@@ -31,7 +31,7 @@ from service.schemas.stream import (
     StreamResult,
 )
 from service.serving.batch import IN_FLIGHT, Frame, inspect_in_order
-from service.serving.inspections import Image
+from service.serving.inspections import Image, StatedBuffer
 from service.serving.records import PartRecord
 from service.serving.streams import StreamService
 from service.store.ids import new_id
@@ -162,13 +162,8 @@ class _Stream:
             request_id=f"{self._name}/{index}",
         )
         buffer = _merge(self._hello.buffer, metadata.buffer)
-        try:
-            layout = self._inspections.buffer_layout(
-                self._product, buffer.pixel_format, buffer.width, buffer.height, buffer.stride
-            )
-        except PlumblineError as error:
-            return Frame(Image(b"", record), metadata.name, error)
-        return Frame(Image(data, record, layout), metadata.name)
+        stated = StatedBuffer(buffer.pixel_format, buffer.width, buffer.height, buffer.stride)
+        return Frame(Image(data, record, stated), metadata.name)
 
     async def _send_failure(self, error: PlumblineError) -> None:
         await self._send(StreamFailure(problem=Problem(**problem_body(error, self._name))))

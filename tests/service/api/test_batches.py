@@ -153,7 +153,7 @@ def test_names_in_an_archive_are_only_labels(service: RunningService, tmp_path: 
     labels = [item["name"] for item in response.json()["items"]]
     assert labels == ["../../etc/passwd", "/absolute.png", "C:\\windows.png", "x" * 256, "a\ufffdb.png"]
     written = [path for path in service.settings.data.rglob("*") if path.is_file()]
-    assert {path.suffix for path in written} <= {".png", ".npy", ".db", ".db-wal", ".db-shm", ".raw"}
+    assert {path.suffix for path in written} <= {".png", ".npy", ".db", ".db-wal", ".db-shm", ".lock", ".raw"}
 
 
 def test_encrypted_damaged_and_empty_files_do_not_affect_the_others(service: RunningService) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
+from service.store.database import _upgrade, open_engine
 from tests.bundles import write_tiny_bundle
 from tests.command_line import run
+from tests.running_service import GOOD, Serve
 
 
 def test_doctor_finds_no_problem_on_a_working_machine(tiny_models: Path, tmp_path: Path) -> None:
@@ -39,3 +43,75 @@ def test_doctor_reports_problems_with_remedies(tmp_path: Path, monkeypatch: pyte
     for words in ("PLUMBLINE_PROT is not a setting", "calibration.json", "cannot be opened", "firewall"):
         assert words in result.output, words
     assert result.output.count("→") >= 4, "each has a remedy"
+
+
+def test_doctor_creates_nothing_and_reports_missing_folders(tmp_path: Path) -> None:
+    result = run("doctor", "--models", tmp_path / "modles", "--data", tmp_path / "dta", "--port", "0")
+    assert result.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+    output = " ".join(result.output.split())
+    assert f"{tmp_path / 'modles'} does not exist" in output
+    assert f"{tmp_path / 'dta'} does not exist" in output
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [("old", "0005_bundles"), ("new", "newer version"), ("corrupt", "corrupt")]
+)
+def test_doctor_reports_the_state_of_the_database_and_changes_nothing(
+    tiny_models: Path, tmp_path: Path, change: str, words: str
+) -> None:
+    path = tmp_path / "data" / "plumbline.db"
+    path.parent.mkdir()
+    url = f"sqlite:///{path}"
+    if change == "old":
+        _upgrade(create_engine(url), "0005_bundles")
+    else:
+        open_engine(url).dispose()
+    if change == "new":
+        with sqlite3.connect(path) as database:
+            database.execute("UPDATE alembic_version SET version_num = '9999_future'")
+        database.close()
+    if change == "corrupt":
+        with path.open("r+b") as file:
+            file.seek(5 * 4096)
+            file.write(b"garbage" * 3000)
+    before = {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()}
+    options = ("--models", tiny_models, "--data", path.parent, "--port", "0", "--provider", "cpu")
+    result = run("doctor", *options)
+    assert words in " ".join(result.output.split())
+    assert result.exit_code == (0 if change == "old" else 1)
+    assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == before
+
+
+def test_commands_that_read_never_write(tiny_models: Path, tmp_path: Path) -> None:
+    data, image = tmp_path / "data", tmp_path / "part.png"
+    image.write_bytes(GOOD)
+    commands = (
+        ("products", "--models", tiny_models, "--data", data),
+        ("replay", "--product", "widget", "--models", tiny_models, "--data", data, "--provider", "cpu"),
+        ("inspect", image, "--product", "widget", "--models", tiny_models, "--data", data, "--provider", "cpu"),
+        ("doctor", "--models", tiny_models, "--data", data, "--port", "0", "--provider", "cpu"),
+    )
+    for command in commands:
+        run(*command)
+        assert not data.exists(), command[0]
+    data.mkdir()
+    _upgrade(create_engine(f"sqlite:///{data / 'plumbline.db'}"), "0006_quality")
+    before = {path.name: path.stat().st_mtime_ns for path in (data, *data.iterdir())}
+    for command in commands[:3]:
+        result = run(*command)
+        assert "0006_quality" in result.output, command[0]
+        assert "plumbline serve" in " ".join(result.output.split()), command[0]
+        assert {path.name: path.stat().st_mtime_ns for path in (data, *data.iterdir())} == before, command[0]
+
+
+def test_commands_that_read_do_not_disturb_a_running_service(serve: Serve, tiny_models: Path) -> None:
+    with serve() as service:
+        service.inspect()
+        data = service.settings.data
+        names = {path.name for path in data.rglob("*")}
+        result = run("replay", "--product", "widget", "--models", tiny_models, "--data", data, "--provider", "cpu")
+        assert result.exit_code == 0, result.output
+        assert run("products", "--models", tiny_models, "--data", data).exit_code == 0
+        assert {path.name for path in data.rglob("*")} == names
+        assert service.inspect().status_code == 201

@@ -18,7 +18,7 @@ from service.deployment.recipes import recipe_in_force
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.serving.retention import RetentionSweeper
-from service.store.ids import created_at, new_id, smallest_text
+from service.store.ids import created_at, new_id
 from service.store.inspections import get_inspection
 from service.store.recipes import append_recipe
 from service.store.retention import mark_removed, past_retention
@@ -26,6 +26,7 @@ from service.store.store import Store
 from tests.service.store.test_store import make_row
 
 NOW = datetime.now(UTC)
+FUTURE = (NOW + timedelta(days=1), NOW + timedelta(days=2))
 MAP = np.zeros((2, 2), np.float32)
 
 
@@ -52,7 +53,12 @@ def add(store: Store, age: timedelta, **changes: Any) -> UUID:
 
 
 def past(store: Store, **changes: Any) -> list[UUID]:
-    rules: dict[str, Any] = {"older_than": None, "beyond": None, "not_after": NOW + timedelta(days=1), "limit": 100}
+    rules: dict[str, Any] = {
+        "older_than": None,
+        "beyond": None,
+        "protected": (NOW + timedelta(days=1),) * 2,
+        "limit": 100,
+    }
     found = past_retention(store.engine, "widget", "fail", **(rules | changes))
     return [item.inspection_id for item in found]
 
@@ -69,21 +75,12 @@ def test_limits_of_age_and_number_select_the_artefacts(store: Store) -> None:
     assert past(store, beyond=4) == []
     assert past(store, beyond=0) == ids
     assert past(store, beyond=3, older_than=NOW - timedelta(days=25)) == ids[:2], "either limit is enough"
-    assert past(store, beyond=0, not_after=NOW - timedelta(days=15)) == ids[:3]
+    assert past(store, beyond=0, protected=(NOW - timedelta(days=15), NOW + timedelta(days=1))) == ids[:3]
     assert past(store, beyond=0, limit=2) == ids[:2], "the oldest first"
 
     mark_removed(store.engine, ids[:2], NOW)
     assert past(store, beyond=0) == ids[2:], "removed artefacts are not returned again"
     assert past(store, beyond=1) == ids[2:3], "and not counted"
-
-
-def test_smallest_text_separates_ids_by_millisecond() -> None:
-    moment = NOW.replace(microsecond=5000)
-    before, after = moment - timedelta(milliseconds=1), moment
-    earlier, later = (
-        str(UUID(int=(int(at.timestamp() * 1000) << 80) | rest)) for at, rest in ((before, (1 << 80) - 1), (after, 0))
-    )
-    assert earlier < smallest_text(moment) < later
 
 
 def test_query_uses_the_partial_index(store: Store) -> None:

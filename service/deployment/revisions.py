@@ -1,0 +1,173 @@
+"""Changes made by other processes that share the database: they are noticed, and put in force here.
+
+The number of the newest recipe revision of a product is the truth. It identifies the recipe and the bundle that it
+belongs to, because every activation of another bundle appends a revision in the same transaction. It is read before
+each inspection, in one query for all inspections that wait for it, and about every second for products that receive no
+images. A process that is the only user of its database (SQLite) needs none of this.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+import structlog
+from sqlalchemy import Engine
+
+from service.deployment.errors import ChangeUnderWay, ProductNotReady
+from service.deployment.lease import ActiveProduct, Shadow
+from service.deployment.recipes import shadow_recipe
+from service.deployment.registry import Registry
+from service.errors import PlumblineError
+from service.recipes.recipe import Recipe
+from service.store.choices import BundleChoices
+from service.store.errors import StoreUnavailable
+from service.store.recipes import current_recipe, newest_revisions
+from service.store.records import RecipeRevision
+
+log = structlog.get_logger(__name__)
+POLL_S = 1.0
+
+
+class SharedQuery:
+    """A query whose result is shared by all callers that arrived before it began.
+
+    A caller never receives a result that is older than its call.
+
+    Args:
+        query: Runs the query.
+    """
+
+    def __init__(self, query: Callable[[], Mapping[str, int]]) -> None:
+        self._query = query
+        self._lock = threading.Lock()
+        self._begun = 0
+        self._result: tuple[int, Mapping[str, int]] = (0, {})
+
+    def __call__(self) -> Mapping[str, int]:
+        """Return a result that is not older than this call."""
+        arrived = self._begun
+        with self._lock:
+            number, result = self._result
+            if number <= arrived:
+                self._begun = number = self._begun + 1
+                result = self._query()
+                self._result = number, result
+            return result
+
+
+class RevisionFollower:
+    """Keeps a registry in step with a database that other processes change.
+
+    Args:
+        registry: The registry.
+        engine: The database.
+        poll_s: Seconds between two polls.
+    """
+
+    def __init__(self, registry: Registry, engine: Engine, poll_s: float = POLL_S) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._poll_s = poll_s
+        self._choices = BundleChoices(engine)
+        self._newest = SharedQuery(lambda: newest_revisions(engine))
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="revisions", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, and check every lease of the registry."""
+        self._registry.synchronise = self.require_current
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def require_current(self, product: str) -> None:
+        """Put the newest recipe of a product in force here, if another process changed it.
+
+        Raises:
+            ProductNotReady: Another bundle was activated, which has to be loaded here first.
+            StoreUnavailable: The database cannot be read.
+        """
+        newest = self._newest().get(product)
+        active = self._registry.active.get(product)
+        if active is None or newest is None or newest == active.recipe.revision:
+            return
+        # Under the lock of the product: a change by this process has stored its revision, and puts it in force now.
+        revision = self._registry.change_recipe(product, self._adopt)
+        if revision.revision < newest:
+            self._wake.set()
+            raise ProductNotReady(
+                product, "another process activated another bundle, which is being loaded here. Send the request again."
+            )
+
+    def poll(self) -> None:
+        """Put everything in force that other processes changed, bundles included.
+
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
+        newest = self._newest()
+        for product, active in self._registry.active.items():
+            try:
+                if newest.get(product, active.recipe.revision) != active.recipe.revision:
+                    self._follow_active(product)
+                self._follow_shadow(product)
+            except ChangeUnderWay:
+                continue  # this process changes the product itself
+            except StoreUnavailable:
+                raise
+            except PlumblineError as error:
+                log.error("change by another process not followed", product=product, reason=error.detail)
+
+    def _adopt(self, active: ActiveProduct, shadow: Shadow | None) -> tuple[RecipeRevision, Recipe | None]:
+        """Return the newest revision if it belongs to the active bundle, otherwise the one in force."""
+        revision = current_recipe(self._engine, active.bundle.manifest.product)
+        if revision is None or revision.bundle_digest != active.bundle.digest:
+            return active.recipe, None
+        return revision, None if shadow is None else shadow_recipe(self._engine, shadow.bundle)
+
+    def _follow_active(self, product: str) -> None:
+        revision = current_recipe(self._engine, product)
+        active = self._registry.get(product)
+        if revision is None or revision.bundle_digest == active.bundle.digest:
+            self._registry.change_recipe(product, self._adopt)
+            return
+        with self._registry.changing(product):
+            inspector = self._registry.load_bundle(product, revision.bundle_digest[:12])
+            # If the recipe was changed again meanwhile, the next poll or inspection adopts the change.
+            self._registry.swap(product, inspector, lambda: (revision, None))
+        log.info("bundle activated by another process", product=product, version=revision.bundle_digest[:12])
+
+    def _follow_shadow(self, product: str) -> None:
+        choice = self._choices.current(product, "shadow")
+        wanted = None if choice is None else choice.version
+        shadow = self._registry.shadows.get(product)
+        if wanted == (None if shadow is None else shadow.bundle.version):
+            return
+        if wanted is not None and (product, wanted) in self._registry.failures.refused:
+            return  # it was refused once, and does not get better
+        with self._registry.changing(product):
+            if wanted is None:
+                self._registry.stop_shadow(product, lambda: None)
+                return
+            inspector = self._registry.load_bundle(product, wanted, in_background=True)
+            self._registry.start_shadow(
+                product, inspector, lambda: (shadow_recipe(self._engine, inspector.bundle), None)
+            )
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            self._wake.wait(self._poll_s)
+            self._wake.clear()
+            try:
+                self.poll()
+            except StoreUnavailable as error:
+                log.warning("changes by other processes not read", reason=error.detail)
+            except Exception:  # the thread must survive any error
+                log.exception("changes by other processes not followed")

@@ -1,0 +1,171 @@
+"""Two processes on one database: changes by one are in force in the other before its next inspection.
+
+The processes are two registries with a store of their own each, without the lock that refuses a second process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from service.deployment.errors import ProductNotReady
+from service.deployment.registry import Registry
+from service.deployment.revisions import RevisionFollower, SharedQuery
+from service.deployment.rollout import Rollout
+from service.deployment.startup import Startup
+from service.deployment.uploads import BundleUploads, UploadLimits
+from service.monitoring.metrics import Metrics
+from service.store.store import Store
+from tests.service.deployment.conftest import SIGNATURE, TIMEOUT_S, Deployment
+
+
+@pytest.fixture
+def other(deployment: Deployment, tmp_path: Path) -> Iterator[Deployment]:
+    """The second process, which follows the first one only when it is asked."""
+    store = Store.open(str(deployment.store.engine.url), tmp_path / "other", is_exclusive=False)
+    metrics = Metrics()
+    models = deployment.registry.models
+    registry = Registry(models, deployment.registry.loader, metrics)
+    uploads = BundleUploads(models, UploadLimits(2**20, max_uploads=2, timeout_s=30, reserve_bytes=0))
+    rollout = Rollout(registry, store.engine, metrics, uploads)
+    second = Deployment(store, registry, rollout, metrics, deployment.old, deployment.new)
+    Startup(registry, store.engine).run()
+    yield second
+    registry.close()
+    store.close()
+
+
+def follow(process: Deployment) -> RevisionFollower:
+    follower = RevisionFollower(process.registry, process.store.engine)
+    process.registry.synchronise = follower.require_current
+    return follower
+
+
+def revision_in_force(process: Deployment, product: str) -> int:
+    with process.registry.lease(product) as active:
+        return active.recipe.revision
+
+
+def test_recipe_changed_by_another_process_judges_the_next_image(deployment: Deployment, other: Deployment) -> None:
+    follow(other)
+    for threshold in (2.0, 3.0):
+        changed = deployment.change_recipe("bolt", threshold)
+        with other.registry.lease("bolt") as active:
+            assert active.recipe.revision == changed.revision
+            assert active.recipe.recipe.fail_threshold == threshold
+    follow(deployment)
+    changed = other.change_recipe("bolt", 4.0)
+    assert revision_in_force(deployment, "bolt") == changed.revision
+
+
+def test_without_following_the_other_process_is_stale(deployment: Deployment, other: Deployment) -> None:
+    changed = deployment.change_recipe("bolt", 2.0)
+    assert revision_in_force(other, "bolt") == changed.revision - 1
+
+
+def test_change_is_based_on_the_change_by_another_process(deployment: Deployment, other: Deployment) -> None:
+    follow(other)
+    first = deployment.change_recipe("bolt", 2.0)
+    assert other.change_recipe("bolt", 3.0).revision == first.revision + 1
+    assert other.registry.get("bolt").recipe.revision == first.revision + 1
+
+
+def test_bundle_activated_by_another_process_is_loaded_before_anything_is_judged(
+    deployment: Deployment, other: Deployment
+) -> None:
+    follower = follow(other)
+    deployment.activate("bolt", deployment.old["bolt"])
+    with pytest.raises(ProductNotReady, match="another process activated"), other.registry.lease("bolt"):
+        pass
+    assert revision_in_force(other, "nut") >= 1, "other products are not affected"
+    follower.poll()
+    with other.registry.lease("bolt") as active:
+        assert active.bundle.digest == deployment.old["bolt"].digest
+        assert active.recipe == deployment.registry.get("bolt").recipe
+    deployment.rollout.roll_back("bolt", **SIGNATURE)
+    follower.poll()
+    assert other.version("bolt") == deployment.new["bolt"].version
+
+
+def test_shadow_of_another_process_is_followed(deployment: Deployment, other: Deployment) -> None:
+    follower = follow(other)
+    deployment.rollout.start_shadow("bolt", deployment.old["bolt"].version, **SIGNATURE)
+    follower.poll()
+    assert other.registry.shadows["bolt"].bundle.digest == deployment.old["bolt"].digest
+    deployment.rollout.stop_shadow("bolt", **SIGNATURE)
+    follower.poll()
+    assert dict(other.registry.shadows) == {}
+
+
+def test_thread_follows_products_without_images(deployment: Deployment, other: Deployment) -> None:
+    follower = RevisionFollower(other.registry, other.store.engine, poll_s=0.01)
+    follower.start()
+    deployment.activate("nut", deployment.old["nut"])
+    changed = deployment.change_recipe("bolt", 2.0)
+    for _ in range(int(TIMEOUT_S / 0.05)):
+        active = other.registry.active
+        is_bundle_followed = active["nut"].bundle.digest == deployment.old["nut"].digest
+        if is_bundle_followed and active["bolt"].recipe.revision == changed.revision:
+            break
+        threading.Event().wait(0.05)
+    else:
+        pytest.fail("the change was not followed")
+    follower.close()
+
+
+def test_local_changes_are_never_refused_while_the_process_follows(deployment: Deployment) -> None:
+    follow(deployment)
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def judge() -> None:
+        while not stop.is_set():
+            try:
+                with deployment.registry.lease("bolt") as active:
+                    assert active.recipe.bundle_digest == active.bundle.digest
+            except Exception as error:  # noqa: BLE001 - checked below
+                failures.append(error)
+                return
+
+    threads = [threading.Thread(target=judge) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for bundle in (deployment.old, deployment.new, deployment.old):
+        deployment.activate("bolt", bundle["bolt"])
+        deployment.change_recipe("bolt", 2.0)
+    stop.set()
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+    assert failures == []
+
+
+def test_query_is_shared_and_never_older_than_the_call() -> None:
+    entered, released = threading.Event(), threading.Event()
+    answers = [{"p": 1}, {"p": 2}, {"p": 3}]
+    calls: list[int] = []
+
+    def query() -> Mapping[str, int]:
+        calls.append(1)
+        if len(calls) == 1:
+            entered.set()
+            assert released.wait(TIMEOUT_S)
+        return answers[len(calls) - 1]
+
+    shared = SharedQuery(query)
+    results: list[Mapping[str, int]] = []
+    first = threading.Thread(target=lambda: results.append(shared()))
+    first.start()
+    assert entered.wait(TIMEOUT_S)
+    late = [threading.Thread(target=lambda: results.append(shared())) for _ in range(8)]
+    for thread in late:
+        thread.start()
+    threading.Event().wait(0.1)
+    released.set()
+    for thread in (first, *late):
+        thread.join(TIMEOUT_S)
+    assert sorted(result["p"] for result in results) == [1] + [2] * 8
+    assert len(calls) == 2
+    assert shared() == {"p": 3}
