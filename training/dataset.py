@@ -211,7 +211,10 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def load_prepared(
-    paths: Sequence[Path], geometry: InputGeometry, progress: Callable[[int], None] | None = None
+    paths: Sequence[Path],
+    geometry: InputGeometry,
+    progress: Callable[[int], None] | None = None,
+    sizes: list[tuple[int, int]] | None = None,
 ) -> UInt8Images:
     """Decode and resize images as the service does.
 
@@ -219,6 +222,7 @@ def load_prepared(
         paths: Image files.
         geometry: Input of the graph.
         progress: Called with the number of images done so far.
+        sizes: Width and height of every decoded image are appended, in pixels.
 
     Returns:
         uint8 `[N, height, width, 3]`, RGB.
@@ -226,10 +230,17 @@ def load_prepared(
     Raises:
         UnreadableImage: An image cannot be read; the message names the first one.
     """
+
+    def load(path: Path) -> tuple[UInt8Images, tuple[int, int]]:
+        rgb = read_rgb(path)
+        return prepare(rgb, geometry), (rgb.shape[1], rgb.shape[0])
+
     images = np.empty((len(paths), geometry.height, geometry.width, 3), np.uint8)
     with ThreadPoolExecutor(cpu_quota()) as pool:
-        for index, image in enumerate(pool.map(lambda path: prepare(read_rgb(path), geometry), paths)):
+        for index, (image, image_wh) in enumerate(pool.map(load, paths)):
             images[index] = image
+            if sizes is not None:
+                sizes.append(image_wh)
             if progress is not None:
                 progress(index + 1)
     return images

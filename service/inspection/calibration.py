@@ -18,8 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from service.bundle.card import CalibrationCard
 
 DEFAULT_FAIL_ALPHA = 0.01
 DEFAULT_REVIEW_ALPHA = 0.05
@@ -115,13 +119,12 @@ def bound_rate(n: int, alpha: float, confidence: float = CONFIDENCE) -> RateBoun
     return RateBound(alpha, certified, average, confident_rate(n, _rank(n, average), confidence), confidence, n)
 
 
-def explain_calibration(n: int, groups: int, groups_for_rate: bool = True) -> list[str]:
+def explain_calibration(n: int, groups: int) -> list[str]:
     """Return notes on what a calibration does not cover; empty if there is nothing to note.
 
     Args:
         n: Number of calibration images.
         groups: Number of capture groups that they come from; below 2: all count as one session.
-        groups_for_rate: Whether to state the smallest rate that the groups certify for a part of a new group.
     """
     notes = []
     if n < MIN_IMAGES:
@@ -138,10 +141,23 @@ def explain_calibration(n: int, groups: int, groups_for_rate: bool = True) -> li
             "the same conditions. Another lot, day, shift or illumination is not covered: far more good parts may "
             "fail there."
         )
-    elif groups_for_rate and smallest_alpha(groups) > DEFAULT_REVIEW_ALPHA:
+    elif smallest_alpha(groups) > DEFAULT_REVIEW_ALPHA:
         notes.append(
             f"Few capture groups: the rates hold for parts of groups like these {groups}. For a part of a new group, "
             f"{groups} groups certify {percent(smallest_alpha(groups))} at best."
+        )
+    return notes
+
+
+def describe_card(card: CalibrationCard) -> list[str]:
+    """Return notes on what a calibration card does not cover, with the estimated shift between groups."""
+    notes = explain_calibration(len(card.scores), card.sessions)
+    if (shift := card.group_shift) is not None:
+        notes.append(
+            f"Estimated shift between groups: where the threshold rejects {percent(shift.known_rate)} of good parts of "
+            f"known groups, it rejects {percent(shift.new_rate)} of a new group on average and "
+            f"{percent(shift.worst_rate)} of the worst one ({shift.worst_group}), by leave-one-group-out scores of a "
+            f"memory bank alone ({shift.groups} groups, {shift.images} images). This is an estimate, not a bound."
         )
     return notes
 

@@ -26,6 +26,10 @@ class Recorder:
 
     def __init__(self) -> None:
         self.stages: dict[str, tuple[int, int]] = {}
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
         def advance(done: int, note: str) -> None:

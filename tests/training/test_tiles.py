@@ -95,6 +95,9 @@ def test_impossible_tilings_are_refused(values: dict[str, float]) -> None:
 class Quiet:
     """A reporter without output."""
 
+    def note(self, text: str) -> None:
+        pass
+
     def stage(self, *_: object) -> Callable[[int, str], None]:
         return lambda *_: None
 

@@ -123,6 +123,7 @@ def _run(data: Path, cell: Cell, out: Path, reporter: Reporter, should_stop: Cal
         config=cell.config,
         resume=_same_run(run_dir, cell),
         evaluate=True,
+        allow_weak=True,  # a comparison shows weak methods as well
     )
     trained = train(request, reporter, should_stop)
     assert trained.evaluation is not None  # requested by `evaluate`

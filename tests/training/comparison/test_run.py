@@ -36,6 +36,9 @@ class Watched:
         self.steps: list[int] = []
         self.stop_after = stop_after
 
+    def note(self, text: str) -> None:
+        pass
+
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
         assert total > 0
         self.stages.append(title)
