@@ -119,39 +119,42 @@ def bound_rate(n: int, alpha: float, confidence: float = CONFIDENCE) -> RateBoun
     return RateBound(alpha, certified, average, confident_rate(n, _rank(n, average), confidence), confidence, n)
 
 
-def explain_calibration(n: int, groups: int) -> list[str]:
-    """Return notes on what a calibration does not cover; empty if there is nothing to note.
+def explain_few_images(n: int) -> list[str]:
+    """Return a note on the bounds that n calibration images give, if they are few."""
+    if n >= MIN_IMAGES:
+        return []
+    bound = bound_rate(n, smallest_alpha(n))
+    return [
+        f"Few calibration images: with n = {n} the smallest rate is {percent(bound.average)}, and that holds on average "
+        f"over calibrations only. For this calibration {percent(bound.confident)} is certain, with "
+        f"{100 * bound.confidence:g} % confidence. Use at least {MIN_IMAGES} images; {percent(DEFAULT_FAIL_ALPHA)} needs "
+        f"{images_needed(DEFAULT_FAIL_ALPHA)}."
+    ]
+
+
+def explain_groups(groups: int) -> list[str]:
+    """Return a note on what a few capture groups do not cover.
 
     Args:
-        n: Number of calibration images.
-        groups: Number of capture groups that they come from; below 2: all count as one session.
+        groups: Number of capture groups that were held out as a whole; 1: all images count as one session.
     """
-    notes = []
-    if n < MIN_IMAGES:
-        bound = bound_rate(n, smallest_alpha(n))
-        notes.append(
-            f"Few calibration images: with {n} images the smallest certifiable rate is {percent(bound.average)} on "
-            f"average over calibrations. This calibration can be an unlucky one: only {percent(bound.confident)} is "
-            f"certain with {100 * bound.confidence:g} % confidence. Use at least {MIN_IMAGES} calibration images; "
-            f"{images_needed(DEFAULT_FAIL_ALPHA)} are needed for {percent(DEFAULT_FAIL_ALPHA)}."
-        )
     if groups < 2:
-        notes.append(
+        return [
             "One capture group: all calibration images count as one session. The rates hold for images taken under "
             "the same conditions. Another lot, day, shift or illumination is not covered: far more good parts may "
             "fail there."
-        )
-    elif smallest_alpha(groups) > DEFAULT_REVIEW_ALPHA:
-        notes.append(
+        ]
+    if (certified := smallest_alpha(groups)) > DEFAULT_REVIEW_ALPHA:
+        return [
             f"Few capture groups: the rates hold for parts of groups like these {groups}. For a part of a new group, "
-            f"{groups} groups certify {percent(smallest_alpha(groups))} at best."
-        )
-    return notes
+            f"{groups} groups certify {percent(certified)} at best."
+        ]
+    return []
 
 
 def describe_card(card: CalibrationCard) -> list[str]:
     """Return notes on what a calibration card does not cover, with the estimated shift between groups."""
-    notes = explain_calibration(len(card.scores), card.sessions)
+    notes = explain_few_images(len(card.scores)) + explain_groups(card.sessions)
     if (shift := card.group_shift) is not None:
         notes.append(
             f"Estimated shift between groups: where the threshold rejects {percent(shift.known_rate)} of good parts of "

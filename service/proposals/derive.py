@@ -6,7 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from service.inspection.calibration import certify_nearest, images_needed, smallest_alpha
+from service.inspection.calibration import (
+    certify_nearest,
+    explain_few_images,
+    images_needed,
+    smallest_alpha,
+)
 from service.inspection.capture_groups import summarise_days
 from service.proposals.records import GoodImages, ProposalOptions
 from service.recipes.recipe import Recipe
@@ -157,6 +162,12 @@ def _notes(
         notes.append(
             f"{n} good images cannot certify a false-reject rate below {certified:.4g}, so this rate is proposed "
             f"instead of {options.target:g}, which needs {images_needed(options.target)} images."
+        )
+    notes += explain_few_images(n)
+    if not images.compared:
+        notes.append(
+            "This bundle does not list the images that it was made from. Make sure that none of the images of this "
+            "proposal was used for training: a threshold from training images rejects more good parts than stated."
         )
     if images.one_session:
         notes.append(
