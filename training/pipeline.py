@@ -304,17 +304,15 @@ def _evaluate_trial(
     """Evaluate a temporary bundle: a bundle is never changed, so its figures must exist before it is written."""
     with tempfile.TemporaryDirectory() as folder:
         trial = write_bundle(Path(folder), draft=draft, model=model, card=card, golden=exported.golden)
-        return evaluate_bundle(trial.path, data.test, reporter, inspector_options(config.threads))
+        return evaluate_bundle(trial.path, data, reporter, inspector_options(config.threads))
 
 
-def evaluate_bundle(
-    path: Path, images: Sequence[TestImage], reporter: Reporter, options: InspectorOptions
-) -> Evaluation:
-    """Open a bundle as the service does and evaluate it on a test split."""
+def evaluate_bundle(path: Path, data: DataSet, reporter: Reporter, options: InspectorOptions) -> Evaluation:
+    """Open a bundle as the service does and evaluate it on the test split of a product."""
     inspector = Inspector.load(path, options)
-    evaluating = reporter.stage("evaluate", len(images))
+    evaluating = reporter.stage("evaluate", len(data.test))
     try:
-        return evaluate(inspector, images, lambda done: evaluating(done, ""))
+        return evaluate(inspector, data.test, lambda done: evaluating(done, ""), data=data.root)
     finally:
         inspector.close()
 

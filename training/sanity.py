@@ -23,13 +23,15 @@ from training import metrics
 from training.dataset import UInt8Images, image_errors, read_rgb
 from training.synthetic_anomalies import synthetic_anomaly
 
-COPIES = 2  # images with a synthetic anomaly per good image
+MAX_SYNTHETIC = 64  # images with a synthetic anomaly, 2 to 6 per good image
 MIN_IMAGES, MAX_IMAGES = 5, 32  # good images
 BUDGET_PIXELS = 400_000_000  # of all scored images together; fewer images are used if they are large
-# A network that guesses has an AUROC of 0.5 with a standard error of 0.11 for 10 good and 20 synthetic images, the
-# fewest that a product has (Hanley & McNeil 1982). The floor is 2.6 standard errors above that: fewer than one useless
-# network in a hundred passes.
-MIN_AUROC = 0.8
+# A network that guesses has AUROCs of 0.5. For the fewest images of a product (10 good ones, 60 anomalies) the image
+# AUROC of guesses has a standard error of 0.1 (Hanley & McNeil 1982), so the floor is 1.5 of them above; the pixel
+# AUROC is taken over thousands of cells and varies less. Both must be reached. The floors are low on purpose: large
+# anomalies of a texture differ from it at their borders only, and a good network may not reach more.
+MIN_IMAGE_AUROC = 0.65
+MIN_PIXEL_AUROC = 0.6
 
 
 def measure_sanity(
@@ -60,11 +62,12 @@ def measure_sanity(
         defective.append(bool(mask.any()))
 
     paths = _sample(held_out)
+    copies = _copies(len(paths))
     for done, path in enumerate(paths, 1):
         rgb = read_rgb(path)
         with image_errors(path):
             add(measurer.measure(path.read_bytes()), np.zeros(rgb.shape[:2], bool))
-        for changed, mask in _with_anomalies(rgb, (seed, done)):
+        for changed, mask in _with_anomalies(rgb, copies, (seed, done)):
             add(measurer.measure(_encode(changed)), mask)
         if progress is not None:
             progress(done)
@@ -83,25 +86,34 @@ def sample_size(held_out: Sequence[Path]) -> int:
 
 def weaknesses(figures: SanityFigures) -> list[str]:
     """Return the figures that are below the floor, in words; empty if there is none."""
-    named = {"image": figures.image_auroc, "pixel": figures.pixel_auroc}
     return [
-        f"the {name} AUROC on synthetic anomalies is {value:.2f}, at least {MIN_AUROC:g} is expected"
-        for name, value in named.items()
-        if value < MIN_AUROC
+        f"the {name} AUROC on synthetic anomalies is {value:.2f}, at least {floor:g} is expected"
+        for name, value, floor in (
+            ("image", figures.image_auroc, MIN_IMAGE_AUROC),
+            ("pixel", figures.pixel_auroc, MIN_PIXEL_AUROC),
+        )
+        if value < floor
     ]
 
 
 def _sample(held_out: Sequence[Path]) -> list[Path]:
     """Choose evenly spaced images: file names often follow the time of capture."""
     height, width = read_rgb(held_out[0]).shape[:2]
-    affordable = BUDGET_PIXELS // (height * width * (1 + COPIES))
+    affordable = BUDGET_PIXELS // (height * width * (1 + _copies(MAX_IMAGES)))
     count = min(max(affordable, MIN_IMAGES), MAX_IMAGES, len(held_out))
     return [held_out[int(number)] for number in np.linspace(0, len(held_out), count, endpoint=False)]
 
 
-def _with_anomalies(rgb: UInt8Images, seed: tuple[int, int]) -> Iterator[tuple[UInt8Images, NDArray[np.bool_]]]:
+def _copies(count: int) -> int:
+    """Return the number of synthetic anomalies per good image: more of them if there are few images."""
+    return min(6, MAX_SYNTHETIC // count)
+
+
+def _with_anomalies(
+    rgb: UInt8Images, copies: int, seed: tuple[int, int]
+) -> Iterator[tuple[UInt8Images, NDArray[np.bool_]]]:
     """Yield copies of an image with a synthetic anomaly each. A recipe that changes nothing by chance is repeated."""
-    for copy in range(COPIES):
+    for copy in range(copies):
         for attempt in range(10):
             rng = np.random.default_rng((*seed, copy, attempt))
             changed, mask = synthetic_anomaly(rgb, rng)

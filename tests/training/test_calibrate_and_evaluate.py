@@ -24,7 +24,8 @@ from training.dataset import load_prepared, scan, scan_test
 from training.errors import MaskMismatch, UnreadableImage
 from training.evaluate import Evaluation, by_defect, evaluate, summary_table
 from training.pipeline import inspector_options
-from training.report import histogram, write_report
+from training.plots import histogram
+from training.report import write_report
 
 
 @pytest.fixture(scope="module")
