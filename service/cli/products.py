@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -23,6 +24,14 @@ def products(models: Models = None, data: Data = None, as_json: AsJson = False) 
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
         OUT.print(_table(rows))
+        for row in rows:
+            if "error" not in row:
+                rate = row["false_reject_statement"] or "no guarantee, the thresholds were set by hand"
+                OUT.print(f"{row['product']}: good parts that fail: {escape(rate)}", soft_wrap=True)
+            for reason in row.get("weak", []):
+                OUT.print(f"[yellow]{row['product']}[/]: weak bundle: {escape(reason)}.", soft_wrap=True)
+            for note in row.get("notes", []):
+                OUT.print(f"[yellow]{row['product']}[/]: {escape(note)}", soft_wrap=True)
     else:
         OUT.print(f"{escape(str(settings.models))} holds no product.", soft_wrap=True)
 
@@ -32,6 +41,7 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
     from service.bundle.bundle import Bundle, bundle_folders
     from service.cli.offline import bundle_in_force, recipe_in_force
     from service.deployment.repository import product_folders
+    from service.inspection.calibration import describe_card
 
     rows: list[dict[str, Any]] = []
     for name in product_folders(settings.models):
@@ -54,18 +64,21 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
                 "fail_threshold": recipe.fail_threshold,
                 "review_threshold": recipe.review_threshold,
                 "target_false_reject_rate": recipe.target_false_reject_rate,
+                "false_reject_bound": None if (bound := recipe.rate_bound) is None else asdict(bound),
+                "false_reject_statement": None if bound is None else str(bound),
+                "weak": manifest.training.weak,
+                "notes": describe_card(bundle.card),
             }
         )
     return rows
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("product", "version", "method", "created", "fail above", "review above", "false-reject rate")
+    table = Table("product", "version", "method", "created", "fail above", "review above")
     for row in rows:
         if "error" in row:
             table.add_row(row["product"], row["version"], f"[red]{escape(row['error'])}[/]")
             continue
-        rate = row["target_false_reject_rate"]
         table.add_row(
             row["product"],
             row["version"],
@@ -73,6 +86,5 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             row["created_at"],
             f"{row['fail_threshold']:.4g}",
             f"{row['review_threshold']:.4g}",
-            f"≤ {rate:.2%}" if rate else "thresholds set by hand",
         )
     return table

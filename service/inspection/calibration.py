@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from service.bundle.card import CalibrationCard
+    from service.bundle.card import CalibrationCard, GroupShift
 
 DEFAULT_FAIL_ALPHA = 0.01
 DEFAULT_REVIEW_ALPHA = 0.05
@@ -119,50 +119,54 @@ def bound_rate(n: int, alpha: float, confidence: float = CONFIDENCE) -> RateBoun
     return RateBound(alpha, certified, average, confident_rate(n, _rank(n, average), confidence), confidence, n)
 
 
-def explain_few_images(n: int) -> list[str]:
-    """Return a note on the bounds that n calibration images give, if they are few."""
+def explain_few_images(n: int) -> str | None:
+    """Return a note on the bounds that n calibration images give; None if they are not few."""
     if n >= MIN_IMAGES:
-        return []
+        return None
     bound = bound_rate(n, smallest_alpha(n))
-    return [
-        f"Few calibration images: with n = {n} the smallest rate is {percent(bound.average)}, and that holds on average "
-        f"over calibrations only. For this calibration {percent(bound.confident)} is certain, with "
-        f"{100 * bound.confidence:g} % confidence. Use at least {MIN_IMAGES} images; {percent(DEFAULT_FAIL_ALPHA)} needs "
-        f"{images_needed(DEFAULT_FAIL_ALPHA)}."
-    ]
+    return (
+        f"Few calibration images: with n = {n} the smallest rate is {percent(bound.average)}, and that holds on "
+        f"average over calibrations only. For this calibration {percent(bound.confident)} is certain, with "
+        f"{100 * bound.confidence:g} % confidence. Use at least {MIN_IMAGES} images; {percent(DEFAULT_FAIL_ALPHA)} "
+        f"needs {images_needed(DEFAULT_FAIL_ALPHA)}."
+    )
 
 
-def explain_groups(groups: int) -> list[str]:
-    """Return a note on what a few capture groups do not cover.
+def explain_groups(groups: int) -> str | None:
+    """Return a note on what a few capture groups do not cover; None if there are enough.
 
     Args:
         groups: Number of capture groups that were held out as a whole; 1: all images count as one session.
     """
     if groups < 2:
-        return [
+        return (
             "One capture group: all calibration images count as one session. The rates hold for images taken under "
             "the same conditions. Another lot, day, shift or illumination is not covered: far more good parts may "
             "fail there."
-        ]
+        )
     if (certified := smallest_alpha(groups)) > DEFAULT_REVIEW_ALPHA:
-        return [
+        return (
             f"Few capture groups: the rates hold for parts of groups like these {groups}. For a part of a new group, "
             f"{groups} groups certify {percent(certified)} at best."
-        ]
-    return []
+        )
+    return None
+
+
+def explain_shift(shift: GroupShift) -> str:
+    """Return the estimated shift between groups in words."""
+    return (
+        f"Estimated shift between groups: where a threshold rejects {percent(shift.known_rate)} of good parts of "
+        f"known groups, it rejects {percent(shift.new_rate)} of a new group on average and {percent(shift.worst_rate)} "
+        f"of the worst one ({shift.worst_group}), by leave-one-group-out scores of a memory bank alone "
+        f"({shift.groups} groups, {shift.images} images). This is an estimate, not a bound."
+    )
 
 
 def describe_card(card: CalibrationCard) -> list[str]:
-    """Return notes on what a calibration card does not cover, with the estimated shift between groups."""
-    notes = explain_few_images(len(card.scores)) + explain_groups(card.sessions)
-    if (shift := card.group_shift) is not None:
-        notes.append(
-            f"Estimated shift between groups: where the threshold rejects {percent(shift.known_rate)} of good parts of "
-            f"known groups, it rejects {percent(shift.new_rate)} of a new group on average and "
-            f"{percent(shift.worst_rate)} of the worst one ({shift.worst_group}), by leave-one-group-out scores of a "
-            f"memory bank alone ({shift.groups} groups, {shift.images} images). This is an estimate, not a bound."
-        )
-    return notes
+    """Return notes on what a calibration card does not cover; empty if there is nothing to note."""
+    shift = None if card.group_shift is None else explain_shift(card.group_shift)
+    notes = (explain_few_images(len(card.scores)), explain_groups(card.sessions), shift)
+    return [note for note in notes if note is not None]
 
 
 def smallest_alpha(n: int) -> float:

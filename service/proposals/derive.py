@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from service.inspection.calibration import (
+    bound_rate,
     certify_nearest,
     explain_few_images,
     images_needed,
@@ -99,6 +100,7 @@ def derive(
             certified=certified.alpha,
             expected=certified.expected_rate,
             confident=ConfidentRate(confidence=options.confidence, rate=certified.confident_rate(options.confidence)),
+            statement=str(bound_rate(len(scores), certified.alpha, options.confidence)),
             smallest_certifiable=smallest_alpha(len(scores)),
             images_for_target=images_needed(options.target),
         ),
@@ -163,7 +165,8 @@ def _notes(
             f"{n} good images cannot certify a false-reject rate below {certified:.4g}, so this rate is proposed "
             f"instead of {options.target:g}, which needs {images_needed(options.target)} images."
         )
-    notes += explain_few_images(n)
+    if (few := explain_few_images(n)) is not None:
+        notes.append(few)
     if not images.compared:
         notes.append(
             "This bundle does not list the images that it was made from. Make sure that none of the images of this "

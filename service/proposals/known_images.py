@@ -32,7 +32,8 @@ def refuse_known_images(known: ImageHashes | None, sent: Iterable[tuple[str, str
     more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
     raise InvalidRequest(
         f"The bundle was made from {len(found)} of these images: {named}{more}. A threshold must be derived from good "
-        "parts that training and calibration did not use. Leave these images out, or propose from the calibration card.",
+        "parts that training and calibration did not use. Leave these images out, or propose from the "
+        "calibration card.",
         [
             {"loc": [name], "msg": f"The bundle was made from this image ({role}).", "type": "known-image"}
             for name, role in found[:MAX_NAMED]
