@@ -123,7 +123,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     method = untrained(config)  # wrong settings and missing weights are reported before images are read
     weak = _check_iterations(config, method, allow_weak=request.allow_weak)
     data = scan(request.data, held_out_fraction=request.held_out_fraction, seed=config.seed, groups=request.groups)
-    reporter.note(describe_groups(data))
+    reporter.note(describe_groups(data, request.groups))
     if request.evaluate:
         _check_test_split(request.data, data.test)
     # A folder that cannot be written is reported before the training.
@@ -175,9 +175,11 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     return Trained(bundle, data, evaluation, seconds, cpu_seconds)
 
 
-def describe_groups(data: DataSet) -> str:
+def describe_groups(data: DataSet, choice: GroupChoice = "auto") -> str:
     """Return one line about the capture groups that were found and how they are used."""
     names = sorted(set(data.grouping.names))
+    if choice == "none":
+        return "Groups: not used (--groups none). All images count as one capture session."
     if data.grouping.grouped_by == "none":
         return (
             "Groups: none found (no dates in names, sub-folders, or common prefixes of file names). All images count "

@@ -98,7 +98,7 @@ def percent(share: float) -> str:
     """Return a share in [0, 1] as a percentage, rounded up to two significant digits: a bound stays a bound."""
     if share <= 0:
         return "0 %"
-    digits = max(0, 1 - math.floor(math.log10(100 * share) + 1e-9))
+    digits = min(8, max(0, 1 - math.floor(math.log10(100 * share) + 1e-9)))
     # The tolerance keeps a share such as 0.07, whose binary value is slightly larger, at 7 %.
     rounded = math.ceil(100 * share * 10**digits - 1e-6) / 10**digits
     text = f"{rounded:.{digits}f}"

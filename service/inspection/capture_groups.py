@@ -24,6 +24,7 @@ GroupChoice = Literal["auto", "folder", "date", "prefix", "none"]
 # A prefix of file names separates groups only if a group has this many images on average. With fewer, the names are
 # mostly different, and the prefix is part of the image's own name.
 MIN_PREFIX_IMAGES = 2
+MAX_NAME_LENGTH = 255  # of file systems; names in an upload can be longer
 MAX_PREFIX_CUTS = 8  # parts at the end of a file name that may be cut
 
 # With fewer images per day the normal approximation of the test is poor, and differences are not significant.
@@ -93,6 +94,8 @@ def common_prefixes(names: Sequence[str]) -> list[str] | None:
     Returns:
         One prefix per name; None if no cut gives at least two groups of `MIN_PREFIX_IMAGES` images on average.
     """
+    if any(len(name) > MAX_NAME_LENGTH for name in names):
+        return None
     for cut in range(MAX_PREFIX_CUTS + 1):
         prefixes = [_shortened(name, cut) for name in names]
         counts = Counter(prefixes)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles import write_tiny_bundle
+from tests.bundles import tiny_draft, write_tiny_bundle
 from tests.command_line import run
 
 
@@ -39,3 +39,14 @@ def test_doctor_reports_problems_with_remedies(tmp_path: Path, monkeypatch: pyte
     for words in ("PLUMBLINE_PROT is not a setting", "calibration.json", "cannot be opened", "firewall"):
         assert words in result.output, words
     assert result.output.count("→") >= 4, "each has a remedy"
+
+
+def test_doctor_warns_of_a_weak_bundle(tmp_path: Path) -> None:
+    training = tiny_draft().training.model_copy(update={"weak": ["the image AUROC is 0.36"]})
+    write_tiny_bundle(tmp_path / "models", training=training)
+    result = run(
+        "doctor", "--models", tmp_path / "models", "--data", tmp_path / "data", "--port", "0", "--provider", "cpu"
+    )
+    assert result.exit_code == 0, result.output
+    assert "weak bundle: the image AUROC is 0.36" in result.output
+    assert "without --allow-weak" in result.output
