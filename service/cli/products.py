@@ -8,12 +8,14 @@ from typing import Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.cli.console import OUT
 from service.cli.options import AsJson, Data, Models, load_settings
 from service.errors import PlumblineError
 from service.settings import Settings
+
+VERSION_LENGTH = 12
 
 
 def products(models: Models = None, data: Data = None, as_json: AsJson = False) -> None:
@@ -74,7 +76,9 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("product", "version", "method", "created", "fail above", "review above")
+    # A version is copied into commands, so it is never shortened.
+    version = Column("version", no_wrap=True, min_width=VERSION_LENGTH)
+    table = Table("product", version, "method", "created", "fail above", "review above")
     for row in rows:
         if "error" in row:
             table.add_row(row["product"], row["version"], f"[red]{escape(row['error'])}[/]")
@@ -83,7 +87,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             row["product"],
             row["version"],
             row["method"],
-            row["created_at"],
+            row["created_at"][:10],
             f"{row['fail_threshold']:.4g}",
             f"{row['review_threshold']:.4g}",
         )
