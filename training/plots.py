@@ -107,8 +107,8 @@ def roc(images: Sequence[ImageResult]) -> Curve:
     fpr, tpr = metrics.roc_curve(*_scores(images))
     return Curve(
         title="ROC curve",
-        x_axis="good images above the threshold (false-positive rate, %)",
-        y_axis="defective images above it (true-positive rate, %)",
+        x_axis="false-positive rate (% of good images)",
+        y_axis="true-positive rate (% of defective)",
         points=_polyline(fpr, tpr),
         chance=_polyline([0, 1], [0, 1]),
     )
@@ -121,8 +121,8 @@ def precision_recall(images: Sequence[ImageResult]) -> Curve:
     share = float(defective.mean())
     return Curve(
         title="Precision-recall curve",
-        x_axis="defective images above the threshold (recall, %)",
-        y_axis="defective among the images above it (precision, %)",
+        x_axis="recall (% of defective images)",
+        y_axis="precision (% of images above)",
         # From recall 0 on, at the precision of the highest score, as the average precision sums it.
         points=_polyline([0.0, *recall], [precision[0], *precision]),
         chance=_polyline([0, 1], [share, share]),

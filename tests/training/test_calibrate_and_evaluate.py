@@ -274,10 +274,10 @@ def test_report_has_both_curves_with_titled_axes_and_ticks(
         "Precision-recall curve",
         "image score (no unit)",
         "share of the images of a kind (%)",
-        "false-positive rate, %",
-        "true-positive rate, %",
-        "recall, %",
-        "precision, %",
+        "false-positive rate (%",
+        "true-positive rate (%",
+        "recall (%",
+        "precision (%",
     ):
         assert title in page
     assert page.count(">20%</text>") == 4
