@@ -4,7 +4,7 @@ The graph returns the distance of each 4 x 4 patch from mid-gray: a gray part is
 defect, and every expected value can be computed by hand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from service.bundle.bundle import Bundle
 from service.bundle.card import CalibrationCard, CalibrationGroup, MeasureRange, QualityStatistics
 from service.bundle.golden import GoldenSample
+from service.bundle.images import ImageHashes
 from service.bundle.manifest import InputGeometry, ManifestDraft, Parity, ScoreRule, TrainingRecord, graph_metadata
 from service.bundle.writer import write_bundle
 
@@ -157,13 +158,18 @@ def write_tiny_bundle(
     offset: float = 0.0,
     fails_on_black: bool = False,
     quality: QualityStatistics | None = ANY_QUALITY,
+    card: Mapping[str, Any] | None = None,
+    images: ImageHashes | None = None,
     **changes: Any,
 ) -> Bundle:
-    """Write a bundle that can be served, or with `offset` one that fails its parity self-test."""
+    """Write a bundle that can be served, or with `offset` one that fails its parity self-test.
+
+    `card` and `changes` replace fields of the card and of the manifest.
+    """
     draft = tiny_draft(product, **changes)
     model = tiny_model(draft, gain=gain, offset=offset, fails_on_black=fails_on_black).SerializeToString()
-    card = tiny_card(scores, quality)
-    return write_bundle(models, draft=draft, model=model, card=card, golden=tiny_golden(gain=gain))
+    full = CalibrationCard.model_validate(tiny_card(scores, quality).model_dump() | dict(card or {}))
+    return write_bundle(models, draft=draft, model=model, card=full, golden=tiny_golden(gain=gain), images=images)
 
 
 def _golden(image: npt.NDArray[np.uint8], *, gain: bool) -> GoldenSample:

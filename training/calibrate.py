@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.bundle.card import CalibrationCard, CalibrationGroup, GroupedBy
+from service.bundle.card import CalibrationCard, CalibrationGroup, GroupedBy, ImageSizes
 from service.inspection.inspector import Measurer
 from service.inspection.measures import summarise
 from service.inspection.quality import Quality
@@ -22,6 +22,8 @@ def calibrate(
     sessions: Sequence[str],
     grouped_by: GroupedBy,
     progress: Callable[[int], None] | None = None,
+    *,
+    training_sizes: Sequence[tuple[int, int]] = (),
 ) -> CalibrationCard:
     """Measure every held-out good image from its original file.
 
@@ -31,6 +33,7 @@ def calibrate(
         sessions: The session of each image, see `DataSet.sessions`.
         grouped_by: The property that separates the sessions.
         progress: Called with the number of images done so far.
+        training_sizes: Width and height of the training images, in pixels.
 
     Raises:
         UnreadableImage: An image cannot be read; the message names the first one.
@@ -38,12 +41,14 @@ def calibrate(
     scores: list[float] = []
     maps = []
     qualities: list[Quality] = []
+    sizes = list(training_sizes)
     rng = np.random.default_rng(0)
     for done, path in enumerate(held_out, 1):
         with image_errors(path):
             image = measurer.read(path.read_bytes())
         measurement = measurer.score(image, measurer.infer(image))
         qualities.append(image.quality)
+        sizes.append(image.image_wh)
         scores.append(measurement.score)
         cells = measurement.anomaly_map.ravel()
         # The map of a tiled image is sampled: all cells would need too much memory, and two quantiles need fewer.
@@ -63,4 +68,23 @@ def calibrate(
         map_median=float(median),
         map_q99=float(q99),
         quality=summarise(qualities),
+        image_size=summarise_sizes(sizes),
+    )
+
+
+def summarise_sizes(sizes: Sequence[tuple[int, int]]) -> ImageSizes:
+    """Return the ranges of widths, heights and aspect ratios.
+
+    Args:
+        sizes: Width and height of every image, in pixels, at least one.
+    """
+    widths, heights = zip(*sizes, strict=True)
+    aspects = [width / height for width, height in sizes]
+    return ImageSizes(
+        min_width=min(widths),
+        max_width=max(widths),
+        min_height=min(heights),
+        max_height=max(heights),
+        min_aspect=min(aspects),
+        max_aspect=max(aspects),
     )

@@ -4,8 +4,9 @@ Two layouts are supported: MVTec AD's (`train/good`, `test/good`, `test/<defect>
 `ground_truth/<defect>/<stem>_mask.png`), and any folder of good images, searched recursively.
 
 Held-out good images are not used for training; their scores are the calibration card. Images of one session (for
-example one day) resemble each other more than those of another. Where dates or sub-folders separate the sessions,
-whole sessions are held out, so that the thresholds also hold for sessions that training has not seen.
+example one day or one lot) resemble each other more than those of another. Where dates, sub-folders or a common prefix
+of file names separate the sessions, whole sessions are held out, so that the thresholds also hold for sessions that
+training has not seen. The reference images, on which the constants of the map are measured, are whole sessions as well.
 """
 
 import hashlib
@@ -22,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.card import GroupedBy
+from service.bundle.images import ImageHashes
 from service.bundle.manifest import InputGeometry
 from service.errors import BodyTooLarge
-from service.inspection.capture_groups import group_images, is_defect_folder
+from service.inspection.capture_groups import GroupChoice, Grouping, group_images, is_defect_folder
 from service.inspection.decoding.decoder import ImageLimits, decode, read_header
 from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
 from service.inspection.preparation import prepare
@@ -44,6 +46,14 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 GOOD = "good"
 MIN_TRAINING_IMAGES = 10
 MAX_HELD_OUT_FRACTION = 0.5
+# A second session is held out only up to this share: one session alone does not show how sessions differ, but training
+# needs most of the images.
+MAX_SECOND_SESSION_FRACTION = 0.3
+# The constants of the map are measured on this share of the training images, within these limits.
+REFERENCE_FRACTION = 0.1
+MIN_REFERENCE_IMAGES, MAX_REFERENCE_IMAGES = 3, 64
+# Whole sessions are used as the reference up to this share of the training images, single images beyond it.
+MAX_REFERENCE_FRACTION = 0.25
 MASK_THRESHOLD = 127  # of 255: a mask pixel above one half is defective
 
 UInt8Images = NDArray[np.uint8]
@@ -77,10 +87,14 @@ class DataSet:
 
     Attributes:
         root: The scanned folder.
-        train: Good images to train on.
+        train: Good images for the network and, the reference, for the constants of its map.
+        reference: The images of `train` that only the constants of the map are measured on.
         held_out: Good images for the calibration card, disjoint from `train`.
-        sessions: The session of each held-out image, in the same order.
-        grouped_by: The property that separates the sessions.
+        sessions: The session of each held-out image, in the same order; "all" if single images are held out.
+        grouped_by: The property that separates the sessions of `sessions`.
+        grouping: The session of every good image, `train` first, then `held_out`, whether or not whole sessions could
+            be held out.
+        hashes: SHA-256 of the files in `train` and `held_out`.
         test: The test split; empty for a plain folder.
         fingerprint: sha256 over the sorted sha256 of all good images; independent of file names and of the split.
         duplicates: Files that are excluded because another file has the same content.
@@ -88,9 +102,12 @@ class DataSet:
 
     root: Path
     train: tuple[Path, ...]
+    reference: tuple[Path, ...]
     held_out: tuple[Path, ...]
     sessions: tuple[str, ...]
     grouped_by: GroupedBy
+    grouping: Grouping
+    hashes: ImageHashes
     test: tuple[TestImage, ...]
     fingerprint: str
     duplicates: tuple[Path, ...]
@@ -100,8 +117,21 @@ class DataSet:
         """The number of held-out images by session."""
         return dict(sorted(Counter(self.sessions).items()))
 
+    @property
+    def fitted(self) -> tuple[Path, ...]:
+        """The images that the network is trained on: `train` without the reference."""
+        reference = set(self.reference)
+        return tuple(path for path in self.train if path not in reference)
 
-def scan(data: Path, *, held_out_fraction: float = 0.2, held_out_min: int = 10, seed: int = 0) -> DataSet:
+
+def scan(
+    data: Path,
+    *,
+    held_out_fraction: float = 0.2,
+    held_out_min: int = 10,
+    seed: int = 0,
+    groups: GroupChoice = "auto",
+) -> DataSet:
     """Find a product's good images, hold some out, and list the test split if there is one.
 
     Args:
@@ -109,6 +139,7 @@ def scan(data: Path, *, held_out_fraction: float = 0.2, held_out_min: int = 10, 
         held_out_fraction: Requested share of held-out images, above 0 and at most 0.5.
         held_out_min: Smallest number of held-out images.
         seed: Seed of the selection of held-out images or sessions.
+        groups: The property that separates sessions, see `group_images`.
 
     Raises:
         DataFolderMissing, NoImagesFound, TooFewGoodImages, LooksDefective, InvalidOption: See their messages.
@@ -120,19 +151,31 @@ def scan(data: Path, *, held_out_fraction: float = 0.2, held_out_min: int = 10, 
     found = images_in(good_root)
     if not found:
         raise NoImagesFound(good_root, f"{', '.join(SUFFIXES)} in all sub-folders", "check --data")
-    unique, duplicates, fingerprint = _hash(found)
+    digests, duplicates, fingerprint = _hash(found)
+    unique = list(digests)
     minimum = MIN_TRAINING_IMAGES + held_out_min
     if len(unique) < minimum:
         raise TooFewGoodImages(good_root, len(unique), minimum)
     wanted = max(round(len(unique) * held_out_fraction), held_out_min)
-    chosen, grouped_by = _hold_out(unique, good_root, wanted, seed)
-    held_out = sorted(chosen)
+    grouping = group_images([path.relative_to(good_root) for path in unique], groups)
+    if groups not in {"auto", "none"} and grouping.grouped_by == "none":
+        raise InvalidOption("--groups", groups, f"a property that separates the images of {good_root} into groups")
+    session_of = dict(zip(unique, grouping.names, strict=True))
+    held_out = _hold_out(session_of, grouping.grouped_by != "none", wanted, seed)
+    whole_sessions = held_out is not None
+    if held_out is None:
+        held_out = set(random.Random(seed).sample(unique, wanted))
+    train = [path for path in unique if path not in held_out]
+    calibration = sorted(held_out)
     return DataSet(
         root=data,
-        train=tuple(path for path in unique if path not in chosen),
-        held_out=tuple(held_out),
-        sessions=tuple(chosen[path] for path in held_out),
-        grouped_by=grouped_by,
+        train=tuple(train),
+        reference=tuple(_reference({path: session_of[path] for path in train}, grouping.grouped_by != "none")),
+        held_out=tuple(calibration),
+        sessions=tuple(session_of[path] if whole_sessions else "all" for path in calibration),
+        grouped_by=grouping.grouped_by if whole_sessions else "none",
+        grouping=Grouping(grouping.grouped_by, tuple(session_of[path] for path in (*train, *calibration))),
+        hashes=ImageHashes.of((digests[path] for path in train), (digests[path] for path in calibration)),
         test=tuple(_test_split(data)) if (data / "test").is_dir() else (),
         fingerprint=fingerprint,
         duplicates=tuple(duplicates),
@@ -168,7 +211,10 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def load_prepared(
-    paths: Sequence[Path], geometry: InputGeometry, progress: Callable[[int], None] | None = None
+    paths: Sequence[Path],
+    geometry: InputGeometry,
+    progress: Callable[[int], None] | None = None,
+    sizes: list[tuple[int, int]] | None = None,
 ) -> UInt8Images:
     """Decode and resize images as the service does.
 
@@ -176,6 +222,7 @@ def load_prepared(
         paths: Image files.
         geometry: Input of the graph.
         progress: Called with the number of images done so far.
+        sizes: Width and height of every decoded image are appended, in pixels.
 
     Returns:
         uint8 `[N, height, width, 3]`, RGB.
@@ -183,10 +230,17 @@ def load_prepared(
     Raises:
         UnreadableImage: An image cannot be read; the message names the first one.
     """
+
+    def load(path: Path) -> tuple[UInt8Images, tuple[int, int]]:
+        rgb = read_rgb(path)
+        return prepare(rgb, geometry), (rgb.shape[1], rgb.shape[0])
+
     images = np.empty((len(paths), geometry.height, geometry.width, 3), np.uint8)
     with ThreadPoolExecutor(cpu_quota()) as pool:
-        for index, image in enumerate(pool.map(lambda path: prepare(read_rgb(path), geometry), paths)):
+        for index, (image, image_wh) in enumerate(pool.map(load, paths)):
             images[index] = image
+            if sizes is not None:
+                sizes.append(image_wh)
             if progress is not None:
                 progress(index + 1)
     return images
@@ -270,12 +324,12 @@ def _good_root(data: Path) -> Path:
     return data
 
 
-def _hash(paths: Sequence[Path]) -> tuple[list[Path], list[Path], str]:
-    """Return the unique files, the duplicates and the fingerprint."""
+def _hash(paths: Sequence[Path]) -> tuple[dict[Path, str], list[Path], str]:
+    """Return the unique files with their sha256, the duplicates, and the fingerprint."""
     with ThreadPoolExecutor(cpu_quota()) as pool:
         digests = list(pool.map(lambda path: hashlib.sha256(path.read_bytes()).hexdigest(), paths))
     first = dict(zip(reversed(digests), reversed(paths), strict=True))
-    unique = [path for path, digest in zip(paths, digests, strict=True) if first[digest] == path]
+    unique = {path: digest for path, digest in zip(paths, digests, strict=True) if first[digest] == path}
     duplicates = [path for path, digest in zip(paths, digests, strict=True) if first[digest] != path]
     return unique, duplicates, hashlib.sha256("\n".join(sorted(first)).encode()).hexdigest()
 
@@ -291,28 +345,49 @@ def _test_split(data: Path) -> list[TestImage]:
     return images
 
 
-def _group(paths: Sequence[Path], root: Path) -> tuple[dict[str, list[Path]], GroupedBy]:
-    grouping = group_images([path.relative_to(root) for path in paths])
+def _members(session_of: Mapping[Path, str]) -> dict[str, list[Path]]:
     groups: dict[str, list[Path]] = defaultdict(list)
-    for path, name in zip(paths, grouping.names, strict=True):
+    for path, name in session_of.items():
         groups[name].append(path)
-    return dict(groups), grouping.grouped_by
+    return dict(groups)
 
 
-def _hold_out(paths: Sequence[Path], root: Path, wanted: int, seed: int) -> tuple[dict[Path, str], GroupedBy]:
-    """Choose the held-out images and return the session of each.
+def _hold_out(session_of: Mapping[Path, str], is_grouped: bool, wanted: int, seed: int) -> set[Path] | None:
+    """Choose whole sessions with together at least `wanted` images, and at least two of them if possible.
 
-    Whole sessions are chosen until there are `wanted` images; single images where sessions are unknown or too coarse.
+    Returns:
+        The images of the chosen sessions; None where sessions are unknown or too large.
     """
-    rng = random.Random(seed)
-    groups, grouped_by = _group(paths, root)
+    if not is_grouped:
+        return None
+    count = len(session_of)
+    groups = _members(session_of)
     # At most half of the images are held out, and training keeps its minimum.
-    limit = min(int(len(paths) * MAX_HELD_OUT_FRACTION), len(paths) - MIN_TRAINING_IMAGES)
-    if grouped_by != "none":
-        chosen: dict[Path, str] = {}
-        for name in rng.sample(sorted(groups), len(groups)):
-            if len(chosen) < wanted and len(chosen) + len(groups[name]) <= limit:
-                chosen |= dict.fromkeys(groups[name], name)
-        if len(chosen) >= wanted:
-            return chosen, grouped_by
-    return dict.fromkeys(rng.sample(list(paths), wanted), "all"), "none"
+    limit = min(int(count * MAX_HELD_OUT_FRACTION), count - MIN_TRAINING_IMAGES)
+    chosen: set[Path] = set()
+    sessions = 0
+    for name in random.Random(seed).sample(sorted(groups), len(groups)):
+        allowed = limit if len(chosen) < wanted else int(count * MAX_SECOND_SESSION_FRACTION)
+        if (len(chosen) < wanted or sessions < 2) and len(chosen) + len(groups[name]) <= allowed:
+            chosen |= set(groups[name])
+            sessions += 1
+    return chosen if len(chosen) >= wanted else None
+
+
+def _reference(session_of: Mapping[Path, str], is_grouped: bool) -> list[Path]:
+    """Choose the reference images among the training images: whole sessions, the smallest first.
+
+    Single images are chosen where sessions are unknown or too large.
+    """
+    paths = list(session_of)
+    wanted = round(len(paths) * REFERENCE_FRACTION)
+    count = min(max(wanted, MIN_REFERENCE_IMAGES), MAX_REFERENCE_IMAGES, len(paths) // 2)
+    if is_grouped:
+        chosen: list[Path] = []
+        for _, members in sorted(_members(session_of).items(), key=lambda item: (len(item[1]), item[0])):
+            if len(chosen) < count:
+                chosen += members
+        if len(chosen) <= max(count, int(len(paths) * MAX_REFERENCE_FRACTION)):
+            return chosen
+    # Evenly spaced: file names often follow the time of capture, and the reference should cover all of it.
+    return [paths[int(number)] for number in np.linspace(0, len(paths), count, endpoint=False)]

@@ -80,6 +80,35 @@ class InvalidSettings(PlumblineError):
         )
 
 
+class TooFewIterations(PlumblineError):
+    """The training would end within the warm-up of the learning rate."""
+
+    slug = "too-few-iterations"
+    title = "Too few training steps"
+
+    def __init__(self, iterations: int, minimum: int, recommended: int) -> None:
+        super().__init__(
+            f"{iterations} training steps end within the warm-up of the learning rate, so the network stays useless. "
+            f"Use at least {minimum} steps (--iterations; {recommended} are the method's default), or give "
+            "--allow-weak, which is recorded in the bundle."
+        )
+
+
+class WeakBundle(PlumblineError):
+    """The trained network does not separate good images from synthetic anomalies."""
+
+    slug = "weak-bundle"
+    title = "Weak bundle"
+
+    def __init__(self, weaknesses: Sequence[str]) -> None:
+        super().__init__(
+            f"No bundle was written, because the network hardly finds defects: {'; '.join(weaknesses)}. Train longer "
+            "(--iterations), at a larger --input-size, with more images or with another --method; check that the "
+            "images show the part. To write the bundle nevertheless, repeat the command with --resume --allow-weak, "
+            "which is recorded in the bundle."
+        )
+
+
 class InvalidOption(PlumblineError):
     """A command-line option has an invalid value."""
 

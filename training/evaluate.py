@@ -2,25 +2,28 @@
 
 Threshold-free figures (AUROC, AUPRO, average precision) measure how well the scores separate good from defective
 images. The rates are those of the thresholds that were calibrated on good images alone. No setting is chosen by the
-test images.
+test images. Every figure has a 95 % confidence interval, see `training.intervals`.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
+from service.inspection.calibration import RateBound, bound_rate
 from service.inspection.decision import Criteria, Decision
 from service.inspection.inspector import Inspector
 from service.inspection.records import Inspection
 from service.recipes.recipe import Recipe
-from training import metrics
+from training import intervals, metrics
 from training.dataset import TestImage, image_errors, read_mask
+from training.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class ImageResult:
         score: The image score, unbounded.
         p_value: The conformal p-value, in (0, 1].
         decision: The decision at the calibrated thresholds.
+        mask: The file of its ground-truth mask, None without one.
     """
 
     path: Path
@@ -42,6 +46,7 @@ class ImageResult:
     score: float
     p_value: float
     decision: Decision
+    mask: Path | None = None
 
     @property
     def false_reject(self) -> bool:
@@ -64,6 +69,9 @@ class Evaluation:
         method: Registry name of the method.
         recipe: The default recipe, with the calibrated thresholds.
         figures: Detection and localisation figures, each in 0..1; pixel figures only if there are masks.
+        intervals: The 95 % confidence interval of every figure.
+        data: The folder of the test split.
+        measured_at: Time of the evaluation.
         notes: What is excluded from the figures, and why.
         images: The decision on every image.
     """
@@ -73,18 +81,35 @@ class Evaluation:
     method: str
     recipe: Recipe
     figures: dict[str, float]
+    intervals: dict[str, Interval]
+    data: Path
+    measured_at: datetime
     notes: tuple[str, ...]
     images: tuple[ImageResult, ...]
 
+    @property
+    def bound(self) -> RateBound:
+        """The certified false-reject rate of the recipe, on average and for this calibration."""
+        assert self.recipe.target_false_reject_rate is not None  # the default recipe is derived from the card
+        return bound_rate(self.recipe.calibration_images, self.recipe.target_false_reject_rate)
+
     def as_json(self) -> dict[str, Any]:
         """Return the evaluation as JSON values, with the figures by kind of defect."""
-        images = [{**asdict(image), "path": image.path.as_posix()} for image in self.images]
+        images = [
+            {**asdict(image), "path": image.path.as_posix(), "mask": image.mask and image.mask.as_posix()}
+            for image in self.images
+        ]
         return {
             "product": self.product,
             "version": self.version,
             "method": self.method,
             "recipe": self.recipe.model_dump(mode="json"),
+            "data": str(self.data),
+            "measured_at": self.measured_at.isoformat(timespec="seconds"),
             "figures": self.figures,
+            "intervals": self.intervals,
+            "interval_methods": intervals.METHODS,
+            "certified_false_reject_rate": str(self.bound),
             "notes": list(self.notes),
             "by_defect": by_defect(self.images),
             "images": images,
@@ -96,7 +121,11 @@ class Evaluation:
 
 
 def evaluate(
-    inspector: Inspector, images: Sequence[TestImage], progress: Callable[[int], None] | None = None
+    inspector: Inspector,
+    images: Sequence[TestImage],
+    progress: Callable[[int], None] | None = None,
+    *,
+    data: Path = Path(),
 ) -> Evaluation:
     """Inspect every test image and compare the results with the labels.
 
@@ -104,6 +133,7 @@ def evaluate(
         inspector: The product, opened as the service opens it.
         images: Test images, at least one good and one defective.
         progress: Called with the number of images done so far.
+        data: The folder of the test split, for the report.
 
     Raises:
         UnreadableImage: An image or a mask cannot be read; the message names it.
@@ -124,6 +154,7 @@ def evaluate(
                 score=inspection.score,
                 p_value=inspection.p_value,
                 decision=inspection.decision,
+                mask=image.mask,
             )
         )
         if image.mask is not None or not image.defective:
@@ -133,8 +164,12 @@ def evaluate(
         if progress is not None:
             progress(done)
     notes = [f"defective images without a mask, excluded from the pixel figures: {unmasked}"] if unmasked else []
-    figures = {**_image_figures(results), **_rates(results)}
+    figures, found = _image_figures(results)
+    rates, of_rates = _rates(results)
+    figures |= rates
+    found |= of_rates
     if pixels.regions:
+        found |= intervals.bootstrap_pixels(pixels.images)
         localised = pixels.figures()
         figures |= {
             "pixel_auroc": localised.auroc,
@@ -150,6 +185,9 @@ def evaluate(
         method=inspector.bundle.manifest.method,
         recipe=recipe,
         figures=figures,
+        intervals=found,
+        data=data,
+        measured_at=datetime.now(UTC),
         notes=tuple(notes),
         images=tuple(results),
     )
@@ -209,28 +247,41 @@ def summary_table(evaluation: Evaluation) -> Table:
     table.add_section()
     for key, label in LABELS.items():
         if key in evaluation.figures:
-            table.add_row(label, "", f"{100 * evaluation.figures[key]:.2f} %", "", "", "")
+            low, high = evaluation.intervals[key]
+            value = f"{100 * evaluation.figures[key]:.2f} %"
+            table.add_row(f"{label} [{100 * low:.1f}, {100 * high:.1f}]", "", value, "", "", "")
+    table.caption = (
+        f"In brackets: 95 % confidence intervals. Good parts that fail, certified: {evaluation.bound}, for images like "
+        "the held-out ones."
+    )
+    table.caption_justify = "left"
     return table
 
 
-def _image_figures(results: Sequence[ImageResult]) -> dict[str, float]:
+def _image_figures(results: Sequence[ImageResult]) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Return the figures of the image scores and their intervals."""
     scores = np.array([result.score for result in results])
     defective = np.array([result.defective for result in results])
-    return {
-        "image_auroc": metrics.auroc(scores, defective),
-        "image_average_precision": metrics.average_precision(scores, defective),
-        "image_f1_max": metrics.f1_max(scores, defective),
-    }
+    resampled = {"image_average_precision": metrics.average_precision, "image_f1_max": metrics.f1_max}
+    auroc = metrics.auroc(scores, defective)
+    figures = {"image_auroc": auroc, **{name: figure(scores, defective) for name, figure in resampled.items()}}
+    found = {"image_auroc": intervals.auroc_interval(auroc, int((~defective).sum()), int(defective.sum()))}
+    found |= {name: intervals.bootstrap_images(figure, scores, defective) for name, figure in resampled.items()}
+    return figures, found
 
 
-def _rates(results: Sequence[ImageResult]) -> dict[str, float]:
-    def share(defective: bool, decision: Decision) -> float:
+def _rates(results: Sequence[ImageResult]) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Return the rates of the decisions and their intervals."""
+    figures: dict[str, float] = {}
+    found: dict[str, Interval] = {}
+    for name, defective, decision in (
+        ("false_reject_rate", False, Decision.FAIL),
+        ("good_review_rate", False, Decision.REVIEW),
+        ("miss_rate", True, Decision.PASS),
+        ("defective_review_rate", True, Decision.REVIEW),
+    ):
         decisions = [result.decision for result in results if result.defective == defective]
-        return decisions.count(decision) / len(decisions)
-
-    return {
-        "false_reject_rate": share(False, Decision.FAIL),
-        "good_review_rate": share(False, Decision.REVIEW),
-        "miss_rate": share(True, Decision.PASS),
-        "defective_review_rate": share(True, Decision.REVIEW),
-    }
+        count = decisions.count(decision)
+        figures[name] = count / len(decisions)
+        found[name] = intervals.rate_interval(count, len(decisions))
+    return figures, found

@@ -273,6 +273,22 @@ def learning_rate(step: int, config: FitConfig, stages: Sequence[float] = (1.0,)
     return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def warm_up_ends(config: FitConfig, stages: Sequence[float] = (1.0,)) -> int:
+    """Return the smallest number of steps with which every stage is longer than its warm-up.
+
+    Args:
+        config: Steps of warm-up.
+        stages: As in `learning_rate`.
+    """
+    steps = config.warmup_steps + 1
+    while any(
+        round(end * steps) - round(start * steps) <= config.warmup_steps
+        for start, end in zip((0.0, *stages), stages, strict=False)
+    ):
+        steps += 1
+    return steps
+
+
 @torch.no_grad()
 def _frozen_features(
     method: Method, images: NDArray[np.uint8], config: FitConfig, device: torch.device

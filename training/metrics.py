@@ -11,6 +11,7 @@ of *defective* pixels, which are few. The scores of good pixels are kept in one 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -98,17 +99,50 @@ def roc_curve(scores: Floats, defective: NDArray[np.bool_]) -> tuple[Floats, Flo
     return np.concatenate([[0.0], fpr]), np.concatenate([[0.0], tpr])
 
 
+def pr_curve(scores: Floats, defective: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Compute the precision-recall curve, with one point for each distinct score of a defective item.
+
+    Args:
+        scores: float `[N]`, higher means more anomalous.
+        defective: bool `[N]`, true for defective.
+
+    Returns:
+        Recall and precision, float `[K]` each, recall ascending.
+
+    Raises:
+        ValueError: the shapes differ, or one of the two classes is absent.
+    """
+    good, bad = _split(scores, defective)
+    good.sort()
+    counts = _counts(good, bad)
+    found = counts.true_positives
+    return found / found[-1], found / (found + counts.false_positives)
+
+
+class ImagePixels(NamedTuple):
+    """The map values of one image.
+
+    Attributes:
+        good: float32 `[K]`, values of good pixels.
+        bad: float32 `[L]`, values of defective pixels.
+        weights: float64 `[L]`, one over the area of each defective pixel's region.
+    """
+
+    good: NDArray[np.float32]
+    bad: NDArray[np.float32]
+    weights: NDArray[np.float64]
+
+
 class PixelScores:
     """Accumulator of anomaly maps and masks, image by image, for the pixel metrics.
 
     Attributes:
+        images: the values of every image so far; `figures` merges them.
         regions: number of defective regions so far.
     """
 
     def __init__(self) -> None:
-        self._good: list[NDArray[np.float32]] = []
-        self._bad: list[NDArray[np.float32]] = []
-        self._weights: list[NDArray[np.float64]] = []
+        self.images: list[ImagePixels] = []
         self.regions = 0
 
     def add(self, anomaly_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
@@ -122,15 +156,15 @@ class PixelScores:
         if anomaly_map.shape != mask.shape:
             resized = cv2.resize(anomaly_map, (width, height), interpolation=cv2.INTER_LINEAR)
             anomaly_map = np.asarray(resized, np.float32)
-        self._good.append(anomaly_map[~mask])
-        if not mask.any():
+        good, bad = anomaly_map[~mask], anomaly_map[mask]
+        if not len(bad):
+            self.images.append(ImagePixels(good, bad, np.zeros(0)))
             return
         # 8-connected regions, as in the evaluation code of MVTec AD.
         count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
         inside = labels[mask]
         areas = np.bincount(inside, minlength=count)
-        self._bad.append(anomaly_map[mask])
-        self._weights.append(1.0 / areas[inside])
+        self.images.append(ImagePixels(good, bad, 1.0 / areas[inside]))
         self.regions += count - 1
 
     def figures(self, fpr_limit: float = AUPRO_FPR_LIMIT) -> PixelFigures:
@@ -145,12 +179,11 @@ class PixelScores:
         Raises:
             ValueError: no defective or no good pixel was added.
         """
-        if not self._bad or not any(len(part) for part in self._good):
+        if not self.regions or not any(len(image.good) for image in self.images):
             raise ValueError("pixel metrics need defective and good pixels")
-        good = np.concatenate(self._good)
-        self._good = [good]  # frees the parts before sorting
+        good, bad, weights = (np.concatenate(part) for part in zip(*self.images, strict=True))
+        self.images = [ImagePixels(good, bad, weights)]  # frees the parts before sorting
         good.sort()
-        bad, weights = np.concatenate(self._bad), np.concatenate(self._weights)
         counts = _counts(good, bad, weights / self.regions)
         return PixelFigures(
             auroc=_auroc(good, bad),

@@ -10,24 +10,26 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from service.bundle.bundle import Bundle
-from service.bundle.card import CalibrationCard
+from service.bundle.card import CalibrationCard, GroupShift
 from service.bundle.manifest import PRODUCT_NAME, InputGeometry, ManifestDraft, ScoreRule, Tiling, TrainingRecord
 from service.bundle.writer import write_bundle
+from service.inspection.capture_groups import GroupChoice
 from service.inspection.inspector import Inspector, InspectorOptions, Measurer
 from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.session import GraphSession, RequestedProvider, SessionOptions
 from training.calibrate import calibrate
 from training.config import FitConfig
-from training.dataset import DataSet, TestImage, UInt8Images, read_mask, read_size, scan
+from training.dataset import MAX_REFERENCE_IMAGES, DataSet, TestImage, read_mask, read_size, scan
 from training.device import resolve_device
-from training.errors import InvalidOption
+from training.errors import InvalidOption, TooFewIterations, WeakBundle
 from training.evaluate import Evaluation, evaluate
 from training.export import PROBES, Exported, Probes, export, with_metadata
-from training.fit import Progress, fit, untrained
+from training.fit import Progress, fit, load_teachers, untrained, warm_up_ends
+from training.group_shift import ENOUGH_GROUPS, choose_images, estimate_shift
+from training.methods import fit_config
 from training.methods.base import Method
+from training.sanity import measure_sanity, sample_size, weaknesses
 from training.tiles import load_for_training, load_sample
 
 # Libraries that affect the numbers in a bundle.
@@ -36,15 +38,14 @@ _LIBRARIES = (
     *("numpy", "opencv-python-headless", "pillow", "simplejpeg"),
 )
 
-# The constants of the map are measured on this share of the training images, within these limits.
-REFERENCE_SHARE = 0.1
-LEAST_REFERENCE_IMAGES, MOST_REFERENCE_IMAGES = 3, 64
-
 Advance = Callable[[int, str], None]  # the items done so far, and a note
 
 
 class Reporter(Protocol):
     """Shows the progress of the pipeline."""
+
+    def note(self, text: str) -> None:
+        """Show a line of text."""
 
     def stage(self, title: str, total: int) -> Advance:
         """Begin a stage of `total` items and return the function to call after each item."""
@@ -61,6 +62,8 @@ class Request:
         run_dir: Folder of the checkpoint.
         config: Settings of the network and its training.
         held_out_fraction: Share of good images for the calibration card.
+        groups: The property that separates the capture groups, which are held out as a whole.
+        allow_weak: Write the bundle even if the network is not usable; the reasons are recorded in the manifest.
         resume: Continue from the checkpoint.
         evaluate: Also measure the bundle on the test split and write the figures to the manifest.
     """
@@ -71,6 +74,8 @@ class Request:
     run_dir: Path
     config: FitConfig
     held_out_fraction: float = 0.2
+    groups: GroupChoice = "auto"
+    allow_weak: bool = False
     resume: bool = False
     evaluate: bool = False
 
@@ -116,7 +121,9 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     # The manifest records the device that is used, so that "auto" and "cpu" give the same bundle on a CPU.
     config = replace(request.config, device=resolve_device(request.config.device))
     method = untrained(config)  # wrong settings and missing weights are reported before images are read
-    data = scan(request.data, held_out_fraction=request.held_out_fraction, seed=config.seed)
+    weak = _check_iterations(config, method, allow_weak=request.allow_weak)
+    data = scan(request.data, held_out_fraction=request.held_out_fraction, seed=config.seed, groups=request.groups)
+    reporter.note(describe_groups(data, request.groups))
     if request.evaluate:
         _check_test_split(request.data, data.test)
     # A folder that cannot be written is reported before the training.
@@ -124,7 +131,8 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     tiling = None if config.overlap is None else Tiling(overlap=config.overlap, scale=config.scale)
     geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling)
     request = replace(request, config=config)
-    method, exported = _fit_and_export(request, method, data, geometry, reporter, should_stop)
+    sizes: list[tuple[int, int]] = []
+    method, exported = _fit_and_export(request, method, data, geometry, sizes, reporter, should_stop)
     draft = ManifestDraft(
         product=request.product,
         method=config.method,
@@ -148,33 +156,46 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
         created_at=datetime.now(UTC),
     )
     model = with_metadata(exported.model, draft)
-    card = _calibrate(model, draft, data, config, reporter)
+    card = _calibrate(model, draft, data, config, sizes, reporter)
+    assert card.sanity is not None  # it has just been measured
+    weak += weaknesses(card.sanity)
+    if weak and not request.allow_weak:
+        raise WeakBundle(weak)
+    draft = draft.model_copy(update={"training": draft.training.model_copy(update={"weak": weak})})
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     evaluation = None
     if request.evaluate:
         evaluation = _evaluate_trial(model, draft, card, exported, data, config, reporter)
         draft = draft.model_copy(update={"evaluation": evaluation.figures})
-    bundle = write_bundle(request.models, draft=draft, model=model, card=card, golden=exported.golden)
+    bundle = write_bundle(
+        request.models, draft=draft, model=model, card=card, golden=exported.golden, images=data.hashes
+    )
     # The trial bundle has no figures in its manifest and therefore another version.
     evaluation = evaluation and replace(evaluation, version=bundle.version)
     return Trained(bundle, data, evaluation, seconds, cpu_seconds)
 
 
-def set_aside(images: UInt8Images) -> tuple[UInt8Images, UInt8Images]:
-    """Split good images into images to train on and reference images for the map's constants.
-
-    Args:
-        images: uint8 `[N, S, S, 3]`.
-
-    Returns:
-        uint8 `[N - M, S, S, 3]` to train on, uint8 `[M, S, S, 3]` as the reference.
-    """
-    wanted = round(len(images) * REFERENCE_SHARE)
-    count = min(max(wanted, LEAST_REFERENCE_IMAGES), MOST_REFERENCE_IMAGES, len(images) // 2)
-    chosen = np.zeros(len(images), np.bool_)
-    # Evenly spaced: file names often follow the time of capture, and the reference should cover all of it.
-    chosen[np.linspace(0, len(images), count, endpoint=False).astype(np.intp)] = True
-    return images[~chosen], images[chosen]
+def describe_groups(data: DataSet, choice: GroupChoice = "auto") -> str:
+    """Return one line about the capture groups that were found and how they are used."""
+    names = sorted(set(data.grouping.names))
+    if choice == "none":
+        return "Groups: not used (--groups none). All images count as one capture session."
+    if data.grouping.grouped_by == "none":
+        return (
+            "Groups: none found (no dates in names, sub-folders, or common prefixes of file names). All images count "
+            "as one capture session. Sort images of different days or lots into sub-folders to calibrate across them."
+        )
+    by = {"date-in-name": "dates in names", "folder": "sub-folders", "prefix": "common prefixes of file names"}
+    listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    used = (
+        f"{len(data.groups)} are held out as a whole for the thresholds"
+        if data.grouped_by != "none"
+        else "they are too large to hold out as a whole, so single images are held out"
+    )
+    return (
+        f"Groups: {len(names)} by {by[data.grouping.grouped_by]} ({listed}); {used}. "
+        "--groups folder|date|prefix|none chooses others."
+    )
 
 
 def inspector_options(threads: int | None, provider: RequestedProvider = "auto") -> InspectorOptions:
@@ -188,17 +209,18 @@ def _fit_and_export(
     method: Method,
     data: DataSet,
     geometry: InputGeometry,
+    sizes: list[tuple[int, int]],
     reporter: Reporter,
     should_stop: Callable[[Progress], bool],
 ) -> tuple[Method, Exported]:
     config = request.config
-    reading = reporter.stage("read images", len(data.train))
+    reading = reporter.stage("read images", len(data.fitted))
     for path in data.held_out:
         read_size(path)  # they are decoded after the training: a file that is not an image is reported now
-    images = load_for_training(data.train, geometry, config.seed, lambda done: reading(done, ""))
     # The constants of the map must be measured neither on held-out images, which certify the threshold, nor on images
     # that the network was trained on, where its distances are smaller.
-    images, reference = set_aside(images)
+    images = load_for_training(data.fitted, geometry, config.seed, lambda done: reading(done, ""), sizes=sizes)
+    reference = load_sample(data.reference, geometry, config.seed, MAX_REFERENCE_IMAGES, sizes)
     training = reporter.stage("train", config.iterations)
     measuring = reporter.stage("measure the map's constants", 2)
     method = fit(
@@ -225,16 +247,51 @@ def _note(progress: Progress) -> str:
     return f"loss {loss:.4f} · {rate:.0f} images/s · {minutes}:{seconds:02d} left"
 
 
+def _check_iterations(config: FitConfig, method: Method, *, allow_weak: bool) -> list[str]:
+    """Refuse a training that ends within a warm-up, or return that as the reason why the bundle is weak."""
+    minimum = warm_up_ends(config, method.stages)
+    if config.iterations >= minimum:
+        return []
+    if not allow_weak:
+        raise TooFewIterations(config.iterations, minimum, fit_config(config.method).iterations)
+    return [f"{config.iterations} training steps end within the warm-up of the learning rate"]
+
+
 def _calibrate(
-    model: bytes, draft: ManifestDraft, data: DataSet, config: FitConfig, reporter: Reporter
+    model: bytes,
+    draft: ManifestDraft,
+    data: DataSet,
+    config: FitConfig,
+    sizes: Sequence[tuple[int, int]],
+    reporter: Reporter,
 ) -> CalibrationCard:
     options = inspector_options(config.threads)
     measurer = Measurer(GraphSession(model, options.session), draft.input, draft.score_rule, options)
     calibrating = reporter.stage("calibrate", len(data.held_out))
     try:
-        return calibrate(measurer, data.held_out, data.sessions, data.grouped_by, lambda done: calibrating(done, ""))
+        card = calibrate(
+            measurer,
+            data.held_out,
+            data.sessions,
+            data.grouped_by,
+            lambda done: calibrating(done, ""),
+            training_sizes=sizes,
+        )
+        checking = reporter.stage("check with synthetic anomalies", sample_size(data.held_out))
+        sanity = measure_sanity(measurer, data.held_out, config.seed, lambda done: checking(done, ""))
     finally:
         measurer.close()
+    return card.model_copy(update={"sanity": sanity, "group_shift": _group_shift(data, config, reporter)})
+
+
+def _group_shift(data: DataSet, config: FitConfig, reporter: Reporter) -> GroupShift | None:
+    """Estimate the shift between groups where too few groups are held out to show it."""
+    held_out_groups = 0 if data.grouped_by == "none" else len(data.groups)
+    images = choose_images((*data.train, *data.held_out), data.grouping.names)
+    if held_out_groups >= ENOUGH_GROUPS or not images:
+        return None
+    comparing = reporter.stage("compare the groups", len(images))
+    return estimate_shift(load_teachers(config)[0], images, lambda done: comparing(done, ""))
 
 
 def _evaluate_trial(
@@ -249,17 +306,15 @@ def _evaluate_trial(
     """Evaluate a temporary bundle: a bundle is never changed, so its figures must exist before it is written."""
     with tempfile.TemporaryDirectory() as folder:
         trial = write_bundle(Path(folder), draft=draft, model=model, card=card, golden=exported.golden)
-        return evaluate_bundle(trial.path, data.test, reporter, inspector_options(config.threads))
+        return evaluate_bundle(trial.path, data, reporter, inspector_options(config.threads))
 
 
-def evaluate_bundle(
-    path: Path, images: Sequence[TestImage], reporter: Reporter, options: InspectorOptions
-) -> Evaluation:
-    """Open a bundle as the service does and evaluate it on a test split."""
+def evaluate_bundle(path: Path, data: DataSet, reporter: Reporter, options: InspectorOptions) -> Evaluation:
+    """Open a bundle as the service does and evaluate it on the test split of a product."""
     inspector = Inspector.load(path, options)
-    evaluating = reporter.stage("evaluate", len(images))
+    evaluating = reporter.stage("evaluate", len(data.test))
     try:
-        return evaluate(inspector, images, lambda done: evaluating(done, ""))
+        return evaluate(inspector, data.test, lambda done: evaluating(done, ""), data=data.root)
     finally:
         inspector.close()
 

@@ -1,7 +1,6 @@
 """The HTML report of an evaluation: one self-contained file without scripts, with embedded images and plots."""
 
 import base64
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,50 +9,20 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from service.inspection.decision import Decision
-from service.inspection.heatmap import encode, render
+from service.inspection.calibration import describe_card
+from service.inspection.decision import Criteria, Decision
+from service.inspection.heatmap import FULL_RED as FULL_SCALE
+from service.inspection.heatmap import HeatmapScale, encode, render
 from service.inspection.inspector import Inspector
-from training import metrics
-from training.dataset import UInt8Images, read_rgb
+from service.inspection.records import Inspection
+from training import intervals, plots
+from training.dataset import UInt8Images, read_mask, read_rgb
 from training.evaluate import LABELS, Evaluation, ImageResult, by_defect, inspect_file
 
-WIDTH, HEIGHT = 640, 240  # plot area, SVG units
-BINS = 48
 SHOWN_EACH = 8  # images per section
 IMAGE_SIDE = 320  # longer side of an embedded image, pixels
-LOG_AXIS_FROM = 10.0  # the axis is logarithmic if the scores span more than this factor
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of the histogram, in SVG units from the upper left corner."""
-
-    x: float
-    width: float
-    good: float
-    defective: float
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A tick of the score axis, `x` in SVG units."""
-
-    x: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Histogram of the scores of good and defective parts.
-
-    Bar heights are shares of each kind, scaled to the highest bar; positions are in SVG units.
-    """
-
-    bars: list[Bar]
-    ticks: list[Tick]
-    fail_x: float
-    review_x: float
-    logarithmic: bool
+TRUTH_RGB = (0, 230, 0)  # outlines of the ground truth
+LEGEND_WH = (320, 18)  # size of the colour scale, pixels
 
 
 @dataclass(frozen=True)
@@ -101,83 +70,55 @@ def write_report(evaluation: Evaluation, inspector: Inspector, path: Path) -> No
         provider=inspector.provider,
         labels=LABELS,
         by_defect=by_defect(evaluation.images),
-        histogram=histogram(evaluation),
-        roc=roc_points(evaluation.images),
-        sections=[_false_rejects(evaluation, inspector), _misses(evaluation, inspector)],
-        width=WIDTH,
-        height=HEIGHT,
+        notes=[f"Weak bundle: {reason}." for reason in manifest.training.weak] + describe_card(inspector.card),
+        interval_methods=intervals.METHODS,
+        histogram=plots.histogram(evaluation),
+        curves=[plots.roc(evaluation.images), plots.precision_recall(evaluation.images)],
+        unit_ticks=plots.UNIT_TICKS,
+        sections=[*_false_rejects(evaluation, inspector), *_misses(evaluation, inspector)],
+        colour_scale=colour_scale(),
+        fail_position=LEGEND_WH[0] / FULL_SCALE,
+        legend_width=LEGEND_WH[0],
+        truth_colour="rgb" + str(TRUTH_RGB),
+        width=plots.WIDTH,
+        height=plots.HEIGHT,
     )
     path.write_text(page, encoding="utf-8")
 
 
-def histogram(evaluation: Evaluation) -> Histogram:
-    """Compute the histogram of the scores, with the positions of the thresholds."""
-    scores = np.array([image.score for image in evaluation.images])
-    defective = np.array([image.defective for image in evaluation.images])
-    thresholds = (evaluation.recipe.fail_threshold, evaluation.recipe.review_threshold)
-    low, high = min(scores.min(), *thresholds), max(scores.max(), *thresholds)
-    logarithmic = bool(low > 0 and high / low > LOG_AXIS_FROM)
-    if logarithmic:
-        scores, low, high = np.log10(scores), math.log10(low), math.log10(high)
-    span = max(high - low, 1e-12)
-
-    def x_of(value: float) -> float:
-        return round(float(WIDTH * ((math.log10(value) if logarithmic else value) - low) / span), 2)
-
-    def heights(kind: np.ndarray) -> np.ndarray:
-        counts, _ = np.histogram(kind, bins=BINS, range=(low, low + span))
-        return np.asarray(counts / len(kind))
-
-    good, bad = heights(scores[~defective]), heights(scores[defective])
-    tallest = max(good.max(), bad.max())
-    step = WIDTH / BINS
-    bars = [
-        Bar(round(index * step, 2), round(step, 2), round(HEIGHT * g / tallest, 2), round(HEIGHT * b / tallest, 2))
-        for index, (g, b) in enumerate(zip(good, bad, strict=True))
-    ]
-    marks = np.linspace(low, low + span, 6)
-    values = 10**marks if logarithmic else marks
-    ticks = [Tick(round(WIDTH * index / 5, 2), f"{value:.3g}") for index, value in enumerate(values)]
-    return Histogram(bars, ticks, x_of(thresholds[0]), x_of(thresholds[1]), logarithmic)
-
-
-def roc_points(images: Sequence[ImageResult]) -> str:
-    """Return the ROC curve as the points of an SVG polyline, in a square of side `HEIGHT`."""
-    scores = np.array([image.score for image in images])
-    fpr, tpr = metrics.roc_curve(scores, np.array([image.defective for image in images]))
-    return " ".join(f"{HEIGHT * x:.2f},{HEIGHT * (1 - y):.2f}" for x, y in zip(fpr, tpr, strict=True))
-
-
-def _false_rejects(evaluation: Evaluation, inspector: Inspector) -> Section:
+def _false_rejects(evaluation: Evaluation, inspector: Inspector) -> list[Section]:
     good = sorted((i for i in evaluation.images if not i.defective), key=lambda image: -image.score)
     wrong = [image for image in good if image.false_reject]
-    remark = (
-        f"{len(wrong)} of {len(good)} good parts fail; highest score first."
-        if wrong
-        else "No good part fails. The highest-scoring good parts:"
-    )
-    return Section("False rejects", remark, _show(wrong or good, evaluation, inspector))
+    remark = f"{len(wrong)} of {len(good)} good parts fail{_shown(wrong, 'highest')}."
+    sections = [Section("False rejects", remark, _show(wrong, evaluation, inspector))]
+    if not wrong:
+        remark = "No good part fails. These have the highest scores."
+        sections.append(Section("Good parts with the highest scores", remark, _show(good, evaluation, inspector)))
+    return sections
 
 
-def _misses(evaluation: Evaluation, inspector: Inspector) -> Section:
+def _misses(evaluation: Evaluation, inspector: Inspector) -> list[Section]:
     defective = sorted((i for i in evaluation.images if i.defective), key=lambda image: image.score)
     wrong = [image for image in defective if image.missed]
-    remark = (
-        f"{len(wrong)} of {len(defective)} defective parts pass; lowest score first."
-        if wrong
-        else "No defective part passes. The lowest-scoring defective parts:"
-    )
-    return Section("Misses", remark, _show(wrong or defective, evaluation, inspector))
+    remark = f"{len(wrong)} of {len(defective)} defective parts pass{_shown(wrong, 'lowest')}."
+    sections = [Section("Misses", remark, _show(wrong, evaluation, inspector))]
+    if not wrong:
+        remark = "No defective part passes. These have the lowest scores."
+        shown = _show(defective, evaluation, inspector)
+        sections.append(Section("Defective parts with the lowest scores", remark, shown))
+    return sections
+
+
+def _shown(images: Sequence[ImageResult], end: str) -> str:
+    count = f" (the first {SHOWN_EACH} are shown)" if len(images) > SHOWN_EACH else ""
+    return f"; {end} score first{count}" if images else ""
 
 
 def _show(images: Sequence[ImageResult], evaluation: Evaluation, inspector: Inspector) -> list[Shown]:
     criteria = evaluation.recipe.criteria
-    scale = inspector.heatmap_scale(criteria.thresholds)
     shown = []
     for image in images[:SHOWN_EACH]:
-        inspection = inspect_file(inspector, image.path, criteria)
-        rgb = read_rgb(image.path)
-        overlay = render(rgb, inspection.anomaly_map, scale, inspection.regions)
+        rgb, overlay, _ = draw_overlay(inspector, image.path, image.mask, criteria)
         shown.append(
             Shown(
                 name=image.path.name,
@@ -190,6 +131,48 @@ def _show(images: Sequence[ImageResult], evaluation: Evaluation, inspector: Insp
             )
         )
     return shown
+
+
+def draw_overlay(
+    inspector: Inspector, path: Path, mask: Path | None, criteria: Criteria
+) -> tuple[UInt8Images, UInt8Images, Inspection]:
+    """Inspect an image and draw its heatmap with the outlines of the ground truth.
+
+    Args:
+        inspector: The product.
+        path: The image file.
+        mask: The file of its ground-truth mask, None without one.
+        criteria: The criteria of the decision.
+
+    Returns:
+        The image and its overlay, uint8 `[h, w, 3]`, with a longer side of at most `IMAGE_SIDE` pixels, and the
+        inspection.
+    """
+    inspection = inspect_file(inspector, path, criteria)
+    rgb = read_rgb(path)
+    overlay = render(rgb, inspection.anomaly_map, inspector.heatmap_scale(criteria.thresholds), inspection.regions)
+    small = shrunk(overlay)
+    if mask is not None:
+        truth = read_mask(mask, inspection.image.image_wh).astype(np.uint8)
+        size = (small.shape[1], small.shape[0])
+        # Drawn after shrinking, so that the lines keep their width.
+        truth = np.asarray(cv2.resize(truth * 255, size, interpolation=cv2.INTER_AREA) > 0, np.uint8)
+        small = np.ascontiguousarray(small)
+        contours, _ = cv2.findContours(truth, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(small, contours, -1, (0, 0, 0), 3)
+        cv2.drawContours(small, contours, -1, TRUTH_RGB, 1)
+    return shrunk(rgb), small, inspection
+
+
+def colour_scale() -> str:
+    """Return the colours of the heatmap as a data URL, from the median of good parts to the end of the scale.
+
+    It is drawn over gray by the function that draws the heatmaps, so both always agree.
+    """
+    width, height = LEGEND_WH
+    ramp = np.tile(np.linspace(0, FULL_SCALE, width, dtype=np.float32), (height, 1))
+    gray = np.full((height, width, 3), 160, np.uint8)
+    return _data_url(render(gray, ramp, HeatmapScale(low=0.0, high=1.0)))
 
 
 def shrunk(rgb: UInt8Images) -> UInt8Images:

@@ -25,6 +25,7 @@ def load_for_training(
     progress: Callable[[int], None] | None = None,
     *,
     memory_bytes: int = MEMORY_BYTES,
+    sizes: list[tuple[int, int]] | None = None,
 ) -> UInt8Images:
     """Load the images to train on: whole images, or their tiles if the geometry has a tiling.
 
@@ -34,6 +35,7 @@ def load_for_training(
         seed: Seed of the order of the tiles, and of their selection where they need too much memory.
         progress: Called with the number of images done so far.
         memory_bytes: Largest memory of the tiles; at least one tile of every image is loaded.
+        sizes: Width and height of every decoded image are appended, in pixels.
 
     Returns:
         uint8 `[N, height, width, 3]`, RGB. Tiles are in random order, so that every part of the array shows all
@@ -43,7 +45,7 @@ def load_for_training(
         UnreadableImage: An image cannot be read; the message names the first one.
     """
     if geometry.tiling is None:
-        return load_prepared(paths, geometry, progress)
+        return load_prepared(paths, geometry, progress, sizes)
     counts = [_tile_count(path, geometry) for path in paths]
     share = min(1.0, memory_bytes / (sum(counts) * _tile_bytes(geometry)))
     rng = np.random.default_rng((seed, len(paths)))
@@ -54,14 +56,23 @@ def load_for_training(
     with ThreadPoolExecutor(cpu_quota()) as pool:
         for start in range(0, len(paths), cpu_quota()):
             part = slice(start, start + cpu_quota())
-            for number, drawn in enumerate(pool.map(partial(_cut, geometry), paths[part], chosen[part]), start):
+            cuts = pool.map(partial(_cut, geometry), paths[part], chosen[part])
+            for number, (drawn, image_wh) in enumerate(cuts, start):
                 tiles[slots[number]] = drawn
+                if sizes is not None:
+                    sizes.append(image_wh)
                 if progress is not None:
                     progress(number + 1)
     return tiles
 
 
-def load_sample(paths: Sequence[Path], geometry: InputGeometry, seed: int, count: int) -> UInt8Images:
+def load_sample(
+    paths: Sequence[Path],
+    geometry: InputGeometry,
+    seed: int,
+    count: int,
+    sizes: list[tuple[int, int]] | None = None,
+) -> UInt8Images:
     """Load a random sample of images, decoding only the sample.
 
     Args:
@@ -69,6 +80,7 @@ def load_sample(paths: Sequence[Path], geometry: InputGeometry, seed: int, count
         geometry: Input of the graph.
         seed: Seed of the selection.
         count: Largest number of images.
+        sizes: Width and height of every decoded image are appended, in pixels.
 
     Returns:
         uint8 `[min(count, N), height, width, 3]`, RGB; with a tiling, one or more tiles of up to `count` images.
@@ -78,7 +90,7 @@ def load_sample(paths: Sequence[Path], geometry: InputGeometry, seed: int, count
     """
     drawn = np.sort(np.random.default_rng(seed).permutation(len(paths))[:count])
     sample = [paths[number] for number in drawn]
-    return load_for_training(sample, geometry, seed, memory_bytes=count * _tile_bytes(geometry))[:count]
+    return load_for_training(sample, geometry, seed, memory_bytes=count * _tile_bytes(geometry), sizes=sizes)[:count]
 
 
 def _tile_bytes(geometry: InputGeometry) -> int:
@@ -90,9 +102,10 @@ def _tile_count(path: Path, geometry: InputGeometry) -> int:
     return len(plan_tiles((height, width), geometry))
 
 
-def _cut(geometry: InputGeometry, path: Path, chosen: NDArray[np.int64]) -> UInt8Images:
+def _cut(geometry: InputGeometry, path: Path, chosen: NDArray[np.int64]) -> tuple[UInt8Images, tuple[int, int]]:
     rgb = read_rgb(path)
     grid = plan_tiles((rgb.shape[0], rgb.shape[1]), geometry)
     wanted = set(chosen.tolist())
     tiles = cut(prepare_input(rgb, geometry), grid)
-    return np.stack([tile for number, tile in enumerate(tiles) if number in wanted])
+    drawn = np.stack([tile for number, tile in enumerate(tiles) if number in wanted])
+    return drawn, (rgb.shape[1], rgb.shape[0])

@@ -312,7 +312,7 @@ def fill(folder: Path) -> None:
 
 
 def enter_namespace() -> bool:
-    """Continue in a mount namespace of this process. Return whether file systems can be mounted."""
+    """Continue in a mount namespace of this process, and return whether file systems can be mounted."""
     if _NAMESPACE in os.environ:
         return True
     command = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--map-root-user"]
@@ -322,6 +322,7 @@ def enter_namespace() -> bool:
         return False
     os.environ[_NAMESPACE] = "1"
     os.execvp(command[0], [*command, sys.executable, "-m", "benchmarks.faults.durability", *sys.argv[1:]])
+    raise AssertionError("unreachable: the program was replaced")
 
 
 def replace_database(data: Path) -> None:

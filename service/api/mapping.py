@@ -12,7 +12,8 @@ from service.deployment.comparison import Comparison
 from service.deployment.failures import BrokenBundle
 from service.deployment.replay import Replay
 from service.deployment.rollout import BundleVersion
-from service.inspection.calibration import smallest_alpha
+from service.inspection import calibration
+from service.inspection.calibration import bound_rate, describe_card, smallest_alpha
 from service.schemas.batch import BatchItem
 from service.schemas.bundle import (
     Activation,
@@ -24,6 +25,7 @@ from service.schemas.bundle import (
     ReplayRecord,
     VerdictRecord,
 )
+from service.schemas.common import RateBound
 from service.schemas.inspection import (
     BundleReference,
     FilterEffect,
@@ -37,7 +39,15 @@ from service.schemas.inspection import (
     Thresholds,
 )
 from service.schemas.problem import Problem
-from service.schemas.product import BundleFacts, BundleProblem, CalibrationFacts, Product, TilingFacts
+from service.schemas.product import (
+    BundleFacts,
+    BundleProblem,
+    CalibrationFacts,
+    GroupShift,
+    Product,
+    SanityFigures,
+    TilingFacts,
+)
 from service.schemas.recipe import RecipeRecord, RecipeValues, RevisionFacts
 from service.serving.batch import Outcome
 from service.serving.bundles import ActivatedBundle
@@ -74,6 +84,7 @@ def to_inspection(record: InspectionRecord) -> Inspection:
             fail=record.fail_threshold,
             review=record.review_threshold,
             target_false_reject_rate=record.target_false_reject_rate,
+            false_reject_bound=_rate_bound(record.target_false_reject_rate, record.calibration_count),
             certified=record.certified,
             calibration_images=record.calibration_count,
             proposal_id=record.proposal_id,
@@ -105,6 +116,22 @@ def to_inspection(record: InspectionRecord) -> Inspection:
         request_id=record.request_id,
         artefacts_removed_at=record.artefacts_removed_at,
         links=to_links(record.id, record.product, has_map=not record.objections),
+    )
+
+
+def _rate_bound(rate: float | None, images: int) -> RateBound | None:
+    """Return the bounds of a false-reject rate that a number of images was used for; None for no rate."""
+    return None if rate is None or not images else _to_rate_bound(bound_rate(images, rate))
+
+
+def _to_rate_bound(bound: calibration.RateBound) -> RateBound:
+    return RateBound(
+        average=bound.average,
+        confident=bound.confident,
+        confidence=bound.confidence,
+        images=bound.n,
+        certified=bound.certified,
+        statement=str(bound),
     )
 
 
@@ -145,7 +172,8 @@ def to_revision_facts(revision: RecipeRevision) -> RevisionFacts:
 def to_recipe_record(revision: RecipeRevision) -> RecipeRecord:
     """Map a revision with its recipe."""
     recipe = RecipeValues.model_validate(revision.recipe.model_dump())
-    return RecipeRecord(**to_revision_facts(revision).model_dump(), recipe=recipe)
+    bound = None if (found := revision.recipe.rate_bound) is None else _to_rate_bound(found)
+    return RecipeRecord(**to_revision_facts(revision).model_dump(), recipe=recipe, false_reject_bound=bound)
 
 
 def to_bundle_problem(broken: BrokenBundle) -> BundleProblem:
@@ -165,6 +193,7 @@ def to_bundle_facts(manifest: Manifest, digest: str) -> BundleFacts:
         input_height=manifest.input.height,
         tiling=None if (tiling := manifest.input.tiling) is None else TilingFacts(**tiling.model_dump()),
         training_images=manifest.training.images,
+        weak=manifest.training.weak,
         evaluation=manifest.evaluation,
     )
 
@@ -256,6 +285,7 @@ def to_product(state: ProductState) -> Product:
         idle: Literal["loading", "inactive"] = "loading" if state.is_loading else "inactive"
         return Product(product=state.name, status="broken" if problems else idle, broken_bundles=problems)
     manifest, card = active.bundle.manifest, active.bundle.card
+    smallest = smallest_alpha(len(card.scores))
     return Product(
         product=state.name,
         status="ready",
@@ -267,7 +297,11 @@ def to_product(state: ProductState) -> Product:
             groups={group.name: group.count for group in card.groups},
             grouped_by=card.grouped_by,
             provider=card.provider,
-            smallest_false_reject_rate=smallest_alpha(len(card.scores)),
+            smallest_false_reject_rate=smallest,
+            smallest_rate_bound=_rate_bound(smallest, len(card.scores)),
+            group_shift=None if card.group_shift is None else GroupShift(**card.group_shift.model_dump()),
+            sanity=None if card.sanity is None else SanityFigures(**card.sanity.model_dump()),
+            notes=describe_card(card),
         ),
         recipe=to_recipe_record(active.recipe),
         broken_bundles=problems,

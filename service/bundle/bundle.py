@@ -19,11 +19,23 @@ from service.bundle.card import CalibrationCard
 from service.bundle.errors import BundleIntegrity, BundleInvalid, BundleSchema
 from service.bundle.golden import GoldenSample, golden_bytes
 from service.bundle.graph import check_graph
-from service.bundle.manifest import CARD, FILE_NAME, MANIFEST, MODEL, Digest, FileEntry, Manifest, graph_metadata
+from service.bundle.images import ImageHashes
+from service.bundle.manifest import (
+    CARD,
+    FILE_NAME,
+    IMAGES,
+    MANIFEST,
+    MODEL,
+    Digest,
+    FileEntry,
+    Manifest,
+    graph_metadata,
+)
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 MAX_MANIFEST_BYTES = 2**20
 MAX_CARD_BYTES = 8 * 2**20
+MAX_IMAGES_BYTES = 16 * 2**20  # more than 200,000 images
 # protobuf reads no message of 2 GiB or more.
 MAX_MODEL_BYTES = 2**31 - 1
 # All golden samples of a bundle, unpacked: the exporter writes six, and an input has at most 4096 x 4096 pixels.
@@ -39,6 +51,7 @@ class Bundle:
         manifest: Its content, origin and file hashes.
         card: The calibration card.
         golden: Inputs and expected results of the self-test.
+        images: The images that it was made from; None on bundles from before they were recorded.
         digest: SHA-256 (hex) of `manifest.json`. Every stored inspection names its bundle by this digest.
     """
 
@@ -46,6 +59,7 @@ class Bundle:
     manifest: Manifest
     card: CalibrationCard
     golden: tuple[GoldenSample, ...]
+    images: ImageHashes | None
     digest: Digest
 
     @property
@@ -70,7 +84,10 @@ class Bundle:
             manifest, digest = read_manifest(path)
             _check_sizes(path, manifest)
             card = _parse(path, CARD, CalibrationCard, _read_verified(path, CARD, manifest.files[CARD]))
-            bundle = cls(path, manifest, card, _read_golden(path, manifest), digest)
+            images = None
+            if (entry := manifest.files.get(IMAGES)) is not None:
+                images = _parse(path, IMAGES, ImageHashes, _read_verified(path, IMAGES, entry))
+            bundle = cls(path, manifest, card, _read_golden(path, manifest), images, digest)
             image_shape, map_shape = _shapes(manifest)
             check_graph(
                 path,
@@ -195,10 +212,10 @@ def _check_sizes(path: Path, manifest: Manifest) -> None:
     """
     per_sample = golden_bytes(*_shapes(manifest))
     for name, entry in manifest.files.items():
-        limit = {MODEL: MAX_MODEL_BYTES, CARD: MAX_CARD_BYTES}.get(name, per_sample)
+        limit = {MODEL: MAX_MODEL_BYTES, CARD: MAX_CARD_BYTES, IMAGES: MAX_IMAGES_BYTES}.get(name, per_sample)
         if entry.bytes > limit:
             raise BundleSchema(path, f"{name} has {entry.bytes} bytes; at most {limit} are allowed.")
-    samples = len(manifest.files.keys() - {MODEL, CARD})
+    samples = len(manifest.files.keys() - {MODEL, CARD, IMAGES})
     if samples * per_sample > MAX_GOLDEN_BYTES:
         raise BundleSchema(
             path,
@@ -233,7 +250,7 @@ def _check_file_list(path: Path, manifest: Manifest) -> None:
 
 def _read_golden(path: Path, manifest: Manifest) -> tuple[GoldenSample, ...]:
     samples = []
-    for name in sorted(manifest.files.keys() - {MODEL, CARD}):
+    for name in sorted(manifest.files.keys() - {MODEL, CARD, IMAGES}):
         data = _read_verified(path, name, manifest.files[name])
         try:
             samples.append(GoldenSample.from_bytes(data, *_shapes(manifest)))

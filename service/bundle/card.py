@@ -14,7 +14,7 @@ from pydantic import (
 
 from service.bundle.manifest import SCHEMA_VERSION, _Record
 
-GroupedBy = Literal["folder", "date-in-name", "none"]
+GroupedBy = Literal["folder", "date-in-name", "prefix", "none"]
 
 
 def _require_sorted(scores: list[float]) -> list[float]:
@@ -24,7 +24,7 @@ def _require_sorted(scores: list[float]) -> list[float]:
 
 
 class CalibrationGroup(_Record):
-    """A group of good images that were taken together: one folder or one day."""
+    """A group of good images that were taken together: one folder, one day, or one prefix of file names."""
 
     name: str
     count: int = Field(ge=1)
@@ -49,6 +49,61 @@ class QualityStatistics(_Record):
     contrast: MeasureRange
 
 
+class ImageSizes(_Record):
+    """Smallest and largest size of the good images, in pixels as they were sent, and of their aspect ratios.
+
+    Attributes:
+        min_width, max_width: Range of the widths.
+        min_height, max_height: Range of the heights.
+        min_aspect, max_aspect: Range of width / height.
+    """
+
+    min_width: int = Field(ge=1)
+    max_width: int = Field(ge=1)
+    min_height: int = Field(ge=1)
+    max_height: int = Field(ge=1)
+    min_aspect: float = Field(gt=0)
+    max_aspect: float = Field(gt=0)
+
+
+class GroupShift(_Record):
+    """How much the scores of good images rise in a capture group that training has not seen.
+
+    It is an estimate from leave-one-group-out scores of a memory bank alone, not a bound.
+
+    Attributes:
+        groups: Number of groups that were compared.
+        images: Number of images that were scored.
+        known_rate: Share of the images above the threshold when other images of their group are in the memory bank.
+        new_rate: Mean over the groups of the share above the same threshold when their group is left out.
+        worst_rate: The largest of these shares.
+        worst_group: The group with this share.
+    """
+
+    groups: int = Field(ge=2)
+    images: int = Field(ge=2)
+    known_rate: float = Field(ge=0, le=1)
+    new_rate: float = Field(ge=0, le=1)
+    worst_rate: float = Field(ge=0, le=1)
+    worst_group: str
+
+
+class SanityFigures(_Record):
+    """How well the scores separate held-out good images from copies of them with synthetic anomalies.
+
+    Attributes:
+        images: Number of held-out good images.
+        synthetic: Number of images with a synthetic anomaly.
+        image_auroc: AUROC of the image scores.
+        pixel_auroc: AUROC of the anomaly maps.
+    """
+
+    images: int = Field(ge=1)
+    synthetic: int = Field(ge=1)
+    image_auroc: float = Field(ge=0, le=1)
+    pixel_auroc: float = Field(ge=0, le=1)
+
+
 class CalibrationCard(_Record):
     """The scores of the held-out good images, computed by the same code that serves the bundle.
 
@@ -62,6 +117,10 @@ class CalibrationCard(_Record):
         map_median: Median of all patch values of the images' maps: 0 on the heatmap's scale.
         map_q99: 99 % quantile of the same values.
         quality: Quality statistics of the images; None on cards that were written before they were measured.
+        image_size: Sizes of all good images, also those of training; None on cards from before this was recorded.
+        group_shift: Estimated shift between groups; None if there is only one group, or enough of them to be
+            represented by the scores.
+        sanity: Figures on synthetic anomalies; None on cards from before they were measured.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -73,6 +132,9 @@ class CalibrationCard(_Record):
     map_median: float
     map_q99: float
     quality: QualityStatistics | None = None
+    image_size: ImageSizes | None = None
+    group_shift: GroupShift | None = None
+    sanity: SanityFigures | None = None
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
@@ -84,6 +146,11 @@ class CalibrationCard(_Record):
                 "group_of_score must give a group for every score, and each group as often as it has images"
             )
         return self
+
+    @property
+    def sessions(self) -> int:
+        """Return the number of groups that the scores come from; 1 if nothing distinguishes them."""
+        return 1 if self.grouped_by == "none" else len(self.groups)
 
     @property
     def days(self) -> list[str] | None:

@@ -34,9 +34,10 @@ SCHEMA_VERSION: Final = 1
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 CARD = "calibration.json"
+IMAGES = "images.json"
 PRODUCT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # The only files that a bundle may contain. A closed list excludes path traversal.
-FILE_NAME = re.compile(r"model\.onnx|calibration\.json|golden/[0-9]{2}\.npz")
+FILE_NAME = re.compile(r"model\.onnx|calibration\.json|images\.json|golden/[0-9]{2}\.npz")
 _METADATA_PREFIX = "plumbline."
 Digest = NewType("Digest", str)
 ProductName = Annotated[str, StringConstraints(pattern=f"^{PRODUCT_NAME.pattern}$")]
@@ -121,6 +122,7 @@ class TrainingRecord(_Record):
         iterations: Training steps.
         seconds: Duration of the training.
         config: The configuration that the training ran with.
+        weak: Why the bundle would have been refused without `--allow-weak`; empty if it passed every check.
     """
 
     images: int = Field(ge=1)
@@ -130,6 +132,7 @@ class TrainingRecord(_Record):
     iterations: int = Field(ge=0)
     seconds: float = Field(ge=0)
     config: dict[str, Any]
+    weak: list[str] = []
 
 
 class FileEntry(_Record):

@@ -19,7 +19,8 @@ from service.bundle.bundle import Bundle
 from service.bundle.card import CalibrationCard
 from service.bundle.errors import BundleInvalid, BundleOfOtherProduct
 from service.bundle.golden import GoldenSample
-from service.bundle.manifest import CARD, MANIFEST, MODEL, FileEntry, Manifest, ManifestDraft
+from service.bundle.images import ImageHashes
+from service.bundle.manifest import CARD, IMAGES, MANIFEST, MODEL, FileEntry, Manifest, ManifestDraft
 
 # Age in seconds at which a staging folder is certainly not in use: no writer takes that long.
 STALE_S = 24 * 3600
@@ -27,7 +28,13 @@ _STAGING = ".staging-"
 
 
 def write_bundle(
-    models: Path, *, draft: ManifestDraft, model: bytes, card: CalibrationCard, golden: Sequence[GoldenSample]
+    models: Path,
+    *,
+    draft: ManifestDraft,
+    model: bytes,
+    card: CalibrationCard,
+    golden: Sequence[GoldenSample],
+    images: ImageHashes | None = None,
 ) -> Bundle:
     """Write a bundle into the model repository, completely or not at all, and load it back.
 
@@ -37,11 +44,14 @@ def write_bundle(
         model: The ONNX graph. Its `metadata_props` must contain `graph_metadata(draft)`.
         card: The calibration card, computed with this graph.
         golden: 1 to 100 samples.
+        images: The images that the bundle was made from; threshold proposals refuse them.
 
     Raises:
         BundleSchema, ExternalData: The bundle would not be served; nothing was written.
     """
     contents = {MODEL: model, CARD: _canonical_json(card)}
+    if images is not None:
+        contents[IMAGES] = _canonical_json(images)
     contents |= {f"golden/{index:02d}.npz": sample.to_bytes() for index, sample in enumerate(golden)}
     files = {
         name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in contents.items()

@@ -224,6 +224,9 @@ def _check_bundles(settings: Settings) -> Iterator[Finding]:
                 yield Finding(subject, Health.PROBLEM, error.detail, "Copy or export the bundle again, or remove it.")
                 continue
             yield Finding(subject, Health.OK, f"intact, self-test passed on {inspector.provider}")
+            for reason in inspector.bundle.manifest.training.weak:
+                remedy = "Train the product again without --allow-weak."
+                yield Finding(subject, Health.WARNING, f"weak bundle: {reason}", remedy)
             inspector.close()
 
 

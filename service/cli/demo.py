@@ -153,9 +153,8 @@ def result_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
     """Return a table of decisions, with score, p-value, regions and time of each."""
     thresholds = results[0][1].thresholds
     guarantee = (
-        f"at most {thresholds.target_false_reject_rate:.1%} of good parts fail, "
-        f"{'certified' if thresholds.certified else 'estimated'} by {thresholds.calibration_images} good images"
-        if thresholds.target_false_reject_rate is not None
+        f"good parts that fail: {thresholds.false_reject_bound.statement}"
+        if thresholds.false_reject_bound is not None
         else "thresholds set by hand"
     )
     table = Table(

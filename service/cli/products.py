@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.cli.console import FAILURE, OUT, stop
 from service.cli.options import AsJson, Data, Models, load_settings
 from service.errors import PlumblineError
 from service.settings import Settings
+
+VERSION_LENGTH = 12
 
 
 def products(models: Models = None, data: Data = None, as_json: AsJson = False) -> None:
@@ -31,6 +34,14 @@ def products(models: Models = None, data: Data = None, as_json: AsJson = False) 
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
         OUT.print(_table(rows))
+        for row in rows:
+            if "error" not in row:
+                rate = row["false_reject_statement"] or "no guarantee, the thresholds were set by hand"
+                OUT.print(f"{row['product']}: good parts that fail: {escape(rate)}", soft_wrap=True)
+            for reason in row.get("weak", []):
+                OUT.print(f"[yellow]{row['product']}[/]: weak bundle: {escape(reason)}.", soft_wrap=True)
+            for note in row.get("notes", []):
+                OUT.print(f"[yellow]{row['product']}[/]: {escape(note)}", soft_wrap=True)
     else:
         OUT.print(f"{escape(str(settings.models))} holds no product.", soft_wrap=True)
 
@@ -44,6 +55,7 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
     from service.bundle.bundle import Bundle, bundle_folders
     from service.cli.offline import bundle_in_force, recipe_in_force
     from service.deployment.repository import product_folders
+    from service.inspection.calibration import describe_card
     from service.store.errors import StoreUnavailable
 
     rows: list[dict[str, Any]] = []
@@ -69,25 +81,29 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
                 "fail_threshold": recipe.fail_threshold,
                 "review_threshold": recipe.review_threshold,
                 "target_false_reject_rate": recipe.target_false_reject_rate,
+                "false_reject_bound": None if (bound := recipe.rate_bound) is None else asdict(bound),
+                "false_reject_statement": None if bound is None else str(bound),
+                "weak": manifest.training.weak,
+                "notes": describe_card(bundle.card),
             }
         )
     return rows
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("product", "version", "method", "created", "fail above", "review above", "false-reject rate")
+    # A version is copied into commands, so it is never shortened.
+    version = Column("version", no_wrap=True, min_width=VERSION_LENGTH)
+    table = Table("product", version, "method", "created", "fail above", "review above")
     for row in rows:
         if "error" in row:
             table.add_row(row["product"], row["version"], f"[red]{escape(row['error'])}[/]")
             continue
-        rate = row["target_false_reject_rate"]
         table.add_row(
             row["product"],
             row["version"],
             row["method"],
-            row["created_at"],
+            row["created_at"][:10],
             f"{row['fail_threshold']:.4g}",
             f"{row['review_threshold']:.4g}",
-            f"≤ {rate:.2%}" if rate else "thresholds set by hand",
         )
     return table

@@ -62,7 +62,8 @@ def show(
             typer.echo(record.model_dump_json(indent=2))
         else:
             toml = client.export_recipe(product, revision)
-            typer.echo("\n".join(line for line in toml.splitlines() if not line.startswith("#")))
+            shown = [line for line in toml.splitlines() if not line.startswith("#") or "parts that fail:" in line]
+            typer.echo("\n".join(shown))
 
 
 @app.command()

@@ -17,11 +17,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from service.bundle.card import CalibrationCard, GroupShift
+
 DEFAULT_FAIL_ALPHA = 0.01
 DEFAULT_REVIEW_ALPHA = 0.05
+# Confidence of the bound for the calibration at hand, wherever a false-reject rate is shown.
+CONFIDENCE = 0.95
+# Below this number of calibration images a note explains the bound. With 30 images a threshold at the highest score
+# rejects at most 9.5 % of good parts with 95 % confidence.
+MIN_IMAGES = 30
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,112 @@ class CertifiedThreshold:
     def confident_rate(self, confidence: float) -> float:
         """Return the bound for this calibration; see the function `confident_rate`."""
         return confident_rate(self.n, self.rank, confidence)
+
+
+@dataclass(frozen=True)
+class RateBound:
+    """A false-reject rate as it is shown: the bound on average, and the bound for the calibration at hand.
+
+    Attributes:
+        rate: The requested rate. On average over calibrations it bounds the share of good parts that fail, if
+            `certified`.
+        certified: Whether the calibration scores certify `rate`. Otherwise it is extrapolated, and `average` and
+            `confident` are those of the highest score, which an extrapolated threshold is never below.
+        average: The certified bound on average over calibrations.
+        confident: The bound for the calibration at hand.
+        confidence: Share of calibrations for which `confident` holds.
+        n: Number of calibration scores.
+    """
+
+    rate: float
+    certified: bool
+    average: float
+    confident: float
+    confidence: float
+    n: int
+
+    def __str__(self) -> str:
+        """Return the rate as it is shown everywhere, for example "≤ 9.1 % on average, ≤ 26 % with ..."."""
+        bounds = (
+            f"≤ {percent(self.average)} on average, ≤ {percent(self.confident)} with {100 * self.confidence:g} % "
+            f"confidence (n = {self.n})"
+        )
+        return bounds if self.certified else f"about {percent(self.rate)}, extrapolated; certified: {bounds}"
+
+
+def percent(share: float) -> str:
+    """Return a share in [0, 1] as a percentage, rounded up to two significant digits: a bound stays a bound."""
+    if share <= 0:
+        return "0 %"
+    digits = min(8, max(0, 1 - math.floor(math.log10(100 * share) + 1e-9)))
+    # The tolerance keeps a share such as 0.07, whose binary value is slightly larger, at 7 %.
+    rounded = math.ceil(100 * share * 10**digits - 1e-6) / 10**digits
+    text = f"{rounded:.{digits}f}"
+    return f"{text.rstrip('0').rstrip('.') if digits else text} %"
+
+
+def bound_rate(n: int, alpha: float, confidence: float = CONFIDENCE) -> RateBound:
+    """Return the bounds of a threshold for a false-reject rate that n calibration scores were used for.
+
+    Args:
+        n: Number of calibration scores, at least 1.
+        alpha: The false-reject rate, in (0, 1). If it is smaller than n scores can certify, the threshold is
+            extrapolated.
+        confidence: Confidence of the bound for the calibration at hand, in (0, 1).
+    """
+    certified = alpha >= smallest_alpha(n)
+    average = alpha if certified else smallest_alpha(n)
+    return RateBound(alpha, certified, average, confident_rate(n, _rank(n, average), confidence), confidence, n)
+
+
+def explain_few_images(n: int) -> str | None:
+    """Return a note on the bounds that n calibration images give; None if they are not few."""
+    if n >= MIN_IMAGES:
+        return None
+    bound = bound_rate(n, smallest_alpha(n))
+    return (
+        f"Few calibration images: with n = {n} the smallest rate is {percent(bound.average)}, and that holds on "
+        f"average over calibrations only. For this calibration {percent(bound.confident)} is certain, with "
+        f"{100 * bound.confidence:g} % confidence. Use at least {MIN_IMAGES} images; {percent(DEFAULT_FAIL_ALPHA)} "
+        f"needs {images_needed(DEFAULT_FAIL_ALPHA)}."
+    )
+
+
+def explain_groups(groups: int) -> str | None:
+    """Return a note on what a few capture groups do not cover; None if there are enough.
+
+    Args:
+        groups: Number of capture groups that were held out as a whole; 1: all images count as one session.
+    """
+    if groups < 2:
+        return (
+            "One capture group: all calibration images count as one session. The rates hold for images taken under "
+            "the same conditions. Another lot, day, shift or illumination is not covered: far more good parts may "
+            "fail there."
+        )
+    if (certified := smallest_alpha(groups)) > DEFAULT_REVIEW_ALPHA:
+        return (
+            f"Few capture groups: the rates hold for parts of groups like these {groups}. For a part of a new group, "
+            f"{groups} groups certify {percent(certified)} at best."
+        )
+    return None
+
+
+def explain_shift(shift: GroupShift) -> str:
+    """Return the estimated shift between groups in words."""
+    return (
+        f"Estimated shift between groups: where a threshold rejects {percent(shift.known_rate)} of good parts of "
+        f"known groups, it rejects {percent(shift.new_rate)} of a new group on average and {percent(shift.worst_rate)} "
+        f"of the worst one ({shift.worst_group}), by leave-one-group-out scores of a memory bank alone "
+        f"({shift.groups} groups, {shift.images} images). This is an estimate, not a bound."
+    )
+
+
+def describe_card(card: CalibrationCard) -> list[str]:
+    """Return notes on what a calibration card does not cover; empty if there is nothing to note."""
+    shift = None if card.group_shift is None else explain_shift(card.group_shift)
+    notes = (explain_few_images(len(card.scores)), explain_groups(card.sessions), shift)
+    return [note for note in notes if note is not None]
 
 
 def smallest_alpha(n: int) -> float:
@@ -87,20 +203,26 @@ def certify(scores: Sequence[float], alpha: float) -> CertifiedThreshold:
     n = len(scores)
     if not 0 < alpha < 1:
         raise ValueError(f"the false-reject rate must lie between 0 and 1, got {alpha}")
+    rank = _rank(n, alpha)
+    if rank > n:
+        raise ValueError(
+            f"{n} good images can certify a false-reject rate of {smallest_alpha(n):.4g} at best; "
+            f"{alpha:g} needs {images_needed(alpha)} images"
+        )
+    return CertifiedThreshold(scores[rank - 1], alpha, rank, n)
+
+
+def _rank(n: int, alpha: float) -> int:
+    """Return the rank of the threshold for a rate among n scores; n + 1 if n scores cannot certify it."""
     # Number of the n + 1 equally likely ranks of a good part's score that may be rejected. The loop uses the same
     # floating-point comparison as `p_value <= alpha`, so that rounding cannot make the two disagree.
     rejected = math.floor(alpha * (n + 1)) + 1
     while rejected / (n + 1) > alpha:
         rejected -= 1
-    if rejected < 1:
-        raise ValueError(
-            f"{n} good images can certify a false-reject rate of {smallest_alpha(n):.4g} at best; "
-            f"{alpha:g} needs {images_needed(alpha)} images"
-        )
-    rank = n + 1 - rejected
-    return CertifiedThreshold(scores[rank - 1], alpha, rank, n)
+    return n + 1 - rejected
 
 
+@lru_cache(maxsize=256)
 def confident_rate(n: int, rank: int, confidence: float) -> float:
     """Return the largest share of good parts that a threshold rejects, with a given confidence.
 

@@ -1,21 +1,31 @@
-"""Group good images by capture day, and compare the scores of the days.
+"""Group good images that were taken together, and compare the scores of the groups.
 
-Images of one day resemble each other more than images of another day, so a threshold from a single day's images
-promises too much. Training and service group images by the same rule, and every day is compared with the others.
+Images of one day, one lot or one part resemble each other more than those of another, so a threshold from a single
+group's images is too low for other groups. Training and service group images by the same rule, and every group is
+compared with the others.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from service.bundle.card import GroupedBy
+
+GroupChoice = Literal["auto", "folder", "date", "prefix", "none"]
+# A prefix of file names separates groups only if a group has this many images on average. With fewer, the names are
+# mostly different, and the prefix is part of the image's own name.
+MIN_PREFIX_IMAGES = 2
+MAX_NAME_LENGTH = 255  # of file systems; names in an upload can be longer
+MAX_PREFIX_CUTS = 8  # parts at the end of a file name that may be cut
 
 # With fewer images per day the normal approximation of the test is poor, and differences are not significant.
 MIN_DAY_IMAGES = 8
@@ -23,6 +33,7 @@ MIN_DAY_IMAGES = 8
 FLAG_LEVEL = 0.01
 
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d(?!\d{3}))")
+_SEPARATOR = re.compile(r"[\W_]+")
 _DEFECTIVE_NAMES = re.compile(
     r"test|ground_?truth|masks?|bad|ng|nok|defect(s|ive)?|faulty|rejects?|scrap|anomal(y|ies|ous)|abnormal"
     r"|scratch(es|ed)?|dents?|stains?|cracks?|burrs?|broken|damaged?|contaminat(ed|ion)",
@@ -48,19 +59,64 @@ class Grouping:
     names: tuple[str, ...]
 
 
-def group_images(paths: Sequence[PurePath]) -> Grouping:
-    """Group images by the dates in their names, otherwise by their folders.
+def group_images(paths: Sequence[PurePath], by: GroupChoice = "auto") -> Grouping:
+    """Group images by the dates in their names, their folders, or a common prefix of their file names.
 
     Args:
         paths: Paths relative to the image folder.
+        by: What separates the groups. "auto": the first of date, folder and prefix that gives at least two groups.
+
+    Returns:
+        The groups; "none" if the chosen property does not separate the images.
     """
-    dates = [date_of(path) for path in paths]
-    if None not in dates and len(set(dates)) > 1:
-        return Grouping("date-in-name", tuple(str(date) for date in dates))
-    folders = [path.parent.as_posix() for path in paths]
-    if len(set(folders)) > 1:
-        return Grouping("folder", tuple(folders))
+    if by in {"auto", "date"}:
+        dates = [date_of(path) for path in paths]
+        if None not in dates and len(set(dates)) > 1:
+            return Grouping("date-in-name", tuple(str(date) for date in dates))
+    if by in {"auto", "folder"}:
+        folders = [path.parent.as_posix() for path in paths]
+        if len(set(folders)) > 1:
+            return Grouping("folder", tuple(folders))
+    if by in {"auto", "prefix"} and (prefixes := common_prefixes([path.stem for path in paths])) is not None:
+        return Grouping("prefix", tuple(prefixes))
     return Grouping("none", ("all",) * len(paths))
+
+
+def common_prefixes(names: Sequence[str]) -> list[str] | None:
+    """Return the prefix that each name shares with others: what remains without a counter at its end.
+
+    Of several possible cuts the one with the smallest groups is taken: "lot1_part3_07" belongs to "lot1_part3", not to
+    "lot1". Cuts are made before a number at the end and at separators (everything but letters and digits).
+
+    Args:
+        names: File names without suffix.
+
+    Returns:
+        One prefix per name; None if no cut gives at least two groups of `MIN_PREFIX_IMAGES` images on average.
+    """
+    if any(len(name) > MAX_NAME_LENGTH for name in names):
+        return None
+    for cut in range(MAX_PREFIX_CUTS + 1):
+        prefixes = [_shortened(name, cut) for name in names]
+        counts = Counter(prefixes)
+        if "" not in counts and 1 < len(counts) <= len(names) / MIN_PREFIX_IMAGES:
+            return prefixes
+    return None
+
+
+def _shortened(name: str, cut: int) -> str:
+    """Return a name without its last `cut` parts; for 0 without a number at its end."""
+    if cut == 0:
+        return _strip_punctuation(_strip_punctuation(name).rstrip("0123456789"))
+    parts = [part for part in _SEPARATOR.split(name) if part]
+    return "_".join(parts[:-cut])
+
+
+def _strip_punctuation(name: str) -> str:
+    end = len(name)
+    while end and not name[end - 1].isalnum():
+        end -= 1
+    return name[:end]
 
 
 def date_of(path: PurePath) -> str | None:

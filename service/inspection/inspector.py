@@ -227,7 +227,7 @@ class Inspector(Measurer):
     @property
     def quality_limits(self) -> QualityLimits:
         """Return the limits of the quality check that follow from the calibration images."""
-        return derive_limits(self.card.quality)
+        return derive_limits(self.card.quality, self.card.image_size)
 
     def judge_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], criteria: Criteria) -> Verdict:
         """Return the verdict on an image from its stored map.

@@ -10,18 +10,21 @@ This module does not import OpenCV, because recipes use its names. `measures.py`
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from service.schemas.sections import InvalidReason
 
 if TYPE_CHECKING:
-    from service.bundle.card import QualityStatistics
+    from service.bundle.card import ImageSizes, QualityStatistics
 
 # Margins around the calibration images. Images beyond them are rejected.
 EXPOSURE_MARGIN = 0.5  # brightness: half way from the darkest or brightest calibration image to black or white
 CLIPPED_MARGIN = 0.05  # clipped pixels: twice the largest share, and at least this much more
 DETAIL_MARGIN = 0.25  # sharpness and contrast: a quarter of the smallest
+ASPECT_TOLERANCE = 0.05  # width / height: this far beyond the good images. More distorts a part noticeably.
+MIN_SIZE_FACTOR = 0.5  # width and height, of the smallest good image. A smaller image lacks detail that was learned.
 # In gray levels, for bundles without quality statistics. A lower contrast is only noise, for example from a covered
 # lens.
 EMPTY_CONTRAST = 1.0
@@ -55,7 +58,9 @@ class QualityLimits:
         max_dark_share, max_bright_share: Limits of the share of clipped pixels.
         min_sharpness: Limit of the variance of the Laplacian.
         min_contrast: Limit of the standard deviation of the gray levels.
-        width, height: Expected size of the image as it was sent, in pixels.
+        min_width, min_height: Smallest size of the image as it was sent, in pixels.
+        min_aspect, max_aspect: Limits of its width / height.
+        width, height: Exact size that the recipe declares, in pixels.
     """
 
     min_brightness: float | None = None
@@ -64,6 +69,10 @@ class QualityLimits:
     max_bright_share: float | None = None
     min_sharpness: float | None = None
     min_contrast: float | None = None
+    min_width: float | None = None
+    min_height: float | None = None
+    min_aspect: float | None = None
+    max_aspect: float | None = None
     width: int | None = None
     height: int | None = None
 
@@ -75,7 +84,7 @@ class QualityViolation:
     Attributes:
         reason: Code of the reason.
         detail: A sentence with the measured value and the limit.
-        measure: The measured field of `Quality`, or "width", "height" or "repeats".
+        measure: The measured field of `Quality`, or "width", "height", "aspect_ratio" or "repeats".
         measured: The measured value.
         limit: The limit that it violates.
     """
@@ -91,16 +100,27 @@ class QualityViolation:
         return asdict(self) | {"reason": self.reason.value}
 
 
-def derive_limits(statistics: QualityStatistics | None) -> QualityLimits:
+def derive_limits(statistics: QualityStatistics | None, image_size: ImageSizes | None = None) -> QualityLimits:
     """Return the limits of a bundle.
 
     Args:
         statistics: Statistics of its calibration images. None for a bundle that was made before they were measured;
             then only empty frames are detected.
+        image_size: Sizes of the good images. None for a bundle that was made before they were recorded; then every
+            size is accepted.
     """
+    limits = QualityLimits()
+    if image_size is not None:
+        limits = QualityLimits(
+            min_width=MIN_SIZE_FACTOR * image_size.min_width,
+            min_height=MIN_SIZE_FACTOR * image_size.min_height,
+            min_aspect=image_size.min_aspect / (1 + ASPECT_TOLERANCE),
+            max_aspect=image_size.max_aspect * (1 + ASPECT_TOLERANCE),
+        )
     if statistics is None:
-        return QualityLimits(min_contrast=EMPTY_CONTRAST)
-    return QualityLimits(
+        return replace(limits, min_contrast=EMPTY_CONTRAST)
+    return replace(
+        limits,
         min_brightness=EXPOSURE_MARGIN * statistics.brightness.low,
         max_brightness=255 - EXPOSURE_MARGIN * (255 - statistics.brightness.high),
         max_dark_share=_clipped(statistics.dark_share.high),
@@ -121,11 +141,7 @@ def find_violations(quality: Quality, image_wh: tuple[int, int], limits: Quality
     Returns:
         All violations; empty if the image may be judged.
     """
-    violations = []
-    for measure, measured, expected in (("width", image_wh[0], limits.width), ("height", image_wh[1], limits.height)):
-        if expected is not None and measured != expected:
-            detail = f"The image's {measure} is {measured} pixels, the recipe declares {expected}."
-            violations.append(QualityViolation(InvalidReason.WRONG_SIZE, detail, measure, measured, expected))
+    violations = list(_size_violations(image_wh, limits))
     for reason, measure, is_upper, limit, what in (
         (InvalidReason.UNDER_EXPOSED, "brightness", False, limits.min_brightness, "mean gray level"),
         (InvalidReason.UNDER_EXPOSED, "dark_share", True, limits.max_dark_share, "share of black pixels"),
@@ -142,6 +158,37 @@ def find_violations(quality: Quality, image_wh: tuple[int, int], limits: Quality
     return tuple(violations)
 
 
+def _size_violations(image_wh: tuple[int, int], limits: QualityLimits) -> Iterator[QualityViolation]:
+    """Yield the limits of the size as it was sent that an image violates."""
+    width, height = image_wh
+    for measure, measured, expected, smallest in (
+        ("width", width, limits.width, limits.min_width),
+        ("height", height, limits.height, limits.min_height),
+    ):
+        if expected is not None and measured != expected:
+            detail = f"The image's {measure} is {measured} pixels, the recipe declares {expected}."
+            yield QualityViolation(InvalidReason.WRONG_SIZE, detail, measure, measured, expected)
+        if smallest is not None and measured < smallest:
+            detail = (
+                f"The image's {measure} is {measured} pixels, at least {smallest:g} are expected, from the images that "
+                f"the bundle was made from. {_SIZE_REMEDY}"
+            )
+            yield QualityViolation(InvalidReason.WRONG_SIZE, detail, measure, measured, smallest)
+    aspect = width / height
+    lowest, highest = limits.min_aspect, limits.max_aspect
+    if lowest is not None and aspect < lowest:
+        side, limit = "at least", lowest
+    elif highest is not None and aspect > highest:
+        side, limit = "at most", highest
+    else:
+        return
+    detail = (
+        f"The image's aspect ratio is {aspect:.4g} ({width} x {height} pixels), {side} {limit:.4g} is expected, from "
+        f"the images that the bundle was made from. {_SIZE_REMEDY}"
+    )
+    yield QualityViolation(InvalidReason.WRONG_SIZE, detail, "aspect_ratio", aspect, limit)
+
+
 def frozen_frame_violation(repeats: int, limit: int) -> QualityViolation:
     """Return the violation of an image that repeats the previous ones byte by byte."""
     detail = (
@@ -151,6 +198,9 @@ def frozen_frame_violation(repeats: int, limit: int) -> QualityViolation:
     return QualityViolation(InvalidReason.FROZEN_FRAME, detail, "repeats", repeats, limit)
 
 
+_SIZE_REMEDY = (
+    "Check the camera and the product; declare another size in the recipe under pixels.width and pixels.height."
+)
 _ADJECTIVES = {
     InvalidReason.UNDER_EXPOSED: "too dark",
     InvalidReason.OVER_EXPOSED: "too bright",

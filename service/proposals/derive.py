@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from service.inspection.calibration import certify_nearest, images_needed, smallest_alpha
+from service.inspection.calibration import (
+    bound_rate,
+    certify_nearest,
+    explain_few_images,
+    images_needed,
+    smallest_alpha,
+)
 from service.inspection.capture_groups import summarise_days
 from service.proposals.records import GoodImages, ProposalOptions
 from service.recipes.recipe import Recipe
@@ -94,6 +100,7 @@ def derive(
             certified=certified.alpha,
             expected=certified.expected_rate,
             confident=ConfidentRate(confidence=options.confidence, rate=certified.confident_rate(options.confidence)),
+            statement=str(bound_rate(len(scores), certified.alpha, options.confidence)),
             smallest_certifiable=smallest_alpha(len(scores)),
             images_for_target=images_needed(options.target),
         ),
@@ -157,6 +164,13 @@ def _notes(
         notes.append(
             f"{n} good images cannot certify a false-reject rate below {certified:.4g}, so this rate is proposed "
             f"instead of {options.target:g}, which needs {images_needed(options.target)} images."
+        )
+    if (few := explain_few_images(n)) is not None:
+        notes.append(few)
+    if not images.compared:
+        notes.append(
+            "This bundle does not list the images that it was made from. Make sure that none of the images of this "
+            "proposal was used for training: a threshold from training images rejects more good parts than stated."
         )
     if images.one_session:
         notes.append(

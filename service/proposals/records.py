@@ -25,6 +25,8 @@ class GoodImages:
         duplicates: Number of repeated images that were left out.
         measured: Number of images that were measured for this proposal.
         not_judged: Names of images that the quality check rejected.
+        compared: Whether the images were compared with those that the bundle was made from; False for a bundle that
+            does not list them.
     """
 
     kind: SourceKind
@@ -35,6 +37,7 @@ class GoodImages:
     duplicates: int = 0
     measured: int = 0
     not_judged: tuple[str, ...] = ()
+    compared: bool = True
 
     @classmethod
     def of_card(cls, card: CalibrationCard) -> GoodImages:

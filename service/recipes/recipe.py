@@ -17,6 +17,8 @@ from service.inspection.area import Area
 from service.inspection.calibration import (
     DEFAULT_FAIL_ALPHA,
     DEFAULT_REVIEW_ALPHA,
+    RateBound,
+    bound_rate,
     certify,
     certify_nearest,
     smallest_alpha,
@@ -87,6 +89,13 @@ class Recipe(RecipeParts):
     def thresholds(self) -> Thresholds:
         """Return the fail and the review threshold."""
         return Thresholds(fail=self.fail_threshold, review=self.review_threshold)
+
+    @property
+    def rate_bound(self) -> RateBound | None:
+        """Return what the false-reject rate means on average and for this calibration; None where there is no rate."""
+        if self.target_false_reject_rate is None or not self.calibration_images:
+            return None
+        return bound_rate(self.calibration_images, self.target_false_reject_rate)
 
     @property
     def area(self) -> Area:

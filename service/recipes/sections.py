@@ -153,11 +153,16 @@ class QualityLimits(sections.QualityLimits):
 
         Args:
             bundle: Limits from the calibration images.
-            pixels: Declares the expected image size.
+            pixels: Declares the expected image size, which replaces the limits of the size from the bundle: a declared
+                width replaces the smallest width, a declared height the smallest height, and both together the aspect
+                ratio as well.
         """
         own = {name: getattr(self, name) for name in _MEASURED}
         limits = replace(bundle, **{name: value for name, value in own.items() if value is not None})
-        limits = replace(limits, width=pixels.width, height=pixels.height)
+        declared = [name for name in ("width", "height") if getattr(pixels, name) is not None]
+        limits = replace(limits, width=pixels.width, height=pixels.height, **{f"min_{name}": None for name in declared})
+        if len(declared) == 2:
+            limits = replace(limits, min_aspect=None, max_aspect=None)
         return replace(limits, **{name: None for reason in self.off for name in _LIMITS_OF[reason]})
 
 
@@ -167,7 +172,7 @@ _LIMITS_OF: Mapping[InvalidReason, tuple[str, ...]] = {
     InvalidReason.BLURRED: ("min_sharpness",),
     InvalidReason.EMPTY_FRAME: ("min_contrast",),
     InvalidReason.FROZEN_FRAME: (),
-    InvalidReason.WRONG_SIZE: ("width", "height"),
+    InvalidReason.WRONG_SIZE: ("width", "height", "min_width", "min_height", "min_aspect", "max_aspect"),
 }
 _MEASURED = (
     "min_brightness", "max_brightness", "max_dark_share", "max_bright_share", "min_sharpness", "min_contrast",

@@ -66,7 +66,10 @@ def write_toml(about: Mapping[str, Any], recipe: Recipe) -> str:
         recipe: The recipe of the revision.
     """
     # TOML has no null. An omitted value takes its default, which is null wherever null is allowed.
-    return _HEADER + tomli_w.dumps(_without_none({**about, "recipe": recipe.model_dump()}))
+    rate = recipe.rate_bound or "no guarantee, the thresholds were set by hand"
+    return f"{_HEADER}# Good parts that fail: {rate}\n" + tomli_w.dumps(
+        _without_none({**about, "recipe": recipe.model_dump()})
+    )
 
 
 def read_toml(data: bytes) -> RecipeFile:

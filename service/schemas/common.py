@@ -70,3 +70,17 @@ class BufferHeaders(BaseModel):
         le=2**24,
         description="Bytes from the start of one row to the start of the next. Without it, rows have no padding.",
     )
+
+
+class RateBound(ResponseModel):
+    """Upper bounds of the share of good parts that fail, for images taken like those of the calibration."""
+
+    average: float = Field(description="Bound on average over calibrations.")
+    confident: float = Field(description="Bound for the calibration at hand, with probability `confidence`.")
+    confidence: float
+    images: int = Field(description="Number of good images that the bounds are derived from.")
+    certified: bool = Field(
+        description="Whether the images certify the requested rate. If not, that rate is extrapolated, and the bounds "
+        "are the smallest ones that the images certify."
+    )
+    statement: str = Field(description="Both bounds in words.")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.schemas.common import ResponseModel
+from service.schemas.common import RateBound, ResponseModel
 from service.schemas.sections import DecisionName, InvalidReason
 
 
@@ -28,6 +28,10 @@ class Thresholds(ResponseModel):
     review: float = Field(description="A part needs review if its score is greater.")
     target_false_reject_rate: float | None = Field(
         description="Upper bound of the share of good parts that fail; null if the threshold was set by hand."
+    )
+    false_reject_bound: RateBound | None = Field(
+        default=None,
+        description="What the rate means on average and for this calibration; null if the threshold was set by hand.",
     )
     certified: bool = Field(description="Whether the calibration images certify that bound.")
     calibration_images: int = Field(description="Number of good images from which p-values and thresholds are derived.")

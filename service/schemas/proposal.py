@@ -15,7 +15,7 @@ MAX_GOOD_IMAGES = 5000
 MAX_CHANGED_LISTED = 500
 
 SourceKind = Literal["card", "images", "inspections"]
-Grouping = Literal["folder", "date-in-name", "captured-at", "none"]
+Grouping = Literal["folder", "date-in-name", "prefix", "captured-at", "none"]
 
 
 class ProposalSource(ResponseModel):
@@ -63,6 +63,7 @@ class FalseRejectRate(ResponseModel):
         description="Upper bound of that average: (n + 1 - rank) / (n + 1). It is at most `certified`."
     )
     confident: ConfidentRate
+    statement: str = Field(default="", description="The certified rate and its bounds in words.")
     smallest_certifiable: float = Field(description="1 / (n + 1).")
     images_for_target: int = Field(description="Number of good images that would certify the target.")
 

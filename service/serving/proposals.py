@@ -12,6 +12,7 @@ from service.deployment.errors import UnknownProduct
 from service.deployment.lease import ActiveProduct
 from service.deployment.registry import Registry
 from service.errors import InvalidRequest
+from service.proposals.known_images import refuse_known_images
 from service.schemas.proposal import Proposal
 from service.serving.batch import Frame
 from service.serving.errors import ProposalsBusy
@@ -55,7 +56,7 @@ class ProposalService:
 
         Raises:
             ProposalsBusy: Another proposal is being computed.
-            InvalidRequest: There are no good images, or too many.
+            InvalidRequest: There are no good images, or too many, or the bundle was made from some of them.
             InvalidRecipe: The rates are not possible.
             UnknownInspection, ArtefactGone: A selected inspection does not exist or its image is no longer stored.
             QueueFull, DeadlineExceeded, ShuttingDown: The images cannot be measured now.
@@ -75,21 +76,25 @@ class ProposalService:
 
         Raises:
             ProposalsBusy: Another proposal is being computed.
-            InvalidRequest: An image cannot be used (the message names it), or there are no images.
+            InvalidRequest: An image cannot be used (the message names it), the bundle was made from some of the images,
+                or there are no images.
             InvalidRecipe, StoreUnavailable, ShuttingDown, ProductNotReady: See `propose`.
         """
         loop = asyncio.get_running_loop()
         measured: dict[str, MeasuredImage] = {}
         rejected: list[str] = []
+        sent: list[tuple[str, str]] = []
         count = 0
         with self.reserve():
             async for frame in frames:
                 count += 1
                 image = await loop.run_in_executor(self._thread, self._proposer.measure, active, frame, count)
+                sent.append((image.name, image.sha256))
                 if image.score is None:
                     rejected.append(image.name)
                 else:
                     measured.setdefault(image.sha256, image)
+            refuse_known_images(active.bundle.images, sent)
             if not measured:
                 raise InvalidRequest(
                     f"All {count} images were rejected by the quality check. Check the images and the recipe's quality "
@@ -97,7 +102,12 @@ class ProposalService:
                     if rejected
                     else "The request contains no image. Send several files in the form field `image`, or a zip file."
                 )
-            images = to_good_images(list(measured.values()), count - len(rejected) - len(measured), rejected)
+            images = to_good_images(
+                list(measured.values()),
+                count - len(rejected) - len(measured),
+                rejected,
+                compared=active.bundle.images is not None,
+            )
             return await loop.run_in_executor(self._thread, self._proposer.derive, active, task, images)
 
     def list_stored(self, product: str, before: UUID | None, limit: int) -> Page[Proposal]:

@@ -34,6 +34,7 @@ from service.inspection.inspector import Inspector
 from service.inspection.records import PreparedImage
 from service.inspection.regions import NO_FILTER
 from service.proposals.derive import derive, summarise_replay
+from service.proposals.known_images import refuse_known_images
 from service.proposals.records import GoodImages, ProposalOptions
 from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
@@ -175,6 +176,7 @@ class Proposer:
             )
         if not records:
             raise InvalidRequest(f"The selection contains no inspection of {product!r}. Check the period and product.")
+        refuse_known_images(active.bundle.images, ((record.id, record.image_sha256) for record in records))
         # Identical images are one observation.
         unique = list({record.image_sha256: record for record in records}.values())
         scored = [self._whole_image_score(active, record) for record in unique]
@@ -187,6 +189,7 @@ class Proposer:
             groups=dict(sorted(Counter(days).items())),
             duplicates=len(records) - len(unique),
             measured=sum(is_measured for _, is_measured in scored),
+            compared=active.bundle.images is not None,
         )
 
     def _whole_image_score(self, active: ActiveProduct, record: InspectionRecord) -> tuple[float, bool]:
@@ -244,13 +247,16 @@ class Proposer:
         return np.asarray(np.load(io.BytesIO(self._store.files.map_of(record)), allow_pickle=False), np.float32)
 
 
-def to_good_images(measured: Sequence[MeasuredImage], duplicates: int, rejected: Sequence[str]) -> GoodImages:
+def to_good_images(
+    measured: Sequence[MeasuredImage], duplicates: int, rejected: Sequence[str], *, compared: bool
+) -> GoodImages:
     """Return the scores of images that were sent, grouped into days by their names.
 
     Args:
         measured: Distinct images with a score.
         duplicates: Number of images left out because they are identical to another one.
         rejected: Names of the images that the quality check rejected.
+        compared: Whether they were compared with the images that the bundle was made from.
     """
     grouping = group_images([PurePosixPath(image.name) for image in measured])
     return GoodImages(
@@ -262,6 +268,7 @@ def to_good_images(measured: Sequence[MeasuredImage], duplicates: int, rejected:
         duplicates=duplicates,
         measured=len(measured),
         not_judged=tuple(rejected),
+        compared=compared,
     )
 
 

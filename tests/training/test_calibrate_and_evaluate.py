@@ -1,5 +1,6 @@
 """Calibration and evaluation run the exported graph with the service's code on the original files."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -7,24 +8,29 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from service.bundle.bundle import Bundle
+from service.bundle.card import ImageSizes
 from service.inspection.decision import Decision
+from service.inspection.heatmap import HeatmapScale, render
 from service.inspection.inspector import Inspector
 from service.inspection.scoring import image_score
+from service.recipes.recipe import Recipe
 from tests.training.small_method import SmallMethod
 from tests.training.small_product import build_bundle, write_plates
 from training.calibrate import calibrate
-from training.dataset import load_prepared, scan, scan_test
+from training.dataset import load_prepared, read_mask, scan, scan_test
 from training.errors import MaskMismatch, UnreadableImage
 from training.evaluate import Evaluation, by_defect, evaluate, summary_table
 from training.pipeline import inspector_options
-from training.report import histogram, write_report
+from training.plots import histogram, precision_recall
+from training.report import TRUTH_RGB, draw_overlay, write_report
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def inspector(bundle: Bundle) -> Iterator[Inspector]:
 
 @pytest.fixture(scope="module")
 def evaluation(inspector: Inspector, data: Path) -> Evaluation:
-    return evaluate(inspector, scan_test(data))
+    return evaluate(inspector, scan_test(data), data=data)
 
 
 def test_card_holds_the_scores_of_the_held_out_images(bundle: Bundle, data: Path) -> None:
@@ -156,7 +162,7 @@ def test_json_and_table_hold_the_same_figures(evaluation: Evaluation, tmp_path: 
 class _Collector(HTMLParser):
     """Collects the attributes of every tag, and checks that tags are nested properly."""
 
-    VOID = frozenset({"meta", "img", "br", "rect", "line", "polyline"})
+    VOID = frozenset({"meta", "img", "br", "rect", "line", "polyline", "image"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +221,128 @@ def test_histogram_holds_every_image_and_both_thresholds(evaluation: Evaluation)
     assert beyond, "defective parts lie beyond the fail threshold"
 
 
-def _tiny_png() -> bytes:
-    import cv2
+def test_no_misses_are_shown_where_there_are_none(evaluation: Evaluation, inspector: Inspector, tmp_path: Path) -> None:
+    images = tuple(
+        replace(image, decision=Decision.FAIL if image.defective else Decision.PASS) for image in evaluation.images
+    )
 
+    write_report(replace(evaluation, images=images), inspector, tmp_path / "report.html")
+
+    page = (tmp_path / "report.html").read_text()
+    misses = page.split("<h2>Misses</h2>")[1].split("<h2>")[0]
+    rejects = page.split("<h2>False rejects</h2>")[1].split("<h2>")[0]
+    assert "0 of 10 defective parts pass." in misses
+    assert "0 of 8 good parts fail." in rejects
+    assert "<figure>" not in misses + rejects
+    assert page.split("<h2>Defective parts with the lowest scores</h2>")[1].count("<figure>") == 8
+
+
+def test_report_states_data_date_bounds_and_notes(evaluation: Evaluation, inspector: Inspector, tmp_path: Path) -> None:
+    write_report(evaluation, inspector, tmp_path / "report.html")
+    page = " ".join((tmp_path / "report.html").read_text().split())
+
+    assert str(evaluation.data) in page
+    assert f"{evaluation.measured_at:%Y-%m-%d %H:%M} UTC" in page
+    assert "≤ 9.1 % on average, ≤ 26 % with 95 % confidence (n = 10)" in page
+    assert "Few calibration images" in page
+    assert "One capture group" in page
+
+
+def test_report_has_intervals_and_says_how_they_are_computed(
+    evaluation: Evaluation, inspector: Inspector, tmp_path: Path
+) -> None:
+    write_report(evaluation, inspector, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+
+    assert set(evaluation.intervals) == set(evaluation.figures)
+    for name, (low, high) in evaluation.intervals.items():
+        assert low - 1e-3 <= evaluation.figures[name] <= high + 1e-3, name
+        assert f"{100 * low:.1f} to {100 * high:.1f} %" in page
+    assert "Hanley-McNeil" in page
+    assert "bootstrap" in page
+    assert "Clopper-Pearson" in page
+
+
+def test_report_has_both_curves_with_titled_axes_and_ticks(
+    evaluation: Evaluation, inspector: Inspector, tmp_path: Path
+) -> None:
+    write_report(evaluation, inspector, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+
+    for title in (
+        "ROC curve",
+        "Precision-recall curve",
+        "image score (no unit)",
+        "share of the images of a kind (%)",
+        "false-positive rate (%",
+        "true-positive rate (%",
+        "recall (%",
+        "precision (%",
+    ):
+        assert title in page
+    assert page.count(">20%</text>") == 4
+
+
+def test_precision_recall_curve_agrees_with_scikit_learn(evaluation: Evaluation) -> None:
+    points = [tuple(map(float, point.split(","))) for point in precision_recall(evaluation.images).points.split()]
+    scores = [image.score for image in evaluation.images]
+    precision, recall, _ = precision_recall_curve([image.defective for image in evaluation.images], scores)
+
+    found = {(round(x / 240, 3), round(1 - y / 240, 3)) for x, y in points[1:]}
+    assert found <= {(round(r, 3), round(p, 3)) for r, p in zip(recall, precision, strict=True)}
+    assert points[-1][0] == 240, "recall reaches 1"
+
+
+def test_legend_has_the_colours_of_the_heatmap_with_a_mark_at_the_fail_threshold(
+    evaluation: Evaluation, inspector: Inspector, tmp_path: Path
+) -> None:
+    write_report(evaluation, inspector, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    bar = _decode(re.findall(r'<image href="(data:[^"]+)"', page)[0])
+    mark = round(320 / 1.5)
+
+    flat = np.full((18, 60, 3), 160, np.uint8)
+    for place, value in ((mark, 1.0), (5, 5 / 320 * 1.5), (315, 315 / 320 * 1.5)):
+        level = np.full((18, 60), value, np.float32)
+        expected = render(flat, level, HeatmapScale(low=0.0, high=1.0))[9, 30].astype(int)
+        assert np.abs(bar[9, place].astype(int) - expected).max() < 30
+    assert f'<line x1="{320 / 1.5}"' in page
+    assert "fail threshold</text>" in page
+
+
+def test_overlays_outline_the_ground_truth(inspector: Inspector, data: Path) -> None:
+    image = next(image for image in scan_test(data) if image.defective)
+    recipe = Recipe.default(inspector.card.scores)
+
+    def is_green(rgb: np.ndarray) -> np.ndarray:
+        return np.asarray((rgb == TRUTH_RGB).all(axis=2))
+
+    _, overlay, _ = draw_overlay(inspector, image.path, image.mask, recipe.criteria)
+    _, plain, _ = draw_overlay(inspector, image.path, None, recipe.criteria)
+
+    mask = read_mask(image.mask, (80, 72))
+    assert not is_green(plain).any()
+    green = is_green(overlay)
+    border = mask & ~cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    assert (green == border).all()
+
+
+def _decode(url: str) -> np.ndarray:
+    data = np.frombuffer(base64.b64decode(url.split(",")[1]), np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert image is not None
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def test_card_records_the_sizes_of_all_good_images(inspector: Inspector, data: Path) -> None:
+    sizes = [(100, 50), (60, 90)]
+
+    card = calibrate(inspector, scan(data).held_out[:2], ["all"] * 2, "none", training_sizes=sizes)
+
+    assert card.image_size == ImageSizes(
+        min_width=60, max_width=100, min_height=50, max_height=90, min_aspect=60 / 90, max_aspect=2.0
+    )
+
+
+def _tiny_png() -> bytes:
     return bytes(cv2.imencode(".png", np.zeros((3, 4), np.uint8))[1])

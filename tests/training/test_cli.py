@@ -84,11 +84,14 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
         (("--tile", 128, "--overlap", 64), "overlap is 64"),
         (("--overlap", 64), "together with --tile"),
         (("--scale", 0.5), "needs tiles"),
+        (("--iterations", 15), "at least 31 steps"),
+        (("--groups", "prefix"), "--groups is prefix"),
         (("--device", "cuda"), "train on the CPU with --device cpu"),
     ],
     ids=[
         *("input-size", "iterations", "held-out", "evaluate-without-test", "teacher", "method"),
-        *("tile", "half-a-tile", "overlap-alone", "scale-alone", "no-gpu"),
+        *("tile", "half-a-tile", "overlap-alone", "scale-alone"),
+        *("within-the-warm-up", "no-groups", "no-gpu"),
     ],
 )
 def test_options_are_checked(
@@ -166,10 +169,16 @@ def test_ctrl_c_is_deferred_to_the_end_of_a_training_step(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_resume_with_other_settings_is_refused(tmp_path: Path) -> None:
     data = draw(tmp_path / "data", 20)
-    options = ("--input-size", 64, "--batch-size", 4, "--iterations", 1)
+    options = ("--input-size", 64, "--batch-size", 4, "--iterations", 1, "--allow-weak")
     arguments = ("fit", "--data", data, "--product", "part", "--models", tmp_path / "models", *options)
     result = runner.invoke(app, [str(part) for part in (*arguments, "--run-dir", tmp_path / "run")])
     assert result.exit_code == 0, result.output
+    assert "≤ 9.1 % on average, ≤ 26 % with 95 % confidence (n = 10)" in result.stdout
+    assert "Note: Weak bundle: 1 training steps end within the warm-up" in result.stdout
+    assert "Note: Few calibration images" in result.stdout
+    assert "Note: One capture group" in result.stdout
+    assert "Sanity       AUROC on synthetic anomalies: images" in result.stdout
+    assert "Groups: none found" in result.stderr
 
     assert "seed was 0 and is now 1" in fit(data, tmp_path, *options, "--seed", 1, "--resume")
 

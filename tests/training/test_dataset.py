@@ -1,5 +1,6 @@
 """Which images are found, which are held out, and the errors."""
 
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -239,3 +240,78 @@ def test_sixteen_bit_tiff_is_read_as_the_service_reads_it(tmp_path: Path) -> Non
     geometry = InputGeometry(height=48, width=64)
 
     np.testing.assert_array_equal(load_prepared([path], geometry)[0], samples >> 8)
+
+
+def prefixed(root: Path, groups: int = 8, each: int = 6) -> Path:
+    return folder_of(root, [f"part{group}_{i:02d}.png" for group in range(groups) for i in range(each)])
+
+
+def test_images_with_a_common_prefix_are_held_out_as_a_whole(tmp_path: Path) -> None:
+    data = scan(prefixed(tmp_path))
+
+    assert data.grouped_by == "prefix"
+    assert dict(data.groups) == dict.fromkeys(data.groups, 6)
+    assert len(data.groups) == 2
+    assert not {path.name.split("_")[0] for path in data.train} & set(data.groups)
+    assert {path.name.split("_")[0] for path in data.held_out} == set(data.groups)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "by"),
+    [("part{g}_{i:02d}.png", "prefix"), ("lot{g}/{i}-{g}.png", "folder"), ("2026-11-0{g}_{i}.png", "date-in-name")],
+    ids=["prefix", "folder", "date"],
+)
+def test_reference_of_the_map_is_made_of_whole_groups(tmp_path: Path, pattern: str, by: str) -> None:
+    folder_of(tmp_path, [pattern.format(g=g, i=i) for g in range(1, 9) for i in range(6)])
+
+    data = scan(tmp_path)
+    group_of = dict(zip((*data.train, *data.held_out), data.grouping.names, strict=True))
+
+    assert data.grouping.grouped_by == data.grouped_by == by
+    assert set(data.reference) < set(data.train)
+    assert set(data.fitted) == set(data.train) - set(data.reference)
+    assert len(data.reference) == 6  # a tenth of 36, as one whole group
+    reference, fitted, held_out = ({group_of[p] for p in part} for part in (data.reference, data.fitted, data.held_out))
+    assert not reference & fitted
+    assert not (reference | fitted) & held_out
+
+
+def test_reference_is_of_single_images_where_groups_are_unknown_or_too_large(tmp_path: Path) -> None:
+    plain = scan(folder_of(tmp_path / "plain", [f"{i}.png" for i in range(40)]))
+    large = scan(prefixed(tmp_path / "large", groups=3, each=20))
+
+    assert len(plain.reference) == 3
+    assert (large.grouped_by, len(large.reference)) == ("prefix", 4)
+
+
+def test_groups_can_be_chosen(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"{'xy'[group % 2]}/part{group}_{i:02d}.png" for group in range(8) for i in range(6)])
+
+    assert scan(tmp_path).grouped_by == "folder"
+    assert scan(tmp_path, groups="prefix").grouped_by == "prefix"
+    assert scan(tmp_path, groups="none").grouped_by == "none"
+    with pytest.raises(errors.InvalidOption, match="--groups is date"):
+        scan(tmp_path, groups="date")
+
+
+def test_two_groups_are_held_out_where_one_would_be_enough(tmp_path: Path) -> None:
+    data = scan(prefixed(tmp_path, groups=10, each=12))
+
+    assert set(data.groups.values()) == {12}
+    assert len(data.groups) == 2
+
+
+def test_groups_are_known_even_if_they_are_too_large_to_be_held_out(tmp_path: Path) -> None:
+    data = scan(folder_of(tmp_path, [f"a/{i}.png" for i in range(36)] + [f"b/{i}b.png" for i in range(4)]))
+
+    assert (data.grouped_by, set(data.sessions)) == ("none", {"all"})
+    assert data.grouping.grouped_by == "folder"
+    assert len(data.grouping.names) == 40
+
+
+def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
+    data = scan(folder_of(tmp_path, [f"{i}.png" for i in range(25)]))
+
+    for role, paths in (("training", data.train), ("calibration", data.held_out)):
+        assert {data.hashes.role_of(hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths} == {role}
+    assert len(data.hashes.training) + len(data.hashes.calibration) == 25

@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from service.bundle.bundle import Bundle
+from service.bundle.card import SanityFigures
 from service.bundle.manifest import graph_metadata
 from service.inspection.inspector import Inspector
 from tests.training.small_product import write_plates
 from training import dataset
 from training.config import FitConfig
-from training.errors import InvalidOption, UnreadableImage
+from training.errors import InvalidOption, TooFewIterations, UnreadableImage, WeakBundle
 from training.export import PROBES
-from training.fit import CHECKPOINT_NAME, Progress
+from training.fit import CHECKPOINT_NAME, Progress, learning_rate, warm_up_ends
 from training.pipeline import Request, Trained, _shareable, inspector_options, train
+from training.sanity import weaknesses
 
 
 class Recorder:
@@ -26,6 +28,10 @@ class Recorder:
 
     def __init__(self) -> None:
         self.stages: dict[str, tuple[int, int]] = {}
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
         def advance(done: int, note: str) -> None:
@@ -58,7 +64,7 @@ def recorder() -> Recorder:
 @pytest.fixture(scope="module")
 def trained(data: Path, recorder: Recorder, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
-    request = Request(data, "plate", folder / "models", folder / "run", CONFIG, evaluate=True)
+    request = Request(data, "plate", folder / "models", folder / "run", CONFIG, evaluate=True, allow_weak=True)
     return train(request, recorder)
 
 
@@ -105,7 +111,8 @@ def test_card_holds_the_scores_that_the_service_measures(trained: Trained) -> No
 
 @pytest.mark.slow
 def test_every_stage_is_reported_to_its_end(trained: Trained, recorder: Recorder) -> None:
-    stages = ["read images", "train", "measure the map's constants", "export and compare", "calibrate", "evaluate"]
+    stages = ["read images", "train", "measure the map's constants", "export and compare", "calibrate"]
+    stages += ["check with synthetic anomalies", "evaluate"]
     assert list(recorder.stages) == stages
     assert all(done == total for done, total in recorder.stages.values())
 
@@ -142,7 +149,8 @@ def test_only_the_probes_are_decoded_before_the_calibration(
     monkeypatch.setattr(dataset, "read_rgb", recorded)
     config = dataclasses.replace(CONFIG, iterations=1, pseudo_pool=4)
     trained = train(
-        Request(data, "plate", tmp_path / "models", tmp_path / "run", config, held_out_fraction=0.4), Recorder()
+        Request(data, "plate", tmp_path / "models", tmp_path / "run", config, held_out_fraction=0.4, allow_weak=True),
+        Recorder(),
     )
 
     assert len(trained.data.held_out) == 16
@@ -177,3 +185,82 @@ def test_requested_stop_reaches_the_training_loop(data: Path, tmp_path: Path) ->
 
     assert steps == [1, 2]
     assert (tmp_path / "run" / CHECKPOINT_NAME).is_file()
+
+
+@pytest.mark.slow
+def test_bundle_records_groups_sizes_hashes_and_sanity(trained: Trained, recorder: Recorder) -> None:
+    card = trained.bundle.card
+    assert card.image_size is not None
+    assert (card.image_size.min_width, card.image_size.max_height, card.image_size.max_aspect) == (80, 72, 80 / 72)
+    assert trained.bundle.images == trained.data.hashes
+    assert len(trained.data.hashes.training) == 30
+    assert card.group_shift is None, "nothing separates these images"
+    assert card.sanity is not None
+    assert (card.sanity.images, card.sanity.synthetic) == (10, 60)
+    assert trained.bundle.manifest.training.weak == weaknesses(card.sanity)
+    assert any("none found" in note for note in recorder.notes)
+
+
+def test_training_within_the_warm_up_is_refused_before_images_are_read(data: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, warmup_steps=30, iterations=15)
+    recorder = Recorder()
+
+    with pytest.raises(TooFewIterations, match=r"15 training steps.*at least 31 steps.*--allow-weak"):
+        train(Request(data, "plate", tmp_path / "models", tmp_path / "run", config), recorder)
+
+    assert recorder.stages == {}
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("stages", "minimum"), [((1.0,), 31), ((0.2, 1.0), 153), ((0.5, 1.0), 62)], ids=["one", "dual-teacher", "halves"]
+)
+def test_every_stage_must_be_longer_than_its_warm_up(stages: tuple[float, ...], minimum: int) -> None:
+    assert warm_up_ends(FitConfig(), stages) == minimum
+    for step in range(minimum):
+        config = FitConfig(iterations=minimum)
+        assert 0 < learning_rate(step, config, stages) <= config.lr
+    peaks = sum(learning_rate(step, FitConfig(iterations=minimum), stages) == FitConfig.lr for step in range(minimum))
+    assert peaks >= len(stages), "the full rate is reached in every stage"
+
+
+@pytest.mark.slow
+def test_weak_network_gets_no_bundle_unless_it_is_allowed_and_then_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    useless = SanityFigures(images=10, synthetic=60, image_auroc=0.36, pixel_auroc=0.5)
+    monkeypatch.setattr("training.pipeline.measure_sanity", lambda *_: useless)
+    config = dataclasses.replace(CONFIG, pseudo_pool=4)
+    request = Request(data, "plate", tmp_path / "models", tmp_path / "run", config)
+
+    with pytest.raises(WeakBundle, match=r"image AUROC on synthetic anomalies is 0\.36.*pixel AUROC.*--allow-weak"):
+        train(request, Recorder())
+    assert not list((tmp_path / "models").rglob("manifest.json"))
+
+    allowed = train(dataclasses.replace(request, resume=True, allow_weak=True), Recorder())
+    assert allowed.bundle.card.sanity == useless
+    first, second = allowed.bundle.manifest.training.weak
+    assert "image AUROC" in first
+    assert "pixel AUROC" in second
+    assert Bundle.load(allowed.bundle.path).manifest.training.weak == [first, second]
+
+
+@pytest.mark.slow
+def test_shift_between_few_groups_is_estimated_and_recorded(data: Path, tmp_path: Path) -> None:
+    grouped = tmp_path / "grouped"
+    grouped.mkdir()
+    for number, path in enumerate(sorted((data / "train" / "good").glob("*.png"))):
+        (grouped / f"lot{number % 5}_{number:02d}.png").write_bytes(path.read_bytes())
+    recorder = Recorder()
+    config = dataclasses.replace(CONFIG, pseudo_pool=4)
+    request = Request(grouped, "plate", tmp_path / "models", tmp_path / "run", config, allow_weak=True)
+
+    trained = train(request, recorder)
+
+    assert any("5 by common prefixes of file names (lot0, lot1, lot2, lot3, lot4)" in note for note in recorder.notes)
+    assert trained.bundle.card.grouped_by == "prefix"
+    shift = trained.bundle.card.group_shift
+    assert shift is not None
+    assert (shift.groups, shift.images) == (5, 20)
+    assert 0 <= shift.new_rate <= shift.worst_rate <= 1
+    assert recorder.stages["compare the groups"] == (5, 5)

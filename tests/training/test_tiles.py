@@ -95,6 +95,9 @@ def test_impossible_tilings_are_refused(values: dict[str, float]) -> None:
 class Quiet:
     """A reporter without output."""
 
+    def note(self, text: str) -> None:
+        pass
+
     def stage(self, *_: object) -> Callable[[int, str], None]:
         return lambda *_: None
 
@@ -103,7 +106,7 @@ class Quiet:
 def test_tiled_product_is_trained_calibrated_and_served_alike(tmp_path: Path) -> None:
     data = write_plates(tmp_path / "plates")  # 80 x 72 pixels: four tiles
     config = FitConfig(input_size=64, overlap=0, iterations=2, batch_size=4, pseudo_pool=8, threads=1, warmup_steps=1)
-    request = Request(data, "plate", tmp_path / "models", tmp_path / "run", config, evaluate=True)
+    request = Request(data, "plate", tmp_path / "models", tmp_path / "run", config, evaluate=True, allow_weak=True)
 
     trained = train(request, Quiet())
 

@@ -38,7 +38,7 @@ def evaluate_command(
         inspector = Inspector.load(path, inspector_options(threads))
         try:
             advance = bars.stage("evaluate", len(images))
-            evaluation = evaluate(inspector, images, lambda done: advance(done, ""))
+            evaluation = evaluate(inspector, images, lambda done: advance(done, ""), data=data)
             folder = out or Path("runs") / evaluation.product / f"evaluation-{evaluation.version}"
             folder.mkdir(parents=True, exist_ok=True)
             evaluation.write_json(folder / "evaluation.json")

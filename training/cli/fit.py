@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from service.inspection.calibration import DEFAULT_FAIL_ALPHA, smallest_alpha
+from service.inspection.calibration import (
+    DEFAULT_FAIL_ALPHA,
+    bound_rate,
+    describe_card,
+    images_needed,
+    percent,
+    smallest_alpha,
+)
 from service.inspection.runtime.threads import cpu_quota
 from training.cli.console import console, one_line_errors
 from training.cli.interrupt import Interrupt
-from training.cli.options import DEVICE_HELP, Augmentation, Device, method_options
+from training.cli.options import DEVICE_HELP, Augmentation, Device, Groups, method_options
 from training.cli.progress import ProgressBars
 from training.config import FitConfig
 from training.errors import InvalidOption
@@ -67,6 +74,13 @@ def fit_command(
     held_out: Annotated[
         float, typer.Option(help="Share of good images held out for the threshold; at least 10 images.")
     ] = 0.2,
+    groups: Annotated[
+        Groups,
+        typer.Option(
+            help="What separates images of different days, lots or parts; whole groups are held out. auto: dates in "
+            "names, else sub-folders, else a common prefix of file names."
+        ),
+    ] = Groups.AUTO,
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.AUTO,
     threads: Annotated[
         int | None,
@@ -79,6 +93,13 @@ def fit_command(
     ] = FitConfig.checkpoint_seconds,
     evaluate: Annotated[
         bool, typer.Option(help="Also measure the bundle on the test split and write the figures to the manifest.")
+    ] = False,
+    allow_weak: Annotated[
+        bool,
+        typer.Option(
+            "--allow-weak",
+            help="Write the bundle even if the network hardly finds synthetic anomalies; recorded in the bundle.",
+        ),
     ] = False,
 ) -> None:
     """Train on good images, export, verify, calibrate, and write the bundle."""
@@ -111,6 +132,8 @@ def fit_command(
             run_dir=run_dir,
             config=replace(config, threads=threads or default_threads(config.teachers)),
             held_out_fraction=held_out,
+            groups=groups.value,
+            allow_weak=allow_weak,
             resume=resume,
             evaluate=evaluate,
         )
@@ -143,6 +166,7 @@ def _report(trained: "Trained", models: Path) -> None:
     bundle, data = trained.bundle, trained.data
     n = len(bundle.card.scores)
     alpha = max(DEFAULT_FAIL_ALPHA, smallest_alpha(n))
+    sanity = bundle.card.sanity
     sessions = "" if data.grouped_by == "none" else f" from {len(data.groups)} sessions ({data.grouped_by})"
     if trained.evaluation is not None:
         console.print(summary_table(trained.evaluation))
@@ -153,11 +177,18 @@ def _report(trained: "Trained", models: Path) -> None:
         "Trained on": f"{len(data.train)} good images; {n} more held out{sessions}",
         "Parity": f"relative difference to the trained network {bundle.manifest.parity.measured:.1e}, "
         f"tolerance {bundle.manifest.parity.tolerance:.0e}",
-        "Certified": f"on average at most {100 * alpha:.2g} % of good parts fail, for images like the held-out ones",
+        "Certified": f"good parts that fail: {bound_rate(n, alpha)}, for images like the held-out ones",
     }
     if alpha > DEFAULT_FAIL_ALPHA:
-        needed = round(1 / DEFAULT_FAIL_ALPHA) - 1
-        lines["To certify"] = f"{100 * DEFAULT_FAIL_ALPHA:g} % instead, hold out {needed} good images (now {n})"
+        needed = images_needed(DEFAULT_FAIL_ALPHA)
+        lines["To certify"] = (
+            f"{percent(DEFAULT_FAIL_ALPHA)} on average instead, hold out {needed} good images (now {n})"
+        )
+    if sanity is not None:
+        lines["Sanity"] = (
+            f"AUROC on synthetic anomalies: images {sanity.image_auroc:.2f}, pixels {sanity.pixel_auroc:.2f} "
+            f"({sanity.images} good images, {sanity.synthetic} with an anomaly)"
+        )
     name = bundle.manifest.product
     lines["Serve"] = f"plumbline serve --models {shlex.quote(str(models))}"
     lines["Inspect"] = (
@@ -168,5 +199,8 @@ def _report(trained: "Trained", models: Path) -> None:
         lines["Evaluate"] = (
             f"plumbline-train evaluate --bundle {shlex.quote(str(bundle.path))} --data {shlex.quote(str(data.root))}"
         )
+    notes = [f"Weak bundle: {reason}." for reason in bundle.manifest.training.weak] + describe_card(bundle.card)
+    for note in notes:
+        console.print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
     for title, text in lines.items():
         console.print(f"[bold]{title:<12}[/] {escape(text)}", soft_wrap=True)

@@ -24,6 +24,16 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Groups(StrEnum):
+    """The values of `Request.groups`."""
+
+    AUTO = "auto"
+    FOLDER = "folder"
+    DATE = "date"
+    PREFIX = "prefix"
+    NONE = "none"
+
+
 DEVICE_HELP = "Device that trains; auto: a CUDA GPU if there is one, else the CPU."
 
 

@@ -36,6 +36,10 @@ class ProgressBars:
         errors.print(f"[bold]{escape(name)}[/]")
         return self
 
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        errors.print(escape(text), soft_wrap=True)
+
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
         """Add a bar for a stage of `total` items and return the function that updates it."""
         task = self._progress.add_task(title, total=total, note="")

@@ -22,20 +22,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import PRODUCT_NAME
-from service.inspection.heatmap import encode, render
+from service.inspection.heatmap import encode
 from service.inspection.inspector import Inspector
 from service.inspection.runtime.session import GraphSession, SessionOptions
 from service.recipes.recipe import Recipe
 from training.comparison.cells import Cell, Result, finished, write_result
-from training.comparison.tables import OVERLAYS, write_tables
+from training.comparison.tables import OVERLAY_FACTS, OVERLAYS, write_tables
 from training.config import FitConfig
-from training.dataset import TestImage, read_rgb, scan_test
+from training.dataset import TestImage, scan_test
 from training.errors import InvalidOption, NoImagesFound
-from training.evaluate import inspect_file
 from training.fit import Progress
 from training.methods import build_method
 from training.pipeline import Reporter, Request, inspector_options, train
-from training.report import shrunk, write_report
+from training.report import draw_overlay, write_report
 from training.teachers import random_teacher
 
 TIMED_RUNS = 40
@@ -123,6 +122,7 @@ def _run(data: Path, cell: Cell, out: Path, reporter: Reporter, should_stop: Cal
         config=cell.config,
         resume=_same_run(run_dir, cell),
         evaluate=True,
+        allow_weak=True,  # a comparison shows weak methods as well
     )
     trained = train(request, reporter, should_stop)
     assert trained.evaluation is not None  # requested by `evaluate`
@@ -157,14 +157,26 @@ def _same_run(run_dir: Path, cell: Cell) -> bool:
 
 
 def _draw_overlays(inspector: Inspector, images: Sequence[TestImage], folder: Path) -> None:
-    """Write heatmap overlays of the first image of up to `OVERLAYS` kinds of defects, the same for every method."""
+    """Write the first image of up to `OVERLAYS` kinds of defects and its overlay, the same images for every method.
+
+    File names, kinds and decisions are written to `OVERLAY_FACTS`.
+    """
     criteria = Recipe.default(inspector.card.scores).criteria
-    scale = inspector.heatmap_scale(criteria.thresholds)
     first = {image.defect: image for image in reversed(images) if image.defective}
-    for number, (_, image) in enumerate(sorted(first.items())[:OVERLAYS]):
-        inspection = inspect_file(inspector, image.path, criteria)
-        overlay = render(read_rgb(image.path), inspection.anomaly_map, scale, inspection.regions)
-        (folder / f"overlay{number}.jpg").write_bytes(encode(shrunk(overlay), "image/jpeg", quality=85))
+    facts = []
+    for number, (defect, image) in enumerate(sorted(first.items())[:OVERLAYS]):
+        rgb, overlay, inspection = draw_overlay(inspector, image.path, image.mask, criteria)
+        for name, shown in (("original", rgb), ("overlay", overlay)):
+            (folder / f"{name}{number}.jpg").write_bytes(encode(shown, "image/jpeg", quality=85))
+        facts.append(
+            {
+                "file": f"{defect}/{image.path.name}",
+                "decision": str(inspection.decision),
+                "score": inspection.score,
+                "fail_threshold": criteria.thresholds.fail,
+            }
+        )
+    (folder / OVERLAY_FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def _parameters(bundle: Bundle) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from training.comparison.cells import Cell, Result, finished
 
 OVERLAYS = 3  # kinds of defects with an overlay, per category
+OVERLAY_FACTS = "overlays.json"  # file name, decision and score of each overlay
 
 FIGURES: Mapping[str, str] = {
     "image_auroc": "image AUROC",
@@ -113,8 +115,7 @@ def write_tables(out: Path, cells: Sequence[Cell]) -> None:
         table=table,
         figures=FIGURES,
         shown=[(category, _first_seeds(of_category)) for category, of_category in shown if of_category],
-        overlays=range(OVERLAYS),
-        exists=lambda cell, number: (out / cell.name / f"overlay{number}.jpg").is_file(),
+        overlays=lambda cell: _overlays(out / cell.name),
     )
     for name, text in (
         ("comparison.md", markdown(table)),
@@ -124,6 +125,15 @@ def write_tables(out: Path, cells: Sequence[Cell]) -> None:
         scratch = out / f".{name}.tmp"
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(out / name)
+
+
+def _overlays(folder: Path) -> list[dict[str, Any]]:
+    """Return the facts about the overlays of a cell; empty if it was run before they were written."""
+    try:
+        facts: list[dict[str, Any]] = json.loads((folder / OVERLAY_FACTS).read_text())
+    except FileNotFoundError:
+        return []
+    return facts
 
 
 def _first_seeds(cells: Sequence[Cell]) -> list[Cell]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from plumbline_client.schemas.common import ResponseModel
+from plumbline_client.schemas.common import RateBound, ResponseModel
 from plumbline_client.schemas.inspection import BundleReference
 from plumbline_client.schemas.recipe import RecipeRecord
 
@@ -41,22 +41,58 @@ class BundleFacts(BundleReference):
         description="How larger images are divided into tiles of the input size; null if images are resized instead.",
     )
     training_images: int
+    weak: list[str] = Field(
+        default=[],
+        description="Why training would have refused the bundle without `--allow-weak`; empty if it passed every "
+        "check.",
+    )
     evaluation: dict[str, float] | None
+
+
+class GroupShift(ResponseModel):
+    """Estimated shift of the scores of good images in a capture group that training has not seen.
+
+    It is computed from leave-one-group-out scores of a memory bank alone. It is an estimate, not a bound.
+    """
+
+    groups: int
+    images: int
+    known_rate: float = Field(description="Share of good images of known groups above the threshold of the estimate.")
+    new_rate: float = Field(description="Mean over the groups of this share for a group that was left out.")
+    worst_rate: float = Field(description="The largest of these shares.")
+    worst_group: str
+
+
+class SanityFigures(ResponseModel):
+    """Separation of held-out good images from copies of them with synthetic anomalies."""
+
+    images: int
+    synthetic: int
+    image_auroc: float
+    pixel_auroc: float
 
 
 class CalibrationFacts(ResponseModel):
     """The essential values of a bundle's calibration card."""
 
     images: int
-    groups: dict[str, int] = Field(description="Number of images per day or folder.")
+    groups: dict[str, int] = Field(description="Number of images per group.")
     grouped_by: str = Field(
-        description="How images were assigned to groups. `none`: all images count as one session, so the calibration "
-        "does not cover other days."
+        description="How images were assigned to groups: `date-in-name`, `folder` or `prefix` (of file names). `none`: "
+        "all images count as one session, so the calibration does not cover other days."
     )
     provider: str
     smallest_false_reject_rate: float = Field(
         description="Smallest false-reject rate that this number of images can certify."
     )
+    smallest_rate_bound: RateBound | None = Field(
+        default=None, description="What the smallest rate means on average and for this calibration."
+    )
+    group_shift: GroupShift | None = Field(
+        default=None, description="Null if there is one group, or enough groups for the scores to show the shift."
+    )
+    sanity: SanityFigures | None = Field(default=None, description="Null for a bundle from before this check existed.")
+    notes: list[str] = Field(default=[], description="What the calibration does not cover.")
 
 
 class Product(ResponseModel):

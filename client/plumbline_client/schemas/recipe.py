@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from plumbline_client.schemas.common import Author, Label, ResponseModel, Sentence
+from plumbline_client.schemas.common import Author, Label, RateBound, ResponseModel, Sentence
 from plumbline_client.schemas.sections import (
     DecisionName,
     HeatmapSetting,
@@ -56,6 +56,11 @@ class RecipeRecord(RevisionFacts):
     """One revision of a product's recipe."""
 
     recipe: RecipeValues
+    false_reject_bound: RateBound | None = Field(
+        default=None,
+        description="What `target_false_reject_rate` means on average and for this calibration; null if the thresholds "
+        "were set by hand.",
+    )
 
 
 class RecipeDifference(ResponseModel):

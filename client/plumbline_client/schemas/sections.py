@@ -99,8 +99,20 @@ class PixelSetting(Section):
         le=65535,
         description="Sample value that is mapped to 255; null: the largest value of the bit depth.",
     )
-    width: int | None = Field(default=None, ge=1, le=65535, description="Expected width, in pixels.")
-    height: int | None = Field(default=None, ge=1, le=65535, description="Expected height, in pixels.")
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Expected width, in pixels; null: at least half of the smallest width that the bundle was made "
+        "from.",
+    )
+    height: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Expected height, in pixels; null: at least half of the smallest height that the bundle was made "
+        "from. Unless both width and height are declared, the aspect ratio must be within 5 % of those images.",
+    )
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

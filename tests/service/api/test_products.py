@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ import pytest
 from service.bundle.bundle import Bundle
 from service.schemas.product import Product
 from service.schemas.recipe import RecipeHistory, RecipeRecord
-from tests.bundles import part
+from tests.bundles import part, tiny_draft, write_tiny_bundle
 from tests.running_service import BAD, GOOD, RunningService, Serve, encode
 
 RECIPE = "/v1/products/widget/recipe"
@@ -176,3 +177,53 @@ def test_heatmap_scale_in_the_wrong_order_is_refused(service: RunningService) ->
         response = put(service, heatmap=wrong)
         assert response.status_code == 422, response.text
         assert "heatmap.high" in response.json()["detail"]
+
+
+STATEMENT = "≤ 1 % on average, ≤ 3 % with 95 % confidence (n = 99)"
+
+
+def test_every_rate_is_stated_with_the_bound_for_this_calibration(serve: Serve) -> None:
+    with serve() as service:
+        product = service.client.get("/v1/products/widget").json()
+        bound = product["calibration"]["smallest_rate_bound"]
+        assert bound["statement"] == STATEMENT
+        assert (bound["average"], bound["confidence"], bound["images"]) == (0.01, 0.95, 99)
+        assert bound["confident"] == pytest.approx(1 - 0.05 ** (1 / 99))
+        assert product["recipe"]["false_reject_bound"]["statement"] == STATEMENT
+        assert service.client.get(RECIPE).json()["false_reject_bound"]["statement"] == STATEMENT
+        assert service.inspect(GOOD).json()["thresholds"]["false_reject_bound"]["statement"] == STATEMENT
+
+        changed = put(service, target_false_reject_rate=0.1).json()
+        assert changed["false_reject_bound"]["statement"] == "≤ 10 % on average, ≤ 16 % with 95 % confidence (n = 99)"
+        extrapolated = put(service, target_false_reject_rate=0.001, extrapolate=True).json()["false_reject_bound"]
+        assert not extrapolated["certified"]
+        assert extrapolated["statement"] == f"about 0.1 %, extrapolated; certified: {STATEMENT}"
+        by_hand = put(service, fail_threshold=9.0, review_threshold=8.0).json()
+        assert by_hand["false_reject_bound"] is None
+        assert service.inspect(GOOD).json()["thresholds"]["false_reject_bound"] is None
+
+
+def test_recipe_file_states_the_bound_and_can_be_imported_again(serve: Serve) -> None:
+    with serve() as service:
+        toml = service.client.get(RECIPE, headers={"accept": "application/toml"}).text
+        assert f"# Good parts that fail: {STATEMENT}" in toml
+
+
+def test_product_shows_what_its_calibration_does_not_cover(serve: Serve, tmp_path: Path) -> None:
+    shift = {"groups": 4, "images": 40, "known_rate": 0.05, "new_rate": 0.2, "worst_rate": 0.5, "worst_group": "lot-4"}
+    sanity = {"images": 10, "synthetic": 60, "image_auroc": 0.55, "pixel_auroc": 0.5}
+    training = tiny_draft().training.model_copy(update={"weak": ["the image AUROC is 0.55"]})
+    models = tmp_path / "models"
+    card = {"group_shift": shift, "sanity": sanity}
+    write_tiny_bundle(models, scores=[float(value) for value in range(10)], card=card, training=training)
+    with serve(models=models) as service:
+        product = service.client.get("/v1/products/widget").json()
+        calibration = product["calibration"]
+        assert (calibration["group_shift"], calibration["sanity"]) == (shift, sanity)
+        few, session, estimated = calibration["notes"]
+        assert "Few calibration images" in few
+        assert "One capture group" in session
+        assert "lot-4" in estimated
+        assert product["bundle"]["weak"] == ["the image AUROC is 0.55"]
+        (bundle,) = service.client.get("/v1/products/widget/bundles").json()["items"]
+        assert bundle["bundle"]["weak"] == ["the image AUROC is 0.55"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import pytest
 
 from plumbline_client import Client
 from service.bundle.bundle import Bundle
+from service.bundle.images import ImageHashes
 from service.inspection.calibration import p_value
 from service.schemas.proposal import Proposal
 from tests.bundles import SCORES, part, write_tiny_bundle
@@ -385,3 +387,70 @@ def test_client_proposes_and_applies(serve: Serve) -> None:
         form = plumbline.propose_thresholds("widget", images=list(files.items()), **requested)
         assert zip_file.thresholds == form.thresholds
         assert {zip_file.source.kind, form.source.kind} == {"images"}
+
+
+def known_images_models(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
+    """A repository whose bundle was trained on the first half of the files and calibrated on the second."""
+    hashes = [hashlib.sha256(data).hexdigest() for data in files.values()]
+    half = len(hashes) // 2
+    write_tiny_bundle(tmp_path / "models", images=ImageHashes.of(hashes[:half], hashes[half:]))
+    return tmp_path / "models"
+
+
+@pytest.mark.parametrize("form", [False, True], ids=["zip", "form"])
+def test_images_that_the_bundle_was_made_from_are_refused_and_named(serve: Serve, tmp_path: Path, form: bool) -> None:
+    trained, new = two_days(16), {f"good/new-{seed}.png": good_part(seed) for seed in range(100, 110)}
+    with serve(models=known_images_models(tmp_path, trained)) as service:
+        refused = send(service, new | trained, form=form)
+        assert refused.status_code == 422, refused.text
+        detail = refused.json()["detail"]
+        assert "made from 16 of these images" in detail
+        assert "good/2026-03-01/0.png (training)" in detail
+        assert "and 11 more" in detail
+        assert len(refused.json()["errors"]) == 5
+        (calibration,) = [name for name in trained if name.endswith("/9.png")]
+        assert "(calibration)" in send(service, {calibration: trained[calibration]}, form=form).json()["detail"]
+        assert service.client.get(PROPOSALS).json()["items"] == []
+        assert send(service, new, form=form).status_code == 201
+
+
+def test_known_images_are_refused_whatever_they_are_called_and_however_often_they_are_sent(
+    serve: Serve, tmp_path: Path
+) -> None:
+    trained = two_days(4)
+    with serve(models=known_images_models(tmp_path, trained)) as service:
+        renamed = {f"good/camera-{number}.png": data for number, data in enumerate(trained.values())}
+        twice = {"good/a.png": renamed["good/camera-0.png"], "good/b.png": renamed["good/camera-0.png"]}
+        assert "made from 4 of these" in send(service, renamed).json()["detail"]
+        assert "good/b.png (training)" in send(service, twice).json()["detail"]
+
+
+@pytest.mark.parametrize("by_time", [False, True], ids=["ids", "period"])
+def test_stored_inspections_of_known_images_are_refused_and_named(serve: Serve, tmp_path: Path, by_time: bool) -> None:
+    trained = {str(seed): good_part(seed) for seed in range(4)}
+    with serve(models=known_images_models(tmp_path, trained)) as service:
+        rows = [service.inspect(data).json() for data in (*trained.values(), good_part(50), good_part(51))]
+        period = {"since": rows[0]["created_at"], "until": datetime.now(UTC).isoformat()}
+        chosen = period if by_time else {"ids": [row["id"] for row in rows]}
+        refused = propose(service, inspections=chosen | {"declared_good": True})
+        assert refused.status_code == 422, refused.text
+        assert "made from 4 of these images" in refused.json()["detail"]
+        assert f"{rows[0]['id']} (training)" in refused.json()["detail"]
+        new = {"ids": [row["id"] for row in rows[4:]], "declared_good": True}
+        assert propose(service, target_false_reject_rate=0.5, inspections=new).status_code == 201
+        assert propose(service).status_code == 201, "the calibration card itself is no selection of images"
+
+
+def test_bundle_without_a_list_of_its_images_is_noted(serve: Serve) -> None:
+    with serve() as service:
+        proposal = send(service, two_days(6)).json()
+        assert any("does not list the images that it was made from" in note for note in proposal["notes"])
+
+
+def test_proposal_states_its_rate_with_the_bound_for_these_images(serve: Serve) -> None:
+    with serve() as service:
+        card = propose(service).json()
+        assert card["false_reject_rate"]["statement"] == "≤ 5 % on average, ≤ 9.1 % with 95 % confidence (n = 99)"
+        few = send(service, two_days(10)).json()
+        assert few["false_reject_rate"]["statement"] == "≤ 10 % on average, ≤ 26 % with 95 % confidence (n = 10)"
+        assert any("Few calibration images: with n = 10" in note for note in few["notes"])

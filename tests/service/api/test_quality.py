@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from plumbline_client import Client
 from service.cli.main import app
-from tests.bundles import SIZE, tiny_quality, write_tiny_bundle
+from tests.bundles import SIZE, part, tiny_quality, write_tiny_bundle
 from tests.running_service import INSPECT, RunningService, encode, run_service
 from tests.service.api.test_problems import assert_problem
 from tests.serving import service_process
@@ -225,3 +225,30 @@ def test_process_stores_invalid_images(models: Path, tmp_path: Path) -> None:
     with service_process(models, tmp_path / "data", {"provider": "cpu"}) as process:
         process.wait_until(200)
         assert httpx.get(process.url + response.json()["links"]["self"]).json() == response.json()
+
+
+def test_image_of_another_shape_than_the_training_images_is_invalid(tmp_path: Path) -> None:
+    """A 512 x 512 product is sent as 1024 x 384."""
+    square = {"min_width": 512, "max_width": 512, "min_height": 512, "max_height": 512}
+    write_tiny_bundle(tmp_path / "models", card={"image_size": square | {"min_aspect": 1.0, "max_aspect": 1.0}})
+    wide, right = (encode(part(width=width, height=height)) for width, height in ((1024, 384), (512, 512)))
+    with run_service(tmp_path / "models", tmp_path / "data") as service:
+        answer = service.inspect(wide).json()
+        assert answer["decision"] == "invalid"
+        assert answer["score"] is None
+        (reason,) = answer["invalid_reasons"]
+        assert (reason["reason"], reason["measure"]) == ("wrong-size", "aspect_ratio")
+        assert "1024 x 384" in reason["detail"]
+        assert service.inspect(right).json()["decision"] == "pass"
+        assert service.inspect(encode(part(width=64, height=64))).json()["invalid_reasons"][0]["measure"] == "width"
+
+        put(service, pixels={"width": 1024, "height": 384})
+        assert service.inspect(wide).json()["decision"] == "pass"
+        put(service, pixels=None, quality={"off": ["wrong-size"]})
+        assert service.inspect(wide).json()["decision"] == "pass"
+
+
+def test_bundle_without_recorded_sizes_accepts_every_size(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "models")
+    with run_service(tmp_path / "models", tmp_path / "data") as service:
+        assert service.inspect(encode(part(width=1024, height=384))).json()["decision"] == "pass"

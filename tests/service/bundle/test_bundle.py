@@ -8,10 +8,12 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
+from service.bundle.archive import import_archive, write_archive
 from service.bundle.bundle import Bundle, newest_bundle
 from service.bundle.card import CalibrationCard
 from service.bundle.errors import BundleIntegrity, BundleInvalid, BundleSchema, ExternalData
 from service.bundle.golden import parity_difference
+from service.bundle.images import ImageHashes
 from service.bundle.writer import write_bundle
 from tests.bundles import SCORES, tiny_card, tiny_draft, tiny_golden, tiny_model, write_tiny_bundle
 
@@ -221,3 +223,48 @@ def test_parity_difference(expected: list[float], actual: list[float], differenc
 def test_card_refuses_scores_that_are_not_finite() -> None:
     with pytest.raises(ValidationError):
         CalibrationCard.model_validate(tiny_card().model_dump() | {"scores": [float("nan")]})
+
+
+HASHES = ImageHashes.of(["b" * 64, "a" * 64], ["c" * 64])
+
+
+def test_images_that_the_bundle_was_made_from_are_listed_in_a_file_of_its_own(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path, images=HASHES)
+
+    loaded = Bundle.load(bundle.path)
+
+    assert loaded.images == HASHES
+    assert "images.json" in loaded.manifest.files
+    assert [HASHES.role_of(letter * 64) for letter in "abcd"] == ["training", "training", "calibration", None]
+    assert write_tiny_bundle(tmp_path, "older").images is None
+
+
+def test_list_of_thousands_of_images_stays_outside_the_manifest(tmp_path: Path) -> None:
+    many = ImageHashes.of((f"{number:064x}" for number in range(20_000)), ["f" * 64])
+
+    bundle = write_tiny_bundle(tmp_path, images=many)
+
+    assert (bundle.path / "manifest.json").stat().st_size < 10_000
+    assert bundle.images == many
+
+
+def test_list_of_images_is_verified_like_every_other_file(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path, images=HASHES)
+    change_json(bundle.path / "images.json", training=[])
+
+    with pytest.raises(BundleIntegrity, match=r"images\.json"):
+        Bundle.load(bundle.path)
+
+    change_json(bundle.path / "images.json", training=["not a hash"])
+    with pytest.raises(BundleSchema, match=r"images\.json: training"):
+        Bundle.load(rehash(bundle))
+
+
+def test_list_of_images_survives_export_and_import(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "here", images=HASHES)
+    with (tmp_path / "bundle.zip").open("w+b") as file:
+        write_archive(bundle, file)
+        imported, is_new = import_archive(tmp_path / "there", "widget", file, 2**24)
+
+    assert is_new
+    assert imported.images == HASHES

@@ -37,6 +37,8 @@ def test_the_demo_shows_a_decision_for_every_sample_and_leaves_no_process(tiny_m
     assert len(names) == 8
     assert {name for name in names if name in done.stdout} == names
     assert len(re.findall(r"\b(?:pass|review|fail)\b +│", done.stdout)) == len(names)
+    bound = "good parts that fail: ≤ 1 % on average, ≤ 3 % with 95 % confidence (n = 99)"
+    assert bound in " ".join(done.stdout.split())
     heatmaps = list((tmp_path / "heatmaps").glob("*.png"))
     assert {path.stem for path in heatmaps} == names
     assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in heatmaps)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from service.store.database import _upgrade, open_engine
-from tests.bundles import write_tiny_bundle
+from tests.bundles import tiny_draft, write_tiny_bundle
 from tests.command_line import run
 from tests.running_service import GOOD, Serve
 
@@ -115,3 +115,15 @@ def test_commands_that_read_do_not_disturb_a_running_service(serve: Serve, tiny_
         assert run("products", "--models", tiny_models, "--data", data).exit_code == 0
         assert {path.name for path in data.rglob("*")} == names
         assert service.inspect().status_code == 201
+
+
+def test_doctor_warns_of_a_weak_bundle(tmp_path: Path) -> None:
+    training = tiny_draft().training.model_copy(update={"weak": ["the image AUROC is 0.36"]})
+    write_tiny_bundle(tmp_path / "models", training=training)
+    (tmp_path / "data").mkdir()
+    result = run(
+        "doctor", "--models", tmp_path / "models", "--data", tmp_path / "data", "--port", "0", "--provider", "cpu"
+    )
+    assert result.exit_code == 0, result.output
+    assert "weak bundle: the image AUROC is 0.36" in result.output
+    assert "without --allow-weak" in result.output

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bundles import tiny_draft, write_tiny_bundle
 from tests.command_line import run
 
 ROOT = Path(__file__).parents[3]
@@ -53,3 +54,17 @@ def test_help_loads_neither_the_web_framework_nor_the_runtime() -> None:
     loaded = set(json.loads(done.stdout))
     assert "typer" in loaded
     assert not loaded & {"fastapi", "onnx", "onnxruntime", "cv2", "numpy", "sqlalchemy", "httpx", "plumbline_client"}
+
+
+def test_products_show_the_bound_for_this_calibration_and_its_notes(tmp_path: Path) -> None:
+    training = tiny_draft().training.model_copy(update={"weak": ["15 training steps end within the warm-up"]})
+    write_tiny_bundle(tmp_path / "models", scores=[float(value) for value in range(10)], training=training)
+    folders = ("--models", tmp_path / "models", "--data", tmp_path / "data")
+    shown = run("products", *folders).stdout
+    assert "widget: good parts that fail: ≤ 9.1 % on average, ≤ 26 % with 95 % confidence (n = 10)" in shown
+    assert "widget: weak bundle: 15 training steps end within the warm-up." in shown
+    assert "widget: Few calibration images" in shown
+    assert "widget: One capture group" in shown
+    (product,) = json.loads(run("products", *folders, "--json").stdout)
+    assert product["false_reject_bound"]["confident"] == pytest.approx(1 - 0.05**0.1)
+    assert product["weak"] == ["15 training steps end within the warm-up"]

@@ -24,6 +24,7 @@ def test_recipes_of_a_running_service_are_shown_compared_changed_and_reverted(se
         assert "is at revision 2" in stale.stderr
 
         assert "min_area_px = 25.0" in run("recipe", "show", "widget", *at).stdout
+        assert "≤ 1 % on average, ≤ 3 % with 95 % confidence (n = 99)" in run("recipe", "show", "widget", *at).stdout
         assert json.loads(run("recipe", "show", "widget", "1", "--json", *at).stdout)["revision"] == 1
         diff = run("recipe", "diff", "widget", "1", *at)
         assert (diff.exit_code, diff.stdout) == (1, "regions.min_area_px: 0.0 → 25.0\n")

@@ -4,16 +4,21 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import beta, gamma
 
+from service.bundle.card import CalibrationGroup, GroupShift
 from service.inspection.calibration import (
+    bound_rate,
     certify,
     certify_nearest,
     confident_rate,
+    describe_card,
     extrapolate,
     images_needed,
     p_value,
+    percent,
     smallest_alpha,
 )
 from service.inspection.decision import Decision, Thresholds, decide
+from tests.bundles import tiny_card
 
 # Few distinct values, so that ties are common.
 score_lists = st.lists(st.integers(0, 20).map(lambda value: value / 4), min_size=1, max_size=60).map(sorted)
@@ -141,3 +146,69 @@ def test_extrapolation_follows_an_exponential_tail() -> None:
 
 def test_extrapolation_is_never_below_the_highest_score() -> None:
     assert extrapolate([0.0] * 30 + [9.0], 0.02) == 9.0
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "shown"),
+    [
+        (10, 1 / 11, "≤ 9.1 % on average, ≤ 26 % with 95 % confidence (n = 10)"),
+        (99, 0.01, "≤ 1 % on average, ≤ 3 % with 95 % confidence (n = 99)"),
+        (299, 1 / 300, "≤ 0.34 % on average, ≤ 1 % with 95 % confidence (n = 299)"),
+        (1, 0.5, "≤ 50 % on average, ≤ 95 % with 95 % confidence (n = 1)"),
+        (
+            10,
+            0.001,
+            "about 0.1 %, extrapolated; certified: ≤ 9.1 % on average, ≤ 26 % with 95 % confidence (n = 10)",
+        ),
+    ],
+)
+def test_rate_is_shown_with_the_bound_for_this_calibration(n: int, rate: float, shown: str) -> None:
+    assert str(bound_rate(n, rate)) == shown
+
+
+@given(st.integers(1, 400), st.floats(1e-4, 0.9))
+def test_bounds_of_a_rate_are_those_of_its_threshold(n: int, rate: float) -> None:
+    bound = bound_rate(n, rate)
+
+    threshold = certify_nearest([float(value) for value in range(n)], rate)
+    assert bound.certified == (rate >= smallest_alpha(n))
+    assert bound.average == threshold.alpha
+    assert bound.confident == pytest.approx(beta.ppf(0.95, n + 1 - threshold.rank, threshold.rank), abs=1e-9)
+
+
+@given(st.floats(0, 1))
+def test_percentages_are_never_rounded_down(share: float) -> None:
+    shown = float(percent(share).removesuffix(" %"))
+
+    assert shown >= 100 * share - 1e-6
+    assert shown <= 100 * share * 1.11 + 1e-6
+
+
+def test_notes_say_what_few_images_of_one_session_do_not_cover() -> None:
+    few, session = describe_card(tiny_card([float(value) for value in range(10)]))
+
+    assert "n = 10" in few
+    assert "9.1 %" in few
+    assert "26 %" in few
+    assert "at least 30 images" in few
+    assert "One capture group" in session
+    assert "Another lot, day, shift" in session
+
+
+def test_notes_state_the_rate_for_a_new_group_and_the_estimated_shift() -> None:
+    groups = [CalibrationGroup(name=name, count=33) for name in ("lot-1", "lot-2", "lot-3")]
+    shift = GroupShift(groups=5, images=60, known_rate=0.05, new_rate=0.21, worst_rate=0.57, worst_group="lot-4")
+    card = tiny_card().model_copy(update={"groups": groups, "grouped_by": "prefix", "group_shift": shift})
+
+    few, estimated = describe_card(card)
+
+    assert "3 groups certify 25 % at best" in few
+    assert "rejects 5 % of good parts of known groups, it rejects 21 % of a new group on average and 57 %" in estimated
+    assert "lot-4" in estimated
+    assert "not a bound" in estimated
+
+
+def test_large_calibration_of_many_groups_needs_no_note() -> None:
+    groups = [CalibrationGroup(name=str(number), count=3) for number in range(33)]
+
+    assert describe_card(tiny_card().model_copy(update={"groups": groups, "grouped_by": "folder"})) == []

@@ -1,3 +1,4 @@
+import time
 from pathlib import PurePath
 
 import numpy as np
@@ -16,12 +17,46 @@ from service.inspection.capture_groups import FLAG_LEVEL, MIN_DAY_IMAGES, group_
         (["2026-03-01/a.png", "late/b.png"], "folder", ("2026-03-01", "late")),
         (["2026-03-01/a.png", "2026-03-01/b.png"], "none", ("all", "all")),
         (["a.png", "b.png"], "none", ("all", "all")),
+        (["lot1_1.png", "lot1_2.png", "lot2_1.png", "lot2_2.png"], "prefix", ("lot1", "lot1", "lot2", "lot2")),
+        (["A001.png", "A002.png", "B001.png", "B002.png"], "prefix", ("A", "A", "B", "B")),
+        (["7_left.png", "7_right.png", "8_left.png", "8_right.png"], "prefix", ("7", "7", "8", "8")),
+        (["a_p1_1.png", "a_p1_2.png", "a_p2_1.png", "a_p2_2.png"], "prefix", ("a_p1", "a_p1", "a_p2", "a_p2")),
+        (["IMG_1.png", "IMG_2.png", "IMG_3.png", "IMG_4.png"], "none", ("all",) * 4),
+        (["001.png", "002.png", "003.png", "004.png"], "none", ("all",) * 4),
+        (["3f2a-9c.png", "77b0-1e.png", "a09d-4f.png", "e1c2-08.png"], "none", ("all",) * 4),
     ],
 )
 def test_groups_follow_from_names(paths: list[str], grouped_by: str, names: tuple[str, ...]) -> None:
     grouping = group_images([PurePath(path) for path in paths])
 
     assert (grouping.grouped_by, grouping.names) == (grouped_by, names)
+
+
+@pytest.mark.parametrize(
+    ("by", "grouped_by", "names"),
+    [
+        ("auto", "date-in-name", ("2026-03-01", "2026-03-01", "2026-03-02", "2026-03-02")),
+        ("date", "date-in-name", ("2026-03-01", "2026-03-01", "2026-03-02", "2026-03-02")),
+        ("folder", "folder", ("x", "x", "y", "y")),
+        ("prefix", "prefix", ("a_20260301", "a_20260301", "b_20260302", "b_20260302")),
+        ("none", "none", ("all",) * 4),
+    ],
+)
+def test_the_property_that_separates_groups_can_be_chosen(by: str, grouped_by: str, names: tuple[str, ...]) -> None:
+    paths = ["x/a_20260301_1.png", "x/a_20260301_2.png", "y/b_20260302_1.png", "y/b_20260302_2.png"]
+
+    grouping = group_images([PurePath(path) for path in paths], by)  # type: ignore[arg-type]  # a table of choices
+
+    assert (grouping.grouped_by, grouping.names) == (grouped_by, names)
+
+
+def test_hostile_names_are_grouped_in_linear_time() -> None:
+    names = [PurePath("-" * 60_000 + f"x{number}" + "_" * 60_000 + ".png") for number in range(50)]
+
+    started = time.perf_counter()
+    group_images(names)
+
+    assert time.perf_counter() - started < 5
 
 
 @pytest.mark.parametrize("step", [0.0, 0.5], ids=["continuous", "ties"])

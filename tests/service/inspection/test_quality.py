@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.bundle.card import ImageSizes
 from service.inspection.measures import measure_quality, summarise
 from service.inspection.quality import (
     EMPTY_CONTRAST,
@@ -169,3 +170,53 @@ def test_wrong_size_is_reported_for_each_side() -> None:
     assert (violation.measure, violation.measured, violation.limit) == ("width", 64, 640)
     off = QualityPart(off=[InvalidReason.WRONG_SIZE]).combine(QualityLimits(), PixelSetting(width=640, height=480))
     assert find_violations(measure_quality(scene()), (SIZE, SIZE), off) == ()
+
+
+SQUARE = ImageSizes(min_width=512, max_width=512, min_height=512, max_height=512, min_aspect=1.0, max_aspect=1.0)
+
+
+def size_violations(
+    image_wh: tuple[int, int], pixels: PixelSetting | None = None, sizes: ImageSizes | None = SQUARE, **quality: Any
+) -> list[tuple[str, float]]:
+    own = derive_limits(None, sizes)
+    limits = QualityPart(**quality).combine(own, pixels or PixelSetting())
+    found = find_violations(Quality(128, 0, 0, 100, 40), image_wh, limits)
+    assert {violation.reason for violation in found} <= {InvalidReason.WRONG_SIZE}
+    assert all("bundle was made from" in v.detail or "recipe declares" in v.detail for v in found)
+    return [(violation.measure, violation.limit) for violation in found]
+
+
+@pytest.mark.parametrize(
+    ("image_wh", "measures"),
+    [
+        ((512, 512), []),
+        ((1024, 1024), []),
+        ((530, 512), []),
+        ((512, 530), []),
+        ((256, 256), []),
+        ((255, 255), ["width", "height"]),
+        ((1024, 384), ["aspect_ratio"]),
+        ((384, 1024), ["aspect_ratio"]),
+        ((512, 480), ["aspect_ratio"]),
+        ((64, 8), ["width", "height", "aspect_ratio"]),
+    ],
+)
+def test_size_must_be_like_that_of_the_training_images(image_wh: tuple[int, int], measures: list[str]) -> None:
+    assert [measure for measure, _ in size_violations(image_wh)] == measures
+    assert size_violations(image_wh, off=["wrong-size"]) == []
+    assert size_violations(image_wh, sizes=None) == [], "bundles from before sizes were recorded accept every size"
+
+
+def test_declared_size_replaces_that_of_the_training_images() -> None:
+    both = PixelSetting(width=1024, height=384)
+
+    assert size_violations((1024, 384), both) == []
+    assert size_violations((512, 512), both) == [("width", 1024), ("height", 384)]
+    assert size_violations((100, 100), PixelSetting(width=100)) == [("height", 256)]
+
+
+def test_products_of_several_sizes_accept_what_lies_between() -> None:
+    sizes = ImageSizes(min_width=400, max_width=800, min_height=300, max_height=800, min_aspect=1.0, max_aspect=4 / 3)
+
+    assert size_violations((640, 540), sizes=sizes) == []
+    assert [measure for measure, _ in size_violations((800, 500), sizes=sizes)] == ["aspect_ratio"]

@@ -36,6 +36,9 @@ class Watched:
         self.steps: list[int] = []
         self.stop_after = stop_after
 
+    def note(self, text: str) -> None:
+        pass
+
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
         assert total > 0
         self.stages.append(title)
@@ -75,6 +78,14 @@ def test_cell_is_run_once_and_again_when_its_settings_change(data: Path, tmp_pat
     for name in ("comparison.md", "comparison.json", "comparison.html", f"{cell.name}/report.html"):
         assert (tmp_path / name).stat().st_size > 200
     assert not (tmp_path / cell.name / "run").exists()
+    page = (tmp_path / "comparison.html").read_text()
+    facts = json.loads((tmp_path / cell.name / "overlays.json").read_text())
+    assert [fact["file"] for fact in facts] == ["spot/000.png", "spots/000.png"]
+    for number, fact in enumerate(facts):
+        assert f'{fact["file"]} · <strong class="{fact["decision"]}">' in page
+        for kind in ("original", "overlay"):
+            assert (tmp_path / cell.name / f"{kind}{number}.jpg").is_file()
+            assert f"{cell.name}/{kind}{number}.jpg" in page
 
     assert compare(data, [cell], tmp_path, lambda _: again) == results
     assert again.stages == []
