@@ -93,7 +93,7 @@ class Measurer:
                 `decoder.decode`.
         """
         started = time.perf_counter()
-        media_type = decoder.read_header(data, rules).media_type
+        media_type = decoder.read_media_type(data, rules)
         rgb = decoder.decode(data, self.options.limits, rules)
         decoded = time.perf_counter()
         pixels = tiling.prepare_input(rgb, self.geometry)

@@ -16,9 +16,9 @@ from starlette.requests import ClientDisconnect
 from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.errors import InvalidRequest, UnsupportedMediaType, list_violations
-from service.inspection.decoding.decoder import MEDIA_TYPES
+from service.inspection.decoding.formats import MEDIA_TYPES
 
-RAW_MEDIA_TYPES = (*MEDIA_TYPES.values(), "application/octet-stream")
+RAW_MEDIA_TYPES = (*MEDIA_TYPES, "application/octet-stream")
 MAX_PARTS = 16
 ModelT = TypeVar("ModelT", bound=BaseModel)
 _WRITE_BYTES = 2**20
