@@ -89,8 +89,8 @@ class Measurer:
             rules: What the recipe and the sender declare about its pixels.
 
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: See
-                `decoder.decode`.
+            BodyTooLarge, TooManyPixels, ImageTooComplex, NotAnImage, UnsupportedImage, CorruptImage,
+                BufferSizeMismatch, PixelMismatch: See `decoder.decode`.
         """
         started = time.perf_counter()
         media_type = decoder.read_media_type(data, rules)
@@ -330,8 +330,8 @@ class Inspector(Measurer):
             copies: Batch size for `run_copies`. None queues the image for the batcher.
 
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The image is not
-                usable.
+            BodyTooLarge, TooManyPixels, ImageTooComplex, NotAnImage, UnsupportedImage, CorruptImage,
+                BufferSizeMismatch, PixelMismatch: The image is not usable.
             AreaMismatch: Its size does not fit the polygons of the criteria.
             ScoreNotFinite: The score is NaN or infinite.
             QueueFull, DeadlineExceeded, ShuttingDown: The image cannot be processed now.

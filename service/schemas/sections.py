@@ -100,6 +100,11 @@ class PixelSetting(Section):
     )
     width: int | None = Field(default=None, ge=1, le=65535, description="Expected width, in pixels.")
     height: int | None = Field(default=None, ge=1, le=65535, description="Expected height, in pixels.")
+    tolerate_stray_bytes: bool = Field(
+        default=False,
+        description="Accept JPEG files with stray bytes before restart markers, which some USB cameras insert. Complete "
+        "images only.",
+    )
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
