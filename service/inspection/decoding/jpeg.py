@@ -24,6 +24,8 @@ _STRAY_BYTES = re.compile(r"(\d+) extraneous bytes before marker")
 _NOT_IMPLEMENTED = re.compile(r"unsupported|not implemented|not supported|subsampling", re.IGNORECASE)
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 _MAX_TOLERANT_INTERVALS = 10_000
+_MAX_STRAY_BYTES = 64  # of one restart interval
+_PADDING = bytes(16)
 _MAX_SIDE = 65_535
 _BLOCK = 8
 
@@ -52,8 +54,8 @@ def read_samples(data: bytes, max_pixels: int, *, tolerate_stray_bytes: bool = F
     Args:
         data: The file.
         max_pixels: Most pixels of the image.
-        tolerate_stray_bytes: Accept bytes between the coded data of a restart interval and the next marker, which some
-            cameras insert. Every interval must still be complete, and every restart marker must be there.
+        tolerate_stray_bytes: Accept up to 64 bytes between the coded data of a restart interval and the next marker,
+            which some cameras insert. Every interval must still be complete, and every restart marker must be there.
 
     Returns:
         Samples, uint8 [H, W] gray or [H, W, 3] RGB, and their number of bits, 8.
@@ -137,9 +139,10 @@ def _decode_tolerantly(file: JpegFile) -> Samples:
 def _remove_stray_bytes(file: JpegFile, interval: bytes, count: int, width: int, height: int) -> bytes:
     """Return the coded data of a restart interval without the bytes after it.
 
-    A restart interval depends on no other one, so it is decoded as an image of its own. The decoder reports the exact
-    number of unused bytes only before a restart marker, so this image has the interval twice. Stuffed bytes count once,
-    so the removal is repeated until the interval is accepted.
+    A restart interval depends on no other one, so it is decoded as an image of its own. Only before a restart marker,
+    and only if there are more than it reads in advance, the decoder reports the exact number of unused bytes. So
+    padding is appended, and the interval is repeated after a restart marker. Stuffed bytes may count once or twice, so
+    the removal is repeated until only the padding is unused.
 
     Args:
         file: The file.
@@ -154,13 +157,19 @@ def _remove_stray_bytes(file: JpegFile, interval: bytes, count: int, width: int,
     frame = replace(file.frame, body=file.frame.body[:1] + size + file.frame.body[5:])
     tables = [part for part in file.parts if not isinstance(part, Scan) and part[0] != Marker.DRI]
     twice = replace(file, frame=frame, parts=[*tables, (Marker.DRI, struct.pack(">H", count)), *file.scans])
+    stray = 0
     while True:
         try:
-            _decode(_with_data(twice, interval + b"\xff\xd0" + interval))
+            _decode(_with_data(twice, interval + _PADDING + b"\xff\xd0" + interval))
+            unused = -1  # the padding was read as coded data
         except _StrayBytes as error:
-            interval = interval[: -error.count].rstrip(b"\xff")
-        else:
+            unused = error.count - len(_PADDING)
+        stray += unused
+        if unused < 0 or stray > _MAX_STRAY_BYTES:
+            raise CorruptImage(JPEG, "a restart interval is incomplete or has too many stray bytes")
+        if not unused:
             return interval
+        interval = interval[:-unused].rstrip(b"\xff")
 
 
 def _with_data(file: JpegFile, data: bytes) -> JpegFile:
