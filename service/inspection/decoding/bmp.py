@@ -24,7 +24,7 @@ _HEADER_BYTES = (_CORE, 16, _INFO, 52, 56, _OS2, 108, 124)
 _NONE, _RLE8, _RLE4, _FIELDS, _ALPHA_FIELDS = 0, 1, 2, 3, 6
 _BITS = (1, 2, 4, 8, 16, 24, 32)
 _DEFAULT_MASKS = {16: (0x7C00, 0x03E0, 0x001F), 32: (0xFF0000, 0x00FF00, 0x0000FF)}
-_MAX_ESCAPES = 500_000  # of run-length encoding
+_MAX_ESCAPES = 150_000  # of run-length encoding
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,8 @@ def _expand_runs(codes: bytes, header: _Header) -> npt.NDArray[np.uint8]:
                 raise _truncated()
             row.append(_nibbles(literal)[:kind] if four_bits else literal[:kind])
             at += words
+            if len(row) > header.width:
+                raise CorruptImage(BMP, "its run-length code has a row that is too long")
         if len(rows) > header.height:
             break
     else:
