@@ -183,7 +183,7 @@ def _split_fields(pixels: npt.NDArray[Any], header: _Header) -> tuple[Samples, i
 def _colours(indices: npt.NDArray[Any], header: _Header) -> Samples:
     if (last := int(indices.max())) >= len(header.palette):
         raise CorruptImage(BMP, f"a pixel has the colour {last} of a palette of {len(header.palette)}")
-    return header.palette[indices]
+    return np.asarray(header.palette[indices], np.uint8)
 
 
 def _expand_runs(codes: bytes, header: _Header) -> npt.NDArray[np.uint8]:

@@ -201,4 +201,4 @@ def _colours(indices: npt.NDArray[Any], palette: bytes | None) -> Samples:
     colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
     if indices.max() >= len(colours):
         raise CorruptImage(PNG, f"a pixel has the colour {indices.max()} of a palette of {len(colours)}")
-    return colours[indices]
+    return np.asarray(colours[indices], np.uint8)

@@ -148,18 +148,19 @@ def _write_tiff(stored: npt.NDArray[Any], options: dict[str, Any], big: dict[str
 def _read_tiff(data: bytes) -> UInt8Image:
     """Decode with tifffile and imagecodecs."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = next(item for item in file.pages if not int(item.subfiletype) & 1)  # type: ignore[union-attr]
-        samples = page.asarray()
+        page = next(item for item in file.pages if isinstance(item, tifffile.TiffPage) and not item.subfiletype & 1)
+        samples: npt.NDArray[Any] = page.asarray()
         if page.planarconfig == 2:
             samples = np.moveaxis(samples, 0, 2)
-        bits = page.bitspersample
-        if page.photometric == 3:
-            return np.moveaxis(page.colormap[:, samples] >> 8, 0, -1).astype(np.uint8)  # type: ignore[union-attr]
-        if page.photometric == 5:
+        bits, photometric, colours = page.bitspersample, page.photometric, page.colormap
+        if photometric == 3:
+            assert colours is not None
+            return np.moveaxis(colours[:, samples] >> 8, 0, -1).astype(np.uint8)
+        if photometric == 5:
             return np.asarray(Image.fromarray(np.ascontiguousarray(samples), "CMYK").convert("RGB"))
         samples = samples[..., None] if samples.ndim == 2 else samples
-        samples = samples[..., : 3 if page.photometric == 2 else 1]
-        if page.photometric == 0:
+        samples = samples[:, :, : 3 if photometric == 2 else 1]
+        if photometric == 0:
             samples = 2**bits - 1 - samples
         return rgb(samples >> 8 if bits == 16 else samples)
 
@@ -208,7 +209,7 @@ def jpeg_cases(rng: np.random.Generator) -> Iterator[Case]:
         yield f"jpeg {width}x{height} {subsampling} {options}", data, rgb(imagecodecs.jpeg8_decode(buffer.getvalue()))
     for sampling, (width, height) in product(("411", "440", "444", "422", "420"), ((8, 8), (31, 50), (64, 16))):
         image_array = np.asarray(textured(rng, width, height, 3, 8), np.uint8)
-        data = imagecodecs.jpeg8_encode(image_array, 90, subsampling=sampling)
+        data = bytes(imagecodecs.jpeg8_encode(image_array, 90, subsampling=sampling))
         yield f"jpeg {sampling}", data, rgb(imagecodecs.jpeg8_decode(data))
     for stored, (width, height), progressive in product(("CMYK", "YCCK"), ((8, 8), (31, 50)), (False, True)):
         inks = np.asarray(textured(rng, width, height, 4, 8), np.uint8)
@@ -217,7 +218,7 @@ def jpeg_cases(rng: np.random.Generator) -> Iterator[Case]:
             Image.fromarray(inks, "CMYK").save(buffer, "JPEG", quality=90, progressive=True)
             data = buffer.getvalue()
         else:
-            data = imagecodecs.jpeg8_encode(255 - inks, 90, colorspace="CMYK", outcolorspace=stored)
+            data = bytes(imagecodecs.jpeg8_encode(255 - inks, 90, colorspace="CMYK", outcolorspace=stored))
         # The Adobe marker, which every encoder writes, means that the values are inverted.
         decoded = np.ascontiguousarray(255 - imagecodecs.jpeg8_decode(data, outcolorspace="CMYK"))
         yield f"jpeg {stored}", data, np.asarray(Image.fromarray(decoded, "CMYK").convert("RGB"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_size_of_a_bitmap_is_limited() -> None:
         decode(changed(changed(BITMAP, 18, "<i", 1 << 20), 22, "<i", 1 << 20), LIMITS)
 
 
-def webp(**options: object) -> bytes:
+def webp(**options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(EXPECTED).save(buffer, "WEBP", **{"lossless": True, **options})
     return buffer.getvalue()

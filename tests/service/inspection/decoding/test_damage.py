@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,13 @@ RNG = np.random.default_rng(0)
 RGB = np.asarray(textured(RNG, 24, 20, 3, 8), np.uint8)
 
 
-def pillow(kind: str, **options: object) -> bytes:
+def pillow(kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(RGB).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def tiff(**options: object) -> bytes:
+def tiff(**options: Any) -> bytes:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, RGB, photometric="rgb", metadata=None, **options)
     return buffer.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ Tags = dict[int, Sequence[int]]
 
 def tiff(
     pixels: bytes,
-    changes: dict[int, Sequence[int] | None] | None = None,
+    changes: Mapping[int, Sequence[int] | None] | None = None,
     *,
     order: str = "<",
     pages: Sequence[Tags] = (),
