@@ -48,16 +48,11 @@ from service.store.proposals import add_proposal
 from service.store.records import InspectionRecord, StoredProposal
 from service.store.store import Store
 
-<<<<<<< HEAD
 _ATTEMPTS = 20
-_UNUSABLE = (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, PixelMismatch, BufferSizeMismatch)
-=======
-_PATIENCE = 20
 _UNUSABLE = (
     BodyTooLarge, TooManyPixels, ImageTooComplex, NotAnImage, UnsupportedImage, CorruptImage, PixelMismatch,
     BufferSizeMismatch,
 )  # fmt: skip
->>>>>>> dbd0236 (Accept JPEG files with stray bytes on request, and every content type of an image)
 
 
 @dataclass(frozen=True)
