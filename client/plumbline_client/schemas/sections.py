@@ -103,8 +103,7 @@ class PixelSetting(Section):
     height: int | None = Field(default=None, ge=1, le=65535, description="Expected height, in pixels.")
     tolerate_stray_bytes: bool = Field(
         default=False,
-        description="Accept JPEG files with stray bytes before restart markers, which some USB cameras insert. Complete "
-        "images only.",
+        description="Accept JPEG files with stray bytes before restart markers, which some USB cameras insert.",
     )
 
 

@@ -132,6 +132,7 @@ def read_frame(data: bytes) -> Frame:
 
     Raises:
         UnsupportedImage: The coding process is not supported.
+        ImageTooComplex: There are more segments before the frame header than allowed.
         CorruptImage: There is no valid frame header.
     """
     at = 2
@@ -140,8 +141,8 @@ def read_frame(data: bytes) -> Frame:
         if _is_frame(marker):
             return _read_frame(marker, body)
         if marker in (Marker.EOI, Marker.SOS):
-            break
-    raise CorruptImage(JPEG, "it has no frame header")
+            raise CorruptImage(JPEG, "it has no frame header")
+    raise _too_many_segments()
 
 
 def parse(data: bytes) -> JpegFile:
@@ -192,7 +193,7 @@ def parse(data: bytes) -> JpegFile:
             case _:
                 statements.read(marker, body)
     else:
-        raise ImageTooComplex(JPEG, f"it has more than {_MAX_SEGMENTS} segments")
+        raise _too_many_segments()
     if frame is None or not scans:
         raise CorruptImage(JPEG, "it has no image data")
     file = JpegFile(frame, statements.colour(frame), parts)
@@ -326,6 +327,10 @@ class _ColourStatements:
         raise UnsupportedImage(
             JPEG, f"{jfif}{stated} do not define the colours of its {len(frame.components)} components"
         )
+
+
+def _too_many_segments() -> ImageTooComplex:
+    return ImageTooComplex(JPEG, f"it has more than {_MAX_SEGMENTS} segments")
 
 
 def _truncated() -> CorruptImage:

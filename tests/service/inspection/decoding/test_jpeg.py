@@ -248,7 +248,7 @@ def test_scans_of_a_large_image_are_bounded_by_its_size() -> None:
 
 def test_number_of_segments_is_bounded() -> None:
     for read in (lambda data: decode(data, LIMITS), read_header):
-        with pytest.raises((ImageTooComplex, CorruptImage)):
+        with pytest.raises(ImageTooComplex, match="segments"):
             read(insert(PLAIN, 20, segment(0xFE, b"") * 20_000))
 
 
