@@ -16,11 +16,13 @@ import numpy as np
 from rich.table import Table
 
 from service.inspection.decision import Criteria, Decision
+from service.inspection.image_files import path_text
 from service.inspection.inspector import Inspector
 from service.inspection.records import Inspection
 from service.recipes.recipe import Recipe
 from training import metrics
-from training.dataset import TestImage, image_errors, read_mask
+from training.dataset import TestImage, image_errors
+from training.masks import read_mask
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Return the evaluation as JSON values, with the figures by kind of defect."""
-        images = [{**asdict(image), "path": image.path.as_posix()} for image in self.images]
+        images = [{**asdict(image), "path": path_text(image.path)} for image in self.images]
         return {
             "product": self.product,
             "version": self.version,

@@ -21,12 +21,13 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.session import GraphSession, RequestedProvider, SessionOptions
 from training.calibrate import calibrate
 from training.config import FitConfig
-from training.dataset import DataSet, TestImage, UInt8Images, read_mask, read_size, scan
+from training.dataset import DataSet, TestImage, UInt8Images, read_size, scan
 from training.device import resolve_device
 from training.errors import InvalidOption
 from training.evaluate import Evaluation, evaluate
 from training.export import PROBES, Exported, Probes, export, with_metadata
 from training.fit import Progress, fit, untrained
+from training.masks import read_mask
 from training.methods.base import Method
 from training.tiles import load_for_training, load_sample
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from service.inspection.decision import Decision
 from service.inspection.heatmap import encode, render
+from service.inspection.image_files import path_text
 from service.inspection.inspector import Inspector
 from training import metrics
 from training.dataset import UInt8Images, read_rgb
@@ -180,7 +181,7 @@ def _show(images: Sequence[ImageResult], evaluation: Evaluation, inspector: Insp
         overlay = render(rgb, inspection.anomaly_map, scale, inspection.regions)
         shown.append(
             Shown(
-                name=image.path.name,
+                name=path_text(image.path.name),
                 defect=image.defect,
                 score=image.score,
                 p_value=image.p_value,
