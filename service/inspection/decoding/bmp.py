@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -156,9 +157,9 @@ def _read_rows(data: bytes, header: _Header) -> tuple[Samples, int]:
         unpacked = [rows >> shift & (1 << header.bits) - 1 for shift in shifts]
         return _colours(np.stack(unpacked, axis=2).reshape(header.height, -1)[:, : header.width], header), 8
     if header.bits == 24:
-        return rows.reshape(header.height, header.width, 3)[..., ::-1], 8
+        return np.asarray(cv2.cvtColor(rows.reshape(header.height, header.width, 3), cv2.COLOR_BGR2RGB), np.uint8), 8
     if header.bits == 32 and header.masks == _DEFAULT_MASKS[32]:
-        return rows.reshape(header.height, header.width, 4)[..., 2::-1], 8
+        return np.asarray(cv2.cvtColor(rows.reshape(header.height, header.width, 4), cv2.COLOR_BGRA2RGB), np.uint8), 8
     return _split_fields(np.ascontiguousarray(rows).view(f"<u{header.bits // 8}"), header)
 
 

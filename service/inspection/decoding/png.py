@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from service.inspection.errors import CorruptImage, ImageTooComplex, Unsupported
 _MAX_CHUNKS = 100_000
 _MAX_SIDE = 1_000_000  # limit of libpng
 _INFLATE_BYTES = 1 << 20
+_MAX_KEPT_BYTES = 64 * 2**20
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 _CHANNELS = {_GRAY: 1, _RGB: 3, _PALETTE: 1, _GRAY_ALPHA: 2, _RGB_ALPHA: 4}
 _BIT_DEPTHS = {
@@ -116,8 +117,7 @@ def read_samples(data: bytes, max_pixels: int) -> tuple[Samples, int]:
                 raise CorruptImage(PNG, "its header is repeated")
             case _ if not kind[0] & 0x20:
                 raise UnsupportedImage(PNG, f"it has the unknown critical chunk {kind.decode('ascii')}")
-    _verify_stream(image_data, header.inflated_bytes)
-    return _decode(header, palette, image_data)
+    return _decode(header, palette, _verify_stream(image_data, header.inflated_bytes))
 
 
 def _read_chunk(data: bytes, at: int) -> tuple[bytes, bytes, int]:
@@ -151,24 +151,34 @@ def _read_header(kind: bytes, body: bytes) -> _Header:
     return _Header(width, height, bits, colour, bool(interlacing))
 
 
-def _verify_stream(image_data: list[bytes], expected: int) -> None:
-    """Inflate the image data, compare its size and verify its Adler-32, without keeping it."""
+def _verify_stream(image_data: list[bytes], expected: int) -> list[bytes]:
+    """Inflate the image data, compare its size and verify its Adler-32.
+
+    Returns:
+        A stream with the same contents. It is not compressed, so that the decoder need not inflate it again, unless
+        that would take much memory.
+    """
     inflater = zlib.decompressobj()
-    inflated = 0
+    keep = expected <= _MAX_KEPT_BYTES
+    inflated, kept = 0, []
     try:
-        for body in image_data:
+        for body in [*image_data, b""]:
             rest = body
-            while rest and not inflater.eof:
-                inflated += len(inflater.decompress(rest, _INFLATE_BYTES))
+            while not inflater.eof:
+                piece = inflater.decompress(rest, _INFLATE_BYTES)
                 rest = inflater.unconsumed_tail
+                inflated += len(piece)
+                if keep:
+                    kept.append(piece)
                 if inflated > expected:
                     raise CorruptImage(PNG, "its image data is longer than its header states")
-        while not inflater.eof and (piece := inflater.decompress(b"", _INFLATE_BYTES)):
-            inflated += len(piece)
+                if not rest and len(piece) < _INFLATE_BYTES:
+                    break
     except zlib.error as error:
         raise CorruptImage(PNG, "its compressed image data is damaged") from error
     if not inflater.eof or inflated != expected:
         raise CorruptImage(PNG, "its image data does not have the size that its header states")
+    return [zlib.compress(b"".join(kept), 0)] if keep else image_data
 
 
 def _decode(header: _Header, palette: bytes | None, image_data: list[bytes]) -> tuple[Samples, int]:
@@ -185,7 +195,8 @@ def _decode(header: _Header, palette: bytes | None, image_data: list[bytes]) -> 
     if header.colour == _PALETTE:
         return _colours(decoded // (255 // (2**header.bits - 1)), palette), 8
     if header.colour in (_RGB, _RGB_ALPHA):
-        return decoded[..., 2::-1], max(header.bits, 8)
+        conversion = cv2.COLOR_BGR2RGB if decoded.shape[2] == 3 else cv2.COLOR_BGRA2RGB
+        return cast(Samples, cv2.cvtColor(decoded, conversion)), max(header.bits, 8)
     # OpenCV repeats gray samples that have an alpha channel.
     return decoded if decoded.ndim == 2 else decoded[..., 0], max(header.bits, 8)
 

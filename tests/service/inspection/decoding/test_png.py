@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from service.inspection.decoding import png
 from service.inspection.decoding.decoder import ImageLimits, decode, read_header
 from service.inspection.errors import CorruptImage, ImageTooComplex, UnsupportedImage
 from tests.service.inspection.decoding.png_files import (
@@ -153,3 +154,12 @@ def test_stream_that_inflates_beyond_the_size_is_stopped() -> None:
 def test_size_is_in_the_first_chunk() -> None:
     header = read_header(assemble(HEADER))
     assert (header.width, header.height) == (5, 4)
+
+
+def test_large_image_is_not_kept_twice_and_has_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_png(np.random.default_rng(0).integers(0, 256, (40, 30, 3)), 8, RGB, pieces=5)
+    expected = decode(data, LIMITS)
+    monkeypatch.setattr(png, "_MAX_KEPT_BYTES", 0)
+    np.testing.assert_array_equal(decode(data, LIMITS), expected)
+    with pytest.raises(CorruptImage):
+        decode(data.replace(b"IEND", b"IENd"), LIMITS)
