@@ -19,7 +19,8 @@ from rich.progress import track
 from rich.table import Table
 
 from plumbline_client import Client
-from training.dataset import TestImage, read_mask, scan_test
+from training.dataset import TestImage, scan_test
+from training.masks import read_mask
 from training.metrics import PixelScores, auroc, average_precision, f1_max
 
 console = Console()

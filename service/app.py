@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from service.api import pages
 from service.api.deps import Services
 from service.api.http.body_limit import BodyLimitMiddleware
+from service.api.http.head import HeadMiddleware
 from service.api.http.middleware import RequestContext
 from service.api.http.problems import install_problem_handlers
+from service.api.http.query import require_declared_query
 from service.api.openapi import describe
 from service.api.routes import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
@@ -178,9 +180,10 @@ def create_app(settings: Settings) -> FastAPI:
     install_problem_handlers(app)
     # The middleware added last is the outermost: a refused body has a request id and is counted, too.
     app.add_middleware(BodyLimitMiddleware, settings=settings, routers=ROUTERS)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestContext, metrics=metrics)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(require_declared_query)])
     app.include_router(pages.router)
     app.state.settings, app.state.metrics = settings, metrics
     describe(app)

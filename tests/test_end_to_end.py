@@ -26,8 +26,9 @@ from plumbline_client import Client
 from service.bundle.bundle import Bundle, newest_bundle
 from service.cli.demo import running_service
 from training.cli.main import app as training_app
-from training.dataset import read_mask, scan_test
+from training.dataset import scan_test
 from training.demo.part import write_dataset
+from training.masks import read_mask
 from training.metrics import PixelScores, auroc
 
 BIN = Path(sys.executable).parent

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,21 +27,19 @@ from service.bundle.manifest import InputGeometry
 from service.errors import BodyTooLarge
 from service.inspection.capture_groups import GroupChoice, Grouping, group_images, is_defect_folder
 from service.inspection.decoding.decoder import ImageLimits, decode, read_header
-from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
+from service.inspection.errors import CorruptImage, ImageTooComplex, NotAnImage, TooManyPixels, UnsupportedImage
+from service.inspection.image_files import IMAGE_SUFFIXES, find_image_files, path_text
 from service.inspection.preparation import prepare
 from service.inspection.runtime.threads import cpu_quota
 from training.errors import (
     DataFolderMissing,
-    EmptyMask,
     InvalidOption,
     LooksDefective,
-    MaskMismatch,
     NoImagesFound,
     TooFewGoodImages,
     UnreadableImage,
 )
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 GOOD = "good"
 MIN_TRAINING_IMAGES = 10
 MAX_HELD_OUT_FRACTION = 0.5
@@ -54,7 +51,6 @@ REFERENCE_FRACTION = 0.1
 MIN_REFERENCE_IMAGES, MAX_REFERENCE_IMAGES = 3, 64
 # Whole sessions are used as the reference up to this share of the training images, single images beyond it.
 MAX_REFERENCE_FRACTION = 0.25
-MASK_THRESHOLD = 127  # of 255: a mask pixel above one half is defective
 
 UInt8Images = NDArray[np.uint8]
 
@@ -148,16 +144,17 @@ def scan(
         expected = f"above 0 and at most {MAX_HELD_OUT_FRACTION}"
         raise InvalidOption("The held-out share", held_out_fraction, expected)
     good_root = _good_root(data)
-    found = images_in(good_root)
+    found = find_image_files(good_root)
     if not found:
-        raise NoImagesFound(good_root, f"{', '.join(SUFFIXES)} in all sub-folders", "check --data")
+        raise NoImagesFound(good_root, f"{', '.join(IMAGE_SUFFIXES)} in all sub-folders", "check --data")
     digests, duplicates, fingerprint = _hash(found)
     unique = list(digests)
     minimum = MIN_TRAINING_IMAGES + held_out_min
     if len(unique) < minimum:
         raise TooFewGoodImages(good_root, len(unique), minimum)
     wanted = max(round(len(unique) * held_out_fraction), held_out_min)
-    grouping = group_images([path.relative_to(good_root) for path in unique], groups)
+    # Names of groups are written to the bundle, as text.
+    grouping = group_images([PurePath(path_text(path.relative_to(good_root))) for path in unique], groups)
     if groups not in {"auto", "none"} and grouping.grouped_by == "none":
         raise InvalidOption("--groups", groups, f"a property that separates the images of {good_root} into groups")
     session_of = dict(zip(unique, grouping.names, strict=True))
@@ -197,17 +194,6 @@ def scan_test(data: Path) -> list[TestImage]:
             remedy = "evaluation needs good and defective images in test/good and test/<defect>"
             raise NoImagesFound(data, f"images in test/{name}", remedy)
     return images
-
-
-def images_in(folder: Path) -> list[Path]:
-    """List all image files below a folder, sorted, without hidden files and folders."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
 
 
 def load_prepared(
@@ -275,39 +261,10 @@ def image_errors(path: Path) -> Iterator[None]:
     """Raise the errors of reading and decoding a file as `UnreadableImage`, which names the file."""
     try:
         yield
-    except (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage) as error:
+    except (BodyTooLarge, TooManyPixels, ImageTooComplex, NotAnImage, UnsupportedImage, CorruptImage) as error:
         raise UnreadableImage(path, error.detail) from error
     except OSError as error:
         raise UnreadableImage(path, f"{error.strerror}.") from error
-
-
-def read_mask(path: Path | None, image_wh: tuple[int, int]) -> NDArray[np.bool_]:
-    """Read a ground-truth mask.
-
-    Args:
-        path: An image file with 255 where the part is defective and 0 elsewhere; None for a good part.
-        image_wh: Width and height of the inspected image, pixels.
-
-    Returns:
-        bool `[H, W]`, true where defective; all false without a file.
-
-    Raises:
-        UnreadableImage: The file is not an image.
-        MaskMismatch: The mask does not have the size of its image.
-        EmptyMask: The mask marks no pixel, for example because its values are 0 and 1.
-    """
-    if path is None:
-        return np.zeros(image_wh[::-1], dtype=bool)
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise UnreadableImage(path, "OpenCV cannot decode it.")
-    mask_wh = (mask.shape[1], mask.shape[0])
-    if mask_wh != image_wh:
-        raise MaskMismatch(path, mask_wh, image_wh)
-    marked = np.asarray(mask > MASK_THRESHOLD)
-    if not marked.any():
-        raise EmptyMask(path, int(mask.max()))
-    return marked
 
 
 def _good_root(data: Path) -> Path:
@@ -318,9 +275,10 @@ def _good_root(data: Path) -> Path:
     if (data / "train").is_dir():
         remedy = "the MVTec layout has the good images there"
         raise NoImagesFound(data / "train", f"a folder train/{GOOD}", remedy)
-    for folder in sorted(path for path in data.rglob("*") if path.is_dir()):
-        if is_defect_folder(folder.name) and images_in(folder):
-            raise LooksDefective(data, folder.relative_to(data).as_posix())
+    for path in find_image_files(data):
+        for folder in list(path.relative_to(data).parents)[-2::-1]:
+            if is_defect_folder(folder.name):
+                raise LooksDefective(data, folder.as_posix())
     return data
 
 
@@ -338,10 +296,10 @@ def _test_split(data: Path) -> list[TestImage]:
     images = []
     for folder in sorted(path for path in (data / "test").iterdir() if path.is_dir()):
         masks = data / "ground_truth" / folder.name
-        for path in images_in(folder):
+        for path in find_image_files(folder):
             candidates = [masks / f"{path.stem}_mask.png", masks / f"{path.stem}.png"]
             mask = next((file for file in candidates if file.is_file()), None)
-            images.append(TestImage(path, folder.name, mask if folder.name != GOOD else None))
+            images.append(TestImage(path, path_text(folder.name), mask if folder.name != GOOD else None))
     return images
 
 

@@ -222,10 +222,24 @@ class EmptyMask(PlumblineError):
     title = "Mask marks no pixel"
     status = 422
 
-    def __init__(self, path: Path, highest: int) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__(
-            f"{path} marks no pixel as defective: its highest value is {highest}, expected 0 and 255. Multiply a mask "
-            "of 0 and 1 by 255; remove the mask if the defect is not annotated."
+            f"{path} marks no pixel as defective: all of it is background (0). Mark the defect with another value, "
+            "for example 255, or remove the mask if the defect is not annotated."
+        )
+
+
+class UnclearMask(PlumblineError):
+    """Background and defects of a ground-truth mask cannot be distinguished."""
+
+    slug = "unclear-mask"
+    title = "Mask is not clear"
+    status = 422
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"The mask {path} is not clear: {reason}. Expected a losslessly compressed image, for example PNG, whose "
+            "background is 0 (black) or transparent; every other value or colour marks a defect."
         )
 
 

@@ -18,12 +18,14 @@ from rich.table import Table
 
 from service.inspection.calibration import RateBound, bound_rate
 from service.inspection.decision import Criteria, Decision
+from service.inspection.image_files import path_text
 from service.inspection.inspector import Inspector
 from service.inspection.records import Inspection
 from service.recipes.recipe import Recipe
 from training import intervals, metrics
-from training.dataset import TestImage, image_errors, read_mask
+from training.dataset import TestImage, image_errors
 from training.intervals import Interval
+from training.masks import read_mask
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """Return the evaluation as JSON values, with the figures by kind of defect."""
         images = [
-            {**asdict(image), "path": image.path.as_posix(), "mask": image.mask and image.mask.as_posix()}
+            {**asdict(image), "path": path_text(image.path), "mask": image.mask and path_text(image.mask)}
             for image in self.images
         ]
         return {

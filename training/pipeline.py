@@ -20,13 +20,14 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.session import GraphSession, RequestedProvider, SessionOptions
 from training.calibrate import calibrate
 from training.config import FitConfig
-from training.dataset import MAX_REFERENCE_IMAGES, DataSet, TestImage, read_mask, read_size, scan
+from training.dataset import MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, scan
 from training.device import resolve_device
 from training.errors import InvalidOption, TooFewIterations, WeakBundle
 from training.evaluate import Evaluation, evaluate
 from training.export import PROBES, Exported, Probes, export, with_metadata
 from training.fit import Progress, fit, load_teachers, untrained, warm_up_ends
 from training.group_shift import ENOUGH_GROUPS, choose_images, estimate_shift
+from training.masks import read_mask
 from training.methods import fit_config
 from training.methods.base import Method
 from training.sanity import measure_sanity, sample_size, weaknesses

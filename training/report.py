@@ -13,11 +13,13 @@ from service.inspection.calibration import describe_card
 from service.inspection.decision import Criteria, Decision
 from service.inspection.heatmap import FULL_RED as FULL_SCALE
 from service.inspection.heatmap import HeatmapScale, encode, render
+from service.inspection.image_files import path_text
 from service.inspection.inspector import Inspector
 from service.inspection.records import Inspection
 from training import intervals, plots
-from training.dataset import UInt8Images, read_mask, read_rgb
+from training.dataset import UInt8Images, read_rgb
 from training.evaluate import LABELS, Evaluation, ImageResult, by_defect, inspect_file
+from training.masks import read_mask
 
 SHOWN_EACH = 8  # images per section
 IMAGE_SIDE = 320  # longer side of an embedded image, pixels
@@ -121,7 +123,7 @@ def _show(images: Sequence[ImageResult], evaluation: Evaluation, inspector: Insp
         rgb, overlay, _ = draw_overlay(inspector, image.path, image.mask, criteria)
         shown.append(
             Shown(
-                name=image.path.name,
+                name=path_text(image.path.name),
                 defect=image.defect,
                 score=image.score,
                 p_value=image.p_value,

@@ -25,8 +25,9 @@ from service.bundle.manifest import InputGeometry
 from service.inspection.preparation import prepare
 from service.inspection.runtime.configure import configure
 from service.inspection.runtime.session import SessionOptions, session_options
-from training.dataset import TestImage, load_prepared, read_mask, read_rgb, scan
+from training.dataset import TestImage, load_prepared, read_rgb, scan
 from training.export import OPSET, TOLERANCE
+from training.masks import read_mask
 from training.metrics import PixelScores, auroc
 from training.teachers import load_teacher
 

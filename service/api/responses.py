@@ -13,11 +13,13 @@ from service.inspection.errors import (
     AreaMismatch,
     BufferSizeMismatch,
     CorruptImage,
+    ImageTooComplex,
     NotAnImage,
     PixelMismatch,
     ScoreNotFinite,
     TooManyPixels,
     UnknownPixelFormat,
+    UnsupportedImage,
 )
 from service.store.errors import StoreUnavailable
 from service.store.records import InspectionRecord
@@ -33,8 +35,10 @@ INSPECT_ERRORS = (
     RequestTimeout,
     BodyTooLarge,
     TooManyPixels,
+    ImageTooComplex,
     UnsupportedMediaType,
     NotAnImage,
+    UnsupportedImage,
     UnknownPixelFormat,
     CorruptImage,
     BufferSizeMismatch,

@@ -14,12 +14,11 @@ from service.errors import PlumblineError
 from service.inspection import heatmap
 from service.inspection.decision import Decision
 from service.inspection.decoding import decoder
+from service.inspection.image_files import find_image_files, path_text
 from service.inspection.inspector import Inspector
 from service.inspection.runtime.threads import cpu_quota
 from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,12 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: A path does not exist.
+        OSError: A folder cannot be read.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            found += find_image_files(path)
         elif path.exists():
             found.append(path)
         else:
@@ -131,7 +131,7 @@ def _inspect(
     except PlumblineError as error:
         return FileResult(file, error=error.detail)
     except OSError as error:
-        return FileResult(file, error=f"{error.filename}: {error.strerror}")
+        return FileResult(file, error=f"{path_text(error.filename or file)}: {error.strerror}")
     return FileResult(
         file,
         decision=judged.decision.value,
@@ -148,15 +148,20 @@ def _inspect(
 
 
 def write_results(results: Sequence[FileResult], path: Path) -> None:
-    """Write the results as JSON with all fields, or as CSV with one row per file.
+    r"""Write the results as JSON with all fields, or as CSV with one row per file.
+
+    Bytes of file names that are not UTF-8 are written as `\xNN`, so that the file is valid UTF-8.
 
     Args:
         results: The results.
         path: File to write; it ends in `.json` or `.csv`.
     """
-    rows = [asdict(result) for result in results]
+    rows = [
+        {name: path_text(value) if isinstance(value, Path) else value for name, value in asdict(result).items()}
+        for result in results
+    ]
     if path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=2, default=str) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
         return
     columns = [name for name in FileResult.__dataclass_fields__ if name != "timings_ms"]
     with path.open("w", newline="", encoding="utf-8") as file:

@@ -49,6 +49,8 @@ def inspect(
         files = find_images(paths)
     except FileNotFoundError as error:
         refuse(f"{error.args[0]} does not exist.")
+    except OSError as error:
+        refuse(f"{error.filename} cannot be read: {error.strerror}.")
     try:
         bundle = bundle_in_force(settings, product)
         inspector = bundle_loader(settings).load(bundle, product)

@@ -43,6 +43,43 @@ class CorruptImage(PlumblineError):
         )
 
 
+class UnsupportedImage(PlumblineError):
+    """The image is in a supported format, but uses a feature of this format that is not supported.
+
+    The message names the feature. Change the settings of the camera or of the program that writes the image.
+    """
+
+    slug = "unsupported-image"
+    title = "Image feature is not supported"
+    status = 415
+
+    def __init__(self, media_type: str, feature: str) -> None:
+        super().__init__(
+            f"The {media_type} file is not supported: {feature}. It was not inspected. Change the settings of the "
+            "camera or of the program that writes it.",
+            media_type=media_type,
+        )
+
+
+class ImageTooComplex(PlumblineError):
+    """Decoding the image needs more work or memory than allowed. It was refused before decoding.
+
+    Images of cameras do not reach these limits. Save the image again with usual settings, for example as a baseline
+    JPEG or as a TIFF with larger strips.
+    """
+
+    slug = "image-too-complex"
+    title = "Image needs too much work to decode"
+    status = 413
+
+    def __init__(self, media_type: str, reason: str) -> None:
+        super().__init__(
+            f"The {media_type} file needs too much work to decode: {reason}. It was refused before decoding. Save the "
+            "image again with usual settings.",
+            media_type=media_type,
+        )
+
+
 class UnknownPixelFormat(PlumblineError):
     """The pixel format of the camera buffer is not supported.
 

@@ -89,11 +89,11 @@ class Measurer:
             rules: What the recipe and the sender declare about its pixels.
 
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: See
-                `decoder.decode`.
+            BodyTooLarge, TooManyPixels, ImageTooComplex, NotAnImage, UnsupportedImage, CorruptImage,
+                BufferSizeMismatch, PixelMismatch: See `decoder.decode`.
         """
         started = time.perf_counter()
-        media_type = decoder.read_header(data, rules).media_type
+        media_type = decoder.read_media_type(data, rules)
         rgb = decoder.decode(data, self.options.limits, rules)
         decoded = time.perf_counter()
         pixels = tiling.prepare_input(rgb, self.geometry)
@@ -330,8 +330,8 @@ class Inspector(Measurer):
             copies: Batch size for `run_copies`. None queues the image for the batcher.
 
         Raises:
-            BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, BufferSizeMismatch, PixelMismatch: The image is not
-                usable.
+            BodyTooLarge, TooManyPixels, ImageTooComplex, NotAnImage, UnsupportedImage, CorruptImage,
+                BufferSizeMismatch, PixelMismatch: The image is not usable.
             AreaMismatch: Its size does not fit the polygons of the criteria.
             ScoreNotFinite: The score is NaN or infinite.
             QueueFull, DeadlineExceeded, ShuttingDown: The image cannot be processed now.

@@ -142,7 +142,7 @@ class PixelSetting(sections.PixelSetting):
 
     def rules(self, layout: RawLayout | None) -> PixelRules:
         """Return how an image of this camera is decoded."""
-        return PixelRules(layout, self.depth, self.black_level or 0, self.white_level)
+        return PixelRules(layout, self.depth, self.black_level or 0, self.white_level, self.tolerate_stray_bytes)
 
 
 class QualityLimits(sections.QualityLimits):

@@ -112,6 +112,10 @@ class PixelSetting(Section):
         description="Expected height, in pixels; null: at least half of the smallest height that the bundle was made "
         "from. Unless both width and height are declared, the aspect ratio must be within 5 % of those images.",
     )
+    tolerate_stray_bytes: bool = Field(
+        default=False,
+        description="Accept JPEG files with stray bytes before restart markers, which some USB cameras insert.",
+    )
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

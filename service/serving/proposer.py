@@ -26,9 +26,11 @@ from service.inspection.errors import (
     AreaMismatch,
     BufferSizeMismatch,
     CorruptImage,
+    ImageTooComplex,
     NotAnImage,
     PixelMismatch,
     TooManyPixels,
+    UnsupportedImage,
 )
 from service.inspection.inspector import Inspector
 from service.inspection.records import PreparedImage
@@ -48,7 +50,10 @@ from service.store.records import InspectionRecord, StoredProposal
 from service.store.store import Store
 
 _ATTEMPTS = 20
-_UNUSABLE = (BodyTooLarge, TooManyPixels, NotAnImage, CorruptImage, PixelMismatch, BufferSizeMismatch)
+_UNUSABLE = (
+    BodyTooLarge, TooManyPixels, ImageTooComplex, NotAnImage, UnsupportedImage, CorruptImage, PixelMismatch,
+    BufferSizeMismatch,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from service.inspection.decoding.decoder import SUFFIXES
+from service.inspection.decoding.formats import SUFFIXES
 from service.store.errors import ArtefactGone, StoreUnavailable
 from service.store.ids import created_at, new_id
 from service.store.records import InspectionRecord

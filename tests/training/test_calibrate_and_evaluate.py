@@ -25,9 +25,10 @@ from service.recipes.recipe import Recipe
 from tests.training.small_method import SmallMethod
 from tests.training.small_product import build_bundle, write_plates
 from training.calibrate import calibrate
-from training.dataset import load_prepared, read_mask, scan, scan_test
+from training.dataset import load_prepared, scan, scan_test
 from training.errors import MaskMismatch, UnreadableImage
 from training.evaluate import Evaluation, by_defect, evaluate, summary_table
+from training.masks import read_mask
 from training.pipeline import inspector_options
 from training.plots import histogram, precision_recall
 from training.report import TRUTH_RGB, draw_overlay, write_report

@@ -1,6 +1,7 @@
 """Which images are found, which are held out, and the errors."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from service.bundle.manifest import InputGeometry
 from service.inspection.decoding.decoder import ImageLimits, decode
 from service.inspection.preparation import prepare
 from training import errors
-from training.dataset import DataSet, load_prepared, read_mask, scan, scan_test
+from training.dataset import DataSet, load_prepared, scan, scan_test
 
 
 def draw(path: Path, seed: int, size_wh: tuple[int, int] = (40, 32)) -> Path:
@@ -223,16 +224,6 @@ def test_unreadable_image_is_named(tmp_path: Path, content: bytes | None) -> Non
         load_prepared([path], InputGeometry(height=32, width=32))
 
 
-def test_mask_threshold_is_one_half(tmp_path: Path) -> None:
-    path = tmp_path / "m.png"
-    cv2.imwrite(str(path), np.array([[0, 127, 128, 255]], np.uint8))
-
-    assert read_mask(path, (4, 1)).tolist() == [[False, False, True, True]]
-    assert not read_mask(None, (4, 1)).any()
-    with pytest.raises(errors.MaskMismatch, match="4x1, its image is 8x1"):
-        read_mask(path, (8, 1))
-
-
 def test_sixteen_bit_tiff_is_read_as_the_service_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "part.tiff"
     samples = np.random.default_rng(0).integers(0, 65536, (48, 64, 3), np.uint16)
@@ -315,3 +306,45 @@ def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
     for role, paths in (("training", data.train), ("calibration", data.held_out)):
         assert {data.hashes.role_of(hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths} == {role}
     assert len(data.hashes.training) + len(data.hashes.calibration) == 25
+
+
+def test_linked_folders_are_used_with_a_guard_against_loops(tmp_path: Path) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    folder_of(data, [f"2026-11-0{day}/{i}.png" for day in (1, 2) for i in range(14)])
+    folder_of(elsewhere, [f"{100 + i}.png" for i in range(14)])
+    (data / "2026-11-03").symlink_to(elsewhere)
+    (data / "2026-11-02" / "loop").symlink_to(data)
+
+    found = scan(data)
+
+    assert len(found.train) + len(found.held_out) + len(found.duplicates) == 42
+
+
+def test_linked_defect_folder_is_noticed(tmp_path: Path) -> None:
+    folder_of(tmp_path / "data", [f"{i}.png" for i in range(30)])
+    folder_of(tmp_path / "elsewhere", [f"{100 + i}.png" for i in range(3)])
+    (tmp_path / "data" / "scratch").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(errors.LooksDefective, match="scratch"):
+        scan(tmp_path / "data")
+
+
+def test_broken_link_is_named(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"{i}.png" for i in range(30)])
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+
+    with pytest.raises(OSError, match=r"gone\.png"):
+        scan(tmp_path)
+
+
+def test_names_that_are_not_utf_8_are_read_and_their_groups_are_text(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"{batch}/{i}.png" for batch in "abc" for i in range(12)])
+    for batch in "abc":
+        # OpenCV, which writes the images, crashes on such a path.
+        (tmp_path / batch).rename(tmp_path / os.fsdecode(b"tr\xfc" + batch.encode()))
+
+    data = scan(tmp_path, held_out_fraction=0.3)
+
+    assert data.groups
+    assert all(name.encode() and name.startswith(r"tr\xfc") for name in data.groups)
+    load_prepared(data.train, InputGeometry(height=32, width=32))

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.errors import PlumblineError
+from service.inspection.image_files import path_text
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -27,5 +28,5 @@ def one_line_errors() -> Iterator[None]:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
         return
-    errors.print(f"[red]error:[/] {escape(' '.join(reason.split()))}", soft_wrap=True)
+    errors.print(f"[red]error:[/] {escape(path_text(' '.join(reason.split())))}", soft_wrap=True)
     raise typer.Exit(BAD_INPUT)

@@ -89,6 +89,9 @@ class ImagePixels(ResponseModel):
     bit_depth: int | None
     black_level: int
     white_level: int | None
+    tolerate_stray_bytes: bool = Field(
+        default=False, description="Whether stray bytes before restart markers of a JPEG file were accepted."
+    )
 
 
 class ImageFacts(ResponseModel):

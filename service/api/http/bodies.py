@@ -16,10 +16,11 @@ from starlette.requests import ClientDisconnect
 from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.errors import InvalidRequest, UnsupportedMediaType, list_violations
-from service.inspection.decoding.decoder import MEDIA_TYPES
+from service.inspection.decoding.formats import MEDIA_TYPES
 
-RAW_MEDIA_TYPES = (*MEDIA_TYPES.values(), "application/octet-stream")
+RAW_MEDIA_TYPES = (*MEDIA_TYPES, "application/octet-stream")
 MAX_PARTS = 16
+_ANY_IMAGE = "image/*"  # the format is detected from the content, so other names such as image/jpg do no harm
 ModelT = TypeVar("ModelT", bound=BaseModel)
 _WRITE_BYTES = 2**20
 _DISCONNECTED = "The client closed the connection before the request was complete."
@@ -43,14 +44,14 @@ def require_media_type(request: Request, accepted: Sequence[str]) -> str:
 
     Args:
         request: The request.
-        accepted: Media types that the route accepts, in lower case.
+        accepted: Media types that the route accepts, in lower case; `image/*` accepts every type of images.
 
     Raises:
         UnsupportedMediaType: The route does not accept the media type.
     """
     content_type = request.headers.get("content-type", "")
     media_type = content_type.split(";")[0].strip().lower()
-    if media_type not in accepted:
+    if media_type not in accepted and f"{media_type.split('/')[0]}/*" not in accepted:
         raise UnsupportedMediaType(content_type or None, accepted)
     return media_type
 
@@ -67,7 +68,7 @@ async def receive_upload(request: Request, timeout_s: float) -> Upload:
         InvalidRequest: The form is malformed or has no image, or there is no body.
         RequestTimeout: The body took too long.
     """
-    media_type = require_media_type(request, (*RAW_MEDIA_TYPES, MULTIPART))
+    media_type = require_media_type(request, (*RAW_MEDIA_TYPES, _ANY_IMAGE, MULTIPART))
     try:
         async with asyncio.timeout(timeout_s):
             if media_type == MULTIPART:

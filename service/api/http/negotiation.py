@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from service.api.http.errors import NotAcceptable
 
+# Names in use for media types that are registered under another name.
+_ALIASES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
+
 
 def negotiate(accept: str | None, offers: Sequence[str]) -> str:
     """Return the media type that the client prefers.
@@ -37,7 +40,7 @@ def _parse(item: str) -> tuple[str, float]:
                 quality = float(parameter[2:])
             except ValueError:
                 quality = 0.0
-    return media_range, quality
+    return _ALIASES.get(media_range, media_range), quality
 
 
 def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> float:

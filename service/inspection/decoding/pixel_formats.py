@@ -130,12 +130,14 @@ class PixelRules:
         bit_depth: Significant bits of a sample; None uses those of the format or file.
         black_level: The sample value that becomes 0.
         white_level: The sample value that becomes 255; None uses the largest value of `bit_depth` bits.
+        tolerate_stray_bytes: Accept JPEG files of cameras that insert bytes after the coded data of a restart interval.
     """
 
     layout: RawLayout | None = None
     bit_depth: int | None = None
     black_level: int = 0
     white_level: int | None = None
+    tolerate_stray_bytes: bool = False
 
     def to_stored(self) -> dict[str, Any] | None:
         """Return the rules as JSON-serialisable values, or None for the default rules."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 
 def configure() -> None:
-    """Set the process-wide options of OpenCV, Pillow and tifffile.
+    """Set the process-wide options of OpenCV and Pillow.
 
     Every program calls it once before it inspects images: the service when its application is created, the command line
     and the training program at their start. Importing `service.inspection` changes none of these options, so a program
@@ -16,7 +14,6 @@ def configure() -> None:
       compete for the same cores.
     - Pillow's limit on decoded pixels is switched off, because it is one value for the whole process. `decoder.decode`
       takes a limit with every call and checks it before it decodes.
-    - tifffile logs no warnings about damaged files. They are reported to the sender as an error.
     """
     # Imported here: a command that inspects nothing need not load them.
     import cv2
@@ -24,4 +21,3 @@ def configure() -> None:
 
     cv2.setNumThreads(1)
     Image.MAX_IMAGE_PIXELS = None
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)

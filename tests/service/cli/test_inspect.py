@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import Result
 
 from tests.bundles import part, write_tiny_bundle
@@ -103,3 +106,55 @@ def test_gray_levels_of_the_fixture_are_what_the_tests_assume() -> None:
     decoded = cv2.imdecode(np.frombuffer(encode(part()), np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     assert np.unique(decoded).tolist() == [128]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_names_that_are_not_utf_8_are_inspected_printed_and_written(
+    tiny_models: Path, tmp_path: Path, suffix: str
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    names = ["a.png", os.fsdecode(b"tr\xfcb_01.png"), os.fsdecode(b"tr\xfcb_02.png"), "z.png"]
+    for name in names:
+        (folder / name).write_bytes(GOOD)
+    (folder / names[2]).write_bytes(GOOD[:50])
+    output, heatmaps = tmp_path / f"results{suffix}", tmp_path / "heatmaps"
+    result = inspect(tiny_models, tmp_path / "data", folder, "--output", output, "--save-heatmap", heatmaps)
+    assert result.exit_code == 1, "one of the images is damaged"
+    assert r"tr\xfcb_01.png" in result.stdout
+    text = output.read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines())) if suffix == ".csv" else json.loads(text)
+    assert [Path(row["file"]).name for row in rows] == ["a.png", r"tr\xfcb_01.png", r"tr\xfcb_02.png", "z.png"]
+    assert [row["decision"] or None for row in rows] == ["pass", "pass", None, "pass"]
+    assert len(list(heatmaps.iterdir())) == 3
+
+
+def test_missing_file_whose_name_is_not_utf_8_is_named(tiny_models: Path, tmp_path: Path) -> None:
+    result = inspect(tiny_models, tmp_path / "data", tmp_path / os.fsdecode(b"fehlt_\xfc.png"))
+    assert result.exit_code == 2
+    assert r"fehlt_\xfc.png does not exist" in result.stderr
+
+
+def test_hidden_files_are_skipped_and_linked_folders_followed(tiny_models: Path, tmp_path: Path) -> None:
+    for day in ("data/monday", "data/tuesday", "elsewhere"):
+        (tmp_path / day).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / day / f"{number}.png").write_bytes(GOOD)
+            (tmp_path / day / f"._{number}.png").write_bytes(b"\x00\x05\x16\x07 metadata of macOS")
+    (tmp_path / "data" / "wednesday").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
+    result = inspect(tiny_models, tmp_path / "store", tmp_path / "data")
+    assert result.exit_code == 0
+    assert "9 pass" in result.stderr
+
+
+def test_unusual_files_stop_no_other_file(tiny_models: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    image = Image.open(io.BytesIO(GOOD)).convert("RGB")
+    image.save(folder / "phone.jpg", "MPO", save_all=True, append_images=[image], quality=95)
+    image.save(folder / "animated.webp", save_all=True, append_images=[Image.new("RGB", image.size)])
+    (folder / "good.png").write_bytes(GOOD)
+    result = inspect(tiny_models, tmp_path / "data", folder)
+    assert "1 error, 2 pass" in result.stderr
+    assert "it is animated" in result.stdout

@@ -6,10 +6,18 @@ import pytest
 from PIL import Image
 
 from service.errors import BodyTooLarge
-from service.inspection.decoding.decoder import MEDIA_TYPES, ImageLimits, decode, read_header
-from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
+from service.inspection.decoding import formats
+from service.inspection.decoding.decoder import ImageLimits, decode, read_header
+from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels, UnsupportedImage
 
 LIMITS = ImageLimits()
+MEDIA_TYPES = {
+    "JPEG": formats.JPEG,
+    "PNG": formats.PNG,
+    "BMP": formats.BMP,
+    "WEBP": formats.WEBP,
+    "TIFF": formats.TIFF,
+}
 
 
 def pattern(height: int = 30, width: int = 40) -> npt.NDArray[np.uint8]:
@@ -111,7 +119,7 @@ def test_damage_in_the_middle_is_detected(kind: str) -> None:
 
 
 def test_float_tiff_is_refused_because_its_range_is_unknown() -> None:
-    with pytest.raises(NotAnImage, match="32 bits"):
+    with pytest.raises(UnsupportedImage, match="32 bits"):
         decode(encoded(np.ones((8, 8), np.float32), "TIFF"), LIMITS)
 
 

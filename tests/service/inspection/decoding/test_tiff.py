@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.inspection.decoding.decoder import ImageLimits, decode, read_header
 from service.inspection.decoding.pixel_formats import PixelRules
-from service.inspection.errors import CorruptImage, NotAnImage, TooManyPixels
+from service.inspection.errors import CorruptImage, TooManyPixels, UnsupportedImage
 
 LIMITS = ImageLimits()
 RNG = np.random.default_rng(0)
@@ -186,7 +186,7 @@ def test_missing_strip_is_an_error_and_not_black() -> None:
     ],
 )
 def test_unsupported_feature_is_named(image: npt.NDArray[Any], options: dict[str, Any], reason: str) -> None:
-    with pytest.raises(NotAnImage, match=reason):
+    with pytest.raises(UnsupportedImage, match=reason):
         decode(tiff(image, **options), LIMITS)
 
 

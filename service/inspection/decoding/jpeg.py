@@ -1,0 +1,178 @@
+"""Decode JPEG files: baseline and progressive, Huffman coding, 8 bits.
+
+`jpeg_file` verifies the structure of the file and drops its metadata. libjpeg-turbo (in simplejpeg) decodes the rest in
+strict mode, in which every warning about the coded data is an error.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import replace
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from service.inspection.decoding import jpeg_file
+from service.inspection.decoding.formats import JPEG, check_size
+from service.inspection.decoding.jpeg_file import JpegFile, Marker, Scan
+from service.inspection.decoding.samples import Samples
+from service.inspection.errors import CorruptImage, ImageTooComplex, UnsupportedImage
+
+_STRAY_BYTES = re.compile(r"(\d+) extraneous bytes before marker")
+_NOT_IMPLEMENTED = re.compile(r"unsupported|not implemented|not supported|subsampling", re.IGNORECASE)
+_RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
+_MAX_TOLERANT_INTERVALS = 10_000
+_MAX_STRAY_BYTES = 64  # of one restart interval
+_PADDING = bytes(16)
+_MAX_SIDE = 65_535
+_BLOCK = 8
+
+
+class _StrayBytes(Exception):
+    """The decoder found bytes after the coded data of a restart interval."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return width and height.
+
+    Raises:
+        CorruptImage, UnsupportedImage: The header is damaged or states an unsupported feature.
+    """
+    frame = jpeg_file.read_frame(data)
+    return frame.width, frame.height
+
+
+def read_samples(data: bytes, max_pixels: int, *, tolerate_stray_bytes: bool = False) -> tuple[Samples, int]:
+    """Decode the first image of the file.
+
+    Args:
+        data: The file.
+        max_pixels: Most pixels of the image.
+        tolerate_stray_bytes: Accept up to 64 bytes between the coded data of a restart interval and the next marker,
+            which some cameras insert. Every interval must still be complete, and every restart marker must be there.
+
+    Returns:
+        Samples, uint8 [H, W] gray or [H, W, 3] RGB, and their number of bits, 8.
+
+    Raises:
+        TooManyPixels, ImageTooComplex: A limit is exceeded; nothing was decoded.
+        UnsupportedImage: The file uses an unsupported feature.
+        CorruptImage: The file is truncated or damaged.
+    """
+    check_size(*read_size(data), max_pixels)
+    file = jpeg_file.parse(data)
+    try:
+        return _decode(file), 8
+    except _StrayBytes as error:
+        if tolerate_stray_bytes:
+            return _decode_tolerantly(file), 8
+        raise CorruptImage(
+            JPEG,
+            f"{error.count} stray bytes before a marker within the pixel data; for a camera that always inserts such "
+            "bytes, set pixels.tolerate_stray_bytes in the recipe",
+        ) from error
+
+
+def _decode(file: JpegFile) -> Samples:
+    """Decode the scans.
+
+    Raises:
+        _StrayBytes: There are bytes between coded data and a marker, and nothing else is wrong before them.
+        UnsupportedImage, CorruptImage: The scans cannot be decoded.
+    """
+    colorspace = {"gray": "GRAY", "ycc": "RGB", "rgb": "RGB", "cmyk": "CMYK", "ycck": "CMYK"}[file.colour]
+    try:
+        samples = np.asarray(simplejpeg.decode_jpeg(file.encode(), colorspace, strict=True), np.uint8)
+    except ValueError as error:
+        message = str(error)
+        if found := _STRAY_BYTES.search(message):
+            raise _StrayBytes(int(found[1])) from error
+        if _NOT_IMPLEMENTED.search(message):
+            raise UnsupportedImage(JPEG, f"the decoder reports: {message}") from error
+        raise CorruptImage(JPEG, f"the decoder reports: {message}") from error
+    if file.colour == "gray":
+        return samples[..., 0]
+    if colorspace == "CMYK":
+        # The Adobe marker states that the values are inverted.
+        return np.asarray(Image.fromarray(255 - samples, "CMYK").convert("RGB"))
+    return samples
+
+
+def _decode_tolerantly(file: JpegFile) -> Samples:
+    """Decode a sequential file after the stray bytes were removed from the end of each restart interval."""
+    scan, *others = file.scans
+    if file.frame.progressive or others:
+        raise UnsupportedImage(JPEG, "stray bytes are tolerated only in sequential files with one scan")
+    pieces = _RESTART.split(scan.data)
+    intervals, markers = pieces[::2], pieces[1::2]
+    sampling = [(item.horizontal, item.vertical) for item in file.frame.components]
+    # A scan with one component has one block per MCU, whatever the sampling factors are.
+    across, down = (1, 1) if len(sampling) == 1 else (max(h for h, _ in sampling), max(v for _, v in sampling))
+    columns, rows = -(-file.frame.width // (_BLOCK * across)), -(-file.frame.height // (_BLOCK * down))
+    total = columns * rows
+    size = scan.restart_interval or total
+    if len(intervals) != -(-total // size) or any(marker[0] & 7 != n % 8 for n, marker in enumerate(markers)):
+        raise CorruptImage(JPEG, "restart markers are missing or out of order")
+    if len(intervals) > _MAX_TOLERANT_INTERVALS:
+        raise ImageTooComplex(JPEG, f"it has stray bytes and more than {_MAX_TOLERANT_INTERVALS} restart intervals")
+    cleaned: list[bytes] = []
+    for number, interval in enumerate(intervals):
+        count = min(size, total - number * size)
+        wide, high = (columns, count // columns) if count % columns == 0 else (count, 1)
+        width, height = wide * _BLOCK * across, high * _BLOCK * down
+        cleaned.append(_remove_stray_bytes(file, interval, count, width, height))
+    clean = b"".join(
+        piece + (b"\xff" + marker if marker else b"") for piece, marker in zip(cleaned, [*markers, b""], strict=True)
+    )
+    try:
+        return _decode(_with_data(file, clean))
+    except _StrayBytes as error:
+        raise CorruptImage(JPEG, "stray bytes within its pixel data cannot be removed") from error
+
+
+def _remove_stray_bytes(file: JpegFile, interval: bytes, count: int, width: int, height: int) -> bytes:
+    """Return the coded data of a restart interval without the bytes after it.
+
+    A restart interval depends on no other one, so it is decoded as an image of its own. Only before a restart marker,
+    and only if there are more than it reads in advance, the decoder reports the exact number of unused bytes. So
+    padding is appended, and the interval is repeated after a restart marker. Stuffed bytes may count once or twice, so
+    the removal is repeated until only the padding is unused.
+
+    Args:
+        file: The file.
+        interval: The coded data.
+        count: Its number of MCUs.
+        width: Width in pixels of an image of these MCUs.
+        height: Height in pixels of an image of these MCUs.
+    """
+    if max(width, 2 * height) > _MAX_SIDE:
+        raise UnsupportedImage(JPEG, "it has stray bytes, and its restart intervals are too large or no whole rows")
+    size = struct.pack(">HH", 2 * height, width)
+    frame = replace(file.frame, body=file.frame.body[:1] + size + file.frame.body[5:])
+    tables = [part for part in file.parts if not isinstance(part, Scan) and part[0] != Marker.DRI]
+    twice = replace(file, frame=frame, parts=[*tables, (Marker.DRI, struct.pack(">H", count)), *file.scans])
+    stray = 0
+    while True:
+        try:
+            _decode(_with_data(twice, interval + _PADDING + b"\xff\xd0" + interval))
+            unused = -1  # the padding was read as coded data
+        except _StrayBytes as error:
+            unused = error.count - len(_PADDING)
+        stray += unused
+        if unused < 0 or stray > _MAX_STRAY_BYTES:
+            raise CorruptImage(JPEG, "a restart interval is incomplete or has too many stray bytes")
+        if not unused:
+            return interval
+        interval = interval[:-unused].rstrip(b"\xff")
+
+
+def _with_data(file: JpegFile, data: bytes) -> JpegFile:
+    """Return the file with other coded data in its only scan."""
+    parts = [replace(part, data=data) if isinstance(part, Scan) else part for part in file.parts]
+    return replace(file, parts=parts)

@@ -1,0 +1,47 @@
+"""Image files in folders, and their paths as text. Training and the command line use the same rules."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def find_image_files(folder: Path) -> list[Path]:
+    """List the image files below a folder, sorted, without hidden files and folders.
+
+    Linked folders are followed. A folder that is reached twice, for example through a link to one of its parents, is
+    listed once. Broken links are listed, so that the program that opens them reports their names.
+
+    Args:
+        folder: The folder. It may be hidden itself.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    return sorted(_walk(folder, {_identity(folder)}))
+
+
+def path_text(path: PurePath | str) -> str:
+    r"""Return a path as text that can be printed and encoded. Bytes that are not UTF-8 become `\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    # Real folders come first, so a folder that is linked as well is listed under its own path.
+    for path in sorted(folder.iterdir(), key=lambda entry: (entry.is_symlink(), entry)):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if (identity := _identity(path)) not in seen:
+                seen.add(identity)
+                yield from _walk(path, seen)
+        elif path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or path.is_symlink()):
+            yield path
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
