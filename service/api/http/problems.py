@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 import service
 from service.api.http.errors import InternalError, MethodNotAllowed, RouteNotFound
+from service.api.http.unknown_names import UNKNOWN, explain
 from service.errors import InvalidRequest, PlumblineError, describe_violations
 from service.schemas.problem import TYPE_PREFIX
 
@@ -163,6 +164,8 @@ def install_problem_handlers(app: FastAPI) -> None:
         # `input` is left out: it repeats what the client sent, of any size.
         errors = [
             {"loc": item["loc"], "msg": item["msg"].removeprefix("Value error, "), "type": item["type"]}
+            if item["type"] != UNKNOWN
+            else {"loc": item["loc"], "msg": explain(request, item["loc"]), "type": item["type"]}
             for item in error.errors()
         ]
         what = describe_violations(errors)
