@@ -142,7 +142,7 @@ def _check_cuda(settings: Settings) -> Iterator[Finding]:
         )
         yield Finding("cuda", health, " ".join(problems), remedy)
     else:
-        yield Finding("cuda", Health.OK, f"no GPU is available, the CPU is used ({' '.join(problems)})")
+        yield Finding("cuda", Health.OK, f"no GPU is available, the CPU is used. {' '.join(problems)}")
 
 
 def _check_data(settings: Settings) -> Iterator[Finding]:
