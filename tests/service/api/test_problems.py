@@ -66,6 +66,7 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str
 CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("GET", "/nowhere", {}, 404, "not-found"),
     ("GET", "/v1/inspections/../../etc/passwd", {}, 404, "not-found"),
+    ("GET", "/v1/products/", {}, 404, "not-found"),
     ("DELETE", "/v1/products", {}, 405, "method-not-allowed"),
     ("GET", "/v1/products/gadget", {}, 404, "unknown-product"),
     ("POST", "/v1/products/gadget/inspections", {"content": GOOD, "headers": IMAGE}, 404, "unknown-product"),
@@ -391,3 +392,8 @@ def test_misspelt_name_is_named_with_the_right_one(
     problem = assert_problem(service.client.request(method, path, **options), 422, "invalid-request")
     assert explanation in problem["detail"]
     assert any(item["type"] == "extra_forbidden" and item["msg"] in problem["detail"] for item in problem["errors"])
+
+
+def test_trailing_slash_is_named_instead_of_redirected(service: RunningService) -> None:
+    problem = assert_problem(service.client.get("/v1/products/"), 404, "not-found")
+    assert "Remove the slash at the end." in problem["detail"]
