@@ -18,7 +18,9 @@ app = typer.Typer(help="Verify, import and export bundles.", no_args_is_help=Tru
 
 @app.command()
 def verify(
-    paths: Annotated[list[Path], typer.Argument(help="Folders of bundles: models/PRODUCT/VERSION, or models/PRODUCT for all of a product.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Folders of bundles, models/PRODUCT/VERSION, or of products, models/PRODUCT.")
+    ],
     provider: Provider = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,7 +37,7 @@ def verify(
     configure()
     loader = bundle_loader(load_settings(provider=provider))
     reports: list[dict[str, Any]] = []
-    for path in [bundle for path in paths for bundle in _bundles_in(path)]:
+    for path in (bundle for given in paths for bundle in _bundles_in(given)):
         try:
             inspector = loader.load(path.absolute())
         except PlumblineError as error:
@@ -91,7 +93,9 @@ def import_bundle(
 
 @app.command("export")
 def export_bundle(
-    path: Annotated[Path, typer.Argument(help="Folder of the bundle: models/PRODUCT/VERSION, or models/PRODUCT if it has only one.")],
+    path: Annotated[
+        Path, typer.Argument(help="Folder of the bundle: models/PRODUCT/VERSION, or models/PRODUCT if it has only one.")
+    ],
     output: Annotated[Path | None, typer.Option(help="Zip file to write.", show_default="PRODUCT-VERSION.zip")] = None,
 ) -> None:
     """Export a bundle as a zip file, for upload or import. The same bundle always gives the same file.
