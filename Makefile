@@ -105,6 +105,10 @@ typecheck: $(VENV)/stamp-full ## types, tests included
 docs: $(VENV)/stamp-full ## build the documentation site in site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+.PHONY: docs-serve
+docs-serve: $(VENV)/stamp-full ## show the documentation site at http://127.0.0.1:8001 (links need a server, not a folder)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:8001
+
 format: $(VENV)/stamp-full ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format

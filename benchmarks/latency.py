@@ -33,7 +33,7 @@ from tests.serving import service_process
 
 
 def textured_jpeg(size: int = 1024, seed: int = 0) -> bytes:
-    """Return a synthetic image with the detail of a photograph, as JPEG of quality 90."""
+    """Return a synthetic image with the detail of a camera image, as JPEG of quality 90."""
     generator = np.random.default_rng(seed)
     # Noise at all scales, strongest at the coarse ones: the spectrum of natural images.
     image = np.zeros((size, size, 3), np.float32)

@@ -173,6 +173,8 @@ def create_app(settings: Settings) -> FastAPI:
         version="1",  # of the API, as in /v1
         summary="Inspects images of parts: returns pass, review or fail, and the location of defects.",
         lifespan=lifespan,
+        # A redirect has no body that explains it, and clients that do not follow it would report success.
+        redirect_slashes=False,
         # `service.api.pages` serves the documentation without external files.
         docs_url=None,
         redoc_url=None,

@@ -17,6 +17,7 @@ from service.app import begin_drain, create_app, open_streams
 from service.settings import Settings
 
 SWITCH_INTERVAL_S = 0.0005
+PORT_REMEDY = "Stop the process that listens on the port (a running plumbline?), or set another PLUMBLINE_PORT."
 _POLL_S = 0.02
 # Seconds that remain to close everything after the accepted inspections had their time.
 EXIT_GRACE_S = 10.0
@@ -46,7 +47,14 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the server and log the address it listens on."""
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:
+            # uvicorn logs the error of the operating system and exits; what to do about it is missing.
+            if isinstance(error.__context__, OSError):
+                address = f"{self.config.host}:{self.config.port}"
+                log.error("port not available", address=address, reason=error.__context__.strerror, remedy=PORT_REMEDY)
+            raise
         if self.started:
             for server in self.servers:
                 for listener in server.sockets:

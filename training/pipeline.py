@@ -223,7 +223,7 @@ def _fit_and_export(
     images = load_for_training(data.fitted, geometry, config.seed, lambda done: reading(done, ""), sizes=sizes)
     reference = load_sample(data.reference, geometry, config.seed, MAX_REFERENCE_IMAGES, sizes)
     training = reporter.stage("train", config.iterations)
-    measuring = reporter.stage("measure the map's constants", 2)
+    measuring = reporter.stage("build the anomaly map", 2)
     method = fit(
         images,
         reference,
@@ -232,7 +232,7 @@ def _fit_and_export(
         method=method,
         resume=request.resume,
         on_progress=lambda progress: training(progress.step, _note(progress)),
-        on_measured=lambda done: measuring(done, "a minute or two" if done == 1 else ""),
+        on_measured=lambda done: measuring(done, "adjusting it to good images, a minute or two" if done == 1 else ""),
         should_stop=should_stop,
     )
     exporting = reporter.stage("export and compare", 1)
@@ -245,7 +245,7 @@ def _fit_and_export(
 def _note(progress: Progress) -> str:
     minutes, seconds = divmod(round(progress.eta_s), 60)
     loss, rate = progress.losses["loss"], progress.images_per_second
-    return f"loss {loss:.4f} · {rate:.0f} images/s · {minutes}:{seconds:02d} left"
+    return f"{minutes}:{seconds:02d} left · loss {loss:.4f} · {rate:.0f} images/s"
 
 
 def _check_iterations(config: FitConfig, method: Method, *, allow_weak: bool) -> list[str]:

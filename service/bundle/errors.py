@@ -21,9 +21,11 @@ class BundleInvalid(PlumblineError):
         super().__init__(f"The bundle {path} is not served: {reason} {remedy}", bundle=path.name)
         self._reason, self._remedy = reason, remedy
 
-    def set_path(self, path: Path) -> None:
-        """Report `path` as the folder of the bundle, instead of the one in which it was verified."""
-        BundleInvalid.__init__(self, path, self._reason, self._remedy)
+    def set_refused(self) -> None:
+        """Report that the bundle was not installed, instead of the folder in which it was verified."""
+        version = self.extensions["bundle"]
+        self.detail = f"The bundle {version} is refused: {self._reason} {self._remedy} Nothing was stored."
+        self.args = (self.detail,)
 
 
 class BundleIntegrity(BundleInvalid):

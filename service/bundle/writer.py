@@ -103,7 +103,7 @@ def install_bundle(
         with contextlib.suppress(OSError):
             target.parent.rmdir()  # succeeds only if it is empty: the product was new
         if isinstance(error, BundleInvalid):
-            error.set_path(target)
+            error.set_refused()
         raise
     return replace(bundle, path=target), is_new
 

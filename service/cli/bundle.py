@@ -18,7 +18,9 @@ app = typer.Typer(help="Verify, import and export bundles.", no_args_is_help=Tru
 
 @app.command()
 def verify(
-    paths: Annotated[list[Path], typer.Argument(help="Folders of bundles: models/PRODUCT/VERSION.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Folders of bundles, models/PRODUCT/VERSION, or of products, models/PRODUCT.")
+    ],
     provider: Provider = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,7 +37,7 @@ def verify(
     configure()
     loader = bundle_loader(load_settings(provider=provider))
     reports: list[dict[str, Any]] = []
-    for path in paths:
+    for path in (bundle for given in paths for bundle in _bundles_in(given)):
         try:
             inspector = loader.load(path.absolute())
         except PlumblineError as error:
@@ -83,12 +85,17 @@ def import_bundle(
     except OSError as error:
         refuse(f"{archive} cannot be imported: {error.strerror}.")
     path = escape(str(bundle.path))
-    OUT.print(f"Imported the bundle to {path}." if is_new else f"The bundle already exists in {path}.", soft_wrap=True)
+    if is_new:
+        OUT.print(f"Imported the bundle to {path}.", soft_wrap=True)
+    else:
+        OUT.print(f"The bundle already exists in {path} and is identical. Nothing was changed.", soft_wrap=True)
 
 
 @app.command("export")
 def export_bundle(
-    path: Annotated[Path, typer.Argument(help="Folder of the bundle: models/PRODUCT/VERSION.")],
+    path: Annotated[
+        Path, typer.Argument(help="Folder of the bundle: models/PRODUCT/VERSION, or models/PRODUCT if it has only one.")
+    ],
     output: Annotated[Path | None, typer.Option(help="Zip file to write.", show_default="PRODUCT-VERSION.zip")] = None,
 ) -> None:
     """Export a bundle as a zip file, for upload or import. The same bundle always gives the same file.
@@ -97,9 +104,15 @@ def export_bundle(
     """
     from service.bundle.archive import write_archive
     from service.bundle.bundle import Bundle
+    from service.bundle.manifest import MANIFEST
 
+    found = _bundles_in(path)
+    if len(found) > 1:
+        refuse(f"{path} holds {len(found)} bundles. Give the folder of one of them: {', '.join(map(str, found))}.")
+    if not (found[0] / MANIFEST).is_file():
+        refuse(f"{path} is not a bundle: it holds no {MANIFEST}. Give the folder models/PRODUCT/VERSION.")
     try:
-        bundle = Bundle.load(path.absolute())
+        bundle = Bundle.load(found[0].absolute())
         target = output or Path(f"{bundle.manifest.product}-{bundle.version}.zip")
         with target.open("wb") as file:
             write_archive(bundle, file)
@@ -108,3 +121,14 @@ def export_bundle(
     except OSError as error:
         refuse(f"{error.filename} cannot be written: {error.strerror}.")
     OUT.print(f"Exported {bundle.manifest.product} {bundle.version} to {escape(str(target))}.", soft_wrap=True)
+
+
+def _bundles_in(path: Path) -> list[Path]:
+    """Return the bundles in the folder of a product, newest first; if `path` is not such a folder, `path` itself."""
+    from service.bundle.bundle import bundle_folders
+    from service.bundle.manifest import MANIFEST
+
+    if (path / MANIFEST).exists() or not path.is_dir():
+        return [path]
+    # The sub-folder `golden` of a bundle that has lost its manifest is not a bundle.
+    return [folder for folder in bundle_folders(path) if (folder / MANIFEST).is_file()] or [path]

@@ -15,10 +15,11 @@ from pathlib import Path
 from service.app import bundle_loader
 from service.bundle.bundle import bundle_folders
 from service.cli.options import CLIENT_URL
-from service.deployment.repository import product_folders
+from service.deployment.repository import empty_reason, product_folders
 from service.errors import PlumblineError
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
+from service.server import PORT_REMEDY
 from service.settings import PREFIX, Settings
 from service.store.database import open_read_only_engine, sqlite_path
 from service.store.errors import SchemaOutdated, StoreUnavailable
@@ -142,7 +143,7 @@ def _check_cuda(settings: Settings) -> Iterator[Finding]:
         )
         yield Finding("cuda", health, " ".join(problems), remedy)
     else:
-        yield Finding("cuda", Health.OK, f"no GPU is available, the CPU is used ({' '.join(problems)})")
+        yield Finding("cuda", Health.OK, f"no GPU is available, the CPU is used. {' '.join(problems)}")
 
 
 def _check_data(settings: Settings) -> Iterator[Finding]:
@@ -213,7 +214,7 @@ def _check_bundles(settings: Settings) -> Iterator[Finding]:
     products = list(product_folders(settings.models))
     if not products:
         remedy = "Train one with plumbline-train fit, or set PLUMBLINE_MODELS to the folder that holds the products."
-        yield Finding("bundles", Health.PROBLEM, f"{settings.models} holds no bundle", remedy)
+        yield Finding("bundles", Health.PROBLEM, f"{settings.models} {empty_reason(settings.models)}", remedy)
     loader = bundle_loader(settings)
     for product in products:
         for path in bundle_folders(settings.models / product):
@@ -237,8 +238,8 @@ def _check_port(settings: Settings) -> Iterator[Finding]:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            remedy = "Stop the process that listens on the port (a running plumbline?), or set PLUMBLINE_PORT."
-            yield Finding("port", Health.PROBLEM, f"{settings.host}:{settings.port}: {error.strerror}", remedy)
+            text = f"{settings.host}:{settings.port}: {error.strerror}"
+            yield Finding("port", Health.PROBLEM, text, PORT_REMEDY)
             return
     yield Finding("port", Health.OK, f"{settings.host}:{settings.port} is free")
 

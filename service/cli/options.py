@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect as signatures
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,6 +65,15 @@ def load_settings(**options: Any) -> Settings:
     except ValidationError as error:
         for item in error.errors(include_url=False):
             path = ".".join(str(part) for part in item["loc"])
-            name = f"{PREFIX}{path}".upper() if path else "Settings"
+            name = _given_name(path, options.get(path)) if path else "Settings"
             ERR.print(f"[red]{name}[/]: {escape(item['msg'].removeprefix('Value error, '))}")
         raise typer.Exit(USAGE) from error
+
+
+def _given_name(setting: str, option: object) -> str:
+    """Return the name under which the user gave a setting: the option, or otherwise the environment variable.
+
+    An option that was not given has the value of its environment variable, or None.
+    """
+    variable = f"{PREFIX}{setting}".upper()
+    return variable if option is None or str(option) == os.environ.get(variable) else f"--{setting.replace('_', '-')}"

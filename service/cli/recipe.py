@@ -74,7 +74,10 @@ def history(product: Product, url: Url = DEFAULT_URL, as_json: AsJson = False) -
     if as_json:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
         return
-    table = Table("revision", "time", "author", "reason", "bundle")
+    table = Table()
+    for heading in ("revision", "time", "author", "reason", "bundle"):
+        # Author and reason are wrapped, the others are never cut.
+        table.add_column(heading, no_wrap=heading not in {"author", "reason"}, overflow="fold")
     for record in records:
         time = f"{record.created_at:%Y-%m-%d %H:%M:%S}"
         author, reason = escape(record.author), escape(record.reason)

@@ -102,6 +102,11 @@ def product_folders(models: Path) -> Iterator[str]:
             yield folder.name
 
 
+def empty_reason(models: Path) -> str:
+    """Return why a model repository has no products, as the predicate of a sentence."""
+    return "holds no bundle" if models.is_dir() else "does not exist"
+
+
 def _may_contain_bundles(product_folder: Path) -> bool:
     try:
         return any(bundle_folders(product_folder))

@@ -14,6 +14,7 @@ from service.deployment.failures import BrokenBundle
 from service.deployment.loading import known_failure
 from service.deployment.recipes import recipe_in_force, shadow_recipe
 from service.deployment.registry import Registry
+from service.deployment.repository import empty_reason
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.errors import ProviderUnavailable
 from service.store.choices import BundleChoices
@@ -39,6 +40,12 @@ class Startup:
 
     def run(self) -> None:
         """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`."""
+        if not self._registry.known:
+            log.error(
+                "no product to serve",
+                reason=f"The model repository {self._registry.models} {empty_reason(self._registry.models)}.",
+                remedy="Set PLUMBLINE_MODELS to the folder that holds the products, or upload a bundle.",
+            )
         self._registry.load(self._load_product)
 
     def _load_product(self, product: str) -> None:

@@ -90,7 +90,9 @@ def test_the_commands_of_the_tutorial_work(tmp_path: Path) -> None:
     everything = "\n".join(outputs.values())
     assert '"part_id":"4711"' in everything.replace(" ", "")
     assert "x-plumbline-decision:" in everything.lower()
-    assert "ignore dust" in everything
+    assert "find smaller defects" in everything
+    before, after = re.findall(r"(?m)^(?:\w+\.)?fail_threshold: ([\d.]+) → ([\d.]+)", everything)[0]
+    assert float(after) < float(before)
     assert (tmp_path / "heatmap.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "results.csv").read_text().count("\n") == 1 + len(list((tmp_path / "washers/test").glob("*/*")))
 

@@ -111,7 +111,7 @@ def test_card_holds_the_scores_that_the_service_measures(trained: Trained) -> No
 
 @pytest.mark.slow
 def test_every_stage_is_reported_to_its_end(trained: Trained, recorder: Recorder) -> None:
-    stages = ["read images", "train", "measure the map's constants", "export and compare", "calibrate"]
+    stages = ["read images", "train", "build the anomaly map", "export and compare", "calibrate"]
     stages += ["check with synthetic anomalies", "evaluate"]
     assert list(recorder.stages) == stages
     assert all(done == total for done, total in recorder.stages.values())

@@ -4,8 +4,11 @@ from collections.abc import Callable
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from training.cli.console import errors
+
+WIDE = 110  # columns of a terminal in which bars of full width fit
 
 
 class ProgressBars:
@@ -15,11 +18,13 @@ class ProgressBars:
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=30 if errors.width >= WIDE else 8),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            # In a narrow terminal only the note is cut, at its end.
+            TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=errors,
+            expand=True,
         )
 
     def __enter__(self) -> "ProgressBars":

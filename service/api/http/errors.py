@@ -15,7 +15,8 @@ class RouteNotFound(PlumblineError):
     status = 404
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"The service has no endpoint at {path}. GET /openapi.json lists all endpoints.")
+        slash = " Remove the slash at the end." if len(path) > 1 and path.endswith("/") else ""
+        super().__init__(f"The service has no endpoint at {path}.{slash} GET /openapi.json lists all endpoints.")
 
 
 class MethodNotAllowed(PlumblineError):

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 import service
 from service.api.http.errors import InternalError, MethodNotAllowed, RouteNotFound
+from service.api.http.unknown_names import UNKNOWN, explain
 from service.errors import InvalidRequest, PlumblineError, describe_violations
 from service.schemas.problem import TYPE_PREFIX
 
@@ -163,6 +164,8 @@ def install_problem_handlers(app: FastAPI) -> None:
         # `input` is left out: it repeats what the client sent, of any size.
         errors = [
             {"loc": item["loc"], "msg": item["msg"].removeprefix("Value error, "), "type": item["type"]}
+            if item["type"] != UNKNOWN
+            else {"loc": item["loc"], "msg": explain(request, item["loc"]), "type": item["type"]}
             for item in error.errors()
         ]
         what = describe_violations(errors)
@@ -189,12 +192,20 @@ def _from_http(request: Request, error: HTTPException) -> PlumblineError:
 
 
 def _allowed_methods(request: Request) -> str:
-    """Return all methods of a path; the router itself names only those of the first matching route."""
+    """Return all methods of the endpoint; the router itself names only those of the first matching route.
+
+    In the document, the path of an action such as `/v1/inspections/{inspection_id}:replay` matches that of its resource
+    as well. The path with the most literal text is the endpoint's.
+    """
     paths = request.app.openapi()["paths"]
-    matching = [item for path, item in paths.items() if compile_path(path)[0].match(request.url.path)]
-    return ", ".join(sorted({method.upper() for item in matching for method in item} & HTTP_METHODS))
+    matching = [path for path in paths if compile_path(path)[0].match(request.url.path)]
+    if not matching:
+        return ""
+    endpoint = max(matching, key=lambda path: len(_PARAMETER.sub("", path)))
+    return ", ".join(sorted({method.upper() for method in paths[endpoint]} & HTTP_METHODS))
 
 
+_PARAMETER = re.compile(r"\{[^}]*\}")
 HTTP_METHODS = {"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"}
 BODY_READ = "plumbline.body_read"
 

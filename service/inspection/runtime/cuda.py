@@ -35,17 +35,20 @@ def cuda_problems() -> list[str]:
     Loads CUDA's libraries into this process to check them.
     """
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return [f"the installed ONNX Runtime {ort.__version__} was built without CUDA."]
-    return [problem for problem in (_driver_problem(), _library_problem()) if problem is not None]
+        return [f"The installed ONNX Runtime {ort.__version__} was built without CUDA."]
+    driver, library = _driver_problem(), _library_problem()
+    if driver and library and _DRIVER in library:
+        library = None  # the libraries need the driver's, whose absence is reported already
+    return [problem for problem in (driver, library) if problem is not None]
 
 
 def _driver_problem() -> str | None:
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
-        return f"the NVIDIA driver is missing ({_DRIVER} does not load)."
+        return f"The NVIDIA driver is missing ({_DRIVER} does not load)."
     if (status := driver.cuInit(0)) != 0:
-        return f"the NVIDIA driver finds no usable GPU (cuInit returned {status})."
+        return f"The NVIDIA driver finds no usable GPU (cuInit returned {status})."
     return None
 
 
@@ -60,5 +63,5 @@ def _library_problem() -> str | None:
             ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
         missing = str(error).split(":", 1)[0].strip()
-        return f"the library {missing} is missing or does not load."
+        return f"The library {missing} is missing or does not load."
     return None

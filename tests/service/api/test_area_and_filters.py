@@ -116,7 +116,7 @@ def test_area_that_is_not_judged_is_dimmed_and_without_colour(serve: Serve) -> N
         ({"roi": [LEFT], "ignore": [[[0, 0], [99, 0], [99, 99], [0, 99]]]}, "nothing would be judged"),
         ({"regions": {"min_area_px": -1}}, "greater than or equal to 0"),
         ({"regions": {"max_count": 0}}, "greater than or equal to 1"),
-        ({"regions": {"min_aera_px": 1}}, "Extra inputs"),
+        ({"regions": {"min_aera_px": 1}}, "did you mean `min_area_px`?"),
     ],
 )
 def test_invalid_polygons_and_filters_are_refused_as_a_whole(

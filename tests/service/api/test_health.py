@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from service.bundle.bundle import Bundle
 from service.schemas.product import Readiness
@@ -69,10 +70,14 @@ def test_missing_required_product_makes_the_service_not_ready(serve: Serve) -> N
 
 
 def test_empty_repository_is_not_ready_and_its_path_is_reported(serve: Serve, tmp_path: Path) -> None:
-    with serve(models=tmp_path / "nothing") as service:
-        status, body = readiness(service)
+    missing, empty = tmp_path / "nothing", tmp_path / "empty"
+    empty.mkdir()
+    for models, words in ((missing, "does not exist"), (empty, "holds no bundle")):
+        with capture_logs() as log, serve(models=models) as service:
+            status, body = readiness(service)
         assert status == 503
-        assert str(tmp_path / "nothing") in body.reasons[0]
+        assert body.reasons[0] == f"The model repository {models} {words}."
+        assert [entry["reason"] for entry in log if entry["log_level"] == "error"] == body.reasons
 
 
 def test_missing_cuda_that_was_requested_makes_the_service_not_ready(serve: Serve) -> None:

@@ -66,6 +66,7 @@ def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str
 CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("GET", "/nowhere", {}, 404, "not-found"),
     ("GET", "/v1/inspections/../../etc/passwd", {}, 404, "not-found"),
+    ("GET", "/v1/products/", {}, 404, "not-found"),
     ("DELETE", "/v1/products", {}, 405, "method-not-allowed"),
     ("GET", "/v1/products/gadget", {}, 404, "unknown-product"),
     ("POST", "/v1/products/gadget/inspections", {"content": GOOD, "headers": IMAGE}, 404, "unknown-product"),
@@ -372,3 +373,27 @@ def test_405_lists_every_method_of_the_path(service: RunningService) -> None:
     response = service.client.post("/v1/products/widget/recipe")
     assert response.status_code == 405
     assert {"GET", "PUT"} <= set(response.headers["Allow"].split(", "))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "explanation"),
+    [
+        ("POST", f"{INSPECT}?partid=7", None, "query.partid: unknown parameter `partid` (did you mean `part_id`?)"),
+        ("POST", f"{INSPECT}?colour=red", None, "(expected one of: captured_at, lot, part_id, station)"),
+        ("PUT", RECIPE, WHO | {"fail_treshold": 2}, "unknown field `fail_treshold` (did you mean `fail_threshold`?)"),
+        ("PUT", RECIPE, WHO | {"regions": {"min_aera_px": 2}}, "`min_aera_px` (did you mean `min_area_px`?)"),
+        ("POST", PROPOSE, WHO | {"inspections": {"sinse": "2026-03-01T00:00:00Z"}}, "(did you mean `since`?)"),
+    ],
+)
+def test_misspelt_name_is_named_with_the_right_one(
+    service: RunningService, method: str, path: str, body: dict[str, Any] | None, explanation: str
+) -> None:
+    options: dict[str, Any] = {"content": GOOD, "headers": IMAGE} if body is None else {"json": body}
+    problem = assert_problem(service.client.request(method, path, **options), 422, "invalid-request")
+    assert explanation in problem["detail"]
+    assert any(item["type"] == "extra_forbidden" and item["msg"] in problem["detail"] for item in problem["errors"])
+
+
+def test_trailing_slash_is_named_instead_of_redirected(service: RunningService) -> None:
+    problem = assert_problem(service.client.get("/v1/products/"), 404, "not-found")
+    assert "Remove the slash at the end." in problem["detail"]

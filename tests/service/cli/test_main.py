@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[3]
         (("inspect", "nowhere.png", "--product", "widget"), "does not exist"),
         (("inspect", ".", "--product", "ghost"), "Known products: widget"),
         (("inspect", ".", "--product", "widget", "--output", "out.xls"), ".json or .csv"),
-        (("inspect", ".", "--product", "widget", "--provider", "tpu"), "PLUMBLINE_PROVIDER"),
+        (("inspect", ".", "--product", "widget", "--provider", "tpu"), "--provider: Input should be"),
         (("inspect", "."), "--product"),
-        (("serve", "--port", "high"), "PLUMBLINE_PORT"),
+        (("serve", "--port", "high"), "--port: Input should be a valid integer"),
         (("serve", "--queue-limit", "1"), "full batch could never form"),
     ],
 )
@@ -32,6 +32,13 @@ def test_wrong_usage_is_explained(tiny_models: Path, tmp_path: Path, arguments: 
     result = run(*arguments, *folders)
     assert result.exit_code == 2
     assert message in " ".join(result.output.split()).replace("│", "")
+
+
+def test_wrong_environment_variable_is_named(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUMBLINE_PORT", "high")
+    result = run("serve", "--models", tiny_models)
+    assert result.exit_code == 2
+    assert "PLUMBLINE_PORT: Input should be a valid integer" in " ".join(result.output.split())
 
 
 def test_products_are_listed(tiny_models: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from plumbline_client import Client
 from tests.command_line import run
 from tests.running_service import Serve
 
@@ -34,6 +35,9 @@ def test_recipes_of_a_running_service_are_shown_compared_changed_and_reverted(se
         assert (reverted.exit_code, reverted.stdout) == (0, "Revision 3 is in force: Revert to revision 1.\n")
         history = run("recipe", "history", "widget", *at)
         assert [word in history.stdout for word in ("Ada", "dust", "plumbline")] == [True, True, True]
+        with Client(at[1]) as client:
+            versions = {item.version for item in client.bundles("widget").items}
+        assert any(version in history.stdout for version in versions), "not cut at 80 columns"
         assert [item["revision"] for item in json.loads(run("recipe", "history", "widget", "--json", *at).stdout)] == [
             3,
             2,

@@ -184,7 +184,7 @@ def test_second_process_on_the_same_port_reports_it_and_exits(tiny_models: Path,
     with service_process(tiny_models, tmp_path / "one", CPU) as service:
         port = str(urlsplit(service.url).port)
         with (
-            pytest.raises(RuntimeError, match="address already in use"),
+            pytest.raises(RuntimeError, match=r"address already in use.*PLUMBLINE_PORT.*port not available"),
             service_process(tiny_models, tmp_path / "two", CPU | {"port": port}),
         ):
             pass
