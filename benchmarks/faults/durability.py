@@ -321,8 +321,9 @@ def enter_namespace() -> bool:
     except (OSError, subprocess.CalledProcessError):
         return False
     os.environ[_NAMESPACE] = "1"
-    os.execvp(command[0], [*command, sys.executable, "-m", "benchmarks.faults.durability", *sys.argv[1:]])
-    raise AssertionError("unreachable: the program was replaced")
+    script = ["-m", "benchmarks.faults.durability", *sys.argv[1:]]
+    os.execvp(command[0], [*command, sys.executable, *script])
+    raise AssertionError("execvp returned")
 
 
 def replace_database(data: Path) -> None:

@@ -33,6 +33,9 @@ class SchemaOutdated(StoreUnavailable):
     Start `plumbline serve` of this version once: it migrates the database.
     """
 
+    slug = "schema-outdated"
+    title = "Database has the schema of an older version"
+
 
 class RecipeConflict(PlumblineError):
     """The recipe was changed since the revision that a change is based on.
