@@ -100,7 +100,9 @@ def _check_directory(archive: IO[bytes], max_directory_bytes: int) -> None:
     # A zip64 archive has a locator record right before the end record.
     is_zip64 = tail[max(0, start - 20) : start].startswith(b"PK\x06\x07")
     if directory_bytes > max_directory_bytes or is_zip64:
-        raise BadZip("its central directory is larger than allowed.")
+        raise BadZip(
+            "its central directory is larger than allowed (too many files, too long names, or the zip64 format)."
+        )
 
 
 def _check_overlap(archive: IO[bytes], opened: zipfile.ZipFile) -> None:

@@ -17,6 +17,8 @@ from service.errors import PlumblineError, ShuttingDown
 log = structlog.get_logger(__name__)
 # Products that are loaded at the same time. One that takes long delays the others only if there are several like it.
 LOADERS = 4
+# Seconds after the start from which products that are still being loaded do not keep the service from being ready.
+LOADING_GRACE_S = 20.0
 
 
 class ProductLoading:

@@ -16,7 +16,7 @@ import structlog
 from service.deployment.errors import ChangeUnderWay, ProductNotReady, UnknownProduct
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.lease import ActiveProduct, LeaseCount, Shadow
-from service.deployment.loading import ProductLoading, known_failure
+from service.deployment.loading import LOADING_GRACE_S, ProductLoading, known_failure
 from service.deployment.memory import return_freed_memory
 from service.deployment.repository import BundleLoader, product_folders
 from service.errors import ShuttingDown
@@ -27,8 +27,6 @@ from service.store.records import RecipeRevision
 
 log = structlog.get_logger(__name__)
 DRAIN_TIMEOUT_S = 60.0
-# Seconds after the start from which products that are still being loaded do not keep the service from being ready.
-LOADING_GRACE_S = 20.0
 _POLL_S = 0.1
 ResultT = TypeVar("ResultT")
 
@@ -123,6 +121,11 @@ class Registry:
         """
         self._loading.run(load_product, self._end_change)
 
+    def require_known(self, product: str) -> None:
+        """Raise `UnknownProduct` if the repository has no such product."""
+        if product not in self._known:
+            raise UnknownProduct(product, self._known, self.models)
+
     def get(self, product: str) -> ActiveProduct:
         """Return bundle and recipe in force. Use `lease` to run inspections with them.
 
@@ -133,8 +136,7 @@ class Registry:
         active = self._active.get(product)
         if active is not None:
             return active
-        if product not in self._known:
-            raise UnknownProduct(product, self._known, self.models)
+        self.require_known(product)
         reasons = [broken.reason for broken in self.failures.broken if broken.product == product]
         if not reasons:
             is_loading = self.is_loading(product)

@@ -304,8 +304,7 @@ class Rollout:
         self._metrics.bundle_changes.labels(product, change, "done").inc()
 
     def _folders(self, product: str) -> list[Path]:
-        if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known, self._registry.models)
+        self._registry.require_known(product)
         try:
             return bundle_folders(self._registry.models / product)
         except FileNotFoundError:

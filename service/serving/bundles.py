@@ -10,7 +10,7 @@ from typing import IO, Any
 from service.bundle.errors import RepositoryNotWritable
 from service.bundle.manifest import PRODUCT_NAME
 from service.deployment.comparison import Comparison, compare
-from service.deployment.errors import ShadowRefused, UnknownProduct
+from service.deployment.errors import ShadowRefused
 from service.deployment.lease import ActiveProduct
 from service.deployment.registry import Registry
 from service.deployment.rollout import BundleVersion, Rollout
@@ -175,7 +175,7 @@ class BundleService:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be used.
         """
-        self._require_known(product)
+        self._registry.require_known(product)
         return self._rollout.choices.history(product, role, limit=limit)
 
     def compare(self, product: str, active: str | None, shadow: str | None, limit: int) -> Comparison:
@@ -192,14 +192,10 @@ class BundleService:
             ShadowRefused: The product never had a shadow.
             StoreUnavailable: The database cannot be used.
         """
-        self._require_known(product)
+        self._registry.require_known(product)
         active = active or self._registry.get(product).bundle.version
         if shadow is None:
             shadow = self._rollout.choices.latest_version(product, "shadow")
             if shadow is None:
                 raise ShadowRefused(product, f"{product!r} never had a shadow to compare with.")
         return compare(active, shadow, paired_verdicts(self._store.engine, product, active, shadow, limit))
-
-    def _require_known(self, product: str) -> None:
-        if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known, self._registry.models)

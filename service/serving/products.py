@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.deployment.errors import UnknownProduct
 from service.deployment.failures import BrokenBundle
 from service.deployment.lease import ActiveProduct, Shadow
 from service.deployment.registry import Registry
@@ -50,8 +49,7 @@ class ProductService:
         Raises:
             UnknownProduct: There is no such product.
         """
-        if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known, self._registry.models)
+        self._registry.require_known(product)
         return self._describe(product)
 
     def _describe(self, name: str) -> ProductState:

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from uuid import UUID
 
-from service.deployment.errors import UnknownProduct
 from service.deployment.lease import ActiveProduct
 from service.deployment.registry import Registry
 from service.errors import InvalidRequest
@@ -122,7 +121,7 @@ class ProposalService:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be used.
         """
-        self._require_known(product)
+        self._registry.require_known(product)
         return read_page(lambda count: list_proposals(self._store.engine, product, before=before, limit=count), limit)
 
     def get(self, product: str, proposal_id: str) -> Proposal:
@@ -132,7 +131,7 @@ class ProposalService:
             UnknownProduct, UnknownProposal: It does not exist.
             StoreUnavailable: The database cannot be used.
         """
-        self._require_known(product)
+        self._registry.require_known(product)
         return get_proposal(self._store.engine, product, proposal_id).proposal
 
     @contextmanager
@@ -153,7 +152,3 @@ class ProposalService:
     def close(self) -> None:
         """Complete the submitted work and stop the thread."""
         self._thread.shutdown()
-
-    def _require_known(self, product: str) -> None:
-        if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known, self._registry.models)

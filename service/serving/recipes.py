@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.deployment.errors import UnknownProduct
 from service.deployment.lease import ActiveProduct
 from service.deployment.recipes import proposed_recipe, replace_recipe, reverted_recipe
 from service.deployment.registry import Registry
@@ -66,7 +65,7 @@ class RecipeService:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be used.
         """
-        self._require_known(product)
+        self._registry.require_known(product)
         return recipe_history(self._store.engine, product, limit=limit)
 
     def revision(self, product: str, number: int) -> RecipeRevision:
@@ -76,7 +75,7 @@ class RecipeService:
             UnknownProduct, UnknownRevision: It does not exist.
             StoreUnavailable: The database cannot be used.
         """
-        self._require_known(product)
+        self._registry.require_known(product)
         return get_recipe(self._store.engine, product, number)
 
     def compare(self, product: str, before: int, after: int) -> RevisionDifferences:
@@ -194,10 +193,6 @@ class RecipeService:
     def _proposed(self, active: ActiveProduct, proposal_id: str) -> Recipe:
         stored = get_proposal(self._store.engine, active.bundle.manifest.product, proposal_id)
         return proposed_recipe(stored, active.bundle)
-
-    def _require_known(self, product: str) -> None:
-        if product not in self._registry.known:
-            raise UnknownProduct(product, self._registry.known, self._registry.models)
 
 
 def _require_valid_scale(recipe: Recipe, active: ActiveProduct) -> None:
