@@ -95,6 +95,8 @@ class Settings(BaseSettings):
     """Format of a heatmap if the request does not name one."""
     heatmap_quality: int = Field(default=90, ge=1, le=100)
     """JPEG and WebP quality of heatmaps."""
+    heatmap_colormap: Literal["cyan-violet", "turbo", "viridis", "cividis", "inferno"] = "cyan-violet"
+    """Colour map of heatmaps. The default is legible on brown, red and gray parts and for colour-blind people."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged. `debug` logs one line per inspection."""

@@ -21,7 +21,9 @@ DASHBOARD = DEPLOY / "grafana" / "dashboards" / "plumbline.json"
 SERVER_METRICS = {"up"}
 NAME = re.compile(r"\b(?:inspection|http|process|product|route)[a-zA-Z0-9_]*(?::[a-zA-Z0-9_:]+)?|\bup\b")
 # Grouping clauses and label matchers name labels, not metrics.
-LABELS = re.compile(r"""\{(?:[^}"]|"[^"]*")*\}|\b(?:by|without|on|ignoring)\s*\([^)]*\)|label_values\((?P<metric>\w+),\s*\w+\)""")
+LABELS = re.compile(
+    r"""\{(?:[^}"]|"[^"]*")*\}|\b(?:by|without|on|ignoring)\s*\([^)]*\)|label_values\((?P<metric>\w+),\s*\w+\)"""
+)
 
 
 def exposed_names() -> set[str]:
