@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PINS := pyproject.toml client/pyproject.toml constraints.txt
 MODELS ?= models
 
-.PHONY: help demo demo-train demo-bundle images serve test test-fast lint format typecheck docs constraints system-deps clean
+.PHONY: help demo demo-train demo-bundle images serve test test-fast lint format typecheck docs constraints system-deps clean clean-runs
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,11 +48,11 @@ $(VENV)/stamp-full: $(VENV)/stamp-train
 
 # --- see it work --------------------------------------------------------------------------------------------
 
-demo: $(VENV)/stamp-base ## inspect the shipped sample images with the shipped model (KEEP=1 keeps the service running)
-	$(BIN)/python -m service.cli.demo --models $(MODELS) $(if $(KEEP),--keep)
+demo: $(VENV)/stamp-base ## inspect the shipped sample images with the shipped model (KEEP=1 keeps the service running, PORT=8000)
+	$(BIN)/python -m service.cli.demo --models $(MODELS) $(if $(KEEP),--keep) $(if $(PORT),--port $(PORT))
 
 demo-train: $(VENV)/stamp-solar ## train, evaluate and serve a model on real images of solar cells
-	$(BIN)/python -m training.demo.elpv $(if $(KEEP),--keep)
+	$(BIN)/python -m training.demo.elpv $(if $(KEEP),--keep) $(if $(PORT),--port $(PORT))
 
 serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables change the settings
 	$(BIN)/plumbline serve
@@ -118,6 +118,9 @@ system-deps: ## install the system programs that some tests use, from Debian's p
 	$(SUDO) apt-get update -qq
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends $(SYSTEM_PACKAGES)
 
-clean: ## remove the environment, caches and outputs of the programs
-	rm -rf $(VENV) runs demo-out site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+clean: ## remove the environment, caches and outputs of the demo; trained models in runs/ stay
+	rm -rf $(VENV) demo-out site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
 	find client service training tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
+
+clean-runs: ## remove runs/: trained models, reports and their checkpoints
+	rm -rf runs

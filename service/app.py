@@ -148,6 +148,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the service as an ASGI application. Threads and connections start and end with its lifespan."""
     configure()
     metrics = Metrics()
+    metrics.set_folders({"data": settings.data, "models": settings.models})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

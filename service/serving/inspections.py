@@ -273,11 +273,11 @@ class InspectionService:
             violations = check_quality(prepared, inspector.quality_limits, recipe) + frozen
             with self._files(prepared.media_type) as inspection_id:
                 if violations:
-                    return self._store_invalid(inspection_id, active, prepared, violations, image)
-                return self._store_judged(inspection_id, active, prepared, image)
+                    return self._store_invalid(inspection_id, active, prepared, violations, image, submitted)
+                return self._store_judged(inspection_id, active, prepared, image, submitted)
 
     def _store_judged(
-        self, inspection_id: UUID, active: ActiveProduct, prepared: PreparedImage, image: Image
+        self, inspection_id: UUID, active: ActiveProduct, prepared: PreparedImage, image: Image, submitted: float
     ) -> InspectionRecord:
         inspector, recipe, data = active.inspector, active.recipe.recipe, image.data
         created_at, reference = self._clock.now(), self._references.scores(active.bundle, recipe)
@@ -302,7 +302,16 @@ class InspectionService:
             raise
         self._store.writer.write(record)
         timings = {**judged.timings, "store": time.perf_counter() - store_started}
-        self._metrics.count_inspection(record.product, record.decision, judged.score, timings, record.batch_size)
+        duration_s = time.perf_counter() - submitted
+        self._metrics.count_inspection(
+            record.product,
+            record.decision,
+            score=judged.score,
+            p_value=judged.p_value,
+            duration_s=duration_s,
+            timings_s=timings,
+            batch_size=record.batch_size,
+        )
         if judged.decision is not judged.by_score:
             self._metrics.softened.labels(record.product).inc()
         return record
@@ -314,6 +323,7 @@ class InspectionService:
         prepared: PreparedImage,
         violations: tuple[QualityViolation, ...],
         image: Image,
+        submitted: float,
     ) -> InspectionRecord:
         """Store an image that the quality check rejected: it shows what is wrong with illumination, lens or camera."""
         reference = self._references.scores(active.bundle, active.recipe.recipe)
@@ -326,7 +336,8 @@ class InspectionService:
         timings = {stage: milliseconds / 1000 for stage, milliseconds in record.timings_ms.items()}
         timings["store"] = time.perf_counter() - store_started
         reasons = {violation["reason"] for violation in record.objections or []}
-        self._metrics.count_invalid(record.product, reasons, timings)
+        duration_s = time.perf_counter() - submitted
+        self._metrics.count_invalid(record.product, reasons, duration_s, timings)
         return record
 
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:

@@ -74,8 +74,7 @@ class RequestContext:
         # The label is the route's template, not the path: each id and each scanned path would make a time series.
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        self._metrics.http_requests.labels(method, route, str(status)).inc()
-        self._metrics.http_duration.labels(method, route).observe(seconds)
+        self._metrics.count_request(method, route, status, seconds)
         if PROBLEM in scope:
             self._metrics.problems.labels(scope[PROBLEM]).inc()
 
