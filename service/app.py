@@ -35,6 +35,7 @@ from service.inspection.runtime.isolation import SelfTestLimits
 from service.inspection.runtime.session import SessionOptions
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
+from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission
 from service.serving.artefacts import ArtefactService
 from service.serving.bundles import BundleService
@@ -68,9 +69,10 @@ class Runtime:
         settings: The settings.
         store: The opened store; it is closed by `close`.
         metrics: The metrics of the application.
+        refusals: Logs requests and images that are refused.
     """
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, store: Store, metrics: Metrics, refusals: RefusalLog) -> None:
         self.store = store
         self.store_health = StoreHealth(StoreProbe(store, settings.min_data_free_bytes))
         passed = PassedSelfTests(settings.data / SELF_TESTS)
@@ -92,6 +94,7 @@ class Runtime:
             metrics=metrics,
             health=self.store_health,
             clock=clock,
+            refusals=refusals,
         )
         self.services = Services(
             inspections=inspection_service,
@@ -148,6 +151,7 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the service as an ASGI application. Threads and connections start and end with its lifespan."""
     configure()
     metrics = Metrics()
+    refusals = RefusalLog(settings.log_refusals_per_minute)
     metrics.set_folders({"data": settings.data, "models": settings.models})
 
     @asynccontextmanager
@@ -158,7 +162,7 @@ def create_app(settings: Settings) -> FastAPI:
         except StoreUnavailable as error:
             log.error("cannot start", reason=error.detail)
             raise
-        runtime = Runtime(settings, store, metrics)
+        runtime = Runtime(settings, store, metrics, refusals)
         app.state.runtime, app.state.services = runtime, runtime.services
         await run_in_threadpool(runtime.start)
         try:
@@ -166,6 +170,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             runtime.admission.close()
             await run_in_threadpool(runtime.close)
+            refusals.flush()
 
     app = FastAPI(
         title="Plumbline inspection service",
@@ -179,7 +184,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_problem_handlers(app)
     # The middleware added last is the outermost: a refused body has a request id and is counted, too.
     app.add_middleware(BodyLimitMiddleware, settings=settings, routers=ROUTERS)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, refusals=refusals)
     for router in ROUTERS:
         app.include_router(router)
     app.include_router(pages.router)

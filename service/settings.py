@@ -100,6 +100,8 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged. `debug` logs one line per inspection."""
+    log_refusals_per_minute: int = Field(default=60, ge=0, le=100_000)
+    """Most log lines per minute about refused requests (4xx, 503), for each problem. Further ones are only counted."""
     log_format: Literal["json", "console"] = "json"
     """`json` for log collectors, `console` for reading in a terminal."""
 

@@ -60,13 +60,15 @@ def inspect(
         recipe, reference = recipe_in_force(settings, inspector.bundle)
     except PlumblineError as error:
         refuse(error.detail)
-    heatmaps = save_heatmap and HeatmapOptions(
-        folder=save_heatmap,
-        media_type=settings.heatmap_media_type,
-        colormap=settings.heatmap_colormap,
-        quality=settings.heatmap_quality,
-        legend=legend,
-    )
+    heatmaps = None
+    if save_heatmap is not None:
+        heatmaps = HeatmapOptions(
+            folder=save_heatmap,
+            media_type=settings.heatmap_media_type,
+            colormap=settings.heatmap_colormap,
+            quality=settings.heatmap_quality,
+            legend=legend,
+        )
     results: list[FileResult] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=ERR

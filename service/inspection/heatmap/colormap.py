@@ -50,8 +50,9 @@ def lookup_table(name: str) -> UInt8Image:
     """
     if name == DEFAULT_COLORMAP:
         positions = np.linspace(0, FULL_SCALE, STEPS)
-        stops, colours = zip(*_CYAN_VIOLET, strict=True)
-        channels = [np.interp(positions, stops, channel) for channel in zip(*colours, strict=True)]
-        return np.rint(np.stack(channels, axis=1)).astype(np.uint8)
+        stops = [stop for stop, _ in _CYAN_VIOLET]
+        colours = np.array([colour for _, colour in _CYAN_VIOLET])
+        channels = [np.interp(positions, stops, colours[:, channel]) for channel in range(3)]
+        return np.asarray(np.rint(np.stack(channels, axis=1)), np.uint8)
     ramp = np.arange(STEPS, dtype=np.uint8)[:, None]
     return np.asarray(cv2.applyColorMap(ramp, _OPENCV[name])[:, 0, ::-1], np.uint8)

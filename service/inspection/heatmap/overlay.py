@@ -76,7 +76,7 @@ def render(
     if 0 < contour_step < STEPS:
         above = (shades >= contour_step).astype(np.uint8)
         contours, _ = cv2.findContours(above, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-        _outline(overlay, contours, max(1, thickness // 2))
+        _outline(overlay, [np.asarray(contour, np.int32) for contour in contours], max(1, thickness // 2))
     _outline(overlay, [np.array(region.polygon, np.int32) for region in regions], thickness)
     return overlay
 
