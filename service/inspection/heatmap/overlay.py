@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from service.bundle.arrays import Float32Map, UInt8Image
 from service.inspection.area import BoolMask
@@ -62,29 +61,40 @@ def render(
         seen = cv2.resize(judged.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
     steps = (scale.normalise(anomaly_map) * _STEPS_PER_UNIT).astype(np.uint8)
     shades = cv2.resize(steps, (width, height), interpolation=cv2.INTER_LINEAR)
-    colours = lookup_table(colormap)
+    colours = lookup_table(colormap)[:, None]
     weights = np.minimum(np.arange(STEPS, dtype=np.float32) / np.float32(_STEPS_PER_UNIT), 1) ** 2 * np.float32(opacity)
     overlay = np.empty_like(rgb)
     # Blending needs about fifty bytes per pixel, which would be gigabytes for a large image. So it is done in strips.
     for top in range(0, height, _STRIP_ROWS):
         rows = slice(top, top + _STRIP_ROWS)
-        weight = weights[shades[rows]][..., None]
-        overlay[rows] = np.rint(rgb[rows] * (1 - weight) + colours[shades[rows]] * weight)
+        weight = cv2.LUT(shades[rows], weights)[..., None]
+        overlay[rows] = np.rint(rgb[rows] * (1 - weight) + cv2.applyColorMap(shades[rows], colours) * weight)
         if seen is not None:
             _dim(overlay[rows], rgb[rows], seen[rows], top, thickness)
     contour_step = math.ceil(scale.position(scale.high if fail_threshold is None else fail_threshold) * _STEPS_PER_UNIT)
     if 0 < contour_step < STEPS:
-        above = (shades >= contour_step).astype(np.uint8)
-        contours, _ = cv2.findContours(above, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-        _outline(overlay, [np.asarray(contour, np.int32) for contour in contours], max(1, thickness // 2))
-    _outline(overlay, [np.array(region.polygon, np.int32) for region in regions], thickness)
+        _contour(overlay, (shades >= contour_step).astype(np.uint8), max(1, thickness // 2))
+    for region in regions:
+        outline = np.array(region.polygon, np.int32)
+        cv2.polylines(overlay, [outline], True, _BLACK, thickness + 2, cv2.LINE_AA)
+        cv2.polylines(overlay, [outline], True, _WHITE, thickness, cv2.LINE_AA)
     return overlay
 
 
-def _outline(overlay: UInt8Image, polygons: Sequence[npt.NDArray[np.int32]], thickness: int) -> None:
-    """Draw closed lines in white with a black border, which are visible on any image, in place."""
-    for colour, width in ((_BLACK, thickness + 2), (_WHITE, thickness)):
-        cv2.polylines(overlay, polygons, True, colour, width, cv2.LINE_AA)
+def _contour(overlay: UInt8Image, above: UInt8Image, thickness: int) -> None:
+    """Draw a white line with a black border around the pixels above a threshold, in place.
+
+    The line lies outside of them, so that it does not cover a small defect.
+
+    Args:
+        overlay: uint8 [H, W, 3].
+        above: uint8 [H, W], 1 for the pixels above the threshold.
+        thickness: Thickness of the white line, in pixels.
+    """
+    line = cv2.dilate(above, np.ones((2 * thickness + 1, 2 * thickness + 1), np.uint8))
+    border = cv2.dilate(line, np.ones((3, 3), np.uint8))
+    overlay[border > line] = _BLACK
+    overlay[line > above] = _WHITE
 
 
 def _dim(overlay: UInt8Image, rgb: UInt8Image, seen: BoolMask, top: int, thickness: int) -> None:
