@@ -187,7 +187,10 @@ def _from_http(request: Request, error: HTTPException) -> PlumblineError:
     if error.status_code == 405:
         return MethodNotAllowed(request.method, _allowed_methods(request))
     if error.status_code < 500:
-        return InvalidRequest(f"{error.detail}.")
+        # The text of the framework is not shown; it describes the implementation.
+        return InvalidRequest(
+            "The request cannot be read: its body does not have the form that its Content-Type states."
+        )
     return InternalError()
 
 
