@@ -175,8 +175,10 @@ def test_duration_of_served_images_is_measured_apart_from_rejected_requests(serv
 def test_disk_space_and_target_rates_are_exposed(serve: Serve) -> None:
     with serve() as service:
         for folder in ("data", "models"):
-            free = value(service, "inspection_disk_free_bytes", folder=folder)
-            assert 0 < free <= value(service, "inspection_disk_total_bytes", folder=folder)
+            free, total = (value(service, f"inspection_disk_{kind}_bytes", folder=folder) for kind in ("free", "total"))
+            assert free is not None
+            assert total is not None
+            assert 0 < free <= total
         assert value(service, "inspection_target_rate", product="widget", kind="fail") == 0.01
 
 
