@@ -227,7 +227,7 @@ def test_compose_does_not_start_without_a_password_for_grafana(variables: dict[s
 
 
 @pytest.mark.parametrize(
-    ("variables", "source"), [({}, "models"), ({"PLUMBLINE_MODELS_VOLUME": "./models"}, str(ROOT / "models"))]
+    ("variables", "source"), [({}, "models"), ({"MODELS_VOLUME": "./models"}, str(ROOT / "models"))]
 )
 def test_bundles_can_be_uploaded_in_compose(variables: dict[str, str], source: str) -> None:
     done = compose_config("cpu", GRAFANA_PASSWORD="chosen", **variables)
