@@ -1,31 +1,39 @@
 # Two images:
 #   docker build --target cpu  -t plumbline:cpu .
 #   docker build --target cuda -t plumbline:cuda .     (the host needs the driver and the container toolkit)
-# The service runs as user 10001, needs no capabilities, and writes only to /data and /tmp, so the root file system can be
-# read-only.
+# The service runs as user 10001, needs no capabilities, and writes only to /data, /models and /tmp, so the root file
+# system can be read-only. /models contains the demo product:
+#   docker run --rm -p 127.0.0.1:8000:8000 plumbline:cpu
 
-ARG PYTHON_VERSION=3.12
+# The digest of the index, which names an image for each platform. Change it together with the tag.
+ARG PYTHON_IMAGE=python:3.12.14-slim-trixie@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
 
-FROM python:${PYTHON_VERSION}-slim AS build
+FROM ${PYTHON_IMAGE} AS venv
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/plumbline
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-# Dependencies first: their layer is large and rarely changes.
-COPY deploy/docker/dependencies.py ./
-COPY client/pyproject.toml ./client/
-RUN python dependencies.py > dependencies.txt \
-    && /opt/plumbline/bin/pip install --constraint constraints.txt --requirement dependencies.txt
+
+# The dependencies: large layers that a change of the source does not touch. `make requirements` writes the lists.
+FROM venv AS dependencies-cpu
+COPY requirements/cpu.txt ./
+RUN /opt/plumbline/bin/pip install --require-hashes --requirement cpu.txt
+
+FROM venv AS dependencies-cuda
+COPY requirements/cuda.txt ./
+RUN /opt/plumbline/bin/pip install --require-hashes --requirement cuda.txt
+
+# The packages of this repository. Training is not part of the images, because they do not contain torch.
+FROM venv AS packages
+COPY requirements/build.txt ./
+RUN python -m venv /opt/build && /opt/build/bin/pip install --require-hashes --requirement build.txt
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY client ./client
 COPY service ./service
-COPY training ./training
-RUN /opt/plumbline/bin/pip install --no-deps ./client .
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels ./client . \
+    && /opt/plumbline/bin/pip install --no-deps --no-index --prefix /opt/packages /wheels/*.whl \
+    && rm /opt/packages/bin/plumbline-train
 
-FROM build AS build-cuda
-RUN python dependencies.py cuda > dependencies-cuda.txt \
-    && /opt/plumbline/bin/pip install --constraint constraints.txt --requirement dependencies-cuda.txt
-
-FROM python:${PYTHON_VERSION}-slim AS runtime
+FROM ${PYTHON_IMAGE} AS runtime
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG CREATED=unknown
@@ -35,10 +43,13 @@ LABEL org.opencontainers.image.title="Plumbline" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
-      org.opencontainers.image.base.name="docker.io/library/python:3.12-slim"
+      org.opencontainers.image.base.name="docker.io/library/python:3.12.14-slim-trixie"
 RUN groupadd --gid 10001 plumbline \
     && useradd --uid 10001 --gid plumbline --no-create-home --shell /usr/sbin/nologin plumbline \
     && install --directory --owner plumbline --group plumbline /data /models
+COPY LICENSE NOTICE /usr/share/doc/plumbline/
+# Before VOLUME: a new volume starts with this content.
+COPY --chown=10001:10001 models/washer /models/washer
 # Two malloc arenas instead of eight per core, because each arena keeps the memory of its peak use.
 ENV PATH=/opt/plumbline/bin:$PATH \
     HOME=/tmp \
@@ -67,9 +78,11 @@ FROM runtime AS cuda
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PLUMBLINE_PROVIDER=cuda
-COPY --from=build-cuda /opt/plumbline /opt/plumbline
+COPY --from=dependencies-cuda /opt/plumbline /opt/plumbline
+COPY --from=packages /opt/packages /opt/plumbline
 
 # The last stage is the default of a build without --target.
 FROM runtime AS cpu
 ENV PLUMBLINE_PROVIDER=cpu
-COPY --from=build /opt/plumbline /opt/plumbline
+COPY --from=dependencies-cpu /opt/plumbline /opt/plumbline
+COPY --from=packages /opt/packages /opt/plumbline

@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 PINS := pyproject.toml client/pyproject.toml constraints.txt
 MODELS ?= models
 
-.PHONY: help demo demo-train demo-bundle images serve test test-fast lint format typecheck docs constraints system-deps clean
+.PHONY: help demo demo-train demo-bundle images serve test test-fast lint format typecheck docs constraints requirements sbom audit system-deps clean clean-runs
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,11 +48,11 @@ $(VENV)/stamp-full: $(VENV)/stamp-train
 
 # --- see it work --------------------------------------------------------------------------------------------
 
-demo: $(VENV)/stamp-base ## inspect the shipped sample images with the shipped model (KEEP=1 keeps the service running)
-	$(BIN)/python -m service.cli.demo --models $(MODELS) $(if $(KEEP),--keep)
+demo: $(VENV)/stamp-base ## inspect the shipped sample images with the shipped model (KEEP=1 keeps the service running, PORT=8000)
+	$(BIN)/python -m service.cli.demo --models $(MODELS) $(if $(KEEP),--keep) $(if $(PORT),--port $(PORT))
 
 demo-train: $(VENV)/stamp-solar ## train, evaluate and serve a model on real images of solar cells
-	$(BIN)/python -m training.demo.elpv $(if $(KEEP),--keep)
+	$(BIN)/python -m training.demo.elpv $(if $(KEEP),--keep) $(if $(PORT),--port $(PORT))
 
 serve: $(VENV)/stamp-base ## serve models/ on port 8000; PLUMBLINE_* variables change the settings
 	$(BIN)/plumbline serve
@@ -85,6 +85,33 @@ constraints: $(VENV)/stamp-full $(VENV)/stamp-solar ## pin what this environment
 	    sed -nE 's/^onnxruntime-gpu==(.*)/onnxruntime==\1/p' constraints.txt; } | LC_ALL=C sort -u; } > constraints.new
 	@mv constraints.new constraints.txt
 
+# Tools of a release, in an environment of their own, because nothing else needs them.
+RELEASE := $(VENV)/release
+RELEASE_TOOLS := uv==0.13.9 cyclonedx-bom==7.5.0 pip-audit==2.10.1
+# The images have Python 3.12. CUDA is for x86_64 only.
+COMPILE = $(RELEASE)/bin/uv pip compile - --quiet --constraint constraints.txt --python-version 3.12 --generate-hashes \
+	--no-annotate --no-header
+
+$(RELEASE)/stamp: | $(VENV)/bin/python
+	$(BIN)/python -m venv $(RELEASE)
+	$(RELEASE)/bin/pip --disable-pip-version-check install --quiet $(RELEASE_TOOLS)
+	@touch $@
+
+requirements: $(RELEASE)/stamp ## write requirements/*.txt, what the images install, with versions and hashes (needs a package index)
+	$(BIN)/python deploy/docker/dependencies.py cpu | $(COMPILE) --universal --output-file requirements/cpu.txt
+	$(BIN)/python deploy/docker/dependencies.py cuda | $(COMPILE) --python-platform x86_64-unknown-linux-gnu --output-file requirements/cuda.txt
+	$(BIN)/python deploy/docker/dependencies.py build | $(COMPILE) --universal --output-file requirements/build.txt
+
+sbom: $(RELEASE)/stamp ## write dist/plumbline-*.cdx.json, the software bills of materials of the images (CycloneDX)
+	@mkdir -p dist
+	for variant in cpu cuda; do \
+	  $(RELEASE)/bin/cyclonedx-py requirements requirements/$$variant.txt --pyproject pyproject.toml --output-reproducible \
+	    --output-format JSON --output-file dist/plumbline-$$variant.cdx.json; done
+
+audit: $(RELEASE)/stamp ## look up known vulnerabilities of what the images install (needs internet: asks pypi.org)
+	for variant in cpu cuda build; do \
+	  $(RELEASE)/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements/$$variant.txt || exit 1; done
+
 # --- is it right? -------------------------------------------------------------------------------------------
 
 test: lint typecheck docs ## everything that CI checks: style, types, import rules, documentation, tests with coverage
@@ -113,15 +140,18 @@ format: $(VENV)/stamp-full ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# promtool checks the alert rules, docker-compose the compose file, curl runs the commands of README and tutorial. No
-# daemon is started for the tests.
-SYSTEM_PACKAGES := prometheus docker-compose curl
+# promtool checks the alert rules, docker-compose the compose file, systemd-analyze the unit, and curl runs the commands
+# of README and tutorial. No daemon is started for the tests.
+SYSTEM_PACKAGES := prometheus docker-compose curl systemd
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 system-deps: ## install the system programs that some tests use, from Debian's packages
 	$(SUDO) apt-get update -qq
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends $(SYSTEM_PACKAGES)
 
-clean: ## remove the environment, caches and outputs of the programs
-	rm -rf $(VENV) runs demo-out site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+clean: ## remove the environment, caches and outputs of the demo; trained models in runs/ stay
+	rm -rf $(VENV) demo-out site dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
 	find client service training tests benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
+
+clean-runs: ## remove runs/: trained models, reports and their checkpoints
+	rm -rf runs

@@ -37,6 +37,7 @@ from service.inspection.runtime.isolation import SelfTestLimits
 from service.inspection.runtime.session import SessionOptions
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
+from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission
 from service.serving.artefacts import ArtefactService
 from service.serving.bundles import BundleService
@@ -70,9 +71,10 @@ class Runtime:
         settings: The settings.
         store: The opened store; it is closed by `close`.
         metrics: The metrics of the application.
+        refusals: Logs requests and images that are refused.
     """
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, store: Store, metrics: Metrics, refusals: RefusalLog) -> None:
         self.store = store
         self.store_health = StoreHealth(StoreProbe(store, settings.min_data_free_bytes))
         passed = PassedSelfTests(settings.data / SELF_TESTS)
@@ -94,6 +96,7 @@ class Runtime:
             metrics=metrics,
             health=self.store_health,
             clock=clock,
+            refusals=refusals,
         )
         self.services = Services(
             inspections=inspection_service,
@@ -150,6 +153,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the service as an ASGI application. Threads and connections start and end with its lifespan."""
     configure()
     metrics = Metrics()
+    refusals = RefusalLog(settings.log_refusals_per_minute)
+    metrics.set_folders({"data": settings.data, "models": settings.models})
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -159,7 +164,7 @@ def create_app(settings: Settings) -> FastAPI:
         except StoreUnavailable as error:
             log.error("cannot start", reason=error.detail)
             raise
-        runtime = Runtime(settings, store, metrics)
+        runtime = Runtime(settings, store, metrics, refusals)
         app.state.runtime, app.state.services = runtime, runtime.services
         await run_in_threadpool(runtime.start)
         try:
@@ -167,6 +172,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             runtime.admission.close()
             await run_in_threadpool(runtime.close)
+            refusals.flush()
 
     app = FastAPI(
         title="Plumbline inspection service",
@@ -183,7 +189,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The middleware added last is the outermost: a refused body has a request id and is counted, too.
     app.add_middleware(BodyLimitMiddleware, settings=settings, routers=ROUTERS)
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, refusals=refusals)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(require_declared_query)])
     app.include_router(pages.router)

@@ -95,9 +95,13 @@ class Settings(BaseSettings):
     """Format of a heatmap if the request does not name one."""
     heatmap_quality: int = Field(default=90, ge=1, le=100)
     """JPEG and WebP quality of heatmaps."""
+    heatmap_colormap: Literal["cyan-violet", "turbo", "viridis", "cividis", "inferno"] = "cyan-violet"
+    """Colour map of heatmaps. The default is legible on brown, red and gray parts and for colour-blind people."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged. `debug` logs one line per inspection."""
+    log_refusals_per_minute: int = Field(default=60, ge=0, le=100_000)
+    """Most log lines per minute about refused requests (4xx, 503), for each problem. Further ones are only counted."""
     log_format: Literal["json", "console"] = "json"
     """`json` for log collectors, `console` for reading in a terminal."""
 

@@ -7,6 +7,7 @@ import functools
 import shutil
 import socket
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -136,7 +137,9 @@ def plain_logs() -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(default=str),
-        ]
+        ],
+        # Commands print their results to standard output.
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from service.recipes.toml_file import toml_problem
 from training.config import FitConfig, checked
 from training.errors import InvalidFitConfig, InvalidSettings
 from training.methods import fit_config
@@ -32,8 +33,10 @@ def read_settings(path: Path, **chosen: Any) -> FitConfig:
     try:
         text = path.read_bytes().decode()
         given = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidSettings(path, str(error)) from error
+    except OSError as error:
+        raise InvalidSettings(path, f"it cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSettings(path, f"it is not TOML: {toml_problem(error)}") from error
     known = {field.name for field in fields(FitConfig)} - _COMMAND_ONLY
     if unknown := sorted(set(given) - known):
         raise InvalidSettings(path, f"{', '.join(unknown)} is not a setting; choose from {', '.join(sorted(known))}")

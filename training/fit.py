@@ -232,7 +232,7 @@ class _Run:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointMismatch(path, [f"the file cannot be read ({error})"]) from error
+            raise CheckpointMismatch(path, ["the file is damaged or not a checkpoint"]) from error
         differences = [
             f"{name} was {state['identity'].get(name)!r} and is now {value!r}"
             for name, value in self.identity.items()

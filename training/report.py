@@ -11,8 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from service.inspection.calibration import describe_card
 from service.inspection.decision import Criteria, Decision
-from service.inspection.heatmap import FULL_RED as FULL_SCALE
-from service.inspection.heatmap import HeatmapScale, encode, render
+from service.inspection.heatmap import FULL_SCALE, HeatmapScale, encode, render
 from service.inspection.image_files import path_text
 from service.inspection.inspector import Inspector
 from service.inspection.records import Inspection

@@ -268,7 +268,7 @@ def _resnet_weights(name: str) -> StateDict:
         file_name = weights.url.rpartition("/")[2]
         raise TeacherWeightsUnavailable(
             name,
-            reason=f"the download of {weights.url} failed ({error})",
+            reason=f"the download of {weights.url} failed",
             remedies=(
                 "connect this machine to the internet for the first run",
                 f"download {file_name} on another machine and pass it with --teacher-weights FILE, once per teacher",
@@ -350,7 +350,9 @@ def read_weights(path: Path, teacher: str) -> StateDict:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError, EOFError) as error:
         # A text file can resemble a pickle at its start and raise any of these.
-        raise TeacherWeightsUnavailable(teacher, f"{path} cannot be read ({error})", remedies) from error
+        raise TeacherWeightsUnavailable(
+            teacher, f"{path} cannot be read: it is missing, damaged or not a file of PyTorch weights", remedies
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise TeacherWeightsUnavailable(teacher, f"{path} contains no plain state dict", remedies)
     return state
@@ -366,10 +368,9 @@ def _load_strictly(net: nn.Module, state: StateDict, name: str) -> None:
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        first_lines = " ".join(str(error).split())[:300]
         raise TeacherWeightsUnavailable(
             name,
-            reason=f"the file contains another network's weights ({first_lines})",
+            reason="the file contains another network's weights",
             remedies=(
                 f"pass a state dict of {name} with --teacher-weights FILE",
                 "choose the teacher that matches the file",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import socket
+import ssl
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
@@ -40,7 +42,33 @@ def unreachable(url: str, error: httpx.HTTPError | OSError, timeout_s: float) ->
     """Return the client's own error for a failure below HTTP."""
     if isinstance(error, httpx.TimeoutException):
         return ServiceUnreachable(url, f"no response within {timeout_s:g} s")
-    return ServiceUnreachable(url, str(error) or type(error).__name__)
+    return ServiceUnreachable(url, failure_reason(error))
+
+
+# The first kind that is found in the chain of causes, in this order.
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLCertVerificationError, "the TLS certificate of the service cannot be verified"),
+    (ssl.SSLError, "the TLS handshake failed; a client certificate may be required, or the port does not use TLS"),
+    (socket.gaierror, "the host name is unknown"),
+    (ConnectionRefusedError, "the connection was refused"),
+    (ConnectionError, "the connection was closed before a response arrived"),
+    (TimeoutError, "no response in time"),
+    (httpx.RemoteProtocolError, "the connection was closed before a response arrived, or it is not HTTP"),
+    (httpx.ReadError, "the connection was closed before a response arrived"),
+    (httpx.UnsupportedProtocol, "the URL does not begin with http:// or https://"),
+)
+
+
+def failure_reason(error: BaseException) -> str:
+    """Return what failed below HTTP, in plain words. The exception of the library remains the cause."""
+    chain = [error]
+    for item in chain:  # the list grows while it is iterated
+        found = [item.__cause__, item.__context__, *getattr(item, "exceptions", ())]
+        chain += [each for each in found if each is not None and each not in chain]
+    for kind, reason in _REASONS:
+        if any(isinstance(item, kind) for item in chain):
+            return reason
+    return "no connection could be established"
 
 
 def parse(model: type[Model], content: bytes, url: str) -> Model:

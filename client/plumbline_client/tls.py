@@ -40,11 +40,16 @@ def tls_context(verify: Verify, cert: Cert | None) -> ssl.SSLContext:
             else:
                 context = ssl.create_default_context(cafile=path)
         except OSError as error:
-            raise ValueError(f"verify: no CA certificate can be read from {path}: {error}") from error
+            raise ValueError(
+                f"verify: no CA certificate can be read from {path}: it is missing or not in PEM format"
+            ) from error
     if cert is not None:
         files = (cert,) if isinstance(cert, str | os.PathLike) else cert
         try:
             context.load_cert_chain(*files)
         except OSError as error:
-            raise ValueError(f"cert: no client certificate can be read from {os.fspath(files[0])}: {error}") from error
+            raise ValueError(
+                f"cert: no client certificate can be read from {os.fspath(files[0])}: the file is "
+                "missing or not in PEM format, or key or password do not match"
+            ) from error
     return context

@@ -1,8 +1,9 @@
-"""Print the dependencies in pyproject.toml, or those of the given extras, one per line.
+"""Print what a container image installs, one requirement per line, from pyproject.toml and client/pyproject.toml.
 
-The Dockerfile installs them in a separate layer before it copies the code, so that a change of the code does not
-install ONNX Runtime again. The client is installed from client/ together with the service, so its dependencies replace
-it here.
+`make requirements` resolves the output to requirements/*.txt with versions and hashes. The client is installed from
+client/ together with the service, so its dependencies replace it here.
+
+Usage: python deploy/docker/dependencies.py cpu|cuda|build
 """
 
 import sys
@@ -11,17 +12,32 @@ from pathlib import Path
 from typing import Any
 
 CLIENT = "plumbline-client"
+RUNTIME = "onnxruntime"
 
 
-def project(file: str) -> dict[str, Any]:
-    """Return the table `project` of a pyproject.toml file."""
-    table: dict[str, Any] = tomllib.loads(Path(file).read_text(encoding="utf-8"))["project"]
-    return table
+def document(file: str) -> dict[str, Any]:
+    """Return a pyproject.toml file."""
+    return tomllib.loads(Path(file).read_text(encoding="utf-8"))
 
 
-service = project("pyproject.toml")
-requirements = [line for extra in sys.argv[1:] for line in service["optional-dependencies"][extra]]
-if not requirements:
-    requirements = [line for line in service["dependencies"] if not line.startswith(CLIENT)]
-    requirements += project("client/pyproject.toml")["dependencies"]
-sys.stdout.write("\n".join(dict.fromkeys(requirements)) + "\n")
+def dependencies(variant: str) -> list[str]:
+    """Return the requirements of an image variant, or of the build of the packages.
+
+    Args:
+        variant: `cpu` has the ONNX Runtime without CUDA; `cuda` has the one with CUDA, and CUDA's libraries; `build` is
+            what builds the wheels.
+    """
+    service, client = document("pyproject.toml"), document("client/pyproject.toml")
+    if variant == "build":
+        return service["build-system"]["requires"] + client["build-system"]["requires"]
+    project = service["project"]
+    # The lines of pyproject.toml choose the runtime by platform; an image chooses it by its variant.
+    (runtime,) = [line.split(";")[0] for line in project["dependencies"] if line.startswith(f"{RUNTIME}>")]
+    if variant == "cuda":
+        (runtime,) = [line.split(";")[0] for line in project["optional-dependencies"]["cuda"]]
+    common = [line for line in project["dependencies"] if not line.startswith((CLIENT, RUNTIME))]
+    return [*common, *client["project"]["dependencies"], runtime]
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(dict.fromkeys(dependencies(sys.argv[1]))) + "\n")

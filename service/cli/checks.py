@@ -64,7 +64,12 @@ def run_checks(settings: Settings) -> Iterator[Finding]:
             yield from check(settings)
         except Exception as error:  # noqa: BLE001 - a check that fails must not hide the findings of the others
             name = check.__name__.removeprefix("_check_")
-            yield Finding(name, Health.PROBLEM, f"the check failed: {error!r}", "Report this as a bug of Plumbline.")
+            yield Finding(
+                name,
+                Health.PROBLEM,
+                f"the check failed unexpectedly ({type(error).__name__})",
+                "Report this as a bug of Plumbline.",
+            )
 
 
 def _check_python(_settings: Settings) -> Iterator[Finding]:

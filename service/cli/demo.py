@@ -2,7 +2,7 @@
 
     python -m service.cli.demo [--models models] [--samples docs/samples] [--out demo-out] [--keep]
 
-The service runs in a process of its own, as in production.
+The service runs in a process of its own, as in production. It ends together with the demo, also if that is killed.
 """
 
 import os
@@ -25,6 +25,7 @@ from plumbline_client import Client, PlumblineClientError, ServiceUnreachable
 from plumbline_client.schemas.inspection import Inspection
 from plumbline_client.schemas.product import Readiness
 from service.cli.console import COLOURS, FAILURE, OUT
+from service.cli.parent import child_setup, end_with_parent, interrupt_on_termination
 from service.settings import PREFIX
 
 START_TIMEOUT_S = 120.0  # enough for a cold disk and a slow CPU
@@ -119,6 +120,7 @@ def running_service(models: Path, out: Path, port: int) -> Iterator[RunningServi
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
+            preexec_fn=child_setup(),
         )
     service = RunningService(process, f"http://127.0.0.1:{port}", log_file)
     try:
@@ -188,6 +190,8 @@ def main(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C is pressed.")] = False,
 ) -> None:
     """Start the service, inspect sample images, show the results and stop the service."""
+    interrupt_on_termination()
+    end_with_parent()
     images = sorted(path for path in samples.glob("*") if path.suffix.lower() in SUFFIXES)
     try:
         if not images:

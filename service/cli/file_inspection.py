@@ -10,15 +10,36 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service.bundle.arrays import UInt8Image
 from service.errors import PlumblineError
 from service.inspection import heatmap
 from service.inspection.decision import Decision
 from service.inspection.decoding import decoder
 from service.inspection.image_files import find_image_files, path_text
 from service.inspection.inspector import Inspector
+from service.inspection.records import Inspection
 from service.inspection.runtime.threads import cpu_quota
 from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class HeatmapOptions:
+    """How heatmaps are written.
+
+    Attributes:
+        folder: Folder to which they are written.
+        media_type: Their format, one of `HEATMAP_MEDIA_TYPES`.
+        colormap: Their colour map, one of `COLORMAPS`.
+        quality: JPEG and WebP quality.
+        legend: Whether a legend is drawn below the image.
+    """
+
+    folder: Path
+    media_type: str
+    colormap: str
+    quality: int
+    legend: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +100,7 @@ def inspect_files(
     recipe: Recipe,
     reference: Sequence[float],
     files: Sequence[Path],
-    heatmaps: Path | None,
-    media_type: str,
+    heatmaps: HeatmapOptions | None,
 ) -> Iterator[FileResult]:
     """Inspect files in the given order. A file that cannot be inspected does not stop the others.
 
@@ -89,13 +109,12 @@ def inspect_files(
         recipe: Recipe in force.
         reference: Scores of good images from which p-values are computed, ascending.
         files: Encoded images.
-        heatmaps: Folder to which heatmaps are written; None if they are not wanted.
-        media_type: Format of the heatmaps.
+        heatmaps: How heatmaps are written; None if they are not wanted.
     """
     if heatmaps is not None:
-        heatmaps.mkdir(parents=True, exist_ok=True)
+        heatmaps.folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(cpu_quota()) as pool:
-        yield from pool.map(lambda file: _inspect(inspector, recipe, reference, file, heatmaps, media_type), files)
+        yield from pool.map(lambda file: _inspect(inspector, recipe, reference, file, heatmaps), files)
 
 
 def _inspect(
@@ -103,8 +122,7 @@ def _inspect(
     recipe: Recipe,
     reference: Sequence[float],
     file: Path,
-    heatmaps: Path | None,
-    media_type: str,
+    heatmaps: HeatmapOptions | None,
 ) -> FileResult:
     try:
         data = file.read_bytes()
@@ -121,13 +139,8 @@ def _inspect(
         judged = inspector.finish(image, result, recipe.criteria, reference)
         saved = None
         if heatmaps is not None:
-            scale = inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)
             rgb = decoder.decode(data, inspector.options.limits, rules)
-            drawn = heatmap.render(rgb, judged.anomaly_map, scale, judged.regions, judged.judged)
-            # Files in different folders may have the same name; the hash makes the names of the heatmaps distinct.
-            suffix = heatmap.HEATMAP_MEDIA_TYPES[media_type]
-            saved = heatmaps / f"{file.stem}-{judged.image.sha256[:8]}{suffix}"
-            saved.write_bytes(heatmap.encode(drawn, media_type))
+            saved = _write_heatmap(heatmaps, file, inspector, recipe, judged, rgb)
     except PlumblineError as error:
         return FileResult(file, error=error.detail)
     except OSError as error:
@@ -145,6 +158,33 @@ def _inspect(
         timings_ms={stage: round(seconds * 1000, 3) for stage, seconds in judged.timings.items()},
         heatmap=saved,
     )
+
+
+def _write_heatmap(
+    options: HeatmapOptions, file: Path, inspector: Inspector, recipe: Recipe, judged: Inspection, rgb: UInt8Image
+) -> Path:
+    scale = inspector.heatmap_scale(judged.thresholds, recipe.heatmap.low, recipe.heatmap.high)
+    drawn = heatmap.render(
+        rgb, judged.anomaly_map, scale, judged.regions, judged.judged,
+        colormap=options.colormap, fail_threshold=judged.thresholds.fail,
+    )  # fmt: skip
+    if options.legend:
+        legend = heatmap.Legend(
+            decision=judged.decision.value,
+            by_score=judged.by_score.value,
+            score=judged.score,
+            p_value=judged.p_value,
+            fail_threshold=judged.thresholds.fail,
+            review_threshold=judged.thresholds.review,
+            scale=scale,
+            colormap=options.colormap,
+        )
+        drawn = heatmap.draw_legend(drawn, legend)
+    # Files in different folders may have the same name; the hash makes the names of the heatmaps distinct.
+    suffix = heatmap.HEATMAP_MEDIA_TYPES[options.media_type]
+    saved = options.folder / f"{file.stem}-{judged.image.sha256[:8]}{suffix}"
+    saved.write_bytes(heatmap.encode(drawn, options.media_type, options.quality))
+    return saved
 
 
 def write_results(results: Sequence[FileResult], path: Path) -> None:

@@ -24,6 +24,9 @@ def inspect(
     data: Data = None,
     provider: Provider = None,
     save_heatmap: Annotated[Path | None, typer.Option(help="Folder to which heatmaps are written.")] = None,
+    legend: Annotated[
+        bool, typer.Option("--legend", help="Draw score, thresholds and colour scale below each heatmap.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="File to which the results are written; .json or .csv.")] = None,
 ) -> None:
     """Inspect image files without a server, with the bundle and the recipe that the service would use.
@@ -32,7 +35,7 @@ def inspect(
     usage.
     """
     from service.app import bundle_loader
-    from service.cli.file_inspection import find_images, inspect_files, write_results
+    from service.cli.file_inspection import HeatmapOptions, find_images, inspect_files, write_results
     from service.cli.offline import bundle_in_force, recipe_in_force
     from service.deployment.errors import UnknownProduct
     from service.deployment.repository import product_folders
@@ -42,6 +45,8 @@ def inspect(
     settings = load_settings(models=models, data=data, provider=provider)
     if output is not None and output.suffix not in {".json", ".csv"}:
         refuse(f"The results file {output} must end in .json or .csv.")
+    if legend and save_heatmap is None:
+        refuse("--legend needs --save-heatmap, the folder to which heatmaps are written.")
     known = list(product_folders(settings.models))
     if product not in known:
         refuse(UnknownProduct(product, known, settings.models).detail)
@@ -57,12 +62,21 @@ def inspect(
         recipe, reference = recipe_in_force(settings, inspector.bundle)
     except PlumblineError as error:
         refuse(error.detail)
+    heatmaps = None
+    if save_heatmap is not None:
+        heatmaps = HeatmapOptions(
+            folder=save_heatmap,
+            media_type=settings.heatmap_media_type,
+            colormap=settings.heatmap_colormap,
+            quality=settings.heatmap_quality,
+            legend=legend,
+        )
     results: list[FileResult] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=ERR
     ) as progress:
         task = progress.add_task("Inspecting", total=len(files))
-        for result in inspect_files(inspector, recipe, reference, files, save_heatmap, settings.heatmap_media_type):
+        for result in inspect_files(inspector, recipe, reference, files, heatmaps):
             progress.advance(task)
             results.append(result)
             status_line(_status(result), f"{result.file}  {_summary(result)}", width=7)

@@ -77,6 +77,24 @@ def open_engine_if_exists(settings: Settings) -> Iterator[Engine | None]:
         engine.dispose()
 
 
+class InvalidTime(ValueError):
+    """A text is not a time in ISO 8601. The message states what is expected."""
+
+
+def parse_time(text: str) -> datetime:
+    """Return a time in ISO 8601, in local time if it has no zone.
+
+    Raises:
+        InvalidTime: It is not a time.
+    """
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError, OSError) as error:  # the latter for years that the system cannot convert
+        raise InvalidTime(
+            f"{text!r} is not a time in ISO 8601, for example 2026-01-31, 2026-01-31T14:30 or 2026-01-31T14:30+01:00."
+        ) from error
+
+
 @contextmanager
 def open_store(settings: Settings) -> Iterator[Store]:
     """Open the store of the service, whether the service is running or not.
@@ -106,11 +124,11 @@ def stored_inspections(
         The id, and the inspection or the reason why it cannot be returned.
 
     Raises:
-        ValueError: `since` is not a time in ISO 8601.
+        InvalidTime: `since` is not a time in ISO 8601.
         StoreUnavailable: The database cannot be read.
     """
     if not ids:
-        start = None if since is None else datetime.fromisoformat(since).astimezone()
+        start = None if since is None else parse_time(since)
         yield from ((record.id, record) for record in newest_since(store.engine, product, start, limit))
         return
     for inspection_id in ids:

@@ -161,8 +161,10 @@ def import_recipe(
     """Replace the recipe by the one in a TOML file."""
     try:
         toml = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        stop(f"{file} cannot be read: {error}.", FAILURE)
+    except OSError as error:
+        stop(f"{file} cannot be read: {error.strerror}.", FAILURE)
+    except UnicodeDecodeError:
+        stop(f"{file} cannot be read: it is not a text file in UTF-8.", FAILURE)
     with connect(url) as client:
         record = client.import_recipe(product, toml, author=author, reason=reason, expected_revision=expected)
     OUT.print(f"Revision {record.revision} is in force.", soft_wrap=True)

@@ -34,7 +34,7 @@ def replay(
     Exit code: 0 all replayed inspections have the same result, 1 some differ or none could be replayed, 2 wrong usage.
     """
     from service.app import bundle_loader
-    from service.cli.offline import open_store, stored_inspections
+    from service.cli.offline import InvalidTime, open_store, stored_inspections
     from service.deployment.replay import Replayer
     from service.inspection.runtime.configure import configure
 
@@ -61,8 +61,10 @@ def replay(
                 reports.append({"inspection_id": inspection_id, "outcome": outcome, "detail": detail})
                 if not as_json:
                     status_line(outcome, f"{inspection_id}  {detail}", width=10)
-    except (PlumblineError, ValueError) as error:
-        refuse(str(error))
+    except PlumblineError as error:
+        refuse(error.detail)
+    except InvalidTime as error:
+        refuse(f"--since: {error}")
     if as_json:
         typer.echo(json.dumps(reports, indent=2))
     ERR.print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "No inspections found.")

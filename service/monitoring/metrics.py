@@ -6,7 +6,11 @@ the code. Values from requests never become time series.
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -33,6 +37,8 @@ STAGE_BUCKETS_S = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5,
     1, 2.5, 5, 10,
 )  # fmt: skip
+# The p-values of good parts are spread evenly over (0, 1], so each tenth receives a tenth of them.
+P_VALUE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 DECISIONS = ("pass", "review", "fail", "invalid")
 SHADOW_OUTCOMES = ("judged", "failed", "dropped")
@@ -102,11 +108,25 @@ class Metrics:
             buckets=STAGE_BUCKETS_S,
             registry=self.registry,
         )
+        self.inspection_duration = Histogram(
+            "inspection_duration_seconds",
+            "Time from the complete receipt of an image to its stored verdict. Rejected requests are not included.",
+            ["product"],
+            buckets=STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
         self.scores = ScoreHistogram(
             "inspection_score",
             "Raw image scores, in buckets around the scores of the bundle's calibration images.",
         )
         self.registry.register(self.scores)
+        self.p_values = Histogram(
+            "inspection_p_value",
+            "p-values of judged images. Those of good parts like the calibration images are spread evenly.",
+            ["product"],
+            buckets=P_VALUE_BUCKETS,
+            registry=self.registry,
+        )
         self.batch_size = Histogram(
             "inspection_batch_size",
             "Images in the batch of a completed inspection.",
@@ -158,17 +178,35 @@ class Metrics:
             ["product", "kind"],
             registry=self.registry,
         )
+        self.target_rates = Gauge(
+            "inspection_target_rate",
+            "Bound on the share of good parts above a threshold in force; absent for thresholds set by hand.",
+            ["product", "kind"],
+            registry=self.registry,
+        )
         self.recipes = Gauge(
             "inspection_recipe_revision", "Recipe revision in force.", ["product"], registry=self.registry
         )
         self.ready = Gauge("inspection_ready", "1 while /health/ready returns 200.", registry=self.registry)
+        self.disk_free = Gauge(
+            "inspection_disk_free_bytes",
+            "Free bytes on the file system of a folder of the service; NaN if the folder cannot be read.",
+            ["folder"],
+            registry=self.registry,
+        )
+        self.disk_total = Gauge(
+            "inspection_disk_total_bytes",
+            "Size of the file system of a folder of the service, in bytes; NaN if the folder cannot be read.",
+            ["folder"],
+            registry=self.registry,
+        )
         self.http_requests = Counter(
             "http_requests_total", "HTTP requests.", ["method", "route", "status"], registry=self.registry
         )
         self.http_duration = Histogram(
             "http_request_duration_seconds",
-            "Time from the first byte of the request to the last byte of the response.",
-            ["method", "route"],
+            "Time from the first byte of the request to the last byte of the response, by class of the status code.",
+            ["method", "route", "status_class"],
             buckets=STAGE_BUCKETS_S,
             registry=self.registry,
         )
@@ -186,6 +224,16 @@ class Metrics:
         self.queue_depth.set_function(depth)
         self.queue_limit.set(limit)
 
+    def set_folders(self, folders: Mapping[str, Path]) -> None:
+        """Set the folders whose disk space is exposed. It is read at every scrape.
+
+        Args:
+            folders: Folder by the value of the label `folder`.
+        """
+        for name, path in folders.items():
+            self.disk_free.labels(name).set_function(partial(_disk_bytes, path, "free"))
+            self.disk_total.labels(name).set_function(partial(_disk_bytes, path, "total"))
+
     def set_product(self, bundle: Bundle, provider: str) -> None:
         """Set the active bundle of a product, and create the product's series."""
         product = bundle.manifest.product
@@ -197,6 +245,8 @@ class Metrics:
         for reason in InvalidReason:
             self.invalid.labels(product, reason.value)
         self.softened.labels(product)
+        self.inspection_duration.labels(product)
+        self.p_values.labels(product)
 
     def set_shadow(self, product: str, bundle: Bundle | None) -> None:
         """Set the shadow bundle of a product; None removes it."""
@@ -208,13 +258,26 @@ class Metrics:
             self.shadow_runs.labels(product, outcome)
 
     def set_recipe(self, product: str, recipe: Recipe, revision: int) -> None:
-        """Set thresholds and revision of the recipe in force."""
+        """Set thresholds, target rates and revision of the recipe in force."""
         self.thresholds.labels(product, "fail").set(recipe.fail_threshold)
         self.thresholds.labels(product, "review").set(recipe.review_threshold)
+        for kind, rate in (("fail", recipe.target_false_reject_rate), ("review", recipe.review_rate)):
+            if rate is not None:
+                self.target_rates.labels(product, kind).set(rate)
+            else:
+                self.target_rates.remove(product, kind)
         self.recipes.labels(product).set(revision)
 
     def count_inspection(
-        self, product: str, decision: str, score: float, timings_s: Mapping[str, float], batch_size: int
+        self,
+        product: str,
+        decision: str,
+        *,
+        score: float,
+        p_value: float,
+        duration_s: float,
+        timings_s: Mapping[str, float],
+        batch_size: int,
     ) -> None:
         """Count a judged image.
 
@@ -222,14 +285,16 @@ class Metrics:
             product: The product.
             decision: pass, review or fail.
             score: Raw image score.
+            p_value: p-value of the score, in (0, 1].
+            duration_s: Seconds from the complete receipt of the image to its stored verdict.
             timings_s: Seconds by stage.
             batch_size: Number of images in its batch.
         """
         self.inspections.labels(product, decision).inc()
         self.scores.observe(product, score)
+        self.p_values.labels(product).observe(p_value)
         self.batch_size.observe(batch_size)
-        for stage, seconds in timings_s.items():
-            self.stages.labels(stage).observe(seconds)
+        self._observe_times(product, duration_s, timings_s)
 
     def count_refusal(self, error: PlumblineError) -> None:
         """Count an image that was rejected without an HTTP response of its own (streams and batches)."""
@@ -237,23 +302,55 @@ class Metrics:
         if (reason := error.slug.replace("-", "_")) in SHED_REASONS:
             self.shed.labels(reason).inc()
 
-    def count_invalid(self, product: str, reasons: Iterable[str], timings_s: Mapping[str, float]) -> None:
+    def count_invalid(
+        self, product: str, reasons: Iterable[str], duration_s: float, timings_s: Mapping[str, float]
+    ) -> None:
         """Count an image that the quality check rejected. It has no score and no batch.
 
         Args:
             product: The product.
             reasons: Names of the failed checks.
+            duration_s: Seconds from the complete receipt of the image to its stored verdict.
             timings_s: Seconds by stage.
         """
         self.inspections.labels(product, "invalid").inc()
         for reason in reasons:
             self.invalid.labels(product, reason).inc()
+        self._observe_times(product, duration_s, timings_s)
+
+    def count_request(self, method: str, route: str, status: int, duration_s: float) -> None:
+        """Count an HTTP request.
+
+        Args:
+            method: HTTP method, from a closed set.
+            route: Template of the route, or `UNMATCHED_ROUTE`.
+            status: Status code of the response; 0 if none was sent.
+            duration_s: Seconds from the first byte of the request to the last byte of the response.
+        """
+        self.http_requests.labels(method, route, str(status)).inc()
+        self.http_duration.labels(method, route, status_class(status)).observe(duration_s)
+
+    def _observe_times(self, product: str, duration_s: float, timings_s: Mapping[str, float]) -> None:
+        self.inspection_duration.labels(product).observe(duration_s)
         for stage, seconds in timings_s.items():
             self.stages.labels(stage).observe(seconds)
 
     def expose(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)
+
+
+def status_class(status: int) -> str:
+    """Return the class of an HTTP status code, such as `2xx`; `none` if no response was sent."""
+    return f"{status // 100}xx" if status else "none"
+
+
+def _disk_bytes(folder: Path, field: str) -> float:
+    """Return free or total bytes of the folder's file system; NaN if it cannot be read, so that `/metrics` responds."""
+    try:
+        return float(getattr(shutil.disk_usage(folder), field))
+    except OSError:
+        return math.nan
 
 
 def _set_series(gauge: Gauge, product: str, *labels: str) -> None:

@@ -6,6 +6,7 @@ again from the stated rates, and must match the stated thresholds.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -81,11 +82,20 @@ def read_toml(data: bytes) -> RecipeFile:
     try:
         return RecipeFile.model_validate(tomllib.loads(data.decode()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRecipe(f"The file is not TOML: {error}.") from error
+        raise InvalidRecipe(f"The file is not TOML: {toml_problem(error)}.") from error
     except RecursionError as error:
         raise InvalidRecipe("The file is nested too deeply to be a recipe.") from error
     except ValidationError as error:
         raise invalid_recipe(error) from error
+
+
+def toml_problem(error: tomllib.TOMLDecodeError | UnicodeDecodeError) -> str:
+    """Return what is wrong with a TOML file, with the line and the column."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start + 1} is not UTF-8"
+    # tomllib states the place at the end of its message.
+    place = re.search(r"\(at line (\d+), column (\d+)\)$", str(error))
+    return f"line {place[1]}, column {place[2]} is not valid" if place else "it ends too early"
 
 
 def imported_recipe(file: RecipeFile, bundle: Bundle, current: Recipe, proposed: Callable[[str], Recipe]) -> Recipe:

@@ -74,7 +74,7 @@ class HeatmapSetting(Section):
     low: float | None = Field(
         default=None, description="Values up to this one have no colour; null: the median of good maps."
     )
-    high: float | None = Field(default=None, description="Yellow at this value, red above; null: the fail threshold.")
+    high: float | None = Field(default=None, description="The colour changes at this value; null: the fail threshold.")
 
 
 class PixelSetting(Section):

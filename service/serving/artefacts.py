@@ -45,13 +45,14 @@ class ArtefactService:
         self._store = store
         self._metrics = metrics
         self._heatmap_quality = settings.heatmap_quality
+        self._colormap = settings.heatmap_colormap
         self._admission = Admission(settings.queue_limit)
         self._drawings = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="drawing")
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="artefacts")
         self.heatmap_media_types = tuple(dict.fromkeys((settings.heatmap_media_type, *HEATMAP_MEDIA_TYPES)))
         """Media types of heatmaps, the configured one first."""
 
-    async def draw_heatmap(self, record: InspectionRecord, media_type: str) -> bytes:
+    async def draw_heatmap(self, record: InspectionRecord, media_type: str, *, legend: bool = False) -> bytes:
         """Draw the heatmap of a stored inspection.
 
         Scale and area are those that were in force when the image was judged.
@@ -59,6 +60,7 @@ class ArtefactService:
         Args:
             record: The inspection.
             media_type: One of `heatmap_media_types`.
+            legend: Whether decision, score, thresholds and colour scale are drawn below the image.
 
         Returns:
             The encoded heatmap; for an invalid image, the image without an overlay.
@@ -68,21 +70,22 @@ class ArtefactService:
             QueueFull: Too many artefacts are being drawn.
         """
         with self._admission.enter():
-            return await self.draw_admitted(record, media_type)
+            return await self.draw_admitted(record, media_type, legend=legend)
 
-    async def draw_admitted(self, record: InspectionRecord, media_type: str) -> bytes:
+    async def draw_admitted(self, record: InspectionRecord, media_type: str, *, legend: bool = False) -> bytes:
         """Draw the heatmap for a request that holds an admission of an inspection already.
 
         Args:
             record: The inspection.
             media_type: One of `heatmap_media_types`.
+            legend: As for `draw_heatmap`.
 
         Raises:
             ArtefactGone: The image or the map is no longer stored.
         """
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
-        drawn = await loop.run_in_executor(self._drawings, self._draw, record, media_type)
+        drawn = await loop.run_in_executor(self._drawings, self._draw, record, media_type, legend)
         self._metrics.stages.labels("encode").observe(time.perf_counter() - started)
         return drawn
 
@@ -121,15 +124,23 @@ class ArtefactService:
         self._drawings.shutdown()
         self._readers.shutdown()
 
-    def _draw(self, record: InspectionRecord, media_type: str) -> bytes:
-        rgb = self._decode(record)
-        if record.objections:  # an invalid image has no map
-            return heatmap.encode(rgb, media_type, self._heatmap_quality)
-        anomaly_map = np.load(io.BytesIO(self._store.files.map_of(record)), allow_pickle=False)
-        scale = HeatmapScale(record.heatmap_low, record.heatmap_high)
-        regions = [to_region(region) for region in record.regions]
-        overlay = heatmap.render(rgb, anomaly_map, scale, regions, self._judged_cells(record, anomaly_map))
-        return heatmap.encode(overlay, media_type, self._heatmap_quality)
+    def _draw(self, record: InspectionRecord, media_type: str, legend: bool) -> bytes:
+        drawn, scale = self._decode(record), None
+        if not record.objections:  # an invalid image has no map
+            anomaly_map = np.load(io.BytesIO(self._store.files.map_of(record)), allow_pickle=False)
+            scale = HeatmapScale(record.heatmap_low, record.heatmap_high)
+            drawn = heatmap.render(
+                drawn,
+                anomaly_map,
+                scale,
+                [to_region(region) for region in record.regions],
+                self._judged_cells(record, anomaly_map),
+                colormap=self._colormap,
+                fail_threshold=record.fail_threshold,
+            )
+        if legend:
+            drawn = heatmap.draw_legend(drawn, _legend(record, scale, self._colormap))
+        return heatmap.encode(drawn, media_type, self._heatmap_quality)
 
     def _convert(self, record: InspectionRecord) -> bytes:
         return heatmap.encode(self._decode(record), "image/png")
@@ -147,3 +158,17 @@ class ArtefactService:
         area = get_recipe(self._store.engine, record.product, record.recipe_revision).recipe.area
         height, width = anomaly_map.shape
         return judged_cells(area, (height, width), (record.image_width, record.image_height))
+
+
+def _legend(record: InspectionRecord, scale: HeatmapScale | None, colormap: str) -> heatmap.Legend:
+    return heatmap.Legend(
+        decision=record.decision,
+        by_score=record.by_score,
+        score=record.score,
+        p_value=record.p_value,
+        fail_threshold=record.fail_threshold,
+        review_threshold=record.review_threshold,
+        reasons=", ".join(dict.fromkeys(violation["reason"] for violation in record.objections or [])),
+        scale=scale,
+        colormap=colormap,
+    )

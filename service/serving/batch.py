@@ -92,6 +92,6 @@ async def _inspect(inspections: InspectionService, product: str, frame: Frame) -
         record = await inspections.inspect_when_admitted(product, frame.image)
     except Exception as error:  # noqa: BLE001 - the error belongs to this image; the API distinguishes the kinds
         if isinstance(error, PlumblineError):
-            inspections.count_refusal(error)
+            inspections.count_refusal(error, frame.image.part.request_id)
         return Outcome(frame, error)
     return Outcome(frame, record)

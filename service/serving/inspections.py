@@ -30,6 +30,7 @@ from service.inspection.records import PreparedImage
 from service.inspection.runtime.threads import cpu_quota
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
+from service.monitoring.refusals import RefusalLog
 from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
 from service.serving.admission import Admission
@@ -104,6 +105,7 @@ class InspectionService:
         metrics: Counts inspections.
         health: Notified if a record cannot be stored.
         clock: The time of day.
+        refusals: Logs images that are refused without an HTTP response of their own.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class InspectionService:
         metrics: Metrics,
         health: StoreHealth,
         clock: Clock,
+        refusals: RefusalLog,
     ) -> None:
         self._queue_deadline_s = settings.queue_deadline_s
         self._registry = registry
@@ -128,6 +131,7 @@ class InspectionService:
         self._metrics = metrics
         self._health = health
         self._clock = clock
+        self._refusals = refusals
         self._inspections = ThreadPoolExecutor(settings.queue_limit, thread_name_prefix="inspection")
         self._cores = threading.BoundedSemaphore(cpu_quota())
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
@@ -206,9 +210,15 @@ class InspectionService:
         async with self._admission.wait(self._queue_deadline_s):
             return await self.inspect(product, image)
 
-    def count_refusal(self, error: PlumblineError) -> None:
-        """Count an image that was refused without an HTTP response of its own."""
+    def count_refusal(self, error: PlumblineError, request_id: str | None) -> None:
+        """Count and log an image or a stream that was refused without an HTTP response of its own.
+
+        Args:
+            error: Why it was refused.
+            request_id: The id that the problem names.
+        """
         self._metrics.count_refusal(error)
+        self._refusals.record(error.slug, request_id, status=error.status, reason=error.detail)
 
     def get(self, inspection_id: str) -> InspectionRecord:
         """Return a stored inspection.
@@ -273,11 +283,11 @@ class InspectionService:
             violations = check_quality(prepared, inspector.quality_limits, recipe) + frozen
             with self._files(prepared.media_type) as inspection_id:
                 if violations:
-                    return self._store_invalid(inspection_id, active, prepared, violations, image)
-                return self._store_judged(inspection_id, active, prepared, image)
+                    return self._store_invalid(inspection_id, active, prepared, violations, image, submitted)
+                return self._store_judged(inspection_id, active, prepared, image, submitted)
 
     def _store_judged(
-        self, inspection_id: UUID, active: ActiveProduct, prepared: PreparedImage, image: Image
+        self, inspection_id: UUID, active: ActiveProduct, prepared: PreparedImage, image: Image, submitted: float
     ) -> InspectionRecord:
         inspector, recipe, data = active.inspector, active.recipe.recipe, image.data
         created_at, reference = self._clock.now(), self._references.scores(active.bundle, recipe)
@@ -302,7 +312,17 @@ class InspectionService:
             raise
         self._store.writer.write(record)
         timings = {**judged.timings, "store": time.perf_counter() - store_started}
-        self._metrics.count_inspection(record.product, record.decision, judged.score, timings, record.batch_size)
+        duration_s = time.perf_counter() - submitted
+        self._metrics.count_inspection(
+            record.product,
+            record.decision,
+            score=judged.score,
+            p_value=judged.p_value,
+            duration_s=duration_s,
+            timings_s=timings,
+            batch_size=record.batch_size,
+        )
+        _log_inspection(record, duration_s)
         if judged.decision is not judged.by_score:
             self._metrics.softened.labels(record.product).inc()
         return record
@@ -314,6 +334,7 @@ class InspectionService:
         prepared: PreparedImage,
         violations: tuple[QualityViolation, ...],
         image: Image,
+        submitted: float,
     ) -> InspectionRecord:
         """Store an image that the quality check rejected: it shows what is wrong with illumination, lens or camera."""
         reference = self._references.scores(active.bundle, active.recipe.recipe)
@@ -326,7 +347,9 @@ class InspectionService:
         timings = {stage: milliseconds / 1000 for stage, milliseconds in record.timings_ms.items()}
         timings["store"] = time.perf_counter() - store_started
         reasons = {violation["reason"] for violation in record.objections or []}
-        self._metrics.count_invalid(record.product, reasons, timings)
+        duration_s = time.perf_counter() - submitted
+        self._metrics.count_invalid(record.product, reasons, duration_s, timings)
+        _log_inspection(record, duration_s)
         return record
 
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
@@ -360,3 +383,16 @@ class InspectionService:
         except BaseException:
             self._store.files.remove(inspection_id, media_type)
             raise
+
+
+def _log_inspection(record: InspectionRecord, duration_s: float) -> None:
+    """Log one line at level `debug`. The threads of inspections have no request context, so the id is given."""
+    log.debug(
+        "inspected",
+        request_id=record.request_id,
+        inspection=record.id,
+        product=record.product,
+        decision=record.decision,
+        score=record.score,
+        duration_ms=round(1000 * duration_s, 1),
+    )

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from service.deployment.lease import ActiveProduct
 from service.deployment.recipes import proposed_recipe, replace_recipe, reverted_recipe
 from service.deployment.registry import Registry
@@ -21,6 +23,8 @@ from service.store.proposals import get_proposal
 from service.store.recipes import append_recipe, get_recipe, recipe_history
 from service.store.records import RecipeRevision
 from service.store.store import Store
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,13 @@ class RecipeService:
         self, product: str, make: Callable[[ActiveProduct], tuple[Recipe, Signature]], expected_revision: int | None
     ) -> RecipeRevision:
         """Build a recipe for the active bundle, validate it, store it and put it in force as one step."""
+        changed: list[str] = []
 
         def store(active: ActiveProduct) -> RecipeRevision:
             recipe, signature = make(active)
             _require_valid_scale(recipe, active)
+            before, after = active.recipe.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")
+            changed.extend(path for path, _, _ in differences(before, after))
             return append_recipe(
                 self._store.engine,
                 active.bundle,
@@ -167,7 +174,16 @@ class RecipeService:
                 expected_revision=expected_revision,
             )
 
-        return replace_recipe(self._registry, self._store.engine, product, store)
+        revision = replace_recipe(self._registry, self._store.engine, product, store)
+        log.info(
+            "recipe changed",
+            product=product,
+            revision=revision.revision,
+            author=revision.author,
+            reason=revision.reason,
+            changed=changed,
+        )
+        return revision
 
     def _changed(self, change: RecipeChange, active: ActiveProduct) -> Recipe:
         thresholds: Recipe | None = None

@@ -112,6 +112,8 @@ class RetentionSweeper:
         mark_removed(self.store.engine, [item.inspection_id for item in removed], now)
         self.store.files.remove_empty_days(item.inspection_id for item in removed)
         self._metrics.artefacts_removed.labels(product, decision).inc(len(removed))
+        if removed:
+            log.info("images and maps removed", product=product, decision=decision, count=len(removed))
         # Files that could not be removed do not count: an immediate retry would fail again.
         return len(removed) == self.limit
 

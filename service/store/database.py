@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.store.errors import SchemaOutdated, StoreUnavailable
+from service.store.reasons import reason_of
 from service.store.sqlite import SqliteFile, configure
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -146,7 +147,7 @@ def _create(url: URL, **options: Any) -> Engine:
 
 
 def _cannot_open(url: URL, error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"the database {url.render_as_string()} cannot be opened ({error.__cause__ or error})")
+    return StoreUnavailable(f"the database {url.render_as_string()} cannot be opened ({reason_of(error)})")
 
 
 def _require_known(url: URL, revision: str | None) -> None:

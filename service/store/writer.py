@@ -11,10 +11,11 @@ import threading
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, insert
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
 from service.store.errors import StoreUnavailable
 from service.store.models import InspectionRow
+from service.store.reasons import reason_of
 from service.store.records import InspectionRecord
 
 MAX_GROUP = 256
@@ -96,5 +97,4 @@ def _failure(error: Exception) -> StoreUnavailable:
     """Return an error of its own for each thread: raising one object in several threads would mix their tracebacks."""
     if isinstance(error, StoreUnavailable):
         return StoreUnavailable(error.reason, remedy=error.remedy)
-    reason = str(error.__cause__ or error) if isinstance(error, SQLAlchemyError) else repr(error)
-    return StoreUnavailable(f"the inspection cannot be stored ({reason})")
+    return StoreUnavailable(f"the inspection cannot be stored ({reason_of(error)})")

@@ -196,7 +196,7 @@ def test_server_without_tls_is_unreachable_over_https(is_async: bool) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     with listening(respond) as url:
-        assert_unreachable(is_async, url.replace("http", "https"), "SSL")
+        assert_unreachable(is_async, url.replace("http", "https"), "TLS")
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "", "http://host:port", "/v1"])

@@ -1,10 +1,12 @@
 """Properties of the Dockerfile and the compose file that can be checked without a Docker daemon."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -98,47 +100,151 @@ def test_the_build_context_holds_what_the_dockerfile_copies_and_no_images() -> N
     }
     copied = {
         source.removeprefix("./")
-        for line in re.findall(r"(?m)^COPY (?!--from)(.+)$", DOCKERFILE)
+        for line in re.findall(r"(?m)^COPY (?!--from)(?:--chown=\S+ )?(.+)$", DOCKERFILE)
         for source in line.split()[:-1]
     }
 
     assert all(any(path == entry or path.startswith(entry + "/") for entry in allowed) for path in copied)
-    assert not allowed & {"data", "runs", "models", ".venv", ".git"}
+    assert all((ROOT / path).exists() for path in copied)
+    assert not allowed & {"data", "runs", "models", ".venv", ".git", "training"}
 
 
-@pytest.mark.parametrize("extras", [[], ["cuda"]])
-def test_the_dependency_layer_lists_what_pyproject_lists(extras: list[str]) -> None:
+def test_the_base_image_is_pinned_by_digest() -> None:
+    (image,) = re.findall(r"(?m)^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE)
+
+    assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", image)
+    assert image.partition("@")[0] in DOCKERFILE.partition("image.base.name=")[2]
+    external = [name for name in re.findall(r"(?m)^FROM (\S+) AS", DOCKERFILE) if "$" in name or ":" in name]
+    assert set(external) == {"${PYTHON_IMAGE}"}
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_a_change_of_source_or_readme_does_not_touch_the_layer_of_the_dependencies(variant: str) -> None:
+    stage = instructions(f"dependencies-{variant}")
+
+    assert stage[0] == f"FROM venv AS dependencies-{variant}"
+    assert [line for line in stage if line.startswith("COPY")] == [f"COPY requirements/{variant}.txt ./"]
+    assert not [line for line in instructions("venv") if line.startswith("COPY")]
+    # In the final image the dependencies are a layer of their own, below the packages.
+    copied = [line for line in instructions(variant) if line.startswith("COPY")]
+    assert copied == [
+        f"COPY --from=dependencies-{variant} /opt/plumbline /opt/plumbline",
+        "COPY --from=packages /opt/packages /opt/plumbline",
+    ]
+
+
+def test_every_pip_install_of_the_dockerfile_checks_hashes() -> None:
+    joined = re.sub(r"\\\n\s*", "", DOCKERFILE)
+    installs = re.findall(r"pip install [^&\n]+", joined)
+
+    assert len(installs) == 4
+    assert all("--require-hashes" in line or "--no-index" in line for line in installs)
+
+
+def test_the_image_contains_the_demo_product_and_the_notices_but_no_training() -> None:
+    runtime = instructions("runtime")
+
+    demo = runtime.index("COPY --chown=10001:10001 models/washer /models/washer")
+    assert demo < runtime.index('VOLUME ["/models", "/data"]'), "later content of a volume may be discarded"
+    assert "COPY LICENSE NOTICE /usr/share/doc/plumbline/" in runtime
+    packages = "\n".join(instructions("packages"))
+    assert "training" not in packages
+    assert "rm /opt/packages/bin/plumbline-train" in packages
+
+
+def names_of(requirements: str) -> dict[str, str]:
+    return dict(re.findall(r"(?m)^([a-z0-9._-]+)(?:\[[a-z,]+\])?==(\S+)", requirements))
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda", "build"])
+def test_requirements_of_the_images_are_those_of_pyproject_with_hashes(variant: str) -> None:
     done = subprocess.run(
-        [sys.executable, "deploy/docker/dependencies.py", *extras],
+        [sys.executable, "deploy/docker/dependencies.py", variant],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
-    lines = done.stdout.splitlines()
+    requirements = (ROOT / "requirements" / f"{variant}.txt").read_text(encoding="utf-8")
+    pinned = names_of(requirements)
+    wanted = {re.split(r"[\[<>=;! ]", line)[0] for line in done.stdout.splitlines()}
+    constraints = names_of((ROOT / "constraints.txt").read_text(encoding="utf-8"))
 
-    assert any(line.startswith("onnxruntime-gpu") for line in lines)
-    assert not any(line.startswith("torch") for line in lines)
-    assert ("fastapi" in done.stdout) == (not extras)
-    assert any(line.startswith("httpx") for line in lines) == (not extras), "needed by the client"
-    assert "plumbline" not in done.stdout, "the client is installed from client/, not from a package index"
+    assert wanted <= set(pinned), "run `make requirements`"
+    assert {name: version for name, version in pinned.items() if constraints.get(name, version) != version} == {}
+    entries = re.split(r"(?m)^(?=\S)", requirements.strip())[1:]
+    assert len(entries) == len(pinned)
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in requirements
 
 
-@pytest.mark.parametrize("profile", ["cpu", "cuda"])
-def test_compose_accepts_the_file(profile: str) -> None:
-    candidates = [["docker", "compose"], ["docker-compose"]]
-    for command in candidates:
+def test_only_the_cuda_image_has_cuda() -> None:
+    cpu, cuda = (names_of((ROOT / "requirements" / f"{name}.txt").read_text()) for name in ("cpu", "cuda"))
+
+    assert "onnxruntime" in cpu
+    assert not [name for name in cpu if name.startswith(("nvidia-", "onnxruntime-gpu", "torch"))]
+    assert "onnxruntime-gpu" in cuda
+    assert "nvidia-cudnn-cu13" in cuda
+    assert not {"onnxruntime", "torch"} & set(cuda)
+
+
+def test_notice_is_part_of_the_distribution() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+    assert project["project"]["license-files"] == ["LICENSE", "NOTICE"]
+    assert "/NOTICE" in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+
+
+def compose_command() -> list[str]:
+    for command in (["docker", "compose"], ["docker-compose"]):
         if (
             shutil.which(command[0])
             and not subprocess.run([*command, "version"], capture_output=True, check=False).returncode
         ):
-            break
-    else:
-        pytest.skip("no docker compose: run `make system-deps` (Debian package docker-compose)")
-    done = subprocess.run(
-        [*command, "--profile", profile, "config"],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+            return command
+    pytest.skip("no docker compose: run `make system-deps` (Debian package docker-compose)")
+
+
+def compose_config(profile: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "GRAFANA_PASSWORD"}
+    return subprocess.run(
+        [*compose_command(), "--profile", profile, "config"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=environment | variables,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", ["cpu", "cuda"])
+def test_compose_accepts_the_file(profile: str) -> None:
+    done = compose_config(profile, GRAFANA_PASSWORD="chosen")
 
     assert done.returncode == 0, done.stderr
     assert f"plumbline:{profile}" in done.stdout
+
+
+@pytest.mark.parametrize("variables", [{}, {"GRAFANA_PASSWORD": ""}])
+def test_compose_does_not_start_without_a_password_for_grafana(variables: dict[str, str]) -> None:
+    done = compose_config("cpu", **variables)
+
+    assert done.returncode != 0
+    assert "GRAFANA_PASSWORD" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "source"), [({}, "models"), ({"MODELS_VOLUME": "./models"}, str(ROOT / "models"))]
+)
+def test_bundles_can_be_uploaded_in_compose(variables: dict[str, str], source: str) -> None:
+    done = compose_config("cpu", GRAFANA_PASSWORD="chosen", **variables)
+    (mount,) = [
+        each for each in yaml.safe_load(done.stdout)["services"]["plumbline"]["volumes"] if "/models" in str(each)
+    ]
+
+    text = mount if isinstance(mount, str) else f"{mount['source']}:{mount['target']}"
+    assert text.removesuffix(":rw") == f"{source}:/models"
+
+
+@pytest.mark.parametrize("name", ["plumbline", "plumbline-cuda", "prometheus", "grafana"])
+def test_every_service_of_compose_has_a_healthcheck(name: str) -> None:
+    check = compose()["services"][name]["healthcheck"]
+
+    assert check["test"][0] == "CMD"
+    assert check["interval"]
 
 
 @pytest.mark.parametrize("name", ["plumbline", "plumbline-cuda"])
@@ -164,7 +270,7 @@ def test_all_ports_are_bound_to_this_machine() -> None:
 
 def test_every_mounted_file_is_in_the_repository() -> None:
     mounts = [volume for service in compose()["services"].values() for volume in service.get("volumes", [])]
-    sources = {mount.split(":")[0] for mount in mounts if mount.startswith("./")} - {"./models"}
+    sources = {mount.split(":")[0] for mount in mounts if mount.startswith("./")}
 
     assert sources
     assert all((ROOT / source).exists() for source in sources)

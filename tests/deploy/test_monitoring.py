@@ -21,7 +21,9 @@ DASHBOARD = DEPLOY / "grafana" / "dashboards" / "plumbline.json"
 SERVER_METRICS = {"up"}
 NAME = re.compile(r"\b(?:inspection|http|process|product|route)[a-zA-Z0-9_]*(?::[a-zA-Z0-9_:]+)?|\bup\b")
 # Grouping clauses and label matchers name labels, not metrics.
-LABELS = re.compile(r"\{[^}]*\}|\b(?:by|without|on|ignoring)\s*\([^)]*\)|label_values\((?P<metric>\w+),\s*\w+\)")
+LABELS = re.compile(
+    r"""\{(?:[^}"]|"[^"]*")*\}|\b(?:by|without|on|ignoring)\s*\([^)]*\)|label_values\((?P<metric>\w+),\s*\w+\)"""
+)
 
 
 def exposed_names() -> set[str]:
@@ -54,6 +56,7 @@ def metric_names(expression: str) -> set[str]:
     ("expression", "expected"),
     [
         ('sum by (product) (rate(inspection_requests_total{product="x"}[5m]))', {"inspection_requests_total"}),
+        ('rate(http_requests_total{route="/v1/{product}/inspections"}[5m])', {"http_requests_total"}),
         ("label_values(inspection_model_info, product)", {"inspection_model_info"}),
         ('up{job="plumbline"} == 0', {"up"}),
         ("product:inspection_fail_ratio:rate1d + 0.02", {"product:inspection_fail_ratio:rate1d"}),
@@ -80,6 +83,20 @@ def test_every_alert_describes_the_action() -> None:
         assert alert["labels"]["severity"] in {"warning", "critical"}, alert["alert"]
         assert alert["annotations"]["summary"], alert["alert"]
         assert alert["annotations"]["action"], alert["alert"]
+
+
+def test_every_alert_is_tested_in_both_directions() -> None:
+    document = yaml.safe_load((RULES.parent / "rules_test.yml").read_text(encoding="utf-8"))
+    outcomes: dict[str, set[bool]] = {}
+    for case in document["tests"]:
+        for check in case.get("alert_rule_test", []):
+            outcomes.setdefault(check["alertname"], set()).add(bool(check["exp_alerts"]))
+        for check in case.get("promql_expr_test", []):
+            for name in re.findall(r'ALERTS\{alertname="(\w+)"', check["expr"]):
+                outcomes.setdefault(name, set()).add(bool(check["exp_samples"]))
+
+    assert {rule["alert"] for rule in rules() if "alert" in rule} == set(outcomes)
+    assert [name for name, seen in outcomes.items() if seen != {True, False}] == []
 
 
 @pytest.mark.parametrize(

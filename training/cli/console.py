@@ -25,7 +25,9 @@ def one_line_errors() -> Iterator[None]:
     except PlumblineError as error:
         reason = error.detail
     except OSError as error:  # a full disk, missing permissions
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        reason = (
+            f"{error.filename}: {error.strerror}" if error.filename else error.strerror or "the system reports an error"
+        )
     else:
         return
     errors.print(f"[red]error:[/] {escape(path_text(' '.join(reason.split())))}", soft_wrap=True)

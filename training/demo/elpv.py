@@ -109,6 +109,7 @@ def main(
         int | None, typer.Option(help="Number of training steps.", show_default="the method's default")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C.")] = False,
+    port: Annotated[int, typer.Option(help="TCP port of the service; if it is in use, a free port is taken.")] = 8000,
 ) -> None:
     """Train on solar cells, evaluate, serve the product and inspect a few cells over HTTP."""
     if find_spec("elpv_dataset") is None:
@@ -131,7 +132,7 @@ def main(
     pick_samples(data, samples)
     _run(
         "service.cli.demo",
-        *("--models", models, "--samples", samples, "--product", PRODUCT, "--out", out / "served"),
+        *("--models", models, "--samples", samples, "--product", PRODUCT, "--out", out / "served", "--port", port),
         *(["--keep"] if keep else []),
     )
 

@@ -54,7 +54,7 @@ class AsyncConnection:
         try:
             url = httpx.URL(base_url)
         except httpx.InvalidURL as error:
-            raise ValueError(f"{base_url!r} is not a URL: {error}") from error
+            raise ValueError(f"{base_url!r} is not a URL, such as http://127.0.0.1:8000") from error
         if url.scheme not in {"http", "https"} or not url.host:
             raise ValueError(f"{base_url!r} is not the URL of a service: it must begin with http:// or https://")
         if auth is None and url.username:
@@ -108,7 +108,9 @@ class AsyncConnection:
         except (httpx.HTTPError, OSError) as error:
             raise unreachable(self._url(call), error, self._timeout_s) from error
         except httpx.InvalidURL as error:
-            raise ValueError(f"The request cannot be expressed as a URL: {error}") from error
+            raise ValueError(
+                "A name or an id is not valid in a URL: it has control characters or is too long"
+            ) from error
 
     def _url(self, call: Call) -> str:
         return self._base_url + call.path

@@ -124,9 +124,19 @@ class AsyncInspectionCalls(AsyncConnection):
             if cursor is None:
                 return
 
-    async def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None) -> bytes:
-        """Return the heatmap drawn over the image, as an encoded image in the given or the service's format."""
-        params = {"format": image_format} if image_format else {}
+    async def heatmap(
+        self, inspection_id: str, image_format: HeatmapFormat | None = None, *, legend: bool = False
+    ) -> bytes:
+        """Return the heatmap drawn over the image, as an encoded image in the given or the service's format.
+
+        Args:
+            inspection_id: Id of the inspection.
+            image_format: Format of the image; None uses the format that is configured in the service.
+            legend: Draw decision, score, thresholds and colour scale below the image.
+        """
+        params: dict[str, str] = {"format": image_format} if image_format else {}
+        if legend:
+            params["legend"] = "true"
         return await self._send(Call("GET", f"{inspection_path(inspection_id)}/heatmap", params))
 
     async def anomaly_map(self, inspection_id: str) -> npt.NDArray[np.float32]:

@@ -11,6 +11,7 @@ from plumbline_client._async.concurrency import Background
 from plumbline_client._async.connection import AsyncConnection
 from plumbline_client.calls import CameraBuffer, product_path
 from plumbline_client.errors import MissingExtra, ServiceUnreachable, StreamClosed
+from plumbline_client.responses import failure_reason
 from plumbline_client.schemas.stream import StreamResult
 from plumbline_client.stream_messages import END, NORMAL_CLOSURE, WEBSOCKET_OPTIONS, hello, parse_result, refusal
 
@@ -64,7 +65,7 @@ class AsyncStreamCalls(AsyncConnection):
             except InvalidStatus as error:
                 raise refusal(error.response.status_code, error.response.body) from error
             except (OSError, WebSocketException) as error:
-                raise ServiceUnreachable(url, str(error) or type(error).__name__) from error
+                raise ServiceUnreachable(url, failure_reason(error)) from error
 
             async def send() -> None:
                 try:

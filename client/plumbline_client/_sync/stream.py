@@ -12,6 +12,7 @@ from plumbline_client._sync.concurrency import Background
 from plumbline_client._sync.connection import Connection
 from plumbline_client.calls import CameraBuffer, product_path
 from plumbline_client.errors import MissingExtra, ServiceUnreachable, StreamClosed
+from plumbline_client.responses import failure_reason
 from plumbline_client.schemas.stream import StreamResult
 from plumbline_client.stream_messages import END, NORMAL_CLOSURE, WEBSOCKET_OPTIONS, hello, parse_result, refusal
 
@@ -65,7 +66,7 @@ class StreamCalls(Connection):
             except InvalidStatus as error:
                 raise refusal(error.response.status_code, error.response.body) from error
             except (OSError, WebSocketException) as error:
-                raise ServiceUnreachable(url, str(error) or type(error).__name__) from error
+                raise ServiceUnreachable(url, failure_reason(error)) from error
 
             def send() -> None:
                 try:

@@ -155,4 +155,7 @@ def _form_errors() -> Iterator[None]:
     try:
         yield
     except FormParserError as error:
-        raise InvalidRequest(f"The form cannot be read: {error}.") from error
+        raise InvalidRequest(
+            "The form cannot be read as multipart/form-data: a boundary, a header of a part or the end is missing or "
+            "malformed."
+        ) from error

@@ -13,8 +13,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http.errors import InternalError
-from service.api.http.problems import PROBLEM, REQUEST_ID, ProblemResponse
+from service.api.http.problems import PROBLEM, PROBLEM_DETAIL, REQUEST_ID, ProblemResponse
 from service.monitoring.metrics import UNMATCHED_ROUTE, Metrics
+from service.monitoring.refusals import RefusalLog
 from service.store.ids import new_id
 
 log = structlog.get_logger(__name__)
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 TRACEPARENT = "plumbline.traceparent"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+# A path is of any length; the log keeps its beginning.
+_LOGGED_PATH = 200
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -31,11 +34,13 @@ class RequestContext:
     Args:
         app: The application.
         metrics: Counts requests and problems.
+        refusals: Logs requests that are refused.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, refusals: RefusalLog) -> None:
         self._app = app
         self._metrics = metrics
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -74,10 +79,21 @@ class RequestContext:
         # The label is the route's template, not the path: each id and each scanned path would make a time series.
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        self._metrics.http_requests.labels(method, route, str(status)).inc()
-        self._metrics.http_duration.labels(method, route).observe(seconds)
-        if PROBLEM in scope:
-            self._metrics.problems.labels(scope[PROBLEM]).inc()
+        self._metrics.count_request(method, route, status, seconds)
+        problem = scope.get(PROBLEM)
+        if problem is not None:
+            self._metrics.problems.labels(problem).inc()
+        if status >= 400:
+            self._refusals.record(
+                problem or "none",
+                scope[REQUEST_ID],
+                status=status,
+                method=method,
+                path=scope["path"][:_LOGGED_PATH],
+                reason=scope.get(PROBLEM_DETAIL),
+            )
+        else:
+            self._refusals.tick()
 
 
 def _matching(value: str, pattern: re.Pattern[str]) -> str | None:

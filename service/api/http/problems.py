@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID = "plumbline.request_id"
 PROBLEM = "plumbline.problem"
+PROBLEM_DETAIL = "plumbline.problem_detail"
+# A detail may quote what the client sent; the log keeps its beginning.
+_LOGGED_DETAIL = 300
 _LINGER_S = 2.0
 _SECTION = re.compile(r"^(?:Args|Attributes|Raises|Example|Examples|Note):$", re.MULTILINE)
 
@@ -117,12 +120,12 @@ class ProblemResponse(EarlyResponse):
             headers["Retry-After"] = str(math.ceil(error.retry_after_s))
         if error.status == 405:
             headers["Allow"] = str(error.extensions.get("allowed", ""))
-        self.slug = error.slug
+        self.slug, self.detail = error.slug, error.detail
         super().__init__(json.dumps(body).encode(), error.status, headers, close=close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response and record its type in the scope, where `RequestContext` counts it."""
-        scope[PROBLEM] = self.slug
+        """Send the response and record its type and detail in the scope, for the metrics and the log."""
+        scope[PROBLEM], scope[PROBLEM_DETAIL] = self.slug, self.detail[:_LOGGED_DETAIL]
         await super().__call__(scope, receive, send)
 
 
@@ -187,7 +190,10 @@ def _from_http(request: Request, error: HTTPException) -> PlumblineError:
     if error.status_code == 405:
         return MethodNotAllowed(request.method, _allowed_methods(request))
     if error.status_code < 500:
-        return InvalidRequest(f"{error.detail}.")
+        # The text of the framework is not shown; it describes the implementation.
+        return InvalidRequest(
+            "The request cannot be read: its body does not have the form that its Content-Type states."
+        )
     return InternalError()
 
 

@@ -76,7 +76,7 @@ async def inspect_batch(
     except PlumblineError as error:
         if not items:
             raise
-        inspections.count_refusal(error)
+        inspections.count_refusal(error, name)
         items.append(BatchItem(index=len(items), name=None, problem=Problem(**problem_body(error, name))))
     if not items:
         raise InvalidRequest("The request contains no image. Send several files in the field `image`, or a zip file.")

@@ -173,16 +173,20 @@ async def read_heatmap(
     format: Annotated[  # noqa: A002 - the public name of the parameter
         Literal["png", "jpeg", "webp"] | None, Query(description="Image format; overrides the Accept header.")
     ] = None,
+    legend: Annotated[
+        bool, Query(description="Draw decision, score, thresholds and colour scale below the image.")
+    ] = False,
 ) -> Response:
     """Return the heatmap of an inspection, drawn over its image.
 
-    It is transparent at the median of good maps, yellow at the fail threshold that was in force, and red above it.
-    Areas that were not judged are dimmed and hatched. For an invalid image, the image without an overlay is returned.
+    It is transparent at the median of good maps. The colour changes at the fail threshold that was in force, whose
+    contour is drawn as a white line with a black border. Areas that were not judged are dimmed and hatched. For an
+    invalid image, the image without an overlay is returned.
     """
     record = await inspections.find(inspection_id)
     accept = request.headers.get("accept")
     media_type = f"image/{format}" if format else negotiate(accept, artefacts.heatmap_media_types)
-    content = await artefacts.draw_heatmap(record, media_type)
+    content = await artefacts.draw_heatmap(record, media_type, legend=legend)
     # The response depends on the Accept header, which caches must take into account.
     return Response(content, headers={"Vary": "Accept", **verdict_headers(record)}, media_type=media_type)
 

@@ -58,7 +58,7 @@ async def stream(websocket: WebSocket, product: str, streams: StreamsDep, settin
                 await websocket.accept(headers=[(b"x-request-id", name.encode())])
                 await _Stream(websocket, streams, product, name, settings.max_body_bytes).run()
         except PlumblineError as error:
-            streams.inspections.count_refusal(error)
+            streams.inspections.count_refusal(error, name)
             await websocket.send_denial_response(ProblemResponse(error, name))
         except WebSocketDisconnect:
             pass  # the camera disconnected; frames received before are inspected and stored
@@ -96,6 +96,7 @@ class _Stream:
             raise
         except PlumblineError as error:
             code = POLICY_VIOLATION
+            self._inspections.count_refusal(error, self._name)
             await self._send_failure(error)
         except Exception:  # details are logged, the camera receives a problem with the stream's name
             log.exception("unexpected error", stream=self._name)

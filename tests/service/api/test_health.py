@@ -161,6 +161,32 @@ def test_metrics_count_decisions(serve: Serve, tiny_bundle: Bundle) -> None:
         assert value(service, "http_requests_total", method="POST", route=route, status="201") == 3
 
 
+def test_duration_of_served_images_is_measured_apart_from_rejected_requests(serve: Serve) -> None:
+    route = "/v1/products/{product}/inspections"
+    with serve() as service:
+        for _ in range(3):
+            assert service.inspect(GOOD).status_code == 201
+        service.admission.close()
+        for _ in range(5):
+            assert service.inspect(GOOD).status_code == 503
+
+        assert value(service, "inspection_duration_seconds_count", product="widget") == 3
+        assert value(service, "inspection_p_value_count", product="widget") == 3
+        for status_class, count in (("2xx", 3), ("5xx", 5)):
+            labels = {"method": "POST", "route": route, "status_class": status_class}
+            assert value(service, "http_request_duration_seconds_count", **labels) == count
+
+
+def test_disk_space_and_target_rates_are_exposed(serve: Serve) -> None:
+    with serve() as service:
+        for folder in ("data", "models"):
+            free, total = (value(service, f"inspection_disk_{kind}_bytes", folder=folder) for kind in ("free", "total"))
+            assert free is not None
+            assert total is not None
+            assert 0 < free <= total
+        assert value(service, "inspection_target_rate", product="widget", kind="fail") == 0.01
+
+
 def test_values_sent_by_clients_never_become_labels(serve: Serve) -> None:
     with serve() as service:
         for path in ("/wp-admin", "/v1/products/ghost", "/v1/inspections/ghost"):

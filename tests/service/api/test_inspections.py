@@ -15,7 +15,7 @@ from service.inspection.inspector import Inspector
 from service.recipes.recipe import Recipe
 from service.schemas.inspection import Inspection, InspectionPage
 from tests.bundles import SIZE, part
-from tests.running_service import BAD, GOOD, INSPECT, RunningService, encode
+from tests.running_service import BAD, GOOD, INSPECT, RunningService, Serve, encode
 
 
 def test_good_part_passes_and_the_response_explains_the_decision(service: RunningService, tiny_bundle: Bundle) -> None:
@@ -134,8 +134,38 @@ def test_heatmap_leaves_a_good_part_unchanged_and_colours_a_defect(service: Runn
 
     gray = draw(encode(part(brightness=127)))
     assert np.abs(gray.astype(int) - 127).max() <= 1, "there is no colour without an anomaly"
-    blue, _, red = draw(BAD)[34, 24].astype(int)
-    assert red > blue, "a defect is red"
+    blue, green, red = draw(BAD)[34, 24].astype(int)
+    assert min(red, blue) > green, "a defect is violet"
+
+
+@pytest.mark.parametrize(
+    ("query", "has_legend"), [({}, False), ({"legend": "false"}, False), ({"legend": "true"}, True)]
+)
+def test_heatmap_has_a_legend_on_request(query: dict[str, str], has_legend: bool, service: RunningService) -> None:
+    url = service.inspect(BAD).json()["links"]["heatmap"]
+    content = service.client.get(url, params={"format": "png", **query}).content
+    drawn = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+
+    assert drawn is not None
+    assert (drawn.shape != (SIZE, SIZE, 3)) == has_legend
+    plain = cv2.imdecode(np.frombuffer(service.client.get(url, params={"format": "png"}).content, np.uint8), 1)
+    np.testing.assert_array_equal(drawn[:SIZE, :SIZE], plain)
+
+
+def test_legend_must_be_true_or_false(service: RunningService) -> None:
+    url = service.inspect(BAD).json()["links"]["heatmap"]
+
+    assert service.client.get(url, params={"legend": "big"}).status_code == 422
+
+
+def test_colour_map_is_a_setting(serve: Serve) -> None:
+    drawn = {}
+    for colormap in ("cyan-violet", "turbo"):
+        with serve(heatmap_colormap=colormap) as service:
+            url = service.inspect(BAD).json()["links"]["heatmap"]
+            drawn[colormap] = service.client.get(url, params={"format": "png"}).content
+
+    assert drawn["cyan-violet"] != drawn["turbo"]
 
 
 def test_heatmap_format_follows_query_then_accept_header_then_setting(service: RunningService) -> None:

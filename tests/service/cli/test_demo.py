@@ -1,12 +1,18 @@
 """`make demo` with a real service process and real images, and its error messages."""
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 SAMPLES = Path(__file__).parents[3] / "docs" / "samples"
@@ -66,3 +72,58 @@ def test_the_demo_reports_errors_without_a_traceback(
     assert done.returncode == 1, done.stdout + done.stderr
     assert message in " ".join(done.stdout.split())
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@contextmanager
+def kept_demo(command: list[str], folder: Path) -> Iterator[tuple[psutil.Process, list[psutil.Process]]]:
+    """Start a demo that keeps its service running; yield its process and the processes below it."""
+    environment = os.environ | {"COLUMNS": "160", "PYTHONUNBUFFERED": "1"}
+    with (folder / "demo.txt").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, env=environment)
+    started = psutil.Process(process.pid)
+    below: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + 90
+        while "Press Ctrl-C" not in (folder / "demo.txt").read_text(encoding="utf-8"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        below = started.children(recursive=True)
+        assert any("plumbline" in " ".join(child.cmdline()) for child in below)
+        yield started, below
+    finally:
+        for each in [started, *below]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the end of a parent")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "through_shell"),
+    [
+        (signal.SIGKILL, False),
+        (signal.SIGTERM, False),
+        (signal.SIGHUP, False),
+        (signal.SIGINT, False),
+        (signal.SIGKILL, True),
+        (signal.SIGTERM, True),
+    ],
+)
+def test_service_ends_with_the_demo(
+    how: signal.Signals, through_shell: bool, tiny_models: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        *("-m", "service.cli.demo", "--keep", "--product", "widget", "--samples", str(SAMPLES), "--port", "0"),
+        *("--models", str(tiny_models), "--out", str(tmp_path / "out")),
+    ]
+    command = [sys.executable, *arguments]
+    if through_shell:  # as make is the parent of the demo
+        command = ["/bin/sh", "-c", f"{' '.join(command)}; true"]
+    with kept_demo(command, tmp_path) as (started, below):
+        started.send_signal(how)
+        gone, alive = psutil.wait_procs(below, timeout=30)
+
+    assert alive == []
+    assert gone

@@ -49,6 +49,24 @@ def test_folder_is_inspected_with_table_and_heatmaps(images: Path, tiny_models: 
     assert not (tmp_path / "data").exists(), "reading the recipe must not create a database"
 
 
+def test_legend_is_drawn_below_the_heatmap(images: Path, tiny_models: Path, tmp_path: Path) -> None:
+    heatmaps = tmp_path / "heatmaps"
+
+    inspect(tiny_models, tmp_path / "data", images, "--save-heatmap", heatmaps, "--legend")
+
+    shapes = {drawn.shape for path in heatmaps.iterdir() if (drawn := cv2.imread(str(path))) is not None}
+    (shape,) = shapes
+    assert shape[0] > 64
+    assert shape[1] == 320
+
+
+def test_legend_without_heatmaps_is_refused(images: Path, tiny_models: Path, tmp_path: Path) -> None:
+    result = inspect(tiny_models, tmp_path / "data", images, "--legend")
+
+    assert result.exit_code == 2
+    assert "--save-heatmap" in result.stderr
+
+
 def test_folder_is_inspected_with_the_recipe_of_the_service(
     serve: Serve, images: Path, tiny_models: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@ import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -10,6 +11,7 @@ from prometheus_client.exposition import generate_latest
 
 from service.monitoring.metrics import STAGE_BUCKETS_S, Metrics, score_buckets
 from service.monitoring.score_histogram import ScoreHistogram
+from service.recipes.recipe import Recipe
 
 
 def exposed(histogram: ScoreHistogram) -> list[str]:
@@ -101,3 +103,42 @@ except RuntimeError:
     else:
         assert "RuntimeError: broken" in run.stderr
     assert logging.getLogger().level != logging.DEBUG
+
+
+def lines(metrics: Metrics, name: str) -> list[str]:
+    return [line for line in metrics.expose().decode().splitlines() if line.startswith(name)]
+
+
+def test_duration_of_requests_is_measured_by_status_class() -> None:
+    metrics = Metrics()
+    for status in (200, 201, 404, 503, 0):
+        metrics.count_request("POST", "/v1/x", status, 0.1)
+
+    counts = {
+        line.split('status_class="')[1][:3]: line[-3:] for line in lines(metrics, "http_request_duration_seconds_count")
+    }
+    assert counts == {"2xx": "2.0", "4xx": "1.0", "5xx": "1.0", "non": "1.0"}
+
+
+def test_disk_space_is_read_at_every_scrape_and_a_missing_folder_does_not_break_it(tmp_path: Path) -> None:
+    metrics, folder = Metrics(), tmp_path / "data"
+    folder.mkdir()
+    metrics.set_folders({"data": folder})
+    (free,), (total,) = (lines(metrics, f"inspection_disk_{kind}_bytes{{") for kind in ("free", "total"))
+    assert 0 < float(free.split()[1]) <= float(total.split()[1])
+
+    folder.rmdir()
+    (free,) = lines(metrics, "inspection_disk_free_bytes{")
+    assert free.endswith(" NaN")
+
+
+def test_target_rates_follow_the_recipe() -> None:
+    metrics = Metrics()
+    certified = Recipe.default([float(rank) for rank in range(99)])
+    metrics.set_recipe("bolt", certified, 1)
+    assert len(lines(metrics, 'inspection_target_rate{kind="fail",product="bolt"} 0.01')) == 1
+    assert len(lines(metrics, "inspection_target_rate{")) == 2
+
+    by_hand = certified.model_copy(update={"target_false_reject_rate": None, "review_rate": None})
+    metrics.set_recipe("bolt", by_hand, 2)
+    assert lines(metrics, "inspection_target_rate{") == []

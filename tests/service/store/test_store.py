@@ -130,7 +130,7 @@ def test_invalid_record_does_not_fail_the_others_of_its_group(store: Store) -> N
     assert results[0] is None
     assert results[2] is None
     assert results[1] is not None
-    assert "UNIQUE" in results[1]
+    assert "already exists" in results[1]
 
 
 def test_sqlite_pragmas_are_set(store: Store) -> None:

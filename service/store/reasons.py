@@ -1,0 +1,56 @@
+"""Reasons of database failures in plain words. The messages of SQLAlchemy and of the drivers are for the log."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+import structlog
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+log = structlog.get_logger(__name__)
+
+# While a database is down, every request fails for the same reason.
+_LOG_INTERVAL_S = 10.0
+_last_logged: dict[str, float] = {}
+
+# By SQLite's primary result code, which is the lowest byte of the extended one.
+_SQLITE_REASONS = {
+    sqlite3.SQLITE_BUSY: "it is locked by another process",
+    sqlite3.SQLITE_LOCKED: "it is locked by another connection",
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_PERM: "access is denied",
+    sqlite3.SQLITE_IOERR: "the disk reports an error",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_NOTADB: "the file is not a SQLite database",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
+    sqlite3.SQLITE_SCHEMA: "its schema does not fit this version",
+    sqlite3.SQLITE_ERROR: "its tables do not fit this version",
+}
+
+
+def reason_of(error: Exception) -> str:
+    """Return why the database failed, in our own words, and log the message of the library, at most every 10 s."""
+    original = getattr(error, "orig", None) or error
+    kind, now = type(original).__name__, time.monotonic()
+    if now - _last_logged.get(kind, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
+        _last_logged[kind] = now
+        log.warning("database failure", kind=kind, error=str(original))
+    if isinstance(error, IntegrityError):
+        return "a record with the same key already exists"
+    if isinstance(original, ImportError):
+        return "its driver is not installed: install the extra 'postgres'"
+    if isinstance(original, OSError):
+        return original.strerror or "the system reports an error"
+    if isinstance(error, PoolTimeout):
+        return "all connections are in use"
+    if isinstance(error, StatementError) and not isinstance(error, DBAPIError):
+        return str(original)  # raised by the column types of this package
+    if isinstance(original, sqlite3.Error):
+        code = getattr(original, "sqlite_errorcode", None)
+        return _SQLITE_REASONS.get((code or 0) & 0xFF, "it reports an error; see the log")
+    if isinstance(error, DBAPIError) and (error.connection_invalidated or not getattr(original, "sqlstate", None)):
+        return "the server does not respond or refuses the connection; see the log"
+    return "it reports an error; see the log"
