@@ -18,6 +18,7 @@ from service.api.http.head import HeadMiddleware
 from service.api.http.middleware import RequestContext
 from service.api.http.problems import install_problem_handlers
 from service.api.http.query import require_declared_query
+from service.api.http.response_guard import ResponseGuard
 from service.api.openapi import describe
 from service.api.routes import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
@@ -33,8 +34,10 @@ from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import InspectorOptions
 from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.configure import configure
+from service.inspection.runtime.cuda import has_driver
 from service.inspection.runtime.isolation import SelfTestLimits
 from service.inspection.runtime.session import SessionOptions
+from service.inspection.runtime.threads import cpu_quota
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
@@ -42,6 +45,7 @@ from service.serving.admission import Admission
 from service.serving.artefacts import ArtefactService
 from service.serving.bundles import BundleService
 from service.serving.inspections import InspectionService
+from service.serving.memory_budget import MemoryBudget
 from service.serving.products import ProductService
 from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
@@ -82,7 +86,7 @@ class Runtime:
         rollout = Rollout(
             self.registry, store.engine, metrics, BundleUploads(settings.models, _upload_limits(settings))
         )
-        self.admission = Admission(settings.queue_limit)
+        self.admission = Admission(settings.queue_limit, _running_limit(settings))
         references = ReferenceScores(store.engine)
         clock = Clock(lambda direction: metrics.clock_jumps.labels(direction).inc())
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
@@ -101,7 +105,7 @@ class Runtime:
         self.services = Services(
             inspections=inspection_service,
             artefacts=ArtefactService(settings, store, metrics),
-            streams=StreamService(inspection_service, self.admission, settings.max_streams, metrics),
+            streams=StreamService(inspection_service, self.admission, settings, metrics),
             products=ProductService(self.registry),
             bundles=BundleService(settings.models, self.registry, rollout, store),
             recipes=RecipeService(self.registry, store),
@@ -155,6 +159,9 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics()
     refusals = RefusalLog(settings.log_refusals_per_minute)
     metrics.set_folders({"data": settings.data, "models": settings.models})
+    body_memory = MemoryBudget(settings.max_inflight_body_bytes)
+    response_memory = MemoryBudget(settings.max_inflight_body_bytes)
+    metrics.set_body_memory(lambda: body_memory.used, lambda: response_memory.used, settings.max_inflight_body_bytes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -187,13 +194,14 @@ def create_app(settings: Settings) -> FastAPI:
     )
     install_problem_handlers(app)
     # The middleware added last is the outermost: a refused body has a request id and is counted, too.
-    app.add_middleware(BodyLimitMiddleware, settings=settings, routers=ROUTERS)
+    app.add_middleware(BodyLimitMiddleware, settings=settings, routers=ROUTERS, memory=body_memory)
+    app.add_middleware(ResponseGuard, memory=response_memory)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestContext, metrics=metrics, refusals=refusals)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(require_declared_query)])
     app.include_router(pages.router)
-    app.state.settings, app.state.metrics = settings, metrics
+    app.state.settings, app.state.metrics, app.state.body_memory = settings, metrics, body_memory
     describe(app)
     return app
 
@@ -230,6 +238,16 @@ def _upload_limits(settings: Settings) -> UploadLimits:
         timeout_s=settings.upload_timeout_s,
         reserve_bytes=settings.min_free_bytes,
     )
+
+
+def _running_limit(settings: Settings) -> int:
+    """Return how many inspections run at once; the others wait in a fair queue.
+
+    These must keep all cores busy while others write their results. More only delay the clients that come next: on a
+    CPU, larger batches are not faster. On a GPU they are, so a full batch must be able to form.
+    """
+    has_gpu = settings.provider != "cpu" and has_driver()
+    return cpu_quota() + 2 + (settings.max_batch if has_gpu else 0)
 
 
 def begin_drain(app: FastAPI) -> None:

@@ -153,20 +153,80 @@ class QueueFull(PlumblineError):
         )
 
 
-class TooManyStreams(PlumblineError):
-    """The number of open WebSocket streams has reached its limit.
+class MemoryBudgetExceeded(PlumblineError):
+    """The memory for bodies in flight is in use, so the request was refused before its body was kept.
 
-    Close streams that are no longer used, raise `PLUMBLINE_MAX_STREAMS`, or send single images.
+    Send it again after `retry_after` seconds. If it happens often, send fewer or smaller bodies at a time, or raise
+    `PLUMBLINE_MAX_INFLIGHT_BODY_BYTES`.
+    """
+
+    slug = "memory-budget-exceeded"
+    title = "Too many bytes in flight"
+    status = 503
+
+    def __init__(self, limit_bytes: int, retry_after_s: float = 1.0) -> None:
+        super().__init__(
+            f"The bodies in flight would need more than {limit_bytes} bytes of memory, which is the limit. Send the "
+            f"request again after {retry_after_s:g} s. If this happens often, send fewer or smaller bodies at a time, "
+            "or raise PLUMBLINE_MAX_INFLIGHT_BODY_BYTES.",
+            limit_bytes=limit_bytes,
+            retry_after=retry_after_s,
+        )
+
+
+class TooManyConnections(PlumblineError):
+    """The number of open connections has reached its limit.
+
+    Reuse connections, close those that are no longer used, or raise `PLUMBLINE_MAX_CONNECTIONS` and the number of files
+    that the process may open.
+    """
+
+    slug = "too-many-connections"
+    title = "Too many connections"
+    status = 503
+
+    def __init__(self, limit: int, retry_after_s: float = 1.0) -> None:
+        super().__init__(
+            f"{limit} connections are open, which is the limit. Reuse connections, or connect again after "
+            f"{retry_after_s:g} s.",
+            limit=limit,
+            retry_after=retry_after_s,
+        )
+
+
+class StreamIdle(PlumblineError):
+    """A WebSocket stream sent no frame for too long, so the service closed it.
+
+    Connect again before the next frame, or raise `PLUMBLINE_STREAM_IDLE_TIMEOUT_S`.
+    """
+
+    slug = "stream-idle"
+    title = "Stream was idle for too long"
+    status = 408
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"No frame arrived for {seconds:g} s. Connect again before the next frame, or raise "
+            "PLUMBLINE_STREAM_IDLE_TIMEOUT_S."
+        )
+
+
+class TooManyStreams(PlumblineError):
+    """The number of open WebSocket streams, of all clients or of this one, has reached its limit.
+
+    Close streams that are no longer used, raise `PLUMBLINE_MAX_STREAMS` or `PLUMBLINE_MAX_STREAMS_PER_CLIENT`, or send
+    single images.
     """
 
     slug = "too-many-streams"
     title = "Too many streams"
     status = 503
 
-    def __init__(self, limit: int, retry_after_s: float = 5.0) -> None:
+    def __init__(self, limit: int, setting: str = "PLUMBLINE_MAX_STREAMS", retry_after_s: float = 5.0) -> None:
+        who = "cameras are" if setting == "PLUMBLINE_MAX_STREAMS" else "cameras of this client are"
         super().__init__(
-            f"{limit} cameras are already streaming, which is the limit. Close streams that are not used, raise "
-            "PLUMBLINE_MAX_STREAMS, or send single images.",
+            f"{limit} {who} already streaming, which is the limit. Close streams that are not used, raise "
+            f"{setting}, or send single images.",
             limit=limit,
             retry_after=retry_after_s,
         )

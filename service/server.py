@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
 import threading
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.http.connections import ConnectionLimits, Connections
+from service.api.http.http_protocol import HttpProtocol
+from service.api.http.stream_protocol import StreamProtocol
 from service.app import begin_drain, create_app, open_streams
 from service.settings import Settings
 
@@ -26,20 +32,43 @@ log = structlog.get_logger(__name__)
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that reports not ready on shutdown, closes the port after a delay, and completes requests in flight.
+    """A server with limited connections that stops without breaking one.
 
-    If the port were closed immediately, images that a load balancer still sends would fail with connection errors.
+    On shutdown it reports not ready, closes the port after a delay, and completes requests in flight. If the port were
+    closed immediately, images that a load balancer still sends would fail with connection errors.
 
     Args:
-        config: Configuration of uvicorn.
         app: The application.
-        delay_s: Time between reporting not ready and closing the port, in seconds.
+        settings: The settings.
+
+    Attributes:
+        connections: All open connections.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, delay_s: float) -> None:
-        super().__init__(config)
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self.connections = Connections(
+            ConnectionLimits.from_settings(settings), app.state.metrics, app.state.body_memory
+        )
+        # uvicorn accepts any factory, although it declares classes.
+        http: Any = partial(HttpProtocol, connections=self.connections)
+        ws: Any = partial(StreamProtocol, connections=self.connections)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,  # structlog configures the handlers
+                access_log=False,  # metrics count the requests, the store has every inspection
+                server_header=False,
+                http=http,
+                ws=ws,
+                ws_max_size=settings.max_body_bytes,
+                ws_per_message_deflate=False,  # images are compressed already; also prevents decompression bombs
+                timeout_graceful_shutdown=int(settings.shutdown_timeout_s) or 1,
+            )
+        )
         self._app = app
-        self._delay_s = delay_s
+        self._delay_s = settings.shutdown_delay_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
         self._ending: asyncio.Task[None] | None = None
@@ -60,6 +89,18 @@ class DrainingServer(uvicorn.Server):
                 for listener in server.sockets:
                     log.info("listening", address=listener.getsockname()[0], port=listener.getsockname()[1])
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, complete the requests in flight, and close all connections."""
+        self.connections.drain()
+        accepted = self._accept_waiting()
+        for server in self.servers:
+            server.close()
+        assert self._loop is not None
+        for connection in accepted:
+            with contextlib.suppress(OSError):  # the client has gone
+                await self._loop.connect_accepted_socket(self._make_protocol, connection)
+        await super().shutdown(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Drain on the first signal, skip the delay on the second, exit immediately on the third."""
         self._signals += 1
@@ -76,6 +117,7 @@ class DrainingServer(uvicorn.Server):
         watchdog.daemon = True
         watchdog.start()
         begin_drain(self._app)
+        self.connections.drain()
         assert self._loop is not None
         self._ending = self._loop.create_task(self._end())
 
@@ -87,6 +129,25 @@ class DrainingServer(uvicorn.Server):
         while open_streams(self._app) and self._loop.time() < give_up:  # noqa: ASYNC110 - runs once, at shutdown
             await asyncio.sleep(_POLL_S)
         self.should_exit = True
+
+    def _accept_waiting(self) -> list[socket.socket]:
+        """Accept the connections that wait in the queue of the kernel; closing the port would reset them."""
+        accepted = []
+        for listener in [listener for server in self.servers for listener in server.sockets]:
+            with socket.socket(fileno=socket.dup(listener.fileno())) as waiting, contextlib.suppress(OSError):
+                waiting.setblocking(False)  # the same file description: does not change the listener
+                while True:
+                    connection, _ = waiting.accept()
+                    connection.setblocking(False)
+                    accepted.append(connection)
+        return accepted
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        protocol: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=self._loop
+        )
+        return made
 
 
 def _exit_at_once() -> None:
@@ -108,18 +169,6 @@ def run(settings: Settings) -> bool:
     # flight, the event loop would respond late to probes and requests.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,  # structlog configures the handlers
-        access_log=False,  # metrics count the requests, the store has every inspection
-        server_header=False,
-        ws="websockets-sansio",  # reads one message at a time, which gives back-pressure
-        ws_max_size=settings.max_body_bytes,
-        ws_per_message_deflate=False,  # images are compressed already; also prevents decompression bombs
-        timeout_graceful_shutdown=int(settings.shutdown_timeout_s) or 1,
-    )
-    server = DrainingServer(config, app, settings.shutdown_delay_s)
+    server = DrainingServer(app, settings)
     server.run()
     return server.started

@@ -71,12 +71,40 @@ class Settings(BaseSettings):
     """Largest number of images in one call."""
     max_pixels: int = Field(default=64_000_000, ge=1, le=2**30)
     """Largest image, in pixels (width x height). Checked in the file header, before decoding."""
+    max_inflight_body_bytes: int = Field(default=256 * 2**20, ge=2**20, le=2**40)
+    """Memory for request bodies and stream frames that are being received or inspected, in bytes, and the same amount
+    for large responses that are being sent. Beyond it a request gets 503 with Retry-After.
+    """
+    max_connections: int = Field(default=1000, ge=8, le=100_000)
+    """Most open connections. A lower limit holds if the process may not open enough files. If all are in use, the
+    connection that has been idle for the longest time is closed for a new one.
+    """
+    header_timeout_s: float = Field(default=10.0, gt=0, le=3600)
+    """Seconds that a client may take to send the headers of a request."""
+    idle_timeout_s: float = Field(default=15.0, gt=0, le=3600)
+    """Seconds after which a connection without a request is closed."""
+    write_timeout_s: float = Field(default=20.0, gt=0, le=3600)
+    """Seconds without progress after which the connection of a client that does not read its response is closed."""
     body_timeout_s: float = Field(default=30.0, gt=0, le=3600)
-    """Seconds that a client may take to send one body. After that the request fails and leaves the queue."""
+    """Seconds that a client may take to send one body. After that the request fails with 408."""
+    call_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
+    """Seconds that a client may take to send the body of a call with several images. Each image is limited by
+    `body_timeout_s`.
+    """
+    min_body_rate: int = Field(default=4096, ge=1, le=2**30)
+    """Lowest average rate of a body, in bytes per second, after its first 5 seconds. Slower requests fail with 408."""
     queue_limit: int = Field(default=64, ge=1, le=10_000)
-    """Most inspections in flight, waiting or running. Further ones get 503 with Retry-After."""
+    """Most inspections in flight, waiting or running. Further ones get 503 with Retry-After. Clients have equal shares:
+    if the queue is full, the client with most inspections in flight is refused first.
+    """
     max_streams: int = Field(default=16, ge=1, le=1000)
     """Most WebSocket streams at the same time. Each may hold a few frames in memory."""
+    max_streams_per_client: int = Field(default=8, ge=1, le=1000)
+    """Most WebSocket streams of one client (one IP address) at the same time."""
+    stream_idle_timeout_s: float = Field(default=120.0, gt=0, le=86_400)
+    """Seconds without a frame after which a stream is closed. If all streams are in use, a new one replaces the stream
+    that has been idle for the longest time, but for at least 5 seconds.
+    """
     queue_deadline_s: float = Field(default=10.0, gt=0, le=3600)
     """Longest wait of an image in the queue, in seconds. After that the response is 503 instead of a late verdict."""
     max_batch: int = Field(default=8, ge=1, le=256)
@@ -144,6 +172,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"the data folder {self.data} lies in the model repository {self.models}, where every "
                 "folder is a product; choose another data folder"
+            )
+        if self.max_body_bytes > self.max_inflight_body_bytes:
+            raise ValueError(
+                f"max_body_bytes ({self.max_body_bytes}) is larger than max_inflight_body_bytes "
+                f"({self.max_inflight_body_bytes}), so the largest body could never be received; raise "
+                "max_inflight_body_bytes"
             )
         if self.max_batch > self.queue_limit:
             raise ValueError(

@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import structlog
-import uvicorn
 from fastapi import FastAPI
 
 from service.api.deps import Services
 from service.app import Runtime, create_app
 from service.deployment.passed_tests import SELF_TESTS
 from service.deployment.registry import Registry
+from service.server import DrainingServer
 from service.serving.admission import Admission
 from service.settings import Settings
 from service.store.store import Store
@@ -60,6 +60,7 @@ class RunningService:
     settings: Settings
     client: httpx.Client
     port: int
+    server: DrainingServer
 
     @property
     def runtime(self) -> Runtime:
@@ -113,7 +114,7 @@ def run_service(models: Path, data: Path, **settings: Any) -> Iterator[RunningSe
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        server = DrainingServer(app, chosen)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -123,7 +124,7 @@ def run_service(models: Path, data: Path, **settings: Any) -> Iterator[RunningSe
                     assert thread.is_alive(), "the service did not start"
                     assert time.monotonic() < deadline, "the service did not become ready"
                     time.sleep(0.005)
-                yield RunningService(app, chosen, client, port)
+                yield RunningService(app, chosen, client, port, server)
         finally:
             server.should_exit = True
             thread.join()

@@ -8,10 +8,12 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from service.api.http.clients import client_of
 from service.monitoring.metrics import Metrics
 from service.serving.artefacts import ArtefactService
 from service.serving.bundles import BundleService
 from service.serving.inspections import InspectionService
+from service.serving.memory_budget import MemoryBudget
 from service.serving.products import ProductService
 from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
@@ -86,6 +88,15 @@ async def _metrics(connection: HTTPConnection) -> Metrics:
     return metrics
 
 
+async def _client(connection: HTTPConnection) -> str:
+    return client_of(connection.scope)
+
+
+async def _body_memory(connection: HTTPConnection) -> MemoryBudget:
+    memory: MemoryBudget = connection.app.state.body_memory
+    return memory
+
+
 async def _settings(connection: HTTPConnection) -> Settings:
     settings: Settings = connection.app.state.settings
     return settings
@@ -100,6 +111,8 @@ RecipesDep = Annotated[RecipeService, Depends(_recipes)]
 ProposalsDep = Annotated[ProposalService, Depends(_proposals)]
 ReplaysDep = Annotated[ReplayService, Depends(_replays)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
+ClientDep = Annotated[str, Depends(_client)]
+BodyMemoryDep = Annotated[MemoryBudget, Depends(_body_memory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 # For the limits of receiving a request (sizes, timeouts). Everything else is decided by the service objects.
 SettingsDep = Annotated[Settings, Depends(_settings)]

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.api.http.errors import RequestTimeout
+from service.api.http.errors import BodyTooSlow, RequestTimeout
 from service.api.http.forms import IMAGE_FIELD
 from service.deployment.errors import ProductNotReady, UnknownProduct
-from service.errors import BodyTooLarge, DeadlineExceeded, InvalidRequest, QueueFull, ShuttingDown, UnsupportedMediaType
+from service.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    InvalidRequest,
+    MemoryBudgetExceeded,
+    QueueFull,
+    ShuttingDown,
+    UnsupportedMediaType,
+)
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.errors import (
     AreaMismatch,
@@ -33,6 +41,7 @@ IMAGES_FORM = {
 INSPECT_ERRORS = (
     UnknownProduct,
     RequestTimeout,
+    BodyTooSlow,
     BodyTooLarge,
     TooManyPixels,
     ImageTooComplex,
@@ -47,6 +56,7 @@ INSPECT_ERRORS = (
     InvalidRequest,
     ScoreNotFinite,
     QueueFull,
+    MemoryBudgetExceeded,
     DeadlineExceeded,
     ShuttingDown,
     ProductNotReady,

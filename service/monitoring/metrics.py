@@ -42,7 +42,8 @@ P_VALUE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9
 BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 DECISIONS = ("pass", "review", "fail", "invalid")
 SHADOW_OUTCOMES = ("judged", "failed", "dropped")
-SHED_REASONS = ("queue_full", "deadline_exceeded", "shutting_down", "store_unavailable")
+SHED_REASONS = ("queue_full", "deadline_exceeded", "memory_budget_exceeded", "shutting_down", "store_unavailable")
+CLOSE_REASONS = ("limit", "replaced", "idle", "headers", "write", "malformed", "frame_memory")
 UNMATCHED_ROUTE = "unmatched"
 
 # The `_created` series of the client library would double the number of series and are not used.
@@ -214,10 +215,30 @@ class Metrics:
             "inspection_problems_total", "Problem responses, by the last part of the problem type.", ["type"],
             registry=self.registry,
         )  # fmt: skip
+        self.connections = Gauge("http_connections", "Open connections, streams included.", registry=self.registry)
+        self.connections_closed = Counter(
+            "http_connections_closed_total",
+            "Connections that the service refused or closed, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.body_bytes = Gauge(
+            "http_body_bytes",
+            "Memory reserved for bodies in flight, by direction, in bytes.",
+            ["direction"],
+            registry=self.registry,
+        )
+        self.body_bytes_limit = Gauge(
+            "http_body_bytes_limit",
+            "Maximum memory for bodies in flight, in each direction, in bytes.",
+            registry=self.registry,
+        )
         for reason in SHED_REASONS:
             self.shed.labels(reason)
         for direction in ("forwards", "backwards"):
             self.clock_jumps.labels(direction)
+        for reason in CLOSE_REASONS:
+            self.connections_closed.labels(reason)
 
     def set_queue(self, depth: Callable[[], int], limit: int) -> None:
         """Set the source of the queue's depth, which is read at every scrape, and its limit."""
@@ -233,6 +254,12 @@ class Metrics:
         for name, path in folders.items():
             self.disk_free.labels(name).set_function(partial(_disk_bytes, path, "free"))
             self.disk_total.labels(name).set_function(partial(_disk_bytes, path, "total"))
+
+    def set_body_memory(self, requests: Callable[[], int], responses: Callable[[], int], limit_bytes: int) -> None:
+        """Set the sources of the memory that bodies use, which are read at every scrape, and its limit."""
+        self.body_bytes.labels("request").set_function(requests)
+        self.body_bytes.labels("response").set_function(responses)
+        self.body_bytes_limit.set(limit_bytes)
 
     def set_product(self, bundle: Bundle, provider: str) -> None:
         """Set the active bundle of a product, and create the product's series."""

@@ -1,36 +1,75 @@
-"""Admission control: limit the number of requests in flight before any work is done for them."""
+"""Admission control: limit the requests in flight, and give every client its share of the places.
+
+Requests wait per client. The next request to run is one of the client with the fewest running requests; among equal
+clients it is the one that was served least recently, so clients take turns. If the queue is full, the client with the
+most requests in flight is refused first.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 
-from service.errors import QueueFull, ShuttingDown
+from service.errors import DeadlineExceeded, InvalidRequest, QueueFull, ShuttingDown
 
+LOCAL = "local"
+"""The client of requests that the service makes itself."""
 _MIN_RETRY_S = 0.1
 _SMOOTHING = 0.1  # weight of the newest duration in the moving average
 _POLL_S = 0.05
+_REMEMBERED_CLIENTS = 1024
+
+Disconnected = Callable[[], Awaitable[None]]
+"""Returns when the client has closed its connection."""
+
+
+@dataclass(eq=False)
+class _Share:
+    """What one client has in flight.
+
+    Attributes:
+        client: Identity of the client.
+        count: Requests in flight, waiting or running.
+        running: Requests that run.
+        served: Number of the client's last start; larger means more recently.
+        waiting: Waiting requests, the oldest first.
+    """
+
+    client: str
+    count: int = 0
+    running: int = 0
+    served: int = 0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
 class Admission:
-    """A bound on the requests in flight, counted from before the body is read until the response is ready.
+    """A bound on the requests in flight, with a fair queue in front of the running ones.
 
     It must be used from the event loop only; therefore counting needs no lock.
 
     Args:
-        limit: Maximum number of requests in flight.
+        limit: Maximum number of requests in flight, waiting or running.
+        running: Maximum number of running requests. By default all requests in flight run at once.
 
     Attributes:
         depth: Number of requests in flight.
         draining: Set when no new requests are admitted.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, running: int | None = None) -> None:
         self.limit = limit
         self.depth = 0
         self.draining = asyncio.Event()
+        # Some requests must be able to wait: only waiting ones can be refused in favour of another client.
+        self._max_running = limit if running is None else min(running, max(1, limit // 2))
+        self._running = 0
+        self._starts = 0
+        self._shares: OrderedDict[str, _Share] = OrderedDict()
+        self._waiting: dict[str, _Share] = {}
         self._mean_duration_s = _MIN_RETRY_S
 
     @property
@@ -42,9 +81,24 @@ class Admission:
         """Admit no new requests. Requests in flight are completed."""
         self.draining.set()
 
+    def check(self, client: str) -> None:
+        """Check that a request of this client would be admitted now. Use it before the body is received.
+
+        Raises:
+            QueueFull: The queue is full and the client has its share.
+            ShuttingDown: The service is stopping.
+        """
+        if self.is_draining:
+            raise ShuttingDown()
+        if self.depth >= self.limit:
+            self._find_displaced(self._share(client))
+
     @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Count one request as in flight until the block ends.
+    def enter(self, client: str = LOCAL) -> Iterator[None]:
+        """Count one request as running until the block ends, without waiting.
+
+        Args:
+            client: Identity of the client.
 
         Raises:
             QueueFull: The limit is reached.
@@ -53,35 +107,178 @@ class Admission:
         if self.is_draining:
             raise ShuttingDown()
         if self.depth >= self.limit:
-            # All requests in flight now have left after about the mean duration of one of them.
-            raise QueueFull(self.limit, round(max(_MIN_RETRY_S, self._mean_duration_s), 1))
-        self.depth += 1
+            raise self._full()
+        share = self._share(client)
+        self._count(share, 1)
+        self._start(share)
         entered = time.perf_counter()
         try:
             yield
-            self._mean_duration_s += _SMOOTHING * (time.perf_counter() - entered - self._mean_duration_s)
+            self._observe(entered)
         finally:
-            self.depth -= 1
+            self._finish(share)
+            self._count(share, -1)
+            self._dispatch()
 
     @asynccontextmanager
-    async def wait(self, timeout_s: float) -> AsyncIterator[None]:
-        """Count one request as in flight until the block ends; wait while the limit is reached.
+    async def turn(
+        self, client: str, timeout_s: float, disconnected: Disconnected | None = None, *, is_accepted: bool = False
+    ) -> AsyncGenerator[None]:
+        """Wait for the client's turn, and count the request as in flight until the block ends.
+
+        Args:
+            client: Identity of the client.
+            timeout_s: Maximum wait in seconds.
+            disconnected: Ends the wait when the client closes its connection.
+            is_accepted: The request was checked (`check`) before the service began to stop, so it is still admitted.
+
+        Raises:
+            QueueFull: The limit is reached, or another client needs the place that this client has beyond its share.
+            DeadlineExceeded: The turn did not come in time.
+            InvalidRequest: The client closed the connection.
+            ShuttingDown: The service is stopping.
+        """
+        if self.is_draining and not is_accepted:
+            raise ShuttingDown()
+        share = self._share(client)
+        if self.depth >= self.limit:
+            self._displace(self._find_displaced(share))
+        entered = time.perf_counter()
+        self._count(share, 1)
+        if self._running < self._max_running and not self._waiting:
+            self._start(share)
+        else:
+            await self._wait(share, timeout_s, disconnected)
+        try:
+            yield
+            self._observe(entered)
+        finally:
+            self._finish(share)
+            self._count(share, -1)
+            self._dispatch()
+
+    @asynccontextmanager
+    async def wait(self, timeout_s: float, client: str = LOCAL) -> AsyncIterator[None]:
+        """Wait for the client's turn as `turn` does; wait while the limit is reached, too.
 
         Args:
             timeout_s: Maximum wait in seconds.
+            client: Identity of the client.
 
         Raises:
             QueueFull: The limit was reached during the whole wait.
+            DeadlineExceeded: The turn did not come in time.
             ShuttingDown: The service is stopping.
         """
         give_up = time.monotonic() + timeout_s
-        with ExitStack() as entered:
+        async with AsyncExitStack() as entered:
             while True:
                 try:
-                    entered.enter_context(self.enter())
+                    remaining_s = max(0.0, give_up - time.monotonic())
+                    await entered.enter_async_context(self.turn(client, remaining_s))
                     break
                 except QueueFull:
                     if time.monotonic() > give_up:
                         raise
                     await asyncio.sleep(_POLL_S)
             yield
+
+    async def _wait(self, share: _Share, timeout_s: float, disconnected: Disconnected | None) -> None:
+        """Wait until `_dispatch` starts the request. If that fails, the request is no longer counted."""
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        share.waiting.append(place)
+        self._waiting[share.client] = share
+        watcher = None if disconnected is None else asyncio.ensure_future(disconnected())
+        try:
+            awaited: set[asyncio.Future[None]] = {place} if watcher is None else {place, watcher}
+            await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if not place.done():
+                if watcher is not None and watcher.done():
+                    raise InvalidRequest("The client closed the connection while the image waited in the queue.")
+                raise DeadlineExceeded(round(timeout_s, 3), self._retry_after_s())
+            place.result()
+        except BaseException:
+            self._withdraw(share, place)
+            raise
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+
+    def _withdraw(self, share: _Share, place: asyncio.Future[None]) -> None:
+        if not place.done():
+            share.waiting.remove(place)
+            self._forget_if_empty(share)
+        elif place.exception() is not None:
+            return  # displaced: `_displace` counted it out
+        else:
+            self._finish(share)
+        self._count(share, -1)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        while self._running < self._max_running and self._waiting:
+            share = min(self._waiting.values(), key=lambda share: (share.running, share.served))
+            place = share.waiting.popleft()
+            self._forget_if_empty(share)
+            self._start(share)
+            place.set_result(None)
+
+    def _find_displaced(self, newcomer: _Share) -> _Share:
+        """Return the client that loses its newest waiting request to a request of another client.
+
+        Raises:
+            QueueFull: The newcomer has its share already.
+        """
+        if self._waiting:
+            largest = max(self._waiting.values(), key=lambda share: (share.count, share.served))
+            if (newcomer.count + 1, newcomer.served) < (largest.count, largest.served):
+                return largest
+        raise self._full()
+
+    def _displace(self, share: _Share) -> None:
+        place = share.waiting.pop()
+        self._forget_if_empty(share)
+        self._count(share, -1)
+        place.set_exception(self._full())
+
+    def _share(self, client: str) -> _Share:
+        share = self._shares.get(client)
+        if share is None:
+            share = self._shares[client] = _Share(client)
+            self._forget_clients()
+        return share
+
+    def _forget_clients(self) -> None:
+        """Keep the shares of a bounded number of clients that have nothing in flight, the most recent ones."""
+        while len(self._shares) > _REMEMBERED_CLIENTS + self.depth:
+            idle = next(share for share in self._shares.values() if share.count == 0)
+            del self._shares[idle.client]
+
+    def _forget_if_empty(self, share: _Share) -> None:
+        if not share.waiting:
+            del self._waiting[share.client]
+
+    def _count(self, share: _Share, change: int) -> None:
+        share.count += change
+        self.depth += change
+
+    def _start(self, share: _Share) -> None:
+        self._starts += 1
+        self._running += 1
+        share.running += 1
+        share.served = self._starts
+        self._shares.move_to_end(share.client)
+
+    def _finish(self, share: _Share) -> None:
+        self._running -= 1
+        share.running -= 1
+
+    def _observe(self, entered: float) -> None:
+        self._mean_duration_s += _SMOOTHING * (time.perf_counter() - entered - self._mean_duration_s)
+
+    def _retry_after_s(self) -> float:
+        # All requests in flight now have left after about the mean duration of one of them.
+        return round(max(_MIN_RETRY_S, self._mean_duration_s), 1)
+
+    def _full(self) -> QueueFull:
+        return QueueFull(self.limit, self._retry_after_s())

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+from uuid import UUID
 
 import numpy as np
 
@@ -25,15 +28,17 @@ from service.store.errors import NotJudged
 from service.store.recipes import get_recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store
+from service.store.stored_file import StoredFile
 
 READER_THREADS = 4
+ResultT = TypeVar("ResultT")
 
 
 class ArtefactService:
     """Reads images and maps and draws heatmaps.
 
     Drawing has an admission of its own, so that heatmaps requested later neither take the place of inspections nor use
-    unbounded memory.
+    unbounded memory. As for inspections, clients take turns.
 
     Args:
         settings: Format and quality of heatmaps, and the limit of requests in flight.
@@ -46,13 +51,16 @@ class ArtefactService:
         self._metrics = metrics
         self._heatmap_quality = settings.heatmap_quality
         self._colormap = settings.heatmap_colormap
-        self._admission = Admission(settings.queue_limit)
+        self._admission = Admission(settings.queue_limit, cpu_quota())
+        self._deadline_s = settings.queue_deadline_s
         self._drawings = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="drawing")
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="artefacts")
         self.heatmap_media_types = tuple(dict.fromkeys((settings.heatmap_media_type, *HEATMAP_MEDIA_TYPES)))
         """Media types of heatmaps, the configured one first."""
 
-    async def draw_heatmap(self, record: InspectionRecord, media_type: str, *, legend: bool = False) -> bytes:
+    async def draw_heatmap(
+        self, record: InspectionRecord, media_type: str, client: str, *, legend: bool = False
+    ) -> bytes:
         """Draw the heatmap of a stored inspection.
 
         Scale and area are those that were in force when the image was judged.
@@ -60,6 +68,7 @@ class ArtefactService:
         Args:
             record: The inspection.
             media_type: One of `heatmap_media_types`.
+            client: Identity of the client.
             legend: Whether decision, score, thresholds and colour scale are drawn below the image.
 
         Returns:
@@ -67,9 +76,9 @@ class ArtefactService:
 
         Raises:
             ArtefactGone: The image or the map is no longer stored.
-            QueueFull: Too many artefacts are being drawn.
+            QueueFull, DeadlineExceeded: Too many artefacts are being drawn.
         """
-        with self._admission.enter():
+        async with self._admission.turn(client, self._deadline_s):
             return await self.draw_admitted(record, media_type, legend=legend)
 
     async def draw_admitted(self, record: InspectionRecord, media_type: str, *, legend: bool = False) -> bytes:
@@ -89,26 +98,31 @@ class ArtefactService:
         self._metrics.stages.labels("encode").observe(time.perf_counter() - started)
         return drawn
 
-    async def convert_image(self, record: InspectionRecord) -> bytes:
+    async def convert_image(self, record: InspectionRecord, client: str) -> bytes:
         """Return the image of a stored inspection as it was judged: an 8-bit RGB PNG.
+
+        Args:
+            record: The inspection.
+            client: Identity of the client.
 
         Raises:
             ArtefactGone: The image is no longer stored.
-            QueueFull: Too many artefacts are being drawn.
+            QueueFull, DeadlineExceeded: Too many artefacts are being drawn.
         """
         loop = asyncio.get_running_loop()
-        with self._admission.enter():
+        async with self._admission.turn(client, self._deadline_s):
             return await loop.run_in_executor(self._drawings, self._convert, record)
 
-    async def read_image(self, record: InspectionRecord) -> bytes:
+    async def image_file(self, record: InspectionRecord) -> StoredFile:
         """Return the image of a stored inspection byte for byte as it was sent.
 
         Raises:
             ArtefactGone: The image is no longer stored.
         """
-        return await asyncio.wrap_future(self._readers.submit(self._store.files.image_of, record))
+        path = self._store.files.image_path(UUID(record.id), record.image_media_type)
+        return await self._read(lambda: StoredFile.open(path, "image", record))
 
-    async def read_map(self, record: InspectionRecord) -> bytes:
+    async def map_file(self, record: InspectionRecord) -> StoredFile:
         """Return the anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
 
         Raises:
@@ -117,12 +131,24 @@ class ArtefactService:
         """
         if record.objections:
             raise NotJudged(record.id)
-        return await asyncio.wrap_future(self._readers.submit(self._store.files.map_of, record))
+        path = self._store.files.map_path(UUID(record.id))
+        return await self._read(lambda: StoredFile.open(path, "map", record))
+
+    async def read_piece(self, file: StoredFile, offset: int) -> bytes:
+        """Return the piece of a file at an offset in bytes.
+
+        Raises:
+            StoreUnavailable: It cannot be read.
+        """
+        return await self._read(lambda: file.read(offset))
 
     def close(self) -> None:
         """Complete the submitted work and stop the threads."""
         self._drawings.shutdown()
         self._readers.shutdown()
+
+    async def _read(self, read: Callable[[], ResultT]) -> ResultT:
+        return await asyncio.wrap_future(self._readers.submit(read))
 
     def _draw(self, record: InspectionRecord, media_type: str, legend: bool) -> bytes:
         drawn, scale = self._decode(record), None

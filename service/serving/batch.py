@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.errors import PlumblineError
 from service.serving.inspections import Image, InspectionService
+from service.serving.memory_budget import Reservation
 from service.store.records import InspectionRecord
 
 # Enough to receive one image while another is judged and a third is stored. Each may be as large as a body may be.
@@ -26,23 +27,30 @@ class Frame:
         image: The image; its data is empty if there is an error.
         label: Name given by the sender. It is returned with the result and not used otherwise.
         error: Why the image cannot be inspected, or None.
+        memory: Memory that is reserved for the image, or None.
     """
 
     image: Image
     label: str | None = None
     error: PlumblineError | None = None
+    memory: Reservation | None = None
+
+    def release(self) -> None:
+        """Give the memory of the image back, because it is no longer needed."""
+        if self.memory is not None:
+            self.memory.release()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one image: the stored inspection, or the error that prevented it."""
+    """The result of one image: the stored inspection, or the error that prevented it. The frame has no image."""
 
     frame: Frame
     result: InspectionRecord | Exception
 
 
 async def inspect_in_order(
-    inspections: InspectionService, product: str, frames: AsyncIterator[Frame], in_flight: int = IN_FLIGHT
+    inspections: InspectionService, product: str, frames: AsyncIterator[Frame], client: str, in_flight: int = IN_FLIGHT
 ) -> AsyncGenerator[Outcome]:
     """Inspect images as they arrive. An error of one image does not affect the others.
 
@@ -51,6 +59,7 @@ async def inspect_in_order(
         product: Name of the product.
         frames: The images. An exception raised by this iterator is raised here, after the results of all images
             before it.
+        client: Identity of the client.
         in_flight: Maximum number of images that are received and have no consumed result.
     """
     slots = asyncio.Semaphore(in_flight)
@@ -63,7 +72,7 @@ async def inspect_in_order(
                 frame = await anext(frames, None)
                 if frame is None:
                     return
-                started.put_nowait(asyncio.create_task(_inspect(inspections, product, frame)))
+                started.put_nowait(asyncio.create_task(_inspect(inspections, product, frame, client)))
         finally:
             started.put_nowait(None)
 
@@ -85,13 +94,16 @@ async def inspect_in_order(
         await asyncio.gather(feeder, *pending, return_exceptions=True)
 
 
-async def _inspect(inspections: InspectionService, product: str, frame: Frame) -> Outcome:
+async def _inspect(inspections: InspectionService, product: str, frame: Frame, client: str) -> Outcome:
+    done = replace(frame, image=replace(frame.image, data=b""))
     try:
         if frame.error is not None:
             raise frame.error
-        record = await inspections.inspect_when_admitted(product, frame.image)
+        record = await inspections.inspect_when_admitted(product, frame.image, client)
     except Exception as error:  # noqa: BLE001 - the error belongs to this image; the API distinguishes the kinds
         if isinstance(error, PlumblineError):
             inspections.count_refusal(error, frame.image.part.request_id)
-        return Outcome(frame, error)
-    return Outcome(frame, record)
+        return Outcome(done, error)
+    finally:
+        frame.release()
+    return Outcome(done, record)

@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -23,7 +23,7 @@ from service.deployment.lease import ActiveProduct
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
-from service.errors import DeadlineExceeded, PlumblineError, QueueFull, ShuttingDown
+from service.errors import DeadlineExceeded, MemoryBudgetExceeded, PlumblineError, QueueFull, ShuttingDown
 from service.inspection.decoding.pixel_formats import RawLayout
 from service.inspection.quality import QualityViolation
 from service.inspection.records import PreparedImage
@@ -33,7 +33,7 @@ from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
-from service.serving.admission import Admission
+from service.serving.admission import Admission, Disconnected
 from service.serving.frozen_camera import FrozenCameraDetector
 from service.serving.pagination import Page, read_page
 from service.serving.records import PartRecord, to_invalid_record, to_record
@@ -49,7 +49,7 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 
 DISK_THREADS = 4
-_CAPACITY_ERRORS = (QueueFull, DeadlineExceeded, ShuttingDown, StoreUnavailable)
+_CAPACITY_ERRORS = (QueueFull, DeadlineExceeded, MemoryBudgetExceeded, ShuttingDown, StoreUnavailable)
 
 
 @dataclass(frozen=True)
@@ -157,32 +157,56 @@ class InspectionService:
         buffer.layout(self._registry.get(product).recipe.recipe)
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Admit one request, from before its body is read until its response is ready.
+    def accept(self, client: str) -> Iterator[None]:
+        """Accept one request before its body is received. It takes its place in the queue with `turn`, afterwards.
 
         Errors that mean a lack of capacity are counted, whether they are raised here or inside the block.
+
+        Args:
+            client: Identity of the client.
 
         Raises:
             QueueFull, ShuttingDown: The request cannot be admitted now.
             StoreUnavailable: Nothing can be stored since the start.
         """
         try:
-            with self._admission.enter():
-                if self._store.read_only_reason is not None:
-                    raise StoreUnavailable(self._store.read_only_reason)
-                yield
+            self._admission.check(client)
+            if self._store.read_only_reason is not None:
+                raise StoreUnavailable(self._store.read_only_reason)
+            yield
         except _CAPACITY_ERRORS as error:
             self._metrics.shed.labels(error.slug.replace("-", "_")).inc()
             raise
 
-    async def inspect(self, product: str, image: Image) -> InspectionRecord:
+    @asynccontextmanager
+    async def turn(self, client: str, disconnected: Disconnected) -> AsyncGenerator[float]:
+        """Wait for the turn of an accepted request, and count it as in flight until the block ends.
+
+        Args:
+            client: Identity of the client.
+            disconnected: Ends the wait when the client closes its connection.
+
+        Returns:
+            When the wait began, on the clock `time.perf_counter`; see `inspect`.
+
+        Raises:
+            QueueFull: Another client needs the place.
+            DeadlineExceeded: The turn did not come in time.
+            InvalidRequest: The client closed the connection.
+        """
+        since = time.perf_counter()
+        async with self._admission.turn(client, self._queue_deadline_s, disconnected, is_accepted=True):
+            yield since
+
+    async def inspect(self, product: str, image: Image, since: float | None = None) -> InspectionRecord:
         """Inspect one image with the bundle and recipe that are in force when its turn comes.
 
-        The caller must hold an admission: see `admit`.
+        The caller must have its turn: see `turn`.
 
         Args:
             product: Name of the product.
             image: The image.
+            since: Start of the deadline, on the clock `time.perf_counter`; now by default.
 
         Returns:
             The record, which is stored already.
@@ -194,21 +218,23 @@ class InspectionService:
             QueueFull, DeadlineExceeded, ShuttingDown: The image cannot be inspected now.
             StoreUnavailable: The record could not be stored, so there is no decision.
         """
-        work = self._inspections.submit(self._inspect, product, image, time.perf_counter())
+        work = self._inspections.submit(self._inspect, product, image, since or time.perf_counter())
         return await asyncio.wrap_future(work)
 
-    async def inspect_when_admitted(self, product: str, image: Image) -> InspectionRecord:
+    async def inspect_when_admitted(self, product: str, image: Image, client: str) -> InspectionRecord:
         """Inspect one of several images; wait for admission as long as an inspection may wait for its turn.
 
         Args:
             product: Name of the product.
             image: The image.
+            client: Identity of the client.
 
         Raises:
             PlumblineError: See `inspect`.
         """
-        async with self._admission.wait(self._queue_deadline_s):
-            return await self.inspect(product, image)
+        since = time.perf_counter()
+        async with self._admission.wait(self._queue_deadline_s, client):
+            return await self.inspect(product, image, since)
 
     def count_refusal(self, error: PlumblineError, request_id: str | None) -> None:
         """Count and log an image or a stream that was refused without an HTTP response of its own.
@@ -271,13 +297,12 @@ class InspectionService:
     def _judge(self, active: ActiveProduct, image: Image, submitted: float) -> InspectionRecord:
         inspector, recipe = active.inspector, active.recipe.recipe
         layout = image.buffer.layout(recipe)
-        with self._cores:
-            # The batcher checks the deadline for its own queue only. An image that exceeded it here is not decoded.
-            if time.perf_counter() - submitted > self._queue_deadline_s:
-                raise DeadlineExceeded(self._queue_deadline_s, 1.0)
+        with self._core_before_deadline(submitted):
             # A verdict that cannot be stored is not computed.
             self._store.require_writable()
             prepared = inspector.read(image.data, recipe.pixels.rules(layout))
+        # The batcher checks the deadline for its own queue only.
+        self._check_deadline(submitted)
         product, station = active.bundle.manifest.product, image.part.station
         with self._frozen_cameras.checking(product, recipe, station, prepared.sha256) as frozen:
             violations = check_quality(prepared, inspector.quality_limits, recipe) + frozen
@@ -326,6 +351,22 @@ class InspectionService:
         if judged.decision is not judged.by_score:
             self._metrics.softened.labels(record.product).inc()
         return record
+
+    @contextmanager
+    def _core_before_deadline(self, submitted: float) -> Iterator[None]:
+        """Wait for a core until the deadline; an image that exceeded it is not decoded."""
+        remaining_s = self._queue_deadline_s - (time.perf_counter() - submitted)
+        if not self._cores.acquire(timeout=max(0.0, remaining_s)):
+            raise DeadlineExceeded(self._queue_deadline_s, 1.0)
+        try:
+            self._check_deadline(submitted)
+            yield
+        finally:
+            self._cores.release()
+
+    def _check_deadline(self, submitted: float) -> None:
+        if time.perf_counter() - submitted > self._queue_deadline_s:
+            raise DeadlineExceeded(self._queue_deadline_s, 1.0)
 
     def _store_invalid(
         self,

@@ -87,7 +87,10 @@ class ProposalService:
         with self.reserve():
             async for frame in frames:
                 count += 1
-                image = await loop.run_in_executor(self._thread, self._proposer.measure, active, frame, count)
+                try:
+                    image = await loop.run_in_executor(self._thread, self._proposer.measure, active, frame, count)
+                finally:
+                    frame.release()
                 sent.append((image.name, image.sha256))
                 if image.score is None:
                     rejected.append(image.name)

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
-from service.errors import QueueFull, ShuttingDown, TooManyStreams
+from service.errors import ShuttingDown, TooManyStreams
 from service.monitoring.metrics import Metrics
 from service.serving.admission import Admission
 from service.serving.inspections import InspectionService
+from service.settings import Settings
+
+_REPLACEABLE_AFTER_S = 5.0
+
+
+class OpenStream:
+    """One open stream.
+
+    Args:
+        client: Identity of the client.
+
+    Attributes:
+        replaced: Set when another stream needs the place of this idle one.
+    """
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.replaced = asyncio.Event()
+        self._active_at = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last frame."""
+        return time.monotonic() - self._active_at
+
+    def record_frame(self) -> None:
+        """Start the idle time anew."""
+        self._active_at = time.monotonic()
 
 
 class StreamService:
@@ -18,20 +47,24 @@ class StreamService:
     Args:
         inspections: Inspects the images of the streams.
         admission: Admission of inspections; when it drains, streams end.
-        limit: Maximum number of streams at a time.
+        settings: The limits of streams.
         metrics: Shows the number of streams.
     """
 
-    def __init__(self, inspections: InspectionService, admission: Admission, limit: int, metrics: Metrics) -> None:
+    def __init__(
+        self, inspections: InspectionService, admission: Admission, settings: Settings, metrics: Metrics
+    ) -> None:
         self.inspections = inspections
         self._admission = admission
-        self._streams = Admission(limit)
-        metrics.streams.set_function(lambda: self._streams.depth)
+        self._limit = settings.max_streams
+        self._limit_per_client = settings.max_streams_per_client
+        self._open: dict[OpenStream, None] = {}
+        metrics.streams.set_function(lambda: len(self._open))
 
     @property
     def open_count(self) -> int:
         """Number of open streams."""
-        return self._streams.depth
+        return len(self._open)
 
     @property
     def draining(self) -> asyncio.Event:
@@ -39,23 +72,38 @@ class StreamService:
         return self._admission.draining
 
     @contextmanager
-    def open(self, product: str) -> Iterator[None]:
+    def open(self, product: str, client: str) -> Iterator[OpenStream]:
         """Count a stream as open until the block ends.
+
+        If a limit is reached, the stream that has been idle for the longest time ends in favour of the new one.
 
         Args:
             product: Name of the product.
+            client: Identity of the client.
 
         Raises:
             ShuttingDown: The service is stopping.
             UnknownProduct, ProductNotReady: No bundle serves this product.
-            TooManyStreams: The limit is reached.
+            TooManyStreams: A limit is reached, and no stream is idle.
         """
         if self._admission.is_draining:
             raise ShuttingDown()
         self.inspections.require_ready(product)
-        with ExitStack() as entered:
-            try:
-                entered.enter_context(self._streams.enter())
-            except QueueFull as error:
-                raise TooManyStreams(self._streams.limit) from error
-            yield
+        own = [stream for stream in self._open if stream.client == client]
+        if len(own) >= self._limit_per_client:
+            self._replace_idle(own, TooManyStreams(self._limit_per_client, "PLUMBLINE_MAX_STREAMS_PER_CLIENT"))
+        elif len(self._open) >= self._limit:
+            self._replace_idle(list(self._open), TooManyStreams(self._limit))
+        stream = OpenStream(client)
+        self._open[stream] = None
+        try:
+            yield stream
+        finally:
+            self._open.pop(stream, None)
+
+    def _replace_idle(self, streams: list[OpenStream], error: TooManyStreams) -> None:
+        idlest = max(streams, key=lambda stream: stream.idle_s)
+        if idlest.idle_s < _REPLACEABLE_AFTER_S:
+            raise error
+        del self._open[idlest]
+        idlest.replaced.set()

@@ -41,6 +41,7 @@ def test_database_is_in_the_data_folder_by_default(tmp_path: Path) -> None:
         ({"data": "models/data"}, "lies in the model repository"),
         ({"data": __file__}, "is a file"),
         ({"max_body_bytes": 10}, "max_body_bytes"),
+        ({"max_body_bytes": 2**22, "max_inflight_body_bytes": 2**21}, "could never be received"),
         ({"queue_deadline_s": 0}, "queue_deadline_s"),
         ({"heatmap_format": "gif"}, "heatmap_format"),
         ({"prot": 1}, "prot"),

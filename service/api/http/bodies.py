@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
+from service.api.http.problems import BodyLimitExceeded
 from service.errors import InvalidRequest, UnsupportedMediaType, list_violations
 from service.inspection.decoding.formats import MEDIA_TYPES
 
@@ -56,26 +57,24 @@ def require_media_type(request: Request, accepted: Sequence[str]) -> str:
     return media_type
 
 
-async def receive_upload(request: Request, timeout_s: float) -> Upload:
+async def receive_upload(request: Request) -> Upload:
     """Receive the image of a request, sent as the body or in a form.
 
     Args:
-        request: The request; `BodyLimitMiddleware` bounds its body.
-        timeout_s: Maximum time for the body in seconds.
+        request: The request; `BodyLimitMiddleware` bounds its body in size and time.
 
     Raises:
         UnsupportedMediaType: The body is neither an image nor a form.
         InvalidRequest: The form is malformed or has no image, or there is no body.
-        RequestTimeout: The body took too long.
+        BodyTooLarge, RequestTimeout, BodyTooSlow, MemoryBudgetExceeded: The body exceeds a limit.
     """
     media_type = require_media_type(request, (*RAW_MEDIA_TYPES, _ANY_IMAGE, MULTIPART))
     try:
-        async with asyncio.timeout(timeout_s):
-            if media_type == MULTIPART:
-                return await _receive_form(request.stream(), request.headers["content-type"])
-            body = await request.body()
-    except TimeoutError as error:
-        raise RequestTimeout(timeout_s) from error
+        if media_type == MULTIPART:
+            return await _receive_form(request.stream(), request.headers["content-type"])
+        body = await request.body()
+    except BodyLimitExceeded as error:
+        raise error.problem from error
     except ClientDisconnect as error:
         # No client receives this response; raising it makes the request end like every other one.
         raise InvalidRequest(_DISCONNECTED) from error
@@ -84,22 +83,20 @@ async def receive_upload(request: Request, timeout_s: float) -> Upload:
     return Upload(body)
 
 
-async def receive_json(request: Request, timeout_s: float) -> bytes:
+async def receive_json(request: Request) -> bytes:
     """Receive a JSON document.
 
     Args:
-        request: The request; `BodyLimitMiddleware` bounds its body.
-        timeout_s: Maximum time for the body in seconds.
+        request: The request; `BodyLimitMiddleware` bounds its body in size and time.
 
     Raises:
-        RequestTimeout: The body took too long.
+        BodyTooLarge, RequestTimeout, BodyTooSlow, MemoryBudgetExceeded: The body exceeds a limit.
         InvalidRequest: The client closed the connection.
     """
     try:
-        async with asyncio.timeout(timeout_s):
-            return await request.body()
-    except TimeoutError as error:
-        raise RequestTimeout(timeout_s) from error
+        return await request.body()
+    except BodyLimitExceeded as error:
+        raise error.problem from error
     except ClientDisconnect as error:
         raise InvalidRequest(_DISCONNECTED) from error
 

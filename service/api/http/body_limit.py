@@ -1,10 +1,11 @@
-"""Limits of request bodies, declared on the routes and enforced before a body is read.
+"""Limits of request bodies, declared on the routes and enforced before and while a body is read.
 
 A route declares its limit with `limit_body`; every other request has the limit `IMAGE`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -16,30 +17,39 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.http.problems import BODY_READ, REQUEST_ID, BodyLimitExceeded, ProblemResponse
+from service.api.http.clients import client_of
+from service.api.http.errors import BodyTooSlow, RequestTimeout
+from service.api.http.problems import BODY_READ, DISCARDING, REQUEST_ID, BodyLimitExceeded, ProblemResponse
 from service.bundle.errors import BundleTooLarge
-from service.errors import BodyTooLarge, PlumblineError
+from service.errors import BodyTooLarge, MemoryBudgetExceeded, PlumblineError
+from service.serving.memory_budget import MemoryBudget, Reservation
 from service.settings import Settings
 
 _ATTRIBUTE = "__body_limit__"
+_RATE_GRACE_S = 5.0
 EndpointT = TypeVar("EndpointT", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class BodyLimit:
-    """Maximum size of a request body.
+    """Maximum size and duration of a request body.
 
     Attributes:
         setting: Name of the setting that holds the limit in bytes.
         error: Makes the error from the limit in bytes.
         max_bytes: A fixed limit in bytes that holds as well; None if there is none.
         applies_to_json: Whether the limit holds for JSON documents, too; otherwise they have the limit `IMAGE`.
+        timeout: Name of the setting that holds the maximum time for the body in seconds; None if the route
+            limits time and rate.
+        is_kept: Whether the whole body is kept in memory, so that it needs a share of the memory budget.
     """
 
     setting: Literal["max_body_bytes", "max_call_bytes", "max_bundle_bytes"]
     error: Callable[[int], PlumblineError] = BodyTooLarge
     max_bytes: int | None = None
     applies_to_json: bool = True
+    timeout: Literal["body_timeout_s", "call_timeout_s"] | None = "body_timeout_s"
+    is_kept: bool = True
 
     def size(self, settings: Settings) -> int:
         """Return the limit in bytes."""
@@ -48,8 +58,14 @@ class BodyLimit:
 
 
 IMAGE = BodyLimit("max_body_bytes")
-IMAGES = BodyLimit("max_call_bytes", partial(BodyTooLarge, setting="PLUMBLINE_MAX_CALL_BYTES"), applies_to_json=False)
-BUNDLE = BodyLimit("max_bundle_bytes", BundleTooLarge)
+IMAGES = BodyLimit(
+    "max_call_bytes",
+    partial(BodyTooLarge, setting="PLUMBLINE_MAX_CALL_BYTES"),
+    applies_to_json=False,
+    timeout="call_timeout_s",
+    is_kept=False,
+)
+BUNDLE = BodyLimit("max_bundle_bytes", BundleTooLarge, timeout=None, is_kept=False)
 RECIPE = BodyLimit("max_body_bytes", max_bytes=2**20)
 
 
@@ -64,7 +80,7 @@ def limit_body(limit: BodyLimit) -> Callable[[EndpointT], EndpointT]:
 
 
 class BodyLimitMiddleware:
-    """Rejects a request body that is too large.
+    """Rejects a request body that is too large or too slow, or that does not fit into the memory budget.
 
     A stated length is checked before a byte is read; the real length is checked while the body is read. The middleware
     also records in the scope whether the body was read to its end.
@@ -73,11 +89,13 @@ class BodyLimitMiddleware:
         app: The application.
         settings: The limits.
         routers: Routers whose routes declare limits.
+        memory: Budget of the bodies that are kept in memory.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, routers: Iterable[APIRouter]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, routers: Iterable[APIRouter], memory: MemoryBudget) -> None:
         self._app = app
         self._settings = settings
+        self._memory = memory
         routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
         self._limited = [route for route in routes if hasattr(route.endpoint, _ATTRIBUTE)]
 
@@ -86,31 +104,24 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._find_limit(scope)
-        limit_bytes = limit.size(self._settings)
         headers = Headers(scope=scope)
         stated = headers.get("content-length", "")
-        if stated.isdecimal() and int(stated) > limit_bytes:
-            await ProblemResponse(limit.error(limit_bytes), scope[REQUEST_ID], close=True)(scope, receive, send)
-            return
         has_body = stated not in {"", "0"} or "transfer-encoding" in headers
         scope[BODY_READ] = not has_body
-        received = 0
-
-        async def receive_counted() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                size = len(message.get("body", b""))
-                received += size
-                # Raised once only: the response to it discards the rest of the body.
-                if received > limit_bytes >= received - size:
-                    raise BodyLimitExceeded(limit.error(limit_bytes))
-                if not message.get("more_body", False):
-                    scope[BODY_READ] = True
-            return message
-
-        await self._app(scope, receive_counted, send)
+        if not has_body:
+            await self._app(scope, receive, send)
+            return
+        limit = self._find_limit(scope)
+        limit_bytes = limit.size(self._settings)
+        stated_bytes = int(stated) if stated.isdecimal() else 0
+        if stated_bytes > limit_bytes:
+            await ProblemResponse(limit.error(limit_bytes), scope[REQUEST_ID], close=True)(scope, receive, send)
+            return
+        body = _Body(scope, receive, limit, self._settings, self._memory, stated_bytes)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            body.close()
 
     def _find_limit(self, scope: Scope) -> BodyLimit:
         for route in self._limited:
@@ -118,6 +129,104 @@ class BodyLimitMiddleware:
                 limit: BodyLimit = getattr(route.endpoint, _ATTRIBUTE)
                 return limit if limit.applies_to_json or not _is_json(scope) else IMAGE
         return IMAGE
+
+
+class _Body:
+    """The body of one request, from its first to its last byte."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, limit: BodyLimit, settings: Settings, memory: MemoryBudget, stated: int
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._limit = limit
+        self._limit_bytes = limit.size(settings)
+        self._timeout_s = None if limit.timeout is None else float(getattr(settings, limit.timeout))
+        self._min_rate = settings.min_body_rate
+        self._memory = memory
+        self._stated = stated
+        self._received = 0
+        self._waited_s = 0.0
+        self._reservation: Reservation | None = None
+        self._timer: asyncio.Timeout | None = None
+        self._is_revoked = False
+        self._has_failed = False
+
+    async def receive(self) -> Message:
+        """Return the next message of the client, within the limits.
+
+        Raises:
+            BodyLimitExceeded: A limit is exceeded. It is raised once: the response to it discards the rest of the body.
+        """
+        if self._has_failed or self._scope[BODY_READ] or DISCARDING in self._scope:
+            return await self._receive()
+        try:
+            return await self._receive_limited()
+        except PlumblineError as error:
+            self._has_failed = True
+            self.close()
+            raise BodyLimitExceeded(error) from error
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._reservation is not None:
+            self._reservation.set_revocable(None)
+            self._reservation.release()
+
+    async def _receive_limited(self) -> Message:
+        if self._reservation is None:
+            size = self._stated if self._limit.is_kept else 0
+            self._reservation = self._memory.reserve(client_of(self._scope), size)
+            self._reservation.set_revocable(self._revoke)
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        try:
+            async with asyncio.timeout_at(self._deadline(before)) as self._timer:
+                message = await self._receive()
+        except TimeoutError as error:
+            raise self._timeout_error() from error
+        finally:
+            self._timer = None
+        self._waited_s += loop.time() - before
+        if self._is_revoked:
+            raise MemoryBudgetExceeded(self._memory.limit_bytes)
+        if message["type"] == "http.request":
+            self._count(len(message.get("body", b"")))
+            if not message.get("more_body", False):
+                self._scope[BODY_READ] = True
+                self._reservation.set_revocable(None)
+        return message
+
+    def _count(self, size: int) -> None:
+        assert self._reservation is not None
+        self._received += size
+        self._reservation.received = self._received
+        if self._received > self._limit_bytes:
+            raise self._limit.error(self._limit_bytes)
+        if self._limit.is_kept and self._received > self._reservation.size:
+            self._reservation.grow(self._received - self._reservation.size)
+
+    def _deadline(self, now: float) -> float | None:
+        """Return until when the next bytes must arrive. Only time that the service waits for the client counts."""
+        if self._timeout_s is None:
+            return None
+        return now + min(self._timeout_s, self._allowed_by_rate_s) - self._waited_s
+
+    @property
+    def _allowed_by_rate_s(self) -> float:
+        return _RATE_GRACE_S + self._received / self._min_rate
+
+    def _timeout_error(self) -> PlumblineError:
+        if self._is_revoked:
+            return MemoryBudgetExceeded(self._memory.limit_bytes)
+        if self._timeout_s is not None and self._timeout_s <= self._allowed_by_rate_s:
+            return RequestTimeout(self._timeout_s, f"PLUMBLINE_{str(self._limit.timeout).upper()}")
+        return BodyTooSlow(self._min_rate)
+
+    def _revoke(self) -> None:
+        self._is_revoked = True
+        if self._timer is not None and not self._timer.expired():
+            self._timer.reschedule(0)
 
 
 def _is_json(scope: Scope) -> bool:

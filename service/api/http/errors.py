@@ -46,19 +46,70 @@ class NotAcceptable(PlumblineError):
 
 
 class RequestTimeout(PlumblineError):
-    """The request body did not arrive in time, so the service freed its place in the queue and closed the connection.
+    """The request did not arrive in time, so the service closed the connection.
 
-    Check the network, or raise `PLUMBLINE_BODY_TIMEOUT_S`.
+    Check the network. The message names the setting of the limit that was exceeded: `PLUMBLINE_HEADER_TIMEOUT_S`,
+    `PLUMBLINE_BODY_TIMEOUT_S`, `PLUMBLINE_CALL_TIMEOUT_S` or `PLUMBLINE_MIN_BODY_RATE`.
     """
 
     slug = "request-timeout"
-    title = "Request body arrived too slowly"
+    title = "Request arrived too slowly"
     status = 408
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, setting: str = "PLUMBLINE_BODY_TIMEOUT_S", what: str = "request body") -> None:
         super().__init__(
-            f"The request body was not complete after {seconds:g} s. Check the network, send a smaller image, or "
-            "raise PLUMBLINE_BODY_TIMEOUT_S."
+            f"The {what} was not complete after {seconds:g} s. Check the network, send less data, or raise {setting}."
+        )
+
+
+class BodyTooSlow(RequestTimeout):
+    """The request body arrived at less than the lowest accepted rate, so the service closed the connection.
+
+    Check the network, or lower `PLUMBLINE_MIN_BODY_RATE`.
+    """
+
+    slug = "body-too-slow"
+    title = "Request body arrived too slowly"
+
+    def __init__(self, min_rate: int) -> None:
+        PlumblineError.__init__(
+            self,
+            f"The request body arrived at less than {min_rate} bytes/s. Check the network, send a smaller image, or "
+            "lower PLUMBLINE_MIN_BODY_RATE.",
+        )
+
+
+class MalformedRequest(PlumblineError):
+    """The request is not valid HTTP/1.1, so the service closed the connection.
+
+    Check the client, and proxies between the client and the service.
+    """
+
+    slug = "malformed-request"
+    title = "Malformed HTTP request"
+    status = 400
+
+    def __init__(self, reason: str = "it is not a valid HTTP/1.1 request") -> None:
+        super().__init__(
+            f"The request cannot be read: {reason}. Check the client, and proxies between it and the service."
+        )
+
+
+class HeadersTooLarge(PlumblineError):
+    """The URL and the headers of the request are larger than the limit, so the service closed the connection.
+
+    Send fewer or shorter headers and query parameters.
+    """
+
+    slug = "headers-too-large"
+    title = "Request headers too large"
+    status = 431
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"The URL and the headers of the request have more than {limit_bytes} bytes. Send fewer or shorter headers "
+            "and query parameters.",
+            limit_bytes=limit_bytes,
         )
 
 

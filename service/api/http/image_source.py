@@ -16,12 +16,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from service.api.http.bodies import receive_file, require_media_type
+from service.api.http.clients import client_of
 from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.api.http.problems import BodyLimitExceeded
 from service.errors import BadArchive, BodyTooLarge, InvalidRequest, PlumblineError, TooManyImages
 from service.serving.batch import Frame
 from service.serving.inspections import Image, StatedBuffer
+from service.serving.memory_budget import MemoryBudget, Reservation
 from service.serving.records import PartRecord
 from service.settings import Settings
 from service.store.errors import StoreUnavailable
@@ -41,15 +43,24 @@ class ImageSource:
     Args:
         request: The request; `BodyLimitMiddleware` bounds its body.
         settings: The other limits.
+        memory: Budget of the images that are in memory.
         part: Metadata of all images.
         buffer: What the client states about all camera buffers; nothing for encoded images.
     """
 
     def __init__(
-        self, request: Request, settings: Settings, part: PartRecord, buffer: StatedBuffer | None = None
+        self,
+        request: Request,
+        settings: Settings,
+        memory: MemoryBudget,
+        part: PartRecord,
+        buffer: StatedBuffer | None = None,
     ) -> None:
         self._request = request
         self._settings = settings
+        self._client = client_of(request.scope)
+        self._memory = memory
+        self._receiving = memory.reserve(self._client, 0)
         self._empty = Image(b"", part, buffer or StatedBuffer())
         self._remaining_s = settings.body_timeout_s
 
@@ -67,7 +78,7 @@ class ImageSource:
 
         Raises:
             InvalidRequest: The form is malformed or has another field.
-            TooManyImages, BodyTooLarge, RequestTimeout: A limit is exceeded.
+            TooManyImages, BodyTooLarge, RequestTimeout, MemoryBudgetExceeded: A limit is exceeded.
         """
         limit = self._settings.max_call_images
         reader = FormReader(content_type, limit + 1, self._settings.max_body_bytes)
@@ -84,9 +95,12 @@ class ImageSource:
             self._remaining_s = self._settings.body_timeout_s  # the timeout holds per image
             label = _label(part.file_name)
             if part.is_too_large:
+                self._receiving.release()
                 yield self._failed(label, BodyTooLarge(self._settings.max_body_bytes))
             else:
-                yield self._frame(label, bytes(part.content))
+                data = bytes(part.content)
+                self._receiving.release()
+                yield self._frame(label, data, self._memory.reserve(self._client, len(data)))
 
     async def _zipped(self) -> AsyncGenerator[Frame]:
         """Yield the files of a zip archive in the order of its directory, each unpacked when it is requested.
@@ -110,7 +124,10 @@ class ImageSource:
                     if stated_bytes > self._settings.max_call_bytes:
                         raise BodyTooLarge(self._settings.max_call_bytes, "PLUMBLINE_MAX_CALL_BYTES")
                     for entry in entries:
-                        yield await run_in_threadpool(self._unpack, opened, entry)
+                        memory = self._memory.reserve(self._client, 0)
+                        size = min(entry.file_size, self._settings.max_body_bytes)
+                        await memory.grow_when_free(size, self._settings.queue_deadline_s)
+                        yield replace(await run_in_threadpool(self._unpack, opened, entry), memory=memory)
             finally:
                 await run_in_threadpool(archive.close)
         except BadZip as error:
@@ -137,10 +154,10 @@ class ImageSource:
             return self._failed(label, BadArchive(str(error)))
         return self._frame(label, data)
 
-    def _frame(self, label: str | None, data: bytes) -> Frame:
+    def _frame(self, label: str | None, data: bytes, memory: Reservation | None = None) -> Frame:
         if not data:
             return self._failed(label, InvalidRequest("The file is empty."))
-        return Frame(replace(self._empty, data=data), label)
+        return Frame(replace(self._empty, data=data), label, memory=memory)
 
     def _failed(self, label: str | None, error: PlumblineError) -> Frame:
         return Frame(self._empty, label, error)
@@ -156,6 +173,9 @@ class ImageSource:
                 self._remaining_s -= time.monotonic() - started
                 if chunk is None:
                     return
+                # What exceeds the limit of one image is not kept.
+                size = min(len(chunk), self._settings.max_body_bytes - self._receiving.size)
+                await self._receiving.grow_when_free(size, self._settings.queue_deadline_s)
                 yield chunk
         except TimeoutError as error:
             raise RequestTimeout(self._settings.body_timeout_s) from error
@@ -163,6 +183,8 @@ class ImageSource:
             raise InvalidRequest("The client closed the connection before the request was complete.") from error
         except BodyLimitExceeded as error:
             raise error.problem from error
+        finally:
+            self._receiving.release()
 
 
 def _label(name: str | None) -> str | None:

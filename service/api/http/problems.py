@@ -21,9 +21,24 @@ from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 import service
-from service.api.http.errors import InternalError, MethodNotAllowed, RouteNotFound
+from service.api.http.errors import (
+    BodyTooSlow,
+    HeadersTooLarge,
+    InternalError,
+    MalformedRequest,
+    MethodNotAllowed,
+    RequestTimeout,
+    RouteNotFound,
+)
 from service.api.http.unknown_names import UNKNOWN, explain
-from service.errors import InvalidRequest, PlumblineError, describe_violations
+from service.errors import (
+    InvalidRequest,
+    MemoryBudgetExceeded,
+    PlumblineError,
+    ShuttingDown,
+    TooManyConnections,
+    describe_violations,
+)
 from service.schemas.problem import TYPE_PREFIX
 
 log = structlog.get_logger(__name__)
@@ -34,7 +49,9 @@ PROBLEM = "plumbline.problem"
 PROBLEM_DETAIL = "plumbline.problem_detail"
 # A detail may quote what the client sent; the log keeps its beginning.
 _LOGGED_DETAIL = 300
-_LINGER_S = 2.0
+DISCARDING = "plumbline.discarding"
+_LINGER_S = 2.0  # without further data
+_MAX_LINGER_S = 20.0
 _SECTION = re.compile(r"^(?:Args|Attributes|Raises|Example|Examples|Note):$", re.MULTILINE)
 
 
@@ -87,15 +104,16 @@ class EarlyResponse(Response):
         super().__init__(content, status_code, {**(headers or {}), **closing}, media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response and, before closing, discard the rest of the request body for a short time."""
+        """Send the response and, before closing, discard the rest of the request body for a limited time."""
         if not self.close:
             await super().__call__(scope, receive, send)
             return
         # Closing while the client still sends would reset the connection, and the client would see the reset
-        # instead of this response. So the rest of the body is read and discarded for a short time before closing.
+        # instead of this response. So the rest of the body is read and discarded for a limited time before closing.
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         if b"100-continue" not in dict(scope["headers"]).get(b"expect", b"").lower():
+            scope[DISCARDING] = True
             await _discard_body(receive)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -131,9 +149,11 @@ class ProblemResponse(EarlyResponse):
 
 async def _discard_body(receive: Receive) -> None:
     try:
-        async with asyncio.timeout(_LINGER_S):
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + _MAX_LINGER_S
+        async with asyncio.timeout(_LINGER_S) as timeout:
             while (await receive()).get("more_body", False):
-                pass
+                timeout.reschedule(min(give_up, loop.time() + _LINGER_S))
     except TimeoutError:
         pass
 
@@ -255,9 +275,9 @@ def _subclasses(kind: type[PlumblineError]) -> Iterator[type[PlumblineError]]:
 
 
 def problem_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI description of the failures a route can report; `InternalError` is always included."""
+    """Return the OpenAPI description of the failures a route can report; those of every route are always included."""
     by_status: dict[int | str, list[str]] = {}
-    every: tuple[type[PlumblineError], ...] = (*kinds, InternalError)
+    every: tuple[type[PlumblineError], ...] = (*kinds, *_EVERY_ROUTE)
     for kind in dict.fromkeys(every):
         by_status.setdefault(kind.status, []).append(f"`{kind.slug}`: {kind.title}.")
     return {
@@ -270,6 +290,16 @@ def problem_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str,
     }
 
 
+_EVERY_ROUTE = (
+    MalformedRequest,
+    RequestTimeout,
+    BodyTooSlow,
+    HeadersTooLarge,
+    InternalError,
+    TooManyConnections,
+    MemoryBudgetExceeded,
+    ShuttingDown,
+)
 RETRY_HEADERS = {
     "Retry-After": {"description": "Seconds to wait before the next attempt.", "schema": {"type": "integer"}}
 }

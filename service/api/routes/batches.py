@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import InspectionsDep, SettingsDep
+from service.api.deps import BodyMemoryDep, ClientDep, InspectionsDep, SettingsDep
 from service.api.http.body_limit import IMAGES, limit_body
 from service.api.http.forms import MULTIPART
 from service.api.http.image_source import ImageSource
@@ -56,6 +56,8 @@ async def inspect_batch(
     buffer: Annotated[BufferHeaders, Header()],
     inspections: InspectionsDep,
     settings: SettingsDep,
+    client: ClientDep,
+    memory: BodyMemoryDep,
 ) -> Response:
     """Inspect several images and return one item per image, in their order.
 
@@ -66,11 +68,11 @@ async def inspect_batch(
     """
     stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
     inspections.require_usable(product, stated)
-    frames = ImageSource(request, settings, part_record(request, part), stated).images()
+    frames = ImageSource(request, settings, memory, part_record(request, part), stated).images()
     items: list[BatchItem] = []
     name = request_id(request.scope)
     try:
-        async with aclosing(frames), aclosing(inspect_in_order(inspections, product, frames)) as outcomes:
+        async with aclosing(frames), aclosing(inspect_in_order(inspections, product, frames, client)) as outcomes:
             async for outcome in outcomes:
                 items.append(to_item(BatchItem, len(items), outcome, name))
     except PlumblineError as error:

@@ -27,8 +27,8 @@ async def live() -> Liveness:
     summary="Readiness probe",
     response_model=Readiness,
     responses={
-        503: {"description": "Not ready; `reasons` explains why.", "model": Readiness},
         **problem_responses(),
+        503: {"description": "Not ready; `reasons` explains why.", "model": Readiness},
     },
 )
 async def ready(check: ReadinessDep) -> Response:

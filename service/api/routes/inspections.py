@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import ArtefactsDep, InspectionsDep, SettingsDep
+from service.api.deps import ArtefactsDep, ClientDep, InspectionsDep
 from service.api.http.bodies import RAW_MEDIA_TYPES, receive_upload
 from service.api.http.body_limit import IMAGE, limit_body
+from service.api.http.clients import wait_for_disconnect
 from service.api.http.errors import NotAcceptable
+from service.api.http.file_response import FileResponse
 from service.api.http.forms import IMAGE_FIELD, MULTIPART
 from service.api.http.negotiation import negotiate
 from service.api.http.problems import problem_responses
@@ -86,7 +89,7 @@ async def inspect(
     buffer: Annotated[BufferHeaders, Header()],
     inspections: InspectionsDep,
     artefacts: ArtefactsDep,
-    settings: SettingsDep,
+    client: ClientDep,
 ) -> Response:
     """Inspect one image and return the stored inspection.
 
@@ -99,21 +102,22 @@ async def inspect(
     `X-Height`, `X-Stride` is present, a little-endian camera buffer; missing values are taken from the recipe.
 
     With `Accept: image/png`, `image/jpeg` or `image/webp` the response is the heatmap drawn over the image, and the
-    `X-Plumbline-*` headers contain the decision. If the client disconnects after its image was received, the inspection
-    is stored nevertheless.
+    `X-Plumbline-*` headers contain the decision. If the client disconnects while its image waits in the queue, the
+    image is not inspected; if it disconnects later, the inspection is stored nevertheless.
     """
     inspections.require_ready(product)
     media_type = negotiate(request.headers.get("accept"), (_JSON, *artefacts.heatmap_media_types))
-    with inspections.admit():
+    with inspections.accept(client):
         stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
         inspections.require_usable(product, stated)
-        upload = await receive_upload(request, settings.body_timeout_s)
+        upload = await receive_upload(request)
         image = Image(upload.image, part_record(request, part, upload.fields), stated)
-        record = await inspections.inspect(product, image)
-        if media_type == _JSON:
-            content = to_inspection(record).model_dump_json().encode()
-        else:
-            content = await artefacts.draw_admitted(record, media_type)
+        async with inspections.turn(client, partial(wait_for_disconnect, request.receive)) as since:
+            record = await inspections.inspect(product, image, since)
+            if media_type == _JSON:
+                content = to_inspection(record).model_dump_json().encode()
+            else:
+                content = await artefacts.draw_admitted(record, media_type)
     headers = {"Location": f"/v1/inspections/{record.id}", **verdict_headers(record)}
     return Response(content, 201, headers, media_type)
 
@@ -170,6 +174,7 @@ async def read_heatmap(
     inspection_id: InspectionPath,
     inspections: InspectionsDep,
     artefacts: ArtefactsDep,
+    client: ClientDep,
     format: Annotated[  # noqa: A002 - the public name of the parameter
         Literal["png", "jpeg", "webp"] | None, Query(description="Image format; overrides the Accept header.")
     ] = None,
@@ -186,7 +191,7 @@ async def read_heatmap(
     record = await inspections.find(inspection_id)
     accept = request.headers.get("accept")
     media_type = f"image/{format}" if format else negotiate(accept, artefacts.heatmap_media_types)
-    content = await artefacts.draw_heatmap(record, media_type, legend=legend)
+    content = await artefacts.draw_heatmap(record, media_type, client, legend=legend)
     # The response depends on the Accept header, which caches must take into account.
     return Response(content, headers={"Vary": "Accept", **verdict_headers(record)}, media_type=media_type)
 
@@ -205,7 +210,7 @@ async def read_map(inspection_id: InspectionPath, inspections: InspectionsDep, a
     """Return the raw anomaly map as a NumPy file."""
     record = await inspections.find(inspection_id)
     headers = {"Content-Disposition": f'attachment; filename="{record.id}.npy"'}
-    return Response(await artefacts.read_map(record), headers=headers, media_type=_NPY)
+    return FileResponse(await artefacts.map_file(record), artefacts.read_piece, headers, _NPY)
 
 
 @router.get(
@@ -226,6 +231,7 @@ async def read_image(
     inspection_id: InspectionPath,
     inspections: InspectionsDep,
     artefacts: ArtefactsDep,
+    client: ClientDep,
     format: Annotated[  # noqa: A002 - the public name of the parameter
         Literal["png"] | None,
         Query(description="Return the decoded 8-bit RGB image in this format instead of the bytes that were sent."),
@@ -234,7 +240,7 @@ async def read_image(
     """Return the image that was judged. With `format=png` a camera buffer is converted for viewers and for training."""
     record = await inspections.find(inspection_id)
     if format is not None:
-        return Response(await artefacts.convert_image(record), media_type="image/png")
+        return Response(await artefacts.convert_image(record, client), media_type="image/png")
     # The media type was determined from the data; browsers must not guess another one.
     headers = {"X-Content-Type-Options": "nosniff", **layout_headers(PixelRules.from_stored(record.image_pixels))}
-    return Response(await artefacts.read_image(record), headers=headers, media_type=record.image_media_type)
+    return FileResponse(await artefacts.image_file(record), artefacts.read_piece, headers, record.image_media_type)

@@ -12,11 +12,18 @@ from fastapi import APIRouter
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from service.api.deps import SettingsDep, StreamsDep
+from service.api.deps import BodyMemoryDep, ClientDep, SettingsDep, StreamsDep
 from service.api.http.errors import InternalError, RequestTimeout
 from service.api.http.problems import ProblemResponse, problem_body
 from service.api.mapping import to_item
-from service.errors import InvalidRequest, PlumblineError, describe_violations, list_violations
+from service.errors import (
+    InvalidRequest,
+    MemoryBudgetExceeded,
+    PlumblineError,
+    StreamIdle,
+    describe_violations,
+    list_violations,
+)
 from service.schemas.common import PartFields
 from service.schemas.problem import Problem
 from service.schemas.stream import (
@@ -32,8 +39,10 @@ from service.schemas.stream import (
 )
 from service.serving.batch import IN_FLIGHT, Frame, inspect_in_order
 from service.serving.inspections import Image, StatedBuffer
+from service.serving.memory_budget import MemoryBudget
 from service.serving.records import PartRecord
-from service.serving.streams import StreamService
+from service.serving.streams import OpenStream, StreamService
+from service.settings import Settings
 from service.store.ids import new_id
 
 log = structlog.get_logger(__name__)
@@ -46,7 +55,14 @@ MessageT = TypeVar("MessageT")
 
 
 @router.websocket("/v1/products/{product}/stream")
-async def stream(websocket: WebSocket, product: str, streams: StreamsDep, settings: SettingsDep) -> None:
+async def stream(
+    websocket: WebSocket,
+    product: str,
+    streams: StreamsDep,
+    settings: SettingsDep,
+    client: ClientDep,
+    memory: BodyMemoryDep,
+) -> None:
     """Inspect the frames of a camera until either side ends the stream.
 
     If the stream cannot be opened, the response to the handshake is a problem.
@@ -54,9 +70,9 @@ async def stream(websocket: WebSocket, product: str, streams: StreamsDep, settin
     name = str(new_id())
     with structlog.contextvars.bound_contextvars(request_id=name):
         try:
-            with streams.open(product):
+            with streams.open(product, client) as opened:
                 await websocket.accept(headers=[(b"x-request-id", name.encode())])
-                await _Stream(websocket, streams, product, name, settings.max_body_bytes).run()
+                await _Stream(websocket, streams, opened, product, name, settings, memory).run()
         except PlumblineError as error:
             streams.inspections.count_refusal(error, name)
             await websocket.send_denial_response(ProblemResponse(error, name))
@@ -68,15 +84,25 @@ class _Stream:
     """The stream of one camera, from the first message to the close."""
 
     def __init__(
-        self, websocket: WebSocket, streams: StreamService, product: str, name: str, max_frame_bytes: int
+        self,
+        websocket: WebSocket,
+        streams: StreamService,
+        opened: OpenStream,
+        product: str,
+        name: str,
+        settings: Settings,
+        memory: MemoryBudget,
     ) -> None:
         self._websocket = websocket
         self._inspections = streams.inspections
         self._product = product
         self._name = name
-        self._max_frame_bytes = max_frame_bytes
+        self._opened = opened
+        self._settings = settings
+        self._memory = memory
         self._hello = Hello(type="hello")
         self._draining = asyncio.ensure_future(streams.draining.wait())
+        self._replaced = asyncio.ensure_future(opened.replaced.wait())
         self._receiving: asyncio.Future[bytes | str] | None = None
         self._frame_count = 0
 
@@ -86,7 +112,7 @@ class _Stream:
         try:
             await self._receive_hello()
             async with aclosing(self._frames()) as frames:
-                outcomes = inspect_in_order(self._inspections, self._product, frames)
+                outcomes = inspect_in_order(self._inspections, self._product, frames, self._opened.client)
                 async with aclosing(outcomes):
                     async for outcome in outcomes:
                         await self._send(to_item(StreamResult, sent, outcome, f"{self._name}/{sent}"))
@@ -104,6 +130,7 @@ class _Stream:
             await self._send_failure(InternalError())
         finally:
             self._draining.cancel()
+            self._replaced.cancel()
             if self._receiving is not None:
                 self._receiving.cancel()
         await self._websocket.close(code, "the service is stopping" if code == GOING_AWAY else None)
@@ -119,8 +146,9 @@ class _Stream:
         if isinstance(message, bytes):
             raise InvalidRequest('The first message is binary. Send {"type": "hello"} as a text message first.')
         self._hello = _parse(HELLO, message)
+        max_frame_bytes = self._settings.max_body_bytes
         await self._send(
-            Ready(stream=self._name, product=self._product, in_flight=IN_FLIGHT, max_frame_bytes=self._max_frame_bytes)
+            Ready(stream=self._name, product=self._product, in_flight=IN_FLIGHT, max_frame_bytes=max_frame_bytes)
         )
 
     async def _frames(self) -> AsyncGenerator[Frame]:
@@ -128,12 +156,15 @@ class _Stream:
 
         Raises:
             InvalidRequest: A text message is not valid.
+            StreamIdle: No frame arrived for too long.
             WebSocketDisconnect: The camera disconnected.
         """
         metadata = FrameMetadata(type="frame")
         while (message := await self._receive()) is not None:
             if isinstance(message, bytes):
-                yield self._frame(message, metadata)
+                self._opened.record_frame()
+                yield await self._frame(message, metadata)
+                self._opened.record_frame()
                 metadata = FrameMetadata(type="frame")
                 continue
             parsed = _parse(CLIENT_MESSAGE, message)
@@ -145,14 +176,17 @@ class _Stream:
         """Return the next message, or None if the service stops."""
         if self._receiving is None:
             self._receiving = asyncio.ensure_future(_receive_message(self._websocket))
-        pending: set[asyncio.Future[Any]] = {self._receiving, self._draining}
-        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        pending: set[asyncio.Future[Any]] = {self._receiving, self._draining, self._replaced}
+        remaining_s = max(0.0, self._settings.stream_idle_timeout_s - self._opened.idle_s)
+        await asyncio.wait(pending, timeout=remaining_s, return_when=asyncio.FIRST_COMPLETED)
         if not self._receiving.done():
-            return None
+            if self._draining.done():
+                return None
+            raise StreamIdle(round(self._opened.idle_s, 1))
         received, self._receiving = self._receiving, None
         return received.result()
 
-    def _frame(self, data: bytes, metadata: FrameMetadata) -> Frame:
+    async def _frame(self, data: bytes, metadata: FrameMetadata) -> Frame:
         index, self._frame_count = self._frame_count, self._frame_count + 1
         part = _merge(self._hello.part, metadata.part)
         record = PartRecord(
@@ -164,7 +198,12 @@ class _Stream:
         )
         buffer = _merge(self._hello.buffer, metadata.buffer)
         stated = StatedBuffer(buffer.pixel_format, buffer.width, buffer.height, buffer.stride)
-        return Frame(Image(data, record, stated), metadata.name)
+        memory = self._memory.reserve(self._opened.client, 0)
+        try:
+            await memory.grow_when_free(len(data), self._settings.queue_deadline_s)
+        except MemoryBudgetExceeded as error:
+            return Frame(Image(b"", record), metadata.name, error)
+        return Frame(Image(data, record, stated), metadata.name, memory=memory)
 
     async def _send_failure(self, error: PlumblineError) -> None:
         await self._send(StreamFailure(problem=Problem(**problem_body(error, self._name))))

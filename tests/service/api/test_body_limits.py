@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.http.body_limit import BUNDLE, IMAGE, IMAGES, RECIPE, BodyLimit, BodyLimitMiddleware
 from service.app import ROUTERS
+from service.serving.memory_budget import MemoryBudget
 from service.settings import Settings
 from tests.running_service import Serve
 from tests.service.api.test_problems import assert_problem
@@ -38,7 +39,9 @@ async def no_app(scope: Scope, receive: Receive, send: Send) -> None:
 def test_limit_is_that_of_the_matched_route(
     tmp_path: Path, method: str, path: str, media_type: str, expected: BodyLimit
 ) -> None:
-    middleware = BodyLimitMiddleware(no_app, Settings(models=tmp_path / "m", data=tmp_path / "d"), ROUTERS)
+    middleware = BodyLimitMiddleware(
+        no_app, Settings(models=tmp_path / "m", data=tmp_path / "d"), ROUTERS, MemoryBudget(1)
+    )
     headers = [(b"content-type", media_type.encode())]
     scope = {"type": "http", "method": method, "path": path, "headers": headers, "root_path": ""}
     assert middleware._find_limit(scope) is expected

@@ -167,16 +167,13 @@ def test_image_rejected_by_the_quality_check_has_no_map(serve: Serve) -> None:
 
 
 def test_full_queue_rejects_at_once_and_recovers(serve: Serve) -> None:
-    with serve(queue_limit=1, max_batch=1) as service, service.connect() as slow:
-        # One client occupies the queue and sends its image slowly.
-        slow.sendall(_head(len(GOOD)) + GOOD[:100])
-        _wait_for(lambda: service.admission.depth == 1)
-        problem = assert_problem(service.inspect(), 503, "queue-full")
+    with serve(queue_limit=1, max_batch=1) as service:
+        with service.admission.enter(), service.connect() as client:
+            client.sendall(_head(10**5))  # refused before the body is sent
+            assert b"/problems#queue-full" in _read_response(client)
+            problem = assert_problem(service.inspect(), 503, "queue-full")
         assert problem["limit"] == 1
-        assert 'inspection_shed_total{reason="queue_full"} 1.0' in service.client.get("/metrics").text
-        slow.sendall(GOOD[100:])
-        assert slow.recv(1000).startswith(b"HTTP/1.1 201")
-        _wait_for(lambda: service.admission.depth == 0)
+        assert 'inspection_shed_total{reason="queue_full"} 2.0' in service.client.get("/metrics").text
         assert service.inspect().status_code == 201
 
 
@@ -191,9 +188,10 @@ def test_stream_beyond_the_limit_is_rejected_with_a_problem(serve: Serve) -> Non
         assert json.loads(rejection.body)["type"] == TYPE_PREFIX + slug
 
 
-def test_slow_client_loses_its_place_in_the_queue(serve: Serve) -> None:
-    with serve(body_timeout_s=0.2) as service, service.connect() as slow:
+def test_slow_body_is_refused_and_takes_no_place_in_the_queue(serve: Serve) -> None:
+    with serve(body_timeout_s=0.2, queue_limit=1, max_batch=1) as service, service.connect() as slow:
         slow.sendall(_head(len(GOOD)) + GOOD[:100])
+        assert service.inspect().status_code == 201
         response = _read_response(slow)
         assert response.startswith(b"HTTP/1.1 408")
         assert b"/problems#request-timeout" in response
@@ -201,11 +199,12 @@ def test_slow_client_loses_its_place_in_the_queue(serve: Serve) -> None:
 
 
 def test_disconnect_frees_the_place_in_the_queue(serve: Serve) -> None:
-    with serve() as service:
+    with serve(queue_limit=2, max_batch=1) as service, service.admission.enter():
         with service.connect() as gone:
-            gone.sendall(_head(len(GOOD)) + GOOD[:100])
-            _wait_for(lambda: service.admission.depth == 1)
-        _wait_for(lambda: service.admission.depth == 0)
+            gone.sendall(_head(len(GOOD)) + GOOD)
+            _wait_for(lambda: service.admission.depth == 2)
+        _wait_for(lambda: service.admission.depth == 1)
+        assert service.client.get("/v1/inspections").json()["items"] == []
 
 
 def test_inspection_past_its_deadline_returns_no_verdict(serve: Serve) -> None:

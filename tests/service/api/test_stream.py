@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -22,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from plumbline_client import AsyncClient, CameraBuffer, Client, ServiceProblem, StreamClosed
 from service.serving.batch import IN_FLIGHT
 from tests.bundles import SIZE
-from tests.running_service import BAD, GOOD, INSPECT, encode
+from tests.running_service import BAD, GOOD, INSPECT, Serve, encode
 from tests.service.api.test_camera_buffers import BAD12, GOOD12
 from tests.service.inspection.decoding.test_samples import pack_p
 from tests.serving import ServiceProcess, service_process
@@ -188,42 +187,34 @@ def test_frames_of_a_camera_that_disconnects_are_stored(process: ServiceProcess)
     assert httpx.post(process.url + INSPECT, content=GOOD, headers={"content-type": "image/png"}).status_code == 201
 
 
-def test_service_stops_reading_while_frames_are_in_flight(tiny_models: Path, tmp_path: Path) -> None:
-    # A slow upload occupies the whole queue: four frames are in flight, and the camera has to wait.
+def test_service_stops_reading_while_frames_are_in_flight(serve: Serve) -> None:
+    # The queue is full: four frames are in flight, and the camera has to wait.
     frame = encode(np.full((600, 1000, 3), 128, np.uint8), ".bmp")
-    settings = CPU | {"queue_limit": "1", "max_batch": "1", "queue_deadline_s": "60"}
-    with service_process(tiny_models, tmp_path / "data", settings) as process:
-        process.wait_until(200)
-        address = urlsplit(process.url)
-        with socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=30) as slow:
-            head = (
-                f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(GOOD)}\r\n\r\n"
-            )
-            slow.sendall(head.encode() + GOOD[:50])
-            wait_for(lambda: "inspection_queue_depth 1.0" in httpx.get(f"{process.url}/metrics").text)
-            before = process.rss_bytes()
-            with open_stream(process) as camera:
-                say(camera, type="hello")
-                hear(camera)
-                sent: list[int] = []
+    with serve(queue_limit=1, max_batch=1, queue_deadline_s=60) as service:
+        occupied = service.admission.enter()
+        occupied.__enter__()
+        with connect(f"ws://127.0.0.1:{service.port}{PATH.format('widget')}", compression=None) as camera:
+            say(camera, type="hello")
+            hear(camera)
+            sent: list[int] = []
 
-                def send_all() -> None:
-                    for number in range(60):
-                        camera.send(frame)
-                        sent.append(number)
-                    say(camera, type="end")
+            def send_all() -> None:
+                for number in range(60):
+                    camera.send(frame)
+                    sent.append(number)
+                say(camera, type="end")
 
-                sender = threading.Thread(target=send_all)
-                sender.start()
-                wait_for(lambda: stands_still(sent))
-                # Frames in flight, in the library's buffers and in the sockets' buffers.
-                assert IN_FLIGHT <= len(sent) < 30, len(sent)
-                assert process.rss_bytes() - before < 60 * 2**20
-                slow.sendall(GOOD[50:])
-                assert slow.recv(1000).startswith(b"HTTP/1.1 201")
-                results = [hear(camera) for _ in range(60)]
-                sender.join()
-                assert close_code(camera) == 1000
+            sender = threading.Thread(target=send_all)
+            sender.start()
+            wait_for(lambda: stands_still(sent))
+            # Frames in flight, in the library's buffers and in the sockets' buffers.
+            assert IN_FLIGHT <= len(sent) < 30, len(sent)
+            # At most one frame is received or waits beside those in flight.
+            assert service.app.state.body_memory.used < (IN_FLIGHT + 2) * (len(frame) + 2**20)
+            occupied.__exit__(None, None, None)
+            results = [hear(camera) for _ in range(60)]
+            sender.join()
+            assert close_code(camera) == 1000
         assert [result["index"] for result in results] == list(range(60))
         assert {word(result) for result in results} == {"pass"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import resource
 import socket
@@ -105,7 +106,8 @@ def test_sigterm_drains_and_then_ends(tiny_models: Path, tmp_path: Path) -> None
                 f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(GOOD)}\r\n\r\n"
             )
             slow.sendall(head.encode() + GOOD[:100])
-            wait_for(lambda: "inspection_queue_depth 1.0" in httpx.get(f"{service.url}/metrics").text)
+            received = f'http_body_bytes{{direction="request"}} {float(len(GOOD))}'
+            wait_for(lambda: received in httpx.get(f"{service.url}/metrics").text)
             clients = Clients(service.url)
             clients.wait_for(CLIENTS)
             service.process.terminate()
@@ -128,6 +130,40 @@ def test_sigterm_drains_and_then_ends(tiny_models: Path, tmp_path: Path) -> None
     with service_process(tiny_models, tmp_path / "data", CPU) as service:
         service.wait_until(200)
         assert_stored(service, answered)
+
+
+def test_sigterm_breaks_no_persistent_connection(tiny_models: Path, tmp_path: Path) -> None:
+    with service_process(tiny_models, tmp_path / "data", CPU | {"shutdown_delay_s": "0.5"}) as service:
+        service.wait_until(200)
+        address = urlsplit(service.url)
+        broken, last = [], []
+
+        def send() -> None:
+            connection = http.client.HTTPConnection(str(address.hostname), address.port, 20)
+            while True:
+                is_open = connection.sock is not None
+                try:
+                    connection.request("POST", INSPECT, GOOD, IMAGE)
+                    response = connection.getresponse()
+                    response.read()
+                except (OSError, http.client.HTTPException) as error:
+                    if is_open or not isinstance(error, ConnectionRefusedError):
+                        broken.append(repr(error))
+                    return  # the port is closed
+                if response.headers.get("connection") == "close":
+                    last.append(response.status)
+
+        threads = [threading.Thread(target=send) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        service.process.terminate()
+        for thread in threads:
+            thread.join()
+        assert service.process.wait(20) == 0
+    assert broken == []
+    assert len(last) >= len(threads)
+    assert set(last) <= {201, 503}
 
 
 def test_requested_cuda_is_never_replaced_by_the_cpu(tiny_models: Path, tmp_path: Path) -> None:

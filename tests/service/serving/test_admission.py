@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.errors import QueueFull, ShuttingDown
+from service.errors import DeadlineExceeded, InvalidRequest, QueueFull, ShuttingDown
 from service.serving.admission import Admission
 
 
@@ -60,3 +60,137 @@ def test_waiting_request_gives_up_at_its_timeout() -> None:
 
     with pytest.raises(QueueFull):
         asyncio.run(run())
+
+
+def test_waiting_requests_of_clients_take_turns() -> None:
+    async def run() -> list[str]:
+        admission = Admission(64, 1)
+        order: list[str] = []
+
+        async def request(client: str) -> None:
+            async with admission.turn(client, 10):
+                order.append(client)
+                await asyncio.sleep(0)
+
+        with admission.enter("greedy"):
+            tasks = [asyncio.create_task(request("greedy")) for _ in range(6)]
+            await asyncio.sleep(0)
+            tasks += [asyncio.create_task(request(client)) for client in ("polite", "other", "polite")]
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+        assert admission.depth == 0
+        return order
+
+    assert asyncio.run(run()) == [
+        "polite",
+        "other",
+        "greedy",
+        "polite",
+        "greedy",
+        "greedy",
+        "greedy",
+        "greedy",
+        "greedy",
+    ]
+
+
+def test_client_with_the_largest_share_is_refused_first() -> None:
+    async def run() -> tuple[list[str], list[str]]:
+        admission = Admission(4, 1)
+        served: list[str] = []
+        refused: list[str] = []
+
+        async def request(name: str) -> None:
+            try:
+                async with admission.turn(name[0], 10):
+                    served.append(name)
+            except QueueFull:
+                refused.append(name)
+
+        tasks = []
+        with admission.enter("a"):
+            for name in ("a1", "a2", "a3", "a4", "b1", "c1", "b2"):
+                tasks.append(asyncio.create_task(request(name)))
+                await asyncio.sleep(0.001)
+        await asyncio.gather(*tasks)
+        assert admission.depth == 0
+        return served, refused
+
+    served, refused = asyncio.run(run())
+    # a4 exceeds the limit; the others replace the newest of a, which was served before.
+    assert refused == ["a4", "a3", "a2", "a1"]
+    assert sorted(served) == ["b1", "b2", "c1"]
+
+
+def test_equal_clients_are_refused_in_turn() -> None:
+    async def run() -> dict[str, int]:
+        admission = Admission(4, 1)
+        served = dict.fromkeys("abcdefghijkl", 0)
+
+        async def client(name: str) -> None:
+            while sum(served.values()) < 240:
+                try:
+                    async with admission.turn(name, 10):
+                        served[name] += 1
+                        await asyncio.sleep(0)
+                except QueueFull:
+                    await asyncio.sleep(0)  # ignores Retry-After
+
+        await asyncio.gather(*map(client, served))
+        return served
+
+    assert min(asyncio.run(run()).values()) >= 10
+
+
+@pytest.mark.parametrize("ending", ["deadline", "disconnect", "cancel"])
+def test_waiting_request_that_ends_leaves_the_queue(ending: str) -> None:
+    async def run() -> None:
+        admission = Admission(4, 1)
+        gone = asyncio.Event()
+
+        async def disconnected() -> None:
+            await gone.wait()
+
+        async def request() -> None:
+            async with admission.turn("a", 0.02 if ending == "deadline" else 10, disconnected):
+                raise AssertionError("not reached")
+
+        with admission.enter("b"):
+            task = asyncio.create_task(request())
+            await asyncio.sleep(0.001)
+            assert admission.depth == 2
+            if ending == "disconnect":
+                gone.set()
+            if ending == "cancel":
+                task.cancel()
+            with pytest.raises((DeadlineExceeded, InvalidRequest, asyncio.CancelledError)):
+                await task
+            assert admission.depth == 1
+        async with admission.turn("a", 10):
+            assert admission.depth == 1
+
+    asyncio.run(run())
+
+
+def test_accepted_request_is_admitted_while_draining() -> None:
+    async def run() -> None:
+        admission = Admission(2, 1)
+        admission.check("a")
+        admission.close()
+        async with admission.turn("a", 10, is_accepted=True):
+            assert admission.depth == 1
+        with pytest.raises(ShuttingDown):
+            admission.check("a")
+
+    asyncio.run(run())
+
+
+def test_shares_of_idle_clients_are_forgotten() -> None:
+    async def run() -> int:
+        admission = Admission(2, 1)
+        for number in range(3000):
+            async with admission.turn(str(number), 10):
+                pass
+        return len(admission._shares)
+
+    assert asyncio.run(run()) < 1100

@@ -1,0 +1,48 @@
+"""Clients: their identity, between which capacity is shared, and whether they are still connected."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+
+from starlette.types import Receive, Scope
+
+_IPV6_PREFIX = 64
+UNKNOWN = "unknown"
+
+
+def client_of(scope: Scope) -> str:
+    """Return the identity of the client that sent a request or opened a stream.
+
+    It is the address of the peer, or the address that a proxy on this host reports in `X-Forwarded-For`.
+    """
+    client = scope.get("client")
+    return client_of_address(client[0]) if client else UNKNOWN
+
+
+def client_of_peer(peer: tuple[str, int] | None) -> str:
+    """Return the identity of the client at the other end of a connection; None for a Unix socket."""
+    return client_of_address(peer[0]) if peer else UNKNOWN
+
+
+@lru_cache(maxsize=4096)
+def client_of_address(address: str) -> str:
+    """Return the identity of a client by its IP address; of IPv6 addresses, the network counts.
+
+    A host usually has a whole IPv6 network of 64 bits and could use a new address for each request.
+    """
+    if ":" not in address:
+        return address
+    try:
+        parsed = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed), _IPV6_PREFIX), strict=False))
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has closed its connection. Use it after the body was received."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

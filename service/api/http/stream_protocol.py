@@ -1,0 +1,152 @@
+"""WebSocket protocol of the server: uvicorn's, with limits and timeouts, and with problems for refused handshakes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from service.api.http.clients import client_of_peer
+from service.api.http.connections import Connections, Replaceable
+from service.api.http.errors import MalformedRequest
+from service.api.http.problems import MEDIA_TYPE, problem_body
+from service.errors import MemoryBudgetExceeded
+from service.serving.memory_budget import Reservation
+from service.store.ids import new_id
+
+_FRAME_STEP_BYTES = 2**20
+_FRAME_WAIT_S = 10.0
+_TRY_AGAIN_LATER = 1013
+
+
+class StreamProtocol(WebSocketsSansIOProtocol):
+    """WebSocket with a limited number of connections and a memory budget for frames that are being received.
+
+    Args:
+        connections: All connections of the server.
+        options: Arguments of uvicorn.
+    """
+
+    def __init__(self, *, connections: Connections, **options: Any) -> None:
+        super().__init__(**options)
+        self.idle_since: float | None = None
+        self.write_deadline: float | None = None
+        self._connections = connections
+        self._memory: Reservation | None = None
+        self._queued_bytes = 0
+        self._memory_paused_since: float | None = None
+        accept = self.conn.accept
+
+        def accept_or_refuse(request: Request) -> Response:
+            response = accept(request)
+            return response if response.status_code == 101 else _refusal(response)
+
+        self.conn.accept = accept_or_refuse  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop counting the connection."""
+        self._connections.discard(self)
+        if self._memory is not None:
+            self._memory.release()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what the client sent."""
+        super().data_received(data)
+        self._update_memory()
+
+    def send_receive_event_to_app(self) -> None:
+        """Queue a complete message."""
+        self._queued_bytes += sum(map(len, self.frames))
+        super().send_receive_event_to_app()
+
+    async def receive(self) -> Any:
+        """Return the next message; the application reserves the memory for it from now on."""
+        message = await super().receive()
+        self._queued_bytes = 0 if self.queue.empty() else self._queued_bytes - _size(message)
+        self._update_memory()
+        return message
+
+    def pause_writing(self) -> None:
+        """Start the time that the client has to read."""
+        self.write_deadline = self.loop.time() + self._connections.limits.write_s
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Stop the time that the client has to read."""
+        self.write_deadline = None
+        super().resume_writing()
+
+    def replaceable(self, now: float) -> Replaceable | None:  # noqa: ARG002 - see `HttpProtocol`
+        """Return None: streams have limits of their own."""
+        return None
+
+    def replace(self) -> None:
+        """Close the connection for a new one."""
+        self.transport.abort()
+
+    def drain(self) -> None:
+        """Do nothing: the application ends the stream."""
+
+    def check(self, now: float) -> None:
+        """Continue to read when there is memory again; give up if that takes too long."""
+        paused_since = self._memory_paused_since
+        if paused_since is None:
+            return
+        self._update_memory()
+        if self._memory_paused_since == paused_since and now - paused_since > _FRAME_WAIT_S:
+            self._memory_paused_since = None
+            self._connections.count_close("frame_memory")
+            self.conn.fail(_TRY_AGAIN_LATER, "too many bytes in flight")
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.close_sent = True
+            self.transport.close()
+
+    def _update_memory(self) -> None:
+        """Reserve memory for frames that are incomplete or wait for the application; stop reading if there is none."""
+        held = self._queued_bytes + len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        if self._memory is None:
+            if held < _FRAME_STEP_BYTES:
+                return
+            self._memory = self._connections.memory.reserve(client_of_peer(self.client), 0)
+        try:
+            # In steps, because a frame arrives in many small pieces.
+            needed = -(-held // _FRAME_STEP_BYTES) * _FRAME_STEP_BYTES
+            if needed > self._memory.size:
+                self._memory.grow(needed - self._memory.size)
+            else:
+                self._memory.release(self._memory.size - needed)
+        except MemoryBudgetExceeded:
+            if self._memory_paused_since is None:
+                self._memory_paused_since = self.loop.time()
+            self.transport.pause_reading()
+            return
+        if self._memory_paused_since is not None:
+            self._memory_paused_since = None
+            if not self.read_paused:
+                self.transport.resume_reading()
+
+
+def _size(message: Any) -> int:
+    return len(message.get("bytes") or message.get("text") or b"")
+
+
+def _refusal(response: Response) -> Response:
+    """Return the refusal of a WebSocket handshake as a problem; status and other headers are kept."""
+    reason = (response.body or b"").decode(errors="replace").strip().rstrip(".") or "the WebSocket handshake failed"
+    request_id = str(new_id())
+    body = json.dumps(problem_body(MalformedRequest(reason), request_id) | {"status": response.status_code}).encode()
+    headers = Headers(response.headers)
+    for name, value in {
+        "Content-Type": MEDIA_TYPE,
+        "Content-Length": str(len(body)),
+        "X-Request-ID": request_id,
+        "Connection": "close",
+    }.items():
+        if name in headers:
+            del headers[name]
+        headers[name] = value
+    return Response(response.status_code, response.reason_phrase, headers, body)
