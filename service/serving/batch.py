@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 
 from service.errors import PlumblineError
-from service.serving.inspections import Image, InspectionService
+from service.serving.image import Image
+from service.serving.inspections import InspectionService
 from service.serving.memory_budget import Reservation
 from service.store.records import InspectionRecord
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -24,7 +23,6 @@ from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
 from service.errors import DeadlineExceeded, MemoryBudgetExceeded, PlumblineError, QueueFull, ShuttingDown
-from service.inspection.decoding.pixel_formats import RawLayout
 from service.inspection.quality import QualityViolation
 from service.inspection.records import PreparedImage
 from service.inspection.runtime.threads import cpu_quota
@@ -32,11 +30,11 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.recipes.quality_check import check_quality
-from service.recipes.recipe import Recipe
 from service.serving.admission import Admission, Disconnected
 from service.serving.frozen_camera import FrozenCameraDetector
+from service.serving.image import Image, StatedBuffer
 from service.serving.pagination import Page, read_page
-from service.serving.records import PartRecord, to_invalid_record, to_record
+from service.serving.records import to_invalid_record, to_record
 from service.settings import Settings
 from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.files import WrittenFile
@@ -50,46 +48,6 @@ log = structlog.get_logger(__name__)
 
 DISK_THREADS = 4
 _CAPACITY_ERRORS = (QueueFull, DeadlineExceeded, MemoryBudgetExceeded, ShuttingDown, StoreUnavailable)
-
-
-@dataclass(frozen=True)
-class StatedBuffer:
-    """What a client states about a camera buffer. The recipe that judges the image completes it.
-
-    Attributes:
-        pixel_format: PFNC name of the pixel format.
-        width: Width in pixels.
-        height: Height in pixels.
-        stride: Distance between rows in bytes.
-    """
-
-    pixel_format: str | None = None
-    width: int | None = None
-    height: int | None = None
-    stride: int | None = None
-
-    def layout(self, recipe: Recipe) -> RawLayout | None:
-        """Return the layout of the buffer; None if nothing is stated, because then the image is an encoded one.
-
-        Raises:
-            UnknownPixelFormat, PixelMismatch, InvalidRequest: See `PixelSetting.layout`.
-        """
-        return recipe.pixels.layout(self.pixel_format, self.width, self.height, self.stride)
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image to inspect.
-
-    Attributes:
-        data: The encoded image, or a camera buffer.
-        part: Metadata sent by the client.
-        buffer: What the client states about a camera buffer; nothing for an encoded image.
-    """
-
-    data: bytes
-    part: PartRecord
-    buffer: StatedBuffer = StatedBuffer()
 
 
 class InspectionService:

@@ -22,7 +22,7 @@ from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.api.http.problems import BodyLimitExceeded
 from service.errors import BadArchive, BodyTooLarge, InvalidRequest, PlumblineError, TooManyImages
 from service.serving.batch import Frame
-from service.serving.inspections import Image, StatedBuffer
+from service.serving.image import Image, StatedBuffer
 from service.serving.memory_budget import MemoryBudget, Reservation
 from service.serving.records import PartRecord
 from service.settings import Settings

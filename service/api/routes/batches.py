@@ -28,7 +28,7 @@ from service.schemas.batch import BatchItem, BatchResult
 from service.schemas.common import BufferHeaders, PartFields
 from service.schemas.problem import Problem
 from service.serving.batch import inspect_in_order
-from service.serving.inspections import StatedBuffer
+from service.serving.image import StatedBuffer
 from service.untrusted_zip import MEDIA_TYPE as ZIP
 
 router = APIRouter(tags=["inspections"])

@@ -35,7 +35,7 @@ from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
 from service.schemas.common import BufferHeaders, Label, PartFields
 from service.schemas.inspection import Inspection, InspectionPage
-from service.serving.inspections import Image, StatedBuffer
+from service.serving.image import Image, StatedBuffer
 from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection
 from service.store.inspections import InspectionFilter
 

@@ -38,7 +38,7 @@ from service.schemas.stream import (
     StreamResult,
 )
 from service.serving.batch import IN_FLIGHT, Frame, inspect_in_order
-from service.serving.inspections import Image, StatedBuffer
+from service.serving.image import Image, StatedBuffer
 from service.serving.memory_budget import MemoryBudget
 from service.serving.records import PartRecord
 from service.serving.streams import OpenStream, StreamService
