@@ -23,14 +23,15 @@ def explain(request: Request, loc: Sequence[str | int]) -> str:
     """
     kind = "parameter" if loc[0] == "query" else "field"
     name = str(loc[-1])
-    known = sorted(_known_names(request, loc))
+    known = sorted(known_names(request, loc))
     message = f"unknown {kind} `{name[:_MAX_NAME]}`"
     if close := difflib.get_close_matches(name[:_MAX_NAME], known, 1):
         return f"{message} (did you mean `{close[0]}`?)"
     return f"{message} (expected one of: {', '.join(known)})" if known else message
 
 
-def _known_names(request: Request, loc: Sequence[str | int]) -> set[str]:
+def known_names(request: Request, loc: Sequence[str | int]) -> set[str]:
+    """Return the names that the operation has beside the one at a location, by its OpenAPI description."""
     document = request.app.openapi()
     path = getattr(request.scope.get("route"), "path_format", "")
     operation = document["paths"].get(path, {}).get(request.method.lower(), {})

@@ -21,7 +21,7 @@ IMAGE = {"content-type": "image/png"}
         ("/v1/inspections?partid=A", "partid"),
         ("/v1/inspections?part_id=A&Part_Id=B", "Part_Id"),
         ("/v1/inspections?decision=pass&sort=asc", "sort"),
-        ("/v1/inspections?=A", "''"),
+        ("/v1/inspections?=A", "``"),
         ("/v1/products?limit=5", "limit"),
         ("/v1/products/widget?version=1", "version"),
         ("/v1/products/widget/recipe?revision=1", "revision"),
