@@ -123,7 +123,7 @@ def test_service_ends_with_the_demo(
         command = ["/bin/sh", "-c", f"{' '.join(command)}; true"]
     with kept_demo(command, tmp_path) as (started, below):
         started.send_signal(how)
-        gone, alive = psutil.wait_procs(below, timeout=30)
+        gone, alive = psutil.wait_procs(below, timeout=60)
 
     assert alive == []
     assert gone
