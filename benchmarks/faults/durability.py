@@ -373,7 +373,10 @@ def main(
             typer.echo("disk full: skipped, this machine does not allow a mount namespace")
         is_passed = True
         for run in rows:
-            row = run()
+            try:
+                row = run()
+            except (RuntimeError, TimeoutError, httpx.HTTPError) as error:  # the service did not start or respond
+                row = Row("service failed", failures=[f"{type(error).__name__}: {str(error)[-300:]}"])
             typer.echo(str(row))
             is_passed = is_passed and row.is_passed
     if not is_passed:
