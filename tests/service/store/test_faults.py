@@ -286,7 +286,7 @@ def test_store_that_cannot_be_written_is_opened_for_reading(tmp_path: Path, monk
     assert get_inspection(store.engine, UUID(row.id)).score == row.score
     with pytest.raises(StoreUnavailable, match="No space left"):
         store.require_writable()
-    with pytest.raises(StoreUnavailable, match="readonly"):
+    with pytest.raises(StoreUnavailable, match="read-only"):
         store.writer.write(make_row())
     probe = StoreProbe(store, 0)
     (problem,) = probe()
