@@ -326,6 +326,14 @@ def enter_namespace() -> bool:
     raise AssertionError("execvp returned")
 
 
+def delete_folder(data: Path) -> None:
+    """Delete the data folder while files are written to it."""
+    for _ in range(20):
+        shutil.rmtree(data, ignore_errors=True)
+        if not data.exists():
+            return
+
+
 def replace_database(data: Path) -> None:
     """Put a copy of the database in its place."""
     shutil.copy(data / "plumbline.db", data / "copy.db")
@@ -345,7 +353,7 @@ def main(
         rows: list[Callable[[], Row]] = [
             lambda: kill_row(models, folder / "kill", kills),
             lambda: term_row(models, folder / "term", terms),
-            lambda: loss_row(models, folder / "folder", "data folder deleted", shutil.rmtree),
+            lambda: loss_row(models, folder / "folder", "data folder deleted", delete_folder),
             lambda: loss_row(
                 models, folder / "file", "database deleted", lambda data: (data / "plumbline.db").unlink()
             ),
@@ -365,7 +373,10 @@ def main(
             typer.echo("disk full: skipped, this machine does not allow a mount namespace")
         is_passed = True
         for run in rows:
-            row = run()
+            try:
+                row = run()
+            except (RuntimeError, TimeoutError, httpx.HTTPError) as error:  # the service did not start or respond
+                row = Row("service failed", failures=[f"{type(error).__name__}: {str(error)[-300:]}"])
             typer.echo(str(row))
             is_passed = is_passed and row.is_passed
     if not is_passed:

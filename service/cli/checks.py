@@ -22,7 +22,7 @@ from service.inspection.runtime.threads import cpu_quota
 from service.server import PORT_REMEDY
 from service.settings import PREFIX, Settings
 from service.store.database import open_read_only_engine, sqlite_path
-from service.store.errors import SchemaOutdated, StoreUnavailable
+from service.store.errors import StoreUnavailable
 from service.store.sqlite import check_file
 
 MIN_FREE_BYTES = 200 * 2**20
@@ -184,10 +184,10 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
         return
     try:
         engine = open_read_only_engine(settings.database)
-    except SchemaOutdated as error:
-        yield Finding("database", Health.WARNING, error.reason, error.remedy)
-        return
     except StoreUnavailable as error:
+        if error.is_outdated:
+            yield Finding("database", Health.WARNING, error.reason, error.remedy)
+            return
         remedy = "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA, or restore a backup."
         yield Finding("database", Health.PROBLEM, error.detail, remedy)
         return

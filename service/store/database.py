@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engi
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.store.errors import SchemaOutdated, StoreUnavailable
+from service.store.errors import StoreUnavailable
 from service.store.reasons import reason_of
 from service.store.sqlite import SqliteFile, configure
 
@@ -120,8 +120,7 @@ def require_current_schema(engine: Engine) -> None:
     """Check that the schema of the database is the one of this version.
 
     Raises:
-        SchemaOutdated: It is the schema of an older version.
-        StoreUnavailable: It is the schema of a newer version, or the database cannot be read.
+        StoreUnavailable: It is that of an older version (`is_outdated`) or a newer one, or the database cannot be read.
     """
     try:
         with engine.connect() as connection:
@@ -131,11 +130,12 @@ def require_current_schema(engine: Engine) -> None:
     expected = ScriptDirectory(str(MIGRATIONS)).get_current_head()
     _require_known(engine.url, found)
     if found != expected:
-        raise SchemaOutdated(
+        raise StoreUnavailable(
             f"the database {engine.url.render_as_string()} has the schema {found or 'of an empty database'}, and this "
             f"version of Plumbline needs {expected}",
             remedy="`plumbline serve` of this version migrates it when it starts. This command only reads, so it "
             "changed nothing. Make a backup first if an older version may be needed again.",
+            is_outdated=True,
         )
 
 

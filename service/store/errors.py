@@ -17,7 +17,7 @@ class StoreUnavailable(PlumblineError):
     title = "Inspection store is not available"
     status = 503
 
-    def __init__(self, reason: str, retry_after_s: float = 5.0, *, remedy: str = "") -> None:
+    def __init__(self, reason: str, retry_after_s: float = 5.0, *, remedy: str = "", is_outdated: bool = False) -> None:
         remedy = remedy or (
             "A verdict is only returned after it is stored. Check disk space and permissions of PLUMBLINE_DATA and the "
             "database (`plumbline doctor`), then send the image again."
@@ -25,16 +25,8 @@ class StoreUnavailable(PlumblineError):
         super().__init__(f"The inspection store cannot be used: {reason}. {remedy}", retry_after=retry_after_s)
         self.reason = reason
         self.remedy = remedy
-
-
-class SchemaOutdated(StoreUnavailable):
-    """The database has the schema of an older version, and the command only reads.
-
-    Start `plumbline serve` of this version once: it migrates the database.
-    """
-
-    slug = "schema-outdated"
-    title = "Database has the schema of an older version"
+        # The database is intact, and only has the schema of an older version.
+        self.is_outdated = is_outdated
 
 
 class RecipeConflict(PlumblineError):

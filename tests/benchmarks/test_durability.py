@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.faults.durability import kill_row, loss_row, replace_database, second_process_row, term_row
+from benchmarks.faults.durability import (
+    delete_folder,
+    kill_row,
+    loss_row,
+    replace_database,
+    second_process_row,
+    term_row,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +32,7 @@ def test_stopped_processes_lose_nothing(tiny_models: Path, tmp_path: Path) -> No
     assert row.answered
 
 
-@pytest.mark.parametrize("lose", [shutil.rmtree, lambda data: (data / "plumbline.db").unlink(), replace_database])
+@pytest.mark.parametrize("lose", [delete_folder, lambda data: (data / "plumbline.db").unlink(), replace_database])
 def test_nothing_is_answered_after_the_store_was_lost(
     tiny_models: Path, tmp_path: Path, lose: Callable[[Path], Any]
 ) -> None:

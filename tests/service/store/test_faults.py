@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from service.store.database import _upgrade, open_engine, open_read_only_engine
-from service.store.errors import SchemaOutdated, StoreUnavailable
+from service.store.errors import StoreUnavailable
 from service.store.files import ArtefactFiles, write_atomically
 from service.store.ids import new_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
@@ -198,8 +198,9 @@ def test_read_only_engine_does_not_migrate(tmp_path: Path) -> None:
     _upgrade(engine, "0005_bundles")
     engine.dispose()
     before = listing(tmp_path)
-    with pytest.raises(SchemaOutdated, match=r"0005_bundles.*plumbline serve"):
+    with pytest.raises(StoreUnavailable, match=r"0005_bundles.*plumbline serve") as raised:
         open_read_only_engine(url)
+    assert raised.value.is_outdated
     assert listing(tmp_path) == before
 
 
