@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from plumbline_client import Client
-from tests.service.api.test_proposals import good_part, two_days, zipped
+from tests.proposals import good_part, two_days, zipped
 from tests.serving import service_process
 
 
