@@ -73,3 +73,18 @@ class ScoreHistogram(Collector):
                 cumulative = itertools.accumulate(series.counts)
                 family.add_metric([product], list(zip(names, cumulative, strict=True)), sum_value=series.total)
         yield family
+
+
+def score_buckets(scores: list[float]) -> list[float]:
+    """Return the upper bounds of a product's score buckets, ascending, around its largest calibration score.
+
+    Args:
+        scores: Scores of the held-out good images, ascending.
+    """
+    middle, top = scores[len(scores) // 2], scores[-1]
+    # Without a minimum, identical scores would give identical bounds.
+    step = max(top - middle, abs(top) * 1e-3, 1e-9)
+    factors = (-2, -1, -0.5, 0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 20)
+    bounds = [middle + step * factor for factor in factors]
+    # No negative bounds for non-negative scores: with a negative bound, the exposition omits the sum.
+    return bounds if scores[0] < 0 else [bound for bound in bounds if bound >= 0]

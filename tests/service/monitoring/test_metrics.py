@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from service.monitoring.metrics import STAGE_BUCKETS_S, Metrics, score_buckets
-from service.monitoring.score_histogram import ScoreHistogram
+from service.monitoring.metrics import STAGE_BUCKETS_S, Metrics
+from service.monitoring.score_histogram import ScoreHistogram, score_buckets
 from service.recipes.recipe import Recipe
 
 
