@@ -171,7 +171,11 @@ def create_app(settings: Settings) -> FastAPI:
         except StoreUnavailable as error:
             log.error("cannot start", reason=error.detail)
             raise
-        runtime = Runtime(settings, store, metrics, refusals)
+        try:
+            runtime = Runtime(settings, store, metrics, refusals)
+        except BaseException:
+            await run_in_threadpool(store.close)
+            raise
         app.state.runtime, app.state.services = runtime, runtime.services
         await run_in_threadpool(runtime.start)
         try:

@@ -54,9 +54,13 @@ class Settings(BaseSettings):
     max_uploads: int = Field(default=2, ge=1, le=100)
     """Most bundles that are uploaded at the same time."""
     upload_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
-    """Seconds that a client may take to send a bundle."""
+    """Seconds that a client may take to send a bundle. After 30 s it must have sent at least 64 KiB/s on average. A
+    pause may last `body_timeout_s`.
+    """
     min_free_bytes: int = Field(default=512 * 2**20, ge=0, le=2**50)
-    """Free disk space, in bytes, that uploads of bundles leave for inspections."""
+    """Free space on the disk of the model repository, in bytes, below which uploads of bundles are refused. It does not
+    affect inspections: see `min_data_free_bytes`.
+    """
     self_test_timeout_s: float = Field(default=120.0, gt=0, le=3600)
     """Seconds that the self-test of a bundle may take, in a process of its own, and that opening the bundle in the
     service may take afterwards. A bundle that takes longer is not served.
@@ -86,13 +90,17 @@ class Settings(BaseSettings):
     write_timeout_s: float = Field(default=20.0, gt=0, le=3600)
     """Seconds without progress after which the connection of a client that does not read its response is closed."""
     body_timeout_s: float = Field(default=30.0, gt=0, le=3600)
-    """Seconds that a client may take to send one body. After that the request fails with 408."""
+    """Seconds that a client may take to send one body; for a bundle and for a zip archive of images, the longest pause.
+    After that the request fails with 408.
+    """
     call_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
     """Seconds that a client may take to send the body of a call with several images. Each image is limited by
     `body_timeout_s`.
     """
     min_body_rate: int = Field(default=4096, ge=1, le=2**30)
-    """Lowest average rate of a body, in bytes per second, after its first 5 seconds. Slower requests fail with 408."""
+    """Lowest average rate of a body, in bytes per second, after its first 5 seconds. Slower requests fail with 408.
+    Uploads of bundles have a limit of their own: see `upload_timeout_s`.
+    """
     queue_limit: int = Field(default=64, ge=1, le=10_000)
     """Most inspections in flight, waiting or running. Further ones get 503 with Retry-After. Clients have equal shares:
     if the queue is full, the client with most inspections in flight is refused first.
@@ -112,7 +120,7 @@ class Settings(BaseSettings):
 
     min_data_free_bytes: int = Field(default=64 * 2**20, ge=0, le=2**50)
     """Free disk space of the data folder, in bytes, below which the service is not ready. On a small file system a
-    twentieth of its size is enough.
+    twentieth of its size is enough. Uploads have a limit of their own: see `min_free_bytes`.
     """
     retention_interval_s: float = Field(default=60.0, gt=0, le=86_400)
     """Seconds between two runs of the retention job, which deletes images and anomaly maps that the recipes no longer
@@ -129,7 +137,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged. `debug` logs one line per inspection."""
     log_refusals_per_minute: int = Field(default=60, ge=0, le=100_000)
-    """Most log lines per minute about refused requests (4xx, 503), for each problem. Further ones are only counted."""
+    """Most log lines per minute about refused requests (4xx, 5xx), for each problem. Further ones are only counted."""
     log_format: Literal["json", "console"] = "json"
     """`json` for log collectors, `console` for reading in a terminal."""
 

@@ -21,7 +21,8 @@ class PassedSelfTests:
     It is a cache: if it cannot be written, the self-test runs again at the next start.
 
     Args:
-        folder: The folder. It is created when the first self-test passes.
+        folder: The folder. It is created when the first self-test passes, but never its parent folder: if the data
+            folder was deleted or unmounted, a new one would hide it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,7 +39,7 @@ class PassedSelfTests:
     def add(self, facts: Sequence[object]) -> None:
         """Record that a self-test passed. The oldest entries are removed if there are too many."""
         with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
             self._file(facts).touch()
             entries = sorted(self._folder.iterdir(), key=lambda file: file.stat().st_mtime)
             for file in entries[:-MAX_ENTRIES]:

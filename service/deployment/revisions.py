@@ -27,6 +27,7 @@ from service.store.records import RecipeRevision
 
 log = structlog.get_logger(__name__)
 POLL_S = 1.0
+_STOP_S = 5.0
 
 
 class SharedQuery:
@@ -81,11 +82,11 @@ class RevisionFollower:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread. One that waits for the database is left behind."""
         self._stop.set()
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_STOP_S)
 
     def require_current(self, product: str) -> None:
         """Put the newest recipe of a product in force here, if another process changed it.
@@ -165,6 +166,8 @@ class RevisionFollower:
         while not self._stop.is_set():
             self._wake.wait(self._poll_s)
             self._wake.clear()
+            if self._stop.is_set():
+                return
             try:
                 self.poll()
             except StoreUnavailable as error:

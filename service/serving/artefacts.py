@@ -76,6 +76,7 @@ class ArtefactService:
 
         Raises:
             ArtefactGone: The image or the map is no longer stored.
+            StoreUnavailable: A file or the recipe cannot be read.
             QueueFull, DeadlineExceeded: Too many artefacts are being drawn.
         """
         async with self._admission.turn(client, self._deadline_s):
@@ -91,6 +92,7 @@ class ArtefactService:
 
         Raises:
             ArtefactGone: The image or the map is no longer stored.
+            StoreUnavailable: A file or the recipe cannot be read.
         """
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
@@ -107,6 +109,7 @@ class ArtefactService:
 
         Raises:
             ArtefactGone: The image is no longer stored.
+            StoreUnavailable: It cannot be read.
             QueueFull, DeadlineExceeded: Too many artefacts are being drawn.
         """
         loop = asyncio.get_running_loop()
@@ -118,6 +121,7 @@ class ArtefactService:
 
         Raises:
             ArtefactGone: The image is no longer stored.
+            StoreUnavailable: It cannot be read.
         """
         path = self._store.files.image_path(UUID(record.id), record.image_media_type)
         return await self._read(lambda: StoredFile.open(path, "image", record))
@@ -128,6 +132,7 @@ class ArtefactService:
         Raises:
             NotJudged: The image is invalid, so it has no map.
             ArtefactGone: The map is no longer stored.
+            StoreUnavailable: It cannot be read.
         """
         if record.objections:
             raise NotJudged(record.id)

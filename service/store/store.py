@@ -117,7 +117,7 @@ class Store:
         self.database.is_read_only = False
         try:
             self._open_for_writing()
-        except StoreUnavailable:
+        except BaseException:
             self.database.is_read_only = True
             raise
         self.engine.dispose()  # the connections of the pool only read
@@ -136,7 +136,7 @@ class Store:
     def _lock(self) -> None:
         """Lock the data folder and the database against other processes, as far as they are not locked yet."""
         for path, protects in self._lock_files.items():
-            if path in self._locks:
+            if path in self._locks and self._locks[path].is_held:
                 continue
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

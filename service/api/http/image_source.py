@@ -107,7 +107,7 @@ class ImageSource:
 
         Raises:
             BadArchive: The body is not a zip archive, or it is damaged.
-            TooManyImages, BodyTooLarge, RequestTimeout: A limit is exceeded.
+            TooManyImages, BodyTooLarge, RequestTimeout, MemoryBudgetExceeded: A limit is exceeded.
             StoreUnavailable: The archive cannot be written to the data folder.
         """
         limit = self._settings.max_call_images
@@ -127,7 +127,12 @@ class ImageSource:
                         memory = self._memory.reserve(self._client, 0)
                         size = min(entry.file_size, self._settings.max_body_bytes)
                         await memory.grow_when_free(size, self._settings.queue_deadline_s)
-                        yield replace(await run_in_threadpool(self._unpack, opened, entry), memory=memory)
+                        try:
+                            frame = await run_in_threadpool(self._unpack, opened, entry)
+                        except BaseException:  # also if the consumer stops: no frame holds the memory yet
+                            memory.release()
+                            raise
+                        yield replace(frame, memory=memory)
             finally:
                 await run_in_threadpool(archive.close)
         except BadZip as error:

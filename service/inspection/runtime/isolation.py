@@ -76,7 +76,7 @@ class IsolatedSelfTest:
             The largest relative difference from the expected results; see `GraphSession.self_test`.
 
         Raises:
-            SelfTestFailed: The process did not finish within its limits, or ended abnormally.
+            SelfTestFailed: The process cannot be started, did not finish within its limits, or ended abnormally.
             BundleInvalid: ONNX Runtime cannot open or run the graph.
             ShuttingDown: `close` was called.
         """
@@ -114,14 +114,17 @@ class IsolatedSelfTest:
         with self._lock:
             if self._closed:
                 raise ShuttingDown()
-            process = subprocess.Popen(
-                _COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(search)},
-                start_new_session=True,  # Ctrl+C in a terminal is sent to the whole group, and the service handles it
-            )
+            try:
+                process = subprocess.Popen(
+                    _COMMAND,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(search)},
+                    start_new_session=True,  # Ctrl+C in a terminal is sent to the whole group; the service handles it
+                )
+            except OSError as error:  # too little memory, or too many processes or open files
+                raise SelfTestFailed(path, f"its process cannot be started ({error.strerror}).") from error
             self._running.add(process)
         try:
             output, _ = process.communicate(request, self.limits.timeout_s)

@@ -252,6 +252,8 @@ def test_record_of_passed_self_tests_is_bounded_and_optional(tmp_path: Path) -> 
     unwritable = PassedSelfTests(tmp_path / "file")
     unwritable.add([1])
     assert not unwritable.contains([1])
+    PassedSelfTests(tmp_path / "deleted" / "passed").add([1])
+    assert not (tmp_path / "deleted").exists(), "a data folder that was deleted or unmounted is not created anew"
 
 
 def test_product_that_an_upload_created_serves_nothing_until_a_bundle_is_activated(

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import zipfile
+from pathlib import Path
 
 import pytest
+from fastapi import Request
 
 from service.api.http.clients import client_of, client_of_address
+from service.api.http.image_source import ImageSource
 from service.errors import MemoryBudgetExceeded
 from service.serving import memory_budget
 from service.serving.memory_budget import MemoryBudget, Reservation
+from service.serving.records import PartRecord
+from service.settings import Settings
 
 
 def revocable(budget: MemoryBudget, client: str, size: int, revoked: list[Reservation]) -> Reservation:
@@ -78,3 +85,28 @@ def test_client_is_the_address_or_the_ipv6_network() -> None:
     assert client_of_address("2001:db8::1") != client_of_address("2001:db8:0:1::1")
     assert client_of_address("::ffff:10.0.0.1") == "10.0.0.1"
     assert client_of_address("socket:path") == "socket:path"
+
+
+def test_archive_that_is_not_read_to_its_end_gives_its_memory_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.png", bytes(1000))
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": packed.getvalue(), "more_body": False}
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    async def run() -> int:
+        budget = MemoryBudget(10_000)
+        scope = {"type": "http", "client": ("10.0.0.1", 5), "headers": [(b"content-type", b"application/zip")]}
+        settings = Settings(models=tmp_path / "models", data=tmp_path)
+        with pytest.raises(RuntimeError):
+            await anext(ImageSource(Request(scope, receive), settings, budget, PartRecord()).images())
+        return budget.used
+
+    monkeypatch.setattr(ImageSource, "_unpack", fail)
+    assert asyncio.run(run()) == 0

@@ -312,3 +312,26 @@ def test_new_store_on_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest
         open_store(tmp_path / "data")
     monkeypatch.undo()
     open_store(tmp_path / "data").close()
+
+
+def test_store_is_locked_when_a_read_only_disk_can_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(tmp_path / "data").close()
+    for lock in (tmp_path / "data").glob("*.lock"):
+        lock.unlink()  # as if the database came from a version without locks
+
+    def refuse(*_: object) -> None:
+        raise StoreUnavailable("read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("service.store.store.probe_write", refuse)
+        patched.setattr("service.store.lock._open", lambda _path: None)
+        store = open_store(tmp_path / "data")
+    try:
+        assert store.read_only_reason is not None
+        store.recover()
+        with pytest.raises(StoreUnavailable, match="another Plumbline process"):
+            open_store(tmp_path / "data")
+    finally:
+        store.close()

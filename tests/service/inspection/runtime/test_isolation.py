@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
@@ -126,3 +127,12 @@ def test_process_ends_when_the_service_is_killed(tmp_path: Path) -> None:
     service.kill()
     service.wait()
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, timeout_s=10)
+
+
+def test_process_that_cannot_be_started_is_reported(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("service.inspection.runtime.isolation.subprocess.Popen", refuse)
+    with pytest.raises(SelfTestFailed, match=r"cannot be started \(Cannot allocate memory\)"):
+        IsolatedSelfTest(LIMITS).run(tiny_bundle, CPU, max_batch=1)
