@@ -42,6 +42,7 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission
+from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.bundles import BundleService
 from service.serving.inspections import InspectionService
@@ -206,6 +207,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router, dependencies=[Depends(require_declared_query)])
     app.include_router(pages.router)
     app.state.settings, app.state.metrics, app.state.body_memory = settings, metrics, body_memory
+    app.state.archive_space = ArchiveSpace(settings.data, settings.min_data_free_bytes)
     describe(app)
     return app
 

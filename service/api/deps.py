@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from service.api.http.clients import client_of
 from service.monitoring.metrics import Metrics
+from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.bundles import BundleService
 from service.serving.inspections import InspectionService
@@ -92,6 +93,11 @@ async def _client(connection: HTTPConnection) -> str:
     return client_of(connection.scope)
 
 
+async def _archive_space(connection: HTTPConnection) -> ArchiveSpace:
+    space: ArchiveSpace = connection.app.state.archive_space
+    return space
+
+
 async def _body_memory(connection: HTTPConnection) -> MemoryBudget:
     memory: MemoryBudget = connection.app.state.body_memory
     return memory
@@ -112,6 +118,7 @@ ProposalsDep = Annotated[ProposalService, Depends(_proposals)]
 ReplaysDep = Annotated[ReplayService, Depends(_replays)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
 ClientDep = Annotated[str, Depends(_client)]
+ArchiveSpaceDep = Annotated[ArchiveSpace, Depends(_archive_space)]
 BodyMemoryDep = Annotated[MemoryBudget, Depends(_body_memory)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 # For the limits of receiving a request (sizes, timeouts). Everything else is decided by the service objects.

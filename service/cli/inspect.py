@@ -39,12 +39,15 @@ def inspect(
     from service.cli.offline import bundle_in_force, recipe_in_force
     from service.deployment.errors import UnknownProduct
     from service.deployment.repository import product_folders
+    from service.inspection.image_files import IMAGE_SUFFIXES, count_other_files
     from service.inspection.runtime.configure import configure
 
     configure()
     settings = load_settings(models=models, data=data, provider=provider)
     if output is not None and output.suffix not in {".json", ".csv"}:
         refuse(f"The results file {output} must end in .json or .csv.")
+    if output is not None and not output.absolute().parent.is_dir():
+        refuse(f"The folder of the results file {output} does not exist. Create it, or name another file.")
     if legend and save_heatmap is None:
         refuse("--legend needs --save-heatmap, the folder to which heatmaps are written.")
     known = list(product_folders(settings.models))
@@ -52,6 +55,7 @@ def inspect(
         refuse(UnknownProduct(product, known, settings.models).detail)
     try:
         files = find_images(paths)
+        passed_over = sum(count_other_files(path) for path in paths if path.is_dir())
     except FileNotFoundError as error:
         refuse(f"{error.args[0]} does not exist.")
     except OSError as error:
@@ -85,6 +89,12 @@ def inspect(
         write_results(results, output)
     counts = Counter(map(_status, results))
     ERR.print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "No images found.")
+    if passed_over:
+        ERR.print(
+            f"{passed_over} other files in the folders were passed over: their names do not end in "
+            f"{', '.join(IMAGE_SUFFIXES)}.",
+            soft_wrap=True,
+        )
     if set(counts) != {"pass"}:
         raise typer.Exit(FAILURE)
 

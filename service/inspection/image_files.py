@@ -21,7 +21,19 @@ def find_image_files(folder: Path) -> list[Path]:
     Raises:
         OSError: A folder cannot be read.
     """
-    return sorted(_walk(folder, {_identity(folder)}))
+    return sorted(path for path in _files(folder, {_identity(folder)}) if _is_image(path))
+
+
+def count_other_files(folder: Path) -> int:
+    """Count the files below a folder that `find_image_files` passes over although they are not hidden.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    return sum(1 for path in _files(folder, {_identity(folder)}) if not _is_image(path))
 
 
 def path_text(path: PurePath | str) -> str:
@@ -29,7 +41,11 @@ def path_text(path: PurePath | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or path.is_symlink())
+
+
+def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     # Real folders come first, so a folder that is linked as well is listed under its own path.
     for path in sorted(folder.iterdir(), key=lambda entry: (entry.is_symlink(), entry)):
         if path.name.startswith("."):
@@ -37,8 +53,8 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         if path.is_dir():
             if (identity := _identity(path)) not in seen:
                 seen.add(identity)
-                yield from _walk(path, seen)
-        elif path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or path.is_symlink()):
+                yield from _files(path, seen)
+        else:
             yield path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import PurePosixPath
 from tempfile import TemporaryFile
@@ -21,6 +22,7 @@ from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.api.http.problems import BodyLimitExceeded
 from service.errors import BadArchive, BodyTooLarge, InvalidRequest, PlumblineError, TooManyImages
+from service.serving.archive_space import ArchiveSpace
 from service.serving.batch import Frame
 from service.serving.image import Image, StatedBuffer
 from service.serving.memory_budget import MemoryBudget, Reservation
@@ -44,6 +46,7 @@ class ImageSource:
         request: The request; `BodyLimitMiddleware` bounds its body.
         settings: The other limits.
         memory: Budget of the images that are in memory.
+        space: Disk space for a zip archive.
         part: Metadata of all images.
         buffer: What the client states about all camera buffers; nothing for encoded images.
     """
@@ -53,6 +56,7 @@ class ImageSource:
         request: Request,
         settings: Settings,
         memory: MemoryBudget,
+        space: ArchiveSpace,
         part: PartRecord,
         buffer: StatedBuffer | None = None,
     ) -> None:
@@ -60,6 +64,7 @@ class ImageSource:
         self._settings = settings
         self._client = client_of(request.scope)
         self._memory = memory
+        self._space = space
         self._receiving = memory.reserve(self._client, 0)
         self._empty = Image(b"", part, buffer or StatedBuffer())
         self._remaining_s = settings.body_timeout_s
@@ -108,9 +113,17 @@ class ImageSource:
         Raises:
             BadArchive: The body is not a zip archive, or it is damaged.
             TooManyImages, BodyTooLarge, RequestTimeout, MemoryBudgetExceeded: A limit is exceeded.
-            StoreUnavailable: The archive cannot be written to the data folder.
+            StoreUnavailable: The archive cannot be written to the data folder, or the disk has too little space.
         """
         limit = self._settings.max_call_images
+        length = self._request.headers.get("content-length", "")
+        size = int(length) if length.isdecimal() else self._settings.max_call_bytes
+        with self._space.reserve(size):
+            async with aclosing(self._unzipped(limit)) as frames:
+                async for frame in frames:
+                    yield frame
+
+    async def _unzipped(self, limit: int) -> AsyncGenerator[Frame]:
         try:
             # On disk and unnamed: the archive may be larger than the available memory.
             archive: IO[bytes] = await run_in_threadpool(TemporaryFile, dir=self._settings.data)

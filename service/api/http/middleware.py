@@ -81,11 +81,11 @@ class RequestContext:
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self._metrics.count_request(method, route, status, seconds)
         problem = scope.get(PROBLEM)
+        # A 503 of /health/ready is a report, not a refusal: it has no problem.
         if problem is not None:
             self._metrics.problems.labels(problem).inc()
-        if status >= 400:
             self._refusals.record(
-                problem or "none",
+                problem,
                 scope[REQUEST_ID],
                 status=status,
                 method=method,

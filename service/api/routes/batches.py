@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import BodyMemoryDep, ClientDep, InspectionsDep, SettingsDep
+from service.api.deps import ArchiveSpaceDep, BodyMemoryDep, ClientDep, InspectionsDep, SettingsDep
 from service.api.http.body_limit import IMAGES, limit_body
 from service.api.http.forms import MULTIPART
 from service.api.http.image_source import ImageSource
@@ -58,6 +58,7 @@ async def inspect_batch(
     settings: SettingsDep,
     client: ClientDep,
     memory: BodyMemoryDep,
+    space: ArchiveSpaceDep,
 ) -> Response:
     """Inspect several images and return one item per image, in their order.
 
@@ -68,7 +69,7 @@ async def inspect_batch(
     """
     stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
     inspections.require_usable(product, stated)
-    frames = ImageSource(request, settings, memory, part_record(request, part), stated).images()
+    frames = ImageSource(request, settings, memory, space, part_record(request, part), stated).images()
     items: list[BatchItem] = []
     name = request_id(request.scope)
     try:

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import BodyMemoryDep, ProposalsDep, SettingsDep
+from service.api.deps import ArchiveSpaceDep, BodyMemoryDep, ProposalsDep, SettingsDep
 from service.api.http.bodies import receive_json, require_media_type, validate_as
 from service.api.http.body_limit import IMAGES, limit_body
 from service.api.http.errors import RequestTimeout
@@ -87,7 +87,12 @@ _ERRORS: tuple[Any, ...] = (UnknownProduct, InvalidRequest, StoreUnavailable)
 )  # fmt: skip
 @limit_body(IMAGES)
 async def propose(
-    request: Request, product: ProductPath, proposals: ProposalsDep, settings: SettingsDep, memory: BodyMemoryDep
+    request: Request,
+    product: ProductPath,
+    proposals: ProposalsDep,
+    settings: SettingsDep,
+    memory: BodyMemoryDep,
+    space: ArchiveSpaceDep,
 ) -> Response:
     """Derive thresholds from good images, with the guarantee they give and the decisions they would have changed.
 
@@ -106,7 +111,7 @@ async def propose(
         proposal = await proposals.propose(active, ProposalTask(_options(body), body.replay, selection))
     else:
         query = validate_as(UploadParameters, dict(request.query_params), "query")
-        async with aclosing(ImageSource(request, settings, memory, PartRecord()).images()) as frames:
+        async with aclosing(ImageSource(request, settings, memory, space, PartRecord()).images()) as frames:
             proposal = await proposals.propose_from(active, ProposalTask(_options(query), query.replay), frames)
     headers = {"Location": f"/v1/products/{product}/proposals/{proposal.id}"}
     return Response(proposal.model_dump_json(), 201, headers, _JSON)

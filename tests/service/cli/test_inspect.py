@@ -49,6 +49,20 @@ def test_folder_is_inspected_with_table_and_heatmaps(images: Path, tiny_models: 
     assert not (tmp_path / "data").exists(), "reading the recipe must not create a database"
 
 
+def test_other_files_in_a_folder_are_counted(images: Path, tiny_models: Path, tmp_path: Path) -> None:
+    result = inspect(tiny_models, tmp_path / "data", images)
+    assert "1 other files in the folders were passed over" in result.stderr
+
+
+def test_results_file_in_a_missing_folder_is_refused_before_anything_is_inspected(
+    images: Path, tiny_models: Path, tmp_path: Path
+) -> None:
+    result = inspect(tiny_models, tmp_path / "data", images, "--output", tmp_path / "nope" / "r.csv")
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr
+    assert result.stdout == ""
+
+
 def test_legend_is_drawn_below_the_heatmap(images: Path, tiny_models: Path, tmp_path: Path) -> None:
     heatmaps = tmp_path / "heatmaps"
 

@@ -14,6 +14,7 @@ from service.api.http.clients import client_of, client_of_address
 from service.api.http.image_source import ImageSource
 from service.errors import MemoryBudgetExceeded
 from service.serving import memory_budget
+from service.serving.archive_space import ArchiveSpace
 from service.serving.memory_budget import MemoryBudget, Reservation
 from service.serving.records import PartRecord
 from service.settings import Settings
@@ -104,8 +105,9 @@ def test_archive_that_is_not_read_to_its_end_gives_its_memory_back(
         budget = MemoryBudget(10_000)
         scope = {"type": "http", "client": ("10.0.0.1", 5), "headers": [(b"content-type", b"application/zip")]}
         settings = Settings(models=tmp_path / "models", data=tmp_path)
+        space = ArchiveSpace(settings.data, 0)
         with pytest.raises(RuntimeError):
-            await anext(ImageSource(Request(scope, receive), settings, budget, PartRecord()).images())
+            await anext(ImageSource(Request(scope, receive), settings, budget, space, PartRecord()).images())
         return budget.used
 
     monkeypatch.setattr(ImageSource, "_unpack", fail)
