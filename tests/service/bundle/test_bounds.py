@@ -282,7 +282,7 @@ def test_graph_that_grows_when_it_is_parsed_is_refused_before(model: bytes) -> N
     before, since = peak_bytes(), time.perf_counter()
     with pytest.raises(StructureTooLarge):
         check_structure(model, MAX_STRUCTURE_BYTES)
-    assert time.perf_counter() - since < 10
+    assert time.perf_counter() - since < 60  # half a second on an idle machine
     assert peak_bytes() - before < 16 * 2**20
 
 

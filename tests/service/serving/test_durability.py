@@ -26,7 +26,9 @@ BLACK = encode(part(brightness=0))
 
 
 def artefacts(service: RunningService) -> list[str]:
-    return sorted(path.suffix for path in service.store.files.root.rglob("*") if path.is_file())
+    """Return the suffixes of all stored and half-written files, without those of the probe of the disk."""
+    files = [path for path in service.store.files.root.rglob("*") if path.is_file()]
+    return sorted(path.suffix for path in files if not path.name.startswith(".write-probe."))
 
 
 def wait_ready(service: RunningService, status_code: int, timeout_s: float = 10) -> dict[str, Any]:
