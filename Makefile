@@ -115,7 +115,7 @@ audit: $(RELEASE)/stamp ## look up known vulnerabilities of what the images inst
 # --- is it right? -------------------------------------------------------------------------------------------
 
 test: lint typecheck docs ## everything that CI checks: style, types, import rules, documentation, tests with coverage
-	$(BIN)/pytest --cov --cov-report=term:skip-covered --durations=15 $(TESTS)
+	$(BIN)/pytest --cov --cov-report=term:skip-covered $(if $(TESTS),,--cov-fail-under=95.5) --durations=15 $(TESTS)
 
 test-fast: $(VENV)/stamp-full ## the tests that take seconds, for the inner loop: no processes, no training, no coverage
 	$(BIN)/pytest -m 'not slow and not real_data' $(TESTS)
