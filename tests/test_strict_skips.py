@@ -31,6 +31,7 @@ def test_is_expected_to_fail(): assert False
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strict", "closing_line", "named"),
     [
@@ -52,6 +53,7 @@ def test_skips_become_failures_that_still_name_the_remedy(
     assert all(reason in done.stdout for reason in named), done.stdout
 
 
+@pytest.mark.slow
 def test_a_file_that_skips_itself_is_a_failure_too(tmp_path: Path) -> None:
     suite = 'import pytest\npytest.importorskip("no_such_module")\n'
     done = run_suite(suite, "1", tmp_path)

@@ -15,6 +15,7 @@ from plumbline_client import AsyncClient, Client, ServiceProblem
 from tests.running_service import BAD, GOOD, RunningService, Serve
 
 
+@pytest.mark.slow
 def test_client_gets_typed_results(serve: Serve) -> None:
     with serve() as service, Client(f"http://127.0.0.1:{service.port}") as plumbline:
         taken = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,6 +38,7 @@ def test_client_gets_typed_results(serve: Serve) -> None:
         assert len(list(plumbline.inspections(part_id="pages", page_size=2))) == 3
 
 
+@pytest.mark.slow
 def test_async_client_gets_typed_results(serve: Serve) -> None:
     async def talk(port: int) -> None:
         async with AsyncClient(f"http://127.0.0.1:{port}") as plumbline:
@@ -70,6 +72,7 @@ def test_problem_becomes_an_exception_that_carries_it(service: RunningService) -
     assert "widget" in caught.value.detail
 
 
+@pytest.mark.slow
 def test_client_tries_again_when_the_queue_was_full(serve: Serve) -> None:
     with serve(queue_limit=1, max_batch=1) as service:
         place = service.admission.enter()

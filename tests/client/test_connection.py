@@ -255,6 +255,7 @@ def test_names_are_quoted_in_paths(is_async: bool) -> None:
     assert sent(is_async, URL, "product", "a/b?c d")["url"] == f"{URL}/v1/products/a%2Fb%3Fc%20d"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"<html>Sign in</html>", b"[]", b'{"items": [{"product": 1}]}', b""])
 def test_response_of_another_server_is_unexpected(is_async: bool, content: bytes) -> None:
     handler: Handler = lambda _: httpx.Response(200, content=content)  # noqa: E731

@@ -210,6 +210,7 @@ def compose_config(profile: str, **variables: str) -> subprocess.CompletedProces
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["cpu", "cuda"])
 def test_compose_accepts_the_file(profile: str) -> None:
     done = compose_config(profile, GRAFANA_PASSWORD="chosen")
@@ -218,6 +219,7 @@ def test_compose_accepts_the_file(profile: str) -> None:
     assert f"plumbline:{profile}" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variables", [{}, {"GRAFANA_PASSWORD": ""}])
 def test_compose_does_not_start_without_a_password_for_grafana(variables: dict[str, str]) -> None:
     done = compose_config("cpu", **variables)
@@ -226,6 +228,7 @@ def test_compose_does_not_start_without_a_password_for_grafana(variables: dict[s
     assert "GRAFANA_PASSWORD" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "source"), [({}, "models"), ({"MODELS_VOLUME": "./models"}, str(ROOT / "models"))]
 )

@@ -99,6 +99,7 @@ def test_every_alert_is_tested_in_both_directions() -> None:
     assert [name for name, seen in outcomes.items() if seen != {True, False}] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [["check", "config", "prometheus.yml"], ["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]],

@@ -36,6 +36,7 @@ def test_calibration_certifies_one_percent_false_rejects(shipped: Path) -> None:
     assert recipe.target_false_reject_rate == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 def test_good_samples_pass_and_defective_ones_do_not(shipped: Path) -> None:
     inspector = Inspector.load(shipped)
     try:

@@ -29,6 +29,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_problem_type_is_an_anchor_of_the_page_problems(site: Path) -> None:
     page = (site / "problems" / "index.html").read_text(encoding="utf-8")
 

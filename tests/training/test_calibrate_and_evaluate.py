@@ -56,6 +56,7 @@ def evaluation(inspector: Inspector, data: Path) -> Evaluation:
     return evaluate(inspector, scan_test(data), data=data)
 
 
+@pytest.mark.slow
 def test_card_holds_the_scores_of_the_held_out_images(bundle: Bundle, data: Path) -> None:
     """Compare with PyTorch: decode and prepare, run the network, apply the score rule."""
     images = load_prepared(scan(data).held_out, bundle.manifest.input)

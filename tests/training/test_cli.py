@@ -193,6 +193,7 @@ def bundle(plates: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return build_bundle(plates, tmp_path_factory.mktemp("models"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_product", [False, True], ids=["version-folder", "product-folder"])
 def test_evaluate_writes_table_json_and_report(bundle: Bundle, plates: Path, tmp_path: Path, by_product: bool) -> None:
     path = bundle.path.parent if by_product else bundle.path

@@ -58,6 +58,7 @@ def test_networks_compute_in_the_chosen_precision() -> None:
         assert (x @ x).dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS))
 @pytest.mark.parametrize("step", [0, 9], ids=["first-stage", "last-stage"])
 def test_training_step_keeps_every_tensor_on_the_device(name: str, step: int) -> None:
@@ -127,6 +128,7 @@ def test_checkpoint_is_read_into_main_memory(tmp_path: Path, monkeypatch: pytest
     assert {name: value.data_ptr() for name, value in run.ema.shadow.items()} == shadow
 
 
+@pytest.mark.slow
 def test_trained_method_is_on_the_cpu(tmp_path: Path) -> None:
     method = fit(parts(8), parts(4), TINY, tmp_path, method=untrained(TINY, [random_teacher("efficientnet_lite0")]))
     assert {tensor.device for tensor in (*method.parameters(), *method.buffers())} == {CPU}

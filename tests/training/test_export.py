@@ -60,6 +60,7 @@ def draft(exported: Exported) -> ManifestDraft:
     )
 
 
+@pytest.mark.slow
 def test_graph_has_the_contract_of_a_bundle(exported: Exported) -> None:
     graph = onnx.load_model_from_string(exported.model)
     shapes = {
@@ -109,6 +110,7 @@ def test_graph_has_no_source_path_of_the_training_machine(exported: Exported) ->
     assert b"stack_trace" not in exported.model
 
 
+@pytest.mark.slow
 def test_graph_of_a_method_without_gain_has_one_output() -> None:
     exported = export(SmallMethod(gain=False), probes())
 
@@ -116,6 +118,7 @@ def test_graph_of_a_method_without_gain_has_one_output() -> None:
     assert all(sample.score_gain is None for sample in exported.golden)
 
 
+@pytest.mark.slow
 def test_choice_that_tracing_made_constant_is_refused() -> None:
     """Only the branch-flipping probes detect it; on good images the graph agrees."""
     method = SmallMethod(frozen_choice=True)
@@ -135,6 +138,7 @@ class _PythonBranch(nn.Module):
         return (x if float(x.mean()) > 100 else -x), None
 
 
+@pytest.mark.slow
 def test_python_branch_on_values_is_refused() -> None:
     with pytest.raises(ExportFailed, match="cannot be exported"):
         export(_PythonBranch(), probes())
@@ -147,6 +151,7 @@ def test_metadata_holds_the_essentials_of_the_manifest(exported: Exported) -> No
     assert {prop.key: prop.value for prop in graph.metadata_props} == graph_metadata(manifest)
 
 
+@pytest.mark.slow
 def test_export_is_deterministic(exported: Exported) -> None:
     again = export(SmallMethod(), probes())
 

@@ -61,6 +61,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Method:
     return run(TINY, tmp_path_factory.mktemp("unbroken"))
 
 
+@pytest.mark.slow
 def test_loss_falls_on_eight_images(tmp_path: Path) -> None:
     losses: list[float] = []
     config = dataclasses.replace(TINY, iterations=30, pseudo_share=0.0, lr=5e-3)
@@ -68,6 +69,7 @@ def test_loss_falls_on_eight_images(tmp_path: Path) -> None:
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:3])
 
 
+@pytest.mark.slow
 def test_trained_method_is_in_evaluation_mode_with_measured_constants(unbroken: Method) -> None:
     assert not any(module.training for module in unbroken.modules())
     image = torch.from_numpy(parts(2))
@@ -79,15 +81,18 @@ def test_trained_method_is_in_evaluation_mode_with_measured_constants(unbroken: 
     assert not torch.equal(unbroken.get_buffer("fusion.spread"), torch.ones(3))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights(unbroken: Method, tmp_path: Path) -> None:
     assert_same_weights(run(TINY, tmp_path), unbroken)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(unbroken: Method, tmp_path: Path) -> None:
     other = run(dataclasses.replace(TINY, seed=12), tmp_path)
     assert not torch.equal(*(next(p for p in m.parameters() if p.requires_grad) for m in (other, unbroken)))
 
 
+@pytest.mark.slow
 def test_interrupted_run_saves_first_and_resumes_to_the_unbroken_result(unbroken: Method, tmp_path: Path) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.step == 3:
@@ -101,6 +106,7 @@ def test_interrupted_run_saves_first_and_resumes_to_the_unbroken_result(unbroken
     assert_same_weights(resumed, unbroken)
 
 
+@pytest.mark.slow
 def test_requested_stop_saves_between_steps_and_resumes_to_the_unbroken_result(
     unbroken: Method, tmp_path: Path
 ) -> None:
@@ -154,6 +160,7 @@ def test_save_that_fails_half_way_keeps_the_checkpoint_before(
     assert_same_weights(run(config, tmp_path, resume=True), unbroken)
 
 
+@pytest.mark.slow
 def test_resume_without_a_checkpoint_starts_afresh(unbroken: Method, tmp_path: Path) -> None:
     assert_same_weights(run(TINY, tmp_path / "new", resume=True), unbroken)
 
@@ -164,12 +171,14 @@ def test_without_resume_an_old_checkpoint_is_ignored(unbroken: Method, tmp_path:
     assert_same_weights(run(TINY, tmp_path), unbroken)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_other_settings_is_refused_and_the_setting_is_named(tmp_path: Path) -> None:
     run(TINY, tmp_path)
     with pytest.raises(CheckpointMismatch, match=r"lr was 0\.002 and is now 0\.001"):
         run(dataclasses.replace(TINY, lr=1e-3), tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_other_images_is_refused(tmp_path: Path) -> None:
     run(TINY, tmp_path)
     method = untrained(TINY, [random_teacher("efficientnet_lite0")])
@@ -202,6 +211,7 @@ def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -
         dataclasses.replace(TINY, **change)
 
 
+@pytest.mark.slow
 def test_progress_counts_and_estimates(tmp_path: Path) -> None:
     seen: list[Progress] = []
     run(TINY, tmp_path, on_progress=seen.append)
@@ -211,6 +221,7 @@ def test_progress_counts_and_estimates(tmp_path: Path) -> None:
     assert {"loss", "distil", "restore"} <= seen[0].losses.keys()
 
 
+@pytest.mark.slow
 def test_speed_is_that_of_the_last_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second per step for ten steps, then a quarter of a second: after 20 of those the first ten do not count."""
     clock = [0.0]
@@ -233,6 +244,7 @@ def test_speed_is_that_of_the_last_steps(tmp_path: Path, monkeypatch: pytest.Mon
     assert seen[29].eta_s == pytest.approx(10 * 0.25)
 
 
+@pytest.mark.slow
 def test_checkpoint_holds_no_code(tmp_path: Path) -> None:
     run(TINY, tmp_path)
     assert torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)["step"] == 6

@@ -90,6 +90,7 @@ def test_image_metrics_agree_with_scikit_learn(seed: int, levels: int | None) ->
     assert metrics.f1_max(scores, defective) == pytest.approx(best, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [None, 5], ids=["continuous", "ties"])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("fpr_limit", [0.05, 0.3, 1.0])

@@ -27,6 +27,7 @@ def inspector(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     inspector.close()
 
 
+@pytest.mark.slow
 def test_figures_come_from_the_exported_graph_on_held_out_images(inspector: Inspector, data: Path) -> None:
     held_out, seen = scan(data).held_out, list[int]()
 

@@ -112,6 +112,7 @@ def test_structured_locations_are_mostly_on_the_part() -> None:
     assert 0.9 < on_part < 1
 
 
+@pytest.mark.slow
 def test_structured_locations_cover_a_texture_and_a_plain_image() -> None:
     for image in (scaled(make_image(96, 128)), np.full((96, 128, 3), 0.5, np.float32)):
         rng = np.random.default_rng(2)

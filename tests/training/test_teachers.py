@@ -26,6 +26,7 @@ def teacher(request: pytest.FixtureRequest) -> Teacher:
     return random_teacher(request.param)
 
 
+@pytest.mark.slow
 def test_pyramid_has_the_documented_shapes(teacher: Teacher) -> None:
     assert teacher.channels == CHANNELS[teacher.name]
     levels = teacher(torch.rand(2, 3, 64, 64))
@@ -79,6 +80,7 @@ def test_folded_network_equals_torchvision_with_its_batch_norms(tmp_path: Path) 
     torch.testing.assert_close(teacher(pixels)[2], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_layer4_is_removed() -> None:
     parameters = sum(p.numel() for p in random_teacher("wide_resnet50_2").parameters())
     assert parameters < 25e6  # 66.8 M with layer4 and the classifier

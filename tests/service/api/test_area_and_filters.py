@@ -39,6 +39,7 @@ def drawn(service: RunningService, verdict: dict[str, Any]) -> npt.NDArray[np.ui
     return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("polygons", "decision", "judged_share"),
     [
@@ -82,6 +83,7 @@ def test_region_outside_the_roi_is_not_reported_beside_one_inside(serve: Serve) 
         assert x + width <= 32
 
 
+@pytest.mark.slow
 def test_area_that_is_not_judged_is_dimmed_and_without_colour(serve: Serve) -> None:
     with serve() as service:
         before = service.inspect(BAD).json()
@@ -194,6 +196,7 @@ def test_filter_that_does_not_change_the_decision_reports_dropped_regions(serve:
         assert service.inspect(encode(two)).json()["filtered"] is None
 
 
+@pytest.mark.slow
 def test_stored_inspection_contains_what_judging_it_again_needs(serve: Serve, tiny_bundle: Any) -> None:
     recipes: list[dict[str, Any]] = [
         {"roi": [LEFT], "ignore": [[[0, 0], [64, 0], [64, 33], [0, 33]]]},

@@ -224,6 +224,7 @@ def test_stopping_service_returns_a_problem_for_each_image(serve: Serve) -> None
         assert words(service.client.post(BATCH, **form([("a.png", GOOD)] * 2))) == ["shutting-down"] * 2
 
 
+@pytest.mark.slow
 def test_client_sends_several_images(serve: Serve) -> None:
     with serve() as service, Client(f"http://127.0.0.1:{service.port}", retries=0) as client:
         response = client.inspect_batch("widget", MIXED, station="A")
@@ -236,6 +237,7 @@ def test_client_sends_several_images(serve: Serve) -> None:
         assert client.inspect_batch("widget", [("1", pack_p(BAD12, 12))], buffer=buffer).counts == {"fail": 1}
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tiny_models: Path, tmp_path: Path) -> None:
     # 96 images of 2 MB each, far more than the process may grow by.
     noise = np.random.default_rng(0).integers(0, 256, (800, 900, 3), np.uint8)

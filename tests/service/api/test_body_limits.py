@@ -53,6 +53,7 @@ def test_limit_is_the_smaller_of_setting_and_declaration(tmp_path: Path) -> None
     assert RECIPE.size(Settings(models=tmp_path / "m", data=tmp_path / "d", max_body_bytes=2000)) == 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_chunked", [False, True])
 @pytest.mark.parametrize(
     ("method", "path", "limit", "slug"),

@@ -42,6 +42,7 @@ def test_uploads_beyond_the_limit_are_refused(serve: Serve, tiny_bundle: Bundle)
         assert response.status_code == 200, "the place is free when the client is gone"
 
 
+@pytest.mark.slow
 def test_upload_that_takes_too_long_is_ended(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "_CHECK_S", 0.02)
     with serve(upload_timeout_s=0.3) as service, service.connect() as slow:

@@ -81,6 +81,7 @@ def two(models: Path) -> tuple[Bundle, Bundle]:
     return make_bundle(models), make_bundle(models, 1)
 
 
+@pytest.mark.slow
 def test_uploaded_bundle_is_listed_and_has_no_effect_until_it_is_activated(
     serve: Serve, models: Path, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_uploaded_bundle_is_listed_and_has_no_effect_until_it_is_activated(
         assert serving(service) == old.version, "a restart does not activate it"
 
 
+@pytest.mark.slow
 def test_activated_bundle_serves_with_its_recipe_and_after_a_restart(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
@@ -120,6 +122,7 @@ def test_activated_bundle_serves_with_its_recipe_and_after_a_restart(
         assert serving(service) == old.version, "although another bundle is newer"
 
 
+@pytest.mark.slow
 def test_roll_back_returns_bundle_by_bundle_with_their_recipes(serve: Serve, models: Path) -> None:
     bundles = [make_bundle(models, day) for day in range(3)]
     with serve(models=models) as service:
@@ -141,6 +144,7 @@ def test_roll_back_returns_bundle_by_bundle_with_their_recipes(serve: Serve, mod
         assert [choice.author for choice in history] == ["Ada"] * 4 + ["plumbline"]
 
 
+@pytest.mark.slow
 def test_bundle_that_fails_its_self_test_does_not_replace_the_active_one(serve: Serve, models: Path) -> None:
     good, wrong = make_bundle(models, 1), make_bundle(models, offset=0.5)
     with serve(models=models) as service:
@@ -193,6 +197,7 @@ def test_upload_repairs_a_damaged_bundle(serve: Serve, models: Path, tmp_path: P
         assert activate(service, damaged).status_code == 200
 
 
+@pytest.mark.slow
 def test_first_bundle_creates_a_product(serve: Serve, tmp_path: Path) -> None:
     nut = write_tiny_bundle(tmp_path / "elsewhere", "nut")
     with serve(models=tmp_path / "models") as service:
@@ -303,6 +308,7 @@ def test_repository_that_cannot_be_written_still_serves_and_activates(
         assert activate(service, two[0]).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "status", "slug"),
     [

@@ -101,6 +101,7 @@ def test_colour_of_a_bayer_camera_arrives(service: RunningService) -> None:
     assert shown[10, 10].tolist() == [10, 90, 200]  # OpenCV reads BGR
 
 
+@pytest.mark.slow
 def test_recipe_declares_bit_depth_and_levels(serve: Serve) -> None:
     # A 12-bit camera that writes 16-bit TIFF. Without the setting its images are almost black.
     with serve() as service:
@@ -140,6 +141,7 @@ def test_client_sends_buffers(serve: Serve) -> None:
             client.inspect("widget", b"short", buffer=buffer)
 
 
+@pytest.mark.slow
 def test_buffer_survives_a_restart_of_the_process(tiny_models: Path, tmp_path: Path) -> None:
     with service_process(tiny_models, tmp_path / "data", {"provider": "cpu"}) as process:
         process.wait_until(200)

@@ -76,6 +76,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_client_that_does_not_read_is_disconnected_and_uses_little_memory(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ def test_slow_bodies_take_no_place_of_other_clients(serve: Serve) -> None:
         assert [service.inspect().status_code for _ in range(5)] == [201] * 5
 
 
+@pytest.mark.slow
 def test_body_below_the_lowest_rate_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_limit, "_RATE_GRACE_S", 0.2)
     for path in (INSPECT, INSPECT + ":batch"):
@@ -126,6 +128,7 @@ def test_body_below_the_lowest_rate_is_refused(serve: Serve, monkeypatch: pytest
             assert_raw_problem(read_all(slow), 408, "body-too-slow")
 
 
+@pytest.mark.slow
 def test_idle_connections_and_slow_headers_are_closed(serve: Serve) -> None:
     with serve(idle_timeout_s=0.3, header_timeout_s=0.3) as service, ExitStack() as clients:
         silent, used, slow = (clients.enter_context(connect(service)) for _ in range(3))
@@ -142,6 +145,7 @@ def test_idle_connections_and_slow_headers_are_closed(serve: Serve) -> None:
         assert metric(service, 'http_connections_closed_total{reason="headers"}') == 1
 
 
+@pytest.mark.slow
 def test_slow_header_is_refused_with_a_problem(serve: Serve) -> None:
     with serve(header_timeout_s=0.2) as service, connect(service) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
@@ -168,6 +172,7 @@ def test_connection_beyond_the_limit_is_refused_with_a_problem(serve: Serve) -> 
             assert other.get("/health/live").status_code == 200
 
 
+@pytest.mark.slow
 def test_body_beyond_the_memory_budget_is_refused_before_it_is_sent(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +194,7 @@ def test_body_beyond_the_memory_budget_is_refused_before_it_is_sent(
         assert metric(service, 'http_body_bytes{direction="request"}') == 0
 
 
+@pytest.mark.slow
 def test_silent_stream_ends_with_a_problem(serve: Serve) -> None:
     with serve(stream_idle_timeout_s=0.3) as service, open_stream(service) as camera:
         camera.send('{"type": "hello"}')
@@ -221,6 +227,7 @@ def open_stream(service: RunningService, source: str = "127.0.0.1") -> Any:
     return open_websocket(url, compression=None, source_address=(source, 0))
 
 
+@pytest.mark.slow
 def test_frames_have_a_memory_budget(serve: Serve) -> None:
     with serve(max_inflight_body_bytes=2**21, max_body_bytes=2**21, queue_deadline_s=0.2) as service:
         held = service.app.state.body_memory.reserve("other", 2**21 - 1000)
@@ -235,6 +242,7 @@ def test_frames_have_a_memory_budget(serve: Serve) -> None:
         wait_for(lambda: service.app.state.body_memory.used == 0)
 
 
+@pytest.mark.slow
 def test_greedy_client_does_not_displace_another_one(serve: Serve) -> None:
     with serve(queue_limit=8, max_batch=1) as service:
         stop = threading.Event()

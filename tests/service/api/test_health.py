@@ -42,6 +42,7 @@ def test_service_with_its_products_loaded_is_ready(service: RunningService) -> N
     assert value(service, "inspection_ready") == 1
 
 
+@pytest.mark.slow
 def test_broken_bundle_is_reported_and_does_not_affect_other_products(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models, "bolt")
@@ -109,6 +110,7 @@ def test_previous_bundle_serves_if_the_newest_fails_its_self_test(serve: Serve, 
         assert [(item.version, item.type) for item in body.broken_bundles] == [(newer.version, "parity-failure")]
 
 
+@pytest.mark.slow
 def test_recipe_of_another_bundle_is_derived_again(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models)

@@ -158,6 +158,7 @@ def test_legend_must_be_true_or_false(service: RunningService) -> None:
     assert service.client.get(url, params={"legend": "big"}).status_code == 422
 
 
+@pytest.mark.slow
 def test_colour_map_is_a_setting(serve: Serve) -> None:
     drawn = {}
     for colormap in ("cyan-violet", "turbo"):

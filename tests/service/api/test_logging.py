@@ -69,6 +69,7 @@ def test_invalid_image_is_one_line_at_debug(serve: Serve, tmp_path: Path) -> Non
     assert line["request_id"] == response.headers["x-request-id"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

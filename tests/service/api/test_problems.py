@@ -110,6 +110,7 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path", "options", "status", "slug"), CASES)
 def test_failure_is_a_problem_and_stores_nothing(
     service: RunningService, method: str, path: str, options: dict[str, Any], status: int, slug: str
@@ -252,6 +253,7 @@ def test_database_failure_returns_no_verdict(serve: Serve) -> None:
         assert_problem(service.client.get("/v1/inspections"), 503, "store-unavailable")
 
 
+@pytest.mark.slow
 def test_unknown_or_outdated_proposal_changes_nothing(serve: Serve, tmp_path: Path) -> None:
     models, request_body = tmp_path / "models", {"author": "a", "target_false_reject_rate": 0.1}
     write_tiny_bundle(models)

@@ -98,6 +98,7 @@ def test_recipe_persists_over_a_restart(serve: Serve) -> None:
         assert service.client.get(RECIPE).json() == changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expectation", [{"if-match": '"1"'}, {"if-match": "1"}, None])
 def test_change_against_the_current_revision_is_accepted_once(serve: Serve, expectation: dict[str, str] | None) -> None:
     change: dict[str, Any] = {"target_false_reject_rate": 0.1}
@@ -131,6 +132,7 @@ def test_invalid_change_changes_nothing(service: RunningService, change: dict[st
     assert service.client.get(REVISIONS).json() == before
 
 
+@pytest.mark.slow
 def test_inspections_during_changes_name_a_recipe_that_fits_their_thresholds(serve: Serve) -> None:
     with serve() as service:
         for rate in (0.1, 0.2, 0.4):
@@ -209,6 +211,7 @@ def test_recipe_file_states_the_bound_and_can_be_imported_again(serve: Serve) ->
         assert f"# Good parts that fail: {STATEMENT}" in toml
 
 
+@pytest.mark.slow
 def test_product_shows_what_its_calibration_does_not_cover(serve: Serve, tmp_path: Path) -> None:
     shift = {"groups": 4, "images": 40, "known_rate": 0.05, "new_rate": 0.2, "worst_rate": 0.5, "worst_group": "lot-4"}
     sanity = {"images": 10, "synthetic": 60, "image_auroc": 0.55, "pixel_auroc": 0.5}

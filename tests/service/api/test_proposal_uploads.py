@@ -30,6 +30,7 @@ from tests.proposals import (
 from tests.running_service import BAD, GOOD, RunningService, Serve, encode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [False, True], ids=["zip", "form"])
 def test_images_of_other_days_are_measured_and_move_the_threshold(serve: Serve, form: bool) -> None:
     with serve() as service:
@@ -65,6 +66,7 @@ def test_images_of_one_folder_are_a_same_day_calibration_and_copies_count_once(s
         assert any(note.startswith("Same-day calibration") for note in proposal["notes"])
 
 
+@pytest.mark.slow
 def test_images_rejected_by_the_quality_check_are_left_out(serve: Serve) -> None:
     with serve() as service:
         limits = {"quality": {"max_brightness": 200}, "reason": "an open lid"}
@@ -76,6 +78,7 @@ def test_images_rejected_by_the_quality_check_are_left_out(serve: Serve) -> None
         assert any("left out" in note for note in proposal["notes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -106,6 +109,7 @@ def test_options_of_an_upload_are_validated_in_the_query(service: RunningService
     assert response.json()["errors"][0]["loc"][0] == "query"
 
 
+@pytest.mark.slow
 def test_upload_has_the_limits_of_a_batch(serve: Serve) -> None:
     with serve(max_call_images=5) as service:
         for form in (False, True):
@@ -121,6 +125,7 @@ def test_other_media_types_are_refused(service: RunningService) -> None:
     assert (response.status_code, response.json()["type"].rpartition("#")[2]) == (415, "unsupported-media-type")
 
 
+@pytest.mark.slow
 def test_client_proposes_and_applies(serve: Serve) -> None:
     with serve() as service, Client(f"http://127.0.0.1:{service.port}") as plumbline:
         ids = [row["id"] for row in inspect_days(service, 5)]
@@ -146,6 +151,7 @@ def known_images_models(tmp_path: Path, files: Mapping[str, bytes]) -> Path:
     return tmp_path / "models"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [False, True], ids=["zip", "form"])
 def test_images_that_the_bundle_was_made_from_are_refused_and_named(serve: Serve, tmp_path: Path, form: bool) -> None:
     trained, new = two_days(16), {f"good/new-{seed}.png": good_part(seed) for seed in range(100, 110)}
@@ -163,6 +169,7 @@ def test_images_that_the_bundle_was_made_from_are_refused_and_named(serve: Serve
         assert send(service, new, form=form).status_code == 201
 
 
+@pytest.mark.slow
 def test_known_images_are_refused_whatever_they_are_called_and_however_often_they_are_sent(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -174,6 +181,7 @@ def test_known_images_are_refused_whatever_they_are_called_and_however_often_the
         assert "good/b.png (training)" in send(service, twice).json()["detail"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_time", [False, True], ids=["ids", "period"])
 def test_stored_inspections_of_known_images_are_refused_and_named(serve: Serve, tmp_path: Path, by_time: bool) -> None:
     trained = {str(seed): good_part(seed) for seed in range(4)}
@@ -190,6 +198,7 @@ def test_stored_inspections_of_known_images_are_refused_and_named(serve: Serve, 
         assert propose(service).status_code == 201, "the calibration card itself is no selection of images"
 
 
+@pytest.mark.slow
 def test_bundle_without_a_list_of_its_images_is_noted(serve: Serve) -> None:
     with serve() as service:
         proposal = send(service, two_days(6)).json()

@@ -56,6 +56,7 @@ def test_proposing_changes_nothing_until_it_is_applied(serve: Serve) -> None:
         assert recipe["proposal_id"] == proposal["id"]
 
 
+@pytest.mark.slow
 def test_stored_inspections_of_other_days_move_the_threshold_and_the_p_value(serve: Serve) -> None:
     with serve() as service:
         rows = inspect_days(service, 12)
@@ -110,6 +111,7 @@ def test_period_selects_inspections_with_any_decision(serve: Serve) -> None:
         assert proposal["thresholds"]["fail"] == inside[1]["score"], "the defective image was declared good, too"
 
 
+@pytest.mark.slow
 def test_past_inspections_are_decided_again(serve: Serve) -> None:
     with serve() as service:
         rows = inspect_days(service, 10)
@@ -144,6 +146,7 @@ def test_past_inspections_are_decided_again_under_the_roi_and_the_filters_in_for
         assert again == ["fail", "pass", "pass"], "as decided from now on"
 
 
+@pytest.mark.slow
 def test_images_of_another_bundle_are_measured_with_the_active_one(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models)
@@ -164,6 +167,7 @@ def test_images_of_another_bundle_are_measured_with_the_active_one(serve: Serve,
         assert apply(service, proposal).status_code == 200
 
 
+@pytest.mark.slow
 def test_images_with_other_pixel_settings_are_measured_again(serve: Serve) -> None:
     with serve() as service:
         rows = inspect_days(service, 5)
@@ -176,6 +180,7 @@ def test_images_with_other_pixel_settings_are_measured_again(serve: Serve) -> No
         assert proposal["thresholds"]["fail"] == max(service.inspect(image).json()["score"] for image in images)
 
 
+@pytest.mark.slow
 def test_proposals_are_kept_and_listed(serve: Serve) -> None:
     with serve() as service:
         made = [propose(service, target_false_reject_rate=rate).json() for rate in (0.1, 0.2, 0.3)]
@@ -187,6 +192,7 @@ def test_proposals_are_kept_and_listed(serve: Serve) -> None:
         assert rest == {"items": [made[0]], "next_cursor": None}
 
 
+@pytest.mark.slow
 def test_applied_proposal_persists_over_a_restart(serve: Serve) -> None:
     with serve() as service:
         rows = inspect_days(service, 10)
@@ -223,6 +229,7 @@ def test_invalid_request_is_refused_and_nothing_is_stored(service: RunningServic
     assert service.client.get(PROPOSALS).json()["items"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", [{"certified": True}, {"calibration_images": 10_000}, {"fail_threshold": 9.0}])
 def test_guarantee_of_a_proposal_cannot_be_stated_by_the_client(serve: Serve, claim: dict[str, Any]) -> None:
     with serve() as service:
@@ -231,6 +238,7 @@ def test_guarantee_of_a_proposal_cannot_be_stated_by_the_client(serve: Serve, cl
         assert service.client.put(RECIPE, json=body).status_code == 422
 
 
+@pytest.mark.slow
 def test_proposal_states_its_rate_with_the_bound_for_these_images(serve: Serve) -> None:
     with serve() as service:
         card = propose(service).json()

@@ -65,6 +65,7 @@ def reasons(response: httpx.Response) -> list[str]:
     return [item["reason"] for item in response.json()["invalid_reasons"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
@@ -195,6 +196,7 @@ def test_invalid_images_cannot_be_used_for_a_proposal(service: RunningService) -
     assert_problem(service.client.post(address, json=requested | {"inspections": named}), 409, "not-judged")
 
 
+@pytest.mark.slow
 def test_client_and_command_line_report_invalid(service: RunningService, models: Path, tmp_path: Path) -> None:
     with Client(f"http://127.0.0.1:{service.port}", retries=0) as client:
         verdict = client.inspect("widget", encode(stripes(light=0.4)))
@@ -216,6 +218,7 @@ def test_client_and_command_line_report_invalid(service: RunningService, models:
     assert "empty" in rows["good.png"]["reasons"]
 
 
+@pytest.mark.slow
 def test_process_stores_invalid_images(models: Path, tmp_path: Path) -> None:
     with service_process(models, tmp_path / "data", {"provider": "cpu"}) as process:
         process.wait_until(200)
@@ -227,6 +230,7 @@ def test_process_stores_invalid_images(models: Path, tmp_path: Path) -> None:
         assert httpx.get(process.url + response.json()["links"]["self"]).json() == response.json()
 
 
+@pytest.mark.slow
 def test_image_of_another_shape_than_the_training_images_is_invalid(tmp_path: Path) -> None:
     """A 512 x 512 product is sent as 1024 x 384."""
     square = {"min_width": 512, "max_width": 512, "min_height": 512, "max_height": 512}

@@ -74,6 +74,7 @@ def test_file_contains_the_whole_revision(serve: Serve) -> None:
         assert export(service, f"{REVISIONS}/2") == response.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "thresholds",
     [
@@ -276,6 +277,7 @@ def test_impossible_revert_changes_nothing(
     assert service.client.get(REVISIONS).json() == before
 
 
+@pytest.mark.slow
 def test_revert_to_a_revision_of_another_bundle_derives_thresholds_again(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models)

@@ -56,6 +56,7 @@ def two(models: Path) -> tuple[Bundle, Bundle]:
     return make_bundle(models), make_bundle(models, 1, gain=True)
 
 
+@pytest.mark.slow
 def test_inspection_is_replayed_with_its_own_bundle_and_recipe(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
@@ -104,6 +105,7 @@ def test_score_that_differs_in_the_last_bit_is_a_difference(serve: Serve, models
         assert replay(service, verdict["id"]).outcome == "different"
 
 
+@pytest.mark.slow
 def test_missing_data_is_reported(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     old, new = two
     with serve(models=models) as service:
@@ -141,6 +143,7 @@ def test_camera_buffer_is_replayed_as_it_was_read(serve: Serve, models: Path) ->
         assert replay(service, response.json()["id"]).outcome == "same"
 
 
+@pytest.mark.slow
 def test_tiled_image_is_replayed_within_the_tolerance(serve: Serve, models: Path) -> None:
     write_tiny_bundle(models, input=InputGeometry(height=SIZE, width=SIZE, tiling=Tiling(overlap=16)))
     with serve(models=models) as service:
@@ -150,6 +153,7 @@ def test_tiled_image_is_replayed_within_the_tolerance(serve: Serve, models: Path
         assert 0 < again.tolerance <= 1e-5, "tiles ran in batches of different sizes"
 
 
+@pytest.mark.slow
 def test_period_and_product_select_inspections(serve: Serve, models: Path) -> None:
     make_bundle(models)
     write_tiny_bundle(models, "nut")
@@ -171,6 +175,7 @@ def test_period_and_product_select_inspections(serve: Serve, models: Path) -> No
         assert result.exit_code == (0 if count else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [(), ("01a200cf-24a2-74fb-a0f8-9e8d0de452cf", "--product", "widget"), ("--since", "yesterday")]
 )

@@ -63,6 +63,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_shadow_judges_the_same_images_and_has_no_effect(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
@@ -94,6 +95,7 @@ def test_shadow_judges_the_same_images_and_has_no_effect(
         assert {recipe["bundle_digest"] for recipe in recipes[:1]} == {strict.digest}, "its recipe is never in force"
 
 
+@pytest.mark.slow
 def test_shadow_persists_over_a_restart_until_it_is_stopped(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
@@ -130,6 +132,7 @@ def test_shadow_that_is_activated_is_no_longer_a_shadow(serve: Serve, models: Pa
             assert start(service, bundle).status_code == status
 
 
+@pytest.mark.slow
 def test_shadow_that_cannot_be_loaded_does_not_replace_the_earlier_one(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:
@@ -142,6 +145,7 @@ def test_shadow_that_cannot_be_loaded_does_not_replace_the_earlier_one(
         assert listed(service)[lax.version] == "shadow"
 
 
+@pytest.mark.slow
 def test_failure_of_the_shadow_is_counted_and_has_no_effect(serve: Serve, models: Path) -> None:
     good, fragile = make_bundle(models), make_bundle(models, 1, fails_on_black=True)
     with serve(models=models) as service:

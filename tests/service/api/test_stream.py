@@ -73,6 +73,7 @@ def word(result: dict[str, Any]) -> str:
     return str(result["inspection"]["decision"])
 
 
+@pytest.mark.slow
 def test_results_are_in_order_and_errors_are_independent(process: ServiceProcess) -> None:
     with open_stream(process) as camera:
         say(camera, type="hello", part={"station": "A2", "lot": "L"})
@@ -187,6 +188,7 @@ def test_frames_of_a_camera_that_disconnects_are_stored(process: ServiceProcess)
     assert httpx.post(process.url + INSPECT, content=GOOD, headers={"content-type": "image/png"}).status_code == 201
 
 
+@pytest.mark.slow
 def test_service_stops_reading_while_frames_are_in_flight(serve: Serve) -> None:
     # The queue is full: four frames are in flight, and the camera has to wait.
     frame = encode(np.full((600, 1000, 3), 128, np.uint8), ".bmp")
@@ -219,6 +221,7 @@ def test_service_stops_reading_while_frames_are_in_flight(serve: Serve) -> None:
         assert {word(result) for result in results} == {"pass"}
 
 
+@pytest.mark.slow
 def test_sigterm_completes_frames_in_flight_and_closes_with_going_away(tiny_models: Path, tmp_path: Path) -> None:
     with service_process(tiny_models, tmp_path / "data", CPU | {"shutdown_delay_s": "0"}) as process:
         process.wait_until(200)

@@ -267,6 +267,7 @@ def message(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

@@ -29,6 +29,7 @@ def run_demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_demo_shows_a_decision_for_every_sample_and_leaves_no_process(tiny_models: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -54,6 +55,7 @@ def test_the_demo_shows_a_decision_for_every_sample_and_leaves_no_process(tiny_m
         httpx.get(url, timeout=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("models", "arguments", "message"),
     [

@@ -54,6 +54,7 @@ def test_doctor_creates_nothing_and_reports_missing_folders(tmp_path: Path) -> N
     assert f"{tmp_path / 'dta'} does not exist" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"), [("old", "0005_bundles"), ("new", "newer version"), ("corrupt", "corrupt")]
 )

@@ -121,6 +121,7 @@ def test_thresholds_of_the_service_apply_without_it(serve: Serve, images: Path, 
     assert inspect(tiny_models, data, images).exit_code == 0, "with high thresholds the defective part passes"
 
 
+@pytest.mark.slow
 def test_activated_bundle_is_used_without_the_service(serve: Serve, images: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
     older = write_tiny_bundle(models, scores=[10 + rank for rank in range(99)])

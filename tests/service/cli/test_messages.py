@@ -26,6 +26,7 @@ def assert_own(text: str) -> None:
     assert [word for word in LIBRARY_TEXTS if word in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("since", ["yesterday", "2026-13-01", "2026-01-01T25:00", "", "01/02/2026", "0001-01-01"])
 def test_time_that_is_not_iso_8601_is_explained(since: str, tiny_models: Path, tmp_path: Path, serve: Serve) -> None:
     with serve() as service:

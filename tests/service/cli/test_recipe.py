@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from plumbline_client import Client
 from tests.command_line import run
 from tests.running_service import Serve
 
 
+@pytest.mark.slow
 def test_recipes_of_a_running_service_are_shown_compared_changed_and_reverted(serve: Serve, tmp_path: Path) -> None:
     with serve() as service:
         at = ("--url", f"http://127.0.0.1:{service.port}")

@@ -40,6 +40,7 @@ def test_choice_that_cannot_be_stored_leaves_no_recipe_revision(
     assert deployment.registry.get("bolt").recipe.revision == history[0].revision + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen_before", [True, False])
 @pytest.mark.parametrize("fails", ["insert_recipe", "first choice", "last choice", "commit"])
 def test_failed_activation_stores_nothing(

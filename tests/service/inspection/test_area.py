@@ -95,6 +95,7 @@ def test_judged_part_of_an_image_depends_on_its_size() -> None:
     assert area.has_judged_part(10), "the height is unknown"
 
 
+@pytest.mark.slow
 @given(st.integers(3, 12).flatmap(lambda corners: st.lists(st.floats(20, 50), min_size=corners, max_size=corners)))
 def test_judged_share_is_the_share_of_the_polygon(radii: list[float]) -> None:
     """Stars around the centre never intersect themselves, and their area is known."""

@@ -148,6 +148,7 @@ def test_without_filters_the_score_decides(
     assert verdict.dropped == {}
 
 
+@pytest.mark.slow
 @given(
     st.lists(maps, min_size=9, max_size=30),
     st.sampled_from([0.1, 0.2, 1 / 3, 0.5]),

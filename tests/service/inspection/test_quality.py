@@ -112,6 +112,7 @@ ranges = {
 qualities = st.builds(Quality, **ranges)
 
 
+@pytest.mark.slow
 @given(st.lists(qualities, min_size=1, max_size=20), st.data())
 @settings(max_examples=200)
 def test_images_within_the_calibration_range_are_valid(calibration: list[Quality], data: st.DataObject) -> None:

@@ -193,6 +193,7 @@ def test_image_is_scaled_before_it_is_cut(tmp_path: Path) -> None:
     assert y <= 100 <= 148 <= y + height
 
 
+@pytest.mark.slow
 def test_defect_of_24_pixels_in_twelve_megapixels_is_found_where_stretching_misses_it(tmp_path: Path) -> None:
     noise = np.random.default_rng(3).integers(-6, 7, (3000, 4096, 1))
     image = (part(width=4096, height=3000, spot=(3011, 1703, 24)).astype(int) + noise).clip(0, 255).astype(np.uint8)

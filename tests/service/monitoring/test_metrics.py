@@ -74,6 +74,7 @@ def test_two_applications_in_one_process_do_not_mix() -> None:
     assert b'inspection_shed_total{reason="queue_full"} 0.0' in second.expose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_failures_are_logged_with_their_request_and_without_variables(log_format: str) -> None:
     # In a process of its own: logging is configured once per process.

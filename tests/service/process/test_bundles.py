@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from benchmarks.faults.endless_bundle import copy_slow_bundle, is_ready
 from benchmarks.faults.hostile_bundles import slow_model, tiny_contents, write_unchecked
@@ -21,6 +22,8 @@ from service.bundle.archive import write_archive
 from tests.bundles import write_tiny_bundle
 from tests.running_service import BAD, GOOD
 from tests.serving import ROOT, service_process
+
+pytestmark = pytest.mark.slow
 
 CPU = {"provider": "cpu"}
 WHO = {"author": "Ada", "reason": "trial"}

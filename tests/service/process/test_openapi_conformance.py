@@ -11,6 +11,8 @@ import pytest
 from tests.bundles import write_tiny_bundle
 from tests.serving import service_process
 
+pytestmark = pytest.mark.slow
+
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -22,7 +24,6 @@ CHECKS = (
 )
 
 
-@pytest.mark.slow
 def test_every_response_to_generated_requests_is_documented_and_no_server_error(tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models)

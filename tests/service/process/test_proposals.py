@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 
 from plumbline_client import Client
 from tests.proposals import good_part, two_days, zipped
 from tests.serving import service_process
+
+pytestmark = pytest.mark.slow
 
 
 def test_good_parts_pass_again_after_a_proposal_for_a_new_illumination(tiny_models: Path, tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from plumbline_client import Client
 from tests.running_service import BAD, GOOD
 from tests.serving import service_process
+
+pytestmark = pytest.mark.slow
 
 CPU = {"provider": "cpu"}
 WHO: dict[str, Any] = {"author": "Ada", "reason": "the right half is another part"}

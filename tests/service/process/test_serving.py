@@ -19,6 +19,8 @@ import pytest
 from tests.running_service import BAD, GOOD, INSPECT, encode
 from tests.serving import ServiceProcess, service_process
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = 8
 CPU = {"provider": "cpu"}
 IMAGE = {"content-type": "image/png"}

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 
 from service.bundle.manifest import InputGeometry, Tiling
 from tests.bundles import CELL, SIZE, part, write_tiny_bundle
 from tests.running_service import INSPECT, encode
 from tests.serving import service_process
+
+pytestmark = pytest.mark.slow
 
 GIGABYTE = 10**9
 

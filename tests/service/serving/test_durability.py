@@ -52,6 +52,7 @@ def is_refused(response: httpx.Response) -> bool:
     return response.status_code == 503 and response.json()["type"].endswith("#store-unavailable")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lose",
     [shutil.rmtree, lambda data: (data / "plumbline.db").unlink(), lambda data: data.rename(data.parent / "old")],
@@ -72,12 +73,14 @@ def test_lost_store_refuses_and_is_not_ready(serve: Serve, lose: Callable[[Path]
         assert (time.perf_counter() - started) / 20 < 0.05
 
 
+@pytest.mark.slow
 def test_not_ready_is_reported_without_any_request(serve: Serve) -> None:
     with serve() as service:
         (service.settings.data / "plumbline.db").unlink()
         assert "the database" in wait_ready(service, 503)["reasons"][0].lower()
 
 
+@pytest.mark.slow
 def test_full_disk_is_not_ready(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
     with serve(min_data_free_bytes=2**30) as service:
@@ -87,6 +90,7 @@ def test_full_disk_is_not_ready(serve: Serve, monkeypatch: pytest.MonkeyPatch) -
         wait_ready(service, 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image", [GOOD, BLACK], ids=["judged", "rejected"])
 @pytest.mark.parametrize("operation", ["open", "write", "fsync"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])

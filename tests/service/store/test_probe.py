@@ -89,6 +89,7 @@ def test_probe_reports_a_corrupt_database(store: Store, damage: str) -> None:
     assert probe() != ()
 
 
+@pytest.mark.slow
 def test_structure_check_is_bounded(store: Store) -> None:
     started = time.monotonic()
     with store.engine.begin() as connection:

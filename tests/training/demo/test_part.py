@@ -14,6 +14,7 @@ from training.demo.part import render_part, write_dataset
 SIZE = 256  # a quarter of the pixels, to save time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defect", DEFECTS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_mask_covers_exactly_the_pixels_that_the_defect_changes(defect: Defect, seed: int) -> None:
@@ -27,6 +28,7 @@ def test_mask_covers_exactly_the_pixels_that_the_defect_changes(defect: Defect, 
     assert changed[mask].mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defect", DEFECTS)
 @pytest.mark.parametrize("seed", range(4))
 def test_every_defect_can_be_seen(defect: Defect, seed: int) -> None:
@@ -72,6 +74,7 @@ def test_invalid_arguments_are_refused(defect: Defect | None, size_px: int, mess
         render_part(np.random.default_rng(0), defect, size_px=size_px)
 
 
+@pytest.mark.slow
 def test_folder_has_the_mvtec_layout_and_grows_by_appending(tmp_path: Path) -> None:
     write_dataset(tmp_path / "small", train=2, test=1, seed=5, size_px=128)
     write_dataset(tmp_path / "large", train=3, test=1, seed=5, size_px=128)
@@ -89,6 +92,7 @@ def test_folder_has_the_mvtec_layout_and_grows_by_appending(tmp_path: Path) -> N
     assert set(np.unique(mask)) == {0, 255}
 
 
+@pytest.mark.slow
 def test_module_runs_as_a_program_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv[1:] = sys.argv[1:];"

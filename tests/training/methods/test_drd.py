@@ -29,6 +29,7 @@ def method() -> Method:
     return method
 
 
+@pytest.mark.slow
 def test_only_the_student_is_trained(method: Method) -> None:
     trained = {name.split(".")[0] for name, p in method.named_parameters() if p.requires_grad}
     assert trained == {"student"}

@@ -90,6 +90,7 @@ def damaged(data: bytes, seed: int) -> Iterator[bytes]:
         yield data[:at]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_damage_leads_to_an_image_or_a_refusal(name: str, caplog: pytest.LogCaptureFixture) -> None:
     original = decode(FILES[name], LIMITS)
@@ -106,6 +107,7 @@ def test_damage_leads_to_an_image_or_a_refusal(name: str, caplog: pytest.LogCapt
         assert not different
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_every_truncation_is_refused(name: str) -> None:
     data = FILES[name]

@@ -123,6 +123,7 @@ def test_float_tiff_is_refused_because_its_range_is_unknown() -> None:
         decode(encoded(np.ones((8, 8), np.float32), "TIFF"), LIMITS)
 
 
+@pytest.mark.slow
 def test_pixel_limit_is_enforced_before_decoding() -> None:
     # 20,000 x 20,000 black pixels would take 1.2 GB once decoded.
     bomb = io.BytesIO()

@@ -22,6 +22,7 @@ CASES: list[tuple[Callable[[np.random.Generator], Iterator[Case]], int]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("cases", "at_least"), CASES, ids=[cases.__name__ for cases, _ in CASES])
 def test_no_wrong_pixel_is_accepted(

@@ -222,6 +222,7 @@ def test_range_of_inks_is_obeyed_or_refused() -> None:
         decode(tiff(white, inks | {336: [16, 235]}), LIMITS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", [None, "zlib", "lzw", "packbits"])
 def test_one_row_strips_are_read_quickly(compression: str | None) -> None:
     tall = np.random.default_rng(0).integers(0, 256, (60_000, 1), np.uint8)

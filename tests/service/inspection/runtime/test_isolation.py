@@ -55,6 +55,7 @@ def test_graph_that_needs_too_much_memory_is_refused(tmp_path: Path) -> None:
     assert psutil.Process().memory_info().rss < 4 * 2**30
 
 
+@pytest.mark.slow
 def test_graph_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     bundle = with_model(tmp_path, slow_model("widget"))
     since = time.monotonic()
