@@ -84,6 +84,7 @@ def test_client_tries_again_when_the_queue_was_full(serve: Serve) -> None:
         assert time.monotonic() - started >= 0.2
 
 
+@pytest.mark.slow
 def test_client_gives_up_after_its_retries(serve: Serve) -> None:
     with serve(queue_limit=1, max_batch=1) as service, service.admission.enter():
         with (

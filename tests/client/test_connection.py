@@ -89,6 +89,7 @@ def test_request_is_sent_again_after_the_stated_time(
     assert pauses == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stated", ["3600", "31", "inf"])
 def test_longer_pause_than_the_limit_is_raised_at_once(is_async: bool, pauses: list[float], stated: str) -> None:
     with pytest.raises(ServiceProblem, match="queue-full"):
@@ -172,6 +173,7 @@ def test_unknown_host_is_unreachable(is_async: bool) -> None:
     assert_unreachable(is_async, "http://nowhere.invalid", "", timeout_s=20)
 
 
+@pytest.mark.slow
 def test_slow_service_is_unreachable(is_async: bool) -> None:
     def respond(connection: socket.socket) -> None:
         while connection.recv(4096):

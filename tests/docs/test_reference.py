@@ -66,6 +66,7 @@ def test_metrics_lists_what_alerts_and_dashboard_use() -> None:
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} - recorded - listed == set()
 
 
+@pytest.mark.slow
 def test_http_api_lists_every_operation_and_links_its_problems() -> None:
     document = json.loads((ROOT / "openapi.json").read_text(encoding="utf-8"))
     text = generate.http_api()

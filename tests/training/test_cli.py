@@ -71,6 +71,7 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
     assert "11.png cannot be read" in fit(data, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

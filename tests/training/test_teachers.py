@@ -104,6 +104,7 @@ def test_missing_package_names_both_alternatives(monkeypatch: pytest.MonkeyPatch
         load_teacher("efficientnet_lite1")
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_rejected(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), tmp_path / "other.pth")
     with pytest.raises(TeacherWeightsUnavailable, match="another network's weights"):

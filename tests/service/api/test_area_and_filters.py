@@ -100,6 +100,7 @@ def test_area_that_is_not_judged_is_dimmed_and_without_colour(serve: Serve) -> N
         assert (drawn(service, before)[:, :12] == 128).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("polygons", "message"),
     [

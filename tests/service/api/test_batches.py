@@ -92,6 +92,7 @@ def test_camera_buffers_share_their_layout(service: RunningService) -> None:
     assert words(response) == ["pass", "fail", "buffer-size-mismatch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [form, as_zip])
 def test_too_many_images_are_reported_after_the_results_before_them(serve: Serve, pack: Any) -> None:
     with serve(max_call_images=3) as service:
@@ -105,6 +106,7 @@ def test_too_many_images_are_reported_after_the_results_before_them(serve: Serve
             assert_problem(response, 413, "too-many-images")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [form, as_zip])
 def test_image_that_is_too_large_does_not_affect_the_others(serve: Serve, pack: Any) -> None:
     with serve(max_body_bytes=100_000) as service:
@@ -124,6 +126,7 @@ def test_size_of_the_whole_request_is_limited(serve: Serve) -> None:
         assert service.inspect().status_code == 201
 
 
+@pytest.mark.slow
 def test_zip_bomb_is_refused_by_its_stated_and_by_its_real_size(serve: Serve) -> None:
     bomb = zipped([("zeros.bin", bytes(10_000_000))])
     assert len(bomb) < 20_000

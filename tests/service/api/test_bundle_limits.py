@@ -68,6 +68,7 @@ def change_stored_recipe(service: RunningService) -> None:
         database.execute("UPDATE recipes SET recipe = ?", (json.dumps(json.loads(stored) | {"invented_later": 1}),))
 
 
+@pytest.mark.slow
 def test_stored_recipe_that_cannot_be_read_is_named(serve: Serve) -> None:
     with serve() as service:
         change_stored_recipe(service)

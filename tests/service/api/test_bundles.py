@@ -161,6 +161,7 @@ def test_bundle_that_fails_its_self_test_does_not_replace_the_active_one(serve: 
         assert value(service, "inspection_bundle_changes_total", outcome="refused", **labels) == 1
 
 
+@pytest.mark.slow
 def test_bundle_that_the_runtime_cannot_load_is_refused(serve: Serve, models: Path) -> None:
     good, draft = make_bundle(models, 1), tiny_draft()
     model = tiny_model(draft)
@@ -185,6 +186,7 @@ def test_missing_gpu_that_was_requested_is_reported(serve: Serve, tiny_bundle: B
         assert (response.status_code, response.json()["type"]) == (503, "/problems#provider-unavailable")
 
 
+@pytest.mark.slow
 def test_upload_repairs_a_damaged_bundle(serve: Serve, models: Path, tmp_path: Path) -> None:
     good, damaged = make_bundle(models, 1), make_bundle(models)
     intact = archived(damaged)
@@ -220,6 +222,7 @@ def test_first_bundle_creates_a_product(serve: Serve, tmp_path: Path) -> None:
         assert response.json()["decision"] == "pass"
 
 
+@pytest.mark.slow
 def test_broken_chosen_bundle_is_reported_and_the_previous_one_serves(
     serve: Serve, models: Path, two: tuple[Bundle, Bundle]
 ) -> None:

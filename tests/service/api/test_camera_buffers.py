@@ -131,6 +131,7 @@ def test_recipe_supplies_values_that_the_sender_omits(serve: Serve) -> None:
         assert (response.status_code, response.json()["decision"]) == (201, "fail")
 
 
+@pytest.mark.slow
 def test_client_sends_buffers(serve: Serve) -> None:
     with serve() as service, Client(f"http://127.0.0.1:{service.port}", retries=0) as client:
         buffer = CameraBuffer("Mono12p", SIZE, SIZE)

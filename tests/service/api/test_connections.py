@@ -99,6 +99,7 @@ def test_client_that_does_not_read_is_disconnected_and_uses_little_memory(
         assert service.client.get(stored["links"]["image"]).content == image
 
 
+@pytest.mark.slow
 def test_large_responses_have_a_memory_budget(serve: Serve) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
     with serve(max_inflight_body_bytes=2**20, max_body_bytes=2**20) as service:
@@ -160,6 +161,7 @@ def test_new_connection_replaces_an_idle_one(serve: Serve) -> None:
         assert metric(service, "http_connections") <= 8
 
 
+@pytest.mark.slow
 def test_connection_beyond_the_limit_is_refused_with_a_problem(serve: Serve) -> None:
     with serve(max_connections=8) as service, ExitStack() as clients:
         busy = [clients.enter_context(connect(service)) for _ in range(8)]
@@ -266,6 +268,7 @@ def test_greedy_client_does_not_displace_another_one(serve: Serve) -> None:
         assert statuses == [201] * 10
 
 
+@pytest.mark.slow
 def test_deadline_holds_while_an_image_waits_for_its_turn(serve: Serve) -> None:
     with serve(queue_limit=2, max_batch=1, queue_deadline_s=0.2) as service:
         with service.admission.enter():

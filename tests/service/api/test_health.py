@@ -70,6 +70,7 @@ def test_missing_required_product_makes_the_service_not_ready(serve: Serve) -> N
         assert value(service, "inspection_ready") == 0
 
 
+@pytest.mark.slow
 def test_empty_repository_is_not_ready_and_its_path_is_reported(serve: Serve, tmp_path: Path) -> None:
     missing, empty = tmp_path / "nothing", tmp_path / "empty"
     empty.mkdir()
@@ -99,6 +100,7 @@ def test_newest_bundle_serves(serve: Serve, tmp_path: Path) -> None:
         assert service.inspect().json()["bundle"]["digest"] == newer.digest
 
 
+@pytest.mark.slow
 def test_previous_bundle_serves_if_the_newest_fails_its_self_test(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     older = write_tiny_bundle(models)
@@ -134,6 +136,7 @@ def test_recipe_of_another_bundle_is_derived_again(serve: Serve, tmp_path: Path)
         assert "by hand" in record["reason"]
 
 
+@pytest.mark.slow
 def test_metrics_count_decisions(serve: Serve, tiny_bundle: Bundle) -> None:
     with serve(queue_limit=17) as service:
         service.inspect(GOOD)

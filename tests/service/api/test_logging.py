@@ -56,6 +56,7 @@ def test_every_inspection_is_one_line_at_debug_with_its_request_id(serve: Serve)
     assert second["decision"] == "pass"
 
 
+@pytest.mark.slow
 def test_invalid_image_is_one_line_at_debug(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_tiny_bundle(models, quality=tiny_quality(brightness=(120, 136), dark_share=(0, 0), bright_share=(0, 0)))
@@ -182,6 +183,7 @@ def test_every_change_of_a_recipe_is_one_line_at_info(serve: Serve) -> None:
     assert reverted["request_id"] == response.headers["x-request-id"]
 
 
+@pytest.mark.slow
 def test_every_change_of_a_bundle_is_one_line_at_info(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
     first = write_tiny_bundle(models)

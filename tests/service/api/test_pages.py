@@ -53,6 +53,7 @@ def policy(response: httpx.Response) -> dict[str, list[str]]:
     return {name: sources for name, *sources in directives}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/docs", "/problems"])
 def test_page_refers_only_to_what_the_service_serves(service: RunningService, path: str) -> None:
     response = service.client.get(path)

@@ -91,6 +91,7 @@ def test_history_keeps_every_revision(serve: Serve) -> None:
         assert service.client.get(RECIPE).json() == items[0]
 
 
+@pytest.mark.slow
 def test_recipe_persists_over_a_restart(serve: Serve) -> None:
     with serve() as service:
         changed = put(service, fail_threshold=5.0, review_threshold=4.0).json()
@@ -157,6 +158,7 @@ def test_change_keeps_values_that_it_does_not_contain(serve: Serve) -> None:
         assert fifth == third | {"heatmap": {"low": None, "high": None}}, "null resets a whole section, too"
 
 
+@pytest.mark.slow
 def test_heatmap_is_drawn_on_the_scale_of_the_recipe_in_force(serve: Serve) -> None:
     faint = encode(part(brightness=180))  # each cell is 0.2 above gray
 

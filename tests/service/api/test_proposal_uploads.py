@@ -57,6 +57,7 @@ def test_images_of_other_days_are_measured_and_move_the_threshold(serve: Serve, 
             assert (again["decision"] == "fail") == (again["p_value"] <= 0.1)
 
 
+@pytest.mark.slow
 def test_images_of_one_folder_are_a_same_day_calibration_and_copies_count_once(serve: Serve) -> None:
     with serve() as service:
         files = {f"{number}.png": good_part(number % 4) for number in range(6)}

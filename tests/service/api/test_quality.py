@@ -84,6 +84,7 @@ def test_invalid_image_gets_reasons_instead_of_a_decision(
     assert reasons(service.inspect(encode(image))) == expected
 
 
+@pytest.mark.slow
 def test_invalid_answer_has_everything_but_a_score(service: RunningService) -> None:
     response = service.inspect(encode(stripes(light=0.4)), params={"part_id": "7"})
     body = response.json()
@@ -106,6 +107,7 @@ def test_invalid_answer_has_everything_but_a_score(service: RunningService) -> N
     assert service.client.get(body["links"]["image"]).content == encode(stripes(light=0.4))
 
 
+@pytest.mark.slow
 def test_invalid_image_has_no_map_and_a_heatmap_without_colours(service: RunningService) -> None:
     data = encode(stripes(light=0.4))
     body = service.inspect(data).json()
@@ -148,6 +150,7 @@ def test_recipe_overrides_a_limit_and_switches_a_check_off(service: RunningServi
     assert reasons(service.inspect(dark)) == []
 
 
+@pytest.mark.slow
 def test_frozen_camera_is_detected_until_its_image_changes(service: RunningService) -> None:
     put(service, fail_threshold=10, review_threshold=9, quality={"frozen_after": 3})
     first, second = encode(stripes()), encode(stripes(part=5))
@@ -180,6 +183,7 @@ def test_bundle_without_quality_statistics_serves(tmp_path: Path) -> None:
         assert service.inspect(encode(stripes(light=0.4))).json()["decision"] == "fail"
 
 
+@pytest.mark.slow
 def test_invalid_images_cannot_be_used_for_a_proposal(service: RunningService) -> None:
     put(service, fail_threshold=10, review_threshold=9)
     for number in range(5):

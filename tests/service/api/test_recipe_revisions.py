@@ -115,6 +115,7 @@ def test_values_missing_in_a_file_get_defaults_except_thresholds(serve: Serve) -
         assert recipe["regions"]["min_area_px"] == 7
 
 
+@pytest.mark.slow
 def test_guarantee_is_derived_and_not_taken_from_the_file(serve: Serve) -> None:
     with serve() as service:
         rates = import_(service, "[recipe]\ntarget_false_reject_rate = 0.1\nreview_rate = 0.3\n", **WHO).json()[
@@ -138,6 +139,7 @@ def test_guarantee_is_derived_and_not_taken_from_the_file(serve: Serve) -> None:
         assert (recipe["target_false_reject_rate"], recipe["derivation"]) == (0.3, "card")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("toml", "slug", "message"),
     [
@@ -178,6 +180,7 @@ def test_import_needs_an_author_and_a_reason(service: RunningService, who: dict[
     assert "author" in response.json()["detail"]
 
 
+@pytest.mark.slow
 def test_import_against_an_outdated_revision_is_refused(serve: Serve) -> None:
     with serve() as service:
         file = export(service)
@@ -249,6 +252,7 @@ def test_revert_creates_a_new_revision(serve: Serve) -> None:
         assert [item["revision"] for item in service.client.get(REVISIONS).json()["items"]] == [4, 3, 2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stale", [{"headers": {"if-match": '"1"'}}, {"json": {"author": "Ada", "expected_revision": 1}}]
 )
@@ -308,6 +312,7 @@ def test_revert_to_a_revision_of_another_bundle_derives_thresholds_again(serve: 
         assert service.client.get(REVISIONS).json() == before
 
 
+@pytest.mark.slow
 def test_client_reads_compares_reverts_exports_and_imports(serve: Serve) -> None:
     with serve() as service, Client(f"http://127.0.0.1:{service.port}") as plumbline:
         changed = plumbline.change_recipe("widget", **WHO, parts=EVERYTHING)

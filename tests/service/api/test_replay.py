@@ -83,6 +83,7 @@ def test_inspection_is_replayed_with_its_own_bundle_and_recipe(
     assert "3 same" in result.output
 
 
+@pytest.mark.slow
 def test_different_result_is_reported(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     with serve(models=models) as service:
         verdict = service.inspect(BAD).json()

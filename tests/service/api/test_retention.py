@@ -94,6 +94,7 @@ def test_invalid_retention_is_refused(service: RunningService, retention: dict[s
     assert service.client.get(RECIPE).json() == before
 
 
+@pytest.mark.slow
 def test_retention_is_part_of_the_file_and_may_keep_nothing(serve: Serve) -> None:
     with serve(**SOON) as service:
         put(service, retention={"fail": {"count": 0}})

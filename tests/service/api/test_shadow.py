@@ -191,6 +191,7 @@ def test_shadow_uses_the_chosen_rate(serve: Serve, models: Path, two: tuple[Bund
         assert shadow.recipe.fail_threshold == lax.card.scores[89]
 
 
+@pytest.mark.slow
 def test_client_starts_a_shadow_and_compares(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:
     strict, lax = two
     with serve(models=models) as service, Client(f"http://127.0.0.1:{service.port}") as plumbline:

@@ -64,6 +64,7 @@ def test_progressive_file_with_thousands_of_scans_is_refused_at_once(serve: Serv
         assert time.perf_counter() - started < 5
 
 
+@pytest.mark.slow
 def test_camera_with_stray_bytes_is_accepted_by_the_recipe_and_drawn_alike(serve: Serve, tiny_bundle: Bundle) -> None:
     frame, _ = restarting({0: b"\x2a" * 9, 1: b"\x2a" * 12})
     with serve() as service:
@@ -78,6 +79,7 @@ def test_camera_with_stray_bytes_is_accepted_by_the_recipe_and_drawn_alike(serve
             assert service.client.get(f"/v1/inspections/{verdict['id']}/{view}").status_code == 200
 
 
+@pytest.mark.slow
 def test_option_survives_the_toml_file(serve: Serve, tmp_path: Path) -> None:
     with serve() as service:
         service.client.put(RECIPE, json=WHO | {"pixels": {"tolerate_stray_bytes": True}})

@@ -12,6 +12,7 @@ from tests.bundles import write_tiny_bundle
 from tests.command_line import run
 
 
+@pytest.mark.slow
 def test_bundles_are_verified(tmp_path: Path) -> None:
     intact = write_tiny_bundle(tmp_path, "bolt").path
     wrong = write_tiny_bundle(tmp_path, "nut", offset=0.5).path
@@ -59,6 +60,7 @@ def test_bundle_that_exceeds_the_limits_of_its_self_test_is_named(
     assert report["problem"] == "self-test-failed"
 
 
+@pytest.mark.slow
 def test_folder_of_a_product_stands_for_its_bundles(tmp_path: Path) -> None:
     first = write_tiny_bundle(tmp_path, "bolt")
     product, archive = first.path.parent, tmp_path / "bolt.zip"

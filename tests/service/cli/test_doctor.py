@@ -84,6 +84,7 @@ def test_doctor_reports_the_state_of_the_database_and_changes_nothing(
     assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_commands_that_read_never_write(tiny_models: Path, tmp_path: Path) -> None:
     data, image = tmp_path / "data", tmp_path / "part.png"
     image.write_bytes(GOOD)
@@ -106,6 +107,7 @@ def test_commands_that_read_never_write(tiny_models: Path, tmp_path: Path) -> No
         assert {path.name: path.stat().st_mtime_ns for path in (data, *data.iterdir())} == before, command[0]
 
 
+@pytest.mark.slow
 def test_commands_that_read_do_not_disturb_a_running_service(serve: Serve, tiny_models: Path) -> None:
     with serve() as service:
         service.inspect()

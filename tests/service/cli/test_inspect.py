@@ -81,6 +81,7 @@ def test_legend_without_heatmaps_is_refused(images: Path, tiny_models: Path, tmp
     assert "--save-heatmap" in result.stderr
 
 
+@pytest.mark.slow
 def test_folder_is_inspected_with_the_recipe_of_the_service(
     serve: Serve, images: Path, tiny_models: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_file_that_cannot_be_inspected_does_not_stop_the_others(
     assert rows["bad.png"]["regions"][0]["area_px"] > 0
 
 
+@pytest.mark.slow
 def test_thresholds_of_the_service_apply_without_it(serve: Serve, images: Path, tiny_models: Path) -> None:
     change = {"author": "a", "reason": "b", "fail_threshold": 10, "review_threshold": 9}
     with serve() as service:

@@ -218,6 +218,7 @@ def test_opening_a_bundle_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.M
     assert closed.wait(TIMEOUT_S), "what is opened too late is closed"
 
 
+@pytest.mark.slow
 def test_passed_self_test_is_not_repeated_but_parity_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def test_chosen_rate_is_kept_for_several_bundles(store: Store, tmp_path: Path) -
     assert rates == [0.1, 0.1, 0.1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("author", ["Ada", SYSTEM_AUTHOR])
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("rate", [0.1, None])

@@ -112,6 +112,7 @@ def test_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("timeout_s", "grace_s", "reason"), [(0.2, 60, "longer than 0.2 s"), (60, 0.2, "slower than 64 KiB/s")]
 )

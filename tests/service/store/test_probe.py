@@ -56,6 +56,7 @@ def test_probe_reports_a_disk_that_refuses_writes(store: Store, monkeypatch: pyt
     assert [path.name for path in store.files.root.iterdir()] == []
 
 
+@pytest.mark.slow
 def test_probe_reports_a_locked_database(store: Store) -> None:
     probe = StoreProbe(store, 0)
     other = sqlite3.connect(store.data / "plumbline.db")
@@ -68,6 +69,7 @@ def test_probe_reports_a_locked_database(store: Store) -> None:
     assert probe() == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncate", "overwrite", "header"])
 def test_probe_reports_a_corrupt_database(store: Store, damage: str) -> None:
     for _ in range(200):
@@ -104,6 +106,7 @@ def test_structure_check_is_bounded(store: Store) -> None:
     assert time.monotonic() - started < 1
 
 
+@pytest.mark.slow
 def test_health_never_waits_for_a_disk_that_hangs() -> None:
     released, hanging = threading.Event(), threading.Event()
     results: list[tuple[str, ...]] = [("Broken.",), ()]

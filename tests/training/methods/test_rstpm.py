@@ -53,6 +53,7 @@ def test_first_stage_trains_the_students_only(loss: str) -> None:
     assert all(bool(torch.isfinite(value)) for value in losses.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 2, 4])
 def test_second_stage_trains_the_unet_only(count: int) -> None:
     losses, trained = gradients(small_method(), step=75, count=count)

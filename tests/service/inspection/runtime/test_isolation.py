@@ -112,6 +112,7 @@ def test_close_ends_running_self_tests_and_refuses_others(tmp_path: Path, tiny_b
         self_test.run(tiny_bundle, CPU, max_batch=1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a child with its parent")
 def test_process_ends_when_the_service_is_killed(tmp_path: Path) -> None:
     with_model(tmp_path, slow_model("widget"))
