@@ -43,7 +43,7 @@ $(VENV)/stamp-solar: $(VENV)/stamp-train
 
 $(VENV)/stamp-full: $(VENV)/stamp-train
 	@echo 'Installing the test tools and the documentation generator, the first time only ...'
-	@$(PIP) --editable '.[train,test,docs,postgres]'
+	@$(PIP) --editable '.[train,test,docs,postgres,s3,mqtt,opcua,otel,parquet]'
 	@touch $@
 
 # --- see it work --------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ format: $(VENV)/stamp-full ## format the code
 
 # promtool checks the alert rules, docker-compose the compose file, systemd-analyze the unit, and curl runs the commands
 # of README and tutorial. No daemon is started for the tests.
-SYSTEM_PACKAGES := prometheus docker-compose curl systemd
+SYSTEM_PACKAGES := prometheus docker-compose curl systemd postgresql mosquitto
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 system-deps: ## install the system programs that some tests use, from Debian's packages

@@ -8,6 +8,8 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from service.access.principal import Principal
+from service.api.http.access import principal_of
 from service.api.http.clients import client_of
 from service.monitoring.metrics import Metrics
 from service.serving.archive_space import ArchiveSpace
@@ -89,6 +91,10 @@ async def _metrics(connection: HTTPConnection) -> Metrics:
     return metrics
 
 
+async def _principal(connection: HTTPConnection) -> Principal:
+    return principal_of(connection)
+
+
 async def _client(connection: HTTPConnection) -> str:
     return client_of(connection.scope)
 
@@ -117,6 +123,7 @@ RecipesDep = Annotated[RecipeService, Depends(_recipes)]
 ProposalsDep = Annotated[ProposalService, Depends(_proposals)]
 ReplaysDep = Annotated[ReplayService, Depends(_replays)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
+PrincipalDep = Annotated[Principal, Depends(_principal)]
 ClientDep = Annotated[str, Depends(_client)]
 ArchiveSpaceDep = Annotated[ArchiveSpace, Depends(_archive_space)]
 BodyMemoryDep = Annotated[MemoryBudget, Depends(_body_memory)]
