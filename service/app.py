@@ -10,15 +10,18 @@ from contextlib import asynccontextmanager
 import structlog
 from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
 
 from service.api import pages
 from service.api.deps import Services
 from service.api.http.body_limit import BodyLimitMiddleware
 from service.api.http.head import HeadMiddleware
 from service.api.http.middleware import RequestContext
+from service.api.http.origin import OriginGuard
 from service.api.http.problems import install_problem_handlers
 from service.api.http.query import require_declared_query
 from service.api.http.response_guard import ResponseGuard
+from service.api.http.server_paths import ServerPaths
 from service.api.openapi import describe
 from service.api.routes import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
@@ -202,7 +205,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, settings=settings, routers=ROUTERS, memory=body_memory)
     app.add_middleware(ResponseGuard, memory=response_memory)
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(RequestContext, metrics=metrics, refusals=refusals)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=sorted(settings.allowed_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    app.add_middleware(OriginGuard, settings=settings)
+    app.add_middleware(RequestContext, metrics=metrics, refusals=refusals, paths=ServerPaths(settings))
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(require_declared_query)])
     app.include_router(pages.router)

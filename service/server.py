@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -16,6 +18,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.http.certificates import CertificateFiles, CertificateReloader, CertificateUnusable
 from service.api.http.connections import ConnectionLimits, Connections
 from service.api.http.http_protocol import HttpProtocol
 from service.api.http.stream_protocol import StreamProtocol
@@ -25,6 +28,7 @@ from service.settings import Settings
 SWITCH_INTERVAL_S = 0.0005
 PORT_REMEDY = "Stop the process that listens on the port (a running plumbline?), or set another PLUMBLINE_PORT."
 _POLL_S = 0.02
+_RELOAD_TICKS = 20  # of a tenth of a second
 # Seconds that remain to close everything after the accepted inspections had their time.
 EXIT_GRACE_S = 10.0
 
@@ -52,6 +56,9 @@ class DrainingServer(uvicorn.Server):
         # uvicorn accepts any factory, although it declares classes.
         http: Any = partial(HttpProtocol, connections=self.connections)
         ws: Any = partial(StreamProtocol, connections=self.connections)
+        self._certificate = CertificateFiles.from_settings(settings)
+        self._reloader: CertificateReloader | None = None
+        self._app = app
         super().__init__(
             uvicorn.Config(
                 app,
@@ -62,12 +69,12 @@ class DrainingServer(uvicorn.Server):
                 server_header=False,
                 http=http,
                 ws=ws,
+                ssl_context_factory=None if self._certificate is None else self._make_tls_context,
                 ws_max_size=settings.max_body_bytes,
                 ws_per_message_deflate=False,  # images are compressed already; also prevents decompression bombs
                 timeout_graceful_shutdown=int(settings.shutdown_timeout_s) or 1,
             )
         )
-        self._app = app
         self._delay_s = settings.shutdown_delay_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signals = 0
@@ -87,7 +94,14 @@ class DrainingServer(uvicorn.Server):
         if self.started:
             for server in self.servers:
                 for listener in server.sockets:
-                    log.info("listening", address=listener.getsockname()[0], port=listener.getsockname()[1])
+                    address, port = listener.getsockname()[:2]
+                    log.info("listening", address=address, port=port, scheme="https" if self.config.is_ssl else "http")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look for a changed certificate every few seconds; uvicorn calls this ten times per second."""
+        if self._reloader is not None and counter % _RELOAD_TICKS == 0:
+            await asyncio.to_thread(self._reloader.check)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, complete the requests in flight, and close all connections."""
@@ -98,7 +112,7 @@ class DrainingServer(uvicorn.Server):
         assert self._loop is not None
         for connection in accepted:
             with contextlib.suppress(OSError):  # the client has gone
-                await self._loop.connect_accepted_socket(self._make_protocol, connection)
+                await self._loop.connect_accepted_socket(self._make_protocol, connection, ssl=self.config.ssl)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -129,6 +143,12 @@ class DrainingServer(uvicorn.Server):
         while open_streams(self._app) and self._loop.time() < give_up:  # noqa: ASYNC110 - runs once, at shutdown
             await asyncio.sleep(_POLL_S)
         self.should_exit = True
+
+    def _make_tls_context(self, config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ARG002
+        assert self._certificate is not None
+        context = self._certificate.context()
+        self._reloader = CertificateReloader(self._certificate, context, self._app.state.metrics)
+        return context
 
     def _accept_waiting(self) -> list[socket.socket]:
         """Accept the connections that wait in the queue of the kernel; closing the port would reset them."""
@@ -170,5 +190,10 @@ def run(settings: Settings) -> bool:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     app = create_app(settings)
     server = DrainingServer(app, settings)
+    try:
+        server.config.load()  # fails here if the certificate cannot be used, before the store is opened
+    except CertificateUnusable as error:
+        log.error("cannot start", reason=error.reason, remedy=error.remedy)
+        return False
     server.run()
     return server.started

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.host_names import parse_host, parse_origin
+
 PREFIX = "PLUMBLINE_"
 
 
@@ -36,6 +38,21 @@ class Settings(BaseSettings):
     """
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port to listen on; 0 selects a free port and logs it."""
+
+    allowed_hosts: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Comma-separated host names under which clients may reach the service, beside IP addresses, `localhost` and the
+    name of the machine. Requests with another `Host` header are refused.
+    """
+    allowed_origins: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Comma-separated origins of other web pages that may use the service, such as `https://mes.example:8443`. Browsers
+    may read the responses from there (CORS). Pages of every other origin are refused.
+    """
+    tls_certificate: Path | None = None
+    """PEM file with the TLS certificate and its intermediate certificates. With it, the service speaks HTTPS only. A
+    changed file is used for new connections within some seconds, without a restart.
+    """
+    tls_key: Path | None = None
+    """PEM file with the private key of the certificate. Empty: the certificate's file contains it."""
 
     provider: Literal["auto", "cuda", "cpu"] = "auto"
     """Execution provider. `auto` uses CUDA where it works and the CPU otherwise. `cuda` never falls back: without a
@@ -155,12 +172,27 @@ class Settings(BaseSettings):
             raise ValueError(f"{folder} is a file, expected a folder")
         return folder.absolute()
 
-    @field_validator("required_products", mode="before")
+    @field_validator("required_products", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return frozenset(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: frozenset[str]) -> frozenset[str]:
+        return frozenset(map(parse_host, hosts))
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, origins: frozenset[str]) -> frozenset[str]:
+        return frozenset(map(parse_origin, origins))
+
+    @field_validator("tls_certificate", "tls_key", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("database_url")
     @classmethod
@@ -181,6 +213,8 @@ class Settings(BaseSettings):
                 f"the data folder {self.data} lies in the model repository {self.models}, where every "
                 "folder is a product; choose another data folder"
             )
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("tls_key is set but tls_certificate is not; HTTPS needs both")
         if self.max_body_bytes > self.max_inflight_body_bytes:
             raise ValueError(
                 f"max_body_bytes ({self.max_body_bytes}) is larger than max_inflight_body_bytes "

@@ -6,6 +6,7 @@ import atexit
 import functools
 import shutil
 import socket
+import ssl
 import struct
 import sys
 import tempfile
@@ -104,8 +105,13 @@ def shared_self_tests() -> Path:
 
 
 @contextmanager
-def run_service(models: Path, data: Path, **settings: Any) -> Iterator[RunningService]:
-    """Serve in a thread until the end of the block."""
+def run_service(
+    models: Path, data: Path, *, ca: ssl.SSLContext | None = None, **settings: Any
+) -> Iterator[RunningService]:
+    """Serve in a thread until the end of the block.
+
+    `ca` verifies the certificate of the service if the settings name one.
+    """
     data.mkdir(parents=True, exist_ok=True)
     if not (data / SELF_TESTS).exists():
         (data / SELF_TESTS).symlink_to(shared_self_tests())
@@ -118,7 +124,8 @@ def run_service(models: Path, data: Path, **settings: Any) -> Iterator[RunningSe
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            scheme = "http" if chosen.tls_certificate is None else "https"
+            with httpx.Client(base_url=f"{scheme}://127.0.0.1:{port}", timeout=10, verify=ca or True) as client:
                 deadline = time.monotonic() + 30
                 while not server.started or app.state.runtime.registry.loading:
                     assert thread.is_alive(), "the service did not start"

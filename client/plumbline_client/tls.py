@@ -8,6 +8,8 @@ from pathlib import Path
 
 import httpx
 
+from plumbline_client.credentials import CA_FILE
+
 FilePath = str | os.PathLike[str]
 Verify = bool | FilePath | ssl.SSLContext
 Cert = FilePath | tuple[FilePath, FilePath] | tuple[FilePath, FilePath, str]
@@ -20,14 +22,18 @@ def tls_context(verify: Verify, cert: Cert | None) -> ssl.SSLContext:
     as well, so the context is made here, once for both.
 
     Args:
-        verify: True: verify with the CA certificates of certifi, or of SSL_CERT_FILE or SSL_CERT_DIR. False: do not
-            verify. A path: verify with this PEM file or this folder of CA certificates. A context is used as it is.
+        verify: True: verify with the CA certificates of PLUMBLINE_CA_FILE, of SSL_CERT_FILE or SSL_CERT_DIR, or of
+            certifi, whichever is set first. False: do not verify. A path: verify with this PEM file or this folder of
+            CA certificates. A context is used as it is.
         cert: Client certificate: a PEM file with certificate and key, or (certificate, key), or (certificate, key,
             password of the key). It is loaded into the context.
 
     Raises:
         ValueError: A file cannot be read or is not a certificate.
     """
+    source = "verify"
+    if verify is True and (named := os.environ.get(CA_FILE)):
+        verify, source = named, CA_FILE
     if isinstance(verify, ssl.SSLContext):
         context = verify
     elif isinstance(verify, bool):
@@ -41,7 +47,7 @@ def tls_context(verify: Verify, cert: Cert | None) -> ssl.SSLContext:
                 context = ssl.create_default_context(cafile=path)
         except OSError as error:
             raise ValueError(
-                f"verify: no CA certificate can be read from {path}: it is missing or not in PEM format"
+                f"{source}: no CA certificate can be read from {path}: it is missing or not in PEM format"
             ) from error
     if cert is not None:
         files = (cert,) if isinstance(cert, str | os.PathLike) else cert

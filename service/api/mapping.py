@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
 from service.api.http.problems import known_error, problem_body
+from service.api.http.server_paths import hide_paths
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import Manifest
 from service.deployment.comparison import Comparison
@@ -178,7 +179,9 @@ def to_recipe_record(revision: RecipeRevision) -> RecipeRecord:
 
 def to_bundle_problem(broken: BrokenBundle) -> BundleProblem:
     """Map a bundle that is not served."""
-    return BundleProblem(product=broken.product, version=broken.version, type=broken.slug, reason=broken.reason)
+    return BundleProblem(
+        product=broken.product, version=broken.version, type=broken.slug, reason=hide_paths(broken.reason)
+    )
 
 
 def to_bundle_facts(manifest: Manifest, digest: str) -> BundleFacts:

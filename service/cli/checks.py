@@ -9,14 +9,17 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from service.api.http.certificates import EXPIRY_WARNING_DAYS, CertificateFiles, CertificateUnusable, days_left
 from service.app import bundle_loader
 from service.bundle.bundle import bundle_folders
-from service.cli.options import CLIENT_URL
+from service.cli.options import CLIENT_VARIABLES
 from service.deployment.repository import empty_reason, product_folders
 from service.errors import PlumblineError
+from service.host_names import is_loopback
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
 from service.server import PORT_REMEDY
@@ -107,7 +110,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _check_settings(settings: Settings) -> Iterator[Finding]:
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | {CLIENT_URL}
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | CLIENT_VARIABLES
     # pydantic-settings ignores unknown variables, so a misspelt one would have no effect and no message.
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known and not name.startswith(f"{PREFIX}TEST_"):
@@ -249,6 +252,36 @@ def _check_port(settings: Settings) -> Iterator[Finding]:
     yield Finding("port", Health.OK, f"{settings.host}:{settings.port} is free")
 
 
+def _check_certificate(settings: Settings) -> Iterator[Finding]:
+    files = CertificateFiles.from_settings(settings)
+    if files is None:
+        return
+    try:
+        facts = files.examine()
+    except CertificateUnusable as error:
+        yield Finding("certificate", Health.PROBLEM, error.reason, error.remedy)
+        return
+    renew = f"Renew the certificate and write it to {files.certificate} and {files.key}."
+    days, names = days_left(facts), ", ".join(facts.names)
+    if days < 0:
+        yield Finding("certificate", Health.PROBLEM, f"expired on {facts.not_after:%Y-%m-%d}", renew)
+    elif facts.not_before > datetime.now(UTC):
+        remedy = "Check the clock of this machine, or wait."
+        yield Finding("certificate", Health.PROBLEM, f"not valid before {facts.not_before:%Y-%m-%d %H:%M} UTC", remedy)
+    elif days < EXPIRY_WARNING_DAYS:
+        yield Finding("certificate", Health.WARNING, f"expires in {days:.0f} days", renew)
+    else:
+        yield Finding("certificate", Health.OK, f"valid until {facts.not_after:%Y-%m-%d}, for {names or 'no name'}")
+    own = {socket.gethostname().lower(), socket.getfqdn().lower(), *settings.allowed_hosts}
+    if not is_loopback(settings.host) and not any(map(facts.is_valid_for, own)):
+        text = f"valid for {names or 'no host name'}, not for the name of this machine ({socket.gethostname()})"
+        remedy = "Clients refuse it, unless they connect under one of its names (subject alternative names)."
+        yield Finding("certificate", Health.WARNING, text, remedy)
+    if files.is_key_readable_by_others:
+        text = f"other users of this machine may read the private key {files.key}"
+        yield Finding("certificate", Health.WARNING, text, f"chmod 600 {files.key}")
+
+
 _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_python,
     _check_libraries,
@@ -258,6 +291,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_data,
     _check_database,
     _check_port,
+    _check_certificate,
     _check_models,
     _check_bundles,
 )

@@ -15,8 +15,23 @@ from rich.markup import escape
 from service.cli.console import ERR, USAGE
 from service.settings import PREFIX, Settings
 
-CLIENT_URL = f"{PREFIX}URL"
-"""Environment variable with the URL of the service, for commands that are clients of it. Not one of its settings."""
+CLIENT_URL, CLIENT_KEY, CLIENT_CA_FILE = f"{PREFIX}URL", f"{PREFIX}API_KEY", f"{PREFIX}CA_FILE"
+CLIENT_VARIABLES = frozenset({CLIENT_URL, CLIENT_KEY, CLIENT_CA_FILE})
+"""Environment variables of commands that are clients of the service. They are not among its settings."""
+
+Url = Annotated[str, typer.Option(help="URL of the service.", envvar=CLIENT_URL)]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        help="API key. Prefer the environment variable: other users of the machine see the options of a command.",
+        envvar=CLIENT_KEY,
+        show_envvar=True,
+    ),
+]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(help="PEM file with the CA certificate of the service, for HTTPS.", envvar=CLIENT_CA_FILE),
+]
 
 Models = Annotated[Path | None, typer.Option(help="Folder of the model repository.", envvar=f"{PREFIX}MODELS")]
 Data = Annotated[Path | None, typer.Option(help="Data folder of the service.", envvar=f"{PREFIX}DATA")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,20 +15,41 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.cli.console import FAILURE, OUT, stop
-from service.cli.options import CLIENT_URL, AsJson
+from service.cli.options import ApiKey, AsJson, CaFile, Url
 
 if TYPE_CHECKING:
     from plumbline_client import Client
 
-app = typer.Typer(help="Show and change the recipes of a running service.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 Product = Annotated[str, typer.Argument(help="Name of the product.")]
-Url = Annotated[str, typer.Option(help="URL of the service.", envvar=CLIENT_URL)]
 Expected = Annotated[
     int | None, typer.Option("--expect", help="Refuse the change if the recipe in force has another revision.")
 ]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a client needs beside the URL.
+
+    Attributes:
+        api_key: API key of the service; None without.
+        ca_file: File with the CA certificate of the service; None for the CA certificates of the system.
+    """
+
+    api_key: str | None = None
+    ca_file: Path | None = None
+
+
+_CREDENTIALS: ContextVar[Credentials] = ContextVar("credentials")
+
+
+@app.callback()
+def set_credentials(api_key: ApiKey = None, ca_file: CaFile = None) -> None:
+    """Show and change the recipes of a running service."""
+    _CREDENTIALS.set(Credentials(api_key, ca_file))
 
 
 @contextmanager
@@ -36,7 +59,8 @@ def connect(url: str) -> Iterator[Client]:
     from plumbline_client import Client, PlumblineClientError, ServiceProblem
 
     try:
-        client = Client(url)
+        credentials = _CREDENTIALS.get()
+        client = Client(url, api_key=credentials.api_key, verify=credentials.ca_file or True)
     except ValueError as error:
         stop(str(error), FAILURE)
     try:

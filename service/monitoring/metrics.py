@@ -143,6 +143,11 @@ class Metrics:
             registry=self.registry,
         )
         self.streams = Gauge("inspection_streams", "Cameras connected over a WebSocket.", registry=self.registry)
+        self.certificate_expiry = Gauge(
+            "inspection_tls_certificate_expiry_timestamp_seconds",
+            "When the TLS certificate in use expires; 0 without TLS.",
+            registry=self.registry,
+        )
         self.shed = Counter(
             "inspection_shed_total",
             "Inspections rejected for lack of capacity.",

@@ -11,6 +11,7 @@ import httpx
 
 from plumbline_client._sync.concurrency import sleep
 from plumbline_client.calls import Call
+from plumbline_client.credentials import key_header
 from plumbline_client.errors import ServiceProblem
 from plumbline_client.responses import Model, parse, retry_pause_s, unreachable
 from plumbline_client.tls import Cert, Verify, tls_context
@@ -26,6 +27,7 @@ class Connection:
         timeout_s: float = 30.0,
         retries: int = 5,
         max_retry_after_s: float = 30.0,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         auth: httpx.Auth | tuple[str, str] | None = None,
         verify: Verify = True,
@@ -40,17 +42,22 @@ class Connection:
             retries: How often a request is sent again after a 503.
             max_retry_after_s: Longest pause in seconds before a request is sent again. A 503 that demands a longer one
                 is raised at once.
+            api_key: API key of the service, sent with every request and with the handshake of a stream. None to use the
+                environment variable PLUMBLINE_API_KEY, if it is set and `auth` is not given. Use https:// outside the
+                own machine: over http:// everyone on the network can read the key.
             headers: HTTP headers for every request and for the handshake of a stream.
             auth: Authentication: (user, password), or any `httpx.Auth`. A stream uses the headers that it adds to the
                 first request (basic authentication, tokens). A scheme that needs a challenge, such as digest, does not
                 work for streams.
             verify: Verification of the server's TLS certificate: True, False, the path of a file or folder of CA
-                certificates, or an `ssl.SSLContext`.
+                certificates, or an `ssl.SSLContext`. With True, the file or folder that the environment variable
+                PLUMBLINE_CA_FILE names is used, if it is set.
             cert: TLS client certificate: the path of a PEM file, or (certificate, key) or (certificate, key, password).
             transport: An httpx transport instead of the network, for tests. Streams do not use it.
 
         Raises:
-            ValueError: `base_url` is not an HTTP URL, or a certificate cannot be read.
+            ValueError: `base_url` is not an HTTP URL, a certificate cannot be read, or the API key is not valid in a
+                header.
         """
         try:
             url = httpx.URL(base_url)
@@ -65,7 +72,7 @@ class Connection:
         self.retries = retries
         self.max_retry_after_s = max_retry_after_s
         self._timeout_s = timeout_s
-        self._headers = dict(headers or {})
+        self._headers = {**key_header(api_key, is_allowed_from_environment=auth is None), **(headers or {})}
         self._base_url = str(url).rstrip("/")
         self._tls = tls_context(verify, cert)
         self._http = httpx.Client(

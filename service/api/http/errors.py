@@ -113,6 +113,42 @@ class HeadersTooLarge(PlumblineError):
         )
 
 
+class HostNotAllowed(PlumblineError):
+    """The `Host` header of the request names a host that is not this service.
+
+    A web page could otherwise reach the service under its own host name (DNS rebinding). Use the IP address or the host
+    name of the machine, or add the name to `PLUMBLINE_ALLOWED_HOSTS`.
+    """
+
+    slug = "host-not-allowed"
+    title = "Host is not allowed"
+    status = 421
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The Host header names a host that this service does not have. Use the IP address or the host name of its "
+            "machine, or add the name that clients use to PLUMBLINE_ALLOWED_HOSTS."
+        )
+
+
+class ForeignOrigin(PlumblineError):
+    """A web page of another origin sent a request that may change state.
+
+    Such requests are refused, because any page that is open in a browser can send them. Add the origin of the page to
+    `PLUMBLINE_ALLOWED_ORIGINS` if it is meant to use the service.
+    """
+
+    slug = "foreign-origin"
+    title = "Request of a foreign web page"
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A web page of another origin sent this request, which may change state. If that page is meant to use the "
+            "service, add its origin (scheme, host and port) to PLUMBLINE_ALLOWED_ORIGINS."
+        )
+
+
 class InternalError(PlumblineError):
     """The service failed unexpectedly and returned no verdict.
 

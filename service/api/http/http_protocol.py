@@ -22,6 +22,7 @@ from service.api.http.connections import (
 )
 from service.api.http.errors import HeadersTooLarge, MalformedRequest, RequestTimeout
 from service.api.http.problems import MEDIA_TYPE, problem_body
+from service.api.http.security_headers import SECURITY_HEADERS
 from service.api.http.stream_protocol import StreamProtocol
 from service.errors import PlumblineError, TooManyConnections
 from service.store.ids import new_id
@@ -41,6 +42,7 @@ def problem_response(error: PlumblineError) -> bytes:
         f"content-length: {len(body)}",
         f"x-request-id: {request_id}",
         "connection: close",
+        *(f"{name.lower()}: {value}" for name, value in SECURITY_HEADERS.items()),
     ]
     if error.retry_after_s is not None:
         lines.append(f"retry-after: {math.ceil(error.retry_after_s)}")

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http.errors import InternalError
 from service.api.http.problems import PROBLEM, PROBLEM_DETAIL, REQUEST_ID, ProblemResponse
+from service.api.http.security_headers import SECURITY_HEADERS
+from service.api.http.server_paths import SERVER_PATHS, ServerPaths
 from service.monitoring.metrics import UNMATCHED_ROUTE, Metrics
 from service.monitoring.refusals import RefusalLog
 from service.store.ids import new_id
@@ -35,15 +37,18 @@ class RequestContext:
         app: The application.
         metrics: Counts requests and problems.
         refusals: Logs requests that are refused.
+        paths: Folders of the server that no response names.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, refusals: RefusalLog) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, refusals: RefusalLog, paths: ServerPaths) -> None:
         self._app = app
         self._metrics = metrics
         self._refusals = refusals
+        self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
+        SERVER_PATHS.set(self._paths)
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -61,6 +66,8 @@ class RequestContext:
                 status = message["status"]
                 response_headers = MutableHeaders(scope=message)
                 response_headers["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    response_headers.setdefault(name, value)
                 if traceparent:
                     response_headers["traceparent"] = traceparent
             await send(message)

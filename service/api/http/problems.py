@@ -23,13 +23,16 @@ from starlette.types import Receive, Scope, Send
 import service
 from service.api.http.errors import (
     BodyTooSlow,
+    ForeignOrigin,
     HeadersTooLarge,
+    HostNotAllowed,
     InternalError,
     MalformedRequest,
     MethodNotAllowed,
     RequestTimeout,
     RouteNotFound,
 )
+from service.api.http.server_paths import hide_paths, hide_paths_in
 from service.api.http.unknown_names import UNKNOWN, explain
 from service.errors import (
     InvalidRequest,
@@ -61,9 +64,9 @@ def problem_body(error: PlumblineError, request_id: str) -> dict[str, Any]:
         "type": TYPE_PREFIX + error.slug,
         "title": error.title,
         "status": error.status,
-        "detail": error.detail,
+        "detail": hide_paths(error.detail),
         "instance": f"urn:plumbline:request:{request_id}",
-        **error.extensions,
+        **hide_paths_in(error.extensions),
     }
 
 
@@ -291,6 +294,8 @@ def problem_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str,
 
 
 _EVERY_ROUTE = (
+    HostNotAllowed,
+    ForeignOrigin,
     MalformedRequest,
     RequestTimeout,
     BodyTooSlow,

@@ -13,6 +13,7 @@ from service.api.http.clients import client_of_peer
 from service.api.http.connections import Connections, Replaceable
 from service.api.http.errors import MalformedRequest
 from service.api.http.problems import MEDIA_TYPE, problem_body
+from service.api.http.security_headers import SECURITY_HEADERS
 from service.errors import MemoryBudgetExceeded
 from service.serving.memory_budget import Reservation
 from service.store.ids import new_id
@@ -136,7 +137,8 @@ def _size(message: Any) -> int:
 
 def _refusal(response: Response) -> Response:
     """Return the refusal of a WebSocket handshake as a problem; status and other headers are kept."""
-    reason = (response.body or b"").decode(errors="replace").strip().rstrip(".") or "the WebSocket handshake failed"
+    # The reason that the library gives quotes headers of the client.
+    reason = "it is not a valid WebSocket handshake"
     request_id = str(new_id())
     body = json.dumps(problem_body(MalformedRequest(reason), request_id) | {"status": response.status_code}).encode()
     headers = Headers(response.headers)
@@ -145,6 +147,7 @@ def _refusal(response: Response) -> Response:
         "Content-Length": str(len(body)),
         "X-Request-ID": request_id,
         "Connection": "close",
+        **SECURITY_HEADERS,
     }.items():
         if name in headers:
             del headers[name]

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from service.api.deps import MetricsDep, ReadinessDep
 from service.api.http.problems import problem_responses
+from service.api.http.server_paths import hide_paths
 from service.api.mapping import to_bundle_problem
 from service.schemas.product import Liveness, Readiness
 from service.version import VERSION
@@ -40,7 +41,7 @@ async def ready(check: ReadinessDep) -> Response:
     report = check()
     body = Readiness(
         status=report.status,
-        reasons=list(report.reasons),
+        reasons=list(map(hide_paths, report.reasons)),
         products=list(report.products),
         broken_bundles=[to_bundle_problem(broken) for broken in report.broken_bundles],
         version=VERSION,

@@ -1,0 +1,71 @@
+"""Paths of the server in texts for clients: replaced by names, because they describe the machine, not the request."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from service.settings import Settings
+from service.store.database import sqlite_path
+
+
+class ServerPaths:
+    """Folders of the server and the names that clients see instead of them.
+
+    Args:
+        settings: The folders of the service.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        database = sqlite_path(settings.database)
+        names: dict[Path, str] = {
+            Path(sys.prefix): "PYTHON",
+            Path(tempfile.gettempdir()): "TEMP",
+            Path.home(): "HOME",
+            Path.cwd(): "WORKING_FOLDER",
+        }
+        if database is not None:
+            names |= {database.parent: "DATABASE_FOLDER"}
+        names |= {settings.models: "MODELS", settings.data: "DATA"}
+        spelled = {str(form): name for path, name in names.items() for form in (path.absolute(), path.resolve())}
+        self._names = {text: name for text, name in spelled.items() if text != path_root(text)}
+        # Longest first: a folder inside another one has the more specific name.
+        alternatives = "|".join(re.escape(text) for text in sorted(self._names, key=len, reverse=True))
+        self._pattern = re.compile(rf"(?:{alternatives})(?![\w-]|\.\w)") if alternatives else None
+
+    def hide(self, text: str) -> str:
+        """Return a text in which the folders of the server are replaced by their names."""
+        if self._pattern is None:
+            return text
+        return self._pattern.sub(lambda match: self._names[match[0]], text)
+
+
+def path_root(path: str) -> str:
+    """Return the root of an absolute path, such as `/`. It occurs in every URL, so it is not replaced."""
+    return Path(path).anchor
+
+
+SERVER_PATHS: ContextVar[ServerPaths | None] = ContextVar("server_paths", default=None)
+"""The folders of the application that handles the current request; set by `RequestContext`."""
+
+
+def hide_paths(text: str) -> str:
+    """Return a text for a client, without folders of the server."""
+    paths = SERVER_PATHS.get()
+    return text if paths is None else paths.hide(text)
+
+
+def hide_paths_in(value: Any) -> Any:
+    """Return a JSON value in which every text is without folders of the server."""
+    if isinstance(value, str):
+        return hide_paths(value)
+    if isinstance(value, Mapping):
+        return {key: hide_paths_in(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hide_paths_in(item) for item in value]
+    return value

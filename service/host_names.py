@@ -1,0 +1,56 @@
+"""Host names and IP addresses, as they stand in URLs and in the `Host` header."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?")
+
+
+def is_address(host: str) -> bool:
+    """Return whether a host is an IP address, without brackets."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def is_host_name(host: str) -> bool:
+    """Return whether a text in lower case has the form of a host name."""
+    return _NAME.fullmatch(host) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a server that listens on this host is reachable from this machine only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def parse_host(text: str) -> str:
+    """Return a host in the form in which hosts are compared: lower case, without brackets and without final dot.
+
+    Raises:
+        ValueError: It is neither a host name nor an IP address.
+    """
+    host = text.strip().lower().rstrip(".").removeprefix("[").removesuffix("]")
+    if not is_address(host) and not is_host_name(host):
+        raise ValueError(f"{text!r} is not a host name; give names without scheme and port, such as line-pc.local")
+    return host
+
+
+def parse_origin(text: str) -> str:
+    """Return an origin in the form in which browsers send it.
+
+    Raises:
+        ValueError: It is not an origin.
+    """
+    scheme, separator, rest = text.strip().lower().rstrip("/").partition("://")
+    host, _, port = rest.partition(":") if not rest.startswith("[") else (rest.partition("]")[0], "", "")
+    if not separator or scheme not in {"http", "https"} or "/" in rest or (port and not port.isdecimal()):
+        raise ValueError(f"{text!r} is not an origin; give scheme, host and port, such as https://mes.example:8443")
+    parse_host(host)
+    return f"{scheme}://{rest}"
