@@ -13,6 +13,8 @@ from typing import Any
 
 CLIENT = "plumbline-client"
 RUNTIME = "onnxruntime"
+EXTRAS = ("postgres", "s3", "mqtt", "opcua", "otel", "parquet")
+"""Extras that the images contain, because nothing can be installed in a container later."""
 
 
 def document(file: str) -> dict[str, Any]:
@@ -36,6 +38,7 @@ def dependencies(variant: str) -> list[str]:
     if variant == "cuda":
         (runtime,) = [line.split(";")[0] for line in project["optional-dependencies"]["cuda"]]
     common = [line for line in project["dependencies"] if not line.startswith((CLIENT, RUNTIME))]
+    common += [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
     return [*common, *client["project"]["dependencies"], runtime]
 
 
