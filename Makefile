@@ -16,6 +16,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable ./client
 PINS := pyproject.toml client/pyproject.toml constraints.txt
 MODELS ?= models
+# Processes that run tests. Each computes on one thread.
+WORKERS ?= auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help demo demo-train demo-bundle images serve test test-fast lint format typecheck docs constraints requirements sbom audit system-deps clean clean-runs
 
@@ -115,10 +118,10 @@ audit: $(RELEASE)/stamp ## look up known vulnerabilities of what the images inst
 # --- is it right? -------------------------------------------------------------------------------------------
 
 test: lint typecheck docs ## everything that CI checks: style, types, import rules, documentation, tests with coverage
-	$(BIN)/pytest --cov --cov-report=term:skip-covered $(if $(TESTS),,--cov-fail-under=95.5) --durations=15 $(TESTS)
+	$(PYTEST) --cov --cov-report=term:skip-covered $(if $(TESTS),,--cov-fail-under=95.5) --durations=15 $(TESTS)
 
 test-fast: $(VENV)/stamp-full ## the tests that take seconds, for the inner loop: no processes, no training, no coverage
-	$(BIN)/pytest -m 'not slow and not real_data' $(TESTS)
+	$(PYTEST) -m 'not slow and not real_data' $(TESTS)
 
 lint: $(VENV)/stamp-full ## style and import rules
 	$(BIN)/ruff check
