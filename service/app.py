@@ -58,7 +58,6 @@ from service.serving.replays import ReplayService
 from service.serving.retention import RetentionSweeper
 from service.serving.streams import StreamService
 from service.settings import Settings
-from service.store.errors import StoreUnavailable
 from service.store.health import StoreHealth
 from service.store.probe import StoreProbe
 from service.store.store import Store
@@ -170,11 +169,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The store is opened first: without it there are no decisions, so the process ends here with the reason.
-        try:
-            store = await run_in_threadpool(Store.open, settings.database, settings.data)
-        except StoreUnavailable as error:
-            log.error("cannot start", reason=error.detail)
-            raise
+        store = await run_in_threadpool(Store.open, settings.database, settings.data)
         try:
             runtime = Runtime(settings, store, metrics, refusals)
         except BaseException:

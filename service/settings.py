@@ -168,7 +168,12 @@ class Settings(BaseSettings):
     @field_validator("models", "data")
     @classmethod
     def _check_folder(cls, folder: Path) -> Path:
-        if folder.exists() and not folder.is_dir():
+        try:
+            is_file = folder.exists() and not folder.is_dir()
+        except (OSError, ValueError) as error:  # the latter for a null character
+            reason = error.strerror if isinstance(error, OSError) else "it contains a null character"
+            raise ValueError(f"{str(folder)!r} cannot be the name of a folder: {reason}") from error
+        if is_file:
             raise ValueError(f"{folder} is a file, expected a folder")
         return folder.absolute()
 

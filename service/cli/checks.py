@@ -26,6 +26,7 @@ from service.server import PORT_REMEDY
 from service.settings import PREFIX, Settings
 from service.store.database import open_read_only_engine, sqlite_path
 from service.store.errors import StoreUnavailable
+from service.store.reasons import RESTORE
 from service.store.sqlite import check_file
 
 MIN_FREE_BYTES = 200 * 2**20
@@ -191,16 +192,15 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
         if error.is_outdated:
             yield Finding("database", Health.WARNING, error.reason, error.remedy)
             return
-        remedy = "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA, or restore a backup."
-        yield Finding("database", Health.PROBLEM, error.detail, remedy)
+        remedy = error.remedy or "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA."
+        yield Finding("database", Health.PROBLEM, error.reason, remedy)
         return
     engine.dispose()
     damage = None if path is None else check_file(path, _STRUCTURE_CHECK_S)
     if damage is None:
         yield Finding("database", Health.OK, "can be opened, and its tables are up to date")
     else:
-        remedy = "Stop the service, and restore a backup of the database."
-        yield Finding("database", Health.PROBLEM, f"{path} is corrupt ({damage})", remedy)
+        yield Finding("database", Health.PROBLEM, f"{path} is corrupt ({damage})", RESTORE)
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.store.errors import StoreUnavailable
-from service.store.reasons import reason_of
+from service.store.reasons import database_failure
 from service.store.sqlite import SqliteFile, configure
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -31,25 +31,6 @@ def sqlite_path(url: str) -> Path | None:
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
     return Path(parsed.database).absolute()
-
-
-def open_engine(url: str, file: SqliteFile | None = None) -> Engine:
-    """Connect to a database, migrate its schema to this version, and return the engine.
-
-    Args:
-        url: SQLAlchemy URL.
-        file: Opens the connections to a SQLite database; None to use the file of the URL without a guard.
-
-    Raises:
-        StoreUnavailable: The database cannot be opened or migrated.
-    """
-    engine = make_engine(url, file)
-    try:
-        migrate(engine)
-    except StoreUnavailable:
-        engine.dispose()
-        raise
-    return engine
 
 
 def make_engine(url: str, file: SqliteFile | None = None) -> Engine:
@@ -147,7 +128,7 @@ def _create(url: URL, **options: Any) -> Engine:
 
 
 def _cannot_open(url: URL, error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"the database {url.render_as_string()} cannot be opened ({reason_of(error)})")
+    return database_failure(f"the database {url.render_as_string()} cannot be opened", error)
 
 
 def _require_known(url: URL, revision: str | None) -> None:

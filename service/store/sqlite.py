@@ -30,8 +30,11 @@ class SqliteFile:
         """Open a connection. The file is never created.
 
         Raises:
+            StoreUnavailable: A file or folder that is guarded was deleted or replaced.
             sqlite3.Error: The file does not exist or cannot be opened.
         """
+        if self.guard is not None:
+            self.guard.check()  # names the folder that is missing, where SQLite only fails to open the file
         if self.is_read_only:
             return self._open(f"mode=ro{'' if self._has_wal() else '&immutable=1'}", busy_timeout_ms)
         connection = self._open("mode=rw", busy_timeout_ms)

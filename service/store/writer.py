@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from service.store.errors import StoreUnavailable
 from service.store.models import InspectionRow
-from service.store.reasons import reason_of
+from service.store.reasons import database_failure
 from service.store.records import InspectionRecord
 
 MAX_GROUP = 256
@@ -94,7 +94,6 @@ class GroupWriter:
 
 
 def _failure(error: Exception) -> StoreUnavailable:
-    """Return an error of its own for each thread: raising one object in several threads would mix their tracebacks."""
     if isinstance(error, StoreUnavailable):
-        return StoreUnavailable(error.reason, remedy=error.remedy)
-    return StoreUnavailable(f"the inspection cannot be stored ({reason_of(error)})")
+        return error.copy()
+    return database_failure("the inspection cannot be stored", error)

@@ -40,6 +40,8 @@ def test_database_is_in_the_data_folder_by_default(tmp_path: Path) -> None:
         ({"database_url": "sqlite:///:memory:"}, "loses"),
         ({"data": "models/data"}, "lies in the model repository"),
         ({"data": __file__}, "is a file"),
+        ({"models": "m" * 300}, "cannot be the name of a folder: File name too long"),
+        ({"data": "a\0b"}, "null character"),
         ({"max_body_bytes": 10}, "max_body_bytes"),
         ({"max_body_bytes": 2**22, "max_inflight_body_bytes": 2**21}, "could never be received"),
         ({"queue_deadline_s": 0}, "queue_deadline_s"),

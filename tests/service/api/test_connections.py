@@ -19,8 +19,8 @@ from websockets.sync.client import connect as open_websocket
 from service.api.http import body_limit
 from service.api.http.http_protocol import MAX_HEAD_BYTES
 from service.app import begin_drain
+from tests.problems import assert_problem
 from tests.running_service import GOOD, INSPECT, RunningService, Serve, encode
-from tests.service.api.test_problems import assert_problem
 
 OTHER = "127.0.0.2"
 IMAGE = {"content-type": "image/png"}
@@ -271,7 +271,7 @@ def test_greedy_client_does_not_displace_another_one(serve: Serve) -> None:
 @pytest.mark.slow
 def test_deadline_holds_while_an_image_waits_for_its_turn(serve: Serve) -> None:
     with serve(queue_limit=2, max_batch=1, queue_deadline_s=0.2) as service:
-        with service.admission.enter():
+        with service.occupied():
             assert_problem(service.inspect(), 503, "deadline-exceeded")
         assert service.admission.depth == 0
         assert service.inspect().status_code == 201

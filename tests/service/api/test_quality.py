@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from plumbline_client import Client
 from service.cli.main import app
 from tests.bundles import SIZE, part, tiny_quality, write_tiny_bundle
+from tests.problems import assert_problem
 from tests.running_service import INSPECT, RunningService, encode, run_service
-from tests.service.api.test_problems import assert_problem
 from tests.serving import service_process
 
 WHO = {"author": "a", "reason": "b"}

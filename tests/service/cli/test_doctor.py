@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from service.store.database import _upgrade, open_engine
+from service.store.database import _upgrade
 from tests.bundles import tiny_draft, write_tiny_bundle
 from tests.command_line import run
+from tests.databases import migrated_engine
 from tests.running_service import GOOD, Serve
 
 
@@ -67,7 +68,7 @@ def test_doctor_reports_the_state_of_the_database_and_changes_nothing(
     if change == "old":
         _upgrade(create_engine(url), "0005_bundles")
     else:
-        open_engine(url).dispose()
+        migrated_engine(url).dispose()
     if change == "new":
         with sqlite3.connect(path) as database:
             database.execute("UPDATE alembic_version SET version_num = '9999_future'")

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, func, select, text
 from service.bundle.bundle import Bundle
 from service.deployment.recipes import recipe_in_force
 from service.recipes.recipe import Recipe
-from service.store.database import _upgrade, open_engine
+from service.store.database import _upgrade
 from service.store.errors import ArtefactGone, RecipeConflict, StoreUnavailable, UnknownInspection, UnknownRevision
 from service.store.files import ArtefactFiles, write_atomically
 from service.store.ids import created_at, new_id, parse_id
@@ -30,6 +30,7 @@ from service.store.models import Base, InspectionRow, ShadowRow
 from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history
 from service.store.records import InspectionRecord, ShadowRecord
 from service.store.store import Store
+from tests.databases import migrated_engine
 
 
 def make_row(**changes: Any) -> InspectionRecord:
@@ -164,7 +165,7 @@ def test_error_names_the_database_that_cannot_be_opened(tmp_path: Path, name: st
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("not a database, but long enough to have a header " * 50)
     with pytest.raises(StoreUnavailable, match=name):
-        open_engine(f"sqlite:///{tmp_path / name}")
+        migrated_engine(f"sqlite:///{tmp_path / name}")
 
 
 def test_page_starts_after_the_cursor(store: Store) -> None:
@@ -251,7 +252,7 @@ def test_migration_that_recreates_a_table_keeps_referring_rows(tmp_path: Path) -
             values = ["x" if "CHAR" in column[2] else 1 if column[3] else None for column in columns]
             database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
     database.close()
-    engine = open_engine(url)
+    engine = migrated_engine(url)
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(ShadowRow)) == 1
     engine.dispose()
@@ -263,13 +264,13 @@ def test_failed_migration_is_rolled_back(tmp_path: Path, monkeypatch: pytest.Mon
         # The second table cannot be created, as if the process were killed at this moment.
         patch.setattr("alembic.op.create_index", _fail)
         with pytest.raises(RuntimeError, match="killed here"):
-            open_engine(url)
+            migrated_engine(url)
     with sqlite3.connect(tmp_path / "plumbline.db") as database:
         tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     database.close()
     assert tables == []
 
-    open_engine(url).dispose()
+    migrated_engine(url).dispose()
 
 
 def _fail(*_: object, **__: object) -> None:
