@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from service.cli.console import FAILURE, OUT, refuse, status_line
+from service.cli.console import FAILURE, OUT, refuse, shown, status_line
 from service.cli.options import AsJson, Models, Provider, load_settings
 from service.errors import PlumblineError
 
@@ -84,7 +83,7 @@ def import_bundle(
         refuse(error.detail)
     except OSError as error:
         refuse(f"{archive} cannot be imported: {error.strerror}.")
-    path = escape(str(bundle.path))
+    path = shown(bundle.path)
     if is_new:
         OUT.print(f"Imported the bundle to {path}.", soft_wrap=True)
     else:
@@ -120,7 +119,7 @@ def export_bundle(
         refuse(error.detail)
     except OSError as error:
         refuse(f"{error.filename} cannot be written: {error.strerror}.")
-    OUT.print(f"Exported {bundle.manifest.product} {bundle.version} to {escape(str(target))}.", soft_wrap=True)
+    OUT.print(f"Exported {bundle.manifest.product} {bundle.version} to {shown(target)}.", soft_wrap=True)
 
 
 def _bundles_in(path: Path) -> list[Path]:

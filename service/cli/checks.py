@@ -23,7 +23,7 @@ from service.host_names import is_loopback
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
 from service.server import PORT_REMEDY
-from service.settings import PREFIX, Settings
+from service.settings import Settings, unknown_variables
 from service.store.database import open_read_only_engine, sqlite_path
 from service.store.errors import StoreUnavailable
 from service.store.reasons import RESTORE
@@ -111,11 +111,8 @@ def _is_installed(name: str) -> bool:
 
 
 def _check_settings(settings: Settings) -> Iterator[Finding]:
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | CLIENT_VARIABLES
-    # pydantic-settings ignores unknown variables, so a misspelt one would have no effect and no message.
-    for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.startswith(f"{PREFIX}TEST_"):
-            yield Finding("settings", Health.WARNING, f"{name} is not a setting", "Check its spelling, or unset it.")
+    for variable in unknown_variables(os.environ, CLIENT_VARIABLES):
+        yield Finding("settings", Health.WARNING, variable.detail, variable.remedy)
     changed = {name: getattr(settings, name) for name in sorted(settings.model_fields_set - {"database_url"})}
     text = ", ".join(f"{name}={value}" for name, value in changed.items())
     yield Finding("settings", Health.OK, text or "all settings have their default values")

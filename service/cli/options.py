@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.markup import escape
 
-from service.cli.console import ERR, USAGE
+from service.cli.console import ERR, USAGE, refuse, shown
 from service.settings import PREFIX, Settings
 
 CLIENT_URL, CLIENT_KEY, CLIENT_CA_FILE = f"{PREFIX}URL", f"{PREFIX}API_KEY", f"{PREFIX}CA_FILE"
@@ -81,8 +80,17 @@ def load_settings(**options: Any) -> Settings:
         for item in error.errors(include_url=False):
             path = ".".join(str(part) for part in item["loc"])
             name = _given_name(path, options.get(path)) if path else "Settings"
-            ERR.print(f"[red]{name}[/]: {escape(item['msg'].removeprefix('Value error, '))}")
+            ERR.print(f"[red]{name}[/]: {shown(item['msg'].removeprefix('Value error, '))}")
         raise typer.Exit(USAGE) from error
+
+
+def require_models(settings: Settings) -> None:
+    """End the command with the exit code for wrong usage if the model repository does not exist."""
+    if not settings.models.is_dir():
+        refuse(
+            f"The model repository {settings.models} does not exist. Give the folder that holds the products with "
+            f"--models or {PREFIX}MODELS."
+        )
 
 
 def _given_name(setting: str, option: object) -> str:

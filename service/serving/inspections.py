@@ -231,9 +231,14 @@ class InspectionService:
             limit: Maximum number of inspections.
 
         Raises:
+            UnknownProduct: The filter names a product that does not exist, and no inspection of it is stored.
             StoreUnavailable: The database cannot be used.
         """
-        return read_page(lambda count: list_inspections(self._store.engine, which, before=before, limit=count), limit)
+        engine, product = self._store.engine, which.product
+        is_unknown = product is not None and product not in self._registry.known
+        if product is not None and is_unknown and not list_inspections(engine, InspectionFilter(product), limit=1):
+            self._registry.require_known(product)
+        return read_page(lambda count: list_inspections(engine, which, before=before, limit=count), limit)
 
     def close(self) -> None:
         """Complete the submitted work and stop the threads."""

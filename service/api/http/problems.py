@@ -306,5 +306,8 @@ _EVERY_ROUTE = (
     ShuttingDown,
 )
 RETRY_HEADERS = {
-    "Retry-After": {"description": "Seconds to wait before the next attempt.", "schema": {"type": "integer"}}
+    "Retry-After": {
+        "description": "Seconds to wait before the next attempt. Absent if waiting does not help.",
+        "schema": {"type": "integer"},
+    }
 }

@@ -30,6 +30,7 @@ from service.api.responses import (
     location_header,
     verdict_headers,
 )
+from service.deployment.errors import UnknownProduct
 from service.errors import InvalidRequest, QueueFull
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
@@ -126,7 +127,7 @@ async def inspect(
     "/v1/inspections",
     operation_id="list_inspections",
     summary="List inspections",
-    responses=problem_responses(InvalidRequest, StoreUnavailable),
+    responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
 )
 def list_inspections(
     inspections: InspectionsDep,
@@ -138,7 +139,10 @@ def list_inspections(
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of inspections on the page.")] = 50,
 ) -> InspectionPage:
-    """Return stored inspections page by page, newest first."""
+    """Return stored inspections page by page, newest first.
+
+    A product that was removed from the model repository is still listed if inspections of it are stored.
+    """
     which = InspectionFilter(product=product, decision=decision, part_id=part_id)
     page = inspections.search(which, cursor, limit)
     return InspectionPage(items=[to_inspection(record) for record in page.items], next_cursor=page.next_cursor)

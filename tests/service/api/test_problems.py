@@ -73,6 +73,8 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", f"{INSPECT}?partid=7", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
     ("POST", f"{INSPECT}?captured_at=2026-01-01T00:00:00", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
     ("POST", f"{INSPECT}?part_id=a%00b", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
+    ("GET", "/v1/inspections?product=nope", {}, 404, "unknown-product"),
+    ("GET", "/v1/inspections?product=nope&decision=fail&part_id=7&limit=1", {}, 404, "unknown-product"),
     ("GET", "/v1/inspections?limit=0", {}, 422, "invalid-request"),
     ("GET", "/v1/inspections?cursor=x", {}, 422, "invalid-request"),
     ("PUT", RECIPE, {"content": b"{{", "headers": JSON}, 422, "invalid-request"),
@@ -171,6 +173,9 @@ def test_product_whose_bundle_is_broken_is_not_ready(serve: Serve, tmp_path: Pat
     with serve(models=models) as service:
         problem = assert_problem(service.inspect(), 503, "product-not-ready")
         assert "manifest.json" in problem["detail"]
+        assert "retry_after" not in problem, "waiting does not repair a bundle"
+        with service.registry.changing("widget"):
+            assert assert_problem(service.inspect(), 503, "product-not-ready")["retry_after"] > 0
 
 
 def test_every_problem_type_has_a_test_in_this_folder() -> None:

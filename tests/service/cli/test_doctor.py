@@ -41,7 +41,13 @@ def test_doctor_reports_problems_with_remedies(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "data" / "plumbline.db").write_text("this is not a database " * 100)
     result = run("doctor", "--models", models, "--data", tmp_path / "data", "--port", "0", "--host", "0.0.0.0")  # noqa: S104
     assert result.exit_code == 1
-    for words in ("PLUMBLINE_PROT is not a setting", "calibration.json", "cannot be opened", "firewall"):
+    misspelt = "PLUMBLINE_PROT is not a setting (did you mean PLUMBLINE_PORT?)"
+    for words in (
+        misspelt,
+        "calibration.json",
+        "cannot be opened",
+        "firewall",
+    ):
         assert words in result.output, words
     assert result.output.count("→") >= 4, "each has a remedy"
 

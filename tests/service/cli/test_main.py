@@ -47,7 +47,19 @@ def test_products_are_listed(tiny_models: Path, tmp_path: Path) -> None:
     assert (product["product"], product["method"]) == ("widget", "gray-distance")
     assert product["target_false_reject_rate"] == 0.01
     assert "widget" in run("products", "--models", tiny_models, "--data", tmp_path).stdout
+    (tmp_path / "none").mkdir()
     assert "holds no product" in run("products", "--models", tmp_path / "none", "--data", tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "command", [("products",), ("products", "--json"), ("replay", "--product", "x"), ("inspect", ".", "--product", "x")]
+)
+def test_missing_model_repository_is_an_error_that_names_the_path(command: tuple[str, ...], tmp_path: Path) -> None:
+    result = run(*command, "--models", tmp_path / "nope", "--data", tmp_path)
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'nope'} does not exist" in " ".join(result.stderr.split())
+    assert "PLUMBLINE_MODELS" in result.stderr
+    assert result.stdout == ""
 
 
 def test_version_and_document_are_printed() -> None:

@@ -159,6 +159,16 @@ def test_malformed_form_is_explained(serve: Serve) -> None:
     assert_own(response.json()["detail"])
 
 
+@pytest.mark.slow
+def test_replay_of_an_unknown_product_names_the_folder_that_was_searched(tiny_models: Path, serve: Serve) -> None:
+    with serve() as service:
+        data = service.settings.data
+    result = run("replay", "--product", "ghost", "--models", tiny_models, "--data", data, "--provider", "cpu")
+
+    assert result.exit_code == 2
+    assert f"no product 'ghost' in the model repository {tiny_models}" in result.stderr
+
+
 def test_unknown_product_names_the_folder_that_was_searched(tiny_models: Path, tmp_path: Path) -> None:
     result = run("inspect", tmp_path, "--product", "ghost", "--models", tiny_models, "--data", tmp_path / "data")
 

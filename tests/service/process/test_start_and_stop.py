@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from service.store.lock import LOCK_NAME, FileLock
-from tests.serving import ROOT
+from tests.serving import ROOT, service_process
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +60,13 @@ def test_corrupt_database_is_reported_with_the_right_advice(tiny_models: Path, t
     done = start(tiny_models, tmp_path, {"log_format": log_format})
     assert_explained(done, "is not a SQLite database", "restore a backup")
     assert "image again" not in done.stderr
+
+
+def test_misspelt_variable_is_logged_and_the_service_starts(tiny_models: Path, tmp_path: Path) -> None:
+    with service_process(tiny_models, tmp_path, {"provider": "cpu", "qeue_limit": "8"}) as service:
+        (warning,) = [entry for entry in service.log if entry["event"] == "environment variable not used"]
+    assert warning["level"] == "warning"
+    assert warning["reason"] == "PLUMBLINE_QEUE_LIMIT is not a setting (did you mean PLUMBLINE_QUEUE_LIMIT?)"
 
 
 HANGING = """
