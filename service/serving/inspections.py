@@ -22,7 +22,7 @@ from service.deployment.lease import ActiveProduct
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
-from service.errors import DeadlineExceeded, MemoryBudgetExceeded, PlumblineError, QueueFull, ShuttingDown
+from service.errors import DeadlineExceeded, PlumblineError
 from service.inspection.quality import QualityViolation
 from service.inspection.records import PreparedImage
 from service.inspection.runtime.threads import cpu_quota
@@ -47,7 +47,6 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 
 DISK_THREADS = 4
-_CAPACITY_ERRORS = (QueueFull, DeadlineExceeded, MemoryBudgetExceeded, ShuttingDown, StoreUnavailable)
 
 
 class InspectionService:
@@ -132,8 +131,8 @@ class InspectionService:
             if self._store.read_only_reason is not None:
                 raise StoreUnavailable(self._store.read_only_reason)
             yield
-        except _CAPACITY_ERRORS as error:
-            self._metrics.shed.labels(error.slug.replace("-", "_")).inc()
+        except PlumblineError as error:
+            self._metrics.count_shed(error)
             raise
 
     @asynccontextmanager
