@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from plumbline_client.errors import MissingExtra, ServiceProblem, ServiceUnreachable, UnexpectedResponse
+from plumbline_client.errors import UNKNOWN, MissingExtra, ServiceProblem, ServiceUnreachable, UnexpectedResponse
 from plumbline_client.schemas.product import Readiness
 
 if TYPE_CHECKING:
@@ -19,18 +19,22 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 DEFAULT_PAUSE_S = 1.0
-"""Seconds until the next attempt where a 503 states no time."""
+"""Seconds until the next attempt where the 503 of a proxy states no time."""
 
 
 def retry_pause_s(response: httpx.Response, max_retry_after_s: float) -> float | None:
     """Return the seconds to wait before the request is sent again, or None if it must not be sent again.
 
-    Only a 503 is temporary, and only if it does not demand a pause longer than `max_retry_after_s`.
+    Only a 503 is temporary, and only if it does not demand a pause longer than `max_retry_after_s`. The service states
+    no time where waiting does not help; a proxy may state none in any case.
     """
     if response.status_code != 503:
         return None
+    problem = ServiceProblem.of(response)
     # The problem document states fractions of a second, the header only whole seconds.
-    stated = ServiceProblem.of(response).problem.get("retry_after", response.headers.get("retry-after"))
+    stated = problem.problem.get("retry_after", response.headers.get("retry-after"))
+    if stated is None and problem.slug != UNKNOWN:
+        return None
     try:
         pause_s = max(0.0, float(stated))
     except (TypeError, ValueError):

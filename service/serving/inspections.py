@@ -233,9 +233,8 @@ class InspectionService:
             UnknownProduct: The filter names a product that does not exist, and no inspection of it is stored.
             StoreUnavailable: The database cannot be used.
         """
-        engine, product = self._store.engine, which.product
-        is_unknown = product is not None and product not in self._registry.known
-        if product is not None and is_unknown and not list_inspections(engine, InspectionFilter(product), limit=1):
+        engine = self._store.engine
+        if (product := which.product) is not None and not list_inspections(engine, InspectionFilter(product), limit=1):
             self._registry.require_known(product)
         return read_page(lambda count: list_inspections(engine, which, before=before, limit=count), limit)
 

@@ -77,7 +77,6 @@ def full(**stated: Any) -> Handler:
         (full(headers={"retry-after": "30"}), [30, 30]),
         (full(headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), [1, 1]),
         (full(headers={"retry-after": "-3"}), [0, 0]),
-        (full(), [1, 1]),
     ],
 )
 def test_request_is_sent_again_after_the_stated_time(
@@ -87,6 +86,20 @@ def test_request_is_sent_again_after_the_stated_time(
         call(is_async, URL, "products", handler=handler, retries=2)
     assert (caught.value.status, caught.value.slug) == (503, "queue-full")
     assert pauses == expected
+
+
+def test_503_of_the_service_without_a_time_is_raised_at_once(is_async: bool, pauses: list[float]) -> None:
+    problem = {"type": "/problems#product-not-ready", "detail": "Its bundle is broken."}
+    with pytest.raises(ServiceProblem, match="product-not-ready"):
+        call(is_async, URL, "products", handler=full(problem=problem))
+    assert pauses == []
+
+
+@pytest.mark.parametrize("text", ["<html>Service Unavailable</html>", "", '{"message": "no backend"}'])
+def test_503_of_a_proxy_without_a_time_is_sent_again(is_async: bool, pauses: list[float], text: str) -> None:
+    with pytest.raises(ServiceProblem, match="unknown"):
+        call(is_async, URL, "products", handler=lambda _: httpx.Response(503, text=text), retries=2)
+    assert pauses == [1, 1]
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_process_ends_although_something_hangs(tiny_models: Path, tmp_path: Path
     with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            events = []
+            events, sent = [], 0.0
             for line in process.stderr:
                 events.append(json.loads(line)["event"])
                 if events[-1] == "listening":
