@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 
-
 UNKNOWN = "unknown"
 """Slug of a response that is not a problem document."""
 

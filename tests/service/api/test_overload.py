@@ -95,7 +95,7 @@ def test_content_length_over_the_limit_is_rejected_before_the_body_is_sent(servi
 
 def test_chunked_body_is_rejected_as_soon_as_it_exceeds_the_limit(service: RunningService) -> None:
     with service.connect() as client:
-        head = f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = f"POST {INSPECT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
         client.sendall(head.encode())
         chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
         for _ in range(100_000 // 0x4000 + 1):
@@ -115,7 +115,7 @@ def test_rejected_upload_ends_with_the_response_not_with_a_reset(service: Runnin
 
 
 def _head(length: int) -> bytes:
-    lines = [f"POST {INSPECT} HTTP/1.1", "Host: x", "Content-Type: image/png", f"Content-Length: {length}"]
+    lines = [f"POST {INSPECT} HTTP/1.1", "Host: localhost", "Content-Type: image/png", f"Content-Length: {length}"]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
