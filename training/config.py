@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from service.schemas.violations import list_violations
 from training.errors import InvalidFitConfig
 
 if TYPE_CHECKING:
@@ -137,5 +138,4 @@ def _converted(hint: Any, value: Any, label: str) -> Any:
         # Strict JSON: a number is not accepted as a text, nor true as a number; a list is accepted as a tuple.
         return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]["msg"]
-        raise InvalidFitConfig(f"The {label} is {value!r}: {problem[0].lower()}{problem[1:]}.") from error
+        raise InvalidFitConfig(f"The {label} is {value!r}: it {list_violations(error)[0]['msg']}.") from error

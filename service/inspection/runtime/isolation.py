@@ -35,6 +35,12 @@ log = structlog.get_logger(__name__)
 _COMMAND = (sys.executable, "-P", "-m", "service.inspection.runtime.self_test_process")
 _ROOT = Path(service.__file__).parent.parent
 _MAX_REASON = 500
+# By the stage of the self-test. The message of ONNX Runtime is for the log.
+_FAILURES = {
+    "open": "ONNX Runtime cannot open it, because an operator is not supported or its inputs do not fit.",
+    "golden": "ONNX Runtime stops with an error at a golden sample.",
+    "batch": "it does not return one result per image for a batch of {batch} images; its batch axis must be dynamic.",
+}
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,9 @@ class IsolatedSelfTest:
         if result.get("out_of_memory"):
             raise self._out_of_memory(bundle.path)
         if "error" in result:
-            reason = str(result["error"])[:_MAX_REASON]
-            raise BundleInvalid(bundle.path, f"its graph cannot be run in the self-test ({reason}).")
+            log.debug("self-test failed", path=str(bundle.path), error=str(result["error"])[:_MAX_REASON])
+            reason = _FAILURES[result["stage"]].format(batch=max_batch)
+            raise BundleInvalid(bundle.path, f"its graph cannot be run in the self-test: {reason}")
         return float(result["difference"])
 
     def close(self) -> None:
