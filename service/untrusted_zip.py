@@ -122,13 +122,25 @@ def _check_directory(archive: IO[bytes], max_directory_bytes: int) -> None:
     start = tail.rfind(_END_SIGNATURE)
     if start < 0 or len(tail) - start < _END_RECORD.size:
         raise BadZip(_describe_incomplete(archive, size))
-    directory_bytes = _END_RECORD.unpack_from(tail, start)[5]
+    directory_bytes, directory_start = _END_RECORD.unpack_from(tail, start)[5:7]
     # A zip64 archive has a locator record right before the end record.
     is_zip64 = tail[max(0, start - 20) : start].startswith(b"PK\x06\x07")
     if directory_bytes > max_directory_bytes or is_zip64:
         raise BadZip(
             "its central directory is larger than allowed (too many files, too long names, or the zip64 format)."
         )
+    _require_own_end(archive, size - len(tail) + start, directory_start + directory_bytes)
+
+
+def _require_own_end(archive: IO[bytes], directory_end: int, stated_end: int) -> None:
+    """Refuse a truncated archive whose last complete entry is itself a zip file, such as an `.npz` file.
+
+    The end record that is found then belongs to the inner file, which begins later than the archive.
+    """
+    head = archive.read(len(_LOCAL_SIGNATURE))
+    archive.seek(0)
+    if head == _LOCAL_SIGNATURE and stated_end < directory_end:
+        raise BadZip("it is truncated: it begins as a zip file, but its end is missing.")
 
 
 def _describe_incomplete(archive: IO[bytes], size: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from service.schemas.violations import list_violations
+from service.schemas.violations import list_violations, suggestion
 from training.errors import InvalidFitConfig
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def checked(kind: type[DataclassInstance], given: Mapping[str, Any], what: str) 
     """
     hints = get_type_hints(kind)
     if unknown := sorted(set(given) - set(hints)):
-        raise InvalidFitConfig(f"There is no {what} {', '.join(unknown)}; choose from {', '.join(sorted(hints))}.")
+        reason = f"There is no {what} {', '.join(unknown)}; choose from {', '.join(sorted(hints))}"
+        raise InvalidFitConfig(f"{reason} {suggestion(unknown[0], hints)}".rstrip() + ".")
     return {name: _converted(hints[name], value, f"{what} {name}") for name, value in given.items()}
 
 

@@ -83,7 +83,8 @@ _TEXTS: Mapping[str, str] = {
     "string_too_long": "has more than {max_length} characters; shorten it",
     "string_too_short": "has less than {min_length} characters; give a longer text",
     "tuple_type": "is {kind}, expected a list",
-    "union_tag_invalid": "has the unknown value {tag!r:.100} in the field {discriminator}; expected one of {expected_tags}",
+    "union_tag_invalid": "has the unknown value {tag!r:.100} in the field {discriminator}; expected one of "
+    "{expected_tags}",
     "union_tag_not_found": "has no field {discriminator}, which states its type; add it",
     "url_parsing": "is not a URL; give one such as http://host:8000",
     "url_scheme": "is not a URL of an accepted kind; expected {expected_schemes}",
@@ -209,9 +210,15 @@ def unknown_name(name: str, known: Iterable[str], term: str = "field") -> str:
     """
     names = sorted(known)
     message = f"unknown {term} `{name[:_MAX_NAME]}`"
-    if close := difflib.get_close_matches(name[:_MAX_NAME], names, 1):
-        return f"{message} (did you mean `{close[0]}`?)"
+    if offer := suggestion(name, names):
+        return f"{message} {offer}"
     return f"{message} (expected one of: {', '.join(names)})" if names else f"{message}; remove it"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return a question for the nearest expected name in parentheses, or an empty text if none is near."""
+    close = difflib.get_close_matches(name[:_MAX_NAME], sorted(known), 1)
+    return f"(did you mean `{close[0]}`?)" if close else ""
 
 
 def _text(item: Mapping[str, Any], path: Sequence[str | int], names: Names | None, term: str) -> str:
@@ -264,6 +271,8 @@ def _kind(value: object) -> str:
             return "null"
         case bool():
             return "a truth value"
+        case float() if not value.is_integer():
+            return "a number with a fraction"
         case int() | float():
             return "a number"
         case str():

@@ -22,6 +22,7 @@ MISSING = "missing"
 """Type of the error for a name that the schema requires."""
 OWN = "invalid_query"
 """Type of a violation that was not found by pydantic. Its message is our own."""
+_NAMING = (UNKNOWN, MISSING, "model_type", "model_attributes_type")  # their texts name fields
 _MAX_NAME = 100
 _MARKS = ("[key]",)  # pydantic adds them to the location of a wrong key
 _JSON_PLACE = re.compile(r" at line (\d+) column (\d+)$")
@@ -47,13 +48,13 @@ _TEXTS: Mapping[str, str] = {
     "dict_type": "is {kind}, " + _OBJECT,
     "enum": "is not an accepted value; expected {expected}",
     "finite_number": "is not a finite number; " + _NUMBER,
-    "float_parsing": "is not a number; " + _NUMBER,
+    "float_parsing": "is not a number; give one such as 0.5",
     "float_type": "is {kind}, " + _NUMBER,
     "frozen_set_type": "is {kind}, expected a list",
     "greater_than": "is not greater than {gt}; give a number greater than {gt}",
     "greater_than_equal": "is less than {ge}; give a number of at least {ge}",
     "int_from_float": "has a fraction; " + _WHOLE,
-    "int_parsing": "is not a whole number; " + _WHOLE,
+    "int_parsing": "is not a whole number; give one such as 20",
     "int_parsing_size": "has too many digits; give a smaller number",
     "int_type": "is {kind}, " + _WHOLE,
     "invalid_key": "is not a name; names must be text",
@@ -79,11 +80,12 @@ _TEXTS: Mapping[str, str] = {
     "timezone_aware": "has no time zone; give the time with one, such as 2026-03-01T08:30:00Z",
     "timezone_naive": "has a time zone; give the time without one",
     "too_long": "has more than the {max_length} allowed items; give fewer",
-    "too_short": "has {actual_length} items; expected at least {min_length}",
+    "too_short": "has too few items ({actual_length}); expected at least {min_length}",
     "string_too_long": "has more than {max_length} characters; shorten it",
     "string_too_short": "has less than {min_length} characters; give a longer text",
     "tuple_type": "is {kind}, expected a list",
-    "union_tag_invalid": "has an unknown value in the field {discriminator}; expected one of {expected_tags}",
+    "union_tag_invalid": "has the unknown value {tag!r:.100} in the field {discriminator}; expected one of "
+    "{expected_tags}",
     "union_tag_not_found": "has no field {discriminator}, which states its type; add it",
     "url_parsing": "is not a URL; give one such as http://host:8000",
     "url_scheme": "is not a URL of an accepted kind; expected {expected_schemes}",
@@ -163,7 +165,7 @@ def list_violations(
     """
     items = error.errors(include_url=False)
     names = None
-    if expected is not None and any(item["type"] in (UNKNOWN, MISSING) for item in items):
+    if expected is not None and any(item["type"] in _NAMING for item in items):
         schema = expected.json_schema() if isinstance(expected, TypeAdapter) else expected.model_json_schema()
         names = Names(schema, [schema])
     return [describe_item(item, names) for item in items]
@@ -209,9 +211,15 @@ def unknown_name(name: str, known: Iterable[str], term: str = "field") -> str:
     """
     names = sorted(known)
     message = f"unknown {term} `{name[:_MAX_NAME]}`"
-    if close := difflib.get_close_matches(name[:_MAX_NAME], names, 1):
-        return f"{message} (did you mean `{close[0]}`?)"
+    if offer := suggestion(name, names):
+        return f"{message} {offer}"
     return f"{message} (expected one of: {', '.join(names)})" if names else f"{message}; remove it"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return a question for the nearest expected name in parentheses, or an empty text if none is near."""
+    close = difflib.get_close_matches(name[:_MAX_NAME], sorted(known), 1)
+    return f"(did you mean `{close[0]}`?)" if close else ""
 
 
 def _text(item: Mapping[str, Any], path: Sequence[str | int], names: Names | None, term: str) -> str:
@@ -234,7 +242,8 @@ def _text(item: Mapping[str, Any], path: Sequence[str | int], names: Names | Non
     template = _TEXTS.get(kind, _GENERAL)
     if template.endswith(_OBJECT) and names is not None and (fields := sorted(names.known(path))):
         template = template.replace(_OBJECT, f"expected an object with fields of these names: {', '.join(fields)}")
-    return template.format_map(_Context(context, kind=_kind(value)))
+    values = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
+    return template.format_map(_Context(values, kind=_kind(value)))
 
 
 def _describe_absent(path: Sequence[str | int], names: Names | None) -> str:
@@ -263,10 +272,14 @@ def _kind(value: object) -> str:
             return "null"
         case bool():
             return "a truth value"
+        case float() if not value.is_integer():
+            return "a number with a fraction"
         case int() | float():
             return "a number"
         case str():
             return "text"
+        case bytes():
+            return "not declared as JSON (Content-Type: application/json)"
         case Mapping():
             return "an object"
         case list() | tuple() | set() | frozenset():
