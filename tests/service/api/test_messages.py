@@ -208,7 +208,7 @@ def test_graph_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
     for model, expected in (
         (b"no graph at all", "model.onnx is not an ONNX graph, or it is truncated."),
         (tiny_model(draft).SerializeToString()[:-7], "model.onnx is not an ONNX graph, or it is truncated."),
-        (refused.SerializeToString(), "ONNX Runtime cannot open it, because an operator is not supported"),
+        (refused.SerializeToString(), "an operator is not supported or its inputs do not fit. The operator is 'Add'."),
     ):
         with pytest.raises(BundleInvalid) as caught:
             test_graph(model)
