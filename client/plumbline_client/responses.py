@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from plumbline_client.errors import UNKNOWN, MissingExtra, ServiceProblem, ServiceUnreachable, UnexpectedResponse
 from plumbline_client.schemas.product import Readiness
+from plumbline_client.schemas.violations import describe_violations, list_violations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,9 +85,8 @@ def parse(model: type[Model], content: bytes, url: str) -> Model:
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UnexpectedResponse(url, f"{where}: {first['msg']}" if where else first["msg"]) from error
+        violations = list_violations(error)[:1]
+        raise UnexpectedResponse(url, describe_violations(violations, "the body")) from error
 
 
 def parse_readiness(response: httpx.Response, url: str) -> Readiness:
@@ -126,6 +126,9 @@ def parse_map(content: bytes, url: str) -> npt.NDArray[np.float32]:
 
     try:
         loaded: npt.NDArray[np.float32] = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UnexpectedResponse(url, f"no array in NumPy's .npy format ({error})") from error
+    except Exception as error:  # numpy evaluates the header as a Python literal, which fails in many ways
+        raise UnexpectedResponse(url, "the body is not a complete array in NumPy's .npy format") from error
+    if loaded.dtype != np.float32 or loaded.ndim != 2:
+        found = f"{loaded.dtype} with {loaded.ndim} axes"
+        raise UnexpectedResponse(url, f"the array is {found}, expected float32 with 2 axes")
     return loaded

@@ -11,8 +11,9 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.api.http.middleware import TRACEPARENT
 from service.api.http.problems import request_id
-from service.errors import InvalidRequest, describe_violations, list_violations
+from service.errors import InvalidRequest
 from service.schemas.common import PartFields
+from service.schemas.violations import describe_violations, list_violations
 from service.serving.records import PartRecord
 
 
@@ -48,7 +49,7 @@ def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | 
         try:
             part = PartFields.model_validate(part.model_dump(exclude_none=True) | dict(fields))
         except ValidationError as error:
-            violations = list_violations(error)
+            violations = list_violations(error, PartFields)
             what = describe_violations(violations)
             raise InvalidRequest(f"A form field is not valid: {what}.", violations) from error
     return PartRecord(

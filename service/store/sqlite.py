@@ -6,8 +6,12 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from service.store.identity import StorageGuard
+import structlog
 
+from service.store.identity import StorageGuard
+from service.store.reasons import reason_of
+
+log = structlog.get_logger(__name__)
 BUSY_TIMEOUT_MS = 5000
 WAL_SUFFIXES = ("-wal", "-shm")
 
@@ -102,7 +106,7 @@ def quick_check(connection: sqlite3.Connection, timeout_s: float) -> str | None:
         timeout_s: The check is ended after this time. What was not examined until then counts as intact.
 
     Returns:
-        The first error, or None.
+        What is wrong in our own words, or None.
     """
     timer = threading.Timer(timeout_s, connection.interrupt)
     timer.daemon = True
@@ -112,12 +116,15 @@ def quick_check(connection: sqlite3.Connection, timeout_s: float) -> str | None:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
             return None
-        return str(error)
+        return reason_of(error)
     except sqlite3.DatabaseError as error:
-        return str(error)
+        return reason_of(error)
     finally:
         timer.cancel()
-    return None if result == "ok" else str(result)
+    if result == "ok":
+        return None
+    log.error("structure of the database damaged", finding=str(result))
+    return "the check of its structure finds damage"
 
 
 def check_file(path: Path, timeout_s: float) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import re
 import socket
 import sys
 import threading
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from plumbline_client import (
@@ -29,6 +33,12 @@ from plumbline_client._sync import concurrency as sync_concurrency
 
 Handler = Callable[[httpx.Request], httpx.Response]
 URL = "http://plumbline"
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def call(is_async: bool, url: str, method: str, *arguments: Any, handler: Handler | None = None, **options: Any) -> Any:
@@ -278,6 +288,34 @@ def test_response_of_another_server_is_unexpected(is_async: bool, content: bytes
         with pytest.raises(UnexpectedResponse, match="http://plumbline/") as caught:
             call(is_async, URL, method, *arguments, handler=handler)
         assert isinstance(caught.value, PlumblineClientError)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>", "the body is not a complete array in NumPy's .npy format"),
+        (_npy(np.zeros((4, 4), np.float32))[:-9], "the body is not a complete array in NumPy's .npy format"),
+        (_npy(np.zeros((4, 4), np.float32)).replace(b"descr", b"d(scr"), "the body is not a complete array"),
+        (_npy(np.zeros((4, 4), np.int64)), "the array is int64 with 2 axes, expected float32 with 2 axes"),
+    ],
+)
+def test_damaged_map_is_explained_without_the_text_of_numpy(is_async: bool, content: bytes, reason: str) -> None:
+    with pytest.raises(UnexpectedResponse, match=re.escape(reason)) as caught:
+        call(is_async, URL, "anomaly_map", "id", handler=lambda _: httpx.Response(200, content=content))
+    assert not re.search("pickle|magic|cannot reshape|EOF|read_array", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>", "the body: is not valid JSON at line 1, column 1"),
+        (b'{"items": [{"product": 1}]}', "items.0.product: is a number, expected text"),
+        (b"[]", "the body: is a list, expected an object"),
+    ],
+)
+def test_body_of_another_form_is_explained(is_async: bool, content: bytes, reason: str) -> None:
+    with pytest.raises(UnexpectedResponse, match=re.escape(reason)):
+        call(is_async, URL, "products", handler=lambda _: httpx.Response(200, content=content))
 
 
 def test_readiness_is_read_from_a_503_and_never_sent_again(is_async: bool, pauses: list[float]) -> None:

@@ -23,8 +23,6 @@ from service.errors import (
     InvalidRequest,
     ShuttingDown,
     UnsupportedMediaType,
-    describe_violations,
-    list_violations,
 )
 from service.proposals.errors import ProposalOutdated, UnknownProposal
 from service.recipes.errors import InvalidRecipe
@@ -40,6 +38,7 @@ from service.schemas.recipe import (
     RecipeRevert,
     Signature,
 )
+from service.schemas.violations import describe_violations, list_violations
 from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
 from service.store.records import RecipeRevision
 
@@ -250,7 +249,7 @@ def _signature(author: str | None, reason: str | None) -> Signature:
     try:
         return Signature.model_validate({"author": author, "reason": reason})
     except ValidationError as error:
-        what = describe_violations(list_violations(error))
+        what = describe_violations(list_violations(error, Signature))
         raise InvalidRequest(
             f"The import has no valid author and reason: {what}. State them with the query parameters `author` and "
             "`reason`, or in the file."

@@ -27,7 +27,8 @@ IMAGE = {"content-type": "image/png"}
 
 
 def head(length: int, path: str = INSPECT) -> bytes:
-    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
+    lines = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: image/png", f"Content-Length: {length}", "", "")
+    return "\r\n".join(lines).encode()
 
 
 def connect(service: RunningService, source: str = "127.0.0.1", *, receive_buffer: int | None = None) -> socket.socket:
@@ -305,7 +306,8 @@ def test_draining_service_responds_and_closes_persistent_connections(serve: Serv
         (b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431, "headers-too-large"),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 10**6, 431, "headers-too-large"),  # a header that never ends
         (
-            b"GET /v1/products/widget/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            b"GET /v1/products/widget/stream HTTP/1.1\r\nHost: localhost\r\n"
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
             400,
             "malformed-request",
         ),

@@ -95,7 +95,10 @@ def test_content_length_over_the_limit_is_rejected_before_the_body_is_sent(servi
 
 def test_chunked_body_is_rejected_as_soon_as_it_exceeds_the_limit(service: RunningService) -> None:
     with service.connect() as client:
-        head = f"POST {INSPECT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = (
+            f"POST {INSPECT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
+        )
         client.sendall(head.encode())
         chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
         for _ in range(100_000 // 0x4000 + 1):

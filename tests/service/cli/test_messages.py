@@ -13,17 +13,8 @@ from service.recipes.errors import InvalidRecipe
 from service.recipes.toml_file import read_toml
 from service.store.reasons import reason_of
 from tests.command_line import run
+from tests.library_texts import assert_own
 from tests.running_service import GOOD, INSPECT, Serve
-
-# Beginnings of messages of the libraries that the service uses.
-LIBRARY_TEXTS = (
-    "isoformat", "Errno", "codec can't", "sqlite3.", "psycopg", "Background on this error", "Traceback", "Expected ']'",
-    "Invalid statement", "Did not find boundary", "connection attempts failed", "ASCII character",
-)  # fmt: skip
-
-
-def assert_own(text: str) -> None:
-    assert [word for word in LIBRARY_TEXTS if word in text] == []
 
 
 @pytest.mark.slow
