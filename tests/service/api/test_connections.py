@@ -306,8 +306,7 @@ def test_draining_service_responds_and_closes_persistent_connections(serve: Serv
         (b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431, "headers-too-large"),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 10**6, 431, "headers-too-large"),  # a header that never ends
         (
-            b"GET /v1/products/widget/stream HTTP/1.1\r\nHost: localhost\r\n"
-            b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            b"GET /v1/products/widget/stream HTTP/1.1\r\nHost: ::\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
             400,
             "malformed-request",
         ),
