@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import structlog
 from fastapi import Depends, FastAPI
@@ -118,7 +119,12 @@ class Runtime:
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
         self._sweeper = RetentionSweeper(
-            store, lambda: self.registry.known, metrics, settings.retention_interval_s, clock=clock
+            store,
+            lambda: self.registry.known,
+            metrics,
+            settings.retention_interval_s,
+            clock=clock,
+            key_age=timedelta(hours=settings.idempotency_hours),
         )
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.
         self._loader = threading.Thread(target=self._load, name="bundle-loader", daemon=True)

@@ -148,6 +148,11 @@ class Settings(BaseSettings):
     keep.
     """
 
+    idempotency_hours: float = Field(default=24.0, gt=0, le=8760)
+    """Hours for which the service remembers the `Idempotency-Key` of a request. A request that is sent again later is
+    inspected as a new one.
+    """
+
     heatmap_format: Literal["png", "jpeg", "webp"] = "jpeg"
     """Format of a heatmap if the request does not name one."""
     heatmap_quality: int = Field(default=90, ge=1, le=100)

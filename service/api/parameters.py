@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import Path, Request
+from fastapi import Header, Path, Request
 from pydantic import ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 
@@ -60,3 +60,15 @@ def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | 
         request_id=request_id(request.scope),
         traceparent=request.scope.get(TRACEPARENT),
     )
+
+
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Key of this request, chosen by the client: a request that is sent again with the same key is "
+        "inspected once.",
+    ),
+]

@@ -164,3 +164,25 @@ class NotJudged(PlumblineError):
             "has no anomaly map and cannot be replayed. See the inspection's `invalid_reasons`.",
             inspection_id=inspection_id,
         )
+
+
+class IdempotencyKeyUsed(PlumblineError):
+    """The `Idempotency-Key` was used for another request: another image, product, part or buffer layout.
+
+    Nothing was inspected. Use a new key for every new image, and the same key only to send the same request again.
+    """
+
+    slug = "idempotency-key-used"
+    title = "Idempotency key belongs to another request"
+    status = 422
+
+    def __init__(self, inspection_id: str) -> None:
+        super().__init__(
+            f"The Idempotency-Key belongs to the inspection {inspection_id}, whose request had another image, product, "
+            "part or buffer layout. Nothing was inspected. Use a new key for every new image.",
+            inspection=inspection_id,
+        )
+
+
+class KeyTaken(Exception):
+    """Another process stored an inspection with the same idempotency key at the same moment."""
