@@ -79,12 +79,10 @@ def test_key_of_another_request_is_refused(service: RunningService, change: dict
 
 
 @pytest.mark.parametrize("key", ["", "with space", "x" * 201, "ü".encode("latin-1")])
-def test_wrong_key_is_refused(service: RunningService, key: str) -> None:
-    response = service.client.post(
-        INSPECT,
-        content=GOOD,
-        headers={"content-type": "image/png", b"Idempotency-Key": key},  # type: ignore[dict-item]
-    )
+def test_wrong_key_is_refused(service: RunningService, key: str | bytes) -> None:
+    value = key if isinstance(key, bytes) else key.encode()
+    headers = [(b"content-type", b"image/png"), (b"Idempotency-Key", value)]
+    response = service.client.post(INSPECT, content=GOOD, headers=headers)
     assert (response.status_code, response.json()["type"]) == (422, "/problems#invalid-request")
 
 
@@ -207,7 +205,7 @@ def test_kill_at_any_moment_leaves_one_inspection_per_key(tiny_models: Path, tmp
     for attempt in range(3):
         with service_process(tiny_models, tmp_path / "data") as process:
             process.wait_until(200)
-            stop = threading.Thread(target=lambda: (threading.Event().wait(0.3), process.kill()))
+            stop = threading.Timer(0.3, process.kill)
             stop.start()
             with httpx.Client(base_url=process.url, timeout=10) as client:
                 for number in range(1000):
