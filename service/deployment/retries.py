@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -81,12 +81,9 @@ class LoadRetries:
 def _list_files(folder: Path) -> _Files:
     """Return path, size and time of change of every file in a folder, as far as they can be read."""
     found = set()
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            try:
-                status = os.stat(path)
-            except OSError:  # removed meanwhile, or a broken link
-                continue
-            found.add((path, status.st_size, status.st_mtime_ns))
+    with contextlib.suppress(OSError):  # the folder was removed meanwhile
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):  # removed meanwhile, or a broken link
+                status = path.stat()
+                found.add((str(path), status.st_size, status.st_mtime_ns))
     return frozenset(found)

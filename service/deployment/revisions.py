@@ -169,7 +169,7 @@ class RevisionFollower:
             return  # this process changes the product itself, or ends
         except StoreUnavailable:
             raise
-        except Exception as error:  # noqa: BLE001 - one product must not affect the others
+        except Exception as error:  # one product must not affect the others
             self._retries.add_failure(product, role, wanted)
             log.error(
                 "change by another process not followed",
