@@ -6,27 +6,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from service.inspection.decoding import decoder
 from service.inspection.runtime.threads import cpu_quota
 from tests.running_service import GOOD, RunningService, Serve
+from tests.service.api.test_problems import assert_problem
 
 HEATMAP, IMAGE, CONVERTED, MAP = "/heatmap", "/image", "/image?format=png", "/map"
 
 
 def stored_url(service: RunningService) -> str:
     return str(service.inspect().json()["links"]["self"])
-
-
-def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    problem: dict[str, Any] = response.json()
-    assert (response.status_code, problem["type"]) == (status, f"/problems#{slug}"), response.text
-    return problem
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -113,7 +108,7 @@ def test_waiting_drawing_is_cancelled_when_the_client_disconnects(serve: Serve) 
             for number, connection in enumerate((*running, *waiting), 1):
                 path = (HEATMAP, CONVERTED)[number % 2]
                 connection.sendall(f"GET {url}{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-                wait_for(lambda number=number: admission.depth == number)
+                wait_for(partial(lambda expected: bool(admission.depth == expected), number))
             for connection in waiting:
                 connection.close()
             wait_for(lambda: admission.depth == len(running))

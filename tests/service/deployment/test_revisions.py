@@ -39,7 +39,7 @@ def other(deployment: Deployment, tmp_path: Path) -> Iterator[Deployment]:
     metrics = Metrics()
     models = deployment.registry.models
     registry = Registry(models, deployment.registry.loader, metrics)
-    uploads = BundleUploads(models, UploadLimits(2**20, max_uploads=2, timeout_s=30, reserve_bytes=0))
+    uploads = BundleUploads(models, UploadLimits(2**20, max_uploads=2, reserve_bytes=0))
     rollout = Rollout(registry, store.engine, metrics, uploads)
     second = Deployment(store, registry, rollout, metrics, deployment.old, deployment.new)
     Startup(registry, store.engine).run()
