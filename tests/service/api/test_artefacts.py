@@ -107,7 +107,7 @@ def test_waiting_drawing_is_cancelled_when_the_client_disconnects(serve: Serve) 
             running, waiting = ([service.connect() for _ in range(count)] for count in (admission._max_running, 2))
             for number, connection in enumerate((*running, *waiting), 1):
                 path = (HEATMAP, CONVERTED)[number % 2]
-                connection.sendall(f"GET {url}{path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                connection.sendall(f"GET {url}{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
                 wait_for(partial(lambda expected: bool(admission.depth == expected), number))
             for connection in waiting:
                 connection.close()
