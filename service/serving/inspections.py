@@ -22,7 +22,7 @@ from service.deployment.lease import ActiveProduct
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
-from service.errors import DeadlineExceeded, PlumblineError
+from service.errors import DeadlineExceeded, PlumblineError, ShuttingDown
 from service.inspection.quality import QualityViolation
 from service.inspection.records import PreparedImage
 from service.inspection.runtime.threads import cpu_quota
@@ -133,8 +133,7 @@ class InspectionService:
         Errors that mean a lack of capacity are counted, whether they are raised here or inside the block.
 
         Args:
-            client: Identity of the client. None for a request with several images, which wait for their places one by
-                one: a full queue does not refuse it.
+            client: Identity of the client; None if the images of the request wait for their places one by one.
 
         Raises:
             QueueFull, ShuttingDown: The request cannot be admitted now.

@@ -14,8 +14,8 @@ import pytest
 
 from service.inspection.decoding import decoder
 from service.inspection.runtime.threads import cpu_quota
+from tests.problems import assert_problem
 from tests.running_service import GOOD, RunningService, Serve
-from tests.service.api.test_problems import assert_problem
 
 HEATMAP, IMAGE, CONVERTED, MAP = "/heatmap", "/image", "/image?format=png", "/map"
 
