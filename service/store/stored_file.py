@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +22,27 @@ class StoredFile:
     Attributes:
         path: The file.
         size: Its size in bytes.
-        start: Its first `PIECE_BYTES` bytes.
+        start: Its first `PIECE_BYTES` bytes, if it was opened for reading.
     """
 
     path: Path
     size: int
     start: bytes
+
+    @classmethod
+    def stat(cls, path: Path, what: str, record: InspectionRecord) -> StoredFile:
+        """Return a file with its size, without reading it: `start` is empty.
+
+        Args:
+            path: The file.
+            what: "image" or "map", for the error message.
+            record: The inspection.
+
+        Raises:
+            ArtefactGone, StoreUnavailable: As for `open`.
+        """
+        with _named_failures(path, what, record):
+            return cls(path, path.stat().st_size, b"")
 
     @classmethod
     def open(cls, path: Path, what: str, record: InspectionRecord) -> StoredFile:
@@ -40,15 +57,9 @@ class StoredFile:
             ArtefactGone: It is no longer stored. The error contains when retention removed it.
             StoreUnavailable: It cannot be read.
         """
-        try:
-            with path.open("rb") as file:
-                start = file.read(PIECE_BYTES)
-                size = file.seek(0, 2)
-        except FileNotFoundError as error:
-            raise ArtefactGone(what, record.id, record.artefacts_removed_at) from error
-        except OSError as error:
-            raise StoreUnavailable(f"{path.name} cannot be read ({error.strerror})") from error
-        return cls(path, size, start)
+        with _named_failures(path, what, record), path.open("rb") as file:
+            start = file.read(PIECE_BYTES)
+            return cls(path, file.seek(0, 2), start)
 
     def read(self, offset: int) -> bytes:
         """Return the next piece.
@@ -68,3 +79,13 @@ class StoredFile:
         if not piece:
             raise StoreUnavailable(f"{self.path.name} is shorter than it was")
         return piece
+
+
+@contextmanager
+def _named_failures(path: Path, what: str, record: InspectionRecord) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArtefactGone(what, record.id, record.artefacts_removed_at) from error
+    except OSError as error:
+        raise StoreUnavailable(f"{path.name} cannot be read ({error.strerror})") from error
