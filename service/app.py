@@ -24,7 +24,18 @@ from service.api.http.query import require_declared_query
 from service.api.http.response_guard import ResponseGuard
 from service.api.http.server_paths import ServerPaths
 from service.api.openapi import describe
-from service.api.routes import batches, bundles, health, inspections, open_inference, products, proposals, recipes, replays, stream
+from service.api.routes import (
+    batches,
+    bundles,
+    health,
+    inspections,
+    open_inference,
+    products,
+    proposals,
+    recipes,
+    replays,
+    stream,
+)
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
@@ -68,7 +79,8 @@ log = structlog.get_logger(__name__)
 LOADING_STOP_S = 5.0
 
 ROUTERS = tuple(
-    module.router for module in (inspections, batches, replays, products, recipes, proposals, bundles, health, stream, open_inference)
+    module.router
+    for module in (inspections, batches, replays, products, recipes, proposals, bundles, open_inference, health, stream)
 )
 
 

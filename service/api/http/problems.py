@@ -152,7 +152,6 @@ class ProblemResponse(EarlyResponse):
             self._use_open_inference_form()
         await super().__call__(scope, receive, send)
 
-
     def _use_open_inference_form(self) -> None:
         """Report the failure as the Open Inference Protocol demands; the type is in a header."""
         self.body = json.dumps({"error": hide_paths(self.detail)}).encode()
@@ -296,6 +295,12 @@ def problem_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str,
         }
         for status, lines in sorted(by_status.items(), key=lambda item: int(item[0]))
     }
+
+
+def open_inference_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str, Any]]:
+    """Return `problem_responses` in the form of the Open Inference Protocol."""
+    schema = {"application/json": {"schema": {"$ref": "#/components/schemas/InferError"}}}
+    return {status: {**response, "content": schema} for status, response in problem_responses(*kinds).items()}
 
 
 _EVERY_ROUTE = (

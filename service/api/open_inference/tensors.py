@@ -20,7 +20,7 @@ import numpy.typing as npt
 from service.api.open_inference.errors import InvalidInferRequest
 
 _LENGTH = struct.Struct("<I")
-_NUMPY = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"), "UINT8": np.dtype("u1")}
+_NUMPY = {"FP32": "<f4", "FP64": "<f8"}
 MAX_JSON_BYTES = 2**20
 """Largest JSON part of a body that has binary tensors, in bytes."""
 
@@ -75,7 +75,8 @@ class OutputTensor:
     def _binary(self) -> bytes:
         if self.datatype == "BYTES":
             return b"".join(_LENGTH.pack(len(item)) + item for item in self.values.ravel())
-        return self.values.astype(_NUMPY[self.datatype], copy=False).tobytes()
+        data: bytes = self.values.astype(_NUMPY[self.datatype], copy=False).tobytes()
+        return data
 
 
 def images_of(tensor: TensorHeader, binary: memoryview | None, limit: int) -> Iterator[bytes | npt.NDArray[np.uint8]]:
@@ -99,7 +100,8 @@ def images_of(tensor: TensorHeader, binary: memoryview | None, limit: int) -> It
             yield from _pixel_images(tensor, binary, limit)
         case other:
             raise InvalidInferRequest(
-                f"Input {tensor.name!r} has the datatype {other[:32]!r}. Expected UINT8 (pixels) or BYTES (encoded images)."
+                f"Input {tensor.name!r} has the datatype {other[:32]!r}. Expected UINT8 (pixels) or BYTES "
+                "(encoded images)."
             )
 
 
@@ -191,8 +193,8 @@ def split_body(body: bytes, header_length: str | None) -> tuple[Any, memoryview]
     if header_length is not None:
         if not header_length.isascii() or not header_length.isdecimal() or int(header_length) > length:
             raise InvalidInferRequest(
-                f"The header Inference-Header-Content-Length is {header_length[:32]!r}. Expected the number of bytes of "
-                f"the JSON document, at most {length}."
+                f"The header Inference-Header-Content-Length is {header_length[:32]!r}. Expected the number of bytes "
+                f"of the JSON document, at most {length}."
             )
         length = int(header_length)
         if length > MAX_JSON_BYTES:

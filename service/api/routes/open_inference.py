@@ -20,13 +20,14 @@ from starlette.responses import Response
 from service.api.deps import ArtefactsDep, ClientDep, InspectionsDep, ProductsDep, ReadinessDep, SettingsDep
 from service.api.http.access import requires
 from service.api.http.body_limit import IMAGE, limit_body
-from service.api.http.problems import problem_responses
+from service.api.http.problems import open_inference_responses
 from service.api.mapping import to_region
-from service.api.open_inference.errors import InvalidInferRequest
+from service.api.open_inference.errors import InvalidInferRequest, VersionNotActive
 from service.api.open_inference.tensors import OutputTensor, TensorHeader, binary_parts, images_of, split_body
 from service.api.parameters import ProductPath, VersionPath, part_record
 from service.api.responses import BINARY, INSPECT_ERRORS
-from service.deployment.errors import ProductNotReady, UnknownBundle, UnknownProduct
+from service.deployment.errors import ProductNotReady, UnknownProduct
+from service.errors import InvalidRequest
 from service.schemas.common import PartFields
 from service.schemas.open_inference import (
     InferRequest,
@@ -61,7 +62,7 @@ OUTPUTS = (
     TensorMetadata(name="inspection_id", datatype="BYTES", shape=[-1]),
 )
 _OUTPUT_NAMES = tuple(output.name for output in OUTPUTS)
-_MODEL_ERRORS = problem_responses(UnknownProduct, UnknownBundle)
+_MODEL_ERRORS = open_inference_responses(UnknownProduct, VersionNotActive, InvalidRequest)
 _BODY = {
     "requestBody": {
         "required": True,
@@ -78,14 +79,14 @@ _BODY = {
 ModelVersion = Annotated[str, Path(description="Version of the bundle, which must be the active one.", max_length=64)]
 
 
-@router.get("", operation_id="oip_server", summary="Server metadata", responses=problem_responses())
+@router.get("", operation_id="oip_server", summary="Server metadata", responses=open_inference_responses())
 @requires("inspect")
 async def server() -> ServerMetadata:
     """Return the name of the server and the extensions that it supports."""
     return ServerMetadata(name="plumbline", version=VERSION, extensions=["binary_tensor_data"])
 
 
-@router.get("/health/live", operation_id="oip_live", summary="Liveness", responses=problem_responses())
+@router.get("/health/live", operation_id="oip_live", summary="Liveness", responses=open_inference_responses())
 @requires(None)
 async def live() -> ServerLive:
     """Return 200 while the event loop runs."""
@@ -97,7 +98,7 @@ async def live() -> ServerLive:
     operation_id="oip_ready",
     summary="Readiness",
     response_model=ServerReady,
-    responses={**problem_responses(), 503: {"description": "Not ready.", "model": ServerReady}},
+    responses={**open_inference_responses(), 503: {"description": "Not ready.", "model": ServerReady}},
 )
 @requires(None)
 async def ready(check: ReadinessDep) -> Response:
@@ -161,7 +162,7 @@ _INFER: dict[str, Any] = {
             "description": "The outputs, as JSON or followed by binary tensors.",
             "content": {"application/octet-stream": {"schema": BINARY}},
         },
-        **problem_responses(*INSPECT_ERRORS, ProductNotReady, UnknownBundle, InvalidInferRequest),
+        **open_inference_responses(*INSPECT_ERRORS, ProductNotReady, VersionNotActive, InvalidInferRequest),
     },
 }
 
@@ -214,12 +215,12 @@ def _active_version(products: ProductsDep, product: str, version: str | None) ->
 
     Raises:
         UnknownProduct: There is no such product.
-        UnknownBundle: The requested version is not the active one.
+        VersionNotActive: The requested version is not the active one.
     """
     state = products.get(product)
     active = None if state.active is None else state.active.bundle.digest[:12]
     if version is not None and version != active:
-        raise UnknownBundle(product, version, [] if active is None else [active])
+        raise VersionNotActive(product, version, active)
     return active
 
 
@@ -246,11 +247,12 @@ def _requested(parsed: InferRequest) -> Sequence[str]:
 
 def _header(tensor: InferTensor) -> TensorHeader:
     size = tensor.parameters.get("binary_data_size")
+    is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 0
     if any(length < 0 for length in tensor.shape):
         raise InvalidInferRequest(f"Input {tensor.name!r} has the shape {tensor.shape}. Expected lengths of 0 or more.")
     if size is None and tensor.data is None:
         raise InvalidInferRequest(f"Input {tensor.name!r} has neither `data` nor `parameters.binary_data_size`.")
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0 or tensor.data is not None):
+    if size is not None and (not is_size or tensor.data is not None):
         raise InvalidInferRequest(
             f"`binary_data_size` of input {tensor.name!r} must be a number of bytes, and `data` must be missing."
         )
