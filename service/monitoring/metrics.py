@@ -233,9 +233,7 @@ class Metrics:
             registry=self.registry,
         )
         self.body_bytes_limit = Gauge(
-            "http_body_bytes_limit",
-            "Maximum memory for bodies in flight, in each direction, in bytes.",
-            registry=self.registry,
+            "http_body_bytes_limit", "Maximum memory for bodies in flight, per direction.", registry=self.registry
         )
         for reason in SHED_REASONS:
             self.shed.labels(reason)
