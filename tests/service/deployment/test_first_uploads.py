@@ -75,7 +75,7 @@ def test_simultaneous_first_uploads_both_succeed(
 
     def upload() -> None:
         try:
-            rollout.check_upload(product, actor=ADA, create_product=True)
+            rollout.check_upload(product, create_product=True)
             results.append(rollout.upload(product, archived(second), actor=ADA, create_product=True)[1])
         except Exception as error:  # noqa: BLE001 - checked below
             results.append(error)
