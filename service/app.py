@@ -25,6 +25,7 @@ from service.api.http.response_guard import ResponseGuard
 from service.api.http.server_paths import ServerPaths
 from service.api.openapi import describe
 from service.api.routes import (
+    audit,
     batches,
     bundles,
     health,
@@ -59,6 +60,7 @@ from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission
 from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
+from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
@@ -80,7 +82,19 @@ LOADING_STOP_S = 5.0
 
 ROUTERS = tuple(
     module.router
-    for module in (inspections, batches, replays, products, recipes, proposals, bundles, open_inference, health, stream)
+    for module in (
+        inspections,
+        batches,
+        replays,
+        products,
+        recipes,
+        proposals,
+        bundles,
+        audit,
+        open_inference,
+        health,
+        stream,
+    )
 )
 
 
@@ -127,6 +141,7 @@ class Runtime:
             recipes=RecipeService(self.registry, store),
             proposals=ProposalService(self.registry, store),
             replays=ReplayService(self.registry, store),
+            audit=AuditService(store.engine),
             readiness=ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products),
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
@@ -138,6 +153,7 @@ class Runtime:
             clock=clock,
             key_age=timedelta(hours=settings.idempotency_hours),
         )
+        self._audit_heads = AuditHeadReporter(store.engine, metrics, settings.audit_head_interval_s)
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.
         self._loader = threading.Thread(target=self._load, name="bundle-loader", daemon=True)
         metrics.set_queue(lambda: self.admission.depth, settings.queue_limit)
@@ -149,6 +165,7 @@ class Runtime:
         if self._follower is not None:
             self._follower.start()
         self._sweeper.start()
+        self._audit_heads.start()
         self._loader.start()
 
     def close(self) -> None:
@@ -162,6 +179,7 @@ class Runtime:
         self.services.artefacts.close()
         self.services.proposals.close()
         self._sweeper.close()
+        self._audit_heads.close()
         self.store_health.close()
         self.store.close()
         log.info("stopped")
