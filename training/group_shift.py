@@ -18,7 +18,7 @@ from torch import Tensor
 from service.bundle.card import GroupShift
 from service.bundle.manifest import InputGeometry
 from service.inspection.calibration import DEFAULT_REVIEW_ALPHA, certify_nearest
-from training.dataset import load_prepared
+from training.dataset import UInt8Images, load_prepared
 from training.memory_bank import SEARCH_CANDIDATES, MemoryBank
 from training.pixels import in_chunks
 from training.teachers import Teacher
@@ -70,15 +70,15 @@ def estimate_shift(
         UnreadableImage: An image cannot be read; the message names the first one.
     """
     geometry = InputGeometry(height=SIDE, width=SIDE)
-    features = {name: _features(teacher, load_prepared(paths, geometry)) for name, paths in images.items()}
+    features = {name: bank_features(teacher, load_prepared(paths, geometry)) for name, paths in images.items()}
     known: list[float] = []
     new: dict[str, list[float]] = {}
     for done, name in enumerate(features, 1):
         others = [level for other, level in features.items() if other != name]
         in_bank = [level[0::2] for level in features[name]]
         scored = [level[1::2] for level in features[name]]
-        known += _scores([*others, in_bank], scored)
-        new[name] = _scores(others, scored)
+        known += bank_scores([*others, in_bank], scored)
+        new[name] = bank_scores(others, scored)
         if progress is not None:
             progress(done)
     threshold = certify_nearest(sorted(known), DEFAULT_REVIEW_ALPHA)
@@ -94,22 +94,38 @@ def estimate_shift(
     )
 
 
-def _evenly(items: Sequence[ItemT], count: int) -> list[ItemT]:
-    if len(items) <= count:
-        return list(items)
-    return [items[int(number)] for number in np.linspace(0, len(items), count, endpoint=False)]
+@torch.no_grad()
+def bank_features(teacher: Teacher, images: UInt8Images) -> list[Tensor]:
+    """Compute the features of prepared images for `bank_scores`.
 
+    Args:
+        teacher: A frozen network.
+        images: uint8 `[N, SIDE, SIDE, 3]`, RGB.
 
-def _features(teacher: Teacher, images: np.ndarray) -> list[Tensor]:
+    Returns:
+        Two levels, float32 `[N, C_k, H_k, W_k]`, finest first.
+    """
     chunks = [teacher(pixels)[LEVELS] for pixels in in_chunks(images)]
     return [torch.cat(level) for level in zip(*chunks, strict=True)]
 
 
-def _scores(banked: Sequence[Sequence[Tensor]], scored: Sequence[Tensor]) -> list[float]:
-    """Return the scores of images by a bank of others; two feature levels each."""
+@torch.no_grad()
+def bank_scores(banked: Sequence[Sequence[Tensor]], scored: Sequence[Tensor]) -> list[float]:
+    """Return the scores of images by a memory bank of others.
+
+    Args:
+        banked: Features of the images of the bank, in any number of parts.
+        scored: Features of the images to score.
+    """
     bank = MemoryBank([level.shape[1] for level in scored], PROTOTYPES)
     bank.collect(banked, sum(len(levels[0]) for levels in banked))
     bank.select(ENERGY_FLOOR, SEARCH_CANDIDATES)
     distances = bank(scored).flatten(1)
     top = max(1, round(TOP_FRACTION * distances.shape[1]))
     return [float(value) for value in distances.topk(top, dim=1).values.mean(1)]
+
+
+def _evenly(items: Sequence[ItemT], count: int) -> list[ItemT]:
+    if len(items) <= count:
+        return list(items)
+    return [items[int(number)] for number in np.linspace(0, len(items), count, endpoint=False)]

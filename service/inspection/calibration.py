@@ -152,6 +152,19 @@ def explain_groups(groups: int) -> str | None:
     return None
 
 
+def state_new_group_rate(card: CalibrationCard, alpha: float) -> str | None:
+    """Return the bound for parts of a new capture group as it is shown; None if no whole groups were held out.
+
+    Args:
+        card: The calibration card.
+        alpha: The false-reject rate of the threshold, one that the card's scores can certify.
+    """
+    if card.sessions < 2:
+        return None
+    rate = new_group_rate([group.count for group in card.groups], _rank(len(card.scores), alpha))
+    return f"≤ {percent(rate)} for a part of a new group, on average over groups ({card.sessions} groups held out)"
+
+
 def explain_shift(shift: GroupShift) -> str:
     """Return the estimated shift between groups in words."""
     return (
@@ -167,6 +180,28 @@ def describe_card(card: CalibrationCard) -> list[str]:
     shift = None if card.group_shift is None else explain_shift(card.group_shift)
     notes = (explain_few_images(len(card.scores)), explain_groups(card.sessions), shift)
     return [note for note in notes if note is not None]
+
+
+def new_group_rate(sizes: Sequence[int], rank: int) -> float:
+    """Return the bound on the probability that a part of a new capture group is rejected, on average.
+
+    The held-out groups and the new one are assumed to be exchangeable, as are the images within a group; groups may
+    differ by any amount. With the highest score as the threshold it is 1 / (G + 1) for G groups. Source: Lee, Barber &
+    Willett 2023 (hierarchical conformal prediction), with the largest share of a group that can be above the threshold.
+
+    Args:
+        sizes: Number of calibration scores of each group that was held out as a whole, at least one.
+        rank: The threshold is the rank-th smallest of all scores, 1-based.
+
+    Returns:
+        A number in (0, 1].
+    """
+    # Every group has the same weight, so scores of the smallest groups count most.
+    above, shares = sum(sizes) - rank, 0.0
+    for size in sorted(sizes):
+        shares += min(above, size) / size
+        above -= min(above, size)
+    return (1 + shares) / (len(sizes) + 1)
 
 
 def smallest_alpha(n: int) -> float:

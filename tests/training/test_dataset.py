@@ -292,6 +292,17 @@ def test_two_groups_are_held_out_where_one_would_be_enough(tmp_path: Path) -> No
     assert len(data.groups) == 2
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_second_group_is_held_out_of_a_handful_of_unequal_ones(tmp_path: Path, seed: int) -> None:
+    sizes = (10, 12, 14, 14, 16)
+    folder_of(tmp_path, [f"lot{lot}_{i:02d}.png" for lot, size in enumerate(sizes) for i in range(size)])
+
+    data = scan(tmp_path, seed=seed)
+
+    assert len(data.groups) == 2, "one group does not show how groups differ"
+    assert len(data.train) >= sum(sizes) / 2
+
+
 def test_groups_are_known_even_if_they_are_too_large_to_be_held_out(tmp_path: Path) -> None:
     data = scan(folder_of(tmp_path, [f"a/{i}.png" for i in range(36)] + [f"b/{i}b.png" for i in range(4)]))
 

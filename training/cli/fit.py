@@ -15,6 +15,7 @@ from service.inspection.calibration import (
     images_needed,
     percent,
     smallest_alpha,
+    state_new_group_rate,
 )
 from service.inspection.runtime.threads import cpu_quota
 from training.cli.console import console, one_line_errors, shown
@@ -178,6 +179,8 @@ def _report(trained: "Trained", models: Path) -> None:
         f"tolerance {bundle.manifest.parity.tolerance:.0e}",
         "Certified": f"good parts that fail: {bound_rate(n, alpha)}, for images like the held-out ones",
     }
+    if (new_groups := state_new_group_rate(bundle.card, alpha)) is not None:
+        lines["New groups"] = f"good parts that fail: {new_groups}"
     if alpha > DEFAULT_FAIL_ALPHA:
         needed = images_needed(DEFAULT_FAIL_ALPHA)
         lines["To certify"] = (

@@ -13,9 +13,11 @@ from service.inspection.calibration import (
     describe_card,
     extrapolate,
     images_needed,
+    new_group_rate,
     p_value,
     percent,
     smallest_alpha,
+    state_new_group_rate,
 )
 from service.inspection.decision import Decision, Thresholds, decide
 from tests.bundles import tiny_card
@@ -206,6 +208,50 @@ def test_notes_state_the_rate_for_a_new_group_and_the_estimated_shift() -> None:
     assert "rejects 5 % of good parts of known groups, it rejects 21 % of a new group on average and 57 %" in estimated
     assert "lot-4" in estimated
     assert "not a bound" in estimated
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rank", "rate"),
+    [
+        ((14,), 14, 1 / 2),
+        ((10, 12), 22, 1 / 3),
+        ((33, 33, 33), 99, 1 / 4),
+        ((10,) * 10, 99, (1 + 1 / 10) / 11),
+        ((2, 10, 20), 28, (1 + 1 + 2 / 10) / 4),
+        ((2, 2), 1, (1 + 1 + 1 / 2) / 3),
+    ],
+    ids=["one", "two", "highest-of-three", "one-score-above", "smallest-group-first", "nearly-all"],
+)
+def test_bound_for_a_new_group_follows_from_the_number_of_groups(
+    sizes: tuple[int, ...], rank: int, rate: float
+) -> None:
+    assert new_group_rate(sizes, rank) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("groups", "size", "alpha"), [(4, 10, 0.03), (20, 6, 0.05), (3, 33, 0.1)])
+def test_bound_for_a_new_group_holds_where_groups_differ_far_more_than_images(
+    groups: int, size: int, alpha: float
+) -> None:
+    rng = np.random.default_rng(20261128)
+    rejected, threshold = [], certify_nearest([0.0] * (groups * size), alpha)
+    for _ in range(4000):
+        scores = rng.normal(size=(groups + 1, 1)) + 0.01 * rng.normal(size=(groups + 1, size))
+        level = np.sort(scores[:-1].ravel())[threshold.rank - 1]
+        rejected.append(scores[-1, 0] > level)
+
+    rate = float(np.mean(rejected))
+    assert rate <= new_group_rate([size] * groups, threshold.rank) + 0.02
+    assert rate > 1.5 * threshold.confident_rate(0.95) or groups > 4, "the bound of single images does not hold"
+
+
+def test_bound_for_a_new_group_is_stated_if_whole_groups_were_held_out() -> None:
+    groups = [CalibrationGroup(name=name, count=33) for name in ("lot-1", "lot-2", "lot-3")]
+    card = tiny_card()
+
+    assert state_new_group_rate(card, 0.01) is None
+    assert state_new_group_rate(card.model_copy(update={"groups": groups, "grouped_by": "folder"}), 0.01) == (
+        "≤ 25 % for a part of a new group, on average over groups (3 groups held out)"
+    )
 
 
 def test_large_calibration_of_many_groups_needs_no_note() -> None:
