@@ -3,10 +3,11 @@
     python -m benchmarks.groups --data DIR --product carpet
 
 `DIR/PRODUCT` has the layout of MVTec AD, and the names of its good images begin with the name of their lot
-(`lot7_03.jpg`). All good images of `train/good` and `test/good` are divided again for every seed, either by lots (no
+(`lot7_03.jpg`). All good images of `train/good` and `test/good` are divided again for every seed, by lots (no
 lot is in both halves, the situation of a new lot in production) or by images (most lots are in both halves). One half
 is used for training and calibration with every value of `--groups`, and the images of the other half are judged with
-the fail threshold of the calibration. Prints a table with one row per division and value.
+the fail threshold of the calibration. With `--division given` the folder is used as it is, and only the held-out images
+differ between seeds. Prints a table with one row per division and value.
 
 By default the score is that of a memory bank alone, which needs no training, so that many divisions take minutes.
 `--iterations` trains the default method instead, from the images to the bundle, which takes minutes per division.
@@ -56,6 +57,7 @@ class Division(StrEnum):
 
     LOTS = "lots"
     IMAGES = "images"
+    GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def divide(product: Path, target: Path, division: Division, seed: int) -> None:
     Args:
         product: The folder of the product.
         target: The folder to write.
-        division: By lots or by images.
+        division: By lots, by images, or as given.
         seed: Seed of the division.
 
     Raises:
@@ -230,8 +232,10 @@ def divide(product: Path, target: Path, division: Division, seed: int) -> None:
         lots = sorted(set(grouping.names))
         chosen_lots = set(rng.sample(lots, (len(lots) + 1) // 2))
         chosen = {path for path, lot in zip(good, grouping.names, strict=True) if lot in chosen_lots}
-    else:
+    elif division is Division.IMAGES:
         chosen = set(rng.sample(good, (len(good) + 1) // 2))
+    else:
+        chosen = set(find_image_files(product / "train" / "good"))
     for part in ("train", "test"):
         (target / part / "good").mkdir(parents=True)
     for path in good:
@@ -250,7 +254,7 @@ def measure(
     Args:
         product: The folder of the product.
         scorer: Calibrates and scores.
-        division: By lots or by images.
+        division: By lots, by images, or as given.
         choices: Values of `--groups`; all are measured on the same divisions.
         seeds: One division and one selection of held-out images per seed.
     """
@@ -263,6 +267,11 @@ def measure(
     return outcomes
 
 
+NEW_IMAGES = {
+    Division.LOTS: "other lots",
+    Division.IMAGES: "other images",
+    Division.GIVEN: "test/good",
+}
 COLUMNS = (
     *("product", "new images", "`--groups`", "held-out groups", "n", "bound on average", "for a new group"),
     *("good parts that fail", "highest", "calibrations above their 95 % bound", "image AUROC"),
@@ -283,7 +292,7 @@ def table_row(product: str, division: Division, choice: GroupChoice, outcomes: S
 
     cells = [
         product,
-        "other lots" if division is Division.LOTS else "other images",
+        NEW_IMAGES[division],
         choice,
         f"{mean([outcome.groups for outcome in outcomes]):.1f}" if choice != "none" else "–",
         f"{mean([outcome.threshold.n for outcome in outcomes]):.0f}",
@@ -311,7 +320,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder with the products, in MVTec layout.")],
     product: Annotated[list[str], typer.Option(help="Product, a folder of --data; repeatable.")],
     division: Annotated[
-        list[Division] | None, typer.Option(help="By lots or by images; repeatable.", show_default="both")
+        list[Division] | None, typer.Option(help="By lots, by images, or as given; repeatable.", show_default="all")
     ] = None,
     groups: Annotated[
         list[Groups] | None, typer.Option(help="Value of --groups; repeatable.", show_default="none and prefix")

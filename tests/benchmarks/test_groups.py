@@ -94,6 +94,15 @@ def test_images_are_divided_across_lots(tmp_path: Path) -> None:
     assert {path.name.split("_")[0] for path in train} & {path.name.split("_")[0] for path in test}
 
 
+def test_given_division_is_kept(tmp_path: Path) -> None:
+    product = write_product(tmp_path / "product", lots=4, each=5)
+    divide(product, tmp_path / "divided", Division.GIVEN, 0)
+
+    for part in ("train", "test"):
+        given = {path.name for path in (product / part / "good").iterdir()}
+        assert {path.name for path in (tmp_path / "divided" / part / "good").iterdir()} == given
+
+
 def test_product_without_lots_is_refused(tmp_path: Path) -> None:
     product = write_product(tmp_path / "product", lots=1, each=4)
 
