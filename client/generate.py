@@ -33,6 +33,7 @@ NAMES = {
     "AsyncBundleCalls": "BundleCalls",
     "AsyncConnection": "Connection",
     "AsyncInspectionCalls": "InspectionCalls",
+    "AsyncOutboxCalls": "OutboxCalls",
     "AsyncProductCalls": "ProductCalls",
     "AsyncRecipeCalls": "RecipeCalls",
     "AsyncStreamCalls": "StreamCalls",

@@ -103,7 +103,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
 
 def _families() -> Iterable[tuple[Metric, Sequence[str]]]:
     registry = Metrics()
-    for collector in vars(registry).values():
+    for collector in [*vars(registry).values(), *vars(registry.outbox).values()]:
         if not hasattr(collector, "collect") or collector is registry.registry:
             continue
         # The client library has no public attribute for the names of labels; `ScoreHistogram` has the product only.

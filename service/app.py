@@ -23,6 +23,7 @@ from service.api.http.problems import install_problem_handlers
 from service.api.http.query import require_declared_query
 from service.api.http.response_guard import ResponseGuard
 from service.api.http.server_paths import ServerPaths
+from service.api.mapping import to_inspection
 from service.api.openapi import describe
 from service.api.routes import (
     audit,
@@ -31,6 +32,7 @@ from service.api.routes import (
     health,
     inspections,
     open_inference,
+    outbox,
     products,
     proposals,
     recipes,
@@ -54,6 +56,7 @@ from service.inspection.runtime.cuda import has_driver
 from service.inspection.runtime.isolation import SelfTestLimits
 from service.inspection.runtime.session import SessionOptions
 from service.inspection.runtime.threads import cpu_quota
+from service.integrations.start import Integrations, Sinks, open_sinks
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
@@ -92,6 +95,7 @@ ROUTERS = tuple(
         bundles,
         audit,
         open_inference,
+        outbox,
         health,
         stream,
     )
@@ -106,9 +110,12 @@ class Runtime:
         store: The opened store; it is closed by `close`.
         metrics: The metrics of the application.
         refusals: Logs requests and images that are refused.
+        sinks: The webhooks and MQTT brokers to which inspections are sent.
     """
 
-    def __init__(self, settings: Settings, store: Store, metrics: Metrics, refusals: RefusalLog) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, metrics: Metrics, refusals: RefusalLog, sinks: Sinks = ()
+    ) -> None:
         self.store = store
         self.store_health = StoreHealth(StoreProbe(store, settings.min_data_free_bytes))
         passed = PassedSelfTests(settings.data / SELF_TESTS)
@@ -119,6 +126,7 @@ class Runtime:
         self.admission = Admission(settings.queue_limit, _running_limit(settings))
         references = ReferenceScores(store.engine)
         clock = Clock(lambda direction: metrics.clock_jumps.labels(direction).inc())
+        self._integrations = Integrations(settings, store, sinks, to_inspection, metrics.outbox, clock)
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
         inspection_service = InspectionService(
             settings,
@@ -143,6 +151,7 @@ class Runtime:
             replays=ReplayService(self.registry, store),
             audit=AuditService(store.engine),
             readiness=ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products),
+            outbox=self._integrations.service,
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
         self._sweeper = RetentionSweeper(
@@ -166,6 +175,7 @@ class Runtime:
             self._follower.start()
         self._sweeper.start()
         self._audit_heads.start()
+        self._integrations.start()
         self._loader.start()
 
     def close(self) -> None:
@@ -176,6 +186,7 @@ class Runtime:
         self.registry.close()
         self._loader.join(LOADING_STOP_S)
         self.services.inspections.close()
+        self._integrations.close()
         self.services.artefacts.close()
         self.services.proposals.close()
         self._sweeper.close()
@@ -205,9 +216,10 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The store is opened first: without it there are no decisions, so the process ends here with the reason.
+        sinks = open_sinks(settings.sinks)
         store = await run_in_threadpool(Store.open, settings.database, settings.data)
         try:
-            runtime = Runtime(settings, store, metrics, refusals)
+            runtime = Runtime(settings, store, metrics, refusals, sinks)
         except BaseException:
             await run_in_threadpool(store.close)
             raise

@@ -25,6 +25,7 @@ from service.api.http.http_protocol import HttpProtocol
 from service.api.http.stream_protocol import StreamProtocol
 from service.app import begin_drain, create_app, open_streams
 from service.errors import PlumblineError
+from service.integrations.errors import SinksInvalid
 from service.settings import Settings
 
 SWITCH_INTERVAL_S = 0.0005
@@ -65,7 +66,7 @@ class ReportedStart:
 
         try:
             await self._app(scope, receive, hold_failure)
-        except (PlumblineError, OSError) as error:
+        except (PlumblineError, SinksInvalid, OSError) as error:
             if not failed:
                 raise
             log.error("cannot start", reason=_start_failure(error))
@@ -76,8 +77,8 @@ class ReportedStart:
             raise
 
 
-def _start_failure(error: PlumblineError | OSError) -> str:
-    if isinstance(error, PlumblineError):
+def _start_failure(error: PlumblineError | SinksInvalid | OSError) -> str:
+    if not isinstance(error, OSError):
         return error.detail
     return f"{error.filename or 'The system'}: {error.strerror or 'unknown error'}. Check permissions and the disk."
 

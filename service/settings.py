@@ -158,6 +158,12 @@ class Settings(BaseSettings):
     """Seconds between two reports of the newest hash of the audit log in the log of the service. Entries after
     the last report can be removed unnoticed with write access to the database.
     """
+    sinks: Path | None = None
+    """TOML file that configures the webhooks and MQTT brokers to which inspections are sent. Empty: none."""
+    outbox_limit: int = Field(default=100_000, ge=10, le=10_000_000)
+    """Most messages to one sink that are not delivered yet. Beyond it, the oldest become dead letters."""
+    outbox_dead_letter_limit: int = Field(default=100_000, ge=10, le=10_000_000)
+    """Most dead letters of one sink. Beyond it, the oldest are deleted; their inspections are kept."""
 
     heatmap_format: Literal["png", "jpeg", "webp"] = "jpeg"
     """Format of a heatmap if the request does not name one."""
@@ -196,6 +202,11 @@ class Settings(BaseSettings):
         if is_file:
             raise ValueError(f"{str(folder)!r} is a file, expected a folder")
         return folder.absolute()
+
+    @field_validator("sinks", mode="before")
+    @classmethod
+    def _allow_no_sinks(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("required_products", "allowed_hosts", "allowed_origins", mode="before")
     @classmethod

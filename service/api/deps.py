@@ -12,6 +12,7 @@ from service.access.principal import Principal
 from service.api.http.access import principal_of
 from service.api.http.clients import client_of
 from service.api.http.problems import request_id
+from service.integrations.outbox import OutboxService
 from service.monitoring.metrics import Metrics
 from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
@@ -43,6 +44,7 @@ class Services:
     replays: ReplayService
     audit: AuditService
     readiness: ReadinessCheck
+    outbox: OutboxService
 
 
 def services_of(connection: HTTPConnection) -> Services:
@@ -88,6 +90,10 @@ async def _replays(connection: HTTPConnection) -> ReplayService:
 
 async def _readiness(connection: HTTPConnection) -> ReadinessCheck:
     return services_of(connection).readiness
+
+
+async def _outbox(connection: HTTPConnection) -> OutboxService:
+    return services_of(connection).outbox
 
 
 async def _metrics(connection: HTTPConnection) -> Metrics:
@@ -147,6 +153,7 @@ ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
 ActorDep = Annotated[Actor, Depends(_actor)]
 """Who makes a change, for the service objects that make it."""
 AuditDep = Annotated[AuditService, Depends(_audit)]
+OutboxDep = Annotated[OutboxService, Depends(_outbox)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 ClientDep = Annotated[str, Depends(_client)]
 ArchiveSpaceDep = Annotated[ArchiveSpace, Depends(_archive_space)]

@@ -22,6 +22,9 @@ from service.errors import PlumblineError
 from service.host_names import is_loopback
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
+from service.integrations.config import read_sinks
+from service.integrations.errors import SinksInvalid
+from service.integrations.sinks import make_sink, warnings_of
 from service.server import PORT_REMEDY
 from service.settings import Settings, unknown_variables
 from service.store.database import open_read_only_engine, sqlite_path
@@ -236,6 +239,32 @@ def _check_bundles(settings: Settings) -> Iterator[Finding]:
             inspector.close()
 
 
+def _check_sinks(settings: Settings) -> Iterator[Finding]:
+    if settings.sinks is None:
+        yield Finding("sinks", Health.OK, "none are configured")
+        return
+    try:
+        configs = read_sinks(settings.sinks)
+    except SinksInvalid as error:
+        yield Finding("sinks", Health.PROBLEM, error.reason, "Correct the file, or unset PLUMBLINE_SINKS.")
+        return
+    yield Finding("sinks", Health.OK, f"{len(configs)} in {settings.sinks}")
+    known = set(product_folders(settings.models))
+    for config in configs:
+        subject = f"sink {config.name}"
+        try:
+            target = make_sink(config).target
+        except SinksInvalid as error:
+            yield Finding(subject, Health.PROBLEM, error.reason, "The service does not start until this is corrected.")
+            continue
+        yield Finding(subject, Health.OK, f"{target}; plumbline sink test {config.name} sends a test message")
+        for warning in warnings_of(config):
+            yield Finding(subject, Health.WARNING, warning, "docs/how-to/integrations.md describes the options.")
+        if unknown := sorted((config.products or frozenset()) - known):
+            text = f"products that the model repository does not hold: {', '.join(unknown)}"
+            yield Finding(subject, Health.WARNING, text, "Check their spelling.")
+
+
 def _check_port(settings: Settings) -> Iterator[Finding]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -289,6 +318,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_database,
     _check_port,
     _check_certificate,
+    _check_sinks,
     _check_models,
     _check_bundles,
 )

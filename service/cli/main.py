@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import audit, bundle, recipe
+from service.cli import audit, bundle, outbox, recipe, sink
 from service.cli.console import FAILURE, OUT
 from service.cli.doctor import doctor
 from service.cli.inspect import inspect
@@ -79,6 +79,8 @@ def openapi() -> None:
 app.add_typer(audit.app, name="audit")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(outbox.app, name="outbox")
+app.add_typer(sink.app, name="sink")
 
 
 if __name__ == "__main__":

@@ -47,5 +47,8 @@ def configure_logging(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
+    # httpx logs every URL at level info. URLs of webhooks may contain secrets.
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
     # At level info, alembic logs its configuration at every start.
     logging.getLogger("alembic").setLevel(max(level, logging.WARNING))

@@ -24,6 +24,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import generate_latest
 
+from service.monitoring.outbox_metrics import OutboxMetrics
 from service.monitoring.score_histogram import ScoreHistogram, score_buckets
 from service.schemas.sections import InvalidReason
 
@@ -56,10 +57,12 @@ class Metrics:
 
     Attributes:
         registry: The registry that `/metrics` exposes.
+        outbox: Metrics of the outbox.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.outbox = OutboxMetrics(self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.inspections = Counter(

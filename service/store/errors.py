@@ -236,3 +236,20 @@ class IdempotencyKeyUsed(PlumblineError):
 
 class KeyTaken(Exception):
     """Another process stored an inspection with the same idempotency key at the same moment."""
+
+
+class UnknownDeadLetter(PlumblineError):
+    """There is no dead letter with this id. It may have been sent again, delivered or discarded meanwhile.
+
+    `GET /v1/outbox/dead-letters` lists the dead letters.
+    """
+
+    slug = "unknown-dead-letter"
+    title = "Unknown dead letter"
+    status = 404
+
+    def __init__(self, message_id: int) -> None:
+        super().__init__(
+            f"There is no dead letter with the id {message_id}. It may have been sent again, delivered or discarded. "
+            "GET /v1/outbox/dead-letters lists the dead letters."
+        )

@@ -49,6 +49,22 @@ def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:
     return found[0]
 
 
+def find_inspections(engine: Engine, inspection_ids: Sequence[UUID]) -> dict[str, InspectionRecord]:
+    """Return the stored inspections among those with the given ids, by id.
+
+    Args:
+        engine: The database.
+        inspection_ids: At most 500 ids.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    if not inspection_ids:
+        return {}
+    query = select(_TABLE).where(_TABLE.c.id.in_([str(one) for one in inspection_ids]))
+    return {record.id: record for record in _records(engine, query)}
+
+
 def list_inspections(
     engine: Engine, which: InspectionFilter, *, before: UUID | None = None, limit: int = 50
 ) -> Sequence[InspectionRecord]:

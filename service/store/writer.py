@@ -8,6 +8,8 @@ queue. A single inspection is committed at once, in its own thread.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, insert
@@ -16,6 +18,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from service.store.errors import KeyTaken, StoreUnavailable
 from service.store.idempotency import INSERT_KEYS, IdempotencyKey, find_key
 from service.store.models import InspectionRow
+from service.store.outbox import INSERT_MESSAGES, OutboxFeed
 from service.store.reasons import database_failure
 from service.store.records import InspectionRecord
 
@@ -44,10 +47,12 @@ class GroupWriter:
 
     Attributes:
         commits: Number of transactions so far; smaller than the number of rows if groups were formed.
+        feed: Adds the messages of an inspection to the outbox, in the same transaction; None if there is no sink.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.commits = 0
+        self.feed: OutboxFeed | None = None
         self._engine = engine
         self._waiting: list[_Waiting] = []
         self._queue_lock = threading.Lock()
@@ -76,9 +81,22 @@ class GroupWriter:
         if item.error is not None:
             raise item.error
 
+    @contextmanager
+    def between_commits(self) -> Iterator[None]:
+        """Delay commits of inspections until the block ends, for a short transaction on the same SQLite database.
+
+        SQLite has one writer at a time. A commit that finds the database locked sleeps and tries again, which takes
+        longer than to wait for this lock.
+        """
+        with self._commit_lock:
+            yield
+
     def _commit(self, group: list[_Waiting]) -> None:
+        feed, messages = self.feed, []
         try:
             keys = [item.key.columns(item.record.id, item.record.created_at) for item in group if item.key is not None]
+            if feed is not None:
+                messages = feed.messages([item.record for item in group])
             with self._engine.begin() as connection:
                 if keys:
                     connection.execute(INSERT_KEYS, keys)
@@ -86,6 +104,8 @@ class GroupWriter:
                     _INSERT,
                     [item.record.columns() for item in group],
                 )
+                if messages:
+                    connection.execute(INSERT_MESSAGES, messages)
             self.commits += 1
         except Exception as error:  # noqa: BLE001 - every thread of the group must receive the failure
             # A single invalid row must not fail the other rows of the group, so they are committed one by one. If the
@@ -96,6 +116,9 @@ class GroupWriter:
                 return
             for item in group:
                 item.error = self._failure(item, error)
+        else:
+            if feed is not None and messages:
+                feed.announce(messages)
         for item in group:
             item.is_done = True
 

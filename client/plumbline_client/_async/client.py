@@ -5,13 +5,20 @@ from __future__ import annotations
 from plumbline_client._async.audit import AsyncAuditCalls
 from plumbline_client._async.bundles import AsyncBundleCalls
 from plumbline_client._async.inspections import AsyncInspectionCalls
+from plumbline_client._async.outbox import AsyncOutboxCalls
 from plumbline_client._async.products import AsyncProductCalls
 from plumbline_client._async.recipes import AsyncRecipeCalls
 from plumbline_client._async.stream import AsyncStreamCalls
 
 
 class AsyncClient(
-    AsyncInspectionCalls, AsyncProductCalls, AsyncRecipeCalls, AsyncBundleCalls, AsyncAuditCalls, AsyncStreamCalls
+    AsyncInspectionCalls,
+    AsyncProductCalls,
+    AsyncRecipeCalls,
+    AsyncBundleCalls,
+    AsyncAuditCalls,
+    AsyncOutboxCalls,
+    AsyncStreamCalls,
 ):
     """Client of one Plumbline service.
 

@@ -137,3 +137,30 @@ def test_doctor_warns_of_a_weak_bundle(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "weak bundle: the image AUROC is 0.36" in result.output
     assert "without --allow-weak" in result.output
+
+
+def test_doctor_examines_the_sinks(tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNSET_VARIABLE", raising=False)
+    file = tmp_path / "sinks.toml"
+    options = ("--models", tiny_models, "--data", tmp_path, "--port", "0", "--provider", "cpu", "--sinks", file)
+
+    missing = run("doctor", *options)
+    assert missing.exit_code == 1
+    assert "sinks.toml cannot be read (No such file or directory)" in missing.output
+
+    webhook = '[[sink]]\nname = "mes"\nkind = "webhook"\nurl = "http://mes.example/hook"\nproducts = ["widgte"]\n'
+    file.write_text(webhook, encoding="utf-8")
+    found = run("doctor", *options)
+    assert found.exit_code == 0, found.output
+    for words in (
+        "sink mes: http://mes.example; plumbline sink test mes",
+        "sink mes: the connection is not encrypted",
+        "sink mes: requests have no signature",
+        "sink mes: products that the model repository does not hold: widgte",
+    ):
+        assert words in found.output, words
+
+    file.write_text(webhook + 'secret = { env = "UNSET_VARIABLE" }\n', encoding="utf-8")
+    unset = run("doctor", *options)
+    assert unset.exit_code == 1
+    assert "secret is read from the environment variable UNSET_VARIABLE, which is not set" in unset.output

@@ -1,0 +1,35 @@
+"""MQTT topics, similar to Sparkplug: prefix, site, station, product, kind of message."""
+
+from __future__ import annotations
+
+NO_STATION = "-"
+"""Level of the topic for inspections without a station."""
+
+
+def escape(level: str) -> str:
+    """Return a text as one level of a topic.
+
+    `/`, the wildcards `+` and `#`, control characters and `%` become `%XX` as in URLs, byte by byte in UTF-8. A text
+    that would be the level for "no station" is escaped as well, so that different texts have different topics.
+    """
+    if level == NO_STATION:
+        return "%2D"
+    return "".join(
+        "".join(f"%{byte:02X}" for byte in char.encode()) if char in "/+#%" or char < " " or char == "\x7f" else char
+        for char in level
+    )
+
+
+def verdict_topic(prefix: str, site: str, station: str | None, product: str) -> str:
+    """Return the topic of the verdicts of a product at a station."""
+    return f"{prefix}/{escape(site)}/{NO_STATION if station is None else escape(station)}/{escape(product)}/verdict"
+
+
+def status_topic(prefix: str, site: str, client_id: str) -> str:
+    """Return the topic with the retained state of a service: online or offline."""
+    return f"{prefix}/{escape(site)}/{escape(client_id)}/status"
+
+
+def test_topic(prefix: str, site: str, client_id: str) -> str:
+    """Return the topic of test messages."""
+    return f"{prefix}/{escape(site)}/{escape(client_id)}/test"
