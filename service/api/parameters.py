@@ -12,7 +12,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from service.api.http.middleware import TRACEPARENT
 from service.api.http.problems import request_id
 from service.errors import InvalidRequest
-from service.schemas.common import PartFields
+from service.schemas.common import KEY_PATTERN, PartFields
 from service.schemas.violations import describe_violations, list_violations
 from service.serving.records import PartRecord
 
@@ -67,7 +67,7 @@ IdempotencyHeader = Annotated[
     Header(
         min_length=1,
         max_length=200,
-        pattern=r"^[\x21-\x7e]+$",
+        pattern=KEY_PATTERN,
         description="Key of this request, chosen by the client: a request that is sent again with the same key is "
         "inspected once.",
     ),

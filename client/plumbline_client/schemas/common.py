@@ -14,6 +14,7 @@ SYSTEM_AUTHOR = "plumbline"
 
 # No control characters: these texts are written to logs, headers, databases and spreadsheets.
 LABEL_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+KEY_PATTERN = r"^[\x21-\x7e]+$"
 SENTENCE_PATTERN = r"^[^\x00-\x08\x7f]+$"
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=LABEL_PATTERN)]
 Sentence = Annotated[

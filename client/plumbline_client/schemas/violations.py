@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from plumbline_client.schemas.common import LABEL_PATTERN, SENTENCE_PATTERN
+from plumbline_client.schemas.common import KEY_PATTERN, LABEL_PATTERN, SENTENCE_PATTERN
 
 UNKNOWN = "extra_forbidden"
 """Type of the error for a name that the schema does not have."""
@@ -100,6 +100,7 @@ PATTERN_TEXTS: Mapping[str, str] = {
     "^[0-9a-f]{64}$": _SHA256,
     "^[a-z0-9][a-z0-9_-]{0,63}$": "is not a name of a product; expected up to 64 lower-case letters, digits, "
     "underscores and hyphens, beginning with a letter or a digit",
+    KEY_PATTERN: "is not an idempotency key; expected 1 to 200 visible ASCII characters without spaces, such as a UUID",
     r'^"?[0-9]{1,9}"?$': 'is not a revision; give its number, such as "3"',
 }
 
