@@ -31,8 +31,8 @@ MAP = np.zeros((2, 2), np.float32)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(f"sqlite:///{tmp_path / 'plumbline.db'}", tmp_path / "data")
+def store(database_url: str, tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(database_url, tmp_path / "data")
     yield opened
     opened.close()
 
@@ -85,13 +85,17 @@ def test_limits_of_age_and_number_select_the_artefacts(store: Store) -> None:
 
 def test_query_uses_the_partial_index(store: Store) -> None:
     query = (
-        "EXPLAIN QUERY PLAN SELECT id FROM inspections WHERE product = 'a' AND decision = 'fail' "
+        "SELECT id FROM inspections WHERE product = 'a' AND decision = 'fail' "
         "AND artefacts_removed_at IS NULL AND id < 'x' ORDER BY id LIMIT 5"
     )
+    explain = "EXPLAIN" if store.database is None else "EXPLAIN QUERY PLAN"
     with store.engine.connect() as connection:
-        plan = " ".join(str(row) for row in connection.execute(text(query)))
+        if store.database is None:  # an empty table is read as a whole otherwise
+            connection.execute(text("SET enable_seqscan = off"))
+        plan = " ".join(str(row) for row in connection.execute(text(f"{explain} {query}")))
     assert "ix_inspections_kept" in plan
     assert "TEMP B-TREE" not in plan
+    assert "Sort" not in plan
 
 
 @pytest.fixture

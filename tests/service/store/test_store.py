@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, func, select, text
+from sqlalchemy import NullPool, create_engine, func, select, text
 
 from service.bundle.bundle import Bundle
 from service.deployment.recipes import recipe_in_force
@@ -66,8 +66,8 @@ def make_row(**changes: Any) -> InspectionRecord:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(f"sqlite:///{tmp_path / 'db' / 'plumbline.db'}", tmp_path / "data")
+def store(database_url: str, tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(database_url, tmp_path / "data")
     yield opened
     opened.close()
 
@@ -98,12 +98,12 @@ def test_many_writers_share_commits_and_lose_nothing(store: Store) -> None:
     assert store.writer.commits < len(rows)
 
 
-def test_written_record_is_visible_to_another_connection_at_once(store: Store, tmp_path: Path) -> None:
+def test_written_record_is_visible_to_another_connection_at_once(store: Store) -> None:
     for expected in range(1, 6):
         store.writer.write(make_row())
-        database = sqlite3.connect(tmp_path / "db" / "plumbline.db")
-        assert database.execute("SELECT count(*) FROM inspections").fetchone() == (expected,)
-        database.close()
+        other = create_engine(store.engine.url, poolclass=NullPool)
+        with other.connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM inspections")) == expected
 
 
 def test_invalid_record_does_not_fail_the_others_of_its_group(store: Store) -> None:
@@ -122,7 +122,8 @@ def test_invalid_record_does_not_fail_the_others_of_its_group(store: Store) -> N
 
     # While an open transaction blocks the commit, all three gather in one group.
     with store.engine.connect() as blocker:
-        blocker.execute(text("BEGIN IMMEDIATE"))
+        is_sqlite = store.database is not None
+        blocker.execute(text("BEGIN IMMEDIATE" if is_sqlite else "LOCK TABLE inspections IN EXCLUSIVE MODE"))
         with ThreadPoolExecutor(3) as pool:
             outcomes = pool.map(write, rows)
             blocker.rollback()
@@ -133,12 +134,14 @@ def test_invalid_record_does_not_fail_the_others_of_its_group(store: Store) -> N
     assert "already exists" in results[1]
 
 
-def test_sqlite_pragmas_are_set(store: Store) -> None:
+def test_sqlite_pragmas_are_set(tmp_path: Path) -> None:
+    store = Store.open(f"sqlite:///{tmp_path / 'plumbline.db'}", tmp_path)
     with store.engine.connect() as connection:
         pragma = {
             name: connection.execute(text(f"PRAGMA {name}")).scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
+    store.close()
     assert pragma == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
 
 
@@ -148,12 +151,11 @@ def test_migrations_create_the_tables_of_the_models(store: Store) -> None:
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_reopened_store_keeps_its_records(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'x.db'}"
-    first = Store.open(url, tmp_path)
+def test_reopened_store_keeps_its_records(database_url: str, tmp_path: Path) -> None:
+    first = Store.open(database_url, tmp_path)
     first.writer.write(make_row())
     first.close()
-    second = Store.open(url, tmp_path)
+    second = Store.open(database_url, tmp_path)
     with second.engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(InspectionRow)) == 1
     second.close()
