@@ -31,6 +31,14 @@ class Settings(BaseSettings):
     """SQLAlchemy URL. Empty: SQLite in the data folder. For PostgreSQL:
     `postgresql+psycopg://user:password@host/name`.
     """
+    database_pool_size: int = Field(default=20, ge=2, le=500)
+    """Most connections of this process to PostgreSQL."""
+    database_connect_timeout_s: int = Field(default=5, ge=2, le=300)
+    """Seconds that a connection to PostgreSQL may take, and that a request waits for a free connection."""
+    database_statement_timeout_s: float = Field(default=30.0, ge=0.1, le=3600)
+    """Seconds that a statement may take in PostgreSQL. Migrations have no limit."""
+    database_lock_timeout_s: float = Field(default=5.0, ge=0.1, le=300)
+    """Seconds that a statement may wait in PostgreSQL for a lock of another transaction."""
 
     host: str = "127.0.0.1"
     """IP address to listen on. `0.0.0.0` makes the service, which has no access control of its own, reachable from

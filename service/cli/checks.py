@@ -24,8 +24,17 @@ from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
 from service.server import PORT_REMEDY
 from service.settings import PREFIX, Settings
-from service.store.database import open_read_only_engine, sqlite_path
+from service.store.database import (
+    make_engine,
+    name_of,
+    open_read_only_engine,
+    require_current_schema,
+    sqlite_path,
+)
 from service.store.errors import StoreUnavailable
+from service.store.options import StoreOptions
+from service.store.postgres import Server
+from service.store.session import reading
 from service.store.sqlite import check_file
 
 MIN_FREE_BYTES = 200 * 2**20
@@ -182,25 +191,52 @@ def _is_read_only(folder: Path) -> bool:
 
 def _check_database(settings: Settings) -> Iterator[Finding]:
     path = sqlite_path(settings.database)
-    if path is not None and not path.exists():
+    if path is None:
+        yield from _check_server(settings)
+        return
+    if not path.exists():
         yield Finding("database", Health.OK, f"{path} does not exist yet; plumbline serve creates it")
         return
     try:
-        engine = open_read_only_engine(settings.database)
+        open_read_only_engine(settings.database).dispose()
     except StoreUnavailable as error:
-        if error.is_outdated:
-            yield Finding("database", Health.WARNING, error.reason, error.remedy)
-            return
-        remedy = "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA, or restore a backup."
-        yield Finding("database", Health.PROBLEM, error.detail, remedy)
+        yield _database_problem(error)
         return
-    engine.dispose()
-    damage = None if path is None else check_file(path, _STRUCTURE_CHECK_S)
+    damage = check_file(path, _STRUCTURE_CHECK_S)
     if damage is None:
         yield Finding("database", Health.OK, "can be opened, and its tables are up to date")
     else:
         remedy = "Stop the service, and restore a backup of the database."
         yield Finding("database", Health.PROBLEM, f"{path} is corrupt ({damage})", remedy)
+
+
+def _check_server(settings: Settings) -> Iterator[Finding]:
+    engine = None
+    try:
+        engine = make_engine(settings.database, options=StoreOptions.of(settings).database)
+        with reading(engine) as session:
+            server = Server.of(session.connection())
+        name = name_of(engine.url)
+        for problem in (*server.problems(), *server.write_problems()):
+            yield Finding("database", Health.PROBLEM, f"{name} {problem}", "Change it, or use another server.")
+        for warning in server.warnings():
+            yield Finding("database", Health.WARNING, warning, "Change the configuration of the server.")
+        require_current_schema(engine)
+    except StoreUnavailable as error:
+        yield _database_problem(error)
+    else:
+        text = f"{name}: PostgreSQL {server.version}, {server.encoding}, sessions in {server.time_zone}"
+        yield Finding("database", Health.OK, f"{text}; can be opened, and its tables are up to date")
+    finally:
+        if engine is not None:
+            engine.dispose()
+
+
+def _database_problem(error: StoreUnavailable) -> Finding:
+    if error.is_outdated:
+        return Finding("database", Health.WARNING, error.reason, error.remedy)
+    remedy = "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA, or restore a backup."
+    return Finding("database", Health.PROBLEM, error.detail, remedy)
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:

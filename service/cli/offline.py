@@ -25,6 +25,7 @@ from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.files import ArtefactFiles
 from service.store.ids import parse_id
 from service.store.inspections import get_inspection
+from service.store.options import StoreOptions
 from service.store.recipes import current_recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store
@@ -70,7 +71,7 @@ def open_engine_if_exists(settings: Settings) -> Iterator[Engine | None]:
     if path is not None and not path.exists():
         yield None
         return
-    engine = open_read_only_engine(settings.database)
+    engine = open_read_only_engine(settings.database, StoreOptions.of(settings).database)
     try:
         yield engine
     finally:

@@ -9,6 +9,8 @@ import structlog
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from service.store.postgres import reason_of_server
+
 log = structlog.get_logger(__name__)
 
 # While a database is down, every request fails for the same reason.
@@ -51,6 +53,6 @@ def reason_of(error: Exception) -> str:
     if isinstance(original, sqlite3.Error):
         code = getattr(original, "sqlite_errorcode", None)
         return _SQLITE_REASONS.get((code or 0) & 0xFF, "it reports an error; see the log")
-    if isinstance(error, DBAPIError) and (error.connection_invalidated or not getattr(original, "sqlstate", None)):
-        return "the server does not respond or refuses the connection; see the log"
+    if isinstance(error, DBAPIError):
+        return reason_of_server(original, is_disconnected=error.connection_invalidated)
     return "it reports an error; see the log"

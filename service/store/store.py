@@ -14,6 +14,7 @@ from service.store.errors import StoreUnavailable
 from service.store.files import ArtefactFiles, probe_write
 from service.store.identity import StorageGuard
 from service.store.lock import LOCK_NAME, FileLock
+from service.store.options import StoreOptions
 from service.store.reasons import reason_of
 from service.store.sqlite import WAL_SUFFIXES, SqliteFile
 from service.store.writer import GroupWriter
@@ -54,7 +55,7 @@ class Store:
         self._keeper: sqlite3.Connection | None = None
 
     @classmethod
-    def open(cls, url: str, data: Path, *, is_exclusive: bool = True) -> Store:
+    def open(cls, url: str, data: Path, options: StoreOptions | None = None, *, is_exclusive: bool = True) -> Store:
         """Open the store, and create it if it does not exist.
 
         If the disk is full or read-only, an existing store is opened for reading: see `read_only_reason`.
@@ -62,15 +63,17 @@ class Store:
         Args:
             url: SQLAlchemy URL of the database.
             data: The data folder.
+            options: Further options; None for the defaults.
             is_exclusive: Lock the data folder and a SQLite database against other processes.
 
         Raises:
             StoreUnavailable: The folder is not writable, the database cannot be opened, or another process uses it.
         """
+        options = options or StoreOptions()
         path = sqlite_path(url)
         guard = StorageGuard()
         database = None if path is None else SqliteFile(path, guard)
-        store = cls(make_engine(url, database), ArtefactFiles(data / "inspections"))
+        store = cls(make_engine(url, database, options.database), ArtefactFiles(data / "inspections"))
         store.guard, store.database = guard, database
         if path is None:
             event.listen(store.engine, "commit", lambda _: guard.check())

@@ -14,8 +14,6 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import NullPool, create_engine, func, select, text
 
 from service.bundle.bundle import Bundle
@@ -145,12 +143,6 @@ def test_sqlite_pragmas_are_set(tmp_path: Path) -> None:
     assert pragma == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
 
 
-def test_migrations_create_the_tables_of_the_models(store: Store) -> None:
-    with store.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
-
-
 def test_reopened_store_keeps_its_records(database_url: str, tmp_path: Path) -> None:
     first = Store.open(database_url, tmp_path)
     first.writer.write(make_row())
@@ -257,25 +249,6 @@ def test_migration_that_recreates_a_table_keeps_referring_rows(tmp_path: Path) -
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(ShadowRow)) == 1
     engine.dispose()
-
-
-def test_failed_migration_is_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = f"sqlite:///{tmp_path / 'plumbline.db'}"
-    with monkeypatch.context() as patch:
-        # The second table cannot be created, as if the process were killed at this moment.
-        patch.setattr("alembic.op.create_index", _fail)
-        with pytest.raises(RuntimeError, match="killed here"):
-            open_engine(url)
-    with sqlite3.connect(tmp_path / "plumbline.db") as database:
-        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    database.close()
-    assert tables == []
-
-    open_engine(url).dispose()
-
-
-def _fail(*_: object, **__: object) -> None:
-    raise RuntimeError("killed here")
 
 
 @pytest.mark.parametrize(("record", "row"), [(InspectionRecord, InspectionRow), (ShadowRecord, ShadowRow)])
