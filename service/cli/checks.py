@@ -24,6 +24,7 @@ from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
 from service.server import PORT_REMEDY
 from service.settings import PREFIX, Settings
+from service.store.artefacts.opening import open_files
 from service.store.database import (
     make_engine,
     name_of,
@@ -232,6 +233,26 @@ def _check_server(settings: Settings) -> Iterator[Finding]:
             engine.dispose()
 
 
+def _check_artefacts(settings: Settings) -> Iterator[Finding]:
+    if not settings.artefacts_url:
+        return  # in the data folder, which has a check of its own
+    url = settings.artefacts_url
+    try:
+        files = open_files(StoreOptions.of(settings).artefacts, settings.data)
+        if files.folder is not None and not files.folder.exists():
+            remedy = "plumbline serve creates it. Check PLUMBLINE_ARTEFACTS_URL if inspections were stored before."
+            yield Finding("images and maps", Health.WARNING, f"{files.folder} does not exist", remedy)
+            return
+        try:
+            files.probe()
+        finally:
+            files.close()
+    except StoreUnavailable as error:
+        yield Finding("images and maps", Health.PROBLEM, f"{url}: {error.reason}", error.remedy)
+    else:
+        yield Finding("images and maps", Health.OK, f"{url}: a small file was written and deleted")
+
+
 def _database_problem(error: StoreUnavailable) -> Finding:
     if error.is_outdated:
         return Finding("database", Health.WARNING, error.reason, error.remedy)
@@ -326,6 +347,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_cuda,
     _check_data,
     _check_database,
+    _check_artefacts,
     _check_port,
     _check_certificate,
     _check_models,

@@ -19,10 +19,10 @@ from service.deployment.replay import newest_since
 from service.errors import PlumblineError
 from service.recipes.recipe import Recipe
 from service.settings import Settings
+from service.store.artefacts.opening import open_files
 from service.store.choices import BundleChoices
 from service.store.database import open_read_only_engine, sqlite_path
 from service.store.errors import StoreUnavailable, UnknownInspection
-from service.store.files import ArtefactFiles
 from service.store.ids import parse_id
 from service.store.inspections import get_inspection
 from service.store.options import StoreOptions
@@ -106,7 +106,11 @@ def open_store(settings: Settings) -> Iterator[Store]:
     with open_engine_if_exists(settings) as engine:
         if engine is None:
             raise StoreUnavailable(f"there is no database in {settings.data}")
-        yield Store(engine, ArtefactFiles(settings.data / "inspections"))
+        store = Store(engine, open_files(StoreOptions.of(settings).artefacts, settings.data), settings.data)
+        try:
+            yield store
+        finally:
+            store.files.close()
 
 
 def stored_inspections(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-from uuid import UUID
 
 import numpy as np
 
@@ -24,11 +23,11 @@ from service.monitoring.metrics import Metrics
 from service.serving.admission import Admission
 from service.serving.records import to_region
 from service.settings import Settings
+from service.store.artefacts.stored_file import StoredFile
 from service.store.errors import NotJudged
 from service.store.recipes import get_recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store
-from service.store.stored_file import StoredFile
 
 READER_THREADS = 4
 ResultT = TypeVar("ResultT")
@@ -123,8 +122,7 @@ class ArtefactService:
             ArtefactGone: The image is no longer stored.
             StoreUnavailable: It cannot be read.
         """
-        path = self._store.files.image_path(UUID(record.id), record.image_media_type)
-        return await self._read(lambda: StoredFile.open(path, "image", record))
+        return await self._read(lambda: self._store.files.open_image(record))
 
     async def map_file(self, record: InspectionRecord) -> StoredFile:
         """Return the anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
@@ -136,8 +134,7 @@ class ArtefactService:
         """
         if record.objections:
             raise NotJudged(record.id)
-        path = self._store.files.map_path(UUID(record.id))
-        return await self._read(lambda: StoredFile.open(path, "map", record))
+        return await self._read(lambda: self._store.files.open_map(record))
 
     async def read_piece(self, file: StoredFile, offset: int) -> bytes:
         """Return the piece of a file at an offset in bytes.

@@ -6,13 +6,14 @@ import os
 import shutil
 import sqlite3
 import time
+from pathlib import Path
 
 import structlog
 from sqlalchemy import Engine, insert, literal, select, text
 
+from service.store.artefacts.local import probe_write
 from service.store.database import name_of
 from service.store.errors import StoreUnavailable
-from service.store.files import probe_write
 from service.store.models import InspectionRow
 from service.store.postgres import Server
 from service.store.reasons import reason_of
@@ -85,6 +86,8 @@ class StoreProbe:
 
     def _check_space(self) -> None:
         folders = {self._store.data}
+        if self._store.files.folder is not None:
+            folders.add(_existing(self._store.files.folder))
         if self._store.database is not None:
             folders.add(self._store.database.path.parent)
         for folder in folders:
@@ -109,8 +112,9 @@ class StoreProbe:
         now = time.monotonic()
         if now < self._next_write and not self._problems:
             return
-        root = self._store.files.root
-        probe_write(root if root.exists() else root.parent)
+        self._store.files.probe()
+        if self._store.files.folder is None:
+            probe_write(self._store.data)
         self._next_write = now + WRITE_PROBE_S
 
     def _check_rows(self) -> None:
@@ -164,6 +168,11 @@ class StoreProbe:
                 ) from error
         else:
             self._locked_since_commit = None
+
+
+def _existing(folder: Path) -> Path:
+    # A folder that was deleted may be created anew; see `StorageGuard`.
+    return folder if folder.exists() else folder.parent
 
 
 def _probe_insert(engine: Engine) -> None:

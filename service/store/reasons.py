@@ -33,13 +33,18 @@ _SQLITE_REASONS = {
 }
 
 
+def log_failure(event: str, error: Exception) -> None:
+    """Log the message of a library, at most every 10 s for each kind of error."""
+    kind, now = type(error).__name__, time.monotonic()
+    if now - _last_logged.get(kind, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
+        _last_logged[kind] = now
+        log.warning(event, kind=kind, error=str(error))
+
+
 def reason_of(error: Exception) -> str:
     """Return why the database failed, in our own words, and log the message of the library, at most every 10 s."""
     original = getattr(error, "orig", None) or error
-    kind, now = type(original).__name__, time.monotonic()
-    if now - _last_logged.get(kind, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
-        _last_logged[kind] = now
-        log.warning("database failure", kind=kind, error=str(original))
+    log_failure("database failure", original)
     if isinstance(error, IntegrityError):
         return "a record with the same key already exists"
     if isinstance(original, ImportError):

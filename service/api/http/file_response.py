@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.http.clients import wait_for_disconnect
-from service.store.stored_file import StoredFile
+from service.store.artefacts.stored_file import StoredFile
 
 
 class FileResponse(Response):

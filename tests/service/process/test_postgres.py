@@ -15,8 +15,8 @@ import pytest
 from tests.command_line import run
 from tests.postgres import PASSWORD, PostgresServer
 from tests.running_service import GOOD, INSPECT
-from tests.serving import ServiceProcess, service_process
 from tests.service.process.test_serving import IMAGE, Clients, assert_stored
+from tests.serving import ServiceProcess, service_process
 
 pytestmark = pytest.mark.slow
 

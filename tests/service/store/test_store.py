@@ -19,9 +19,9 @@ from sqlalchemy import NullPool, create_engine, func, select, text
 from service.bundle.bundle import Bundle
 from service.deployment.recipes import recipe_in_force
 from service.recipes.recipe import Recipe
+from service.store.artefacts.local import LocalFiles, write_atomically
 from service.store.database import _upgrade, open_engine
 from service.store.errors import ArtefactGone, RecipeConflict, StoreUnavailable, UnknownInspection, UnknownRevision
-from service.store.files import ArtefactFiles, write_atomically
 from service.store.ids import created_at, new_id, parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
 from service.store.models import Base, InspectionRow, ShadowRow
@@ -189,17 +189,17 @@ def test_invalid_id_is_rejected(text_of_id: str) -> None:
 
 
 def test_artefacts_are_stored_in_the_folder_of_their_day(tmp_path: Path) -> None:
-    files = ArtefactFiles(tmp_path)
+    files = LocalFiles(tmp_path)
     inspection_id = UUID("01a200cf-24a2-74fb-a0f8-9e8d0de452cf")  # 2026-11-22 01:11:45 UTC
     files.write_image(inspection_id, "image/jpeg", b"jpeg").sync()
     files.write_map(inspection_id, np.eye(3, dtype=np.float32)).sync()
     day = tmp_path / "2026" / "11" / "22"
     assert {path.name for path in day.iterdir()} == {f"{inspection_id}.jpg", f"{inspection_id}.npy"}
-    assert files.read_image(inspection_id, "image/jpeg") == b"jpeg"
+    assert files.image_path(inspection_id, "image/jpeg").read_bytes() == b"jpeg"
     files.remove(inspection_id, "image/jpeg")
     assert list(day.iterdir()) == []
     with pytest.raises(ArtefactGone, match="map"):
-        files.read_map(inspection_id)
+        files.map_of(make_row(id=str(inspection_id)))
 
 
 def test_failed_write_leaves_no_file(tmp_path: Path) -> None:
