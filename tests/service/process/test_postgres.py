@@ -128,4 +128,9 @@ def test_nothing_that_was_returned_is_lost_when_either_side_is_killed(
         returned = [response for response in clients.responses if response.status_code == 201]
         assert len(returned) >= 50
         with serving(tiny_models, tmp_path / "data", url) as service:
-            assert_stored(service, returned)
+            listed = httpx.get(f"{service.url}/v1/inspections", params={"limit": 500}).json()["items"]
+            assert {response.json()["id"] for response in returned} <= {item["id"] for item in listed}
+            assert_stored(service, returned[-10:])
+            for item in listed[:10]:  # whether or not its response was sent
+                for artefact in ("image", "map"):
+                    assert httpx.get(service.url + item["links"][artefact]).status_code == 200
