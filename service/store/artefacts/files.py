@@ -60,11 +60,6 @@ class ArtefactFiles(ABC):
     """
 
     @property
-    @abstractmethod
-    def location(self) -> str:
-        """Where the files are, for messages."""
-
-    @property
     def folder(self) -> Path | None:
         """The local folder of the files, if they are local: its disk may become full, or be unmounted."""
         return None

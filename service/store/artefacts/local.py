@@ -33,11 +33,6 @@ class LocalFiles(ArtefactFiles):
         self.root = root
 
     @property
-    def location(self) -> str:
-        """The folder."""
-        return str(self.root)
-
-    @property
     def folder(self) -> Path | None:
         """The folder."""
         return self.root

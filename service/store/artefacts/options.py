@@ -24,6 +24,11 @@ class ArtefactOptions:
     attempts: int = 3
 
     @property
+    def attempt_s(self) -> float:
+        """Seconds that one attempt may take."""
+        return self.connect_timeout_s + self.read_timeout_s
+
+    @property
     def deadline_s(self) -> float:
         """Seconds after which a request fails, with all its attempts."""
-        return self.attempts * (self.connect_timeout_s + self.read_timeout_s)
+        return self.attempts * self.attempt_s

@@ -85,11 +85,6 @@ class RemoteFiles(ArtefactFiles):
             raise StoreUnavailable(f"{self._protocol}:// URLs are not supported", remedy=_REMEDY) from error
         self._root = str(kind._strip_protocol(options.url)).rstrip("/")
 
-    @property
-    def location(self) -> str:
-        """The URL."""
-        return self._options.url
-
     def prepare(self) -> None:
         """Do nothing: a server that cannot be reached makes the service not ready, it does not prevent its start."""
 
@@ -103,8 +98,12 @@ class RemoteFiles(ArtefactFiles):
             StoreUnavailable: Objects cannot be written or deleted.
         """
         name = f".write-probe.{secrets.token_hex(4)}"
-        self._write(name, bytes(_PROBE_BYTES))
-        self._delete(name)
+        try:
+            self._request("pipe_file", name, bytes(_PROBE_BYTES), deadline_s=self._options.attempt_s)
+            self._request("rm_file", name, deadline_s=self._options.attempt_s)
+        except Exception as error:
+            raise self._write_error(name, error) from error
+        self._failure = None
         for _ in range(min(len(self._left_over), _DELETED_PER_PROBE)):
             left = self._left_over.popleft()
             try:
@@ -150,9 +149,7 @@ class RemoteFiles(ArtefactFiles):
         try:
             self._request("pipe_file", name, data)
         except Exception as error:
-            unavailable = self._unavailable(f"{_last(name)} cannot be written to", error)
-            self._failure = unavailable.reason
-            raise unavailable from error
+            raise self._write_error(name, error) from error
         self._failure = None
         return WrittenObject(name)
 
@@ -177,12 +174,13 @@ class RemoteFiles(ArtefactFiles):
         except Exception as error:
             raise self._unavailable(f"{_last(name)} cannot be deleted from", error) from error
 
-    def _request(self, method: str, name: str, *arguments: Any, **options: Any) -> Any:
+    def _request(self, method: str, name: str, *arguments: Any, deadline_s: float | None = None, **options: Any) -> Any:
         file_system, path = self._connect(), f"{self._root}/{name}"
         if isinstance(file_system, AsyncFileSystem):
             # On the thread of fsspec's event loop. The public methods have no deadline.
             coroutine = getattr(file_system, f"_{method}")
-            return sync(file_system.loop, coroutine, path, *arguments, timeout=self._options.deadline_s, **options)
+            timeout_s = deadline_s or self._options.deadline_s
+            return sync(file_system.loop, coroutine, path, *arguments, timeout=timeout_s, **options)
         return getattr(file_system, method)(path, *arguments, **options)
 
     def _connect(self) -> fsspec.AbstractFileSystem:
@@ -215,6 +213,11 @@ class RemoteFiles(ArtefactFiles):
         # Reads the service models from disk, which takes longer than a request and must not count as one.
         sync(file_system.loop, file_system.set_session)
         return file_system
+
+    def _write_error(self, name: str, error: Exception) -> StoreUnavailable:
+        unavailable = self._unavailable(f"{_last(name)} cannot be written to", error)
+        self._failure = unavailable.reason
+        return unavailable
 
     def _unavailable(self, what: str, error: Exception) -> StoreUnavailable:
         return StoreUnavailable(f"{what} the object store ({remote_reason(error)})", remedy=_REMEDY)

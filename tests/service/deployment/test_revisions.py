@@ -23,9 +23,15 @@ from tests.service.deployment.conftest import SIGNATURE, TIMEOUT_S, Deployment
 
 
 @pytest.fixture
+def store_url(database_url: str) -> str:
+    return database_url
+
+
+@pytest.fixture
 def other(deployment: Deployment, tmp_path: Path) -> Iterator[Deployment]:
     """The second process, which follows the first one only when it is asked."""
-    store = Store.open(str(deployment.store.engine.url), tmp_path / "other", is_exclusive=False)
+    url = deployment.store.engine.url.render_as_string(hide_password=False)
+    store = Store.open(url, tmp_path / "other", is_exclusive=False)
     metrics = Metrics()
     models = deployment.registry.models
     registry = Registry(models, deployment.registry.loader, metrics)

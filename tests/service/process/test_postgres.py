@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -35,6 +36,16 @@ def serving(models: Path, data: Path, database_url: str, **settings: str) -> Ite
 
 def inspect(service: ServiceProcess) -> httpx.Response:
     return httpx.post(service.url + INSPECT, content=GOOD, headers=IMAGE, timeout=30)
+
+
+def all_inspections(service: ServiceProcess) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    page: dict[str, Any] = {"next_cursor": None}
+    while not found or page["next_cursor"]:
+        cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else {}
+        page = httpx.get(f"{service.url}/v1/inspections", params={"limit": 500} | cursor, timeout=30).json()
+        found += page["items"]
+    return found
 
 
 def change_recipe(service: ServiceProcess, threshold: float, revision: int) -> httpx.Response:
@@ -128,7 +139,7 @@ def test_nothing_that_was_returned_is_lost_when_either_side_is_killed(
         returned = [response for response in clients.responses if response.status_code == 201]
         assert len(returned) >= 50
         with serving(tiny_models, tmp_path / "data", url) as service:
-            listed = httpx.get(f"{service.url}/v1/inspections", params={"limit": 500}).json()["items"]
+            listed = all_inspections(service)
             assert {response.json()["id"] for response in returned} <= {item["id"] for item in listed}
             assert_stored(service, returned[-10:])
             for item in listed[:10]:  # whether or not its response was sent

@@ -230,6 +230,7 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         RemoteFiles(ArtefactOptions("nonsense://bucket"))
 
 
+@pytest.mark.slow
 def test_service_without_remote_files_does_not_import_fsspec() -> None:
     script = "import sys, service.app; sys.exit('fsspec' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -134,6 +134,13 @@ def test_refused_connection_has_a_reason_without_secrets(
         assert "wrong" not in raised.value.detail
 
 
+def test_failure_while_a_session_is_configured_has_a_reason(postgres_url: str) -> None:
+    engine = make_engine(postgres_url, options=DatabaseOptions(statement_timeout_s=-1))
+    with pytest.raises(StoreUnavailable, match="does not fit") as raised, reading(engine) as session:
+        session.connection()
+    assert in_plain_words(raised.value)
+
+
 def test_password_in_the_query_of_the_url_is_not_shown() -> None:
     url = f"postgresql+psycopg://127.0.0.1:1/name?password={PASSWORD}&connect_timeout=3"
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1/name") as raised:
