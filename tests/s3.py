@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
 
 _START_TIMEOUT_S = 60.0
 _KEY = "not-a-secret"
+_ROOT = Path(__file__).parent.parent
 
 
 @dataclass
@@ -90,17 +91,18 @@ class S3Server:
 @contextmanager
 def s3_process() -> Iterator[S3Server]:
     """Run a server until the end of the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "tests.s3", str(port)], stderr=subprocess.DEVNULL)
-    server = S3Server(port, process)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.s3"], cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
     try:
+        server = S3Server(int(process.stdout.readline()), process)
         server._wait(is_open=True)
         yield server
     finally:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture(scope="session")
@@ -128,13 +130,16 @@ def aws_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, _KEY)
 
 
-def _serve(port: int) -> None:
+def _serve() -> None:
     from moto.server import ThreadedMotoServer
 
     signals = {signal.SIGUSR1, signal.SIGUSR2}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    _, server._port = server.get_host_and_port()
+    sys.stdout.write(f"{server._port}\n")
+    sys.stdout.flush()
     while True:
         if signal.sigwait(signals) is signal.SIGUSR1:
             server.stop()
@@ -145,4 +150,4 @@ def _serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve()

@@ -112,9 +112,10 @@ class StoreProbe:
         now = time.monotonic()
         if now < self._next_write and not self._problems:
             return
+        folder, data = self._store.files.folder, self._store.data
         self._store.files.probe()
-        if self._store.files.folder is None:
-            probe_write(self._store.data)
+        if folder is None or data not in folder.parents:
+            probe_write(data)
         self._next_write = now + WRITE_PROBE_S
 
     def _check_rows(self) -> None:

@@ -71,6 +71,7 @@ class RemoteFiles(ArtefactFiles):
         self._protocol, _, _ = options.url.partition("://")
         self._lock = threading.Lock()
         self._file_system: fsspec.AbstractFileSystem | None = None
+        self._inherited: fsspec.AbstractFileSystem | None = None
         self._owner = os.getpid()
         self._failure: str | None = None
         self._left_over: deque[str] = deque(maxlen=_MAX_LEFT_OVER)
@@ -184,10 +185,13 @@ class RemoteFiles(ArtefactFiles):
         return getattr(file_system, method)(path, *arguments, **options)
 
     def _connect(self) -> fsspec.AbstractFileSystem:
+        if self._owner != os.getpid():
+            # In a process that was forked, neither the connections nor the event loop of the parent work, and a thread
+            # that does not exist may hold the lock. The old object is kept: its end would wait for that event loop.
+            self._inherited, self._file_system = self._file_system, None
+            self._owner, self._lock = os.getpid(), threading.Lock()
         with self._lock:
-            if self._file_system is None or self._owner != os.getpid():
-                # Neither the connections nor the event loop of the parent work in a process that was forked.
-                self._owner = os.getpid()
+            if self._file_system is None:
                 self._file_system = self._open_file_system()
             return self._file_system
 

@@ -171,9 +171,11 @@ def test_probe_leaves_nothing(files: ArtefactFiles, options: ArtefactOptions, tm
 def test_forked_process_reads(files: ArtefactFiles) -> None:
     inspection_id = new_id()
     files.write_image(inspection_id, "image/png", b"before").sync()
-    # In a process without threads of its own, as a library that forks may be called from.
     reader, writer = os.pipe()
-    child = os.fork()
+    with contextlib.ExitStack() as stack:
+        if isinstance(files, RemoteFiles):
+            stack.enter_context(files._lock)  # as if another thread connected at this moment
+        child = os.fork()
     if child == 0:
         try:
             os.write(writer, files.image_of(record(inspection_id)))
@@ -216,6 +218,24 @@ def test_folder_given_as_url_is_as_durable_as_the_data_folder(tmp_path: Path) ->
     data = open_files(ArtefactOptions(), tmp_path / "data")
     assert isinstance(data, LocalFiles)
     assert data.root == tmp_path / "data" / "inspections"
+
+
+def test_probe_writes_to_both_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other"
+    options = StoreOptions(artefacts=ArtefactOptions(other.as_uri()))
+    store = Store.open(f"sqlite:///{tmp_path / 'data' / 'x.db'}", tmp_path / "data", options)
+    assert StoreProbe(store, 0)() == ()
+    for full in (other, tmp_path / "data"):
+
+        def write(folder: Path, full: Path = full) -> None:
+            if folder == full:
+                raise StoreUnavailable(f"{folder} cannot be written")
+
+        monkeypatch.setattr("service.store.artefacts.local.probe_write", write)
+        monkeypatch.setattr("service.store.probe.probe_write", write)
+        (problem,) = StoreProbe(store, 0)()
+        assert str(full) in problem
+    store.close()
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
