@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import structlog
 from fastapi import Depends, FastAPI
@@ -58,7 +59,6 @@ from service.serving.replays import ReplayService
 from service.serving.retention import RetentionSweeper
 from service.serving.streams import StreamService
 from service.settings import Settings
-from service.store.errors import StoreUnavailable
 from service.store.health import StoreHealth
 from service.store.options import StoreOptions
 from service.store.probe import StoreProbe
@@ -120,7 +120,12 @@ class Runtime:
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
         self._sweeper = RetentionSweeper(
-            store, lambda: self.registry.known, metrics, settings.retention_interval_s, clock=clock
+            store,
+            lambda: self.registry.known,
+            metrics,
+            settings.retention_interval_s,
+            clock=clock,
+            key_age=timedelta(hours=settings.idempotency_hours),
         )
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.
         self._loader = threading.Thread(target=self._load, name="bundle-loader", daemon=True)
@@ -171,12 +176,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The store is opened first: without it there are no decisions, so the process ends here with the reason.
-        try:
-            options = StoreOptions.of(settings)
-            store = await run_in_threadpool(Store.open, settings.database, settings.data, options)
-        except StoreUnavailable as error:
-            log.error("cannot start", reason=error.detail)
-            raise
+        options = StoreOptions.of(settings)
+        store = await run_in_threadpool(Store.open, settings.database, settings.data, options)
         try:
             runtime = Runtime(settings, store, metrics, refusals)
         except BaseException:

@@ -7,10 +7,8 @@ message. Every message states what was wrong, what was expected and what to do. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
-
-from pydantic import ValidationError
 
 
 class PlumblineError(Exception):
@@ -38,21 +36,6 @@ class PlumblineError(Exception):
         """Return the seconds after which the same request may succeed, or None if waiting does not help."""
         value = self.extensions.get("retry_after")
         return None if value is None else float(value)
-
-
-def list_violations(error: ValidationError) -> list[dict[str, Any]]:
-    """Return the violations in a pydantic error: location, message and type of each, without the rejected input.
-
-    The input is left out because it repeats what the client sent, of any size.
-    """
-    found = error.errors(include_url=False, include_input=False, include_context=False)
-    return [{**item, "msg": item["msg"].removeprefix("Value error, ")} for item in found]
-
-
-def describe_violations(violations: Iterable[Mapping[str, Any]]) -> str:
-    """Return violations as one text: `location: message; location: message`."""
-    located = [(".".join(str(part) for part in item["loc"]), item["msg"]) for item in violations]
-    return "; ".join(f"{place}: {text}" if place else str(text) for place, text in located)
 
 
 class UnsupportedMediaType(PlumblineError):

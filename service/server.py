@@ -17,22 +17,69 @@ from typing import Any
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http.certificates import CertificateFiles, CertificateReloader, CertificateUnusable
 from service.api.http.connections import ConnectionLimits, Connections
 from service.api.http.http_protocol import HttpProtocol
 from service.api.http.stream_protocol import StreamProtocol
 from service.app import begin_drain, create_app, open_streams
+from service.errors import PlumblineError
 from service.settings import Settings
 
 SWITCH_INTERVAL_S = 0.0005
 PORT_REMEDY = "Stop the process that listens on the port (a running plumbline?), or set another PLUMBLINE_PORT."
+STARTUP_FAILED = "lifespan.startup.failed"
 _POLL_S = 0.02
 _RELOAD_TICKS = 20  # of a tenth of a second
 # Seconds that remain to close everything after the accepted inspections had their time.
 EXIT_GRACE_S = 10.0
 
 log = structlog.get_logger(__name__)
+
+
+class ReportedStart:
+    """An ASGI application that logs why the application cannot start, as one sentence where the reason is known.
+
+    Starlette reports every error with its traceback. A store that is in use or damaged is not an error of the program.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on to the application, except the traceback of an expected error at the start."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        failed: list[Message] = []
+
+        async def hold_failure(message: Message) -> None:
+            if message["type"] == STARTUP_FAILED:
+                failed.append(message)
+            else:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, hold_failure)
+        except (PlumblineError, OSError) as error:
+            if not failed:
+                raise
+            log.error("cannot start", reason=_start_failure(error))
+            await send({"type": STARTUP_FAILED})
+        except BaseException:
+            for message in failed:
+                await send(message)
+            raise
+
+
+def _start_failure(error: PlumblineError | OSError) -> str:
+    if isinstance(error, PlumblineError):
+        return error.detail
+    return f"{error.filename or 'The system'}: {error.strerror or 'unknown error'}. Check permissions and the disk."
 
 
 class DrainingServer(uvicorn.Server):
@@ -61,7 +108,7 @@ class DrainingServer(uvicorn.Server):
         self._app = app
         super().__init__(
             uvicorn.Config(
-                app,
+                ReportedStart(app),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,  # structlog configures the handlers
@@ -109,10 +156,10 @@ class DrainingServer(uvicorn.Server):
         accepted = self._accept_waiting()
         for server in self.servers:
             server.close()
-        assert self._loop is not None
+        loop = asyncio.get_running_loop()
         for connection in accepted:
             with contextlib.suppress(OSError):  # the client has gone
-                await self._loop.connect_accepted_socket(self._make_protocol, connection, ssl=self.config.ssl)
+                await loop.connect_accepted_socket(self._make_protocol, connection, ssl=self.config.ssl)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -132,15 +179,14 @@ class DrainingServer(uvicorn.Server):
         watchdog.start()
         begin_drain(self._app)
         self.connections.drain()
-        assert self._loop is not None
-        self._ending = self._loop.create_task(self._end())
+        self._ending = asyncio.get_running_loop().create_task(self._end())
 
     async def _end(self) -> None:
         """Close the port after the delay and after all streams ended, because uvicorn would cut them off."""
-        assert self._loop is not None
-        give_up = self._loop.time() + self._delay_s + (self.config.timeout_graceful_shutdown or 0)
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._delay_s + (self.config.timeout_graceful_shutdown or 0)
         await asyncio.sleep(self._delay_s)
-        while open_streams(self._app) and self._loop.time() < give_up:  # noqa: ASYNC110 - runs once, at shutdown
+        while open_streams(self._app) and loop.time() < give_up:  # noqa: ASYNC110 - runs once, at shutdown
             await asyncio.sleep(_POLL_S)
         self.should_exit = True
 
@@ -165,7 +211,10 @@ class DrainingServer(uvicorn.Server):
     def _make_protocol(self) -> asyncio.Protocol:
         protocol: Any = self.config.http_protocol_class
         made: asyncio.Protocol = protocol(
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=self._loop
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=asyncio.get_running_loop(),
         )
         return made
 
@@ -195,5 +244,8 @@ def run(settings: Settings) -> bool:
     except CertificateUnusable as error:
         log.error("cannot start", reason=error.reason, remedy=error.remedy)
         return False
-    server.run()
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's way to report that it could not start, with an exit code of its own
+        return False
     return server.started

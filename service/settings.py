@@ -5,6 +5,9 @@ The text under each field is its documentation. `plumbline serve --help` and `pl
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -14,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.host_names import parse_host, parse_origin
 
 PREFIX = "PLUMBLINE_"
+_TEST_PREFIX = f"{PREFIX}TEST_"
 
 
 class Settings(BaseSettings):
@@ -165,6 +169,11 @@ class Settings(BaseSettings):
     keep.
     """
 
+    idempotency_hours: float = Field(default=24.0, gt=0, le=8760)
+    """Hours for which the service remembers the `Idempotency-Key` of a request. A request that is sent again later is
+    inspected as a new one.
+    """
+
     heatmap_format: Literal["png", "jpeg", "webp"] = "jpeg"
     """Format of a heatmap if the request does not name one."""
     heatmap_quality: int = Field(default=90, ge=1, le=100)
@@ -186,11 +195,21 @@ class Settings(BaseSettings):
     whatever still runs.
     """
 
+    @field_validator("models", "data", mode="before")
+    @classmethod
+    def _to_path(cls, value: object) -> object:
+        # pydantic cannot read a text with bytes that are not UTF-8, which a path may contain.
+        return Path(value) if isinstance(value, str) else value
+
     @field_validator("models", "data")
     @classmethod
     def _check_folder(cls, folder: Path) -> Path:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file, expected a folder")
+        try:
+            is_file = folder.exists() and not folder.is_dir()
+        except OSError as error:
+            raise ValueError(f"{str(folder)!r} cannot be the name of a folder: {error.strerror}") from error
+        if is_file:
+            raise ValueError(f"{str(folder)!r} is a file, expected a folder")
         return folder.absolute()
 
     @field_validator("required_products", "allowed_hosts", "allowed_origins", mode="before")
@@ -253,7 +272,7 @@ class Settings(BaseSettings):
     def _check_consistency(self) -> Self:
         if self.data == self.models or self.models in self.data.parents:
             raise ValueError(
-                f"the data folder {self.data} lies in the model repository {self.models}, where every "
+                f"the data folder {str(self.data)!r} lies in the model repository {str(self.models)!r}, where every "
                 "folder is a product; choose another data folder"
             )
         if self.tls_key is not None and self.tls_certificate is None:
@@ -280,3 +299,47 @@ class Settings(BaseSettings):
     def heatmap_media_type(self) -> str:
         """Return the media type of heatmaps if the request does not name one."""
         return f"image/{self.heatmap_format}"
+
+
+@dataclass(frozen=True)
+class UnknownVariable:
+    """An environment variable that looks like a setting and is none.
+
+    Attributes:
+        name: Its name.
+        nearest: The variable of a setting with a similar name, or None.
+    """
+
+    name: str
+    nearest: str | None
+
+    @property
+    def detail(self) -> str:
+        """Return what is wrong."""
+        return f"{self.name} is not a setting" + (f" (did you mean {self.nearest}?)" if self.nearest else "")
+
+    @property
+    def remedy(self) -> str:
+        """Return what to do about it."""
+        return "Check its spelling, or unset it."
+
+
+def unknown_variables(environment: Iterable[str], others: Iterable[str] = ()) -> list[UnknownVariable]:
+    """Return the variables with the prefix of settings that are not read, sorted by name.
+
+    pydantic-settings ignores unknown variables, so a misspelt one would have no effect and no message.
+
+    Args:
+        environment: Names of environment variables.
+        others: Variables with the prefix that are read, although they are not settings.
+    """
+    names = [name.upper() for name in Settings.model_fields] + [name.removeprefix(PREFIX) for name in others]
+    known = {f"{PREFIX}{name}" for name in names}
+    unknown = []
+    for name in sorted(environment):
+        upper = name.upper()
+        if upper.startswith(PREFIX) and upper not in known and not upper.startswith(_TEST_PREFIX):
+            # Compared without the prefix, which would make any two names similar.
+            nearest = difflib.get_close_matches(upper.removeprefix(PREFIX), names, 1)
+            unknown.append(UnknownVariable(name, f"{PREFIX}{nearest[0]}" if nearest else None))
+    return unknown

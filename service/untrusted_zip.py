@@ -6,6 +6,7 @@ sizes that entries state are not trusted: unpacking stops at a limit on the byte
 
 from __future__ import annotations
 
+import logging
 import struct
 import zipfile
 import zlib
@@ -13,6 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from service.file_formats import HEAD_BYTES, detect
+
+_log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/zip"
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _CHUNK_BYTES = 2**20
@@ -23,7 +27,8 @@ _MAX_COMMENT_BYTES = 65535
 _LOCAL_HEADER = struct.Struct("<4s22x2H")
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED = 0x1
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, UnicodeDecodeError, ValueError)
+# zipfile raises RuntimeError for an encrypted entry.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError, ValueError)
 
 
 class BadZip(Exception):
@@ -49,7 +54,9 @@ def open_zip(archive: IO[bytes], max_directory_bytes: int) -> Iterator[zipfile.Z
         BadZip: The data is not a zip file, is damaged, has a larger central directory, or has entries that overlap.
     """
     _check_directory(archive, max_directory_bytes)
-    with _named_damage(), zipfile.ZipFile(archive) as opened:
+    with _named_damage():
+        opened = zipfile.ZipFile(archive)
+    with opened:
         _check_overlap(archive, opened)
         yield opened
 
@@ -85,7 +92,26 @@ def _named_damage() -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise BadZip(f"it is damaged or not a zip file ({error}).") from error
+        _log.debug("The zip file cannot be read.", exc_info=error)
+        raise BadZip(_describe(error)) from error
+
+
+def _describe(error: Exception) -> str:
+    """Return what is wrong with a zip file. The message of the library is for the log."""
+    match error:
+        case EOFError():
+            return "it is truncated: an entry ends too early."
+        case NotImplementedError():
+            return "an entry is compressed with a method that is not supported; use deflate."
+        case UnicodeDecodeError():
+            return "the name of an entry is not valid UTF-8."
+        case zlib.error():
+            return "it is damaged: the data of an entry cannot be decompressed."
+        case zipfile.BadZipFile() if "CRC" in str(error):
+            return "it is damaged: the checksum (CRC-32) of an entry is wrong."
+        case RuntimeError():
+            return "an entry is encrypted."
+    return "it is damaged: its directory of entries does not match its content."
 
 
 def _check_directory(archive: IO[bytes], max_directory_bytes: int) -> None:
@@ -95,14 +121,38 @@ def _check_directory(archive: IO[bytes], max_directory_bytes: int) -> None:
     archive.seek(0)
     start = tail.rfind(_END_SIGNATURE)
     if start < 0 or len(tail) - start < _END_RECORD.size:
-        raise BadZip("it is not a zip file.")
-    directory_bytes = _END_RECORD.unpack_from(tail, start)[5]
+        raise BadZip(_describe_incomplete(archive, size))
+    directory_bytes, directory_start = _END_RECORD.unpack_from(tail, start)[5:7]
     # A zip64 archive has a locator record right before the end record.
     is_zip64 = tail[max(0, start - 20) : start].startswith(b"PK\x06\x07")
     if directory_bytes > max_directory_bytes or is_zip64:
         raise BadZip(
             "its central directory is larger than allowed (too many files, too long names, or the zip64 format)."
         )
+    _require_own_end(archive, size - len(tail) + start, directory_start + directory_bytes)
+
+
+def _require_own_end(archive: IO[bytes], directory_end: int, stated_end: int) -> None:
+    """Refuse a truncated archive whose last complete entry is itself a zip file, such as an `.npz` file.
+
+    The end record that is found then belongs to the inner file, which begins later than the archive.
+    """
+    head = archive.read(len(_LOCAL_SIGNATURE))
+    archive.seek(0)
+    if head == _LOCAL_SIGNATURE and stated_end < directory_end:
+        raise BadZip("it is truncated: it begins as a zip file, but its end is missing.")
+
+
+def _describe_incomplete(archive: IO[bytes], size: int) -> str:
+    """Return what is wrong with a file that has no end record."""
+    head = archive.read(HEAD_BYTES)
+    archive.seek(0)
+    if not size:
+        return "it is empty."
+    if head.startswith((_LOCAL_SIGNATURE, _END_SIGNATURE)):
+        return f"it is truncated: it begins as a zip file, but its end is missing after {size} bytes."
+    found = detect(head)
+    return f"it is not a zip file but {found.name}." if found else "it is not a zip file."
 
 
 def _check_overlap(archive: IO[bytes], opened: zipfile.ZipFile) -> None:

@@ -25,7 +25,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from service.store.database import open_engine
+from tests.databases import migrated_engine
 
 PASSWORD = "not-to-be-shown"
 REMEDY = "PostgreSQL is not installed: `make system-deps`, or install Debian's package postgresql."
@@ -151,7 +151,7 @@ class PostgresServer:
     def create_template(self) -> None:
         """Create the database that migrated ones are copied from, which is faster than migrating each."""
         self.execute(f"CREATE DATABASE {_TEMPLATE} TEMPLATE template0")
-        open_engine(self.url(_TEMPLATE)).dispose()
+        migrated_engine(self.url(_TEMPLATE)).dispose()
 
     def _signal_all(self, number: signal.Signals) -> None:
         assert self._process is not None

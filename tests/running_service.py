@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import functools
 import shutil
@@ -14,7 +15,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,18 @@ class RunningService:
     def inspect(self, image: bytes = GOOD, **options: Any) -> httpx.Response:
         headers = {"content-type": "application/octet-stream"} | options.pop("headers", {})
         return self.client.post(INSPECT, content=image, headers=headers, **options)
+
+    @contextmanager
+    def occupied(self) -> Iterator[None]:
+        """Hold one place of the admission until the end of the block, as an inspection does."""
+        held = AsyncExitStack()
+        loop = self.server.servers[0].get_loop()
+        turn = self.admission.turn("another client", 10)
+        asyncio.run_coroutine_threadsafe(held.enter_async_context(turn), loop).result(10)
+        try:
+            yield
+        finally:
+            asyncio.run_coroutine_threadsafe(held.aclose(), loop).result(10)
 
     def connect(self) -> socket.socket:
         """Open a plain connection, to send what an HTTP library would not send."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from service.schemas.violations import list_violations, suggestion
 from training.errors import InvalidFitConfig
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def checked(kind: type[DataclassInstance], given: Mapping[str, Any], what: str) 
     """
     hints = get_type_hints(kind)
     if unknown := sorted(set(given) - set(hints)):
-        raise InvalidFitConfig(f"There is no {what} {', '.join(unknown)}; choose from {', '.join(sorted(hints))}.")
+        reason = f"There is no {what} {', '.join(unknown)}; choose from {', '.join(sorted(hints))}"
+        raise InvalidFitConfig(f"{reason} {suggestion(unknown[0], hints)}".rstrip() + ".")
     return {name: _converted(hints[name], value, f"{what} {name}") for name, value in given.items()}
 
 
@@ -137,5 +139,4 @@ def _converted(hint: Any, value: Any, label: str) -> Any:
         # Strict JSON: a number is not accepted as a text, nor true as a number; a list is accepted as a tuple.
         return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]["msg"]
-        raise InvalidFitConfig(f"The {label} is {value!r}: {problem[0].lower()}{problem[1:]}.") from error
+        raise InvalidFitConfig(f"The {label} is {value!r}: it {list_violations(error)[0]['msg']}.") from error

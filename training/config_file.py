@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from service.recipes.toml_file import toml_problem
+from service.schemas.violations import suggestion
 from training.config import FitConfig, checked
 from training.errors import InvalidFitConfig, InvalidSettings
 from training.methods import fit_config
@@ -39,7 +40,8 @@ def read_settings(path: Path, **chosen: Any) -> FitConfig:
         raise InvalidSettings(path, f"it is not TOML: {toml_problem(error)}") from error
     known = {field.name for field in fields(FitConfig)} - _COMMAND_ONLY
     if unknown := sorted(set(given) - known):
-        raise InvalidSettings(path, f"{', '.join(unknown)} is not a setting; choose from {', '.join(sorted(known))}")
+        reason = f"{', '.join(unknown)} is not a setting; choose from {', '.join(sorted(known))}"
+        raise InvalidSettings(path, f"{reason} {suggestion(unknown[0], known)}".rstrip())
     try:
         settings = checked(FitConfig, given, "setting")
     except InvalidFitConfig as error:

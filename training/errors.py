@@ -268,7 +268,7 @@ class ExportFailed(PlumblineError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"The trained network cannot be exported: {reason}. No bundle was written. The cause is the method's "
-            "code, not the images."
+            "code, not the images. `plumbline-train --debug fit ...` prints the message of the exporter."
         )
 
 

@@ -25,6 +25,7 @@ from service.inspection.runtime.session import GraphOutput, GraphSession, Sessio
 from training.errors import ExportFailed, ExportParityFailed
 from training.synthetic_anomalies import synthetic_anomaly
 
+_log = logging.getLogger(__name__)
 OPSET = 18  # the native opset of the dynamo exporter; lower ones need a conversion
 TOLERANCE = 1e-3  # relative; also the tolerance of the service's self-test, where other providers reach 1e-4
 BATCH_SIZES = (1, 3, 8)
@@ -170,9 +171,14 @@ def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str]) ->
             raise RuntimeError("the exporter returned nothing")
         graph = program.model_proto
         _strip(graph)
-        onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # the exporter passes on the exceptions of its passes, of any type
-        raise ExportFailed(_first_line(error)) from error
+        _log.debug("The exporter raised an exception.", exc_info=error)
+        raise ExportFailed("the ONNX exporter cannot convert the forward method") from error
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except Exception as error:  # the checker and the shape inference raise exceptions of different types
+        _log.debug("The checker raised an exception.", exc_info=error)
+        raise ExportFailed("the exported graph is not a valid ONNX graph") from error
     return bytes(graph.SerializeToString(deterministic=True))
 
 
@@ -238,8 +244,3 @@ def _golden(images: UInt8Images, expected: GraphOutput) -> list[GoldenSample]:
     gains = [None] * len(images) if expected.gains is None else [float(gain) for gain in expected.gains]
     samples = zip(images, expected.maps, gains, strict=True)
     return [GoldenSample(image, anomaly_map, gain) for image, anomaly_map, gain in list(samples)[:GOLDEN_EACH]]
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -104,6 +104,16 @@ class Trained:
     seconds: float
     cpu_seconds: float
 
+    def require_evaluation(self) -> Evaluation:
+        """Return the evaluation.
+
+        Raises:
+            ValueError: It was not requested.
+        """
+        if self.evaluation is None:
+            raise ValueError("the request for the training did not ask for an evaluation (Request.evaluate)")
+        return self.evaluation
+
 
 def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress], bool] = lambda _: False) -> Trained:
     """Train, export, verify, calibrate and write a bundle.

@@ -20,7 +20,7 @@ from benchmarks.faults.processes import attacked_service, scratch, upload
 from tests.serving import ServiceProcess
 
 HEAD = (
-    "POST /v1/products/widget/bundles HTTP/1.1\r\nHost: x\r\n"
+    "POST /v1/products/widget/bundles HTTP/1.1\r\nHost: localhost\r\n"
     "Content-Type: application/zip\r\nContent-Length: {}\r\n\r\n"
 )
 TIMEOUT_S = 5

@@ -38,7 +38,7 @@ def connect(service: ServiceProcess, source: str, *, receive_buffer: int | None 
 
 def head(method: str, path: str, **headers: str | int) -> bytes:
     """Return the head of a request; underscores in names of headers become hyphens."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: x"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
 

@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
+from uuid import uuid4
 
 HeatmapFormat = Literal["png", "jpeg", "webp"]
 NamedImage = tuple[str, bytes]
@@ -95,12 +96,25 @@ def read_images(images: Sequence[ImageSource]) -> list[NamedImage]:
     return [image if isinstance(image, tuple) else (Path(image).name, Path(image).read_bytes()) for image in images]
 
 
+def key_header(idempotency_key: str | None) -> dict[str, str]:
+    """Return the header with the idempotency key of a request; a new random key if none is given.
+
+    Every attempt at the same call has the same key, so an image is inspected once however often it is sent.
+    """
+    return {"idempotency-key": idempotency_key or str(uuid4())}
+
+
 def inspect_call(
-    product: str, image: bytes, part: Mapping[str, str | datetime | None], buffer: CameraBuffer | None
+    product: str,
+    image: bytes,
+    part: Mapping[str, str | datetime | None],
+    buffer: CameraBuffer | None,
+    idempotency_key: str | None = None,
 ) -> Call:
     """Return the request that inspects one image."""
     # The service detects the image format from the bytes, so the content type need not name it.
     headers = {"content-type": "application/octet-stream", "accept": "application/json"}
+    headers |= key_header(idempotency_key)
     headers |= {} if buffer is None else buffer.headers()
     return Call("POST", f"{product_path(product)}/inspections", given(part), content=image, headers=headers)
 
@@ -110,9 +124,10 @@ def batch_call(
     images: Sequence[NamedImage],
     part: Mapping[str, str | datetime | None],
     buffer: CameraBuffer | None,
+    idempotency_key: str | None = None,
 ) -> Call:
     """Return the request that inspects several images."""
-    headers = {} if buffer is None else buffer.headers()
+    headers = key_header(idempotency_key) | ({} if buffer is None else buffer.headers())
     path = f"{product_path(product)}/inspections:batch"
     return Call("POST", path, given(part), headers=headers, files=_form_files(images))
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import httpx
 
+UNKNOWN = "unknown"
+"""Slug of a response that is not a problem document."""
+
 
 class PlumblineClientError(Exception):
     """Base class of every error that the client raises on its own."""
@@ -27,7 +30,7 @@ class ServiceProblem(PlumblineClientError):
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
         self.status = status
         self.problem = dict(problem)
-        self.slug = re.split("[#:]", str(problem.get("type", "")))[-1] or "unknown"
+        self.slug = re.split("[#:]", str(problem.get("type", "")))[-1] or UNKNOWN
         self.detail = str(problem.get("detail", ""))
         super().__init__(f"{status} {self.slug}: {self.detail}")
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from plumbline_client.errors import MissingExtra, ServiceProblem, ServiceUnreachable, UnexpectedResponse
+from plumbline_client.errors import UNKNOWN, MissingExtra, ServiceProblem, ServiceUnreachable, UnexpectedResponse
 from plumbline_client.schemas.product import Readiness
+from plumbline_client.schemas.violations import describe_violations, list_violations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,18 +20,22 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 DEFAULT_PAUSE_S = 1.0
-"""Seconds until the next attempt where a 503 states no time."""
+"""Seconds until the next attempt where the 503 of a proxy states no time."""
 
 
 def retry_pause_s(response: httpx.Response, max_retry_after_s: float) -> float | None:
     """Return the seconds to wait before the request is sent again, or None if it must not be sent again.
 
-    Only a 503 is temporary, and only if it does not demand a pause longer than `max_retry_after_s`.
+    Only a 503 is temporary, and only if it does not demand a pause longer than `max_retry_after_s`. The service states
+    no time where waiting does not help; a proxy may state none in any case.
     """
     if response.status_code != 503:
         return None
+    problem = ServiceProblem.of(response)
     # The problem document states fractions of a second, the header only whole seconds.
-    stated = ServiceProblem.of(response).problem.get("retry_after", response.headers.get("retry-after"))
+    stated = problem.problem.get("retry_after", response.headers.get("retry-after"))
+    if stated is None and problem.slug != UNKNOWN:
+        return None
     try:
         pause_s = max(0.0, float(stated))
     except (TypeError, ValueError):
@@ -80,9 +85,8 @@ def parse(model: type[Model], content: bytes, url: str) -> Model:
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UnexpectedResponse(url, f"{where}: {first['msg']}" if where else first["msg"]) from error
+        violations = list_violations(error)[:1]
+        raise UnexpectedResponse(url, describe_violations(violations, "the body")) from error
 
 
 def parse_readiness(response: httpx.Response, url: str) -> Readiness:
@@ -122,6 +126,9 @@ def parse_map(content: bytes, url: str) -> npt.NDArray[np.float32]:
 
     try:
         loaded: npt.NDArray[np.float32] = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UnexpectedResponse(url, f"no array in NumPy's .npy format ({error})") from error
+    except Exception as error:  # numpy evaluates the header as a Python literal, which fails in many ways
+        raise UnexpectedResponse(url, "the body is not a complete array in NumPy's .npy format") from error
+    if loaded.dtype != np.float32 or loaded.ndim != 2:
+        found = f"{loaded.dtype} with {loaded.ndim} axes"
+        raise UnexpectedResponse(url, f"the array is {found}, expected float32 with 2 axes")
     return loaded

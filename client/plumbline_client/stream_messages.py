@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from plumbline_client.calls import CameraBuffer, given
 from plumbline_client.errors import ServiceProblem, UnexpectedResponse
 from plumbline_client.schemas.stream import SERVICE_MESSAGE, Ready, StreamFailure, StreamResult
+from plumbline_client.schemas.violations import describe_violations, list_violations
 
 NORMAL_CLOSURE = 1000
 END = json.dumps({"type": "end"})
@@ -35,7 +36,7 @@ def parse_result(message: str | bytes, url: str) -> StreamResult | None:
     try:
         parsed = SERVICE_MESSAGE.validate_json(message)
     except ValidationError as error:
-        raise UnexpectedResponse(url, error.errors(include_url=False)[0]["msg"]) from error
+        raise UnexpectedResponse(url, describe_violations(list_violations(error)[:1], "the message")) from error
     if isinstance(parsed, StreamFailure):
         raise ServiceProblem(parsed.problem.status, parsed.problem.model_dump())
     return None if isinstance(parsed, Ready) else parsed

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import Path, Request
+from fastapi import Header, Path, Request
 from pydantic import ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.api.http.middleware import TRACEPARENT
 from service.api.http.problems import request_id
-from service.errors import InvalidRequest, describe_violations, list_violations
+from service.errors import InvalidRequest
 from service.schemas.common import PartFields
+from service.schemas.violations import describe_violations, list_violations
 from service.serving.records import PartRecord
 
 
@@ -48,7 +49,7 @@ def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | 
         try:
             part = PartFields.model_validate(part.model_dump(exclude_none=True) | dict(fields))
         except ValidationError as error:
-            violations = list_violations(error)
+            violations = list_violations(error, PartFields)
             what = describe_violations(violations)
             raise InvalidRequest(f"A form field is not valid: {what}.", violations) from error
     return PartRecord(
@@ -59,3 +60,15 @@ def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | 
         request_id=request_id(request.scope),
         traceparent=request.scope.get(TRACEPARENT),
     )
+
+
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Key of this request, chosen by the client: a request that is sent again with the same key is "
+        "inspected once.",
+    ),
+]

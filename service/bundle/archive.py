@@ -16,7 +16,7 @@ from typing import IO
 
 from service.bundle.bundle import MAX_CARD_BYTES, MAX_MANIFEST_BYTES, Bundle
 from service.bundle.errors import BundleArchiveInvalid, BundleTooLarge, NotEnoughSpace, RepositoryNotWritable
-from service.bundle.manifest import CARD, FILE_NAME, MANIFEST
+from service.bundle.manifest import CARD, FILE_NAME, MANIFEST, MODEL
 from service.bundle.writer import install_bundle
 from service.untrusted_zip import METHODS, BadZip, UnpackLimitExceeded, is_encrypted, open_zip, unpack
 
@@ -126,8 +126,9 @@ def read_archive(archive: IO[bytes], limit_bytes: int) -> dict[str, bytes]:
         raise BundleTooLarge(limit_bytes) from error
     except MemoryError as error:
         raise BundleArchiveInvalid("unpacking it needs more memory than is available.") from error
-    if MANIFEST not in contents:
-        raise BundleArchiveInvalid(f"it contains no {MANIFEST}.")
+    for name in (MANIFEST, MODEL, CARD):
+        if name not in contents:
+            raise BundleArchiveInvalid(f"{name} is missing.")
     return contents
 
 

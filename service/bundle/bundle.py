@@ -17,6 +17,7 @@ from pydantic import (
 
 from service.bundle.card import CalibrationCard
 from service.bundle.errors import BundleIntegrity, BundleInvalid, BundleSchema
+from service.bundle.files import all_changes, read_bounded, read_verified, require_unchanged
 from service.bundle.golden import GoldenSample, golden_bytes
 from service.bundle.graph import check_graph
 from service.bundle.images import ImageHashes
@@ -27,13 +28,14 @@ from service.bundle.manifest import (
     MANIFEST,
     MODEL,
     Digest,
-    FileEntry,
     Manifest,
     graph_metadata,
 )
+from service.schemas.violations import list_violations
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 MAX_MANIFEST_BYTES = 2**20
+_MAX_REASON = 400
 MAX_CARD_BYTES = 8 * 2**20
 MAX_IMAGES_BYTES = 16 * 2**20  # more than 200,000 images
 # protobuf reads no message of 2 GiB or more.
@@ -81,22 +83,32 @@ class Bundle:
             BundleInvalid: Reading it needs more memory than is available.
         """
         with _memory_checked(path):
-            manifest, digest = read_manifest(path)
+            manifest, digest = _parse_manifest(path)
             _check_sizes(path, manifest)
-            card = _parse(path, CARD, CalibrationCard, _read_verified(path, CARD, manifest.files[CARD]))
-            images = None
-            if (entry := manifest.files.get(IMAGES)) is not None:
-                images = _parse(path, IMAGES, ImageHashes, _read_verified(path, IMAGES, entry))
-            bundle = cls(path, manifest, card, _read_golden(path, manifest), images, digest)
-            image_shape, map_shape = _shapes(manifest)
-            check_graph(
-                path,
-                bundle.read_model(),
-                image_shape=image_shape,
-                map_shape=map_shape,
-                metadata=graph_metadata(manifest),
-            )
-            return bundle
+            try:
+                require_unchanged(path, manifest, digest)
+                return cls._read(path, manifest, digest)
+            except BundleIntegrity as error:
+                # The first change that was found may not be the only one.
+                raise all_changes(path, manifest, digest) or error from error
+
+    @classmethod
+    def _read(cls, path: Path, manifest: Manifest, digest: Digest) -> Bundle:
+        """Read and check the files that the manifest lists."""
+        card = _parse(path, CARD, CalibrationCard, read_verified(path, CARD, manifest.files[CARD]))
+        images = None
+        if (entry := manifest.files.get(IMAGES)) is not None:
+            images = _parse(path, IMAGES, ImageHashes, read_verified(path, IMAGES, entry))
+        bundle = cls(path, manifest, card, _read_golden(path, manifest), images, digest)
+        image_shape, map_shape = _shapes(manifest)
+        check_graph(
+            path,
+            bundle.read_model(),
+            image_shape=image_shape,
+            map_shape=map_shape,
+            metadata=graph_metadata(manifest),
+        )
+        return bundle
 
     def read_model(self) -> bytes:
         """Return the bytes of the graph, with the hash checked again: what runs is what was verified.
@@ -114,11 +126,11 @@ class Bundle:
         """
         with _memory_checked(self.path):
             if name == MANIFEST:
-                data = _read(self.path, name, MAX_MANIFEST_BYTES)
+                data = read_bounded(self.path, name, MAX_MANIFEST_BYTES)
                 if hashlib.sha256(data).hexdigest() != self.digest:
                     raise BundleIntegrity(self.path, f"{name} was changed.")
                 return data
-            return _read_verified(self.path, name, self.manifest.files[name])
+            return read_verified(self.path, name, self.manifest.files[name])
 
 
 def read_manifest(path: Path) -> tuple[Manifest, Digest]:
@@ -130,14 +142,8 @@ def read_manifest(path: Path) -> tuple[Manifest, Digest]:
         BundleIntegrity, BundleSchema: As for `Bundle.load`.
     """
     with _memory_checked(path):
-        manifest_bytes = _read(path, MANIFEST, MAX_MANIFEST_BYTES)
-        manifest = _parse(path, MANIFEST, Manifest, manifest_bytes)
-    digest = Digest(hashlib.sha256(manifest_bytes).hexdigest())
-    if path.name != digest[:12]:
-        raise BundleIntegrity(
-            path, f"its manifest was changed: the folder should be named {digest[:12]}, after its digest."
-        )
-    _check_file_list(path, manifest)
+        manifest, digest = _parse_manifest(path)
+        require_unchanged(path, manifest, digest)
     return manifest, digest
 
 
@@ -171,32 +177,9 @@ def _memory_checked(path: Path) -> Iterator[None]:
 
 def _creation(folder: Path) -> datetime:
     try:
-        return Manifest.model_validate_json(_read(folder, MANIFEST, MAX_MANIFEST_BYTES)).created_at
+        return Manifest.model_validate_json(read_bounded(folder, MANIFEST, MAX_MANIFEST_BYTES)).created_at
     except (BundleInvalid, ValidationError, MemoryError):
         return datetime.min.replace(tzinfo=UTC)
-
-
-def _read(path: Path, name: str, limit_bytes: int) -> bytes:
-    try:
-        with (path / name).open("rb") as file:
-            data = file.read(limit_bytes + 1)
-    except OSError as error:
-        if not path.is_dir():
-            raise BundleIntegrity(path, "there is no such folder.") from error
-        raise BundleIntegrity(path, f"{name} cannot be read ({error.strerror}).") from error
-    if len(data) > limit_bytes:
-        raise BundleSchema(path, f"{name} is larger than {limit_bytes} bytes.")
-    return data
-
-
-def _read_verified(path: Path, name: str, entry: FileEntry) -> bytes:
-    try:
-        data = _read(path, name, entry.bytes)
-    except BundleSchema:
-        data = b""  # longer than the manifest says
-    if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BundleIntegrity(path, f"{name} is not the file that the manifest lists (the SHA-256 differs).")
-    return data
 
 
 def _shapes(manifest: Manifest) -> tuple[tuple[int, int, int], tuple[int, int]]:
@@ -224,34 +207,31 @@ def _check_sizes(path: Path, manifest: Manifest) -> None:
         )
 
 
+def _parse_manifest(path: Path) -> tuple[Manifest, Digest]:
+    data = read_bounded(path, MANIFEST, MAX_MANIFEST_BYTES)
+    manifest = _parse(path, MANIFEST, Manifest, data)
+    if unknown := sorted(name for name in manifest.files if not FILE_NAME.fullmatch(name)):
+        raise BundleSchema(path, f"the manifest lists a file that is not part of a bundle: {unknown[0][:200]!r}.")
+    if missing := {MODEL, CARD, "golden/00.npz"} - manifest.files.keys():
+        raise BundleSchema(path, f"the manifest lists no {sorted(missing)[0]}.")
+    return manifest, Digest(hashlib.sha256(data).hexdigest())
+
+
 def _parse(path: Path, name: str, record: type[RecordT], data: bytes) -> RecordT:
     try:
         return record.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = list_violations(error, record)[0]
+        if name == MANIFEST and first["type"] == "json_invalid":
+            raise BundleIntegrity(path, f"{name} {first['msg'].partition(';')[0]}.") from error
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise BundleSchema(path, f"{name}: {where[:200]}: {first['msg'][:200]}.") from error
-
-
-def _check_file_list(path: Path, manifest: Manifest) -> None:
-    listed = set(manifest.files)
-    unknown = sorted(name for name in listed if not FILE_NAME.fullmatch(name))
-    if unknown:
-        raise BundleSchema(path, f"the manifest lists a file that is not part of a bundle: {unknown[0][:200]!r}.")
-    if missing := {MODEL, CARD, "golden/00.npz"} - listed:
-        raise BundleSchema(path, f"the manifest lists no {sorted(missing)[0]}.")
-    for found in path.rglob("*"):
-        name = found.relative_to(path).as_posix()
-        if found.is_symlink():
-            raise BundleIntegrity(path, f"{name} is a symbolic link.")
-        if found.is_file() and name not in listed | {MANIFEST}:
-            raise BundleIntegrity(path, f"{name} is not listed in the manifest.")
+        raise BundleSchema(path, f"{name}: {where[:200]}: {first['msg'][:_MAX_REASON]}.") from error
 
 
 def _read_golden(path: Path, manifest: Manifest) -> tuple[GoldenSample, ...]:
     samples = []
     for name in sorted(manifest.files.keys() - {MODEL, CARD, IMAGES}):
-        data = _read_verified(path, name, manifest.files[name])
+        data = read_verified(path, name, manifest.files[name])
         try:
             samples.append(GoldenSample.from_bytes(data, *_shapes(manifest)))
         except ValueError as error:

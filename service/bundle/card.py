@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from service.bundle.manifest import SCHEMA_VERSION, _Record
+from service.bundle.manifest import SCHEMA_VERSION, BundleRecord
 
 GroupedBy = Literal["folder", "date-in-name", "prefix", "none"]
 
@@ -23,14 +23,14 @@ def _require_sorted(scores: list[float]) -> list[float]:
     return scores
 
 
-class CalibrationGroup(_Record):
+class CalibrationGroup(BundleRecord):
     """A group of good images that were taken together: one folder, one day, or one prefix of file names."""
 
     name: str
     count: int = Field(ge=1)
 
 
-class MeasureRange(_Record):
+class MeasureRange(BundleRecord):
     """Smallest, median and largest value of a quality measure over the held-out good images."""
 
     low: float
@@ -38,7 +38,7 @@ class MeasureRange(_Record):
     high: float
 
 
-class QualityStatistics(_Record):
+class QualityStatistics(BundleRecord):
     """Statistics of the quality measures of the held-out good images; see `service.inspection.quality.Quality`."""
 
     images: int = Field(ge=1)
@@ -49,7 +49,7 @@ class QualityStatistics(_Record):
     contrast: MeasureRange
 
 
-class ImageSizes(_Record):
+class ImageSizes(BundleRecord):
     """Smallest and largest size of the good images, in pixels as they were sent, and of their aspect ratios.
 
     Attributes:
@@ -66,7 +66,7 @@ class ImageSizes(_Record):
     max_aspect: float = Field(gt=0)
 
 
-class GroupShift(_Record):
+class GroupShift(BundleRecord):
     """How much the scores of good images rise in a capture group that training has not seen.
 
     It is an estimate from leave-one-group-out scores of a memory bank alone, not a bound.
@@ -88,7 +88,7 @@ class GroupShift(_Record):
     worst_group: str
 
 
-class SanityFigures(_Record):
+class SanityFigures(BundleRecord):
     """How well the scores separate held-out good images from copies of them with synthetic anomalies.
 
     Attributes:
@@ -104,7 +104,7 @@ class SanityFigures(_Record):
     pixel_auroc: float = Field(ge=0, le=1)
 
 
-class CalibrationCard(_Record):
+class CalibrationCard(BundleRecord):
     """The scores of the held-out good images, computed by the same code that serves the bundle.
 
     Attributes:

@@ -37,8 +37,9 @@ class BundleIntegrity(BundleInvalid):
     slug = "bundle-integrity"
     title = "Bundle was changed or is incomplete"
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason, "Copy the bundle again from where it was trained; a bundle is never edited.")
+    def __init__(self, path: Path, reason: str, remedy: str | None = None) -> None:
+        default = "Copy the bundle again from where it was trained; a bundle is never edited."
+        super().__init__(path, reason, remedy or default)
 
 
 class BundleSchema(BundleInvalid):

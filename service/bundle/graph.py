@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -12,6 +13,7 @@ from service.bundle.errors import BundleSchema, ExternalData
 from service.bundle.operators import operator_problems
 from service.bundle.wire import StructureTooLarge, check_structure
 
+_log = logging.getLogger(__name__)
 # Everything in a graph except its weights. Exported graphs have some hundred kilobytes.
 MAX_STRUCTURE_BYTES = 2 * 2**20
 
@@ -44,7 +46,8 @@ def check_graph(
     except MemoryError:
         raise
     except Exception as error:  # protobuf moves its DecodeError between releases
-        raise BundleSchema(path, f"model.onnx is not an ONNX graph ({error}).") from error
+        _log.debug("The graph of %s cannot be parsed.", path, exc_info=error)
+        raise BundleSchema(path, "model.onnx is not an ONNX graph, or it is truncated.") from error
     functions = [_tensors_of_nodes(function.node) for function in graph.functions]
     for tensor in [*_tensors(graph.graph), *chain.from_iterable(functions)]:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:

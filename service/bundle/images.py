@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.bundle.manifest import SCHEMA_VERSION, _Record
+from service.bundle.manifest import SCHEMA_VERSION, BundleRecord
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class ImageHashes(_Record):
+class ImageHashes(BundleRecord):
     """Content of `images.json`. Bundles from before this file was written do not have it.
 
     Attributes:

@@ -43,11 +43,13 @@ Digest = NewType("Digest", str)
 ProductName = Annotated[str, StringConstraints(pattern=f"^{PRODUCT_NAME.pattern}$")]
 
 
-class _Record(BaseModel):
+class BundleRecord(BaseModel):
+    """Base class of what the JSON files of a bundle contain: immutable, and without unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Tiling(_Record):
+class Tiling(BundleRecord):
     """How an image larger than the network's input is cut into tiles of that size.
 
     `service.inspection.tiling` cuts the image and combines the maps of the tiles.
@@ -62,7 +64,7 @@ class Tiling(_Record):
     scale: float = Field(default=1.0, gt=0, le=1)
 
 
-class InputGeometry(_Record):
+class InputGeometry(BundleRecord):
     """The input of the graph: uint8 [N, height, width, 3], RGB. Training, calibration and serving all follow it.
 
     Without a tiling the whole image is stretched to this size. With a tiling it is covered by tiles of this size.
@@ -87,7 +89,7 @@ class InputGeometry(_Record):
         return {name: value for name, value in values.items() if name != "tiling" or value is not None}
 
 
-class ScoreRule(_Record):
+class ScoreRule(BundleRecord):
     """How an anomaly map becomes an image score: the mean of its highest `fraction` of patch values.
 
     With a tiling, the rule applies to every tile, and the highest tile score counts.
@@ -97,7 +99,7 @@ class ScoreRule(_Record):
     fraction: float = Field(gt=0, le=1)
 
 
-class Parity(_Record):
+class Parity(BundleRecord):
     """The parity certificate: the measured difference between the exported graph and torch, and the tolerance.
 
     Attributes:
@@ -111,7 +113,7 @@ class Parity(_Record):
     provider: str
 
 
-class TrainingRecord(_Record):
+class TrainingRecord(BundleRecord):
     """The origin of the weights.
 
     Attributes:
@@ -135,14 +137,14 @@ class TrainingRecord(_Record):
     weak: list[str] = []
 
 
-class FileEntry(_Record):
+class FileEntry(BundleRecord):
     """Hash and size of one file of the bundle."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
-class ManifestDraft(_Record):
+class ManifestDraft(BundleRecord):
     """Everything in a manifest except the file hashes, which `write_bundle` adds."""
 
     schema_version: Literal[1] = SCHEMA_VERSION

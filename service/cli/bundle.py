@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from service.cli.console import FAILURE, OUT, refuse, status_line
+from service.cli.console import FAILURE, OUT, refuse, shown, status_line
 from service.cli.options import AsJson, Models, Provider, load_settings
 from service.errors import PlumblineError
 
+_VERSION = re.compile(r"[0-9a-f]{12}")
 app = typer.Typer(help="Verify, import and export bundles.", no_args_is_help=True)
 
 
@@ -37,7 +38,7 @@ def verify(
     configure()
     loader = bundle_loader(load_settings(provider=provider))
     reports: list[dict[str, Any]] = []
-    for path in (bundle for given in paths for bundle in _bundles_in(given)):
+    for path in [bundle for given in paths for bundle in _bundles_in(given)]:
         try:
             inspector = loader.load(path.absolute())
         except PlumblineError as error:
@@ -84,7 +85,7 @@ def import_bundle(
         refuse(error.detail)
     except OSError as error:
         refuse(f"{archive} cannot be imported: {error.strerror}.")
-    path = escape(str(bundle.path))
+    path = shown(bundle.path)
     if is_new:
         OUT.print(f"Imported the bundle to {path}.", soft_wrap=True)
     else:
@@ -120,15 +121,39 @@ def export_bundle(
         refuse(error.detail)
     except OSError as error:
         refuse(f"{error.filename} cannot be written: {error.strerror}.")
-    OUT.print(f"Exported {bundle.manifest.product} {bundle.version} to {escape(str(target))}.", soft_wrap=True)
+    OUT.print(f"Exported {bundle.manifest.product} {bundle.version} to {shown(target)}.", soft_wrap=True)
 
 
 def _bundles_in(path: Path) -> list[Path]:
-    """Return the bundles in the folder of a product, newest first; if `path` is not such a folder, `path` itself."""
+    """Return the bundles in the folder of a product, newest first; if `path` is not such a folder, `path` itself.
+
+    A model repository is refused with the names of its products.
+    """
     from service.bundle.bundle import bundle_folders
     from service.bundle.manifest import MANIFEST
 
     if (path / MANIFEST).exists() or not path.is_dir():
         return [path]
-    # The sub-folder `golden` of a bundle that has lost its manifest is not a bundle.
-    return [folder for folder in bundle_folders(path) if (folder / MANIFEST).is_file()] or [path]
+    try:
+        # The sub-folder `golden` of a bundle that has lost its manifest is not a bundle.
+        found = [folder for folder in bundle_folders(path) if _is_bundle(folder)]
+        products = [] if found else sorted(each.name for each in path.iterdir() if any(map(_is_bundle, _folders(each))))
+    except OSError as error:
+        refuse(f"{error.filename} cannot be read: {error.strerror}.")
+    if products:
+        refuse(
+            f"{path} is a model repository, expected the folder of a product or a bundle. Give "
+            f"{path / 'PRODUCT'}; its products are: {', '.join(products)}."
+        )
+    return found or [path]
+
+
+def _folders(path: Path) -> list[Path]:
+    return [each for each in path.iterdir() if each.is_dir()] if path.is_dir() else []
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Return whether a folder is meant to be a bundle: it has a manifest, or the name of a version."""
+    from service.bundle.manifest import MANIFEST
+
+    return (folder / MANIFEST).is_file() or (folder.is_dir() and _VERSION.fullmatch(folder.name) is not None)

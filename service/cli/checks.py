@@ -23,7 +23,7 @@ from service.host_names import is_loopback
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
 from service.server import PORT_REMEDY
-from service.settings import PREFIX, Settings
+from service.settings import Settings, unknown_variables
 from service.store.artefacts.opening import open_files
 from service.store.database import (
     make_engine,
@@ -35,6 +35,7 @@ from service.store.database import (
 from service.store.errors import StoreUnavailable
 from service.store.options import StoreOptions
 from service.store.postgres import Server
+from service.store.reasons import RESTORE
 from service.store.session import reading
 from service.store.sqlite import check_file
 
@@ -120,11 +121,8 @@ def _is_installed(name: str) -> bool:
 
 
 def _check_settings(settings: Settings) -> Iterator[Finding]:
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields} | CLIENT_VARIABLES
-    # pydantic-settings ignores unknown variables, so a misspelt one would have no effect and no message.
-    for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.startswith(f"{PREFIX}TEST_"):
-            yield Finding("settings", Health.WARNING, f"{name} is not a setting", "Check its spelling, or unset it.")
+    for variable in unknown_variables(os.environ, CLIENT_VARIABLES):
+        yield Finding("settings", Health.WARNING, variable.detail, variable.remedy)
     changed = {name: getattr(settings, name) for name in sorted(settings.model_fields_set - {"database_url"})}
     text = ", ".join(f"{name}={value}" for name, value in changed.items())
     yield Finding("settings", Health.OK, text or "all settings have their default values")
@@ -207,8 +205,7 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
     if damage is None:
         yield Finding("database", Health.OK, "can be opened, and its tables are up to date")
     else:
-        remedy = "Stop the service, and restore a backup of the database."
-        yield Finding("database", Health.PROBLEM, f"{path} is corrupt ({damage})", remedy)
+        yield Finding("database", Health.PROBLEM, f"{path} is corrupt ({damage})", RESTORE)
 
 
 def _check_server(settings: Settings) -> Iterator[Finding]:
@@ -256,8 +253,8 @@ def _check_artefacts(settings: Settings) -> Iterator[Finding]:
 def _database_problem(error: StoreUnavailable) -> Finding:
     if error.is_outdated:
         return Finding("database", Health.WARNING, error.reason, error.remedy)
-    remedy = "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA, or restore a backup."
-    return Finding("database", Health.PROBLEM, error.detail, remedy)
+    remedy = error.remedy or "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA."
+    return Finding("database", Health.PROBLEM, error.reason, remedy)
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from service.inspection.image_files import path_text
+from service.inspection.image_files import console_text
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -26,14 +26,19 @@ COLOURS = {
 }  # fmt: skip
 
 
+def shown(text: object) -> str:
+    """Return a path or another text as one line, escaped for the markup of the consoles."""
+    return escape(console_text(str(text)))
+
+
 def status_line(status: str, text: str, width: int = 0) -> None:
     """Print a status in its colour, padded to `width`, and a text."""
-    OUT.print(f"[{COLOURS[status]}]{status:{width}}[/] {escape(path_text(text))}", soft_wrap=True)
+    OUT.print(f"[{COLOURS[status]}]{status:{width}}[/] {shown(text)}", soft_wrap=True)
 
 
 def stop(message: str, exit_code: int) -> NoReturn:
     """Print an error message and end the command."""
-    ERR.print(f"[red]{escape(path_text(message))}[/]", soft_wrap=True)
+    ERR.print(f"[red]{shown(message)}[/]", soft_wrap=True)
     raise typer.Exit(exit_code)
 
 

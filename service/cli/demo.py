@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from plumbline_client import Client, PlumblineClientError, ServiceUnreachable
 from plumbline_client.schemas.inspection import Inspection
 from plumbline_client.schemas.product import Readiness
-from service.cli.console import COLOURS, FAILURE, OUT
+from service.cli.console import COLOURS, FAILURE, OUT, shown
 from service.cli.parent import child_setup, end_with_parent, interrupt_on_termination
 from service.settings import PREFIX
 
@@ -172,7 +171,7 @@ def result_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
     for sample, inspection, seconds in results:
         largest = max(inspection.regions, key=lambda region: region.area_px, default=None)
         table.add_row(
-            escape(sample.stem),
+            shown(sample.stem),
             f"[{COLOURS[inspection.decision]}]{inspection.decision}[/]",
             "" if inspection.score is None else f"{inspection.score:.4g}",
             "" if inspection.p_value is None else f"{inspection.p_value:.3f}",
@@ -198,7 +197,7 @@ def main(
     try:
         if not images:
             raise DemoFailure(f"there is no JPEG or PNG image in {samples}: give another folder with --samples.")
-        OUT.print(f"Starting the service with the products of {escape(str(models))} ...")
+        OUT.print(f"Starting the service with the products of {shown(models)} ...")
         with running_service(models, out, port) as service:
             state = service.wait_until_ready()
             if product not in state.products:
@@ -208,12 +207,13 @@ def main(
             with Client(service.url, timeout_s=REQUEST_TIMEOUT_S) as client:
                 results = inspect_samples(client, product, images, out / "heatmaps")
             OUT.print(result_table(results))
-            OUT.print(f"Heatmaps: {escape(str(out / 'heatmaps'))}")
+            OUT.print(f"Heatmaps: {shown(out / 'heatmaps')}")
             _print_next_steps(service.url, product, images[0], keep)
             if keep:
                 service.process.wait()
     except (DemoFailure, PlumblineClientError) as error:
-        OUT.print(f"[red]The demo failed:[/] {escape(str(error))}")
+        for number, line in enumerate(str(error).splitlines()):  # it may end with lines of the log
+            OUT.print(f"[red]The demo failed:[/] {shown(line)}" if number == 0 else shown(line))
         raise typer.Exit(FAILURE) from None
     except KeyboardInterrupt:
         OUT.print("Stopped.")
@@ -229,7 +229,7 @@ def _print_next_steps(url: str, product: str, image: Path, keep: bool) -> None:
         OUT.print(f"{title + ':':<9}{url}{path}")
     OUT.print(
         "Try:     curl -H 'Content-Type: image/jpeg' --data-binary "
-        f"@{escape(shlex.quote(str(image)))} {url}/v1/products/{product}/inspections",
+        f"@{shown(shlex.quote(str(image)))} {url}/v1/products/{product}/inspections",
         soft_wrap=True,
     )
     OUT.print("Press Ctrl-C to stop the service.")

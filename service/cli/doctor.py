@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import typer
-from rich.markup import escape
 
-from service.cli.console import COLOURS, FAILURE, OUT
+from service.cli.console import COLOURS, FAILURE, OUT, shown
 from service.cli.options import with_settings
 from service.settings import Settings
 
@@ -23,10 +22,10 @@ def doctor(settings: Settings) -> None:
     has_problem = False
     for finding in run_checks(settings):
         colour = COLOURS[finding.health]
-        subject, detail = escape(finding.subject), escape(finding.detail)
+        subject, detail = shown(finding.subject), shown(finding.detail)
         OUT.print(f"[{colour}]{finding.health:8}[/] [bold]{subject}[/]: {detail}", soft_wrap=True)
         if finding.remedy:
-            OUT.print(f"         → {escape(finding.remedy)}", soft_wrap=True)
+            OUT.print(f"         → {shown(finding.remedy)}", soft_wrap=True)
         has_problem = has_problem or finding.health is Health.PROBLEM
     if has_problem:
         raise typer.Exit(FAILURE)

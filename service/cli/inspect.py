@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from service.cli.console import ERR, FAILURE, refuse, status_line
-from service.cli.options import Data, Models, Provider, load_settings
+from service.cli.options import Data, Models, Provider, load_settings, require_models
 from service.errors import PlumblineError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def inspect(
         refuse(f"The results file {output} must end in .json or .csv.")
     if output is not None and not output.absolute().parent.is_dir():
         refuse(f"The folder of the results file {output} does not exist. Create it, or name another file.")
+    require_models(settings)
     if legend and save_heatmap is None:
         refuse("--legend needs --save-heatmap, the folder to which heatmaps are written.")
     known = list(product_folders(settings.models))

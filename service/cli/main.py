@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Annotated
 
 import typer
@@ -11,10 +12,10 @@ from service.cli import bundle, recipe
 from service.cli.console import FAILURE, OUT
 from service.cli.doctor import doctor
 from service.cli.inspect import inspect
-from service.cli.options import load_settings, with_settings
+from service.cli.options import CLIENT_VARIABLES, load_settings, with_settings
 from service.cli.products import products
 from service.cli.replay import replay
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 from service.version import VERSION
 
 app = typer.Typer(
@@ -47,10 +48,16 @@ def main(
 def serve(settings: Settings) -> None:
     """Serve all products of the model repository over HTTP."""
     # Commands import what they need when they run, so that `plumbline --help` does not load FastAPI and ONNX Runtime.
+    import structlog
+
     from service.monitoring.logs import configure_logging
     from service.server import run
 
     configure_logging(settings)
+    for variable in unknown_variables(os.environ, CLIENT_VARIABLES):
+        structlog.get_logger(__name__).warning(
+            "environment variable not used", reason=variable.detail, remedy=variable.remedy
+        )
     if not run(settings):
         raise typer.Exit(FAILURE)
 

@@ -105,7 +105,11 @@ def open_store(settings: Settings) -> Iterator[Store]:
     """
     with open_engine_if_exists(settings) as engine:
         if engine is None:
-            raise StoreUnavailable(f"there is no database in {settings.data}")
+            raise StoreUnavailable(
+                f"there is no database {sqlite_path(settings.database)}",
+                remedy="Give the data folder of the service with --data or PLUMBLINE_DATA, or its database with "
+                "PLUMBLINE_DATABASE_URL.",
+            )
         store = Store(engine, open_files(StoreOptions.of(settings).artefacts, settings.data), settings.data)
         try:
             yield store

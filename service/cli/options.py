@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.markup import escape
 
-from service.cli.console import ERR, USAGE
+from service.cli.console import ERR, USAGE, refuse, shown
+from service.schemas.violations import list_violations
 from service.settings import PREFIX, Settings
 
 CLIENT_URL, CLIENT_KEY, CLIENT_CA_FILE = f"{PREFIX}URL", f"{PREFIX}API_KEY", f"{PREFIX}CA_FILE"
@@ -78,11 +78,20 @@ def load_settings(**options: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        for item in error.errors(include_url=False):
+        for item in list_violations(error, Settings):
             path = ".".join(str(part) for part in item["loc"])
             name = _given_name(path, options.get(path)) if path else "Settings"
-            ERR.print(f"[red]{name}[/]: {escape(item['msg'].removeprefix('Value error, '))}")
+            ERR.print(f"[red]{name}[/]: {shown(item['msg'])}", soft_wrap=True)
         raise typer.Exit(USAGE) from error
+
+
+def require_models(settings: Settings) -> None:
+    """End the command with the exit code for wrong usage if the model repository does not exist."""
+    if not settings.models.is_dir():
+        refuse(
+            f"The model repository {settings.models} does not exist. Give the folder that holds the products with "
+            f"--models or {PREFIX}MODELS."
+        )
 
 
 def _given_name(setting: str, option: object) -> str:

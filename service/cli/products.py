@@ -7,11 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
-from rich.markup import escape
 from rich.table import Column, Table
 
-from service.cli.console import FAILURE, OUT, stop
-from service.cli.options import AsJson, Data, Models, load_settings
+from service.cli.console import FAILURE, OUT, shown, stop
+from service.cli.options import AsJson, Data, Models, load_settings, require_models
 from service.errors import PlumblineError
 from service.settings import Settings
 
@@ -21,11 +20,12 @@ VERSION_LENGTH = 12
 def products(models: Models = None, data: Data = None, as_json: AsJson = False) -> None:
     """List the products of the model repository, with the bundle and the recipe that the service would use.
 
-    Exit code: 0 the products are listed, 1 the database cannot be read.
+    Exit code: 0 the products are listed, 1 the database cannot be read, 2 the model repository does not exist.
     """
     from service.store.errors import StoreUnavailable
 
     settings = load_settings(models=models, data=data)
+    require_models(settings)
     try:
         rows = _rows(settings)
     except StoreUnavailable as error:
@@ -37,13 +37,13 @@ def products(models: Models = None, data: Data = None, as_json: AsJson = False) 
         for row in rows:
             if "error" not in row:
                 rate = row["false_reject_statement"] or "no guarantee, the thresholds were set by hand"
-                OUT.print(f"{row['product']}: good parts that fail: {escape(rate)}", soft_wrap=True)
+                OUT.print(f"{row['product']}: good parts that fail: {shown(rate)}", soft_wrap=True)
             for reason in row.get("weak", []):
-                OUT.print(f"[yellow]{row['product']}[/]: weak bundle: {escape(reason)}.", soft_wrap=True)
+                OUT.print(f"[yellow]{row['product']}[/]: weak bundle: {shown(reason)}.", soft_wrap=True)
             for note in row.get("notes", []):
-                OUT.print(f"[yellow]{row['product']}[/]: {escape(note)}", soft_wrap=True)
+                OUT.print(f"[yellow]{row['product']}[/]: {shown(note)}", soft_wrap=True)
     else:
-        OUT.print(f"{escape(str(settings.models))} holds no product.", soft_wrap=True)
+        OUT.print(f"{shown(settings.models)} holds no product yet.", soft_wrap=True)
 
 
 def _rows(settings: Settings) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table("product", version, "method", "created", "fail above", "review above")
     for row in rows:
         if "error" in row:
-            table.add_row(row["product"], row["version"], f"[red]{escape(row['error'])}[/]")
+            table.add_row(row["product"], row["version"], f"[red]{shown(row['error'])}[/]")
             continue
         table.add_row(
             row["product"],

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.console import ERR, FAILURE, refuse, status_line
-from service.cli.options import AsJson, Data, Models, Provider, load_settings
+from service.cli.options import AsJson, Data, Models, Provider, load_settings, require_models
 from service.errors import PlumblineError
 
 
@@ -35,13 +35,16 @@ def replay(
     """
     from service.app import bundle_loader
     from service.cli.offline import InvalidTime, open_store, stored_inspections
+    from service.deployment.errors import UnknownProduct
     from service.deployment.replay import Replayer
+    from service.deployment.repository import product_folders
     from service.inspection.runtime.configure import configure
 
     configure()
     settings = load_settings(models=models, data=data, provider=provider)
     if bool(ids) == bool(product or since):
         refuse("Give either the ids of inspections or --product, --since or both.")
+    require_models(settings)
     counts: Counter[str] = Counter()
     reports: list[dict[str, Any]] = []
     try:
@@ -65,6 +68,9 @@ def replay(
         refuse(error.detail)
     except InvalidTime as error:
         refuse(f"--since: {error}")
+    known = list(product_folders(settings.models))
+    if not reports and product is not None and product not in known:
+        refuse(UnknownProduct(product, known, settings.models).detail)
     if as_json:
         typer.echo(json.dumps(reports, indent=2))
     ERR.print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "No inspections found.")

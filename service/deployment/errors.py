@@ -22,6 +22,7 @@ class UnknownProduct(PlumblineError):
     def __init__(self, product: str, known: Iterable[str], models: Path, remedy: str = "") -> None:
         names = sorted(known)
         offer = f"Known products: {', '.join(names)}." if names else "It contains no product."
+        offer = offer if models.is_dir() else "The folder does not exist."
         super().__init__(
             f"There is no product {product!r} in the model repository {models}. {offer} {remedy}".rstrip(),
             product=product,
@@ -33,18 +34,17 @@ class ProductNotReady(PlumblineError):
     """The product exists, but none of its bundles is active.
 
     Its bundle is being loaded or is broken, or no bundle was activated. `/health/ready` states the reason.
+    `retry_after` is present only while a bundle is being loaded. A broken bundle has to be replaced, so waiting does
+    not help.
     """
 
     slug = "product-not-ready"
     title = "Product is not ready"
     status = 503
 
-    def __init__(self, product: str, reason: str, retry_after_s: float = 5.0) -> None:
-        super().__init__(
-            f"Product {product!r} cannot be inspected now: {reason}",
-            product=product,
-            retry_after=retry_after_s,
-        )
+    def __init__(self, product: str, reason: str, retry_after_s: float | None = 5.0) -> None:
+        waiting = {} if retry_after_s is None else {"retry_after": retry_after_s}
+        super().__init__(f"Product {product!r} cannot be inspected now: {reason}", product=product, **waiting)
 
 
 class UnknownBundle(PlumblineError):

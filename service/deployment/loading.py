@@ -112,4 +112,4 @@ def known_failure(path: Path, error: Exception) -> PlumblineError:
     if isinstance(error, MemoryError):
         return BundleInvalid(path, "loading it needs more memory than is available.", "Free memory first.")
     log.error("unexpected failure while a bundle was loaded", path=str(path), exc_info=error)
-    return BundleInvalid(path, f"loading it failed unexpectedly ({error!r:.300}); see the log.")
+    return BundleInvalid(path, "loading it failed unexpectedly; search the log for this folder.")

@@ -138,10 +138,10 @@ class Registry:
             return active
         self.require_known(product)
         reasons = [broken.reason for broken in self.failures.broken if broken.product == product]
-        if not reasons:
-            is_loading = self.is_loading(product)
-            reasons = ["its bundle is still being loaded." if is_loading else "none of its bundles is activated yet."]
-        raise ProductNotReady(product, " ".join(reasons))
+        if self.is_loading(product):
+            raise ProductNotReady(product, " ".join(reasons) or "its bundle is still being loaded.")
+        # Somebody has to act: a client that tries again gets the same response.
+        raise ProductNotReady(product, " ".join(reasons) or "none of its bundles is activated yet.", None)
 
     def is_loading(self, product: str) -> bool:
         """Return whether a change of the product's bundles is in progress."""

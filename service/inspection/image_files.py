@@ -41,6 +41,17 @@ def path_text(path: PurePath | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def console_text(text: PurePath | str) -> str:
+    r"""Return a path, or a text with paths in it, as one line that can be printed.
+
+    A file name may contain any character except `/`. Line breaks, control characters and invisible characters that
+    change the direction of the text are written as escape sequences such as `\n` and `\x1b`; bytes that are not UTF-8
+    become `\xNN`.
+    """
+    shown = path_text(text)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in shown)
+
+
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or path.is_symlink())
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -43,7 +43,8 @@ BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 DECISIONS = ("pass", "review", "fail", "invalid")
 SHADOW_OUTCOMES = ("judged", "failed", "dropped")
 SHED_REASONS = ("queue_full", "deadline_exceeded", "memory_budget_exceeded", "shutting_down", "store_unavailable")
-CLOSE_REASONS = ("limit", "replaced", "idle", "headers", "write", "malformed", "frame_memory")
+CloseReason = Literal["limit", "replaced", "idle", "headers", "write", "malformed", "frame_memory"]
+"""Why a connection was closed by the service."""
 UNMATCHED_ROUTE = "unmatched"
 
 # The `_created` series of the client library would double the number of series and are not used.
@@ -242,7 +243,7 @@ class Metrics:
             self.shed.labels(reason)
         for direction in ("forwards", "backwards"):
             self.clock_jumps.labels(direction)
-        for reason in CLOSE_REASONS:
+        for reason in get_args(CloseReason):
             self.connections_closed.labels(reason)
 
     def set_queue(self, depth: Callable[[], int], limit: int) -> None:
@@ -331,6 +332,10 @@ class Metrics:
     def count_refusal(self, error: PlumblineError) -> None:
         """Count an image that was rejected without an HTTP response of its own (streams and batches)."""
         self.problems.labels(error.slug).inc()
+        self.count_shed(error)
+
+    def count_shed(self, error: PlumblineError) -> None:
+        """Count an image that was refused for lack of capacity. Other errors are not counted."""
         if (reason := error.slug.replace("-", "_")) in SHED_REASONS:
             self.shed.labels(reason).inc()
 

@@ -15,6 +15,7 @@ from service.inspection.calibration import (
 )
 from service.inspection.capture_groups import summarise_days
 from service.proposals.records import GoodImages, ProposalOptions
+from service.recipes.errors import InvalidRecipe
 from service.recipes.recipe import Recipe
 from service.schemas.proposal import (
     MAX_CHANGED_LISTED,
@@ -72,12 +73,13 @@ def derive(
         replay: Decides stored inspections again with the proposed thresholds.
 
     Raises:
-        InvalidRecipe: The review rate is not possible.
+        InvalidRecipe: The review rate is missing or not possible.
     """
     scores = sorted(images.scores)
     certified = certify_nearest(scores, options.target)
     recipe = recipe_of(scores, certified.alpha, options.review_rate, proposal_id)
-    assert recipe.review_rate is not None  # a recipe for rates always has them
+    if recipe.review_rate is None:
+        raise InvalidRecipe("The proposed thresholds have no review rate. State `review_rate` in the request.")
     days = _days(images, recipe.fail_threshold)
     return Proposal(
         id=proposal_id,

@@ -10,9 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from service.errors import describe_violations, list_violations
 from service.inspection.area import Area
 from service.inspection.calibration import (
     DEFAULT_FAIL_ALPHA,
@@ -28,6 +27,7 @@ from service.inspection.decision import Criteria, Thresholds
 from service.inspection.regions import RegionFilter
 from service.recipes.errors import InvalidRecipe
 from service.recipes.sections import RecipeParts, bundle_scale_values, merge
+from service.schemas.violations import describe_violations, list_violations
 
 Derivation = Literal["default", "card", "proposal", "tail", "hand"]
 
@@ -241,12 +241,17 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise invalid_recipe(error) from error
+        raise invalid_recipe(error, Recipe) from error
 
 
-def invalid_recipe(error: ValidationError) -> InvalidRecipe:
-    """Convert a pydantic validation error, with the location of every violation."""
-    violations = list_violations(error)
+def invalid_recipe(error: ValidationError, expected: type[BaseModel]) -> InvalidRecipe:
+    """Convert a pydantic validation error, with the location of every violation.
+
+    Args:
+        error: The error.
+        expected: The model that the values do not fit.
+    """
+    violations = list_violations(error, expected)
     return InvalidRecipe(f"{describe_violations(violations)}.", violations)
 
 

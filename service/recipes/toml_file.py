@@ -86,7 +86,7 @@ def read_toml(data: bytes) -> RecipeFile:
     except RecursionError as error:
         raise InvalidRecipe("The file is nested too deeply to be a recipe.") from error
     except ValidationError as error:
-        raise invalid_recipe(error) from error
+        raise invalid_recipe(error, RecipeFile) from error
 
 
 def toml_problem(error: tomllib.TOMLDecodeError | UnicodeDecodeError) -> str:
@@ -131,7 +131,7 @@ def _derive(
     try:
         stated = _Stated.model_validate(values)
     except ValidationError as error:
-        raise invalid_recipe(error) from error
+        raise invalid_recipe(error, _Stated) from error
     rate, scores = stated.target_false_reject_rate, bundle.card.scores
     by_hand = {name: values[name] for name in ("fail_threshold", "review_threshold") if name in values}
     if rate is None:

@@ -12,9 +12,11 @@ SYSTEM_AUTHOR = "plumbline"
 
 
 # No control characters: these texts are written to logs, headers, databases and spreadsheets.
-Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+LABEL_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+SENTENCE_PATTERN = r"^[^\x00-\x08\x7f]+$"
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=LABEL_PATTERN)]
 Sentence = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x08\x7f]+$")
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=SENTENCE_PATTERN)
 ]
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.errors import DeadlineExceeded, InvalidRequest, QueueFull, ShuttingDown
@@ -92,33 +92,6 @@ class Admission:
             raise ShuttingDown()
         if self.depth >= self.limit:
             self._find_displaced(self._share(client))
-
-    @contextmanager
-    def enter(self, client: str = LOCAL) -> Iterator[None]:
-        """Count one request as running until the block ends, without waiting.
-
-        Args:
-            client: Identity of the client.
-
-        Raises:
-            QueueFull: The limit is reached.
-            ShuttingDown: The service is stopping.
-        """
-        if self.is_draining:
-            raise ShuttingDown()
-        if self.depth >= self.limit:
-            raise self._full()
-        share = self._share(client)
-        self._count(share, 1)
-        self._start(share)
-        entered = time.perf_counter()
-        try:
-            yield
-            self._observe(entered)
-        finally:
-            self._finish(share)
-            self._count(share, -1)
-            self._dispatch()
 
     @asynccontextmanager
     async def turn(

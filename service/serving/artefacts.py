@@ -196,7 +196,7 @@ def _legend(record: InspectionRecord, scale: HeatmapScale | None, colormap: str)
         p_value=record.p_value,
         fail_threshold=record.fail_threshold,
         review_threshold=record.review_threshold,
-        reasons=", ".join(dict.fromkeys(violation["reason"] for violation in record.objections or [])),
+        reasons=tuple(dict.fromkeys(violation["detail"] for violation in record.objections or [])),
         scale=scale,
         colormap=colormap,
     )

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from service.errors import PlumblineError
-from service.serving.image import Image
+from service.serving.image import Image, RequestKey
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import Reservation
 from service.store.records import InspectionRecord
@@ -48,6 +49,21 @@ class Outcome:
 
     frame: Frame
     result: InspectionRecord | Exception
+
+
+async def with_keys(frames: AsyncGenerator[Frame], key: RequestKey) -> AsyncGenerator[Frame]:
+    """Give every image the idempotency key of its position in the request.
+
+    Args:
+        frames: The images.
+        key: The key of the request.
+    """
+    async with aclosing(frames):
+        index = 0
+        async for frame in frames:
+            numbered = replace(key, key=f"{key.key}#{index}")
+            yield replace(frame, image=replace(frame.image, key=numbered))
+            index += 1
 
 
 async def inspect_in_order(

@@ -35,6 +35,19 @@ class StatedBuffer:
 
 
 @dataclass(frozen=True)
+class RequestKey:
+    """The idempotency key of a request.
+
+    Attributes:
+        principal: Id of the principal that sent it. Keys of different principals are independent.
+        key: The key that the client chose.
+    """
+
+    principal: str
+    key: str
+
+
+@dataclass(frozen=True)
 class Image:
     """An image to inspect.
 
@@ -42,8 +55,10 @@ class Image:
         data: The encoded image, or a camera buffer.
         part: Metadata sent by the client.
         buffer: What the client states about a camera buffer; nothing for an encoded image.
+        key: Idempotency key; None if the client sent none.
     """
 
     data: bytes
     part: PartRecord
     buffer: StatedBuffer = StatedBuffer()
+    key: RequestKey | None = None

@@ -22,7 +22,7 @@ from service.deployment.lease import ActiveProduct
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
-from service.errors import DeadlineExceeded, MemoryBudgetExceeded, PlumblineError, QueueFull, ShuttingDown
+from service.errors import DeadlineExceeded, PlumblineError
 from service.inspection.quality import QualityViolation
 from service.inspection.records import PreparedImage
 from service.inspection.runtime.threads import cpu_quota
@@ -32,6 +32,7 @@ from service.monitoring.refusals import RefusalLog
 from service.recipes.quality_check import check_quality
 from service.serving.admission import Admission, Disconnected
 from service.serving.frozen_camera import FrozenCameraDetector
+from service.serving.idempotency import IdempotentRequests, Inspected, fingerprint
 from service.serving.image import Image, StatedBuffer
 from service.serving.pagination import Page, read_page
 from service.serving.records import to_invalid_record, to_record
@@ -39,6 +40,7 @@ from service.settings import Settings
 from service.store.artefacts.files import WrittenFile
 from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.health import StoreHealth
+from service.store.idempotency import IdempotencyKey
 from service.store.ids import new_id, parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
 from service.store.records import InspectionRecord
@@ -47,7 +49,6 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 
 DISK_THREADS = 4
-_CAPACITY_ERRORS = (QueueFull, DeadlineExceeded, MemoryBudgetExceeded, ShuttingDown, StoreUnavailable)
 
 
 class InspectionService:
@@ -93,6 +94,7 @@ class InspectionService:
         self._inspections = ThreadPoolExecutor(settings.queue_limit, thread_name_prefix="inspection")
         self._cores = threading.BoundedSemaphore(cpu_quota())
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
+        self._idempotent = IdempotentRequests(store.engine)
         self._frozen_cameras = FrozenCameraDetector()
 
     def require_ready(self, product: str) -> None:
@@ -132,8 +134,8 @@ class InspectionService:
             if self._store.read_only_reason is not None:
                 raise StoreUnavailable(self._store.read_only_reason)
             yield
-        except _CAPACITY_ERRORS as error:
-            self._metrics.shed.labels(error.slug.replace("-", "_")).inc()
+        except PlumblineError as error:
+            self._metrics.count_shed(error)
             raise
 
     @asynccontextmanager
@@ -175,9 +177,25 @@ class InspectionService:
             UnknownProduct, ProductNotReady: No bundle serves this product.
             QueueFull, DeadlineExceeded, ShuttingDown: The image cannot be inspected now.
             StoreUnavailable: The record could not be stored, so there is no decision.
+            IdempotencyKeyUsed: The image's idempotency key belongs to a different request.
         """
-        work = self._inspections.submit(self._inspect, product, image, since or time.perf_counter())
-        return await asyncio.wrap_future(work)
+        return (await self.inspect_once(product, image, since)).record
+
+    async def inspect_once(self, product: str, image: Image, since: float | None = None) -> Inspected:
+        """Inspect one image, unless an earlier request with the same idempotency key did so.
+
+        Args:
+            product: Name of the product.
+            image: The image.
+            since: See `inspect`.
+
+        Raises:
+            IdempotencyKeyUsed: The key belongs to a different request.
+            PlumblineError: See `inspect`.
+        """
+        return await asyncio.wrap_future(
+            self._inspections.submit(self._inspect_once, product, image, since or time.perf_counter())
+        )
 
     async def inspect_when_admitted(self, product: str, image: Image, client: str) -> InspectionRecord:
         """Inspect one of several images; wait for admission as long as an inspection may wait for its turn.
@@ -231,20 +249,35 @@ class InspectionService:
             limit: Maximum number of inspections.
 
         Raises:
+            UnknownProduct: The filter names a product that does not exist, and no inspection of it is stored.
             StoreUnavailable: The database cannot be used.
         """
-        return read_page(lambda count: list_inspections(self._store.engine, which, before=before, limit=count), limit)
+        engine = self._store.engine
+        if (product := which.product) is not None and not list_inspections(engine, InspectionFilter(product), limit=1):
+            self._registry.require_known(product)
+        return read_page(lambda count: list_inspections(engine, which, before=before, limit=count), limit)
 
     def close(self) -> None:
         """Complete the submitted work and stop the threads."""
         self._inspections.shutdown()
         self._disk.shutdown()
 
-    def _inspect(self, product: str, image: Image, submitted: float) -> InspectionRecord:
+    def _inspect_once(self, product: str, image: Image, submitted: float) -> Inspected:
+        if image.key is None:
+            return Inspected(self._inspect(product, image, submitted))
+        key = IdempotencyKey(image.key.principal, image.key.key, fingerprint(product, image))
+        limit_s = self._queue_deadline_s
+        return self._idempotent.run(
+            key, lambda: self._inspect(product, image, submitted, key), submitted + limit_s, limit_s
+        )
+
+    def _inspect(
+        self, product: str, image: Image, submitted: float, key: IdempotencyKey | None = None
+    ) -> InspectionRecord:
         # The lease keeps this bundle loaded until the record is stored, even if another one is activated meanwhile.
         try:
             with self._registry.lease(product) as active:
-                record = self._judge(active, image, submitted)
+                record = self._judge(active, image, submitted, key)
         except StoreUnavailable:
             self._health.report_failure()
             raise
@@ -252,7 +285,9 @@ class InspectionService:
             self._shadow.submit(record)
         return record
 
-    def _judge(self, active: ActiveProduct, image: Image, submitted: float) -> InspectionRecord:
+    def _judge(
+        self, active: ActiveProduct, image: Image, submitted: float, key: IdempotencyKey | None
+    ) -> InspectionRecord:
         inspector, recipe = active.inspector, active.recipe.recipe
         layout = image.buffer.layout(recipe)
         with self._core_before_deadline(submitted):
@@ -266,11 +301,17 @@ class InspectionService:
             violations = check_quality(prepared, inspector.quality_limits, recipe) + frozen
             with self._files(prepared.media_type) as inspection_id:
                 if violations:
-                    return self._store_invalid(inspection_id, active, prepared, violations, image, submitted)
-                return self._store_judged(inspection_id, active, prepared, image, submitted)
+                    return self._store_invalid(inspection_id, active, prepared, violations, image, submitted, key)
+                return self._store_judged(inspection_id, active, prepared, image, submitted, key)
 
     def _store_judged(
-        self, inspection_id: UUID, active: ActiveProduct, prepared: PreparedImage, image: Image, submitted: float
+        self,
+        inspection_id: UUID,
+        active: ActiveProduct,
+        prepared: PreparedImage,
+        image: Image,
+        submitted: float,
+        key: IdempotencyKey | None,
     ) -> InspectionRecord:
         inspector, recipe, data = active.inspector, active.recipe.recipe, image.data
         created_at, reference = self._clock.now(), self._references.scores(active.bundle, recipe)
@@ -293,7 +334,7 @@ class InspectionService:
             if anomaly_map is not None:
                 anomaly_map.close()
             raise
-        self._store.writer.write(record)
+        self._store.writer.write(record, key)
         timings = {**judged.timings, "store": time.perf_counter() - store_started}
         duration_s = time.perf_counter() - submitted
         self._metrics.count_inspection(
@@ -334,6 +375,7 @@ class InspectionService:
         violations: tuple[QualityViolation, ...],
         image: Image,
         submitted: float,
+        key: IdempotencyKey | None,
     ) -> InspectionRecord:
         """Store an image that the quality check rejected: it shows what is wrong with illumination, lens or camera."""
         reference = self._references.scores(active.bundle, active.recipe.recipe)
@@ -342,7 +384,7 @@ class InspectionService:
         )
         store_started = time.perf_counter()
         self._write_image(inspection_id, record.image_media_type, image.data)
-        self._store.writer.write(record)
+        self._store.writer.write(record, key)
         timings = {stage: milliseconds / 1000 for stage, milliseconds in record.timings_ms.items()}
         timings["store"] = time.perf_counter() - store_started
         reasons = {violation["reason"] for violation in record.objections or []}

@@ -236,8 +236,13 @@ class Proposer:
         return summarise_replay(decisions, unknown)
 
     def _decide_again(self, active: ActiveProduct, record: InspectionRecord, criteria: Criteria) -> Decision:
-        """Return the decision by other criteria, from the score if it suffices, otherwise from the map."""
-        assert record.score is not None  # `recent_inspections` returns judged images only
+        """Return the decision by other criteria, from the score if it suffices, otherwise from the map.
+
+        Raises:
+            NotJudged: The quality check rejected the image.
+        """
+        if record.score is None:
+            raise NotJudged(record.id)
         is_same_area = record.recipe_revision == active.recipe.revision or (
             record.judged_share is None and criteria.area == EVERYTHING
         )

@@ -16,6 +16,7 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.recipes.sections import Keep
 from service.store.errors import RecipeUnreadable, StoreUnavailable
+from service.store.idempotency import remove_keys
 from service.store.recipes import current_recipe
 from service.store.records import Artefacts
 from service.store.retention import mark_removed, past_retention
@@ -42,6 +43,7 @@ class RetentionSweeper:
             recent inspection.
         limit: Maximum number of inspections per product and decision in one sweep.
         clock: The time of day.
+        key_age: Age at which idempotency keys are removed.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class RetentionSweeper:
         interval_s: float,
         limit: int = SWEEP_LIMIT,
         clock: Clock | None = None,
+        key_age: timedelta = timedelta(days=1),
     ) -> None:
         self.store = store
         self.limit = limit
@@ -59,6 +62,7 @@ class RetentionSweeper:
         self._products = products
         self._metrics = metrics
         self._interval_s = interval_s
+        self._key_age = key_age
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="retention", daemon=True)
 
@@ -81,6 +85,8 @@ class RetentionSweeper:
         Raises:
             StoreUnavailable: The database cannot be used.
         """
+        if self._is_clock_settled:
+            remove_keys(self.store.engine, self._clock.now() - self._key_age)
         is_more = False
         for product in sorted(self._products()):
             try:
@@ -95,15 +101,18 @@ class RetentionSweeper:
                 is_more |= self._remove(product, decision, keep)
         return is_more
 
+    @property
+    def _is_clock_settled(self) -> bool:
+        since_jump_s = self._clock.seconds_since_jump()
+        return since_jump_s is None or since_jump_s > CLOCK_SETTLE_S
+
     def _remove(self, product: str, decision: str, keep: Keep) -> bool:
         now, interval = self._clock.now(), timedelta(seconds=self._interval_s)
-        since_jump_s = self._clock.seconds_since_jump()
-        is_clock_settled = since_jump_s is None or since_jump_s > CLOCK_SETTLE_S
         found = past_retention(
             self.store.engine,
             product,
             decision,
-            older_than=now - timedelta(days=keep.days) if keep.days is not None and is_clock_settled else None,
+            older_than=now - timedelta(days=keep.days) if keep.days is not None and self._is_clock_settled else None,
             beyond=keep.count,
             protected=(now - interval, now + interval),
             limit=self.limit,

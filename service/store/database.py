@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.store.errors import StoreUnavailable
 from service.store.postgres import DatabaseOptions, Server, lock_for_migration
-from service.store.reasons import reason_of
+from service.store.reasons import database_failure
 from service.store.sqlite import SqliteFile, configure
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -34,25 +34,6 @@ def sqlite_path(url: str) -> Path | None:
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return None
     return Path(parsed.database).absolute()
-
-
-def open_engine(url: str, file: SqliteFile | None = None) -> Engine:
-    """Connect to a database, migrate its schema to this version, and return the engine.
-
-    Args:
-        url: SQLAlchemy URL.
-        file: Opens the connections to a SQLite database; None to use the file of the URL without a guard.
-
-    Raises:
-        StoreUnavailable: The database cannot be opened or migrated.
-    """
-    engine = make_engine(url, file)
-    try:
-        migrate(engine)
-    except StoreUnavailable:
-        engine.dispose()
-        raise
-    return engine
 
 
 def make_engine(url: str, file: SqliteFile | None = None, options: DatabaseOptions | None = None) -> Engine:
@@ -188,7 +169,7 @@ def _create(url: URL, **options: Any) -> Engine:
 
 
 def _cannot_open(url: URL, error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"the database {name_of(url)} cannot be opened ({reason_of(error)})")
+    return database_failure(f"the database {name_of(url)} cannot be opened", error)
 
 
 def _require_known(url: URL, revision: str | None) -> None:

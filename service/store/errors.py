@@ -10,23 +10,35 @@ from service.errors import PlumblineError
 class StoreUnavailable(PlumblineError):
     """The database or the artefact folder cannot be used. No verdict is returned that is not stored.
 
-    Check disk space, permissions and the database; `plumbline doctor` examines all three.
+    Check disk space, permissions and the database; `plumbline doctor` examines all three. The message states what to
+    do. Without `retry_after`, waiting does not help: a damaged database has to be restored from a backup.
+
+    Args:
+        reason: What was wrong, without a full stop.
+        retry_after_s: Seconds after which the same request may succeed; None if waiting does not help.
+        remedy: What to do, as sentences; empty for a general advice.
+        is_outdated: The database is intact, and only has the schema of an older version.
     """
 
     slug = "store-unavailable"
     title = "Inspection store is not available"
     status = 503
 
-    def __init__(self, reason: str, retry_after_s: float = 5.0, *, remedy: str = "", is_outdated: bool = False) -> None:
-        remedy = remedy or (
-            "A verdict is only returned after it is stored. Check disk space and permissions of PLUMBLINE_DATA and the "
-            "database (`plumbline doctor`), then send the image again."
+    def __init__(
+        self, reason: str, retry_after_s: float | None = 5.0, *, remedy: str = "", is_outdated: bool = False
+    ) -> None:
+        advice = remedy or (
+            "Check disk space and permissions of PLUMBLINE_DATA and the database (`plumbline doctor`), then try again."
         )
-        super().__init__(f"The inspection store cannot be used: {reason}. {remedy}", retry_after=retry_after_s)
+        waiting = {} if retry_after_s is None else {"retry_after": retry_after_s}
+        super().__init__(f"The inspection store cannot be used: {reason}. {advice}", **waiting)
         self.reason = reason
         self.remedy = remedy
-        # The database is intact, and only has the schema of an older version.
         self.is_outdated = is_outdated
+
+    def copy(self) -> StoreUnavailable:
+        """Return an error of its own for another thread: raising one object in several would mix their tracebacks."""
+        return StoreUnavailable(self.reason, self.retry_after_s, remedy=self.remedy, is_outdated=self.is_outdated)
 
 
 class RecipeConflict(PlumblineError):
@@ -152,3 +164,25 @@ class NotJudged(PlumblineError):
             "has no anomaly map and cannot be replayed. See the inspection's `invalid_reasons`.",
             inspection_id=inspection_id,
         )
+
+
+class IdempotencyKeyUsed(PlumblineError):
+    """The `Idempotency-Key` was used for another request: another image, product, part or buffer layout.
+
+    Nothing was inspected. Use a new key for every new image, and the same key only to send the same request again.
+    """
+
+    slug = "idempotency-key-used"
+    title = "Idempotency key belongs to another request"
+    status = 422
+
+    def __init__(self, inspection_id: str) -> None:
+        super().__init__(
+            f"The Idempotency-Key belongs to the inspection {inspection_id}, whose request had another image, product, "
+            "part or buffer layout. Nothing was inspected. Use a new key for every new image.",
+            inspection=inspection_id,
+        )
+
+
+class KeyTaken(Exception):
+    """Another process stored an inspection with the same idempotency key at the same moment."""

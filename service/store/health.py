@@ -80,9 +80,9 @@ class StoreHealth:
     def _run(self, *, after_failure: bool) -> None:
         try:
             found = self._probe(after_failure=after_failure)
-        except Exception as error:  # the thread must survive any error; what cannot be examined is not ready
+        except Exception:  # the thread must survive any error; what cannot be examined is not ready
             log.exception("store cannot be examined")
-            found = (f"The store cannot be examined ({error!r}).",)
+            found = ("The store cannot be examined: an unexpected error occurred, see the log.",)
         if found != self._problems:
             if found:
                 log.error("store not available", reasons=list(found))

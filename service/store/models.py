@@ -210,3 +210,16 @@ class ShadowRow(Base):
     review_threshold: Mapped[float]
     provider: Mapped[str] = mapped_column(String(16))
     infer_ms: Mapped[float]
+
+
+class IdempotencyRow(Base):
+    """An idempotency key and the inspection of the request that used it first."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(None, "created_at"),)
+
+    principal: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    inspection_id: Mapped[str] = mapped_column(String(36))
+    created_at: Mapped[datetime]

@@ -166,7 +166,9 @@ _REASONS = {
     "57014": "the statement took longer than PLUMBLINE_DATABASE_STATEMENT_TIMEOUT_S",
     "57": "the server is stopping or starting",
     "58": "the disk of the server reports an error",
-    "XX": "it is damaged",
+    "XX001": "it is damaged",
+    "XX002": "it is damaged",
+    "XX": "the server reports an internal error",
 }
 
 # A refused connection has no SQLSTATE. These are words of libpq and of servers that report in English.

@@ -16,7 +16,7 @@ from service.store.database import name_of
 from service.store.errors import StoreUnavailable
 from service.store.models import InspectionRow
 from service.store.postgres import Server
-from service.store.reasons import reason_of
+from service.store.reasons import RESTORE, database_failure
 from service.store.session import reading
 from service.store.sqlite import SqliteFile, quick_check
 from service.store.store import Store
@@ -126,7 +126,7 @@ class StoreProbe:
         try:
             connection = database.connect(_BUSY_TIMEOUT_MS)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the database {database.path} cannot be opened ({reason_of(error)})") from error
+            raise database_failure(f"the database {database.path} cannot be opened", error) from error
         try:
             self._check_structure(connection, database)
             _read_newest(connection, database)
@@ -153,7 +153,8 @@ class StoreProbe:
             pause_s = STRUCTURE_CHECK_S if self._structure_problem is None else _NEXT_AFTER_PROBLEM_S
             self._next_structure_check = time.monotonic() + pause_s
         if self._structure_problem is not None:
-            raise StoreUnavailable(f"the database {database.path} is corrupt ({self._structure_problem})")
+            what = f"the database {database.path} is corrupt ({self._structure_problem})"
+            raise StoreUnavailable(what, None, remedy=RESTORE)
 
     def _check_write_lock(self, connection: sqlite3.Connection, database: SqliteFile) -> None:
         try:
@@ -164,9 +165,7 @@ class StoreProbe:
             # Commits of this process hold the lock, too, one after the other. Then the next probe finds progress.
             is_stuck, self._locked_since_commit = self._locked_since_commit == commits, commits
             if is_stuck or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise StoreUnavailable(
-                    f"the database {database.path} cannot be written ({reason_of(error)})"
-                ) from error
+                raise database_failure(f"the database {database.path} cannot be written", error) from error
         else:
             self._locked_since_commit = None
 
@@ -197,4 +196,4 @@ def _read_newest(connection: sqlite3.Connection, database: SqliteFile) -> None:
         for table in ("inspections", "recipes"):
             connection.execute(f"SELECT * FROM {table} ORDER BY rowid DESC LIMIT 1").fetchall()  # noqa: S608 - constants
     except sqlite3.Error as error:
-        raise StoreUnavailable(f"the database {database.path} cannot be read ({reason_of(error)})") from error
+        raise database_failure(f"the database {database.path} cannot be read", error) from error

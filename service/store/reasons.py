@@ -1,4 +1,4 @@
-"""Reasons of database failures in plain words. The messages of SQLAlchemy and of the drivers are for the log."""
+"""Failures of the database in plain words. The messages of SQLAlchemy and of the drivers are for the log."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from service.store.errors import StoreUnavailable
 from service.store.postgres import reason_of_server
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,24 @@ _SQLITE_REASONS = {
     sqlite3.SQLITE_SCHEMA: "its schema does not fit this version",
     sqlite3.SQLITE_ERROR: "its tables do not fit this version",
 }
+
+RESTORE = "Stop the service, and restore a backup of the database."
+"""What to do about a damaged database."""
+_SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_POSTGRESQL_DAMAGED = {"XX001", "XX002"}  # data_corrupted, index_corrupted
+
+
+def database_failure(what: str, error: Exception) -> StoreUnavailable:
+    """Return the error to raise for a failure of the database.
+
+    Args:
+        what: The first words of the message, such as "the database cannot be read".
+        error: What SQLAlchemy, the driver or the operating system raised.
+    """
+    reason = f"{what} ({reason_of(error)})"
+    if _is_damaged(getattr(error, "orig", None) or error):
+        return StoreUnavailable(reason, None, remedy=RESTORE)
+    return StoreUnavailable(reason)
 
 
 def log_failure(event: str, error: Exception) -> None:
@@ -61,3 +80,9 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, DBAPIError):
         return reason_of_server(original, is_disconnected=error.connection_invalidated)
     return "it reports an error; see the log"
+
+
+def _is_damaged(original: BaseException) -> bool:
+    if isinstance(original, sqlite3.Error):
+        return (getattr(original, "sqlite_errorcode", None) or 0) & 0xFF in _SQLITE_DAMAGED
+    return getattr(original, "sqlstate", None) in _POSTGRESQL_DAMAGED

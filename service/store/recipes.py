@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from service.bundle.bundle import Bundle
 from service.recipes.recipe import Recipe
 from service.schemas.common import SYSTEM_AUTHOR
+from service.schemas.violations import describe_violations, list_violations
 from service.store.errors import RecipeConflict, RecipeUnreadable, UnknownRevision
 from service.store.models import RecipeRow
 from service.store.records import RecipeDraft, RecipeRevision
@@ -167,9 +168,8 @@ def _revision(row: RecipeRow) -> RecipeRevision:
     try:
         recipe = Recipe.model_validate(row.recipe)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the recipe"
-        raise RecipeUnreadable(row.product, row.revision, f"{where}: {first['msg']}") from error
+        reason = describe_violations(list_violations(error, Recipe)[:1])
+        raise RecipeUnreadable(row.product, row.revision, reason) from error
     return RecipeRevision(
         product=row.product,
         revision=row.revision,

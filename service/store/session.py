@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.store.errors import StoreUnavailable
-from service.store.reasons import reason_of
+from service.store.reasons import database_failure
 
 _ATTEMPTS = 50
 ResultT = TypeVar("ResultT")
@@ -87,4 +87,4 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        raise StoreUnavailable(f"{what} ({reason_of(error)})") from error
+        raise database_failure(what, error) from error

@@ -6,8 +6,12 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from service.store.identity import StorageGuard
+import structlog
 
+from service.store.identity import StorageGuard
+from service.store.reasons import reason_of
+
+log = structlog.get_logger(__name__)
 BUSY_TIMEOUT_MS = 5000
 WAL_SUFFIXES = ("-wal", "-shm")
 
@@ -30,8 +34,11 @@ class SqliteFile:
         """Open a connection. The file is never created.
 
         Raises:
+            StoreUnavailable: A file or folder that is guarded was deleted or replaced.
             sqlite3.Error: The file does not exist or cannot be opened.
         """
+        if self.guard is not None:
+            self.guard.check()  # names the folder that is missing, where SQLite only fails to open the file
         if self.is_read_only:
             return self._open(f"mode=ro{'' if self._has_wal() else '&immutable=1'}", busy_timeout_ms)
         connection = self._open("mode=rw", busy_timeout_ms)
@@ -99,7 +106,7 @@ def quick_check(connection: sqlite3.Connection, timeout_s: float) -> str | None:
         timeout_s: The check is ended after this time. What was not examined until then counts as intact.
 
     Returns:
-        The first error, or None.
+        What is wrong in our own words, or None.
     """
     timer = threading.Timer(timeout_s, connection.interrupt)
     timer.daemon = True
@@ -109,12 +116,15 @@ def quick_check(connection: sqlite3.Connection, timeout_s: float) -> str | None:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
             return None
-        return str(error)
+        return reason_of(error)
     except sqlite3.DatabaseError as error:
-        return str(error)
+        return reason_of(error)
     finally:
         timer.cancel()
-    return None if result == "ok" else str(result)
+    if result == "ok":
+        return None
+    log.error("structure of the database damaged", finding=str(result))
+    return "the check of its structure finds damage"
 
 
 def check_file(path: Path, timeout_s: float) -> str | None:

@@ -17,7 +17,7 @@ from service.store.errors import StoreUnavailable
 from service.store.identity import StorageGuard
 from service.store.lock import LOCK_NAME, FileLock
 from service.store.options import StoreOptions
-from service.store.reasons import reason_of
+from service.store.reasons import database_failure
 from service.store.sqlite import WAL_SUFFIXES, SqliteFile
 from service.store.writer import GroupWriter
 
@@ -181,7 +181,7 @@ class Store:
         try:
             self._watch()
         except (OSError, sqlite3.Error) as error:
-            raise StoreUnavailable(f"the store cannot be opened ({reason_of(error)})") from error
+            raise database_failure("the store cannot be opened", error) from error
 
     def _watch(self) -> None:
         """Remember the identity of all files and folders."""

@@ -11,11 +11,12 @@ import threading
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, insert
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
-from service.store.errors import StoreUnavailable
+from service.store.errors import KeyTaken, StoreUnavailable
+from service.store.idempotency import INSERT_KEYS, IdempotencyKey, find_key
 from service.store.models import InspectionRow
-from service.store.reasons import reason_of
+from service.store.reasons import database_failure
 from service.store.records import InspectionRecord
 
 MAX_GROUP = 256
@@ -27,8 +28,9 @@ _INSERT = insert(InspectionRow.__table__)  # type: ignore[arg-type]  # a Table, 
 @dataclass
 class _Waiting:
     record: InspectionRecord
+    key: IdempotencyKey | None = None
     is_done: bool = False
-    error: StoreUnavailable | None = None
+    error: StoreUnavailable | KeyTaken | None = None
 
 
 class GroupWriter:
@@ -51,16 +53,18 @@ class GroupWriter:
         self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
 
-    def write(self, record: InspectionRecord) -> None:
+    def write(self, record: InspectionRecord, key: IdempotencyKey | None = None) -> None:
         """Commit a record. It is durable when this method returns.
 
         Args:
             record: A complete record, whose files are written.
+            key: Idempotency key of the request; None if it has none.
 
         Raises:
+            KeyTaken: The key belongs to another inspection, so the record is not stored.
             StoreUnavailable: The record is not stored.
         """
-        item = _Waiting(record)
+        item = _Waiting(record, key)
         with self._queue_lock:
             self._waiting.append(item)
         with self._commit_lock:
@@ -74,7 +78,10 @@ class GroupWriter:
 
     def _commit(self, group: list[_Waiting]) -> None:
         try:
+            keys = [item.key.columns(item.record.id, item.record.created_at) for item in group if item.key is not None]
             with self._engine.begin() as connection:
+                if keys:
+                    connection.execute(INSERT_KEYS, keys)
                 connection.execute(
                     _INSERT,
                     [item.record.columns() for item in group],
@@ -88,13 +95,18 @@ class GroupWriter:
                     self._commit([item])
                 return
             for item in group:
-                item.error = _failure(error)
+                item.error = self._failure(item, error)
         for item in group:
             item.is_done = True
 
-
-def _failure(error: Exception) -> StoreUnavailable:
-    """Return an error of its own for each thread: raising one object in several threads would mix their tracebacks."""
-    if isinstance(error, StoreUnavailable):
-        return StoreUnavailable(error.reason, remedy=error.remedy)
-    return StoreUnavailable(f"the inspection cannot be stored ({reason_of(error)})")
+    def _failure(self, item: _Waiting, error: Exception) -> StoreUnavailable | KeyTaken:
+        """Return an error of its own for each thread: raising one object in several threads would mix tracebacks."""
+        if isinstance(error, StoreUnavailable):
+            return error.copy()
+        if isinstance(error, IntegrityError) and item.key is not None:
+            try:
+                if find_key(self._engine, item.key.principal, item.key.key) is not None:
+                    return KeyTaken()
+            except StoreUnavailable as failure:
+                return failure
+        return database_failure("the inspection cannot be stored", error)

@@ -75,9 +75,9 @@ def test_problem_becomes_an_exception_that_carries_it(service: RunningService) -
 @pytest.mark.slow
 def test_client_tries_again_when_the_queue_was_full(serve: Serve) -> None:
     with serve(queue_limit=1, max_batch=1) as service:
-        place = service.admission.enter()
+        place = service.occupied()
         place.__enter__()
-        threading.Timer(0.3, lambda: place.__exit__(None, None, None)).start()
+        threading.Timer(0.3, place.__exit__, (None, None, None)).start()
         started = time.monotonic()
         with Client(f"http://127.0.0.1:{service.port}", retries=50) as plumbline:
             assert plumbline.inspect("widget", GOOD).decision == "pass"
@@ -86,7 +86,7 @@ def test_client_tries_again_when_the_queue_was_full(serve: Serve) -> None:
 
 @pytest.mark.slow
 def test_client_gives_up_after_its_retries(serve: Serve) -> None:
-    with serve(queue_limit=1, max_batch=1) as service, service.admission.enter():
+    with serve(queue_limit=1, max_batch=1) as service, service.occupied():
         with (
             Client(f"http://127.0.0.1:{service.port}", retries=2) as plumbline,
             pytest.raises(ServiceProblem) as caught,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import re
 import socket
 import sys
 import threading
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from plumbline_client import (
@@ -29,6 +33,12 @@ from plumbline_client._sync import concurrency as sync_concurrency
 
 Handler = Callable[[httpx.Request], httpx.Response]
 URL = "http://plumbline"
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def call(is_async: bool, url: str, method: str, *arguments: Any, handler: Handler | None = None, **options: Any) -> Any:
@@ -77,7 +87,6 @@ def full(**stated: Any) -> Handler:
         (full(headers={"retry-after": "30"}), [30, 30]),
         (full(headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}), [1, 1]),
         (full(headers={"retry-after": "-3"}), [0, 0]),
-        (full(), [1, 1]),
     ],
 )
 def test_request_is_sent_again_after_the_stated_time(
@@ -87,6 +96,20 @@ def test_request_is_sent_again_after_the_stated_time(
         call(is_async, URL, "products", handler=handler, retries=2)
     assert (caught.value.status, caught.value.slug) == (503, "queue-full")
     assert pauses == expected
+
+
+def test_503_of_the_service_without_a_time_is_raised_at_once(is_async: bool, pauses: list[float]) -> None:
+    problem = {"type": "/problems#product-not-ready", "detail": "Its bundle is broken."}
+    with pytest.raises(ServiceProblem, match="product-not-ready"):
+        call(is_async, URL, "products", handler=full(problem=problem))
+    assert pauses == []
+
+
+@pytest.mark.parametrize("text", ["<html>Service Unavailable</html>", "", '{"message": "no backend"}'])
+def test_503_of_a_proxy_without_a_time_is_sent_again(is_async: bool, pauses: list[float], text: str) -> None:
+    with pytest.raises(ServiceProblem, match="unknown"):
+        call(is_async, URL, "products", handler=lambda _: httpx.Response(503, text=text), retries=2)
+    assert pauses == [1, 1]
 
 
 @pytest.mark.slow
@@ -265,6 +288,34 @@ def test_response_of_another_server_is_unexpected(is_async: bool, content: bytes
         with pytest.raises(UnexpectedResponse, match="http://plumbline/") as caught:
             call(is_async, URL, method, *arguments, handler=handler)
         assert isinstance(caught.value, PlumblineClientError)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>", "the body is not a complete array in NumPy's .npy format"),
+        (_npy(np.zeros((4, 4), np.float32))[:-9], "the body is not a complete array in NumPy's .npy format"),
+        (_npy(np.zeros((4, 4), np.float32)).replace(b"descr", b"d(scr"), "the body is not a complete array"),
+        (_npy(np.zeros((4, 4), np.int64)), "the array is int64 with 2 axes, expected float32 with 2 axes"),
+    ],
+)
+def test_damaged_map_is_explained_without_the_text_of_numpy(is_async: bool, content: bytes, reason: str) -> None:
+    with pytest.raises(UnexpectedResponse, match=re.escape(reason)) as caught:
+        call(is_async, URL, "anomaly_map", "id", handler=lambda _: httpx.Response(200, content=content))
+    assert not re.search("pickle|magic|cannot reshape|EOF|read_array", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"<html>", "the body: is not valid JSON at line 1, column 1"),
+        (b'{"items": [{"product": 1}]}', "items.0.product: is a number, expected text"),
+        (b"[]", "the body: is a list, expected an object"),
+    ],
+)
+def test_body_of_another_form_is_explained(is_async: bool, content: bytes, reason: str) -> None:
+    with pytest.raises(UnexpectedResponse, match=re.escape(reason)):
+        call(is_async, URL, "products", handler=lambda _: httpx.Response(200, content=content))
 
 
 def test_readiness_is_read_from_a_503_and_never_sent_again(is_async: bool, pauses: list[float]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 
 
 def test_every_setting_is_read_from_its_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -46,6 +46,7 @@ def test_database_is_in_the_data_folder_by_default(tmp_path: Path) -> None:
         ({"s3_endpoint_url": "minio:9000"}, "expected http://"),
         ({"data": "models/data"}, "lies in the model repository"),
         ({"data": __file__}, "is a file"),
+        ({"models": "m" * 300}, "cannot be the name of a folder: File name too long"),
         ({"max_body_bytes": 10}, "max_body_bytes"),
         ({"max_body_bytes": 2**22, "max_inflight_body_bytes": 2**21}, "could never be received"),
         ({"queue_deadline_s": 0}, "queue_deadline_s"),
@@ -61,3 +62,17 @@ def test_invalid_setting_is_refused_by_name(values: dict[str, Any], message: str
 def test_settings_do_not_change_while_the_process_runs() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("PLUMBLINE_PROT", "PLUMBLINE_PROT is not a setting (did you mean PLUMBLINE_PORT?)"),
+        ("plumbline_qeue_limit", "plumbline_qeue_limit is not a setting (did you mean PLUMBLINE_QUEUE_LIMIT?)"),
+        ("PLUMBLINE_XYZZY_12345", "PLUMBLINE_XYZZY_12345 is not a setting"),
+    ],
+)
+def test_variable_that_is_no_setting_is_named_with_the_nearest(name: str, detail: str) -> None:
+    known = ["PLUMBLINE_PORT", "plumbline_host", "PLUMBLINE_URL", "PLUMBLINE_TEST_DATA", "PATH"]
+    (unknown,) = unknown_variables([*known, name], ["PLUMBLINE_URL"])
+    assert (unknown.name, unknown.detail) == (name, detail)

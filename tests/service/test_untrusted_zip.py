@@ -90,3 +90,36 @@ def test_overlapping_entries_are_refused(data: bytes) -> None:
 def test_entry_without_a_local_header_is_refused() -> None:
     with pytest.raises(BadZip, match="local header"):
         read(shifted(zip_of(2), entry=1, offset=5))
+
+
+@pytest.mark.parametrize("cut", [1, 10, 22, 23, 100])
+def test_truncated_archive_is_called_truncated(cut: int) -> None:
+    inner = zip_of(2)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("golden/00.npz", inner)
+    for data in (zip_of(3), stream.getvalue()):
+        with pytest.raises(BadZip, match="it is truncated"):
+            read(data[:-cut])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"%PDF-1.7", "not a zip file but a PDF document"),
+        (b"\x1f\x8b\x08\x00", "not a zip file but a gzip file"),
+        (b"\x00\x01\x02\xff", "it is not a zip file"),
+    ],
+)
+def test_file_of_another_format_is_named(data: bytes, reason: str) -> None:
+    with pytest.raises(BadZip, match=reason):
+        read(data)
+
+
+def test_encrypted_entry_is_named() -> None:
+    data = bytearray(zip_of(1))
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(signature) + offset] |= 1
+    with pytest.raises(BadZip, match="an entry is encrypted"):
+        read(bytes(data))

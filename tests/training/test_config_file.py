@@ -58,14 +58,23 @@ def test_weights_are_relative_to_the_file(tmp_path: Path) -> None:
     [
         ("method = ", InvalidSettings, "mine.toml"),
         ("stepps = 3", InvalidSettings, "stepps is not a setting; choose from .*iterations"),
+        ("iteratoins = 3", InvalidSettings, r"iteratoins is not a setting; .* \(did you mean `iterations`\?\)"),
         ("seed = 3", InvalidSettings, "seed is not a setting"),
         ('device = "cuda"', InvalidSettings, "device is not a setting"),
         ("teacher_weights = 3", InvalidSettings, "mine.toml"),
-        ('iterations = "many"', InvalidSettings, "setting iterations is 'many': .*integer"),
-        ("iterations = 5.5", InvalidSettings, "setting iterations is 5.5: .*integer"),
-        ("iterations = true", InvalidSettings, "setting iterations is True"),
-        ('lr = "fast"', InvalidSettings, "setting lr is 'fast': .*number"),
-        ('augment = "spin"', InvalidSettings, "setting augment is 'spin': .*rotate"),
+        ('iterations = "many"', InvalidSettings, "setting iterations is 'many': it is text, expected a whole number"),
+        ("iterations = 5.5", InvalidSettings, "setting iterations is 5.5: it is a number with a fraction, expected"),
+        (
+            "iterations = true",
+            InvalidSettings,
+            "setting iterations is True: it is a truth value, expected a",
+        ),
+        ('lr = "fast"', InvalidSettings, "setting lr is 'fast': it is text, expected a number"),
+        (
+            'augment = "spin"',
+            InvalidSettings,
+            "setting augment is 'spin': it is not an accepted .*'rotate'",
+        ),
         ('teachers = "resnet18"', InvalidSettings, "setting teachers is 'resnet18'"),
         ("method = nnet", InvalidSettings, "text in quotes"),
         ('method = "magic"', UnknownMethod, "magic"),
@@ -82,6 +91,7 @@ def test_errors_name_what_is_wrong_in_a_file(tmp_path: Path, text: str, error: t
     [
         ('ensemble_weights = "much"', "option ensemble_weights is 'much'"),
         ("magic = 1", "no option magic; choose from .*adapt"),
+        ("ensemble_weight = 1", r"no option ensemble_weight; .* \(did you mean `ensemble_weights`\?\)"),
     ],
 )
 def test_invalid_options_of_a_method_are_refused(tmp_path: Path, options: str, words: str) -> None:

@@ -140,8 +140,11 @@ class _PythonBranch(nn.Module):
 
 @pytest.mark.slow
 def test_python_branch_on_values_is_refused() -> None:
-    with pytest.raises(ExportFailed, match="cannot be exported"):
+    with pytest.raises(ExportFailed, match="the ONNX exporter cannot convert the forward method") as caught:
         export(_PythonBranch(), probes())
+    assert "torch" not in caught.value.detail
+    assert "plumbline-train --debug fit" in caught.value.detail
+    assert caught.value.__cause__ is not None
 
 
 def test_metadata_holds_the_essentials_of_the_manifest(exported: Exported) -> None:

@@ -93,9 +93,11 @@ def test_metadata_of_the_graph_equals_the_manifest(trained: Trained) -> None:
 
 @pytest.mark.slow
 def test_manifest_holds_the_figures_of_the_evaluation(trained: Trained) -> None:
-    assert trained.evaluation is not None
-    assert trained.bundle.manifest.evaluation == trained.evaluation.figures
-    assert trained.evaluation.version == trained.bundle.version
+    evaluation = trained.require_evaluation()
+    assert trained.bundle.manifest.evaluation == evaluation.figures
+    assert evaluation.version == trained.bundle.version
+    with pytest.raises(ValueError, match="did not ask for an evaluation"):
+        dataclasses.replace(trained, evaluation=None).require_evaluation()
 
 
 @pytest.mark.slow

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from training.cli.console import console, one_line_errors
+from training.cli.console import console, one_line_errors, shown
 from training.cli.interrupt import Interrupt
 from training.cli.options import DEVICE_HELP, Device, method_options
 from training.cli.progress import ProgressBars
@@ -92,7 +91,7 @@ def compare_command(
         with ProgressBars() as bars:
             compare(data, cells, out, lambda cell: bars.titled(cell.name), interrupt.should_stop)
     console.print((out / "comparison.md").read_text(), soft_wrap=True)
-    console.print(f"Also: {escape(str(out / 'comparison.html'))}, comparison.md and comparison.json", soft_wrap=True)
+    console.print(f"Also: {shown(out / 'comparison.html')}, comparison.md and comparison.json", soft_wrap=True)
 
 
 def _check_alone(files: Sequence[Path], *options: Sequence[str] | None) -> None:

@@ -8,13 +8,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from service.errors import PlumblineError
-from service.inspection.image_files import path_text
+from service.inspection.image_files import console_text
 
 BAD_INPUT = 2
 INTERRUPTED = 130
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+def shown(text: object) -> str:
+    """Return a path or another text as one line, escaped for the markup of the consoles."""
+    return escape(console_text(str(text)))
 
 
 @contextmanager
@@ -30,5 +35,5 @@ def one_line_errors() -> Iterator[None]:
         )
     else:
         return
-    errors.print(f"[red]error:[/] {escape(path_text(' '.join(reason.split())))}", soft_wrap=True)
+    errors.print(f"[red]error:[/] {shown(reason)}", soft_wrap=True)
     raise typer.Exit(BAD_INPUT)

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from training.cli.console import console, one_line_errors
+from training.cli.console import console, one_line_errors, shown
 from training.cli.progress import ProgressBars
 from training.errors import InvalidOption
 
@@ -47,5 +46,5 @@ def evaluate_command(
             inspector.close()
     console.print(summary_table(evaluation))
     for note in evaluation.notes:
-        console.print(f"Note: {escape(note)}.")
-    console.print(f"Report: {escape(str(folder / 'report.html'))}", soft_wrap=True)
+        console.print(f"Note: {shown(note)}.")
+    console.print(f"Report: {shown(folder / 'report.html')}", soft_wrap=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from service.inspection.calibration import (
     DEFAULT_FAIL_ALPHA,
@@ -18,7 +17,7 @@ from service.inspection.calibration import (
     smallest_alpha,
 )
 from service.inspection.runtime.threads import cpu_quota
-from training.cli.console import console, one_line_errors
+from training.cli.console import console, one_line_errors, shown
 from training.cli.interrupt import Interrupt
 from training.cli.options import DEVICE_HELP, Augmentation, Device, Groups, method_options
 from training.cli.progress import ProgressBars
@@ -201,6 +200,6 @@ def _report(trained: "Trained", models: Path) -> None:
         )
     notes = [f"Weak bundle: {reason}." for reason in bundle.manifest.training.weak] + describe_card(bundle.card)
     for note in notes:
-        console.print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
+        console.print(f"[yellow]Note:[/] {shown(note)}", soft_wrap=True)
     for title, text in lines.items():
-        console.print(f"[bold]{title:<12}[/] {escape(text)}", soft_wrap=True)
+        console.print(f"[bold]{title:<12}[/] {shown(text)}", soft_wrap=True)

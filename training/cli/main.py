@@ -1,7 +1,9 @@
 """`plumbline-train`: train, evaluate and compare anomaly detection methods."""
 
+import logging
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -24,11 +26,18 @@ app.command("compare")(compare_command)
 
 
 @app.callback()
-def configure_libraries() -> None:
+def configure_libraries(
+    *, debug: Annotated[bool, typer.Option("--debug", help="Also print the messages of libraries that fail.")] = False
+) -> None:
     """Set the process-wide options of the image libraries before any command runs."""
     from service.inspection.runtime.configure import configure
 
     configure()
+    if debug:
+        for name in ("training", "service"):
+            logger = logging.getLogger(name)
+            logger.setLevel(logging.DEBUG)
+            logger.addHandler(logging.StreamHandler())
 
 
 def spread_lists(arguments: Sequence[str]) -> list[str]:

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from training.cli.console import errors
+from training.cli.console import errors, shown
 
 WIDE = 110  # columns of a terminal in which bars of full width fit
 
@@ -38,24 +37,24 @@ class ProgressBars:
         """Remove the bars, print a title, and return this object for the next run."""
         for task in self._progress.task_ids:
             self._progress.remove_task(task)
-        errors.print(f"[bold]{escape(name)}[/]")
+        errors.print(f"[bold]{shown(name)}[/]")
         return self
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
-        errors.print(escape(text), soft_wrap=True)
+        errors.print(shown(text), soft_wrap=True)
 
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
         """Add a bar for a stage of `total` items and return the function that updates it."""
         task = self._progress.add_task(title, total=total, note="")
-        shown = 0
+        reported = 0
 
         def advance(done: int, note: str) -> None:
-            nonlocal shown
+            nonlocal reported
             self._progress.update(task, completed=done, note=note)
             # Bars are drawn on terminals only. In a log file every tenth of a stage is one line.
-            if not errors.is_terminal and 10 * done // total > shown:
-                shown = 10 * done // total
+            if not errors.is_terminal and 10 * done // total > reported:
+                reported = 10 * done // total
                 errors.print(f"{title} {done}/{total} {note}")
 
         return advance

@@ -125,15 +125,15 @@ def _run(data: Path, cell: Cell, out: Path, reporter: Reporter, should_stop: Cal
         allow_weak=True,  # a comparison shows weak methods as well
     )
     trained = train(request, reporter, should_stop)
-    assert trained.evaluation is not None  # requested by `evaluate`
+    evaluation = trained.require_evaluation()
     inspector = Inspector.load(trained.bundle.path, inspector_options(cell.config.threads))
     try:
-        write_report(trained.evaluation, inspector, folder / "report.html")
+        write_report(evaluation, inspector, folder / "report.html")
         _draw_overlays(inspector, scan_test(source), folder)
     finally:
         inspector.close()
     result = Result(
-        figures=trained.evaluation.figures,
+        figures=evaluation.figures,
         train_seconds=round(trained.seconds, 1),
         cpu_seconds=round(trained.cpu_seconds, 1),
         parameters=_parameters(trained.bundle),

@@ -44,6 +44,7 @@ class InspectionCalls(Connection):
         lot: str | None = None,
         captured_at: datetime | None = None,
         buffer: CameraBuffer | None = None,
+        idempotency_key: str | None = None,
     ) -> Inspection:
         """Inspect an image.
 
@@ -55,13 +56,16 @@ class InspectionCalls(Connection):
             lot: Lot or order that the part belongs to.
             captured_at: Time of capture, with time zone.
             buffer: Layout of the camera buffer; None if `image` is an encoded image.
+            idempotency_key: Names this request, so that a program that sends it again after a failure, or after its own
+                restart, gets the inspection of the first attempt; the same for the same image only. None for a new
+                random key, which all attempts of this call share.
 
         Raises:
             ServiceProblem: The image could not be inspected; the problem states the reason.
             ServiceUnreachable: No response arrived.
         """
         part = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
-        return self._load(Inspection, inspect_call(product, image, part, buffer))
+        return self._load(Inspection, inspect_call(product, image, part, buffer, idempotency_key))
 
     def inspect_batch(
         self,
@@ -72,6 +76,7 @@ class InspectionCalls(Connection):
         station: str | None = None,
         lot: str | None = None,
         buffer: CameraBuffer | None = None,
+        idempotency_key: str | None = None,
     ) -> BatchResult:
         """Inspect several images in one request.
 
@@ -82,6 +87,7 @@ class InspectionCalls(Connection):
             station: Station that captured the images.
             lot: Lot or order that the part belongs to.
             buffer: Layout of the camera buffers; None if the images are encoded.
+            idempotency_key: As for `inspect`; a request that is sent again must have the same images in the same order.
 
         Returns:
             For each image, in the order of `images`, the inspection or the problem.
@@ -93,7 +99,7 @@ class InspectionCalls(Connection):
         """
         part = {"part_id": part_id, "station": station, "lot": lot}
         named = run_blocking(read_images, images)
-        return self._load(BatchResult, batch_call(product, named, part, buffer))
+        return self._load(BatchResult, batch_call(product, named, part, buffer, idempotency_key))
 
     def inspection(self, inspection_id: str) -> Inspection:
         """Return a stored inspection."""

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.api.http.problems import BodyLimitExceeded
-from service.errors import InvalidRequest, UnsupportedMediaType, list_violations
+from service.errors import InvalidRequest, UnsupportedMediaType
 from service.inspection.decoding.formats import MEDIA_TYPES
 
 RAW_MEDIA_TYPES = (*MEDIA_TYPES, "application/octet-stream")
@@ -115,8 +115,8 @@ def validate_as(model: type[ModelT], given: bytes | Mapping[str, str], location:
     try:
         return model.model_validate_json(given) if isinstance(given, bytes) else model.model_validate(given)
     except ValidationError as error:
-        violations = [{**item, "loc": (location, *item["loc"])} for item in list_violations(error)]
-        raise RequestValidationError(violations) from error
+        items = error.errors(include_url=False)
+        raise RequestValidationError([{**item, "loc": (location, *item["loc"])} for item in items]) from error
 
 
 async def receive_file(request: Request, file: IO[bytes], timeout_s: float) -> None:

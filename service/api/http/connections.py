@@ -8,11 +8,11 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
-from service.monitoring.metrics import Metrics
+from service.monitoring.metrics import CloseReason, Metrics
 from service.serving.memory_budget import MemoryBudget
 from service.settings import Settings
 
@@ -28,9 +28,6 @@ _MIN_CONNECTIONS = 8
 _SWEEP_S = 0.5
 _LINGER_S = 0.5
 _MAX_LINGERING = 8
-
-CloseReason = Literal["limit", "replaced", "idle", "headers", "write", "malformed", "frame_memory"]
-
 
 IDLE, STALLED, RECEIVING = range(3)
 """Kinds of connections that can be closed for a new one, the best first."""

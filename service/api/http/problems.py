@@ -33,16 +33,16 @@ from service.api.http.errors import (
     RouteNotFound,
 )
 from service.api.http.server_paths import hide_paths, hide_paths_in
-from service.api.http.unknown_names import UNKNOWN, explain
+from service.api.http.unknown_names import describe_violation
 from service.errors import (
     InvalidRequest,
     MemoryBudgetExceeded,
     PlumblineError,
     ShuttingDown,
     TooManyConnections,
-    describe_violations,
 )
 from service.schemas.problem import TYPE_PREFIX
+from service.schemas.violations import describe_violations
 
 log = structlog.get_logger(__name__)
 
@@ -187,13 +187,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        # `input` is left out: it repeats what the client sent, of any size.
-        errors = [
-            {"loc": item["loc"], "msg": item["msg"].removeprefix("Value error, "), "type": item["type"]}
-            if item["type"] != UNKNOWN
-            else {"loc": item["loc"], "msg": explain(request, item["loc"]), "type": item["type"]}
-            for item in error.errors()
-        ]
+        errors = [describe_violation(request, item) for item in error.errors()]
         what = describe_violations(errors)
         problem = InvalidRequest(f"The request does not match its documented schema: {what}.", errors)
         return ProblemResponse(problem, request_id(request.scope), close=not body_was_read(request.scope))
@@ -306,5 +300,8 @@ _EVERY_ROUTE = (
     ShuttingDown,
 )
 RETRY_HEADERS = {
-    "Retry-After": {"description": "Seconds to wait before the next attempt.", "schema": {"type": "integer"}}
+    "Retry-After": {
+        "description": "Seconds to wait before the next attempt. Absent if waiting does not help.",
+        "schema": {"type": "integer"},
+    }
 }

@@ -11,7 +11,8 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import HTTPConnection
 
-from service.api.http.unknown_names import UNKNOWN, known_names
+from service.api.http.unknown_names import parameter_names
+from service.schemas.violations import OWN, UNKNOWN
 
 _WRONG_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
@@ -34,7 +35,7 @@ def require_declared_query(connection: HTTPConnection) -> None:
         names = [name for name, _ in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")]
     except UnicodeDecodeError as error:
         raise RequestValidationError([_violation("is not percent-encoded UTF-8")]) from error
-    declared = known_names(Request(connection.scope), ("query", ""))
+    declared = parameter_names(Request(connection.scope))
     violations: list[dict[str, Any]] = []
     for name, count in Counter(names).items():
         if name not in declared:
@@ -46,4 +47,4 @@ def require_declared_query(connection: HTTPConnection) -> None:
 
 
 def _violation(message: str, *name: str) -> dict[str, Any]:
-    return {"loc": ("query", *name), "msg": message, "type": "invalid_query"}
+    return {"loc": ("query", *name), "msg": message, "type": OWN}

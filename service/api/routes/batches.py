@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import ArchiveSpaceDep, BodyMemoryDep, ClientDep, InspectionsDep, SettingsDep
+from service.api.deps import ArchiveSpaceDep, BodyMemoryDep, ClientDep, InspectionsDep, PrincipalDep, SettingsDep
 from service.api.http.body_limit import IMAGES, limit_body
 from service.api.http.forms import MULTIPART
 from service.api.http.image_source import ImageSource
@@ -21,14 +21,14 @@ from service.api.http.problems import (
     request_id,
 )
 from service.api.mapping import to_item
-from service.api.parameters import ProductPath, part_record
+from service.api.parameters import IdempotencyHeader, ProductPath, part_record
 from service.api.responses import BINARY, IMAGES_FORM, INSPECT_ERRORS
 from service.errors import BadArchive, InvalidRequest, PlumblineError, TooManyImages
 from service.schemas.batch import BatchItem, BatchResult
 from service.schemas.common import BufferHeaders, PartFields
 from service.schemas.problem import Problem
-from service.serving.batch import inspect_in_order
-from service.serving.image import StatedBuffer
+from service.serving.batch import inspect_in_order, with_keys
+from service.serving.image import RequestKey, StatedBuffer
 from service.untrusted_zip import MEDIA_TYPE as ZIP
 
 router = APIRouter(tags=["inspections"])
@@ -59,6 +59,8 @@ async def inspect_batch(
     client: ClientDep,
     memory: BodyMemoryDep,
     space: ArchiveSpaceDep,
+    principal: PrincipalDep,
+    idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Inspect several images and return one item per image, in their order.
 
@@ -66,10 +68,15 @@ async def inspect_batch(
     parameters and, for camera buffers, the headers apply to all images. Images of a form are inspected while the body
     is received, a few at a time, so memory does not grow with the number of images. If the body is incomplete, the
     images received before are inspected and the last item contains the problem; if there were none, the request fails.
+
+    A request with the header `Idempotency-Key` that is sent again inspects only those images that the first one did not
+    inspect; the others have the inspections of the first one. The images must be the same, in the same order.
     """
     stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
     inspections.require_usable(product, stated)
     frames = ImageSource(request, settings, memory, space, part_record(request, part), stated).images()
+    if idempotency_key is not None:
+        frames = with_keys(frames, RequestKey(principal.id, idempotency_key))
     items: list[BatchItem] = []
     name = request_id(request.scope)
     try:

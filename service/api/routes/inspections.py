@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import ArtefactsDep, ClientDep, InspectionsDep
+from service.api.deps import ArtefactsDep, ClientDep, InspectionsDep, PrincipalDep
 from service.api.http.bodies import RAW_MEDIA_TYPES, receive_upload
 from service.api.http.body_limit import IMAGE, limit_body
 from service.api.http.clients import wait_for_disconnect
@@ -19,7 +19,7 @@ from service.api.http.forms import IMAGE_FIELD, MULTIPART
 from service.api.http.negotiation import negotiate
 from service.api.http.problems import problem_responses
 from service.api.mapping import to_inspection
-from service.api.parameters import InspectionPath, ProductPath, part_record
+from service.api.parameters import IdempotencyHeader, InspectionPath, ProductPath, part_record
 from service.api.responses import (
     BINARY,
     BUFFER_HEADERS,
@@ -30,19 +30,27 @@ from service.api.responses import (
     location_header,
     verdict_headers,
 )
+from service.deployment.errors import UnknownProduct
 from service.errors import InvalidRequest, QueueFull
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
 from service.schemas.common import BufferHeaders, Label, PartFields
 from service.schemas.inspection import Inspection, InspectionPage
-from service.serving.image import Image, StatedBuffer
-from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection
+from service.serving.image import Image, RequestKey, StatedBuffer
+from service.store.errors import ArtefactGone, IdempotencyKeyUsed, NotJudged, StoreUnavailable, UnknownInspection
 from service.store.inspections import InspectionFilter
 
 router = APIRouter(tags=["inspections"])
 
 _JSON = "application/json"
 _NPY = "application/x-npy"
+REPLAYED = "Idempotency-Replayed"
+REPLAYED_HEADER = {
+    REPLAYED: {
+        "description": "`true` if an earlier request with the same `Idempotency-Key` made the inspection.",
+        "schema": {"type": "string"},
+    }
+}
 _ID_ERRORS = (UnknownInspection, InvalidRequest, StoreUnavailable)
 _FORM = {
     "type": "object",
@@ -76,9 +84,9 @@ _FORM = {
             "description": "The stored inspection, as JSON or as the heatmap with the decision in the headers.",
             "model": Inspection,
             "content": {name: {"schema": BINARY} for name in HEATMAP_MEDIA_TYPES},
-            "headers": location_header("the stored inspection") | VERDICT_HEADERS,
+            "headers": location_header("the stored inspection") | VERDICT_HEADERS | REPLAYED_HEADER,
         },
-        **problem_responses(NotAcceptable, *INSPECT_ERRORS),
+        **problem_responses(NotAcceptable, IdempotencyKeyUsed, *INSPECT_ERRORS),
     },
 )
 @limit_body(IMAGE)
@@ -90,6 +98,8 @@ async def inspect(
     inspections: InspectionsDep,
     artefacts: ArtefactsDep,
     client: ClientDep,
+    principal: PrincipalDep,
+    idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Inspect one image and return the stored inspection.
 
@@ -104,6 +114,10 @@ async def inspect(
     With `Accept: image/png`, `image/jpeg` or `image/webp` the response is the heatmap drawn over the image, and the
     `X-Plumbline-*` headers contain the decision. If the client disconnects while its image waits in the queue, the
     image is not inspected; if it disconnects later, the inspection is stored nevertheless.
+
+    A request with the header `Idempotency-Key` that is sent again returns the inspection of the first one, with the
+    header `Idempotency-Replayed: true`, also after a crash of the service. Use a new key for every image. Keys are
+    remembered for PLUMBLINE_IDEMPOTENCY_HOURS.
     """
     inspections.require_ready(product)
     media_type = negotiate(request.headers.get("accept"), (_JSON, *artefacts.heatmap_media_types))
@@ -111,14 +125,18 @@ async def inspect(
         stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
         inspections.require_usable(product, stated)
         upload = await receive_upload(request)
-        image = Image(upload.image, part_record(request, part, upload.fields), stated)
+        key = None if idempotency_key is None else RequestKey(principal.id, idempotency_key)
+        image = Image(upload.image, part_record(request, part, upload.fields), stated, key)
         async with inspections.turn(client, partial(wait_for_disconnect, request.receive)) as since:
-            record = await inspections.inspect(product, image, since)
+            inspected = await inspections.inspect_once(product, image, since)
+            record = inspected.record
             if media_type == _JSON:
                 content = to_inspection(record).model_dump_json().encode()
             else:
                 content = await artefacts.draw_admitted(record, media_type)
     headers = {"Location": f"/v1/inspections/{record.id}", **verdict_headers(record)}
+    if inspected.is_replayed:
+        headers[REPLAYED] = "true"
     return Response(content, 201, headers, media_type)
 
 
@@ -126,7 +144,7 @@ async def inspect(
     "/v1/inspections",
     operation_id="list_inspections",
     summary="List inspections",
-    responses=problem_responses(InvalidRequest, StoreUnavailable),
+    responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
 )
 def list_inspections(
     inspections: InspectionsDep,
@@ -138,7 +156,10 @@ def list_inspections(
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of inspections on the page.")] = 50,
 ) -> InspectionPage:
-    """Return stored inspections page by page, newest first."""
+    """Return stored inspections page by page, newest first.
+
+    A product that was removed from the model repository is still listed if inspections of it are stored.
+    """
     which = InspectionFilter(product=product, decision=decision, part_id=part_id)
     page = inspections.search(which, cursor, limit)
     return InspectionPage(items=[to_inspection(record) for record in page.items], next_cursor=page.next_cursor)

@@ -23,8 +23,6 @@ from service.errors import (
     InvalidRequest,
     ShuttingDown,
     UnsupportedMediaType,
-    describe_violations,
-    list_violations,
 )
 from service.proposals.errors import ProposalOutdated, UnknownProposal
 from service.recipes.errors import InvalidRecipe
@@ -40,6 +38,7 @@ from service.schemas.recipe import (
     RecipeRevert,
     Signature,
 )
+from service.schemas.violations import describe_violations, list_violations
 from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
 from service.store.records import RecipeRevision
 
@@ -117,10 +116,15 @@ def change_recipe(
     body: Annotated[_Body, Depends(_recipe_body)],
     recipes: RecipesDep,
     author: Annotated[
-        Label | None, Query(description="Person who imports a file; overrides the author in the file.")
+        Label | None,
+        Query(description="Person who imports a TOML file; overrides the author in the file. As JSON: in the body."),
     ] = None,
     reason: Annotated[
-        str | None, Query(max_length=1000, description="Reason for the change; overrides the reason in the file.")
+        str | None,
+        Query(
+            max_length=1000,
+            description="Reason for a change as TOML; overrides the reason in the file. As JSON: in the body.",
+        ),
     ] = None,
     if_match: IfMatch = None,
 ) -> Response:
@@ -137,6 +141,7 @@ def change_recipe(
     The resulting recipe is validated as a whole. If it is not valid, nothing changes.
     """
     if body.media_type == JSON:
+        _require_signature_in_body(author=author, reason=reason)
         change = validate_as(RecipeChange, body.data, "body")
         expected = _expected_revision(if_match, change.expected_revision)
         return _response(recipes.change(product, change, expected), None)
@@ -222,11 +227,32 @@ def revert_recipe(
     return _response(recipes.revert(product, revision, revert.author, revert.reason, expected), None)
 
 
+def _require_signature_in_body(**query: str | None) -> None:
+    """Refuse a change as JSON with its author or reason in the query, where they would be ignored.
+
+    Raises:
+        InvalidRequest: They are in the query.
+    """
+    message = "belongs into the body of a change as JSON; the query parameter is for TOML files"
+    errors = [
+        {"loc": ["query", name], "msg": message, "type": "invalid_query"}
+        for name, value in query.items()
+        if value is not None
+    ]
+    if errors:
+        names = " and ".join(f"`{error['loc'][1]}`" for error in errors)
+        raise InvalidRequest(
+            f"{names} in the query are for TOML files. In a change as JSON, `author` and `reason` belong into the "
+            'body: {"author": "...", "reason": "...", ...}.',
+            errors,
+        )
+
+
 def _signature(author: str | None, reason: str | None) -> Signature:
     try:
         return Signature.model_validate({"author": author, "reason": reason})
     except ValidationError as error:
-        what = describe_violations(list_violations(error))
+        what = describe_violations(list_violations(error, Signature))
         raise InvalidRequest(
             f"The import has no valid author and reason: {what}. State them with the query parameters `author` and "
             "`reason`, or in the file."

@@ -21,8 +21,6 @@ from service.errors import (
     MemoryBudgetExceeded,
     PlumblineError,
     StreamIdle,
-    describe_violations,
-    list_violations,
 )
 from service.schemas.common import PartFields
 from service.schemas.problem import Problem
@@ -37,6 +35,7 @@ from service.schemas.stream import (
     StreamFailure,
     StreamResult,
 )
+from service.schemas.violations import describe_violations, list_violations
 from service.serving.batch import IN_FLIGHT, Frame, inspect_in_order
 from service.serving.image import Image, StatedBuffer
 from service.serving.memory_budget import MemoryBudget
@@ -228,7 +227,7 @@ def _parse(model: TypeAdapter[MessageT], text: str) -> MessageT:
     try:
         return model.validate_json(text)
     except ValidationError as error:
-        violations = list_violations(error)
+        violations = list_violations(error, model)
         reason = f"The message does not match the stream protocol (docs/stream.md): {describe_violations(violations)}."
         raise InvalidRequest(reason, violations) from error
 

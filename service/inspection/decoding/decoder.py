@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from service import file_formats
 from service.errors import BodyTooLarge, PlumblineError
 from service.inspection.decoding import bmp, formats, jpeg, png, tiff, webp
 from service.inspection.decoding.pixel_formats import DEFAULT_RULES, RAW_MEDIA_TYPE, PixelRules
@@ -90,9 +91,17 @@ def read_media_type(data: bytes, rules: PixelRules = DEFAULT_RULES) -> str:
         return RAW_MEDIA_TYPE
     media_type = formats.detect(data)
     if media_type is None:
-        found = f"it begins with the bytes {data[:8].hex(' ')}" if data else "it is empty"
-        raise NotAnImage(found, formats.MEDIA_TYPES)
+        raise NotAnImage(_describe(data), formats.MEDIA_TYPES)
     return media_type
+
+
+def _describe(data: bytes) -> str:
+    """Return what data that is not in a supported format is, and what to do."""
+    if not data:
+        return "it is empty; check that the file was written and transferred completely"
+    if found := file_formats.detect(data):
+        return f"it is {found.name}; {found.advice}"
+    return f"it begins with the bytes {data[:8].hex(' ')}, which no known format has; a camera buffer needs its layout"
 
 
 def read_header(data: bytes, rules: PixelRules = DEFAULT_RULES) -> ImageHeader:

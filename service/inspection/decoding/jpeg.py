@@ -6,8 +6,10 @@ strict mode, in which every warning about the coded data is an error.
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +22,25 @@ from service.inspection.decoding.jpeg_file import JpegFile, Marker, Scan
 from service.inspection.decoding.samples import Samples
 from service.inspection.errors import CorruptImage, ImageTooComplex, UnsupportedImage
 
+_log = logging.getLogger(__name__)
 _STRAY_BYTES = re.compile(r"(\d+) extraneous bytes before marker")
-_NOT_IMPLEMENTED = re.compile(r"unsupported|not implemented|not supported|subsampling", re.IGNORECASE)
+# Messages of libjpeg-turbo about features that it does not support, and about damage, with our own texts.
+_FEATURES: Mapping[str, str] = {
+    "subsampling": "its chroma subsampling is unusual; 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1 and 4:4:1 are read",
+    "not implemented": "its coding is not supported; baseline and progressive Huffman coding are read",
+    "unsupported": "its coding is not supported; baseline and progressive Huffman coding are read",
+    "not supported": "its coding is not supported; baseline and progressive Huffman coding are read",
+}
+_DAMAGE: Mapping[str, str] = {
+    "premature end": "its coded data ends too early",
+    "bad huffman code": "its coded data contains an impossible code",
+    "found marker": "a restart marker is missing or out of order",
+    "huffman table": "a Huffman table is missing or damaged",
+    "dht": "a Huffman table is missing or damaged",
+    "quantization table": "a quantization table is missing or damaged",
+    "dqt": "a quantization table is missing or damaged",
+    "progressi": "its progressive scans are inconsistent",
+}
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 _MAX_TOLERANT_INTERVALS = 10_000
 _MAX_STRAY_BYTES = 64  # of one restart interval
@@ -93,15 +112,21 @@ def _decode(file: JpegFile) -> Samples:
         message = str(error)
         if found := _STRAY_BYTES.search(message):
             raise _StrayBytes(int(found[1])) from error
-        if _NOT_IMPLEMENTED.search(message):
-            raise UnsupportedImage(JPEG, f"the decoder reports: {message}") from error
-        raise CorruptImage(JPEG, f"the decoder reports: {message}") from error
+        _log.debug("libjpeg-turbo refuses the image: %s", message)
+        if feature := _text_for(message, _FEATURES):
+            raise UnsupportedImage(JPEG, feature) from error
+        raise CorruptImage(JPEG, _text_for(message, _DAMAGE) or "its coded data is damaged") from error
     if file.colour == "gray":
         return samples[..., 0]
     if colorspace == "CMYK":
         # The Adobe marker states that the values are inverted.
         return np.asarray(Image.fromarray(255 - samples, "CMYK").convert("RGB"))
     return samples
+
+
+def _text_for(message: str, texts: Mapping[str, str]) -> str | None:
+    """Return our text for a message of the decoder, or None if there is none."""
+    return next((text for part, text in texts.items() if part in message.lower()), None)
 
 
 def _decode_tolerantly(file: JpegFile) -> Samples:

@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from service.file_formats import detect_raw
 from service.inspection.decoding.formats import TIFF, TIFF_SIGNATURES, check_size
 from service.inspection.decoding.samples import Samples
-from service.inspection.decoding.tiff_tags import Page, Tag, missing, read_pages
+from service.inspection.decoding.tiff_tags import DNG_VERSION, Page, Tag, missing, read_pages
 from service.inspection.errors import CorruptImage, ImageTooComplex, TooManyPixels, UnsupportedImage
 
 _NO_COMPRESSION, _LZW, _ADOBE_DEFLATE, _PACKBITS, _DEFLATE = 1, 5, 8, 32773, 32946
@@ -35,6 +36,7 @@ _COMPRESSION_NAMES = {
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK = 0, 1, 2, 3, 5
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4}  # with their number of samples
 _COLOUR_NAMES = {4: "a transparency mask", 6: "YCbCr", 8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32803: "CFA"}
+_CFA, _LINEAR_RAW = 32803, 34892
 _FORMAT_NAMES = {2: "INT", 3: "IEEEFP", 4: "VOID", 5: "COMPLEXINT", 6: "COMPLEXIEEEFP"}
 _BITS = (1, 2, 4, 8, 12, 16)
 _SEPARATE = 2
@@ -128,12 +130,21 @@ def read_samples(data: bytes, max_pixels: int) -> tuple[Samples, int]:
 
 
 def _main_page(data: bytes) -> Page:
-    pages = [page for page in read_pages(data) if _is_full_image(page)]
+    every = read_pages(data)
+    pages = [page for page in every if _is_full_image(page)]
+    raw = detect_raw(data, DNG_VERSION in every[0])
+    # The images that RAW files contain beside the data of the sensor are previews.
+    if raw and (not pages or DNG_VERSION not in every[0] or _is_sensor_data(pages[0])):
+        raise UnsupportedImage(TIFF, f"it is {raw.name}; {raw.advice}")
     if not pages:
         raise UnsupportedImage(TIFF, "its pages are thumbnails or masks, and none of them is the full image")
     if all(page.count(Tag.PageNumber) == 2 for page in pages):
         return min(pages, key=lambda page: int(page.values(Tag.PageNumber, 2)[0]))
     return pages[0]
+
+
+def _is_sensor_data(page: Page) -> bool:
+    return page.value(Tag.PhotometricInterpretation, _RGB) in (_CFA, _LINEAR_RAW)
 
 
 def _is_full_image(page: Page) -> bool:

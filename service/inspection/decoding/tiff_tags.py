@@ -25,6 +25,10 @@ _TYPE_BYTES: Mapping[int, int] = {
 }  # fmt: skip
 
 
+DNG_VERSION = 50706
+"""The tag that marks a DNG file. It determines no pixels."""
+
+
 class Tag(IntEnum):
     """The tags that determine pixels, under their names in the specification."""
 
@@ -80,7 +84,7 @@ class Page:
         self.order = order
         self._entries = entries
 
-    def __contains__(self, tag: Tag) -> bool:
+    def __contains__(self, tag: int) -> bool:
         return tag in self._entries
 
     def kind(self, tag: Tag) -> int:

@@ -18,6 +18,8 @@ _DESIGN_WIDTH = 640
 _NARROWEST = 320
 _MARGIN, _LINE, _BAR = 12, 28, 16
 _LARGEST_FACTOR = 8
+# The font of OpenCV has ASCII characters only.
+_SUBSTITUTES = str.maketrans({"×": "x", "≤": "<=", "≥": ">=", "–": "-", "°": " deg"})
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Legend:
         score: Image score; None for an invalid image.
         p_value: p-value of the score; None for an invalid image.
         by_score: The decision without region filters, if it differs.
-        reasons: Why the quality check rejected the image.
+        reasons: Why the quality check rejected the image, as sentences.
         scale: Scale of the heatmap; None for an invalid image, which has no colours.
         colormap: One of `COLORMAPS`.
     """
@@ -42,7 +44,7 @@ class Legend:
     score: float | None = None
     p_value: float | None = None
     by_score: str | None = None
-    reasons: str = ""
+    reasons: tuple[str, ...] = ()
     scale: HeatmapScale | None = None
     colormap: str = DEFAULT_COLORMAP
 
@@ -52,7 +54,7 @@ class Legend:
         if self.by_score is not None and self.by_score != self.decision:
             verdict += f" ({self.by_score} without region filters)"
         if self.score is None:
-            return [verdict, self.reasons or "rejected by the quality check"]
+            return [verdict, *(_ascii(reason) for reason in self.reasons or ("rejected by the quality check",))]
         p_value = "" if self.p_value is None else f", p-value {self.p_value:.3g}"
         return [
             verdict,
@@ -84,13 +86,18 @@ def draw_legend(image: UInt8Image, legend: Legend) -> UInt8Image:
 
 def _panel(legend: Legend, width: int, factor: float) -> UInt8Image:
     margin, line, bar = (round(size * factor) for size in (_MARGIN, _LINE, _BAR))
-    texts = legend.lines()
+    sizes = (factor * 0.85, factor * 0.6)
+    verdict, *grounds = legend.lines()
+    # Sentences are wrapped; figures stay on one line, which `_write` makes smaller if necessary.
+    if legend.score is None:
+        grounds = [part for text in grounds for part in _wrapped(text, sizes[1], width - 2 * margin)]
+    texts = [verdict, *grounds]
     height = 2 * margin + line * len(texts) + (0 if legend.scale is None else margin + bar + 2 * line)
     panel: UInt8Image = np.full((height, width, 3), _BACKGROUND, np.uint8)
     baseline = margin
     for number, text in enumerate(texts):
         baseline += line
-        largest = factor * (0.85 if number == 0 else 0.6)
+        largest = sizes[min(number, 1)]
         _write(panel, text, (margin, baseline - line // 3), largest, _TEXT, width - 2 * margin, bold=number == 0)
     if legend.scale is not None:
         _scale_bar(panel, legend, legend.scale, baseline + margin, margin, factor)
@@ -125,6 +132,21 @@ def _write(
     """Write a line of text, smaller where it would be longer than `space` pixels."""
     size = _fitting(text, size, space)
     cv2.putText(panel, text, at, _FONT, size, colour, max(1, round(size * (2.4 if bold else 1.5))), cv2.LINE_AA)
+
+
+def _wrapped(text: str, size: float, space: int) -> list[str]:
+    """Return a text as lines that are at most `space` pixels long, except for single words that are longer."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and _text_width(f"{lines[-1]} {word}", size) <= space:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def _ascii(text: str) -> str:
+    return text.translate(_SUBSTITUTES).encode("ascii", "replace").decode("ascii")
 
 
 def _fitting(text: str, size: float, space: int) -> float:

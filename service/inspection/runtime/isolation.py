@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,6 +36,16 @@ log = structlog.get_logger(__name__)
 _COMMAND = (sys.executable, "-P", "-m", "service.inspection.runtime.self_test_process")
 _ROOT = Path(service.__file__).parent.parent
 _MAX_REASON = 500
+# ONNX Runtime names the operator at which it stopped in one of these ways.
+_OPERATOR = re.compile(
+    r"In Node, \([^,]*, (\w{1,50}),|running (\w{1,50}) node|implementation for (\w{1,50})\(|registered for (\w{1,50})"
+)
+# By the stage of the self-test. The message of ONNX Runtime is for the log.
+_FAILURES = {
+    "open": "ONNX Runtime cannot open it, because an operator is not supported or its inputs do not fit.",
+    "golden": "ONNX Runtime stops with an error at a golden sample.",
+    "batch": "it does not return one result per image for a batch of {batch} images; its batch axis must be dynamic.",
+}
 
 
 @dataclass(frozen=True)
@@ -98,8 +109,12 @@ class IsolatedSelfTest:
         if result.get("out_of_memory"):
             raise self._out_of_memory(bundle.path)
         if "error" in result:
-            reason = str(result["error"])[:_MAX_REASON]
-            raise BundleInvalid(bundle.path, f"its graph cannot be run in the self-test ({reason}).")
+            text = str(result["error"])[:_MAX_REASON]
+            log.debug("self-test failed", path=str(bundle.path), error=text)
+            reason = _FAILURES[result["stage"]].format(batch=max_batch)
+            found = _OPERATOR.search(text)
+            where = f" The operator is {found[found.lastindex]!r}." if found and found.lastindex else ""
+            raise BundleInvalid(bundle.path, f"its graph cannot be run in the self-test: {reason}{where}")
         return float(result["difference"])
 
     def close(self) -> None:

@@ -26,30 +26,38 @@ def main() -> None:
     request: dict[str, Any] = json.loads(source.readline())
     _limit(request["timeout_s"], request["cpu_s"], request["memory_bytes"], in_background=request["in_background"])
     result: dict[str, Any]
+    stage = ["open"]
     try:
-        result = {"difference": _run(request, source)}
+        result = {"difference": _run(request, source, stage)}
     except MemoryError:
         result = {"out_of_memory": True}
     except Exception as error:  # noqa: BLE001 - reported to the service, which refuses the bundle
         text = f"{type(error).__name__}: {error}"
-        result = {"out_of_memory": True} if any(sign in text.lower() for sign in _OUT_OF_MEMORY) else {"error": text}
+        result = {"error": text, "stage": stage[-1]}
+        if any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+            result = {"out_of_memory": True}
     json.dump(result, result_file)
     result_file.flush()
     # Destructors of a damaged runtime cannot change the result any more.
     os._exit(0)
 
 
-def _run(request: dict[str, Any], source: IO[bytes]) -> float:
-    """Run the golden samples and the largest batch; return the largest relative difference."""
+def _run(request: dict[str, Any], source: IO[bytes], stage: list[str]) -> float:
+    """Run the golden samples and the largest batch; return the largest relative difference.
+
+    The names of the stages are appended to `stage`, so that a failure can be located.
+    """
     from service.bundle.golden import GoldenSample
     from service.inspection.runtime.session import GraphSession, SessionOptions
 
     model, *samples = [source.read(size) for size in request["sizes"]]
     session = GraphSession(model, SessionOptions(provider="cpu", threads=request["threads"]))
     del model
+    stage.append("golden")
     shapes = (tuple(request["image_shape"]), tuple(request["map_shape"]))
     difference = session.self_test([GoldenSample.from_bytes(sample, *shapes) for sample in samples])
     # A batch needs the most memory, so the largest one is tried, too.
+    stage.append("batch")
     session.warm_up((request["max_batch"],))
     return difference
 

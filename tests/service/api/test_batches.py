@@ -17,10 +17,10 @@ import pytest
 from plumbline_client import CameraBuffer, Client
 from service.app import begin_drain
 from tests.bundles import SIZE
+from tests.problems import assert_problem
 from tests.running_service import BAD, BOMB, GOOD, RunningService, Serve, encode
 from tests.service.api.test_bodies import BOUNDARY, END, form_part
 from tests.service.api.test_camera_buffers import BAD12, GOOD12
-from tests.service.api.test_problems import assert_problem
 from tests.service.inspection.decoding.test_samples import pack_p
 from tests.serving import service_process
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.problems import assert_problem
 from tests.running_service import GOOD, INSPECT, RunningService
-from tests.service.api.test_problems import assert_problem
 
 BOUNDARY = "frontier"
 

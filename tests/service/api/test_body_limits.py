@@ -11,8 +11,8 @@ from service.api.http.body_limit import BUNDLE, IMAGE, IMAGES, RECIPE, BodyLimit
 from service.app import ROUTERS
 from service.serving.memory_budget import MemoryBudget
 from service.settings import Settings
+from tests.problems import assert_problem
 from tests.running_service import Serve
-from tests.service.api.test_problems import assert_problem
 
 LIMITS = {"max_body_bytes": 2000, "max_call_bytes": 3000, "max_bundle_bytes": 4000}
 

@@ -14,7 +14,7 @@ from service.deployment import uploads
 from tests.running_service import GOOD, INSPECT, RunningService, Serve
 from tests.service.api.test_bundles import PRODUCT, activate, upload
 
-HEAD = b"POST /v1/products/widget/bundles HTTP/1.1\r\nHost: x\r\nContent-Type: application/zip\r\n"
+HEAD = b"POST /v1/products/widget/bundles HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/zip\r\n"
 
 
 def read_problem(response: bytes) -> str:

@@ -19,15 +19,16 @@ from websockets.sync.client import connect as open_websocket
 from service.api.http import body_limit
 from service.api.http.http_protocol import MAX_HEAD_BYTES
 from service.app import begin_drain
+from tests.problems import assert_problem
 from tests.running_service import GOOD, INSPECT, RunningService, Serve, encode
-from tests.service.api.test_problems import assert_problem
 
 OTHER = "127.0.0.2"
 IMAGE = {"content-type": "image/png"}
 
 
 def head(length: int, path: str = INSPECT) -> bytes:
-    return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n".encode()
+    lines = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: image/png", f"Content-Length: {length}", "", "")
+    return "\r\n".join(lines).encode()
 
 
 def connect(service: RunningService, source: str = "127.0.0.1", *, receive_buffer: int | None = None) -> socket.socket:
@@ -93,7 +94,7 @@ def test_client_that_does_not_read_is_disconnected_and_uses_little_memory(
         monkeypatch.setattr(service.services.artefacts, "read_piece", count)
         for _ in range(3):
             connection = clients.enter_context(connect(service, receive_buffer=4096))
-            connection.sendall(f"GET {stored['links']['image']} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            connection.sendall(f"GET {stored['links']['image']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         wait_for(lambda: metric(service, 'http_connections_closed_total{reason="write"}') == 3)
         assert len(read) * 2**18 < 3 * len(image) / 2, "the image was read although nobody received it"
         assert service.client.get(stored["links"]["image"]).content == image
@@ -133,7 +134,7 @@ def test_body_below_the_lowest_rate_is_refused(serve: Serve, monkeypatch: pytest
 def test_idle_connections_and_slow_headers_are_closed(serve: Serve) -> None:
     with serve(idle_timeout_s=0.3, header_timeout_s=0.3) as service, ExitStack() as clients:
         silent, used, slow = (clients.enter_context(connect(service)) for _ in range(3))
-        used.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        used.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         slow.sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
         assert read_all(silent) == b""
         assert read_all(used).startswith(b"HTTP/1.1 200")
@@ -271,7 +272,7 @@ def test_greedy_client_does_not_displace_another_one(serve: Serve) -> None:
 @pytest.mark.slow
 def test_deadline_holds_while_an_image_waits_for_its_turn(serve: Serve) -> None:
     with serve(queue_limit=2, max_batch=1, queue_deadline_s=0.2) as service:
-        with service.admission.enter():
+        with service.occupied():
             assert_problem(service.inspect(), 503, "deadline-exceeded")
         assert service.admission.depth == 0
         assert service.inspect().status_code == 201
@@ -292,20 +293,20 @@ def test_draining_service_responds_and_closes_persistent_connections(serve: Serv
     [
         (b"GARBAGE\r\n\r\n", 400, "malformed-request"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed-request"),  # TLS
-        (b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: x\r\n\r\n", 400, "malformed-request"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "malformed-request"),
-        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400, "malformed-request"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Header: x\r\n\r\n", 400, "malformed-request"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400, "malformed-request"),
+        (b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "malformed-request"),
         (
             head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"zz\r\n",
             400,
             "malformed-request",
         ),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", 431, "headers-too-large"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", 431, "headers-too-large"),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", 431, "headers-too-large"),
-        (b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431, "headers-too-large"),
+        (b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431, "headers-too-large"),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 10**6, 431, "headers-too-large"),  # a header that never ends
         (
-            b"GET /v1/products/widget/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            b"GET /v1/products/widget/stream HTTP/1.1\r\nHost: ::\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
             400,
             "malformed-request",
         ),

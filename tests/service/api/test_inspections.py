@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from pathlib import Path
 from uuid import UUID
 
 import cv2
@@ -204,7 +205,7 @@ def test_list_is_newest_first_and_filtered(service: RunningService) -> None:
 
     assert listed(part_id="filter") == ids[::-1]
     assert listed(part_id="filter", decision="fail") == [ids[1]]
-    assert listed(part_id="filter", product="other") == []
+    assert listed(part_id="filter", product="widget") == ids[::-1]
 
 
 def test_pages_cover_every_inspection_once(service: RunningService) -> None:
@@ -219,3 +220,16 @@ def test_pages_cover_every_inspection_once(service: RunningService) -> None:
         if cursor is None:
             break
     assert seen == ids[::-1]
+
+
+@pytest.mark.slow
+def test_inspections_of_a_removed_product_are_listed(serve: Serve, tmp_path: Path) -> None:
+    with serve() as service:
+        stored = service.inspect().json()
+    (tmp_path / "empty").mkdir()
+    with serve(models=tmp_path / "empty") as service:
+        found = service.client.get("/v1/inspections", params={"product": "widget"})
+        assert [item["id"] for item in found.json()["items"]] == [stored["id"]]
+        none = service.client.get("/v1/inspections", params={"product": "widget", "decision": "invalid"})
+        assert (none.status_code, none.json()["items"]) == (200, [])
+        assert service.client.get("/v1/inspections", params={"product": "gadget"}).status_code == 404

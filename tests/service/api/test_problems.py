@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
-import socket
-import sqlite3
-import time
 import zipfile
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from service.api.http.problems import catalogue
-from service.app import begin_drain
-from service.schemas.problem import TYPE_PREFIX
-from service.store.errors import StoreUnavailable
 from tests.bundles import part, write_tiny_bundle
+from tests.problems import assert_problem
 from tests.running_service import BOMB, GOOD, INSPECT, RunningService, Serve, encode
 
 
@@ -44,22 +34,6 @@ RAW = {"content-type": "application/octet-stream"}
 BUFFER = RAW | {"x-pixel-format": "Mono8", "x-width": "8", "x-height": "8"}
 YUV = {"x-pixel-format": "YUV9"}
 JSON = {"content-type": "application/json"}
-
-
-def assert_problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = response.json()
-    kind = catalogue()[slug]
-    assert problem["type"] == TYPE_PREFIX + slug
-    assert problem["title"] == kind.title
-    assert problem["status"] == status == kind.status
-    assert problem["instance"] == f"urn:plumbline:request:{response.headers['x-request-id']}"
-    assert problem["detail"].endswith("."), "a sentence"
-    assert "Traceback" not in response.text
-    if status == 503:
-        assert int(response.headers["retry-after"]) >= problem["retry_after"]
-    return problem
 
 
 # Method, path, request options, status, slug.
@@ -99,6 +73,8 @@ CASES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", f"{INSPECT}?partid=7", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
     ("POST", f"{INSPECT}?captured_at=2026-01-01T00:00:00", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
     ("POST", f"{INSPECT}?part_id=a%00b", {"content": GOOD, "headers": IMAGE}, 422, "invalid-request"),
+    ("GET", "/v1/inspections?product=nope", {}, 404, "unknown-product"),
+    ("GET", "/v1/inspections?product=nope&decision=fail&part_id=7&limit=1", {}, 404, "unknown-product"),
     ("GET", "/v1/inspections?limit=0", {}, 422, "invalid-request"),
     ("GET", "/v1/inspections?cursor=x", {}, 422, "invalid-request"),
     ("PUT", RECIPE, {"content": b"{{", "headers": JSON}, 422, "invalid-request"),
@@ -135,17 +111,6 @@ def test_unexpected_failure_reveals_no_details(serve: Serve) -> None:
         assert service.inspect().status_code == 201
 
 
-@pytest.mark.parametrize(("suffix", "links"), [(".png", ("image", "heatmap")), (".npy", ("map", "heatmap"))])
-def test_removed_artefact_is_gone_but_its_record_stays(serve: Serve, suffix: str, links: tuple[str, str]) -> None:
-    with serve() as service:
-        stored = service.inspect().json()
-        (file,) = service.settings.data.rglob(f"*{suffix}")
-        file.unlink()
-        for link in links:
-            assert_problem(service.client.get(stored["links"][link]), 410, "artefact-gone")
-        assert service.client.get(stored["links"]["self"]).json() == stored
-
-
 def test_image_that_differs_from_the_recipe_is_rejected(serve: Serve) -> None:
     with serve() as service:
         declared = {"pixel_format": "Mono12", "width": 8, "height": 8}
@@ -167,74 +132,6 @@ def test_image_rejected_by_the_quality_check_has_no_map(serve: Serve) -> None:
         assert_problem(service.client.get(f"/v1/inspections/{stored['id']}/map"), 409, "not-judged")
 
 
-def test_full_queue_rejects_at_once_and_recovers(serve: Serve) -> None:
-    with serve(queue_limit=1, max_batch=1) as service:
-        with service.admission.enter(), service.connect() as client:
-            client.sendall(_head(10**5))  # refused before the body is sent
-            assert b"/problems#queue-full" in _read_response(client)
-            problem = assert_problem(service.inspect(), 503, "queue-full")
-        assert problem["limit"] == 1
-        assert 'inspection_shed_total{reason="queue_full"} 2.0' in service.client.get("/metrics").text
-        assert service.inspect().status_code == 201
-
-
-def test_stream_beyond_the_limit_is_rejected_with_a_problem(serve: Serve) -> None:
-    slug = "too-many-streams"
-    with serve(max_streams=1) as service:
-        url = f"ws://127.0.0.1:{service.port}/v1/products/widget/stream"
-        with connect(url), pytest.raises(InvalidStatus) as caught, connect(url):
-            pass
-        rejection = caught.value.response
-        assert (rejection.status_code, rejection.headers["retry-after"]) == (503, "5")
-        assert json.loads(rejection.body)["type"] == TYPE_PREFIX + slug
-
-
-def test_slow_body_is_refused_and_takes_no_place_in_the_queue(serve: Serve) -> None:
-    with serve(body_timeout_s=0.2, queue_limit=1, max_batch=1) as service, service.connect() as slow:
-        slow.sendall(_head(len(GOOD)) + GOOD[:100])
-        assert service.inspect().status_code == 201
-        response = _read_response(slow)
-        assert response.startswith(b"HTTP/1.1 408")
-        assert b"/problems#request-timeout" in response
-        assert service.admission.depth == 0
-
-
-def test_disconnect_frees_the_place_in_the_queue(serve: Serve) -> None:
-    with serve(queue_limit=2, max_batch=1) as service, service.admission.enter():
-        with service.connect() as gone:
-            gone.sendall(_head(len(GOOD)) + GOOD)
-            _wait_for(lambda: service.admission.depth == 2)
-        _wait_for(lambda: service.admission.depth == 1)
-        assert service.client.get("/v1/inspections").json()["items"] == []
-
-
-def test_inspection_past_its_deadline_returns_no_verdict(serve: Serve) -> None:
-    with serve(queue_deadline_s=1e-9) as service:
-        assert_problem(service.inspect(), 503, "deadline-exceeded")
-        assert service.client.get("/v1/inspections").json()["items"] == []
-
-
-def test_draining_service_rejects_images_but_serves_other_requests(serve: Serve) -> None:
-    with serve() as service:
-        stored = service.inspect().json()
-        begin_drain(service.app)
-        assert_problem(service.inspect(), 503, "shutting-down")
-        assert service.client.get("/health/ready").json()["status"] == "draining"
-        assert service.client.get("/health/live").status_code == 200
-        assert service.client.get(stored["links"]["self"]).status_code == 200
-
-
-def test_full_disk_returns_no_verdict(serve: Serve) -> None:
-    with serve() as service:
-        folder = service.settings.data / "inspections"
-        folder.rmdir()
-        folder.write_text("a file instead of the folder, so that nothing can be written below it")
-        assert_problem(service.inspect(), 503, "store-unavailable")
-        folder.unlink()
-        assert service.client.get("/v1/inspections").json()["items"] == []
-        assert service.inspect().status_code == 201, "recovers without a restart"
-
-
 def test_score_that_is_not_finite_returns_no_verdict(serve: Serve, tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "models", fails_on_black=True)
     with serve(models=tmp_path / "models") as service:
@@ -242,15 +139,6 @@ def test_score_that_is_not_finite_returns_no_verdict(serve: Serve, tmp_path: Pat
         assert "not inspected" in problem["detail"]
         assert service.client.get("/v1/inspections").json()["items"] == []
         assert service.inspect().status_code == 201
-
-
-def test_database_failure_returns_no_verdict(serve: Serve) -> None:
-    with serve() as service:
-        with sqlite3.connect(service.settings.data / "plumbline.db") as database:
-            database.execute("ALTER TABLE inspections RENAME TO elsewhere")
-        database.close()
-        assert_problem(service.inspect(), 503, "store-unavailable")
-        assert_problem(service.client.get("/v1/inspections"), 503, "store-unavailable")
 
 
 @pytest.mark.slow
@@ -269,31 +157,6 @@ def test_unknown_or_outdated_proposal_changes_nothing(serve: Serve, tmp_path: Pa
         assert service.client.get(RECIPE).json() == before
 
 
-def test_one_proposal_is_made_at_a_time(serve: Serve) -> None:
-    request_body = {"author": "a", "target_false_reject_rate": 0.1}
-    with serve() as service:
-        with service.services.proposals.reserve():
-            assert_problem(service.client.post(PROPOSE, json=request_body), 503, "proposals-busy")
-        assert service.client.post(PROPOSE, json=request_body).status_code == 201
-
-
-def test_full_disk_leaks_no_file_descriptor(serve: Serve) -> None:
-    with serve() as service:
-        assert service.inspect().status_code == 201
-        write_image = service.store.files.write_image
-
-        def no_space(*_: object) -> None:
-            raise StoreUnavailable("no space left")
-
-        before = len(list(Path("/proc/self/fd").iterdir()))
-        object.__setattr__(service.store.files, "write_image", no_space)
-        for _ in range(20):
-            assert_problem(service.inspect(), 503, "store-unavailable")
-        object.__setattr__(service.store.files, "write_image", write_image)
-        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
-        assert service.inspect().status_code == 201
-
-
 def test_image_that_does_not_fit_the_polygons_is_not_judged(serve: Serve) -> None:
     with serve() as service:
         service.client.put(RECIPE, json=WHO | {"roi": [[[0, 0], [64, 0], [64, 64]]]})
@@ -310,64 +173,15 @@ def test_product_whose_bundle_is_broken_is_not_ready(serve: Serve, tmp_path: Pat
     with serve(models=models) as service:
         problem = assert_problem(service.inspect(), 503, "product-not-ready")
         assert "manifest.json" in problem["detail"]
+        assert "retry_after" not in problem, "waiting does not repair a bundle"
+        with service.registry.changing("widget"):
+            assert assert_problem(service.inspect(), 503, "product-not-ready")["retry_after"] > 0
 
 
 def test_every_problem_type_has_a_test_in_this_folder() -> None:
     here = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     tested = {slug for slug in catalogue() if f'"{slug}"' in here or f"problems#{slug}" in here}
     assert tested == set(catalogue())
-
-
-def test_content_length_over_the_limit_is_rejected_before_the_body_is_sent(service: RunningService) -> None:
-    with service.connect() as client:
-        client.sendall(_head(10**9))
-        response = _read_response(client)
-    assert response.startswith(b"HTTP/1.1 413")
-    assert b"connection: close" in response.lower()
-
-
-def test_chunked_body_is_rejected_as_soon_as_it_exceeds_the_limit(service: RunningService) -> None:
-    with service.connect() as client:
-        head = f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
-        client.sendall(head.encode())
-        chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
-        for _ in range(100_000 // 0x4000 + 1):
-            client.sendall(chunk)
-        # The body is never completed; the response must not wait for it.
-        response = _read_response(client)
-    assert response.startswith(b"HTTP/1.1 413")
-    assert b"/problems#body-too-large" in response
-    assert b"connection: close" in response.lower()
-
-
-def test_rejected_upload_ends_with_the_response_not_with_a_reset(service: RunningService) -> None:
-    # Larger than all socket buffers together, so the client is still sending when the response arrives.
-    for _ in range(3):
-        response = service.client.post(INSPECT, content=iter([b"x" * 2**20] * 16), headers=IMAGE)
-        assert_problem(response, 413, "body-too-large")
-
-
-def _head(length: int) -> bytes:
-    lines = [f"POST {INSPECT} HTTP/1.1", "Host: x", "Content-Type: image/png", f"Content-Length: {length}"]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def _read_response(connection: socket.socket) -> bytes:
-    response = b""
-    while chunk := connection.recv(65536):
-        response += chunk
-        _, _, body = response.partition(b"\r\n\r\n")
-        if body and body.rstrip().endswith(b"}"):
-            json.loads(body)
-            break
-    return response
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_405_lists_every_method_of_the_path(service: RunningService) -> None:

@@ -15,10 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from plumbline_client import Client
+from service.bundle.arrays import UInt8Image
 from service.cli.main import app
+from service.inspection.heatmap import Legend, draw_legend
 from tests.bundles import SIZE, part, tiny_quality, write_tiny_bundle
+from tests.problems import assert_problem
 from tests.running_service import INSPECT, RunningService, encode, run_service
-from tests.service.api.test_problems import assert_problem
 from tests.serving import service_process
 
 WHO = {"author": "a", "reason": "b"}
@@ -260,3 +262,22 @@ def test_bundle_without_recorded_sizes_accepts_every_size(tmp_path: Path) -> Non
     write_tiny_bundle(tmp_path / "models")
     with run_service(tmp_path / "models", tmp_path / "data") as service:
         assert service.inspect(encode(part(width=1024, height=384))).json()["decision"] == "pass"
+
+
+def test_legend_of_an_invalid_image_states_the_reason_in_words(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Legend] = []
+
+    def record(image: UInt8Image, legend: Legend) -> UInt8Image:
+        drawn.append(legend)
+        return draw_legend(image, legend)
+
+    monkeypatch.setattr("service.serving.artefacts.heatmap.draw_legend", record)
+    stored = service.inspect(encode(stripes(light=0.1))).json()
+    details = [item["detail"] for item in stored["invalid_reasons"]]
+    response = service.client.get(stored["links"]["heatmap"], params={"legend": "true", "format": "png"})
+
+    assert response.status_code == 200
+    assert len(details) >= 1
+    assert drawn[0].lines() == ["INVALID", *details]

@@ -11,6 +11,7 @@ import pytest
 
 from plumbline_client import Client
 from tests.bundles import SCORES, tiny_draft, write_tiny_bundle
+from tests.problems import assert_problem
 from tests.running_service import BAD, RunningService, Serve
 
 RECIPE = "/v1/products/widget/recipe"
@@ -323,3 +324,19 @@ def test_client_reads_compares_reverts_exports_and_imports(serve: Serve) -> None
         assert reverted.recipe == plumbline.recipe_revision("widget", 1).recipe
         imported = plumbline.import_recipe("widget", plumbline.export_recipe("widget", 2), expected_revision=3)
         assert (imported.recipe, imported.author) == (changed.recipe, "Ada")
+
+
+@pytest.mark.parametrize("names", [("author",), ("reason",), ("author", "reason")])
+@pytest.mark.parametrize("body", [{}, {"author": "a", "reason": "b"}])
+def test_author_and_reason_of_a_change_as_json_belong_into_the_body(
+    service: RunningService, names: tuple[str, ...], body: dict[str, str]
+) -> None:
+    before = service.client.get(RECIPE).json()
+    change = body | {"heatmap": {"high": 9.0}}
+    response = service.client.put(RECIPE, json=change, params=dict.fromkeys(names, "x"))
+
+    problem = assert_problem(response, 422, "invalid-request")
+    assert all(f"`{name}`" in problem["detail"] for name in names)
+    assert "belong into the body" in problem["detail"]
+    assert [error["loc"] for error in problem["errors"]] == [["query", name] for name in names]
+    assert service.client.get(RECIPE).json() == before

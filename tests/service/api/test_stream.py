@@ -193,7 +193,7 @@ def test_service_stops_reading_while_frames_are_in_flight(serve: Serve) -> None:
     # The queue is full: four frames are in flight, and the camera has to wait.
     frame = encode(np.full((600, 1000, 3), 128, np.uint8), ".bmp")
     with serve(queue_limit=1, max_batch=1, queue_deadline_s=60) as service:
-        occupied = service.admission.enter()
+        occupied = service.occupied()
         occupied.__enter__()
         with connect(f"ws://127.0.0.1:{service.port}{PATH.format('widget')}", compression=None) as camera:
             say(camera, type="hello")

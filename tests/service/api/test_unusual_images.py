@@ -12,8 +12,8 @@ from PIL import Image
 
 from service.bundle.bundle import Bundle
 from tests.bundles import part
+from tests.problems import assert_problem
 from tests.running_service import RunningService, Serve
-from tests.service.api.test_problems import assert_problem
 from tests.service.inspection.decoding.test_jpeg import restarting, scan_bomb, segment
 from tests.service.inspection.decoding.test_tiff_tags import PIXELS, tiff
 

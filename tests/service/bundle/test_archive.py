@@ -94,8 +94,9 @@ def test_damaged_bundle_is_replaced(tiny_bundle: Bundle, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("archive", "reason"),
     [
-        (b"", "not a zip file"),
-        (b"PK\x03\x04 and then nothing that makes sense", "not a zip file"),
+        (b"", "it is empty"),
+        (b"PK\x03\x04 and then nothing that makes sense", "truncated"),
+        (b"something else", "not a zip file"),
         (zipped(("../manifest.json", b"{}")), "is not a file of a bundle"),
         (zipped(("/etc/passwd", b"x")), "is not a file of a bundle"),
         (zipped(("golden/../../00.npz", b"x")), "is not a file of a bundle"),
@@ -104,7 +105,7 @@ def test_damaged_bundle_is_replaced(tiny_bundle: Bundle, tmp_path: Path) -> None
         (zipped(("e112608d837c/manifest.json", b"{}")), "is not a file of a bundle"),
         (zipped(("readme.txt", b"x")), "is not a file of a bundle"),
         (zipped((link("model.onnx"), b"/etc/passwd")), "link"),
-        (zipped(("model.onnx", b"x")), "no manifest.json"),
+        (zipped(("model.onnx", b"x")), "manifest.json is missing"),
         (zipped(("manifest.json", b"{}"), method=zipfile.ZIP_LZMA), "method other than"),
         (zipped(*((f"golden/{number:02}.npz", b"") for number in range(100)), *((f"x{n}", b"") for n in range(2000))),
          "central directory"),

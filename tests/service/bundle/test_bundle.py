@@ -87,7 +87,7 @@ def replace_by_link(bundle: Bundle) -> None:
         (flip_model_byte, "model.onnx is not the file"),
         (edit_threshold_in_card, "calibration.json is not the file"),
         (edit_manifest, "manifest was changed"),
-        (remove_golden, "golden/01.npz cannot be read"),
+        (remove_golden, "golden/01.npz is missing"),
         (add_file, "notes.txt is not listed"),
         (replace_by_link, "model.onnx is a symbolic link"),
     ],

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from service.store.database import _upgrade, open_engine
+from service.store.database import _upgrade
 from tests.bundles import tiny_draft, write_tiny_bundle
 from tests.command_line import run
+from tests.databases import migrated_engine
 from tests.running_service import GOOD, Serve
 
 
@@ -40,7 +41,13 @@ def test_doctor_reports_problems_with_remedies(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "data" / "plumbline.db").write_text("this is not a database " * 100)
     result = run("doctor", "--models", models, "--data", tmp_path / "data", "--port", "0", "--host", "0.0.0.0")  # noqa: S104
     assert result.exit_code == 1
-    for words in ("PLUMBLINE_PROT is not a setting", "calibration.json", "cannot be opened", "firewall"):
+    misspelt = "PLUMBLINE_PROT is not a setting (did you mean PLUMBLINE_PORT?)"
+    for words in (
+        misspelt,
+        "calibration.json",
+        "cannot be opened",
+        "firewall",
+    ):
         assert words in result.output, words
     assert result.output.count("→") >= 4, "each has a remedy"
 
@@ -67,7 +74,7 @@ def test_doctor_reports_the_state_of_the_database_and_changes_nothing(
     if change == "old":
         _upgrade(create_engine(url), "0005_bundles")
     else:
-        open_engine(url).dispose()
+        migrated_engine(url).dispose()
     if change == "new":
         with sqlite3.connect(path) as database:
             database.execute("UPDATE alembic_version SET version_num = '9999_future'")

@@ -193,3 +193,42 @@ def test_unusual_files_stop_no_other_file(tiny_models: Path, tmp_path: Path) -> 
     result = inspect(tiny_models, tmp_path / "data", folder)
     assert "1 error, 2 pass" in result.stderr
     assert "it is animated" in result.stdout
+
+
+STRANGE = ("line\nbreak", "\x1b[31mred", os.fsdecode(b"tr\xfcb"))
+PRINTED = (r"line\nbreak", r"\x1b[31mred", r"tr\xfcb")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "printed"), list(zip(STRANGE, PRINTED, strict=True)))
+def test_strange_names_are_printed_escaped_by_every_command(
+    name: str, printed: str, tiny_models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / f"{name}.png").write_bytes(GOOD)
+    (tmp_path / f"{name}2.png").write_bytes(b"no image")
+    missing, (models, data) = tmp_path / "nowhere" / name, (tmp_path / f"models{name}", tmp_path / f"data{name}")
+    bundle = write_tiny_bundle(models)
+    commands: list[tuple[str | Path, ...]] = [
+        ("inspect", tmp_path / f"{name}.png", tmp_path / f"{name}2.png", "--product", "widget", "--models", models),
+        ("inspect", missing, "--product", "widget", "--models", models),
+        ("inspect", tmp_path, "--product", "widget", "--models", missing),
+        ("inspect", tmp_path, "--product", "ghost", "--models", models),
+        ("inspect", tmp_path, "--product", "widget", "--models", models, "--output", missing / "x.csv"),
+        ("products", "--models", missing),
+        ("replay", "--product", "widget", "--models", models, "--data", missing),
+        ("doctor", "--models", models, "--data", data, "--port", "0", "--provider", "cpu"),
+        ("bundle", "verify", missing),
+        ("bundle", "verify", bundle.path),
+        ("bundle", "export", missing),
+        ("bundle", "export", bundle.path, "--output", tmp_path / f"{name}.zip"),
+        ("bundle", "import", tmp_path / f"{name}.zip", "--product", "widget", "--models", models),
+        ("bundle", "import", missing, "--product", "widget", "--models", models),
+        ("recipe", "import", "widget", missing),
+    ]
+    refused = run("doctor", "--models", tmp_path / f"{name}.png")
+    assert (refused.exit_code, repr(name)[1:-1] in refused.output) == (2, True)
+    for command in commands:
+        output = run(*command).output
+        assert printed in output, command[:2]
+        assert name not in output, command[:2]
+        assert "Traceback" not in output, command[:2]

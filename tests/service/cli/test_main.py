@@ -21,9 +21,12 @@ ROOT = Path(__file__).parents[3]
         (("inspect", "nowhere.png", "--product", "widget"), "does not exist"),
         (("inspect", ".", "--product", "ghost"), "Known products: widget"),
         (("inspect", ".", "--product", "widget", "--output", "out.xls"), ".json or .csv"),
-        (("inspect", ".", "--product", "widget", "--provider", "tpu"), "--provider: Input should be"),
+        (
+            ("inspect", ".", "--product", "widget", "--provider", "tpu"),
+            "--provider: is not an accepted value; expected 'auto', 'cuda' or 'cpu'",
+        ),
         (("inspect", "."), "--product"),
-        (("serve", "--port", "high"), "--port: Input should be a valid integer"),
+        (("serve", "--port", "high"), "--port: is not a whole number"),
         (("serve", "--queue-limit", "1"), "full batch could never form"),
     ],
 )
@@ -38,7 +41,7 @@ def test_wrong_environment_variable_is_named(tiny_models: Path, monkeypatch: pyt
     monkeypatch.setenv("PLUMBLINE_PORT", "high")
     result = run("serve", "--models", tiny_models)
     assert result.exit_code == 2
-    assert "PLUMBLINE_PORT: Input should be a valid integer" in " ".join(result.output.split())
+    assert "PLUMBLINE_PORT: is not a whole number" in " ".join(result.output.split())
 
 
 def test_products_are_listed(tiny_models: Path, tmp_path: Path) -> None:
@@ -47,7 +50,19 @@ def test_products_are_listed(tiny_models: Path, tmp_path: Path) -> None:
     assert (product["product"], product["method"]) == ("widget", "gray-distance")
     assert product["target_false_reject_rate"] == 0.01
     assert "widget" in run("products", "--models", tiny_models, "--data", tmp_path).stdout
+    (tmp_path / "none").mkdir()
     assert "holds no product" in run("products", "--models", tmp_path / "none", "--data", tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "command", [("products",), ("products", "--json"), ("replay", "--product", "x"), ("inspect", ".", "--product", "x")]
+)
+def test_missing_model_repository_is_an_error_that_names_the_path(command: tuple[str, ...], tmp_path: Path) -> None:
+    result = run(*command, "--models", tmp_path / "nope", "--data", tmp_path)
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'nope'} does not exist" in " ".join(result.stderr.split())
+    assert "PLUMBLINE_MODELS" in result.stderr
+    assert result.stdout == ""
 
 
 def test_version_and_document_are_printed() -> None:

@@ -13,17 +13,8 @@ from service.recipes.errors import InvalidRecipe
 from service.recipes.toml_file import read_toml
 from service.store.reasons import reason_of
 from tests.command_line import run
-from tests.running_service import INSPECT, Serve
-
-# Beginnings of messages of the libraries that the service uses.
-LIBRARY_TEXTS = (
-    "isoformat", "Errno", "codec can't", "sqlite3.", "psycopg", "Background on this error", "Traceback", "Expected ']'",
-    "Invalid statement", "Did not find boundary", "connection attempts failed", "ASCII character",
-)  # fmt: skip
-
-
-def assert_own(text: str) -> None:
-    assert [word for word in LIBRARY_TEXTS if word in text] == []
+from tests.library_texts import assert_own
+from tests.running_service import GOOD, INSPECT, Serve
 
 
 @pytest.mark.slow
@@ -117,6 +108,39 @@ def test_file_that_is_no_database_is_explained(tiny_models: Path, tmp_path: Path
     assert_own(result.stderr)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"this is not a database " * 100, b"SQLite format 3\0" + bytes(range(256)) * 64])
+@pytest.mark.parametrize("command", ["products", "replay", "inspect", "doctor"])
+def test_damaged_database_advises_a_backup(command: str, content: bytes, tiny_models: Path, tmp_path: Path) -> None:
+    image = tmp_path / "part.png"
+    image.write_bytes(GOOD)
+    (tmp_path / "plumbline.db").write_bytes(content)
+    arguments = {
+        "products": (),
+        "replay": ("--product", "widget"),
+        "inspect": (image, "--product", "widget", "--provider", "cpu"),
+        "doctor": ("--port", "0", "--provider", "cpu"),
+    }[command]
+
+    result = run(command, *arguments, "--models", tiny_models, "--data", tmp_path)
+
+    output = " ".join(result.output.split())
+    assert result.exit_code != 0
+    assert "restore a backup of the database" in output
+    assert "image again" not in output
+    assert_own(output)
+
+
+def test_missing_database_is_named_with_what_to_give(tiny_models: Path, tmp_path: Path) -> None:
+    result = run("replay", "--product", "widget", "--models", tiny_models, "--data", tmp_path / "nope")
+
+    output = " ".join(result.stderr.split())
+    assert result.exit_code == 2
+    assert f"there is no database {tmp_path / 'nope' / 'plumbline.db'}" in output
+    assert "--data or PLUMBLINE_DATA" in output
+    assert "image again" not in output
+
+
 def test_malformed_form_is_explained(serve: Serve) -> None:
     with serve() as service:
         headers = {"content-type": "multipart/form-data; boundary=x"}
@@ -124,6 +148,16 @@ def test_malformed_form_is_explained(serve: Serve) -> None:
 
     assert response.status_code == 422
     assert_own(response.json()["detail"])
+
+
+@pytest.mark.slow
+def test_replay_of_an_unknown_product_names_the_folder_that_was_searched(tiny_models: Path, serve: Serve) -> None:
+    with serve() as service:
+        data = service.settings.data
+    result = run("replay", "--product", "ghost", "--models", tiny_models, "--data", data, "--provider", "cpu")
+
+    assert result.exit_code == 2
+    assert f"no product 'ghost' in the model repository {tiny_models}" in result.stderr
 
 
 def test_unknown_product_names_the_folder_that_was_searched(tiny_models: Path, tmp_path: Path) -> None:

@@ -144,7 +144,9 @@ def test_legend_covers_nothing_of_the_image(size: tuple[int, int]) -> None:
 def test_legend_states_decision_score_and_thresholds() -> None:
     assert LEGEND.lines() == ["FAIL", "score 4.25, p-value 0.01", "review above 2.5, fail above 3"]
     assert Legend("pass", 3.0, 2.5, 4.25, 0.01, by_score="fail").lines()[0] == "PASS (fail without region filters)"
-    assert Legend("invalid", 3.0, 2.5, reasons="too dark").lines() == ["INVALID", "too dark"]
+    assert Legend("invalid", 3.0, 2.5, reasons=("Too dark.",)).lines() == ["INVALID", "Too dark."]
+    assert Legend("invalid", 3.0, 2.5).lines() == ["INVALID", "rejected by the quality check"]
+    assert Legend("invalid", 3.0, 2.5, reasons=("64 × 64 – ≤ 5 µm",)).lines()[1] == "64 x 64 - <= 5 ?m"
 
 
 def test_legend_shows_the_colours_of_the_scale() -> None:
@@ -160,10 +162,23 @@ def test_legend_shows_the_colours_of_the_scale() -> None:
 def test_legend_of_an_invalid_image_has_no_scale() -> None:
     image = np.zeros((10, 640, 3), np.uint8)
 
-    invalid = draw_legend(image, Legend("invalid", 3.0, 2.5, reasons="too dark"))
+    invalid = draw_legend(image, Legend("invalid", 3.0, 2.5, reasons=("Too dark.",)))
 
     assert invalid.shape[0] < draw_legend(image, LEGEND).shape[0]
     assert (invalid.max(axis=2) - invalid.min(axis=2)).max() == 0, "no colours"
+
+
+@pytest.mark.parametrize("width", [64, 640, 2000])
+def test_sentences_of_a_legend_are_wrapped_and_stay_legible(width: int) -> None:
+    image = np.zeros((10, width, 3), np.uint8)
+    sentence = "The image is too dark: its mean gray level is 3.2, at least 40 is expected. Check the light source."
+
+    one, two = (draw_legend(image, Legend("invalid", 3.0, 2.5, reasons=count * (sentence,))) for count in (1, 2))
+
+    assert two.shape[0] > one.shape[0] > draw_legend(image, Legend("invalid", 3.0, 2.5, reasons=("x",))).shape[0]
+    rows = (one[10:] == 255).all(axis=2).any(axis=1)
+    assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= 3, "decision and at least two lines of text"
+    assert not (one[:, -4:] == 255).all(axis=2).any(), "no text is cut off"
 
 
 @pytest.mark.parametrize("scale", [HeatmapScale(1.0, 1.0), HeatmapScale(2.0, 1.0)])

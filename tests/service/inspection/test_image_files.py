@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.inspection.image_files import find_image_files, path_text
+from service.inspection.image_files import console_text, find_image_files, path_text
 
 LATIN_1 = os.fsdecode(b"tr\xfcb_01.png")
 
@@ -66,3 +66,20 @@ def test_names_that_are_not_utf_8_are_found_and_printed(tmp_path: Path) -> None:
     assert found.name == LATIN_1
     assert path_text(Path("folder") / LATIN_1) == r"folder/tr\xfcb_01.png"
     assert path_text("Größe.png") == "Größe.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nb.png", r"a\nb.png"),
+        ("a\rb\tc.png", r"a\rb\tc.png"),
+        ("\x1b[2J.png", r"\x1b[2J.png"),
+        ("\x9b2J.png", r"\x9b2J.png"),
+        ("a\u2028b.png", r"a\u2028b.png"),
+        ("gnp.\u202exyz", r"gnp.\u202exyz"),
+        (LATIN_1, r"tr\xfcb_01.png"),
+        ("Größe 漢字 😀.png", "Größe 漢字 😀.png"),
+    ],
+)
+def test_every_name_is_printed_as_one_line(name: str, shown: str) -> None:
+    assert console_text(Path("folder") / name) == f"folder/{shown}"

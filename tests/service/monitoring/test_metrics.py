@@ -9,7 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from service.monitoring.metrics import STAGE_BUCKETS_S, Metrics
+from service.api.http.problems import catalogue
+from service.errors import InvalidRequest, QueueFull
+from service.monitoring.metrics import SHED_REASONS, STAGE_BUCKETS_S, Metrics
 from service.monitoring.score_histogram import ScoreHistogram, score_buckets
 from service.recipes.recipe import Recipe
 
@@ -143,3 +145,12 @@ def test_target_rates_follow_the_recipe() -> None:
     by_hand = certified.model_copy(update={"target_false_reject_rate": None, "review_rate": None})
     metrics.set_recipe("bolt", by_hand, 2)
     assert lines(metrics, "inspection_target_rate{") == []
+
+
+def test_only_a_lack_of_capacity_is_counted_as_shed() -> None:
+    assert {reason.replace("_", "-") for reason in SHED_REASONS} <= set(catalogue())
+    metrics = Metrics()
+    metrics.count_shed(QueueFull(1, 1.0))
+    metrics.count_shed(InvalidRequest("The body is empty."))
+    lines = [line for line in metrics.expose().decode().splitlines() if line.startswith("inspection_shed_total{")]
+    assert [line for line in lines if not line.endswith(" 0.0")] == ['inspection_shed_total{reason="queue_full"} 1.0']

@@ -104,9 +104,8 @@ def test_sigterm_drains_and_then_ends(tiny_models: Path, tmp_path: Path) -> None
         assert address.port
         # An admitted inspection; its image is still being received when the signal arrives.
         with socket.create_connection((address.hostname, address.port), timeout=20) as slow:
-            head = (
-                f"POST {INSPECT} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(GOOD)}\r\n\r\n"
-            )
+            lines = (f"POST {INSPECT} HTTP/1.1", "Host: localhost", "Content-Type: image/png")
+            head = "\r\n".join((*lines, f"Content-Length: {len(GOOD)}", "", ""))
             slow.sendall(head.encode() + GOOD[:100])
             received = f'http_body_bytes{{direction="request"}} {float(len(GOOD))}'
             wait_for(lambda: received in httpx.get(f"{service.url}/metrics").text)

@@ -184,3 +184,10 @@ def test_score_p_value_and_decision_of_an_applied_proposal_agree_at_every_bounda
     fails = decide(score, recipe.thresholds) is Decision.FAIL
 
     assert fails == (p_value(scores, score) <= recipe.target_false_reject_rate)
+
+
+def test_thresholds_without_a_review_rate_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_hand = Recipe(fail_threshold=2.0, review_threshold=1.0)
+    monkeypatch.setattr("service.proposals.derive.recipe_of", lambda *_: by_hand)
+    with pytest.raises(InvalidRecipe, match="no review rate"):
+        propose(good_images())

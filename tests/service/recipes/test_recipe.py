@@ -154,8 +154,8 @@ def test_sections_and_thresholds_change_independently() -> None:
     ("parts", "message"),
     [
         ({"heatmap": {"low": 3.0}}, r"heatmap: heatmap.low 3 is not below heatmap.high 2"),
-        ({"heatmap": {"hihg": 3.0}}, r"heatmap.hihg: Extra inputs"),
-        ({"colour": 1}, r"colour: Extra inputs"),
+        ({"heatmap": {"hihg": 3.0}}, r"heatmap.hihg: unknown field `hihg` \(did you mean `high`\?\)"),
+        ({"colour": 1}, r"colour: unknown field `colour` \(expected one of: calibration_images,"),
         ({"heatmap": {"low": float("inf")}}, r"heatmap.low: .*finite"),
     ],
 )

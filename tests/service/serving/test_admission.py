@@ -11,41 +11,62 @@ from service.serving.admission import Admission
 
 
 def test_limit_is_enforced_and_restored() -> None:
-    admission = Admission(1)
-    with admission.enter():
-        assert admission.depth == 1
-        with pytest.raises(QueueFull), admission.enter():
+    async def run() -> None:
+        admission = Admission(1)
+        async with admission.turn("a", 10):
+            assert admission.depth == 1
+            with pytest.raises(QueueFull):
+                admission.check("b")
+            with pytest.raises(QueueFull):
+                async with admission.turn("b", 10):
+                    pass
+        assert admission.depth == 0
+        async with admission.turn("b", 10):
             pass
-    assert admission.depth == 0
-    with admission.enter():
-        pass
+
+    asyncio.run(run())
 
 
 def test_error_inside_leaves_the_queue() -> None:
-    admission = Admission(1)
-    with pytest.raises(ValueError, match="inside"), admission.enter():
-        raise ValueError("inside")
-    assert admission.depth == 0
+    async def run() -> int:
+        admission = Admission(1)
+        with pytest.raises(ValueError, match="inside"):
+            async with admission.turn("a", 10):
+                raise ValueError("inside")
+        return admission.depth
+
+    assert asyncio.run(run()) == 0
 
 
 def test_closed_admission_refuses_and_completes_what_is_in_flight() -> None:
-    admission = Admission(2)
-    with admission.enter():
-        admission.close()
-        assert admission.is_draining
-        assert admission.depth == 1
-        with pytest.raises(ShuttingDown), admission.enter():
-            pass
-    assert admission.depth == 0
+    async def run() -> None:
+        admission = Admission(2)
+        async with admission.turn("a", 10):
+            admission.close()
+            assert admission.is_draining
+            assert admission.depth == 1
+            with pytest.raises(ShuttingDown):
+                async with admission.turn("a", 10):
+                    pass
+        assert admission.depth == 0
+
+    asyncio.run(run())
 
 
 def test_waiting_request_is_admitted_when_another_leaves() -> None:
     async def run() -> int:
         admission = Admission(1)
-        entered = admission.enter()
-        entered.__enter__()
-        asyncio.get_running_loop().call_later(0.01, entered.__exit__, None, None, None)
+        leave = asyncio.Event()
+
+        async def first() -> None:
+            async with admission.turn("a", 10):
+                await leave.wait()
+
+        task = asyncio.create_task(first())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.01, leave.set)
         async with admission.wait(timeout_s=10):
+            assert task.done()
             return admission.depth
 
     assert asyncio.run(run()) == 1
@@ -54,9 +75,8 @@ def test_waiting_request_is_admitted_when_another_leaves() -> None:
 def test_waiting_request_gives_up_at_its_timeout() -> None:
     async def run() -> None:
         admission = Admission(1)
-        with admission.enter():
-            async with admission.wait(timeout_s=0.01):
-                pass
+        async with admission.turn("a", 10), admission.wait(timeout_s=0.01):
+            pass
 
     with pytest.raises(QueueFull):
         asyncio.run(run())
@@ -72,7 +92,7 @@ def test_waiting_requests_of_clients_take_turns() -> None:
                 order.append(client)
                 await asyncio.sleep(0)
 
-        with admission.enter("greedy"):
+        async with admission.turn("greedy", 10):
             tasks = [asyncio.create_task(request("greedy")) for _ in range(6)]
             await asyncio.sleep(0)
             tasks += [asyncio.create_task(request(client)) for client in ("polite", "other", "polite")]
@@ -108,7 +128,7 @@ def test_client_with_the_largest_share_is_refused_first() -> None:
                 refused.append(name)
 
         tasks = []
-        with admission.enter("a"):
+        async with admission.turn("a", 10):
             for name in ("a1", "a2", "a3", "a4", "b1", "c1", "b2"):
                 tasks.append(asyncio.create_task(request(name)))
                 await asyncio.sleep(0.001)
@@ -155,7 +175,7 @@ def test_waiting_request_that_ends_leaves_the_queue(ending: str) -> None:
             async with admission.turn("a", 0.02 if ending == "deadline" else 10, disconnected):
                 raise AssertionError("not reached")
 
-        with admission.enter("b"):
+        async with admission.turn("b", 10):
             task = asyncio.create_task(request())
             await asyncio.sleep(0.001)
             assert admission.depth == 2

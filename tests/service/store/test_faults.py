@@ -19,13 +19,14 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from service.store.artefacts.local import LocalFiles, write_atomically
-from service.store.database import _upgrade, open_engine, open_read_only_engine
+from service.store.database import _upgrade, open_read_only_engine
 from service.store.errors import StoreUnavailable
 from service.store.ids import new_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
 from service.store.lock import FileLock
 from service.store.probe import StoreProbe
 from service.store.store import Store
+from tests.databases import migrated_engine
 from tests.service.store.test_store import make_row
 
 
@@ -206,11 +207,11 @@ def test_read_only_engine_does_not_migrate(tmp_path: Path) -> None:
 
 def test_schema_of_a_newer_version_is_named(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'plumbline.db'}"
-    open_engine(url).dispose()
+    migrated_engine(url).dispose()
     with sqlite3.connect(tmp_path / "plumbline.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '9999_future'")
     database.close()
-    for opened in (open_engine, open_read_only_engine):
+    for opened in (migrated_engine, open_read_only_engine):
         with pytest.raises(StoreUnavailable, match=r"9999_future.*newer version"):
             opened(url)
 

@@ -13,8 +13,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from service.store.database import MIGRATIONS, _migrating, _upgrade, make_engine, open_engine
+from service.store.database import MIGRATIONS, _migrating, _upgrade, make_engine
 from service.store.models import Base
+from tests.databases import migrated_engine
 
 REVISIONS = [script.revision for script in reversed(list(ScriptDirectory(str(MIGRATIONS)).walk_revisions()))]
 VALUES: list[tuple[type[Any], Any]] = [
@@ -108,7 +109,7 @@ def test_all_migrations_can_be_reverted(empty_database_url: str) -> None:
 
 
 def test_migrations_create_the_tables_of_the_models(empty_database_url: str) -> None:
-    engine = open_engine(empty_database_url)
+    engine = migrated_engine(empty_database_url)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
@@ -117,7 +118,7 @@ def test_migrations_create_the_tables_of_the_models(empty_database_url: str) -> 
 
 def test_processes_that_start_together_migrate_once(empty_database_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
-        engines = list(pool.map(lambda _: open_engine(empty_database_url), range(4)))
+        engines = list(pool.map(lambda _: migrated_engine(empty_database_url), range(4)))
     assert len(rows(engines[0])) >= 5
     for engine in engines:
         engine.dispose()
@@ -135,4 +136,4 @@ def test_failed_migration_is_rolled_back(empty_database_url: str, monkeypatch: p
             _upgrade(engine)
     assert sa.inspect(engine).get_table_names() == []
     engine.dispose()
-    open_engine(empty_database_url).dispose()
+    migrated_engine(empty_database_url).dispose()

@@ -17,7 +17,7 @@ from service.bundle.bundle import Bundle
 from service.deployment.recipes import recipe_in_force
 from service.recipes.recipe import Recipe
 from service.store import postgres as postgres_module
-from service.store.database import make_engine, open_engine, open_read_only_engine
+from service.store.database import make_engine, open_read_only_engine
 from service.store.errors import RecipeConflict, StoreUnavailable
 from service.store.inspections import get_inspection
 from service.store.options import StoreOptions
@@ -27,6 +27,7 @@ from service.store.recipes import append_recipe, recipe_history
 from service.store.session import reading, writing
 from service.store.store import Store
 from tests.command_line import run
+from tests.databases import migrated_engine
 from tests.postgres import PASSWORD, PostgresServer
 from tests.service.store.test_store import make_row
 
@@ -127,7 +128,7 @@ def test_refused_connection_has_a_reason_without_secrets(
     postgres: PostgresServer, postgres_url: str, change: dict[str, object], words: str
 ) -> None:
     url = make_engine(postgres_url).url.set(**change).render_as_string(hide_password=False)  # type: ignore[arg-type]
-    for opened in (open_engine, open_read_only_engine):
+    for opened in (migrated_engine, open_read_only_engine):
         with pytest.raises(StoreUnavailable, match=words) as raised:
             opened(url)
         assert in_plain_words(raised.value)
@@ -144,7 +145,7 @@ def test_failure_while_a_session_is_configured_has_a_reason(postgres_url: str) -
 def test_password_in_the_query_of_the_url_is_not_shown() -> None:
     url = f"postgresql+psycopg://127.0.0.1:1/name?password={PASSWORD}&connect_timeout=3"
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1/name") as raised:
-        open_engine(url)
+        migrated_engine(url)
     assert in_plain_words(raised.value)
 
 
@@ -153,21 +154,21 @@ def test_database_in_another_encoding_is_refused(postgres: PostgresServer) -> No
         postgres.database("template0", "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'") as url,
         pytest.raises(StoreUnavailable, match=r"has the encoding LATIN1.*UTF8"),
     ):
-        open_engine(url)
+        migrated_engine(url)
 
 
 def test_database_that_cannot_be_written_is_refused(postgres: PostgresServer, postgres_url: str) -> None:
     name = postgres_url.rpartition("/")[2]
     postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(StoreUnavailable, match="read-only"):
-        open_engine(postgres_url)
+        migrated_engine(postgres_url)
     open_read_only_engine(postgres_url).dispose()
 
 
 def test_old_server_is_refused(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres_module, "OLDEST_MAJOR", 99)
     with pytest.raises(StoreUnavailable, match="version 99 or newer is needed"):
-        open_engine(postgres_url)
+        migrated_engine(postgres_url)
 
 
 def test_read_only_engine_cannot_write(postgres_url: str) -> None:
@@ -185,7 +186,7 @@ def test_schema_of_another_version_is_named(postgres_url: str, empty_postgres_ur
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999_future'"))
     engine.dispose()
-    for opened in (open_engine, open_read_only_engine):
+    for opened in (migrated_engine, open_read_only_engine):
         with pytest.raises(StoreUnavailable, match=r"9999_future.*newer version"):
             opened(postgres_url)
 
@@ -195,7 +196,7 @@ def test_migration_waits_for_the_one_of_another_process(empty_postgres_url: str)
     opened: list[Engine] = []
     with other.begin() as connection:
         postgres_module.lock_for_migration(connection)
-        thread = threading.Thread(target=lambda: opened.append(open_engine(empty_postgres_url)))
+        thread = threading.Thread(target=lambda: opened.append(migrated_engine(empty_postgres_url)))
         thread.start()
         time.sleep(0.3)
         assert opened == []

@@ -20,7 +20,7 @@ from service.bundle.bundle import Bundle
 from service.deployment.recipes import recipe_in_force
 from service.recipes.recipe import Recipe
 from service.store.artefacts.local import LocalFiles, write_atomically
-from service.store.database import _upgrade, open_engine
+from service.store.database import _upgrade
 from service.store.errors import ArtefactGone, RecipeConflict, StoreUnavailable, UnknownInspection, UnknownRevision
 from service.store.ids import created_at, new_id, parse_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
@@ -28,6 +28,7 @@ from service.store.models import Base, InspectionRow, ShadowRow
 from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history
 from service.store.records import InspectionRecord, ShadowRecord
 from service.store.store import Store
+from tests.databases import migrated_engine
 
 
 def make_row(**changes: Any) -> InspectionRecord:
@@ -158,7 +159,7 @@ def test_error_names_the_database_that_cannot_be_opened(tmp_path: Path, name: st
     (tmp_path / "folder").mkdir()
     (tmp_path / "text").write_text("not a database, but long enough to have a header " * 50)
     with pytest.raises(StoreUnavailable, match=name):
-        open_engine(f"sqlite:///{tmp_path / name}")
+        migrated_engine(f"sqlite:///{tmp_path / name}")
 
 
 def test_page_starts_after_the_cursor(store: Store) -> None:
@@ -245,7 +246,7 @@ def test_migration_that_recreates_a_table_keeps_referring_rows(tmp_path: Path) -
             values = ["x" if "CHAR" in column[2] else 1 if column[3] else None for column in columns]
             database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
     database.close()
-    engine = open_engine(url)
+    engine = migrated_engine(url)
     with engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(ShadowRow)) == 1
     engine.dispose()

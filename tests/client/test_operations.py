@@ -1,0 +1,89 @@
+"""Every operation on bundles and recipes, with the sync and the async client."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plumbline_client import AsyncClient, Client, ServiceProblem
+from service.bundle.archive import write_archive
+from tests.bundles import write_tiny_bundle
+from tests.running_service import Serve
+
+WHO = {"author": "Ada", "reason": "trial"}
+Call = Callable[..., Any]
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def call_of(request: pytest.FixtureRequest) -> Callable[[int], Call]:
+    """Return a function that calls a method of a client for a port."""
+
+    def make(port: int) -> Call:
+        url = f"http://127.0.0.1:{port}"
+
+        async def run(method: str, *arguments: Any, **options: Any) -> Any:
+            async with AsyncClient(url) as plumbline:
+                return await getattr(plumbline, method)(*arguments, **options)
+
+        def call(method: str, *arguments: Any, **options: Any) -> Any:
+            if request.param:
+                return asyncio.run(run(method, *arguments, **options))
+            with Client(url) as plumbline:
+                return getattr(plumbline, method)(*arguments, **options)
+
+        return call
+
+    return make
+
+
+@pytest.mark.slow
+def test_bundles_are_uploaded_compared_activated_and_rolled_back(
+    call_of: Callable[[int], Call], serve: Serve, tmp_path: Path
+) -> None:
+    first = write_tiny_bundle(tmp_path / "models", created_at=datetime(2026, 1, 1, tzinfo=UTC))
+    second = write_tiny_bundle(tmp_path / "elsewhere", gain=True, created_at=datetime(2026, 2, 1, tzinfo=UTC))
+    archive = io.BytesIO()
+    write_archive(second, archive)
+    with serve(models=tmp_path / "models") as service:
+        call = call_of(service.port)
+        with pytest.raises(ServiceProblem, match="unknown-product"):
+            call("upload_bundle", "gadget", archive.getvalue())
+        assert call("upload_bundle", "widget", archive.getvalue()).version == second.version
+        assert {item.version: item.state for item in call("bundles", "widget").items} == {
+            first.version: "active",
+            second.version: "available",
+        }
+        assert call("shadow_bundle", "widget", second.version, **WHO).version == second.version
+        compared = call("compare_bundles", "widget", shadow=second.version, limit=10)
+        assert (compared.active, compared.shadow) == (first.version, second.version)
+        assert call("stop_shadow", "widget", **WHO).author == "Ada"
+        assert call("activate_bundle", "widget", second.version, **WHO).version == second.version
+        assert call("roll_back_bundle", "widget", **WHO).version == first.version
+        with pytest.raises(ServiceProblem, match="unknown-bundle"):
+            call("activate_bundle", "widget", "000000000000", **WHO)
+
+
+@pytest.mark.slow
+def test_recipes_are_compared_reverted_exported_and_imported(call_of: Callable[[int], Call], serve: Serve) -> None:
+    with serve() as service:
+        call = call_of(service.port)
+        changed = call("change_recipe", "widget", **WHO, target_false_reject_rate=0.1, expected_revision=1)
+        assert changed.revision == 2
+        assert [record.revision for record in call("recipe_history", "widget")] == [2, 1]
+        assert call("recipe_revision", "widget", 1).revision == 1
+        differences = call("compare_recipes", "widget", 1, 2).differences
+        assert "target_false_reject_rate" in {item.path for item in differences}
+        toml = call("export_recipe", "widget")
+        assert call("revert_recipe", "widget", 1, author="Ada", expected_revision=2).revision == 3
+        imported = call("import_recipe", "widget", toml, **WHO, expected_revision=3)
+        assert (imported.revision, imported.author) == (4, "Ada")
+        assert imported.recipe == changed.recipe
+        with pytest.raises(ServiceProblem, match="recipe-conflict"):
+            call("import_recipe", "widget", toml, **WHO, expected_revision=3)
+        assert call("recipe", "widget").revision == 4
