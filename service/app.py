@@ -256,7 +256,6 @@ def _upload_limits(settings: Settings) -> UploadLimits:
     return UploadLimits(
         max_bytes=settings.max_bundle_bytes,
         max_uploads=settings.max_uploads,
-        timeout_s=settings.upload_timeout_s,
         reserve_bytes=settings.min_free_bytes,
     )
 

@@ -8,7 +8,7 @@ message. Every message states what was wrong, what was expected and what to do. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class PlumblineError(Exception):
@@ -218,7 +218,8 @@ class TooManyStreams(PlumblineError):
 class DeadlineExceeded(PlumblineError):
     """The image waited in the queue longer than the deadline and was dropped without a verdict.
 
-    Send it again after `retry_after` seconds. `PLUMBLINE_QUEUE_DEADLINE_S` sets the deadline.
+    Send it again after `retry_after` seconds. `PLUMBLINE_QUEUE_DEADLINE_S` sets the deadline. It also holds for drawing
+    heatmaps and converting stored images; `inspection_id` then names the inspection, which stays stored.
     """
 
     slug = "deadline-exceeded"
@@ -232,6 +233,23 @@ class DeadlineExceeded(PlumblineError):
             deadline_s=deadline_s,
             retry_after=retry_after_s,
         )
+
+    @classmethod
+    def of_drawing(cls, inspection_id: str, deadline_s: float, retry_after_s: float) -> Self:
+        """Return the error for a stored inspection whose image or heatmap was not ready in time.
+
+        Args:
+            inspection_id: The inspection.
+            deadline_s: The deadline in seconds.
+            retry_after_s: Seconds after which the request may succeed.
+        """
+        error = cls(deadline_s, retry_after_s)
+        error.detail = (
+            f"The image of inspection {inspection_id} was not drawn within {deadline_s:g} s. The inspection is stored. "
+            f"Get /v1/inspections/{inspection_id}/heatmap or /image after {retry_after_s:g} s."
+        )
+        error.extensions["inspection_id"] = inspection_id
+        return error
 
 
 class ShuttingDown(PlumblineError):

@@ -96,8 +96,10 @@ class Settings(BaseSettings):
     max_uploads: int = Field(default=2, ge=1, le=100)
     """Most bundles that are uploaded at the same time."""
     upload_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
-    """Seconds that a client may take to send a bundle. After 30 s it must have sent at least 64 KiB/s on average. A
-    pause may last `body_timeout_s`.
+    """Seconds that a client may take to send a bundle. A pause may last `body_timeout_s`."""
+    min_upload_rate: int = Field(default=64 * 2**10, ge=1, le=2**30)
+    """Lowest average rate of an uploaded bundle, in bytes per second, after its first 30 seconds. Slower uploads fail
+    with 408.
     """
     min_free_bytes: int = Field(default=512 * 2**20, ge=0, le=2**50)
     """Free space on the disk of the model repository, in bytes, below which uploads of bundles are refused. It does not
@@ -141,7 +143,7 @@ class Settings(BaseSettings):
     """
     min_body_rate: int = Field(default=4096, ge=1, le=2**30)
     """Lowest average rate of a body, in bytes per second, after its first 5 seconds. Slower requests fail with 408.
-    Uploads of bundles have a limit of their own: see `upload_timeout_s`.
+    Uploads of bundles have a limit of their own: see `min_upload_rate`.
     """
     queue_limit: int = Field(default=64, ge=1, le=10_000)
     """Most inspections in flight, waiting or running. Further ones get 503 with Retry-After. Clients have equal shares:

@@ -11,6 +11,7 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -67,7 +68,7 @@ def import_archive(
     limit_bytes: int,
     *,
     reserve_bytes: int = 0,
-    before_publish: Callable[[], None] | None = None,
+    publishing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[Bundle, bool]:
     """Install an archived bundle in the model repository. Either all of it is installed or nothing.
 
@@ -77,7 +78,7 @@ def import_archive(
         archive: The zip file, seekable.
         limit_bytes: Largest allowed size of the unpacked bundle.
         reserve_bytes: Disk space that has to stay free.
-        before_publish: As for `install_bundle`.
+        publishing: As for `install_bundle`.
 
     Returns:
         The bundle, and whether it is new: False if an intact bundle with this digest was already installed.
@@ -92,7 +93,7 @@ def import_archive(
     try:
         models.mkdir(parents=True, exist_ok=True)
         check_space(models, sum(map(len, contents.values())), reserve_bytes)
-        return install_bundle(models, product, contents, before_publish)
+        return install_bundle(models, product, contents, publishing)
     except OSError as error:
         raise RepositoryNotWritable(models, error.strerror) from error
 

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +63,10 @@ def write_bundle(
 
 
 def install_bundle(
-    models: Path, product: str, contents: Mapping[str, bytes], before_publish: Callable[[], None] | None = None
+    models: Path,
+    product: str,
+    contents: Mapping[str, bytes],
+    publishing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> tuple[Bundle, bool]:
     """Install the files of a bundle in the model repository, completely or not at all, and load it back.
 
@@ -70,8 +74,8 @@ def install_bundle(
         models: The model repository; the bundle becomes `models/<product>/<version>/`.
         product: The product that the bundle must belong to.
         contents: The files by their names in the bundle, including `manifest.json`.
-        before_publish: Called when the bundle is verified and new, before it becomes visible. If it raises, nothing is
-            installed.
+        publishing: Returns the context in which the bundle, verified and new, becomes visible. If entering it raises,
+            nothing is installed. If the bundle cannot be put in place, the context receives the exception.
 
     Returns:
         The bundle, and whether it is new: False if an intact bundle with this digest was already installed.
@@ -96,7 +100,7 @@ def install_bundle(
             made_for = bundle.manifest.product
             if made_for != product:
                 raise BundleOfOtherProduct(target, made_for, product)
-            is_new = _put_in_place(staged, target, before_publish)
+            is_new = _put_in_place(staged, target, publishing)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException as error:
@@ -116,26 +120,26 @@ def _remove_stale(product_folder: Path) -> None:
                 shutil.rmtree(leftover)
 
 
-def _put_in_place(staged: Path, target: Path, before_publish: Callable[[], None] | None) -> bool:
+def _put_in_place(staged: Path, target: Path, publishing: Callable[[], AbstractContextManager[None]]) -> bool:
     """Rename a verified folder to its final name unless an intact bundle has it; return whether it was renamed."""
-    try:
+    with contextlib.suppress(BundleInvalid):
         Bundle.load(target)
-    except BundleInvalid:
-        if before_publish is not None:
-            before_publish()
+        return False
+    damaged = staged.parent / "damaged"
+    with publishing():
         if target.exists():
             # The installed bundle was damaged. The same name means the same content, so a process that still serves it
             # loses nothing.
-            target.rename(staged.parent / "damaged")
-    else:
-        return False
-    try:
-        staged.rename(target)
-    except OSError:
-        if not target.exists():
+            target.rename(damaged)
+        try:
+            staged.rename(target)
+        except OSError:
+            if target.exists():
+                return False  # another process has just installed the same bundle
+            if damaged.exists():
+                damaged.rename(target)
             raise
-        return False  # another process has just installed the same bundle
-    _sync_folder(target.parent)
+        _sync_folder(target.parent)
     return True
 
 

@@ -87,20 +87,6 @@ class UploadsBusy(PlumblineError):
         )
 
 
-class UploadTooSlow(PlumblineError):
-    """The bundle arrived too slowly. Nothing of it was stored, and the connection is closed.
-
-    Check the network, or raise `PLUMBLINE_UPLOAD_TIMEOUT_S` if the limit on the total time was reached.
-    """
-
-    slug = "upload-too-slow"
-    title = "Bundle arrived too slowly"
-    status = 408
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"The upload was ended: {reason} Nothing was stored. Check the network and send it again.")
-
-
 class ChangeUnderWay(PlumblineError):
     """Another change of the product's bundles is in progress.
 

@@ -43,6 +43,11 @@ class LoadFailures:
         with self._lock:
             self.broken = (*self.broken, bundle)
 
+    def replace_broken(self, bundle: BrokenBundle) -> None:
+        """Add a bundle to `broken` in place of the other bundles of its product."""
+        with self._lock:
+            self.broken = (*(other for other in self.broken if other.product != bundle.product), bundle)
+
     def clear_broken(self, product: str) -> None:
         """Remove a product's bundles from `broken`."""
         with self._lock:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import structlog
 
-from service.deployment.errors import ChangeUnderWay, ProductNotReady, UnknownProduct
+from service.deployment.changes import ProductChanges
+from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.lease import ActiveProduct, LeaseCount, Shadow
 from service.deployment.loading import LOADING_GRACE_S, ProductLoading, known_failure
@@ -39,9 +40,9 @@ class Registry:
     database and memory change together.
 
     Locks:
-        Each product has a lock that is held during a change of its bundle or recipe, database writes included. Changes
-        of different products never wait for each other. `_state_lock` protects the mappings; it is only held to replace
-        them, never during I/O. Readers take no lock: each mapping is immutable and replaced as a whole.
+        Each product has a lock that is held during a change of its bundle or recipe, database writes included (see
+        `ProductChanges`). `_state_lock` protects the mappings; it is only held to replace them, never during I/O.
+        Readers take no lock: each mapping is immutable and replaced as a whole.
 
     Args:
         models: The model repository, `<product>/<version>/`.
@@ -64,12 +65,9 @@ class Registry:
         self._shadows: Mapping[str, Shadow] = MappingProxyType({})
         self._known = frozenset(product_folders(models))
         self._state_lock = threading.Lock()
-        self._product_locks: dict[str, threading.Lock] = {}
-        # Products with a bundle change in progress, which takes seconds. Until `load` has processed a product, it is in
-        # progress.
-        self._changing = set(self._known)
-        self._closing = threading.Event()
-        self._loading = ProductLoading(models, self._known, self.failures, self._closing)
+        # Until `load` has processed a product, a change of its bundles is in progress.
+        self._changes = ProductChanges(self._known)
+        self._loading = ProductLoading(models, self._known, self.failures, self._changes.closing)
 
     @property
     def active(self) -> Mapping[str, ActiveProduct]:
@@ -94,7 +92,7 @@ class Registry:
     @property
     def closing(self) -> bool:
         """Whether `close` was called."""
-        return self._closing.is_set()
+        return self._changes.closing.is_set()
 
     @property
     def loading(self) -> bool:
@@ -110,7 +108,7 @@ class Registry:
 
     def wait_closing(self, timeout_s: float) -> bool:
         """Wait until `close` is called or the timeout passes. Return whether it was called."""
-        return self._closing.wait(timeout_s)
+        return self._changes.closing.wait(timeout_s)
 
     def load(self, load_product: Callable[[str], None]) -> None:
         """Load every product, several at a time. A product that cannot be loaded does not affect the others.
@@ -119,7 +117,7 @@ class Registry:
             load_product: Loads one product with `load_bundle` and puts it in force with `swap`. It is called from
                 several threads. Whatever it raises is recorded in `failures.broken`.
         """
-        self._loading.run(load_product, self._end_change)
+        self._loading.run(load_product, self._changes.end)
 
     def require_known(self, product: str) -> None:
         """Raise `UnknownProduct` if the repository has no such product."""
@@ -145,7 +143,7 @@ class Registry:
 
     def is_loading(self, product: str) -> bool:
         """Return whether a change of the product's bundles is in progress."""
-        return product in self._changing
+        return self._changes.is_reserved(product)
 
     @contextmanager
     def lease(self, product: str) -> Iterator[ActiveProduct]:
@@ -191,7 +189,7 @@ class Registry:
             ShuttingDown: The registry is closed.
         """
         self.get(product)
-        with self._exclusive(product):
+        with self.exclusive(product):
             active, shadow = self.get(product), self._shadows.get(product)
             revision, shadow_recipe = store(active, shadow)
             self._set_active(product, replace(active, recipe=revision))
@@ -199,24 +197,22 @@ class Registry:
                 self._set_shadow(product, replace(shadow, recipe=shadow_recipe))
         return revision
 
-    @contextmanager
-    def changing(self, product: str) -> Iterator[None]:
+    def changing(self, product: str) -> AbstractContextManager[None]:
         """Reserve the product for a change of its bundles for the block, which includes loading one.
 
         Raises:
             ChangeUnderWay: Another change of the product's bundles is in progress.
             ShuttingDown: The registry is closed.
         """
-        with self._state_lock:
-            if self.closing:
-                raise ShuttingDown()
-            if product in self._changing:
-                raise ChangeUnderWay(product)
-            self._changing.add(product)
-        try:
-            yield
-        finally:
-            self._end_change(product)
+        return self._changes.reserve(product)
+
+    def exclusive(self, product: str) -> AbstractContextManager[None]:
+        """Hold the product's lock for the block: no bundle or recipe is put in force meanwhile.
+
+        Raises:
+            ShuttingDown: The registry is closed.
+        """
+        return self._changes.lock(product)
 
     def load_bundle(self, product: str, version: str, *, in_background: bool = False) -> Inspector:
         """Load and test a bundle without putting it in force.
@@ -268,7 +264,7 @@ class Registry:
             ShuttingDown: The registry is closed.
         """
         try:
-            with self._exclusive(product):
+            with self.exclusive(product):
                 recipe, result = store()
                 old, shadow = self._active.get(product), self._shadows.get(product)
                 self._set_active(product, ActiveProduct(inspector, recipe, LeaseCount(inspector)))
@@ -301,7 +297,7 @@ class Registry:
             ShuttingDown: The registry is closed.
         """
         try:
-            with self._exclusive(product):
+            with self.exclusive(product):
                 recipe, result = store()
                 old = self._shadows.get(product)
                 self._set_shadow(product, Shadow(inspector, recipe, LeaseCount(inspector)))
@@ -324,7 +320,7 @@ class Registry:
         Raises:
             ShuttingDown: The registry is closed.
         """
-        with self._exclusive(product):
+        with self.exclusive(product):
             result = store()
             old = self._shadows.get(product)
             self._set_shadow(product, None)
@@ -333,44 +329,35 @@ class Registry:
 
     def refresh(self, product: str, version: str) -> None:
         """Register a bundle that was added to the repository or repaired."""
-        with self._state_lock:
-            self._known |= {product}
+        self._add_known({product})
         self.failures.clear_refused(product, version)
+
+    def discover(self) -> None:
+        """Register products that another process added to the repository.
+
+        Raises:
+            OSError: The repository cannot be read.
+        """
+        found = set(product_folders(self.models, besides=self._known))
+        if found:
+            self._add_known(found)
 
     def close(self) -> None:
         """Refuse further changes, end the loading of bundles, finish all pending inspections, and close all inspectors.
 
         A change in progress completes first; its product is closed last.
         """
-        with self._state_lock:
-            self._closing.set()
-            locks = dict(self._product_locks)
+        locks = self._changes.close()
         self.loader.close()
-        for product, lock in sorted(locks.items(), key=lambda item: item[1].locked()):
+        for product, lock in locks:
             with lock:
                 for deployed in (self._active.get(product), self._shadows.get(product)):
                     if deployed is not None:
                         deployed.inspector.close(drain=True)
 
-    @contextmanager
-    def _exclusive(self, product: str) -> Iterator[None]:
-        """Hold the product's lock for the block.
-
-        Raises:
-            ShuttingDown: The registry is closed.
-        """
+    def _add_known(self, products: Set[str]) -> None:
         with self._state_lock:
-            if self.closing:  # `close` only waits for the locks that exist at its start
-                raise ShuttingDown()
-            lock = self._product_locks.setdefault(product, threading.Lock())
-        with lock:
-            if self.closing:
-                raise ShuttingDown()
-            yield
-
-    def _end_change(self, product: str) -> None:
-        with self._state_lock:
-            self._changing.discard(product)
+            self._known |= products
 
     def _set_active(self, product: str, active: ActiveProduct) -> None:
         # The metrics first: inspections are counted as soon as the product can be inspected.

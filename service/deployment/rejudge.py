@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.deployment.reference_scores import ReferenceScores
+from service.deployment.stored_image import decoding_stored
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.inspector import Inspector
 from service.inspection.records import Inspection
@@ -32,6 +33,7 @@ def judge_again(
 
     Raises:
         ArtefactGone: The image is no longer stored.
+        StoredImageUnreadable: The image cannot be decoded.
         AreaMismatch: The image does not match the recipe's polygons.
         QueueFull, DeadlineExceeded, ShuttingDown: The inspector cannot process the image now.
         ScoreNotFinite: The graph returned a score that is not finite.
@@ -39,4 +41,5 @@ def judge_again(
     data = store.files.image_of(row)
     reference = references.scores(inspector.bundle, recipe)
     rules = PixelRules.from_stored(row.image_pixels)
-    return inspector.inspect(data, recipe.criteria, reference, rules, copies=copies)
+    with decoding_stored(row):
+        return inspector.inspect(data, recipe.criteria, reference, rules, copies=copies)

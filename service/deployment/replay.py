@@ -138,7 +138,7 @@ class Replayer:
         """Judge the image of a stored inspection again.
 
         Raises:
-            ArtefactGone: The image is no longer stored.
+            ArtefactGone, StoredImageUnreadable: The image is no longer stored, or cannot be decoded.
             UnknownBundle, UnknownRevision: The bundle or the recipe is no longer available.
             BundleInvalid, ProviderUnavailable: The bundle cannot be run on this machine.
             NotJudged: The image was rejected by the quality check.

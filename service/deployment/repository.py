@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Self
 
@@ -91,12 +91,20 @@ class BundleLoader:
             self._passed.add(facts)
 
 
-def product_folders(models: Path) -> Iterator[str]:
-    """Yield the names of the products in a model repository, sorted."""
+def product_folders(models: Path, besides: Set[str] = frozenset()) -> Iterator[str]:
+    """Yield the names of the products in a model repository, sorted.
+
+    Args:
+        models: The model repository.
+        besides: Products that are left out without a look into their folders.
+
+    Raises:
+        OSError: The repository cannot be read.
+    """
     if not models.is_dir():
         return
     for folder in sorted(models.iterdir()):
-        if folder.name.startswith(".") or not folder.is_dir():
+        if folder.name in besides or folder.name.startswith(".") or not folder.is_dir():
             continue
         if PRODUCT_NAME.fullmatch(folder.name) and _may_contain_bundles(folder):
             yield folder.name

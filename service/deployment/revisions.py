@@ -3,30 +3,37 @@
 The number of the newest recipe revision of a product is the truth. It identifies the recipe and the bundle that it
 belongs to, because every activation of another bundle appends a revision in the same transaction. It is read before
 each inspection, in one query for all inspections that wait for it, and about every second for products that receive no
-images. A process that is the only user of its database (SQLite) needs none of this.
+images or are not active here. A process that is the only user of its database (SQLite) needs none of this.
+
+A bundle that cannot be loaded here is loaded again after a delay that grows, and when its files change: see
+`LoadRetries`. It does not affect other products.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import structlog
 from sqlalchemy import Engine
 
 from service.deployment.errors import ChangeUnderWay, ProductNotReady
+from service.deployment.failures import BrokenBundle
 from service.deployment.lease import ActiveProduct, Shadow
 from service.deployment.recipes import shadow_recipe
 from service.deployment.registry import Registry
-from service.errors import PlumblineError
+from service.deployment.retries import LoadRetries
+from service.errors import PlumblineError, ShuttingDown
 from service.recipes.recipe import Recipe
 from service.store.choices import BundleChoices
 from service.store.errors import StoreUnavailable
 from service.store.recipes import current_recipe, newest_revisions
-from service.store.records import RecipeRevision
+from service.store.records import RecipeRevision, Role
 
 log = structlog.get_logger(__name__)
 POLL_S = 1.0
+# Refused inspections request a poll; they must not make the thread poll without a pause.
+_MIN_PAUSE_S = 0.1
 _STOP_S = 5.0
 
 
@@ -64,13 +71,17 @@ class RevisionFollower:
         registry: The registry.
         engine: The database.
         poll_s: Seconds between two polls.
+        retries: When bundles that were refused are loaded again; by default as `LoadRetries` does.
     """
 
-    def __init__(self, registry: Registry, engine: Engine, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self, registry: Registry, engine: Engine, poll_s: float = POLL_S, retries: LoadRetries | None = None
+    ) -> None:
         self._registry = registry
         self._engine = engine
         self._poll_s = poll_s
         self._choices = BundleChoices(engine)
+        self._retries = LoadRetries(registry.models) if retries is None else retries
         self._newest = SharedQuery(lambda: newest_revisions(engine))
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -114,17 +125,65 @@ class RevisionFollower:
             StoreUnavailable: The database cannot be read.
         """
         newest = self._newest()
-        for product, active in self._registry.active.items():
-            try:
-                if newest.get(product, active.recipe.revision) != active.recipe.revision:
-                    self._follow_active(product)
-                self._follow_shadow(product)
-            except ChangeUnderWay:
-                continue  # this process changes the product itself
-            except StoreUnavailable:
-                raise
-            except PlumblineError as error:
-                log.error("change by another process not followed", product=product, reason=error.detail)
+        self._discover()
+        registry = self._registry
+        for product in sorted(registry.known & (newest.keys() | registry.active.keys())):
+            if registry.closing:
+                return
+            active = registry.active.get(product)
+            wanted = newest.get(product)
+            if wanted is None or (active is not None and active.recipe.revision == wanted):
+                self._end_failures(product, "active")
+            elif not registry.is_loading(product):  # otherwise this process changes the product itself
+                self._follow(product, "active", wanted, self._follow_active)
+            if product in registry.active:
+                self._poll_shadow(product)
+
+    def _discover(self) -> None:
+        """Register the products that another process added to the model repository."""
+        try:
+            self._registry.discover()
+        except OSError as error:
+            log.warning("model repository not read", path=str(self._registry.models), reason=error.strerror)
+
+    def _poll_shadow(self, product: str) -> None:
+        choice = self._choices.current(product, "shadow")
+        wanted = None if choice is None else choice.version
+        shadow = self._registry.shadows.get(product)
+        if wanted == (None if shadow is None else shadow.bundle.version):
+            self._end_failures(product, "shadow")
+        else:
+            self._follow(product, "shadow", wanted, lambda product: self._follow_shadow(product, wanted))
+
+    def _follow(self, product: str, role: Role, wanted: Hashable, follow: Callable[[str], None]) -> None:
+        """Put a change of one product in force, unless the same change failed a short time ago.
+
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
+        if not self._retries.is_due(product, role, wanted):
+            return
+        try:
+            follow(product)
+        except (ChangeUnderWay, ShuttingDown):
+            return  # this process changes the product itself, or ends
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # one product must not affect the others
+            self._retries.add_failure(product, role, wanted)
+            log.error(
+                "change by another process not followed",
+                product=product,
+                role=role,
+                reason=error.detail if isinstance(error, PlumblineError) else repr(error),
+                exc_info=None if isinstance(error, PlumblineError) else error,
+            )
+        else:
+            self._end_failures(product, role)
+
+    def _end_failures(self, product: str, role: Role) -> None:
+        if self._retries.clear(product, role) and role == "active":
+            self._registry.failures.clear_broken(product)
 
     def _adopt(self, active: ActiveProduct, shadow: Shadow | None) -> tuple[RecipeRevision, Recipe | None]:
         """Return the newest revision if it belongs to the active bundle, otherwise the one in force."""
@@ -134,30 +193,33 @@ class RevisionFollower:
         return revision, None if shadow is None else shadow_recipe(self._engine, shadow.bundle)
 
     def _follow_active(self, product: str) -> None:
+        registry = self._registry
         revision = current_recipe(self._engine, product)
-        active = self._registry.get(product)
-        if revision is None or revision.bundle_digest == active.bundle.digest:
-            self._registry.change_recipe(product, self._adopt)
+        active = registry.active.get(product)
+        if active is not None and (revision is None or revision.bundle_digest == active.bundle.digest):
+            registry.change_recipe(product, self._adopt)
             return
-        with self._registry.changing(product):
-            inspector = self._registry.load_bundle(product, revision.bundle_digest[:12])
+        if revision is None:
+            return
+        version = revision.bundle_digest[:12]
+        with registry.changing(product):
+            try:
+                inspector = registry.load_bundle(product, version)
+            except ShuttingDown:
+                raise
+            except PlumblineError as error:
+                registry.failures.replace_broken(BrokenBundle(product, version, error.slug, error.detail))
+                raise
             # If the recipe was changed again meanwhile, the next poll or inspection adopts the change.
-            self._registry.swap(product, inspector, lambda: (revision, None))
-        log.info("bundle activated by another process", product=product, version=revision.bundle_digest[:12])
+            registry.swap(product, inspector, lambda: (revision, None))
+        log.info("bundle activated by another process", product=product, version=version)
 
-    def _follow_shadow(self, product: str) -> None:
-        choice = self._choices.current(product, "shadow")
-        wanted = None if choice is None else choice.version
-        shadow = self._registry.shadows.get(product)
-        if wanted == (None if shadow is None else shadow.bundle.version):
-            return
-        if wanted is not None and (product, wanted) in self._registry.failures.refused:
-            return  # it was refused once, and does not get better
+    def _follow_shadow(self, product: str, version: str | None) -> None:
         with self._registry.changing(product):
-            if wanted is None:
+            if version is None:
                 self._registry.stop_shadow(product, lambda: None)
                 return
-            inspector = self._registry.load_bundle(product, wanted, in_background=True)
+            inspector = self._registry.load_bundle(product, version, in_background=True)
             self._registry.start_shadow(
                 product, inspector, lambda: (shadow_recipe(self._engine, inspector.bundle), None)
             )
@@ -174,3 +236,4 @@ class RevisionFollower:
                 log.warning("changes by other processes not read", reason=error.detail)
             except Exception:  # the thread must survive any error
                 log.exception("changes by other processes not followed")
+            self._stop.wait(min(self._poll_s, _MIN_PAUSE_S))

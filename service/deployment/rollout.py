@@ -6,7 +6,7 @@ one after its last inspection. If any step fails, the old bundle stays active.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,13 @@ from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.schemas.common import SYSTEM_AUTHOR
 from service.store.choices import BundleChoices
+from service.store.errors import StoreUnavailable
 from service.store.records import BundleChoice, ChoiceDraft, RecipeDraft, RecipeRevision
 
 log = structlog.get_logger(__name__)
 
 BundleState = Literal["active", "shadow", "available", "broken"]
+_Predecessor = int | ChoiceDraft | None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Rollout:
             archive,
             limits.max_bytes,
             reserve_bytes=limits.reserve_bytes,
-            before_publish=lambda: self._store_implicit_choice(product),
+            publishing=lambda: self._publishing(product),
         )
         return_freed_memory()
         self._registry.refresh(product, bundle.version)
@@ -159,7 +161,7 @@ class Rollout:
             current = self.choices.current(product, "active")
             if active is not None and current is not None and active.bundle.version == current.version == version:
                 return current
-            return self._swap(product, version, author, reason, self._predecessor(product, version))
+            return self._swap(product, version, author, reason, lambda: self._predecessor(product, version))
 
     def roll_back(self, product: str, *, author: str, reason: str) -> BundleChoice:
         """Activate the bundle that was active before the current one. Each call goes back one bundle further.
@@ -176,7 +178,7 @@ class Rollout:
             previous = self.choices.get(current.returns_to)
             if previous.version is None:  # the choice that the first upload to a product without a bundle stores
                 raise NothingToRollBackTo(product)
-            return self._swap(product, previous.version, author, reason, previous.returns_to)
+            return self._swap(product, previous.version, author, reason, lambda: previous.returns_to)
 
     def start_shadow(self, product: str, version: str, *, author: str, reason: str) -> BundleChoice:
         """Deploy a bundle as the product's shadow: it judges the images of the active bundle from the next one on.
@@ -222,16 +224,22 @@ class Rollout:
             return choice
 
     def _swap(
-        self, product: str, version: str, author: str, reason: str, predecessor: int | ChoiceDraft | None
+        self, product: str, version: str, author: str, reason: str, find_predecessor: Callable[[], _Predecessor]
     ) -> BundleChoice:
         inspector = self._registry.load_bundle(product, version)
-        # What a roll-back returns to: a stored choice, or one that is stored together with this one.
-        returns_to, implicit = (None, predecessor) if isinstance(predecessor, ChoiceDraft) else (predecessor, None)
-        drafts = [ChoiceDraft(product, "active", inspector.bundle.digest, author, reason, returns_to)]
-        shadow = self._registry.shadows.get(product)
-        if shadow is not None and shadow.bundle.digest == inspector.bundle.digest:
-            drafts.append(ChoiceDraft(product, "shadow", None, author, f"Bundle {version} is active now."))
-        choice = self._registry.swap(product, inspector, lambda: self._store_choices(inspector, drafts, implicit))
+
+        def store() -> tuple[RecipeRevision, BundleChoice]:
+            # What a roll-back returns to: a stored choice, or one that is stored together with this one. It is
+            # determined under the product's lock, because a failed upload withdraws a choice under it.
+            found = find_predecessor()
+            returns_to, implicit = (None, found) if isinstance(found, ChoiceDraft) else (found, None)
+            drafts = [ChoiceDraft(product, "active", inspector.bundle.digest, author, reason, returns_to)]
+            shadow = self._registry.shadows.get(product)
+            if shadow is not None and shadow.bundle.digest == inspector.bundle.digest:
+                drafts.append(ChoiceDraft(product, "shadow", None, author, f"Bundle {version} is active now."))
+            return self._store_choices(inspector, drafts, implicit)
+
+        choice = self._registry.swap(product, inspector, store)
         log.info("bundle activated", product=product, version=version, author=author)
         return choice
 
@@ -247,7 +255,7 @@ class Rollout:
         assert isinstance(recipe, RecipeRevision)
         return recipe, choice
 
-    def _predecessor(self, product: str, version: str) -> int | ChoiceDraft | None:
+    def _predecessor(self, product: str, version: str) -> _Predecessor:
         """Return the choice that a roll-back from this version returns to: its id, or a draft if it is not stored.
 
         It is the choice of the active bundle, which has none if it was active by default.
@@ -265,28 +273,47 @@ class Rollout:
             return ChoiceDraft(product, "active", active.bundle.digest, SYSTEM_AUTHOR, reason)
         return current.id
 
-    def _store_implicit_choice(self, product: str) -> None:
-        """Store the choice that is in force without an activation, before an uploaded bundle becomes visible.
+    @contextmanager
+    def _publishing(self, product: str) -> Iterator[None]:
+        """Store the choice that is in force without an activation; an uploaded bundle becomes visible in the block.
 
         Without any choice the newest bundle serves after a restart, which would activate a bundle that was only
-        uploaded. The choice is the active bundle. If none is active, it is the newest one that was in the folder
-        before, and none if the product is new.
+        uploaded. The choice is withdrawn if the block fails. Uploads to one product wait for each other here.
 
         Raises:
-            ChangeUnderWay: Another change of the product's bundles is in progress.
+            ShuttingDown: The registry is closed.
             StoreUnavailable: The database cannot be used.
         """
-        if self.choices.current(product, "active") is not None:
-            return
-        with self._registry.changing(product):
-            active = self._registry.active.get(product)
-            if active is not None:
-                digest, reason = active.bundle.digest, "It was active by default when another bundle was uploaded."
-            elif found := self._newest_digest(product):
-                digest, reason = found, "It was the newest bundle when another one was uploaded."
-            else:
-                digest, reason = None, "The product was created by an upload, and none of its bundles was activated."
-            self.choices.append(ChoiceDraft(product, "active", digest, SYSTEM_AUTHOR, reason))
+        with self._registry.exclusive(product):
+            stored = None
+            if self.choices.current(product, "active") is None:
+                stored = self.choices.append(self._implicit_choice(product))
+            try:
+                yield
+            except BaseException:
+                if stored is not None:
+                    self._withdraw(stored)
+                raise
+
+    def _withdraw(self, choice: BundleChoice) -> None:
+        try:
+            self.choices.withdraw(choice)
+        except StoreUnavailable as error:
+            log.error("choice of a failed upload not removed", product=choice.product, reason=error.detail)
+
+    def _implicit_choice(self, product: str) -> ChoiceDraft:
+        """Return the choice that is in force without an activation.
+
+        It is the active bundle. If none is active, it is the newest one in the folder, and none if the product is new.
+        """
+        active = self._registry.active.get(product)
+        if active is not None:
+            digest, reason = active.bundle.digest, "It was active by default when another bundle was uploaded."
+        elif found := self._newest_digest(product):
+            digest, reason = found, "It was the newest bundle when another one was uploaded."
+        else:
+            digest, reason = None, "The product was created by an upload, and none of its bundles was activated."
+        return ChoiceDraft(product, "active", digest, SYSTEM_AUTHOR, reason)
 
     def _newest_digest(self, product: str) -> Digest | None:
         for folder in bundle_folders(self._registry.models / product):

@@ -1,23 +1,18 @@
-"""Receive archives of bundles, with limits on their number, size, time and disk space."""
+"""Admit archives of bundles, with limits on their number, size and disk space."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 from service.bundle.archive import check_space, open_spool
 from service.bundle.errors import BundleTooLarge, RepositoryNotWritable
-from service.deployment.errors import UploadsBusy, UploadTooSlow
+from service.deployment.errors import UploadsBusy
 
-# The least average rate of an upload. It does not apply to the first seconds.
-MIN_BYTES_PER_S = 64 * 1024
-RATE_GRACE_S = 30.0
-_CHECK_S = 0.5
 ResultT = TypeVar("ResultT")
 
 
@@ -28,13 +23,11 @@ class UploadLimits:
     Attributes:
         max_bytes: Largest archive, and largest unpacked bundle.
         max_uploads: Most uploads at the same time.
-        timeout_s: Seconds that a client may take to send an archive.
         reserve_bytes: Disk space that has to stay free.
     """
 
     max_bytes: int
     max_uploads: int
-    timeout_s: float
     reserve_bytes: int
 
 
@@ -51,30 +44,11 @@ class Upload:
     reserved_bytes: int
     limits: UploadLimits
     _unpacking: asyncio.Lock
-    _since: float = field(default_factory=time.monotonic)
 
     @property
     def received_bytes(self) -> int:
         """Bytes in the file."""
         return self.file.tell()
-
-    async def receive(self, receiving: Coroutine[Any, Any, None]) -> None:
-        """Wait until the archive is received.
-
-        Args:
-            receiving: Writes the request's body to `file`. It is cancelled if the client is too slow.
-
-        Raises:
-            UploadTooSlow: The client is too slow, or the upload takes too long.
-        """
-        task = asyncio.ensure_future(receiving)
-        try:
-            while not (await asyncio.wait({task}, timeout=_CHECK_S))[0]:
-                self._check_rate()
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-        task.result()
 
     async def unpack(self, install: Callable[[], ResultT]) -> ResultT:
         """Run a function that unpacks the archive, on another thread. Archives are unpacked one at a time.
@@ -84,14 +58,6 @@ class Upload:
         """
         async with self._unpacking:
             return await asyncio.to_thread(install)
-
-    def _check_rate(self) -> None:
-        elapsed = time.monotonic() - self._since
-        if elapsed > self.limits.timeout_s:
-            limit = self.limits.timeout_s
-            raise UploadTooSlow(f"it took longer than {limit:g} s (PLUMBLINE_UPLOAD_TIMEOUT_S).")
-        if self.received_bytes < MIN_BYTES_PER_S * (elapsed - RATE_GRACE_S):
-            raise UploadTooSlow(f"it was slower than {MIN_BYTES_PER_S // 1024} KiB/s on average.")
 
 
 class BundleUploads:

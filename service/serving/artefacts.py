@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 import numpy as np
 
 from service.bundle.arrays import Float32Map
+from service.deployment.stored_image import decoding_stored
+from service.errors import DeadlineExceeded
 from service.inspection import heatmap
 from service.inspection.area import BoolMask, judged_cells
 from service.inspection.decoding import decoder
@@ -20,7 +23,7 @@ from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES, HeatmapScale
 from service.inspection.runtime.threads import cpu_quota
 from service.monitoring.metrics import Metrics
-from service.serving.admission import Admission
+from service.serving.admission import Admission, Disconnected
 from service.serving.records import to_region
 from service.settings import Settings
 from service.store.artefacts.stored_file import StoredFile
@@ -30,7 +33,36 @@ from service.store.records import InspectionRecord
 from service.store.store import Store
 
 READER_THREADS = 4
+_RETRY_S = 1.0
 ResultT = TypeVar("ResultT")
+
+
+class _Deadline:
+    """Until when the artefact of an inspection must be ready.
+
+    Args:
+        inspection_id: The inspection.
+        seconds: Time from now, in seconds.
+    """
+
+    def __init__(self, inspection_id: str, seconds: float) -> None:
+        self._inspection_id = inspection_id
+        self._seconds = seconds
+        self._end = time.perf_counter() + seconds
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the deadline, at least 0."""
+        return max(0.0, self._end - time.perf_counter())
+
+    def check(self) -> None:
+        """Raise `DeadlineExceeded` if the deadline has passed."""
+        if self.remaining_s == 0:
+            raise self.error()
+
+    def error(self, retry_after_s: float | None = None) -> DeadlineExceeded:
+        """Return the error for a deadline that has passed."""
+        return DeadlineExceeded.of_drawing(self._inspection_id, self._seconds, retry_after_s or _RETRY_S)
 
 
 class ArtefactService:
@@ -58,9 +90,15 @@ class ArtefactService:
         """Media types of heatmaps, the configured one first."""
 
     async def draw_heatmap(
-        self, record: InspectionRecord, media_type: str, client: str, *, legend: bool = False
+        self,
+        record: InspectionRecord,
+        media_type: str,
+        client: str,
+        disconnected: Disconnected | None = None,
+        *,
+        legend: bool = False,
     ) -> bytes:
-        """Draw the heatmap of a stored inspection.
+        """Draw the heatmap of a stored inspection. As for an inspection, there is a deadline.
 
         Scale and area are those that were in force when the image was judged.
 
@@ -68,6 +106,7 @@ class ArtefactService:
             record: The inspection.
             media_type: One of `heatmap_media_types`.
             client: Identity of the client.
+            disconnected: Ends the wait when the client closes its connection.
             legend: Whether decision, score, thresholds and colour scale are drawn below the image.
 
         Returns:
@@ -75,11 +114,13 @@ class ArtefactService:
 
         Raises:
             ArtefactGone: The image or the map is no longer stored.
+            StoredImageUnreadable: The image cannot be decoded.
             StoreUnavailable: A file or the recipe cannot be read.
-            QueueFull, DeadlineExceeded: Too many artefacts are being drawn.
+            QueueFull, DeadlineExceeded: Too many artefacts are being drawn, or drawing takes too long.
+            InvalidRequest: The client closed the connection while the request waited.
         """
-        async with self._admission.turn(client, self._deadline_s):
-            return await self.draw_admitted(record, media_type, legend=legend)
+        async with self._turn(record, client, disconnected) as deadline:
+            return await self._draw_until(deadline, record, media_type, legend=legend)
 
     async def draw_admitted(self, record: InspectionRecord, media_type: str, *, legend: bool = False) -> bytes:
         """Draw the heatmap for a request that holds an admission of an inspection already.
@@ -92,40 +133,60 @@ class ArtefactService:
         Raises:
             ArtefactGone: The image or the map is no longer stored.
             StoreUnavailable: A file or the recipe cannot be read.
+            DeadlineExceeded: Drawing takes too long. The inspection stays stored.
         """
-        started = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        drawn = await loop.run_in_executor(self._drawings, self._draw, record, media_type, legend)
-        self._metrics.stages.labels("encode").observe(time.perf_counter() - started)
-        return drawn
+        return await self._draw_until(_Deadline(record.id, self._deadline_s), record, media_type, legend=legend)
 
-    async def convert_image(self, record: InspectionRecord, client: str) -> bytes:
+    async def convert_image(
+        self, record: InspectionRecord, client: str, disconnected: Disconnected | None = None
+    ) -> bytes:
         """Return the image of a stored inspection as it was judged: an 8-bit RGB PNG.
 
         Args:
             record: The inspection.
             client: Identity of the client.
+            disconnected: Ends the wait when the client closes its connection.
 
         Raises:
             ArtefactGone: The image is no longer stored.
+            StoredImageUnreadable: It cannot be decoded.
             StoreUnavailable: It cannot be read.
-            QueueFull, DeadlineExceeded: Too many artefacts are being drawn.
+            QueueFull, DeadlineExceeded: Too many artefacts are being drawn, or decoding takes too long.
+            InvalidRequest: The client closed the connection while the request waited.
         """
-        loop = asyncio.get_running_loop()
-        async with self._admission.turn(client, self._deadline_s):
-            return await loop.run_in_executor(self._drawings, self._convert, record)
+        async with self._turn(record, client, disconnected) as deadline:
+            return await self._run(deadline, lambda: self._convert(record, deadline))
 
-    async def image_file(self, record: InspectionRecord) -> StoredFile:
+    async def require_stored(self, record: InspectionRecord) -> None:
+        """Check that the files are stored from which the heatmap is drawn, without reading them.
+
+        Raises:
+            ArtefactGone: The image or the map is no longer stored.
+            StoreUnavailable: It cannot be examined.
+        """
+        await self.image_file(record, with_content=False)
+        if not record.objections:
+            await self.map_file(record, with_content=False)
+
+    async def image_file(self, record: InspectionRecord, *, with_content: bool = True) -> StoredFile:
         """Return the image of a stored inspection byte for byte as it was sent.
 
+        Args:
+            record: The inspection.
+            with_content: Read the first piece; otherwise only the size.
+
         Raises:
             ArtefactGone: The image is no longer stored.
             StoreUnavailable: It cannot be read.
         """
-        return await self._read(lambda: self._store.files.open_image(record))
+        return await self._read(lambda: self._store.files.open_image(record, with_content=with_content))
 
-    async def map_file(self, record: InspectionRecord) -> StoredFile:
+    async def map_file(self, record: InspectionRecord, *, with_content: bool = True) -> StoredFile:
         """Return the anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
+
+        Args:
+            record: The inspection.
+            with_content: As for `image_file`.
 
         Raises:
             NotJudged: The image is invalid, so it has no map.
@@ -134,7 +195,7 @@ class ArtefactService:
         """
         if record.objections:
             raise NotJudged(record.id)
-        return await self._read(lambda: self._store.files.open_map(record))
+        return await self._read(lambda: self._store.files.open_map(record, with_content=with_content))
 
     async def read_piece(self, file: StoredFile, offset: int) -> bytes:
         """Return the piece of a file at an offset in bytes.
@@ -152,8 +213,41 @@ class ArtefactService:
     async def _read(self, read: Callable[[], ResultT]) -> ResultT:
         return await asyncio.wrap_future(self._readers.submit(read))
 
-    def _draw(self, record: InspectionRecord, media_type: str, legend: bool) -> bytes:
-        drawn, scale = self._decode(record), None
+    @asynccontextmanager
+    async def _turn(
+        self, record: InspectionRecord, client: str, disconnected: Disconnected | None
+    ) -> AsyncGenerator[_Deadline]:
+        """Wait for the client's turn to draw. The deadline includes the wait."""
+        deadline = _Deadline(record.id, self._deadline_s)
+        async with AsyncExitStack() as turn:
+            try:
+                await turn.enter_async_context(self._admission.turn(client, self._deadline_s, disconnected))
+            except DeadlineExceeded as error:
+                raise deadline.error(error.retry_after_s) from error
+            yield deadline
+
+    async def _draw_until(
+        self, deadline: _Deadline, record: InspectionRecord, media_type: str, *, legend: bool
+    ) -> bytes:
+        started = time.perf_counter()
+        drawn = await self._run(deadline, lambda: self._draw(record, media_type, legend, deadline))
+        self._metrics.stages.labels("encode").observe(time.perf_counter() - started)
+        return drawn
+
+    async def _run(self, deadline: _Deadline, draw: Callable[[], bytes]) -> bytes:
+        """Draw on a thread of the pool, of which there is one per core. Work that has not begun in time is dropped."""
+        work = self._drawings.submit(draw)
+        done = asyncio.wrap_future(work)
+        try:
+            await asyncio.wait({done}, timeout=deadline.remaining_s)
+        finally:
+            is_dropped = work.cancel()
+        if is_dropped:
+            raise deadline.error()
+        return await done
+
+    def _draw(self, record: InspectionRecord, media_type: str, legend: bool, deadline: _Deadline) -> bytes:
+        drawn, scale = self._decode(record, deadline), None
         if not record.objections:  # an invalid image has no map
             anomaly_map = np.load(io.BytesIO(self._store.files.map_of(record)), allow_pickle=False)
             scale = HeatmapScale(record.heatmap_low, record.heatmap_high)
@@ -166,18 +260,23 @@ class ArtefactService:
                 colormap=self._colormap,
                 fail_threshold=record.fail_threshold,
             )
+        deadline.check()
         if legend:
             drawn = heatmap.draw_legend(drawn, _legend(record, scale, self._colormap))
         return heatmap.encode(drawn, media_type, self._heatmap_quality)
 
-    def _convert(self, record: InspectionRecord) -> bytes:
-        return heatmap.encode(self._decode(record), "image/png")
+    def _convert(self, record: InspectionRecord, deadline: _Deadline) -> bytes:
+        return heatmap.encode(self._decode(record, deadline), "image/png")
 
-    def _decode(self, record: InspectionRecord) -> decoder.UInt8Image:
+    def _decode(self, record: InspectionRecord, deadline: _Deadline) -> decoder.UInt8Image:
         data = self._store.files.image_of(record)
+        deadline.check()
         # The image passed the limits when it was inspected. Limits that were lowered since do not apply.
         limits = ImageLimits(max_bytes=len(data), max_pixels=record.image_width * record.image_height)
-        return decoder.decode(data, limits, PixelRules.from_stored(record.image_pixels))
+        with decoding_stored(record):
+            rgb = decoder.decode(data, limits, PixelRules.from_stored(record.image_pixels))
+        deadline.check()
+        return rgb
 
     def _judged_cells(self, record: InspectionRecord, anomaly_map: Float32Map) -> BoolMask | None:
         """Return the cells of the map that were judged, by the recipe in force at that time; None if all were."""

@@ -76,7 +76,7 @@ class BundleService:
 
         Args:
             product: Name of the product.
-            receive: Writes the archive into the given file.
+            receive: Writes the archive into the given file, with limits on its time and rate.
             stated_bytes: Size of the archive that the client states, or None.
             create_product: Whether the product may be new.
 
@@ -86,7 +86,7 @@ class BundleService:
         Raises:
             InvalidRequest: The name of the product is not valid.
             UnknownProduct: The product is new, and `create_product` is false.
-            UploadsBusy, UploadTooSlow, NotEnoughSpace: The archive cannot be received.
+            UploadsBusy, NotEnoughSpace: The archive cannot be received.
             BundleArchiveInvalid, BundleTooLarge, BundleInvalid: The archive cannot be imported.
             RepositoryNotWritable: The model repository cannot be written.
             ChangeUnderWay, ShuttingDown, StoreUnavailable: See `activate`.
@@ -99,7 +99,7 @@ class BundleService:
         self._rollout.check_upload(product, create_product=create_product)
         try:
             async with self._rollout.uploads.admit(stated_bytes) as upload:
-                await upload.receive(receive(upload.file))
+                await receive(upload.file)
                 return await upload.unpack(
                     lambda: self._rollout.upload(product, upload.file, create_product=create_product)
                 )

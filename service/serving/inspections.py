@@ -22,7 +22,7 @@ from service.deployment.lease import ActiveProduct
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
-from service.errors import DeadlineExceeded, PlumblineError
+from service.errors import DeadlineExceeded, PlumblineError, ShuttingDown
 from service.inspection.quality import QualityViolation
 from service.inspection.records import PreparedImage
 from service.inspection.runtime.threads import cpu_quota
@@ -34,6 +34,7 @@ from service.serving.admission import Admission, Disconnected
 from service.serving.frozen_camera import FrozenCameraDetector
 from service.serving.idempotency import IdempotentRequests, Inspected, fingerprint
 from service.serving.image import Image, StatedBuffer
+from service.serving.inspection_log import log_inspection
 from service.serving.pagination import Page, read_page
 from service.serving.records import to_invalid_record, to_record
 from service.settings import Settings
@@ -116,23 +117,35 @@ class InspectionService:
         """
         buffer.layout(self._registry.get(product).recipe.recipe)
 
+    def require_open(self) -> None:
+        """Check that the service accepts images at all.
+
+        Raises:
+            ShuttingDown: The service is stopping.
+            StoreUnavailable: Nothing can be stored since the start.
+        """
+        if self._admission.is_draining:
+            raise ShuttingDown()
+        if self._store.read_only_reason is not None:
+            raise StoreUnavailable(self._store.read_only_reason)
+
     @contextmanager
-    def accept(self, client: str) -> Iterator[None]:
+    def accept(self, client: str | None) -> Iterator[None]:
         """Accept one request before its body is received. It takes its place in the queue with `turn`, afterwards.
 
         Errors that mean a lack of capacity are counted, whether they are raised here or inside the block.
 
         Args:
-            client: Identity of the client.
+            client: Identity of the client; None if the images of the request wait for their places one by one.
 
         Raises:
             QueueFull, ShuttingDown: The request cannot be admitted now.
             StoreUnavailable: Nothing can be stored since the start.
         """
         try:
-            self._admission.check(client)
-            if self._store.read_only_reason is not None:
-                raise StoreUnavailable(self._store.read_only_reason)
+            self.require_open()
+            if client is not None:
+                self._admission.check(client)
             yield
         except PlumblineError as error:
             self._metrics.count_shed(error)
@@ -346,7 +359,7 @@ class InspectionService:
             timings_s=timings,
             batch_size=record.batch_size,
         )
-        _log_inspection(record, duration_s)
+        log_inspection(record, duration_s)
         if judged.decision is not judged.by_score:
             self._metrics.softened.labels(record.product).inc()
         return record
@@ -390,7 +403,7 @@ class InspectionService:
         reasons = {violation["reason"] for violation in record.objections or []}
         duration_s = time.perf_counter() - submitted
         self._metrics.count_invalid(record.product, reasons, duration_s, timings)
-        _log_inspection(record, duration_s)
+        log_inspection(record, duration_s)
         return record
 
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
@@ -424,16 +437,3 @@ class InspectionService:
         except BaseException:
             self._store.files.remove(inspection_id, media_type)
             raise
-
-
-def _log_inspection(record: InspectionRecord, duration_s: float) -> None:
-    """Log one line at level `debug`. The threads of inspections have no request context, so the id is given."""
-    log.debug(
-        "inspected",
-        request_id=record.request_id,
-        inspection=record.id,
-        product=record.product,
-        decision=record.decision,
-        score=record.score,
-        duration_ms=round(1000 * duration_s, 1),
-    )

@@ -17,21 +17,13 @@ import numpy as np
 
 from service.bundle.arrays import Float32Map
 from service.deployment.lease import ActiveProduct
-from service.errors import BodyTooLarge, DeadlineExceeded, InvalidRequest, PlumblineError, QueueFull
+from service.deployment.stored_image import DECODING_ERRORS
+from service.errors import DeadlineExceeded, InvalidRequest, PlumblineError, QueueFull
 from service.inspection.area import EVERYTHING
 from service.inspection.capture_groups import group_images, is_defect_folder
 from service.inspection.decision import Criteria, Decision, decide
 from service.inspection.decoding.pixel_formats import PixelRules
-from service.inspection.errors import (
-    AreaMismatch,
-    BufferSizeMismatch,
-    CorruptImage,
-    ImageTooComplex,
-    NotAnImage,
-    PixelMismatch,
-    TooManyPixels,
-    UnsupportedImage,
-)
+from service.inspection.errors import AreaMismatch
 from service.inspection.inspector import Inspector
 from service.inspection.records import PreparedImage
 from service.inspection.regions import NO_FILTER
@@ -50,10 +42,6 @@ from service.store.records import InspectionRecord, StoredProposal
 from service.store.store import Store
 
 _ATTEMPTS = 20
-_UNUSABLE = (
-    BodyTooLarge, TooManyPixels, ImageTooComplex, NotAnImage, UnsupportedImage, CorruptImage, PixelMismatch,
-    BufferSizeMismatch,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,7 +129,7 @@ class Proposer:
                 if check_quality(image, inspector.quality_limits, recipe):
                     return MeasuredImage(name, image.sha256, None)
                 return MeasuredImage(name, image.sha256, _score(inspector, image))
-        except _UNUSABLE as error:
+        except DECODING_ERRORS as error:
             raise _with_name(name, error) from error
 
     def derive(self, active: ActiveProduct, task: ProposalTask, images: GoodImages) -> Proposal:
@@ -218,7 +206,7 @@ class Proposer:
             # Held for one image at a time, so that an activation does not have to wait for thousands of images.
             with active.held() as inspector:
                 return _score(inspector, inspector.read(data, rules)), True
-        except _UNUSABLE as error:
+        except DECODING_ERRORS as error:
             raise _with_name(record.id, error) from error
 
     def _replay(self, active: ActiveProduct, recipe: Recipe, limit: int) -> ReplayedVerdicts:

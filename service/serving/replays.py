@@ -39,7 +39,7 @@ class ReplayService:
 
         Raises:
             ReplayBusy: Another inspection is being replayed.
-            ArtefactGone: The image is no longer stored.
+            ArtefactGone, StoredImageUnreadable: The image is no longer stored, or cannot be decoded.
             UnknownBundle, UnknownRevision: The bundle or the recipe revision no longer exists.
             BundleInvalid, ProviderUnavailable: The bundle cannot be loaded.
             NotJudged: The image is invalid and was not judged.

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.errors import ShuttingDown, TooManyStreams
+from service.errors import TooManyStreams
 from service.monitoring.metrics import Metrics
 from service.serving.admission import Admission
 from service.serving.inspections import InspectionService
@@ -83,11 +83,11 @@ class StreamService:
 
         Raises:
             ShuttingDown: The service is stopping.
+            StoreUnavailable: Nothing can be stored since the start.
             UnknownProduct, ProductNotReady: No bundle serves this product.
             TooManyStreams: A limit is reached, and no stream is idle.
         """
-        if self._admission.is_draining:
-            raise ShuttingDown()
+        self.inspections.require_open()
         self.inspections.require_ready(product)
         own = [stream for stream in self._open if stream.client == client]
         if len(own) >= self._limit_per_client:

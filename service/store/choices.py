@@ -1,4 +1,4 @@
-"""Bundle choices: an append-only list per product and role. The newest choice is in force."""
+"""Bundle choices: a list per product and role, to which choices are appended. The newest choice is in force."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.orm import Session
 
 from service.store.models import BundleChoiceRow
@@ -65,6 +65,11 @@ class BundleChoices:
         """Append a choice. It is durable when this method returns."""
         with writing(self._engine, "the choice of a bundle cannot be stored") as session:
             return _insert(session, draft)
+
+    def withdraw(self, choice: BundleChoice) -> None:
+        """Remove a choice that never had an effect, because the change that it belongs to failed afterwards."""
+        with writing(self._engine, "the choice of a bundle cannot be removed") as session:
+            session.execute(delete(BundleChoiceRow).where(BundleChoiceRow.id == choice.id))
 
     def append_with_recipe(
         self, drafts: Sequence[ChoiceDraft], recipe: RecipeDraft | None, predecessor: ChoiceDraft | None = None

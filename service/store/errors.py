@@ -148,6 +148,28 @@ class ArtefactGone(PlumblineError):
         )
 
 
+class StoredImageUnreadable(PlumblineError):
+    """The stored image of an inspection cannot be decoded, so it cannot be drawn, converted or judged again.
+
+    An older version of Plumbline accepted it, with a decoder that was less strict, or the stored file was damaged. The
+    inspection and its decision stay. `cause` names the problem that the decoder reports. `GET
+    /v1/inspections/{inspection_id}/image` returns the image byte for byte as it is stored.
+    """
+
+    slug = "stored-image-unreadable"
+    title = "Stored image cannot be decoded"
+    status = 409
+
+    def __init__(self, inspection_id: str, cause: str, reason: str) -> None:
+        super().__init__(
+            f"The stored image of inspection {inspection_id} cannot be decoded by this version of Plumbline: {reason} "
+            "An older version accepted the image, or the stored file was damaged. The decision stays. "
+            f"GET /v1/inspections/{inspection_id}/image returns the image as it is stored.",
+            inspection_id=inspection_id,
+            cause=cause,
+        )
+
+
 class NotJudged(PlumblineError):
     """The quality check rejected the image, so there is no score and no anomaly map.
 

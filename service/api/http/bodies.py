@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TypeVar
@@ -13,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from service.api.http.errors import RequestTimeout
 from service.api.http.forms import IMAGE_FIELD, MULTIPART, FormReader
 from service.api.http.problems import BodyLimitExceeded
 from service.errors import InvalidRequest, UnsupportedMediaType
@@ -119,35 +117,28 @@ def validate_as(model: type[ModelT], given: bytes | Mapping[str, str], location:
         raise RequestValidationError([{**item, "loc": (location, *item["loc"])} for item in items]) from error
 
 
-async def receive_file(request: Request, file: IO[bytes], timeout_s: float) -> None:
+async def receive_file(request: Request, file: IO[bytes]) -> None:
     """Write the request's body into a file, chunk by chunk.
 
     Args:
-        request: The request; `BodyLimitMiddleware` bounds its body.
+        request: The request; `BodyLimitMiddleware` bounds its body in size and time.
         file: Receives the body.
-        timeout_s: Maximum time between two chunks in seconds. The whole body may take longer.
 
     Raises:
         InvalidRequest: There is no body, or the client closed the connection.
-        RequestTimeout: No data arrived for too long.
+        BodyLimitExceeded: The body exceeds a limit.
         OSError: The file cannot be written.
     """
     buffered = bytearray()
-    stream = aiter(request.stream())
     is_empty = True
     try:
-        while True:
-            async with asyncio.timeout(timeout_s):
-                chunk = await anext(stream, b"")
+        async for chunk in request.stream():
             buffered += chunk
             is_empty = is_empty and not chunk
-            if buffered and (not chunk or len(buffered) >= _WRITE_BYTES):
+            if len(buffered) >= _WRITE_BYTES:
                 await run_in_threadpool(file.write, bytes(buffered))
                 buffered.clear()
-            if not chunk:
-                break
-    except TimeoutError as error:
-        raise RequestTimeout(timeout_s) from error
+        await run_in_threadpool(file.write, bytes(buffered))
     except ClientDisconnect as error:
         raise InvalidRequest(_DISCONNECTED) from error
     if is_empty:

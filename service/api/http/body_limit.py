@@ -6,6 +6,7 @@ A route declares its limit with `limit_body`; every other request has the limit 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +19,12 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.http.clients import client_of
-from service.api.http.errors import BodyTooSlow, RequestTimeout
+from service.api.http.errors import BodyTooSlow, RequestTimeout, UploadTooSlow
 from service.api.http.problems import BODY_READ, DISCARDING, REQUEST_ID, BodyLimitExceeded, ProblemResponse
 from service.bundle.errors import BundleTooLarge
 from service.errors import BodyTooLarge, MemoryBudgetExceeded, PlumblineError
 from service.serving.memory_budget import MemoryBudget, Reservation
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 
 _ATTRIBUTE = "__body_limit__"
 _RATE_GRACE_S = 5.0
@@ -39,8 +40,13 @@ class BodyLimit:
         error: Makes the error from the limit in bytes.
         max_bytes: A fixed limit in bytes that holds as well; None if there is none.
         applies_to_json: Whether the limit holds for JSON documents, too; otherwise they have the limit `IMAGE`.
-        timeout: Name of the setting that holds the maximum time for the body in seconds; None if the route
-            limits time and rate.
+        timeout: Name of the setting that holds the maximum time for the body in seconds.
+        pause: Name of the setting that holds the maximum time between two pieces of the body in seconds; None if the
+            maximum time for the body is short enough.
+        min_rate: Name of the setting that holds the lowest average rate in bytes per second.
+        rate_grace_s: Seconds before the lowest rate applies; None for those of images.
+        too_late: Makes the error from a maximum time and the name of its setting.
+        too_slow: Makes the error from the lowest rate.
         is_kept: Whether the whole body is kept in memory, so that it needs a share of the memory budget.
     """
 
@@ -48,7 +54,12 @@ class BodyLimit:
     error: Callable[[int], PlumblineError] = BodyTooLarge
     max_bytes: int | None = None
     applies_to_json: bool = True
-    timeout: Literal["body_timeout_s", "call_timeout_s"] | None = "body_timeout_s"
+    timeout: Literal["body_timeout_s", "call_timeout_s", "upload_timeout_s"] = "body_timeout_s"
+    pause: Literal["body_timeout_s"] | None = None
+    min_rate: Literal["min_body_rate", "min_upload_rate"] = "min_body_rate"
+    rate_grace_s: float | None = None
+    too_late: Callable[[float, str], PlumblineError] = RequestTimeout
+    too_slow: Callable[[int], PlumblineError] = BodyTooSlow
     is_kept: bool = True
 
     def size(self, settings: Settings) -> int:
@@ -63,9 +74,20 @@ IMAGES = BodyLimit(
     partial(BodyTooLarge, setting="PLUMBLINE_MAX_CALL_BYTES"),
     applies_to_json=False,
     timeout="call_timeout_s",
+    pause="body_timeout_s",
     is_kept=False,
 )
-BUNDLE = BodyLimit("max_bundle_bytes", BundleTooLarge, timeout=None, is_kept=False)
+BUNDLE = BodyLimit(
+    "max_bundle_bytes",
+    BundleTooLarge,
+    timeout="upload_timeout_s",
+    pause="body_timeout_s",
+    min_rate="min_upload_rate",
+    rate_grace_s=30.0,
+    too_late=UploadTooSlow.after,
+    too_slow=UploadTooSlow.below,
+    is_kept=False,
+)
 RECIPE = BodyLimit("max_body_bytes", max_bytes=2**20)
 
 
@@ -141,8 +163,9 @@ class _Body:
         self._receive = receive
         self._limit = limit
         self._limit_bytes = limit.size(settings)
-        self._timeout_s = None if limit.timeout is None else float(getattr(settings, limit.timeout))
-        self._min_rate = settings.min_body_rate
+        self._timeout_s = float(getattr(settings, limit.timeout))
+        self._pause_s = math.inf if limit.pause is None else float(getattr(settings, limit.pause))
+        self._min_rate = int(getattr(settings, limit.min_rate))
         self._memory = memory
         self._stated = stated
         self._received = 0
@@ -206,27 +229,32 @@ class _Body:
         if self._limit.is_kept and self._received > self._reservation.size:
             self._reservation.grow(self._received - self._reservation.size)
 
-    def _deadline(self, now: float) -> float | None:
+    def _deadline(self, now: float) -> float:
         """Return until when the next bytes must arrive. Only time that the service waits for the client counts."""
-        if self._timeout_s is None:
-            return None
-        return now + min(self._timeout_s, self._allowed_by_rate_s) - self._waited_s
+        return now + min(self._pause_s, min(self._timeout_s, self._allowed_by_rate_s) - self._waited_s)
 
     @property
     def _allowed_by_rate_s(self) -> float:
-        return _RATE_GRACE_S + self._received / self._min_rate
+        grace_s = _RATE_GRACE_S if self._limit.rate_grace_s is None else self._limit.rate_grace_s
+        return grace_s + self._received / self._min_rate
 
     def _timeout_error(self) -> PlumblineError:
         if self._is_revoked:
             return MemoryBudgetExceeded(self._memory.limit_bytes)
-        if self._timeout_s is not None and self._timeout_s <= self._allowed_by_rate_s:
-            return RequestTimeout(self._timeout_s, f"PLUMBLINE_{str(self._limit.timeout).upper()}")
-        return BodyTooSlow(self._min_rate)
+        if self._pause_s <= min(self._timeout_s, self._allowed_by_rate_s) - self._waited_s:
+            return RequestTimeout(self._pause_s, _variable(self._limit.pause), "next piece of the request body")
+        if self._timeout_s <= self._allowed_by_rate_s:
+            return self._limit.too_late(self._timeout_s, _variable(self._limit.timeout))
+        return self._limit.too_slow(self._min_rate)
 
     def _revoke(self) -> None:
         self._is_revoked = True
         if self._timer is not None and not self._timer.expired():
             self._timer.reschedule(0)
+
+
+def _variable(setting: str | None) -> str:
+    return f"{PREFIX}{str(setting).upper()}"
 
 
 def _is_json(scope: Scope) -> bool:

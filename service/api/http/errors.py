@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from service.errors import PlumblineError
 
@@ -77,6 +78,32 @@ class BodyTooSlow(RequestTimeout):
             f"The request body arrived at less than {min_rate} bytes/s. Check the network, send a smaller image, or "
             "lower PLUMBLINE_MIN_BODY_RATE.",
         )
+
+
+class UploadTooSlow(RequestTimeout):
+    """The archive of a bundle arrived too slowly, so the service ended the upload.
+
+    Check the network. If the limit on the total time was reached, raise `PLUMBLINE_UPLOAD_TIMEOUT_S`; if the limit on
+    the rate, lower `PLUMBLINE_MIN_UPLOAD_RATE`.
+    """
+
+    slug = "upload-too-slow"
+    title = "Bundle arrived too slowly"
+
+    def __init__(self, reason: str) -> None:
+        PlumblineError.__init__(
+            self, f"The upload was ended: {reason} Nothing was stored. Check the network and send it again."
+        )
+
+    @classmethod
+    def after(cls, seconds: float, setting: str) -> Self:
+        """Return the error for an upload that took longer than allowed."""
+        return cls(f"it took longer than {seconds:g} s ({setting}).")
+
+    @classmethod
+    def below(cls, min_rate: int) -> Self:
+        """Return the error for an upload whose rate in bytes/s was lower than allowed."""
+        return cls(f"it was slower than {min_rate} bytes/s on average (PLUMBLINE_MIN_UPLOAD_RATE).")
 
 
 class MalformedRequest(PlumblineError):

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.http.clients import wait_for_disconnect
+from service.api.http.head import is_head
 from service.store.artefacts.stored_file import StoredFile
 
 
@@ -16,7 +17,7 @@ class FileResponse(Response):
     """A stored file, sent piece by piece as fast as the client reads.
 
     Args:
-        file: The file.
+        file: The file. For a HEAD request, its content need not be read.
         read: Returns the piece of the file at an offset in bytes.
         headers: Headers of the response.
         media_type: Media type of the file.
@@ -36,7 +37,7 @@ class FileResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if self._file.size > len(self._file.start) and scope["method"] != "HEAD":
+        if self._file.size > len(self._file.start) and not is_head(scope):
             await self._send_pieces(receive, send)
         else:
             await send({"type": "http.response.body", "body": self._file.start})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from pathlib import PurePosixPath
 from tempfile import TemporaryFile
@@ -114,28 +114,25 @@ class ImageSource:
             BadArchive: The body is not a zip archive, or it is damaged.
             TooManyImages, BodyTooLarge, RequestTimeout, MemoryBudgetExceeded: A limit is exceeded.
             StoreUnavailable: The archive cannot be written to the data folder, or the disk has too little space.
+            DeadlineExceeded: Too many directories of other archives are being read.
         """
-        limit = self._settings.max_call_images
         length = self._request.headers.get("content-length", "")
         size = int(length) if length.isdecimal() else self._settings.max_call_bytes
         with self._space.reserve(size):
-            async with aclosing(self._unzipped(limit)) as frames:
+            async with aclosing(self._unzipped()) as frames:
                 async for frame in frames:
                     yield frame
 
-    async def _unzipped(self, limit: int) -> AsyncGenerator[Frame]:
+    async def _unzipped(self) -> AsyncGenerator[Frame]:
         try:
             # On disk and unnamed: the archive may be larger than the available memory.
             archive: IO[bytes] = await run_in_threadpool(TemporaryFile, dir=self._settings.data)
             try:
-                await receive_file(self._request, archive, self._settings.body_timeout_s)
-                with open_zip(archive, limit * _ENTRY_BYTES) as opened:
-                    entries = [entry for entry in opened.infolist() if not _is_skipped(entry)]
-                    if len(entries) > limit:
-                        raise TooManyImages(limit)
-                    stated_bytes = sum(entry.file_size for entry in entries)
-                    if stated_bytes > self._settings.max_call_bytes:
-                        raise BodyTooLarge(self._settings.max_call_bytes, "PLUMBLINE_MAX_CALL_BYTES")
+                await receive_file(self._request, archive)
+                with ExitStack() as zip_file:
+                    opened, entries = await self._space.read_directory(
+                        lambda: self._open(archive, zip_file), self._settings.queue_deadline_s
+                    )
                     for entry in entries:
                         memory = self._memory.reserve(self._client, 0)
                         size = min(entry.file_size, self._settings.max_body_bytes)
@@ -154,6 +151,29 @@ class ImageSource:
             raise error.problem from error
         except OSError as error:
             raise StoreUnavailable(f"{self._settings.data} cannot be written ({error.strerror})") from error
+
+    def _open(self, archive: IO[bytes], zip_file: ExitStack) -> tuple[ZipFile, list[ZipInfo]]:
+        """Read the directory of a zip archive, which may have thousands of entries. It blocks.
+
+        Args:
+            archive: The archive.
+            zip_file: Closes the opened archive.
+
+        Returns:
+            The opened archive and the entries of its images.
+
+        Raises:
+            BadZip: The archive is damaged.
+            TooManyImages, BodyTooLarge: A limit is exceeded.
+        """
+        limit, limit_bytes = self._settings.max_call_images, self._settings.max_call_bytes
+        opened = zip_file.enter_context(open_zip(archive, limit * _ENTRY_BYTES))
+        entries = [entry for entry in opened.infolist() if not _is_skipped(entry)]
+        if len(entries) > limit:
+            raise TooManyImages(limit)
+        if sum(entry.file_size for entry in entries) > limit_bytes:
+            raise BodyTooLarge(limit_bytes, "PLUMBLINE_MAX_CALL_BYTES")
+        return opened, entries
 
     def _unpack(self, opened: ZipFile, entry: ZipInfo) -> Frame:
         label = _label(entry.filename)

@@ -23,7 +23,7 @@ from service.api.http.problems import (
 from service.api.mapping import to_item
 from service.api.parameters import IdempotencyHeader, ProductPath, part_record
 from service.api.responses import BINARY, IMAGES_FORM, INSPECT_ERRORS
-from service.errors import BadArchive, InvalidRequest, PlumblineError, TooManyImages
+from service.errors import BadArchive, InvalidRequest, PlumblineError, ShuttingDown, TooManyImages
 from service.schemas.batch import BatchItem, BatchResult
 from service.schemas.common import BufferHeaders, PartFields
 from service.schemas.problem import Problem
@@ -68,13 +68,15 @@ async def inspect_batch(
     parameters and, for camera buffers, the headers apply to all images. Images of a form are inspected while the body
     is received, a few at a time, so memory does not grow with the number of images. If the body is incomplete, the
     images received before are inspected and the last item contains the problem; if there were none, the request fails.
+    While the service stops, or can store nothing, the request is refused as a whole.
 
     A request with the header `Idempotency-Key` that is sent again inspects only those images that the first one did not
     inspect; the others have the inspections of the first one. The images must be the same, in the same order.
     """
     stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
     inspections.require_usable(product, stated)
-    frames = ImageSource(request, settings, memory, space, part_record(request, part), stated).images()
+    with inspections.accept(None):
+        frames = ImageSource(request, settings, memory, space, part_record(request, part), stated).images()
     if idempotency_key is not None:
         frames = with_keys(frames, RequestKey(principal.id, idempotency_key))
     items: list[BatchItem] = []
@@ -82,6 +84,10 @@ async def inspect_batch(
     try:
         async with aclosing(frames), aclosing(inspect_in_order(inspections, product, frames, client)) as outcomes:
             async for outcome in outcomes:
+                result = outcome.result
+                if isinstance(result, ShuttingDown) and all(item.inspection is None for item in items):
+                    items.clear()
+                    raise result  # the service began to stop while it received the request
                 items.append(to_item(BatchItem, len(items), outcome, name))
     except PlumblineError as error:
         if not items:

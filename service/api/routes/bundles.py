@@ -7,10 +7,10 @@ from typing import IO, Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import BundlesDep, SettingsDep
+from service.api.deps import BundlesDep
 from service.api.http.bodies import receive_file, require_media_type
 from service.api.http.body_limit import BUNDLE, limit_body
-from service.api.http.errors import RequestTimeout
+from service.api.http.errors import RequestTimeout, UploadTooSlow
 from service.api.http.problems import problem_responses
 from service.api.mapping import to_activation, to_bundle_record, to_choice_record, to_comparison_record
 from service.api.parameters import ProductPath, VersionPath
@@ -36,7 +36,6 @@ from service.deployment.errors import (
     UnknownBundle,
     UnknownProduct,
     UploadsBusy,
-    UploadTooSlow,
 )
 from service.errors import BodyTooLarge, InvalidRequest, ShuttingDown, UnsupportedMediaType
 from service.inspection.errors import ProviderUnavailable
@@ -116,7 +115,6 @@ async def upload_bundle(
     request: Request,
     product: ProductPath,
     bundles: BundlesDep,
-    settings: SettingsDep,
     create_product: Annotated[
         bool, Query(description="Create the product if the model repository does not contain it.")
     ] = False,
@@ -129,7 +127,7 @@ async def upload_bundle(
     require_media_type(request, _MEDIA_TYPES)
 
     async def receive(archive: IO[bytes]) -> None:
-        await receive_file(request, archive, settings.body_timeout_s)
+        await receive_file(request, archive)
 
     stated = request.headers.get("content-length", "")
     version, is_new = await bundles.upload(

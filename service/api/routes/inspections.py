@@ -16,6 +16,7 @@ from service.api.http.clients import wait_for_disconnect
 from service.api.http.errors import NotAcceptable
 from service.api.http.file_response import FileResponse
 from service.api.http.forms import IMAGE_FIELD, MULTIPART
+from service.api.http.head import headers_only, is_head
 from service.api.http.negotiation import negotiate
 from service.api.http.problems import problem_responses
 from service.api.mapping import to_inspection
@@ -31,13 +32,20 @@ from service.api.responses import (
     verdict_headers,
 )
 from service.deployment.errors import UnknownProduct
-from service.errors import InvalidRequest, QueueFull
+from service.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
 from service.schemas.common import BufferHeaders, Label, PartFields
 from service.schemas.inspection import Inspection, InspectionPage
 from service.serving.image import Image, RequestKey, StatedBuffer
-from service.store.errors import ArtefactGone, IdempotencyKeyUsed, NotJudged, StoreUnavailable, UnknownInspection
+from service.store.errors import (
+    ArtefactGone,
+    IdempotencyKeyUsed,
+    NotJudged,
+    StoredImageUnreadable,
+    StoreUnavailable,
+    UnknownInspection,
+)
 from service.store.inspections import InspectionFilter
 
 router = APIRouter(tags=["inspections"])
@@ -52,6 +60,7 @@ REPLAYED_HEADER = {
     }
 }
 _ID_ERRORS = (UnknownInspection, InvalidRequest, StoreUnavailable)
+_DRAWING_ERRORS = (ArtefactGone, StoredImageUnreadable, QueueFull, DeadlineExceeded)
 _FORM = {
     "type": "object",
     "required": [IMAGE_FIELD],
@@ -187,7 +196,7 @@ def read_inspection(inspection_id: InspectionPath, inspections: InspectionsDep) 
             tuple(HEATMAP_MEDIA_TYPES),
             headers=VERDICT_HEADERS,
         ),
-        **problem_responses(*_ID_ERRORS, ArtefactGone, NotAcceptable, QueueFull),
+        **problem_responses(*_ID_ERRORS, *_DRAWING_ERRORS, NotAcceptable),
     },
 )
 async def read_heatmap(
@@ -212,9 +221,14 @@ async def read_heatmap(
     record = await inspections.find(inspection_id)
     accept = request.headers.get("accept")
     media_type = f"image/{format}" if format else negotiate(accept, artefacts.heatmap_media_types)
-    content = await artefacts.draw_heatmap(record, media_type, client, legend=legend)
     # The response depends on the Accept header, which caches must take into account.
-    return Response(content, headers={"Vary": "Accept", **verdict_headers(record)}, media_type=media_type)
+    headers = {"Vary": "Accept", **verdict_headers(record)}
+    if is_head(request.scope):
+        await artefacts.require_stored(record)
+        return headers_only(headers, media_type)
+    disconnected = partial(wait_for_disconnect, request.receive)
+    content = await artefacts.draw_heatmap(record, media_type, client, disconnected, legend=legend)
+    return Response(content, headers=headers, media_type=media_type)
 
 
 @router.get(
@@ -227,11 +241,14 @@ async def read_heatmap(
         **problem_responses(*_ID_ERRORS, NotJudged, ArtefactGone),
     },
 )
-async def read_map(inspection_id: InspectionPath, inspections: InspectionsDep, artefacts: ArtefactsDep) -> Response:
+async def read_map(
+    request: Request, inspection_id: InspectionPath, inspections: InspectionsDep, artefacts: ArtefactsDep
+) -> Response:
     """Return the raw anomaly map as a NumPy file."""
     record = await inspections.find(inspection_id)
     headers = {"Content-Disposition": f'attachment; filename="{record.id}.npy"'}
-    return FileResponse(await artefacts.map_file(record), artefacts.read_piece, headers, _NPY)
+    file = await artefacts.map_file(record, with_content=not is_head(request.scope))
+    return FileResponse(file, artefacts.read_piece, headers, _NPY)
 
 
 @router.get(
@@ -245,10 +262,11 @@ async def read_map(inspection_id: InspectionPath, inspections: InspectionsDep, a
             RAW_MEDIA_TYPES,
             headers=BUFFER_HEADERS,
         ),
-        **problem_responses(*_ID_ERRORS, ArtefactGone, QueueFull),
+        **problem_responses(*_ID_ERRORS, *_DRAWING_ERRORS),
     },
 )
 async def read_image(
+    request: Request,
     inspection_id: InspectionPath,
     inspections: InspectionsDep,
     artefacts: ArtefactsDep,
@@ -260,8 +278,13 @@ async def read_image(
 ) -> Response:
     """Return the image that was judged. With `format=png` a camera buffer is converted for viewers and for training."""
     record = await inspections.find(inspection_id)
+    if format is not None and is_head(request.scope):
+        await artefacts.image_file(record, with_content=False)
+        return headers_only({}, "image/png")
     if format is not None:
-        return Response(await artefacts.convert_image(record, client), media_type="image/png")
+        disconnected = partial(wait_for_disconnect, request.receive)
+        return Response(await artefacts.convert_image(record, client, disconnected), media_type="image/png")
     # The media type was determined from the data; browsers must not guess another one.
     headers = {"X-Content-Type-Options": "nosniff", **layout_headers(PixelRules.from_stored(record.image_pixels))}
-    return FileResponse(await artefacts.image_file(record), artefacts.read_piece, headers, record.image_media_type)
+    file = await artefacts.image_file(record, with_content=not is_head(request.scope))
+    return FileResponse(file, artefacts.read_piece, headers, record.image_media_type)

@@ -13,7 +13,14 @@ from service.deployment.errors import ReplayBusy, UnknownBundle
 from service.errors import InvalidRequest
 from service.inspection.errors import ProviderUnavailable, ScoreNotFinite
 from service.schemas.bundle import ReplayRecord
-from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection, UnknownRevision
+from service.store.errors import (
+    ArtefactGone,
+    NotJudged,
+    StoredImageUnreadable,
+    StoreUnavailable,
+    UnknownInspection,
+    UnknownRevision,
+)
 
 router = APIRouter(tags=["inspections"])
 
@@ -25,6 +32,7 @@ router = APIRouter(tags=["inspections"])
     responses=problem_responses(
         UnknownInspection, UnknownBundle, UnknownRevision, InvalidRequest, ArtefactGone, NotJudged, BundleInvalid,
         BundleIntegrity, BundleSchema, ParityFailure, ScoreNotFinite, ProviderUnavailable, ReplayBusy, StoreUnavailable,
+        StoredImageUnreadable,
     ),
 )  # fmt: skip
 async def replay_inspection(

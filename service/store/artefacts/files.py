@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -129,7 +130,7 @@ class ArtefactFiles(ABC):
             ArtefactGone: It is no longer stored. The error contains when retention removed it.
             StoreUnavailable: It cannot be read.
         """
-        return self._read_for(image_name(UUID(record.id), record.image_media_type), "image", record, None)
+        return self._read_for(image_name(UUID(record.id), record.image_media_type), "image", record)
 
     def map_of(self, record: InspectionRecord) -> bytes:
         """Return the anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
@@ -138,25 +139,35 @@ class ArtefactFiles(ABC):
             ArtefactGone: It is no longer stored. The error contains when retention removed it.
             StoreUnavailable: It cannot be read.
         """
-        return self._read_for(map_name(UUID(record.id)), "map", record, None)
+        return self._read_for(map_name(UUID(record.id)), "map", record)
 
-    def open_image(self, record: InspectionRecord) -> StoredFile:
+    def open_image(self, record: InspectionRecord, *, with_content: bool = True) -> StoredFile:
         """Return the image of a stored inspection, to be read piece by piece.
 
+        Args:
+            record: The inspection.
+            with_content: Whether the first piece is read; otherwise, only the size is examined.
+
         Raises:
             ArtefactGone: It is no longer stored. The error contains when retention removed it.
             StoreUnavailable: It cannot be read.
         """
-        return self._open(image_name(UUID(record.id), record.image_media_type), "image", record)
+        return self._open(
+            image_name(UUID(record.id), record.image_media_type), "image", record, with_content=with_content
+        )
 
-    def open_map(self, record: InspectionRecord) -> StoredFile:
+    def open_map(self, record: InspectionRecord, *, with_content: bool = True) -> StoredFile:
         """Return the anomaly map of a stored inspection, to be read piece by piece.
 
+        Args:
+            record: The inspection.
+            with_content: As for `open_image`.
+
         Raises:
             ArtefactGone: It is no longer stored. The error contains when retention removed it.
             StoreUnavailable: It cannot be read.
         """
-        return self._open(map_name(UUID(record.id)), "map", record)
+        return self._open(map_name(UUID(record.id)), "map", record, with_content=with_content)
 
     def unlink(self, inspection_id: UUID, media_type: str) -> None:
         """Delete image and anomaly map. A file that does not exist is ignored.
@@ -213,20 +224,26 @@ class ArtefactFiles(ABC):
             StoreUnavailable: It cannot be deleted.
         """
 
-    def _read_for(self, name: str, what: str, record: InspectionRecord, length: int | None) -> bytes:
-        try:
-            return self._read(name, 0, length)
-        except FileNotFoundError as error:
-            raise ArtefactGone(what, record.id, record.artefacts_removed_at) from error
+    def _read_for(self, name: str, what: str, record: InspectionRecord) -> bytes:
+        with _gone(what, record):
+            return self._read(name, 0, None)
 
-    def _open(self, name: str, what: str, record: InspectionRecord) -> StoredFile:
-        start = self._read_for(name, what, record, PIECE_BYTES)
-        try:
+    def _open(self, name: str, what: str, record: InspectionRecord, *, with_content: bool) -> StoredFile:
+        with _gone(what, record):
+            if not with_content:
+                return StoredFile(name, self._size(name), b"", self._read)
+            start = self._read(name, 0, PIECE_BYTES)
             # The size of a small file follows from what was read, which saves a request to a server.
             size = len(start) if len(start) < PIECE_BYTES else self._size(name)
-        except FileNotFoundError as error:
-            raise ArtefactGone(what, record.id, record.artefacts_removed_at) from error
-        return StoredFile(name, size, start, self._read)
+            return StoredFile(name, size, start, self._read)
+
+
+@contextmanager
+def _gone(what: str, record: InspectionRecord) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArtefactGone(what, record.id, record.artefacts_removed_at) from error
 
 
 def image_name(inspection_id: UUID, media_type: str) -> str:

@@ -26,7 +26,7 @@ class StoredFile:
     Attributes:
         name: The name of the file.
         size: Its size in bytes.
-        start: Its first `PIECE_BYTES` bytes.
+        start: Its first `PIECE_BYTES` bytes, if it was opened for reading.
         read_part: Reads a part of it.
     """
 

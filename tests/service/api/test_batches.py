@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from plumbline_client import CameraBuffer, Client
 from service.app import begin_drain
@@ -221,10 +225,69 @@ def test_full_queue_makes_a_batch_wait_instead_of_failing(serve: Serve) -> None:
         assert service.admission.depth == 0
 
 
-def test_stopping_service_returns_a_problem_for_each_image(serve: Serve) -> None:
+def test_stopping_service_refuses_the_request_as_a_whole(serve: Serve) -> None:
     with serve() as service:
         begin_drain(service.app)
-        assert words(service.client.post(BATCH, **form([("a.png", GOOD)] * 2))) == ["shutting-down"] * 2
+        for send in (form, as_zip):
+            assert_problem(service.client.post(BATCH, **send(MIXED)), 503, "shutting-down")
+        shed = 'inspection_shed_total{reason="shutting_down"} 2.0'
+        assert shed in service.client.get("/metrics").text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("media_type", [FORM, ZIP])
+def test_request_that_is_received_when_the_service_begins_to_drain_is_refused_as_a_whole(
+    serve: Serve, media_type: dict[str, str]
+) -> None:
+    files = [("empty.png", b""), *MIXED]
+    parts = b"".join(form_part("image", content, filename=name) for name, content in files) + END
+    body = zipped(files) if media_type is ZIP else parts
+
+    with serve() as service:
+
+        def content() -> Iterator[bytes]:
+            yield body[:50]
+            time.sleep(0.2)  # so that the service has accepted the request
+            begin_drain(service.app)
+            yield body[50:]
+
+        response = service.client.post(BATCH, content=content(), headers=media_type)
+        assert_problem(response, 503, "shutting-down")
+        assert service.client.get("/v1/inspections").json()["items"] == []
+
+
+def test_directory_of_an_archive_is_not_read_on_the_event_loop(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[str] = []
+
+    class RecordingZip(zipfile.ZipFile):
+        def infolist(self) -> list[zipfile.ZipInfo]:
+            readers.append(threading.current_thread().name)
+            time.sleep(0.05)
+            return super().infolist()
+
+    body = zipped([("a.png", GOOD)])
+    monkeypatch.setattr("service.untrusted_zip.zipfile.ZipFile", RecordingZip)
+    with ThreadPoolExecutor(4) as clients:
+        url = f"http://127.0.0.1:{service.port}{BATCH}"
+        found = [clients.submit(httpx.post, url, content=body, headers=ZIP) for _ in range(4)]
+        assert [words(response.result()) for response in found] == [["pass"]] * 4
+    assert readers
+    assert all(name.startswith("AnyIO worker thread") for name in readers), readers
+
+
+def test_read_only_service_refuses_the_request_as_a_whole(serve: Serve) -> None:
+    with serve() as service:
+        service.store.read_only_reason = "the disk is full"
+        for send in (form, as_zip):
+            response = service.client.post(BATCH, **send(MIXED))
+            assert "the disk is full" in assert_problem(response, 503, "store-unavailable")["detail"]
+        url = f"ws://127.0.0.1:{service.port}/v1/products/widget/stream"
+        with pytest.raises(InvalidStatus) as caught, connect(url):
+            pass
+        assert caught.value.response.status_code == 503
+        assert b"store-unavailable" in caught.value.response.body
 
 
 @pytest.mark.slow

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.faults.overlapping_zip import overlapping
+from service.api.http import body_limit
+from service.api.routes import bundles
 from service.bundle.bundle import Bundle
-from service.deployment import uploads
 from tests.running_service import GOOD, INSPECT, RunningService, Serve
 from tests.service.api.test_bundles import PRODUCT, activate, upload
 
@@ -42,16 +46,55 @@ def test_uploads_beyond_the_limit_are_refused(serve: Serve, tiny_bundle: Bundle)
         assert response.status_code == 200, "the place is free when the client is gone"
 
 
-@pytest.mark.slow
-def test_upload_that_takes_too_long_is_ended(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "_CHECK_S", 0.02)
-    with serve(upload_timeout_s=0.3) as service, service.connect() as slow:
-        slow.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+def trickle(service: RunningService, pause_s: float) -> bytes:
+    """Send an upload byte by byte until there is a response, and return it."""
+    with service.connect() as slow:
+        slow.settimeout(pause_s)
+        slow.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         response = b""
         while b'"instance"' not in response:
-            response += slow.recv(4096)
+            if not response:
+                slow.sendall(b"1\r\nx\r\n")
+            with suppress(TimeoutError):
+                response += slow.recv(4096)
+        return response
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "grace_s", "pause_s", "slug", "reason"),
+    [
+        ({"upload_timeout_s": 0.3}, 30, 0.02, "upload-too-slow", "longer than 0.3 s (PLUMBLINE_UPLOAD_TIMEOUT_S)"),
+        ({"upload_timeout_s": 0.3}, 30, 5, "upload-too-slow", "longer than 0.3 s (PLUMBLINE_UPLOAD_TIMEOUT_S)"),
+        ({}, 0.3, 0.02, "upload-too-slow", "slower than 65536 bytes/s on average (PLUMBLINE_MIN_UPLOAD_RATE)"),
+        ({"min_upload_rate": 5000}, 0.3, 0.02, "upload-too-slow", "slower than 5000 bytes/s"),
+        ({"body_timeout_s": 0.3}, 30, 5, "request-timeout", "PLUMBLINE_BODY_TIMEOUT_S"),
+    ],
+)
+def test_upload_that_is_too_slow_is_ended(
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, float],
+    grace_s: float,
+    pause_s: float,
+    slug: str,
+    reason: str,
+) -> None:
+    limit = replace(body_limit.BUNDLE, rate_grace_s=grace_s)
+    monkeypatch.setattr(bundles.upload_bundle, body_limit._ATTRIBUTE, limit)
+    with serve(max_uploads=1, **settings) as service:
+        started = time.monotonic()
+        response = trickle(service, pause_s)
         assert response.startswith(b"HTTP/1.1 408")
-        assert read_problem(response) == "/problems#upload-too-slow"
+        assert read_problem(response) == f"/problems#{slug}"
+        assert reason in response.decode()
+        assert time.monotonic() - started < 5
+        with service.connect() as next_one:  # the place is free, and nothing was stored
+            next_one.sendall(HEAD + b"Content-Length: 1\r\n\r\nx")
+            assert read_problem(next_one.recv(65536)) == "/problems#bundle-archive-invalid"
+        assert [path.name for path in (service.settings.models / "widget").iterdir()] == [
+            service.registry.get("widget").bundle.version
+        ]
 
 
 def test_bundle_that_exceeds_the_limits_of_its_self_test_is_refused(serve: Serve, tiny_bundle: Bundle) -> None:

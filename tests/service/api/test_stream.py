@@ -93,6 +93,22 @@ def test_results_are_in_order_and_errors_are_independent(process: ServiceProcess
     assert results[2]["problem"]["instance"] == f"urn:plumbline:request:{ready['stream']}/2"
 
 
+def test_frames_count_for_the_duration_of_inspections(process: ServiceProcess) -> None:
+    def count() -> float:
+        name = 'inspection_duration_seconds_count{product="widget"} '
+        lines = httpx.get(f"{process.url}/metrics").text.splitlines()
+        return next(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    before = count()
+    with open_stream(process) as camera:
+        say(camera, type="hello")
+        hear(camera)
+        for _ in range(3):
+            camera.send(GOOD)
+            hear(camera)
+    assert count() == before + 3, "PlumblineSlow is based on this metric"
+
+
 def test_message_before_a_frame_applies_to_this_frame_only(process: ServiceProcess) -> None:
     with open_stream(process) as camera:
         say(camera, type="hello", part={"station": "A", "part_id": "0"})

@@ -128,7 +128,7 @@ def unloaded(store_url: str, tmp_path: Path) -> Iterator[Deployment]:
     metrics = Metrics()
     options = InspectorOptions(session=SessionOptions(provider="cpu", threads=1))
     registry = Registry(models, BundleLoader(options, SelfTestLimits(), PassedSelfTests(shared_self_tests())), metrics)
-    uploads = BundleUploads(models, UploadLimits(2**20, max_uploads=2, timeout_s=30, reserve_bytes=0))
+    uploads = BundleUploads(models, UploadLimits(2**20, max_uploads=2, reserve_bytes=0))
     rollout = Rollout(registry, store.engine, metrics, uploads)
     yield Deployment(store, registry, rollout, metrics, old, new)
     registry.close()

@@ -5,21 +5,31 @@ The processes are two registries with a store of their own each, without the loc
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from service.bundle.archive import write_archive
+from service.bundle.bundle import Bundle
 from service.deployment.errors import ProductNotReady
 from service.deployment.registry import Registry
+from service.deployment.repository import BundleLoader
+from service.deployment.retries import LoadRetries
 from service.deployment.revisions import RevisionFollower, SharedQuery
 from service.deployment.rollout import Rollout
 from service.deployment.startup import Startup
 from service.deployment.uploads import BundleUploads, UploadLimits
+from service.inspection.inspector import Inspector
+from service.inspection.runtime.isolation import SelfTestLimits
 from service.monitoring.metrics import Metrics
 from service.store.store import Store
+from tests.bundles import write_tiny_bundle
 from tests.service.deployment.conftest import SIGNATURE, TIMEOUT_S, Deployment
+from tests.service.deployment.test_retries import Clock
 
 
 @pytest.fixture
@@ -35,7 +45,7 @@ def other(deployment: Deployment, tmp_path: Path) -> Iterator[Deployment]:
     metrics = Metrics()
     models = deployment.registry.models
     registry = Registry(models, deployment.registry.loader, metrics)
-    uploads = BundleUploads(models, UploadLimits(2**20, max_uploads=2, timeout_s=30, reserve_bytes=0))
+    uploads = BundleUploads(models, UploadLimits(2**20, max_uploads=2, reserve_bytes=0))
     rollout = Rollout(registry, store.engine, metrics, uploads)
     second = Deployment(store, registry, rollout, metrics, deployment.old, deployment.new)
     Startup(registry, store.engine).run()
@@ -48,6 +58,37 @@ def follow(process: Deployment) -> RevisionFollower:
     follower = RevisionFollower(process.registry, process.store.engine)
     process.registry.synchronise = follower.require_current
     return follower
+
+
+def damage(bundle: Bundle, *, repair: bool = False) -> None:
+    """Change a byte of the graph, or change it back."""
+    model = bundle.path / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(bytes(content))
+    if repair:
+        Bundle.load(bundle.path)
+
+
+def add_product(process: Deployment, product: str) -> Bundle:
+    """Upload the first bundle of a product through one process."""
+    source = process.registry.models.parent / "elsewhere"
+    bundle = write_tiny_bundle(source, product)
+    archive = io.BytesIO()
+    write_archive(bundle, archive)
+    version, _ = process.rollout.upload(product, archive, create_product=True)
+    assert version.version == bundle.version
+    return bundle
+
+
+class CountingLoader(BundleLoader):
+    """Counts the attempts to load a bundle."""
+
+    loads = 0
+
+    def load(self, *arguments: Any, **options: Any) -> Inspector:
+        self.loads += 1
+        return super().load(*arguments, **options)
 
 
 def revision_in_force(process: Deployment, product: str) -> int:
@@ -94,6 +135,91 @@ def test_bundle_activated_by_another_process_is_loaded_before_anything_is_judged
     deployment.rollout.roll_back("bolt", **SIGNATURE)
     follower.poll()
     assert other.version("bolt") == deployment.new["bolt"].version
+
+
+def test_product_that_another_process_activates_first_is_served(deployment: Deployment, other: Deployment) -> None:
+    follower = follow(other)
+    bundle = add_product(deployment, "washer")
+    follower.poll()
+    with pytest.raises(ProductNotReady, match="none of its bundles is activated"):
+        other.registry.get("washer")
+    assert [version.version for version in other.rollout.versions("washer")] == [bundle.version]
+    deployment.activate("washer", bundle)
+    follower.poll()
+    assert other.version("washer") == bundle.version
+    assert other.registry.get("washer").recipe == deployment.registry.get("washer").recipe
+
+
+def test_product_that_could_not_be_loaded_at_the_start_is_served_when_it_is_repaired(
+    unloaded: Deployment, tmp_path: Path
+) -> None:
+    Startup(unloaded.registry, unloaded.store.engine).run()
+    unloaded.rollout.start_shadow("bolt", unloaded.old["bolt"].version, **SIGNATURE)
+    for bundle in (unloaded.old["bolt"], unloaded.new["bolt"]):
+        damage(bundle)
+    store = Store.open(str(unloaded.store.engine.url), tmp_path / "other", is_exclusive=False)
+    registry = Registry(unloaded.registry.models, unloaded.registry.loader, Metrics())
+    try:
+        Startup(registry, store.engine).run()
+        assert "bolt" not in registry.active
+        clock = Clock()
+        follower = RevisionFollower(registry, store.engine, retries=LoadRetries(registry.models, clock))
+        follower.poll()
+        assert "bolt" not in registry.active
+        for bundle in (unloaded.old["bolt"], unloaded.new["bolt"]):
+            damage(bundle, repair=True)
+        clock.now += 100
+        follower.poll()
+        assert registry.get("bolt").bundle.version == unloaded.new["bolt"].version
+        assert registry.shadows["bolt"].bundle.version == unloaded.old["bolt"].version
+        assert registry.broken == ()
+    finally:
+        registry.close()
+        store.close()
+
+
+@pytest.mark.parametrize("role", ["active", "shadow"])
+def test_refused_bundle_is_loaded_again_after_a_growing_delay(
+    deployment: Deployment, other: Deployment, role: str
+) -> None:
+    clock = Clock()
+    loader = other.registry.loader = CountingLoader(other.registry.loader.options, SelfTestLimits())
+    follower = RevisionFollower(other.registry, other.store.engine, retries=LoadRetries(other.registry.models, clock))
+    other.registry.synchronise = follower.require_current
+    bundle = deployment.old["bolt"]
+    if role == "active":
+        deployment.activate("bolt", bundle)
+    else:
+        deployment.rollout.start_shadow("bolt", bundle.version, **SIGNATURE)
+    damage(bundle)
+    changed = deployment.change_recipe("nut", 3.0)
+    attempts = []
+    for _ in range(32):
+        follower.poll()
+        attempts.append(loader.loads)
+        clock.now += 1
+    assert attempts[:8] == [1, 2, 2, 3, 3, 3, 3, 4]
+    assert loader.loads <= 6
+    assert other.registry.get("nut").recipe.revision == changed.revision, "other products are followed"
+    assert [broken.product for broken in other.registry.broken] == (["bolt"] if role == "active" else [])
+    damage(bundle, repair=True)
+    follower.poll()
+    follower.poll()  # the files did not change between these two polls
+    deployed = other.registry.active if role == "active" else other.registry.shadows
+    assert deployed["bolt"].bundle.digest == bundle.digest
+    assert other.registry.broken == ()
+
+
+def test_return_to_the_active_bundle_ends_a_failure(deployment: Deployment, other: Deployment) -> None:
+    follower = follow(other)
+    deployment.activate("bolt", deployment.old["bolt"])
+    damage(deployment.old["bolt"])
+    follower.poll()
+    assert [broken.version for broken in other.registry.broken] == [deployment.old["bolt"].version]
+    deployment.rollout.roll_back("bolt", **SIGNATURE)
+    assert revision_in_force(other, "bolt") == deployment.registry.get("bolt").recipe.revision
+    follower.poll()
+    assert other.registry.broken == ()
 
 
 def test_shadow_of_another_process_is_followed(deployment: Deployment, other: Deployment) -> None:

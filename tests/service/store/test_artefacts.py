@@ -121,6 +121,10 @@ def test_file_of_exactly_one_piece_is_complete(files: ArtefactFiles) -> None:
     files.write_image(inspection_id, "image/png", LARGE[:PIECE_BYTES]).sync()
     file = files.open_image(record(inspection_id))
     assert (file.size, file.start) == (PIECE_BYTES, LARGE[:PIECE_BYTES])
+    examined = files.open_image(record(inspection_id), with_content=False)
+    assert (examined.size, examined.start) == (PIECE_BYTES, b"")
+    with pytest.raises(ArtefactGone):
+        files.open_map(record(inspection_id), with_content=False)
 
 
 def test_missing_file_is_gone_and_names_when_it_was_removed(files: ArtefactFiles) -> None:
