@@ -157,7 +157,9 @@ def test_product_that_could_not_be_loaded_at_the_start_is_served_when_it_is_repa
     unloaded.rollout.start_shadow("bolt", unloaded.old["bolt"].version, **SIGNATURE)
     for bundle in (unloaded.old["bolt"], unloaded.new["bolt"]):
         damage(bundle)
-    store = Store.open(str(unloaded.store.engine.url), tmp_path / "other", is_exclusive=False)
+    store = Store.open(
+        unloaded.store.engine.url.render_as_string(hide_password=False), tmp_path / "other", is_exclusive=False
+    )
     registry = Registry(unloaded.registry.models, unloaded.registry.loader, Metrics())
     try:
         Startup(registry, store.engine).run()
