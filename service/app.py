@@ -24,7 +24,19 @@ from service.api.http.query import require_declared_query
 from service.api.http.response_guard import ResponseGuard
 from service.api.http.server_paths import ServerPaths
 from service.api.openapi import describe
-from service.api.routes import batches, bundles, health, inspections, products, proposals, recipes, replays, stream
+from service.api.routes import (
+    audit,
+    batches,
+    bundles,
+    health,
+    inspections,
+    open_inference,
+    products,
+    proposals,
+    recipes,
+    replays,
+    stream,
+)
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
@@ -48,6 +60,7 @@ from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission
 from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
+from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
@@ -69,7 +82,20 @@ log = structlog.get_logger(__name__)
 LOADING_STOP_S = 5.0
 
 ROUTERS = tuple(
-    module.router for module in (inspections, batches, replays, products, recipes, proposals, bundles, health, stream)
+    module.router
+    for module in (
+        inspections,
+        batches,
+        replays,
+        products,
+        recipes,
+        proposals,
+        bundles,
+        audit,
+        open_inference,
+        health,
+        stream,
+    )
 )
 
 
@@ -116,6 +142,7 @@ class Runtime:
             recipes=RecipeService(self.registry, store),
             proposals=ProposalService(self.registry, store),
             replays=ReplayService(self.registry, store),
+            audit=AuditService(store.engine),
             readiness=ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products),
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
@@ -127,6 +154,7 @@ class Runtime:
             clock=clock,
             key_age=timedelta(hours=settings.idempotency_hours),
         )
+        self._audit_heads = AuditHeadReporter(store.engine, metrics, settings.audit_head_interval_s)
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.
         self._loader = threading.Thread(target=self._load, name="bundle-loader", daemon=True)
         metrics.set_queue(lambda: self.admission.depth, settings.queue_limit)
@@ -138,6 +166,7 @@ class Runtime:
         if self._follower is not None:
             self._follower.start()
         self._sweeper.start()
+        self._audit_heads.start()
         self._loader.start()
 
     def close(self) -> None:
@@ -151,6 +180,7 @@ class Runtime:
         self.services.artefacts.close()
         self.services.proposals.close()
         self._sweeper.close()
+        self._audit_heads.close()
         self.store_health.close()
         self.store.close()
         log.info("stopped")

@@ -175,6 +175,10 @@ class Settings(BaseSettings):
     """Hours for which the service remembers the `Idempotency-Key` of a request. A request that is sent again later is
     inspected as a new one.
     """
+    audit_head_interval_s: float = Field(default=600.0, gt=0, le=86_400)
+    """Seconds between two reports of the newest hash of the audit log in the log of the service. Entries after
+    the last report can be removed unnoticed with write access to the database.
+    """
 
     heatmap_format: Literal["png", "jpeg", "webp"] = "jpeg"
     """Format of a heatmap if the request does not name one."""

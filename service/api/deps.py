@@ -11,9 +11,11 @@ from starlette.requests import HTTPConnection
 from service.access.principal import Principal
 from service.api.http.access import principal_of
 from service.api.http.clients import client_of
+from service.api.http.problems import request_id
 from service.monitoring.metrics import Metrics
 from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
+from service.serving.audit import AuditService
 from service.serving.bundles import BundleService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
@@ -24,6 +26,7 @@ from service.serving.recipes import RecipeService
 from service.serving.replays import ReplayService
 from service.serving.streams import StreamService
 from service.settings import Settings
+from service.store.audit import MAX_ADDRESS, Actor
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Services:
     recipes: RecipeService
     proposals: ProposalService
     replays: ReplayService
+    audit: AuditService
     readiness: ReadinessCheck
 
 
@@ -95,6 +99,23 @@ async def _principal(connection: HTTPConnection) -> Principal:
     return principal_of(connection)
 
 
+async def _actor(connection: HTTPConnection) -> Actor:
+    principal = principal_of(connection)
+    return Actor(
+        kind=principal.kind,
+        id=principal.id,
+        name=principal.name,
+        # A proxy may report any text as the address.
+        address=connection.client.host[:MAX_ADDRESS] if connection.client else None,
+        request_id=request_id(connection.scope),
+        is_admin="admin" in principal.scopes,
+    )
+
+
+async def _audit(connection: HTTPConnection) -> AuditService:
+    return services_of(connection).audit
+
+
 async def _client(connection: HTTPConnection) -> str:
     return client_of(connection.scope)
 
@@ -123,6 +144,9 @@ RecipesDep = Annotated[RecipeService, Depends(_recipes)]
 ProposalsDep = Annotated[ProposalService, Depends(_proposals)]
 ReplaysDep = Annotated[ReplayService, Depends(_replays)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
+ActorDep = Annotated[Actor, Depends(_actor)]
+"""Who makes a change, for the service objects that make it."""
+AuditDep = Annotated[AuditService, Depends(_audit)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 ClientDep = Annotated[str, Depends(_client)]
 ArchiveSpaceDep = Annotated[ArchiveSpace, Depends(_archive_space)]

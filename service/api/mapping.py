@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
@@ -92,7 +93,7 @@ def to_inspection(record: InspectionRecord) -> Inspection:
             conservative=record.judged_share is not None,
         ),
         judged_share=1.0 if record.judged_share is None else record.judged_share,
-        regions=[Region.model_validate(region) for region in record.regions],
+        regions=[to_region(region) for region in record.regions],
         filtered=_filtered(record),
         bundle=BundleReference(digest=record.bundle_digest, version=record.bundle_version, method=record.method),
         provider=record.provider,
@@ -118,6 +119,11 @@ def to_inspection(record: InspectionRecord) -> Inspection:
         artefacts_removed_at=record.artefacts_removed_at,
         links=to_links(record.id, record.product, has_map=not record.objections),
     )
+
+
+def to_region(region: Mapping[str, Any]) -> Region:
+    """Map a stored region."""
+    return Region.model_validate(region)
 
 
 def _rate_bound(rate: float | None, images: int) -> RateBound | None:

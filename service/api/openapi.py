@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.schemas.open_inference import InferError, InferRequest
 from service.schemas.problem import Problem
 from service.schemas.proposal import ProposalRequest
 from service.schemas.recipe import RecipeChange
@@ -22,7 +23,7 @@ def describe(app: FastAPI) -> None:
         document = generate()
         if not is_cached:
             _, more = models_json_schema(
-                [(model, "validation") for model in (Problem, RecipeChange, ProposalRequest)],
+                [(model, "validation") for model in (Problem, RecipeChange, ProposalRequest, InferRequest, InferError)],
                 ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(more["$defs"])

@@ -68,7 +68,7 @@ def import_archive(
     limit_bytes: int,
     *,
     reserve_bytes: int = 0,
-    publishing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    publishing: Callable[[Bundle], AbstractContextManager[object]] = nullcontext,
 ) -> tuple[Bundle, bool]:
     """Install an archived bundle in the model repository. Either all of it is installed or nothing.
 

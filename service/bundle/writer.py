@@ -66,7 +66,7 @@ def install_bundle(
     models: Path,
     product: str,
     contents: Mapping[str, bytes],
-    publishing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    publishing: Callable[[Bundle], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> tuple[Bundle, bool]:
     """Install the files of a bundle in the model repository, completely or not at all, and load it back.
 
@@ -74,8 +74,8 @@ def install_bundle(
         models: The model repository; the bundle becomes `models/<product>/<version>/`.
         product: The product that the bundle must belong to.
         contents: The files by their names in the bundle, including `manifest.json`.
-        publishing: Returns the context in which the bundle, verified and new, becomes visible. If entering it raises,
-            nothing is installed. If the bundle cannot be put in place, the context receives the exception.
+        publishing: Returns the context in which the given bundle, verified and new, becomes visible. If entering it
+            raises, nothing is installed. If the bundle cannot be put in place, the context receives the exception.
 
     Returns:
         The bundle, and whether it is new: False if an intact bundle with this digest was already installed.
@@ -100,7 +100,7 @@ def install_bundle(
             made_for = bundle.manifest.product
             if made_for != product:
                 raise BundleOfOtherProduct(target, made_for, product)
-            is_new = _put_in_place(staged, target, publishing)
+            is_new = _put_in_place(staged, target, lambda: publishing(bundle))
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     except BaseException as error:
@@ -120,7 +120,7 @@ def _remove_stale(product_folder: Path) -> None:
                 shutil.rmtree(leftover)
 
 
-def _put_in_place(staged: Path, target: Path, publishing: Callable[[], AbstractContextManager[None]]) -> bool:
+def _put_in_place(staged: Path, target: Path, publishing: Callable[[], AbstractContextManager[object]]) -> bool:
     """Rename a verified folder to its final name unless an intact bundle has it; return whether it was renamed."""
     with contextlib.suppress(BundleInvalid):
         Bundle.load(target)

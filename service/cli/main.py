@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import bundle, recipe
+from service.cli import audit, bundle, recipe
 from service.cli.console import FAILURE, OUT
 from service.cli.doctor import doctor
 from service.cli.inspect import inspect
@@ -76,6 +76,7 @@ def openapi() -> None:
     typer.echo(json.dumps(create_app(load_settings()).openapi(), indent=2))
 
 
+app.add_typer(audit.app, name="audit")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(recipe.app, name="recipe")
 

@@ -28,6 +28,14 @@ Product = Annotated[str, typer.Argument(help="Name of the product.")]
 Expected = Annotated[
     int | None, typer.Option("--expect", help="Refuse the change if the recipe in force has another revision.")
 ]
+Author = Annotated[
+    str | None,
+    typer.Option(help="Who changes the recipe. With authentication, the service records the authenticated name."),
+]
+ConfirmRemoval = Annotated[
+    int | None,
+    typer.Option(help="Accept that retention removes the images and maps of this number of inspections."),
+]
 
 
 @dataclass(frozen=True)
@@ -139,14 +147,22 @@ def diff(
 def revert(
     product: Product,
     revision: Annotated[int, typer.Argument(help="Revision whose values are put in force again.")],
-    author: Annotated[str, typer.Option(help="Person who reverts the recipe.")],
+    author: Author = None,
     reason: Annotated[str | None, typer.Option(help="Reason, for the history.")] = None,
     expected: Expected = None,
+    confirm_removal: ConfirmRemoval = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Put the values of an old revision in force again, as a new revision."""
     with connect(url) as client:
-        record = client.revert_recipe(product, revision, author=author, reason=reason, expected_revision=expected)
+        record = client.revert_recipe(
+            product,
+            revision,
+            author=author,
+            reason=reason,
+            expected_revision=expected,
+            confirm_removal=confirm_removal,
+        )
     OUT.print(f"Revision {record.revision} is in force: {escape(record.reason)}", soft_wrap=True)
 
 
@@ -174,12 +190,17 @@ def import_recipe(
     product: Product,
     file: Annotated[Path, typer.Argument(help="TOML file, as `plumbline recipe export` writes it.")],
     author: Annotated[
-        str | None, typer.Option(help="Person who imports the recipe; by default the author in the file.")
+        str | None,
+        typer.Option(
+            help="Person who imports the recipe; by default the author in the file. With authentication, the service "
+            "records the authenticated name."
+        ),
     ] = None,
     reason: Annotated[
         str | None, typer.Option(help="Reason, for the history; by default the reason in the file.")
     ] = None,
     expected: Expected = None,
+    confirm_removal: ConfirmRemoval = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Replace the recipe by the one in a TOML file."""
@@ -190,7 +211,14 @@ def import_recipe(
     except UnicodeDecodeError:
         stop(f"{file} cannot be read: it is not a text file in UTF-8.", FAILURE)
     with connect(url) as client:
-        record = client.import_recipe(product, toml, author=author, reason=reason, expected_revision=expected)
+        record = client.import_recipe(
+            product,
+            toml,
+            author=author,
+            reason=reason,
+            expected_revision=expected,
+            confirm_removal=confirm_removal,
+        )
     OUT.print(f"Revision {record.revision} is in force.", soft_wrap=True)
 
 

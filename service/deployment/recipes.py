@@ -14,7 +14,7 @@ from service.proposals.derive import recipe_of
 from service.proposals.errors import ProposalOutdated
 from service.recipes.errors import InvalidRecipe
 from service.recipes.recipe import Recipe
-from service.schemas.common import SYSTEM_AUTHOR
+from service.store.audit import SERVICE, Actor
 from service.store.recipes import append_recipe, current_recipe, newest_chosen_revision, newest_revision_for
 from service.store.records import RecipeDraft, RecipeRevision, StoredProposal
 
@@ -114,11 +114,19 @@ def recipe_in_force(engine: Engine, bundle: Bundle) -> RecipeRevision:
     found = draft_recipe(engine, bundle)
     if isinstance(found, RecipeRevision):
         return found
-    return append_recipe(engine, bundle, found.recipe, author=found.author, reason=found.reason)
+    return append_recipe(engine, bundle, found.recipe, actor=found.actor, reason=found.reason, action=found.action)
 
 
-def draft_recipe(engine: Engine, bundle: Bundle) -> RecipeRevision | RecipeDraft:
+def draft_recipe(
+    engine: Engine, bundle: Bundle, confirm_removal: int | None = None, actor: Actor = SERVICE
+) -> RecipeRevision | RecipeDraft:
     """Return the recipe to serve a bundle with: the current revision, or a draft if a new revision is needed.
+
+    Args:
+        engine: The database.
+        bundle: The bundle.
+        confirm_removal: Number of inspections whose images may be removed because of the change.
+        actor: Who causes the change.
 
     Raises:
         StoreUnavailable: The database cannot be read.
@@ -127,7 +135,8 @@ def draft_recipe(engine: Engine, bundle: Bundle) -> RecipeRevision | RecipeDraft
     if current is not None and current.bundle_digest == bundle.digest:
         return current
     recipe, reason = RecipeSources.read(engine, bundle).fit(bundle)
-    return RecipeDraft(bundle.manifest.product, bundle.digest, recipe, SYSTEM_AUTHOR, reason)
+    product = bundle.manifest.product
+    return RecipeDraft(product, bundle.digest, recipe, actor, reason, "recipe:derive", confirm_removal)
 
 
 def replace_recipe(

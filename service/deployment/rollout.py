@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Engine
 
 from service.bundle.archive import import_archive
-from service.bundle.bundle import bundle_folders, read_manifest
+from service.bundle.bundle import Bundle, bundle_folders, read_manifest
 from service.bundle.errors import BundleInvalid
 from service.bundle.manifest import Digest, Manifest
 from service.deployment.errors import ChangeUnderWay, NothingToRollBackTo, ShadowRefused, UnknownBundle, UnknownProduct
@@ -28,7 +28,7 @@ from service.deployment.uploads import BundleUploads
 from service.inspection.inspector import Inspector
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
-from service.schemas.common import SYSTEM_AUTHOR
+from service.store.audit import SERVICE, Actor, AuditAction, AuditEntry, recorded
 from service.store.choices import BundleChoices
 from service.store.errors import StoreUnavailable
 from service.store.records import BundleChoice, ChoiceDraft, RecipeDraft, RecipeRevision
@@ -58,6 +58,16 @@ class BundleVersion:
     manifest: Manifest | None
     digest: str | None
     broken: BrokenBundle | None
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A requested change of the active bundle."""
+
+    action: AuditAction
+    actor: Actor
+    reason: str
+    confirm_removal: int | None
 
 
 class Rollout:
@@ -114,12 +124,15 @@ class Rollout:
         if self._registry.is_loading(product):
             raise ChangeUnderWay(product)
 
-    def upload(self, product: str, archive: IO[bytes], *, create_product: bool) -> tuple[BundleVersion, bool]:
+    def upload(
+        self, product: str, archive: IO[bytes], *, actor: Actor, create_product: bool
+    ) -> tuple[BundleVersion, bool]:
         """Add an archived bundle to the model repository. It does not serve until it is activated.
 
         Args:
             product: The product.
             archive: A zip file.
+            actor: Who uploads it.
             create_product: Whether the product may be new.
 
         Returns:
@@ -133,24 +146,42 @@ class Rollout:
         """
         self.check_upload(product, create_product=create_product)
         limits = self.uploads.limits
+
+        @contextmanager
+        def publishing(bundle: Bundle) -> Iterator[None]:
+            after = {"bundle_digest": bundle.digest}
+            entry = AuditEntry(actor, "bundle:upload", product, bundle.version, after=after)
+            with self._publishing(product), recorded(self._engine, entry, failed="bundle:upload-failed"):
+                yield
+
         bundle, is_new = import_archive(
             self._registry.models,
             product,
             archive,
             limits.max_bytes,
             reserve_bytes=limits.reserve_bytes,
-            publishing=lambda: self._publishing(product),
+            publishing=publishing,
         )
         return_freed_memory()
         self._registry.refresh(product, bundle.version)
         log.info("bundle uploaded", product=product, version=bundle.version, is_new=is_new)
         return self.version(product, bundle.version), is_new
 
-    def activate(self, product: str, version: str, *, author: str, reason: str) -> BundleChoice:
+    def activate(
+        self, product: str, version: str, *, actor: Actor, reason: str, confirm_removal: int | None = None
+    ) -> BundleChoice:
         """Activate a bundle with its recipe. It serves from the next image on when this method returns.
+
+        Args:
+            product: The product.
+            version: The bundle's version.
+            actor: Who activates it.
+            reason: Why.
+            confirm_removal: Number of inspections whose images may be removed because of the bundle's recipe.
 
         Raises:
             UnknownProduct, UnknownBundle: The repository does not contain it.
+            RemovalNotConfirmed: The retention of the recipe would remove more than it keeps.
             ChangeUnderWay: Another change of the product's bundles is in progress.
             BundleInvalid, ProviderUnavailable: It cannot be served. The old bundle stays active.
             StoreUnavailable: The choice cannot be stored. The old bundle stays active.
@@ -161,9 +192,10 @@ class Rollout:
             current = self.choices.current(product, "active")
             if active is not None and current is not None and active.bundle.version == current.version == version:
                 return current
-            return self._swap(product, version, author, reason, lambda: self._predecessor(product, version))
+            change = _Change("bundle:activate", actor, reason, confirm_removal)
+            return self._swap(product, version, change, lambda: self._predecessor(product, version))
 
-    def roll_back(self, product: str, *, author: str, reason: str) -> BundleChoice:
+    def roll_back(self, product: str, *, actor: Actor, reason: str, confirm_removal: int | None = None) -> BundleChoice:
         """Activate the bundle that was active before the current one. Each call goes back one bundle further.
 
         Raises:
@@ -178,9 +210,10 @@ class Rollout:
             previous = self.choices.get(current.returns_to)
             if previous.version is None:  # the choice that the first upload to a product without a bundle stores
                 raise NothingToRollBackTo(product)
-            return self._swap(product, previous.version, author, reason, lambda: previous.returns_to)
+            change = _Change("bundle:roll-back", actor, reason, confirm_removal)
+            return self._swap(product, previous.version, change, lambda: previous.returns_to)
 
-    def start_shadow(self, product: str, version: str, *, author: str, reason: str) -> BundleChoice:
+    def start_shadow(self, product: str, version: str, *, actor: Actor, reason: str) -> BundleChoice:
         """Deploy a bundle as the product's shadow: it judges the images of the active bundle from the next one on.
 
         Raises:
@@ -196,17 +229,17 @@ class Rollout:
             if active.bundle.version == version:
                 raise ShadowRefused(product, f"Bundle {version} is the active bundle. Choose another one.")
             inspector = self._registry.load_bundle(product, version, in_background=True)
-            draft = ChoiceDraft(product, "shadow", inspector.bundle.digest, author, reason)
+            draft = ChoiceDraft(product, "shadow", inspector.bundle.digest, actor, reason, "shadow:start")
 
             def store() -> tuple[Recipe, BundleChoice]:
                 recipe = shadow_recipe(self._engine, inspector.bundle)
                 return recipe, self.choices.append(draft)
 
             choice = self._registry.start_shadow(product, inspector, store)
-            log.info("shadow started", product=product, version=version, author=author)
+            log.info("shadow started", product=product, version=version, author=actor.name)
             return choice
 
-    def stop_shadow(self, product: str, *, author: str, reason: str) -> BundleChoice:
+    def stop_shadow(self, product: str, *, actor: Actor, reason: str) -> BundleChoice:
         """End the product's shadow deployment. Its verdicts stay stored.
 
         Raises:
@@ -218,13 +251,13 @@ class Rollout:
             current = self.choices.current(product, "shadow")
             if current is None or current.bundle_digest is None:
                 raise ShadowRefused(product, f"{product!r} has no shadow bundle.")
-            draft = ChoiceDraft(product, "shadow", None, author, reason)
+            draft = ChoiceDraft(product, "shadow", None, actor, reason, "shadow:stop")
             choice = self._registry.stop_shadow(product, lambda: self.choices.append(draft))
-            log.info("shadow stopped", product=product, author=author)
+            log.info("shadow stopped", product=product, author=actor.name)
             return choice
 
     def _swap(
-        self, product: str, version: str, author: str, reason: str, find_predecessor: Callable[[], _Predecessor]
+        self, product: str, version: str, change: _Change, find_predecessor: Callable[[], _Predecessor]
     ) -> BundleChoice:
         inspector = self._registry.load_bundle(product, version)
 
@@ -233,21 +266,23 @@ class Rollout:
             # determined under the product's lock, because a failed upload withdraws a choice under it.
             found = find_predecessor()
             returns_to, implicit = (None, found) if isinstance(found, ChoiceDraft) else (found, None)
-            drafts = [ChoiceDraft(product, "active", inspector.bundle.digest, author, reason, returns_to)]
+            actor, digest = change.actor, inspector.bundle.digest
+            drafts = [ChoiceDraft(product, "active", digest, actor, change.reason, change.action, returns_to)]
             shadow = self._registry.shadows.get(product)
-            if shadow is not None and shadow.bundle.digest == inspector.bundle.digest:
-                drafts.append(ChoiceDraft(product, "shadow", None, author, f"Bundle {version} is active now."))
-            return self._store_choices(inspector, drafts, implicit)
+            if shadow is not None and shadow.bundle.digest == digest:
+                reason = f"Bundle {version} is active now."
+                drafts.append(ChoiceDraft(product, "shadow", None, actor, reason, "shadow:stop"))
+            return self._store_choices(inspector, drafts, implicit, change)
 
         choice = self._registry.swap(product, inspector, store)
-        log.info("bundle activated", product=product, version=version, author=author)
+        log.info("bundle activated", product=product, version=version, author=change.actor.name)
         return choice
 
     def _store_choices(
-        self, inspector: Inspector, drafts: list[ChoiceDraft], implicit: ChoiceDraft | None
+        self, inspector: Inspector, drafts: list[ChoiceDraft], implicit: ChoiceDraft | None, change: _Change
     ) -> tuple[RecipeRevision, BundleChoice]:
         """Store the choice of a bundle and its recipe in one transaction."""
-        recipe = draft_recipe(self._engine, inspector.bundle)
+        recipe = draft_recipe(self._engine, inspector.bundle, change.confirm_removal, change.actor)
         draft = recipe if isinstance(recipe, RecipeDraft) else None
         (choice, *_), appended = self.choices.append_with_recipe(drafts, draft, implicit)
         if appended is not None:
@@ -270,7 +305,7 @@ class Rollout:
             return None if current is None else current.returns_to
         if current is None:
             reason = "The newest bundle was active by default."
-            return ChoiceDraft(product, "active", active.bundle.digest, SYSTEM_AUTHOR, reason)
+            return ChoiceDraft(product, "active", active.bundle.digest, SERVICE, reason, "bundle:keep")
         return current.id
 
     @contextmanager
@@ -313,7 +348,7 @@ class Rollout:
             digest, reason = found, "It was the newest bundle when another one was uploaded."
         else:
             digest, reason = None, "The product was created by an upload, and none of its bundles was activated."
-        return ChoiceDraft(product, "active", digest, SYSTEM_AUTHOR, reason)
+        return ChoiceDraft(product, "active", digest, SERVICE, reason, "bundle:keep")
 
     def _newest_digest(self, product: str) -> Digest | None:
         for folder in bundle_folders(self._registry.models / product):

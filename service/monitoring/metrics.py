@@ -63,10 +63,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.inspections = Counter(
-            "inspection_requests_total",
-            "Completed inspections.",
-            ["product", "decision"],
-            registry=self.registry,
+            "inspection_requests_total", "Completed inspections.", ["product", "decision"], registry=self.registry
         )
         self.invalid = Counter(
             "inspection_invalid_total",
@@ -84,6 +81,12 @@ class Metrics:
             "inspection_retention_failures_total",
             "Images or maps that retention could not remove; removal is retried.",
             registry=self.registry,
+        )
+        self.audit_entries = Gauge(
+            "inspection_audit_entries", "Entries of the audit log, as last reported.", registry=self.registry
+        )
+        self.audit_violations = Counter(
+            "inspection_audit_violations_total", "Reports of changed or removed audit entries.", registry=self.registry
         )
         self.map_sync_failures = Counter(
             "inspection_map_sync_failures_total",
@@ -139,9 +142,7 @@ class Metrics:
             "inspection_queue_depth", "Inspections in flight, queued or running.", registry=self.registry
         )
         self.queue_limit = Gauge(
-            "inspection_queue_limit",
-            "Maximum number of inspections in flight.",
-            registry=self.registry,
+            "inspection_queue_limit", "Maximum number of inspections in flight.", registry=self.registry
         )
         self.streams = Gauge("inspection_streams", "Cameras connected over a WebSocket.", registry=self.registry)
         self.certificate_expiry = Gauge(
@@ -150,10 +151,7 @@ class Metrics:
             registry=self.registry,
         )
         self.shed = Counter(
-            "inspection_shed_total",
-            "Inspections rejected for lack of capacity.",
-            ["reason"],
-            registry=self.registry,
+            "inspection_shed_total", "Inspections rejected for lack of capacity.", ["reason"], registry=self.registry
         )
         self.models = Gauge(
             "inspection_model_info",
@@ -235,9 +233,7 @@ class Metrics:
             registry=self.registry,
         )
         self.body_bytes_limit = Gauge(
-            "http_body_bytes_limit",
-            "Maximum memory for bodies in flight, in each direction, in bytes.",
-            registry=self.registry,
+            "http_body_bytes_limit", "Maximum memory for bodies in flight, per direction.", registry=self.registry
         )
         for reason in SHED_REASONS:
             self.shed.labels(reason)

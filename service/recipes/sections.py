@@ -19,7 +19,7 @@ from service.inspection.decoding.pixel_formats import PIXEL_FORMATS, PixelRules,
 from service.inspection.errors import PixelMismatch, UnknownPixelFormat
 from service.inspection.quality import QualityLimits as Limits
 from service.schemas import sections
-from service.schemas.sections import InvalidReason, Point, RegionSetting
+from service.schemas.sections import DecisionName, InvalidReason, Point, RegionSetting
 from service.schemas.sections import Keep as Keep
 
 
@@ -179,6 +179,28 @@ _MEASURED = (
 )  # fmt: skip
 
 
+class StorageLimit(sections.StorageLimit):
+    """Largest size of the images and maps of a product. Each decision is named at most once."""
+
+    @field_validator("keep_longer")
+    @classmethod
+    def _check_decisions(cls, decisions: tuple[DecisionName, ...]) -> tuple[DecisionName, ...]:
+        if len(set(decisions)) < len(decisions):
+            raise ValueError("storage.keep_longer names a decision twice")
+        return decisions
+
+    @property
+    def removal_order(self) -> tuple[DecisionName, ...]:
+        """Return all decisions in the order in which their images are removed."""
+        others = tuple(name for name in _DECISIONS if name not in self.keep_longer)
+        return (*others, *reversed(self.keep_longer))
+
+
+_DECISIONS: tuple[DecisionName, ...] = ("pass", "invalid", "review", "fail")
+RETENTION_SECTIONS = ("retention", "storage")
+"""The sections of a recipe that state which images and anomaly maps are kept."""
+
+
 class RecipeParts(sections.RecipeParts):
     """Every section of a recipe except the thresholds."""
 
@@ -188,6 +210,7 @@ class RecipeParts(sections.RecipeParts):
     heatmap: HeatmapSetting = HeatmapSetting()
     pixels: PixelSetting = PixelSetting()
     quality: QualityLimits = QualityLimits()
+    storage: StorageLimit = StorageLimit()
 
 
 def bundle_scale_values(parts: RecipeParts) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.schemas.common import Author, ResponseModel, Sentence
+from service.schemas.common import AUTHOR, Author, ConfirmRemoval, ResponseModel, Sentence
 from service.schemas.inspection import BundleReference, Links
 from service.schemas.product import BundleFacts, BundleProblem
 
@@ -17,8 +17,14 @@ class BundleDecision(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    author: Author = Field(description="Name of the person who makes the change.")
+    author: Author | None = Field(default=None, description=AUTHOR)
     reason: Sentence = Field(description="Reason for the change.")
+
+
+class BundleActivation(BundleDecision):
+    """Author and reason of a change of the active bundle."""
+
+    confirm_removal: ConfirmRemoval = None
 
 
 class BundleRecord(ResponseModel):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from service.schemas.common import Author, ResponseModel, UtcDatetime
+from service.schemas.common import AUTHOR, Author, ResponseModel, UtcDatetime
 
 DEFAULT_CONFIDENCE = 0.95
 MAX_GOOD_IMAGES = 5000
@@ -163,9 +163,7 @@ class ProposalParameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    author: Author = Field(
-        description="Name of the person who requests the proposal and confirms that the parts are good."
-    )
+    author: Author | None = Field(default=None, description=AUTHOR)
     target_false_reject_rate: float = Field(gt=0, lt=1, description="Largest share of good parts that may fail.")
     review_rate: float | None = Field(
         default=None, gt=0, lt=1, description="Largest share of good parts that may be above the review threshold."

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from service.schemas.common import Author, Label, RateBound, ResponseModel, Sentence
+from service.schemas.common import AUTHOR, Author, ConfirmRemoval, Label, RateBound, ResponseModel, Sentence
 from service.schemas.sections import (
     DecisionName,
     HeatmapSetting,
@@ -17,6 +17,7 @@ from service.schemas.sections import (
     QualityLimits,
     RecipeParts,
     RegionSetting,
+    StorageLimit,
 )
 
 
@@ -96,7 +97,7 @@ class RecipeChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    author: Author = Field(description="Name of the person who makes the change.")
+    author: Author | None = Field(default=None, description=AUTHOR)
     reason: Sentence = Field(description="Reason for the change.")
     fail_threshold: float | None = None
     review_threshold: float | None = None
@@ -123,11 +124,15 @@ class RecipeChange(BaseModel):
     retention: dict[DecisionName, Keep | None] | None = Field(
         default=None, description="How long images and anomaly maps are kept, per decision."
     )
+    storage: StorageLimit | None = Field(
+        default=None, description="Largest size of the images and anomaly maps of the product."
+    )
     expected_revision: int | None = Field(
         default=None,
         ge=0,
         description="Reject the change unless the recipe is at this revision. The header If-Match does the same.",
     )
+    confirm_removal: ConfirmRemoval = None
 
     @model_validator(mode="after")
     def _require_one_way_to_set_thresholds(self) -> Self:
@@ -154,7 +159,7 @@ class Signature(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    author: Author = Field(description="Name of the person who makes the change.")
+    author: Author | None = Field(default=None, description=AUTHOR)
     reason: Sentence = Field(description="Reason for the change.")
 
 
@@ -163,7 +168,7 @@ class RecipeRevert(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    author: Author = Field(description="Name of the person who makes the change.")
+    author: Author | None = Field(default=None, description=AUTHOR)
     reason: Annotated[Sentence, StringConstraints(max_length=800)] | None = Field(
         default=None, description="Reason for the change."
     )
@@ -172,3 +177,4 @@ class RecipeRevert(BaseModel):
         ge=0,
         description="Reject the change unless the recipe is at this revision. The header If-Match does the same.",
     )
+    confirm_removal: ConfirmRemoval = None

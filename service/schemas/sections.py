@@ -173,6 +173,23 @@ DecisionName = Literal["pass", "review", "fail", "invalid"]
 Retention = dict[DecisionName, Keep]
 
 
+class StorageLimit(Section):
+    """Largest size of all images and anomaly maps of the product.
+
+    If they are larger, the oldest ones are removed, decision by decision; the records of the inspections stay.
+    """
+
+    max_bytes: int | None = Field(
+        default=None, ge=0, le=2**53, description="Largest size of all of them, in bytes; null: no limit."
+    )
+    keep_longer: tuple[DecisionName, ...] = Field(
+        default=("fail", "review"),
+        max_length=4,
+        description="Decisions whose images are removed only after those of all other decisions; those of the first "
+        "one are removed last.",
+    )
+
+
 class RecipeParts(Section):
     """All sections of a recipe; everything except the thresholds."""
 
@@ -191,4 +208,7 @@ class RecipeParts(Section):
         default={},
         description="How long images and anomaly maps are kept, per decision. Decisions that are not listed have no "
         "limit.",
+    )
+    storage: StorageLimit = Field(
+        default=StorageLimit(), description="Largest size of the images and anomaly maps of the product."
     )

@@ -197,6 +197,15 @@ class ArtefactService:
             raise NotJudged(record.id)
         return await self._read(lambda: self._store.files.open_map(record, with_content=with_content))
 
+    async def read_map(self, record: InspectionRecord) -> Float32Map:
+        """Return the anomaly map of a judged inspection, float32 [h, w].
+
+        Raises:
+            ArtefactGone: The map is no longer stored.
+            StoreUnavailable: It cannot be read.
+        """
+        return await self._read(lambda: np.load(io.BytesIO(self._store.files.map_of(record))))
+
     async def read_piece(self, file: StoredFile, offset: int) -> bytes:
         """Return the piece of a file at an offset in bytes.
 

@@ -15,6 +15,7 @@ from service.deployment.lease import ActiveProduct
 from service.deployment.registry import Registry
 from service.deployment.rollout import BundleVersion, Rollout
 from service.errors import InvalidRequest
+from service.store.audit import Actor
 from service.store.records import BundleChoice, Role
 from service.store.shadows import paired_verdicts
 from service.store.store import Store
@@ -69,6 +70,7 @@ class BundleService:
         product: str,
         receive: Callable[[IO[bytes]], Coroutine[Any, Any, None]],
         *,
+        actor: Actor,
         stated_bytes: int | None,
         create_product: bool,
     ) -> tuple[BundleVersion, bool]:
@@ -77,6 +79,7 @@ class BundleService:
         Args:
             product: Name of the product.
             receive: Writes the archive into the given file, with limits on its time and rate.
+            actor: Who uploads it.
             stated_bytes: Size of the archive that the client states, or None.
             create_product: Whether the product may be new.
 
@@ -101,7 +104,7 @@ class BundleService:
             async with self._rollout.uploads.admit(stated_bytes) as upload:
                 await receive(upload.file)
                 return await upload.unpack(
-                    lambda: self._rollout.upload(product, upload.file, create_product=create_product)
+                    lambda: self._rollout.upload(product, upload.file, actor=actor, create_product=create_product)
                 )
         except OSError as error:
             raise RepositoryNotWritable(self._models, error.strerror) from error
@@ -128,45 +131,57 @@ class BundleService:
         """
         return self._rollout.version(product, version)
 
-    def activate(self, product: str, version: str, *, author: str, reason: str) -> ActivatedBundle:
+    def activate(
+        self, product: str, version: str, *, actor: Actor, reason: str, confirm_removal: int | None = None
+    ) -> ActivatedBundle:
         """Activate a bundle from the next image on. It serves when this method returns.
+
+        Args:
+            product: Name of the product.
+            version: The bundle's version.
+            actor: Who activates it.
+            reason: Why.
+            confirm_removal: Number of inspections whose images may be removed because of the bundle's recipe.
 
         Raises:
             UnknownProduct, UnknownBundle: It does not exist.
             ChangeUnderWay, ShuttingDown: The bundles of the product cannot be changed now.
             BundleInvalid, ProviderUnavailable: The bundle cannot be served; the active one stays.
+            RemovalNotConfirmed: The retention of its recipe would remove more than it keeps.
             StoreUnavailable: The choice could not be stored; the active bundle stays.
         """
-        choice = self._rollout.activate(product, version, author=author, reason=reason)
+        choice = self._rollout.activate(product, version, actor=actor, reason=reason, confirm_removal=confirm_removal)
         return ActivatedBundle(choice, self._registry.get(product))
 
-    def roll_back(self, product: str, *, author: str, reason: str) -> ActivatedBundle:
+    def roll_back(
+        self, product: str, *, actor: Actor, reason: str, confirm_removal: int | None = None
+    ) -> ActivatedBundle:
         """Activate the bundle that was active before the present one.
 
         Raises:
             NothingToRollBackTo: No other bundle was active before.
             PlumblineError: See `activate`.
         """
-        choice = self._rollout.roll_back(product, author=author, reason=reason)
+        choice = self._rollout.roll_back(product, actor=actor, reason=reason, confirm_removal=confirm_removal)
         return ActivatedBundle(choice, self._registry.get(product))
 
-    def start_shadow(self, product: str, version: str, *, author: str, reason: str) -> BundleChoice:
+    def start_shadow(self, product: str, version: str, *, actor: Actor, reason: str) -> BundleChoice:
         """Run a bundle as the shadow of the active one from the next image on.
 
         Raises:
             ShadowRefused: The bundle is the active one, or no bundle is active.
             PlumblineError: See `activate`.
         """
-        return self._rollout.start_shadow(product, version, author=author, reason=reason)
+        return self._rollout.start_shadow(product, version, actor=actor, reason=reason)
 
-    def stop_shadow(self, product: str, *, author: str, reason: str) -> BundleChoice:
+    def stop_shadow(self, product: str, *, actor: Actor, reason: str) -> BundleChoice:
         """Unload the shadow. Its decisions stay stored.
 
         Raises:
             ShadowRefused: There is no shadow.
             PlumblineError: See `activate`.
         """
-        return self._rollout.stop_shadow(product, author=author, reason=reason)
+        return self._rollout.stop_shadow(product, actor=actor, reason=reason)
 
     def history(self, product: str, role: Role, limit: int) -> Sequence[BundleChoice]:
         """Return the newest choices of bundles for a role, newest first.

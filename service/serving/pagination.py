@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 class _Identified(Protocol):
     @property
-    def id(self) -> str: ...
+    def id(self) -> str | int: ...
 
 
 RecordT = TypeVar("RecordT", bound=_Identified)
@@ -38,4 +38,4 @@ def read_page(fetch: Callable[[int], Sequence[RecordT]], limit: int) -> Page[Rec
     # One record more than requested shows whether another page follows.
     found = fetch(limit + 1)
     is_last = len(found) <= limit
-    return Page(found[:limit], None if is_last else found[limit - 1].id)
+    return Page(found[:limit], None if is_last else str(found[limit - 1].id))

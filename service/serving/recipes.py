@@ -18,7 +18,8 @@ from service.recipes.errors import InvalidRecipe
 from service.recipes.recipe import Recipe, parse_recipe
 from service.recipes.sections import HeatmapSetting, differences
 from service.recipes.toml_file import RecipeFile, imported_recipe
-from service.schemas.recipe import RecipeChange, Signature
+from service.schemas.recipe import RecipeChange, RecipeRevert, Signature
+from service.store.audit import Actor, AuditAction
 from service.store.proposals import get_proposal
 from service.store.recipes import append_recipe, get_recipe, recipe_history
 from service.store.records import RecipeRevision
@@ -40,6 +41,16 @@ class RevisionDifferences:
     before: RecipeRevision
     after: RecipeRevision
     values: Sequence[tuple[str, Any, Any]]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What all requested changes of a recipe have in common."""
+
+    action: AuditAction
+    actor: Actor
+    confirm_removal: int | None
+    expected_revision: int | None
 
 
 class RecipeService:
@@ -95,12 +106,13 @@ class RecipeService:
         found = differences(old.recipe.model_dump(mode="json"), new.recipe.model_dump(mode="json"))
         return RevisionDifferences(old, new, list(found))
 
-    def change(self, product: str, change: RecipeChange, expected_revision: int | None) -> RecipeRevision:
+    def change(self, product: str, change: RecipeChange, actor: Actor, expected_revision: int | None) -> RecipeRevision:
         """Put a changed recipe in force from the next inspection on.
 
         Args:
             product: Name of the product.
-            change: The values to change, with author and reason.
+            change: The values to change, with the reason. Its author counts only without authentication.
+            actor: Who changes the recipe.
             expected_revision: The revision that the change was made against; None accepts any.
 
         Raises:
@@ -108,37 +120,48 @@ class RecipeService:
             InvalidRecipe: The resulting recipe is not valid, or the calibration card cannot certify the rate.
             UnknownProposal, ProposalOutdated: The proposal does not exist or was made for another bundle.
             RecipeConflict: The current revision is not the expected one.
+            RemovalNotConfirmed: The retention of the recipe would remove more than it keeps.
             StoreUnavailable: The database cannot be used; the old recipe stays in force.
         """
-        signature = Signature(author=change.author, reason=change.reason)
-        return self._put(product, lambda active: (self._changed(change, active), signature), expected_revision)
+        action: AuditAction = "recipe:put" if change.proposal_id is None else "proposal:apply"
+        request = _Request(action, actor.signed(change.author), change.confirm_removal, expected_revision)
+        return self._put(product, lambda active: (self._changed(change, active), change.reason), request)
 
     def import_file(
-        self, product: str, file: RecipeFile, signature: Signature, expected_revision: int | None
+        self,
+        product: str,
+        file: RecipeFile,
+        signature: Signature,
+        actor: Actor,
+        expected_revision: int | None,
+        confirm_removal: int | None = None,
     ) -> RecipeRevision:
         """Put the recipe of a file in force from the next inspection on.
 
         Args:
             product: Name of the product.
             file: The file.
-            signature: Author and reason.
+            signature: The reason, and the author, which counts only without authentication.
+            actor: Who imports the file.
             expected_revision: The revision that the change was made against; None accepts any.
+            confirm_removal: Number of inspections whose images may be removed because of the change.
 
         Raises:
             PlumblineError: See `change`.
         """
-        return self._put(product, lambda active: (self._imported(file, active), signature), expected_revision)
+        request = _Request("recipe:import", actor.signed(signature.author), confirm_removal, expected_revision)
+        return self._put(product, lambda active: (self._imported(file, active), signature.reason), request)
 
     def revert(
-        self, product: str, number: int, author: str, reason: str | None, expected_revision: int | None
+        self, product: str, number: int, revert: RecipeRevert, actor: Actor, expected_revision: int | None
     ) -> RecipeRevision:
         """Put the values of an earlier revision in force again, as a new revision.
 
         Args:
             product: Name of the product.
             number: The earlier revision.
-            author: Who reverts.
-            reason: Why; None if no reason was given.
+            revert: The reason, if one was given. Its author counts only without authentication.
+            actor: Who reverts.
             expected_revision: The revision that the change was made against; None accepts any.
 
         Raises:
@@ -147,23 +170,24 @@ class RecipeService:
         """
         old = self.revision(product, number)
 
-        def make(active: ActiveProduct) -> tuple[Recipe, Signature]:
+        def make(active: ActiveProduct) -> tuple[Recipe, str]:
             is_derived = old.bundle_digest != active.bundle.digest
             what = f"Revert to revision {number}"
             what += f", derived for bundle {active.bundle.version}" if is_derived else ""
-            what += f": {reason}" if reason else "."
-            return reverted_recipe(old, active.bundle), Signature(author=author, reason=what)
+            what += f": {revert.reason}" if revert.reason else "."
+            return reverted_recipe(old, active.bundle), what
 
-        return self._put(product, make, expected_revision)
+        request = _Request("recipe:revert", actor.signed(revert.author), revert.confirm_removal, expected_revision)
+        return self._put(product, make, request)
 
     def _put(
-        self, product: str, make: Callable[[ActiveProduct], tuple[Recipe, Signature]], expected_revision: int | None
+        self, product: str, make: Callable[[ActiveProduct], tuple[Recipe, str]], request: _Request
     ) -> RecipeRevision:
         """Build a recipe for the active bundle, validate it, store it and put it in force as one step."""
         changed: list[str] = []
 
         def store(active: ActiveProduct) -> RecipeRevision:
-            recipe, signature = make(active)
+            recipe, reason = make(active)
             _require_valid_scale(recipe, active)
             before, after = active.recipe.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")
             changed.extend(path for path, _, _ in differences(before, after))
@@ -171,9 +195,11 @@ class RecipeService:
                 self._store.engine,
                 active.bundle,
                 recipe,
-                author=signature.author,
-                reason=signature.reason,
-                expected_revision=expected_revision,
+                actor=request.actor,
+                reason=reason,
+                action=request.action,
+                confirm_removal=request.confirm_removal,
+                expected_revision=request.expected_revision,
             )
 
         revision = replace_recipe(self._registry, self._store.engine, product, store)

@@ -15,6 +15,8 @@ from service.inspection.records import Inspection, PreparedImage
 from service.inspection.regions import Region
 from service.store.records import InspectionRecord
 
+_NPY_HEADER_BYTES = 128
+
 
 @dataclass(frozen=True)
 class PartRecord:
@@ -58,6 +60,7 @@ def to_record(
         by_score=judged.by_score.value if judged.dropped else None,
         dropped_regions=dict(judged.dropped) or None,
         judged_share=judged.judged_share if judged.judged_share < 1 else None,
+        artefact_bytes=len(data) + _NPY_HEADER_BYTES + judged.anomaly_map.nbytes,
         **_common_fields(inspection_id, created_at, active, judged.image, reference, data, part),
     )
 
@@ -92,6 +95,7 @@ def to_invalid_record(
         timings_ms=_milliseconds(prepared.timings),
         batch_size=0,
         objections=[violation.to_stored() for violation in violations],
+        artefact_bytes=len(data),
         **_common_fields(inspection_id, created_at, active, prepared, reference, data, part),
     )
 

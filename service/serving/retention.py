@@ -7,19 +7,20 @@ afterwards, so that the next sweep completes a removal that was interrupted.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 
 import structlog
 
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
+from service.recipes.recipe import Recipe
 from service.recipes.sections import Keep
 from service.store.errors import RecipeUnreadable, StoreUnavailable
 from service.store.idempotency import remove_keys
 from service.store.recipes import current_recipe
 from service.store.records import Artefacts
-from service.store.retention import mark_removed, past_retention
+from service.store.retention import mark_removed, past_retention, past_size
 from service.store.store import Store
 
 log = structlog.get_logger(__name__)
@@ -94,11 +95,10 @@ class RetentionSweeper:
             except RecipeUnreadable as error:  # of this product only; the others are swept
                 log.warning("retention postponed", product=product, reason=error.detail)
                 continue
-            retention = {} if revision is None else revision.recipe.retention
-            for decision, keep in retention.items():
-                if self._stop.is_set():
-                    return False
-                is_more |= self._remove(product, decision, keep)
+            if revision is not None:
+                is_more |= self._sweep_product(product, revision.recipe)
+            if self._stop.is_set():
+                return False
         return is_more
 
     @property
@@ -106,25 +106,48 @@ class RetentionSweeper:
         since_jump_s = self._clock.seconds_since_jump()
         return since_jump_s is None or since_jump_s > CLOCK_SETTLE_S
 
-    def _remove(self, product: str, decision: str, keep: Keep) -> bool:
+    def _sweep_product(self, product: str, recipe: Recipe) -> bool:
+        """Remove what the recipe no longer keeps; return whether the limit of one sweep was reached."""
+        is_more = False
+        for decision, keep in recipe.retention.items():
+            # Files that could not be removed do not count: an immediate retry would fail again.
+            is_more |= self._remove(product, decision, self._past_limits(product, decision, keep)) == self.limit
+        if is_more or self._stop.is_set():
+            # What the other limits have left to remove must not push out other files for its size.
+            return is_more
+        by_decision: dict[str, list[Artefacts]] = {}
+        protected = self._recent()
+        for name, item in past_size(self.store.engine, product, recipe.storage, protected=protected, limit=self.limit):
+            by_decision.setdefault(name, []).append(item)
+        return sum(self._remove(product, *group) for group in by_decision.items()) == self.limit
+
+    def _recent(self) -> tuple[datetime, datetime]:
+        """Return the period whose files are kept, because clients may still read them."""
         now, interval = self._clock.now(), timedelta(seconds=self._interval_s)
-        found = past_retention(
+        return now - interval, now + interval
+
+    def _past_limits(self, product: str, decision: str, keep: Keep) -> Sequence[Artefacts]:
+        """Return the artefacts of a decision that are too old, or too many."""
+        now = self._clock.now()
+        return past_retention(
             self.store.engine,
             product,
             decision,
             older_than=now - timedelta(days=keep.days) if keep.days is not None and self._is_clock_settled else None,
             beyond=keep.count,
-            protected=(now - interval, now + interval),
+            protected=self._recent(),
             limit=self.limit,
         )
+
+    def _remove(self, product: str, decision: str, found: Sequence[Artefacts]) -> int:
+        """Remove artefacts; return how many were removed."""
         removed = [item for item in found if not self._stop.is_set() and self._unlink(item)]
-        mark_removed(self.store.engine, [item.inspection_id for item in removed], now)
+        mark_removed(self.store.engine, [item.inspection_id for item in removed], self._clock.now())
         self.store.files.remove_empty_days(item.inspection_id for item in removed)
         self._metrics.artefacts_removed.labels(product, decision).inc(len(removed))
         if removed:
             log.info("images and maps removed", product=product, decision=decision, count=len(removed))
-        # Files that could not be removed do not count: an immediate retry would fail again.
-        return len(removed) == self.limit
+        return len(removed)
 
     def _unlink(self, item: Artefacts) -> bool:
         try:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine, delete, select
 from sqlalchemy.orm import Session
 
+from service.store.audit import SERVICE, AuditEntry, append_audit
 from service.store.models import BundleChoiceRow
 from service.store.recipes import insert_recipe
 from service.store.records import BundleChoice, ChoiceDraft, RecipeDraft, RecipeRevision, Role
@@ -70,6 +71,9 @@ class BundleChoices:
         """Remove a choice that never had an effect, because the change that it belongs to failed afterwards."""
         with writing(self._engine, "the choice of a bundle cannot be removed") as session:
             session.execute(delete(BundleChoiceRow).where(BundleChoiceRow.id == choice.id))
+            before = {"role": choice.role, "bundle_digest": choice.bundle_digest}
+            entry = AuditEntry(SERVICE, "bundle:withdraw", choice.product, choice.version, before, note=choice.reason)
+            append_audit(session, entry)
 
     def append_with_recipe(
         self, drafts: Sequence[ChoiceDraft], recipe: RecipeDraft | None, predecessor: ChoiceDraft | None = None
@@ -97,18 +101,38 @@ class BundleChoices:
 
 
 def _insert(session: Session, draft: ChoiceDraft) -> BundleChoice:
+    """Insert a choice and its entry in the audit log."""
+    before = session.execute(
+        select(BundleChoiceRow.bundle_digest)
+        .where(BundleChoiceRow.product == draft.product, BundleChoiceRow.role == draft.role)
+        .order_by(BundleChoiceRow.id.desc())
+        .limit(1)
+    ).scalar()
     row = BundleChoiceRow(
         product=draft.product,
         role=draft.role,
         created_at=datetime.now(UTC),
-        author=draft.author,
+        author=draft.actor.name,
         reason=draft.reason,
         bundle_digest=draft.bundle_digest,
         returns_to=draft.returns_to,
     )
     session.add(row)
     session.flush()
-    return _choice(row)
+    choice = _choice(row)
+    append_audit(
+        session,
+        AuditEntry(
+            draft.actor,
+            draft.action,
+            product=draft.product,
+            object=choice.version or (None if before is None else before[:12]),
+            before={"role": draft.role, "bundle_digest": before},
+            after={"role": draft.role, "bundle_digest": draft.bundle_digest},
+            note=draft.reason,
+        ),
+    )
+    return choice
 
 
 def _choice(row: BundleChoiceRow) -> BundleChoice:

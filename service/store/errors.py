@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from service.errors import PlumblineError
@@ -59,6 +60,33 @@ class RecipeConflict(PlumblineError):
             product=product,
             expected_revision=expected,
             current_revision=current,
+        )
+
+
+class RemovalNotConfirmed(PlumblineError):
+    """A change of a recipe would remove the images of more inspections than it keeps, and this was not confirmed.
+
+    `removed` and `kept` are the numbers of inspections whose images and maps the new retention would remove and keep,
+    as estimated now; `by_decision` lists them per decision. Nothing was changed. Choose longer limits, or let a person
+    with the scope `admin` send the change with `confirm_removal`, which must be at least `removed`. Records of
+    inspections, recipes, bundles and changes are never removed.
+    """
+
+    slug = "removal-not-confirmed"
+    title = "Removal of images was not confirmed"
+    status = 409
+
+    def __init__(self, product: str, by_decision: Mapping[str, Mapping[str, int]], *, is_admin: bool) -> None:
+        removed, kept = (sum(item[name] for item in by_decision.values()) for name in ("removed", "kept"))
+        who = "" if is_admin else " as a person or with a key that has the scope `admin`,"
+        super().__init__(
+            f"The change would remove the images and maps of {removed} inspections of {product!r} and keep those of "
+            f"{kept}. For at least one decision, more would be removed than kept. Nothing was changed. If this is "
+            f"intended, send the change{who} with confirm_removal={removed}.",
+            product=product,
+            removed=removed,
+            kept=kept,
+            by_decision={name: dict(item) for name, item in by_decision.items()},
         )
 
 

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     ForeignKey,
     Index,
     MetaData,
     String,
+    Text,
     TypeDecorator,
     UniqueConstraint,
     text,
@@ -74,7 +76,15 @@ class InspectionRow(Base):
         Index(None, "product", "decision", "id"),
         Index(None, "part_id", "id"),
         # For retention. Partial, because after some time most inspections have had their files removed.
-        Index("ix_inspections_kept", "product", "decision", "id", sqlite_where=_KEPT, postgresql_where=_KEPT),
+        Index(
+            "ix_inspections_kept",
+            "product",
+            "decision",
+            "id",
+            "artefact_bytes",
+            sqlite_where=_KEPT,
+            postgresql_where=_KEPT,
+        ),
         # Ids do not give the time of an inspection if the clock was set back.
         Index(
             "ix_inspections_kept_time", "product", "decision", "created_at", sqlite_where=_KEPT, postgresql_where=_KEPT
@@ -127,6 +137,8 @@ class InspectionRow(Base):
 
     artefacts_removed_at: Mapped[datetime | None] = mapped_column(default=None)
     """When retention removed image and map; None if it did not."""
+    artefact_bytes: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    """Size of image and map together, in bytes."""
 
     part_id: Mapped[str | None] = mapped_column(String(128), default=None)
     station: Mapped[str | None] = mapped_column(String(128), default=None)
@@ -223,3 +235,28 @@ class IdempotencyRow(Base):
     fingerprint: Mapped[str] = mapped_column(String(64))
     inspection_id: Mapped[str] = mapped_column(String(36))
     created_at: Mapped[datetime]
+
+
+class AuditRow(Base):
+    """An entry of the audit log. Append-only: triggers of the database refuse changes."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (Index(None, "product", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    created_at: Mapped[datetime]
+    actor_kind: Mapped[str] = mapped_column(String(16))
+    actor_id: Mapped[str] = mapped_column(String(64))
+    actor: Mapped[str] = mapped_column(String(128))
+    address: Mapped[str | None] = mapped_column(String(64))
+    request_id: Mapped[str | None] = mapped_column(String(128))
+    action: Mapped[str] = mapped_column(String(32))
+    product: Mapped[str | None] = mapped_column(String(64))
+    object: Mapped[str | None] = mapped_column(String(200))
+    before: Mapped[str] = mapped_column(Text)
+    """Canonical JSON, `null` if there was nothing before. Text, because the hash covers every character of it."""
+    after: Mapped[str] = mapped_column(Text)
+    """Canonical JSON, as `before`."""
+    note: Mapped[str] = mapped_column(Text)
+    previous_hash: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Engine, Select, func, select
@@ -11,11 +13,14 @@ from sqlalchemy.orm import Session
 
 from service.bundle.bundle import Bundle
 from service.recipes.recipe import Recipe
+from service.recipes.sections import RETENTION_SECTIONS, differences
 from service.schemas.common import SYSTEM_AUTHOR
 from service.schemas.violations import describe_violations, list_violations
+from service.store.audit import Actor, AuditAction, AuditEntry, append_audit
 from service.store.errors import RecipeConflict, RecipeUnreadable, UnknownRevision
 from service.store.models import RecipeRow
 from service.store.records import RecipeDraft, RecipeRevision
+from service.store.removal import require_confirmed_removal
 from service.store.session import reading, retry_conflicts, writing
 
 
@@ -97,8 +102,10 @@ def append_recipe(
     bundle: Bundle,
     recipe: Recipe,
     *,
-    author: str,
+    actor: Actor,
     reason: str,
+    action: AuditAction = "recipe:put",
+    confirm_removal: int | None = None,
     expected_revision: int | None = None,
 ) -> RecipeRevision:
     """Append a recipe as a new revision, which puts it in force.
@@ -107,15 +114,18 @@ def append_recipe(
         engine: The database.
         bundle: The bundle on whose score scale the thresholds are.
         recipe: The recipe.
-        author: Who changes it.
+        actor: Who changes it.
         reason: Why.
+        action: What kind of change it is, for the audit log.
+        confirm_removal: Number of inspections whose images may be removed because of the change.
         expected_revision: The revision that the change is based on; None to accept any.
 
     Raises:
         RecipeConflict: Another revision is in force.
+        RemovalNotConfirmed: The retention of the recipe would remove more than it keeps.
         StoreUnavailable: The database cannot store it.
     """
-    draft = RecipeDraft(bundle.manifest.product, bundle.digest, recipe, author, reason)
+    draft = RecipeDraft(bundle.manifest.product, bundle.digest, recipe, actor, reason, action, confirm_removal)
 
     def write() -> RecipeRevision:
         with writing(engine, "the recipe cannot be stored") as session:
@@ -129,6 +139,8 @@ def append_recipe(
 def insert_recipe(session: Session, draft: RecipeDraft, expected_revision: int | None = None) -> RecipeRevision:
     """Insert a recipe as the next revision of its product, inside a transaction of the store.
 
+    Every change of a recipe passes here: it is where retention is guarded and the audit log is written.
+
     Args:
         session: An open transaction.
         draft: The recipe.
@@ -136,11 +148,13 @@ def insert_recipe(session: Session, draft: RecipeDraft, expected_revision: int |
 
     Raises:
         RecipeConflict: Another revision is in force.
+        RemovalNotConfirmed: The retention of the recipe would remove more than it keeps.
     """
-    newest = select(RecipeRow.revision).where(RecipeRow.product == draft.product)
-    revision = session.scalar(newest.order_by(RecipeRow.revision.desc()).limit(1)) or 0
+    current = session.scalar(_newest_first(draft.product).limit(1))
+    revision = 0 if current is None else current.revision
     if expected_revision is not None and revision != expected_revision:
         raise RecipeConflict(draft.product, expected_revision, revision)
+    require_confirmed_removal(session, draft, None if current is None else current.recipe)
     row = RecipeRow(
         product=draft.product,
         revision=revision + 1,
@@ -152,7 +166,32 @@ def insert_recipe(session: Session, draft: RecipeDraft, expected_revision: int |
     )
     session.add(row)
     session.flush()
+    _audit(session, draft, current, row)
     return _revision(row)
+
+
+def _audit(session: Session, draft: RecipeDraft, old: RecipeRow | None, new: RecipeRow) -> None:
+    """Record a change of a recipe; if it changes how long images are kept, also as a change of its own."""
+    before = {} if old is None else old.recipe
+    changed = list(differences(before, new.recipe))
+    entry = AuditEntry(
+        draft.actor,
+        draft.action,
+        product=draft.product,
+        object=f"revision {new.revision}",
+        before=None if old is None else _facts(old, {path: value for path, value, _ in changed}),
+        after=_facts(new, {path: value for path, _, value in changed}),
+        note=draft.reason,
+    )
+    append_audit(session, entry)
+    policies = [{name: recipe.get(name) for name in RETENTION_SECTIONS} for recipe in (before, new.recipe)]
+    if old is not None and policies[0] != policies[1]:
+        after = policies[1] | {"confirm_removal": draft.confirm_removal}
+        append_audit(session, replace(entry, action="retention:change", before=policies[0], after=after))
+
+
+def _facts(row: RecipeRow, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {"revision": row.revision, "bundle_digest": row.bundle_digest, "recipe": values}
 
 
 def _newest_first(product: str) -> Select[RecipeRow]:

@@ -10,6 +10,7 @@ from uuid import UUID
 from service.recipes.recipe import Recipe
 from service.schemas.common import SYSTEM_AUTHOR
 from service.schemas.proposal import Proposal
+from service.store.audit import Actor, AuditAction
 
 Role = Literal["active", "shadow"]
 
@@ -59,6 +60,8 @@ class InspectionRecord:
     """Reasons for the decision `invalid` (`QualityViolation`)."""
     artefacts_removed_at: datetime | None = None
     """When retention removed image and map; None if it did not."""
+    artefact_bytes: int | None = None
+    """Size of image and map together, in bytes."""
     part_id: str | None = None
     station: str | None = None
     lot: str | None = None
@@ -135,15 +138,25 @@ class RecipeDraft:
         product: The product.
         bundle_digest: The bundle on whose score scale the thresholds are.
         recipe: The recipe.
-        author: Who changes it.
+        actor: Who changes it.
         reason: Why.
+        action: What kind of change it is, for the audit log.
+        confirm_removal: Number of inspections whose images may be removed because of the change; see
+            `service.store.removal`.
     """
 
     product: str
     bundle_digest: str
     recipe: Recipe
-    author: str
+    actor: Actor
     reason: str
+    action: AuditAction = "recipe:put"
+    confirm_removal: int | None = None
+
+    @property
+    def author(self) -> str:
+        """The author of the revision: the actor, or the service if it derived the recipe."""
+        return SYSTEM_AUTHOR if self.action == "recipe:derive" else self.actor.name
 
 
 @dataclass(frozen=True)
@@ -172,13 +185,14 @@ class BundleChoice:
 
 @dataclass(frozen=True)
 class ChoiceDraft:
-    """A choice of a bundle to append. The attributes are those of `BundleChoice`."""
+    """A choice of a bundle to append. The attributes are those of `BundleChoice` and `AuditEntry`."""
 
     product: str
     role: Role
     bundle_digest: str | None
-    author: str
+    actor: Actor
     reason: str
+    action: AuditAction
     returns_to: int | None = None
 
 

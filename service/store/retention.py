@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Engine, or_, select, update
+from sqlalchemy import Engine, func, or_, select, update
 
+from service.recipes.sections import StorageLimit
 from service.store.models import InspectionRow
 from service.store.records import Artefacts
 from service.store.session import reading, transaction
@@ -63,6 +64,43 @@ def past_retention(
                 surplus = candidates.where(InspectionRow.id <= first_beyond).order_by(InspectionRow.id)
                 found |= dict(connection.execute(surplus).all())
     return [Artefacts(UUID(inspection_id), media_type) for inspection_id, media_type in sorted(found.items())[:limit]]
+
+
+def past_size(
+    engine: Engine, product: str, limits: StorageLimit, *, protected: tuple[datetime, datetime], limit: int
+) -> Sequence[tuple[str, Artefacts]]:
+    """Return the decision and the artefacts of inspections that have to be removed so that the rest is small enough.
+
+    Args:
+        engine: The database.
+        product: The product.
+        limits: The largest size, and the decisions that are kept longer.
+        protected: Never return artefacts from this period, as for `past_retention`.
+        limit: Maximum number of results.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    if limits.max_bytes is None:
+        return []
+    found: list[tuple[str, Artefacts]] = []
+    kept = (InspectionRow.product == product, InspectionRow.artefacts_removed_at.is_(None))
+    start, end = protected
+    is_free = or_(InspectionRow.created_at < start, InspectionRow.created_at > end)
+    columns = select(InspectionRow.id, InspectionRow.image_media_type, InspectionRow.artefact_bytes)
+    with reading(engine) as session:
+        total = session.scalar(select(func.sum(InspectionRow.artefact_bytes)).where(*kept))
+        excess = int(total or 0) - limits.max_bytes
+        for decision in limits.removal_order:
+            if excess <= 0 or len(found) == limit:
+                break
+            oldest = columns.where(*kept, InspectionRow.decision == decision, is_free).order_by(InspectionRow.id)
+            for inspection_id, media_type, size in session.execute(oldest.limit(limit - len(found))):
+                if excess <= 0:
+                    break
+                found.append((decision, Artefacts(UUID(inspection_id), media_type)))
+                excess -= size or 0
+    return found
 
 
 def mark_removed(engine: Engine, inspection_ids: Sequence[UUID], moment: datetime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plumbline_client._async.audit import AsyncAuditCalls
 from plumbline_client._async.bundles import AsyncBundleCalls
 from plumbline_client._async.inspections import AsyncInspectionCalls
 from plumbline_client._async.products import AsyncProductCalls
@@ -9,7 +10,9 @@ from plumbline_client._async.recipes import AsyncRecipeCalls
 from plumbline_client._async.stream import AsyncStreamCalls
 
 
-class AsyncClient(AsyncInspectionCalls, AsyncProductCalls, AsyncRecipeCalls, AsyncBundleCalls, AsyncStreamCalls):
+class AsyncClient(
+    AsyncInspectionCalls, AsyncProductCalls, AsyncRecipeCalls, AsyncBundleCalls, AsyncAuditCalls, AsyncStreamCalls
+):
     """Client of one Plumbline service.
 
     If the service has no capacity at the moment, its response is a 503 with the time to wait; the client tries again

@@ -33,7 +33,7 @@ class AsyncProductCalls(AsyncConnection):
         self,
         product: str,
         *,
-        author: str,
+        author: str | None = None,
         target_false_reject_rate: float,
         review_rate: float | None = None,
         confidence: float | None = None,
@@ -51,7 +51,7 @@ class AsyncProductCalls(AsyncConnection):
 
         Args:
             product: Name of the product.
-            author: Person who requests the proposal.
+            author: Person who requests the proposal. With authentication, the service records the authenticated name.
             target_false_reject_rate: Largest share of good parts that may fail, between 0 and 1.
             review_rate: Largest share of good parts above the review threshold, between 0 and 1.
             confidence: Confidence of the bound for this calibration, between 0 and 1.

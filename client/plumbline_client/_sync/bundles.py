@@ -33,30 +33,42 @@ class BundleCalls(Connection):
         call = Call("POST", f"{product_path(product)}/bundles", params, content=archive, headers=headers)
         return self._load(BundleRecord, call)
 
-    def activate_bundle(self, product: str, version: str, *, author: str, reason: str) -> Activation:
+    def activate_bundle(
+        self,
+        product: str,
+        version: str,
+        *,
+        author: str | None = None,
+        reason: str,
+        confirm_removal: int | None = None,
+    ) -> Activation:
         """Activate a bundle. It serves when this method returns.
 
         Args:
             product: Name of the product.
             version: Version of the bundle.
-            author: Person who activates it.
+            author: Person who activates it. With authentication, the service records the authenticated name.
             reason: Reason, for the history.
+            confirm_removal: Accept that the images and maps of this number of inspections are removed.
 
         Raises:
             ServiceProblem: The bundle cannot be served, or another change of bundles is in progress. The active bundle
                 stays active.
         """
-        return self._load(Activation, _change(product, f"/{quote(version, safe='')}:activate", author, reason))
+        action = f"/{quote(version, safe='')}:activate"
+        return self._load(Activation, _change(product, action, author, reason, confirm_removal))
 
-    def roll_back_bundle(self, product: str, *, author: str, reason: str) -> Activation:
+    def roll_back_bundle(
+        self, product: str, *, author: str | None = None, reason: str, confirm_removal: int | None = None
+    ) -> Activation:
         """Activate the bundle that was active before the current one."""
-        return self._load(Activation, _change(product, ":rollback", author, reason))
+        return self._load(Activation, _change(product, ":rollback", author, reason, confirm_removal))
 
-    def shadow_bundle(self, product: str, version: str, *, author: str, reason: str) -> ChoiceRecord:
+    def shadow_bundle(self, product: str, version: str, *, author: str | None = None, reason: str) -> ChoiceRecord:
         """Deploy a bundle as shadow: it inspects the same images as the active bundle, without effect on decisions."""
         return self._load(ChoiceRecord, _change(product, f"/{quote(version, safe='')}:shadow", author, reason))
 
-    def stop_shadow(self, product: str, *, author: str, reason: str) -> ChoiceRecord:
+    def stop_shadow(self, product: str, *, author: str | None = None, reason: str) -> ChoiceRecord:
         """End the shadow deployment of a product."""
         return self._load(ChoiceRecord, _change(product, ":stop-shadow", author, reason))
 
@@ -75,5 +87,6 @@ class BundleCalls(Connection):
         return self._load(ComparisonRecord, Call("GET", f"{product_path(product)}/bundles:compare", params))
 
 
-def _change(product: str, action: str, author: str, reason: str) -> Call:
-    return Call("POST", f"{product_path(product)}/bundles{action}", json={"author": author, "reason": reason})
+def _change(product: str, action: str, author: str | None, reason: str, confirm_removal: int | None = None) -> Call:
+    body = given({"author": author, "reason": reason, "confirm_removal": confirm_removal})
+    return Call("POST", f"{product_path(product)}/bundles{action}", json=body)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from plumbline_client._sync.audit import AuditCalls
 from plumbline_client._sync.bundles import BundleCalls
 from plumbline_client._sync.inspections import InspectionCalls
 from plumbline_client._sync.products import ProductCalls
@@ -10,7 +11,7 @@ from plumbline_client._sync.recipes import RecipeCalls
 from plumbline_client._sync.stream import StreamCalls
 
 
-class Client(InspectionCalls, ProductCalls, RecipeCalls, BundleCalls, StreamCalls):
+class Client(InspectionCalls, ProductCalls, RecipeCalls, BundleCalls, AuditCalls, StreamCalls):
     """Client of one Plumbline service.
 
     If the service has no capacity at the moment, its response is a 503 with the time to wait; the client tries again

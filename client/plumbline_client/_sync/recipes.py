@@ -22,7 +22,7 @@ class RecipeCalls(Connection):
         self,
         product: str,
         *,
-        author: str,
+        author: str | None = None,
         reason: str,
         fail_threshold: float | None = None,
         review_threshold: float | None = None,
@@ -31,12 +31,13 @@ class RecipeCalls(Connection):
         proposal_id: str | None = None,
         parts: Mapping[str, Any] | None = None,
         expected_revision: int | None = None,
+        confirm_removal: int | None = None,
     ) -> RecipeRecord:
         """Change the recipe: thresholds, or rates from which the service derives them, and other sections.
 
         Args:
             product: Name of the product.
-            author: Person who changes the recipe.
+            author: Person who changes the recipe. With authentication, the service records the authenticated name.
             reason: Reason, for the history.
             fail_threshold: Score above which an image fails; together with `review_threshold`.
             review_threshold: Score above which an image needs review.
@@ -46,6 +47,7 @@ class RecipeCalls(Connection):
             parts: Other sections by name, for instance `{"heatmap": {"high": 0.4}}`. What is not named keeps its
                 value; None resets a value to its default.
             expected_revision: Refuse the change if the recipe in force has another revision.
+            confirm_removal: Accept that the images and maps of this number of inspections are removed.
 
         Raises:
             ServiceProblem: The recipe would not be valid, or its revision is not the expected one
@@ -58,9 +60,11 @@ class RecipeCalls(Connection):
             "review_rate": review_rate,
             "proposal_id": proposal_id,
             "expected_revision": expected_revision,
+            "confirm_removal": confirm_removal,
+            "author": author,
         }
         # In `parts`, unlike in the other arguments, None has a meaning and is sent.
-        body = {"author": author, "reason": reason, **given(changes), **(parts or {})}
+        body = {"reason": reason, **given(changes), **(parts or {})}
         return self._load(RecipeRecord, Call("PUT", _recipe_path(product), json=body))
 
     def recipe_history(self, product: str) -> list[RecipeRecord]:
@@ -80,24 +84,31 @@ class RecipeCalls(Connection):
         product: str,
         revision: int,
         *,
-        author: str,
+        author: str | None = None,
         reason: str | None = None,
         expected_revision: int | None = None,
+        confirm_removal: int | None = None,
     ) -> RecipeRecord:
         """Put the values of an old revision in force again, as a new revision.
 
         Args:
             product: Name of the product.
             revision: The old revision.
-            author: Person who reverts the recipe.
+            author: Person who reverts the recipe. With authentication, the service records the authenticated name.
             reason: Reason, for the history.
             expected_revision: Refuse the change if the recipe in force has another revision.
+            confirm_removal: Accept that the images and maps of this number of inspections are removed.
 
         Raises:
             ServiceProblem: The old thresholds were set by hand for another bundle (`invalid-recipe`), or the revision
                 in force is not the expected one (`recipe-conflict`). Nothing was changed.
         """
-        body = {"author": author, "reason": reason, "expected_revision": expected_revision}
+        body = {
+            "author": author,
+            "reason": reason,
+            "expected_revision": expected_revision,
+            "confirm_removal": confirm_removal,
+        }
         return self._load(RecipeRecord, Call("POST", f"{_recipe_path(product, revision)}:revert", json=body))
 
     def export_recipe(self, product: str, revision: int | None = None) -> str:
@@ -113,6 +124,7 @@ class RecipeCalls(Connection):
         author: str | None = None,
         reason: str | None = None,
         expected_revision: int | None = None,
+        confirm_removal: int | None = None,
     ) -> RecipeRecord:
         """Replace the recipe by that of a TOML file.
 
@@ -122,6 +134,7 @@ class RecipeCalls(Connection):
             author: Person who imports it; by default the author that the file names.
             reason: Reason, for the history; by default the reason that the file states.
             expected_revision: Refuse the change if the recipe in force has another revision.
+            confirm_removal: Accept that the images and maps of this number of inspections are removed.
 
         Raises:
             ServiceProblem: The recipe is not valid, or the revision in force is not the expected one
@@ -129,7 +142,7 @@ class RecipeCalls(Connection):
         """
         headers = {"content-type": "application/toml"}
         headers |= {} if expected_revision is None else {"if-match": f'"{expected_revision}"'}
-        params = given({"author": author, "reason": reason})
+        params = given({"author": author, "reason": reason, "confirm_removal": confirm_removal})
         call = Call("PUT", _recipe_path(product), params, content=toml.encode(), headers=headers)
         return self._load(RecipeRecord, call)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from plumbline_client.schemas.common import Author, ResponseModel, Sentence
+from plumbline_client.schemas.common import AUTHOR, Author, ConfirmRemoval, ResponseModel, Sentence
 from plumbline_client.schemas.inspection import BundleReference, Links
 from plumbline_client.schemas.product import BundleFacts, BundleProblem
 
@@ -18,8 +18,14 @@ class BundleDecision(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    author: Author = Field(description="Name of the person who makes the change.")
+    author: Author | None = Field(default=None, description=AUTHOR)
     reason: Sentence = Field(description="Reason for the change.")
+
+
+class BundleActivation(BundleDecision):
+    """Author and reason of a change of the active bundle."""
+
+    confirm_removal: ConfirmRemoval = None
 
 
 class BundleRecord(ResponseModel):

@@ -28,6 +28,20 @@ def _reject_system_author(author: str) -> str:
 
 
 Author = Annotated[Label, AfterValidator(_reject_system_author)]
+AUTHOR = (
+    "Name of the person. With authentication, the name of the key or account is recorded instead; without, `local` \
+if it is missing."
+)
+ConfirmRemoval = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        le=2**53,
+        description="Confirms that the change may remove the images and maps of this number of inspections. It is "
+        "needed, with the scope `admin`, if the retention of the recipe would remove more than it keeps, and must be "
+        "at least `removed` of the problem `removal-not-confirmed`.",
+    ),
+]
 
 
 class ResponseModel(BaseModel):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from plumbline_client.schemas.common import Author, Label, RateBound, ResponseModel, Sentence
+from plumbline_client.schemas.common import AUTHOR, Author, ConfirmRemoval, Label, RateBound, ResponseModel, Sentence
 from plumbline_client.schemas.sections import (
     DecisionName,
     HeatmapSetting,
@@ -18,6 +18,7 @@ from plumbline_client.schemas.sections import (
     QualityLimits,
     RecipeParts,
     RegionSetting,
+    StorageLimit,
 )
 
 
@@ -97,7 +98,7 @@ class RecipeChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    author: Author = Field(description="Name of the person who makes the change.")
+    author: Author | None = Field(default=None, description=AUTHOR)
     reason: Sentence = Field(description="Reason for the change.")
     fail_threshold: float | None = None
     review_threshold: float | None = None
@@ -124,11 +125,15 @@ class RecipeChange(BaseModel):
     retention: dict[DecisionName, Keep | None] | None = Field(
         default=None, description="How long images and anomaly maps are kept, per decision."
     )
+    storage: StorageLimit | None = Field(
+        default=None, description="Largest size of the images and anomaly maps of the product."
+    )
     expected_revision: int | None = Field(
         default=None,
         ge=0,
         description="Reject the change unless the recipe is at this revision. The header If-Match does the same.",
     )
+    confirm_removal: ConfirmRemoval = None
 
     @model_validator(mode="after")
     def _require_one_way_to_set_thresholds(self) -> Self:
@@ -155,7 +160,7 @@ class Signature(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    author: Author = Field(description="Name of the person who makes the change.")
+    author: Author | None = Field(default=None, description=AUTHOR)
     reason: Sentence = Field(description="Reason for the change.")
 
 
@@ -164,7 +169,7 @@ class RecipeRevert(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    author: Author = Field(description="Name of the person who makes the change.")
+    author: Author | None = Field(default=None, description=AUTHOR)
     reason: Annotated[Sentence, StringConstraints(max_length=800)] | None = Field(
         default=None, description="Reason for the change."
     )
@@ -173,3 +178,4 @@ class RecipeRevert(BaseModel):
         ge=0,
         description="Reject the change unless the recipe is at this revision. The header If-Match does the same.",
     )
+    confirm_removal: ConfirmRemoval = None

@@ -49,6 +49,7 @@ log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID = "plumbline.request_id"
 PROBLEM = "plumbline.problem"
+OPEN_INFERENCE_PREFIX = "/v2/"
 PROBLEM_DETAIL = "plumbline.problem_detail"
 # A detail may quote what the client sent; the log keeps its beginning.
 _LOGGED_DETAIL = 300
@@ -147,7 +148,16 @@ class ProblemResponse(EarlyResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response and record its type and detail in the scope, for the metrics and the log."""
         scope[PROBLEM], scope[PROBLEM_DETAIL] = self.slug, self.detail[:_LOGGED_DETAIL]
+        if scope["path"].startswith(OPEN_INFERENCE_PREFIX):
+            self._use_open_inference_form()
         await super().__call__(scope, receive, send)
+
+    def _use_open_inference_form(self) -> None:
+        """Report the failure as the Open Inference Protocol demands; the type is in a header."""
+        self.body = json.dumps({"error": hide_paths(self.detail)}).encode()
+        self.headers["Content-Type"] = "application/json"
+        self.headers["Content-Length"] = str(len(self.body))
+        self.headers["X-Problem-Type"] = TYPE_PREFIX + self.slug
 
 
 async def _discard_body(receive: Receive) -> None:
@@ -285,6 +295,12 @@ def problem_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str,
         }
         for status, lines in sorted(by_status.items(), key=lambda item: int(item[0]))
     }
+
+
+def open_inference_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str, Any]]:
+    """Return `problem_responses` in the form of the Open Inference Protocol."""
+    schema = {"application/json": {"schema": {"$ref": "#/components/schemas/InferError"}}}
+    return {status: {**response, "content": schema} for status, response in problem_responses(*kinds).items()}
 
 
 _EVERY_ROUTE = (

@@ -7,7 +7,7 @@ from typing import IO, Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import BundlesDep
+from service.api.deps import ActorDep, BundlesDep
 from service.api.http.bodies import receive_file, require_media_type
 from service.api.http.body_limit import BUNDLE, limit_body
 from service.api.http.errors import RequestTimeout, UploadTooSlow
@@ -41,6 +41,7 @@ from service.errors import BodyTooLarge, InvalidRequest, ShuttingDown, Unsupport
 from service.inspection.errors import ProviderUnavailable
 from service.schemas.bundle import (
     Activation,
+    BundleActivation,
     BundleDecision,
     BundleList,
     BundleRecord,
@@ -48,7 +49,7 @@ from service.schemas.bundle import (
     ChoiceRecord,
     ComparisonRecord,
 )
-from service.store.errors import RecipeUnreadable, StoreUnavailable
+from service.store.errors import RecipeUnreadable, RemovalNotConfirmed, StoreUnavailable
 from service.untrusted_zip import MEDIA_TYPE
 
 router = APIRouter(prefix="/v1/products/{product}", tags=["bundles"])
@@ -115,6 +116,7 @@ async def upload_bundle(
     request: Request,
     product: ProductPath,
     bundles: BundlesDep,
+    actor: ActorDep,
     create_product: Annotated[
         bool, Query(description="Create the product if the model repository does not contain it.")
     ] = False,
@@ -131,7 +133,11 @@ async def upload_bundle(
 
     stated = request.headers.get("content-length", "")
     version, is_new = await bundles.upload(
-        product, receive, stated_bytes=int(stated) if stated.isdigit() else None, create_product=create_product
+        product,
+        receive,
+        actor=actor,
+        stated_bytes=int(stated) if stated.isdigit() else None,
+        create_product=create_product,
     )
     location = {"Location": f"/v1/products/{product}/bundles/{version.version}"}
     body = to_bundle_record(version).model_dump_json()
@@ -167,10 +173,10 @@ def read_bundle(product: ProductPath, version: VersionPath, bundles: BundlesDep)
     "/bundles/{version}:activate",
     operation_id="activate_bundle",
     summary="Activate a bundle",
-    responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, UnknownBundle),
+    responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, UnknownBundle, RemovalNotConfirmed),
 )
 def activate_bundle(
-    product: ProductPath, version: VersionPath, decision: BundleDecision, bundles: BundlesDep
+    product: ProductPath, version: VersionPath, decision: BundleActivation, bundles: BundlesDep, actor: ActorDep
 ) -> Activation:
     """Activate a bundle with its recipe from the next image on. The response is sent when the bundle serves.
 
@@ -179,21 +185,36 @@ def activate_bundle(
     the bundle had a recipe before, that recipe is in force again. Otherwise a recipe is derived from the bundle's own
     calibration card, for the rates that a person chose last.
     """
-    return to_activation(bundles.activate(product, version, author=decision.author, reason=decision.reason))
+    activated = bundles.activate(
+        product,
+        version,
+        actor=actor.signed(decision.author),
+        reason=decision.reason,
+        confirm_removal=decision.confirm_removal,
+    )
+    return to_activation(activated)
 
 
 @router.post(
     "/bundles:rollback",
     operation_id="roll_back_bundle",
     summary="Roll back to the previous bundle",
-    responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, NothingToRollBackTo),
+    responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, NothingToRollBackTo, RemovalNotConfirmed),
 )
-def roll_back_bundle(product: ProductPath, decision: BundleDecision, bundles: BundlesDep) -> Activation:
+def roll_back_bundle(
+    product: ProductPath, decision: BundleActivation, bundles: BundlesDep, actor: ActorDep
+) -> Activation:
     """Activate the bundle that was active before the present one, with its recipe.
 
     A second roll-back goes one bundle further back. It never returns to the bundle that was rolled back.
     """
-    return to_activation(bundles.roll_back(product, author=decision.author, reason=decision.reason))
+    activated = bundles.roll_back(
+        product,
+        actor=actor.signed(decision.author),
+        reason=decision.reason,
+        confirm_removal=decision.confirm_removal,
+    )
+    return to_activation(activated)
 
 
 @router.post(
@@ -203,14 +224,15 @@ def roll_back_bundle(product: ProductPath, decision: BundleDecision, bundles: Bu
     responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, UnknownBundle, ShadowRefused),
 )
 def shadow_bundle(
-    product: ProductPath, version: VersionPath, decision: BundleDecision, bundles: BundlesDep
+    product: ProductPath, version: VersionPath, decision: BundleDecision, bundles: BundlesDep, actor: ActorDep
 ) -> ChoiceRecord:
     """Run a bundle as a shadow: it judges the same images as the active bundle, with a recipe from its own card.
 
     Its decisions are stored and can be compared, but have no effect. A product has at most one shadow; a new one
     replaces it.
     """
-    return to_choice_record(bundles.start_shadow(product, version, author=decision.author, reason=decision.reason))
+    signed = actor.signed(decision.author)
+    return to_choice_record(bundles.start_shadow(product, version, actor=signed, reason=decision.reason))
 
 
 @router.post(
@@ -219,9 +241,10 @@ def shadow_bundle(
     summary="Stop the shadow deployment",
     responses=problem_responses(*_CHANGE_ERRORS, ShadowRefused),
 )
-def stop_shadow(product: ProductPath, decision: BundleDecision, bundles: BundlesDep) -> ChoiceRecord:
+def stop_shadow(product: ProductPath, decision: BundleDecision, bundles: BundlesDep, actor: ActorDep) -> ChoiceRecord:
     """Unload the shadow. Its decisions stay stored."""
-    return to_choice_record(bundles.stop_shadow(product, author=decision.author, reason=decision.reason))
+    signed = actor.signed(decision.author)
+    return to_choice_record(bundles.stop_shadow(product, actor=signed, reason=decision.reason))
 
 
 @router.get(

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import ArchiveSpaceDep, BodyMemoryDep, ProposalsDep, SettingsDep
+from service.api.deps import ActorDep, ArchiveSpaceDep, BodyMemoryDep, ProposalsDep, SettingsDep
 from service.api.http.bodies import receive_json, require_media_type, validate_as
 from service.api.http.body_limit import IMAGES, limit_body
 from service.api.http.errors import RequestTimeout
@@ -45,6 +45,7 @@ from service.schemas.proposal import (
 from service.serving.errors import ProposalsBusy
 from service.serving.proposer import ProposalTask
 from service.serving.records import PartRecord
+from service.store.audit import Actor
 from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection
 from service.store.inspections import Selection
 from service.untrusted_zip import MEDIA_TYPE as ZIP
@@ -90,6 +91,7 @@ async def propose(
     request: Request,
     product: ProductPath,
     proposals: ProposalsDep,
+    actor: ActorDep,
     settings: SettingsDep,
     memory: BodyMemoryDep,
     space: ArchiveSpaceDep,
@@ -108,11 +110,11 @@ async def propose(
     if media_type == _JSON:
         body = validate_as(ProposalRequest, await receive_json(request), "body")
         selection = None if body.inspections is None else _selection(body.inspections)
-        proposal = await proposals.propose(active, ProposalTask(_options(body), body.replay, selection))
+        proposal = await proposals.propose(active, ProposalTask(_options(body, actor), body.replay, selection))
     else:
         query = validate_as(UploadParameters, dict(request.query_params), "query")
         async with aclosing(ImageSource(request, settings, memory, space, PartRecord()).images()) as frames:
-            proposal = await proposals.propose_from(active, ProposalTask(_options(query), query.replay), frames)
+            proposal = await proposals.propose_from(active, ProposalTask(_options(query, actor), query.replay), frames)
     headers = {"Location": f"/v1/products/{product}/proposals/{proposal.id}"}
     return Response(proposal.model_dump_json(), 201, headers, _JSON)
 
@@ -145,8 +147,9 @@ def read_proposal(product: ProductPath, proposal_id: ProposalPath, proposals: Pr
     return proposals.get(product, proposal_id)
 
 
-def _options(given: ProposalParameters) -> ProposalOptions:
-    return ProposalOptions(given.target_false_reject_rate, given.review_rate, given.confidence, given.author)
+def _options(given: ProposalParameters, actor: Actor) -> ProposalOptions:
+    author = actor.signed(given.author).name
+    return ProposalOptions(given.target_false_reject_rate, given.review_rate, given.confidence, author)
 
 
 def _selection(given: InspectionSelection) -> Selection:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from service.api.deps import RecipesDep
+from service.api.deps import ActorDep, RecipesDep
 from service.api.http.bodies import require_media_type, validate_as
 from service.api.http.body_limit import RECIPE, limit_body
 from service.api.http.errors import NotAcceptable
@@ -28,7 +28,7 @@ from service.proposals.errors import ProposalOutdated, UnknownProposal
 from service.recipes.errors import InvalidRecipe
 from service.recipes.toml_file import MEDIA_TYPE as TOML
 from service.recipes.toml_file import read_toml, write_toml
-from service.schemas.common import Label
+from service.schemas.common import ConfirmRemoval, Label
 from service.schemas.recipe import (
     RecipeChange,
     RecipeDiff,
@@ -39,7 +39,7 @@ from service.schemas.recipe import (
     Signature,
 )
 from service.schemas.violations import describe_violations, list_violations
-from service.store.errors import RecipeConflict, StoreUnavailable, UnknownRevision
+from service.store.errors import RecipeConflict, RemovalNotConfirmed, StoreUnavailable, UnknownRevision
 from service.store.records import RecipeRevision
 
 router = APIRouter(prefix="/v1/products", tags=["recipes"])
@@ -105,7 +105,7 @@ def read_recipe(request: Request, product: ProductPath, recipes: RecipesDep) -> 
         200: {"headers": _ETAG},
         **problem_responses(
             UnknownProduct, UnknownProposal, BodyTooLarge, UnsupportedMediaType, InvalidRequest, InvalidRecipe,
-            RecipeConflict, ProposalOutdated, ProductNotReady, ShuttingDown,
+            RecipeConflict, ProposalOutdated, ProductNotReady, RemovalNotConfirmed, ShuttingDown,
             StoreUnavailable,
         ),
     },
@@ -115,9 +115,13 @@ def change_recipe(
     product: ProductPath,
     body: Annotated[_Body, Depends(_recipe_body)],
     recipes: RecipesDep,
+    actor: ActorDep,
     author: Annotated[
         Label | None,
-        Query(description="Person who imports a TOML file; overrides the author in the file. As JSON: in the body."),
+        Query(
+            description="Person who imports a TOML file; overrides the author in the file. With authentication, the "
+            "name of the key or account is recorded instead. As JSON: in the body."
+        ),
     ] = None,
     reason: Annotated[
         str | None,
@@ -126,6 +130,7 @@ def change_recipe(
             description="Reason for a change as TOML; overrides the reason in the file. As JSON: in the body.",
         ),
     ] = None,
+    confirm_removal: Annotated[ConfirmRemoval, Query()] = None,
     if_match: IfMatch = None,
 ) -> Response:
     """Put a changed recipe in force from the next inspection on. Earlier revisions stay in the history.
@@ -141,13 +146,16 @@ def change_recipe(
     The resulting recipe is validated as a whole. If it is not valid, nothing changes.
     """
     if body.media_type == JSON:
-        _require_signature_in_body(author=author, reason=reason)
+        _require_signature_in_body(author=author, reason=reason, confirm_removal=confirm_removal)
         change = validate_as(RecipeChange, body.data, "body")
         expected = _expected_revision(if_match, change.expected_revision)
-        return _response(recipes.change(product, change, expected), None)
+        return _response(recipes.change(product, change, actor, expected), None)
     file = read_toml(body.data)
-    signature = _signature(author or file.author, reason or file.reason)
-    return _response(recipes.import_file(product, file, signature, _expected_revision(if_match, None)), None)
+    # An authenticated author needs no other name; the one in the file may be that of the service.
+    stated = author or file.author if actor.kind == "local" else None
+    signature = _signature(stated, reason or file.reason)
+    expected = _expected_revision(if_match, None)
+    return _response(recipes.import_file(product, file, signature, actor, expected, confirm_removal), None)
 
 
 @router.get(
@@ -210,12 +218,17 @@ def compare_revisions(
         200: {"headers": _ETAG},
         **problem_responses(
             UnknownProduct, UnknownRevision, BodyTooLarge, InvalidRequest, InvalidRecipe, RecipeConflict,
-            ProductNotReady, ShuttingDown, StoreUnavailable,
+            ProductNotReady, RemovalNotConfirmed, ShuttingDown, StoreUnavailable,
         ),
     },
 )  # fmt: skip
 def revert_recipe(
-    product: ProductPath, revision: RevisionPath, revert: RecipeRevert, recipes: RecipesDep, if_match: IfMatch = None
+    product: ProductPath,
+    revision: RevisionPath,
+    revert: RecipeRevert,
+    recipes: RecipesDep,
+    actor: ActorDep,
+    if_match: IfMatch = None,
 ) -> Response:
     """Put the values of an earlier revision in force again, as a new revision.
 
@@ -224,11 +237,11 @@ def revert_recipe(
     Thresholds that were set by hand for another bundle are refused.
     """
     expected = _expected_revision(if_match, revert.expected_revision)
-    return _response(recipes.revert(product, revision, revert.author, revert.reason, expected), None)
+    return _response(recipes.revert(product, revision, revert, actor, expected), None)
 
 
-def _require_signature_in_body(**query: str | None) -> None:
-    """Refuse a change as JSON with its author or reason in the query, where they would be ignored.
+def _require_signature_in_body(**query: str | int | None) -> None:
+    """Refuse a change as JSON with its author, reason or confirmation in the query, where they would be ignored.
 
     Raises:
         InvalidRequest: They are in the query.
@@ -242,8 +255,8 @@ def _require_signature_in_body(**query: str | None) -> None:
     if errors:
         names = " and ".join(f"`{error['loc'][1]}`" for error in errors)
         raise InvalidRequest(
-            f"{names} in the query are for TOML files. In a change as JSON, `author` and `reason` belong into the "
-            'body: {"author": "...", "reason": "...", ...}.',
+            f"{names} in the query are for TOML files. In a change as JSON, `author`, `reason` and `confirm_removal` "
+            'belong into the body: {"author": "...", "reason": "...", ...}.',
             errors,
         )
 

@@ -269,7 +269,7 @@ def test_revert_against_an_outdated_revision_is_refused(serve: Serve, stale: dic
     [
         (f"{REVISIONS}/99:revert", {"author": "Ada"}, 404),
         ("/v1/products/gadget/recipe/revisions/1:revert", {"author": "Ada"}, 404),
-        (f"{REVISIONS}/1:revert", {}, 422),
+        (f"{REVISIONS}/1:revert", {"author": ""}, 422),
         (f"{REVISIONS}/1:revert", {"author": "plumbline"}, 422),
         (f"{REVISIONS}/x:revert", {"author": "Ada"}, 422),
     ],

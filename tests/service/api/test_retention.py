@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from tests.running_service import BAD, GOOD, RunningService, Serve
 
@@ -31,7 +32,7 @@ def test_images_and_maps_are_removed_by_decision_and_the_record_is_marked(serve:
     with serve(**SOON) as service:
         passed = [service.inspect(GOOD).json() for _ in range(3)]
         failed = service.inspect(BAD).json()
-        response = put(service, retention={"pass": {"count": 1}, "fail": {"days": 90}})
+        response = put(service, retention={"pass": {"count": 1}, "fail": {"days": 90}}, confirm_removal=2)
         assert response.status_code == 200, response.text
         get = service.client.get
 
@@ -103,3 +104,49 @@ def test_retention_is_part_of_the_file_and_may_keep_nothing(serve: Serve) -> Non
         verdict = service.inspect(BAD)
         assert verdict.status_code == 201
         wait_for(lambda: service.client.get(verdict.json()["links"]["map"]).status_code == 410)
+
+
+@pytest.mark.slow
+def test_size_of_the_files_is_limited_per_product(serve: Serve) -> None:
+    with serve(**SOON) as service:
+        passed = [service.inspect(GOOD).json() for _ in range(4)]
+        failed = service.inspect(BAD).json()
+        stored = {path.stem: 0 for path in service.settings.data.rglob("*.npy")}
+        for path in service.settings.data.rglob("inspections/**/*.*"):
+            stored[path.stem] += path.stat().st_size
+        with service.store.engine.connect() as connection:
+            recorded = connection.execute(text("SELECT id, artefact_bytes FROM inspections")).all()
+        assert sorted(map(tuple, recorded)) == sorted(stored.items()), "the recorded size is that of the files"
+
+        limit = stored[failed["id"]] + stored[passed[0]["id"]]
+        problem = put(service, storage={"max_bytes": limit}).json()
+        assert (problem["removed"], problem["kept"]) == (3, 2)
+        response = put(service, storage={"max_bytes": limit}, confirm_removal=3)
+        assert response.status_code == 200, response.text
+        assert response.json()["recipe"]["storage"] == {"max_bytes": limit, "keep_longer": ["fail", "review"]}
+        toml = service.client.get(RECIPE, headers={"accept": "application/toml"}).text
+        assert f"[recipe.storage]\nmax_bytes = {limit}\n" in toml
+
+        def removed() -> list[bool]:
+            links = [item["links"]["self"] for item in (*passed, failed)]
+            return [service.client.get(link).json()["artefacts_removed_at"] is not None for link in links]
+
+        wait_for(lambda: removed() == [True, True, True, False, False])
+
+
+@pytest.mark.parametrize(
+    "storage", [{"max_bytes": -1}, {"max_bytes": 1.5}, {"keep_longer": ["passed"]}, {"keep_longer": ["pass", "pass"]}]
+)
+def test_invalid_storage_limit_is_refused(service: RunningService, storage: dict[str, Any]) -> None:
+    before = service.client.get(RECIPE).json()
+    assert put(service, storage=storage).status_code == 422
+    assert service.client.get(RECIPE).json() == before
+
+
+@pytest.mark.slow
+def test_size_of_an_invalid_image_is_recorded(serve: Serve) -> None:
+    with serve() as service:
+        assert put(service, quality={"min_contrast": 100}).status_code == 200
+        assert service.inspect(GOOD).json()["decision"] == "invalid"
+        with service.store.engine.connect() as connection:
+            assert connection.execute(text("SELECT artefact_bytes FROM inspections")).scalar_one() == len(GOOD)

@@ -25,6 +25,7 @@ from service.inspection.runtime.isolation import SelfTestLimits
 from service.inspection.runtime.session import SessionOptions
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
+from service.store.audit import Actor
 from service.store.recipes import append_recipe
 from service.store.records import RecipeRevision
 from service.store.store import Store
@@ -33,7 +34,8 @@ from tests.running_service import GOOD, shared_self_tests
 
 PRODUCTS = ("bolt", "nut")
 TIMEOUT_S = 30.0
-SIGNATURE = {"author": "Ada", "reason": "test"}
+ADA = Actor("local", "local", "Ada")
+SIGNATURE: dict[str, Any] = {"actor": ADA, "reason": "test"}
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Deployment:
             self.registry,
             self.store.engine,
             product,
-            lambda active: append_recipe(self.store.engine, active.bundle, recipe, author="Ada", reason="test"),
+            lambda active: append_recipe(self.store.engine, active.bundle, recipe, actor=ADA, reason="test"),
         )
 
     def activate(self, product: str, bundle: Bundle) -> None:

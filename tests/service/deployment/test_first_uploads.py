@@ -13,10 +13,11 @@ from service.bundle.archive import write_archive
 from service.bundle.bundle import Bundle
 from service.bundle.errors import RepositoryNotWritable
 from service.bundle.manifest import MODEL
+from service.store.audit import AuditFilter, read_audit
 from service.store.errors import StoreUnavailable
 from service.store.records import BundleChoice, ChoiceDraft
 from tests.bundles import write_tiny_bundle
-from tests.service.deployment.conftest import SIGNATURE, TIMEOUT_S, Deployment, HangingWrite
+from tests.service.deployment.conftest import ADA, SIGNATURE, TIMEOUT_S, Deployment, HangingWrite
 
 
 def archived(bundle: Bundle) -> io.BytesIO:
@@ -69,13 +70,13 @@ def test_simultaneous_first_uploads_both_succeed(
         return append(draft)
 
     monkeypatch.setattr(rollout.choices, "append", append_slowly)
-    hanging.run(lambda: rollout.upload(product, archived(first), create_product=True))
+    hanging.run(lambda: rollout.upload(product, archived(first), actor=ADA, create_product=True))
     results: list[object] = []
 
     def upload() -> None:
         try:
             rollout.check_upload(product, create_product=True)
-            results.append(rollout.upload(product, archived(second), create_product=True)[1])
+            results.append(rollout.upload(product, archived(second), actor=ADA, create_product=True)[1])
         except Exception as error:  # noqa: BLE001 - checked below
             results.append(error)
 
@@ -97,10 +98,12 @@ def test_upload_that_cannot_be_put_in_place_leaves_no_choice(
 ) -> None:
     rollout = deployment.rollout
     with pytest.raises(RepositoryNotWritable):
-        rollout.upload(product, archived(bundles[product][0]), create_product=True)
+        rollout.upload(product, archived(bundles[product][0]), actor=ADA, create_product=True)
     assert list(rollout.choices.history(product, "active")) == []
+    recorded = [item.action for item in read_audit(deployment.store.engine, AuditFilter(product=product))]
+    assert recorded[-4:] == ["bundle:keep", "bundle:upload", "bundle:upload-failed", "bundle:withdraw"]
     rename_fails.undo()
-    assert rollout.upload(product, archived(bundles[product][0]), create_product=True)[1]
+    assert rollout.upload(product, archived(bundles[product][0]), actor=ADA, create_product=True)[1]
     assert len(rollout.choices.history(product, "active")) == 1
 
 
@@ -110,7 +113,7 @@ def test_earlier_choice_stays_if_an_upload_fails(
     deployment.activate("bolt", deployment.old["bolt"])
     before = deployment.rollout.choices.history("bolt", "active")
     with pytest.raises(RepositoryNotWritable):
-        deployment.rollout.upload("bolt", archived(bundles["bolt"][0]), create_product=False)
+        deployment.rollout.upload("bolt", archived(bundles["bolt"][0]), actor=ADA, create_product=False)
     assert deployment.rollout.choices.history("bolt", "active") == before
 
 
@@ -122,7 +125,7 @@ def test_failed_upload_is_reported_even_if_its_choice_cannot_be_removed(
 
     rename_fails.setattr(deployment.rollout.choices, "withdraw", unavailable)
     with pytest.raises(RepositoryNotWritable):
-        deployment.rollout.upload("bolt", archived(bundles["bolt"][0]), create_product=False)
+        deployment.rollout.upload("bolt", archived(bundles["bolt"][0]), actor=ADA, create_product=False)
 
 
 def test_damaged_bundle_stays_if_its_replacement_cannot_be_put_in_place(
@@ -132,7 +135,7 @@ def test_damaged_bundle_stays_if_its_replacement_cannot_be_put_in_place(
     archive = archived(bundle)
     (bundle.path / MODEL).write_bytes(b"damaged")
     with pytest.raises(RepositoryNotWritable):
-        deployment.rollout.upload("bolt", archive, create_product=False)
+        deployment.rollout.upload("bolt", archive, actor=ADA, create_product=False)
     assert (bundle.path / MODEL).read_bytes() == b"damaged"
 
 

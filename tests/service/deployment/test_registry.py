@@ -17,7 +17,7 @@ from service.recipes.recipe import Recipe
 from service.store.errors import StoreUnavailable
 from service.store.recipes import append_recipe, recipe_history
 from service.store.records import RecipeRevision
-from tests.service.deployment.conftest import TIMEOUT_S, Deployment, HangingWrite, is_closed
+from tests.service.deployment.conftest import ADA, TIMEOUT_S, Deployment, HangingWrite, is_closed
 
 
 def unavailable(*_: object) -> NoReturn:
@@ -28,7 +28,7 @@ def change_recipe_slowly(deployment: Deployment, product: str, hanging: HangingW
     def append(active: ActiveProduct) -> RecipeRevision:
         hanging.wait()
         recipe = Recipe(fail_threshold=7, review_threshold=6)
-        return append_recipe(deployment.store.engine, active.bundle, recipe, author="Ada", reason="test")
+        return append_recipe(deployment.store.engine, active.bundle, recipe, actor=ADA, reason="test")
 
     return replace_recipe(deployment.registry, deployment.store.engine, product, append)
 

@@ -28,7 +28,7 @@ from service.inspection.runtime.isolation import SelfTestLimits
 from service.monitoring.metrics import Metrics
 from service.store.store import Store
 from tests.bundles import write_tiny_bundle
-from tests.service.deployment.conftest import SIGNATURE, TIMEOUT_S, Deployment
+from tests.service.deployment.conftest import ADA, SIGNATURE, TIMEOUT_S, Deployment
 from tests.service.deployment.test_retries import Clock
 
 
@@ -76,7 +76,7 @@ def add_product(process: Deployment, product: str) -> Bundle:
     bundle = write_tiny_bundle(source, product)
     archive = io.BytesIO()
     write_archive(bundle, archive)
-    version, _ = process.rollout.upload(product, archive, create_product=True)
+    version, _ = process.rollout.upload(product, archive, actor=ADA, create_product=True)
     assert version.version == bundle.version
     return bundle
 

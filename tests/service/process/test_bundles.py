@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,7 +27,7 @@ from tests.serving import ROOT, service_process
 pytestmark = pytest.mark.slow
 
 CPU = {"provider": "cpu"}
-WHO = {"author": "Ada", "reason": "trial"}
+WHO: dict[str, Any] = {"author": "Ada", "reason": "trial"}
 
 
 def test_uploaded_and_activated_bundle_survives_a_kill(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from service.store.recipes import append_recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store
 from tests.s3 import S3Server
+from tests.service.store.test_retention import ADMIN
 from tests.service.store.test_store import make_row
 
 KINDS = ["data", "file", "memory", pytest.param("s3", marks=pytest.mark.slow)]
@@ -205,7 +206,7 @@ def test_retention_removes_the_files(options: ArtefactOptions, tmp_path: Path, t
         store.writer.write(record(inspection_id))
         ids.append(inspection_id)
     recipe = Recipe.default(tiny_bundle.card.scores).changed({"retention": {"fail": {"days": 7}}})
-    append_recipe(store.engine, tiny_bundle, recipe, author="a", reason="b")
+    append_recipe(store.engine, tiny_bundle, recipe, actor=ADMIN, reason="b", confirm_removal=100)
     RetentionSweeper(store, lambda: ["widget"], Metrics(), interval_s=600).sweep()
     assert store.files.image_of(get_inspection(store.engine, kept[0])) == b"png"
     for read in (store.files.image_of, store.files.map_of):

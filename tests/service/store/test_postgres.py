@@ -29,7 +29,7 @@ from service.store.store import Store
 from tests.command_line import run
 from tests.databases import migrated_engine
 from tests.postgres import PASSWORD, PostgresServer
-from tests.service.store.test_store import make_row
+from tests.service.store.test_store import ADA, make_row
 
 pytestmark = pytest.mark.slow
 
@@ -220,7 +220,7 @@ def test_concurrent_changes_on_two_engines_lose_no_update(
             recipe = Recipe(fail_threshold=newest.recipe.fail_threshold + 1, review_threshold=0)
             try:
                 return append_recipe(
-                    engine, tiny_bundle, recipe, author="a", reason="b", expected_revision=newest.revision
+                    engine, tiny_bundle, recipe, actor=ADA, reason="b", expected_revision=newest.revision
                 ).revision
             except RecipeConflict:
                 continue

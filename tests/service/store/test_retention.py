@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from service.store.inspections import get_inspection
 from service.store.recipes import append_recipe
 from service.store.retention import mark_removed, past_retention
 from service.store.store import Store
-from tests.service.store.test_store import make_row
+from tests.service.store.test_store import ADA, make_row
 
 NOW = datetime.now(UTC)
 FUTURE = (NOW + timedelta(days=1), NOW + timedelta(days=2))
@@ -114,9 +115,12 @@ def sweeper(store: Store, tiny_bundle: Bundle) -> RetentionSweeper:
     return RetentionSweeper(store, lambda: ["widget", "never-served"], Metrics(), interval_s=600, limit=3)
 
 
+ADMIN = replace(ADA, is_admin=True)
+
+
 def retain(store: Store, bundle: Bundle, **retention: Any) -> None:
     recipe = Recipe.default(bundle.card.scores).changed({"retention": retention})
-    append_recipe(store.engine, bundle, recipe, author="a", reason="b")
+    append_recipe(store.engine, bundle, recipe, actor=ADMIN, reason="b", confirm_removal=100)
 
 
 def files(store: Store) -> set[str]:

@@ -20,6 +20,7 @@ from service.bundle.bundle import Bundle
 from service.deployment.recipes import recipe_in_force
 from service.recipes.recipe import Recipe
 from service.store.artefacts.local import LocalFiles, write_atomically
+from service.store.audit import Actor
 from service.store.database import _upgrade
 from service.store.errors import ArtefactGone, RecipeConflict, StoreUnavailable, UnknownInspection, UnknownRevision
 from service.store.ids import created_at, new_id, parse_id
@@ -29,6 +30,8 @@ from service.store.recipes import append_recipe, current_recipe, get_recipe, rec
 from service.store.records import InspectionRecord, ShadowRecord
 from service.store.store import Store
 from tests.databases import migrated_engine
+
+ADA = Actor("local", "local", "Ada")
 
 
 def make_row(**changes: Any) -> InspectionRecord:
@@ -216,21 +219,21 @@ def test_recipes_are_append_only(store: Store, tiny_bundle: Bundle) -> None:
     first = recipe_in_force(store.engine, tiny_bundle)
     assert recipe_in_force(store.engine, tiny_bundle) == first, "reading changes nothing"
     other = Recipe(fail_threshold=2, review_threshold=1)
-    second = append_recipe(store.engine, tiny_bundle, other, author="a", reason="b", expected_revision=1)
+    second = append_recipe(store.engine, tiny_bundle, other, actor=ADA, reason="b", expected_revision=1)
     assert current_recipe(store.engine, "widget") == second
     assert recipe_history(store.engine, "widget") == [second, first]
     assert get_recipe(store.engine, "widget", 1) == first
     with pytest.raises(UnknownRevision):
         get_recipe(store.engine, "widget", 3)
     with pytest.raises(RecipeConflict):
-        append_recipe(store.engine, tiny_bundle, other, author="a", reason="b", expected_revision=1)
+        append_recipe(store.engine, tiny_bundle, other, actor=ADA, reason="b", expected_revision=1)
 
 
 def test_concurrent_changes_get_different_revisions(store: Store, tiny_bundle: Bundle) -> None:
     recipe = Recipe(fail_threshold=2, review_threshold=1)
 
     def change(_: int) -> int:
-        return append_recipe(store.engine, tiny_bundle, recipe, author="a", reason="b").revision
+        return append_recipe(store.engine, tiny_bundle, recipe, actor=ADA, reason="b").revision
 
     with ThreadPoolExecutor(4) as pool:
         revisions = list(pool.map(change, range(8)))

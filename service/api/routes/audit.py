@@ -1,0 +1,80 @@
+"""The audit log: who changed what, when and from where."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.api.deps import AuditDep
+from service.api.http.access import requires
+from service.api.http.errors import NotAcceptable
+from service.api.http.negotiation import negotiate
+from service.api.http.problems import problem_responses
+from service.errors import InvalidRequest
+from service.schemas.audit import AuditEntryRecord, AuditHeadRecord, AuditPage
+from service.schemas.common import Label, UtcDatetime
+from service.serving.audit_export import export_lines
+from service.store.audit import AuditAction, AuditFilter
+from service.store.errors import StoreUnavailable
+
+router = APIRouter(prefix="/v1", tags=["audit"])
+
+JSON = "application/json"
+CSV = "text/csv"
+_RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {CSV: {"schema": {"type": "string"}}}}}
+
+
+@router.get(
+    "/audit",
+    operation_id="list_audit",
+    summary="List the audit log",
+    response_model=AuditPage,
+    responses={**_RESPONSES, **problem_responses(InvalidRequest, NotAcceptable, StoreUnavailable)},
+)
+@requires("admin")
+def list_audit(
+    request: Request,
+    audit: AuditDep,
+    actor: Annotated[Label | None, Query(description="Only changes by the author with this name or id.")] = None,
+    action: Annotated[AuditAction | None, Query(description="Only changes of this kind.")] = None,
+    product: Annotated[Label | None, Query(description="Only changes of this product.")] = None,
+    since: Annotated[UtcDatetime | None, Query(description="Only changes from this time on, with time zone.")] = None,
+    until: Annotated[UtcDatetime | None, Query(description="Only changes before this time, with time zone.")] = None,
+    cursor: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="`next_cursor` of the previous page.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of entries on the page.")] = 100,
+) -> Response:
+    """Return the changes of recipes, bundles, retention, keys and accounts page by page, newest first.
+
+    With `Accept: text/csv` the page is a CSV file; texts that a spreadsheet would run as a formula begin with an
+    apostrophe, and the header `Link` refers to the next page.
+    """
+    media_type = negotiate(request.headers.get("accept"), (JSON, CSV))
+    page = audit.search(AuditFilter(actor, action, product, since, until), cursor, limit)
+    headers = {"Vary": "Accept"}
+    if page.next_cursor is not None:
+        next_page = request.url.include_query_params(cursor=page.next_cursor)
+        headers["Link"] = f'<{next_page.path}?{next_page.query}>; rel="next"'
+    if media_type == CSV:
+        return Response("".join(export_lines(page.items, "csv")), headers=headers, media_type=CSV)
+    items = [AuditEntryRecord.model_validate(record.values()) for record in page.items]
+    body = AuditPage(items=items, next_cursor=page.next_cursor).model_dump_json()
+    return Response(body, headers=headers, media_type=JSON)
+
+
+@router.get(
+    "/audit:head",
+    operation_id="get_audit_head",
+    summary="Get the newest hash of the audit log",
+    responses=problem_responses(StoreUnavailable),
+)
+@requires("admin")
+def read_audit_head(audit: AuditDep) -> AuditHeadRecord:
+    """Return number and hash of the newest entry.
+
+    Keep it outside of the service: with it, `plumbline audit verify --expect-head` notices if the end of the audit log
+    was removed, which the chain of hashes alone does not show.
+    """
+    head = audit.head()
+    return AuditHeadRecord(id=head.id, hash=head.hash)
