@@ -39,8 +39,8 @@ from service.deployment.replay import Replayer, newest_since
 from service.errors import PlumblineError
 from service.inspection.runtime.configure import configure
 from service.settings import Settings
+from service.store.artefacts.local import LocalFiles
 from service.store.database import open_read_only_engine
-from service.store.files import ArtefactFiles
 from service.store.store import Store
 from tests.bundles import SCORES, part, write_tiny_bundle
 from tests.running_service import encode
@@ -167,7 +167,7 @@ def mixtures(run: Run, history: list[dict[str, Any]]) -> int:
 def replay_all(models: Path, data: Path) -> tuple[Counter[str], list[str]]:
     """Replay all stored verdicts. Return the number per outcome, and a message for each that is not the same."""
     settings = Settings(models=models, data=data, provider="cpu")
-    store = Store(open_read_only_engine(settings.database), ArtefactFiles(data / "inspections"))
+    store = Store(open_read_only_engine(settings.database), LocalFiles(data / "inspections"), data)
     outcomes: Counter[str] = Counter()
     replay_failures = []
     with Replayer(models, store, bundle_loader(settings)) as replayer:

@@ -76,6 +76,7 @@ from service.serving.retention import RetentionSweeper
 from service.serving.streams import StreamService
 from service.settings import Settings
 from service.store.health import StoreHealth
+from service.store.options import StoreOptions
 from service.store.probe import StoreProbe
 from service.store.store import Store
 
@@ -217,7 +218,8 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The store is opened first: without it there are no decisions, so the process ends here with the reason.
         sinks = open_sinks(settings.sinks)
-        store = await run_in_threadpool(Store.open, settings.database, settings.data)
+        options = StoreOptions.of(settings)
+        store = await run_in_threadpool(Store.open, settings.database, settings.data, options)
         try:
             runtime = Runtime(settings, store, metrics, refusals, sinks)
         except BaseException:

@@ -35,6 +35,27 @@ class Settings(BaseSettings):
     """SQLAlchemy URL. Empty: SQLite in the data folder. For PostgreSQL:
     `postgresql+psycopg://user:password@host/name`.
     """
+    database_pool_size: int = Field(default=20, ge=2, le=500)
+    """Most connections of this process to PostgreSQL."""
+    database_connect_timeout_s: int = Field(default=5, ge=2, le=300)
+    """Seconds that a connection to PostgreSQL may take, and that a request waits for a free connection."""
+    database_statement_timeout_s: float = Field(default=30.0, ge=0.1, le=3600)
+    """Seconds that a statement may take in PostgreSQL. Migrations have no limit."""
+    database_lock_timeout_s: float = Field(default=5.0, ge=0.1, le=300)
+    """Seconds that a statement may wait in PostgreSQL for a lock of another transaction."""
+    artefacts_url: str = ""
+    """Where images and anomaly maps are stored: `s3://BUCKET/PREFIX`, `file:///FOLDER`, or another URL of fsspec whose
+    package is installed. Empty: the folder `inspections` in the data folder. Credentials for S3 are those of the
+    environment, as for every AWS program (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a role).
+    """
+    s3_endpoint_url: str = ""
+    """URL of an S3 server other than AWS, such as `https://minio.example:9000`."""
+    artefacts_connect_timeout_s: float = Field(default=2.0, ge=0.1, le=300)
+    """Seconds that a connection to S3 may take."""
+    artefacts_read_timeout_s: float = Field(default=5.0, ge=0.1, le=300)
+    """Seconds that S3 may take to respond to a request."""
+    artefacts_attempts: int = Field(default=3, ge=1, le=20)
+    """Most attempts of a request to S3, before an inspection is refused with 503. Pauses between them increase."""
 
     host: str = "127.0.0.1"
     """IP address to listen on. `0.0.0.0` makes the service, which has no access control of its own, reachable from
@@ -240,6 +261,28 @@ class Settings(BaseSettings):
             )
         if url in {"sqlite:///", "sqlite:///:memory:"}:
             raise ValueError("an in-memory database loses every inspection at exit; name a file or leave it empty")
+        return url
+
+    @field_validator("artefacts_url")
+    @classmethod
+    def _check_artefacts_url(cls, url: str) -> str:
+        if not url:
+            return url
+        expected = "expected s3://BUCKET/PREFIX or file:///FOLDER; leave it empty for the data folder"
+        scheme, separator, rest = url.partition("://")
+        if not separator or not scheme.isalnum():
+            raise ValueError(expected)
+        if "@" in rest.partition("/")[0]:
+            raise ValueError("user and password do not belong into this URL; set them in the environment")
+        if not rest.strip("/") or (scheme == "file" and not rest.startswith("/")):
+            raise ValueError(expected)
+        return url.rstrip("/")
+
+    @field_validator("s3_endpoint_url")
+    @classmethod
+    def _check_endpoint_url(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("expected http://HOST:PORT or https://HOST:PORT; leave it empty for AWS")
         return url
 
     @model_validator(mode="after")

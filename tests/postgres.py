@@ -25,12 +25,13 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from service.store.database import make_engine, migrate
+from tests.databases import migrated_engine
 
 PASSWORD = "not-to-be-shown"
 REMEDY = "PostgreSQL is not installed: `make system-deps`, or install Debian's package postgresql."
 _TEMPLATE = "migrated"
 _START_TIMEOUT_S = 60.0
+_PORT_ATTEMPTS = 3
 _ACCOUNT = "postgres"  # PostgreSQL refuses to run as root
 
 
@@ -66,9 +67,19 @@ class PostgresServer:
             ],
             check=True, capture_output=True, cwd=self.folder, **_as_account(),
         )  # fmt: skip
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+
+    def start_on_free_port(self) -> None:
+        """Start the server on a port that nothing else uses."""
+        for attempt in range(_PORT_ATTEMPTS):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+            try:
+                self.start()
+                return
+            except RuntimeError:  # another program took the port in the meantime
+                if attempt == _PORT_ATTEMPTS - 1:
+                    raise
 
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""
@@ -140,9 +151,7 @@ class PostgresServer:
     def create_template(self) -> None:
         """Create the database that migrated ones are copied from, which is faster than migrating each."""
         self.execute(f"CREATE DATABASE {_TEMPLATE} TEMPLATE template0")
-        engine = make_engine(self.url(_TEMPLATE))
-        migrate(engine)
-        engine.dispose()
+        migrated_engine(self.url(_TEMPLATE)).dispose()
 
     def _signal_all(self, number: signal.Signals) -> None:
         assert self._process is not None
@@ -158,7 +167,7 @@ def postgres_process(*, is_durable: bool = False) -> Iterator[PostgresServer]:
     server = PostgresServer(find_programs(), folder, is_durable)
     try:
         server.initialise()
-        server.start()
+        server.start_on_free_port()
         yield server
     finally:
         server.stop(signal.SIGQUIT)

@@ -31,8 +31,8 @@ import httpx
 import typer
 
 from service.errors import PlumblineError
+from service.store.artefacts.local import LocalFiles
 from service.store.database import open_read_only_engine
-from service.store.files import ArtefactFiles
 from service.store.inspections import get_inspection
 from tests.bundles import write_tiny_bundle
 from tests.running_service import GOOD, INSPECT
@@ -138,7 +138,7 @@ def find_lost(data: Path, answered: Iterable[str]) -> list[str]:
     """Return the inspections that are not stored with their image and map. Only reads."""
     lost = []
     engine = open_read_only_engine(f"sqlite:///{data / 'plumbline.db'}")
-    files = ArtefactFiles(data / "inspections")
+    files = LocalFiles(data / "inspections")
     for inspection_id in answered:
         try:
             record = get_inspection(engine, UUID(inspection_id))

@@ -27,9 +27,19 @@ from service.integrations.errors import SinksInvalid
 from service.integrations.sinks import make_sink, warnings_of
 from service.server import PORT_REMEDY
 from service.settings import Settings, unknown_variables
-from service.store.database import open_read_only_engine, sqlite_path
+from service.store.artefacts.opening import open_files
+from service.store.database import (
+    make_engine,
+    name_of,
+    open_read_only_engine,
+    require_current_schema,
+    sqlite_path,
+)
 from service.store.errors import StoreUnavailable
+from service.store.options import StoreOptions
+from service.store.postgres import Server
 from service.store.reasons import RESTORE
+from service.store.session import reading
 from service.store.sqlite import check_file
 
 MIN_FREE_BYTES = 200 * 2**20
@@ -183,24 +193,71 @@ def _is_read_only(folder: Path) -> bool:
 
 def _check_database(settings: Settings) -> Iterator[Finding]:
     path = sqlite_path(settings.database)
-    if path is not None and not path.exists():
+    if path is None:
+        yield from _check_server(settings)
+        return
+    if not path.exists():
         yield Finding("database", Health.OK, f"{path} does not exist yet; plumbline serve creates it")
         return
     try:
-        engine = open_read_only_engine(settings.database)
+        open_read_only_engine(settings.database).dispose()
     except StoreUnavailable as error:
-        if error.is_outdated:
-            yield Finding("database", Health.WARNING, error.reason, error.remedy)
-            return
-        remedy = error.remedy or "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA."
-        yield Finding("database", Health.PROBLEM, error.reason, remedy)
+        yield _database_problem(error)
         return
-    engine.dispose()
-    damage = None if path is None else check_file(path, _STRUCTURE_CHECK_S)
+    damage = check_file(path, _STRUCTURE_CHECK_S)
     if damage is None:
         yield Finding("database", Health.OK, "can be opened, and its tables are up to date")
     else:
         yield Finding("database", Health.PROBLEM, f"{path} is corrupt ({damage})", RESTORE)
+
+
+def _check_server(settings: Settings) -> Iterator[Finding]:
+    engine = None
+    try:
+        engine = make_engine(settings.database, options=StoreOptions.of(settings).database)
+        with reading(engine) as session:
+            server = Server.of(session.connection())
+        name = name_of(engine.url)
+        for problem in (*server.problems(), *server.write_problems()):
+            yield Finding("database", Health.PROBLEM, f"{name} {problem}", "Change it, or use another server.")
+        for warning in server.warnings():
+            yield Finding("database", Health.WARNING, warning, "Change the configuration of the server.")
+        require_current_schema(engine)
+    except StoreUnavailable as error:
+        yield _database_problem(error)
+    else:
+        text = f"{name}: PostgreSQL {server.version}, {server.encoding}, sessions in {server.time_zone}"
+        yield Finding("database", Health.OK, f"{text}; can be opened, and its tables are up to date")
+    finally:
+        if engine is not None:
+            engine.dispose()
+
+
+def _check_artefacts(settings: Settings) -> Iterator[Finding]:
+    if not settings.artefacts_url:
+        return  # in the data folder, which has a check of its own
+    url = settings.artefacts_url
+    try:
+        files = open_files(StoreOptions.of(settings).artefacts, settings.data)
+        if files.folder is not None and not files.folder.exists():
+            remedy = "plumbline serve creates it. Check PLUMBLINE_ARTEFACTS_URL if inspections were stored before."
+            yield Finding("images and maps", Health.WARNING, f"{files.folder} does not exist", remedy)
+            return
+        try:
+            files.probe()
+        finally:
+            files.close()
+    except StoreUnavailable as error:
+        yield Finding("images and maps", Health.PROBLEM, f"{url}: {error.reason}", error.remedy)
+    else:
+        yield Finding("images and maps", Health.OK, f"{url}: a small file was written and deleted")
+
+
+def _database_problem(error: StoreUnavailable) -> Finding:
+    if error.is_outdated:
+        return Finding("database", Health.WARNING, error.reason, error.remedy)
+    remedy = error.remedy or "Check PLUMBLINE_DATABASE_URL and PLUMBLINE_DATA."
+    return Finding("database", Health.PROBLEM, error.reason, remedy)
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
@@ -316,6 +373,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_cuda,
     _check_data,
     _check_database,
+    _check_artefacts,
     _check_port,
     _check_certificate,
     _check_sinks,

@@ -19,12 +19,13 @@ from service.deployment.replay import newest_since
 from service.errors import PlumblineError
 from service.recipes.recipe import Recipe
 from service.settings import Settings
+from service.store.artefacts.opening import open_files
 from service.store.choices import BundleChoices
 from service.store.database import open_read_only_engine, sqlite_path
 from service.store.errors import StoreUnavailable, UnknownInspection
-from service.store.files import ArtefactFiles
 from service.store.ids import parse_id
 from service.store.inspections import get_inspection
+from service.store.options import StoreOptions
 from service.store.recipes import current_recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store
@@ -70,7 +71,7 @@ def open_engine_if_exists(settings: Settings) -> Iterator[Engine | None]:
     if path is not None and not path.exists():
         yield None
         return
-    engine = open_read_only_engine(settings.database)
+    engine = open_read_only_engine(settings.database, StoreOptions.of(settings).database)
     try:
         yield engine
     finally:
@@ -109,7 +110,11 @@ def open_store(settings: Settings) -> Iterator[Store]:
                 remedy="Give the data folder of the service with --data or PLUMBLINE_DATA, or its database with "
                 "PLUMBLINE_DATABASE_URL.",
             )
-        yield Store(engine, ArtefactFiles(settings.data / "inspections"))
+        store = Store(engine, open_files(StoreOptions.of(settings).artefacts, settings.data), settings.data)
+        try:
+            yield store
+        finally:
+            store.files.close()
 
 
 def stored_inspections(

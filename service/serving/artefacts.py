@@ -8,9 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import TypeVar
-from uuid import UUID
 
 import numpy as np
 
@@ -28,11 +26,11 @@ from service.monitoring.metrics import Metrics
 from service.serving.admission import Admission, Disconnected
 from service.serving.records import to_region
 from service.settings import Settings
+from service.store.artefacts.stored_file import StoredFile
 from service.store.errors import NotJudged
 from service.store.recipes import get_recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store
-from service.store.stored_file import StoredFile
 
 READER_THREADS = 4
 _RETRY_S = 1.0
@@ -181,8 +179,7 @@ class ArtefactService:
             ArtefactGone: The image is no longer stored.
             StoreUnavailable: It cannot be read.
         """
-        path = self._store.files.image_path(UUID(record.id), record.image_media_type)
-        return await self._read(lambda: _stored(path, "image", record, with_content=with_content))
+        return await self._read(lambda: self._store.files.open_image(record, with_content=with_content))
 
     async def map_file(self, record: InspectionRecord, *, with_content: bool = True) -> StoredFile:
         """Return the anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
@@ -198,8 +195,7 @@ class ArtefactService:
         """
         if record.objections:
             raise NotJudged(record.id)
-        path = self._store.files.map_path(UUID(record.id))
-        return await self._read(lambda: _stored(path, "map", record, with_content=with_content))
+        return await self._read(lambda: self._store.files.open_map(record, with_content=with_content))
 
     async def read_map(self, record: InspectionRecord) -> Float32Map:
         """Return the anomaly map of a judged inspection, float32 [h, w].
@@ -208,7 +204,7 @@ class ArtefactService:
             ArtefactGone: The map is no longer stored.
             StoreUnavailable: It cannot be read.
         """
-        return await self._read(lambda: np.load(io.BytesIO(self._store.files.read_map(UUID(record.id)))))
+        return await self._read(lambda: np.load(io.BytesIO(self._store.files.map_of(record))))
 
     async def read_piece(self, file: StoredFile, offset: int) -> bytes:
         """Return the piece of a file at an offset in bytes.
@@ -298,10 +294,6 @@ class ArtefactService:
         area = get_recipe(self._store.engine, record.product, record.recipe_revision).recipe.area
         height, width = anomaly_map.shape
         return judged_cells(area, (height, width), (record.image_width, record.image_height))
-
-
-def _stored(path: Path, what: str, record: InspectionRecord, *, with_content: bool) -> StoredFile:
-    return (StoredFile.open if with_content else StoredFile.stat)(path, what, record)
 
 
 def _legend(record: InspectionRecord, scale: HeatmapScale | None, colormap: str) -> heatmap.Legend:

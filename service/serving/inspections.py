@@ -38,8 +38,8 @@ from service.serving.inspection_log import log_inspection
 from service.serving.pagination import Page, read_page
 from service.serving.records import to_invalid_record, to_record
 from service.settings import Settings
+from service.store.artefacts.files import WrittenFile
 from service.store.errors import StoreUnavailable, UnknownInspection
-from service.store.files import WrittenFile
 from service.store.health import StoreHealth
 from service.store.idempotency import IdempotencyKey
 from service.store.ids import new_id, parse_id
@@ -415,7 +415,7 @@ class InspectionService:
         except StoreUnavailable as error:
             self._metrics.map_sync_failures.inc()
             self._health.report_failure()
-            log.warning("anomaly map may be lost in a power failure", file=anomaly_map.path.name, reason=error.reason)
+            log.warning("anomaly map may be lost in a power failure", file=anomaly_map.name, reason=error.reason)
 
     @contextmanager
     def _files(self, media_type: str) -> Iterator[UUID]:

@@ -66,11 +66,13 @@ class RecipeService:
         self._store = store
 
     def current(self, product: str) -> RecipeRevision:
-        """Return the recipe in force.
+        """Return the recipe in force, also if another process that shares the database changed it a moment ago.
 
         Raises:
             UnknownProduct, ProductNotReady: No bundle serves this product.
+            StoreUnavailable: The database is shared and cannot be read.
         """
+        self._registry.synchronise(product)
         return self._registry.get(product).recipe
 
     def history(self, product: str, limit: int) -> Sequence[RecipeRevision]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.store.errors import StoreUnavailable
+from service.store.postgres import DatabaseOptions, Server, lock_for_migration
 from service.store.reasons import database_failure
 from service.store.sqlite import SqliteFile, configure
 
@@ -33,12 +36,13 @@ def sqlite_path(url: str) -> Path | None:
     return Path(parsed.database).absolute()
 
 
-def make_engine(url: str, file: SqliteFile | None = None) -> Engine:
+def make_engine(url: str, file: SqliteFile | None = None, options: DatabaseOptions | None = None) -> Engine:
     """Return an engine without connecting.
 
     Args:
         url: SQLAlchemy URL.
         file: Opens the connections to a SQLite database; None to use the file of the URL without a guard.
+        options: Limits of the connections to a server; None for the defaults.
 
     Raises:
         StoreUnavailable: The driver of the database is not installed.
@@ -46,7 +50,7 @@ def make_engine(url: str, file: SqliteFile | None = None) -> Engine:
     parsed = make_url(url)
     path = sqlite_path(url)
     if path is None:
-        return _create(parsed, pool_pre_ping=True)
+        return _create_for_server(parsed, options or DatabaseOptions())
     file = file or SqliteFile(path)
     engine = _create(parsed, creator=file.connect, poolclass=QueuePool)
     if (guard := file.guard) is not None:
@@ -58,11 +62,12 @@ def make_engine(url: str, file: SqliteFile | None = None) -> Engine:
     return engine
 
 
-def open_read_only_engine(url: str) -> Engine:
+def open_read_only_engine(url: str, options: DatabaseOptions | None = None) -> Engine:
     """Connect to a database for reading only. Nothing is created and nothing is migrated.
 
     Args:
         url: SQLAlchemy URL.
+        options: Limits of the connections to a server; None for the defaults.
 
     Raises:
         StoreUnavailable: The database does not exist, cannot be opened, or has the schema of another version.
@@ -70,7 +75,9 @@ def open_read_only_engine(url: str) -> Engine:
     parsed = make_url(url)
     path = sqlite_path(url)
     if path is None:
-        engine = _create(parsed, pool_pre_ping=True, execution_options={"postgresql_readonly": True})
+        engine = _create_for_server(
+            parsed, options or DatabaseOptions(), execution_options={"postgresql_readonly": True}
+        )
     else:
         # A connection of its own for every session: each decides anew how the file has to be opened.
         engine = _create(parsed, creator=SqliteFile(path, is_read_only=True).connect, poolclass=NullPool)
@@ -92,6 +99,8 @@ def migrate(engine: Engine) -> None:
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            _require_usable(engine)
         _upgrade(engine)
     except (SQLAlchemyError, OSError) as error:
         raise _cannot_open(engine.url, error) from error
@@ -112,12 +121,44 @@ def require_current_schema(engine: Engine) -> None:
     _require_known(engine.url, found)
     if found != expected:
         raise StoreUnavailable(
-            f"the database {engine.url.render_as_string()} has the schema {found or 'of an empty database'}, and this "
+            f"the database {name_of(engine.url)} has the schema {found or 'of an empty database'}, and this "
             f"version of Plumbline needs {expected}",
             remedy="`plumbline serve` of this version migrates it when it starts. This command only reads, so it "
             "changed nothing. Make a backup first if an older version may be needed again.",
             is_outdated=True,
         )
+
+
+def name_of(url: URL) -> str:
+    """Return the name of a database for messages, without a password: its file, or `user@host:port/name`."""
+    if url.get_backend_name() == "sqlite":
+        return url.render_as_string()
+    user = f"{url.username}@" if url.username else ""
+    port = f":{url.port}" if url.port else ""
+    return f"{user}{url.host or url.query.get('host', 'localhost')}{port}/{url.database or ''}"
+
+
+def _create_for_server(url: URL, options: DatabaseOptions, **engine_options: Any) -> Engine:
+    engine = _create(
+        url,
+        # Connections that the server or a firewall closed in the meantime are replaced before they are used.
+        pool_pre_ping=True,
+        pool_size=options.pool_size,
+        max_overflow=0,
+        pool_timeout=options.connect_timeout_s,
+        isolation_level="READ COMMITTED",
+        connect_args=options.connect_args(url),
+        **engine_options,
+    )
+    event.listen(engine, "connect", options.configure)
+    return engine
+
+
+def _require_usable(engine: Engine) -> None:
+    with engine.connect() as connection:
+        server = Server.of(connection)
+    for problem in (*server.problems(), *server.write_problems()):
+        raise StoreUnavailable(f"the database {name_of(engine.url)} {problem}")
 
 
 def _create(url: URL, **options: Any) -> Engine:
@@ -128,29 +169,38 @@ def _create(url: URL, **options: Any) -> Engine:
 
 
 def _cannot_open(url: URL, error: Exception) -> StoreUnavailable:
-    return database_failure(f"the database {url.render_as_string()} cannot be opened", error)
+    return database_failure(f"the database {name_of(url)} cannot be opened", error)
 
 
 def _require_known(url: URL, revision: str | None) -> None:
     known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
     if revision is not None and revision not in known:
         raise StoreUnavailable(
-            f"the database {url.render_as_string()} has the schema {revision}, which this version of Plumbline does "
-            "not know",
+            f"the database {name_of(url)} has the schema {revision}, which this version of Plumbline does not know",
             remedy="A newer version has migrated it. Run that version, or restore a backup from before the migration.",
         )
 
 
 def _upgrade(engine: Engine, revision: str = "head") -> None:
     """Run all missing migrations up to a revision in one transaction."""
-    if engine.dialect.name == "sqlite":
+    with _migrating(engine) as config:
+        command.upgrade(config, revision)
+
+
+@contextmanager
+def _migrating(engine: Engine) -> Iterator[Config]:
+    """Yield alembic's configuration inside a transaction that excludes other processes."""
+    is_sqlite = engine.dialect.name == "sqlite"
+    if is_sqlite:
         engine = _transactional(engine)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
+        if not is_sqlite:
+            lock_for_migration(connection)
         _require_known(engine.url, MigrationContext.configure(connection).get_current_revision())
         config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+        yield config
 
 
 def _transactional(engine: Engine) -> Engine:

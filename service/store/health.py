@@ -47,7 +47,10 @@ class StoreHealth:
         """What prevents verdicts from being stored, one sentence each; empty if nothing does."""
         age_s = time.monotonic() - self._probed_at
         if age_s > self._stale_s and not self._closed:
-            return (f"The data folder or the database has not responded for {age_s:.0f} s.", *self._problems)
+            return (
+                f"The data folder, the database or the object store has not responded for {age_s:.0f} s.",
+                *self._problems,
+            )
         return self._problems
 
     def start(self) -> None:

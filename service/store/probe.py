@@ -6,12 +6,16 @@ import os
 import shutil
 import sqlite3
 import time
+from pathlib import Path
 
 import structlog
-from sqlalchemy import text
+from sqlalchemy import Engine, insert, literal, select, text
 
+from service.store.artefacts.local import probe_write
+from service.store.database import name_of
 from service.store.errors import StoreUnavailable
-from service.store.files import probe_write
+from service.store.models import InspectionRow
+from service.store.postgres import Server
 from service.store.reasons import RESTORE, database_failure
 from service.store.session import reading
 from service.store.sqlite import SqliteFile, quick_check
@@ -26,6 +30,8 @@ STRUCTURE_CHECK_TIMEOUT_S = 1.0
 FIRST_STRUCTURE_CHECK_TIMEOUT_S = 3.0
 _NEXT_AFTER_PROBLEM_S = 5.0
 _BUSY_TIMEOUT_MS = 200
+_PROBE_LOCK_TIMEOUT_MS = 1000
+_PROBE_ID = "probe"
 # At most this share of the file system is required to be free, so that a small one can be used at all.
 _LARGEST_MARGIN = 1 / 20
 
@@ -47,6 +53,7 @@ class StoreProbe:
         self._structure_timeout_s = FIRST_STRUCTURE_CHECK_TIMEOUT_S
         self._structure_problem: str | None = None
         self._locked_since_commit: int | None = None
+        self._is_insert_due = True
 
     def __call__(self, *, after_failure: bool = False) -> tuple[str, ...]:
         """Return what prevents verdicts from being stored, one sentence each; empty if nothing does.
@@ -55,6 +62,7 @@ class StoreProbe:
             after_failure: A verdict could not be stored, so the expensive checks are due now.
         """
         problems = []
+        self._is_insert_due = self._is_insert_due or after_failure or bool(self._problems)
         if after_failure and not self._problems:
             self._next_write = self._next_structure_check = 0.0
         for check in (self._check_mode, self._check_identity, self._check_space, self._check_write, self._check_rows):
@@ -78,6 +86,8 @@ class StoreProbe:
 
     def _check_space(self) -> None:
         folders = {self._store.data}
+        if self._store.files.folder is not None:
+            folders.add(_existing(self._store.files.folder))
         if self._store.database is not None:
             folders.add(self._store.database.path.parent)
         for folder in folders:
@@ -102,15 +112,16 @@ class StoreProbe:
         now = time.monotonic()
         if now < self._next_write and not self._problems:
             return
-        root = self._store.files.root
-        probe_write(root if root.exists() else root.parent)
+        folder, data = self._store.files.folder, self._store.data
+        self._store.files.probe()
+        if folder is None or data not in folder.parents:
+            probe_write(data)
         self._next_write = now + WRITE_PROBE_S
 
     def _check_rows(self) -> None:
         database = self._store.database
         if database is None:
-            with reading(self._store.engine) as session:
-                session.execute(text("SELECT 1"))
+            self._check_server()
             return
         try:
             connection = database.connect(_BUSY_TIMEOUT_MS)
@@ -122,6 +133,17 @@ class StoreProbe:
             self._check_write_lock(connection, database)
         finally:
             connection.close()
+
+    def _check_server(self) -> None:
+        engine = self._store.engine
+        with reading(engine) as session:
+            server = Server.of(session.connection())
+        for problem in server.write_problems():
+            raise StoreUnavailable(f"the database {name_of(engine.url)} {problem}")
+        # Only after a failure: commits show that the server can be written, and this one leaves a dead row behind.
+        if self._is_insert_due:
+            _probe_insert(engine)
+            self._is_insert_due = False
 
     def _check_structure(self, connection: sqlite3.Connection, database: SqliteFile) -> None:
         now = time.monotonic()
@@ -146,6 +168,27 @@ class StoreProbe:
                 raise database_failure(f"the database {database.path} cannot be written", error) from error
         else:
             self._locked_since_commit = None
+
+
+def _existing(folder: Path) -> Path:
+    # A folder that was deleted may be created anew; see `StorageGuard`.
+    return folder if folder.exists() else folder.parent
+
+
+def _probe_insert(engine: Engine) -> None:
+    """Insert a copy of the newest inspection and roll it back.
+
+    Raises:
+        StoreUnavailable: The server cannot store it.
+    """
+    table = InspectionRow.__table__
+    others = [column for column in table.c if column is not table.c.id]
+    newest = select(literal(_PROBE_ID), *others).order_by(table.c.id.desc()).limit(1)
+    insertion = insert(table).from_select([table.c.id, *others], newest)  # type: ignore[arg-type]  # a Table
+    with reading(engine) as session:
+        session.execute(text(f"SET LOCAL lock_timeout = {_PROBE_LOCK_TIMEOUT_MS}"))
+        session.execute(insertion)
+        session.rollback()
 
 
 def _read_newest(connection: sqlite3.Connection, database: SqliteFile) -> None:

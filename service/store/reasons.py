@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.store.errors import StoreUnavailable
+from service.store.postgres import reason_of_server
 
 log = structlog.get_logger(__name__)
 
@@ -51,13 +52,18 @@ def database_failure(what: str, error: Exception) -> StoreUnavailable:
     return StoreUnavailable(reason)
 
 
+def log_failure(event: str, error: Exception) -> None:
+    """Log the message of a library, at most every 10 s for each kind of error."""
+    kind, now = type(error).__name__, time.monotonic()
+    if now - _last_logged.get(kind, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
+        _last_logged[kind] = now
+        log.warning(event, kind=kind, error=str(error))
+
+
 def reason_of(error: Exception) -> str:
     """Return why the database failed, in our own words, and log the message of the library, at most every 10 s."""
     original = getattr(error, "orig", None) or error
-    kind, now = type(original).__name__, time.monotonic()
-    if now - _last_logged.get(kind, -_LOG_INTERVAL_S) >= _LOG_INTERVAL_S:
-        _last_logged[kind] = now
-        log.warning("database failure", kind=kind, error=str(original))
+    log_failure("database failure", original)
     if isinstance(error, IntegrityError):
         return "a record with the same key already exists"
     if isinstance(original, ImportError):
@@ -71,10 +77,8 @@ def reason_of(error: Exception) -> str:
     if isinstance(original, sqlite3.Error):
         code = getattr(original, "sqlite_errorcode", None)
         return _SQLITE_REASONS.get((code or 0) & 0xFF, "it reports an error; see the log")
-    if _is_damaged(original):
-        return "it is damaged"
-    if isinstance(error, DBAPIError) and (error.connection_invalidated or not getattr(original, "sqlstate", None)):
-        return "the server does not respond or refuses the connection; see the log"
+    if isinstance(error, DBAPIError):
+        return reason_of_server(original, is_disconnected=error.connection_invalidated)
     return "it reports an error; see the log"
 
 

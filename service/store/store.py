@@ -9,11 +9,14 @@ from pathlib import Path
 import structlog
 from sqlalchemy import Engine, event
 
+from service.store.artefacts.files import ArtefactFiles
+from service.store.artefacts.local import probe_write
+from service.store.artefacts.opening import open_files
 from service.store.database import make_engine, migrate, require_current_schema, sqlite_path
 from service.store.errors import StoreUnavailable
-from service.store.files import ArtefactFiles, probe_write
 from service.store.identity import StorageGuard
 from service.store.lock import LOCK_NAME, FileLock
+from service.store.options import StoreOptions
 from service.store.reasons import database_failure
 from service.store.sqlite import WAL_SUFFIXES, SqliteFile
 from service.store.writer import GroupWriter
@@ -29,6 +32,7 @@ class Store:
     Args:
         engine: The database.
         files: Images and anomaly maps.
+        data: The data folder.
 
     Attributes:
         engine: The database.
@@ -40,11 +44,11 @@ class Store:
         read_only_reason: Why nothing can be written since the start; None in normal operation.
     """
 
-    def __init__(self, engine: Engine, files: ArtefactFiles) -> None:
+    def __init__(self, engine: Engine, files: ArtefactFiles, data: Path) -> None:
         self.engine = engine
         self.files = files
         self.writer = GroupWriter(engine)
-        self.data = files.root.parent
+        self.data = data
         self.database: SqliteFile | None = None
         self.guard = StorageGuard()
         self.read_only_reason: str | None = None
@@ -54,7 +58,7 @@ class Store:
         self._keeper: sqlite3.Connection | None = None
 
     @classmethod
-    def open(cls, url: str, data: Path, *, is_exclusive: bool = True) -> Store:
+    def open(cls, url: str, data: Path, options: StoreOptions | None = None, *, is_exclusive: bool = True) -> Store:
         """Open the store, and create it if it does not exist.
 
         If the disk is full or read-only, an existing store is opened for reading: see `read_only_reason`.
@@ -62,15 +66,17 @@ class Store:
         Args:
             url: SQLAlchemy URL of the database.
             data: The data folder.
+            options: Further options; None for the defaults.
             is_exclusive: Lock the data folder and a SQLite database against other processes.
 
         Raises:
             StoreUnavailable: The folder is not writable, the database cannot be opened, or another process uses it.
         """
+        options = options or StoreOptions()
         path = sqlite_path(url)
         guard = StorageGuard()
         database = None if path is None else SqliteFile(path, guard)
-        store = cls(make_engine(url, database), ArtefactFiles(data / "inspections"))
+        store = cls(make_engine(url, database, options.database), open_files(options.artefacts, data), data)
         store.guard, store.database = guard, database
         if path is None:
             event.listen(store.engine, "commit", lambda _: guard.check())
@@ -97,11 +103,13 @@ class Store:
         """Check that a verdict can be stored now, as far as it is known without writing.
 
         Raises:
-            StoreUnavailable: Nothing can be written since the start, or files were deleted or replaced.
+            StoreUnavailable: Nothing can be written since the start, files were deleted or replaced, or images could
+                not be written a moment ago.
         """
         if self.read_only_reason is not None:
             raise StoreUnavailable(self.read_only_reason)
         self.guard.check()
+        self.files.require_writable()
 
     def recover(self) -> None:
         """End the read-only operation that began at the start, if the store can be written now.
@@ -125,8 +133,9 @@ class Store:
         log.info("store can be written again", data=str(self.data))
 
     def close(self) -> None:
-        """Close all database connections and release the locks."""
+        """Close all connections and release the locks."""
         self.engine.dispose()
+        self.files.close()
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
@@ -162,11 +171,11 @@ class Store:
             log.error("store opened for reading only", reason=error.reason)
 
     def _open_for_writing(self) -> None:
-        root = self.files.root
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            self.data.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreUnavailable(f"{root} cannot be created ({error.strerror})") from error
+            raise StoreUnavailable(f"{self.data} cannot be created ({error.strerror})") from error
+        self.files.prepare()
         probe_write(self.data)
         migrate(self.engine)
         try:
@@ -177,7 +186,7 @@ class Store:
     def _watch(self) -> None:
         """Remember the identity of all files and folders."""
         self.guard.watch(self.data, "the data folder")
-        self.guard.watch(self.files.root, "the folder of images and maps", is_replaceable=True)
+        self.files.watch(self.guard)
         for lock in self._locks.values():
             if lock.is_held:
                 self.guard.watch(lock.path, "the lock file")

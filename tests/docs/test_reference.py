@@ -14,7 +14,7 @@ from tests.docs.blocks import ROOT
 
 
 def test_settings_lists_every_setting_with_its_default() -> None:
-    rows = dict(re.findall(rf"(?m)^\| `{PREFIX}([A-Z_]+)` \| `?([^`|]*?)`? \|", generate.settings()))
+    rows = dict(re.findall(rf"(?m)^\| `{PREFIX}([A-Z0-9_]+)` \| `?([^`|]*?)`? \|", generate.settings()))
     expected = {}
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.http.clients import wait_for_disconnect
 from service.api.http.head import is_head
-from service.store.stored_file import StoredFile
+from service.store.artefacts.stored_file import StoredFile
 
 
 class FileResponse(Response):

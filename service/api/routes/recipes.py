@@ -79,9 +79,12 @@ async def _recipe_body(request: Request) -> _Body:
     operation_id="get_recipe",
     summary="Get the recipe in force",
     response_model=RecipeRecord,
-    responses={**_READABLE, **problem_responses(UnknownProduct, InvalidRequest, NotAcceptable, ProductNotReady)},
+    responses={
+        **_READABLE,
+        **problem_responses(UnknownProduct, InvalidRequest, NotAcceptable, ProductNotReady, StoreUnavailable),
+    },
 )
-async def read_recipe(request: Request, product: ProductPath, recipes: RecipesDep) -> Response:
+def read_recipe(request: Request, product: ProductPath, recipes: RecipesDep) -> Response:
     """Return the recipe that applies to the next inspection; with `Accept: application/toml` as a file."""
     return _response(recipes.current(product), request.headers.get("accept"))
 

@@ -32,7 +32,7 @@ def count(service: RunningService) -> int:
 
 
 def files(service: RunningService) -> int:
-    return sum(path.is_file() for path in service.store.files.root.rglob("*"))
+    return sum(path.is_file() for path in (service.store.data / "inspections").rglob("*"))
 
 
 def test_repeated_request_returns_the_same_inspection(service: RunningService) -> None:

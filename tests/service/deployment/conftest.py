@@ -107,7 +107,13 @@ def hanging() -> Iterator[HangingWrite]:
 
 
 @pytest.fixture
-def unloaded(tmp_path: Path) -> Iterator[Deployment]:
+def store_url(tmp_path: Path) -> str:
+    """The database. Tests that depend on its kind override this fixture."""
+    return f"sqlite:///{tmp_path / 'plumbline.db'}"
+
+
+@pytest.fixture
+def unloaded(store_url: str, tmp_path: Path) -> Iterator[Deployment]:
     """The deployment before any bundle is loaded."""
     models = tmp_path / "models"
     start = datetime(2026, 1, 1, tzinfo=UTC)
@@ -120,7 +126,7 @@ def unloaded(tmp_path: Path) -> Iterator[Deployment]:
         }
         for day in (0, 1)
     )
-    store = Store.open(f"sqlite:///{tmp_path / 'plumbline.db'}", tmp_path / "data")
+    store = Store.open(store_url, tmp_path / "data")
     metrics = Metrics()
     options = InspectorOptions(session=SessionOptions(provider="cpu", threads=1))
     registry = Registry(models, BundleLoader(options, SelfTestLimits(), PassedSelfTests(shared_self_tests())), metrics)

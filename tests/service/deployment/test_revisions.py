@@ -33,9 +33,15 @@ from tests.service.deployment.test_retries import Clock
 
 
 @pytest.fixture
+def store_url(database_url: str) -> str:
+    return database_url
+
+
+@pytest.fixture
 def other(deployment: Deployment, tmp_path: Path) -> Iterator[Deployment]:
     """The second process, which follows the first one only when it is asked."""
-    store = Store.open(str(deployment.store.engine.url), tmp_path / "other", is_exclusive=False)
+    url = deployment.store.engine.url.render_as_string(hide_password=False)
+    store = Store.open(url, tmp_path / "other", is_exclusive=False)
     metrics = Metrics()
     models = deployment.registry.models
     registry = Registry(models, deployment.registry.loader, metrics)
@@ -151,7 +157,9 @@ def test_product_that_could_not_be_loaded_at_the_start_is_served_when_it_is_repa
     unloaded.rollout.start_shadow("bolt", unloaded.old["bolt"].version, **SIGNATURE)
     for bundle in (unloaded.old["bolt"], unloaded.new["bolt"]):
         damage(bundle)
-    store = Store.open(str(unloaded.store.engine.url), tmp_path / "other", is_exclusive=False)
+    store = Store.open(
+        unloaded.store.engine.url.render_as_string(hide_password=False), tmp_path / "other", is_exclusive=False
+    )
     registry = Registry(unloaded.registry.models, unloaded.registry.loader, Metrics())
     try:
         Startup(registry, store.engine).run()

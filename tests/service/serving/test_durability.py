@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.store.files import ArtefactFiles
+from service.store.artefacts.local import LocalFiles
 from tests.bundles import part
 from tests.running_service import GOOD, RunningService, Serve, encode
 
@@ -27,7 +27,7 @@ BLACK = encode(part(brightness=0))
 
 def artefacts(service: RunningService) -> list[str]:
     """Return the suffixes of all stored and half-written files, without those of the probe of the disk."""
-    files = [path for path in service.store.files.root.rglob("*") if path.is_file()]
+    files = [path for path in (service.store.data / "inspections").rglob("*") if path.is_file()]
     return sorted(path.suffix for path in files if not path.name.startswith(".write-probe."))
 
 
@@ -137,7 +137,7 @@ def test_retry_after_a_failed_store_is_no_frozen_camera(serve: Serve, monkeypatc
     with serve() as service:
         service.client.put(RECIPE, json=SIGNATURE | {"quality": {"frozen_after": 3}})
         with monkeypatch.context() as patch:
-            patch.setattr(ArtefactFiles, "write_image", _fail)
+            patch.setattr(LocalFiles, "write_image", _fail)
             for _ in range(5):
                 assert is_refused(service.inspect())
         assert [service.inspect().json()["decision"] for _ in range(3)] == ["pass", "pass", "invalid"]
@@ -176,7 +176,7 @@ def test_layout_of_a_buffer_follows_the_recipe_that_judges_it(serve: Serve, monk
         (response,) = responses
         assert response.status_code == 201, response.text
         assert response.json()["recipe_revision"] == revision
-        stored = service.store.files.root
+        stored = service.store.data / "inspections"
         assert stored.exists()
         image = service.client.get(response.json()["links"]["image"])
         assert image.headers["x-pixel-format"] == "RGB8"

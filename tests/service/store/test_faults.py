@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
 
+from service.store.artefacts.local import LocalFiles, write_atomically
 from service.store.database import _upgrade, open_read_only_engine
 from service.store.errors import StoreUnavailable
-from service.store.files import ArtefactFiles, write_atomically
 from service.store.ids import new_id
 from service.store.inspections import InspectionFilter, get_inspection, list_inspections
 from service.store.lock import FileLock
@@ -257,7 +257,7 @@ def test_partial_file_that_cannot_be_removed_does_not_hide_the_error(
 
 
 def test_day_folder_removed_at_the_same_time_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = ArtefactFiles(tmp_path / "inspections")
+    files = LocalFiles(tmp_path / "inspections")
     create = Path.mkdir
     removed: list[Path] = []
 
@@ -281,7 +281,7 @@ def test_store_that_cannot_be_written_is_opened_for_reading(tmp_path: Path, monk
     def fail(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("service.store.files.os.write", fail)
+    monkeypatch.setattr("service.store.artefacts.local.os.write", fail)
     store = open_store(data)
     assert store.read_only_reason is not None
     assert get_inspection(store.engine, UUID(row.id)).score == row.score
@@ -308,7 +308,7 @@ def test_new_store_on_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest
     def fail(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("service.store.files.os.write", fail)
+    monkeypatch.setattr("service.store.artefacts.local.os.write", fail)
     with pytest.raises(StoreUnavailable, match="No space left"):
         open_store(tmp_path / "data")
     monkeypatch.undo()

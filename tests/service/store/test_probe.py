@@ -47,13 +47,13 @@ def test_probe_reports_a_disk_that_refuses_writes(store: Store, monkeypatch: pyt
 
     probe = StoreProbe(store, 0)
     assert probe() == ()
-    monkeypatch.setattr("service.store.files.os.write", fail)
+    monkeypatch.setattr("service.store.artefacts.local.os.write", fail)
     assert probe() == (), "the disk is written every ten seconds only"
     (problem,) = probe(after_failure=True)
     assert "Disk quota exceeded" in problem
     monkeypatch.undo()
     assert probe() == (), "it recovers at once"
-    assert [path.name for path in store.files.root.iterdir()] == []
+    assert [path.name for path in (store.data / "inspections").iterdir()] == []
 
 
 @pytest.mark.slow

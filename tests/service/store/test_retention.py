@@ -19,6 +19,7 @@ from service.deployment.recipes import recipe_in_force
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.serving.retention import RetentionSweeper
+from service.store.artefacts.local import LocalFiles
 from service.store.ids import created_at, new_id
 from service.store.inspections import get_inspection
 from service.store.recipes import append_recipe
@@ -32,10 +33,19 @@ MAP = np.zeros((2, 2), np.float32)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(f"sqlite:///{tmp_path / 'plumbline.db'}", tmp_path / "data")
+def store(database_url: str, tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(database_url, tmp_path / "data")
     yield opened
     opened.close()
+
+
+def local(store: Store) -> LocalFiles:
+    assert isinstance(store.files, LocalFiles)
+    return store.files
+
+
+def root(store: Store) -> Path:
+    return local(store).root
 
 
 def aged_id(age: timedelta) -> UUID:
@@ -86,13 +96,17 @@ def test_limits_of_age_and_number_select_the_artefacts(store: Store) -> None:
 
 def test_query_uses_the_partial_index(store: Store) -> None:
     query = (
-        "EXPLAIN QUERY PLAN SELECT id FROM inspections WHERE product = 'a' AND decision = 'fail' "
+        "SELECT id FROM inspections WHERE product = 'a' AND decision = 'fail' "
         "AND artefacts_removed_at IS NULL AND id < 'x' ORDER BY id LIMIT 5"
     )
+    explain = "EXPLAIN" if store.database is None else "EXPLAIN QUERY PLAN"
     with store.engine.connect() as connection:
-        plan = " ".join(str(row) for row in connection.execute(text(query)))
+        if store.database is None:  # an empty table is read as a whole otherwise
+            connection.execute(text("SET enable_seqscan = off"))
+        plan = " ".join(str(row) for row in connection.execute(text(f"{explain} {query}")))
     assert "ix_inspections_kept" in plan
     assert "TEMP B-TREE" not in plan
+    assert "Sort" not in plan
 
 
 @pytest.fixture
@@ -110,7 +124,7 @@ def retain(store: Store, bundle: Bundle, **retention: Any) -> None:
 
 
 def files(store: Store) -> set[str]:
-    return {path.name for path in store.files.root.rglob("*") if path.is_file()}
+    return {path.name for path in root(store).rglob("*") if path.is_file()}
 
 
 def test_sweep_removes_files_and_keeps_records(store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle) -> None:
@@ -160,17 +174,17 @@ def test_empty_folders_of_past_days_are_removed(store: Store, sweeper: Retention
     add(store, timedelta(minutes=15))
     retain(store, tiny_bundle, fail={"count": 0})
     sweeper.sweep()
-    folders = [path for path in store.files.root.rglob("*") if path.is_dir()]
+    folders = [path for path in root(store).rglob("*") if path.is_dir()]
     today = (datetime.now(UTC) - timedelta(minutes=15)).date()
     assert [path for path in folders if path.name == f"{today:%d}"] != [], "files may still be written there"
-    assert {path.name for path in store.files.root.iterdir()} == {f"{today:%Y}"}
+    assert {path.name for path in root(store).iterdir()} == {f"{today:%Y}"}
 
 
 def test_removal_interrupted_by_a_crash_is_finished(
     store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
 ) -> None:
     inspection_id = add(store, timedelta(days=8))
-    store.files.image_path(inspection_id, "image/png").unlink()
+    local(store).image_path(inspection_id, "image/png").unlink()
     retain(store, tiny_bundle, fail={"days": 7})
     sweeper.sweep()
     assert files(store) == set()
@@ -182,7 +196,7 @@ def test_file_that_cannot_be_removed_is_counted_and_retried(
 ) -> None:
     stuck, free = add(store, timedelta(days=9)), add(store, timedelta(days=8))
     # A folder in place of the file: unlinking it fails for root, too.
-    path = store.files.map_path(stuck)
+    path = local(store).map_path(stuck)
     path.unlink()
     path.mkdir()
     retain(store, tiny_bundle, fail={"days": 7})
