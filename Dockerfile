@@ -3,7 +3,9 @@
 #   docker build --target cuda -t plumbline:cuda .     (the host needs the driver and the container toolkit)
 # The service runs as user 10001, needs no capabilities, and writes only to /data, /models and /tmp, so the root file
 # system can be read-only. /models contains the demo product:
-#   docker run --rm -p 127.0.0.1:8000:8000 plumbline:cpu
+#   docker run --rm -p 127.0.0.1:8000:8000 -e PLUMBLINE_INSECURE=1 plumbline:cpu
+# PLUMBLINE_INSECURE=1 is for this demonstration: the port is published on this machine only. Otherwise create a key first
+# (docs/security.md): without one the service does not listen on the network of its container.
 
 # The digest of the index, which names an image for each platform. Change it together with the tag.
 ARG PYTHON_IMAGE=python:3.12.14-slim-trixie@sha256:78387bc3881b8273120a12ebe6c1ab22b018ccc2c9adf565ae1ac9b536e184ea
@@ -46,7 +48,7 @@ LABEL org.opencontainers.image.title="Plumbline" \
       org.opencontainers.image.base.name="docker.io/library/python:3.12.14-slim-trixie"
 RUN groupadd --gid 10001 plumbline \
     && useradd --uid 10001 --gid plumbline --no-create-home --shell /usr/sbin/nologin plumbline \
-    && install --directory --owner plumbline --group plumbline /data /models
+    && install --directory --owner plumbline --group plumbline /data /models /keys
 COPY LICENSE NOTICE /usr/share/doc/plumbline/
 # Before VOLUME: a new volume starts with this content.
 COPY --chown=10001:10001 models/washer /models/washer

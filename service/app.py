@@ -12,9 +12,12 @@ import structlog
 from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
+from service.access.control import AccessControl
 from service.api import pages
-from service.api.deps import Services
+from service.api.deps import Services, require_permitted
+from service.api.http.access import AccessMiddleware, operations_of, requires
 from service.api.http.body_limit import BodyLimitMiddleware
 from service.api.http.head import HeadMiddleware
 from service.api.http.middleware import RequestContext
@@ -26,6 +29,7 @@ from service.api.http.server_paths import ServerPaths
 from service.api.mapping import to_inspection
 from service.api.openapi import describe
 from service.api.routes import (
+    access,
     audit,
     batches,
     bundles,
@@ -95,6 +99,7 @@ ROUTERS = tuple(
         proposals,
         bundles,
         audit,
+        access,
         open_inference,
         outbox,
         health,
@@ -112,12 +117,19 @@ class Runtime:
         metrics: The metrics of the application.
         refusals: Logs requests and images that are refused.
         sinks: The webhooks and MQTT brokers to which inspections are sent.
+
+    Raises:
+        AccessNotConfigured: The network could reach the service, and there is no key and no account.
+        StoreUnavailable: The database cannot be read.
     """
 
     def __init__(
         self, settings: Settings, store: Store, metrics: Metrics, refusals: RefusalLog, sinks: Sinks = ()
     ) -> None:
         self.store = store
+        self.access = AccessControl(settings, store.engine)
+        self.access.require_safe_binding()
+        metrics.insecure.set_function(lambda: float(self.access.is_insecure))
         self.store_health = StoreHealth(StoreProbe(store, settings.min_data_free_bytes))
         passed = PassedSelfTests(settings.data / SELF_TESTS)
         self.registry = Registry(settings.models, bundle_loader(settings, passed), metrics)
@@ -172,6 +184,7 @@ class Runtime:
     def start(self) -> None:
         """Start the background threads."""
         self.store_health.start()
+        self.access.start()
         if self._follower is not None:
             self._follower.start()
         self._sweeper.start()
@@ -192,6 +205,7 @@ class Runtime:
         self.services.proposals.close()
         self._sweeper.close()
         self._audit_heads.close()
+        self.access.close()
         self.store_health.close()
         self.store.close()
         log.info("stopped")
@@ -225,7 +239,7 @@ def create_app(settings: Settings) -> FastAPI:
         except BaseException:
             await run_in_threadpool(store.close)
             raise
-        app.state.runtime, app.state.services = runtime, runtime.services
+        app.state.runtime, app.state.services, app.state.access = runtime, runtime.services, runtime.access
         await run_in_threadpool(runtime.start)
         try:
             yield
@@ -248,6 +262,7 @@ def create_app(settings: Settings) -> FastAPI:
     install_problem_handlers(app)
     # The middleware added last is the outermost: a refused body has a request id and is counted, too.
     app.add_middleware(BodyLimitMiddleware, settings=settings, routers=ROUTERS, memory=body_memory)
+    app.add_middleware(AccessMiddleware, routes=app.routes, settings=settings, metrics=metrics, refusals=refusals)
     app.add_middleware(ResponseGuard, memory=response_memory)
     app.add_middleware(HeadMiddleware)
     if settings.allowed_origins:
@@ -261,10 +276,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(OriginGuard, settings=settings)
     app.add_middleware(RequestContext, metrics=metrics, refusals=refusals, paths=ServerPaths(settings))
     for router in ROUTERS:
-        app.include_router(router, dependencies=[Depends(require_declared_query)])
+        app.include_router(router, dependencies=[Depends(require_permitted), Depends(require_declared_query)])
     app.include_router(pages.router)
     app.state.settings, app.state.metrics, app.state.body_memory = settings, metrics, body_memory
     app.state.archive_space = ArchiveSpace(settings.data, settings.min_data_free_bytes)
+    for route in app.routes:
+        if isinstance(route, Route) and route.path == app.openapi_url:
+            requires(None)(route.endpoint)
+    for _ in operations_of(app.routes):
+        pass  # fails if an endpoint declares no scope
     describe(app)
     return app
 

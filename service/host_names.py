@@ -25,9 +25,11 @@ def is_host_name(host: str) -> bool:
 def is_loopback(host: str) -> bool:
     """Return whether a server that listens on this host is reachable from this machine only."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return host.lower() == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 def parse_host(text: str) -> str:

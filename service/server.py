@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.errors import AccessNotConfigured
 from service.api.http.certificates import CertificateFiles, CertificateReloader, CertificateUnusable
 from service.api.http.connections import ConnectionLimits, Connections
 from service.api.http.http_protocol import HttpProtocol
@@ -66,7 +67,7 @@ class ReportedStart:
 
         try:
             await self._app(scope, receive, hold_failure)
-        except (PlumblineError, SinksInvalid, OSError) as error:
+        except (PlumblineError, SinksInvalid, AccessNotConfigured, OSError) as error:
             if not failed:
                 raise
             log.error("cannot start", reason=_start_failure(error))
@@ -77,7 +78,7 @@ class ReportedStart:
             raise
 
 
-def _start_failure(error: PlumblineError | SinksInvalid | OSError) -> str:
+def _start_failure(error: PlumblineError | SinksInvalid | AccessNotConfigured | OSError) -> str:
     if not isinstance(error, OSError):
         return error.detail
     return f"{error.filename or 'The system'}: {error.strerror or 'unknown error'}. Check permissions and the disk."

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.host_names import parse_host, parse_origin
+from service.host_names import is_loopback, parse_host, parse_origin
 
 PREFIX = "PLUMBLINE_"
 _TEST_PREFIX = f"{PREFIX}TEST_"
@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     """Most attempts of a request to S3, before an inspection is refused with 503. Pauses between them increase."""
 
     host: str = "127.0.0.1"
-    """IP address to listen on. `0.0.0.0` makes the service, which has no access control of its own, reachable from
-    the network.
+    """IP address to listen on. `0.0.0.0` makes the service reachable from the network, which needs an API key or an
+    account: see `insecure`.
     """
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port to listen on; 0 selects a free port and logs it."""
@@ -78,6 +78,24 @@ class Settings(BaseSettings):
     """
     tls_key: Path | None = None
     """PEM file with the private key of the certificate. Empty: the certificate's file contains it."""
+
+    # Access
+    insecure: bool = False
+    """Whether the network may reach the service without any API key or account. Without it, the service does not start
+    on another address than the loopback interface before a key or an account exists. It has no effect afterwards.
+    """
+    metrics_open: bool | None = None
+    """Whether `/metrics` needs no API key. Empty: if the service listens on the loopback interface, requests of its own
+    machine need none; all others need a key with the scope `inspect`.
+    """
+    login_attempts: int = Field(default=10, ge=1, le=10_000)
+    """Most attempts to log in to one account within `login_window_s`; five times as many from one client."""
+    login_window_s: float = Field(default=300.0, gt=0, le=86_400)
+    """Seconds for which an attempt to log in counts."""
+    session_idle_s: float = Field(default=3600.0, gt=0, le=30 * 86_400)
+    """Seconds without a request after which the session of a person ends."""
+    session_lifetime_s: float = Field(default=12 * 3600.0, gt=0, le=90 * 86_400)
+    """Seconds after the log-in after which the session of a person ends, however it is used."""
 
     provider: Literal["auto", "cuda", "cpu"] = "auto"
     """Execution provider. `auto` uses CUDA where it works and the CPU otherwise. `cuda` never falls back: without a
@@ -246,7 +264,7 @@ class Settings(BaseSettings):
     def _check_origins(cls, origins: frozenset[str]) -> frozenset[str]:
         return frozenset(map(parse_origin, origins))
 
-    @field_validator("tls_certificate", "tls_key", mode="before")
+    @field_validator("tls_certificate", "tls_key", "metrics_open", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
@@ -311,6 +329,16 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """Return the SQLAlchemy URL in use."""
         return self.database_url or f"sqlite:///{self.data / 'plumbline.db'}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Return whether the service listens on the loopback interface only."""
+        return is_loopback(self.host)
+
+    @property
+    def are_metrics_open(self) -> bool:
+        """Return whether `/metrics` needs no API key."""
+        return self.is_loopback if self.metrics_open is None else self.metrics_open
 
     @property
     def heatmap_media_type(self) -> str:

@@ -8,8 +8,9 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from service.access.control import AccessControl
 from service.access.principal import Principal
-from service.api.http.access import principal_of
+from service.api.http.access import principal_of, require_checked
 from service.api.http.clients import client_of
 from service.api.http.problems import request_id
 from service.integrations.outbox import OutboxService
@@ -28,6 +29,7 @@ from service.serving.replays import ReplayService
 from service.serving.streams import StreamService
 from service.settings import Settings
 from service.store.audit import MAX_ADDRESS, Actor
+from service.store.errors import UnknownInspection
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,26 @@ def services_of(connection: HTTPConnection) -> Services:
     """Return the service objects of the application that serves a request or WebSocket."""
     services: Services = connection.app.state.services
     return services
+
+
+async def require_permitted(connection: HTTPConnection) -> None:
+    """Check that the request was admitted, and that its principal may use the inspection in the path.
+
+    It is a dependency of every router. An inspection of another product or station is reported as unknown, so that its
+    existence is not disclosed.
+
+    Raises:
+        UnknownInspection: There is no such inspection, or the principal may not use it.
+        StoreUnavailable: The database cannot be read.
+    """
+    require_checked(connection)
+    principal = principal_of(connection)
+    inspection_id = connection.path_params.get("inspection_id")
+    if inspection_id is None or not principal.is_restricted:
+        return
+    record = await services_of(connection).inspections.find(inspection_id)
+    if not principal.may_use(record.product, record.station):
+        raise UnknownInspection(inspection_id)
 
 
 # Dependencies are async although they do not wait: FastAPI runs plain functions in its thread pool.
@@ -107,6 +129,7 @@ async def _principal(connection: HTTPConnection) -> Principal:
 
 async def _actor(connection: HTTPConnection) -> Actor:
     principal = principal_of(connection)
+    assert principal.kind != "anonymous", "an endpoint that changes something needs a scope"
     return Actor(
         kind=principal.kind,
         id=principal.id,
@@ -120,6 +143,11 @@ async def _actor(connection: HTTPConnection) -> Actor:
 
 async def _audit(connection: HTTPConnection) -> AuditService:
     return services_of(connection).audit
+
+
+async def _access(connection: HTTPConnection) -> AccessControl:
+    control: AccessControl = connection.app.state.access
+    return control
 
 
 async def _client(connection: HTTPConnection) -> str:
@@ -154,6 +182,7 @@ ActorDep = Annotated[Actor, Depends(_actor)]
 """Who makes a change, for the service objects that make it."""
 AuditDep = Annotated[AuditService, Depends(_audit)]
 OutboxDep = Annotated[OutboxService, Depends(_outbox)]
+AccessDep = Annotated[AccessControl, Depends(_access)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 ClientDep = Annotated[str, Depends(_client)]
 ArchiveSpaceDep = Annotated[ArchiveSpace, Depends(_archive_space)]

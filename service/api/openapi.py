@@ -7,11 +7,23 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.routing import compile_path
 
+from service.access.errors import (
+    ConflictingCredentials,
+    CsrfFailed,
+    InsufficientScope,
+    InvalidKey,
+    NotAuthenticated,
+    NotPermitted,
+)
+from service.api.http.access import CSRF_HEADER, SECURE_SESSION_COOKIE, SESSION_COOKIE, operations_of
+from service.api.http.problems import add_problems
 from service.schemas.open_inference import InferError, InferRequest
 from service.schemas.problem import Problem
 from service.schemas.proposal import ProposalRequest
 from service.schemas.recipe import RecipeChange
+from service.store.errors import StoreUnavailable
 
 
 def describe(app: FastAPI) -> None:
@@ -27,10 +39,52 @@ def describe(app: FastAPI) -> None:
                 ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(more["$defs"])
+            _describe_access(app, document)
         return document
 
     # FastAPI documents this way of extending the document.
     app.openapi = complete  # type: ignore[method-assign]
+
+
+def _describe_access(app: FastAPI, document: dict[str, Any]) -> None:
+    """Add the security schemes, and what each operation needs."""
+    document["components"]["securitySchemes"] = _SCHEMES
+    for operation in operations_of(app.routes):
+        path = compile_path(operation.path)[1]
+        for method in operation.methods or ():
+            described = document["paths"].get(path, {}).get(method.lower())
+            if described is None:
+                continue  # a page for people
+            scope = operation.rule.scope
+            if scope is None:
+                described["security"] = []
+                continue
+            roles = [] if scope == "any" else [scope]
+            described["security"] = [{name: roles} for name in _SCHEMES]
+            add_problems(path, described["responses"], *_EVERY_PROTECTED)
+            if roles:
+                add_problems(path, described["responses"], InsufficientScope, NotPermitted)
+            if method != "GET":
+                add_problems(path, described["responses"], CsrfFailed)
+
+
+_EVERY_PROTECTED = (ConflictingCredentials, NotAuthenticated, InvalidKey, StoreUnavailable)
+_SCHEMES = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key. As long as there is neither a key nor an account, the service accepts requests of "
+        "its own machine without credentials.",
+    },
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": SESSION_COOKIE,
+        "description": f"The session of a person; with TLS the cookie has the name `{SECURE_SESSION_COOKIE}`. Requests "
+        f"that change something also need the header `{CSRF_HEADER}`.",
+    },
+}
 
 
 def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from service.api.http.access import requires
 from service.api.http.problems import catalogue, describe
 from service.errors import PlumblineError
 
@@ -33,12 +34,14 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
+@requires(None)
 async def docs() -> Response:
     """Return the page that shows the OpenAPI document with Swagger UI."""
     return FileResponse(STATIC / "docs.html", headers=_headers(DOCS_CSP))
 
 
 @router.api_route("/docs/assets/{path:path}", methods=["GET", "HEAD"])
+@requires(None)
 async def docs_asset(request: Request, path: str) -> Response:
     """Return a script or a style sheet of the pages, or 304 when the client has the current one."""
     response = await _assets.get_response(path, request.scope)
@@ -47,12 +50,14 @@ async def docs_asset(request: Request, path: str) -> Response:
 
 
 @router.api_route("/favicon.ico", methods=["GET", "HEAD"])
+@requires(None)
 async def favicon() -> Response:
     """Return the icon that browsers request for every page."""
     return FileResponse(FAVICON, headers=_headers(PROBLEMS_CSP))
 
 
 @router.api_route("/problems", methods=["GET", "HEAD"])
+@requires(None)
 async def problems() -> Response:
     """Return the page that the `type` of every problem refers to."""
     return HTMLResponse(_problems_page(), headers=_headers(PROBLEMS_CSP))

@@ -9,6 +9,8 @@ from fastapi import Header, Path, Request
 from pydantic import ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from service.access.restrictions import station_of
+from service.api.http.access import principal_of
 from service.api.http.middleware import TRACEPARENT
 from service.api.http.problems import request_id
 from service.errors import InvalidRequest
@@ -44,6 +46,7 @@ def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | 
 
     Raises:
         InvalidRequest: A form field is unknown or not valid.
+        NotPermitted: The principal may not use the station.
     """
     if fields:
         try:
@@ -54,7 +57,7 @@ def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | 
             raise InvalidRequest(f"A form field is not valid: {what}.", violations) from error
     return PartRecord(
         part_id=part.part_id,
-        station=part.station,
+        station=station_of(principal_of(request), part.station),
         lot=part.lot,
         captured_at=part.captured_at,
         request_id=request_id(request.scope),

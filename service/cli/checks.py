@@ -27,6 +27,7 @@ from service.integrations.errors import SinksInvalid
 from service.integrations.sinks import make_sink, warnings_of
 from service.server import PORT_REMEDY
 from service.settings import Settings, unknown_variables
+from service.store.access import has_credentials
 from service.store.artefacts.opening import open_files
 from service.store.database import (
     make_engine,
@@ -129,13 +130,6 @@ def _check_settings(settings: Settings) -> Iterator[Finding]:
     changed = {name: getattr(settings, name) for name in sorted(settings.model_fields_set - {"database_url"})}
     text = ", ".join(f"{name}={value}" for name, value in changed.items())
     yield Finding("settings", Health.OK, text or "all settings have their default values")
-    if settings.host not in {"127.0.0.1", "localhost", "::1"}:
-        yield Finding(
-            "settings",
-            Health.WARNING,
-            f"host is {settings.host}: every client that reaches port {settings.port} can inspect and change recipes",
-            "Protect the port by a firewall or by a reverse proxy with authentication.",
-        )
 
 
 def _check_processor(settings: Settings) -> Iterator[Finding]:
@@ -260,6 +254,31 @@ def _database_problem(error: StoreUnavailable) -> Finding:
     return Finding("database", Health.PROBLEM, error.reason, remedy)
 
 
+def _check_access(settings: Settings) -> Iterator[Finding]:
+    path, are_credentials = sqlite_path(settings.database), False
+    if path is None or path.exists():
+        try:
+            engine = open_read_only_engine(settings.database)
+            are_credentials = has_credentials(engine)
+            engine.dispose()
+        except StoreUnavailable:
+            text = "there may be keys or accounts, but the database cannot be examined"
+            remedy = f"Repair the database. Until then, protect port {settings.port} by a firewall."
+            yield Finding("access", Health.WARNING, text, remedy)
+            return
+    if are_credentials:
+        yield Finding("access", Health.OK, "requests need an API key or a session")
+    elif settings.insecure:
+        text, remedy = "everyone who reaches the port may do everything", "Create a key, and unset PLUMBLINE_INSECURE."
+        yield Finding("access", Health.WARNING, text, remedy)
+    elif settings.is_loopback:
+        yield Finding("access", Health.OK, "no API key and no account: requests of this machine need none")
+    else:
+        text = f"host is {settings.host}, and there is no API key and no account, so the service does not start"
+        remedy = "Create a key with plumbline key create NAME --scope admin, or set PLUMBLINE_HOST=127.0.0.1."
+        yield Finding("access", Health.PROBLEM, text, remedy)
+
+
 def _check_models(settings: Settings) -> Iterator[Finding]:
     models = settings.models
     if not models.is_dir():
@@ -374,6 +393,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_data,
     _check_database,
     _check_artefacts,
+    _check_access,
     _check_port,
     _check_certificate,
     _check_sinks,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import audit, bundle, outbox, recipe, sink
+from service.cli import account, audit, bundle, key, outbox, recipe, sink
 from service.cli.console import FAILURE, OUT
 from service.cli.doctor import doctor
 from service.cli.inspect import inspect
@@ -78,6 +78,8 @@ def openapi() -> None:
 
 app.add_typer(audit.app, name="audit")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(key.app, name="key")
+app.add_typer(account.app, name="account")
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(sink.app, name="sink")

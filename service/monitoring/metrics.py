@@ -196,6 +196,11 @@ class Metrics:
             "inspection_recipe_revision", "Recipe revision in force.", ["product"], registry=self.registry
         )
         self.ready = Gauge("inspection_ready", "1 while /health/ready returns 200.", registry=self.registry)
+        self.insecure = Gauge(
+            "inspection_insecure",
+            "1 while the network may reach the service without any API key or account (PLUMBLINE_INSECURE).",
+            registry=self.registry,
+        )
         self.disk_free = Gauge(
             "inspection_disk_free_bytes",
             "Free bytes on the file system of a folder of the service; NaN if the folder cannot be read.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,12 +28,16 @@ class InspectionFilter:
         decision: The decision.
         part_id: Id of the part.
         since: Earliest time of an inspection.
+        permitted_products: Only these products.
+        permitted_stations: Only these stations.
     """
 
     product: str | None = None
     decision: str | None = None
     part_id: str | None = None
     since: datetime | None = None
+    permitted_products: Collection[str] | None = None
+    permitted_stations: Collection[str] | None = None
 
 
 def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:
@@ -91,6 +95,10 @@ def list_inspections(
         query = query.where(_TABLE.c.part_id == which.part_id)
     if which.since is not None:
         query = query.where(_TABLE.c.created_at >= which.since)
+    if which.permitted_products is not None:
+        query = query.where(_TABLE.c.product.in_(which.permitted_products))
+    if which.permitted_stations is not None:
+        query = query.where(_TABLE.c.station.in_(which.permitted_stations))
     return _records(engine, query)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -200,3 +202,40 @@ class Store:
         for suffix in WAL_SUFFIXES:
             with contextlib.suppress(FileNotFoundError):  # not every file system supports a write-ahead log
                 self.guard.watch(path.with_name(path.name + suffix), "the write-ahead log")
+
+
+@contextmanager
+def open_beside_service(url: str, data: Path, options: StoreOptions | None = None) -> Iterator[Engine]:
+    """Open the database for a command that writes while a service may use it, too.
+
+    The lock of a running service is no obstacle: SQLite orders the transactions of several processes. The lock protects
+    what a service keeps in memory, so such a command changes only rows that the service reads again, such as keys.
+    If the database does not exist or has an older schema, it is created or migrated, which a running service prevents.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        data: The data folder.
+        options: Further options; None for the defaults.
+
+    Raises:
+        StoreUnavailable: The database cannot be used, or a service of another version uses it.
+    """
+    path, options = sqlite_path(url), options or StoreOptions()
+    is_current = False
+    if path is None or path.exists():
+        engine = make_engine(url, options=options.database)
+        try:
+            require_current_schema(engine)
+            is_current = True
+        except StoreUnavailable as error:
+            if not error.is_outdated:
+                raise
+        finally:
+            engine.dispose()
+    if not is_current:
+        Store.open(url, data, options).close()
+    engine = make_engine(url, options=options.database)
+    try:
+        yield engine
+    finally:
+        engine.dispose()

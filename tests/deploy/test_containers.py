@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from service.settings import PREFIX, Settings
+from tests.command_line import run
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -262,6 +263,32 @@ def test_the_service_runs_without_capabilities_and_has_time_to_stop(name: str) -
     assert service["networks"]["default"]["aliases"] == ["plumbline"], (
         "the host name in the configuration of Prometheus"
     )
+
+
+@pytest.mark.parametrize(("service", "keys"), [("plumbline", "keys"), ("plumbline-cuda", "keys-cuda")])
+def test_compose_creates_the_key_of_prometheus_before_the_service_starts(
+    service: str, keys: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = compose()["services"]
+    creator, prometheus = services[keys], services["prometheus"]
+
+    assert services[service]["depends_on"] == {keys: {"condition": "service_completed_successfully"}}
+    assert (creator["image"], creator["profiles"]) == (services[service]["image"], services[service]["profiles"])
+    assert "inspections:/data" in creator["volumes"]
+    assert "inspections:/data" in services[service]["volumes"]
+    assert "keys:/keys" in creator["volumes"]
+    assert "keys:/run/plumbline:ro" in prometheus["volumes"]
+    assert prometheus["group_add"] == ["10001"], "the group of the image's user may read the key"
+    assert any("/keys" in line and "--group plumbline" in line for line in instructions("runtime"))
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    assert config["scrape_configs"][0]["authorization"]["credentials_file"] == "/run/plumbline/prometheus.key"
+
+    monkeypatch.setenv("PLUMBLINE_DATA", str(tmp_path / "data"))
+    command = [argument.replace("/keys/", f"{tmp_path}/") for argument in creator["command"]]
+    for _ in range(2):
+        assert run(*command).exit_code == 0
+    assert (tmp_path / "prometheus.key").read_text().startswith("plumb_")
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "prometheus.key"}
 
 
 def test_all_ports_are_bound_to_this_machine() -> None:

@@ -59,6 +59,28 @@ def test_invalid_setting_is_refused_by_name(values: dict[str, Any], message: str
         Settings(**values)
 
 
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),  # noqa: S104 - not bound
+        ("::", False),
+        ("192.0.2.1", False),
+        ("line-pc", False),
+    ],
+)
+def test_metrics_are_open_on_loopback_unless_the_setting_decides(host: str, is_loopback: bool) -> None:
+    assert Settings(host=host).is_loopback is is_loopback
+    assert Settings(host=host).are_metrics_open is is_loopback
+    for chosen in (True, False):
+        assert Settings(host=host, metrics_open=chosen).are_metrics_open is chosen
+    assert Settings(host=host, metrics_open="").metrics_open is None  # type: ignore[arg-type]
+
+
 def test_settings_do_not_change_while_the_process_runs() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]

@@ -134,3 +134,9 @@ class Readiness(ResponseModel):
     products: list[str] = Field(description="Products that are served.")
     broken_bundles: list[BundleProblem]
     version: str
+    access: Literal["required", "local", "insecure"] | None = Field(
+        default=None,
+        description="`required`: requests need an API key or a session. `local`: there is neither a key nor an "
+        "account, and only this machine may use the service. `insecure`: everyone who reaches the port may do "
+        "everything. Null: a service of an older version.",
+    )

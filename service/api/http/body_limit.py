@@ -89,6 +89,7 @@ BUNDLE = BodyLimit(
     is_kept=False,
 )
 RECIPE = BodyLimit("max_body_bytes", max_bytes=2**20)
+CREDENTIALS = BodyLimit("max_body_bytes", max_bytes=2**17)
 
 
 def limit_body(limit: BodyLimit) -> Callable[[EndpointT], EndpointT]:

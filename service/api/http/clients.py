@@ -7,6 +7,10 @@ from functools import lru_cache
 
 from starlette.types import Receive, Scope
 
+from service.access.principal import Principal
+
+PRINCIPAL = "plumbline.principal"
+"""Key of the principal in the ASGI scope of a request."""
 _IPV6_PREFIX = 64
 UNKNOWN = "unknown"
 
@@ -14,8 +18,12 @@ UNKNOWN = "unknown"
 def client_of(scope: Scope) -> str:
     """Return the identity of the client that sent a request or opened a stream.
 
-    It is the address of the peer, or the address that a proxy on this host reports in `X-Forwarded-For`.
+    It is the API key or the account. Without one it is the address of the peer, or the address that a proxy on this
+    host reports in `X-Forwarded-For`.
     """
+    principal: Principal | None = scope.get(PRINCIPAL)
+    if principal is not None and principal.kind in {"key", "account"}:
+        return f"{principal.kind} {principal.id}"
     client = scope.get("client")
     return client_of_address(client[0]) if client else UNKNOWN
 

@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID = "plumbline.request_id"
 PROBLEM = "plumbline.problem"
-OPEN_INFERENCE_PREFIX = "/v2/"
+_OPEN_INFERENCE_PREFIX = "/v2/"
 PROBLEM_DETAIL = "plumbline.problem_detail"
 # A detail may quote what the client sent; the log keeps its beginning.
 _LOGGED_DETAIL = 300
@@ -57,6 +57,11 @@ DISCARDING = "plumbline.discarding"
 _LINGER_S = 2.0  # without further data
 _MAX_LINGER_S = 20.0
 _SECTION = re.compile(r"^(?:Args|Attributes|Raises|Example|Examples|Note):$", re.MULTILINE)
+
+
+def is_open_inference(path: str) -> bool:
+    """Return whether the path belongs to the Open Inference Protocol, which has a form of failures of its own."""
+    return f"{path}/".startswith(_OPEN_INFERENCE_PREFIX)
 
 
 def problem_body(error: PlumblineError, request_id: str) -> dict[str, Any]:
@@ -140,6 +145,8 @@ class ProblemResponse(EarlyResponse):
         if error.retry_after_s is not None:
             # The header allows whole seconds only; the body has the exact value.
             headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+        if error.status == 401:
+            headers["WWW-Authenticate"] = 'Bearer realm="plumbline"'
         if error.status == 405:
             headers["Allow"] = str(error.extensions.get("allowed", ""))
         self.slug, self.detail = error.slug, error.detail
@@ -148,7 +155,7 @@ class ProblemResponse(EarlyResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response and record its type and detail in the scope, for the metrics and the log."""
         scope[PROBLEM], scope[PROBLEM_DETAIL] = self.slug, self.detail[:_LOGGED_DETAIL]
-        if scope["path"].startswith(OPEN_INFERENCE_PREFIX):
+        if is_open_inference(scope["path"]):
             self._use_open_inference_form()
         await super().__call__(scope, receive, send)
 
@@ -291,7 +298,7 @@ def problem_responses(*kinds: type[PlumblineError]) -> dict[int | str, dict[str,
         status: {
             "description": " ".join(lines),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            **({"headers": RETRY_HEADERS} if status == 503 else {}),
+            **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
         }
         for status, lines in sorted(by_status.items(), key=lambda item: int(item[0]))
     }
@@ -301,6 +308,16 @@ def open_inference_responses(*kinds: type[PlumblineError]) -> dict[int | str, di
     """Return `problem_responses` in the form of the Open Inference Protocol."""
     schema = {"application/json": {"schema": {"$ref": "#/components/schemas/InferError"}}}
     return {status: {**response, "content": schema} for status, response in problem_responses(*kinds).items()}
+
+
+def add_problems(path: str, responses: dict[str, Any], *kinds: type[PlumblineError]) -> None:
+    """Add failures to the responses of an operation in the OpenAPI document, in the form of its path."""
+    describe_kinds = open_inference_responses if is_open_inference(path) else problem_responses
+    for kind in kinds:
+        described = describe_kinds(kind)[kind.status]
+        response = responses.setdefault(str(kind.status), described)
+        if f"`{kind.slug}`" not in response["description"]:
+            response["description"] += f" `{kind.slug}`: {kind.title}."
 
 
 _EVERY_ROUTE = (
@@ -320,4 +337,9 @@ RETRY_HEADERS = {
         "description": "Seconds to wait before the next attempt. Absent if waiting does not help.",
         "schema": {"type": "integer"},
     }
+}
+_HEADERS: dict[int | str, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}},
+    429: RETRY_HEADERS,
+    503: RETRY_HEADERS,
 }

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from service.api.deps import ArchiveSpaceDep, BodyMemoryDep, ClientDep, InspectionsDep, PrincipalDep, SettingsDep
+from service.api.http.access import requires
 from service.api.http.body_limit import IMAGES, limit_body
 from service.api.http.forms import MULTIPART
 from service.api.http.image_source import ImageSource
@@ -49,6 +50,7 @@ router = APIRouter(tags=["inspections"])
     responses=problem_responses(*INSPECT_ERRORS, TooManyImages, BadArchive),
 )
 @limit_body(IMAGES)
+@requires("inspect")
 async def inspect_batch(
     request: Request,
     product: ProductPath,

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.api.deps import ActorDep, BundlesDep
+from service.api.http.access import requires
 from service.api.http.bodies import receive_file, require_media_type
 from service.api.http.body_limit import BUNDLE, limit_body
 from service.api.http.errors import RequestTimeout, UploadTooSlow
@@ -112,6 +113,7 @@ _LOAD_ERRORS = (
     },
 )
 @limit_body(BUNDLE)
+@requires("engineer")
 async def upload_bundle(
     request: Request,
     product: ProductPath,
@@ -150,6 +152,7 @@ async def upload_bundle(
     summary="List bundles",
     responses=problem_responses(UnknownProduct, InvalidRequest),
 )
+@requires("inspect")
 def list_bundles(product: ProductPath, bundles: BundlesDep) -> BundleList:
     """Return all bundles of the product, newest first, each with its state and, if it is broken, the reason."""
     found = bundles.list_bundles(product)
@@ -164,6 +167,7 @@ def list_bundles(product: ProductPath, bundles: BundlesDep) -> BundleList:
     summary="Get a bundle",
     responses=problem_responses(UnknownProduct, UnknownBundle, InvalidRequest),
 )
+@requires("inspect")
 def read_bundle(product: ProductPath, version: VersionPath, bundles: BundlesDep) -> BundleRecord:
     """Return one bundle with its state."""
     return to_bundle_record(bundles.get(product, version))
@@ -175,6 +179,7 @@ def read_bundle(product: ProductPath, version: VersionPath, bundles: BundlesDep)
     summary="Activate a bundle",
     responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, UnknownBundle, RemovalNotConfirmed),
 )
+@requires("engineer")
 def activate_bundle(
     product: ProductPath, version: VersionPath, decision: BundleActivation, bundles: BundlesDep, actor: ActorDep
 ) -> Activation:
@@ -201,6 +206,7 @@ def activate_bundle(
     summary="Roll back to the previous bundle",
     responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, NothingToRollBackTo, RemovalNotConfirmed),
 )
+@requires("engineer")
 def roll_back_bundle(
     product: ProductPath, decision: BundleActivation, bundles: BundlesDep, actor: ActorDep
 ) -> Activation:
@@ -223,6 +229,7 @@ def roll_back_bundle(
     summary="Start a shadow deployment",
     responses=problem_responses(*_CHANGE_ERRORS, *_LOAD_ERRORS, UnknownBundle, ShadowRefused),
 )
+@requires("engineer")
 def shadow_bundle(
     product: ProductPath, version: VersionPath, decision: BundleDecision, bundles: BundlesDep, actor: ActorDep
 ) -> ChoiceRecord:
@@ -241,6 +248,7 @@ def shadow_bundle(
     summary="Stop the shadow deployment",
     responses=problem_responses(*_CHANGE_ERRORS, ShadowRefused),
 )
+@requires("engineer")
 def stop_shadow(product: ProductPath, decision: BundleDecision, bundles: BundlesDep, actor: ActorDep) -> ChoiceRecord:
     """Unload the shadow. Its decisions stay stored."""
     signed = actor.signed(decision.author)
@@ -253,6 +261,7 @@ def stop_shadow(product: ProductPath, decision: BundleDecision, bundles: Bundles
     summary="List the history of active and shadow bundles",
     responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
 )
+@requires("inspect")
 def list_choices(
     product: ProductPath,
     bundles: BundlesDep,
@@ -269,6 +278,7 @@ def list_choices(
     summary="Compare the active bundle with its shadow",
     responses=problem_responses(UnknownProduct, ShadowRefused, InvalidRequest, ProductNotReady, StoreUnavailable),
 )
+@requires("inspect")
 def compare_bundles(
     product: ProductPath,
     bundles: BundlesDep,

@@ -6,7 +6,8 @@ from fastapi import APIRouter
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from starlette.responses import Response
 
-from service.api.deps import MetricsDep, ReadinessDep
+from service.api.deps import AccessDep, MetricsDep, ReadinessDep
+from service.api.http.access import requires
 from service.api.http.problems import problem_responses
 from service.api.http.server_paths import hide_paths
 from service.api.mapping import to_bundle_problem
@@ -17,6 +18,7 @@ router = APIRouter(tags=["operation"])
 
 
 @router.get("/health/live", operation_id="live", summary="Liveness probe", responses=problem_responses())
+@requires(None)
 async def live() -> Liveness:
     """Return 200 while the event loop runs. It depends on nothing else."""
     return Liveness()
@@ -32,7 +34,8 @@ async def live() -> Liveness:
         503: {"description": "Not ready; `reasons` explains why.", "model": Readiness},
     },
 )
-async def ready(check: ReadinessDep) -> Response:
+@requires(None)
+async def ready(check: ReadinessDep, access: AccessDep) -> Response:
     """Return 200 if products are loaded on the requested execution provider and the service is not stopping.
 
     If some bundles are broken and others are served, the status is `degraded` with 200. List the products that must be
@@ -45,6 +48,7 @@ async def ready(check: ReadinessDep) -> Response:
         products=list(report.products),
         broken_bundles=[to_bundle_problem(broken) for broken in report.broken_bundles],
         version=VERSION,
+        access="required" if access.is_required else "insecure" if access.is_insecure else "local",
     )
     return Response(body.model_dump_json(), 200 if report.is_ready else 503, media_type="application/json")
 
@@ -62,12 +66,14 @@ async def ready(check: ReadinessDep) -> Response:
         **problem_responses(),
     },
 )
+@requires("inspect", unless="are_metrics_open")
 def metrics(metrics: MetricsDep) -> Response:
     """Return all metrics in the Prometheus text format."""
     return Response(metrics.expose(), headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
 
 
 @router.get("/", operation_id="index", summary="Index", responses=problem_responses())
+@requires(None)
 async def index() -> dict[str, str]:
     """Return the main URLs of the service."""
     return {

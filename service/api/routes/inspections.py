@@ -9,7 +9,9 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
+from service.access.restrictions import require_product
 from service.api.deps import ArtefactsDep, ClientDep, InspectionsDep, PrincipalDep
+from service.api.http.access import requires
 from service.api.http.bodies import RAW_MEDIA_TYPES, receive_upload
 from service.api.http.body_limit import IMAGE, limit_body
 from service.api.http.clients import wait_for_disconnect
@@ -99,6 +101,7 @@ _FORM = {
     },
 )
 @limit_body(IMAGE)
+@requires("inspect")
 async def inspect(
     request: Request,
     product: ProductPath,
@@ -155,8 +158,10 @@ async def inspect(
     summary="List inspections",
     responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
 )
+@requires("inspect", filters=True)
 def list_inspections(
     inspections: InspectionsDep,
+    principal: PrincipalDep,
     product: Annotated[Label | None, Query(description="Only inspections of this product.")] = None,
     decision: Annotated[
         Literal["pass", "review", "fail", "invalid"] | None, Query(description="Only inspections with this decision.")
@@ -165,11 +170,19 @@ def list_inspections(
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of inspections on the page.")] = 50,
 ) -> InspectionPage:
-    """Return stored inspections page by page, newest first.
+    """Return stored inspections page by page, newest first. A restricted key sees those that it permits.
 
     A product that was removed from the model repository is still listed if inspections of it are stored.
     """
-    which = InspectionFilter(product=product, decision=decision, part_id=part_id)
+    if product is not None:
+        require_product(principal, product)
+    which = InspectionFilter(
+        product=product,
+        decision=decision,
+        part_id=part_id,
+        permitted_products=principal.products,
+        permitted_stations=principal.stations,
+    )
     page = inspections.search(which, cursor, limit)
     return InspectionPage(items=[to_inspection(record) for record in page.items], next_cursor=page.next_cursor)
 
@@ -180,6 +193,7 @@ def list_inspections(
     summary="Get an inspection",
     responses=problem_responses(*_ID_ERRORS),
 )
+@requires("inspect")
 def read_inspection(inspection_id: InspectionPath, inspections: InspectionsDep) -> Inspection:
     """Return a stored inspection."""
     return to_inspection(inspections.get(inspection_id))
@@ -199,6 +213,7 @@ def read_inspection(inspection_id: InspectionPath, inspections: InspectionsDep) 
         **problem_responses(*_ID_ERRORS, *_DRAWING_ERRORS, NotAcceptable),
     },
 )
+@requires("inspect")
 async def read_heatmap(
     request: Request,
     inspection_id: InspectionPath,
@@ -241,6 +256,7 @@ async def read_heatmap(
         **problem_responses(*_ID_ERRORS, NotJudged, ArtefactGone),
     },
 )
+@requires("inspect")
 async def read_map(
     request: Request, inspection_id: InspectionPath, inspections: InspectionsDep, artefacts: ArtefactsDep
 ) -> Response:
@@ -265,6 +281,7 @@ async def read_map(
         **problem_responses(*_ID_ERRORS, *_DRAWING_ERRORS),
     },
 )
+@requires("inspect")
 async def read_image(
     request: Request,
     inspection_id: InspectionPath,

@@ -80,7 +80,7 @@ ModelVersion = Annotated[str, Path(description="Version of the bundle, which mus
 
 
 @router.get("", operation_id="oip_server", summary="Server metadata", responses=open_inference_responses())
-@requires("inspect")
+@requires("inspect", filters=True)
 async def server() -> ServerMetadata:
     """Return the name of the server and the extensions that it supports."""
     return ServerMetadata(name="plumbline", version=VERSION, extensions=["binary_tensor_data"])

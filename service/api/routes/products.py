@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.api.deps import ProductsDep
+from service.api.deps import PrincipalDep, ProductsDep
+from service.api.http.access import requires
 from service.api.http.problems import problem_responses
 from service.api.mapping import to_product
 from service.api.parameters import ProductPath
@@ -16,9 +17,12 @@ router = APIRouter(prefix="/v1/products", tags=["products"])
 
 
 @router.get("", operation_id="list_products", summary="List products", responses=problem_responses())
-async def list_products(products: ProductsDep) -> ProductList:
-    """Return every product of the model repository, served or not."""
-    return ProductList(items=[to_product(state) for state in products.list_products()])
+@requires("inspect", filters=True)
+async def list_products(products: ProductsDep, principal: PrincipalDep) -> ProductList:
+    """Return every product of the model repository, served or not. A restricted key sees those that it permits."""
+    states = products.list_products()
+    permitted = principal.products
+    return ProductList(items=[to_product(state) for state in states if permitted is None or state.name in permitted])
 
 
 @router.get(
@@ -27,6 +31,7 @@ async def list_products(products: ProductsDep) -> ProductList:
     summary="Get a product",
     responses=problem_responses(UnknownProduct, InvalidRequest),
 )
+@requires("inspect")
 async def read_product(product: ProductPath, products: ProductsDep) -> Product:
     """Return a product with its bundle, its calibration and its recipe, or the reason why it is not served."""
     return to_product(products.get(product))

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from service.api.deps import ActorDep, ArchiveSpaceDep, BodyMemoryDep, ProposalsDep, SettingsDep
+from service.api.http.access import requires
 from service.api.http.bodies import receive_json, require_media_type, validate_as
 from service.api.http.body_limit import IMAGES, limit_body
 from service.api.http.errors import RequestTimeout
@@ -87,6 +88,7 @@ _ERRORS: tuple[Any, ...] = (UnknownProduct, InvalidRequest, StoreUnavailable)
     },
 )  # fmt: skip
 @limit_body(IMAGES)
+@requires("engineer")
 async def propose(
     request: Request,
     product: ProductPath,
@@ -125,6 +127,7 @@ async def propose(
     summary="List proposals",
     responses=problem_responses(*_ERRORS),
 )
+@requires("inspect")
 def list_proposals(
     product: ProductPath,
     proposals: ProposalsDep,
@@ -142,6 +145,7 @@ def list_proposals(
     summary="Get a proposal",
     responses=problem_responses(*_ERRORS, UnknownProposal),
 )
+@requires("inspect")
 def read_proposal(product: ProductPath, proposal_id: ProposalPath, proposals: ProposalsDep) -> Proposal:
     """Return a stored proposal."""
     return proposals.get(product, proposal_id)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from service.api.deps import ActorDep, RecipesDep
+from service.api.http.access import requires
 from service.api.http.bodies import require_media_type, validate_as
 from service.api.http.body_limit import RECIPE, limit_body
 from service.api.http.errors import NotAcceptable
@@ -84,6 +85,7 @@ async def _recipe_body(request: Request) -> _Body:
         **problem_responses(UnknownProduct, InvalidRequest, NotAcceptable, ProductNotReady, StoreUnavailable),
     },
 )
+@requires("inspect")
 def read_recipe(request: Request, product: ProductPath, recipes: RecipesDep) -> Response:
     """Return the recipe that applies to the next inspection; with `Accept: application/toml` as a file."""
     return _response(recipes.current(product), request.headers.get("accept"))
@@ -111,6 +113,7 @@ def read_recipe(request: Request, product: ProductPath, recipes: RecipesDep) -> 
     },
 )  # fmt: skip
 @limit_body(RECIPE)
+@requires("engineer")
 def change_recipe(
     product: ProductPath,
     body: Annotated[_Body, Depends(_recipe_body)],
@@ -164,6 +167,7 @@ def change_recipe(
     summary="List the recipe's revisions",
     responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
 )
+@requires("inspect")
 def list_revisions(
     product: ProductPath,
     recipes: RecipesDep,
@@ -183,6 +187,7 @@ def list_revisions(
         **problem_responses(UnknownProduct, UnknownRevision, InvalidRequest, NotAcceptable, StoreUnavailable),
     },
 )
+@requires("inspect")
 def read_revision(request: Request, product: ProductPath, revision: RevisionPath, recipes: RecipesDep) -> Response:
     """Return one revision; with `Accept: application/toml` as a file."""
     return _response(recipes.revision(product, revision), request.headers.get("accept"))
@@ -194,6 +199,7 @@ def read_revision(request: Request, product: ProductPath, revision: RevisionPath
     summary="Compare two revisions of the recipe",
     responses=problem_responses(UnknownProduct, UnknownRevision, InvalidRequest, StoreUnavailable),
 )
+@requires("inspect")
 def compare_revisions(
     product: ProductPath,
     revision: RevisionPath,
@@ -222,6 +228,7 @@ def compare_revisions(
         ),
     },
 )  # fmt: skip
+@requires("engineer")
 def revert_recipe(
     product: ProductPath,
     revision: RevisionPath,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from service.api.deps import InspectionsDep, ReplaysDep
+from service.api.http.access import requires
 from service.api.http.problems import problem_responses
 from service.api.mapping import to_replay_record
 from service.api.parameters import InspectionPath
@@ -35,6 +36,7 @@ router = APIRouter(tags=["inspections"])
         StoredImageUnreadable,
     ),
 )  # fmt: skip
+@requires("engineer")
 async def replay_inspection(
     inspection_id: InspectionPath, inspections: InspectionsDep, replays: ReplaysDep
 ) -> ReplayRecord:

@@ -12,7 +12,10 @@ from fastapi import APIRouter
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from service.access.errors import NotPermitted
+from service.access.restrictions import station_of
 from service.api.deps import BodyMemoryDep, ClientDep, SettingsDep, StreamsDep
+from service.api.http.access import principal_of, recheck, requires
 from service.api.http.errors import InternalError, RequestTimeout
 from service.api.http.problems import ProblemResponse, problem_body
 from service.api.mapping import to_item
@@ -54,6 +57,7 @@ MessageT = TypeVar("MessageT")
 
 
 @router.websocket("/v1/products/{product}/stream")
+@requires("inspect")
 async def stream(
     websocket: WebSocket,
     product: str,
@@ -156,6 +160,7 @@ class _Stream:
         Raises:
             InvalidRequest: A text message is not valid.
             StreamIdle: No frame arrived for too long.
+            InvalidKey: The key was revoked or has expired.
             WebSocketDisconnect: The camera disconnected.
         """
         metadata = FrameMetadata(type="frame")
@@ -188,9 +193,14 @@ class _Stream:
     async def _frame(self, data: bytes, metadata: FrameMetadata) -> Frame:
         index, self._frame_count = self._frame_count, self._frame_count + 1
         part = _merge(self._hello.part, metadata.part)
+        await recheck(self._websocket)
+        try:
+            station = station_of(principal_of(self._websocket), part.station)
+        except NotPermitted as error:
+            return Frame(Image(b"", PartRecord(request_id=f"{self._name}/{index}")), metadata.name, error)
         record = PartRecord(
             part_id=part.part_id,
-            station=part.station,
+            station=station,
             lot=part.lot,
             captured_at=part.captured_at,
             request_id=f"{self._name}/{index}",

@@ -16,8 +16,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from plumbline_client import Client, ServiceProblem
+from service.access.cache import Identity
 from service.access.principal import Principal
-from service.api.http.access import PRINCIPAL
+from service.api.http.access import AccessRule, rule_of
 from service.api.routes import audit as audit_routes
 from service.monitoring.metrics import Metrics
 from service.serving.audit import AuditHeadReporter
@@ -37,25 +38,17 @@ ADMIN = Principal("account", "a-1", "Grace", frozenset({"inspect", "review", "en
 def signed_in(service: RunningService, principal: Principal) -> Iterator[None]:
     """Send every request of the block as this principal."""
 
-    class SignIn:
-        def __init__(self, app: Any) -> None:
-            self.app = app
+    async def identify(*_: object) -> Identity:
+        return Identity(principal, "", None)
 
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            await self.app(scope | {PRINCIPAL: principal}, receive, send)
-
-    app = service.app
-    stack = app.middleware_stack
-    assert stack is not None
-    app.middleware_stack = SignIn(stack)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.api.http.access._identify", identify)
         yield
-    finally:
-        app.middleware_stack = stack
 
 
 def entries(service: RunningService, **params: Any) -> list[dict[str, Any]]:
-    response = service.client.get("/v1/audit", params=params)
+    with signed_in(service, ADMIN):
+        response = service.client.get("/v1/audit", params=params)
     assert response.status_code == 200, response.text
     found: list[dict[str, Any]] = response.json()["items"]
     return found
@@ -167,7 +160,7 @@ def test_without_authentication_the_stated_author_is_recorded_or_local(serve: Se
 
 
 def test_address_that_a_proxy_reports_is_recorded_and_cut(serve: Serve) -> None:
-    with serve() as service:
+    with serve(insecure=True) as service:
         for address in ("10.1.2.3", "x" * 300):
             response = service.client.put(
                 RECIPE, json={"reason": "x", "regions": {"max_count": 9}}, headers={"x-forwarded-for": address}
@@ -221,7 +214,7 @@ def test_csv_contains_no_formula(serve: Serve) -> None:
 
 def test_reading_the_log_needs_the_scope_admin() -> None:
     endpoints = [route.endpoint for route in audit_routes.router.routes]  # type: ignore[attr-defined]
-    assert [endpoint.__required_scope__ for endpoint in endpoints] == ["admin", "admin"]
+    assert [rule_of(endpoint) for endpoint in endpoints] == [AccessRule("admin")] * 2
 
 
 def test_newest_hash_is_logged_and_a_removed_end_is_reported(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from tests.command_line import run
 from tests.databases import migrated_engine
 from tests.running_service import GOOD, Serve
 
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - not bound
+
 
 def test_doctor_finds_no_problem_on_a_working_machine(tiny_models: Path, tmp_path: Path) -> None:
     result = run("doctor", "--models", tiny_models, "--data", tmp_path / "data", "--port", "0", "--provider", "cpu")
@@ -59,6 +61,25 @@ def test_doctor_creates_nothing_and_reports_missing_folders(tmp_path: Path) -> N
     output = " ".join(result.output.split())
     assert f"{tmp_path / 'modles'} does not exist" in output
     assert f"{tmp_path / 'dta'} does not exist" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "has_key", "words"),
+    [
+        (["--host", EVERYWHERE], False, "does not start"),
+        (["--host", EVERYWHERE, "--insecure", "1"], False, "may do everything"),
+        (["--host", EVERYWHERE], True, "need an API key or a session"),
+        ([], False, "requests of this machine need none"),
+    ],
+)
+def test_doctor_examines_who_may_use_the_service(tmp_path: Path, options: list[str], has_key: bool, words: str) -> None:
+    data = tmp_path / "data"
+    if has_key:
+        run("key", "create", "a", "--scope", "admin", "--data", data)
+    output = " ".join(
+        run("doctor", "--models", tmp_path / "models", "--data", data, "--port", "0", *options).output.split()
+    )
+    assert words in output
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0011_idempotency"
-down_revision = "0008_time_indexes"
+down_revision = "0009_access"
 branch_labels = None
 depends_on = None
 

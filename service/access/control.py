@@ -1,0 +1,281 @@
+"""Access control of a running service: who sends a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from sqlalchemy import Engine
+
+from service.access import accounts, keys
+from service.access.cache import CredentialCache, Identity
+from service.access.errors import AccessNotConfigured, LoginFailed, NoSession, NotAuthenticated, TooManyLogins
+from service.access.sessions import NewSession, SessionLimits, start_session, verify_session
+from service.access.throttle import LoginThrottle
+from service.errors import PlumblineError
+from service.settings import Settings
+from service.store.access import KeyRecord, delete_session, delete_sessions, has_credentials
+from service.store.errors import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 0.5
+_STOP_S = 5.0
+_CHECK_THREADS = 2
+# Each check of a password takes tens of MiB of memory and of milliseconds.
+_LOGIN_THREADS = 2
+_MAX_WAITING_LOGINS = 16
+
+
+class AccessControl:
+    """Keys, accounts and sessions of a running service.
+
+    As long as there is neither a key nor an account, no credentials are needed. A key or an account that another
+    process creates, such as `plumbline key create`, is noticed within `POLL_S`.
+
+    Args:
+        settings: Host, and limits of log-ins and sessions.
+        engine: The database.
+
+    Attributes:
+        is_required: Whether requests need credentials. It never becomes false again: revoking the last key does not
+            open the service.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.is_required = has_credentials(engine)
+        self._settings = settings
+        self._engine = engine
+        self._cache = CredentialCache()
+        self._limits = SessionLimits(
+            timedelta(seconds=settings.session_idle_s), timedelta(seconds=settings.session_lifetime_s)
+        )
+        self._throttle = LoginThrottle(settings.login_attempts, settings.login_window_s)
+        # Apart from each other, so that a flood of wrong keys does not delay the keys that are in use.
+        self._first_checks = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="access-first")
+        self._checks = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="access")
+        self._logins = ThreadPoolExecutor(_LOGIN_THREADS, thread_name_prefix="log-in")
+        self._waiting_logins = 0
+        self._used: dict[str, datetime] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="access-watch", daemon=True)
+
+    @property
+    def is_insecure(self) -> bool:
+        """Whether requests from the network are accepted without credentials (`PLUMBLINE_INSECURE`)."""
+        return self._settings.insecure and not self.is_required
+
+    def require_safe_binding(self) -> None:
+        """Check that the service is not open to the network by mistake, and log how access is controlled.
+
+        Raises:
+            AccessNotConfigured: The host is not the loopback interface, there are no credentials, and
+                `PLUMBLINE_INSECURE` is not set.
+        """
+        if self.is_insecure:
+            log.warning(
+                "access control is off: everyone who reaches the port may do everything (PLUMBLINE_INSECURE)",
+                host=self._settings.host,
+                remedy="Create a key with `plumbline key create`, and unset PLUMBLINE_INSECURE.",
+            )
+        elif self._settings.insecure:
+            log.warning("PLUMBLINE_INSECURE has no effect: there are keys or accounts, so requests need credentials")
+        elif not self.is_required and not self._settings.is_loopback:
+            raise AccessNotConfigured(self._settings.host)
+
+    def start(self) -> None:
+        """Start to watch for the first key or account."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop all threads."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_S)
+        for executor in (self._first_checks, self._checks):
+            executor.shutdown()
+        self._logins.shutdown()
+
+    def require_local(self, *, is_local: bool) -> None:
+        """Check that a request without credentials comes from this machine.
+
+        A reverse proxy on this machine makes requests of others arrive from the loopback interface. The address that it
+        reports shows them.
+
+        Args:
+            is_local: Whether the client is on this machine.
+
+        Raises:
+            NotAuthenticated: It comes from elsewhere.
+        """
+        if not self._settings.insecure and not is_local:
+            raise NotAuthenticated(
+                "The service has no API key and no account yet, so it accepts requests from its own machine only."
+            )
+
+    async def identify_key(self, key: str) -> Identity:
+        """Return the identity of an API key.
+
+        Raises:
+            InvalidKey: It is not known, was revoked, or has expired.
+            StoreUnavailable: The database cannot be read.
+        """
+        identity = await self._identify(f"key {key}", lambda known: keys.verify_key(self._engine, key, known))
+        if identity.has_expired:
+            assert identity.expires_at is not None
+            raise keys.expired(identity.principal.name, identity.expires_at)
+        return identity
+
+    async def identify_session(self, token: str) -> Identity:
+        """Return the identity of a session.
+
+        Raises:
+            NotAuthenticated: There is no such session, or it has ended.
+            StoreUnavailable: The database cannot be read.
+        """
+        return await self._identify(f"session {token}", lambda _: verify_session(self._engine, token, self._limits))
+
+    async def log_in(self, name: str, password: str, client: str) -> NewSession:
+        """Check a password and start a session.
+
+        Args:
+            name: Name of the account.
+            password: The password.
+            client: Identity of the client, for the limit of attempts.
+
+        Raises:
+            LoginFailed: Name or password is wrong, or the account is disabled.
+            TooManyLogins: There were too many attempts.
+            StoreUnavailable: The database cannot be used.
+        """
+        if self._waiting_logins >= _MAX_WAITING_LOGINS:
+            raise TooManyLogins(1.0)
+        account = accounts.comparable(name)
+        self._throttle.count(account, client)
+        self._waiting_logins += 1
+        try:
+            session = await asyncio.wrap_future(self._logins.submit(self._log_in, name, password))
+        finally:
+            self._waiting_logins -= 1
+        if session is None:
+            raise LoginFailed
+        self._throttle.succeed(account, client)
+        self._require("another process created an account")
+        return session
+
+    async def log_out(self, identity: Identity | None, *, everywhere: bool) -> None:
+        """End the session of a request, or all sessions of its account.
+
+        Raises:
+            NoSession: The request has no session.
+            StoreUnavailable: Nothing was ended.
+        """
+        if identity is None or identity.token_hash is None:
+            raise NoSession
+        token_hash, account = identity.token_hash, identity.principal.id
+        if everywhere:
+            end: Callable[[], object] = lambda: delete_sessions(self._engine, account)  # noqa: E731
+        else:
+            end = lambda: delete_session(self._engine, token_hash)  # noqa: E731
+        try:
+            await asyncio.wrap_future(self._checks.submit(end))
+        finally:
+            self._cache.drop(account)
+
+    def create_key(self, grant: keys.Grant, created_by: str) -> keys.NewKey:
+        """Create a key. From then on, requests need credentials.
+
+        Raises:
+            InvalidGrant: Scopes, restriction and expiry do not fit together.
+            StoreUnavailable: It was not stored.
+        """
+        created = keys.create_key(self._engine, grant, created_by)
+        self._require("a key was created")
+        return created
+
+    def list_keys(self) -> list[KeyRecord]:
+        """Return all keys, newest first.
+
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
+        return list(keys.all_keys(self._engine))
+
+    def revoke_key(self, key_id: str) -> KeyRecord:
+        """Revoke a key. It is refused from the next request on.
+
+        Raises:
+            UnknownKey: There is no such key.
+            StoreUnavailable: It was not revoked.
+        """
+        try:
+            return keys.revoke(self._engine, key_id)
+        finally:
+            self._cache.drop(key_id)
+
+    async def _identify(self, credential: str, check: Callable[[Identity | None], Identity]) -> Identity:
+        digest = self._cache.digest(credential)
+        identity = self._cache.get(digest)
+        if identity is not None and not identity.has_expired:
+            return identity
+        known = self._cache.verified(digest)
+        executor = self._first_checks if known is None else self._checks
+        return await asyncio.wrap_future(executor.submit(self._check, digest, check, known))
+
+    def _check(self, digest: bytes, check: Callable[[Identity | None], Identity], known: Identity | None) -> Identity:
+        begun = self._cache.begin()
+        try:
+            identity = check(known)
+        except StoreUnavailable:
+            # Without the database nothing can be revoked either, and the metrics of a service in trouble are needed.
+            if known is None or known.has_expired:
+                raise
+            identity = known
+        except PlumblineError:
+            self._cache.forget(digest)
+            raise
+        self._cache.put(begun, digest, identity)
+        if identity.principal.kind == "key":
+            self._record_use(identity.principal.id)
+        return identity
+
+    def _record_use(self, key_id: str) -> None:
+        now, before = datetime.now(UTC), self._used.get(key_id)
+        if before is not None and now - before < keys.USED_INTERVAL:
+            return
+        self._used[key_id] = now
+        with contextlib.suppress(RuntimeError):  # the service is stopping
+            self._checks.submit(self._store_use, key_id)
+
+    def _store_use(self, key_id: str) -> None:
+        try:
+            keys.record_use(self._engine, key_id)
+        except StoreUnavailable as error:
+            log.debug("use of a key not recorded", key=key_id, reason=error.reason)
+
+    def _log_in(self, name: str, password: str) -> NewSession | None:
+        account = accounts.check_password(self._engine, name, password)
+        return None if account is None else start_session(self._engine, account, self._limits)
+
+    def _require(self, why: str) -> None:
+        if not self.is_required:
+            self.is_required = True
+            log.info("requests need credentials from now on", reason=why)
+
+    def _watch(self) -> None:
+        while not self.is_required and not self._stop.wait(POLL_S):
+            try:
+                if has_credentials(self._engine):
+                    self._require("another process created a key or an account")
+            except StoreUnavailable as error:
+                log.debug("keys not read", reason=error.reason)
+            except Exception:  # the thread must survive any error
+                log.exception("keys not read")

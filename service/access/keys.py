@@ -1,0 +1,189 @@
+"""API keys: create, list, revoke and verify them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from sqlalchemy import Engine
+
+from service.access.cache import Identity
+from service.access.errors import InvalidGrant, InvalidKey, UnknownKey
+from service.access.hashing import KEYS, new_token, verify
+from service.access.principal import Principal, Scope
+from service.store.access import KeyRecord, find_key, insert_key, list_keys, revoke_key, touch_key
+
+USED_INTERVAL = timedelta(minutes=1)
+_ID_BYTES = 8
+_KEY = re.compile(r"plumb_([0-9a-f]{16})_([0-9a-f]{64})")
+_EVERY_STATION: frozenset[str] = frozenset({"engineer", "admin"})
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a new key permits.
+
+    Attributes:
+        name: Name of the program or the camera that uses the key.
+        scopes: The scopes.
+        products: The products that it may use; None for all.
+        stations: The stations that it may use; None for all.
+        expires_at: When it expires; None for never.
+    """
+
+    name: str
+    scopes: Collection[Scope]
+    products: Collection[str] | None = None
+    stations: Collection[str] | None = None
+    expires_at: datetime | None = None
+
+    def require_sound(self) -> None:
+        """Check that scopes, restriction and expiry fit together.
+
+        Raises:
+            InvalidGrant: They do not.
+        """
+        if not self.scopes:
+            raise InvalidGrant("it has no scope; state at least one of inspect, review, engineer, admin")
+        if self.products is not None and not self.products:
+            raise InvalidGrant("its list of products is empty; state a product, or leave the restriction out")
+        if self.stations is not None and not self.stations:
+            raise InvalidGrant("its list of stations is empty; state a station, or leave the restriction out")
+        if self.products is not None and "admin" in self.scopes:
+            raise InvalidGrant("a key that manages keys could create one without restriction; leave out `admin`")
+        if self.stations is not None and (needless := _EVERY_STATION & set(self.scopes)):
+            raise InvalidGrant(
+                f"recipes, bundles and keys apply to all stations, so a key for certain stations cannot have the scope "
+                f"{sorted(needless)[0]!r}"
+            )
+        if self.expires_at is not None and self.expires_at <= datetime.now(UTC):
+            raise InvalidGrant.expired(self.expires_at)
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just created.
+
+    Attributes:
+        key: The complete key. It is not stored and cannot be shown again.
+        record: What is stored.
+    """
+
+    key: str
+    record: KeyRecord
+
+
+def create_key(engine: Engine, grant: Grant, created_by: str) -> NewKey:
+    """Create an API key.
+
+    Args:
+        engine: The database.
+        grant: What it permits.
+        created_by: Who creates it.
+
+    Raises:
+        InvalidGrant: Scopes, restriction and expiry do not fit together.
+        StoreUnavailable: It was not stored.
+    """
+    grant.require_sound()
+    key_id, secret = secrets.token_hex(_ID_BYTES), new_token()
+    record = KeyRecord(
+        id=key_id,
+        name=grant.name,
+        secret_hash=KEYS.hash(secret),
+        scopes=sorted(set(grant.scopes)),
+        created_at=datetime.now(UTC),
+        created_by=created_by,
+        products=None if grant.products is None else sorted(set(grant.products)),
+        stations=None if grant.stations is None else sorted(set(grant.stations)),
+        expires_at=grant.expires_at,
+    )
+    insert_key(engine, record)
+    return NewKey(f"plumb_{key_id}_{secret}", record)
+
+
+def all_keys(engine: Engine) -> Sequence[KeyRecord]:
+    """Return all keys, newest first, revoked and expired ones included.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    return list_keys(engine)
+
+
+def revoke(engine: Engine, key_id: str) -> KeyRecord:
+    """Revoke a key and return it. Revoking it again changes nothing.
+
+    Raises:
+        UnknownKey: There is no such key.
+        StoreUnavailable: It was not revoked.
+    """
+    revoke_key(engine, key_id, datetime.now(UTC))
+    record = find_key(engine, key_id)
+    if record is None:
+        raise UnknownKey(key_id)
+    return record
+
+
+def key_id_of(key: str) -> str | None:
+    """Return the public id in a key, or None if the text does not have the form of a key."""
+    found = _KEY.fullmatch(key)
+    return None if found is None else found[1]
+
+
+def verify_key(engine: Engine, key: str, known: Identity | None) -> Identity:
+    """Return the identity of a key.
+
+    The time is the same for an unknown id, a wrong secret and a key that was revoked.
+
+    Args:
+        engine: The database.
+        key: The key as it was sent.
+        known: The identity of the same key from an earlier check; the secret is not compared with the same hash again.
+
+    Raises:
+        InvalidKey: It is not known, was revoked, or has expired.
+        StoreUnavailable: The database cannot be read.
+    """
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise InvalidKey("The API key does not have the form plumb_ID_SECRET.")
+    key_id, secret = found[1], found[2]
+    record = find_key(engine, key_id)
+    is_known = record is not None and known is not None and known.stored_hash == record.secret_hash
+    if not is_known and not verify(KEYS, None if record is None else record.secret_hash, secret):
+        raise InvalidKey
+    assert record is not None
+    now = datetime.now(UTC)
+    # Only who has the secret learns that the key was valid once.
+    if record.revoked_at is not None:
+        raise InvalidKey(f"The API key {record.name!r} was revoked on {record.revoked_at:%Y-%m-%d at %H:%M} UTC.")
+    if record.expires_at is not None and record.expires_at <= now:
+        raise expired(record.name, record.expires_at)
+    principal = Principal(
+        "key",
+        record.id,
+        record.name,
+        cast("frozenset[Scope]", frozenset(record.scopes)),
+        None if record.products is None else frozenset(record.products),
+        None if record.stations is None else frozenset(record.stations),
+    )
+    return Identity(principal, record.secret_hash, record.expires_at)
+
+
+def expired(name: str, at: datetime) -> InvalidKey:
+    """Return the error for a key that has expired."""
+    return InvalidKey(f"The API key {name!r} expired on {at:%Y-%m-%d at %H:%M} UTC.")
+
+
+def record_use(engine: Engine, key_id: str) -> None:
+    """Record that a key was used, at most once a minute.
+
+    Raises:
+        StoreUnavailable: It was not recorded.
+    """
+    touch_key(engine, key_id, datetime.now(UTC), USED_INTERVAL)

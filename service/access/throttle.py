@@ -1,0 +1,68 @@
+"""Limits of attempts to log in, per account and per client, so that passwords cannot be found by trying."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from service.access.errors import TooManyLogins
+
+MAX_NAMES = 10_000
+PER_CLIENT = 5
+"""A client may try this many times as often as an account may be tried: people share addresses behind a proxy."""
+
+
+class LoginThrottle:
+    """Counts attempts in a sliding window. A successful log-in takes the attempts of its account back.
+
+    Unknown names count like accounts. The counts are in memory: each process has its own.
+
+    Args:
+        attempts: Most attempts for one account in the window.
+        window_s: Length of the window in seconds.
+        clock: Returns seconds.
+    """
+
+    def __init__(self, attempts: int, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._attempts = attempts
+        self._window_s = window_s
+        self._clock = clock
+        self._tried: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def count(self, account: str, client: str) -> None:
+        """Count an attempt before the password is checked, so that attempts at the same time count, too.
+
+        Args:
+            account: The name, in comparable form.
+            client: Identity of the client.
+
+        Raises:
+            TooManyLogins: The limit is reached. The attempt does not count.
+        """
+        now = self._clock()
+        limits = ((("account", account), self._attempts), (("client", client), PER_CLIENT * self._attempts))
+        with self._lock:
+            wait_s = max(self._wait_s(name, limit, now) for name, limit in limits)
+            if wait_s > 0:
+                raise TooManyLogins(wait_s)
+            for name, _ in limits:
+                self._tried.setdefault(name, deque()).append(now)
+                self._tried.move_to_end(name)
+            while len(self._tried) > MAX_NAMES:
+                self._tried.popitem(last=False)
+
+    def succeed(self, account: str, client: str) -> None:
+        """Take back the attempts of an account, and one of the client."""
+        with self._lock:
+            self._tried.pop(("account", account), None)
+            if of_client := self._tried.get(("client", client)):
+                of_client.pop()
+
+    def _wait_s(self, name: tuple[str, str], limit: int, now: float) -> float:
+        tried = self._tried.get(name)
+        while tried and tried[0] <= now - self._window_s:
+            tried.popleft()
+        return 0.0 if not tried or len(tried) < limit else tried[0] + self._window_s - now

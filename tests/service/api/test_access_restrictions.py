@@ -1,0 +1,86 @@
+"""Keys that are restricted to products and stations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.access import bearer, make_key, problem_of
+from tests.running_service import GOOD, INSPECT, RunningService
+
+ME = "/v1/access/me"
+HELLO = '{"type": "hello"}'
+
+
+def test_lists_contain_what_a_restricted_key_permits(secured: RunningService, anonymous: httpx.Client) -> None:
+    engine = secured.store.engine
+    for station in ("a", "b"):
+        assert secured.inspect(params={"station": station}).status_code == 201
+    assert secured.inspect().status_code == 201
+    of_station = make_key(engine, "inspect", stations=["a"])
+    of_other = make_key(engine, "inspect", products=["gadget"])
+    items = anonymous.get("/v1/inspections", headers=bearer(of_station)).json()["items"]
+    assert {item["station"] for item in items} == {"a"}
+    assert anonymous.get("/v1/inspections", headers=bearer(of_other)).json()["items"] == []
+    assert anonymous.get("/v1/products", headers=bearer(of_other)).json()["items"] == []
+    assert len(anonymous.get("/v1/products", headers=bearer(of_station)).json()["items"]) == 1
+
+
+def test_inspection_of_another_station_is_reported_as_unknown(secured: RunningService, anonymous: httpx.Client) -> None:
+    mine, other = (secured.inspect(params={"station": station}).json()["id"] for station in ("mine", "other"))
+    key = bearer(make_key(secured.store.engine, "inspect", stations=["mine"]))
+    for suffix in ("", "/heatmap", "/map", "/image"):
+        assert anonymous.get(f"/v1/inspections/{mine}{suffix}", headers=key).status_code == 200
+        refused = anonymous.get(f"/v1/inspections/{other}{suffix}", headers=key)
+        assert problem_of(refused) == (404, "unknown-inspection")
+    ghost = "01890000-0000-7000-8000-000000000000"
+    missing = anonymous.get(f"/v1/inspections/{ghost}", headers=key).json()["detail"]
+    assert missing == anonymous.get(f"/v1/inspections/{other}", headers=key).json()["detail"].replace(other, ghost)
+
+
+def test_station_of_the_part_is_filled_in_or_must_be_permitted(
+    secured: RunningService, anonymous: httpx.Client
+) -> None:
+    engine = secured.store.engine
+    one = bearer(make_key(engine, "inspect", stations=["s1"])) | {"content-type": "image/png"}
+    two = bearer(make_key(engine, "inspect", stations=["s1", "s2"])) | {"content-type": "image/png"}
+
+    def send(headers: dict[str, str], url: str = INSPECT, **options: Any) -> httpx.Response:
+        return anonymous.post(url, headers=headers, content=GOOD, **options)
+
+    assert send(one).json()["station"] == "s1"
+    assert send(two, params={"station": "s2"}).json()["station"] == "s2"
+    for headers, params in ((two, {}), (two, {"station": "s3"}), (one, {"station": "s2"})):
+        response = send(headers, params=params)
+        assert problem_of(response) == (403, "not-permitted")
+        assert "'s1'" in response.json()["detail"]
+    form = {key: value for key, value in one.items() if key != "content-type"}
+    files = {"image": ("a.png", GOOD, "image/png")}
+    refused = anonymous.post(INSPECT, headers=form, files=files, data={"station": "s2"})
+    assert problem_of(refused) == (403, "not-permitted"), "a field of the form overrides the query"
+    batch = anonymous.post(f"{INSPECT}:batch", headers=form, files=files)
+    assert batch.json()["items"][0]["inspection"]["station"] == "s1"
+    refused = anonymous.post(f"{INSPECT}:batch", headers=form, files=files, params={"station": "s2"})
+    assert problem_of(refused) == (403, "not-permitted")
+
+
+def test_stream_is_restricted_and_ends_when_its_key_is_revoked(secured: RunningService) -> None:
+    key = make_key(secured.store.engine, "inspect", stations=["s1", "s2"])
+    url = f"ws://127.0.0.1:{secured.port}/v1/products/widget/stream"
+    with connect(url, additional_headers=bearer(key)) as stream:
+        stream.send('{"type": "hello", "part": {"station": "s1"}}')
+        assert '"ready"' in str(stream.recv())
+        stream.send(GOOD)
+        assert '"station":"s1"' in str(stream.recv())
+        stream.send('{"type": "frame", "part": {"station": "s9"}}')
+        stream.send(GOOD)
+        assert "not-permitted" in str(stream.recv()), "of this frame only"
+        secured.client.post(f"/v1/access/keys/{key.record.id}:revoke")
+        stream.send(GOOD)
+        assert "invalid-key" in str(stream.recv())
+        with pytest.raises(ConnectionClosed):
+            stream.recv()

@@ -1,0 +1,109 @@
+"""`plumbline key` and `plumbline account`."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from service.cli.main import app
+from service.store.store import Store
+from tests.access import PASSWORD, bearer
+from tests.command_line import run
+from tests.running_service import Serve
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PLUMBLINE_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def with_password(password: str, *arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), input=password)
+
+
+def test_first_key_is_created_without_a_service_and_the_key_alone_is_printed(data: Path) -> None:
+    result = run("key", "create", "camera 1", "--scope", "inspect,review", "--station", "s1", "--days", "30")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip().startswith("plumb_")
+    assert len(result.stdout.split()) == 1, "so that a script can store it"
+    assert "every request" in result.stderr
+    (listed,) = json.loads(run("key", "list", "--json").stdout)
+    assert (listed["name"], listed["scopes"], listed["stations"]) == ("camera 1", ["inspect", "review"], ["s1"])
+    assert listed["created_by"].endswith("(command line)")
+    assert "hash" not in str(listed)
+    assert result.stdout.strip().split("_")[2] not in run("key", "list", "--json").stdout
+    second = run("key", "create", "b", "--scope", "admin")
+    assert "every request" not in second.stderr
+    Store.open(f"sqlite:///{data / 'plumbline.db'}", data).close()
+
+
+@pytest.mark.slow
+def test_commands_work_while_the_service_runs(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUMBLINE_DATA", str(tmp_path / "data"))
+    with serve() as service:
+        key = run("key", "create", "cam", "--scope", "inspect").stdout.strip()
+        assert service.inspect(headers=bearer(key)).status_code == 201
+        assert "cam" in run("key", "list").stdout
+        assert with_password(PASSWORD, "account", "create", "kim", "--role", "admin").exit_code == 0
+        assert run("key", "revoke", key.split("_")[1]).exit_code == 0
+        assert "revoked" in run("key", "list").stdout
+        assert service.services.readiness().is_ready, "the identity of the database files is unchanged"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["create", "a", "--scope", "root"], 2, "no scope 'root'"),
+        (["create", "plumbline", "--scope", "inspect"], 2, "reserved"),
+        (["create", "a", "--scope", "admin", "--product", "p"], 1, "without restriction"),
+        (["create", "a", "--scope", "inspect", "--if-missing"], 2, "--output"),
+        (["revoke", "ghost"], 1, "no API key"),
+    ],
+)
+@pytest.mark.usefixtures("data")
+def test_wrong_use_is_explained(arguments: list[str], code: int, words: str) -> None:
+    result = run("key", *arguments)
+    assert result.exit_code == code
+    assert words in " ".join(result.stderr.split())
+
+
+@pytest.mark.usefixtures("data")
+def test_key_file_is_written_once_and_replaced_if_its_key_is_not_valid(tmp_path: Path) -> None:
+    file = tmp_path / "prometheus"
+    command = ["key", "create", "prometheus", "--scope", "inspect", "--output", str(file)]
+    assert run(*command).stdout == ""
+    first = file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert run(*command).exit_code == 1, "never overwritten without --if-missing"
+    assert run(*command, "--if-missing").exit_code == 0
+    assert file.read_text() == first
+    assert run("key", "revoke", first).exit_code == 0, "the id is taken from a complete key, too"
+    assert run(*command, "--if-missing").exit_code == 0
+    assert file.read_text() != first
+    assert len(json.loads(run("key", "list", "--json").stdout)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data")
+def test_accounts_are_managed_with_passwords_from_standard_input() -> None:
+    assert with_password(f"{PASSWORD}\n", "account", "create", "Kim", "--role", "engineer").exit_code == 0
+    refused = with_password("kim-kim-kim-kim\n", "account", "set-password", "kim")
+    assert refused.exit_code == 1
+    assert "must not contain the name" in refused.output
+    assert with_password("another long password\n", "account", "set-password", "kim").exit_code == 0
+    assert run("account", "disable", "kim").exit_code == 0
+    (listed,) = json.loads(run("account", "list", "--json").stdout)
+    assert (listed["name"], listed["role"], listed["disabled_at"] is None) == ("Kim", "engineer", False)
+    assert "disabled" in run("account", "list").stdout
+    assert with_password("", "account", "create", "lee", "--role", "admin").exit_code == 2
+    assert run("account", "disable", "ghost").exit_code == 1
+
+
+def test_no_option_of_any_command_takes_a_password() -> None:
+    for command in ("create", "set-password"):
+        assert "--password" not in run("account", command, "--help").output
