@@ -262,8 +262,7 @@ def _check_access(settings: Settings) -> Iterator[Finding]:
             are_credentials = has_credentials(engine)
             engine.dispose()
         except StoreUnavailable:
-            text = "there may be keys or accounts, but the database cannot be examined"
-            remedy = f"Repair the database. Until then, protect port {settings.port} by a firewall."
+            text, remedy = "the database cannot be examined for keys", "Protect the port by a firewall until it can."
             yield Finding("access", Health.WARNING, text, remedy)
             return
     if are_credentials:
@@ -275,8 +274,7 @@ def _check_access(settings: Settings) -> Iterator[Finding]:
         yield Finding("access", Health.OK, "no API key and no account: requests of this machine need none")
     else:
         text = f"host is {settings.host}, and there is no API key and no account, so the service does not start"
-        remedy = "Create a key with plumbline key create NAME --scope admin, or set PLUMBLINE_HOST=127.0.0.1."
-        yield Finding("access", Health.PROBLEM, text, remedy)
+        yield Finding("access", Health.PROBLEM, text, "Create a key, or set PLUMBLINE_HOST=127.0.0.1.")
 
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
