@@ -194,9 +194,8 @@ class DrainingServer(uvicorn.Server):
 
     def _make_tls_context(self, config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:  # noqa: ARG002
         assert self._certificate is not None
-        context = self._certificate.context()
-        self._reloader = CertificateReloader(self._certificate, context, self._app.state.metrics)
-        return context
+        self._reloader = CertificateReloader(self._certificate, self._app.state.metrics)
+        return self._reloader.context
 
     def _accept_waiting(self) -> list[socket.socket]:
         """Accept the connections that wait in the queue of the kernel; closing the port would reset them."""

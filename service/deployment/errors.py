@@ -158,3 +158,23 @@ class ReplayBusy(PlumblineError):
             f"Send the request again after {retry_after_s:g} s, or use `plumbline replay` for many inspections.",
             retry_after=retry_after_s,
         )
+
+
+class VersionNotActive(PlumblineError):
+    """The requested version of a model is not the active bundle of the product.
+
+    Other bundles do not inspect images. Request the active version, or leave the version out.
+    """
+
+    slug = "version-not-active"
+    title = "Version is not active"
+    status = 404
+
+    def __init__(self, product: str, version: str, active: str | None) -> None:
+        offer = "No bundle is active." if active is None else f"The active version is {active}."
+        super().__init__(
+            f"Version {version!r} of {product!r} is not the active bundle. {offer} Leave the version out to use it.",
+            product=product,
+            version=version,
+            active=active,
+        )

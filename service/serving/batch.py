@@ -54,6 +54,8 @@ class Outcome:
 async def with_keys(frames: AsyncGenerator[Frame], key: RequestKey) -> AsyncGenerator[Frame]:
     """Give every image the idempotency key of its position in the request.
 
+    The space cannot be part of a key that a client sends, so the key of no other request is the same.
+
     Args:
         frames: The images.
         key: The key of the request.
@@ -61,7 +63,7 @@ async def with_keys(frames: AsyncGenerator[Frame], key: RequestKey) -> AsyncGene
     async with aclosing(frames):
         index = 0
         async for frame in frames:
-            numbered = replace(key, key=f"{key.key}#{index}")
+            numbered = replace(key, key=f"{key.key} {index}")
             yield replace(frame, image=replace(frame.image, key=numbered))
             index += 1
 

@@ -56,9 +56,11 @@ class Image:
         part: Metadata sent by the client.
         buffer: What the client states about a camera buffer; nothing for an encoded image.
         key: Idempotency key; None if the client sent none.
+        version: Version of the bundle that must judge the image; None for the active one, whichever it is.
     """
 
     data: bytes
     part: PartRecord
     buffer: StatedBuffer = StatedBuffer()
     key: RequestKey | None = None
+    version: str | None = None

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import structlog
 
+from service.deployment.errors import VersionNotActive
 from service.deployment.lease import ActiveProduct
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
@@ -302,6 +303,8 @@ class InspectionService:
         self, active: ActiveProduct, image: Image, submitted: float, key: IdempotencyKey | None
     ) -> InspectionRecord:
         inspector, recipe = active.inspector, active.recipe.recipe
+        if image.version not in {None, active.bundle.version}:
+            raise VersionNotActive(active.bundle.manifest.product, str(image.version), active.bundle.version)
         layout = image.buffer.layout(recipe)
         with self._core_before_deadline(submitted):
             # A verdict that cannot be stored is not computed.

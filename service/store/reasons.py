@@ -36,6 +36,7 @@ _SQLITE_REASONS = {
 RESTORE = "Stop the service, and restore a backup of the database."
 """What to do about a damaged database."""
 _SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_POSTGRESQL_CONFLICTS = {"40001", "40P01"}  # serialization_failure, deadlock_detected
 _POSTGRESQL_DAMAGED = {"XX001", "XX002"}  # data_corrupted, index_corrupted
 
 
@@ -50,6 +51,11 @@ def database_failure(what: str, error: Exception) -> StoreUnavailable:
     if _is_damaged(getattr(error, "orig", None) or error):
         return StoreUnavailable(reason, None, remedy=RESTORE)
     return StoreUnavailable(reason)
+
+
+def is_conflict(error: Exception) -> bool:
+    """Return whether a server ended a transaction because of another one, so that it may succeed if it is repeated."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _POSTGRESQL_CONFLICTS
 
 
 def log_failure(event: str, error: Exception) -> None:

@@ -19,7 +19,7 @@ from service.store.errors import KeyTaken, StoreUnavailable
 from service.store.idempotency import INSERT_KEYS, IdempotencyKey, find_key
 from service.store.models import InspectionRow
 from service.store.outbox import INSERT_MESSAGES, OutboxFeed
-from service.store.reasons import database_failure
+from service.store.reasons import database_failure, is_conflict
 from service.store.records import InspectionRecord
 
 MAX_GROUP = 256
@@ -34,6 +34,10 @@ class _Waiting:
     key: IdempotencyKey | None = None
     is_done: bool = False
     error: StoreUnavailable | KeyTaken | None = None
+
+    def key_order(self) -> tuple[str, str]:
+        """Return the order in which keys are inserted."""
+        return ("", "") if self.key is None else (self.key.principal, self.key.key)
 
 
 class GroupWriter:
@@ -94,7 +98,10 @@ class GroupWriter:
     def _commit(self, group: list[_Waiting]) -> None:
         feed, messages = self.feed, []
         try:
-            keys = [item.key.columns(item.record.id, item.record.created_at) for item in group if item.key is not None]
+            # In one order in all processes: two transactions that insert the same keys in opposite orders would
+            # wait for each other.
+            keyed = sorted((item for item in group if item.key is not None), key=_Waiting.key_order)
+            keys = [item.key.columns(item.record.id, item.record.created_at) for item in keyed if item.key is not None]
             if feed is not None:
                 messages = feed.messages([item.record for item in group])
             with self._engine.begin() as connection:
@@ -110,7 +117,7 @@ class GroupWriter:
         except Exception as error:  # noqa: BLE001 - every thread of the group must receive the failure
             # A single invalid row must not fail the other rows of the group, so they are committed one by one. If the
             # database is unavailable, that would fail for each of them and only take longer.
-            if len(group) > 1 and not isinstance(error, OperationalError | StoreUnavailable):
+            if len(group) > 1 and (is_conflict(error) or not isinstance(error, OperationalError | StoreUnavailable)):
                 for item in group:
                     self._commit([item])
                 return

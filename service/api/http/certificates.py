@@ -86,22 +86,14 @@ class CertificateFiles:
         self.examine()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.load_into(context)
-        return context
-
-    def load_into(self, context: ssl.SSLContext) -> None:
-        """Make a context use the certificate for new connections.
-
-        Raises:
-            CertificateUnusable: The files cannot be used.
-        """
         try:
             context.load_cert_chain(self.certificate, self.key, password=_refuse_password)
         except (OSError, ValueError) as error:
             raise CertificateUnusable(
                 f"The certificate {self.certificate} cannot be used with the key {self.key}.",
-                "`plumbline doctor` examines both.",
+                "Check that every certificate in the file has a key of at least 2048 bits (RSA) or 224 bits (EC).",
             ) from error
+        return context
 
     def examine(self) -> CertificateFacts:
         """Return what the certificate states.
@@ -159,24 +151,29 @@ class CertificateFiles:
 
 
 class CertificateReloader:
-    """Makes a server use a changed certificate for new connections.
+    """Provides the context of new connections: of the newest certificate that can be used.
 
-    A changed certificate that cannot be used is logged once, and the previous one stays in use.
+    A changed certificate gets a context of its own, because a context that is in use must not be changed, and because
+    one that is refused half-way would be left without a certificate. It is logged once, and the previous one stays in
+    use.
 
     Args:
         files: The files of the certificate.
-        context: The context of the running server, which uses the certificate.
         metrics: Exposes when the certificate expires.
 
     Raises:
         CertificateUnusable: The files cannot be used.
     """
 
-    def __init__(self, files: CertificateFiles, context: ssl.SSLContext, metrics: Metrics) -> None:
+    def __init__(self, files: CertificateFiles, metrics: Metrics) -> None:
         self._files = files
-        self._context = context
         self._metrics = metrics
         self._stamp = files.stamp()
+        self._newest = files.context()
+        # The server listens with this context. It hands each connection over to the newest one when the client's first
+        # message arrives.
+        self.context = files.context()
+        self.context.sni_callback = self._use_newest
         self._report(files.examine())
 
     def check(self) -> None:
@@ -187,12 +184,17 @@ class CertificateReloader:
             return
         self._stamp = stamp
         try:
-            facts = self._files.examine()
-            self._files.load_into(self._context)
+            newest, facts = self._files.context(), self._files.examine()
         except CertificateUnusable as error:
             log.error("changed certificate not used", reason=error.reason, remedy=error.remedy)
             return
+        self._newest = newest
         self._report(facts)
+
+    def _use_newest(
+        self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        connection.context = self._newest
 
     def _report(self, facts: CertificateFacts) -> None:
         self._metrics.certificate_expiry.set(facts.not_after.timestamp())

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from service.settings import Settings
 from service.store.database import sqlite_path
@@ -31,18 +32,27 @@ class ServerPaths:
         }
         if database is not None:
             names |= {database.parent: "DATABASE_FOLDER"}
+        if (artefacts := _folder_of(settings.artefacts_url)) is not None:
+            names |= {artefacts: "ARTEFACTS"}
         names |= {settings.models: "MODELS", settings.data: "DATA"}
         spelled = {str(form): name for path, name in names.items() for form in (path.absolute(), path.resolve())}
         self._names = {text: name for text, name in spelled.items() if text != path_root(text)}
         # Longest first: a folder inside another one has the more specific name.
         alternatives = "|".join(re.escape(text) for text in sorted(self._names, key=len, reverse=True))
-        self._pattern = re.compile(rf"(?:{alternatives})(?![\w-]|\.\w)") if alternatives else None
+        # Not inside of a word or of a longer path: `/data` must not match in a URL such as `https://host/data`.
+        self._pattern = re.compile(rf"(?<![\w./:~-])(?:{alternatives})(?![\w-]|\.\w)") if alternatives else None
 
     def hide(self, text: str) -> str:
         """Return a text in which the folders of the server are replaced by their names."""
         if self._pattern is None:
             return text
         return self._pattern.sub(lambda match: self._names[match[0]], text)
+
+
+def _folder_of(url: str) -> Path | None:
+    """Return the folder of a `file://` URL; None for any other."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path)) if parts.scheme == "file" and parts.path else None
 
 
 def path_root(path: str) -> str:

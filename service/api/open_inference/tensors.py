@@ -21,8 +21,10 @@ from service.api.open_inference.errors import InvalidInferRequest
 
 _LENGTH = struct.Struct("<I")
 _NUMPY = {"FP32": "<f4", "FP64": "<f8"}
-MAX_JSON_BYTES = 2**20
-"""Largest JSON part of a body that has binary tensors, in bytes."""
+MAX_JSON_BYTES = 8 * 2**20
+"""Largest JSON document, in bytes. The interpreter runs nothing else while it parses one."""
+MAX_JSON_LISTS = 300_000
+"""Most lists and objects in a JSON document: enough for every pixel of an image of 512 x 512."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +168,36 @@ def _pixel_images(tensor: TensorHeader, binary: memoryview | None, limit: int) -
 
 def _json_pixels(tensor: TensorHeader, size: int) -> npt.NDArray[np.uint8]:
     try:
-        values = np.asarray(tensor.data)
-    except ValueError as error:  # rows of different lengths
-        raise InvalidInferRequest(f"Input {tensor.name!r} has rows of different lengths in `data`.") from error
-    if values.size != size or values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-        raise InvalidInferRequest(f"Input {tensor.name!r} must have {size} whole numbers from 0 to 255 in `data`.")
-    return values.astype(np.uint8).ravel()
+        values = _flatten(tensor.data)
+    except (TypeError, ValueError) as error:
+        raise InvalidInferRequest(
+            f"Input {tensor.name!r} must have {size} whole numbers from 0 to 255 in `data`, flat or in "
+            "rows of equal length."
+        ) from error
+    if len(values) != size:
+        raise InvalidInferRequest(
+            f"Input {tensor.name!r} must have {size} whole numbers in `data`, it has {len(values)}."
+        )
+    return np.frombuffer(values, np.uint8)
+
+
+def _flatten(data: object, depth: int = 4) -> bytes:
+    """Return nested lists of numbers from 0 to 255 as bytes, without an array of what the client sent.
+
+    Raises:
+        TypeError: An element is not a number, or the lists are nested too deeply.
+        ValueError: A number is out of range, or rows have different lengths.
+    """
+    if not isinstance(data, list):
+        raise TypeError("not a list")
+    if not data or not isinstance(data[0], list):
+        return bytes(data)
+    if depth == 1:
+        raise TypeError("nested too deeply")
+    rows = [_flatten(row, depth - 1) for row in data]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("rows of different lengths")
+    return b"".join(rows)
 
 
 def _check_count(tensor: TensorHeader, count: int, limit: int) -> None:
@@ -187,7 +213,7 @@ def split_body(body: bytes, header_length: str | None) -> tuple[Any, memoryview]
         header_length: Header `Inference-Header-Content-Length`; None if the body is JSON only.
 
     Raises:
-        InvalidInferRequest: The body has no valid JSON document.
+        InvalidInferRequest: The body has no valid JSON document, or a too large one.
     """
     length = len(body)
     if header_length is not None:
@@ -197,10 +223,14 @@ def split_body(body: bytes, header_length: str | None) -> tuple[Any, memoryview]
                 f"of the JSON document, at most {length}."
             )
         length = int(header_length)
-        if length > MAX_JSON_BYTES:
-            raise InvalidInferRequest(f"The JSON document has {length} bytes. Expected at most {MAX_JSON_BYTES}.")
+    document = body[:length]
+    if length > MAX_JSON_BYTES or document.count(b"[") + document.count(b"{") > MAX_JSON_LISTS:
+        raise InvalidInferRequest(
+            f"The JSON document has more than {MAX_JSON_BYTES} bytes or {MAX_JSON_LISTS} lists. Send the image as "
+            "binary tensor, or as encoded image (BYTES)."
+        )
     try:
-        return json.loads(body[:length]), memoryview(body)[length:]
+        return json.loads(document), memoryview(body)[length:]
     except (ValueError, RecursionError) as error:
         raise InvalidInferRequest("The body is not a valid JSON document.") from error
 

@@ -6,27 +6,37 @@ Every image of a request is inspected and stored like one that was sent to `/v1`
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.api.deps import ArtefactsDep, ClientDep, InspectionsDep, ProductsDep, ReadinessDep, SettingsDep
+from service.api.deps import (
+    ArtefactsDep,
+    ClientDep,
+    InspectionsDep,
+    PrincipalDep,
+    ProductsDep,
+    ReadinessDep,
+    SettingsDep,
+)
 from service.api.http.access import requires
 from service.api.http.body_limit import IMAGE, limit_body
 from service.api.http.problems import open_inference_responses
 from service.api.mapping import to_region
-from service.api.open_inference.errors import InvalidInferRequest, VersionNotActive
+from service.api.open_inference.errors import InvalidInferRequest
 from service.api.open_inference.tensors import OutputTensor, TensorHeader, binary_parts, images_of, split_body
-from service.api.parameters import ProductPath, VersionPath, part_record
+from service.api.parameters import IdempotencyHeader, ProductPath, VersionPath, part_record
 from service.api.responses import BINARY, INSPECT_ERRORS
-from service.deployment.errors import ProductNotReady, UnknownProduct
+from service.deployment.errors import ProductNotReady, UnknownProduct, VersionNotActive
 from service.errors import InvalidRequest
 from service.schemas.common import PartFields
 from service.schemas.open_inference import (
@@ -42,8 +52,10 @@ from service.schemas.open_inference import (
 )
 from service.schemas.violations import describe_violations, list_violations
 from service.serving.artefacts import ArtefactService
-from service.serving.image import Image, StatedBuffer
+from service.serving.batch import Frame, inspect_in_order, with_keys
+from service.serving.image import Image, RequestKey, StatedBuffer
 from service.serving.inspections import InspectionService
+from service.serving.records import PartRecord
 from service.store.records import InspectionRecord
 from service.version import VERSION
 
@@ -76,7 +88,6 @@ _BODY = {
         },
     }
 }
-ModelVersion = Annotated[str, Path(description="Version of the bundle, which must be the active one.", max_length=64)]
 
 
 @router.get("", operation_id="oip_server", summary="Server metadata", responses=open_inference_responses())
@@ -148,7 +159,7 @@ async def model(product: ProductPath, products: ProductsDep, version: VersionPat
 )
 @requires("inspect")
 async def model_ready(product: ProductPath, products: ProductsDep, version: VersionPath | None = None) -> Response:
-    """Return 200 if the product, and the version if one is given, is active; otherwise 503."""
+    """Return 200 if the product is active, and 503 if not; 404 if another version than the active one is requested."""
     is_ready = _active_version(products, product, version) is not None
     body = ModelReady(name=product, ready=is_ready).model_dump_json()
     return Response(body, 200 if is_ready else 503, media_type="application/json")
@@ -184,30 +195,38 @@ async def infer(
     products: ProductsDep,
     settings: SettingsDep,
     client: ClientDep,
+    principal: PrincipalDep,
     version: VersionPath | None = None,
+    idempotency_key: IdempotencyHeader = None,
 ) -> Response:
     """Inspect the images of the input `image` and return one element per image in every output.
 
     Outputs: `decision` (`pass`, `review`, `fail` or `invalid`), `score` and `p_value` (null or NaN for invalid images),
     `regions` (a JSON text), `anomaly_map`, and `inspection_id`. Every image is stored as an inspection. `parameters`
     may have `part_id`, `station`, `lot` and `captured_at`. If one image cannot be inspected, the request fails; the
-    images before it are stored nevertheless.
+    others are stored nevertheless. With the header `Idempotency-Key`, a request that is sent again inspects only the
+    images that the first one did not inspect.
     """
     inspections.require_ready(product)
-    active = _active_version(products, product, version)
+    _active_version(products, product, version)
     with inspections.accept(client):
         body = await request.body()
-        parsed, binary = _parse(body, request.headers.get(HEADER_LENGTH))
-        names = _requested(parsed)
-        part = part_record(request, PartFields(**parsed.parameters.model_dump(exclude={"binary_data_output"})))
-        tensors = [_header(tensor) for tensor in parsed.inputs]
-        if [tensor.name for tensor in tensors] != [IMAGE_INPUT]:
-            raise InvalidInferRequest(f"The request must have exactly one input, {IMAGE_INPUT!r}.")
-        (data,) = binary_parts(tensors, binary)
-        images = [_to_image(item, part) for item in images_of(tensors[0], data, settings.max_call_images)]
-        records = await _inspect_all(inspections, product, images, client)
-    outputs = [await _output(name, records, artefacts) for name in names]
-    return _respond(parsed, product, active or records[0].bundle_version, outputs)
+        wanted = await run_in_threadpool(_parse, body, request.headers.get(HEADER_LENGTH), settings.max_call_images)
+    part = part_record(request, PartFields(**wanted.request.parameters.model_dump(exclude={"binary_data_output"})))
+    images = [_to_image(item, part, version) for item in wanted.images]
+    key = None if idempotency_key is None else RequestKey(principal.id, idempotency_key)
+    records = await _inspect_all(inspections, product, images, client, key)
+    outputs = [await _output(name, records, artefacts) for name in wanted.outputs]
+    return await run_in_threadpool(_respond, wanted.request, product, records[0].bundle_version, outputs)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A parsed request, its images and the names of the outputs to return."""
+
+    request: InferRequest
+    images: Sequence[bytes | npt.NDArray[np.uint8]]
+    outputs: Sequence[str]
 
 
 def _active_version(products: ProductsDep, product: str, version: str | None) -> str | None:
@@ -224,13 +243,28 @@ def _active_version(products: ProductsDep, product: str, version: str | None) ->
     return active
 
 
-def _parse(body: bytes, header_length: str | None) -> tuple[InferRequest, memoryview]:
+def _parse(body: bytes, header_length: str | None, limit: int) -> _Wanted:
     document, binary = split_body(body, header_length)
+    # The elements are checked by `images_of`; validating each of them as JSON value would take seconds.
+    elements = _take_elements(document)
     try:
-        return InferRequest.model_validate(document), binary
+        parsed = InferRequest.model_validate(document)
     except ValidationError as error:
         violations = describe_violations(list_violations(error, InferRequest))
         raise InvalidInferRequest(f"The request does not follow the protocol: {violations}.") from error
+    tensors = [_header(tensor, data) for tensor, data in zip(parsed.inputs, elements, strict=True)]
+    if [tensor.name for tensor in tensors] != [IMAGE_INPUT]:
+        raise InvalidInferRequest(f"The request must have exactly one input, {IMAGE_INPUT!r}.")
+    (data,) = binary_parts(tensors, binary)
+    return _Wanted(parsed, list(images_of(tensors[0], data, limit)), _requested(parsed))
+
+
+def _take_elements(document: object) -> list[object]:
+    """Remove the elements from the inputs of a request and return them; None for an input without elements."""
+    inputs = document.get("inputs") if isinstance(document, dict) else None
+    if not isinstance(inputs, list):
+        return []
+    return [tensor.pop("data", None) if isinstance(tensor, dict) else None for tensor in inputs]
 
 
 def _requested(parsed: InferRequest) -> Sequence[str]:
@@ -245,37 +279,44 @@ def _requested(parsed: InferRequest) -> Sequence[str]:
     return names
 
 
-def _header(tensor: InferTensor) -> TensorHeader:
+def _header(tensor: InferTensor, data: object) -> TensorHeader:
     size = tensor.parameters.get("binary_data_size")
     is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 0
     if any(length < 0 for length in tensor.shape):
         raise InvalidInferRequest(f"Input {tensor.name!r} has the shape {tensor.shape}. Expected lengths of 0 or more.")
-    if size is None and tensor.data is None:
+    if size is None and data is None:
         raise InvalidInferRequest(f"Input {tensor.name!r} has neither `data` nor `parameters.binary_data_size`.")
-    if size is not None and (not is_size or tensor.data is not None):
+    if size is not None and (not is_size or data is not None):
         raise InvalidInferRequest(
             f"`binary_data_size` of input {tensor.name!r} must be a number of bytes, and `data` must be missing."
         )
-    return TensorHeader(tensor.name, tensor.datatype, tuple(tensor.shape), tensor.data, size)
+    return TensorHeader(tensor.name, tensor.datatype, tuple(tensor.shape), data, size)
 
 
-def _to_image(item: bytes | npt.NDArray[np.uint8], part: Any) -> Image:
+def _to_image(item: bytes | npt.NDArray[np.uint8], part: PartRecord, version: str | None) -> Image:
     if isinstance(item, bytes):
-        return Image(item, part)
+        return Image(item, part, version=version)
     pixel_format = "RGB8" if item.ndim == 3 else "Mono8"
     height, width = item.shape[:2]
-    return Image(item.tobytes(), part, StatedBuffer(pixel_format, width, height))
+    return Image(item.tobytes(), part, StatedBuffer(pixel_format, width, height), version=version)
 
 
 async def _inspect_all(
-    inspections: InspectionService, product: str, images: Sequence[Image], client: str
+    inspections: InspectionService, product: str, images: Sequence[Image], client: str, key: RequestKey | None
 ) -> Sequence[InspectionRecord]:
     """Inspect all images; the first failure is raised after all of them are done."""
-    results = await asyncio.gather(
-        *(inspections.inspect_when_admitted(product, image, client) for image in images), return_exceptions=True
-    )
+
+    async def frames() -> AsyncGenerator[Frame]:
+        for image in images:
+            yield Frame(image)
+
+    source = frames() if key is None else with_keys(frames(), key)
+    results: list[InspectionRecord | Exception] = []
+    async with aclosing(inspect_in_order(inspections, product, source, client)) as outcomes:
+        async for outcome in outcomes:
+            results.append(outcome.result)
     for result in results:
-        if isinstance(result, BaseException):
+        if isinstance(result, Exception):
             raise result
     return [result for result in results if isinstance(result, InspectionRecord)]
 

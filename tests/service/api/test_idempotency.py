@@ -173,6 +173,14 @@ def test_batch_that_is_sent_again_inspects_what_is_missing(service: RunningServi
     assert changed[0]["problem"]["type"] == "/problems#idempotency-key-used"
 
 
+def test_keys_of_a_batch_are_no_keys_of_single_requests(service: RunningService) -> None:
+    sent = [("image", ("0.png", GOOD, "image/png"))]
+    service.client.post(f"{INSPECT}:batch", files=sent, headers={"Idempotency-Key": "l-1"})
+    for key in ("l-1", "l-1#0", "l-1-0"):
+        assert "idempotency-replayed" not in send(service, key).headers
+    assert send(service, "l-1 0").status_code == 422
+
+
 def test_client_sends_a_key_of_its_own_and_takes_one(service: RunningService) -> None:
     with Client(str(service.client.base_url)) as client:
         one, two = client.inspect("widget", GOOD), client.inspect("widget", GOOD)

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import cv2
 import httpx
@@ -171,7 +172,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no text": (tensor(data=[1]), "must have 1 texts"),
     "pixel values": (tensor(datatype="UINT8", shape=[1, 2], data=[0, 256]), "from 0 to 255"),
     "pixel count": (tensor(datatype="UINT8", shape=[2, 2], data=[0, 1]), "must have 4 whole numbers"),
-    "pixel rows": (tensor(datatype="UINT8", shape=[2, 2], data=[[0, 1], [2]]), "different lengths"),
+    "pixel rows": (tensor(datatype="UINT8", shape=[2, 2], data=[[0, 1], [2]]), "rows of equal length"),
+    "pixel texts": (tensor(datatype="UINT8", shape=[1, 2], data=["a" * 10_000, ""]), "whole numbers"),
+    "pixel fractions": (tensor(datatype="UINT8", shape=[1, 2], data=[0.5, 1]), "whole numbers"),
+    "pixel nesting": (tensor(datatype="UINT8", shape=[1, 1], data=[[[[[[1]]]]]]), "whole numbers"),
     "pixel shape": (tensor(datatype="UINT8", shape=[4], data=[0, 1, 2, 3]), "Expected [height, width]"),
     "channels": (tensor(datatype="UINT8", shape=[1, 1, 1, 4], data=[0, 1, 2, 3]), "Expected [height, width]"),
     "binary size": (tensor(data=None, parameters={"binary_data_size": 10}), "ends before"),
@@ -214,6 +218,37 @@ def test_wrong_binary_elements_are_refused(service: RunningService, elements: by
     described = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(elements)}}
     response = infer(service, {"inputs": [described]}, elements)
     assert (response.status_code, message in response.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("content", [b'{"inputs":[' + b"[]," * 400_000 + b"[]]}", b'{"x":"' + b"y" * 9 * 2**20 + b'"}'])
+def test_large_json_is_refused_before_it_is_parsed(serve: Serve, content: bytes) -> None:
+    with serve() as service:
+        response = service.client.post(f"{MODEL}/infer", content=content)
+    assert (response.status_code, "binary tensor" in response.json()["error"]) == (400, True)
+
+
+def test_version_is_checked_when_the_image_is_judged(service: RunningService) -> None:
+    """Another bundle may be activated after the request was accepted."""
+    version = service.client.get(MODEL).json()["versions"][0]
+    url = f"{MODEL}/versions/{version}/infer"
+    assert service.client.post(url, json={"inputs": [encoded(GOOD)]}).json()["model_version"] == version
+    with patch("service.api.routes.open_inference._active_version"):
+        other = service.client.post(f"{MODEL}/versions/000000000000/infer", json={"inputs": [encoded(GOOD)]})
+    assert (other.status_code, other.headers["x-problem-type"]) == (404, "/problems#version-not-active")
+
+
+def test_request_that_is_sent_again_is_inspected_once(service: RunningService) -> None:
+    def send() -> dict[str, list[Any]]:
+        content = {"inputs": [encoded(GOOD, BAD)]}
+        return outputs(service.client.post(f"{MODEL}/infer", json=content, headers={"Idempotency-Key": "oip-1"}))
+
+    first = send()
+    assert send() == first
+
+
+def test_more_images_than_the_queue_holds_are_inspected(serve: Serve) -> None:
+    with serve(queue_limit=8, max_batch=4) as service:
+        assert len(outputs(infer(service, {"inputs": [encoded(*[GOOD] * 40)]}))["decision"]) == 40
 
 
 @pytest.mark.parametrize(

@@ -118,3 +118,15 @@ def test_paths_are_replaced_by_names(tmp_path: Path) -> None:
     finally:
         SERVER_PATHS.reset(token)
     assert hide_paths("/anything") == "/anything"
+
+
+def test_folders_of_the_container_image_do_not_garble_urls() -> None:
+    settings = Settings(models=Path("/models"), data=Path("/data"), artefacts_url="file:///mnt/archive/line%201")
+    token = SERVER_PATHS.set(ServerPaths(settings))
+    try:
+        for text in ("GET /v2/models/MODEL describes it", "https://host/data", "urn:x:/data", "see docs/data/x"):
+            assert hide_paths(text) == text
+        assert hide_paths("/models/widget is broken (/data/x)") == "MODELS/widget is broken (DATA/x)"
+        assert hide_paths("'/mnt/archive/line 1' cannot be written") == "'ARTEFACTS' cannot be written"
+    finally:
+        SERVER_PATHS.reset(token)

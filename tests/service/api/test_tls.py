@@ -5,9 +5,15 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 from websockets.sync.client import connect
 
@@ -92,8 +98,7 @@ def test_changed_certificate_is_used_without_a_restart(
 def test_changed_certificate_that_is_unusable_is_not_used(certificate: TestCertificate, tmp_path: Path) -> None:
     paths = certificate.write(tmp_path)
     files = CertificateFiles(paths["tls_certificate"], paths["tls_key"])
-    context = files.context()
-    reloader = CertificateReloader(files, context, Metrics())
+    reloader = CertificateReloader(files, Metrics())
     other = make_certificate()
     paths["tls_key"].unlink()
     with capture_logs() as logs:
@@ -107,6 +112,32 @@ def test_changed_certificate_that_is_unusable_is_not_used(certificate: TestCerti
     with capture_logs() as logs:
         reloader.check()
     assert [entry["event"] for entry in logs] == ["certificate loaded"]
+
+
+def test_certificate_that_openssl_refuses_half_way_leaves_the_old_one_in_use(
+    serve: Serve, certificate: TestCertificate, tmp_path: Path
+) -> None:
+    """The leaf is right, but an intermediate certificate is too weak: OpenSSL refuses it after it took the leaf."""
+    weak = weak_certificate()
+    paths = certificate.write(tmp_path)
+    with serve(**paths, ca=certificate.trust()) as service:
+        renewed = make_certificate()
+        paths["tls_key"].write_bytes(renewed.key)
+        paths["tls_certificate"].write_bytes(renewed.certificate + weak)
+        with pytest.raises(CertificateUnusable, match="cannot be used"):
+            CertificateFiles(paths["tls_certificate"], paths["tls_key"]).context()
+        assert service.server._reloader is not None
+        service.server._reloader.check()
+        assert served_certificate(service).strip() == certificate.certificate.decode().strip()
+
+
+def weak_certificate() -> bytes:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "weak")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def write_files(folder: Path, case: str, certificate: TestCertificate) -> CertificateFiles:
