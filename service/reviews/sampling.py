@@ -98,10 +98,9 @@ def draw(images: Sequence[JudgedImage], plan: SamplePlan) -> list[Stratum]:
     strata = []
     for (bundle, decision), members in sorted(groups.items()):
         parts = _split(members, _quantiles(decision))
+        count = {"pass": plan.passed, "fail": plan.failed}.get(decision, len(members))
+        wanted = _number_per_stratum([len(part) for part in parts], count)
         for part in parts:
-            count = {"pass": plan.passed, "fail": plan.failed}.get(decision)
-            # Rounded up, so that a small plan draws from every stratum.
-            wanted = len(part) if count is None else min(len(part), -(-count // len(parts)))
             # The id decides between equal hashes.
             order = sorted(part, key=lambda image: (hash_of(image.id), image.id))
             strata.append(Stratum(bundle, decision, tuple(part), tuple(order[:wanted])))
@@ -110,6 +109,24 @@ def draw(images: Sequence[JudgedImage], plan: SamplePlan) -> list[Stratum]:
 
 def _quantiles(decision: VerdictName) -> tuple[float, ...]:
     return {"pass": PASS_QUANTILES, "fail": FAIL_QUANTILES}.get(decision, ())
+
+
+def _number_per_stratum(sizes: Sequence[int], count: int) -> int:
+    """Return the number of inspections to draw from each stratum; smaller strata are drawn completely.
+
+    It is rounded up, so that a small plan draws from every stratum.
+
+    Args:
+        sizes: Sizes of the strata.
+        count: Number of inspections to draw from all of them together.
+    """
+    remaining, left = count, len(sizes)
+    for size in sorted(sizes):
+        number = -(-remaining // left)
+        if number <= size:
+            return number
+        remaining, left = remaining - size, left - 1
+    return max(sizes)
 
 
 def _split(members: Sequence[JudgedImage], quantiles: tuple[float, ...]) -> list[list[JudgedImage]]:

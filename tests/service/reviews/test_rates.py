@@ -85,7 +85,9 @@ def test_inclusion_probability_is_the_frequency_with_which_an_inspection_is_draw
     for low, high in ((0, 100), (100, 160), (160, 190), (190, 200)):
         frequency = sum(drawn[number] for number in range(low, high)) / 300 / (high - low)
         assert frequency == pytest.approx(probabilities[low], abs=1e-9)
-    assert max(drawn[number] / 300 - probabilities[number] for number in range(200)) < 0.12, "no inspection is preferred"
+    assert max(drawn[number] / 300 - probabilities[number] for number in range(200)) < 0.12, (
+        "no inspection is preferred"
+    )
 
 
 def test_small_and_equal_scores_are_sampled() -> None:
