@@ -165,7 +165,7 @@ class Proposer:
 
     def _stored_images(self, active: ActiveProduct, selection: Selection, *, includes_reviewed: bool) -> GoodImages:
         product = active.bundle.manifest.product
-        joined, excluded = 0, []
+        joined, excluded = 0, list[str]()
         if includes_reviewed:
             records, joined, excluded = self._with_reviewed(product, selection)
         else:
@@ -195,9 +195,7 @@ class Proposer:
             compared=active.bundle.images is not None,
         )
 
-    def _with_reviewed(
-        self, product: str, selection: Selection
-    ) -> tuple[Sequence[InspectionRecord], int, Sequence[str]]:
+    def _with_reviewed(self, product: str, selection: Selection) -> tuple[Sequence[InspectionRecord], int, list[str]]:
         """Return the selected inspections with those that reviews label as good, and without those labelled as defect.
 
         Returns:

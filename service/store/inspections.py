@@ -86,9 +86,11 @@ def list_inspections(
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    query = select(_TABLE).order_by(_TABLE.c.id.desc()).limit(limit)
+    # Sorted by the column of the table that the condition selects from, so that its index gives the order.
+    key = _TABLE.c.id if which.label is None else _LABELS.c.inspection_id
+    query = select(_TABLE).order_by(key.desc()).limit(limit)
     if before is not None:
-        query = query.where(_TABLE.c.id < str(before))
+        query = query.where(key < str(before))
     if which.product is not None:
         query = query.where(_TABLE.c.product == which.product)
     if which.decision is not None:

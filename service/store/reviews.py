@@ -315,8 +315,8 @@ def current_reviews(engine: Engine, product: str, limit: int) -> dict[str, dict[
         StoreUnavailable: The database cannot be read.
     """
     columns = (ReviewRow.inspection_id, ReviewRow.reviewer, ReviewRow.label)
-    query: Select[Any] = select(*columns)
-    query = _not_withdrawn(query).where(ReviewRow.product == product)
+    every: Select[Any] = select(*columns)
+    query = _not_withdrawn(every).where(ReviewRow.product == product)
     found: dict[str, dict[str, ReviewLabel]] = {}
     with reading(engine) as session:
         for name, reviewer, label in session.execute(query.order_by(ReviewRow.id.desc()).limit(limit)):

@@ -18,6 +18,7 @@ import pytest
 from plumbline_client import Client
 from service.reviews.layout import folder_of_kind, is_test_image, spreadsheet_text
 from service.serving import review_export
+from service.store.records import InspectionRecord
 from service.store.retention import mark_removed
 from tests.bundles import part
 from tests.command_line import run
@@ -144,14 +145,21 @@ def test_export_is_selected_by_time_refused_when_empty_or_busy_and_makes_no_body
     assert (many.status_code, "shorter periods" in many.json()["detail"]) == (422, True)
 
 
-def test_export_has_one_image_in_memory_and_ends_when_the_client_disconnects(service: RunningService) -> None:
+def test_export_has_one_image_in_memory_and_ends_when_the_client_disconnects(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(4):
         review(service, inspect(service, good_part(number)), "good")
     task = review_export.ExportTask("widget", None, None, 0.0)
     running = service.services.reviews.export(task)
     reads: list[str] = []
     original = service.store.files.image_of
-    service.store.files.image_of = lambda record: reads.append(record.id) or original(record)  # type: ignore[method-assign, func-returns-value]
+
+    def read(record: InspectionRecord) -> bytes:
+        reads.append(record.id)
+        return original(record)
+
+    monkeypatch.setattr(service.store.files, "image_of", read)
     pieces = running.pieces()
     next(pieces)
     assert len(reads) == 1, "the next image is read when the client has read this one"

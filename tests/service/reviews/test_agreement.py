@@ -23,6 +23,7 @@ def test_kappa_and_its_standard_error_are_those_of_the_published_example() -> No
     # Fleiss, Levin & Paik, Statistical Methods for Rates and Proportions (2003), table 18.1.
     result = cohens_kappa(*labels_of([[75, 1, 4], [5, 4, 1], [0, 0, 10]]))
 
+    assert result.kappa is not None
     assert result.kappa == pytest.approx(0.676, abs=5e-4)
     assert result.interval is not None
     assert (result.interval[1] - result.kappa) / Z == pytest.approx(0.088, abs=5e-4)
