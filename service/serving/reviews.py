@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from typing import Literal
 
-from service.access.principal import Principal
 from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.deployment.registry import Registry
 from service.errors import InvalidRequest
@@ -23,6 +22,7 @@ from service.reviews.sampling import JudgedImage, SamplePlan, Stratum, draw, has
 from service.schemas.inspection import InspectionLabel, VerdictName
 from service.schemas.review import QueueReason, ReviewLabel
 from service.serving.review_export import Export, Exporter, ExportTask
+from service.store.audit import Actor
 from service.store.ids import parse_id
 from service.store.inspections import InspectionFilter, list_inspections
 from service.store.records import LabelledImage, StoredReview
@@ -196,7 +196,7 @@ class ReviewService:
             self._metrics.reviews.labels(reviews.product, draft.label).inc()
         return reviews, review, is_new
 
-    def withdraw(self, inspection_id: str, reviewer: str, review_id: int | None) -> Reviews:
+    def withdraw(self, inspection_id: str, actor: Actor, review_id: int | None) -> Reviews:
         """Withdraw the newest review of a reviewer.
 
         Raises:
@@ -205,7 +205,7 @@ class ReviewService:
             StoreUnavailable: The withdrawal could not be stored.
         """
         self._store.require_writable()
-        return withdraw_review(self._store.engine, parse_id(inspection_id), reviewer, review_id, self._clock.now())
+        return withdraw_review(self._store.engine, parse_id(inspection_id), actor, review_id, self._clock.now())
 
     def history(self, inspection_id: str) -> Reviews:
         """Return all reviews of an inspection.
@@ -389,24 +389,22 @@ class ReviewService:
             self._registry.require_known(product)
 
 
-def reviewer_name(principal: Principal, stated: str | None) -> str:
-    """Return the name under which reviews of a principal are stored.
+def as_reviewer(actor: Actor, stated: str | None) -> Actor:
+    """Return the actor under whose name a review is stored.
 
     Args:
-        principal: Who sends the request.
+        actor: Who sends the request.
         stated: The name in the request; None without.
 
     Raises:
-        InvalidRequest: The principal is authenticated and states another name.
+        InvalidRequest: The actor is authenticated and states another name.
     """
-    if principal.kind == "local":
-        return stated or principal.name
-    if stated not in {None, principal.name}:
+    if actor.kind != "local" and stated not in {None, actor.name}:
         raise InvalidRequest(
-            f"The request is authenticated as {principal.name!r}, so it cannot be in the name of {stated!r}. Omit "
+            f"The request is authenticated as {actor.name!r}, so it cannot be in the name of {stated!r}. Omit "
             "`reviewer`."
         )
-    return principal.name
+    return actor.signed(stated)
 
 
 def _judged(image: LabelledImage) -> JudgedImage:

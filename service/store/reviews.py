@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from service.reviews.errors import NoReviewToWithdraw
 from service.reviews.labels import CombinedLabel, Opinion, combine
 from service.schemas.review import ReviewLabel
+from service.store.audit import Actor, AuditEntry, append_audit
 from service.store.errors import UnknownInspection
 from service.store.models import InspectionLabelRow, InspectionRow, ReviewRow
 from service.store.records import InspectionRecord, LabelledImage, StoredReview
@@ -35,13 +36,13 @@ class ReviewDraft:
     """A review to append.
 
     Attributes:
-        reviewer: Who reviews.
+        actor: Who reviews. The name is that of the reviewer.
         label: The label.
         kind: Kind of defect; None for another label, or if it is not named.
         note: A remark; None without one.
     """
 
-    reviewer: str
+    actor: Actor
     label: ReviewLabel
     kind: str | None = None
     note: str | None = None
@@ -102,14 +103,15 @@ def add_review(
     """
     with writing(engine, "the review cannot be stored") as session:
         before = _locked_reviews(session, str(inspection_id))
-        current = before.current.get(draft.reviewer)
+        reviewer = draft.actor.name
+        current = before.current.get(reviewer)
         if current is not None and _is_repetition(current, draft, moment):
             return before, current, False
         row = ReviewRow(
             inspection_id=str(inspection_id),
             product=before.product,
             created_at=moment,
-            reviewer=draft.reviewer,
+            reviewer=reviewer,
             label=draft.label,
             kind=draft.kind,
             note=draft.note,
@@ -119,18 +121,29 @@ def add_review(
         session.flush()
         after = _reviews(session, str(inspection_id))
         _store_label(session, str(inspection_id), after)
-        return after, after.current[draft.reviewer], True
+        review = after.current[reviewer]
+        entry = AuditEntry(
+            actor=draft.actor,
+            action="review:add",
+            product=before.product,
+            object=str(inspection_id),
+            before=None if current is None else _facts(current),
+            after=_facts(review),
+            note=draft.note or "",
+        )
+        append_audit(session, entry)
+        return after, review, True
 
 
 def withdraw_review(
-    engine: Engine, inspection_id: UUID, reviewer: str, review_id: int | None, moment: datetime
+    engine: Engine, inspection_id: UUID, actor: Actor, review_id: int | None, moment: datetime
 ) -> Reviews:
     """Withdraw the newest review of a reviewer and update the label. The reviewer's earlier one is current again.
 
     Args:
         engine: The database.
         inspection_id: The inspection.
-        reviewer: The reviewer.
+        actor: The reviewer.
         review_id: The review, if it was stated. If it is withdrawn already, nothing is changed.
         moment: The present time.
 
@@ -139,7 +152,7 @@ def withdraw_review(
         UnknownInspection: No inspection has this id.
         StoreUnavailable: Nothing was stored.
     """
-    name = str(inspection_id)
+    name, reviewer = str(inspection_id), actor.name
     with writing(engine, "the withdrawal of a review cannot be stored") as session:
         before = _locked_reviews(session, name)
         own = [review for review in before.items if review.reviewer == reviewer]
@@ -162,6 +175,16 @@ def withdraw_review(
         session.flush()
         after = _reviews(session, name)
         _store_label(session, name, after)
+        again = after.current.get(reviewer)
+        entry = AuditEntry(
+            actor=actor,
+            action="review:undo",
+            product=before.product,
+            object=name,
+            before=_facts(newest),
+            after=None if again is None else _facts(again),
+        )
+        append_audit(session, entry)
         return after
 
 
@@ -397,6 +420,11 @@ def _store_label(session: Session, inspection_id: str, reviews: Reviews) -> None
             inspection_id=inspection_id, product=reviews.product, label=label.label, kind=label.kind
         )
         session.add(row)
+
+
+def _facts(review: StoredReview) -> dict[str, Any]:
+    """Return a review for the audit log."""
+    return {"review": review.id, "label": review.label, "kind": review.kind}
 
 
 def _is_repetition(current: StoredReview, draft: ReviewDraft, moment: datetime) -> bool:

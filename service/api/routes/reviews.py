@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request, Response
 from starlette.responses import Response as StarletteResponse
 
-from service.api.deps import PrincipalDep, ReviewsDep
+from service.api.deps import ActorDep, ReviewsDep
 from service.api.http.access import requires
 from service.api.http.head import headers_only, is_head
 from service.api.http.problems import problem_responses
@@ -30,7 +30,7 @@ from service.schemas.review import (
     UndoRequest,
 )
 from service.serving.review_export import ExportTask
-from service.serving.reviews import PeriodRequest, reviewer_name
+from service.serving.reviews import PeriodRequest, as_reviewer
 from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.reviews import ReviewDraft
 from service.untrusted_zip import MEDIA_TYPE as ZIP
@@ -78,7 +78,7 @@ def review_inspection(
     inspection_id: InspectionPath,
     review: ReviewRequest,
     reviews: ReviewsDep,
-    principal: PrincipalDep,
+    actor: ActorDep,
     response: Response,
 ) -> Review:
     """Label an inspection as good, as defect, or as unsure.
@@ -86,7 +86,7 @@ def review_inspection(
     Reviews are never changed or deleted. A reviewer's newer review replaces the earlier one; both stay in the history.
     The same review again within 10 seconds, as by a double click, is not stored a second time.
     """
-    draft = ReviewDraft(reviewer_name(principal, review.reviewer), review.label, review.kind, review.note)
+    draft = ReviewDraft(as_reviewer(actor, review.reviewer), review.label, review.kind, review.note)
     found, stored, is_new = reviews.add(inspection_id, draft)
     response.status_code = 201 if is_new else 200
     return to_review(stored, found)
@@ -102,7 +102,7 @@ def review_inspection(
 def undo_review(
     inspection_id: InspectionPath,
     reviews: ReviewsDep,
-    principal: PrincipalDep,
+    actor: ActorDep,
     undo: Annotated[UndoRequest | None, Body()] = None,
 ) -> ReviewHistory:
     """Withdraw one's own newest review of an inspection. The review before it, if there is one, is current again.
@@ -110,7 +110,7 @@ def undo_review(
     The withdrawn review stays in the history.
     """
     undo = undo or UndoRequest()
-    reviewer = reviewer_name(principal, undo.reviewer)
+    reviewer = as_reviewer(actor, undo.reviewer)
     return to_history(inspection_id, reviews.withdraw(inspection_id, reviewer, undo.review_id))
 
 
@@ -136,7 +136,7 @@ def list_reviews(inspection_id: InspectionPath, reviews: ReviewsDep) -> ReviewHi
 def review_queue(
     product: ProductQuery,
     reviews: ReviewsDep,
-    principal: PrincipalDep,
+    actor: ActorDep,
     reviewer: Annotated[
         Author | None, Query(description="The reviewer, as in a review; by default the authenticated name.")
     ] = None,
@@ -154,7 +154,7 @@ def review_queue(
     with which probability the sample contains it. `GET /v1/reviews:rates` with the same parameters evaluates the
     sample.
     """
-    name = reviewer_name(principal, reviewer)
+    name = as_reviewer(actor, reviewer).name
     period = reviews.sample(PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample)))
     return to_queue(period, reviews.queue(period, name), name, limit)
 
