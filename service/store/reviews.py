@@ -338,8 +338,7 @@ def current_reviews(engine: Engine, product: str, limit: int) -> dict[str, dict[
         StoreUnavailable: The database cannot be read.
     """
     columns = (ReviewRow.inspection_id, ReviewRow.reviewer, ReviewRow.label)
-    every: Select[Any] = select(*columns)
-    query = _not_withdrawn(every).where(ReviewRow.product == product)
+    query = _not_withdrawn(select(*columns)).where(ReviewRow.product == product)
     found: dict[str, dict[str, ReviewLabel]] = {}
     with reading(engine) as session:
         for name, reviewer, label in session.execute(query.order_by(ReviewRow.id.desc()).limit(limit)):
@@ -347,7 +346,7 @@ def current_reviews(engine: Engine, product: str, limit: int) -> dict[str, dict[
     return found
 
 
-def _not_withdrawn(query: Select[Any]) -> Select[Any]:
+def _not_withdrawn(query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     """Return a query for reviews without withdrawals and without reviews that were withdrawn."""
     other = aliased(ReviewRow)
     withdrawal = select(other.id).where(other.withdraws == ReviewRow.id).exists()
