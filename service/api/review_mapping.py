@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import datetime
 from typing import Any, get_args
 
 from service.api.mapping import to_links
@@ -23,7 +24,7 @@ from service.schemas.review import (
     ReviewQueue,
     StratumFacts,
 )
-from service.serving.reviews import Agreement, QueuedInspection, RatesOf, ReviewedPair, SampledPeriod
+from service.serving.review_evaluation import Agreement, QueuedInspection, RatesOf, ReviewedPair, SampledPeriod
 from service.store.records import StoredReview
 from service.store.reviews import Reviews
 
@@ -62,12 +63,21 @@ def to_history(inspection_id: str, reviews: Reviews) -> ReviewHistory:
     )
 
 
-def to_queue(period: SampledPeriod, found: list[QueuedInspection], reviewer: str, limit: int) -> ReviewQueue:
-    """Map the first inspections of a queue."""
+def to_queue(
+    period: SampledPeriod, found: list[QueuedInspection], reviewer: str, times: dict[str, datetime]
+) -> ReviewQueue:
+    """Map a queue.
+
+    Args:
+        period: The inspections that it was made from.
+        found: The queue.
+        reviewer: The reviewer.
+        times: When those inspections were made that the response contains, by id.
+    """
     items = [
         QueueItem(
             inspection_id=item.image.id,
-            created_at=item.image.created_at,
+            created_at=times[item.image.id],
             decision=item.image.decision,
             score=item.image.score,
             label=item.image.label,
@@ -75,7 +85,8 @@ def to_queue(period: SampledPeriod, found: list[QueuedInspection], reviewer: str
             inclusion_probability=item.probability,
             links=to_links(item.image.id, period.product),
         )
-        for item in found[:limit]
+        for item in found
+        if item.image.id in times
     ]
     return ReviewQueue(**_period(period), reviewer=reviewer, total=len(found), items=items)
 

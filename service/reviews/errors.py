@@ -26,19 +26,18 @@ class NoReviewToWithdraw(PlumblineError):
         )
 
 
-class ExportBusy(PlumblineError):
-    """Other exports of labelled images are running.
+class ReviewsBusy(PlumblineError):
+    """Other exports of labelled images, or other reports on reviews, are being made.
 
     Their number is limited, so that they do not delay inspections. Send the request again after `retry_after`.
     """
 
-    slug = "export-busy"
-    title = "Too many exports are running"
+    slug = "reviews-busy"
+    title = "Too many evaluations of reviews"
     status = 503
 
-    def __init__(self, limit: int, retry_after_s: float = 10.0) -> None:
+    def __init__(self, what: str, limit: int, retry_after_s: float = 5.0) -> None:
         super().__init__(
-            f"{limit} exports of labelled images are already running, which is the limit. Retry after "
-            f"{retry_after_s:g} s.",
+            f"{limit} {what} are being made already, which is the limit. Retry after {retry_after_s:g} s.",
             retry_after=retry_after_s,
         )

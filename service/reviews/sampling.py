@@ -38,7 +38,7 @@ class SamplePlan:
     failed: int = DEFAULT_SAMPLE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class JudgedImage:
     """What the sample depends on.
 

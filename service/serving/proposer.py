@@ -39,7 +39,7 @@ from service.store.ids import new_id
 from service.store.inspections import Selection, recent_inspections, select_inspections
 from service.store.proposals import add_proposal
 from service.store.records import InspectionRecord, StoredProposal
-from service.store.reviews import labelled_ids, labels_of
+from service.store.review_queries import labelled_ids, labels_of
 from service.store.store import Store
 
 _ATTEMPTS = 20

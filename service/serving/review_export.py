@@ -17,12 +17,12 @@ from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.decoding.formats import PNG, SUFFIXES
 from service.inspection.decoding.pixel_formats import RAW_MEDIA_TYPE, PixelRules
-from service.reviews.errors import ExportBusy
+from service.reviews.errors import ReviewsBusy
 from service.reviews.labels import CombinedLabel
 from service.reviews.layout import GOOD, folder_of_kind, image_path, is_test_image, spreadsheet_text
 from service.store.errors import ArtefactGone, StoredImageUnreadable
 from service.store.records import InspectionRecord
-from service.store.reviews import count_labelled, labelled_inspections
+from service.store.review_queries import count_labelled, labelled_inspections
 from service.store.store import Store
 
 MAX_IMAGES = 50_000
@@ -68,7 +68,7 @@ class Exporter:
 
         Raises:
             InvalidRequest: No inspection in the period is labelled good or defect, or too many are.
-            ExportBusy: Too many exports are running.
+            ReviewsBusy: Too many exports are running.
             StoreUnavailable: The database cannot be read.
         """
         count = count_labelled(self._store.engine, task.product, task.since, task.until)
@@ -83,7 +83,7 @@ class Exporter:
                 "contain. Export shorter periods with `since` and `until`."
             )
         if not self._slots.acquire(blocking=False):
-            raise ExportBusy(MAX_EXPORTS)
+            raise ReviewsBusy("exports of labelled images", MAX_EXPORTS)
         return Export(self._store, task, self._slots)
 
 

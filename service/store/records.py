@@ -132,7 +132,7 @@ class StoredReview:
     withdrawn_at: datetime | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledImage:
     """What reviews and their statistics need of a judged inspection.
 
@@ -142,7 +142,6 @@ class LabelledImage:
     """
 
     id: str
-    created_at: datetime
     decision: VerdictName
     score: float
     bundle_version: str

@@ -17,7 +17,7 @@ from service.api.responses import binary_response
 from service.api.review_mapping import to_agreement, to_history, to_queue, to_rates, to_review
 from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.errors import InvalidRequest
-from service.reviews.errors import ExportBusy, NoReviewToWithdraw
+from service.reviews.errors import NoReviewToWithdraw, ReviewsBusy
 from service.reviews.sampling import DEFAULT_SAMPLE, SamplePlan
 from service.schemas.common import Author, Label, UtcDatetime
 from service.schemas.review import (
@@ -29,8 +29,9 @@ from service.schemas.review import (
     ReviewRequest,
     UndoRequest,
 )
+from service.serving.review_evaluation import PeriodRequest
 from service.serving.review_export import ExportTask
-from service.serving.reviews import PeriodRequest, as_reviewer
+from service.serving.reviews import as_reviewer
 from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.reviews import ReviewDraft
 from service.untrusted_zip import MEDIA_TYPE as ZIP
@@ -38,7 +39,7 @@ from service.untrusted_zip import MEDIA_TYPE as ZIP
 router = APIRouter(tags=["reviews"])
 
 _ERRORS = (UnknownInspection, InvalidRequest, StoreUnavailable)
-_REPORT_ERRORS = (UnknownProduct, InvalidRequest, StoreUnavailable)
+_REPORT_ERRORS = (UnknownProduct, InvalidRequest, ReviewsBusy, StoreUnavailable)
 _MAX_SAMPLE = 10_000
 
 ProductQuery = Annotated[Label, Query(description="The product.")]
@@ -155,8 +156,11 @@ def review_queue(
     sample.
     """
     name = as_reviewer(actor, reviewer).name
-    period = reviews.sample(PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample)))
-    return to_queue(period, reviews.queue(period, name), name, limit)
+    evaluation = reviews.evaluation
+    with evaluation.slot():
+        period = evaluation.sample(PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample)))
+        found = evaluation.queue(period, name)
+        return to_queue(period, found, name, evaluation.times(found[:limit]))
 
 
 @router.get(
@@ -171,7 +175,8 @@ def review_agreement(product: ProductQuery, reviews: ReviewsDep) -> AgreementRep
 
     Only current reviews count. The interval of kappa uses the standard error of Fleiss, Cohen and Everitt (1969).
     """
-    return to_agreement(product, reviews.agreement(product))
+    with reviews.evaluation.slot():
+        return to_agreement(product, reviews.evaluation.agreement(product))
 
 
 @router.get(
@@ -201,8 +206,10 @@ def review_rates(
     were made, of the thresholds in force, and of thresholds in the request. Each reviewed part is weighted by the
     number of inspections that it stands for. The intervals have a confidence of 95 %.
     """
-    period = reviews.sample(PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample)))
-    return to_rates(period, reviews.rates(period, fail_threshold, review_threshold))
+    evaluation = reviews.evaluation
+    with evaluation.slot():
+        period = evaluation.sample(PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample)))
+        return to_rates(period, evaluation.rates(period, fail_threshold, review_threshold))
 
 
 @router.get(
@@ -212,7 +219,7 @@ def review_rates(
     response_class=StarletteResponse,
     responses={
         200: binary_response("Zip archive with the images in the folders of MVTec AD, and `manifest.csv`.", (ZIP,)),
-        **problem_responses(*_REPORT_ERRORS, ExportBusy),
+        **problem_responses(*_REPORT_ERRORS),
     },
 )
 @requires("review")

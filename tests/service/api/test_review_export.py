@@ -139,7 +139,7 @@ def test_export_is_selected_by_time_refused_when_empty_or_busy_and_makes_no_body
         export(service)
     monkeypatch.setattr(service.services.reviews._exporter._slots, "acquire", lambda **_: False)
     busy = service.client.get("/v1/reviews:export", params=params)
-    assert (busy.status_code, busy.json()["type"]) == (503, "/problems#export-busy")
+    assert (busy.status_code, busy.json()["type"]) == (503, "/problems#reviews-busy")
     monkeypatch.setattr(review_export, "MAX_IMAGES", 1)
     many = service.client.get("/v1/reviews:export", params=params)
     assert (many.status_code, "shorter periods" in many.json()["detail"]) == (422, True)

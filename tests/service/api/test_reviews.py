@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from service.access.principal import Principal
+from service.serving import review_evaluation
 from service.store import reviews as stored_reviews
 from service.store.ids import new_id
 from service.store.records import ShadowRecord
@@ -326,6 +328,19 @@ def test_rates_at_the_decisions_the_current_and_the_proposed_thresholds(service:
     empty = report(service, "rates", since="2020-01-01T00:00:00Z", until="2020-01-02T00:00:00Z")
     assert (empty["inspections"], empty["results"][0]["miss"]["rate"]) == (0, None)
     assert (empty["results"][0]["miss"]["low"], empty["results"][0]["miss"]["high"]) == (0, 1)
+
+
+def test_evaluations_are_limited_in_number(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review_evaluation, "_WAIT_S", 0.0)
+    inspect(service)
+    with ExitStack() as held:
+        for _ in range(review_evaluation.MAX_EVALUATIONS):
+            held.enter_context(service.services.reviews.evaluation.slot())
+        for name in ("queue", "agreement", "rates"):
+            busy = service.client.get(f"/v1/reviews:{name}", params=REVIEWED)
+            assert (busy.status_code, busy.json()["type"]) == (503, "/problems#reviews-busy")
+    for _ in range(review_evaluation.MAX_EVALUATIONS + 1):
+        report(service, "queue")
 
 
 def test_reviews_survive_a_restart(serve: Serve) -> None:

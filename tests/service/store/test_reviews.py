@@ -20,20 +20,18 @@ from service.store.errors import UnknownInspection
 from service.store.ids import new_id
 from service.store.inspections import InspectionFilter, list_inspections
 from service.store.records import ShadowRecord
-from service.store.reviews import (
-    ReviewDraft,
-    add_review,
+from service.store.review_queries import (
     count_labelled,
+    creation_times,
     current_reviews,
-    get_reviews,
     invalid_labels,
     judged_images,
     labelled_ids,
     labelled_inspections,
     labels_of,
     reviewed_ids,
-    withdraw_review,
 )
+from service.store.reviews import ReviewDraft, add_review, get_reviews, withdraw_review
 from service.store.shadows import add_shadow_verdicts, disagreeing_ids
 from service.store.store import Store
 from tests.service.store.test_store import make_row
@@ -170,14 +168,17 @@ def test_queries_by_label_period_and_reviewer(store: Store) -> None:
     ]
     assert invalid_labels(engine, "widget", START, None) == {"defect": 1}
     assert reviewed_ids(engine, "widget", "Bob") == {str(names[0])}
-    reviews = current_reviews(engine, "widget", 100)
+    reviews, is_cut = current_reviews(engine, "widget", 100)
+    assert not is_cut
+    assert current_reviews(engine, "widget", 2)[1]
+    assert creation_times(engine, [str(names[2])]) == {str(names[2]): START + timedelta(hours=2)}
     assert reviews[str(names[0])] == {"Ada": "good", "Bob": "good"}
     assert reviews[str(names[1])] == {"Ada": "defect"}
     assert str(other) not in reviews
 
 
 def test_labelled_inspections_are_read_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.store.reviews._AT_ONCE", 2)
+    monkeypatch.setattr("service.store.review_queries._AT_ONCE", 2)
     names = [write(store) for _ in range(5)]
     for name in names:
         add(store, name, ADA, "good")
