@@ -36,9 +36,12 @@ NAMES = {
     "AsyncOutboxCalls": "OutboxCalls",
     "AsyncProductCalls": "ProductCalls",
     "AsyncRecipeCalls": "RecipeCalls",
+    "AsyncReviewCalls": "ReviewCalls",
     "AsyncStreamCalls": "StreamCalls",
     "_async": "_sync",
     "aclose": "close",
+    "aiter_bytes": "iter_bytes",
+    "aread": "read",
     "anext": "next",
     "async_auth_flow": "sync_auth_flow",
     "asyncio": "sync",  # in websockets.asyncio.client

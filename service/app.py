@@ -41,6 +41,7 @@ from service.api.routes import (
     proposals,
     recipes,
     replays,
+    reviews,
     stream,
 )
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
@@ -77,6 +78,7 @@ from service.serving.readiness import ReadinessCheck
 from service.serving.recipes import RecipeService
 from service.serving.replays import ReplayService
 from service.serving.retention import RetentionSweeper
+from service.serving.reviews import ReviewService
 from service.serving.streams import StreamService
 from service.settings import Settings
 from service.store.health import StoreHealth
@@ -94,6 +96,7 @@ ROUTERS = tuple(
         inspections,
         batches,
         replays,
+        reviews,
         products,
         recipes,
         proposals,
@@ -163,6 +166,7 @@ class Runtime:
             proposals=ProposalService(self.registry, store),
             replays=ReplayService(self.registry, store),
             audit=AuditService(store.engine),
+            reviews=ReviewService(self.registry, store, metrics, clock),
             readiness=ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products),
             outbox=self._integrations.service,
         )

@@ -26,6 +26,7 @@ from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
 from service.serving.recipes import RecipeService
 from service.serving.replays import ReplayService
+from service.serving.reviews import ReviewService
 from service.serving.streams import StreamService
 from service.settings import Settings
 from service.store.audit import MAX_ADDRESS, Actor
@@ -45,6 +46,7 @@ class Services:
     proposals: ProposalService
     replays: ReplayService
     audit: AuditService
+    reviews: ReviewService
     readiness: ReadinessCheck
     outbox: OutboxService
 
@@ -108,6 +110,10 @@ async def _proposals(connection: HTTPConnection) -> ProposalService:
 
 async def _replays(connection: HTTPConnection) -> ReplayService:
     return services_of(connection).replays
+
+
+async def _reviews(connection: HTTPConnection) -> ReviewService:
+    return services_of(connection).reviews
 
 
 async def _readiness(connection: HTTPConnection) -> ReadinessCheck:
@@ -177,6 +183,7 @@ BundlesDep = Annotated[BundleService, Depends(_bundles)]
 RecipesDep = Annotated[RecipeService, Depends(_recipes)]
 ProposalsDep = Annotated[ProposalService, Depends(_proposals)]
 ReplaysDep = Annotated[ReplayService, Depends(_replays)]
+ReviewsDep = Annotated[ReviewService, Depends(_reviews)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
 ActorDep = Annotated[Actor, Depends(_actor)]
 """Who makes a change, for the service objects that make it."""

@@ -34,6 +34,7 @@ from service.schemas.inspection import (
     ImageFacts,
     ImagePixels,
     Inspection,
+    InspectionLabel,
     InvalidFact,
     Links,
     QualityFacts,
@@ -74,8 +75,13 @@ def to_item(kind: type[ItemT], index: int, outcome: Outcome, request_id: str) ->
     return kind(index=index, name=name, inspection=to_inspection(result))
 
 
-def to_inspection(record: InspectionRecord) -> Inspection:
-    """Map a stored inspection."""
+def to_inspection(record: InspectionRecord, label: InspectionLabel | None = None) -> Inspection:
+    """Map a stored inspection.
+
+    Args:
+        record: The inspection.
+        label: Its label; None without a review.
+    """
     return Inspection(
         id=record.id,
         product=record.product,
@@ -116,6 +122,7 @@ def to_inspection(record: InspectionRecord) -> Inspection:
         captured_at=record.captured_at,
         created_at=record.created_at,
         request_id=record.request_id,
+        label=label,
         artefacts_removed_at=record.artefacts_removed_at,
         links=to_links(record.id, record.product, has_map=not record.objections),
     )

@@ -26,6 +26,7 @@ from prometheus_client.exposition import generate_latest
 
 from service.monitoring.outbox_metrics import OutboxMetrics
 from service.monitoring.score_histogram import ScoreHistogram, score_buckets
+from service.schemas.review import ReviewLabel
 from service.schemas.sections import InvalidReason
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ class Metrics:
             "inspection_softened_total",
             "Verdicts that are milder than the score alone because of region filters.",
             ["product"],
+            registry=self.registry,
+        )
+        self.reviews = Counter(
+            "inspection_reviews_total",
+            "Reviews of inspections by people, by the label they gave.",
+            ["product", "label"],
             registry=self.registry,
         )
         self.stages = Histogram(
@@ -281,6 +288,8 @@ class Metrics:
             self.artefacts_removed.labels(product, decision)
         for reason in InvalidReason:
             self.invalid.labels(product, reason.value)
+        for label in get_args(ReviewLabel):
+            self.reviews.labels(product, label)
         self.softened.labels(product)
         self.inspection_duration.labels(product)
         self.p_values.labels(product)

@@ -94,6 +94,8 @@ def derive(
             grouped_by=images.grouped_by,
             one_session=images.one_session,
             measured=images.measured,
+            reviewed_good=images.reviewed_good,
+            labelled_defect=list(images.labelled_defect),
             not_judged=list(images.not_judged),
         ),
         thresholds=ProposedThresholds(fail=recipe.fail_threshold, review=recipe.review_threshold),
@@ -183,6 +185,17 @@ def _notes(
     elif images.days is None:
         notes.append(
             "This bundle's calibration card does not record the day of each score, so days cannot be compared."
+        )
+    if images.reviewed_good:
+        notes.append(
+            f"{images.reviewed_good} of {n} images joined because reviews label them as good. If mainly rejected parts "
+            "were reviewed, high scores are over-represented: the thresholds are then higher than the rate needs, so "
+            "fewer good parts fail, but more defective parts may pass."
+        )
+    if images.labelled_defect:
+        notes.append(
+            f"{len(images.labelled_defect)} inspections were left out because reviews label them as defect or "
+            "disputed: see source.labelled_defect."
         )
     if images.not_judged:
         notes.append(

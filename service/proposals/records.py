@@ -24,6 +24,8 @@ class GoodImages:
         groups: Name and number of images of every day.
         duplicates: Number of repeated images that were left out.
         measured: Number of images that were measured for this proposal.
+        reviewed_good: Number of images that joined because they are labelled good by reviews.
+        labelled_defect: Ids of inspections that were left out because of their label.
         not_judged: Names of images that the quality check rejected.
         compared: Whether the images were compared with those that the bundle was made from; False for a bundle that
             does not list them.
@@ -36,6 +38,8 @@ class GoodImages:
     groups: dict[str, int]
     duplicates: int = 0
     measured: int = 0
+    reviewed_good: int = 0
+    labelled_defect: tuple[str, ...] = ()
     not_judged: tuple[str, ...] = ()
     compared: bool = True
 

@@ -47,6 +47,8 @@ class Thresholds(ResponseModel):
 
 
 VerdictName = Literal["pass", "review", "fail"]
+InspectionLabel = Literal["good", "defect", "unsure", "disputed"]
+"""The label of an inspection, from the current reviews of all reviewers."""
 
 
 class FilterEffect(ResponseModel):
@@ -176,6 +178,11 @@ class Inspection(ResponseModel):
     captured_at: datetime | None
     created_at: datetime
     request_id: str | None
+    label: InspectionLabel | None = Field(
+        default=None,
+        description="Label by reviews: `disputed` if the reviewers disagree, null without a review. Always null in the "
+        "response to an image.",
+    )
     artefacts_removed_at: datetime | None = Field(
         default=None, description="When retention removed image and anomaly map; null if they were not removed."
     )

@@ -39,6 +39,7 @@ from service.store.ids import new_id
 from service.store.inspections import Selection, recent_inspections, select_inspections
 from service.store.proposals import add_proposal
 from service.store.records import InspectionRecord, StoredProposal
+from service.store.review_queries import labelled_ids, labels_of
 from service.store.store import Store
 
 _ATTEMPTS = 20
@@ -52,11 +53,14 @@ class ProposalTask:
         options: Rates, confidence and author.
         replay: Number of the newest inspections to decide again with the proposed thresholds.
         selection: Stored inspections that are declared good; None for the calibration card.
+        includes_reviewed: Whether inspections that reviews label as good join the selection, and those that they label
+            as defect or disputed are left out. With an empty selection, only the former remain.
     """
 
     options: ProposalOptions
     replay: int
     selection: Selection | None = None
+    includes_reviewed: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Proposer:
         if task.selection is None:
             images = GoodImages.of_card(active.bundle.card)
         else:
-            images = self._stored_images(active, task.selection)
+            images = self._stored_images(active, task.selection, includes_reviewed=task.includes_reviewed)
         return self.derive(active, task, images)
 
     def measure(self, active: ActiveProduct, frame: Frame, number: int) -> MeasuredImage:
@@ -159,9 +163,13 @@ class Proposer:
         )
         return proposal
 
-    def _stored_images(self, active: ActiveProduct, selection: Selection) -> GoodImages:
+    def _stored_images(self, active: ActiveProduct, selection: Selection, *, includes_reviewed: bool) -> GoodImages:
         product = active.bundle.manifest.product
-        records = select_inspections(self._store.engine, product, selection, MAX_GOOD_IMAGES + 1)
+        joined, excluded = 0, list[str]()
+        if includes_reviewed:
+            records, joined, excluded = self._with_reviewed(product, selection)
+        else:
+            records = select_inspections(self._store.engine, product, selection, MAX_GOOD_IMAGES + 1)
         if len(records) > MAX_GOOD_IMAGES:
             raise InvalidRequest(
                 f"The selection contains more than {MAX_GOOD_IMAGES} inspections, which is the limit. Select a shorter "
@@ -181,9 +189,29 @@ class Proposer:
             grouped_by="captured-at",
             groups=dict(sorted(Counter(days).items())),
             duplicates=len(records) - len(unique),
+            reviewed_good=joined,
+            labelled_defect=tuple(excluded),
             measured=sum(is_measured for _, is_measured in scored),
             compared=active.bundle.images is not None,
         )
+
+    def _with_reviewed(self, product: str, selection: Selection) -> tuple[Sequence[InspectionRecord], int, list[str]]:
+        """Return the selected inspections with those that reviews label as good, and without those labelled as defect.
+
+        Returns:
+            The inspections, oldest first; how many of them were not selected; and the ids of those that are left out.
+        """
+        engine, limit = self._store.engine, MAX_GOOD_IMAGES + 1
+        is_empty = selection == Selection()
+        selected = [] if is_empty else select_inspections(engine, product, selection, limit)
+        good = labelled_ids(engine, product, "good", selection.since, selection.until, limit)
+        known = {record.id for record in selected}
+        more = tuple(name for name in good if str(name) not in known)
+        joined = select_inspections(engine, product, Selection(more), limit) if more else []
+        records = sorted((*selected, *joined), key=lambda record: record.id)
+        labels = labels_of(engine, [record.id for record in records])
+        excluded = [name for name in sorted(labels) if labels[name].label in {"defect", "disputed"}]
+        return [record for record in records if record.id not in set(excluded)], len(joined), excluded
 
     def _whole_image_score(self, active: ActiveProduct, record: InspectionRecord) -> tuple[float, bool]:
         """Return the score over the whole image, and whether it was measured now.

@@ -11,12 +11,12 @@ from uuid import UUID
 from sqlalchemy import Engine, Select, select
 
 from service.store.errors import UnknownInspection
-from service.store.models import InspectionRow
+from service.store.models import InspectionLabelRow, InspectionRow
 from service.store.records import InspectionRecord
 from service.store.session import reading
 
 _IDS_AT_ONCE = 500
-_TABLE = InspectionRow.__table__
+_TABLE, _LABELS = InspectionRow.__table__, InspectionLabelRow.__table__
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class InspectionFilter:
         since: Earliest time of an inspection.
         permitted_products: Only these products.
         permitted_stations: Only these stations.
+        label: Label by reviews.
     """
 
     product: str | None = None
@@ -38,6 +39,7 @@ class InspectionFilter:
     since: datetime | None = None
     permitted_products: Collection[str] | None = None
     permitted_stations: Collection[str] | None = None
+    label: str | None = None
 
 
 def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:
@@ -84,9 +86,11 @@ def list_inspections(
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    query = select(_TABLE).order_by(_TABLE.c.id.desc()).limit(limit)
+    # Sorted by the column of the table that the condition selects from, so that its index gives the order.
+    key = _TABLE.c.id if which.label is None else _LABELS.c.inspection_id
+    query = select(_TABLE).order_by(key.desc()).limit(limit)
     if before is not None:
-        query = query.where(_TABLE.c.id < str(before))
+        query = query.where(key < str(before))
     if which.product is not None:
         query = query.where(_TABLE.c.product == which.product)
     if which.decision is not None:
@@ -99,6 +103,10 @@ def list_inspections(
         query = query.where(_TABLE.c.product.in_(which.permitted_products))
     if which.permitted_stations is not None:
         query = query.where(_TABLE.c.station.in_(which.permitted_stations))
+    if which.label is not None:
+        query = query.join(_LABELS, _LABELS.c.inspection_id == _TABLE.c.id).where(_LABELS.c.label == which.label)
+        if which.product is not None:
+            query = query.where(_LABELS.c.product == which.product)
     return _records(engine, query)
 
 

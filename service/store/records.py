@@ -9,7 +9,9 @@ from uuid import UUID
 
 from service.recipes.recipe import Recipe
 from service.schemas.common import SYSTEM_AUTHOR
+from service.schemas.inspection import InspectionLabel, VerdictName
 from service.schemas.proposal import Proposal
+from service.schemas.review import ReviewLabel
 from service.store.audit import Actor, AuditAction
 
 Role = Literal["active", "shadow"]
@@ -110,6 +112,41 @@ class PairedVerdict:
     shadow_score: float
     active_p_value: float
     shadow_p_value: float
+
+
+@dataclass(frozen=True)
+class StoredReview:
+    """A review of an inspection.
+
+    Attributes:
+        withdrawn_at: When the reviewer withdrew it; None if it was not withdrawn.
+    """
+
+    id: int
+    inspection_id: str
+    created_at: datetime
+    reviewer: str
+    label: ReviewLabel
+    kind: str | None
+    note: str | None
+    withdrawn_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """What reviews and their statistics need of a judged inspection.
+
+    Attributes:
+        has_image: Whether retention has not removed the image.
+        label: The label; None without a review.
+    """
+
+    id: str
+    decision: VerdictName
+    score: float
+    bundle_version: str
+    has_image: bool
+    label: InspectionLabel | None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import Engine, insert, select
 
@@ -56,3 +57,34 @@ def paired_verdicts(engine: Engine, product: str, active: str, shadow: str, limi
     )
     with reading(engine) as session:
         return [PairedVerdict(*row) for row in session.execute(query)]  # type: ignore[arg-type]  # scores are not NULL
+
+
+def disagreeing_ids(engine: Engine, product: str, since: datetime, until: datetime | None, limit: int) -> Sequence[str]:
+    """Return the inspections of a product about which a shadow bundle decided differently, newest first.
+
+    Args:
+        engine: The database.
+        product: The product.
+        since: Inclusive start of the period.
+        until: Exclusive end of the period; None for no end.
+        limit: Maximum number of inspections.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    query = (
+        select(InspectionRow.id)
+        .join(ShadowRow, ShadowRow.inspection_id == InspectionRow.id)
+        .where(
+            InspectionRow.product == product,
+            InspectionRow.created_at >= since,
+            ShadowRow.decision != InspectionRow.decision,
+        )
+        .distinct()
+        .order_by(InspectionRow.id.desc())
+        .limit(limit)
+    )
+    if until is not None:
+        query = query.where(InspectionRow.created_at < until)
+    with reading(engine) as session:
+        return session.scalars(query).all()

@@ -8,6 +8,7 @@ from plumbline_client._async.inspections import AsyncInspectionCalls
 from plumbline_client._async.outbox import AsyncOutboxCalls
 from plumbline_client._async.products import AsyncProductCalls
 from plumbline_client._async.recipes import AsyncRecipeCalls
+from plumbline_client._async.reviews import AsyncReviewCalls
 from plumbline_client._async.stream import AsyncStreamCalls
 
 
@@ -18,6 +19,7 @@ class AsyncClient(
     AsyncBundleCalls,
     AsyncAuditCalls,
     AsyncOutboxCalls,
+    AsyncReviewCalls,
     AsyncStreamCalls,
 ):
     """Client of one Plumbline service.

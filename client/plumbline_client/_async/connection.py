@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
 
-from plumbline_client._async.concurrency import sleep
+from plumbline_client._async.concurrency import run_blocking, sleep
 from plumbline_client.calls import Call
 from plumbline_client.credentials import key_header
 from plumbline_client.errors import ServiceProblem
@@ -101,6 +103,30 @@ class AsyncConnection:
             response = await self._exchange(call)
             if response.is_success:
                 return response.content
+            pause_s = retry_pause_s(response, self.max_retry_after_s)
+            if pause_s is None or attempts_left <= 0:
+                raise ServiceProblem.of(response)
+            attempts_left -= 1
+            await sleep(pause_s)
+
+    async def _download(self, call: Call, path: Path) -> None:
+        """Send a request, again after a 503, and write the body of the response to a file as it arrives.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        attempts_left = self.retries
+        while True:
+            try:
+                async with self._http.stream(call.method, call.path, **call.arguments()) as response:
+                    if response.is_success:
+                        with await run_blocking(path.open, "wb") as file:
+                            async for piece in response.aiter_bytes():
+                                await run_blocking(file.write, piece)
+                        return
+                    await response.aread()
+            except (httpx.HTTPError, ssl.SSLError) as error:
+                raise unreachable(self._url(call), error, self._timeout_s) from error
             pause_s = retry_pause_s(response, self.max_retry_after_s)
             if pause_s is None or attempts_left <= 0:
                 raise ServiceProblem.of(response)

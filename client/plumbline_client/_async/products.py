@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from plumbline_client._async.concurrency import run_blocking
 from plumbline_client._async.connection import AsyncConnection
@@ -41,6 +42,7 @@ class AsyncProductCalls(AsyncConnection):
         ids: Sequence[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        include_reviewed_good: bool = False,
         images: Sequence[ImageSource] | None = None,
         archive: bytes | None = None,
     ) -> Proposal:
@@ -59,6 +61,8 @@ class AsyncProductCalls(AsyncConnection):
             ids: Stored inspections of good parts.
             since: Instead: stored inspections from this time on, with time zone.
             until: Stored inspections before this time, with time zone.
+            include_reviewed_good: Also the inspections that are labelled good by reviews, without those labelled
+                defect. They may be the only ones.
             images: Instead: paths of image files, or pairs of name and bytes.
             archive: Instead: the bytes of a zip file of images.
 
@@ -74,6 +78,8 @@ class AsyncProductCalls(AsyncConnection):
             "confidence": confidence,
             "replay": replay,
         }
-        selection = {"ids": None if ids is None else list(ids), "since": since, "until": until}
+        selection: dict[str, Any] = {"ids": None if ids is None else list(ids), "since": since, "until": until}
+        if include_reviewed_good:
+            selection["include_reviewed_good"] = True
         named = None if images is None else await run_blocking(read_images, images)
         return await self._load(Proposal, propose_call(product, options, selection, named, archive))

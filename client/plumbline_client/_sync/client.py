@@ -9,6 +9,7 @@ from plumbline_client._sync.inspections import InspectionCalls
 from plumbline_client._sync.outbox import OutboxCalls
 from plumbline_client._sync.products import ProductCalls
 from plumbline_client._sync.recipes import RecipeCalls
+from plumbline_client._sync.reviews import ReviewCalls
 from plumbline_client._sync.stream import StreamCalls
 
 
@@ -19,6 +20,7 @@ class Client(
     BundleCalls,
     AuditCalls,
     OutboxCalls,
+    ReviewCalls,
     StreamCalls,
 ):
     """Client of one Plumbline service.

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
 
-from plumbline_client._sync.concurrency import sleep
+from plumbline_client._sync.concurrency import run_blocking, sleep
 from plumbline_client.calls import Call
 from plumbline_client.credentials import key_header
 from plumbline_client.errors import ServiceProblem
@@ -102,6 +104,30 @@ class Connection:
             response = self._exchange(call)
             if response.is_success:
                 return response.content
+            pause_s = retry_pause_s(response, self.max_retry_after_s)
+            if pause_s is None or attempts_left <= 0:
+                raise ServiceProblem.of(response)
+            attempts_left -= 1
+            sleep(pause_s)
+
+    def _download(self, call: Call, path: Path) -> None:
+        """Send a request, again after a 503, and write the body of the response to a file as it arrives.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        attempts_left = self.retries
+        while True:
+            try:
+                with self._http.stream(call.method, call.path, **call.arguments()) as response:
+                    if response.is_success:
+                        with run_blocking(path.open, "wb") as file:
+                            for piece in response.iter_bytes():
+                                run_blocking(file.write, piece)
+                        return
+                    response.read()
+            except (httpx.HTTPError, ssl.SSLError) as error:
+                raise unreachable(self._url(call), error, self._timeout_s) from error
             pause_s = retry_pause_s(response, self.max_retry_after_s)
             if pause_s is None or attempts_left <= 0:
                 raise ServiceProblem.of(response)

@@ -23,7 +23,7 @@ from plumbline_client.calls import (
 from plumbline_client.responses import parse_map, require_numpy
 from plumbline_client.schemas.batch import BatchResult
 from plumbline_client.schemas.bundle import ReplayRecord
-from plumbline_client.schemas.inspection import Inspection, InspectionPage
+from plumbline_client.schemas.inspection import Inspection, InspectionLabel, InspectionPage
 from plumbline_client.schemas.sections import DecisionName
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class InspectionCalls(Connection):
         product: str | None = None,
         decision: DecisionName | None = None,
         part_id: str | None = None,
+        label: InspectionLabel | None = None,
         page_size: int = 100,
     ) -> Iterator[Inspection]:
         """Iterate over stored inspections, newest first. Pages are requested as they are needed.
@@ -119,10 +120,11 @@ class InspectionCalls(Connection):
             product: Only inspections of this product.
             decision: Only inspections with this decision.
             part_id: Only inspections of this part.
+            label: Only inspections with this label by reviews.
             page_size: Inspections per request.
         """
         cursor: str | None = None
-        filters = {"product": product, "decision": decision, "part_id": part_id}
+        filters = {"product": product, "decision": decision, "part_id": part_id, "label": label}
         while True:
             page = self._load(InspectionPage, page_call(cursor, page_size, filters))
             for item in page.items:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from plumbline_client._sync.concurrency import run_blocking
 from plumbline_client._sync.connection import Connection
@@ -42,6 +43,7 @@ class ProductCalls(Connection):
         ids: Sequence[str] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        include_reviewed_good: bool = False,
         images: Sequence[ImageSource] | None = None,
         archive: bytes | None = None,
     ) -> Proposal:
@@ -60,6 +62,8 @@ class ProductCalls(Connection):
             ids: Stored inspections of good parts.
             since: Instead: stored inspections from this time on, with time zone.
             until: Stored inspections before this time, with time zone.
+            include_reviewed_good: Also the inspections that are labelled good by reviews, without those labelled
+                defect. They may be the only ones.
             images: Instead: paths of image files, or pairs of name and bytes.
             archive: Instead: the bytes of a zip file of images.
 
@@ -75,6 +79,8 @@ class ProductCalls(Connection):
             "confidence": confidence,
             "replay": replay,
         }
-        selection = {"ids": None if ids is None else list(ids), "since": since, "until": until}
+        selection: dict[str, Any] = {"ids": None if ids is None else list(ids), "since": since, "until": until}
+        if include_reviewed_good:
+            selection["include_reviewed_good"] = True
         named = None if images is None else run_blocking(read_images, images)
         return self._load(Proposal, propose_call(product, options, selection, named, archive))

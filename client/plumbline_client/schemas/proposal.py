@@ -32,6 +32,12 @@ class ProposalSource(ResponseModel):
     measured: int = Field(
         description="Number of images that were scored for this proposal; the other scores were already stored."
     )
+    reviewed_good: int = Field(
+        default=0, description="Number of images that joined because they are labelled good by reviews."
+    )
+    labelled_defect: list[str] = Field(
+        default=[], description="Inspections left out because they are labelled defect or disputed by reviews."
+    )
     not_judged: list[str] = Field(
         description="Images left out because the quality check rejected them (exposure, blur, size), as in an "
         "inspection."
@@ -147,11 +153,19 @@ class InspectionSelection(BaseModel):
         default=None, description="Start of the period, inclusive; together with `until`, instead of `ids`."
     )
     until: UtcDatetime | None = Field(default=None, description="End of the period, exclusive.")
+    include_reviewed_good: bool = Field(
+        default=False,
+        description="Add the inspections of this product that are labelled good by reviews, such as false rejects; "
+        "with `since` and `until`, those of the period. They may also be the only ones. Inspections that are labelled "
+        "`defect` or `disputed` are left out and named in `source.labelled_defect`.",
+    )
 
     @model_validator(mode="after")
     def _select_one_way(self) -> Self:
-        if (self.ids is None) == (self.since is None or self.until is None) or (
-            self.ids is not None and (self.since or self.until)
+        has_period = self.since is not None and self.until is not None
+        is_empty = self.ids is None and self.since is None and self.until is None
+        if not (is_empty and self.include_reviewed_good) and (
+            (self.ids is None) != has_period or (self.ids is not None and (self.since or self.until))
         ):
             raise ValueError("give either ids, or since and until")
         if self.since is not None and self.until is not None and self.since >= self.until:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from service.access.restrictions import require_product
-from service.api.deps import ArtefactsDep, ClientDep, InspectionsDep, PrincipalDep
+from service.api.deps import ArtefactsDep, ClientDep, InspectionsDep, PrincipalDep, ReviewsDep
 from service.api.http.access import requires
 from service.api.http.bodies import RAW_MEDIA_TYPES, receive_upload
 from service.api.http.body_limit import IMAGE, limit_body
@@ -38,7 +38,7 @@ from service.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
 from service.schemas.common import BufferHeaders, Label, PartFields
-from service.schemas.inspection import Inspection, InspectionPage
+from service.schemas.inspection import Inspection, InspectionLabel, InspectionPage
 from service.serving.image import Image, RequestKey, StatedBuffer
 from service.store.errors import (
     ArtefactGone,
@@ -162,11 +162,13 @@ async def inspect(
 def list_inspections(
     inspections: InspectionsDep,
     principal: PrincipalDep,
+    reviews: ReviewsDep,
     product: Annotated[Label | None, Query(description="Only inspections of this product.")] = None,
     decision: Annotated[
         Literal["pass", "review", "fail", "invalid"] | None, Query(description="Only inspections with this decision.")
     ] = None,
     part_id: Annotated[Label | None, Query(description="Only inspections of this part.")] = None,
+    label: Annotated[InspectionLabel | None, Query(description="Only inspections with this label by reviews.")] = None,
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of inspections on the page.")] = 50,
 ) -> InspectionPage:
@@ -180,11 +182,14 @@ def list_inspections(
         product=product,
         decision=decision,
         part_id=part_id,
+        label=label,
         permitted_products=principal.products,
         permitted_stations=principal.stations,
     )
     page = inspections.search(which, cursor, limit)
-    return InspectionPage(items=[to_inspection(record) for record in page.items], next_cursor=page.next_cursor)
+    labels = {name: found.label for name, found in reviews.labels([record.id for record in page.items]).items()}
+    items = [to_inspection(record, labels.get(record.id)) for record in page.items]
+    return InspectionPage(items=items, next_cursor=page.next_cursor)
 
 
 @router.get(
@@ -194,9 +199,11 @@ def list_inspections(
     responses=problem_responses(*_ID_ERRORS),
 )
 @requires("inspect")
-def read_inspection(inspection_id: InspectionPath, inspections: InspectionsDep) -> Inspection:
+def read_inspection(inspection_id: InspectionPath, inspections: InspectionsDep, reviews: ReviewsDep) -> Inspection:
     """Return a stored inspection."""
-    return to_inspection(inspections.get(inspection_id))
+    record = inspections.get(inspection_id)
+    label = reviews.labels([record.id]).get(record.id)
+    return to_inspection(record, None if label is None else label.label)
 
 
 @router.get(

@@ -112,7 +112,9 @@ async def propose(
     if media_type == _JSON:
         body = validate_as(ProposalRequest, await receive_json(request), "body")
         selection = None if body.inspections is None else _selection(body.inspections)
-        proposal = await proposals.propose(active, ProposalTask(_options(body, actor), body.replay, selection))
+        includes_reviewed = body.inspections is not None and body.inspections.include_reviewed_good
+        task = ProposalTask(_options(body, actor), body.replay, selection, includes_reviewed)
+        proposal = await proposals.propose(active, task)
     else:
         query = validate_as(UploadParameters, dict(request.query_params), "query")
         async with aclosing(ImageSource(request, settings, memory, space, PartRecord()).images()) as frames:

@@ -71,6 +71,8 @@ def test_stored_inspections_of_other_days_move_the_threshold_and_the_p_value(ser
             "grouped_by": "captured-at",
             "one_session": False,
             "measured": 0,
+            "reviewed_good": 0,
+            "labelled_defect": [],
             "not_judged": [],
         }
         assert proposal["thresholds"]["fail"] == scores[22]  # ceil(25 * 0.9) = 23rd smallest
