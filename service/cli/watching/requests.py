@@ -143,7 +143,14 @@ class Requests:
         failures = 0
         while True:
             try:
-                found = self._client.inspect(self._product, image, idempotency_key=key, **part)
+                found = self._client.inspect(
+                    self._product,
+                    image,
+                    part_id=part.get("part_id"),
+                    station=part.get("station"),
+                    lot=part.get("lot"),
+                    idempotency_key=key,
+                )
             except ServiceProblem as problem:
                 if problem.slug == _KEY_USED and "inspection" in problem.problem:
                     return self._earlier(str(problem.problem["inspection"]))

@@ -153,7 +153,11 @@ class FolderWatcher:
             self._move(file, image, record)
             return
         part = self._part(file)
-        target, result = self._unplaced.pop(key, None) or self._requests.inspect(content, key, part)
+        if key not in self._unplaced:
+            self._unplaced[key] = self._requests.inspect(content, key, part)
+            if len(self._unplaced) > _MAX_UNPLACED:
+                self._unplaced.popitem(last=False)
+        target, result = self._unplaced[key]
         del content
         self._finish(file, key, target, result, sha256, part)
 
@@ -174,7 +178,7 @@ class FolderWatcher:
         sha256: str,
         part: dict[str, str],
     ) -> None:
-        """Write the record of a file and move the file. A result is kept until both succeed."""
+        """Write the record of a file and move the file."""
         record = {
             "file": console_text(file.name),
             "bytes": file.size,
@@ -186,9 +190,6 @@ class FolderWatcher:
             "target": target,
             **result,
         }
-        self._unplaced[key] = target, result
-        if len(self._unplaced) > _MAX_UNPLACED:
-            self._unplaced.popitem(last=False)
         image = self._retry_disk(lambda: self._targets.store(target, file, record))
         self._move(file, image, record)
 

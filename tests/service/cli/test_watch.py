@@ -430,13 +430,17 @@ def give_up(self: requests.Patience, kind: str, reason: str, pause_s: float | No
     raise requests.GaveUp(f"it does not respond: {reason}")
 
 
+def wait_forever(patience: requests.Patience) -> None:
+    for _ in range(100):
+        patience.wait("unreachable", "reason")
+
+
 @pytest.mark.usefixtures("quick")
 def test_patience_ends_after_its_time() -> None:
     reports: list[str | None] = []
     patience = requests.Patience(StopFlag(), reports.append, 0.3)
-    waits = (patience.wait("unreachable", "reason") for _ in range(100))
     with pytest.raises(requests.GaveUp):
-        list(waits)
+        wait_forever(patience)
     assert reports == ["reason"]
 
 
@@ -480,7 +484,8 @@ def test_file_that_cannot_be_moved_is_left_reported_once_and_inspected_once(
     (tmp_path / "b.png").write_bytes(image(72))
     stored = count(service)
     denied = OSError(errno.EACCES, os.strerror(errno.EACCES))
-    move, attempts = TargetFolders.move, []
+    move = TargetFolders.move
+    attempts: list[Path] = []
 
     def fail(self: TargetFolders, file: files.DroppedFile, place: Path) -> None:
         if file.name == "a.png" and len(attempts) < 3:
@@ -599,17 +604,19 @@ def test_killed_at_any_moment_every_image_is_inspected_and_moved_once(service: R
     for number in range(total):
         (tmp_path / f"{number}.png").write_bytes(image(100 + number))
     chance = random.Random(7)
-    for attempt in range(4):
-        process = command(tmp_path, str(service.client.base_url))
-        moved = len(list((tmp_path / "pass").glob("*.png")))
-        if attempt < 3:
-            deadline = time.monotonic() + 30
-            while len(list((tmp_path / "pass").glob("*.png"))) < min(moved + 5, total) and time.monotonic() < deadline:
-                time.sleep(0.001)
-            time.sleep(chance.uniform(0, 0.02))
-            process.kill()
-            process.communicate()
-    wait_for(lambda: len(list((tmp_path / "pass").glob("*.png"))) == total)
+
+    def moved() -> int:
+        return len(list((tmp_path / "pass").glob("*.png")))
+
+    for _ in range(3):
+        killed = command(tmp_path, str(service.client.base_url))
+        enough = moved() + 5
+        wait_for(lambda enough=enough: moved() >= enough)  # type: ignore[misc]
+        time.sleep(chance.uniform(0, 0.02))
+        killed.kill()
+        killed.communicate()
+    process = command(tmp_path, str(service.client.base_url))
+    wait_for(lambda: moved() == total)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
