@@ -92,7 +92,7 @@ class FolderWatcher:
         self._left: OrderedDict[DroppedFile, str] = OrderedDict()
         self._skipped: set[str] = set()
         self.counts: Counter[str] = Counter()
-        """Number of files by target folder, and of attempts after which a file was left."""
+        """Number of files by target folder, and of files that were `left`, `incomplete` or `unnamed`."""
 
     @property
     def is_complete(self) -> bool:

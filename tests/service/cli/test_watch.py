@@ -383,7 +383,7 @@ def test_busy_service_is_waited_for_as_long_as_it_demands(passed: tuple[int, dic
     with script.running() as url, watching(tmp_path, url) as (_, events):
         wait_for(lambda: events)
     assert time.monotonic() - started >= 0.8
-    assert [name for name, _ in events] == ["pass"]  # a queue that empties soon is not worth a message
+    assert [name for name, _ in events] == ["pass"]  # a queue that empties soon is not reported
     assert len(script.keys) == 3
     assert len(set(script.keys)) == 1
 
