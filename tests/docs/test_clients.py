@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.docs.blocks import ROOT, URL_IN_DOCUMENTS, Block, blocks_of, run
@@ -30,9 +31,10 @@ def block_in(language: str) -> Block:
 def test_the_examples_run_against_a_service(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "washer", tmp_path / "models" / "washer")
     shutil.copytree(ROOT / "docs" / "samples", tmp_path / "docs" / "samples")
-    (tmp_path / "plumbline.key").write_text("a-key\n", encoding="utf-8")
     with service_process(tmp_path / "models", tmp_path / "data", {"provider": "cpu"}) as service:
         service.wait_until(200)
+        created = httpx.post(f"{service.url}/v1/access/keys", json={"name": "line", "scopes": ["inspect"]})
+        (tmp_path / "plumbline.key").write_text(f"{created.json()['key']}\n", encoding="utf-8")
         blocks = [block for path in (CLIENTS, LOOKOUT) for block in blocks_of(path)]
         outputs = [
             run(block, tmp_path, service.url)

@@ -26,6 +26,7 @@ _SCHEMA = {
 }
 _NAMES = {
     400: "ValidationException",
+    401: "AccessDeniedException",
     403: "AccessDeniedException",
     404: "ResourceNotFoundException",
     405: "ValidationException",
@@ -34,7 +35,11 @@ _NAMES = {
     429: "ThrottlingException",
 }
 _OTHER = "InternalServerException"
-_STATUSES = {401: 403, 403: 403, 404: 404, 405: 405, 408: 408, 409: 409, 421: 403, 429: 429}
+_DESCRIBED_HEADERS = {
+    401: {"WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}}},
+    429: {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}},
+}
+_STATUSES = {401: 401, 403: 403, 404: 404, 405: 405, 408: 408, 409: 409, 421: 403, 429: 429}
 
 
 def aws_status(status: int, *, is_temporary: bool) -> int:
@@ -78,7 +83,6 @@ def aws_responses(responses: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             found.add(aws_status(problem_status, is_temporary=True))
         for status in found:
             texts.setdefault(status, []).append(str(responses[str(problem_status)]["description"]))
-    retry = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
     for status in sorted(texts):
         described[str(status)] = {
             "description": f"`{_NAMES.get(status, _OTHER)}`. {' '.join(texts[status])}",
@@ -86,7 +90,7 @@ def aws_responses(responses: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "headers": {
                 "x-amzn-ErrorType": {"description": "Name of the error.", "schema": {"type": "string"}},
                 "X-Problem-Type": {"description": "Type of the problem.", "schema": {"type": "string"}},
-                **(retry if status == 429 else {}),
+                **_DESCRIBED_HEADERS.get(status, {}),
             },
         }
     return described

@@ -49,6 +49,7 @@ SCOPE_OF = {
     "POST /v1/products/{product}/inspections:batch": "inspect",
     "POST /v2/models/{product}/infer": "inspect",
     "POST /v2/models/{product}/versions/{version}/infer": "inspect",
+    "POST /2020-11-20/projects/{product}/models/{model_version}/detect": "inspect",
     "GET /v1/outbox": "engineer",
     "GET /v1/outbox/dead-letters": "engineer",
     "GET /v1/audit": "admin",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,9 +19,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
+from service.access.principal import Scope
 from service.api.lookout.results import is_anomalous
 from service.serving.inspections import InspectionService
 from service.settings import Settings
+from tests.access import make_key
 from tests.bundles import part, tiny_quality, write_tiny_bundle
 from tests.running_service import BAD, GOOD, RunningService, Serve, encode
 
@@ -258,24 +261,61 @@ MODEL = {
 """The operation as the public API reference describes it. Current versions of botocore no longer have the service."""
 
 
-@pytest.fixture
-def lookout(service: RunningService, tmp_path: Path) -> Iterator[Any]:
-    """A client of boto3 for the service."""
-    folder = tmp_path / "lookoutvision" / "2020-11-20"
-    folder.mkdir(parents=True)
-    (folder / "service-2.json").write_text(json.dumps(MODEL), encoding="utf-8")
+@contextmanager
+def boto3_client(service: RunningService, folder: Path) -> Iterator[Any]:
+    """Yield a client of boto3 for the service."""
+    described = folder / "lookoutvision" / "2020-11-20"
+    described.mkdir(parents=True)
+    (described / "service-2.json").write_text(json.dumps(MODEL), encoding="utf-8")
     session = Session()
-    session.get_component("data_loader").search_paths.append(str(tmp_path))
+    session.get_component("data_loader").search_paths.append(str(folder))
     made = boto3.Session("any", "any", region_name="us-east-1", botocore_session=session)
     options = Config(retries={"total_max_attempts": 1}, proxies={})
     client = made.client("lookoutvision", endpoint_url=f"http://127.0.0.1:{service.port}", config=options)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def lookout(service: RunningService, tmp_path: Path) -> Iterator[Any]:
+    with boto3_client(service, tmp_path) as client:
+        yield client
+
+
+def test_boto3_with_an_event_hook_that_adds_the_key(secured: RunningService, tmp_path: Path) -> None:
+    given = {"ProjectName": "widget", "ModelVersion": "1", "Body": BAD, "ContentType": "image/png"}
+    key = make_key(secured.store.engine, "inspect").key
 
     def add_key(request: Any, **_: Any) -> None:
-        request.headers["X-API-Key"] = "a-key"
+        request.headers["X-API-Key"] = key
 
-    client.meta.events.register("before-send.lookoutvision.*", add_key)
-    yield client
-    client.close()
+    with boto3_client(secured, tmp_path) as client:
+        with pytest.raises(ClientError) as refused:
+            client.detect_anomalies(**given)
+        client.meta.events.register("before-send.lookoutvision.*", add_key)
+        assert client.detect_anomalies(**given)["DetectAnomalyResult"]["IsAnomalous"] is True
+    assert refused.value.response["Error"]["Code"] == "AccessDeniedException"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "products", "status"),
+    [(("inspect",), None, 200), (("engineer",), None, 403), (("inspect",), ["gadget"], 403)],
+)
+def test_key_needs_the_scope_and_the_product(
+    secured: RunningService, anonymous: httpx.Client, scopes: tuple[Scope, ...], products: list[str] | None, status: int
+) -> None:
+    key = make_key(secured.store.engine, *scopes, products=products)
+    response = anonymous.post(PATH.format(1), content=GOOD, headers=SIGNED | {"X-API-Key": key.key})
+    assert response.status_code == status
+    if status == 403:
+        assert response.headers["x-amzn-errortype"] == "AccessDeniedException"
+
+
+def test_request_without_a_key_is_denied(secured: RunningService, anonymous: httpx.Client) -> None:
+    response = anonymous.post(PATH.format(1), content=GOOD, headers=SIGNED)
+    assert (response.status_code, response.headers["x-amzn-errortype"]) == (401, "AccessDeniedException")
 
 
 def test_boto3_detects_anomalies(lookout: Any) -> None:
