@@ -7,27 +7,6 @@ from collections.abc import Sequence
 from service.errors import PlumblineError
 
 
-class ModelNotServed(PlumblineError):
-    """The requested model version is not the active bundle of the product.
-
-    Only the active bundle inspects images. Request the model version `active`, or the version of the active bundle,
-    which `GET /v1/products/{product}` returns.
-    """
-
-    slug = "model-not-served"
-    title = "Model version is not served"
-    status = 404
-
-    def __init__(self, product: str, requested: str, active: str) -> None:
-        super().__init__(
-            f"Product {product!r} is served by the bundle {active!r}, not by {requested!r}. Request the model version "
-            f"'active' or {active!r}.",
-            product=product,
-            requested=requested,
-            active=active,
-        )
-
-
 class PartNotInspected(PlumblineError):
     """The quality check rejected the image, so the part is neither normal nor anomalous.
 

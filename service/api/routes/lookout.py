@@ -16,8 +16,9 @@ from service.api.http.bodies import receive_upload, require_media_type
 from service.api.http.body_limit import IMAGE, limit_body
 from service.api.http.clients import wait_for_disconnect
 from service.api.http.problems import problem_responses, request_id
-from service.api.lookout.errors import ModelNotServed, PartNotInspected
+from service.api.lookout.errors import PartNotInspected
 from service.api.lookout.results import ANOMALY_COLOUR, DetectAnomaliesResponse, to_response
+from service.api.open_inference.errors import VersionNotActive
 from service.api.parameters import IdempotencyHeader, ProductPath, part_record
 from service.api.responses import BINARY, INSPECT_ERRORS, verdict_headers
 from service.schemas.common import PartFields
@@ -48,7 +49,7 @@ ModelVersionPath = Annotated[
             "content": {name: {"schema": BINARY} for name in _MEDIA_TYPES},
         }
     },
-    responses=problem_responses(ModelNotServed, PartNotInspected, IdempotencyKeyUsed, *INSPECT_ERRORS),
+    responses=problem_responses(VersionNotActive, PartNotInspected, IdempotencyKeyUsed, *INSPECT_ERRORS),
 )
 @limit_body(IMAGE)
 @requires("inspect")
@@ -96,9 +97,9 @@ async def detect_anomalies(
 
 
 def _require_served(product: str, model_version: str, active: str) -> None:
-    """Raise `ModelNotServed` unless the active bundle has the requested version."""
+    """Raise `VersionNotActive` unless the active bundle has the requested version."""
     if model_version not in _ACTIVE and model_version != active:
-        raise ModelNotServed(product, model_version, active)
+        raise VersionNotActive(product, model_version, active, "Request the model version 'active' to use it.")
 
 
 def _invocation_key(request: Request) -> str | None:

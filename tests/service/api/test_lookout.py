@@ -89,13 +89,13 @@ def test_active_bundle_may_be_named(service: RunningService) -> None:
     assert [detect(service, version=name).status_code for name in ("active", "1", version)] == [200] * 3
     response = detect(service, version="2")
     assert (response.status_code, response.headers["x-amzn-errortype"]) == (404, "ResourceNotFoundException")
-    assert version in response.json()["Message"]
+    assert f"The active version is {version}. Request the model version 'active'" in response.json()["Message"]
 
 
 def test_bundle_that_is_activated_meanwhile_is_not_taken_for_the_requested_one(service: RunningService) -> None:
     with patch.object(InspectionService, "active_version", return_value="other"):
         response = detect(service, version="other")
-    assert (response.status_code, response.headers["x-problem-type"]) == (404, "/problems#model-not-served")
+    assert (response.status_code, response.headers["x-problem-type"]) == (404, "/problems#version-not-active")
 
 
 @pytest.mark.parametrize(
