@@ -164,12 +164,14 @@ def test_record_is_enough_after_the_service_forgot_the_key(service: RunningServi
 
 
 def test_names_in_use_are_never_overwritten(service: RunningService, tmp_path: Path) -> None:
-    for number in range(3, 28):  # more than the numbers that are tried
-        (tmp_path / "a.png").write_bytes(image(number))
-        assert watch(service, tmp_path).exit_code == 0
+    numbers = range(3, 9)
+    with patch.object(targets, "_NUMBERS", 3):
+        for number in numbers:  # more than the numbers that are tried
+            (tmp_path / "a.png").write_bytes(image(number))
+            assert watch(service, tmp_path).exit_code == 0
     images = sorted(path for path in (tmp_path / "pass").iterdir() if path.suffix == ".png")
-    assert {"a.png", "a-1.png", "a-19.png"} <= {path.name for path in images}
-    assert {path.read_bytes() for path in images} == {image(number) for number in range(3, 28)}
+    assert {"a.png", "a-1.png", "a-2.png"} < {path.name for path in images}
+    assert {path.read_bytes() for path in images} == {image(number) for number in numbers}
     hashes = {record(path.with_name(f"{path.name}.json"))["sha256"] for path in images}
     assert len(hashes) == len(images)
 
@@ -309,7 +311,7 @@ def test_image_that_is_replaced_meanwhile_is_inspected_anew(service: RunningServ
 class Scripted:
     """A service that sends prepared responses, then the last one again and again."""
 
-    def __init__(self, *responses: tuple[int, dict[str, Any]]) -> None:
+    def __init__(self, *responses: tuple[int, dict[str, Any]], delay_s: float = 0) -> None:
         self.keys: list[str | None] = []
         script = self
 
@@ -318,6 +320,7 @@ class Scripted:
                 self.rfile.read(int(self.headers["content-length"]))
                 status, body = responses[min(len(script.keys), len(responses) - 1)]
                 script.keys.append(self.headers["idempotency-key"])
+                time.sleep(delay_s)
                 self.send_response(status)
                 content = json.dumps(body).encode()
                 self.send_header("content-length", str(len(content)))
@@ -529,6 +532,49 @@ def test_unreadable_file_and_folder_are_left(service: RunningService, tmp_path: 
     assert tree(tmp_path) == {"a.png", "pass/b.png", "pass/b.png.json"}
 
 
+def test_result_is_kept_while_its_record_cannot_be_written(service: RunningService, tmp_path: Path) -> None:
+    """However long that lasts: the service may have forgotten the key meanwhile."""
+    (tmp_path / "a.png").write_bytes(image(76))
+    stored = count(service)
+    attempts: list[Path] = []
+    write = targets._write
+
+    def refuse_once(path: Path, content: bytes) -> None:
+        attempts.append(path)
+        if len(attempts) == 1:
+            with service.store.engine.begin() as connection:
+                connection.execute(text("DELETE FROM idempotency_keys"))
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        write(path, content)
+
+    with (
+        patch.object(targets, "_write", refuse_once),
+        patch.object(watcher, "HOLD_BACK_S", 0.2),
+        watching(tmp_path, str(service.client.base_url)) as (_, events),
+    ):
+        wait_for(lambda: len(events) == 2)
+    assert [name for name, _ in events] == ["left", "pass"]
+    assert count(service) == stored + 1
+
+
+def test_image_that_is_replaced_in_the_moment_of_the_move_stays(service: RunningService, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(image(77))
+    rename = Path.rename
+    moves: list[Path] = []
+
+    def replace_before(self: Path, target: Path) -> Path:
+        if self == path and not moves:
+            moves.append(target)
+            path.write_bytes(BAD)
+        return rename(self, target)
+
+    with patch.object(Path, "rename", replace_before), watching(tmp_path, str(service.client.base_url)) as (_, events):
+        wait_for(lambda: len(events) == 2)
+    assert [name for name, _ in events] == ["changed", "fail"]
+    assert tree(tmp_path) == {"fail/a.png", "fail/a.png.json"}
+
+
 def test_second_watcher_of_a_folder_is_refused(service: RunningService, tmp_path: Path) -> None:
     seen: list[Result] = []
     (tmp_path / "a.png").write_bytes(image(73))
@@ -640,3 +686,63 @@ def test_signal_ends_the_wait_for_the_service(tmp_path: Path, name: str) -> None
     assert process.returncode == 0
     assert json.loads(output)["event"] == "summary"
     assert tree(tmp_path) == {"a.png"}
+
+
+@pytest.mark.slow
+def test_signal_during_an_inspection_ends_the_command_after_it(
+    passed: tuple[int, dict[str, Any]], tmp_path: Path
+) -> None:
+    for number, name in enumerate(("a.png", "b.png")):
+        (tmp_path / name).write_bytes(image(number))
+        os.utime(tmp_path / name, (number + 1, number + 1))
+    script = Scripted(passed, delay_s=0.5)
+    with script.running() as url:
+        process = command(tmp_path, url)
+        wait_for(lambda: script.keys)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    assert tree(tmp_path) == {"pass/a.png", "pass/a.png.json", "b.png"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="leases exist on Linux only")
+def test_file_that_is_open_for_writing_is_incomplete_whatever_its_age(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(GOOD)
+    if not has_leases(tmp_path):
+        pytest.skip("the file system of the temporary folder grants no leases; use a local one")
+    status = path.stat()
+    file = files.DroppedFile(path, "a.png", status.st_size, status.st_mtime_ns)
+    with path.open("r+b"), pytest.raises(files.Incomplete):
+        files.read_file(file, 10**6)
+    assert files.read_file(file, 10**6) == GOOD
+    with path.open("r+b"):  # reading left no lease behind, which would block this
+        pass
+
+
+def test_file_that_changes_while_it_is_read_is_incomplete(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(GOOD)
+    status = path.stat()
+    file = files.DroppedFile(path, "a.png", status.st_size, status.st_mtime_ns)
+
+    def append(_: int) -> bool:
+        path.write_bytes(GOOD + b"more")
+        return False
+
+    with patch.object(files, "is_open_for_writing", append), pytest.raises(files.Incomplete):
+        files.read_file(file, 10**6)
+
+
+def test_memory_is_bounded_by_the_window(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+    inbox = files.Inbox(tmp_path, frozenset(), recursive=False, settle_s=0, skipped=lambda *_: None)
+    with patch.object(files, "WINDOW", 10), patch.object(files, "MAX_HELD_BACK", 20):
+        for _ in range(10):
+            ready = inbox.scan().ready
+            assert len(ready) <= 10
+            for file in ready:
+                inbox.hold_back(file, 1000)
+        assert len(inbox._held_back) == 20
+        assert len(inbox._since) <= 10
