@@ -204,6 +204,11 @@ class Settings(BaseSettings):
     outbox_dead_letter_limit: int = Field(default=100_000, ge=10, le=10_000_000)
     """Most dead letters of one sink. Beyond it, the oldest are deleted; their inspections are kept."""
 
+    lookout_review_is_anomalous: bool = True
+    """Whether the endpoint that is compatible with Amazon Lookout for Vision, which has two results only, reports the
+    decision `review` as anomalous.
+    """
+
     heatmap_format: Literal["png", "jpeg", "webp"] = "jpeg"
     """Format of a heatmap if the request does not name one."""
     heatmap_quality: int = Field(default=90, ge=1, le=100)

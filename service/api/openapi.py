@@ -18,6 +18,7 @@ from service.access.errors import (
     NotPermitted,
 )
 from service.api.http.access import CSRF_HEADER, SECURE_SESSION_COOKIE, SESSION_COOKIE, operations_of
+from service.api.http.aws_errors import AWS_PREFIX, aws_responses
 from service.api.http.problems import add_problems
 from service.schemas.open_inference import InferError, InferRequest
 from service.schemas.problem import Problem
@@ -40,6 +41,10 @@ def describe(app: FastAPI) -> None:
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(more["$defs"])
             _describe_access(app, document)
+            for path, operations in document["paths"].items():
+                if path.startswith(AWS_PREFIX):
+                    for operation in operations.values():
+                        operation["responses"] = aws_responses(operation["responses"])
         return document
 
     # FastAPI documents this way of extending the document.

@@ -15,6 +15,7 @@ from service.cli.inspect import inspect
 from service.cli.options import CLIENT_VARIABLES, load_settings, with_settings
 from service.cli.products import products
 from service.cli.replay import replay
+from service.cli.watch import watch
 from service.settings import Settings, unknown_variables
 from service.version import VERSION
 
@@ -66,6 +67,7 @@ app.command()(inspect)
 app.command()(doctor)
 app.command()(products)
 app.command()(replay)
+app.command()(watch)
 
 
 @app.command()

@@ -163,17 +163,20 @@ class ReplayBusy(PlumblineError):
 class VersionNotActive(PlumblineError):
     """The requested version of a model is not the active bundle of the product.
 
-    Other bundles do not inspect images. Request the active version, or leave the version out.
+    Other bundles do not inspect images. Request the active version, or leave the version out; where the path always has
+    a version, request `active`.
     """
 
     slug = "version-not-active"
     title = "Version is not active"
     status = 404
 
-    def __init__(self, product: str, version: str, active: str | None) -> None:
+    def __init__(
+        self, product: str, version: str, active: str | None, advice: str = "Request the active version, or none."
+    ) -> None:
         offer = "No bundle is active." if active is None else f"The active version is {active}."
         super().__init__(
-            f"Version {version!r} of {product!r} is not the active bundle. {offer} Leave the version out to use it.",
+            f"Version {version!r} of {product!r} is not the active bundle. {offer} {advice}",
             product=product,
             version=version,
             active=active,

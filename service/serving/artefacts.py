@@ -20,7 +20,7 @@ from service.inspection.area import BoolMask, judged_cells
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.decoding.pixel_formats import PixelRules
-from service.inspection.heatmap import HEATMAP_MEDIA_TYPES, HeatmapScale
+from service.inspection.heatmap import HEATMAP_MEDIA_TYPES, AnomalyMask, HeatmapScale
 from service.inspection.runtime.threads import cpu_quota
 from service.monitoring.metrics import Metrics
 from service.serving.admission import Admission, Disconnected
@@ -137,6 +137,20 @@ class ArtefactService:
         """
         return await self._draw_until(_Deadline(record.id, self._deadline_s), record, media_type, legend=legend)
 
+    async def draw_mask(self, record: InspectionRecord, colour: str) -> AnomalyMask:
+        """Draw the regions as a mask, for a request that holds an admission of an inspection already.
+
+        Args:
+            record: The inspection.
+            colour: Colour of the regions, `#RRGGBB`.
+
+        Raises:
+            DeadlineExceeded: Drawing takes too long. The inspection stays stored.
+        """
+        regions = [to_region(region) for region in record.regions]
+        size = record.image_width, record.image_height
+        return await self._run(_Deadline(record.id, self._deadline_s), lambda: heatmap.draw_mask(regions, size, colour))
+
     async def convert_image(
         self, record: InspectionRecord, client: str, disconnected: Disconnected | None = None
     ) -> bytes:
@@ -243,7 +257,7 @@ class ArtefactService:
         self._metrics.stages.labels("encode").observe(time.perf_counter() - started)
         return drawn
 
-    async def _run(self, deadline: _Deadline, draw: Callable[[], bytes]) -> bytes:
+    async def _run(self, deadline: _Deadline, draw: Callable[[], ResultT]) -> ResultT:
         """Draw on a thread of the pool, of which there is one per core. Work that has not begun in time is dropped."""
         work = self._drawings.submit(draw)
         done = asyncio.wrap_future(work)

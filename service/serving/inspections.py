@@ -107,6 +107,14 @@ class InspectionService:
         """
         self._registry.get(product)
 
+    def active_version(self, product: str) -> str:
+        """Return the version of the bundle that inspects a product now.
+
+        Raises:
+            UnknownProduct, ProductNotReady: No bundle serves this product.
+        """
+        return self._registry.get(product).bundle.version
+
     def require_usable(self, product: str, buffer: StatedBuffer) -> None:
         """Check what a client states about a camera buffer before the image is received.
 

@@ -21,6 +21,7 @@ from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 import service
+from service.api.http.aws_errors import AWS_PREFIX, aws_error
 from service.api.http.errors import (
     BodyTooSlow,
     ForeignOrigin,
@@ -149,22 +150,29 @@ class ProblemResponse(EarlyResponse):
             headers["WWW-Authenticate"] = 'Bearer realm="plumbline"'
         if error.status == 405:
             headers["Allow"] = str(error.extensions.get("allowed", ""))
-        self.slug, self.detail = error.slug, error.detail
+        self.error = error
         super().__init__(json.dumps(body).encode(), error.status, headers, close=close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response and record its type and detail in the scope, for the metrics and the log."""
-        scope[PROBLEM], scope[PROBLEM_DETAIL] = self.slug, self.detail[:_LOGGED_DETAIL]
+        scope[PROBLEM], scope[PROBLEM_DETAIL] = self.error.slug, self.error.detail[:_LOGGED_DETAIL]
         if is_open_inference(scope["path"]):
             self._use_open_inference_form()
+        elif scope["path"].startswith(AWS_PREFIX):
+            self._use_aws_form()
         await super().__call__(scope, receive, send)
 
     def _use_open_inference_form(self) -> None:
         """Report the failure as the Open Inference Protocol demands; the type is in a header."""
-        self.body = json.dumps({"error": hide_paths(self.detail)}).encode()
+        self.body = json.dumps({"error": hide_paths(self.error.detail)}).encode()
         self.headers["Content-Type"] = "application/json"
         self.headers["Content-Length"] = str(len(self.body))
-        self.headers["X-Problem-Type"] = TYPE_PREFIX + self.slug
+        self.headers["X-Problem-Type"] = TYPE_PREFIX + self.error.slug
+
+    def _use_aws_form(self) -> None:
+        """Report the failure as clients of AWS expect it; the type is in a header."""
+        self.status_code, headers, self.body = aws_error(self.error)
+        self.headers.update(headers | {"Content-Length": str(len(self.body))})
 
 
 async def _discard_body(receive: Receive) -> None:

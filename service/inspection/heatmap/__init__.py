@@ -3,6 +3,7 @@
 from service.inspection.heatmap.colormap import COLORMAPS, DEFAULT_COLORMAP
 from service.inspection.heatmap.encoding import HEATMAP_MEDIA_TYPES, encode
 from service.inspection.heatmap.legend import Legend, draw_legend
+from service.inspection.heatmap.mask import AnomalyMask, draw_mask
 from service.inspection.heatmap.overlay import render
 from service.inspection.heatmap.scale import FULL_SCALE, HeatmapScale
 
@@ -11,9 +12,11 @@ __all__ = [
     "DEFAULT_COLORMAP",
     "FULL_SCALE",
     "HEATMAP_MEDIA_TYPES",
+    "AnomalyMask",
     "HeatmapScale",
     "Legend",
     "draw_legend",
+    "draw_mask",
     "encode",
     "render",
 ]

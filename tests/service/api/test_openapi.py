@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.api.http.aws_errors import AWS_PREFIX
 from service.api.http.problems import catalogue
 from service.app import create_app
 from service.settings import Settings
@@ -43,9 +44,12 @@ def test_every_operation_is_named_and_described_and_declares_its_problems(docume
         assert "500" in operation["responses"], where
         for status, response in operation["responses"].items():
             if int(status) >= 400 and not (where == "get /health/ready" and status == "503"):
-                form = "application/json" if " /v2" in where else "application/problem+json"
+                form = "application/json" if " /v2" in where or AWS_PREFIX in where else "application/problem+json"
                 assert list(response["content"]) == [form], (where, status)
-        if operation.get("parameters"):
+        if AWS_PREFIX in where:
+            assert operation["responses"].keys() >= {"400", "403", "404", "408", "429", "500", "503"}
+            assert "422" not in operation["responses"]
+        elif operation.get("parameters"):
             assert "422" in operation["responses"], where
 
 
