@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from service.store import inspections
 from service.store.ids import created_at
 from service.store.inspection_filter import InspectionFilter
 from service.store.inspections import list_inspections, page_statements
-from service.store.models import InspectionRow
+from service.store.models import InspectionLabelRow, InspectionRow
 from service.store.records import InspectionRecord
 from service.store.session import reading, transaction
 from service.store.summary import count_inspections
@@ -197,6 +198,23 @@ def test_counts_equal_those_of_a_loop(engine: Engine, key: Any) -> None:
                 pair = (times[key] if key in times else getattr(record, key), record.decision)
                 expected[pair] = expected.get(pair, 0) + 1
         assert counted == expected, which
+
+
+def test_label_is_combined_with_the_other_conditions(tmp_path: Path) -> None:
+    engine = migrated_engine(f"sqlite:///{tmp_path / 'plumbline.db'}")
+    fill(engine)
+    labelled = {record.id for record in RECORDS[::3]}
+    rows = [{"inspection_id": one.id, "product": one.product, "label": "good"} for one in RECORDS[::3]]
+    with transaction(engine, "labels cannot be stored") as connection:
+        connection.execute(insert(InspectionLabelRow), rows)
+    for which in random.Random(11).sample(FILTERS, 60):
+        expected = [name for name in expected_ids(which) if name in labelled]
+        found = list_inspections(engine, replace(which, label="good"), limit=500)
+        assert [record.id for record in found] == expected, which
+        counts = count_inspections(engine, replace(which, label="good"), "product")
+        assert sum(count.number for count in counts) == len(expected), which
+        assert not list_inspections(engine, replace(which, label="defect"))
+    engine.dispose()
 
 
 def plans(engine: Engine, which: InspectionFilter, before: UUID | None = None) -> list[str]:
