@@ -41,6 +41,7 @@ from service.api.routes import (
     products,
     proposals,
     recipes,
+    records,
     replays,
     reviews,
     stream,
@@ -71,16 +72,19 @@ from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
+from service.serving.exports import ExportService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
 from service.serving.products import ProductService
 from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
 from service.serving.recipes import RecipeService
+from service.serving.record_jobs import RecordJobs
 from service.serving.replays import ReplayService
 from service.serving.retention import RetentionSweeper
 from service.serving.reviews import ReviewService
 from service.serving.streams import StreamService
+from service.serving.summaries import SummaryService
 from service.settings import Settings
 from service.store.health import StoreHealth
 from service.store.options import StoreOptions
@@ -95,6 +99,7 @@ ROUTERS = tuple(
     module.router
     for module in (
         inspections,
+        records,
         batches,
         replays,
         reviews,
@@ -158,8 +163,11 @@ class Runtime:
             clock=clock,
             refusals=refusals,
         )
+        self._record_jobs = RecordJobs()
         self.services = Services(
             inspections=inspection_service,
+            summaries=SummaryService(store, self._record_jobs, clock),
+            exports=ExportService(store, self._record_jobs),
             artefacts=ArtefactService(settings, store, metrics),
             streams=StreamService(inspection_service, self.admission, settings, metrics),
             products=ProductService(self.registry),
@@ -209,6 +217,7 @@ class Runtime:
         self._integrations.close()
         self.services.artefacts.close()
         self.services.proposals.close()
+        self._record_jobs.close()
         self._sweeper.close()
         self._audit_heads.close()
         self.access.close()

@@ -14,7 +14,7 @@ Example:
 
 from plumbline_client._async.client import AsyncClient
 from plumbline_client._sync.client import Client
-from plumbline_client.calls import CameraBuffer
+from plumbline_client.calls import CameraBuffer, InspectionFilters
 from plumbline_client.errors import (
     MissingExtra,
     PlumblineClientError,
@@ -27,6 +27,7 @@ from plumbline_client.errors import (
 __all__ = [
     "AsyncClient",
     "CameraBuffer",
+    "InspectionFilters",
     "Client",
     "MissingExtra",
     "PlumblineClientError",

@@ -7,14 +7,44 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 from uuid import uuid4
+
+from plumbline_client.schemas.inspection import InspectionLabel
+from plumbline_client.schemas.sections import DecisionName
 
 HeatmapFormat = Literal["png", "jpeg", "webp"]
 NamedImage = tuple[str, bytes]
 ImageSource = NamedImage | str | PathLike[str]
 """An image as (name, bytes), or the path of an image file."""
+
+
+class InspectionFilters(TypedDict, total=False):
+    """Conditions on stored inspections. All that are given must hold; None is as if it were not given."""
+
+    product: str | None
+    """Only inspections of this product."""
+    decision: DecisionName | Sequence[DecisionName] | None
+    """Only inspections with this decision, or with one of these."""
+    part_id: str | None
+    """Only inspections of this part."""
+    station: str | None
+    """Only inspections at this station."""
+    lot: str | None
+    """Only inspections of this lot."""
+    since: datetime | None
+    """Only inspections at or after this time, with time zone."""
+    until: datetime | None
+    """Only inspections before this time, with time zone."""
+    min_score: float | None
+    """Only inspections with at least this score."""
+    max_score: float | None
+    """Only inspections with at most this score."""
+    label: InspectionLabel | None
+    """Only inspections with this label by reviews."""
+    ids: Sequence[str] | None
+    """Only inspections with these ids, at most 200. Ids that do not exist are ignored."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +162,13 @@ def batch_call(
     return Call("POST", path, given(part), headers=headers, files=_form_files(images))
 
 
-def page_call(cursor: str | None, limit: int, filters: Mapping[str, str | None]) -> Call:
+def filter_params(filters: InspectionFilters) -> dict[str, str]:
+    """Return the query parameters of conditions on stored inspections."""
+    joined = {name: ",".join(value) if isinstance(value, list | tuple) else value for name, value in filters.items()}
+    return {name: repr(value) if isinstance(value, float) else value for name, value in given(joined).items()}
+
+
+def page_call(cursor: str | None, limit: int, filters: Mapping[str, str]) -> Call:
     """Return the request for one page of stored inspections."""
     return Call("GET", "/v1/inspections", {**given({**filters, "cursor": cursor}), "limit": limit})
 

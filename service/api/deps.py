@@ -19,6 +19,7 @@ from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditService
 from service.serving.bundles import BundleService
+from service.serving.exports import ExportService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
 from service.serving.products import ProductService
@@ -28,6 +29,7 @@ from service.serving.recipes import RecipeService
 from service.serving.replays import ReplayService
 from service.serving.reviews import ReviewService
 from service.serving.streams import StreamService
+from service.serving.summaries import SummaryService
 from service.settings import Settings
 from service.store.audit import MAX_ADDRESS, Actor
 from service.store.errors import UnknownInspection
@@ -38,6 +40,8 @@ class Services:
     """The service objects of a running application, kept in `app.state.services`."""
 
     inspections: InspectionService
+    summaries: SummaryService
+    exports: ExportService
     artefacts: ArtefactService
     streams: StreamService
     products: ProductService
@@ -82,6 +86,14 @@ async def require_permitted(connection: HTTPConnection) -> None:
 
 async def _inspections(connection: HTTPConnection) -> InspectionService:
     return services_of(connection).inspections
+
+
+async def _summaries(connection: HTTPConnection) -> SummaryService:
+    return services_of(connection).summaries
+
+
+async def _exports(connection: HTTPConnection) -> ExportService:
+    return services_of(connection).exports
 
 
 async def _artefacts(connection: HTTPConnection) -> ArtefactService:
@@ -176,6 +188,8 @@ async def _settings(connection: HTTPConnection) -> Settings:
 
 
 InspectionsDep = Annotated[InspectionService, Depends(_inspections)]
+SummariesDep = Annotated[SummaryService, Depends(_summaries)]
+ExportsDep = Annotated[ExportService, Depends(_exports)]
 ArtefactsDep = Annotated[ArtefactService, Depends(_artefacts)]
 StreamsDep = Annotated[StreamService, Depends(_streams)]
 ProductsDep = Annotated[ProductService, Depends(_products)]

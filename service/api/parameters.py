@@ -9,14 +9,17 @@ from fastapi import Header, Path, Request
 from pydantic import ValidationError
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from service.access.restrictions import station_of
+from service.access.principal import Principal
+from service.access.restrictions import require_product, station_of
 from service.api.http.access import principal_of
 from service.api.http.middleware import TRACEPARENT
 from service.api.http.problems import request_id
 from service.errors import InvalidRequest
 from service.schemas.common import KEY_PATTERN, PartFields
+from service.schemas.records import InspectionQuery, split_decisions, split_ids
 from service.schemas.violations import describe_violations, list_violations
 from service.serving.records import PartRecord
+from service.store.inspection_filter import InspectionFilter
 
 
 class _Identifier(StringConvertor):
@@ -75,3 +78,28 @@ IdempotencyHeader = Annotated[
         "inspected once.",
     ),
 ]
+
+
+def inspection_filter(query: InspectionQuery, principal: Principal) -> InspectionFilter:
+    """Return the conditions of a query, limited to what the principal may use.
+
+    Raises:
+        NotPermitted: The query names a product that the principal may not use.
+    """
+    if query.product is not None:
+        require_product(principal, query.product)
+    return InspectionFilter(
+        product=query.product,
+        decisions=() if query.decision is None else split_decisions(query.decision),
+        part_id=query.part_id,
+        since=query.since,
+        until=query.until,
+        station=query.station,
+        lot=query.lot,
+        min_score=query.min_score,
+        max_score=query.max_score,
+        ids=None if query.ids is None else split_ids(query.ids),
+        label=query.label,
+        permitted_products=principal.products,
+        permitted_stations=principal.stations,
+    )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import account, audit, bundle, key, outbox, recipe, reviews, sink
+from service.cli import account, audit, bundle, inspections, key, outbox, recipe, reviews, sink
 from service.cli.console import FAILURE, OUT
 from service.cli.doctor import doctor
 from service.cli.inspect import inspect
@@ -86,6 +86,7 @@ app.add_typer(recipe.app, name="recipe")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(sink.app, name="sink")
 app.add_typer(reviews.app, name="reviews")
+app.add_typer(inspections.app, name="inspections")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from service.deployment.repository import BundleLoader
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import Inspector
 from service.store.errors import NotJudged
-from service.store.inspections import InspectionFilter, list_inspections
+from service.store.inspection_filter import InspectionFilter
+from service.store.inspections import list_inspections
 from service.store.recipes import get_recipe
 from service.store.records import InspectionRecord
 from service.store.store import Store

@@ -21,3 +21,41 @@ class ProposalsBusy(PlumblineError):
             f"inspections are not delayed. Retry after {retry_after_s:g} s.",
             retry_after=retry_after_s,
         )
+
+
+class RecordsBusy(PlumblineError):
+    """A summary or an export of this client is running, or too many clients have one.
+
+    Each client has one at a time, so that inspections are not delayed. Send the request again after `retry_after`.
+    """
+
+    slug = "records-busy"
+    title = "Another summary or export is running"
+    status = 503
+
+    def __init__(self, *, is_own: bool, retry_after_s: float = 2.0) -> None:
+        what = "A summary or export of this client is" if is_own else "Summaries or exports of other clients are"
+        super().__init__(
+            f"{what} running. Their number is limited, so that inspections are not delayed. Retry after "
+            f"{retry_after_s:g} s.",
+            retry_after=retry_after_s,
+        )
+
+
+class ExportFormatUnavailable(PlumblineError):
+    """The package that writes this export format is not installed on the service.
+
+    Request another format, or install the extra that the message names.
+    """
+
+    slug = "export-format-unavailable"
+    title = "Export format is not available"
+    status = 501
+
+    def __init__(self, format_name: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"The format {format_name} needs the package {package}, which is not installed. Install it on the machine "
+            f"of the service with pip install 'plumbline[{extra}]', or request the format csv.",
+            format=format_name,
+            extra=extra,
+        )

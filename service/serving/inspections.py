@@ -44,7 +44,8 @@ from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.health import StoreHealth
 from service.store.idempotency import IdempotencyKey
 from service.store.ids import new_id, parse_id
-from service.store.inspections import InspectionFilter, get_inspection, list_inspections
+from service.store.inspection_filter import InspectionFilter
+from service.store.inspections import get_inspection, list_inspections
 from service.store.records import InspectionRecord
 from service.store.store import Store
 

@@ -22,7 +22,8 @@ from service.reviews.rates import Rates, cells_of, estimate_rates
 from service.reviews.sampling import JudgedImage, SamplePlan, Stratum, draw, hash_of
 from service.schemas.inspection import InspectionLabel, VerdictName
 from service.schemas.review import QueueReason, ReviewLabel
-from service.store.inspections import InspectionFilter, list_inspections
+from service.store.inspection_filter import InspectionFilter
+from service.store.inspections import list_inspections
 from service.store.records import LabelledImage
 from service.store.review_queries import creation_times, current_reviews, invalid_labels, judged_images, reviewed_ids
 from service.store.shadows import disagreeing_ids

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, Select, select
+from sqlalchemy import ColumnElement, Engine, RowMapping, Select, func, literal, select, union_all
+from sqlalchemy.orm import Session
 
 from service.store.errors import UnknownInspection
+from service.store.inspection_filter import Branch, InspectionFilter, branches, unindexed
 from service.store.models import InspectionLabelRow, InspectionRow
 from service.store.records import InspectionRecord
 from service.store.session import reading
 
+RARE_SCORES = 30_000
+"""Up to this number of inspections in a range of scores, a page is read by score, and otherwise by id."""
 _IDS_AT_ONCE = 500
 _TABLE, _LABELS = InspectionRow.__table__, InspectionLabelRow.__table__
-
-
-@dataclass(frozen=True)
-class InspectionFilter:
-    """Conditions on the inspections to list. None matches any value.
-
-    Attributes:
-        product: Name of the product.
-        decision: The decision.
-        part_id: Id of the part.
-        since: Earliest time of an inspection.
-        permitted_products: Only these products.
-        permitted_stations: Only these stations.
-        label: Label by reviews.
-    """
-
-    product: str | None = None
-    decision: str | None = None
-    part_id: str | None = None
-    since: datetime | None = None
-    permitted_products: Collection[str] | None = None
-    permitted_stations: Collection[str] | None = None
-    label: str | None = None
+_NOT_EXPORTED = {"regions", "timings_ms", "quality", "image_pixels", "dropped_regions"}
+EXPORTED: tuple[ColumnElement[Any], ...] = (
+    *(column for column in _TABLE.c if column.name not in _NOT_EXPORTED),
+    func.json_array_length(_TABLE.c.regions).label("region_count"),
+)
+"""The columns of an export. Long ones are left out; of the regions, their number is read."""
 
 
 def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:
@@ -86,28 +73,97 @@ def list_inspections(
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    # Sorted by the column of the table that the condition selects from, so that its index gives the order.
-    key = _TABLE.c.id if which.label is None else _LABELS.c.inspection_id
-    query = select(_TABLE).order_by(key.desc()).limit(limit)
-    if before is not None:
-        query = query.where(key < str(before))
-    if which.product is not None:
-        query = query.where(_TABLE.c.product == which.product)
-    if which.decision is not None:
-        query = query.where(_TABLE.c.decision == which.decision)
-    if which.part_id is not None:
-        query = query.where(_TABLE.c.part_id == which.part_id)
-    if which.since is not None:
-        query = query.where(_TABLE.c.created_at >= which.since)
-    if which.permitted_products is not None:
-        query = query.where(_TABLE.c.product.in_(which.permitted_products))
-    if which.permitted_stations is not None:
-        query = query.where(_TABLE.c.station.in_(which.permitted_stations))
+    rows = read_columns(engine, tuple(_TABLE.c), which, before=before, limit=limit)
+    return [InspectionRecord(**row) for row in rows]
+
+
+def read_columns(
+    engine: Engine,
+    columns: Sequence[ColumnElement[Any]],
+    which: InspectionFilter,
+    *,
+    before: UUID | None = None,
+    limit: int,
+) -> Sequence[RowMapping]:
+    """Return columns of stored inspections, newest first.
+
+    Args:
+        engine: The database.
+        columns: The columns; `id` must be one of them.
+        which: The conditions.
+        before: Return only inspections older than this id.
+        limit: Maximum number of inspections.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    with reading(engine) as session:
+        # One statement, so that all parts of the page show the same state of the database.
+        parts = page_statements(session, which, before, limit)
+        if not parts:
+            return []
+        if len(parts) == 1:
+            return session.execute(parts[0].with_only_columns(*columns)).mappings().all()
+        pages = union_all(*(select(part.subquery().c.id) for part in parts))
+        ids = sorted(session.scalars(pages), reverse=True)[:limit]
+        rows: list[RowMapping] = []
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            found = select(*columns).where(_TABLE.c.id.in_(ids[start : start + _IDS_AT_ONCE]))
+            rows += session.execute(found).mappings()
+    return sorted(rows, key=lambda row: str(row["id"]), reverse=True)
+
+
+def page_statements(
+    session: Session, which: InspectionFilter, before: UUID | None, limit: int
+) -> Sequence[Select[tuple[str]]]:
+    """Return the statements that read the ids of a page. Their results together contain the page.
+
+    Each reads one index in the order of ids, from the start of the page until it is full. Only a range of scores that
+    few inspections have is read by score and sorted.
+    """
     if which.label is not None:
-        query = query.join(_LABELS, _LABELS.c.inspection_id == _TABLE.c.id).where(_LABELS.c.label == which.label)
-        if which.product is not None:
-            query = query.where(_LABELS.c.product == which.product)
-    return _records(engine, query)
+        return [_labelled(which, before).limit(limit)]
+    dialect = session.get_bind().dialect.name
+    if (by_score := _score_branch(session, which, before)) is not None:
+        return [select(_TABLE.c.id).where(*by_score).order_by(unindexed(_TABLE.c.id).desc()).limit(limit)]
+    found = branches(which, dialect, before=before)
+    return [select(_TABLE.c.id).where(*branch).order_by(_TABLE.c.id.desc()).limit(limit) for branch in found]
+
+
+def _labelled(which: InspectionFilter, before: UUID | None) -> Select[tuple[str]]:
+    """Return the statement that reads the ids of inspections with a label, which are few, in the order of ids."""
+    key = _LABELS.c.inspection_id
+    query = select(_TABLE.c.id).select_from(_TABLE.join(_LABELS, key == _TABLE.c.id)).order_by(key.desc())
+    query = query.where(_LABELS.c.label == which.label, *which.residual({"label"}))
+    if which.product is not None:
+        query = query.where(_LABELS.c.product == which.product)
+    return query if before is None else query.where(key < str(before))
+
+
+def _score_branch(session: Session, which: InspectionFilter, before: UUID | None) -> Branch | None:
+    """Return conditions that are read by score; None if there is no range of scores, or many inspections are in it."""
+    if not which.scores or which.is_selective or which.is_impossible:
+        return None
+    # Without a product, all products are listed, because the index begins with the product.
+    given = which.values["product"]
+    products = _products(session) if given is None else given
+    in_range = (_TABLE.c.product.in_(products), *which.scores)
+    counted = select(literal(1)).select_from(_TABLE).where(*in_range).limit(RARE_SCORES + 1).subquery()
+    if (session.scalar(select(func.count()).select_from(counted)) or 0) > RARE_SCORES:
+        return None
+    older = () if before is None else (unindexed(_TABLE.c.id) < str(before),)
+    return (*in_range, *which.residual({"product", "score"}), *older)
+
+
+def _products(session: Session) -> Sequence[str]:
+    """Return the products of all inspections. Reads one row of the index per product, not every row."""
+    found: list[str] = []
+    while True:
+        query = select(_TABLE.c.product).order_by(_TABLE.c.product).limit(1)
+        following = session.scalar(query.where(_TABLE.c.product > found[-1]) if found else query)
+        if following is None:
+            return found
+        found.append(following)
 
 
 def recent_inspections(engine: Engine, product: str, bundle_digest: str, limit: int) -> Sequence[InspectionRecord]:

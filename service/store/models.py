@@ -66,6 +66,23 @@ class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
 
 
 _KEPT = text("artefacts_removed_at IS NULL")
+_HAS_STATION, _HAS_LOT = text("station IS NOT NULL"), text("lot IS NOT NULL")
+
+ID_UNIT_MS = 2**16
+"""Resolution of the time in the first 8 hexadecimal digits of an id, in milliseconds."""
+ID_TOLERANCE = 2
+"""Difference in these units between the time of an inspection and the time in its id that is not remarkable."""
+_POSTGRESQL_UNIT = "CAST(floor(extract(epoch FROM created_at AT TIME ZONE 'UTC') * 1000 / 65536) AS bigint)"
+CLOCK_SET = {
+    "sqlite": "substr(id, 1, 8) NOT BETWEEN "
+    "printf('%08x', strftime('%s', created_at) * 1000 / 65536 - 2) AND "
+    "printf('%08x', strftime('%s', created_at) * 1000 / 65536 + 2)",
+    "postgresql": "substr(id, 1, 8) NOT BETWEEN "
+    f"lpad(to_hex({_POSTGRESQL_UNIT} - 2), 8, '0') AND lpad(to_hex({_POSTGRESQL_UNIT} + 2), 8, '0')",
+}
+"""SQL condition of inspections with another time in their id than `created_at`, because the clock was set. They are
+few, so an index of them alone makes it possible to find all others of a period by their ids.
+"""
 
 
 class InspectionRow(Base):
@@ -77,6 +94,18 @@ class InspectionRow(Base):
         Index(None, "product", "id"),
         Index(None, "product", "decision", "id"),
         Index(None, "part_id", "id"),
+        # For lists: each index has the columns of a combination of filters, and ends with the id (`inspection_filter`).
+        Index(None, "decision", "id"),
+        Index(None, "product", "station", "decision", "id", sqlite_where=_HAS_STATION, postgresql_where=_HAS_STATION),
+        Index(None, "station", "decision", "id", sqlite_where=_HAS_STATION, postgresql_where=_HAS_STATION),
+        Index(None, "lot", "decision", "id", sqlite_where=_HAS_LOT, postgresql_where=_HAS_LOT),
+        Index(None, "product", "score", "id"),
+        Index(
+            "ix_inspections_clock_set",
+            "id",
+            sqlite_where=text(CLOCK_SET["sqlite"]),
+            postgresql_where=text(CLOCK_SET["postgresql"]),
+        ),
         # For retention. Partial, because after some time most inspections have had their files removed.
         Index(
             "ix_inspections_kept",

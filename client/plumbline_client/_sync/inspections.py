@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 from plumbline_client._sync.concurrency import run_blocking
 from plumbline_client._sync.connection import Connection
@@ -14,7 +16,9 @@ from plumbline_client.calls import (
     CameraBuffer,
     HeatmapFormat,
     ImageSource,
+    InspectionFilters,
     batch_call,
+    filter_params,
     inspect_call,
     inspection_path,
     page_call,
@@ -23,8 +27,8 @@ from plumbline_client.calls import (
 from plumbline_client.responses import parse_map, require_numpy
 from plumbline_client.schemas.batch import BatchResult
 from plumbline_client.schemas.bundle import ReplayRecord
-from plumbline_client.schemas.inspection import Inspection, InspectionLabel, InspectionPage
-from plumbline_client.schemas.sections import DecisionName
+from plumbline_client.schemas.inspection import Inspection, InspectionPage
+from plumbline_client.schemas.records import ExportFormat, GroupBy, InspectionSummary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,30 +112,67 @@ class InspectionCalls(Connection):
     def inspections(
         self,
         *,
-        product: str | None = None,
-        decision: DecisionName | None = None,
-        part_id: str | None = None,
-        label: InspectionLabel | None = None,
         page_size: int = 100,
+        **filters: Unpack[InspectionFilters],
     ) -> Iterator[Inspection]:
         """Iterate over stored inspections, newest first. Pages are requested as they are needed.
 
         Args:
-            product: Only inspections of this product.
-            decision: Only inspections with this decision.
-            part_id: Only inspections of this part.
-            label: Only inspections with this label by reviews.
             page_size: Inspections per request.
+            **filters: Conditions on the inspections, see `InspectionFilters`.
         """
         cursor: str | None = None
-        filters = {"product": product, "decision": decision, "part_id": part_id, "label": label}
+        params = filter_params(filters)
         while True:
-            page = self._load(InspectionPage, page_call(cursor, page_size, filters))
+            page = self._load(InspectionPage, page_call(cursor, page_size, params))
             for item in page.items:
                 yield item
             cursor = page.next_cursor
             if cursor is None:
                 return
+
+    def summary(
+        self,
+        by: GroupBy = "day",
+        *,
+        time_zone: str = "UTC",
+        shifts: Sequence[str] | None = None,
+        **filters: Unpack[InspectionFilters],
+    ) -> InspectionSummary:
+        """Return counts by decision and yields.
+
+        Args:
+            by: What inspections are grouped by.
+            time_zone: IANA name of the time zone of hours, shifts and days.
+            shifts: Local times at which shifts begin, such as "06:00"; None for those of the service.
+            **filters: Conditions on the inspections, see `InspectionFilters`.
+        """
+        params = {**filter_params(filters), "by": by, "time_zone": time_zone}
+        if shifts is not None:
+            params["shifts"] = ",".join(shifts)
+        return self._load(InspectionSummary, Call("GET", "/v1/inspections:summary", params))
+
+    def export(
+        self,
+        file: str | PathLike[str],
+        file_format: ExportFormat = "csv",
+        **filters: Unpack[InspectionFilters],
+    ) -> None:
+        """Write stored inspections to a file, newest first.
+
+        If the connection ends early, `ServiceUnreachable` is raised, and the file is not complete.
+
+        Args:
+            file: The file.
+            file_format: Format of the file.
+            **filters: Conditions on the inspections, see `InspectionFilters`.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        params = {**filter_params(filters), "format": file_format}
+        call = Call("GET", "/v1/inspections:export", params)
+        self._download(call, Path(file))
 
     def heatmap(self, inspection_id: str, image_format: HeatmapFormat | None = None, *, legend: bool = False) -> bytes:
         """Return the heatmap drawn over the image, as an encoded image in the given or the service's format.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Annotated, Literal
-from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from service.access.restrictions import require_product
 from service.api.deps import ArtefactsDep, ClientDep, InspectionsDep, PrincipalDep, ReviewsDep
 from service.api.http.access import requires
 from service.api.http.bodies import RAW_MEDIA_TYPES, receive_upload
@@ -22,7 +20,7 @@ from service.api.http.head import headers_only, is_head
 from service.api.http.negotiation import negotiate
 from service.api.http.problems import problem_responses
 from service.api.mapping import to_inspection
-from service.api.parameters import IdempotencyHeader, InspectionPath, ProductPath, part_record
+from service.api.parameters import IdempotencyHeader, InspectionPath, ProductPath, inspection_filter, part_record
 from service.api.responses import (
     BINARY,
     BUFFER_HEADERS,
@@ -37,8 +35,9 @@ from service.deployment.errors import UnknownProduct
 from service.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES
-from service.schemas.common import BufferHeaders, Label, PartFields
-from service.schemas.inspection import Inspection, InspectionLabel, InspectionPage
+from service.schemas.common import BufferHeaders, PartFields
+from service.schemas.inspection import Inspection, InspectionPage
+from service.schemas.records import ListQuery
 from service.serving.image import Image, RequestKey, StatedBuffer
 from service.store.errors import (
     ArtefactGone,
@@ -48,7 +47,6 @@ from service.store.errors import (
     StoreUnavailable,
     UnknownInspection,
 )
-from service.store.inspections import InspectionFilter
 
 router = APIRouter(tags=["inspections"])
 
@@ -160,33 +158,13 @@ async def inspect(
 )
 @requires("inspect", filters=True)
 def list_inspections(
-    inspections: InspectionsDep,
-    principal: PrincipalDep,
-    reviews: ReviewsDep,
-    product: Annotated[Label | None, Query(description="Only inspections of this product.")] = None,
-    decision: Annotated[
-        Literal["pass", "review", "fail", "invalid"] | None, Query(description="Only inspections with this decision.")
-    ] = None,
-    part_id: Annotated[Label | None, Query(description="Only inspections of this part.")] = None,
-    label: Annotated[InspectionLabel | None, Query(description="Only inspections with this label by reviews.")] = None,
-    cursor: Annotated[UUID | None, Query(description="`next_cursor` of the previous page.")] = None,
-    limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of inspections on the page.")] = 50,
+    query: Annotated[ListQuery, Query()], inspections: InspectionsDep, principal: PrincipalDep, reviews: ReviewsDep
 ) -> InspectionPage:
     """Return stored inspections page by page, newest first. A restricted key sees those that it permits.
 
     A product that was removed from the model repository is still listed if inspections of it are stored.
     """
-    if product is not None:
-        require_product(principal, product)
-    which = InspectionFilter(
-        product=product,
-        decision=decision,
-        part_id=part_id,
-        label=label,
-        permitted_products=principal.products,
-        permitted_stations=principal.stations,
-    )
-    page = inspections.search(which, cursor, limit)
+    page = inspections.search(inspection_filter(query, principal), query.cursor, query.limit)
     labels = {name: found.label for name, found in reviews.labels([record.id for record in page.items]).items()}
     items = [to_inspection(record, labels.get(record.id)) for record in page.items]
     return InspectionPage(items=items, next_cursor=page.next_cursor)

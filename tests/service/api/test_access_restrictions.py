@@ -9,6 +9,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from service.serving import exports
+from service.store.inspections import read_columns
 from tests.access import bearer, make_key, problem_of
 from tests.running_service import GOOD, INSPECT, RunningService
 
@@ -28,6 +30,45 @@ def test_lists_contain_what_a_restricted_key_permits(secured: RunningService, an
     assert anonymous.get("/v1/inspections", headers=bearer(of_other)).json()["items"] == []
     assert anonymous.get("/v1/products", headers=bearer(of_other)).json()["items"] == []
     assert len(anonymous.get("/v1/products", headers=bearer(of_station)).json()["items"]) == 1
+
+
+def test_summaries_and_exports_contain_what_a_restricted_key_permits(
+    secured: RunningService, anonymous: httpx.Client
+) -> None:
+    engine = secured.store.engine
+    for station in ("x", "x", "y"):
+        assert secured.inspect(params={"station": station}).status_code == 201
+    of_station = bearer(make_key(engine, "inspect", stations=["x"]))
+    of_other = bearer(make_key(engine, "inspect", products=["gadget"]))
+    groups = anonymous.get("/v1/inspections:summary", params={"by": "station"}, headers=of_station).json()["groups"]
+    assert [(group["name"], group["total"]) for group in groups] == [("x", 2)]
+    rows = anonymous.get("/v1/inspections:export", headers=of_station).text.splitlines()[1:]
+    assert len(rows) == 2
+    assert all(",x," in row for row in rows)
+    assert anonymous.get("/v1/inspections:summary", headers=of_other).json()["total"]["total"] == 0
+    assert len(anonymous.get("/v1/inspections:export", headers=of_other).text.splitlines()) == 1
+    for path in ("/v1/inspections:summary", "/v1/inspections:export"):
+        refused = anonymous.get(path, params={"product": "widget"}, headers=of_other)
+        assert problem_of(refused) == (403, "not-permitted")
+
+
+def test_export_ends_when_its_key_is_revoked(
+    secured: RunningService, anonymous: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key(secured.store.engine, "inspect")
+    for _ in range(4):
+        secured.inspect()
+
+    def read_and_revoke(*args: Any, **options: Any) -> Any:
+        found = read_columns(*args, **options)
+        if options["before"] is not None:
+            secured.app.state.access.revoke_key(key.record.id)
+        return found
+
+    monkeypatch.setattr(exports, "PAGE", 1)
+    monkeypatch.setattr(exports, "read_columns", read_and_revoke)
+    with pytest.raises(httpx.RemoteProtocolError):
+        anonymous.get("/v1/inspections:export", headers=bearer(key))
 
 
 def test_inspection_of_another_station_is_reported_as_unknown(secured: RunningService, anonymous: httpx.Client) -> None:

@@ -22,7 +22,8 @@ from service.store.artefacts.local import LocalFiles, write_atomically
 from service.store.database import _upgrade, open_read_only_engine
 from service.store.errors import StoreUnavailable
 from service.store.ids import new_id
-from service.store.inspections import InspectionFilter, get_inspection, list_inspections
+from service.store.inspection_filter import InspectionFilter
+from service.store.inspections import get_inspection, list_inspections
 from service.store.lock import FileLock
 from service.store.probe import StoreProbe
 from service.store.store import Store

@@ -18,7 +18,8 @@ from service.reviews.labels import CombinedLabel
 from service.store.audit import Actor, read_audit
 from service.store.errors import UnknownInspection
 from service.store.ids import new_id
-from service.store.inspections import InspectionFilter, list_inspections
+from service.store.inspection_filter import InspectionFilter
+from service.store.inspections import list_inspections
 from service.store.records import ShadowRecord
 from service.store.review_queries import (
     count_labelled,

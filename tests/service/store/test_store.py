@@ -24,7 +24,8 @@ from service.store.audit import Actor
 from service.store.database import _upgrade
 from service.store.errors import ArtefactGone, RecipeConflict, StoreUnavailable, UnknownInspection, UnknownRevision
 from service.store.ids import created_at, new_id, parse_id
-from service.store.inspections import InspectionFilter, get_inspection, list_inspections
+from service.store.inspection_filter import InspectionFilter
+from service.store.inspections import get_inspection, list_inspections
 from service.store.models import Base, InspectionRow, ShadowRow
 from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history
 from service.store.records import InspectionRecord, ShadowRecord

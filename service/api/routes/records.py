@@ -1,0 +1,154 @@
+"""Summaries and exports of stored inspections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import Annotated, get_args
+
+from fastapi import APIRouter, Query, Request
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.api.deps import ClientDep, ExportsDep, PrincipalDep, SummariesDep
+from service.api.http.access import recheck, requires
+from service.api.http.clients import wait_for_disconnect
+from service.api.http.head import headers_only, is_head
+from service.api.http.problems import problem_responses
+from service.api.parameters import inspection_filter
+from service.api.responses import binary_response
+from service.errors import InvalidRequest
+from service.schemas.records import DecisionCounts, ExportQuery, InspectionSummary, SummaryGroup, SummaryQuery
+from service.schemas.sections import DecisionName
+from service.serving.admission import Disconnected
+from service.serving.errors import ExportFormatUnavailable, RecordsBusy
+from service.serving.export_formats import MEDIA_TYPES
+from service.serving.periods import parse_shifts, parse_zone
+from service.serving.summaries import SummaryOptions
+from service.store.errors import StoreUnavailable
+
+router = APIRouter(tags=["inspections"])
+
+
+@router.get(
+    "/v1/inspections:summary",
+    operation_id="summarise_inspections",
+    summary="Count inspections",
+    responses=problem_responses(InvalidRequest, RecordsBusy, StoreUnavailable),
+)
+@requires("inspect", filters=True)
+async def summarise_inspections(
+    request: Request,
+    query: Annotated[SummaryQuery, Query()],
+    summaries: SummariesDep,
+    client: ClientDep,
+    principal: PrincipalDep,
+) -> InspectionSummary:
+    """Return counts by decision and yields, per hour, shift, day, station, lot or product.
+
+    Without `until` the period ends now, without `since` it has 7 days. It has at most 400 days and 1000 groups. Hours,
+    shifts and days are local: when daylight saving time ends, the hour that occurs twice is two groups, and the day
+    has 25 hours. A shift includes the night after its day: with the default, the last one ends at 06:00.
+    """
+    options = SummaryOptions(query.by, parse_zone(query.time_zone), parse_shifts(query.shifts))
+    disconnected = partial(wait_for_disconnect, request.receive)
+    found = await summaries.summarise(inspection_filter(query, principal), options, client, disconnected)
+    total: Counter[str] = Counter()
+    for group in found.groups:
+        total.update(group.counts)
+    return InspectionSummary(
+        by=query.by,
+        time_zone=query.time_zone,
+        since=found.since,
+        until=found.until,
+        total=_to_counts(total),
+        groups=[
+            SummaryGroup(name=group.name, start=group.start, end=group.end, **_to_counts(group.counts).model_dump())
+            for group in found.groups
+        ],
+    )
+
+
+@router.get(
+    "/v1/inspections:export",
+    operation_id="export_inspections",
+    summary="Export inspections",
+    response_class=Response,
+    responses={
+        200: binary_response(
+            "A table with one row per inspection, newest first.",
+            tuple(value.partition(";")[0] for value in MEDIA_TYPES.values()),
+        ),
+        **problem_responses(InvalidRequest, RecordsBusy, ExportFormatUnavailable, StoreUnavailable),
+    },
+)
+@requires("inspect", filters=True)
+async def export_inspections(
+    request: Request,
+    query: Annotated[ExportQuery, Query()],
+    exports: ExportsDep,
+    client: ClientDep,
+    principal: PrincipalDep,
+) -> Response:
+    """Return stored inspections as a CSV or Parquet file, newest first.
+
+    The file is streamed: its size is not limited, and a connection that ends early leaves an incomplete file. A client
+    has one export or summary at a time. CSV follows RFC 4180 with a header, in UTF-8. A text that begins with `=`, `+`,
+    `-`, `@`, a tab or a carriage return gets a leading apostrophe, because spreadsheets would read it as a formula.
+    Parquet files contain every text as it was sent.
+    """
+    which = inspection_filter(query, principal)
+    headers = {"Content-Disposition": f'attachment; filename="inspections.{query.format}"'}
+    response = headers_only(headers, MEDIA_TYPES[query.format])  # the size is not known before the end
+    if is_head(request.scope):
+        return response
+    return _ExportResponse(response, partial(exports.stream, which, query.format, client))
+
+
+class _ExportResponse(Response):
+    """An export, sent as fast as the client reads.
+
+    Args:
+        headers: The response without its body.
+        stream: Returns the pieces of the body, until a client disconnects.
+    """
+
+    def __init__(self, headers: Response, stream: Callable[[Disconnected], AsyncGenerator[bytes]]) -> None:
+        self.status_code, self.background = headers.status_code, None
+        self.raw_headers = headers.raw_headers
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response. It begins after the first page was read, so that a failure until then is a problem."""
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        is_started = False
+        async with aclosing(self._stream(partial(wait_for_disconnect, receive))) as pieces:
+            try:
+                async for piece in pieces:
+                    await recheck(HTTPConnection(scope))
+                    if not is_started:
+                        await send(start)
+                        is_started = True
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            except InvalidRequest:  # the client disconnected
+                return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _to_counts(found: Counter[str]) -> DecisionCounts:
+    counts: dict[DecisionName, int] = {name: found[name] for name in get_args(DecisionName)}
+    good, total = counts["pass"], sum(counts.values())
+    return DecisionCounts(
+        total=total,
+        counts=counts,
+        yield_of_judged=_share(good, total - counts["invalid"]),
+        yield_of_decided=_share(good, good + counts["fail"]),
+        yield_of_all=_share(good, total),
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

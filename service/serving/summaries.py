@@ -1,0 +1,192 @@
+"""Summaries of stored inspections: counts and yields per period, station, lot or product."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, time, timedelta
+from functools import partial
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Engine
+
+from service.errors import InvalidRequest
+from service.monitoring.clock import Clock
+from service.serving.admission import Disconnected
+from service.serving.periods import period_starts
+from service.serving.record_jobs import RecordJobs
+from service.store.inspection_filter import InspectionFilter
+from service.store.store import Store
+from service.store.summary import Count, CountKey, count_inspections
+
+GroupBy = Literal["hour", "shift", "day", "station", "lot", "product"]
+DEFAULT_SPAN = timedelta(days=7)
+MAX_SPAN = timedelta(days=400)
+MAX_GROUPS = 1000
+# The database is read in pieces of this length: a long statement would keep SQLite's write-ahead log from shrinking,
+# and could not be ended when the client disconnects.
+_PIECE = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class SummaryOptions:
+    """How inspections are grouped.
+
+    Attributes:
+        by: What the groups are.
+        zone: Time zone of hours, shifts and days.
+        shifts: Local times at which shifts begin.
+    """
+
+    by: GroupBy
+    zone: ZoneInfo
+    shifts: Sequence[time]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One group of a summary.
+
+    Attributes:
+        name: Station, lot or product; None for inspections without it, and for periods.
+        start: Start of a period, in the time zone of the summary; None for a name.
+        end: End of a period, exclusive.
+        counts: Number of inspections by decision.
+    """
+
+    name: str | None
+    start: datetime | None
+    end: datetime | None
+    counts: Counter[str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts of the inspections of a period.
+
+    Attributes:
+        since: Start of the period.
+        until: End of the period, exclusive.
+        groups: Periods in the order of time, including those without inspections; names in the order of the alphabet.
+    """
+
+    since: datetime
+    until: datetime
+    groups: Sequence[Group]
+
+
+class SummaryService:
+    """Counts stored inspections.
+
+    Args:
+        store: The inspections.
+        jobs: Limits the summaries and exports at the same time.
+        clock: The time of day.
+    """
+
+    def __init__(self, store: Store, jobs: RecordJobs, clock: Clock) -> None:
+        self._engine = store.engine
+        self._jobs = jobs
+        self._clock = clock
+
+    async def summarise(
+        self, which: InspectionFilter, options: SummaryOptions, client: str, disconnected: Disconnected
+    ) -> Summary:
+        """Count inspections by group and decision.
+
+        Args:
+            which: The conditions. Without an end, the period ends now; without a start, it has `DEFAULT_SPAN`.
+            options: How inspections are grouped.
+            client: Identity of the client.
+            disconnected: Ends the work when the client closes its connection.
+
+        Raises:
+            InvalidRequest: The period is empty, too long or has too many groups, or the client disconnected.
+            RecordsBusy: The client has another job, or too many clients have.
+            StoreUnavailable: The database cannot be read.
+        """
+        since, until = self._span(which)
+        starts = _starts(options, since, until)
+        key = _key(options.by, starts)
+        counts: dict[datetime | str | None, Counter[str]] = {start: Counter() for start in starts}
+        async with self._jobs.reserve(client, disconnected) as job:
+            at = since
+            while at < until:
+                piece = replace(which, since=at, until=min(at + _PIECE, until))
+                for count in await job.run(partial(_count, self._engine, piece, key)):
+                    group = (
+                        starts[bisect_right(starts, count.key) - 1] if isinstance(count.key, datetime) else count.key
+                    )
+                    counts.setdefault(group, Counter())[count.decision] += count.number
+                at += _PIECE
+                if len(counts) > MAX_GROUPS:
+                    raise _too_many(options.by)
+        if starts:
+            ends = [*starts[1:], until]
+            edges = [(max(start, since), min(end, until)) for start, end in zip(starts, ends, strict=True)]
+            groups = [
+                Group(None, edge[0].astimezone(options.zone), edge[1].astimezone(options.zone), counts[start])
+                for start, edge in zip(starts, edges, strict=True)
+            ]
+        else:
+            groups = [
+                Group(None if name is None else str(name), None, None, counts[name])
+                for name in sorted(counts, key=lambda name: (name is None, str(name)))
+            ]
+        return Summary(since.astimezone(options.zone), until.astimezone(options.zone), groups)
+
+    def _span(self, which: InspectionFilter) -> tuple[datetime, datetime]:
+        until = (which.until or self._clock.now()).astimezone(UTC)
+        try:
+            since = (which.since or until - DEFAULT_SPAN).astimezone(UTC)
+        except OverflowError as error:
+            raise InvalidRequest("until: the period begins before the year 1. Give a later end.") from error
+        if since >= until:
+            raise InvalidRequest(
+                f"The period from {since.isoformat()} to {until.isoformat()} is empty. Give a start `since` that is "
+                "earlier than the end `until`, which is now by default."
+            )
+        if until - since > MAX_SPAN:
+            raise InvalidRequest(
+                f"The period has more than {MAX_SPAN.days} days. Give a shorter one with `since` and `until`."
+            )
+        return since, until
+
+
+def _count(engine: Engine, which: InspectionFilter, key: CountKey) -> list[Count]:
+    return list(count_inspections(engine, which, key))
+
+
+def _key(by: GroupBy, starts: Sequence[datetime]) -> CountKey:
+    """Return what the database counts separately: the largest unit of time that periods consist of, or the name."""
+    if by == "station" or by == "lot" or by == "product":
+        return by
+    return "minute" if any(start.minute for start in starts) else "hour"
+
+
+def _starts(options: SummaryOptions, since: datetime, until: datetime) -> list[datetime]:
+    """Return the starts of the periods; none if inspections are grouped by a name.
+
+    Raises:
+        InvalidRequest: There are too many, or their time cannot be expressed in the time zone.
+    """
+    by = options.by
+    if by == "station" or by == "lot" or by == "product":
+        return []
+    per_day = {"hour": 24, "shift": len(options.shifts), "day": 1}[by]
+    if (until - since) / timedelta(days=1) * per_day > MAX_GROUPS:
+        raise _too_many(by)
+    try:
+        return period_starts(by, since, until, options.zone, options.shifts)
+    except (OverflowError, ValueError) as error:  # within days of the smallest or largest datetime
+        raise InvalidRequest("The period cannot be divided in this time zone. Give a later one.") from error
+
+
+def _too_many(by: GroupBy) -> InvalidRequest:
+    return InvalidRequest(
+        f"by={by} results in more than {MAX_GROUPS} groups. Give a shorter period with `since` and `until`, further "
+        "filters or larger groups."
+    )
