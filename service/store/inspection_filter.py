@@ -17,7 +17,8 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, exists, func, literal_column, or_
 
-from service.store.models import CLOCK_SET, ID_TOLERANCE, ID_UNIT_MS, InspectionLabelRow, InspectionRow
+from service.store.models import InspectionLabelRow, InspectionRow
+from service.store.models.inspections import CLOCK_SET, ID_TOLERANCE, ID_UNIT_MS
 
 DECISIONS = ("fail", "invalid", "pass", "review")
 MAX_BRANCHES = 100

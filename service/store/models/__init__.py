@@ -1,0 +1,27 @@
+"""ORM models of the database tables."""
+
+from service.store.models.access import AccountRow, ApiKeyRow, SessionRow
+from service.store.models.audit import AuditRow
+from service.store.models.base import Base, UtcDateTime
+from service.store.models.inspections import IdempotencyRow, InspectionRow, ShadowRow
+from service.store.models.outbox import OutboxRow
+from service.store.models.recipes import BundleChoiceRow, ProposalRow, RecipeRow
+from service.store.models.reviews import InspectionLabelRow, ReviewRow
+
+__all__ = [
+    "UtcDateTime",
+    "Base",
+    "InspectionRow",
+    "RecipeRow",
+    "ProposalRow",
+    "BundleChoiceRow",
+    "ShadowRow",
+    "IdempotencyRow",
+    "AuditRow",
+    "OutboxRow",
+    "ApiKeyRow",
+    "AccountRow",
+    "SessionRow",
+    "ReviewRow",
+    "InspectionLabelRow",
+]
