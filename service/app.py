@@ -63,6 +63,9 @@ from service.inspection.runtime.cuda import has_driver
 from service.inspection.runtime.isolation import SelfTestLimits
 from service.inspection.runtime.session import SessionOptions
 from service.inspection.runtime.threads import cpu_quota
+from service.integrations.events import Render
+from service.integrations.interfaces import Interfaces, open_interfaces
+from service.integrations.opcua.state import ServiceState
 from service.integrations.start import Integrations, Sinks, open_sinks
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
@@ -73,6 +76,7 @@ from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
 from service.serving.exports import ExportService
+from service.serving.hooks import InspectionHooks
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
 from service.serving.products import ProductService
@@ -127,6 +131,7 @@ class Runtime:
         metrics: The metrics of the application.
         refusals: Logs requests and images that are refused.
         sinks: The webhooks and MQTT brokers to which inspections are sent.
+        interfaces: OPC UA and OpenTelemetry; None without them.
 
     Raises:
         AccessNotConfigured: The network could reach the service, and there is no key and no account.
@@ -134,9 +139,16 @@ class Runtime:
     """
 
     def __init__(
-        self, settings: Settings, store: Store, metrics: Metrics, refusals: RefusalLog, sinks: Sinks = ()
+        self,
+        settings: Settings,
+        store: Store,
+        metrics: Metrics,
+        refusals: RefusalLog,
+        sinks: Sinks = (),
+        interfaces: Interfaces | None = None,
     ) -> None:
         self.store = store
+        self.interfaces = interfaces or Interfaces()
         self.access = AccessControl(settings, store.engine)
         self.access.require_safe_binding()
         metrics.insecure.set_function(lambda: float(self.access.is_insecure))
@@ -149,7 +161,8 @@ class Runtime:
         self.admission = Admission(settings.queue_limit, _running_limit(settings))
         references = ReferenceScores(store.engine)
         clock = Clock(lambda direction: metrics.clock_jumps.labels(direction).inc())
-        self._integrations = Integrations(settings, store, sinks, to_inspection, metrics.outbox, clock)
+        render = Render(to_inspection, self.interfaces.traceparent)
+        self._integrations = Integrations(settings, store, sinks, render, metrics.outbox, clock)
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
         inspection_service = InspectionService(
             settings,
@@ -162,6 +175,7 @@ class Runtime:
             health=self.store_health,
             clock=clock,
             refusals=refusals,
+            hooks=InspectionHooks(self.interfaces.listeners, self.interfaces.part_ids),
         )
         self._record_jobs = RecordJobs()
         self.services = Services(
@@ -205,6 +219,8 @@ class Runtime:
         self._audit_heads.start()
         self._integrations.start()
         self._loader.start()
+        # Last, because it may fail; everything that `close` ends is running then.
+        self.interfaces.start(self._state)
 
     def close(self) -> None:
         """Complete the work in flight and stop all threads."""
@@ -215,6 +231,7 @@ class Runtime:
         self._loader.join(LOADING_STOP_S)
         self.services.inspections.close()
         self._integrations.close()
+        self.interfaces.close()
         self.services.artefacts.close()
         self.services.proposals.close()
         self._record_jobs.close()
@@ -224,6 +241,11 @@ class Runtime:
         self.store_health.close()
         self.store.close()
         log.info("stopped")
+
+    def _state(self) -> ServiceState:
+        report = self.services.readiness()
+        is_usable = report.is_ready or report.status == "draining"
+        return ServiceState(report.is_ready, is_usable, frozenset(report.products))
 
     def _load(self) -> None:
         Startup(self.registry, self.store.engine).run()
@@ -247,16 +269,17 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The store is opened first: without it there are no decisions, so the process ends here with the reason.
         sinks = open_sinks(settings.sinks)
+        interfaces = await run_in_threadpool(open_interfaces, settings, metrics.registry)
         options = StoreOptions.of(settings)
         store = await run_in_threadpool(Store.open, settings.database, settings.data, options)
         try:
-            runtime = Runtime(settings, store, metrics, refusals, sinks)
+            runtime = Runtime(settings, store, metrics, refusals, sinks, interfaces)
         except BaseException:
             await run_in_threadpool(store.close)
             raise
         app.state.runtime, app.state.services, app.state.access = runtime, runtime.services, runtime.access
-        await run_in_threadpool(runtime.start)
         try:
+            await run_in_threadpool(runtime.start)
             yield
         finally:
             runtime.admission.close()

@@ -38,6 +38,22 @@ class PlumblineError(Exception):
         return None if value is None else float(value)
 
 
+class CannotStart(Exception):
+    """A setting cannot be put into effect, so the service does not start.
+
+    Attributes:
+        reason: What is wrong, and what was expected. It contains no secrets.
+        remedy: What to do about it.
+        detail: Both, as sentences.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        self.remedy = remedy
+        self.detail = f"{reason[:1].upper()}{reason[1:]}. {remedy}"
+        super().__init__(self.detail)
+
+
 class UnsupportedMediaType(PlumblineError):
     """The request has no `Content-Type`, or one that the endpoint does not accept.
 

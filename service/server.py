@@ -25,7 +25,7 @@ from service.api.http.connections import ConnectionLimits, Connections
 from service.api.http.http_protocol import HttpProtocol
 from service.api.http.stream_protocol import StreamProtocol
 from service.app import begin_drain, create_app, open_streams
-from service.errors import PlumblineError
+from service.errors import CannotStart, PlumblineError
 from service.integrations.errors import SinksInvalid
 from service.settings import Settings
 
@@ -67,7 +67,7 @@ class ReportedStart:
 
         try:
             await self._app(scope, receive, hold_failure)
-        except (PlumblineError, SinksInvalid, AccessNotConfigured, OSError) as error:
+        except (PlumblineError, SinksInvalid, AccessNotConfigured, CannotStart, OSError) as error:
             if not failed:
                 raise
             log.error("cannot start", reason=_start_failure(error))
@@ -78,7 +78,7 @@ class ReportedStart:
             raise
 
 
-def _start_failure(error: PlumblineError | SinksInvalid | AccessNotConfigured | OSError) -> str:
+def _start_failure(error: PlumblineError | SinksInvalid | AccessNotConfigured | CannotStart | OSError) -> str:
     if not isinstance(error, OSError):
         return error.detail
     return f"{error.filename or 'The system'}: {error.strerror or 'unknown error'}. Check permissions and the disk."

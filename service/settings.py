@@ -5,19 +5,15 @@ The text under each field is its documentation. `plumbline serve --help` and `pl
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.host_names import is_loopback, parse_host, parse_origin
 
 PREFIX = "PLUMBLINE_"
-_TEST_PREFIX = f"{PREFIX}TEST_"
 
 
 class Settings(BaseSettings):
@@ -209,6 +205,37 @@ class Settings(BaseSettings):
     decision `review` as anomalous.
     """
 
+    opcua_endpoint: str = ""
+    """Endpoint of the OPC UA server, such as `opc.tcp://127.0.0.1:4840`. Empty: no OPC UA. An address that other
+    machines reach needs `opcua_certificate`, and a user or trusted client certificates.
+    """
+    opcua_stations: Annotated[frozenset[str], NoDecode] = frozenset()
+    """Comma-separated stations whose variables exist from the start. Others appear with their first inspection."""
+    opcua_max_stations: int = Field(default=64, ge=1, le=1000)
+    """Most stations in OPC UA. Inspections of further stations are not published there."""
+    opcua_max_clients: int = Field(default=16, ge=1, le=1000)
+    """Most OPC UA clients that are connected at the same time."""
+    opcua_certificate: Path | None = None
+    """PEM or DER file with the certificate (RSA) of the OPC UA server. With it, connections without encryption or
+    signature are refused.
+    """
+    opcua_key: Path | None = None
+    """PEM or DER file with the private key of the OPC UA certificate."""
+    opcua_user: str = ""
+    """Name that OPC UA clients log in with. Empty: clients do not log in."""
+    opcua_password: SecretStr = SecretStr("")
+    """Password of the OPC UA user; or see `opcua_password_file`."""
+    opcua_password_file: Path | None = None
+    """File with the password of the OPC UA user."""
+    opcua_trusted: Path | None = None
+    """Folder with the certificates (PEM or DER) of the OPC UA clients that may connect. Empty: every certificate."""
+    opcua_insecure: bool = False
+    """Allow an OPC UA endpoint that other machines reach without encryption and without login."""
+    otel_endpoint: str = ""
+    """URL of an OpenTelemetry collector (OTLP over HTTP), such as `http://127.0.0.1:4318`. Empty: no OpenTelemetry. The
+    standard `OTEL_*` variables set everything else.
+    """
+
     heatmap_format: Literal["png", "jpeg", "webp"] = "jpeg"
     """Format of a heatmap if the request does not name one."""
     heatmap_quality: int = Field(default=90, ge=1, le=100)
@@ -252,7 +279,7 @@ class Settings(BaseSettings):
     def _allow_no_sinks(cls, value: object) -> object:
         return None if value == "" else value
 
-    @field_validator("required_products", "allowed_hosts", "allowed_origins", mode="before")
+    @field_validator("required_products", "allowed_hosts", "allowed_origins", "opcua_stations", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
@@ -269,7 +296,16 @@ class Settings(BaseSettings):
     def _check_origins(cls, origins: frozenset[str]) -> frozenset[str]:
         return frozenset(map(parse_origin, origins))
 
-    @field_validator("tls_certificate", "tls_key", "metrics_open", mode="before")
+    @field_validator(
+        "tls_certificate",
+        "tls_key",
+        "metrics_open",
+        "opcua_certificate",
+        "opcua_key",
+        "opcua_password_file",
+        "opcua_trusted",
+        mode="before",
+    )
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
@@ -349,47 +385,3 @@ class Settings(BaseSettings):
     def heatmap_media_type(self) -> str:
         """Return the media type of heatmaps if the request does not name one."""
         return f"image/{self.heatmap_format}"
-
-
-@dataclass(frozen=True)
-class UnknownVariable:
-    """An environment variable that looks like a setting and is none.
-
-    Attributes:
-        name: Its name.
-        nearest: The variable of a setting with a similar name, or None.
-    """
-
-    name: str
-    nearest: str | None
-
-    @property
-    def detail(self) -> str:
-        """Return what is wrong."""
-        return f"{self.name} is not a setting" + (f" (did you mean {self.nearest}?)" if self.nearest else "")
-
-    @property
-    def remedy(self) -> str:
-        """Return what to do about it."""
-        return "Check its spelling, or unset it."
-
-
-def unknown_variables(environment: Iterable[str], others: Iterable[str] = ()) -> list[UnknownVariable]:
-    """Return the variables with the prefix of settings that are not read, sorted by name.
-
-    pydantic-settings ignores unknown variables, so a misspelt one would have no effect and no message.
-
-    Args:
-        environment: Names of environment variables.
-        others: Variables with the prefix that are read, although they are not settings.
-    """
-    names = [name.upper() for name in Settings.model_fields] + [name.removeprefix(PREFIX) for name in others]
-    known = {f"{PREFIX}{name}" for name in names}
-    unknown = []
-    for name in sorted(environment):
-        upper = name.upper()
-        if upper.startswith(PREFIX) and upper not in known and not upper.startswith(_TEST_PREFIX):
-            # Compared without the prefix, which would make any two names similar.
-            nearest = difflib.get_close_matches(upper.removeprefix(PREFIX), names, 1)
-            unknown.append(UnknownVariable(name, f"{PREFIX}{nearest[0]}" if nearest else None))
-    return unknown

@@ -8,15 +8,16 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 
 from service.api.http.certificates import EXPIRY_WARNING_DAYS, CertificateFiles, CertificateUnusable, days_left
 from service.app import bundle_loader
 from service.bundle.bundle import bundle_folders
+from service.cli.findings import Finding, Health
+from service.cli.interface_checks import check_opcua, check_otel
 from service.cli.options import CLIENT_VARIABLES
+from service.cli.unknown_variables import unknown_variables
 from service.deployment.repository import empty_reason, product_folders
 from service.errors import PlumblineError
 from service.host_names import is_loopback
@@ -26,7 +27,7 @@ from service.integrations.config import read_sinks
 from service.integrations.errors import SinksInvalid
 from service.integrations.sinks import make_sink, warnings_of
 from service.server import PORT_REMEDY
-from service.settings import Settings, unknown_variables
+from service.settings import Settings
 from service.store.access import has_credentials
 from service.store.artefacts.opening import open_files
 from service.store.database import (
@@ -50,38 +51,13 @@ _LIBRARIES = ("fastapi", "uvicorn", "numpy", "opencv-python-headless", "onnx", "
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
-class Health(StrEnum):
-    """How serious a finding is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of a check.
-
-    Attributes:
-        subject: What was checked.
-        health: How serious the finding is.
-        detail: What was found.
-        remedy: What to do about it; empty if nothing needs to be done.
-    """
-
-    subject: str
-    health: Health
-    detail: str
-    remedy: str = ""
-
-
 def run_checks(settings: Settings) -> Iterator[Finding]:
     """Check everything that the service needs, fast checks first."""
     for check in _CHECKS:
         try:
             yield from check(settings)
         except Exception as error:  # noqa: BLE001 - a check that fails must not hide the findings of the others
-            name = check.__name__.removeprefix("_check_")
+            name = check.__name__.removeprefix("_").removeprefix("check_")
             yield Finding(
                 name,
                 Health.PROBLEM,
@@ -395,6 +371,8 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_port,
     _check_certificate,
     _check_sinks,
+    check_opcua,
+    check_otel,
     _check_models,
     _check_bundles,
 )

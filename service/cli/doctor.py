@@ -15,7 +15,8 @@ def doctor(settings: Settings) -> None:
 
     Exit code: 0 no problem (there may be warnings), 1 at least one problem, 2 invalid settings.
     """
-    from service.cli.checks import Health, run_checks
+    from service.cli.checks import run_checks
+    from service.cli.findings import Health
     from service.inspection.runtime.configure import configure
 
     configure()

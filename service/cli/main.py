@@ -15,8 +15,9 @@ from service.cli.inspect import inspect
 from service.cli.options import CLIENT_VARIABLES, load_settings, with_settings
 from service.cli.products import products
 from service.cli.replay import replay
+from service.cli.unknown_variables import unknown_variables
 from service.cli.watch import watch
-from service.settings import Settings, unknown_variables
+from service.settings import Settings
 from service.version import VERSION
 
 app = typer.Typer(

@@ -24,6 +24,7 @@ class Event:
         product: The product; None for a test.
         station: The station; None if it is not known.
         body: JSON document in UTF-8.
+        traceparent: W3C trace context; None if the event belongs to no trace.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Event:
     product: str | None
     station: str | None
     body: bytes
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 
 from service.integrations.config import SinkConfig
 from service.integrations.delivery import Event
@@ -13,13 +15,23 @@ from service.store.ids import new_id
 from service.store.outbox import OutboxMessage
 from service.store.records import InspectionRecord
 
-Render = Callable[[InspectionRecord], Inspection]
-"""Returns the response of the API for an inspection."""
+
+@dataclass(frozen=True)
+class Render:
+    """What messages say about an inspection.
+
+    Attributes:
+        inspection: Returns the response of the API for an inspection.
+        traceparent: Returns the W3C trace context of messages about an inspection; None if it belongs to no trace.
+    """
+
+    inspection: Callable[[InspectionRecord], Inspection]
+    traceparent: Callable[[InspectionRecord], str | None] = attrgetter("traceparent")
 
 
 def inspection_event(message: OutboxMessage, record: InspectionRecord, render: Render, config: SinkConfig) -> Event:
     """Return the event of an inspection, with the parts that a sink includes."""
-    inspection = render(record)
+    inspection = render.inspection(record)
     if config.base_url is not None:
         links = inspection.links
         absolute = {name: None if path is None else config.base_url + path for name, path in links.model_dump().items()}
@@ -32,7 +44,8 @@ def inspection_event(message: OutboxMessage, record: InspectionRecord, render: R
     )
     left_out = {"regions", "links"} - config.include
     body = document.model_dump_json(exclude={"inspection": left_out} if left_out else None)
-    return Event(message.event_id, "inspection.created", record.product, record.station, body.encode())
+    traceparent = render.traceparent(record)
+    return Event(message.event_id, "inspection.created", record.product, record.station, body.encode(), traceparent)
 
 
 def test_event() -> Event:

@@ -74,7 +74,7 @@ class SinkRunner:
         sink: The sink.
         outbox: The stored messages.
         run: Runs a function that blocks on another thread.
-        render: Returns the response of the API for an inspection.
+        render: What messages say about an inspection.
         metrics: Counts deliveries.
         clock: The time of day.
 

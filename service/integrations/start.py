@@ -36,7 +36,7 @@ class Integrations:
         settings: Limits of the outbox.
         store: The store; its writer adds messages from now on.
         sinks: The sinks.
-        render: Returns the response of the API for an inspection.
+        render: What messages say about an inspection.
         metrics: Counts deliveries.
         clock: The time of day.
 

@@ -97,6 +97,8 @@ class WebhookSink:
             EVENT_TYPE: event.type,
             TIMESTAMP: timestamp,
         }
+        if event.traceparent is not None:
+            headers["traceparent"] = event.traceparent
         if self._secret is not None:
             headers[SIGNATURE] = sign(self._secret, timestamp, event.body)
         if self._token is not None:

@@ -61,7 +61,7 @@ class OutboxWorker:
         sinks: The sinks with their configurations.
         outbox: The stored messages.
         leases: Which sinks this process delivers to.
-        render: Returns the response of the API for an inspection.
+        render: What messages say about an inspection.
         metrics: Counts deliveries.
         limits: Limits of the stored messages.
         clock: The time of day.

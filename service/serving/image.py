@@ -57,6 +57,8 @@ class Image:
         buffer: What the client states about a camera buffer; nothing for an encoded image.
         key: Idempotency key; None if the client sent none.
         version: Version of the bundle that must judge the image; None for the active one, whichever it is.
+        arrived: When the first byte of its request arrived, on the clock `time.perf_counter`; None if the image is one
+            of several.
     """
 
     data: bytes
@@ -64,3 +66,4 @@ class Image:
     buffer: StatedBuffer = StatedBuffer()
     key: RequestKey | None = None
     version: str | None = None
+    arrived: float | None = None

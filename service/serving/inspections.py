@@ -33,13 +33,14 @@ from service.monitoring.refusals import RefusalLog
 from service.recipes.quality_check import check_quality
 from service.serving.admission import Admission, Disconnected
 from service.serving.frozen_camera import FrozenCameraDetector
+from service.serving.hooks import InspectionHooks
 from service.serving.idempotency import IdempotentRequests, Inspected, fingerprint
 from service.serving.image import Image, StatedBuffer
-from service.serving.inspection_log import log_inspection
 from service.serving.pagination import Page, read_page
 from service.serving.records import to_invalid_record, to_record
 from service.settings import Settings
 from service.store.artefacts.files import WrittenFile
+from service.store.completed import Completed
 from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.health import StoreHealth
 from service.store.idempotency import IdempotencyKey
@@ -68,6 +69,7 @@ class InspectionService:
         health: Notified if a record cannot be stored.
         clock: The time of day.
         refusals: Logs images that are refused without an HTTP response of their own.
+        hooks: Receive every stored inspection.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class InspectionService:
         health: StoreHealth,
         clock: Clock,
         refusals: RefusalLog,
+        hooks: InspectionHooks | None = None,
     ) -> None:
         self._queue_deadline_s = settings.queue_deadline_s
         self._registry = registry
@@ -94,6 +97,7 @@ class InspectionService:
         self._health = health
         self._clock = clock
         self._refusals = refusals
+        self._hooks = hooks or InspectionHooks()
         self._inspections = ThreadPoolExecutor(settings.queue_limit, thread_name_prefix="inspection")
         self._cores = threading.BoundedSemaphore(cpu_quota())
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
@@ -297,6 +301,7 @@ class InspectionService:
     def _inspect(
         self, product: str, image: Image, submitted: float, key: IdempotencyKey | None = None
     ) -> InspectionRecord:
+        image = self._hooks.complete(product, image)
         # The lease keeps this bundle loaded until the record is stored, even if another one is activated meanwhile.
         try:
             with self._registry.lease(product) as active:
@@ -371,7 +376,7 @@ class InspectionService:
             timings_s=timings,
             batch_size=record.batch_size,
         )
-        log_inspection(record, duration_s)
+        self._hooks.report(Completed(record, image.arrived, submitted, duration_s, timings, time.time_ns()))
         if judged.decision is not judged.by_score:
             self._metrics.softened.labels(record.product).inc()
         return record
@@ -415,7 +420,7 @@ class InspectionService:
         reasons = {violation["reason"] for violation in record.objections or []}
         duration_s = time.perf_counter() - submitted
         self._metrics.count_invalid(record.product, reasons, duration_s, timings)
-        log_inspection(record, duration_s)
+        self._hooks.report(Completed(record, image.arrived, submitted, duration_s, timings, time.time_ns()))
         return record
 
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:

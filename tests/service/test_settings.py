@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, unknown_variables
+from service.cli.unknown_variables import unknown_variables
+from service.settings import Settings
 
 
 def test_every_setting_is_read_from_its_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.http.errors import InternalError
+from service.api.http.errors import InternalError, RouteNotFound
 from service.api.http.problems import PROBLEM, PROBLEM_DETAIL, REQUEST_ID, ProblemResponse
 from service.api.http.security_headers import SECURITY_HEADERS
 from service.api.http.server_paths import SERVER_PATHS, ServerPaths
@@ -23,8 +23,11 @@ from service.store.ids import new_id
 log = structlog.get_logger(__name__)
 
 TRACEPARENT = "plumbline.traceparent"
+ARRIVED = "plumbline.arrived"
+"""When the request arrived, on the clock `time.perf_counter`."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+# Version ff and ids of zeros are not valid.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 # A path is of any length; the log keeps its beginning.
 _LOGGED_PATH = 200
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -49,14 +52,17 @@ class RequestContext:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
         SERVER_PATHS.set(self._paths)
+        if scope["type"] == "websocket":
+            await self._open_stream(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
         headers = Headers(scope=scope)
         request_id = _matching(headers.get("x-request-id", ""), _REQUEST_ID) or str(new_id())
-        traceparent = _matching(headers.get("traceparent", ""), _TRACEPARENT)
-        scope[REQUEST_ID], scope[TRACEPARENT] = request_id, traceparent
+        traceparent = incoming_traceparent(headers)
+        scope[REQUEST_ID], scope[TRACEPARENT], scope[ARRIVED] = request_id, traceparent, started
         context = {"request_id": request_id} | ({"traceparent": traceparent} if traceparent else {})
         status = 0
 
@@ -82,6 +88,30 @@ class RequestContext:
             finally:
                 self._count(scope, status, time.perf_counter() - started)
 
+    async def _open_stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Give a WebSocket an id. The response to its handshake has it, whether it is accepted or refused."""
+        request_id = scope[REQUEST_ID] = str(new_id())
+        is_answered = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal is_answered
+            kind = message["type"]
+            if kind == "websocket.close" and not is_answered:
+                # There is no such stream. The server would respond with 403 and an empty body.
+                await ProblemResponse(RouteNotFound(scope["path"]), request_id)(scope, receive, send_with_id)
+                return
+            if kind in {"websocket.accept", "websocket.http.response.start"}:
+                is_answered = True
+                headers = MutableHeaders(raw=list(message.get("headers", ())))
+                headers["X-Request-ID"] = request_id
+                if kind != "websocket.accept":
+                    for name, value in SECURITY_HEADERS.items():
+                        headers.setdefault(name, value)
+                message = {**message, "headers": headers.raw}
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         # The label is the route's template, not the path: each id and each scanned path would make a time series.
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
@@ -101,6 +131,11 @@ class RequestContext:
             )
         else:
             self._refusals.tick()
+
+
+def incoming_traceparent(headers: Headers) -> str | None:
+    """Return the W3C trace context of a request; None if there is none or if it is not valid."""
+    return _matching(headers.get("traceparent", ""), _TRACEPARENT)
 
 
 def _matching(value: str, pattern: re.Pattern[str]) -> str | None:

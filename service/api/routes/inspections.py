@@ -17,6 +17,7 @@ from service.api.http.errors import NotAcceptable
 from service.api.http.file_response import FileResponse
 from service.api.http.forms import IMAGE_FIELD, MULTIPART
 from service.api.http.head import headers_only, is_head
+from service.api.http.middleware import ARRIVED
 from service.api.http.negotiation import negotiate
 from service.api.http.problems import problem_responses
 from service.api.mapping import to_inspection
@@ -136,7 +137,8 @@ async def inspect(
         inspections.require_usable(product, stated)
         upload = await receive_upload(request)
         key = None if idempotency_key is None else RequestKey(principal.id, idempotency_key)
-        image = Image(upload.image, part_record(request, part, upload.fields), stated, key)
+        arrived = request.scope.get(ARRIVED)
+        image = Image(upload.image, part_record(request, part, upload.fields), stated, key, arrived)
         async with inspections.turn(client, partial(wait_for_disconnect, request.receive)) as since:
             inspected = await inspections.inspect_once(product, image, since)
             record = inspected.record

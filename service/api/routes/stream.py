@@ -17,7 +17,8 @@ from service.access.restrictions import station_of
 from service.api.deps import BodyMemoryDep, ClientDep, SettingsDep, StreamsDep
 from service.api.http.access import principal_of, recheck, requires
 from service.api.http.errors import InternalError, RequestTimeout
-from service.api.http.problems import ProblemResponse, problem_body
+from service.api.http.middleware import incoming_traceparent
+from service.api.http.problems import ProblemResponse, problem_body, request_id
 from service.api.mapping import to_item
 from service.errors import (
     InvalidRequest,
@@ -45,7 +46,6 @@ from service.serving.memory_budget import MemoryBudget
 from service.serving.records import PartRecord
 from service.serving.streams import OpenStream, StreamService
 from service.settings import Settings
-from service.store.ids import new_id
 
 log = structlog.get_logger(__name__)
 router = APIRouter(tags=["inspections"])
@@ -70,11 +70,11 @@ async def stream(
 
     If the stream cannot be opened, the response to the handshake is a problem.
     """
-    name = str(new_id())
+    name = request_id(websocket.scope)
     with structlog.contextvars.bound_contextvars(request_id=name):
         try:
             with streams.open(product, client) as opened:
-                await websocket.accept(headers=[(b"x-request-id", name.encode())])
+                await websocket.accept()
                 await _Stream(websocket, streams, opened, product, name, settings, memory).run()
         except PlumblineError as error:
             streams.inspections.count_refusal(error, name)
@@ -100,6 +100,7 @@ class _Stream:
         self._inspections = streams.inspections
         self._product = product
         self._name = name
+        self._traceparent = incoming_traceparent(websocket.headers)
         self._opened = opened
         self._settings = settings
         self._memory = memory
@@ -204,6 +205,7 @@ class _Stream:
             lot=part.lot,
             captured_at=part.captured_at,
             request_id=f"{self._name}/{index}",
+            traceparent=self._traceparent,
         )
         buffer = _merge(self._hello.buffer, metadata.buffer)
         stated = StatedBuffer(buffer.pixel_format, buffer.width, buffer.height, buffer.stride)

@@ -19,7 +19,8 @@ from websockets.sync.client import connect
 
 from plumbline_client import Client
 from service.api.http.certificates import CertificateFiles, CertificateReloader, CertificateUnusable
-from service.cli.checks import Finding, Health, _check_certificate
+from service.cli.checks import _check_certificate
+from service.cli.findings import Finding, Health
 from service.monitoring.metrics import Metrics
 from service.settings import Settings
 from tests.certificates import TestCertificate, make_certificate

@@ -9,22 +9,25 @@ import pytest
 
 from service.api.mapping import to_inspection
 from service.integrations.config import WebhookConfig
-from service.integrations.events import inspection_event
+from service.integrations.events import Render, inspection_event
 from service.integrations.topics import escape, status_topic, verdict_topic
 from service.schemas.outbox import InspectionEvent
 from service.store.outbox import OutboxMessage
 from tests.service.store.test_store import make_row
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 
 def document(**options: Any) -> dict[str, Any]:
-    record = make_row(station="s1")
+    record = make_row(station="s1", traceparent=TRACEPARENT)
     message = OutboxMessage(
         id=1, sink="mes", product="widget", inspection_id=record.id, event_id="e1", created_at=record.created_at,
         attempts=0, rejections=0, next_attempt_at=None, last_error=None, dead_at=None, dead_reason=None,
     )  # fmt: skip
     config = WebhookConfig.model_validate({"name": "mes", "kind": "webhook", "url": "https://m.example"} | options)
-    event = inspection_event(message, record, to_inspection, config)
+    event = inspection_event(message, record, Render(to_inspection), config)
     assert (event.id, event.type, event.product, event.station) == ("e1", "inspection.created", "widget", "s1")
+    assert event.traceparent == TRACEPARENT
     found: dict[str, Any] = json.loads(event.body)
     assert found["inspection"]["id"] == record.id
     return found

@@ -10,6 +10,7 @@ import re
 import ssl
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ def test_request_has_the_event_and_its_id(receiver: Receiver) -> None:
     assert abs(int(request.headers["x-plumbline-timestamp"]) - time.time()) < 10
     assert "x-plumbline-signature" not in request.headers
     assert "authorization" not in request.headers
+
+
+def test_request_continues_the_trace_of_the_inspection(receiver: Receiver) -> None:
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    send(WebhookSink(config(receiver.url)), EVENT, replace(EVENT, traceparent=traceparent))
+    without, traced = receiver.requests
+    assert "traceparent" not in without.headers
+    assert traced.headers["traceparent"] == traceparent
 
 
 def test_documented_code_verifies_the_signature(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

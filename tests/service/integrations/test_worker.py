@@ -19,6 +19,7 @@ from service.integrations.backoff import delay_s
 from service.integrations.config import SinkConfig, WebhookConfig
 from service.integrations.delivery import Attempt, Event, Sink
 from service.integrations.errors import SinkNotConfigured
+from service.integrations.events import Render
 from service.integrations.start import Integrations
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
@@ -61,7 +62,7 @@ class Running:
         self.outbox = Outbox(store.engine)
         chosen = Settings(data=store.data, **settings)
         self.clock = Clock()
-        self.integrations = Integrations(chosen, store, sinks, to_inspection, self.metrics.outbox, self.clock)
+        self.integrations = Integrations(chosen, store, sinks, Render(to_inspection), self.metrics.outbox, self.clock)
 
     def write(self, **changes: Any) -> InspectionRecord:
         record = make_row(**changes)
