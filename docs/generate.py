@@ -16,13 +16,15 @@ from typing import Any, get_args
 import typer.main
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric
 from pydantic.fields import FieldInfo
 
 import service.cli.main
 import training.cli.main
 from service.api.http.problems import catalogue, describe
 from service.monitoring.metrics import Metrics
+from service.monitoring.opcua_metrics import OpcuaMetrics
+from service.monitoring.otel_metrics import OtelMetrics
 from service.settings import PREFIX, Settings
 
 OPENAPI = Path(__file__).parents[1] / "openapi.json"
@@ -103,7 +105,10 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
 
 def _families() -> Iterable[tuple[Metric, Sequence[str]]]:
     registry = Metrics()
-    for collector in [*vars(registry).values(), *vars(registry.outbox).values()]:
+    # These exist only where they are configured.
+    optional = [OpcuaMetrics(CollectorRegistry()), OtelMetrics(CollectorRegistry())]
+    groups = [registry, registry.outbox, *optional]
+    for collector in (collector for group in groups for collector in vars(group).values()):
         if not hasattr(collector, "collect") or collector is registry.registry:
             continue
         # The client library has no public attribute for the names of labels; `ScoreHistogram` has the product only.

@@ -138,7 +138,7 @@ async def inspect(
         upload = await receive_upload(request)
         key = None if idempotency_key is None else RequestKey(principal.id, idempotency_key)
         arrived = request.scope.get(ARRIVED)
-        image = Image(upload.image, part_record(request, part, upload.fields), stated, key, arrived)
+        image = Image(upload.image, part_record(request, part, upload.fields), stated, key, arrived=arrived)
         async with inspections.turn(client, partial(wait_for_disconnect, request.receive)) as since:
             inspected = await inspections.inspect_once(product, image, since)
             record = inspected.record

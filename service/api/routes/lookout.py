@@ -15,6 +15,7 @@ from service.api.http.aws_errors import AWS_PREFIX
 from service.api.http.bodies import receive_upload, require_media_type
 from service.api.http.body_limit import IMAGE, limit_body
 from service.api.http.clients import wait_for_disconnect
+from service.api.http.middleware import ARRIVED
 from service.api.http.problems import problem_responses, request_id
 from service.api.lookout.errors import PartNotInspected
 from service.api.lookout.results import ANOMALY_COLOUR, DetectAnomaliesResponse, to_response
@@ -85,6 +86,7 @@ async def detect_anomalies(
             part_record(request, part),
             key=key,
             version=None if model_version in _ACTIVE else model_version,
+            arrived=request.scope.get(ARRIVED),
         )
         async with inspections.turn(client, partial(wait_for_disconnect, request.receive)) as since:
             record = (await inspections.inspect_once(product, image, since)).record
