@@ -170,7 +170,7 @@ def check_port(options: OpcuaOptions) -> None:
 def port_unusable(options: OpcuaOptions, error: OSError) -> CannotStart:
     """Return the error for a port that cannot be opened."""
     return CannotStart(
-        f"{options.endpoint} cannot be opened ({error.strerror})",
+        f"the OPC UA endpoint {options.endpoint} cannot be opened ({error.strerror})",
         "Stop the process that listens on the port, or set another PLUMBLINE_OPCUA_ENDPOINT.",
     )
 

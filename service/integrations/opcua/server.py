@@ -90,7 +90,8 @@ class OpcuaServer:
             port = self._port.result(START_S)
         except TimeoutError as error:  # before OSError, which is its base class
             raise CannotStart(
-                f"{self._options.endpoint} was not opened within {START_S:g} seconds", "Start the service again."
+                f"the OPC UA endpoint {self._options.endpoint} was not opened within {START_S:g} seconds",
+                "Start the service again.",
             ) from error
         except OSError as error:
             raise port_unusable(self._options, error) from error

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from tests.service.integrations.opcua_server import (
     variable,
     with_client,
 )
+from tests.serving import service_process
 
 LOADING = ServiceState(False, False, frozenset())
 DRAINING = ServiceState(False, True, frozenset({"widget"}))
@@ -351,3 +353,20 @@ def test_an_inspection_completes_the_trigger_of_its_station(serve: Serve) -> Non
             assert not await value(client, "ResultReady")
 
         with_client(f"opc.tcp://127.0.0.1:{opcua.server.port}", work)
+
+
+@pytest.mark.slow
+def test_a_service_whose_endpoint_is_in_use_ends_with_the_reason(tiny_models: Path, tmp_path: Path) -> None:
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        endpoint = f"opc.tcp://127.0.0.1:{used.getsockname()[1]}"
+        settings = {"opcua_endpoint": endpoint, "provider": "cpu"}
+        with (
+            pytest.raises(RuntimeError, match="did not start") as failed,
+            service_process(tiny_models, tmp_path / "data", settings),
+        ):
+            pass
+    assert "cannot start" in str(failed.value)
+    assert f"{endpoint} cannot be opened" in str(failed.value)
+    assert "Traceback" not in str(failed.value)
