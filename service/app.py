@@ -30,6 +30,7 @@ from service.api.mapping import to_inspection
 from service.api.openapi import describe
 from service.api.routes import (
     access,
+    accounts,
     audit,
     batches,
     bundles,
@@ -113,6 +114,7 @@ ROUTERS = tuple(
         bundles,
         audit,
         access,
+        accounts,
         open_inference,
         lookout,
         outbox,

@@ -12,9 +12,11 @@ from sqlalchemy import Engine
 from service.access.accounts import create_account
 from service.access.keys import Grant, NewKey, create_key
 from service.access.principal import Role, Scope
+from service.store.audit import Actor
 from tests.running_service import RunningService
 
 PASSWORD = "correct horse battery"
+OPERATOR = Actor("command-line", "tester@host", "tester (command line)", address="host")
 
 
 def make_key(
@@ -26,12 +28,12 @@ def make_key(
 ) -> NewKey:
     """Create a key in the database, as the command line does."""
     name = "-".join(scopes)
-    return create_key(engine, Grant(name, scopes, products, stations, expires_at), "test")
+    return create_key(engine, Grant(name, scopes, products, stations, expires_at), OPERATOR)
 
 
 def make_account(engine: Engine, name: str, role: Role = "operator") -> None:
     """Create an account with the password `PASSWORD`."""
-    create_account(engine, name, role, PASSWORD)
+    create_account(engine, name, role, PASSWORD, OPERATOR)
 
 
 def bearer(key: str | NewKey) -> dict[str, str]:

@@ -8,36 +8,47 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
-from service.access.errors import AccountRefused
+from service.access.errors import AccountExists, AccountRefused, UnknownAccount
 from service.access.hashing import PASSWORDS, verify
+from service.access.names import comparable, is_reserved
 from service.access.principal import ROLE_SCOPES, Role
-from service.schemas.common import SYSTEM_AUTHOR
-from service.store.access import AccountRecord, change_account, find_account, insert_account, list_accounts
+from service.store.access import (
+    AccountChange,
+    AccountRecord,
+    change_account,
+    find_account,
+    get_account,
+    insert_account,
+    list_accounts,
+)
+from service.store.audit import Actor
 from service.store.ids import new_id
 
 MIN_PASSWORD_LENGTH = 12
 MAX_PASSWORD_LENGTH = 256
 MAX_NAME_LENGTH = 64
-_RESERVED = {SYSTEM_AUTHOR, "local", "anonymous"}
 _SHORTEST_NAME_IN_PASSWORD = 3
 
 
-def comparable(name: str) -> str:
-    """Return a name in the form in which names are compared: case, width and composition do not matter."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).strip().casefold())
-
-
-def create_account(engine: Engine, name: str, role: Role, password: str) -> AccountRecord:
+def create_account(engine: Engine, name: str, role: Role, password: str, actor: Actor) -> AccountRecord:
     """Create an account.
 
+    Args:
+        engine: The database.
+        name: Its name.
+        role: Its role.
+        password: Its password.
+        actor: Who creates it.
+
     Raises:
-        AccountRefused: The name is taken or not valid, or the password is too weak.
+        AccountRefused: The name is not valid, or the password is too weak.
+        AccountExists: The name is taken.
         StoreUnavailable: It was not stored.
     """
     name = name.strip()
     if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
         raise AccountRefused(f"the name must have 1 to {MAX_NAME_LENGTH} printable characters")
-    if comparable(name) in _RESERVED:
+    if is_reserved(name):
         raise AccountRefused(f"the name {name!r} is reserved; choose another one")
     require_strong(password, name)
     account = AccountRecord(
@@ -48,8 +59,8 @@ def create_account(engine: Engine, name: str, role: Role, password: str) -> Acco
         password_hash=PASSWORDS.hash(_normal(password)),
         created_at=datetime.now(UTC),
     )
-    if not insert_account(engine, account):
-        raise AccountRefused(f"there is an account {name!r} already")
+    if not insert_account(engine, account, actor):
+        raise AccountExists(name)
     return account
 
 
@@ -62,26 +73,91 @@ def all_accounts(engine: Engine) -> Sequence[AccountRecord]:
     return list_accounts(engine)
 
 
-def set_password(engine: Engine, name: str, password: str) -> None:
+def account_of(engine: Engine, account_id: str) -> AccountRecord:
+    """Return an account by its id.
+
+    Raises:
+        UnknownAccount: There is no such account.
+        StoreUnavailable: The database cannot be read.
+    """
+    account = get_account(engine, account_id)
+    if account is None:
+        raise UnknownAccount(account_id)
+    return account
+
+
+def set_password(engine: Engine, name: str, password: str, actor: Actor) -> AccountRecord:
     """Set a new password. It ends all sessions of the account, and enables an account that was disabled.
 
     Raises:
-        AccountRefused: There is no such account, or the password is too weak.
+        UnknownAccount: There is no such account.
+        AccountRefused: The password is too weak.
         StoreUnavailable: Nothing was changed.
     """
     account = _find(engine, name)
     require_strong(password, account.name)
-    change_account(engine, account.id, password_hash=PASSWORDS.hash(_normal(password)), disabled_at=None)
+    values = {"password_hash": PASSWORDS.hash(_normal(password)), "disabled_at": None}
+    return change_account(engine, account.id, AccountChange("account:password", actor, values))
 
 
-def disable(engine: Engine, name: str) -> None:
+def change_own_password(engine: Engine, name: str, current: str, new: str, actor: Actor, *, kept_session: str) -> bool:
+    """Set a new password if the current one is right, and end the other sessions of the account.
+
+    Args:
+        engine: The database.
+        name: Name of the account.
+        current: The current password.
+        new: The new password.
+        actor: The account.
+        kept_session: Hash of the token of the session that does not end.
+
+    Returns:
+        Whether the current password was right and the account is not disabled.
+
+    Raises:
+        AccountRefused: The new password is too weak.
+        StoreUnavailable: Nothing was changed.
+    """
+    account = check_password(engine, name, current)
+    if account is None:
+        return False
+    require_strong(new, account.name)
+    new_hash = PASSWORDS.hash(_normal(new))
+    change = AccountChange("account:password", actor, {"password_hash": new_hash}, kept_session, account.password_hash)
+    return change_account(engine, account.id, change).password_hash == new_hash
+
+
+def disable(engine: Engine, name: str, actor: Actor) -> AccountRecord:
     """Disable an account and end all its sessions.
 
     Raises:
-        AccountRefused: There is no such account.
+        UnknownAccount: There is no such account.
+        LastAdmin: No account and no key that can manage keys and accounts would be left.
         StoreUnavailable: Nothing was changed.
     """
-    change_account(engine, _find(engine, name).id, disabled_at=datetime.now(UTC))
+    change = AccountChange("account:disable", actor, {"disabled_at": datetime.now(UTC)})
+    return change_account(engine, _find(engine, name).id, change)
+
+
+def enable(engine: Engine, name: str, actor: Actor) -> AccountRecord:
+    """Enable an account that was disabled. Its password stays the same.
+
+    Raises:
+        UnknownAccount: There is no such account.
+        StoreUnavailable: Nothing was changed.
+    """
+    return change_account(engine, _find(engine, name).id, AccountChange("account:enable", actor, {"disabled_at": None}))
+
+
+def set_role(engine: Engine, name: str, role: Role, actor: Actor) -> AccountRecord:
+    """Give an account another role and end all its sessions.
+
+    Raises:
+        UnknownAccount: There is no such account.
+        LastAdmin: No account and no key that can manage keys and accounts would be left.
+        StoreUnavailable: Nothing was changed.
+    """
+    return change_account(engine, _find(engine, name).id, AccountChange("account:role", actor, {"role": role}))
 
 
 def check_password(engine: Engine, name: str, password: str) -> AccountRecord | None:
@@ -130,5 +206,5 @@ def _normal(password: str) -> str:
 def _find(engine: Engine, name: str) -> AccountRecord:
     account = find_account(engine, comparable(name))
     if account is None:
-        raise AccountRefused(f"there is no account {name!r}; `plumbline account list` lists all accounts")
+        raise UnknownAccount(name)
     return account

@@ -5,21 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import Engine
 
 from service.access import accounts, keys
 from service.access.cache import CredentialCache, Identity
-from service.access.errors import AccessNotConfigured, LoginFailed, NoSession, NotAuthenticated, TooManyLogins
+from service.access.errors import (
+    AccessNotConfigured,
+    LoginFailed,
+    NoSession,
+    NotAuthenticated,
+    TooManyLogins,
+    WrongPassword,
+)
+from service.access.failed_logins import FailedLogins
+from service.access.names import comparable
+from service.access.principal import Role
 from service.access.sessions import NewSession, SessionLimits, start_session, verify_session
 from service.access.throttle import LoginThrottle
 from service.errors import PlumblineError
 from service.settings import Settings
-from service.store.access import KeyRecord, delete_session, delete_sessions, has_credentials
+from service.store.access import AccountRecord, KeyRecord, delete_session, delete_sessions, has_credentials
+from service.store.audit import SERVICE, Actor, AuditEntry, record_change
 from service.store.errors import StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -30,6 +42,7 @@ _CHECK_THREADS = 2
 # Each check of a password takes tens of MiB of memory and of milliseconds.
 _LOGIN_THREADS = 2
 _MAX_WAITING_LOGINS = 16
+ResultT = TypeVar("ResultT")
 
 
 class AccessControl:
@@ -59,12 +72,14 @@ class AccessControl:
             timedelta(seconds=settings.session_idle_s), timedelta(seconds=settings.session_lifetime_s)
         )
         self._throttle = LoginThrottle(settings.login_attempts, settings.login_window_s)
+        self._failed_logins = FailedLogins(engine)
         # Apart from each other, so that a flood of wrong keys does not delay the keys that are in use.
         self._first_checks = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="access-first")
         self._checks = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="access")
         self._logins = ThreadPoolExecutor(_LOGIN_THREADS, thread_name_prefix="log-in")
         self._waiting_logins = 0
         self._used: dict[str, datetime] = {}
+        self._is_start_recorded = not self.is_insecure
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="access-watch", daemon=True)
 
@@ -92,7 +107,8 @@ class AccessControl:
             raise AccessNotConfigured(self._settings.host)
 
     def start(self) -> None:
-        """Start to watch for the first key or account."""
+        """Start to watch for the first key or account, and record a start without access control."""
+        self._record_start()
         self._thread.start()
 
     def close(self) -> None:
@@ -143,35 +159,65 @@ class AccessControl:
         """
         return await self._identify(f"session {token}", lambda _: verify_session(self._engine, token, self._limits))
 
-    async def log_in(self, name: str, password: str, client: str) -> NewSession:
+    async def log_in(self, name: str, password: str, client: str, sender: Actor) -> NewSession:
         """Check a password and start a session.
 
         Args:
             name: Name of the account.
             password: The password.
             client: Identity of the client, for the limit of attempts.
+            sender: From where the request comes, for the audit log.
 
         Raises:
             LoginFailed: Name or password is wrong, or the account is disabled.
             TooManyLogins: There were too many attempts.
             StoreUnavailable: The database cannot be used.
         """
-        if self._waiting_logins >= _MAX_WAITING_LOGINS:
-            raise TooManyLogins(1.0)
-        account = accounts.comparable(name)
-        self._throttle.count(account, client)
-        self._waiting_logins += 1
-        try:
-            session = await asyncio.wrap_future(self._logins.submit(self._log_in, name, password))
-        finally:
-            self._waiting_logins -= 1
+        session = await self._with_password(name, client, lambda: self._log_in(name, password, sender))
         if session is None:
+            # The response does not wait for the entry: the time must not depend on whether there is such an account.
+            self._logins.submit(self._failed_logins.record, name, sender)
             raise LoginFailed
-        self._throttle.succeed(account, client)
+        self._throttle.succeed(comparable(name), client)
         self._require("another process created an account")
         return session
 
-    async def log_out(self, identity: Identity | None, *, everywhere: bool) -> None:
+    async def change_own_password(
+        self, identity: Identity | None, current: str, new: str, client: str, actor: Actor
+    ) -> None:
+        """Set a new password for the account of a session, and end its other sessions.
+
+        Args:
+            identity: The verified session of the request.
+            current: The current password.
+            new: The new password.
+            client: Identity of the client, for the limit of attempts.
+            actor: The account.
+
+        Raises:
+            NoSession: The request has no session.
+            WrongPassword: The current password is wrong.
+            AccountRefused: The new password is too weak.
+            TooManyLogins: There were too many attempts.
+            StoreUnavailable: The database cannot be used.
+        """
+        if identity is None or identity.token_hash is None:
+            raise NoSession
+        name, session = identity.principal.name, identity.token_hash
+        try:
+            is_changed = await self._with_password(
+                name,
+                client,
+                lambda: accounts.change_own_password(self._engine, name, current, new, actor, kept_session=session),
+            )
+        finally:
+            self._cache.drop(identity.principal.id)
+        if not is_changed:
+            self._logins.submit(self._failed_logins.record, name, actor)
+            raise WrongPassword
+        self._throttle.succeed(comparable(name), client)
+
+    async def log_out(self, identity: Identity | None, actor: Actor, *, everywhere: bool) -> None:
         """End the session of a request, or all sessions of its account.
 
         Raises:
@@ -182,7 +228,7 @@ class AccessControl:
             raise NoSession
         token_hash, account = identity.token_hash, identity.principal.id
         if everywhere:
-            end: Callable[[], object] = lambda: delete_sessions(self._engine, account)  # noqa: E731
+            end: Callable[[], object] = lambda: delete_sessions(self._engine, account, actor)  # noqa: E731
         else:
             end = lambda: delete_session(self._engine, token_hash)  # noqa: E731
         try:
@@ -190,14 +236,50 @@ class AccessControl:
         finally:
             self._cache.drop(account)
 
-    def create_key(self, grant: keys.Grant, created_by: str) -> keys.NewKey:
+    def list_accounts(self) -> Sequence[AccountRecord]:
+        """Return all accounts by name, disabled ones included.
+
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
+        return accounts.all_accounts(self._engine)
+
+    def create_account(self, name: str, role: Role, password: str, actor: Actor) -> AccountRecord:
+        """Create an account. From then on, requests need credentials.
+
+        Raises:
+            AccountRefused, AccountExists: The name is not valid or taken, or the password is too weak.
+            StoreUnavailable: It was not stored.
+        """
+        created = accounts.create_account(self._engine, name, role, password, actor)
+        self._require("an account was created")
+        return created
+
+    def change_account(self, account_id: str, change: Callable[[Engine, str], AccountRecord]) -> AccountRecord:
+        """Change an account. What it may do changes with its next request.
+
+        Args:
+            account_id: Its id.
+            change: A function of `service.access.accounts`; called with the database and the name of the account.
+
+        Raises:
+            UnknownAccount: There is no such account.
+            AccountRefused, LastAdmin: The change is not possible.
+            StoreUnavailable: Nothing was changed.
+        """
+        try:
+            return change(self._engine, accounts.account_of(self._engine, account_id).name)
+        finally:
+            self._cache.drop(account_id)
+
+    def create_key(self, grant: keys.Grant, actor: Actor) -> keys.NewKey:
         """Create a key. From then on, requests need credentials.
 
         Raises:
-            InvalidGrant: Scopes, restriction and expiry do not fit together.
+            InvalidGrant: The name is reserved, or scopes, restriction and expiry do not fit together.
             StoreUnavailable: It was not stored.
         """
-        created = keys.create_key(self._engine, grant, created_by)
+        created = keys.create_key(self._engine, grant, actor)
         self._require("a key was created")
         return created
 
@@ -209,7 +291,7 @@ class AccessControl:
         """
         return list(keys.all_keys(self._engine))
 
-    def revoke_key(self, key_id: str) -> KeyRecord:
+    def revoke_key(self, key_id: str, actor: Actor) -> KeyRecord:
         """Revoke a key. It is refused from the next request on.
 
         Raises:
@@ -217,7 +299,7 @@ class AccessControl:
             StoreUnavailable: It was not revoked.
         """
         try:
-            return keys.revoke(self._engine, key_id)
+            return keys.revoke(self._engine, key_id, actor)
         finally:
             self._cache.drop(key_id)
 
@@ -261,9 +343,35 @@ class AccessControl:
         except StoreUnavailable as error:
             log.debug("use of a key not recorded", key=key_id, reason=error.reason)
 
-    def _log_in(self, name: str, password: str) -> NewSession | None:
+    async def _with_password(self, name: str, client: str, check: Callable[[], ResultT]) -> ResultT:
+        """Count an attempt, and run the function that checks the password on a thread for log-ins.
+
+        Raises:
+            TooManyLogins: There were too many attempts.
+        """
+        if self._waiting_logins >= _MAX_WAITING_LOGINS:
+            raise TooManyLogins(1.0)
+        self._throttle.count(comparable(name), client)
+        self._waiting_logins += 1
+        try:
+            return await asyncio.wrap_future(self._logins.submit(check))
+        finally:
+            self._waiting_logins -= 1
+
+    def _log_in(self, name: str, password: str, sender: Actor) -> NewSession | None:
         account = accounts.check_password(self._engine, name, password)
-        return None if account is None else start_session(self._engine, account, self._limits)
+        return None if account is None else start_session(self._engine, account, self._limits, sender)
+
+    def _record_start(self) -> None:
+        """Record a start without access control, unless it is recorded already."""
+        if self._is_start_recorded:
+            return
+        try:
+            after = {"host": self._settings.host}
+            record_change(self._engine, AuditEntry(SERVICE, "service:insecure-start", after=after))
+            self._is_start_recorded = True
+        except StoreUnavailable as error:
+            log.debug("start without access control not recorded yet", reason=error.reason)
 
     def _require(self, why: str) -> None:
         if not self.is_required:
@@ -273,6 +381,7 @@ class AccessControl:
     def _watch(self) -> None:
         while not self.is_required and not self._stop.wait(POLL_S):
             try:
+                self._record_start()
                 if has_credentials(self._engine):
                     self._require("another process created a key or an account")
             except StoreUnavailable as error:

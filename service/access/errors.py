@@ -161,9 +161,9 @@ class TooManyLogins(PlumblineError):
 
 
 class NoSession(PlumblineError):
-    """The request was not authenticated by a session, so there is none to end.
+    """The request was not authenticated by a session, which this endpoint needs.
 
-    Log-out is for accounts. To make a key invalid, revoke it.
+    Log-out and the change of the own password are for accounts. To make a key invalid, revoke it.
     """
 
     slug = "no-session"
@@ -171,7 +171,10 @@ class NoSession(PlumblineError):
     status = 409
 
     def __init__(self) -> None:
-        super().__init__("The request was not authenticated by a session, so there is none to end.")
+        super().__init__(
+            "The request was not authenticated by a session, and this endpoint is for accounts that are logged in. To "
+            "make a key invalid, revoke it."
+        )
 
 
 class UnknownKey(PlumblineError):
@@ -210,8 +213,66 @@ class InvalidGrant(PlumblineError):
         return cls(f"it would have expired already ({expires_at:%Y-%m-%d %H:%M} UTC); state a time in the future")
 
 
-class AccountRefused(Exception):
-    """An account cannot be created or changed; the message states the reason and what to do."""
+class AccountRefused(PlumblineError):
+    """An account cannot be created or changed like this: the name or the password does not meet the rules.
+
+    The message states which rule, and what to change.
+    """
+
+    slug = "account-refused"
+    title = "Name or password not accepted"
+    status = 422
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The account cannot be created or changed: {reason}.")
+
+
+class AccountExists(PlumblineError):
+    """There is an account with this name already. Case, width and composition of the characters do not matter.
+
+    Choose another name. An account that was disabled keeps its name; it can be enabled again.
+    """
+
+    slug = "account-exists"
+    title = "Account exists already"
+    status = 409
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is an account {name!r} already, maybe a disabled one. Choose another name.", name=name)
+
+
+class UnknownAccount(PlumblineError):
+    """There is no such account.
+
+    `GET /v1/access/accounts` and `plumbline account list` list all accounts.
+    """
+
+    slug = "unknown-account"
+    title = "Unknown account"
+    status = 404
+
+    def __init__(self, account: str) -> None:
+        super().__init__(
+            f"There is no account {account!r}. `plumbline account list` and GET /v1/access/accounts list all accounts.",
+            account=account,
+        )
+
+
+class WrongPassword(PlumblineError):
+    """The current password is wrong, so the password was not changed.
+
+    Attempts count like attempts to log in. An administrator can set a new password.
+    """
+
+    slug = "wrong-password"
+    title = "Current password is wrong"
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The current password is wrong, so the password was not changed. An administrator can set a new one with "
+            "`plumbline account set-password NAME`."
+        )
 
 
 class AccessNotConfigured(Exception):

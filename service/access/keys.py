@@ -14,8 +14,10 @@ from sqlalchemy import Engine
 from service.access.cache import Identity
 from service.access.errors import InvalidGrant, InvalidKey, UnknownKey
 from service.access.hashing import KEYS, new_token, verify
+from service.access.names import is_reserved
 from service.access.principal import Principal, Scope
 from service.store.access import KeyRecord, find_key, insert_key, list_keys, revoke_key, touch_key
+from service.store.audit import Actor
 
 USED_INTERVAL = timedelta(minutes=1)
 _ID_BYTES = 8
@@ -42,11 +44,13 @@ class Grant:
     expires_at: datetime | None = None
 
     def require_sound(self) -> None:
-        """Check that scopes, restriction and expiry fit together.
+        """Check that the name is free, and that scopes, restriction and expiry fit together.
 
         Raises:
             InvalidGrant: They do not.
         """
+        if is_reserved(self.name):
+            raise InvalidGrant(f"the name {self.name!r} is reserved; choose another one")
         if not self.scopes:
             raise InvalidGrant("it has no scope; state at least one of inspect, review, engineer, admin")
         if self.products is not None and not self.products:
@@ -77,16 +81,16 @@ class NewKey:
     record: KeyRecord
 
 
-def create_key(engine: Engine, grant: Grant, created_by: str) -> NewKey:
+def create_key(engine: Engine, grant: Grant, actor: Actor) -> NewKey:
     """Create an API key.
 
     Args:
         engine: The database.
         grant: What it permits.
-        created_by: Who creates it.
+        actor: Who creates it.
 
     Raises:
-        InvalidGrant: Scopes, restriction and expiry do not fit together.
+        InvalidGrant: The name is reserved, or scopes, restriction and expiry do not fit together.
         StoreUnavailable: It was not stored.
     """
     grant.require_sound()
@@ -97,12 +101,12 @@ def create_key(engine: Engine, grant: Grant, created_by: str) -> NewKey:
         secret_hash=KEYS.hash(secret),
         scopes=sorted(set(grant.scopes)),
         created_at=datetime.now(UTC),
-        created_by=created_by,
+        created_by=actor.name,
         products=None if grant.products is None else sorted(set(grant.products)),
         stations=None if grant.stations is None else sorted(set(grant.stations)),
         expires_at=grant.expires_at,
     )
-    insert_key(engine, record)
+    insert_key(engine, record, actor)
     return NewKey(f"plumb_{key_id}_{secret}", record)
 
 
@@ -115,14 +119,14 @@ def all_keys(engine: Engine) -> Sequence[KeyRecord]:
     return list_keys(engine)
 
 
-def revoke(engine: Engine, key_id: str) -> KeyRecord:
+def revoke(engine: Engine, key_id: str, actor: Actor) -> KeyRecord:
     """Revoke a key and return it. Revoking it again changes nothing.
 
     Raises:
         UnknownKey: There is no such key.
         StoreUnavailable: It was not revoked.
     """
-    revoke_key(engine, key_id, datetime.now(UTC))
+    revoke_key(engine, key_id, datetime.now(UTC), actor)
     record = find_key(engine, key_id)
     if record is None:
         raise UnknownKey(key_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -23,6 +23,7 @@ from service.store.access import (
     insert_session,
     touch_session,
 )
+from service.store.audit import Actor
 
 SEEN_INTERVAL = timedelta(minutes=1)
 _ENDED = "The session has ended."
@@ -54,8 +55,14 @@ class NewSession:
     identity: Identity
 
 
-def start_session(engine: Engine, account: AccountRecord, limits: SessionLimits) -> NewSession | None:
+def start_session(engine: Engine, account: AccountRecord, limits: SessionLimits, sender: Actor) -> NewSession | None:
     """Start a session for an account whose password was checked.
+
+    Args:
+        engine: The database.
+        account: The account.
+        limits: When the session ends.
+        sender: From where the account logs in.
 
     Returns:
         The session; None if the password was changed or the account disabled meanwhile.
@@ -65,7 +72,8 @@ def start_session(engine: Engine, account: AccountRecord, limits: SessionLimits)
     """
     token, now = new_token(), datetime.now(UTC)
     record = SessionRecord(hash_token(token), account.id, now, now, now + limits.longest)
-    if not insert_session(engine, record, account.password_hash):
+    actor = replace(sender, kind="account", id=account.id, name=account.name)
+    if not insert_session(engine, record, account.password_hash, actor):
         return None
     return NewSession(token, _identity(token, record, account, limits))
 

@@ -146,8 +146,13 @@ async def _principal(connection: HTTPConnection) -> Principal:
 
 
 async def _actor(connection: HTTPConnection) -> Actor:
+    actor = await _sender(connection)
+    assert actor.kind != "anonymous", "an endpoint that changes something needs a scope"
+    return actor
+
+
+async def _sender(connection: HTTPConnection) -> Actor:
     principal = principal_of(connection)
-    assert principal.kind != "anonymous", "an endpoint that changes something needs a scope"
     return Actor(
         kind=principal.kind,
         id=principal.id,
@@ -201,6 +206,8 @@ ReviewsDep = Annotated[ReviewService, Depends(_reviews)]
 ReadinessDep = Annotated[ReadinessCheck, Depends(_readiness)]
 ActorDep = Annotated[Actor, Depends(_actor)]
 """Who makes a change, for the service objects that make it."""
+SenderDep = Annotated[Actor, Depends(_sender)]
+"""Who sends a request to an endpoint that everyone may use."""
 AuditDep = Annotated[AuditService, Depends(_audit)]
 OutboxDep = Annotated[OutboxService, Depends(_outbox)]
 AccessDep = Annotated[AccessControl, Depends(_access)]

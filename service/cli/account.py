@@ -11,23 +11,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.cli.console import ERR, OUT, refuse
-from service.cli.credentials import FIRST, credential_database, moment
+from service.cli.credentials import FIRST, credential_database, moment, operator
 from service.cli.options import AsJson, Data
 
 app = typer.Typer(help="Manage the accounts of people.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the account.")]
+RoleOption = Annotated[
+    Literal["operator", "engineer", "admin"],
+    typer.Option(
+        "--role", help="operator: inspect and review. engineer: also change recipes and bundles. admin: everything."
+    ),
+]
 
 
 @app.command()
 def create(
     name: Name,
-    role: Annotated[
-        Literal["operator", "engineer", "admin"],
-        typer.Option(
-            help="operator: inspect and review. engineer: also change recipes and bundles. admin: everything."
-        ),
-    ],
+    role: RoleOption,
     data: Data = None,
 ) -> None:
     """Create an account. The password is asked for, or read from the first line of standard input.
@@ -39,7 +40,7 @@ def create(
 
     with credential_database(data) as engine:
         is_first = not has_credentials(engine)
-        account = create_account(engine, name, role, _password())
+        account = create_account(engine, name, role, _password(), operator())
     OUT.print(f"The account {escape(account.name)} was created with the role {role}.", soft_wrap=True)
     if is_first:
         ERR.print(FIRST, soft_wrap=True)
@@ -82,18 +83,38 @@ def set_password(name: Name, data: Data = None) -> None:
     from service.access.accounts import set_password as change
 
     with credential_database(data) as engine:
-        change(engine, name, _password())
+        change(engine, name, _password(), operator())
     OUT.print(f"The password of {escape(name)} was changed, and all its sessions have ended.", soft_wrap=True)
 
 
 @app.command()
 def disable(name: Name, data: Data = None) -> None:
-    """Disable an account and end all its sessions. `set-password` enables it again."""
+    """Disable an account and end all its sessions. `enable` or `set-password` enables it again."""
     from service.access.accounts import disable as change
 
     with credential_database(data) as engine:
-        change(engine, name)
+        change(engine, name, operator())
     OUT.print(f"The account {escape(name)} is disabled.", soft_wrap=True)
+
+
+@app.command()
+def enable(name: Name, data: Data = None) -> None:
+    """Enable an account that was disabled. Its password stays the same."""
+    from service.access.accounts import enable as change
+
+    with credential_database(data) as engine:
+        change(engine, name, operator())
+    OUT.print(f"The account {escape(name)} is enabled.", soft_wrap=True)
+
+
+@app.command("set-role")
+def set_role(name: Name, role: RoleOption, data: Data = None) -> None:
+    """Give an account another role, and end all its sessions."""
+    from service.access.accounts import set_role as change
+
+    with credential_database(data) as engine:
+        change(engine, name, role, operator())
+    OUT.print(f"The account {escape(name)} has the role {role}.", soft_wrap=True)
 
 
 def _password() -> str:

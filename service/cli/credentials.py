@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,6 +17,8 @@ from service.cli.options import load_settings
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from service.store.audit import Actor
+
 FIRST = "From now on, every request to the service needs an API key or a session."
 
 
@@ -23,7 +26,6 @@ FIRST = "From now on, every request to the service needs an API key or a session
 def credential_database(data: Path | None) -> Iterator[Engine]:
     """Open the database of the service, which may be running. Errors end the command with a message."""
     # Imported here so that `plumbline --help` does not load SQLAlchemy.
-    from service.access.errors import AccountRefused
     from service.errors import PlumblineError
     from service.store.options import StoreOptions
     from service.store.store import open_beside_service
@@ -34,17 +36,18 @@ def credential_database(data: Path | None) -> Iterator[Engine]:
             yield engine
     except PlumblineError as error:
         stop(error.detail, FAILURE)
-    except AccountRefused as error:
-        stop(f"{str(error)[:1].upper()}{str(error)[1:]}.", FAILURE)
 
 
-def operator() -> str:
-    """Return the user of the operating system who runs the command."""
+def operator() -> Actor:
+    """Return the user of the operating system who runs the command, and the host, as the author of changes."""
+    from service.store.audit import MAX_ADDRESS, Actor
+
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container may run under a number without a name
         name = f"user {os.getuid()}" if hasattr(os, "getuid") else "unknown user"
-    return f"{name} (command line)"
+    host = socket.gethostname()[:MAX_ADDRESS]
+    return Actor("command-line", f"{name}@{host}"[:64], f"{name[:100]} (command line)", address=host)
 
 
 def moment(value: datetime | None) -> str:

@@ -124,7 +124,7 @@ def revoke(
     from service.access.keys import revoke as revoke_key
 
     with credential_database(data) as engine:
-        record = revoke_key(engine, key_id_of(key) or key)
+        record = revoke_key(engine, key_id_of(key) or key, operator())
     OUT.print(f"Key {record.id} ({escape(record.name)}) is revoked.", soft_wrap=True)
 
 

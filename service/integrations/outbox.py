@@ -11,6 +11,7 @@ import structlog
 from service.integrations.config import SinkConfig
 from service.integrations.delivery import Sink, SinkState
 from service.integrations.errors import SinkNotConfigured
+from service.store.audit import Actor, AuditEntry
 from service.store.outbox import DeadLetterFilter, Outbox, OutboxMessage, SinkBacklog
 
 log = structlog.get_logger(__name__)
@@ -100,62 +101,66 @@ class OutboxService:
         is_last = len(found) <= limit
         return DeadLetters(found[:limit], None if is_last else found[limit - 1].id)
 
-    def resend(self, message_id: int, who: str) -> None:
+    def resend(self, message_id: int, actor: Actor) -> None:
         """Send a dead letter again.
 
         Args:
             message_id: Its id.
-            who: Name of the principal, for the log.
+            actor: Who requests it.
 
         Raises:
             UnknownDeadLetter: There is no such dead letter.
             SinkNotConfigured: Its sink does not exist any more.
         """
         message = self._outbox.dead_letter(message_id)
-        self._resend(message.sink, [message_id], who)
+        self._resend(message.sink, message.product, [message_id], actor)
 
-    def resend_all(self, which: DeadLetterFilter, who: str) -> int:
+    def resend_all(self, which: DeadLetterFilter, actor: Actor) -> int:
         """Send the dead letters of a sink again, and return their number.
 
         Args:
             which: The conditions; they must name a sink.
-            who: Name of the principal, for the log.
+            actor: Who requests it.
 
         Raises:
             SinkNotConfigured: There is no such sink.
         """
         assert which.sink is not None
-        return self._resend(which.sink, self._outbox.dead_letter_ids(which), who)
+        return self._resend(which.sink, which.product, self._outbox.dead_letter_ids(which), actor)
 
-    def discard(self, message_id: int, who: str) -> None:
+    def discard(self, message_id: int, actor: Actor) -> None:
         """Delete a dead letter. Its inspection is kept.
 
         Args:
             message_id: Its id.
-            who: Name of the principal, for the log.
+            actor: Who requests it.
 
         Raises:
             UnknownDeadLetter: There is no such dead letter.
         """
         message = self._outbox.dead_letter(message_id)
-        count = self._outbox.discard([message_id])
-        log.info("dead letters discarded", sink=message.sink, count=count, by=who)
+        self._discard(message.sink, message.product, [message_id], actor)
 
-    def discard_all(self, which: DeadLetterFilter, who: str) -> int:
+    def discard_all(self, which: DeadLetterFilter, actor: Actor) -> int:
         """Delete the dead letters of a sink, and return their number. Their inspections are kept.
 
         Args:
             which: The conditions; they must name a sink.
-            who: Name of the principal, for the log.
+            actor: Who requests it.
         """
-        count = self._outbox.discard(self._outbox.dead_letter_ids(which))
-        log.info("dead letters discarded", sink=which.sink, count=count, by=who)
-        return count
+        assert which.sink is not None
+        return self._discard(which.sink, which.product, self._outbox.dead_letter_ids(which), actor)
 
-    def _resend(self, sink: str, ids: Sequence[int], who: str) -> int:
+    def _resend(self, sink: str, product: str | None, ids: Sequence[int], actor: Actor) -> int:
         if sink not in self._sinks:
             raise SinkNotConfigured(sink)
-        count = self._outbox.resend(ids, datetime.now(UTC))
-        log.info("dead letters sent again", sink=sink, count=count, by=who)
+        entry = AuditEntry(actor, "outbox:resend", product=product, object=sink)
+        count = self._outbox.resend(ids, datetime.now(UTC), entry)
+        log.info("dead letters sent again", sink=sink, count=count, by=actor.name)
         self._notify_resent(sink)
+        return count
+
+    def _discard(self, sink: str, product: str | None, ids: Sequence[int], actor: Actor) -> int:
+        count = self._outbox.discard(ids, AuditEntry(actor, "outbox:discard", product=product, object=sink))
+        log.info("dead letters discarded", sink=sink, count=count, by=actor.name)
         return count

@@ -1,4 +1,4 @@
-"""API keys, and who is logged in."""
+"""API keys, accounts, and who is logged in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from service.schemas.common import Author, Label, ResponseModel, UtcDatetime
 
 ScopeName = Literal["inspect", "review", "engineer", "admin"]
+RoleName = Literal["operator", "engineer", "admin"]
+Password = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
 ProductName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
@@ -70,7 +72,61 @@ class LogIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=128)
-    password: SecretStr = Field(min_length=1, max_length=1024)
+    password: Password
+
+
+class AccountRequest(BaseModel):
+    """A new account."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Author = Field(description="Name of the person, at most 64 characters; the author of their changes.")
+    role: RoleName = Field(
+        description="`operator`: inspect and review. `engineer`: also change recipes and bundles. `admin`: everything."
+    )
+    password: Password = Field(description="At least 12 characters. It must not contain the name.")
+
+
+class RoleChange(BaseModel):
+    """The new role of an account."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: RoleName
+
+
+class PasswordChange(BaseModel):
+    """The new password of an account, set by an administrator."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    password: Password = Field(description="At least 12 characters. It must not contain the name.")
+
+
+class OwnPasswordChange(BaseModel):
+    """The new password of the account that is logged in."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    current_password: Password
+    new_password: Password = Field(description="At least 12 characters. It must not contain the name.")
+
+
+class Account(ResponseModel):
+    """An account without its password."""
+
+    id: str
+    name: str
+    role: str = Field(description="`operator`, `engineer` or `admin`.")
+    created_at: datetime
+    disabled_at: datetime | None = Field(description="When it was disabled; null if it is enabled.")
+    last_login_at: datetime | None = Field(description="Time of the last log-in; null for never.")
+
+
+class AccountList(ResponseModel):
+    """All accounts by name, disabled ones included."""
+
+    items: list[Account]
 
 
 class Identification(ResponseModel):

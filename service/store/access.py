@@ -1,20 +1,28 @@
-"""API keys, accounts and sessions. Rows of keys and accounts are never deleted: records name them as authors."""
+"""API keys, accounts and sessions. Rows of keys and accounts are never deleted: records name them as authors.
+
+Every change is stored together with its entry in the audit log, which never contains a secret or a hash of one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Engine, Executable, delete, exists, insert, or_, select, update
+from sqlalchemy import CursorResult, Engine, Executable, delete, exists, false, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from service.store.errors import StoreUnavailable
+from service.store.audit import Actor, AuditAction, AuditEntry, append_audit
+from service.store.errors import LastAdmin, StoreUnavailable
 from service.store.models import AccountRow, ApiKeyRow, SessionRow
-from service.store.session import reading, transaction
+from service.store.session import reading, transaction, writing
 
 _KEYS, _ACCOUNTS, _SESSIONS = ApiKeyRow.__table__, AccountRow.__table__, SessionRow.__table__
+_ADMIN = "admin"
+_ACCOUNTS_LOCK = 0x706C756D63  # of PostgreSQL's advisory locks: any number that no other lock uses
+_NO_CHANGE = update(AccountRow).where(false()).values(role="")
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,17 @@ class KeyRecord:
     revoked_at: datetime | None = None
     last_used_at: datetime | None = None
 
+    @property
+    def grant(self) -> dict[str, Any]:
+        """What the key permits, JSON-serialisable."""
+        return {
+            "name": self.name,
+            "scopes": list(self.scopes),
+            "products": None if self.products is None else list(self.products),
+            "stations": None if self.stations is None else list(self.stations),
+            "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
+        }
+
 
 @dataclass(frozen=True)
 class AccountRecord:
@@ -46,6 +65,36 @@ class AccountRecord:
     created_at: datetime
     disabled_at: datetime | None = None
     last_login_at: datetime | None = None
+
+    @property
+    def is_enabled_admin(self) -> bool:
+        """Whether the account can manage keys and accounts now."""
+        return self.role == _ADMIN and self.disabled_at is None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What may change and is no secret, JSON-serialisable."""
+        return {"role": self.role, "enabled": self.disabled_at is None}
+
+
+@dataclass(frozen=True)
+class AccountChange:
+    """A change of an account.
+
+    Attributes:
+        action: What kind of change it is.
+        actor: Who makes it.
+        values: The new values of columns.
+        kept_session: Hash of the token of a session that does not end; None to end all sessions of the account.
+        expected_hash: The hash of the password that the change is based on; if the account was disabled or has another
+            password, nothing is changed. None to accept any.
+    """
+
+    action: AuditAction
+    actor: Actor
+    values: Mapping[str, Any]
+    kept_session: str | None = None
+    expected_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,14 +119,15 @@ def has_credentials(engine: Engine) -> bool:
         return bool(session.scalar(query))
 
 
-def insert_key(engine: Engine, key: KeyRecord) -> None:
+def insert_key(engine: Engine, key: KeyRecord, actor: Actor) -> None:
     """Store a new key.
 
     Raises:
         StoreUnavailable: Nothing was stored.
     """
-    with transaction(engine, "the key cannot be stored") as connection:
-        connection.execute(insert(ApiKeyRow).values(**asdict(key)))
+    with writing(engine, "the key cannot be stored") as session:
+        session.execute(insert(ApiKeyRow).values(**asdict(key)))
+        append_audit(session, AuditEntry(actor, "key:create", object=key.id, after=key.grant))
 
 
 def find_key(engine: Engine, key_id: str) -> KeyRecord | None:
@@ -102,17 +152,17 @@ def list_keys(engine: Engine) -> Sequence[KeyRecord]:
         return [KeyRecord(**row) for row in rows]
 
 
-def revoke_key(engine: Engine, key_id: str, at: datetime) -> None:
+def revoke_key(engine: Engine, key_id: str, at: datetime, actor: Actor) -> None:
     """Revoke a key. A key that is revoked already keeps the time of its revocation.
 
     Raises:
         StoreUnavailable: Nothing was stored.
     """
-    _execute(
-        engine,
-        update(ApiKeyRow).where(_KEYS.c.id == key_id, _KEYS.c.revoked_at.is_(None)).values(revoked_at=at),
-        "the key cannot be revoked",
-    )
+    is_valid = (_KEYS.c.id == key_id, _KEYS.c.revoked_at.is_(None))
+    with writing(engine, "the key cannot be revoked") as session:
+        if _count(session.execute(update(ApiKeyRow).where(*is_valid).values(revoked_at=at))):
+            key = KeyRecord(**session.execute(select(_KEYS).where(_KEYS.c.id == key_id)).mappings().one())
+            append_audit(session, AuditEntry(actor, "key:revoke", object=key_id, before=key.grant))
 
 
 def touch_key(engine: Engine, key_id: str, at: datetime, interval: timedelta) -> None:
@@ -129,17 +179,18 @@ def touch_key(engine: Engine, key_id: str, at: datetime, interval: timedelta) ->
     )
 
 
-def insert_account(engine: Engine, account: AccountRecord) -> bool:
+def insert_account(engine: Engine, account: AccountRecord, actor: Actor) -> bool:
     """Store a new account; return False if one with the same name exists.
 
     Raises:
         StoreUnavailable: Nothing was stored.
     """
     try:
-        with transaction(engine, "the account cannot be stored") as connection:
-            connection.execute(insert(AccountRow).values(**asdict(account)))
+        with writing(engine, "the account cannot be stored") as session:
+            session.execute(insert(AccountRow).values(**asdict(account)))
+            append_audit(session, AuditEntry(actor, "account:create", object=account.name, after=account.facts))
     except StoreUnavailable as error:
-        if isinstance(error.__cause__, IntegrityError):
+        if isinstance(error.__cause__, IntegrityError) and find_account(engine, account.name_key) is not None:
             return False
         raise
     return True
@@ -156,6 +207,16 @@ def find_account(engine: Engine, name_key: str) -> AccountRecord | None:
         return None if row is None else AccountRecord(**row)
 
 
+def get_account(engine: Engine, account_id: str) -> AccountRecord | None:
+    """Return an account by its id, or None.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    with reading(engine) as session:
+        return _account(session, account_id)
+
+
 def list_accounts(engine: Engine) -> Sequence[AccountRecord]:
     """Return all accounts by name.
 
@@ -166,24 +227,52 @@ def list_accounts(engine: Engine) -> Sequence[AccountRecord]:
         return [AccountRecord(**row) for row in session.execute(select(_ACCOUNTS).order_by("name_key")).mappings()]
 
 
-def change_account(engine: Engine, account_id: str, **values: Any) -> None:
-    """Change columns of an account and end all its sessions, in one transaction.
+def change_account(engine: Engine, account_id: str, change: AccountChange) -> AccountRecord:
+    """Change an account and end its sessions, in one transaction. A change to the same values changes nothing.
+
+    Returns:
+        The account after the change.
 
     Raises:
+        LastAdmin: No account and no key that can manage keys and accounts would be left.
         StoreUnavailable: Nothing was changed.
     """
-    with transaction(engine, "the account cannot be changed") as connection:
-        connection.execute(update(AccountRow).where(_ACCOUNTS.c.id == account_id).values(**values))
-        connection.execute(delete(SessionRow).where(_SESSIONS.c.account_id == account_id))
+    with writing(engine, "the account cannot be changed") as session:
+        _lock_accounts(session)
+        before = _account(session, account_id)
+        assert before is not None, "accounts are never deleted"
+        after = replace(before, **change.values)
+        is_outdated = before.disabled_at is not None or before.password_hash != change.expected_hash
+        if change.expected_hash is not None and is_outdated:
+            return before
+        if (after.password_hash, after.facts) == (before.password_hash, before.facts):
+            return before
+        session.execute(update(AccountRow).where(_ACCOUNTS.c.id == account_id).values(**change.values))
+        if before.is_enabled_admin and not after.is_enabled_admin:
+            _require_admin(session, before.name)
+        ended = delete(SessionRow).where(_SESSIONS.c.account_id == account_id)
+        if change.kept_session is not None:
+            ended = ended.where(_SESSIONS.c.token_hash != change.kept_session)
+        count = _count(session.execute(ended))
+        entry = AuditEntry(
+            change.actor,
+            change.action,
+            object=before.name,
+            before=before.facts,
+            after=after.facts | {"ended_sessions": count},
+        )
+        append_audit(session, entry)
+        return after
 
 
-def insert_session(engine: Engine, session: SessionRecord, password_hash: str) -> bool:
+def insert_session(engine: Engine, session: SessionRecord, password_hash: str, actor: Actor) -> bool:
     """Store a new session and the time of the log-in, and delete sessions that expired before.
 
     Args:
         engine: The database.
         session: The session.
         password_hash: The hash that the password was compared with.
+        actor: The account, and from where it logs in.
 
     Returns:
         Whether the session was stored; False if the password was changed or the account disabled meanwhile.
@@ -191,17 +280,18 @@ def insert_session(engine: Engine, session: SessionRecord, password_hash: str) -
     Raises:
         StoreUnavailable: Nothing was stored.
     """
-    with transaction(engine, "the session cannot be stored") as connection:
+    with writing(engine, "the session cannot be stored") as opened:
         is_same = (
             _ACCOUNTS.c.id == session.account_id,
             _ACCOUNTS.c.password_hash == password_hash,
             _ACCOUNTS.c.disabled_at.is_(None),
         )
-        changed = connection.execute(update(AccountRow).where(*is_same).values(last_login_at=session.created_at))
-        if not changed.rowcount:
+        logged_in = update(AccountRow).where(*is_same).values(last_login_at=session.created_at)
+        if not _count(opened.execute(logged_in)):
             return False
-        connection.execute(delete(SessionRow).where(_SESSIONS.c.expires_at <= session.created_at))
-        connection.execute(insert(SessionRow).values(**asdict(session)))
+        opened.execute(delete(SessionRow).where(_SESSIONS.c.expires_at <= session.created_at))
+        opened.execute(insert(SessionRow).values(**asdict(session)))
+        append_audit(opened, AuditEntry(actor, "session:log-in", object=actor.name))
     return True
 
 
@@ -242,17 +332,54 @@ def delete_session(engine: Engine, token_hash: str) -> None:
     _execute(engine, delete(SessionRow).where(_SESSIONS.c.token_hash == token_hash), "the session cannot be ended")
 
 
-def delete_sessions(engine: Engine, account_id: str) -> int:
+def delete_sessions(engine: Engine, account_id: str, actor: Actor) -> int:
     """End all sessions of an account; return their number.
 
     Raises:
         StoreUnavailable: None was ended.
     """
-    ended = delete(SessionRow).where(_SESSIONS.c.account_id == account_id)
-    return _execute(engine, ended, "the sessions cannot be ended")
+    with writing(engine, "the sessions cannot be ended") as session:
+        count = _count(session.execute(delete(SessionRow).where(_SESSIONS.c.account_id == account_id)))
+        after = {"ended_sessions": count}
+        append_audit(session, AuditEntry(actor, "session:log-out-everywhere", object=actor.name, after=after))
+        return count
+
+
+def _account(session: Session, account_id: str) -> AccountRecord | None:
+    row = session.execute(select(_ACCOUNTS).where(_ACCOUNTS.c.id == account_id)).mappings().one_or_none()
+    return None if row is None else AccountRecord(**row)
+
+
+def _lock_accounts(session: Session) -> None:
+    """Exclude other changes of accounts until the transaction ends. Two of them could disable the last two admins."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ACCOUNTS_LOCK})
+    else:
+        # SQLite has one writer at a time. A statement that changes nothing takes its lock before anything is read.
+        session.execute(_NO_CHANGE)
+
+
+def _require_admin(session: Session, name: str) -> None:
+    """Check that there is an enabled account, or a valid key without restriction, with the scope `admin`.
+
+    Raises:
+        LastAdmin: There is neither.
+    """
+    if session.scalar(select(exists().where(_ACCOUNTS.c.role == _ADMIN, _ACCOUNTS.c.disabled_at.is_(None)))):
+        return
+    is_valid = (_KEYS.c.revoked_at.is_(None), or_(_KEYS.c.expires_at.is_(None), _KEYS.c.expires_at > datetime.now(UTC)))
+    is_free = (_KEYS.c.products.is_(None), _KEYS.c.stations.is_(None))
+    scopes = session.scalars(select(_KEYS.c.scopes).where(*is_valid, *is_free))
+    if not any(_ADMIN in one for one in scopes):
+        raise LastAdmin(name)
+
+
+def _count(result: object) -> int:
+    """Return the number of rows that a statement changed."""
+    return cast("CursorResult[Any]", result).rowcount
 
 
 def _execute(engine: Engine, statement: Executable, what: str) -> int:
     """Run one statement in a transaction; return the number of rows that it changed."""
     with transaction(engine, what) as connection:
-        return cast("CursorResult[Any]", connection.execute(statement)).rowcount
+        return _count(connection.execute(statement))

@@ -39,15 +39,19 @@ AuditAction = Literal[
     "recipe:put", "recipe:import", "recipe:revert", "recipe:derive", "proposal:apply", "retention:change",
     "bundle:upload", "bundle:upload-failed", "bundle:activate", "bundle:roll-back", "bundle:keep", "bundle:withdraw",
     "shadow:start", "shadow:stop",
-    "key:create", "key:revoke", "account:create", "account:change", "account:delete",
+    "key:create", "key:revoke",
+    "account:create", "account:disable", "account:enable", "account:role", "account:password",
+    "session:log-in", "session:log-in-failed", "session:log-out-everywhere",
+    "outbox:resend", "outbox:discard", "service:insecure-start",
     "review:add", "review:undo",
 ]  # fmt: skip
-"""The kinds of changes. The service itself makes `recipe:derive`, the recipe of a bundle that had none or is served
+"""The kinds of changes, and attempts to log in. The service itself makes `service:insecure-start`, the start without
+access control (`PLUMBLINE_INSECURE`), `recipe:derive`, the recipe of a bundle that had none or is served
 again, `bundle:keep`, the choice that is in force without an activation, and `bundle:withdraw`, the removal of such a
 choice after a failed upload.
 """
 ACTIONS: tuple[AuditAction, ...] = get_args(AuditAction)
-ActorKind = Literal["key", "account", "local", "service"]
+ActorKind = Literal["key", "account", "local", "anonymous", "command-line", "service"]
 MAX_ADDRESS = 64
 """Longest address, in characters."""
 GENESIS = "0" * 64
@@ -62,11 +66,13 @@ class Actor:
     """Who makes a change, and from where.
 
     Attributes:
-        kind: How the actor was authenticated; `local` without authentication, `service` for the service itself.
-        id: Id of the key or of the account.
-        name: Name of the key or of the account, which is recorded as the author of the change.
-        address: IP address of the client; None for the service itself and for commands.
-        request_id: Id of the request; None as for `address`.
+        kind: How the actor was authenticated; `local` without authentication, `anonymous` for an attempt to log in,
+            `command-line` for a command that changes the database, `service` for the service itself.
+        id: Id of the key or of the account; of a command, the user and the host.
+        name: Name of the key or of the account, or of the user of the operating system, which is recorded as the author
+            of the change.
+        address: IP address of the client; of a command, the name of its host; None for the service itself.
+        request_id: Id of the request; None for the service itself and for commands.
         is_admin: Whether the actor has the scope `admin`. It is not recorded.
     """
 
@@ -176,6 +182,7 @@ class AuditFilter:
         product: Name of the product.
         since: Earliest time.
         until: Time before which the entries were made.
+        permitted_products: Products whose entries are listed; entries without a product are left out.
     """
 
     actor: str | None = None
@@ -183,6 +190,7 @@ class AuditFilter:
     product: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    permitted_products: frozenset[str] | None = None
 
     def apply(self, query: Select[AuditRow]) -> Select[AuditRow]:
         """Return a query with these conditions."""
@@ -196,6 +204,8 @@ class AuditFilter:
             query = query.where(AuditRow.created_at >= self.since)
         if self.until is not None:
             query = query.where(AuditRow.created_at < self.until)
+        if self.permitted_products is not None:
+            query = query.where(AuditRow.product.in_(sorted(self.permitted_products)))
         return query
 
 

@@ -67,9 +67,10 @@ class RemovalNotConfirmed(PlumblineError):
     """A change of a recipe would remove the images of more inspections than it keeps, and this was not confirmed.
 
     `removed` and `kept` are the numbers of inspections whose images and maps the new retention would remove and keep,
-    as estimated now; `by_decision` lists them per decision. Nothing was changed. Choose longer limits, or let a person
-    with the scope `admin` send the change with `confirm_removal`, which must be at least `removed`. Records of
-    inspections, recipes, bundles and changes are never removed.
+    as estimated now; `by_decision` lists them per decision. `removed_before` is what other changes of retention removed
+    in the 30 days before, since the last one that was confirmed; it counts as well. Nothing was changed. Choose longer
+    limits, or let a person with the scope `admin` send the change with `confirm_removal`, which must be at least
+    `removed`. Records of inspections, recipes, bundles and changes are never removed.
     """
 
     slug = "removal-not-confirmed"
@@ -77,16 +78,39 @@ class RemovalNotConfirmed(PlumblineError):
     status = 409
 
     def __init__(self, product: str, by_decision: Mapping[str, Mapping[str, int]], *, is_admin: bool) -> None:
-        removed, kept = (sum(item[name] for item in by_decision.values()) for name in ("removed", "kept"))
+        removed, kept, before = (
+            sum(item[name] for item in by_decision.values()) for name in ("removed", "kept", "removed_before")
+        )
         who = "" if is_admin else " as a person or with a key that has the scope `admin`,"
         super().__init__(
             f"The change would remove the images and maps of {removed} inspections of {product!r} and keep those of "
-            f"{kept}. For at least one decision, more would be removed than kept. Nothing was changed. If this is "
+            f"{kept}. Other changes of its retention removed those of {before} in the 30 days before. For at least one "
+            "decision, more would be removed in total than kept. Nothing was changed. If this is "
             f"intended, send the change{who} with confirm_removal={removed}.",
             product=product,
             removed=removed,
             kept=kept,
+            removed_before=before,
             by_decision={name: dict(item) for name, item in by_decision.items()},
+        )
+
+
+class LastAdmin(PlumblineError):
+    """The account is the last one that can manage keys and accounts, so it cannot be disabled or get another role.
+
+    Nothing was changed. Give another account the role `admin`, or create a key with the scope `admin`, and try again.
+    """
+
+    slug = "last-admin"
+    title = "Last administrator"
+    status = 409
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The account {name!r} is the last enabled one with the role 'admin', and no valid API key has the scope "
+            "'admin', so keys and accounts could no longer be managed. Nothing was changed. Give another account the "
+            "role 'admin', or create a key (`plumbline key create NAME --scope admin`), and try again.",
+            name=name,
         )
 
 

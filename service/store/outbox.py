@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Update, delete, func, insert, select, update
+from sqlalchemy import Connection, Delete, Engine, Update, delete, func, insert, select, update
 
 from service.schemas.outbox import DeadReason
+from service.store.audit import AuditEntry, append_audit
 from service.store.errors import UnknownDeadLetter
 from service.store.ids import new_id
 from service.store.inspections import find_inspections
 from service.store.models import OutboxRow
 from service.store.records import InspectionRecord
-from service.store.session import reading, transaction
+from service.store.session import reading, transaction, writing
 
 MAX_ERROR = 500
 # Rows per statement: databases limit the number of values, and a long transaction would delay the commit of a verdict.
@@ -28,6 +29,7 @@ _GROUP = 500
 _TABLE = OutboxRow.__table__
 _IS_PENDING = _TABLE.c.dead_at.is_(None)
 _IS_DEAD = _TABLE.c.dead_at.is_not(None)
+_CORE = {"synchronize_session": False}
 
 # Built once, like the insert of inspections.
 INSERT_MESSAGES = insert(_TABLE)  # type: ignore[arg-type]  # a Table, though declared as FromClause
@@ -302,35 +304,48 @@ class Outbox:
             raise UnknownDeadLetter(message_id)
         return OutboxMessage(**row)
 
-    def resend(self, ids: Sequence[int], moment: datetime) -> int:
+    def resend(self, ids: Sequence[int], moment: datetime, entry: AuditEntry) -> int:
         """Make dead letters pending again, at their former places in the order; return their number.
 
         The age of a message counts from now on, so that the limit of age does not give it up at once.
+
+        Args:
+            ids: Ids of dead letters.
+            moment: The time.
+            entry: Who requests it; it is recorded with the ids and their inspections.
         """
         change = _update().values(
             attempts=0, rejections=0, next_attempt_at=None, dead_at=None, dead_reason=None, created_at=moment
         )
-        count = 0
-        for group in _groups(ids):
-            with self._writing("dead letters cannot be sent again") as connection:
-                count += connection.execute(
-                    change.where(OutboxRow.id.in_(group), OutboxRow.dead_at.is_not(None))
-                ).rowcount
-        return count
+        return self._change_dead(ids, change, entry, "dead letters cannot be sent again")
 
-    def discard(self, ids: Sequence[int]) -> int:
-        """Delete dead letters; return their number."""
-        count = 0
-        for group in _groups(ids):
-            with self._writing("dead letters cannot be deleted") as connection:
-                count += connection.execute(
-                    delete(OutboxRow).where(OutboxRow.id.in_(group), OutboxRow.dead_at.is_not(None))
-                ).rowcount
-        return count
+    def discard(self, ids: Sequence[int], entry: AuditEntry) -> int:
+        """Delete dead letters; return their number.
+
+        Args:
+            ids: Ids of dead letters.
+            entry: Who requests it; it is recorded with the ids and their inspections.
+        """
+        return self._change_dead(ids, delete(OutboxRow), entry, "dead letters cannot be deleted")
 
     def dead_letter_ids(self, which: DeadLetterFilter) -> list[int]:
         """Return the ids of dead letters, oldest first."""
         return list(self._scalars(select(_TABLE.c.id).where(*_conditions(which)).order_by(_TABLE.c.id)))
+
+    def _change_dead(self, ids: Sequence[int], change: Update | Delete, entry: AuditEntry, what: str) -> int:
+        """Run a statement on dead letters and record it in the audit log, one transaction and entry per group."""
+        count = 0
+        for group in _groups(ids):
+            # Not read before: SQLite refuses a write if another connection wrote since the transaction read.
+            dead = change.where(OutboxRow.id.in_(group), OutboxRow.dead_at.is_not(None))
+            with self._turn(), writing(self._engine, what) as session:
+                named = dead.returning(OutboxRow.id, OutboxRow.inspection_id)
+                changed = session.execute(named, execution_options=_CORE)
+                letters = {str(message_id): inspection_id for message_id, inspection_id in changed}
+                if letters:
+                    append_audit(session, replace(entry, before={"inspections": letters}))
+            count += len(letters)
+        return count
 
     def _bury_all(self, ids: Sequence[int], reason: DeadReason, moment: datetime) -> int:
         count = 0

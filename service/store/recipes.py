@@ -20,7 +20,7 @@ from service.store.audit import Actor, AuditAction, AuditEntry, append_audit
 from service.store.errors import RecipeConflict, RecipeUnreadable, UnknownRevision
 from service.store.models import RecipeRow
 from service.store.records import RecipeDraft, RecipeRevision
-from service.store.removal import require_confirmed_removal
+from service.store.removal import RemovalEffect, require_confirmed_removal
 from service.store.session import reading, retry_conflicts, writing
 
 
@@ -154,7 +154,7 @@ def insert_recipe(session: Session, draft: RecipeDraft, expected_revision: int |
     revision = 0 if current is None else current.revision
     if expected_revision is not None and revision != expected_revision:
         raise RecipeConflict(draft.product, expected_revision, revision)
-    require_confirmed_removal(session, draft, None if current is None else current.recipe)
+    effect = require_confirmed_removal(session, draft, None if current is None else current.recipe)
     row = RecipeRow(
         product=draft.product,
         revision=revision + 1,
@@ -166,11 +166,11 @@ def insert_recipe(session: Session, draft: RecipeDraft, expected_revision: int |
     )
     session.add(row)
     session.flush()
-    _audit(session, draft, current, row)
+    _audit(session, draft, current, row, effect)
     return _revision(row)
 
 
-def _audit(session: Session, draft: RecipeDraft, old: RecipeRow | None, new: RecipeRow) -> None:
+def _audit(session: Session, draft: RecipeDraft, old: RecipeRow | None, new: RecipeRow, effect: RemovalEffect) -> None:
     """Record a change of a recipe; if it changes how long images are kept, also as a change of its own."""
     before = {} if old is None else old.recipe
     changed = list(differences(before, new.recipe))
@@ -186,7 +186,12 @@ def _audit(session: Session, draft: RecipeDraft, old: RecipeRow | None, new: Rec
     append_audit(session, entry)
     policies = [{name: recipe.get(name) for name in RETENTION_SECTIONS} for recipe in (before, new.recipe)]
     if old is not None and policies[0] != policies[1]:
-        after = policies[1] | {"confirm_removal": draft.confirm_removal}
+        after = policies[1] | {
+            "confirm_removal": draft.confirm_removal,
+            # `removed_by_changes` reads these.
+            "confirmed": effect.is_confirmed,
+            "removed": dict(effect.removed),
+        }
         append_audit(session, replace(entry, action="retention:change", before=policies[0], after=after))
 
 

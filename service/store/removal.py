@@ -3,10 +3,17 @@
 If a new policy would remove the files of more inspections than it keeps, of any decision, the change needs the scope
 `admin` and the number of these inspections as a confirmation. Only what the policy in force would not remove anyway
 counts. The number is an estimate for the moment of the change.
+
+Several milder changes, with sweeps in between, must not remove together what one change must not. Therefore the entry
+of a change in the audit log (`retention:change`) states how many inspections it removed more than the policy before it,
+per decision. Their sum over `WINDOW` and the new change must not exceed what the new policy keeps, either. A confirmed
+change starts a new sum.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,9 +26,11 @@ from sqlalchemy.orm import Session
 from service.recipes.sections import Keep, StorageLimit
 from service.schemas.sections import Retention
 from service.store.errors import RemovalNotConfirmed
-from service.store.models import InspectionRow
+from service.store.models import AuditRow, InspectionRow
 from service.store.records import RecipeDraft
 
+WINDOW = timedelta(days=30)
+"""Time over which the removals by changes of retention are summed."""
 _BYTES = func.coalesce(InspectionRow.artefact_bytes, 0)
 
 
@@ -42,8 +51,22 @@ class Removal:
     kept: int
 
 
-def require_confirmed_removal(session: Session, draft: RecipeDraft, current: Mapping[str, Any] | None) -> None:
-    """Check a change of a recipe.
+@dataclass(frozen=True)
+class RemovalEffect:
+    """What a change of retention does.
+
+    Attributes:
+        removed: Number of inspections, per decision, that lose their files and would not under the policy before;
+            negative if a milder policy keeps files that were not removed yet.
+        is_confirmed: Whether the change needed a confirmation and an admin gave it.
+    """
+
+    removed: Mapping[str, int]
+    is_confirmed: bool = False
+
+
+def require_confirmed_removal(session: Session, draft: RecipeDraft, current: Mapping[str, Any] | None) -> RemovalEffect:
+    """Check a change of a recipe, and return its effect, which has to be recorded in the audit log.
 
     Args:
         session: An open session.
@@ -51,28 +74,59 @@ def require_confirmed_removal(session: Session, draft: RecipeDraft, current: Map
         current: The recipe in force as it is stored; None if there is none.
 
     Raises:
-        RemovalNotConfirmed: It would remove more than it keeps, and that was not confirmed by an admin.
+        RemovalNotConfirmed: It would remove more than it keeps, alone or together with earlier changes, and that was
+            not confirmed by an admin.
     """
     before = _policy(current or {})
     after = RetentionPolicy(retention=draft.recipe.retention, storage=draft.recipe.storage)
     if before == after:
-        return
+        return RemovalEffect({})
     now = datetime.now(UTC)
     found = estimate_removal(session, draft.product, after, now)
-    suspects = {name for name, item in found.items() if item.removed > item.kept}
-    if suspects:
-        anyway = estimate_removal(session, draft.product, before, now)
-        suspects = {name for name in suspects if found[name].removed > anyway[name].removed}
+    anyway = estimate_removal(session, draft.product, before, now)
+    effect = {name: item.removed - anyway[name].removed for name, item in found.items()}
+    earlier = removed_by_changes(session, draft.product, now - WINDOW)
+    suspects = {
+        name
+        for name, item in found.items()
+        if effect[name] > 0 and (item.removed > item.kept or effect[name] + earlier[name] > item.kept)
+    }
     if not suspects:
-        return
+        return RemovalEffect(effect)
     removed = sum(item.removed for item in found.values())
     if draft.actor.is_admin and draft.confirm_removal is not None and draft.confirm_removal >= removed:
-        return
+        return RemovalEffect(effect, is_confirmed=True)
     raise RemovalNotConfirmed(
         draft.product,
-        {name: {"removed": item.removed, "kept": item.kept} for name, item in sorted(found.items())},
+        {
+            name: {"removed": item.removed, "kept": item.kept, "removed_before": earlier[name]}
+            for name, item in sorted(found.items())
+        },
         is_admin=draft.actor.is_admin,
     )
+
+
+def removed_by_changes(session: Session, product: str, since: datetime) -> Counter[str]:
+    """Return how many inspections of each decision lost their files by changes after the last confirmed one.
+
+    Args:
+        session: An open session.
+        product: The product.
+        since: Only changes from this time on.
+    """
+    changes = select(AuditRow.after).where(
+        AuditRow.product == product, AuditRow.action == "retention:change", AuditRow.created_at >= since
+    )
+    total: Counter[str] = Counter()
+    for text in session.scalars(changes.order_by(AuditRow.id)):
+        after = json.loads(text)
+        if after.get("confirmed"):
+            total.clear()
+        else:
+            for name, removed in after.get("removed", {}).items():
+                # What a milder policy keeps is no credit for later changes.
+                total[name] = max(0, total[name] + removed)
+    return total
 
 
 def estimate_removal(session: Session, product: str, policy: RetentionPolicy, now: datetime) -> Mapping[str, Removal]:

@@ -1,4 +1,7 @@
-"""Paths of the server in texts for clients: replaced by names, because they describe the machine, not the request."""
+"""Folders of the server and the address of its database in texts for clients.
+
+They are replaced by names, because they describe the machine and not the request. The log has them.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from sqlalchemy import make_url
+
 from service.settings import Settings
-from service.store.database import sqlite_path
+from service.store.database import name_of, sqlite_path
 
 
 class ServerPaths:
-    """Folders of the server and the names that clients see instead of them.
+    """Folders of the server and the address of its database, and the names that clients see instead of them.
 
     Args:
-        settings: The folders of the service.
+        settings: The folders and the database of the service.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,9 +46,16 @@ class ServerPaths:
         alternatives = "|".join(re.escape(text) for text in sorted(self._names, key=len, reverse=True))
         # Not inside of a word or of a longer path: `/data` must not match in a URL such as `https://host/data`.
         self._pattern = re.compile(rf"(?<![\w./:~-])(?:{alternatives})(?![\w-]|\.\w)") if alternatives else None
+        # In the forms that the messages of the store have: "the database user@host/name", and the address alone.
+        address = None if database is not None else re.escape(name_of(make_url(settings.database)))
+        self._database = (
+            None if address is None else re.compile(rf"(?<![\w./:@-])(?:([Tt])he database )?{address}(?![\w-])")
+        )
 
     def hide(self, text: str) -> str:
-        """Return a text in which the folders of the server are replaced by their names."""
+        """Return a text in which the folders of the server and the address of its database are replaced."""
+        if self._database is not None:
+            text = self._database.sub(lambda match: f"{match[1] or 't'}he PostgreSQL database", text)
         if self._pattern is None:
             return text
         return self._pattern.sub(lambda match: self._names[match[0]], text)

@@ -1,4 +1,4 @@
-"""API keys, log-in and log-out."""
+"""API keys, log-in and log-out, and the own password."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from service.access.cache import Identity
-from service.access.errors import InvalidGrant, LoginFailed, NoSession, TooManyLogins, UnknownKey
+from service.access.errors import (
+    AccountRefused,
+    InvalidGrant,
+    LoginFailed,
+    NoSession,
+    TooManyLogins,
+    UnknownKey,
+    WrongPassword,
+)
 from service.access.keys import Grant
 from service.access.principal import Principal
-from service.api.deps import AccessDep, ClientDep, PrincipalDep
+from service.api.deps import AccessDep, ActorDep, ClientDep, PrincipalDep, SenderDep
 from service.api.http.access import identity_of, is_secure, requires, session_cookie
 from service.api.http.body_limit import CREDENTIALS, limit_body
 from service.api.http.problems import problem_responses
@@ -23,6 +31,7 @@ from service.schemas.access import (
     CreatedApiKey,
     Identification,
     LogIn,
+    OwnPasswordChange,
     ScopeName,
 )
 from service.store.access import KeyRecord
@@ -46,13 +55,13 @@ _COOKIE = {"Set-Cookie": {"description": "The session cookie.", "schema": {"type
 )
 @limit_body(CREDENTIALS)
 @requires("admin")
-def create_key(wanted: ApiKeyRequest, access: AccessDep, principal: PrincipalDep) -> Response:
+def create_key(wanted: ApiKeyRequest, access: AccessDep, actor: ActorDep) -> Response:
     """Create a key and return it. The service stores its hash only, so the key cannot be read again.
 
     As soon as there is a key, every request needs credentials.
     """
     grant = Grant(wanted.name, wanted.scopes, wanted.products, wanted.stations, wanted.expires_at)
-    created = access.create_key(grant, principal.name)
+    created = access.create_key(grant, actor)
     body = CreatedApiKey(key=created.key, **to_api_key(created.record).model_dump())
     return Response(body.model_dump_json(), 201, _NOT_STORED, "application/json")
 
@@ -71,12 +80,12 @@ def list_keys(access: AccessDep) -> ApiKeyList:
     responses=problem_responses(InvalidRequest, UnknownKey, StoreUnavailable),
 )
 @requires("admin")
-def revoke_key(key_id: KeyPath, access: AccessDep) -> ApiKey:
+def revoke_key(key_id: KeyPath, access: AccessDep, actor: ActorDep) -> ApiKey:
     """Revoke a key. It is refused from the next request on, by other processes after a second. It stays in the list.
 
     Revoking a key again changes nothing. Revoking the last key does not open the service.
     """
-    return to_api_key(access.revoke_key(key_id))
+    return to_api_key(access.revoke_key(key_id, actor))
 
 
 @router.post(
@@ -91,12 +100,13 @@ def revoke_key(key_id: KeyPath, access: AccessDep) -> ApiKey:
 )
 @limit_body(CREDENTIALS)
 @requires(None)
-async def log_in(request: Request, given: LogIn, access: AccessDep, client: ClientDep) -> Response:
+async def log_in(request: Request, given: LogIn, access: AccessDep, client: ClientDep, sender: SenderDep) -> Response:
     """Start a session of an account. The response sets the session cookie and contains the CSRF token of the session.
 
-    `plumbline account create` creates an account. The time is the same for a wrong password and an unknown name.
+    `plumbline account create` and POST /v1/access/accounts create an account. The time is the same for a wrong password
+    and an unknown name.
     """
-    session = await access.log_in(given.name, given.password.get_secret_value(), client)
+    session = await access.log_in(given.name, given.password.get_secret_value(), client, sender)
     response = _identification(session.identity.principal, session.identity)
     response.set_cookie(
         session_cookie(request.scope), session.token, secure=is_secure(request.scope), httponly=True, samesite="strict"
@@ -112,9 +122,9 @@ async def log_in(request: Request, given: LogIn, access: AccessDep, client: Clie
     responses={204: {"headers": _COOKIE}, **problem_responses(NoSession, StoreUnavailable)},
 )
 @requires("any")
-async def log_out(request: Request, access: AccessDep) -> Response:
+async def log_out(request: Request, access: AccessDep, actor: ActorDep) -> Response:
     """End the session of the request."""
-    await access.log_out(identity_of(request), everywhere=False)
+    await access.log_out(identity_of(request), actor, everywhere=False)
     return _without_cookie(request)
 
 
@@ -126,9 +136,9 @@ async def log_out(request: Request, access: AccessDep) -> Response:
     responses={204: {"headers": _COOKIE}, **problem_responses(NoSession, StoreUnavailable)},
 )
 @requires("any")
-async def log_out_everywhere(request: Request, access: AccessDep) -> Response:
+async def log_out_everywhere(request: Request, access: AccessDep, actor: ActorDep) -> Response:
     """End all sessions of the account, on every device."""
-    await access.log_out(identity_of(request), everywhere=True)
+    await access.log_out(identity_of(request), actor, everywhere=True)
     return _without_cookie(request)
 
 
@@ -143,6 +153,34 @@ async def log_out_everywhere(request: Request, access: AccessDep) -> Response:
 async def who_am_i(request: Request, principal: PrincipalDep) -> Response:
     """Return the key or the account of the request, and what it may do."""
     return _identification(principal, identity_of(request))
+
+
+@router.post(
+    "/me:password",
+    operation_id="change_own_password",
+    summary="Change the own password",
+    status_code=204,
+    responses=problem_responses(
+        InvalidRequest, BodyTooLarge, NoSession, WrongPassword, AccountRefused, TooManyLogins, StoreUnavailable
+    ),
+)
+@limit_body(CREDENTIALS)
+@requires("any")
+async def change_own_password(
+    request: Request, change: OwnPasswordChange, access: AccessDep, client: ClientDep, actor: ActorDep
+) -> Response:
+    """Set a new password for the account of the session. All its other sessions end.
+
+    Attempts with a wrong current password count like attempts to log in.
+    """
+    await access.change_own_password(
+        identity_of(request),
+        change.current_password.get_secret_value(),
+        change.new_password.get_secret_value(),
+        client,
+        actor,
+    )
+    return Response(status_code=204, headers=_NOT_STORED)
 
 
 def to_api_key(record: KeyRecord) -> ApiKey:

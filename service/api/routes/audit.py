@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import AuditDep
+from service.access.errors import NotPermitted
+from service.api.deps import AuditDep, PrincipalDep
 from service.api.http.access import requires
 from service.api.http.errors import NotAcceptable
 from service.api.http.negotiation import negotiate
@@ -33,10 +34,11 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {CSV: {"schema":
     response_model=AuditPage,
     responses={**_RESPONSES, **problem_responses(InvalidRequest, NotAcceptable, StoreUnavailable)},
 )
-@requires("admin")
+@requires("admin", filters=True)
 def list_audit(
     request: Request,
     audit: AuditDep,
+    principal: PrincipalDep,
     actor: Annotated[Label | None, Query(description="Only changes by the author with this name or id.")] = None,
     action: Annotated[AuditAction | None, Query(description="Only changes of this kind.")] = None,
     product: Annotated[Label | None, Query(description="Only changes of this product.")] = None,
@@ -47,11 +49,16 @@ def list_audit(
 ) -> Response:
     """Return the changes of recipes, bundles, retention, keys and accounts page by page, newest first.
 
+    A key that is restricted to products sees the changes of these products only.
+
     With `Accept: text/csv` the page is a CSV file; texts that a spreadsheet would run as a formula begin with an
     apostrophe, and the header `Link` refers to the next page.
     """
     media_type = negotiate(request.headers.get("accept"), (JSON, CSV))
-    page = audit.search(AuditFilter(actor, action, product, since, until), cursor, limit)
+    if principal.stations is not None:  # a change applies to all stations
+        raise NotPermitted.everything()
+    which = AuditFilter(actor, action, product, since, until, permitted_products=principal.products)
+    page = audit.search(which, cursor, limit)
     headers = {"Vary": "Accept"}
     if page.next_cursor is not None:
         next_page = request.url.include_query_params(cursor=page.next_cursor)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from service.api.deps import OutboxDep, PrincipalDep
+from service.api.deps import ActorDep, OutboxDep
 from service.api.http.access import requires
 from service.api.http.problems import problem_responses
 from service.errors import InvalidRequest
@@ -58,10 +58,10 @@ def list_dead_letters(
 )
 @requires("engineer")
 def resend_dead_letters(
-    outbox: OutboxDep, principal: PrincipalDep, sink: SinkQuery, product: ProductQuery = None
+    outbox: OutboxDep, actor: ActorDep, sink: SinkQuery, product: ProductQuery = None
 ) -> DeadLetterCount:
     """Make the dead letters of a sink pending again. They are sent before later messages that are still pending."""
-    return DeadLetterCount(count=outbox.resend_all(DeadLetterFilter(sink, product), principal.name))
+    return DeadLetterCount(count=outbox.resend_all(DeadLetterFilter(sink, product), actor))
 
 
 @router.post(
@@ -72,10 +72,10 @@ def resend_dead_letters(
 )
 @requires("engineer")
 def discard_dead_letters(
-    outbox: OutboxDep, principal: PrincipalDep, sink: SinkQuery, product: ProductQuery = None
+    outbox: OutboxDep, actor: ActorDep, sink: SinkQuery, product: ProductQuery = None
 ) -> DeadLetterCount:
     """Delete the dead letters of a sink. Their inspections are kept."""
-    return DeadLetterCount(count=outbox.discard_all(DeadLetterFilter(sink, product), principal.name))
+    return DeadLetterCount(count=outbox.discard_all(DeadLetterFilter(sink, product), actor))
 
 
 @router.post(
@@ -85,9 +85,9 @@ def discard_dead_letters(
     responses=problem_responses(*_ERRORS, UnknownDeadLetter, SinkNotConfigured),
 )
 @requires("engineer")
-def resend_dead_letter(message_id: MessagePath, outbox: OutboxDep, principal: PrincipalDep) -> DeadLetterCount:
+def resend_dead_letter(message_id: MessagePath, outbox: OutboxDep, actor: ActorDep) -> DeadLetterCount:
     """Make a dead letter pending again. It is sent before later messages of its product that are still pending."""
-    outbox.resend(message_id, principal.name)
+    outbox.resend(message_id, actor)
     return DeadLetterCount(count=1)
 
 
@@ -98,9 +98,9 @@ def resend_dead_letter(message_id: MessagePath, outbox: OutboxDep, principal: Pr
     responses=problem_responses(*_ERRORS, UnknownDeadLetter),
 )
 @requires("engineer")
-def discard_dead_letter(message_id: MessagePath, outbox: OutboxDep, principal: PrincipalDep) -> DeadLetterCount:
+def discard_dead_letter(message_id: MessagePath, outbox: OutboxDep, actor: ActorDep) -> DeadLetterCount:
     """Delete a dead letter. Its inspection is kept."""
-    outbox.discard(message_id, principal.name)
+    outbox.discard(message_id, actor)
     return DeadLetterCount(count=1)
 
 

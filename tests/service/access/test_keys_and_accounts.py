@@ -12,12 +12,12 @@ from sqlalchemy import Engine
 
 from service.access import hashing
 from service.access.accounts import check_password, create_account, disable, require_strong, set_password
-from service.access.errors import AccountRefused, InvalidKey, TooManyLogins
+from service.access.errors import AccountExists, AccountRefused, InvalidKey, TooManyLogins, UnknownAccount
 from service.access.keys import key_id_of, verify_key
 from service.access.throttle import MAX_NAMES, PER_CLIENT, LoginThrottle
 from service.store.access import list_accounts
 from service.store.database import make_engine, migrate
-from tests.access import PASSWORD, make_key
+from tests.access import OPERATOR, PASSWORD, make_key
 
 
 @pytest.fixture
@@ -72,27 +72,27 @@ def test_text_that_is_no_key(engine: Engine, text: str) -> None:
 
 @pytest.mark.slow
 def test_names_are_compared_without_case_and_width(engine: Engine) -> None:
-    create_account(engine, "Jörg", "operator", PASSWORD)
+    create_account(engine, "Jörg", "operator", PASSWORD, OPERATOR)
     for same in ("jörg", "JO\u0308RG", " Jörg ", "\uff2aörg"):
         assert check_password(engine, same, PASSWORD) is not None
-        with pytest.raises(AccountRefused, match="already"):
-            create_account(engine, same, "admin", PASSWORD)
+        with pytest.raises(AccountExists, match="already"):
+            create_account(engine, same, "admin", PASSWORD, OPERATOR)
     assert check_password(engine, "jorg", PASSWORD) is None
 
 
 @pytest.mark.slow
 def test_disabled_account_cannot_log_in_until_it_gets_a_new_password(engine: Engine) -> None:
-    create_account(engine, "kim", "operator", PASSWORD)
-    disable(engine, "kim")
+    create_account(engine, "kim", "operator", PASSWORD, OPERATOR)
+    disable(engine, "kim", OPERATOR)
     assert check_password(engine, "kim", PASSWORD) is None
-    set_password(engine, "KIM", "another long password")
+    set_password(engine, "KIM", "another long password", OPERATOR)
     assert check_password(engine, "kim", PASSWORD) is None
     assert check_password(engine, "kim", "another long password") is not None
     (stored,) = list_accounts(engine)
     assert stored.password_hash.startswith("$argon2id$")
     assert "argon2" not in repr(stored)
-    with pytest.raises(AccountRefused, match="no account"):
-        disable(engine, "lee")
+    with pytest.raises(UnknownAccount, match="no account"):
+        disable(engine, "lee", OPERATOR)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_weak_password_is_refused(password: str, words: str) -> None:
 @pytest.mark.parametrize("name", ["", " ", "a" * 65, "a\nb", "Plumbline", "LOCAL"])
 def test_name_that_is_not_valid_is_refused(engine: Engine, name: str) -> None:
     with pytest.raises(AccountRefused, match="name"):
-        create_account(engine, name, "operator", PASSWORD)
+        create_account(engine, name, "operator", PASSWORD, OPERATOR)
 
 
 def test_throttle_forgets_attempts_after_the_window_and_bounds_its_memory() -> None:

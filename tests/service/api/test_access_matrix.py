@@ -26,7 +26,7 @@ from service.api.routes import products
 from service.app import create_app
 from service.settings import Settings
 from service.store.models import ApiKeyRow
-from tests.access import bearer, make_key
+from tests.access import OPERATOR, bearer, make_key
 from tests.running_service import GOOD, INSPECT, RunningService, run_service
 
 OPEN = {
@@ -42,7 +42,7 @@ OPEN = {
     "/v2/health/live",
     "/v2/health/ready",
 }
-ANY = {"/v1/access/me", "/v1/access/logout", "/v1/access/logout-everywhere"}
+ANY = {"/v1/access/me", "/v1/access/me:password", "/v1/access/logout", "/v1/access/logout-everywhere"}
 # A GET needs `inspect`, and a change needs `engineer`, except for these.
 SCOPE_OF = {
     "POST /v1/products/{product}/inspections": "inspect",
@@ -93,7 +93,7 @@ def keys(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             past = datetime.now(UTC) - timedelta(seconds=1)
             of_expired = ApiKeyRow.__table__.c.id == made["expired"].record.id
             connection.execute(update(ApiKeyRow).where(of_expired).values(expires_at=past))
-        access.revoke_key(made["revoked"].record.id)
+        access.revoke_key(made["revoked"].record.id, OPERATOR)
         access._require("test")
         valid = made["inspect"].key
         headers = {name: bearer(key) for name, key in made.items()} | {

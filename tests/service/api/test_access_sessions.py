@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from service.access import cache
 from service.access.accounts import disable, set_password
 from service.store.models import SessionRow
-from tests.access import PASSWORD, bearer, log_in, make_account, make_key, problem_of
+from tests.access import OPERATOR, PASSWORD, bearer, log_in, make_account, make_key, problem_of
 from tests.running_service import GOOD, INSPECT, RunningService, Serve
 
 ME = "/v1/access/me"
@@ -119,7 +119,7 @@ def test_change_of_the_account_ends_its_sessions(secured: RunningService, anonym
     make_account(secured.store.engine, name)
     anonymous.post("/v1/access/login", json={"name": name, "password": PASSWORD})
     assert anonymous.get(ME).status_code == 200
-    change(secured.store.engine, name, *(["another long password"] if change is set_password else []))
+    change(secured.store.engine, name, *(["another long password"] if change is set_password else []), OPERATOR)
     deadline = time.monotonic() + 1.0
     while anonymous.get(ME).status_code != 401:
         assert time.monotonic() < deadline, "a change by another process takes effect within a second"

@@ -27,6 +27,7 @@ from service.settings import Settings
 from service.store.outbox import DeadLetterFilter, Outbox
 from service.store.records import InspectionRecord
 from service.store.store import Store
+from tests.access import OPERATOR
 from tests.service.integrations.receivers import FakeSink, wait_for
 from tests.service.store.test_store import make_row
 
@@ -268,7 +269,7 @@ def test_dead_letter_is_sent_again_on_request_without_waiting(store: Store) -> N
         sink.outcome = lambda _event: Attempt("delivered")
         service = running.integrations.service
         (letter,) = service.dead_letters(DeadLetterFilter(), None, 10).items
-        service.resend(letter.id, "somebody")
+        service.resend(letter.id, OPERATOR)
         wait_for(lambda: len(sink.delivered) == 2, 5)
 
         assert sink.delivered == [record.id, waiting.id]
@@ -389,8 +390,8 @@ def test_dead_letters_of_a_sink_without_configuration_can_only_be_discarded(stor
         (mes, _other) = service.summary()
         assert (mes.name, mes.kind, mes.target, mes.backlog.dead_letters) == ("mes", None, None, 1)
         with pytest.raises(SinkNotConfigured):
-            service.resend_all(DeadLetterFilter("mes"), "somebody")
-        assert service.discard_all(DeadLetterFilter("mes"), "somebody") == 1
+            service.resend_all(DeadLetterFilter("mes"), OPERATOR)
+        assert service.discard_all(DeadLetterFilter("mes"), OPERATOR) == 1
 
 
 @pytest.mark.parametrize(("failures", "bound"), [(1, 1.0), (2, 2.0), (4, 8.0), (7, 60.0), (100_000, 60.0)])

@@ -13,14 +13,17 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, inspect, text
 
+from service.store.audit import AuditEntry, AuditFilter, list_audit
 from service.store.database import MIGRATIONS, _transactional, _upgrade
 from service.store.errors import StoreUnavailable, UnknownDeadLetter
 from service.store.outbox import DeadLetterFilter, Outbox, OutboxFeed, Subscription
 from service.store.records import InspectionRecord
 from service.store.sink_lease import SinkLeases, lock_key
 from service.store.store import Store
+from tests.access import OPERATOR
 from tests.service.store.test_store import make_row
 
+RESEND, DISCARD = (AuditEntry(OPERATOR, action, object="mes") for action in ("outbox:resend", "outbox:discard"))
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -167,8 +170,8 @@ def test_dead_letter_can_be_sent_again_at_its_place(store: Store, outbox: Outbox
     assert (letter.dead_reason, letter.dead_at, letter.last_error, letter.attempts) == ("refused", NOW, "status 400", 1)
 
     later = NOW + timedelta(days=9)
-    assert outbox.resend([dead], later) == 1
-    assert outbox.resend([dead], later) == 0, "it is pending already"
+    assert outbox.resend([dead], later, RESEND) == 1
+    assert outbox.resend([dead], later, RESEND) == 0, "it is pending already"
     assert ids(outbox) == all_ids
     ((message, _), *_) = outbox.pending("mes", "widget", 1)
     assert (message.attempts, message.dead_reason, message.created_at) == (0, None, later)
@@ -187,15 +190,50 @@ def test_dead_letters_are_filtered_and_paged_newest_first(store: Store, outbox: 
     assert outbox.dead_letters(DeadLetterFilter("other"), before=None, limit=2) == []
     assert outbox.dead_letter_ids(DeadLetterFilter(product="widget")) == dead
     assert outbox.dead_letter_ids(DeadLetterFilter(product="nut")) == []
-    assert outbox.discard(dead[:2]) == 2
+    assert outbox.discard(dead[:2], DISCARD) == 2
     assert outbox.dead_letter_ids(DeadLetterFilter()) == dead[2:]
+
+
+def test_dead_letters_that_are_sent_again_or_discarded_are_recorded(store: Store, outbox: Outbox) -> None:
+    feed(store)
+    for _ in range(3):
+        store.writer.write(make_row())
+    one, two, three = bury(outbox, 3)
+    letters = {number: outbox.dead_letter(number).inspection_id for number in (one, two, three)}
+    outbox.resend([one], NOW, RESEND)
+    outbox.resend([one], NOW, RESEND)
+    outbox.discard([one, two, three], DISCARD)
+    found = list_audit(store.engine, AuditFilter())
+    assert [(entry.action, entry.actor, entry.object) for entry in found] == [
+        ("outbox:discard", OPERATOR.name, "mes"),
+        ("outbox:resend", OPERATOR.name, "mes"),
+    ], "nothing is recorded for a letter that was pending already"
+    assert found[0].before == {"inspections": {str(number): letters[number] for number in (two, three)}}
+    assert found[1].before == {"inspections": {str(one): letters[one]}}
+
+
+def test_dead_letters_stay_if_the_entry_cannot_be_stored(
+    store: Store, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(store)
+    store.writer.write(make_row())
+    dead = bury(outbox)
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr("service.store.outbox.append_audit", fail)
+    for change in (lambda: outbox.resend(dead, NOW, RESEND), lambda: outbox.discard(dead, DISCARD)):
+        with pytest.raises(StoreUnavailable):
+            change()
+    assert outbox.dead_letter_ids(DeadLetterFilter()) == dead
 
 
 def test_pending_messages_are_not_discarded(store: Store, outbox: Outbox) -> None:
     feed(store)
     store.writer.write(make_row())
 
-    assert outbox.discard(ids(outbox)) == 0
+    assert outbox.discard(ids(outbox), DISCARD) == 0
     assert len(ids(outbox)) == 1
 
 

@@ -23,7 +23,7 @@ from service.store.choices import BundleChoices
 from service.store.errors import RemovalNotConfirmed
 from service.store.recipes import append_recipe, current_recipe
 from service.store.records import ChoiceDraft, RecipeDraft
-from service.store.removal import RetentionPolicy, estimate_removal
+from service.store.removal import RetentionPolicy, estimate_removal, removed_by_changes
 from service.store.session import reading
 from service.store.store import Store
 from tests.service.store.test_retention import add, files
@@ -197,3 +197,70 @@ def test_unreadable_policy_in_force_counts_as_none(filled: Store, tiny_bundle: B
     recipe = Recipe.default(tiny_bundle.card.scores).changed({"retention": {"pass": {"count": 0}}})
     with pytest.raises(RemovalNotConfirmed):
         append_recipe(filled.engine, tiny_bundle, recipe, actor=ADA, reason="b")
+
+
+def sweep(store: Store) -> None:
+    RetentionSweeper(store, lambda: ["widget"], Metrics(), interval_s=600).sweep()
+
+
+def test_several_milder_changes_need_the_confirmation_of_one(filled: Store, tiny_bundle: Bundle) -> None:
+    put(filled, tiny_bundle, retention={"pass": {"count": 4}})  # removes 2 of 6
+    sweep(filled)
+    with pytest.raises(RemovalNotConfirmed) as caught:
+        put(filled, tiny_bundle, retention={"pass": {"count": 2}})  # 2 of 4 more: 4 in total
+    assert caught.value.extensions["by_decision"]["pass"] == {"removed": 2, "kept": 2, "removed_before": 2}
+    assert "those of 2 in the 30 days before" in caught.value.detail
+    put(filled, tiny_bundle, retention={"pass": {"count": 3}})  # 3 of 6 in total
+    put(filled, tiny_bundle, ADMIN, 1, retention={"pass": {"count": 3}, "fail": {"count": 9}})
+    sweep(filled)
+    with pytest.raises(RemovalNotConfirmed):
+        put(filled, tiny_bundle, ADMIN, retention={"pass": {"count": 2}})
+    put(filled, tiny_bundle, ADMIN, 1, retention={"pass": {"count": 2}})
+    sweep(filled)
+    put(filled, tiny_bundle, retention={"pass": {"count": 1}})  # a new sum begins after the confirmation
+
+
+def test_number_of_a_confirmation_that_was_not_needed_starts_no_new_sum(filled: Store, tiny_bundle: Bundle) -> None:
+    put(filled, tiny_bundle, ADA, 99, retention={"pass": {"count": 4}})
+    sweep(filled)
+    with pytest.raises(RemovalNotConfirmed):
+        put(filled, tiny_bundle, ADA, 99, retention={"pass": {"count": 2}})
+
+
+def test_milder_policy_before_the_sweep_takes_its_removal_back_and_is_no_credit(
+    filled: Store, tiny_bundle: Bundle
+) -> None:
+    for _ in range(3):
+        put(filled, tiny_bundle, retention={"pass": {"count": 3}})
+        put(filled, tiny_bundle, retention={"pass": {"count": 6}})
+    put(filled, tiny_bundle, retention={"pass": {"count": 5}})
+    sweep(filled)
+    for _ in range(3):
+        put(filled, tiny_bundle, retention={"pass": {"count": 6}})
+        put(filled, tiny_bundle, retention={"pass": {"count": 5}})
+    put(filled, tiny_bundle, retention={"pass": {"count": 3}})
+    sweep(filled)
+    with pytest.raises(RemovalNotConfirmed):
+        put(filled, tiny_bundle, retention={"pass": {"count": 2}})
+
+
+def test_removals_of_other_products_and_before_the_window_do_not_count(
+    filled: Store, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(filled, tiny_bundle, retention={"pass": {"count": 4}})
+    sweep(filled)
+    with reading(filled.engine) as session:
+        now = datetime.now(UTC)
+        assert removed_by_changes(session, "widget", now - DAY) == {"pass": 2, "fail": 0}
+        assert removed_by_changes(session, "gadget", now - DAY) == {}
+        assert removed_by_changes(session, "widget", now) == {}
+    monkeypatch.setattr("service.store.removal.WINDOW", timedelta(0))
+    put(filled, tiny_bundle, retention={"pass": {"count": 2}})
+
+
+def test_regular_removal_is_no_effect_of_a_change(filled: Store, tiny_bundle: Bundle) -> None:
+    put(filled, tiny_bundle, retention={"pass": {"count": 6}})
+    for _ in range(30):
+        add(filled, timedelta(hours=5), decision="pass", artefact_bytes=100)
+        sweep(filled)
+    put(filled, tiny_bundle, retention={"pass": {"count": 5}})
