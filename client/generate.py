@@ -29,6 +29,7 @@ NAMES = {
     "AsyncBaseTransport": "BaseTransport",
     "AsyncClient": "Client",
     "AsyncExitStack": "ExitStack",
+    "AsyncAccessCalls": "AccessCalls",
     "AsyncAuditCalls": "AuditCalls",
     "AsyncBundleCalls": "BundleCalls",
     "AsyncConnection": "Connection",

@@ -68,19 +68,25 @@ class RemovalNotConfirmed(PlumblineError):
 
     `removed` and `kept` are the numbers of inspections whose images and maps the new retention would remove and keep,
     as estimated now; `by_decision` lists them per decision. `removed_before` is what other changes of retention removed
-    in the 30 days before, since the last one that was confirmed; it counts as well. Nothing was changed. Choose longer
-    limits, or let a person with the scope `admin` send the change with `confirm_removal`, which must be at least
-    `removed`. Records of inspections, recipes, bundles and changes are never removed.
+    in the 30 days before, per decision, since the last one that was confirmed; it counts as well. Nothing was changed.
+    Choose longer limits, or let a person with the scope `admin` send the change with `confirm_removal`, which must be
+    at least `removed`. Records of inspections, recipes, bundles and changes are never removed.
     """
 
     slug = "removal-not-confirmed"
     title = "Removal of images was not confirmed"
     status = 409
 
-    def __init__(self, product: str, by_decision: Mapping[str, Mapping[str, int]], *, is_admin: bool) -> None:
-        removed, kept, before = (
-            sum(item[name] for item in by_decision.values()) for name in ("removed", "kept", "removed_before")
-        )
+    def __init__(
+        self,
+        product: str,
+        by_decision: Mapping[str, Mapping[str, int]],
+        removed_before: Mapping[str, int],
+        *,
+        is_admin: bool,
+    ) -> None:
+        removed, kept = (sum(item[name] for item in by_decision.values()) for name in ("removed", "kept"))
+        before = sum(removed_before.values())
         who = "" if is_admin else " as a person or with a key that has the scope `admin`,"
         super().__init__(
             f"The change would remove the images and maps of {removed} inspections of {product!r} and keep those of "
@@ -90,7 +96,7 @@ class RemovalNotConfirmed(PlumblineError):
             product=product,
             removed=removed,
             kept=kept,
-            removed_before=before,
+            removed_before=dict(removed_before),
             by_decision={name: dict(item) for name, item in by_decision.items()},
         )
 

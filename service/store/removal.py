@@ -98,10 +98,8 @@ def require_confirmed_removal(session: Session, draft: RecipeDraft, current: Map
         return RemovalEffect(effect, is_confirmed=True)
     raise RemovalNotConfirmed(
         draft.product,
-        {
-            name: {"removed": item.removed, "kept": item.kept, "removed_before": earlier[name]}
-            for name, item in sorted(found.items())
-        },
+        {name: {"removed": item.removed, "kept": item.kept} for name, item in sorted(found.items())},
+        {name: earlier[name] for name in sorted(earlier) if earlier[name]},
         is_admin=draft.actor.is_admin,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +87,29 @@ def test_recipes_are_compared_reverted_exported_and_imported(call_of: Callable[[
         with pytest.raises(ServiceProblem, match="recipe-conflict"):
             call("import_recipe", "widget", toml, **WHO, expected_revision=3)
         assert call("recipe", "widget").revision == 4
+
+
+@pytest.mark.slow
+def test_keys_and_accounts_are_managed(
+    call_of: Callable[[int], Call], serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve() as service:
+        call = call_of(service.port)
+        assert call("me").kind == "local"
+        root = call("create_key", "root", ["admin"])
+        monkeypatch.setenv("PLUMBLINE_API_KEY", root.key)
+        assert call("me").id == root.id
+        account = call("create_account", "Kim/ä", "operator", "a-long-password")
+        assert (account.name, account.role, account.disabled_at) == ("Kim/ä", "operator", None)
+        assert call("set_account_role", account.id, "engineer").role == "engineer"
+        assert call("disable_account", account.id).disabled_at is not None
+        assert call("enable_account", account.id).disabled_at is None
+        assert call("set_account_password", account.id, "another-long-password").id == account.id
+        assert [one.id for one in call("accounts")] == [account.id]
+        with pytest.raises(ServiceProblem, match="account-exists"):
+            call("create_account", "kim/Ä", "admin", "a-long-password")
+        soon = datetime.now(UTC) + timedelta(days=1)
+        key = call("create_key", "cam", ["inspect"], products=["widget"], stations=["A2"], expires_at=soon)
+        assert (key.scopes, key.products, key.stations, key.expires_at) == (["inspect"], ["widget"], ["A2"], soon)
+        assert call("revoke_key", key.id).revoked_at is not None
+        assert [one.id for one in call("keys")] == [key.id, root.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from plumbline_client._async.access import AsyncAccessCalls
 from plumbline_client._async.audit import AsyncAuditCalls
 from plumbline_client._async.bundles import AsyncBundleCalls
 from plumbline_client._async.inspections import AsyncInspectionCalls
@@ -18,6 +19,7 @@ class AsyncClient(
     AsyncRecipeCalls,
     AsyncBundleCalls,
     AsyncAuditCalls,
+    AsyncAccessCalls,
     AsyncOutboxCalls,
     AsyncReviewCalls,
     AsyncStreamCalls,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from plumbline_client._sync.access import AccessCalls
 from plumbline_client._sync.audit import AuditCalls
 from plumbline_client._sync.bundles import BundleCalls
 from plumbline_client._sync.inspections import InspectionCalls
@@ -19,6 +20,7 @@ class Client(
     RecipeCalls,
     BundleCalls,
     AuditCalls,
+    AccessCalls,
     OutboxCalls,
     ReviewCalls,
     StreamCalls,

@@ -18,11 +18,12 @@ class AuditEntryRecord(ResponseModel):
     created_at: datetime
     actor_kind: str = Field(
         description="`key` or `account`: how the author was authenticated. `local`: there was no authentication. "
+        "`anonymous`: an attempt to log in. `command-line`: a command on the machine of the service. "
         "`service`: the service itself made the change."
     )
-    actor_id: str = Field(description="Id of the key or account.")
+    actor_id: str = Field(description="Id of the key or account; for a command, its user and host.")
     actor: str = Field(description="Name of the author.")
-    address: str | None = Field(description="IP address of the client.")
+    address: str | None = Field(description="IP address of the client; for a command, the name of its host.")
     request_id: str | None = Field(description="`X-Request-ID` of the request.")
     action: str = Field(examples=["recipe:put"], description="Kind of change.")
     product: str | None

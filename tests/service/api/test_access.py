@@ -18,7 +18,7 @@ from service.access.keys import revoke
 from service.store.access import find_key
 from service.store.errors import StoreUnavailable
 from service.store.models import ApiKeyRow
-from tests.access import PASSWORD, bearer, make_account, make_key, problem_of
+from tests.access import OPERATOR, PASSWORD, bearer, make_account, make_key, problem_of
 from tests.running_service import RunningService, Serve
 
 ME = "/v1/access/me"
@@ -133,7 +133,7 @@ def test_key_revoked_by_another_process_is_refused_within_a_second(
 ) -> None:
     key = make_key(secured.store.engine, "inspect")
     assert anonymous.get(ME, headers=bearer(key)).status_code == 200
-    revoke(secured.store.engine, key.record.id)
+    revoke(secured.store.engine, key.record.id, OPERATOR)
     deadline = time.monotonic() + 1.0
     while anonymous.get(ME, headers=bearer(key)).status_code != 401:
         assert time.monotonic() < deadline

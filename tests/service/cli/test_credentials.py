@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import socket
 import stat
 from pathlib import Path
 
@@ -107,3 +109,38 @@ def test_accounts_are_managed_with_passwords_from_standard_input() -> None:
 def test_no_option_of_any_command_takes_a_password() -> None:
     for command in ("create", "set-password"):
         assert "--password" not in run("account", command, "--help").output
+
+
+@pytest.mark.slow
+def test_commands_are_recorded_with_the_user_of_the_system_and_the_host(data: Path) -> None:
+    key = run("key", "create", "cam", "--scope", "inspect").stdout.strip()
+    for _ in range(2):
+        run("key", "revoke", key.split("_")[1])
+    with_password(f"{PASSWORD}\n", "account", "create", "Kim", "--role", "operator")
+    with_password("another long password\n", "account", "set-password", "kim")
+    for command in (("disable",), ("enable",), ("set-role", "--role", "engineer")):
+        assert run("account", command[0], "kim", *command[1:]).exit_code == 0
+    lines = run("audit", "export", "--data", str(data)).stdout.splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [entry["action"] for entry in entries] == [
+        "key:create", "key:revoke", "account:create", "account:password", "account:disable", "account:enable",
+        "account:role",
+    ]  # fmt: skip
+    user, host = getpass.getuser(), socket.gethostname()
+    for entry in entries:
+        assert (entry["actor_kind"], entry["actor"]) == ("command-line", f"{user} (command line)")
+        assert (entry["actor_id"], entry["address"]) == (f"{user}@{host}"[:64], host[:64])
+    assert not any(secret in str(lines) for secret in (key, key.split("_")[2], PASSWORD, "argon2"))
+    assert run("audit", "verify", "--data", str(data)).exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data")
+def test_last_administrator_is_not_disabled_without_an_admin_key() -> None:
+    with_password(f"{PASSWORD}\n", "account", "create", "ada", "--role", "admin")
+    for command in (("disable",), ("set-role", "--role", "operator")):
+        refused = run("account", command[0], "ada", *command[1:])
+        assert refused.exit_code == 1
+        assert "last enabled one" in " ".join(refused.output.split())
+    run("key", "create", "root", "--scope", "admin")
+    assert run("account", "disable", "ada").exit_code == 0
