@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
+from structlog.testing import capture_logs
 
 from service.api.http.security_headers import SECURITY_HEADERS
 from service.api.http.server_paths import SERVER_PATHS, ServerPaths, hide_paths, hide_paths_in
 from service.settings import Settings
+from service.store.database import name_of
+from tests.postgres import PostgresServer
 from tests.running_service import RunningService, run_service
 
 
@@ -130,3 +135,35 @@ def test_folders_of_the_container_image_do_not_garble_urls() -> None:
         assert hide_paths("'/mnt/archive/line 1' cannot be written") == "'ARTEFACTS' cannot be written"
     finally:
         SERVER_PATHS.reset(token)
+
+
+@pytest.mark.parametrize("host", ["db.plant.example:5433", "[::1]", ""])
+def test_address_of_the_database_is_replaced(tmp_path: Path, host: str) -> None:
+    url = f"postgresql+psycopg://quality:secret@{host}/washer-db"
+    paths = ServerPaths(Settings(models=tmp_path / "models", data=tmp_path / "data", database_url=url))
+    name = name_of(make_url(url))
+    assert "quality" in name
+    assert paths.hide(f"The database {name} is read-only.") == "The PostgreSQL database is read-only."
+    hidden = paths.hide(f"It failed: the database {name} cannot be opened; {name}, and {tmp_path}/data/x.")
+    assert hidden == "It failed: the PostgreSQL database cannot be opened; the PostgreSQL database, and DATA/x."
+
+
+@pytest.mark.slow
+def test_clients_do_not_see_the_address_of_the_database(
+    postgres: PostgresServer, postgres_url: str, tiny_models: Path, tmp_path: Path
+) -> None:
+    name = postgres_url.rpartition("/")[2]
+    with capture_logs() as log, run_service(tiny_models, tmp_path / "data", database_url=postgres_url) as service:
+        postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        service.store.engine.dispose()
+        service.runtime.store_health.report_failure()
+        deadline = time.monotonic() + 10
+        while (response := service.client.get("/health/ready")).status_code != 503:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert "The PostgreSQL database is read-only" in " ".join(response.json()["reasons"])
+        refused = [response, service.inspect(), service.client.put("/v1/products/widget/recipe", json={"reason": "x"})]
+        refused += [service.client.get(path) for path in ("/v2/health/ready", "/metrics", "/", "/v2", "/problems")]
+        for one in refused:
+            assert not any(word in one.text for word in (name, f"127.0.0.1:{postgres.port}", "plumbline@")), one.text
+    assert any(f"plumbline@127.0.0.1:{postgres.port}/{name}" in str(entry) for entry in log), "for the operator"
