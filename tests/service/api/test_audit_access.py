@@ -131,13 +131,13 @@ def test_start_without_access_control_is_recorded_as_soon_as_the_database_can(
 ) -> None:
     from service.access import control
 
-    real, calls = control.record_change, []
+    calls = []
 
     def fail_once(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 1:
             raise StoreUnavailable("it is locked")
-        return real(*arguments)
+        return record_change(*arguments)
 
     monkeypatch.setattr(control, "record_change", fail_once)
     monkeypatch.setattr(control, "POLL_S", 0.01)
