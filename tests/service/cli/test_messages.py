@@ -128,7 +128,8 @@ def test_damaged_database_advises_a_backup(command: str, content: bytes, tiny_mo
     assert result.exit_code != 0
     assert "restore a backup of the database" in output
     assert "image again" not in output
-    assert_own(output)
+    # `doctor` begins with the versions of the libraries.
+    assert_own(output[output.index("problem database") :] if command == "doctor" else output)
 
 
 def test_missing_database_is_named_with_what_to_give(tiny_models: Path, tmp_path: Path) -> None:
