@@ -256,9 +256,8 @@ class Outbox:
             .order_by(OutboxRow.id.desc())
             .offset(limit)
         )
-        surplus = list(self._scalars(newest))
-        self.remove(surplus)
-        return len(surplus)
+        # A letter that is sent again meanwhile is pending, and `discard` keeps it.
+        return self.discard(list(self._scalars(newest)))
 
     def backlogs(self) -> dict[str, SinkBacklog]:
         """Return what the outbox holds, by sink. Sinks without messages are not included."""

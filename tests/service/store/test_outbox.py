@@ -274,6 +274,27 @@ def test_oldest_dead_letters_beyond_the_limit_are_deleted(store: Store, outbox: 
     assert len(ids(outbox)) == 1
 
 
+def test_dead_letter_that_is_sent_again_is_not_deleted_for_the_limit(
+    store: Store, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(store)
+    for _ in range(3):
+        store.writer.write(make_row())
+    dead = bury(outbox, 3)
+    find = outbox._scalars
+
+    def find_and_resend(query: Any) -> Sequence[Any]:
+        found = find(query)
+        assert outbox.resend(dead[:1], NOW) == 1
+        return found
+
+    monkeypatch.setattr(outbox, "_scalars", find_and_resend)
+    assert outbox.trim_dead_letters("mes", 1) == 1
+    monkeypatch.undo()
+    assert ids(outbox) == dead[:1]
+    assert outbox.dead_letter_ids(DeadLetterFilter()) == dead[2:]
+
+
 def test_migration_can_be_reverted(store: Store) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
