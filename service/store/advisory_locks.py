@@ -17,6 +17,8 @@ class AdvisoryLock(IntEnum):
     """Held while the tables are created or migrated."""
     AUDIT = 0x706C756D63
     """Held by a transaction that appends to the audit log."""
+    ACCOUNTS = 0x706C756D64
+    """Held by a transaction that changes accounts, so that the last administrator remains."""
 
 
 def sink_lock(sink: str) -> int:
