@@ -104,12 +104,12 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
 
 
 def _families() -> Iterable[tuple[Metric, Sequence[str]]]:
-    registry = Metrics()
+    metrics = Metrics()
     # These exist only where they are configured.
     optional = [OpcuaMetrics(CollectorRegistry()), OtelMetrics(CollectorRegistry())]
-    groups = [registry, registry.outbox, *optional]
+    groups = [metrics, metrics.bundles, metrics.http, metrics.outbox, metrics.storage, *optional]
     for collector in (collector for group in groups for collector in vars(group).values()):
-        if not hasattr(collector, "collect") or collector is registry.registry:
+        if not hasattr(collector, "collect") or collector is metrics.registry:
             continue
         # The client library has no public attribute for the names of labels; `ScoreHistogram` has the product only.
         labels = getattr(collector, "_labelnames", ("product",))

@@ -262,10 +262,12 @@ def create_app(settings: Settings) -> FastAPI:
     configure()
     metrics = Metrics()
     refusals = RefusalLog(settings.log_refusals_per_minute)
-    metrics.set_folders({"data": settings.data, "models": settings.models})
+    metrics.storage.set_folders({"data": settings.data, "models": settings.models})
     body_memory = MemoryBudget(settings.max_inflight_body_bytes)
     response_memory = MemoryBudget(settings.max_inflight_body_bytes)
-    metrics.set_body_memory(lambda: body_memory.used, lambda: response_memory.used, settings.max_inflight_body_bytes)
+    metrics.http.set_body_memory(
+        lambda: body_memory.used, lambda: response_memory.used, settings.max_inflight_body_bytes
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

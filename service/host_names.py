@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
+from collections.abc import Iterable
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?")
 
@@ -20,6 +22,15 @@ def is_address(host: str) -> bool:
 def is_host_name(host: str) -> bool:
     """Return whether a text in lower case has the form of a host name."""
     return _NAME.fullmatch(host) is not None
+
+
+def machine_names(allowed: Iterable[str]) -> frozenset[str]:
+    """Return the names of this machine in lower case.
+
+    Args:
+        allowed: Further names that are configured.
+    """
+    return frozenset({socket.gethostname().lower(), socket.getfqdn().lower(), *allowed})
 
 
 def is_loopback(host: str) -> bool:

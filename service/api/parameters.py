@@ -15,7 +15,7 @@ from service.api.http.access import principal_of
 from service.api.http.middleware import TRACEPARENT
 from service.api.http.problems import request_id
 from service.errors import InvalidRequest
-from service.schemas.common import KEY_PATTERN, PartFields
+from service.schemas.common import KEY_PATTERN, Name, PartFields
 from service.schemas.records import InspectionQuery, split_decisions, split_ids
 from service.schemas.violations import describe_violations, list_violations
 from service.serving.records import PartRecord
@@ -34,9 +34,9 @@ class _Identifier(StringConvertor):
 
 register_url_convertor("identifier", _Identifier())
 
-ProductPath = Annotated[str, Path(description="Name of the product.", max_length=64)]
-VersionPath = Annotated[str, Path(description="The bundle's version.", max_length=64)]
-InspectionPath = Annotated[str, Path(description="Id of the inspection, a UUIDv7.", max_length=64)]
+ProductPath = Annotated[Name, Path(description="Name of the product.")]
+VersionPath = Annotated[Name, Path(description="The bundle's version.")]
+InspectionPath = Annotated[Name, Path(description="Id of the inspection, a UUIDv7.")]
 
 
 def part_record(request: Request, part: PartFields, fields: Mapping[str, str] | None = None) -> PartRecord:

@@ -20,7 +20,7 @@ from service.cli.options import CLIENT_VARIABLES
 from service.cli.unknown_variables import unknown_variables
 from service.deployment.repository import empty_reason, product_folders
 from service.errors import PlumblineError
-from service.host_names import is_loopback
+from service.host_names import is_loopback, machine_names
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
 from service.integrations.config import read_sinks
@@ -348,8 +348,7 @@ def _check_certificate(settings: Settings) -> Iterator[Finding]:
         yield Finding("certificate", Health.WARNING, f"expires in {days:.0f} days", renew)
     else:
         yield Finding("certificate", Health.OK, f"valid until {facts.not_after:%Y-%m-%d}, for {names or 'no name'}")
-    own = {socket.gethostname().lower(), socket.getfqdn().lower(), *settings.allowed_hosts}
-    if not is_loopback(settings.host) and not any(map(facts.is_valid_for, own)):
+    if not is_loopback(settings.host) and not any(map(facts.is_valid_for, machine_names(settings.allowed_hosts))):
         text = f"valid for {names or 'no host name'}, not for the name of this machine ({socket.gethostname()})"
         remedy = "Clients refuse it, unless they connect under one of its names (subject alternative names)."
         yield Finding("certificate", Health.WARNING, text, remedy)

@@ -362,12 +362,12 @@ class Registry:
     def _set_active(self, product: str, active: ActiveProduct) -> None:
         # The metrics first: inspections are counted as soon as the product can be inspected.
         self._metrics.set_product(active.bundle, active.inspector.provider)
-        self._metrics.set_recipe(product, active.recipe.recipe, active.recipe.revision)
+        self._metrics.bundles.set_recipe(product, active.recipe.recipe, active.recipe.revision)
         with self._state_lock:
             self._active = MappingProxyType({**self._active, product: active})
 
     def _set_shadow(self, product: str, shadow: Shadow | None) -> None:
-        self._metrics.set_shadow(product, None if shadow is None else shadow.bundle)
+        self._metrics.bundles.set_shadow(product, None if shadow is None else shadow.bundle)
         with self._state_lock:
             others = {name: other for name, other in self._shadows.items() if name != product}
             self._shadows = MappingProxyType(others if shadow is None else {**others, product: shadow})

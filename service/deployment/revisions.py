@@ -38,9 +38,10 @@ _STOP_S = 5.0
 
 
 class SharedQuery:
-    """A query whose result is shared by all callers that arrived before it began.
+    """A query whose result is shared by all callers that arrived before it began, failures of the store included.
 
-    A caller never receives a result that is older than its call.
+    A caller never receives a result that is older than its call. A server that cannot be reached is waited for once,
+    not once per caller.
 
     Args:
         query: Runs the query.
@@ -50,18 +51,28 @@ class SharedQuery:
         self._query = query
         self._lock = threading.Lock()
         self._begun = 0
-        self._result: tuple[int, Mapping[str, int]] = (0, {})
+        self._result: tuple[int, Mapping[str, int] | StoreUnavailable] = (0, {})
 
     def __call__(self) -> Mapping[str, int]:
-        """Return a result that is not older than this call."""
+        """Return a result that is not older than this call.
+
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
         arrived = self._begun
         with self._lock:
             number, result = self._result
             if number <= arrived:
                 self._begun = number = self._begun + 1
-                result = self._query()
+                try:
+                    result = self._query()
+                except StoreUnavailable as error:
+                    self._result = number, error.copy()
+                    raise
                 self._result = number, result
-            return result
+        if isinstance(result, StoreUnavailable):
+            raise result.copy()
+        return result
 
 
 class RevisionFollower:

@@ -361,9 +361,9 @@ class Rollout:
         try:
             yield
         except BaseException:
-            self._metrics.bundle_changes.labels(product, change, "refused").inc()
+            self._metrics.bundles.bundle_changes.labels(product, change, "refused").inc()
             raise
-        self._metrics.bundle_changes.labels(product, change, "done").inc()
+        self._metrics.bundles.bundle_changes.labels(product, change, "done").inc()
 
     def _folders(self, product: str) -> list[Path]:
         self._registry.require_known(product)

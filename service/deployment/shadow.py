@@ -77,7 +77,7 @@ class ShadowRunner:
                 self._queue.append(row)
                 self._changed.notify()
         if not is_queued:
-            self._metrics.shadow_runs.labels(row.product, "dropped").inc()
+            self._metrics.bundles.shadow_runs.labels(row.product, "dropped").inc()
 
     def close(self) -> None:
         """Finish the current image, discard the queue, and end the thread."""
@@ -111,7 +111,7 @@ class ShadowRunner:
             except ShuttingDown:
                 return
             except Exception as error:  # noqa: BLE001 - a failure of the shadow bundle must not end the thread
-                self._metrics.shadow_runs.labels(row.product, "failed").inc()
+                self._metrics.bundles.shadow_runs.labels(row.product, "failed").inc()
                 reason = error.detail if isinstance(error, PlumblineError) else repr(error)
                 log.warning("shadow failed", product=row.product, inspection=row.id, reason=reason)
                 return
@@ -126,7 +126,7 @@ class ShadowRunner:
             outcome = "failed"
             log.warning("shadow verdicts not stored", count=len(judged), reason=error.detail)
         for product, _ in judged:
-            self._metrics.shadow_runs.labels(product, outcome).inc()
+            self._metrics.bundles.shadow_runs.labels(product, outcome).inc()
 
 
 def to_shadow_record(row: InspectionRecord, shadow: Shadow, judged: Inspection) -> ShadowRecord:

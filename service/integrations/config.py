@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from service.integrations.errors import SinksInvalid
@@ -21,6 +22,7 @@ from service.store.outbox import Subscription
 
 MAX_SECRET_BYTES = 64 * 1024
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 Include = Literal["regions", "links"]
 
 
@@ -167,6 +169,22 @@ class WebhookConfig(_Sink):
     def _check_proxy(cls, url: str | None) -> str | None:
         return None if url is None else _checked_url(url)
 
+    def read_bearer_token(self) -> str | None:
+        """Return the token, or None.
+
+        Raises:
+            SinksInvalid: It cannot be read, or a header cannot contain it.
+        """
+        if self.bearer_token is None:
+            return None
+        token = self.bearer_token.read(self.name, "bearer_token")
+        if _VISIBLE_ASCII.fullmatch(token) is None:
+            raise SinksInvalid(
+                f"sink {self.name!r}: bearer_token contains white space or a character that is not ASCII; expected "
+                "visible ASCII characters only."
+            )
+        return token
+
     def read_url(self) -> str:
         """Return the URL.
 
@@ -288,7 +306,8 @@ def _checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         has_port = parts.port is None or parts.port > 0
-    except ValueError:
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
         raise ValueError("expected a URL such as https://host/path") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or not has_port or any(char <= " " for char in url):
         raise ValueError("expected a URL such as https://host/path")

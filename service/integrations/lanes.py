@@ -35,6 +35,7 @@ MAX_UNCONFIRMED = 1000
 """Most messages of a sink that are delivered but not deleted yet; they would be sent again after a crash."""
 _DATABASE_PAUSE_S = 2.0
 _MISSING = "the inspection is no longer stored"
+_UNEXPECTED = "unexpected failure; see the log"
 ResultT = TypeVar("ResultT")
 
 
@@ -226,9 +227,7 @@ class SinkRunner:
         if record is None:
             await self._bury(lane, message, "missing", _MISSING)
             return True
-        event = inspection_event(message, record, self._render, self.config)
-        async with self._slots:
-            attempt = await self.sink.deliver(event)
+        attempt = await self._attempt(message, record)
         if attempt.result == "delivered":
             self._delivered(lane, message)
             return True
@@ -242,6 +241,16 @@ class SinkRunner:
             await self._postpone(lane, message, attempt, is_rejected=is_rejected)
             return False
         return True
+
+    async def _attempt(self, message: OutboxMessage, record: InspectionRecord) -> Attempt:
+        """Try once to deliver a message. A defect counts as a rejection, so that it does not block later messages."""
+        try:
+            event = inspection_event(message, record, self._render, self.config)
+            async with self._slots:
+                return await self.sink.deliver(event)
+        except Exception:
+            log.exception("delivery failed unexpectedly", sink=self.name, product=message.product, message=message.id)
+            return Attempt("rejected", _UNEXPECTED)
 
     async def _postpone(self, lane: _Lane, message: OutboxMessage, attempt: Attempt, *, is_rejected: bool) -> None:
         lane.failures += 1

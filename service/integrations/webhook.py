@@ -21,10 +21,11 @@ MAX_RETRY_AFTER_S = 3600.0
 """Longest time that a receiver can delay the next attempt for."""
 # A response is read up to this size, so that its connection can be used again. Its content is not used.
 _MAX_RESPONSE_BYTES = 64 * 1024
-# Client errors that may pass: request timeout, too early, too many requests.
-_PASSING = {408, 425, 429}
+# The receiver cannot process this message, however often it is sent. Other client errors are often repaired at the
+# receiver: an expired token, a path that is not deployed yet.
+_REFUSED = {400, 413, 415, 422}
 # The receiver or a proxy in front of it has no capacity, or is not running.
-_WITHOUT_CAPACITY = _PASSING | {502, 503, 504}
+_WITHOUT_CAPACITY = {408, 425, 429, 502, 503, 504}
 
 
 class WebhookSink:
@@ -42,8 +43,7 @@ class WebhookSink:
         self._timeout_s = config.timeout_s
         self._proxy = config.proxy
         self._secret = None if config.secret is None else config.secret.read(config.name, "secret")
-        token = None if config.bearer_token is None else config.bearer_token.read(config.name, "bearer_token")
-        self._token = token
+        self._token = config.read_bearer_token()
         self._tls = client_context(config.tls, config.name)
         self._client: httpx.AsyncClient | None = None
 
@@ -116,7 +116,7 @@ def classify(status: int, headers: Mapping[str, str], now: datetime) -> Attempt:
     """
     if 200 <= status < 300:
         return Attempt("delivered")
-    if 400 <= status < 500 and status not in _PASSING:
+    if status in _REFUSED:
         return Attempt("refused", f"the receiver returned status {status}")
     if 300 <= status < 400:
         return Attempt("rejected", f"the receiver returned status {status}; redirects are not followed")

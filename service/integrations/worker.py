@@ -84,8 +84,9 @@ class OutboxWorker:
         self._metrics = metrics
         self._limits = limits
         self._clock = clock
-        # One thread for reads and deletions, and one for leases, which may wait for a server.
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="outbox-store")
+        self._store_thread = ThreadPoolExecutor(1, thread_name_prefix="outbox-store")
+        # A thread of their own: they may wait for a server, and only one thread at a time may use them.
+        self._lease_thread = ThreadPoolExecutor(1, thread_name_prefix="outbox-leases")
         self._loop = asyncio.SelectorEventLoop()  # aiomqtt needs it on Windows
         self._runners: dict[str, SinkRunner] = {}
         self._reported: set[str] = set()
@@ -150,7 +151,9 @@ class OutboxWorker:
         finally:
             self._loop.close()
             # The database is closed afterwards, so nothing may use it any more.
-            self._threads.shutdown(cancel_futures=True)
+            self._store_thread.shutdown(cancel_futures=True)
+            self._lease_thread.submit(self._leases.release)  # begins when a request for leases has ended
+            self._lease_thread.shutdown()
 
     async def _main(self) -> None:
         self._runners = {
@@ -169,8 +172,6 @@ class OutboxWorker:
         await asyncio.gather(*(runner.stop(GRACE_S) for runner in self._runners.values()), return_exceptions=True)
         with contextlib.suppress(StoreUnavailable, TimeoutError):
             await asyncio.wait_for(self._confirm(), GRACE_S)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._run(self._leases.release), GRACE_S)
 
     async def _repeat(self, job: Callable[[], Awaitable[None]], interval_s: float) -> None:
         while True:
@@ -184,7 +185,7 @@ class OutboxWorker:
             await asyncio.sleep(interval_s)
 
     async def _poll(self) -> None:
-        held = await self._run(lambda: self._leases.hold(list(self._runners)))
+        held = await self._loop.run_in_executor(self._lease_thread, self._leases.hold, list(self._runners))
         for name, runner in self._runners.items():
             if name in held and not runner.is_active:
                 await runner.start()
@@ -245,4 +246,4 @@ class OutboxWorker:
             log.error("messages became dead letters", sink=sink, reason=reason, count=count)
 
     async def _run(self, work: Callable[[], ResultT]) -> ResultT:
-        return await self._loop.run_in_executor(self._threads, work)
+        return await self._loop.run_in_executor(self._store_thread, work)

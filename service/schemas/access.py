@@ -5,14 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from service.schemas.common import Author, Label, ResponseModel, UtcDatetime
+from service.schemas.common import Author, Label, Name, ResponseModel, UtcDatetime
 
 ScopeName = Literal["inspect", "review", "engineer", "admin"]
 RoleName = Literal["operator", "engineer", "admin"]
 Password = Annotated[SecretStr, Field(min_length=1, max_length=1024)]
-ProductName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class ApiKeyRequest(BaseModel):
@@ -27,7 +26,7 @@ class ApiKeyRequest(BaseModel):
         description="`inspect`: send images and read results. `review`: label inspections. `engineer`: change recipes "
         "and bundles. `admin`: manage keys. Each scope is granted on its own.",
     )
-    products: list[ProductName] | None = Field(
+    products: list[Name] | None = Field(
         default=None, min_length=1, max_length=1000, description="Products that the key may use; null for all."
     )
     stations: list[Label] | None = Field(
@@ -71,7 +70,7 @@ class LogIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=128)
+    name: Label
     password: Password
 
 

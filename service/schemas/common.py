@@ -16,6 +16,7 @@ LABEL_PATTERN = r"^[^\x00-\x1f\x7f]+$"
 KEY_PATTERN = r"^[\x21-\x7e]+$"
 SENTENCE_PATTERN = r"^[^\x00-\x08\x7f]+$"
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=LABEL_PATTERN)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=LABEL_PATTERN)]
 Sentence = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=SENTENCE_PATTERN)
 ]
@@ -77,7 +78,10 @@ class BufferHeaders(BaseModel):
     """Layout of a camera buffer. A request without these headers contains an encoded image."""
 
     x_pixel_format: str | None = Field(
-        default=None, max_length=32, description="PFNC name of the pixel format, such as `Mono12p` or `BayerRG8`."
+        default=None,
+        max_length=32,
+        pattern=LABEL_PATTERN,
+        description="PFNC name of the pixel format, such as `Mono12p` or `BayerRG8`.",
     )
     x_width: int | None = Field(default=None, ge=1, le=65535, description="Width in pixels.")
     x_height: int | None = Field(default=None, ge=1, le=65535, description="Height in pixels.")

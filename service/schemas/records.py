@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Annotated, Literal, Self, get_args
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from service.schemas.common import Label, ResponseModel, UtcDatetime
+from service.schemas.common import LABEL_PATTERN, Label, ResponseModel, UtcDatetime
 from service.schemas.inspection import InspectionLabel
 from service.schemas.sections import DecisionName
 
@@ -64,7 +64,7 @@ class InspectionQuery(BaseModel):
     station: Label | None = Field(default=None, description="Only inspections at this station.")
     lot: Label | None = Field(default=None, description="Only inspections of this lot.")
     part_id: Label | None = Field(default=None, description="Only inspections of this part.")
-    decision: Annotated[str, AfterValidator(_check_decisions)] | None = Field(
+    decision: Annotated[str, StringConstraints(pattern=LABEL_PATTERN), AfterValidator(_check_decisions)] | None = Field(
         default=None,
         description="Only inspections with this decision: `pass`, `review`, `fail` or `invalid`, or several of them "
         "separated by commas.",
@@ -85,7 +85,7 @@ class InspectionQuery(BaseModel):
         default=None, description="Only inspections with at most this score. Invalid images have no score."
     )
     label: InspectionLabel | None = Field(default=None, description="Only inspections with this label by reviews.")
-    ids: Annotated[str, AfterValidator(_check_ids)] | None = Field(
+    ids: Annotated[str, StringConstraints(pattern=LABEL_PATTERN), AfterValidator(_check_ids)] | None = Field(
         default=None,
         description=f"Only inspections with these ids, separated by commas; at most {MAX_IDS}. Ids that do not exist "
         "are ignored.",
@@ -114,12 +114,14 @@ class SummaryQuery(InspectionQuery):
     time_zone: str = Field(
         default="UTC",
         max_length=64,
+        pattern=LABEL_PATTERN,
         description="IANA name of the time zone of hours, shifts and days.",
         examples=["Europe/Berlin"],
     )
     shifts: str = Field(
         default="06:00,14:00,22:00",
         max_length=200,
+        pattern=LABEL_PATTERN,
         description="Local times at which shifts begin, ascending and comma-separated; for `by=shift`.",
     )
 

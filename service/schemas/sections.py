@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.schemas.common import LABEL_PATTERN
+
 MAX_COORDINATE_PX = 65_535
 
 
@@ -81,7 +83,9 @@ class PixelSetting(Section):
     """Format of the camera's images. The service never guesses these values from an image."""
 
     pixel_format: str | None = Field(
-        default=None, description="PFNC name, such as Mono12p. A camera buffer must have this pixel format."
+        default=None,
+        pattern=LABEL_PATTERN,
+        description="PFNC name, such as Mono12p. A camera buffer must have this pixel format.",
     )
     bit_depth: int | None = Field(
         default=None,

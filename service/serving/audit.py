@@ -90,8 +90,8 @@ class AuditHeadReporter:
         head, last = self._service.head(), self._last
         if last is not None and last.id > 0 and audit_hash(self._engine, last.id) != last.hash:
             log.error("audit log was changed", entry=last.id, expected_hash=last.hash, newest_entry=head.id)
-            self._metrics.audit_violations.inc()
-        self._metrics.audit_entries.set(head.id)
+            self._metrics.storage.audit_violations.inc()
+        self._metrics.storage.audit_entries.set(head.id)
         log.info("audit log", entries=head.id, head=head.hash)
         self._last = head
 

@@ -144,7 +144,7 @@ class RetentionSweeper:
         removed = [item for item in found if not self._stop.is_set() and self._unlink(item)]
         mark_removed(self.store.engine, [item.inspection_id for item in removed], self._clock.now())
         self.store.files.remove_empty_days(item.inspection_id for item in removed)
-        self._metrics.artefacts_removed.labels(product, decision).inc(len(removed))
+        self._metrics.storage.artefacts_removed.labels(product, decision).inc(len(removed))
         if removed:
             log.info("images and maps removed", product=product, decision=decision, count=len(removed))
         return len(removed)
@@ -153,7 +153,7 @@ class RetentionSweeper:
         try:
             self.store.files.unlink(item.inspection_id, item.media_type)
         except StoreUnavailable as error:
-            self._metrics.retention_failures.inc()
+            self._metrics.storage.retention_failures.inc()
             log.error("image or map not removed", inspection=str(item.inspection_id), reason=error.detail)
             return False
         return True

@@ -14,6 +14,7 @@ from sqlalchemy import CursorResult, Engine, Executable, delete, exists, false, 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from service.store.advisory_locks import AdvisoryLock
 from service.store.audit import Actor, AuditAction, AuditEntry, append_audit
 from service.store.errors import LastAdmin, StoreUnavailable
 from service.store.models import AccountRow, ApiKeyRow, SessionRow
@@ -21,7 +22,6 @@ from service.store.session import reading, transaction, writing
 
 _KEYS, _ACCOUNTS, _SESSIONS = ApiKeyRow.__table__, AccountRow.__table__, SessionRow.__table__
 _ADMIN = "admin"
-_ACCOUNTS_LOCK = 0x706C756D63  # of PostgreSQL's advisory locks: any number that no other lock uses
 _NO_CHANGE = update(AccountRow).where(false()).values(role="")
 
 
@@ -353,7 +353,7 @@ def _account(session: Session, account_id: str) -> AccountRecord | None:
 def _lock_accounts(session: Session) -> None:
     """Exclude other changes of accounts until the transaction ends. Two of them could disable the last two admins."""
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ACCOUNTS_LOCK})
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": AdvisoryLock.ACCOUNTS.value})
     else:
         # SQLite has one writer at a time. A statement that changes nothing takes its lock before anything is read.
         session.execute(_NO_CHANGE)

@@ -31,6 +31,7 @@ from sqlalchemy import Engine, Select, false, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from service.schemas.common import SYSTEM_AUTHOR
+from service.store.advisory_locks import AdvisoryLock
 from service.store.errors import StoreUnavailable
 from service.store.models import AuditRow
 from service.store.session import reading, writing
@@ -56,7 +57,6 @@ MAX_ADDRESS = 64
 """Longest address, in characters."""
 GENESIS = "0" * 64
 """The previous hash of the first entry."""
-_LOCK = 0x706C756D62  # of PostgreSQL's advisory locks: any number that no other lock uses
 _PIECE = 500
 _NO_CHANGE = update(AuditRow.__table__).where(false()).values(note="")  # type: ignore[arg-type]  # a Table
 
@@ -218,14 +218,19 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def append_audit(session: Session, entry: AuditEntry) -> AuditRecord:
-    """Append an entry to the audit log, inside the transaction of the change that it records.
+def append_audit(session: Session, *entries: AuditEntry) -> None:
+    """Append entries to the audit log, inside the transaction of the change that they record.
 
     Args:
-        session: An open transaction, in which the change was made before.
-        entry: The entry.
+        session: An open transaction, in which the change was made before. No other statement may follow.
+        entries: The entries, in their order in the log.
     """
     _lock(session)
+    for entry in entries:
+        _append(session, entry)
+
+
+def _append(session: Session, entry: AuditEntry) -> AuditRecord:
     newest = session.execute(_newest()).one_or_none()
     number, previous_hash = (0, GENESIS) if newest is None else (newest.id, newest.hash)
     actor = entry.actor
@@ -266,7 +271,8 @@ def record_change(engine: Engine, entry: AuditEntry) -> AuditRecord:
         StoreUnavailable: The database cannot store it.
     """
     with writing(engine, "the change cannot be recorded in the audit log") as session:
-        return append_audit(session, entry)
+        _lock(session)
+        return _append(session, entry)
 
 
 @contextmanager
@@ -363,7 +369,7 @@ def read_audit(engine: Engine, which: AuditFilter | None = None) -> Iterator[Aud
 def _lock(session: Session) -> None:
     """Exclude other transactions that append until this one ends. Two of them would continue the same entry."""
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": AdvisoryLock.AUDIT.value})
     else:
         # SQLite has one writer at a time. A statement that changes nothing takes its lock before the newest is read.
         session.execute(_NO_CHANGE)

@@ -65,7 +65,9 @@ class BundleChoices:
     def append(self, draft: ChoiceDraft) -> BundleChoice:
         """Append a choice. It is durable when this method returns."""
         with writing(self._engine, "the choice of a bundle cannot be stored") as session:
-            return _insert(session, draft)
+            choice, entry = _insert(session, draft)
+            append_audit(session, entry)
+            return choice
 
     def withdraw(self, choice: BundleChoice) -> None:
         """Remove a choice that never had an effect, because the change that it belongs to failed afterwards."""
@@ -91,17 +93,21 @@ class BundleChoices:
 
         def write() -> tuple[Sequence[BundleChoice], RecipeRevision | None]:
             with writing(self._engine, "the choice of a bundle cannot be stored") as session:
-                revision = None if recipe is None else insert_recipe(session, recipe)
+                revision, entries = (None, []) if recipe is None else insert_recipe(session, recipe)
                 first, *others = drafts
                 if predecessor is not None:
-                    first = replace(first, returns_to=_insert(session, predecessor).id)
-                return [_insert(session, draft) for draft in (first, *others)], revision
+                    choice, entry = _insert(session, predecessor)
+                    entries.append(entry)
+                    first = replace(first, returns_to=choice.id)
+                inserted = [_insert(session, draft) for draft in (first, *others)]
+                append_audit(session, *entries, *(entry for _, entry in inserted))
+                return [choice for choice, _ in inserted], revision
 
         return retry_conflicts(write)
 
 
-def _insert(session: Session, draft: ChoiceDraft) -> BundleChoice:
-    """Insert a choice and its entry in the audit log."""
+def _insert(session: Session, draft: ChoiceDraft) -> tuple[BundleChoice, AuditEntry]:
+    """Insert a choice; return it and the entry for the audit log, which is to be appended at the end."""
     before = session.execute(
         select(BundleChoiceRow.bundle_digest)
         .where(BundleChoiceRow.product == draft.product, BundleChoiceRow.role == draft.role)
@@ -120,19 +126,16 @@ def _insert(session: Session, draft: ChoiceDraft) -> BundleChoice:
     session.add(row)
     session.flush()
     choice = _choice(row)
-    append_audit(
-        session,
-        AuditEntry(
-            draft.actor,
-            draft.action,
-            product=draft.product,
-            object=choice.version or (None if before is None else before[:12]),
-            before={"role": draft.role, "bundle_digest": before},
-            after={"role": draft.role, "bundle_digest": draft.bundle_digest},
-            note=draft.reason,
-        ),
+    entry = AuditEntry(
+        draft.actor,
+        draft.action,
+        product=draft.product,
+        object=choice.version or (None if before is None else before[:12]),
+        before={"role": draft.role, "bundle_digest": before},
+        after={"role": draft.role, "bundle_digest": draft.bundle_digest},
+        note=draft.reason,
     )
-    return choice
+    return choice, entry
 
 
 def _choice(row: BundleChoiceRow) -> BundleChoice:

@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, text
 
+from service.store.advisory_locks import AdvisoryLock
+
 OLDEST_MAJOR = 14
 _ENCODING = "UTF8"
-_MIGRATION_LOCK = 0x706C756D62  # any number that no other program uses in this database
 
 # A connection whose peer is gone fails after this time, instead of after the two hours of the operating system.
 _KEEPALIVES = {
@@ -146,7 +147,7 @@ def lock_for_migration(connection: Connection) -> None:
     """
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text("SET LOCAL lock_timeout = 0"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": AdvisoryLock.MIGRATION.value})
 
 
 # By SQLSTATE; by its first two characters, the class, if there is no entry for all five.

@@ -129,22 +129,29 @@ def append_recipe(
 
     def write() -> RecipeRevision:
         with writing(engine, "the recipe cannot be stored") as session:
-            return insert_recipe(session, draft, expected_revision)
+            revision, entries = insert_recipe(session, draft, expected_revision)
+            append_audit(session, *entries)
+            return revision
 
     # The constraint on (product, revision) rejects one of two concurrent changes. The retry reads the new current
     # revision, so it finds the conflict if the caller expected a certain one.
     return retry_conflicts(write)
 
 
-def insert_recipe(session: Session, draft: RecipeDraft, expected_revision: int | None = None) -> RecipeRevision:
+def insert_recipe(
+    session: Session, draft: RecipeDraft, expected_revision: int | None = None
+) -> tuple[RecipeRevision, list[AuditEntry]]:
     """Insert a recipe as the next revision of its product, inside a transaction of the store.
 
-    Every change of a recipe passes here: it is where retention is guarded and the audit log is written.
+    Every change of a recipe passes here: it is where retention is guarded and the entries of the audit log are made.
 
     Args:
         session: An open transaction.
         draft: The recipe.
         expected_revision: The revision that the change is based on; None to accept any.
+
+    Returns:
+        The stored revision, and the entries that the caller appends to the audit log as the last statements.
 
     Raises:
         RecipeConflict: Another revision is in force.
@@ -166,12 +173,13 @@ def insert_recipe(session: Session, draft: RecipeDraft, expected_revision: int |
     )
     session.add(row)
     session.flush()
-    _audit(session, draft, current, row, effect)
-    return _revision(row)
+    return _revision(row), _audit_entries(draft, current, row, effect)
 
 
-def _audit(session: Session, draft: RecipeDraft, old: RecipeRow | None, new: RecipeRow, effect: RemovalEffect) -> None:
-    """Record a change of a recipe; if it changes how long images are kept, also as a change of its own."""
+def _audit_entries(
+    draft: RecipeDraft, old: RecipeRow | None, new: RecipeRow, effect: RemovalEffect
+) -> list[AuditEntry]:
+    """Return the entry for a change of a recipe, and a second one if it changes how long images are kept."""
     before = {} if old is None else old.recipe
     changed = list(differences(before, new.recipe))
     entry = AuditEntry(
@@ -183,16 +191,16 @@ def _audit(session: Session, draft: RecipeDraft, old: RecipeRow | None, new: Rec
         after=_facts(new, {path: value for path, _, value in changed}),
         note=draft.reason,
     )
-    append_audit(session, entry)
     policies = [{name: recipe.get(name) for name in RETENTION_SECTIONS} for recipe in (before, new.recipe)]
-    if old is not None and policies[0] != policies[1]:
-        after = policies[1] | {
-            "confirm_removal": draft.confirm_removal,
-            # `removed_by_changes` reads these.
-            "confirmed": effect.is_confirmed,
-            "removed": dict(effect.removed),
-        }
-        append_audit(session, replace(entry, action="retention:change", before=policies[0], after=after))
+    if old is None or policies[0] == policies[1]:
+        return [entry]
+    after = policies[1] | {
+        "confirm_removal": draft.confirm_removal,
+        # `removed_by_changes` reads these.
+        "confirmed": effect.is_confirmed,
+        "removed": dict(effect.removed),
+    }
+    return [entry, replace(entry, action="retention:change", before=policies[0], after=after)]
 
 
 def _facts(row: RecipeRow, values: Mapping[str, Any]) -> dict[str, Any]:

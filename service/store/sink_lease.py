@@ -9,12 +9,12 @@ process ends. A proxy that gives a session to several clients (pgbouncer in tran
 from __future__ import annotations
 
 import contextlib
-import hashlib
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.store.advisory_locks import sink_lock
 from service.store.reasons import reason_of
 
 log = structlog.get_logger(__name__)
@@ -47,7 +47,7 @@ class SinkLeases:
             self._connection.execute(text("SELECT 1"))
             for sink in sinks:
                 if sink not in self._held and self._connection.scalar(
-                    text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_key(sink)}
+                    text("SELECT pg_try_advisory_lock(:key)"), {"key": sink_lock(sink)}
                 ):
                     self._held.add(sink)
         except SQLAlchemyError as error:
@@ -69,9 +69,3 @@ class SinkLeases:
                 connection.invalidate()
             with contextlib.suppress(SQLAlchemyError):
                 connection.close()
-
-
-def lock_key(sink: str) -> int:
-    """Return the key of the advisory lock of a sink, a signed 64-bit number."""
-    digest = hashlib.sha256(f"plumbline sink {sink}".encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)

@@ -6,11 +6,8 @@ import asyncio
 import io
 import json
 import re
-import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,52 +22,17 @@ from plumbline_client import (
     MissingExtra,
     PlumblineClientError,
     ServiceProblem,
-    ServiceUnreachable,
     UnexpectedResponse,
 )
 from plumbline_client._async import concurrency as async_concurrency
 from plumbline_client._sync import concurrency as sync_concurrency
-
-Handler = Callable[[httpx.Request], httpx.Response]
-URL = "http://plumbline"
+from tests.client.calls import URL, Handler, call
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
-
-
-def call(is_async: bool, url: str, method: str, *arguments: Any, handler: Handler | None = None, **options: Any) -> Any:
-    """Call a method of a new client; return its result."""
-    transport: dict[str, Any] = {"transport": httpx.MockTransport(handler)} if handler else {}
-    if not is_async:
-        with Client(url, **transport, **options) as plumbline:
-            return getattr(plumbline, method)(*arguments)
-
-    async def run() -> Any:
-        async with AsyncClient(url, **transport, **options) as plumbline:
-            return await getattr(plumbline, method)(*arguments)
-
-    return asyncio.run(run())
-
-
-@pytest.fixture(params=[False, True], ids=["sync", "async"])
-def is_async(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Pauses before further attempts, which are not waited for."""
-    found: list[float] = []
-
-    async def pause(seconds: float) -> None:
-        found.append(seconds)
-
-    monkeypatch.setattr("plumbline_client._sync.connection.sleep", found.append)
-    monkeypatch.setattr("plumbline_client._async.connection.sleep", pause)
-    return found
 
 
 def full(**stated: Any) -> Handler:
@@ -151,79 +113,6 @@ def test_slug_is_the_last_part_of_the_type(problem_type: str, slug: str) -> None
     assert ServiceProblem(503, {"type": problem_type}).slug == slug
 
 
-@contextmanager
-def listening(respond: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Yield the URL of a server that passes every connection to `respond`."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    respond(connection)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def assert_unreachable(is_async: bool, url: str, reason: str, **options: Any) -> None:
-    with pytest.raises(ServiceUnreachable) as caught:
-        call(is_async, url, "products", **options)
-    assert isinstance(caught.value, PlumblineClientError)
-    assert caught.value.url == f"{url}/v1/products"
-    assert reason in caught.value.reason, caught.value
-    assert caught.value.reason
-    assert isinstance(caught.value.__cause__, httpx.HTTPError)
-    with pytest.raises(ServiceUnreachable):
-        call(is_async, url, "readiness", **options)
-
-
-def test_refused_connection_is_unreachable(is_async: bool) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert_unreachable(is_async, f"http://127.0.0.1:{port}", "")
-
-
-def test_unknown_host_is_unreachable(is_async: bool) -> None:
-    assert_unreachable(is_async, "http://nowhere.invalid", "", timeout_s=20)
-
-
-@pytest.mark.slow
-def test_slow_service_is_unreachable(is_async: bool) -> None:
-    def respond(connection: socket.socket) -> None:
-        while connection.recv(4096):
-            pass
-
-    with listening(respond) as url:
-        assert_unreachable(is_async, url, "no response within 0.1 s", timeout_s=0.1)
-
-
-def test_lost_connection_is_unreachable(is_async: bool) -> None:
-    def respond(connection: socket.socket) -> None:
-        connection.recv(4096)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
-
-    with listening(respond) as url:
-        assert_unreachable(is_async, url, "")
-
-
-def test_server_without_tls_is_unreachable_over_https(is_async: bool) -> None:
-    def respond(connection: socket.socket) -> None:
-        connection.recv(4096)
-        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-    with listening(respond) as url:
-        assert_unreachable(is_async, url.replace("http", "https"), "TLS")
-
-
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "", "http://host:port", "/v1"])
 def test_base_url_that_is_no_url_is_refused(url: str) -> None:
     for client in (Client, AsyncClient):
@@ -266,14 +155,6 @@ def test_authentication_is_sent_with_every_request(is_async: bool) -> None:
     in_url = sent(is_async, "http://user:secret@plumbline/prefix/", "products")
     assert in_url["headers"]["authorization"] == basic
     assert in_url["url"] == "http://plumbline/prefix/v1/products"
-
-
-def test_credentials_of_the_url_are_in_no_message(is_async: bool) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with pytest.raises(ServiceUnreachable) as caught:
-        call(is_async, f"http://user:secret@127.0.0.1:{port}", "products")
-    assert "secret" not in str(caught.value)
 
 
 def test_names_are_quoted_in_paths(is_async: bool) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from docs import generate
 from service.api.http.problems import catalogue
+from service.monitoring.metrics import Metrics
 from service.settings import PREFIX, Settings
 from tests.docs.blocks import ROOT
 
@@ -53,6 +54,13 @@ def test_commands_are_listed_with_their_options(page: str, commands: list[str]) 
     for line in text.splitlines():
         if line.startswith("| `"):
             assert line.split(" | ")[-1].strip(" |"), f"no description: {line}"
+
+
+def test_metrics_lists_every_metric_of_the_service() -> None:
+    listed = set(re.findall(r"(?m)^\| `(\w+)` \|", generate.metrics()))
+    families = [family for family in Metrics().registry.collect() if family.name.startswith(("inspection_", "http_"))]
+
+    assert {family.name + ("_total" if family.type == "counter" else "") for family in families} <= listed
 
 
 def test_metrics_lists_what_alerts_and_dashboard_use() -> None:

@@ -32,7 +32,9 @@ from service.access.errors import (
 )
 from service.access.principal import ANONYMOUS, LOCAL, Principal, Scope
 from service.access.restrictions import require_product
+from service.api.http.body_limit import has_body
 from service.api.http.clients import PRINCIPAL
+from service.api.http.origin import SAFE_METHODS
 from service.api.http.problems import REQUEST_ID, ProblemResponse
 from service.errors import PlumblineError
 from service.host_names import is_loopback
@@ -48,7 +50,6 @@ CSRF_HEADER = "X-CSRF-Token"
 _CHECKED = "plumbline.checked_endpoint"
 _RECHECK = "plumbline.recheck"
 _ATTRIBUTE = "__access_rule__"
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _BEARER = re.compile(r"bearer +(\S.*)", re.IGNORECASE)
 EndpointT = TypeVar("EndpointT", bound=Callable[..., Any])
 Need = Scope | Literal["any"] | None
@@ -228,18 +229,12 @@ class AccessMiddleware:
     async def _refuse(self, error: PlumblineError, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             # The body was not read, so the connection cannot be used for another request.
-            await ProblemResponse(error, scope[REQUEST_ID], close=has_body(scope))(scope, receive, send)
+            await ProblemResponse(error, scope[REQUEST_ID], close=has_body(Headers(scope=scope)))(scope, receive, send)
             return
         name = str(new_id())
         self._metrics.count_refusal(error)
         self._refusals.record(error.slug, name, status=error.status, path=scope["path"], reason=error.detail)
         await ProblemResponse(error, name)(scope, receive, send)
-
-
-def has_body(scope: AsgiScope) -> bool:
-    """Return whether the headers of a request announce a body."""
-    headers = Headers(scope=scope)
-    return headers.get("content-length", "") not in {"", "0"} or "transfer-encoding" in headers
 
 
 def is_local(scope: AsgiScope) -> bool:
@@ -276,7 +271,7 @@ async def _identify(control: AccessControl, scope: AsgiScope) -> Identity | None
     if token is None:
         raise NotAuthenticated
     identity = await control.identify_session(token)
-    if scope["method"] not in _SAFE_METHODS:
+    if scope["method"] not in SAFE_METHODS:
         assert identity.csrf_token is not None
         if not hmac.compare_digest(headers.get(CSRF_HEADER, "").encode(), identity.csrf_token.encode()):
             raise CsrfFailed

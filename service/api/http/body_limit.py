@@ -102,6 +102,11 @@ def limit_body(limit: BodyLimit) -> Callable[[EndpointT], EndpointT]:
     return declare
 
 
+def has_body(headers: Headers) -> bool:
+    """Return whether the headers of a request announce a body."""
+    return headers.get("content-length", "") not in {"", "0"} or "transfer-encoding" in headers
+
+
 class BodyLimitMiddleware:
     """Rejects a request body that is too large or too slow, or that does not fit into the memory budget.
 
@@ -129,9 +134,8 @@ class BodyLimitMiddleware:
             return
         headers = Headers(scope=scope)
         stated = headers.get("content-length", "")
-        has_body = stated not in {"", "0"} or "transfer-encoding" in headers
-        scope[BODY_READ] = not has_body
-        if not has_body:
+        scope[BODY_READ] = not has_body(headers)
+        if scope[BODY_READ]:
             await self._app(scope, receive, send)
             return
         limit = self._find_limit(scope)

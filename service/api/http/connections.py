@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from service.monitoring.metrics import CloseReason, Metrics
+from service.monitoring.http_metrics import CloseReason
+from service.monitoring.metrics import Metrics
 from service.serving.memory_budget import MemoryBudget
 from service.settings import Settings
 
@@ -114,7 +115,7 @@ class Connections:
         self._open: dict[TrackedConnection, str] = {}
         self._lingering: dict[TrackedConnection, float] = {}
         self._sweeper: asyncio.TimerHandle | None = None
-        metrics.connections.set_function(lambda: len(self._open))
+        metrics.http.connections.set_function(lambda: len(self._open))
 
     def add(self, connection: TrackedConnection, client: str) -> bool:
         """Count a new connection.
@@ -163,7 +164,7 @@ class Connections:
 
     def count_close(self, reason: CloseReason) -> None:
         """Count a connection that the service closes."""
-        self.metrics.connections_closed.labels(reason).inc()
+        self.metrics.http.connections_closed.labels(reason).inc()
 
     def _replace_one(self, newcomer: str) -> bool:
         """Close a connection for a new one, preferably of the client with most connections.

@@ -227,7 +227,7 @@ class HttpProtocol(HttpToolsProtocol):
             # The request in progress ends as if the client had closed the connection.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self._connections.metrics.problems.labels(error.slug).inc()
+        self._connections.metrics.http.problems.labels(error.slug).inc()
         self.transport.write(problem_response(error))
         if self.transport.can_write_eof():
             self.transport.write_eof()

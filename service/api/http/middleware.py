@@ -16,7 +16,8 @@ from service.api.http.errors import InternalError, RouteNotFound
 from service.api.http.problems import PROBLEM, PROBLEM_DETAIL, REQUEST_ID, ProblemResponse
 from service.api.http.security_headers import SECURITY_HEADERS
 from service.api.http.server_paths import SERVER_PATHS, ServerPaths
-from service.monitoring.metrics import UNMATCHED_ROUTE, Metrics
+from service.monitoring.http_metrics import UNMATCHED_ROUTE
+from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.store.ids import new_id
 
@@ -116,11 +117,11 @@ class RequestContext:
         # The label is the route's template, not the path: each id and each scanned path would make a time series.
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-        self._metrics.count_request(method, route, status, seconds)
+        self._metrics.http.count_request(method, route, status, seconds)
         problem = scope.get(PROBLEM)
         # A 503 of /health/ready is a report, not a refusal: it has no problem.
         if problem is not None:
-            self._metrics.problems.labels(problem).inc()
+            self._metrics.http.problems.labels(problem).inc()
             self._refusals.record(
                 problem,
                 scope[REQUEST_ID],

@@ -11,7 +11,6 @@ A web page can make a browser send requests to any address. Three checks keep su
 
 from __future__ import annotations
 
-import socket
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -20,11 +19,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.http.errors import ForeignOrigin, HostNotAllowed, MalformedRequest
 from service.api.http.problems import REQUEST_ID, ProblemResponse
 from service.errors import PlumblineError
-from service.host_names import is_address, is_host_name
+from service.host_names import is_address, is_host_name, machine_names
 from service.settings import Settings
 from service.store.ids import new_id
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods of requests that change nothing."""
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _SECURE_SCHEMES = {"ws": "http", "wss": "https"}
 
@@ -39,8 +39,7 @@ class OriginGuard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        own = {"localhost", _name_of(settings.host), *map(str.lower, (socket.gethostname(), socket.getfqdn()))}
-        self._hosts = frozenset(own | set(settings.allowed_hosts))
+        self._hosts = machine_names(settings.allowed_hosts) | {"localhost", _name_of(settings.host)}
         self._origins = settings.allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +65,7 @@ class OriginGuard:
         host = _host_and_port(hosts[0], scope["scheme"]) if hosts else None
         if hosts and (host is None or not self._is_own(host[0])):
             return HostNotAllowed()
-        if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
+        if scope["type"] == "http" and scope["method"] in SAFE_METHODS:
             return None
         origins = headers.getlist("origin")
         if any(origin.lower() in self._origins for origin in origins) and len(origins) == 1:

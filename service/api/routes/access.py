@@ -34,12 +34,13 @@ from service.schemas.access import (
     OwnPasswordChange,
     ScopeName,
 )
+from service.schemas.common import Name
 from service.store.access import KeyRecord
 from service.store.errors import StoreUnavailable
 
 router = APIRouter(prefix="/v1/access", tags=["access"])
 
-KeyPath = Annotated[str, Path(description="Id of the key: its part between the underscores.", max_length=64)]
+KeyPath = Annotated[Name, Path(description="Id of the key: its part between the underscores.")]
 # Secrets must not stay in the cache of a browser or a proxy.
 _NOT_STORED = {"Cache-Control": "no-store"}
 _COOKIE = {"Set-Cookie": {"description": "The session cookie.", "schema": {"type": "string"}}}

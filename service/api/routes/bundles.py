@@ -50,6 +50,7 @@ from service.schemas.bundle import (
     ChoiceRecord,
     ComparisonRecord,
 )
+from service.schemas.common import LABEL_PATTERN
 from service.store.errors import RecipeUnreadable, RemovalNotConfirmed, StoreUnavailable
 from service.untrusted_zip import MEDIA_TYPE
 
@@ -283,10 +284,16 @@ def compare_bundles(
     product: ProductPath,
     bundles: BundlesDep,
     active: Annotated[
-        str | None, Query(max_length=12, description="Version that decided; by default the active one.")
+        str | None,
+        Query(max_length=12, pattern=LABEL_PATTERN, description="Version that decided; by default the active one."),
     ] = None,
     shadow: Annotated[
-        str | None, Query(max_length=12, description="Version that ran as the shadow; by default the latest one.")
+        str | None,
+        Query(
+            max_length=12,
+            pattern=LABEL_PATTERN,
+            description="Version that ran as the shadow; by default the latest one.",
+        ),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=10_000, description="Maximum number of images, newest first.")] = 1000,
 ) -> ComparisonRecord:

@@ -22,7 +22,7 @@ from service.api.lookout.results import ANOMALY_COLOUR, DetectAnomaliesResponse,
 from service.api.parameters import IdempotencyHeader, ProductPath, part_record
 from service.api.responses import BINARY, INSPECT_ERRORS, verdict_headers
 from service.deployment.errors import VersionNotActive
-from service.schemas.common import PartFields
+from service.schemas.common import Name, PartFields
 from service.serving.image import Image, RequestKey
 from service.store.errors import IdempotencyKeyUsed
 
@@ -33,8 +33,7 @@ _ACTIVE = frozenset({"active", "1"})
 _INVOCATION = re.compile(r"[\x21-\x7e]{1,100}")
 
 ModelVersionPath = Annotated[
-    str,
-    Path(description="`active` or `1` for the active bundle, or the version of the active bundle.", max_length=64),
+    Name, Path(description="`active` or `1` for the active bundle, or the version of the active bundle.")
 ]
 
 

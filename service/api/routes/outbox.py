@@ -12,6 +12,7 @@ from service.api.http.problems import problem_responses
 from service.errors import InvalidRequest
 from service.integrations.errors import SinkNotConfigured
 from service.integrations.outbox import SinkSummary
+from service.schemas.common import Name
 from service.schemas.outbox import DeadLetter, DeadLetterCount, DeadLetterPage, OutboxStatus, SinkStatus
 from service.store.errors import StoreUnavailable, UnknownDeadLetter
 from service.store.outbox import DeadLetterFilter, OutboxMessage
@@ -19,8 +20,8 @@ from service.store.outbox import DeadLetterFilter, OutboxMessage
 router = APIRouter(prefix="/v1/outbox", tags=["outbox"])
 
 MessagePath = Annotated[int, Path(ge=1, le=2**53, description="Id of the dead letter.")]
-SinkQuery = Annotated[str, Query(max_length=64, description="Name of the sink.")]
-ProductQuery = Annotated[str | None, Query(max_length=64, description="Only dead letters of this product.")]
+SinkQuery = Annotated[Name, Query(description="Name of the sink.")]
+ProductQuery = Annotated[Name | None, Query(description="Only dead letters of this product.")]
 _ERRORS = (InvalidRequest, StoreUnavailable)
 
 
@@ -40,7 +41,7 @@ def read_outbox(outbox: OutboxDep) -> OutboxStatus:
 @requires("engineer")
 def list_dead_letters(
     outbox: OutboxDep,
-    sink: Annotated[str | None, Query(max_length=64, description="Only dead letters of this sink.")] = None,
+    sink: Annotated[Name | None, Query(description="Only dead letters of this sink.")] = None,
     product: ProductQuery = None,
     cursor: Annotated[int | None, Query(ge=1, le=2**53, description="`next_cursor` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of dead letters on the page.")] = 50,

@@ -35,6 +35,7 @@ from service.inspection.errors import ScoreNotFinite
 from service.proposals.errors import UnknownProposal
 from service.proposals.records import ProposalOptions
 from service.recipes.errors import InvalidRecipe
+from service.schemas.common import Name
 from service.schemas.proposal import (
     InspectionSelection,
     Proposal,
@@ -53,7 +54,7 @@ from service.untrusted_zip import MEDIA_TYPE as ZIP
 
 router = APIRouter(prefix="/v1/products", tags=["proposals"])
 
-ProposalPath = Annotated[str, Path(description="Id of the proposal, a UUIDv7.", max_length=64)]
+ProposalPath = Annotated[Name, Path(description="Id of the proposal, a UUIDv7.")]
 
 _JSON = "application/json"
 _ERRORS: tuple[Any, ...] = (UnknownProduct, InvalidRequest, StoreUnavailable)

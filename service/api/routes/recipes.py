@@ -29,7 +29,7 @@ from service.proposals.errors import ProposalOutdated, UnknownProposal
 from service.recipes.errors import InvalidRecipe
 from service.recipes.toml_file import MEDIA_TYPE as TOML
 from service.recipes.toml_file import read_toml, write_toml
-from service.schemas.common import ConfirmRemoval, Label
+from service.schemas.common import SENTENCE_PATTERN, ConfirmRemoval, Label
 from service.schemas.recipe import (
     RecipeChange,
     RecipeDiff,
@@ -130,6 +130,7 @@ def change_recipe(
         str | None,
         Query(
             max_length=1000,
+            pattern=SENTENCE_PATTERN,
             description="Reason for a change as TOML; overrides the reason in the file. As JSON: in the body.",
         ),
     ] = None,

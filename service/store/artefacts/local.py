@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from service.store.artefacts.files import ArtefactFiles, WrittenFile, day_name, image_name, map_name
+from service.store.artefacts.files import ArtefactFiles, WrittenFile, day_name
 from service.store.errors import StoreUnavailable
 from service.store.identity import StorageGuard
 from service.store.ids import created_at, new_id
@@ -69,14 +69,6 @@ class LocalFiles(ArtefactFiles):
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
-
-    def image_path(self, inspection_id: UUID, media_type: str) -> Path:
-        """Return the path of an inspection's image."""
-        return self.root / image_name(inspection_id, media_type)
-
-    def map_path(self, inspection_id: UUID) -> Path:
-        """Return the path of an inspection's anomaly map."""
-        return self.root / map_name(inspection_id)
 
     def remove_empty_days(self, inspection_ids: Iterable[UUID]) -> None:
         """Delete the day folders of these inspections that are empty.

@@ -23,6 +23,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 from service.store.artefacts.files import ArtefactFiles, WrittenFile, image_name, map_name
 from service.store.artefacts.options import ArtefactOptions
 from service.store.artefacts.reasons import is_missing_bucket, remote_reason
+from service.store.artefacts.stored_file import last_part
 from service.store.errors import StoreUnavailable
 from service.store.identity import StorageGuard
 
@@ -171,9 +172,9 @@ class RemoteFiles(ArtefactFiles):
             self._request("rm_file", name)
         except FileNotFoundError as error:
             if is_missing_bucket(error):
-                raise self._unavailable(f"{_last(name)} cannot be deleted from", error) from error
+                raise self._unavailable(f"{last_part(name)} cannot be deleted from", error) from error
         except Exception as error:
-            raise self._unavailable(f"{_last(name)} cannot be deleted from", error) from error
+            raise self._unavailable(f"{last_part(name)} cannot be deleted from", error) from error
 
     def _request(self, method: str, name: str, *arguments: Any, deadline_s: float | None = None, **options: Any) -> Any:
         file_system, path = self._connect(), f"{self._root}/{name}"
@@ -219,7 +220,7 @@ class RemoteFiles(ArtefactFiles):
         return file_system
 
     def _write_error(self, name: str, error: Exception) -> StoreUnavailable:
-        unavailable = self._unavailable(f"{_last(name)} cannot be written to", error)
+        unavailable = self._unavailable(f"{last_part(name)} cannot be written to", error)
         self._failure = unavailable.reason
         return unavailable
 
@@ -229,8 +230,4 @@ class RemoteFiles(ArtefactFiles):
     def _read_error(self, name: str, error: Exception) -> Exception:
         if isinstance(error, FileNotFoundError) and not is_missing_bucket(error):
             return FileNotFoundError(name)
-        return self._unavailable(f"{_last(name)} cannot be read from", error)
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
+        return self._unavailable(f"{last_part(name)} cannot be read from", error)

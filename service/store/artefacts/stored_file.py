@@ -47,11 +47,12 @@ class StoredFile:
         try:
             piece = self.read_part(self.name, offset, PIECE_BYTES)
         except FileNotFoundError as error:
-            raise StoreUnavailable(f"{_last(self.name)} was removed while it was read") from error
+            raise StoreUnavailable(f"{last_part(self.name)} was removed while it was read") from error
         if not piece:
-            raise StoreUnavailable(f"{_last(self.name)} is shorter than it was")
+            raise StoreUnavailable(f"{last_part(self.name)} is shorter than it was")
         return piece
 
 
-def _last(name: str) -> str:
+def last_part(name: str) -> str:
+    """Return the name of a file without its folders, for messages."""
     return name.rpartition("/")[2]

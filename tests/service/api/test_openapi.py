@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +85,48 @@ def test_every_problem_is_declared_by_an_operation(document: dict[str, Any]) -> 
     # These are responses to paths, methods and handshakes that an OpenAPI document does not describe.
     for slug in catalogue().keys() - {"not-found", "method-not-allowed", "too-many-streams", "stream-idle"}:
         assert f"`{slug}`" in text, slug
+
+
+def test_no_text_of_a_request_may_contain_control_characters(document: dict[str, Any]) -> None:
+    """PostgreSQL cannot store NUL, and the others would end up in logs and headers."""
+    texts = [
+        (f"{where} {parameter['name']}", parameter["schema"])
+        for where, operation in operations(document)
+        for parameter in operation.get("parameters", [])
+    ]
+    texts += [
+        (where, content["schema"])
+        for where, operation in operations(document)
+        for form, content in operation.get("requestBody", {}).get("content", {}).items()
+        if form == "application/json"
+    ]
+    found = [text for where, schema in texts for text in texts_of(document, where, schema)]
+    assert len(found) > 60
+    for where, schema in found:
+        for character in "\0\x01\x07\x7f":
+            assert "pattern" in schema, where
+            assert re.search(schema["pattern"], f"a{character}b") is None, where
+
+
+# Its texts are compared or returned, and never stored.
+NOT_STORED = {"InferRequest", "InferTensor", "InferOutput"}
+
+
+def texts_of(document: dict[str, Any], where: str, schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the schemas of texts that may have any value, with the path to each."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        if name not in NOT_STORED:
+            yield from texts_of(document, f"{where} {name}", document["components"]["schemas"][name])
+    if schema.get("type") == "string" and not {"enum", "const", "format"} & schema.keys():
+        yield where, schema
+    for name, part in schema.get("properties", {}).items():
+        yield from texts_of(document, f"{where}.{name}", part)
+    for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ()), *items_of(schema)):
+        yield from texts_of(document, where, part)
+
+
+def items_of(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the schemas of the items of a list, or of the values of a mapping."""
+    parts = (schema.get("items"), schema.get("additionalProperties"), *schema.get("prefixItems", ()))
+    return [part for part in parts if isinstance(part, dict)]

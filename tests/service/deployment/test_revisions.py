@@ -26,6 +26,7 @@ from service.deployment.uploads import BundleUploads, UploadLimits
 from service.inspection.inspector import Inspector
 from service.inspection.runtime.isolation import SelfTestLimits
 from service.monitoring.metrics import Metrics
+from service.store.errors import StoreUnavailable
 from service.store.store import Store
 from tests.bundles import write_tiny_bundle
 from tests.service.deployment.conftest import ADA, SIGNATURE, TIMEOUT_S, Deployment
@@ -302,4 +303,40 @@ def test_query_is_shared_and_never_older_than_the_call() -> None:
         thread.join(TIMEOUT_S)
     assert sorted(result["p"] for result in results) == [1] + [2] * 8
     assert len(calls) == 2
+    assert shared() == {"p": 3}
+
+
+def test_failed_query_is_shared_like_a_result() -> None:
+    entered, released = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def query() -> Mapping[str, int]:
+        calls.append(1)
+        entered.set()
+        assert released.wait(TIMEOUT_S)
+        if len(calls) <= 2:
+            raise StoreUnavailable("the server does not respond")
+        return {"p": 3}
+
+    shared = SharedQuery(query)
+    failures: list[StoreUnavailable] = []
+
+    def call() -> None:
+        with pytest.raises(StoreUnavailable) as caught:
+            shared()
+        failures.append(caught.value)
+
+    first = threading.Thread(target=call)
+    first.start()
+    assert entered.wait(TIMEOUT_S)
+    late = [threading.Thread(target=call) for _ in range(8)]
+    for thread in late:
+        thread.start()
+    threading.Event().wait(0.1)
+    released.set()
+    for thread in (first, *late):
+        thread.join(TIMEOUT_S)
+    assert len(calls) == 2
+    assert {error.reason for error in failures} == {"the server does not respond"}
+    assert len(set(map(id, failures))) == 9, "each caller raises an error of its own"
     assert shared() == {"p": 3}

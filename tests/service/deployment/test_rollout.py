@@ -13,6 +13,7 @@ from service.bundle.errors import BundleInvalid
 from service.deployment.recipes import RecipeSources
 from service.deployment.startup import Startup
 from service.store import choices as choices_module
+from service.store.audit import AuditEntry
 from service.store.choices import BundleChoices
 from service.store.errors import StoreUnavailable
 from service.store.recipes import recipe_history
@@ -59,8 +60,8 @@ def test_failed_activation_stores_nothing(
     before, active, shadow = stored(), registry.get("bolt"), registry.shadows["bolt"]
     insert, drafts = choices_module._insert, []
 
-    def fail_at(number: int) -> Callable[[Session, ChoiceDraft], BundleChoice]:
-        def choose(session: Session, draft: ChoiceDraft) -> BundleChoice:
+    def fail_at(number: int) -> Callable[[Session, ChoiceDraft], tuple[BundleChoice, AuditEntry]]:
+        def choose(session: Session, draft: ChoiceDraft) -> tuple[BundleChoice, AuditEntry]:
             drafts.append(draft)
             return unavailable() if len(drafts) == number else insert(session, draft)
 

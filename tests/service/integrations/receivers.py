@@ -135,10 +135,17 @@ class FakeSink:
         self.delay_s = 0.0
         self.on_available: Callable[[], None] = lambda: None
         self.opened = self.closed = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     async def open(self, on_available: Callable[[], None]) -> None:
         self.on_available = on_available
+        self.loop = asyncio.get_running_loop()
         self.opened += 1
+
+    def become_available(self) -> None:
+        """Report that the receiver is reached again. Callable by any thread."""
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self.on_available)
 
     async def deliver(self, event: Event) -> Attempt:
         self.events.append(event)

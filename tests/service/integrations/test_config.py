@@ -69,6 +69,8 @@ def test_filters_become_the_subscription(tmp_path: Path) -> None:
         (WEBHOOK.replace("https://mes", f"https://u:{PASSWORD}@mes"), "sink 'mes'.url: must not contain credentials"),
         (WEBHOOK.replace("https", "ftp"), "sink 'mes'.url: expected a URL such as https://host/path"),
         (WEBHOOK.replace("mes.example", "mes.example:99999"), "sink 'mes'.url: expected a URL"),
+        (WEBHOOK.replace("mes.example", "mes\u2028.example"), "sink 'mes'.url: expected a URL"),
+        (WEBHOOK + 'proxy = "http://mes\u2028.example"\n', "sink 'mes'.proxy: expected a URL"),
         (WEBHOOK.replace("/hook", "/hook#part"), "sink 'mes'.url: must not contain a fragment"),
         (WEBHOOK + '[sink.tls]\nkey_file = "k"\n', "sink 'mes'.tls: key_file needs cert_file"),
         (MQTT + f'password = "{PASSWORD}"\n', "sink 'scada'.password: a secret must not be written"),
@@ -121,6 +123,16 @@ def test_secret_that_cannot_be_read_is_explained(source: str, expected: str, tmp
     with pytest.raises(SinksInvalid, match="sink 'mes': ") as caught:
         make_sink(config)
     assert expected in caught.value.detail
+
+
+@pytest.mark.parametrize("token", ["geheim-ü", "two words", "line\nbreak", "nul\0", "del\x7f"])
+def test_token_that_no_header_can_contain_is_refused_when_it_is_read(token: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(token.encode())
+    (config,) = read(tmp_path, WEBHOOK + f'bearer_token = {{ file = "{tmp_path / "token"}" }}\n')
+
+    with pytest.raises(SinksInvalid, match="sink 'mes': bearer_token contains") as caught:
+        make_sink(config)
+    assert token not in caught.value.detail
 
 
 def test_url_can_be_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

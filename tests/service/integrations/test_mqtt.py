@@ -19,7 +19,7 @@ from service.integrations.mqtt import MqttSink
 from service.store.store import Store
 from tests.service.integrations.broker import PASSWORD, USER, Broker, Subscriber, run_broker, settle
 from tests.service.integrations.receivers import wait_for
-from tests.service.integrations.test_worker import deliver
+from tests.service.integrations.running import deliver
 
 pytestmark = pytest.mark.slow
 EVENT = Event("e1", "inspection.created", "widget", "st+1", b'{"inspection": {"id": "i1"}}')
@@ -40,13 +40,6 @@ def subscriber(broker: Broker) -> Iterator[Subscriber]:
     running = Subscriber(broker)
     yield running
     running.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(f"sqlite:///{tmp_path / 'plumbline.db'}", tmp_path / "data")
-    yield opened
-    opened.close()
 
 
 def sink_of(broker: Broker, **changes: Any) -> MqttSink:

@@ -109,7 +109,8 @@ def test_documented_code_verifies_the_signature(receiver: Receiver, monkeypatch:
     [
         (200, "delivered"), (201, "delivered"), (204, "delivered"), (299, "delivered"),
         (301, "rejected"), (302, "rejected"), (307, "rejected"),
-        (400, "refused"), (401, "refused"), (404, "refused"), (410, "refused"), (413, "refused"), (422, "refused"),
+        (400, "refused"), (413, "refused"), (415, "refused"), (422, "refused"),
+        (401, "rejected"), (403, "rejected"), (404, "rejected"), (410, "rejected"), (451, "rejected"),
         (408, "unavailable"), (425, "unavailable"), (429, "unavailable"),
         (500, "rejected"), (501, "rejected"), (599, "rejected"),
         (502, "unavailable"), (503, "unavailable"), (504, "unavailable"),

@@ -11,7 +11,8 @@ from prometheus_client.exposition import generate_latest
 
 from service.api.http.problems import catalogue
 from service.errors import InvalidRequest, QueueFull
-from service.monitoring.metrics import SHED_REASONS, STAGE_BUCKETS_S, Metrics
+from service.monitoring.buckets import STAGE_BUCKETS_S
+from service.monitoring.metrics import SHED_REASONS, Metrics
 from service.monitoring.score_histogram import ScoreHistogram, score_buckets
 from service.recipes.recipe import Recipe
 
@@ -115,7 +116,7 @@ def lines(metrics: Metrics, name: str) -> list[str]:
 def test_duration_of_requests_is_measured_by_status_class() -> None:
     metrics = Metrics()
     for status in (200, 201, 404, 503, 0):
-        metrics.count_request("POST", "/v1/x", status, 0.1)
+        metrics.http.count_request("POST", "/v1/x", status, 0.1)
 
     counts = {
         line.split('status_class="')[1][:3]: line[-3:] for line in lines(metrics, "http_request_duration_seconds_count")
@@ -126,7 +127,7 @@ def test_duration_of_requests_is_measured_by_status_class() -> None:
 def test_disk_space_is_read_at_every_scrape_and_a_missing_folder_does_not_break_it(tmp_path: Path) -> None:
     metrics, folder = Metrics(), tmp_path / "data"
     folder.mkdir()
-    metrics.set_folders({"data": folder})
+    metrics.storage.set_folders({"data": folder})
     (free,), (total,) = (lines(metrics, f"inspection_disk_{kind}_bytes{{") for kind in ("free", "total"))
     assert 0 < float(free.split()[1]) <= float(total.split()[1])
 
@@ -138,12 +139,12 @@ def test_disk_space_is_read_at_every_scrape_and_a_missing_folder_does_not_break_
 def test_target_rates_follow_the_recipe() -> None:
     metrics = Metrics()
     certified = Recipe.default([float(rank) for rank in range(99)])
-    metrics.set_recipe("bolt", certified, 1)
+    metrics.bundles.set_recipe("bolt", certified, 1)
     assert len(lines(metrics, 'inspection_target_rate{kind="fail",product="bolt"} 0.01')) == 1
     assert len(lines(metrics, "inspection_target_rate{")) == 2
 
     by_hand = certified.model_copy(update={"target_false_reject_rate": None, "review_rate": None})
-    metrics.set_recipe("bolt", by_hand, 2)
+    metrics.bundles.set_recipe("bolt", by_hand, 2)
     assert lines(metrics, "inspection_target_rate{") == []
 
 

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, event, text
 
 from service.bundle.bundle import Bundle
 from service.recipes.recipe import Recipe
 from service.store.audit import (
     GENESIS,
+    SERVICE,
     Actor,
     AuditEntry,
     AuditFilter,
@@ -35,7 +36,7 @@ from service.store.choices import BundleChoices
 from service.store.database import MIGRATIONS, _transactional, _upgrade
 from service.store.errors import StoreUnavailable
 from service.store.recipes import append_recipe, recipe_history
-from service.store.records import ChoiceDraft
+from service.store.records import ChoiceDraft, RecipeDraft
 from service.store.session import retry_conflicts, writing
 from service.store.store import Store
 
@@ -277,6 +278,27 @@ def test_every_change_of_a_recipe_and_of_a_role_is_recorded(store: Store, tiny_b
     assert (choice.action, choice.object) == ("bundle:activate", tiny_bundle.version)
     assert choice.before == {"role": "active", "bundle_digest": None}
     assert choice.after == {"role": "active", "bundle_digest": tiny_bundle.digest}
+
+
+def test_entries_are_appended_after_all_other_statements(store: Store, tiny_bundle: Bundle) -> None:
+    statements: list[str] = []
+
+    @event.listens_for(store.engine, "before_cursor_execute")
+    def record(_c: Connection, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    recipe = Recipe.default(tiny_bundle.card.scores)
+    draft = RecipeDraft("widget", tiny_bundle.digest, recipe, ADA, "better", "recipe:derive")
+    active = ChoiceDraft("widget", "active", tiny_bundle.digest, ADA, "better", "bundle:activate")
+    shadow = ChoiceDraft("widget", "shadow", None, ADA, "better", "shadow:stop")
+    implicit = ChoiceDraft("widget", "active", "0" * 64, SERVICE, "", "bundle:keep")
+    BundleChoices(store.engine).append_with_recipe([active, shadow], draft, implicit)
+
+    concerns_audit = ["audit" in statement for statement in statements]
+    assert concerns_audit == sorted(concerns_audit)
+    assert [one.action for one in read_audit(store.engine)] == [
+        "recipe:derive", "bundle:keep", "bundle:activate", "shadow:stop",
+    ]  # fmt: skip
 
 
 def test_change_that_cannot_be_recorded_is_not_made(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,17 +14,20 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, inspect, text
 
+import service
+from service.store.advisory_locks import AdvisoryLock, sink_lock
 from service.store.audit import AuditEntry, AuditFilter, list_audit
 from service.store.database import MIGRATIONS, _transactional, _upgrade
 from service.store.errors import StoreUnavailable, UnknownDeadLetter
 from service.store.outbox import DeadLetterFilter, Outbox, OutboxFeed, Subscription
 from service.store.records import InspectionRecord
-from service.store.sink_lease import SinkLeases, lock_key
+from service.store.sink_lease import SinkLeases
 from service.store.store import Store
 from tests.access import OPERATOR
 from tests.service.store.test_store import make_row
 
 RESEND, DISCARD = (AuditEntry(OPERATOR, action, object="mes") for action in ("outbox:resend", "outbox:discard"))
+SERVICE = Path(service.__file__).parent
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -274,6 +278,27 @@ def test_oldest_dead_letters_beyond_the_limit_are_deleted(store: Store, outbox: 
     assert len(ids(outbox)) == 1
 
 
+def test_dead_letter_that_is_sent_again_is_not_deleted_for_the_limit(
+    store: Store, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed(store)
+    for _ in range(3):
+        store.writer.write(make_row())
+    dead = bury(outbox, 3)
+    find = outbox._scalars
+
+    def find_and_resend(query: Any) -> Sequence[Any]:
+        found = find(query)
+        assert outbox.resend(dead[:1], NOW, RESEND) == 1
+        return found
+
+    monkeypatch.setattr(outbox, "_scalars", find_and_resend)
+    assert outbox.trim_dead_letters("mes", 1) == 1
+    monkeypatch.undo()
+    assert ids(outbox) == dead[:1]
+    assert outbox.dead_letter_ids(DeadLetterFilter()) == dead[2:]
+
+
 def test_migration_can_be_reverted(store: Store) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -324,11 +349,21 @@ def test_leases_of_a_broken_session_are_lost_and_can_be_acquired_again(postgres_
     store.close()
 
 
-def test_keys_of_leases_differ_and_fit_into_64_bits() -> None:
-    keys = {lock_key(f"sink{number}") for number in range(100)}
+def test_numbers_of_advisory_locks_differ_and_fit_into_64_bits() -> None:
+    fixed = [lock.value for lock in AdvisoryLock.__members__.values()]
+    sinks = [sink_lock(f"sink{number}") for number in range(100)]
 
-    assert len(keys) == 100
-    assert all(-(2**63) <= key < 2**63 for key in keys)
+    assert len({*fixed, *sinks}) == len(fixed) + 100
+    assert all(0 < number < 2**63 for number in fixed)
+    assert all(-(2**63) <= number < 0 for number in sinks)
+
+
+def test_every_advisory_lock_has_a_number_of_the_common_list() -> None:
+    modules = [path.read_text(encoding="utf-8") for path in SERVICE.rglob("*.py")]
+    users = [source for source in modules if re.search(r"pg_(try_)?advisory\w*lock", source)]
+
+    assert len(users) >= 4
+    assert all("from service.store.advisory_locks import" in source for source in users)
 
 
 def test_defect_of_the_feed_fails_the_inspection_but_not_the_writer(store: Store, outbox: Outbox) -> None:

@@ -19,6 +19,7 @@ from service.deployment.recipes import recipe_in_force
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.serving.retention import RetentionSweeper
+from service.store.artefacts.files import image_name, map_name
 from service.store.artefacts.local import LocalFiles
 from service.store.ids import created_at, new_id
 from service.store.inspections import get_inspection
@@ -184,7 +185,7 @@ def test_removal_interrupted_by_a_crash_is_finished(
     store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle
 ) -> None:
     inspection_id = add(store, timedelta(days=8))
-    local(store).image_path(inspection_id, "image/png").unlink()
+    (root(store) / image_name(inspection_id, "image/png")).unlink()
     retain(store, tiny_bundle, fail={"days": 7})
     sweeper.sweep()
     assert files(store) == set()
@@ -196,7 +197,7 @@ def test_file_that_cannot_be_removed_is_counted_and_retried(
 ) -> None:
     stuck, free = add(store, timedelta(days=9)), add(store, timedelta(days=8))
     # A folder in place of the file: unlinking it fails for root, too.
-    path = local(store).map_path(stuck)
+    path = root(store) / map_name(stuck)
     path.unlink()
     path.mkdir()
     retain(store, tiny_bundle, fail={"days": 7})

@@ -19,6 +19,7 @@ from sqlalchemy import NullPool, create_engine, func, select, text
 from service.bundle.bundle import Bundle
 from service.deployment.recipes import recipe_in_force
 from service.recipes.recipe import Recipe
+from service.store.artefacts.files import image_name
 from service.store.artefacts.local import LocalFiles, write_atomically
 from service.store.audit import Actor
 from service.store.database import _upgrade
@@ -200,7 +201,7 @@ def test_artefacts_are_stored_in_the_folder_of_their_day(tmp_path: Path) -> None
     files.write_map(inspection_id, np.eye(3, dtype=np.float32)).sync()
     day = tmp_path / "2026" / "11" / "22"
     assert {path.name for path in day.iterdir()} == {f"{inspection_id}.jpg", f"{inspection_id}.npy"}
-    assert files.image_path(inspection_id, "image/jpeg").read_bytes() == b"jpeg"
+    assert (files.root / image_name(inspection_id, "image/jpeg")).read_bytes() == b"jpeg"
     files.remove(inspection_id, "image/jpeg")
     assert list(day.iterdir()) == []
     with pytest.raises(ArtefactGone, match="map"):

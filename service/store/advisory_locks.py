@@ -1,0 +1,27 @@
+"""The numbers of PostgreSQL's advisory locks.
+
+All locks of a database share one space of signed 64-bit numbers. The locks of sinks are negative, all others positive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import IntEnum, unique
+
+
+@unique
+class AdvisoryLock(IntEnum):
+    """The locks that exist once per database. No other program may use these numbers in the same database."""
+
+    MIGRATION = 0x706C756D62
+    """Held while the tables are created or migrated."""
+    AUDIT = 0x706C756D63
+    """Held by a transaction that appends to the audit log."""
+    ACCOUNTS = 0x706C756D64
+    """Held by a transaction that changes accounts, so that the last administrator remains."""
+
+
+def sink_lock(sink: str) -> int:
+    """Return the number of the lock that a process holds while it delivers to a sink."""
+    digest = hashlib.sha256(f"plumbline sink {sink}".encode()).digest()
+    return -1 - (int.from_bytes(digest[:8], "big") >> 1)
