@@ -314,7 +314,7 @@ def _key_of(headers: Headers) -> str | None:
 
 
 def _cookie(headers: Headers, name: str) -> str | None:
-    # The standard library's parser takes a tenth of a second for a header of 64 KiB, and unquotes values, which the
+    # The parser of the standard library is slow for long headers, which anyone can send, and unquotes values, which the
     # tokens of sessions do not need.
     for header in headers.getlist("cookie"):
         for pair in header.split(";"):

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from service.store.models import ShadowRow
-from service.store.shadows import paired_verdicts
+from service.store.records import ShadowRecord
+from service.store.shadows import add_shadow_verdicts, paired_verdicts
 from tests.access import problem_of
 from tests.running_service import GOOD, INSPECT
 from tests.service.security.conftest import PNG, Target
@@ -45,7 +45,8 @@ def test_forged_id_finds_nothing(target: Target, identifier: str) -> None:
 
 @pytest.mark.parametrize(
     "product",
-    ["widget", "Gadget", "gadget%20", "g\u0430dget", "gadget%00", "gadget/../widget", "*", "%2e%2e", "gadget%2f..%2fwidget"],
+    ["widget", "Gadget", "gadget%20", "g\u0430dget", "gadget%00", "gadget/../widget", "*", "%2e%2e",
+     "gadget%2f..%2fwidget"],
 )  # fmt: skip
 def test_other_spelling_of_a_product_is_not_permitted(target: Target, product: str) -> None:
     for path in ("", "/recipe", "/bundles", "/proposals"):
@@ -146,17 +147,11 @@ def test_comparison_contains_no_inspection_of_another_station(target: Target) ->
     engine = target.service.store.engine
     record = target.client.get(f"/v1/inspections/{target.foreign}", headers=target.keys["inspect"]).json()
     active, shadow = record["bundle"]["version"], "0" * 12
-    with engine.begin() as connection:
-        values = {"bundle_version": shadow, "bundle_digest": shadow, "decision": "fail", "score": 1.0, "p_value": 0.5}
-        columns = ShadowRow.__table__.columns
-        given = {name: value for name, value in values.items() if name in columns}
-        rest = {
-            column.name: "x" if column.type.python_type is str else 0
-            for column in columns
-            if not column.nullable and column.name not in given and column.name != "inspection_id"
-        }
-        identifier = columns.inspection_id.type.python_type(target.foreign)
-        connection.execute(ShadowRow.__table__.insert().values(inspection_id=identifier, **rest, **given))
+    verdict = ShadowRecord(
+        inspection_id=target.foreign, bundle_digest=shadow, bundle_version=shadow, decision="fail", score=1.0,
+        p_value=0.5, fail_threshold=0.9, review_threshold=0.8, provider="cpu", infer_ms=1.0,
+    )  # fmt: skip
+    add_shadow_verdicts(engine, [verdict])
     assert len(paired_verdicts(engine, "widget", active, shadow, 10)) == 1
     assert not paired_verdicts(engine, "widget", active, shadow, 10, {"A1"})
     path = f"/v1/products/widget/bundles:compare?active={active}&shadow={shadow}"
