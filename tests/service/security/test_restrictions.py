@@ -25,12 +25,16 @@ def infer(target: Target, key: str, product: str = "widget", **parameters: Any) 
     return target.client.post(f"/v2/models/{product}/infer", json=body, headers=target.keys[key])
 
 
-@pytest.mark.parametrize("suffix", ["", "/heatmap", "/map", "/image", "/image?format=png", ":replay"])
+@pytest.mark.parametrize(
+    "suffix",
+    ["", "/heatmap", "/map", "/image", "/image?format=png", "/reviews", ":replay", ":review", ":undo-review"],
+)
 def test_inspection_of_another_product_is_unknown(target: Target, suffix: str) -> None:
-    method = "POST" if suffix == ":replay" else "GET"
+    method = "POST" if suffix.startswith(":") else "GET"
     path = f"/v1/inspections/{target.foreign}{suffix}"
     for spelled in (path, path.replace(target.foreign, target.foreign.upper())):
-        refused = target.client.request(method, spelled, headers=target.keys["gadget"])
+        body = {"label": "good"} if suffix == ":review" else None
+        refused = target.client.request(method, spelled, json=body, headers=target.keys["gadget"])
         assert problem_of(refused) == (404, "unknown-inspection")
 
 
@@ -158,6 +162,26 @@ def test_comparison_contains_no_inspection_of_another_station(target: Target) ->
     found = {key: target.client.get(path, headers=target.keys[key]).json() for key in ("inspect", "station")}
     assert (found["inspect"]["pairs"], found["station"]["pairs"]) == (1, 0)
     assert target.foreign not in json.dumps(found["station"])
+
+
+@pytest.mark.parametrize("key", ["gadget", "station"])
+def test_summary_and_export_contain_what_the_key_permits(target: Target, key: str) -> None:
+    headers = target.keys[key]
+    for query in ("", "product=widget", "station=B2", "product=widget&station=B2"):
+        listed = target.client.get(f"/v1/inspections:export?{query}&format=csv", headers=headers)
+        counted = target.client.get(f"/v1/inspections:summary?{query}&by=station", headers=headers)
+        assert {listed.status_code, counted.status_code} <= {200, 403}
+        assert target.foreign not in listed.text
+        if counted.status_code == 200:
+            assert "B2" not in {group["name"] for group in counted.json()["groups"]}
+
+
+@pytest.mark.parametrize("key", ["gadget", "station"])
+@pytest.mark.parametrize("report", ["queue", "agreement", "rates", "export"])
+def test_reports_about_reviews_are_refused(target: Target, key: str, report: str) -> None:
+    for product in ("widget", "gadget"):
+        response = target.client.get(f"/v1/reviews:{report}", params={"product": product}, headers=target.keys[key])
+        assert problem_of(response) == (403, "not-permitted")
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v1/outbox", "/v1/outbox/dead-letters", "/v1/audit", "/v1/access/keys"])
