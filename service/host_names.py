@@ -13,7 +13,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?")
 def is_address(host: str) -> bool:
     """Return whether a host is an IP address, without brackets."""
     try:
-        ipaddress.ip_address(host.partition("%")[0])
+        ipaddress.ip_address(host)  # with the zone of an IPv6 address
     except ValueError:
         return False
     return True
@@ -36,7 +36,7 @@ def machine_names(allowed: Iterable[str]) -> frozenset[str]:
 def is_loopback(host: str) -> bool:
     """Return whether a server that listens on this host is reachable from this machine only."""
     try:
-        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return host.lower() == "localhost"
     mapped = getattr(address, "ipv4_mapped", None)

@@ -85,7 +85,8 @@ class Settings(BaseSettings):
     machine need none; all others need a key with the scope `inspect`.
     """
     login_attempts: int = Field(default=10, ge=1, le=10_000)
-    """Most attempts to log in to one account within `login_window_s`; five times as many from one client."""
+    """Most attempts of one client to log in to one account within `login_window_s`. Five times as many are permitted to
+    one client for all accounts, and ten times as many to all clients for one account."""
     login_window_s: float = Field(default=300.0, gt=0, le=86_400)
     """Seconds for which an attempt to log in counts."""
     session_idle_s: float = Field(default=3600.0, gt=0, le=30 * 86_400)
@@ -224,7 +225,8 @@ class Settings(BaseSettings):
     opcua_user: str = ""
     """Name that OPC UA clients log in with. Empty: clients do not log in."""
     opcua_password: SecretStr = SecretStr("")
-    """Password of the OPC UA user; or see `opcua_password_file`."""
+    """Password of the OPC UA user. Prefer `opcua_password_file`: other users of the machine see the options of a
+    command."""
     opcua_password_file: Path | None = None
     """File with the password of the OPC UA user."""
     opcua_trusted: Path | None = None

@@ -16,6 +16,16 @@ def require_product(principal: Principal, product: str) -> None:
         raise NotPermitted.product(product, principal.products)
 
 
+def require_all_stations(principal: Principal) -> None:
+    """Check that a principal may use all stations, for what was computed from the parts of all of them.
+
+    Raises:
+        NotPermitted: It is restricted to certain stations.
+    """
+    if principal.stations is not None:
+        raise NotPermitted.everything()
+
+
 def station_of(principal: Principal, stated: str | None) -> str | None:
     """Return the station of a part that a principal sends: the stated one, or the only one that it may use.
 

@@ -11,16 +11,21 @@ from service.access.errors import TooManyLogins
 
 MAX_NAMES = 10_000
 PER_CLIENT = 5
-"""A client may try this many times as often as an account may be tried: people share addresses behind a proxy."""
+"""A client may try all accounts together this many times as often as one: people share addresses behind a proxy."""
+PER_ACCOUNT = 10
+"""All clients together may try an account this many times as often as one client may.
+
+If the attempts of one client counted for all clients, anyone could keep a person from logging in.
+"""
 
 
 class LoginThrottle:
-    """Counts attempts in a sliding window. A successful log-in takes the attempts of its account back.
+    """Counts attempts in a sliding window. A successful log-in takes the attempts of its client for its account back.
 
     Unknown names count like accounts. The counts are in memory: each process has its own.
 
     Args:
-        attempts: Most attempts for one account in the window.
+        attempts: Most attempts of one client for one account in the window.
         window_s: Length of the window in seconds.
         clock: Returns seconds.
     """
@@ -29,7 +34,7 @@ class LoginThrottle:
         self._attempts = attempts
         self._window_s = window_s
         self._clock = clock
-        self._tried: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
+        self._tried: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def count(self, account: str, client: str) -> None:
@@ -43,7 +48,11 @@ class LoginThrottle:
             TooManyLogins: The limit is reached. The attempt does not count.
         """
         now = self._clock()
-        limits = ((("account", account), self._attempts), (("client", client), PER_CLIENT * self._attempts))
+        limits: tuple[tuple[tuple[str, ...], int], ...] = (
+            (("account and client", account, client), self._attempts),
+            (("client", client), PER_CLIENT * self._attempts),
+            (("account", account), PER_ACCOUNT * self._attempts),
+        )
         with self._lock:
             wait_s = max(self._wait_s(name, limit, now) for name, limit in limits)
             if wait_s > 0:
@@ -55,13 +64,14 @@ class LoginThrottle:
                 self._tried.popitem(last=False)
 
     def succeed(self, account: str, client: str) -> None:
-        """Take back the attempts of an account, and one of the client."""
+        """Take back the attempts of the client for the account, and one of all attempts of each."""
         with self._lock:
-            self._tried.pop(("account", account), None)
-            if of_client := self._tried.get(("client", client)):
-                of_client.pop()
+            self._tried.pop(("account and client", account, client), None)
+            for name in (("client", client), ("account", account)):
+                if tried := self._tried.get(name):
+                    tried.pop()
 
-    def _wait_s(self, name: tuple[str, str], limit: int, now: float) -> float:
+    def _wait_s(self, name: tuple[str, ...], limit: int, now: float) -> float:
         tried = self._tried.get(name)
         while tried and tried[0] <= now - self._window_s:
             tried.popleft()

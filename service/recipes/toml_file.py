@@ -21,6 +21,16 @@ from service.recipes.recipe import THRESHOLD_FIELDS, Derivation, Recipe, invalid
 
 MEDIA_TYPE = "application/toml"
 
+MAX_KEY_PARTS = 16
+"""Most parts of a dotted key. The time that tomllib takes grows with the square of their number."""
+# Texts and comments are matched as a whole, so that dots in them do not count. Their end is optional and no repetition
+# gives characters back, so the time is linear for files that are not TOML, too.
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"?|'[^'\n]*+'?)"""
+_TOKEN = re.compile(
+    r"""\"{3}(?:[^"\\]|\\[\s\S]|"(?!""))*+(?:\"{3})?|'{3}(?:[^']|'(?!''))*+(?:'{3})?|\#[^\n]*+"""
+    rf"|(?P<key>{_PART}(?:[ \t]*+\.[ \t]*+{_PART})*+)"
+)
+
 _HEADER = """\
 # A recipe of Plumbline. Edit it and put it in force with
 #   plumbline recipe import FILE --author NAME --reason WHY
@@ -80,13 +90,30 @@ def read_toml(data: bytes) -> RecipeFile:
         InvalidRecipe: It is not TOML, or has a field that recipe files do not have.
     """
     try:
-        return RecipeFile.model_validate(tomllib.loads(data.decode()))
+        text = data.decode()
+        _require_short_keys(text)
+        content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidRecipe(f"The file is not TOML: {toml_problem(error)}.") from error
+    except ValueError as error:  # Python limits the number of digits, because reading them takes long
+        raise InvalidRecipe("The file has a number with too many digits to be a recipe.") from error
     except RecursionError as error:
-        raise InvalidRecipe("The file is nested too deeply to be a recipe.") from error
+        raise _too_deep() from error
+    try:
+        return RecipeFile.model_validate(content)
     except ValidationError as error:
         raise invalid_recipe(error, RecipeFile) from error
+
+
+def _require_short_keys(text: str) -> None:
+    for token in _TOKEN.finditer(text):
+        key = token["key"]
+        if key is not None and key.count(".") >= MAX_KEY_PARTS and len(re.findall(_PART, key)) > MAX_KEY_PARTS:
+            raise _too_deep()
+
+
+def _too_deep() -> InvalidRecipe:
+    return InvalidRecipe("The file is nested too deeply to be a recipe.")
 
 
 def toml_problem(error: tomllib.TOMLDecodeError | UnicodeDecodeError) -> str:

@@ -11,10 +11,12 @@ SYSTEM_AUTHOR = "plumbline"
 """The author of changes that the service itself makes. Clients cannot use this name."""
 
 
-# No control characters: these texts are written to logs, headers, databases and spreadsheets.
-LABEL_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+# No control characters: these texts are written to logs, headers, databases and spreadsheets. \x80-\x9f are control
+# characters, too; those from \u200e on change the direction of the text, so that it looks like another one.
+_INVISIBLE = r"\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+LABEL_PATTERN = rf"^[^\x00-\x1f{_INVISIBLE}]+$"
 KEY_PATTERN = r"^[\x21-\x7e]+$"
-SENTENCE_PATTERN = r"^[^\x00-\x08\x7f]+$"
+SENTENCE_PATTERN = rf"^[^\x00-\x08{_INVISIBLE}]+$"
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=LABEL_PATTERN)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=LABEL_PATTERN)]
 Sentence = Annotated[

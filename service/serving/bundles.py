@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -193,7 +193,14 @@ class BundleService:
         self._registry.require_known(product)
         return self._rollout.choices.history(product, role, limit=limit)
 
-    def compare(self, product: str, active: str | None, shadow: str | None, limit: int) -> Comparison:
+    def compare(
+        self,
+        product: str,
+        active: str | None,
+        shadow: str | None,
+        limit: int,
+        stations: Collection[str] | None = None,
+    ) -> Comparison:
         """Compare the decisions of two bundles about the same images.
 
         Args:
@@ -201,6 +208,7 @@ class BundleService:
             active: Version that decided; None for the active one.
             shadow: Version that ran as its shadow; None for the latest shadow.
             limit: Maximum number of images, newest first.
+            stations: Only images of these stations; None for all images.
 
         Raises:
             UnknownProduct, ProductNotReady: No bundle serves this product.
@@ -213,4 +221,4 @@ class BundleService:
             shadow = self._rollout.choices.latest_version(product, "shadow")
             if shadow is None:
                 raise ShadowRefused(product, f"{product!r} never had a shadow to compare with.")
-        return compare(active, shadow, paired_verdicts(self._store.engine, product, active, shadow, limit))
+        return compare(active, shadow, paired_verdicts(self._store.engine, product, active, shadow, limit, stations))

@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.store.errors import StoreUnavailable
+from service.store.permissions import make_folder, make_private
 from service.store.postgres import DatabaseOptions, Server, lock_for_migration
 from service.store.reasons import database_failure
 from service.store.sqlite import SqliteFile, configure
@@ -98,7 +99,8 @@ def migrate(engine: Engine) -> None:
     path = sqlite_path(str(engine.url))
     try:
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
+            make_private(path)
         else:
             _require_usable(engine)
         _upgrade(engine)

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from service.store.errors import StoreUnavailable
+from service.store.permissions import FILE_MODE
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +116,7 @@ else:
 def _open(path: Path) -> int | None:
     """Open the lock file. Return None if it is missing on a file system that is read-only."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        return os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise

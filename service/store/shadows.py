@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import Engine, insert, select
@@ -22,7 +22,9 @@ def add_shadow_verdicts(engine: Engine, records: Sequence[ShadowRecord]) -> None
         connection.execute(insert(ShadowRow), [record.columns() for record in records])
 
 
-def paired_verdicts(engine: Engine, product: str, active: str, shadow: str, limit: int) -> Sequence[PairedVerdict]:
+def paired_verdicts(
+    engine: Engine, product: str, active: str, shadow: str, limit: int, stations: Collection[str] | None = None
+) -> Sequence[PairedVerdict]:
     """Return the verdicts on images that one bundle decided and another one judged as its shadow, newest first.
 
     Args:
@@ -31,6 +33,7 @@ def paired_verdicts(engine: Engine, product: str, active: str, shadow: str, limi
         active: Version of the bundle that decided.
         shadow: Version of the shadow bundle.
         limit: Maximum number of images.
+        stations: Only images of these stations; None for all images.
 
     Raises:
         StoreUnavailable: The database cannot be read.
@@ -55,6 +58,8 @@ def paired_verdicts(engine: Engine, product: str, active: str, shadow: str, limi
         .order_by(ShadowRow.inspection_id.desc())
         .limit(limit)
     )
+    if stations is not None:
+        query = query.where(InspectionRow.station.in_(stations))
     with reading(engine) as session:
         return [PairedVerdict(*row) for row in session.execute(query)]  # type: ignore[arg-type]  # scores are not NULL
 

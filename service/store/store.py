@@ -19,6 +19,7 @@ from service.store.errors import StoreUnavailable
 from service.store.identity import StorageGuard
 from service.store.lock import LOCK_NAME, FileLock
 from service.store.options import StoreOptions
+from service.store.permissions import make_folder
 from service.store.reasons import database_failure
 from service.store.sqlite import WAL_SUFFIXES, SqliteFile
 from service.store.writer import GroupWriter
@@ -150,7 +151,7 @@ class Store:
             if path in self._locks and self._locks[path].is_held:
                 continue
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 self._locks[path] = FileLock(path, protects)
             except OSError as error:
                 if self.database is None or not self.database.path.exists():
@@ -174,7 +175,7 @@ class Store:
 
     def _open_for_writing(self) -> None:
         try:
-            self.data.mkdir(parents=True, exist_ok=True)
+            make_folder(self.data)
         except OSError as error:
             raise StoreUnavailable(f"{self.data} cannot be created ({error.strerror})") from error
         self.files.prepare()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import http
 import json
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
-from websockets.http11 import Request, Response
+from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request, Response
 
 from service.api.http.clients import client_of_peer
 from service.api.http.connections import Connections, Replaceable
@@ -57,6 +58,11 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent."""
         super().data_received(data)
+        if not self.handshake_initiated:
+            # `HttpProtocol` passes on the whole head at once. The library refuses longer headers than the HTTP server
+            # does, but uvicorn does not send that response, and the connection would stay open without a time limit.
+            self._refuse_handshake()
+            return
         self._update_memory()
 
     def send_receive_event_to_app(self) -> None:
@@ -106,6 +112,13 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             self.close_sent = True
             self.transport.close()
 
+    def _refuse_handshake(self) -> None:
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        reason = f"a header has more than {MAX_LINE_LENGTH} bytes, or there are more than {MAX_NUM_HEADERS} headers"
+        self.transport.write(_refusal(Response(status, status.phrase, Headers()), reason).serialize())
+        self.transport.close()
+
     def _update_memory(self) -> None:
         """Reserve memory for frames that are incomplete or wait for the application; stop reading if there is none."""
         held = self._queued_bytes + len(self.conn.reader.buffer) + sum(map(len, self.frames))
@@ -135,10 +148,13 @@ def _size(message: Any) -> int:
     return len(message.get("bytes") or message.get("text") or b"")
 
 
-def _refusal(response: Response) -> Response:
-    """Return the refusal of a WebSocket handshake as a problem; status and other headers are kept."""
-    # The reason that the library gives quotes headers of the client.
-    reason = "it is not a valid WebSocket handshake"
+def _refusal(response: Response, reason: str = "it is not a valid WebSocket handshake") -> Response:
+    """Return the refusal of a WebSocket handshake as a problem; status and other headers are kept.
+
+    Args:
+        response: The response of the library. Its own reason quotes headers of the client.
+        reason: Why the handshake is refused.
+    """
     request_id = str(new_id())
     body = json.dumps(problem_body(MalformedRequest(reason), request_id) | {"status": response.status_code}).encode()
     headers = Headers(response.headers)

@@ -7,7 +7,7 @@ from typing import IO, Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import ActorDep, BundlesDep
+from service.api.deps import ActorDep, BundlesDep, PrincipalDep
 from service.api.http.access import requires
 from service.api.http.bodies import receive_file, require_media_type
 from service.api.http.body_limit import BUNDLE, limit_body
@@ -283,6 +283,7 @@ def list_choices(
 def compare_bundles(
     product: ProductPath,
     bundles: BundlesDep,
+    principal: PrincipalDep,
     active: Annotated[
         str | None,
         Query(max_length=12, pattern=LABEL_PATTERN, description="Version that decided; by default the active one."),
@@ -300,6 +301,7 @@ def compare_bundles(
     """Compare the decisions of two bundles about the same images.
 
     The result shows how often they agree, whether one of them rejects significantly more, and which images they decide
-    differently. The tests are exact. They do not show which bundle is right.
+    differently. The tests are exact. They do not show which bundle is right. A key that is restricted to stations gets
+    the comparison of their images.
     """
-    return to_comparison_record(product, bundles.compare(product, active, shadow, limit))
+    return to_comparison_record(product, bundles.compare(product, active, shadow, limit, principal.stations))

@@ -9,7 +9,8 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from service.api.deps import ActorDep, ArchiveSpaceDep, BodyMemoryDep, ProposalsDep, SettingsDep
+from service.access.restrictions import require_all_stations
+from service.api.deps import ActorDep, ArchiveSpaceDep, BodyMemoryDep, PrincipalDep, ProposalsDep, SettingsDep
 from service.api.http.access import requires
 from service.api.http.bodies import receive_json, require_media_type, validate_as
 from service.api.http.body_limit import IMAGES, limit_body
@@ -134,10 +135,15 @@ async def propose(
 def list_proposals(
     product: ProductPath,
     proposals: ProposalsDep,
+    principal: PrincipalDep,
     cursor: Annotated[UUID | None, Query(description="`next_cursor` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=100, description="Maximum number of proposals on the page.")] = 20,
 ) -> ProposalPage:
-    """Return the proposals of a product page by page, newest first."""
+    """Return the proposals of a product page by page, newest first.
+
+    They name inspections of all stations, so a key that is restricted to stations may not read them.
+    """
+    require_all_stations(principal)
     page = proposals.list_stored(product, cursor, limit)
     return ProposalPage(items=list(page.items), next_cursor=page.next_cursor)
 
@@ -149,8 +155,11 @@ def list_proposals(
     responses=problem_responses(*_ERRORS, UnknownProposal),
 )
 @requires("inspect")
-def read_proposal(product: ProductPath, proposal_id: ProposalPath, proposals: ProposalsDep) -> Proposal:
-    """Return a stored proposal."""
+def read_proposal(
+    product: ProductPath, proposal_id: ProposalPath, proposals: ProposalsDep, principal: PrincipalDep
+) -> Proposal:
+    """Return a stored proposal. A key that is restricted to stations may not read it."""
+    require_all_stations(principal)
     return proposals.get(product, proposal_id)
 
 

@@ -16,6 +16,7 @@ from service.store.artefacts.files import ArtefactFiles, WrittenFile, day_name
 from service.store.errors import StoreUnavailable
 from service.store.identity import StorageGuard
 from service.store.ids import created_at, new_id
+from service.store.permissions import FILE_MODE, FOLDER_MODE, make_folder
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _CREATE_ATTEMPTS = 3
@@ -44,7 +45,7 @@ class LocalFiles(ArtefactFiles):
             StoreUnavailable: It cannot be created.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_folder(self.root)
         except OSError as error:
             raise StoreUnavailable(f"{self.root} cannot be created ({error.strerror})") from error
 
@@ -195,7 +196,7 @@ def probe_write(folder: Path) -> None:
     """
     path = folder / f".write-probe.{secrets.token_hex(4)}"
     try:
-        descriptor = os.open(path, _NEW_FILE, 0o644)
+        descriptor = os.open(path, _NEW_FILE, FILE_MODE)
         try:
             os.write(descriptor, bytes(4096))
         finally:
@@ -210,7 +211,7 @@ def _create(path: Path, root: Path | None) -> int:
     attempts = _CREATE_ATTEMPTS
     while True:
         try:
-            return os.open(path, _NEW_FILE, 0o644)
+            return os.open(path, _NEW_FILE, FILE_MODE)
         except FileNotFoundError:  # the first file of a day, or retention removed the empty folder at this moment
             attempts -= 1
             if root is None or not attempts:
@@ -218,7 +219,7 @@ def _create(path: Path, root: Path | None) -> int:
             for parent in reversed(path.relative_to(root).parents):
                 if parent.name:
                     with contextlib.suppress(FileExistsError):
-                        (root / parent).mkdir()
+                        (root / parent).mkdir(FOLDER_MODE)
 
 
 def _remove_partial(partial: Path) -> None:

@@ -14,7 +14,7 @@ from service.access import hashing
 from service.access.accounts import check_password, create_account, disable, require_strong, set_password
 from service.access.errors import AccountExists, AccountRefused, InvalidKey, TooManyLogins, UnknownAccount
 from service.access.keys import key_id_of, verify_key
-from service.access.throttle import MAX_NAMES, PER_CLIENT, LoginThrottle
+from service.access.throttle import MAX_NAMES, PER_ACCOUNT, PER_CLIENT, LoginThrottle
 from service.store.access import list_accounts
 from service.store.database import make_engine, migrate
 from tests.access import OPERATOR, PASSWORD, make_key
@@ -123,7 +123,7 @@ def test_throttle_forgets_attempts_after_the_window_and_bounds_its_memory() -> N
         now = second
         throttle.count("kim", "c")
     with pytest.raises(TooManyLogins) as refused:
-        throttle.count("kim", "other client")
+        throttle.count("kim", "c")
     assert refused.value.retry_after_s == 50.0
     now = 60.0
     throttle.count("kim", "c")
@@ -131,3 +131,23 @@ def test_throttle_forgets_attempts_after_the_window_and_bounds_its_memory() -> N
         throttle.count(f"n{number}", f"c{number}")
     assert len(throttle._tried) <= MAX_NAMES
     assert PER_CLIENT > 1
+
+
+def test_attempts_of_one_client_do_not_lock_an_account_for_others() -> None:
+    throttle = LoginThrottle(2, 60, lambda: 0.0)
+    for _ in range(2):
+        throttle.count("kim", "attacker")
+    with pytest.raises(TooManyLogins):
+        throttle.count("kim", "attacker")
+    throttle.count("kim", "owner")
+    throttle.succeed("kim", "owner")
+    with pytest.raises(TooManyLogins):
+        throttle.count("kim", "attacker")
+
+
+def test_attempts_of_many_clients_for_one_account_are_limited() -> None:
+    throttle = LoginThrottle(2, 60, lambda: 0.0)
+    for number in range(2 * PER_ACCOUNT):
+        throttle.count("kim", f"c{number}")
+    with pytest.raises(TooManyLogins):
+        throttle.count("kim", "one more client")
