@@ -130,10 +130,13 @@ class Readiness(ResponseModel):
     status: Literal["ready", "degraded", "loading", "draining", "not-ready"] = Field(
         description="`degraded` has HTTP status 200: a bundle is broken, but all required products are served."
     )
-    reasons: list[str]
-    products: list[str] = Field(description="Products that are served.")
-    broken_bundles: list[BundleProblem]
-    version: str
+    reasons: list[str] = Field(default=[])
+    products: list[str] = Field(default=[], description="Products that are served.")
+    broken_bundles: list[BundleProblem] = Field(default=[])
+    version: str | None = Field(
+        default=None,
+        description="Version of the service. Null, and the lists are empty, for other machines if requests need a key.",
+    )
     access: Literal["required", "local", "insecure"] | None = Field(
         default=None,
         description="`required`: requests need an API key or a session. `local`: there is neither a key nor an "

@@ -249,10 +249,11 @@ def _text(item: Mapping[str, Any], path: Sequence[str | int], names: Names | Non
 
 def _describe_absent(path: Sequence[str | int], names: Names | None) -> str:
     """Return the message for a whole document or a field that is missing."""
-    fields = ", ".join(f"`{name}`" for name in names.required(path)) if names else ""
+    fields = [f"`{name}`" for name in names.required(path)] if names else []
     if path:
         return _TEXTS[MISSING]
-    return "is missing; send a JSON object" + (f" with the fields {fields}" if fields else "")
+    noun = "field" if len(fields) == 1 else "fields"
+    return "is missing; send a JSON object" + (f" with the {noun} {', '.join(fields)}" if fields else "")
 
 
 def _describe_json(reason: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
 from starlette.responses import Response
 
 from service.api.deps import AccessDep, MetricsDep, ReadinessDep
-from service.api.http.access import requires
+from service.api.http.access import is_local, requires
 from service.api.http.problems import problem_responses
 from service.api.http.server_paths import hide_paths
 from service.api.mapping import to_bundle_problem
@@ -35,21 +35,29 @@ async def live() -> Liveness:
     },
 )
 @requires(None)
-async def ready(check: ReadinessDep, access: AccessDep) -> Response:
+async def ready(request: Request, check: ReadinessDep, access: AccessDep) -> Response:
     """Return 200 if products are loaded on the requested execution provider and the service is not stopping.
 
     If some bundles are broken and others are served, the status is `degraded` with 200. List the products that must be
     served in PLUMBLINE_REQUIRED_PRODUCTS to get 503 instead.
+
+    If requests need a key, only this machine receives the reasons, products and versions; other machines receive the
+    status. `GET /v1/products` describes the products, with a key.
     """
     report = check()
     body = Readiness(
         status=report.status,
-        reasons=list(map(hide_paths, report.reasons)),
-        products=list(report.products),
-        broken_bundles=[to_bundle_problem(broken) for broken in report.broken_bundles],
-        version=VERSION,
         access="required" if access.is_required else "insecure" if access.is_insecure else "local",
     )
+    if not access.is_required or is_local(request.scope):
+        body = body.model_copy(
+            update={
+                "reasons": list(map(hide_paths, report.reasons)),
+                "products": list(report.products),
+                "broken_bundles": [to_bundle_problem(broken) for broken in report.broken_bundles],
+                "version": VERSION,
+            }
+        )
     return Response(body.model_dump_json(), 200 if report.is_ready else 503, media_type="application/json")
 
 

@@ -135,3 +135,12 @@ def test_secrets_are_no_arguments_of_the_command_line() -> None:
         if not name.endswith("-file"):
             assert found[name].envvar
             assert "other users of the machine see" in " ".join(str(found[name].help).split())
+
+
+def test_readiness_names_no_product_to_strangers(target: Target) -> None:
+    remote = target.client.get("/health/ready", headers={"X-Forwarded-For": "10.1.2.3"})
+    local = target.client.get("/health/ready")
+    assert remote.status_code == local.status_code == 200
+    assert (local.json()["products"], bool(local.json()["version"])) == (["gadget", "widget"], True)
+    hidden = {name: value for name, value in remote.json().items() if value}
+    assert hidden == {"status": "ready", "access": "required"}
