@@ -13,11 +13,40 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 
+import cv2
+import httpx
 import uvloop
+
+from service.bundle.bundle import Bundle, bundle_folders
+from tests.serving import ServiceProcess
 
 _TIMEOUT_S = 60.0
 _GENERATOR_EXTRA_S = 30.0
+_IMAGE_SIZE = 1024
+
+
+def good_jpeg(models: Path, product: str) -> bytes:
+    """Return a golden sample of the product's bundle as a JPEG of 1024 x 1024 pixels.
+
+    A synthetic texture would be rejected by the quality check, so the graph would not run.
+    """
+    golden = Bundle.load(bundle_folders((models / product).absolute())[0]).golden[0].image
+    pixels = cv2.resize(golden, (_IMAGE_SIZE, _IMAGE_SIZE), interpolation=cv2.INTER_CUBIC)[..., ::-1]
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+def require_judged(service: ServiceProcess, product: str, image: bytes) -> None:
+    """Check that the service judges an image.
+
+    Raises:
+        RuntimeError: The quality check rejects it, so a benchmark with it would not run the graph.
+    """
+    path = f"{service.url}/v1/products/{product}/inspections"
+    verdict = httpx.post(path, content=image, headers={"content-type": "image/jpeg"}, timeout=60).json()
+    if verdict["score"] is None:
+        raise RuntimeError(f"The image is rejected: {verdict['invalid_reasons']}. Choose another one with --image.")
 
 
 @dataclass(frozen=True)

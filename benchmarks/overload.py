@@ -30,8 +30,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.latency import textured_jpeg
-from benchmarks.load import Group, Load, RunningLoad
+from benchmarks.load import Group, Load, RunningLoad, good_jpeg, require_judged
 from service.settings import Settings
 from tests.serving import ServiceProcess, service_process
 
@@ -159,7 +158,7 @@ def measure(
     over, memory, live_s = threading.Event(), [service.rss_bytes()], []
     load = RunningLoad(port, head, body, row.groups, warm_up_s, seconds)
     load.wait_for("begin")
-    cpu_before = _cpu_s(service)
+    cpu_before = cpu_s(service)
 
     def probe() -> None:
         # The process of this thread does nothing else meanwhile.
@@ -177,13 +176,14 @@ def measure(
     prober = threading.Thread(target=probe)
     prober.start()
     load.wait_for("end")
-    cpu_s = _cpu_s(service) - cpu_before
+    spent_s = cpu_s(service) - cpu_before
     over.set()
     prober.join()
-    return Measurement(load.result(), live_s, (memory[0], service.rss_bytes(), max(memory)), cpu_s)
+    return Measurement(load.result(), live_s, (memory[0], service.rss_bytes(), max(memory)), spent_s)
 
 
-def _cpu_s(service: ServiceProcess) -> float:
+def cpu_s(service: ServiceProcess) -> float:
+    """Return the processor time of a service since its start, in seconds."""
     fields = Path(f"/proc/{service.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -232,7 +232,7 @@ def criteria(rows: dict[str, Row], deadline_s: float) -> dict[str, dict[str, Any
 def main(
     product: Annotated[str, typer.Option(help="Product to inspect.")] = "washer",
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    image: Annotated[Path | None, typer.Option(help="JPEG to post; a synthetic one by default.")] = None,
+    image: Annotated[Path | None, typer.Option(help="JPEG to post; a golden sample of the bundle by default.")] = None,
     clients: Annotated[list[int] | None, typer.Option(help="Numbers of clients; 1, 8, 32, 64, 96 by default.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Measured seconds per row and round.")] = 15.0,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds before, per row and round.")] = 4.0,
@@ -242,7 +242,7 @@ def main(
     setting: Annotated[list[str] | None, typer.Option(help="Further settings, such as queue_limit=32.")] = None,
 ) -> None:
     """Measure the rows and check the results."""
-    body = image.read_bytes() if image else textured_jpeg()
+    body = image.read_bytes() if image else good_jpeg(models, product)
     lines = (
         f"POST /v1/products/{product}/inspections HTTP/1.1",
         "Host: 127.0.0.1",
@@ -258,11 +258,13 @@ def main(
         service_process(models.absolute(), Path(folder), settings) as service,
     ):
         service.wait_until(200)
+        require_judged(service, product, body)
         warm = Row("warm-up", (Group("polite", 4, 1, obeys=True),))
         measure(service, warm, head, body, warm_up_s=0, seconds=3)
         for _ in range(rounds):
             for one in rows:
                 one.rounds.append(measure(service, one, head, body, warm_up_s=warm_up, seconds=seconds))
+                typer.echo(f"{one.name}: {one.admitted_per_s:.1f} per second", err=True)
                 time.sleep(1)
         code = service.terminate()
     checked = criteria({one.name: one for one in rows}, Settings(**given).queue_deadline_s)

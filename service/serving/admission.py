@@ -3,11 +3,20 @@
 Requests wait per client. The next request to run is one of the client with the fewest running requests; among equal
 clients it is the one that was served least recently, so clients take turns. If the queue is full, the client with the
 most requests in flight is refused first.
+
+A burst may fill the whole queue. If the queue does not become short again, the service is overloaded: a long queue then
+delays every request and completes none of them earlier, so it is kept short until nothing waits any more. This is the
+distinction between good and bad queues of CoDel (Nichols and Jacobson, "Controlling queue delay", ACM Queue 10(5),
+2012), applied to admission.
+
+Refusals cost processor time as well. Therefore a client that is refused more often than requests complete gets its
+refusals later: see `RefusalPace`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -15,6 +24,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from service.errors import DeadlineExceeded, InvalidRequest, QueueFull, ShuttingDown
+from service.serving.refusal_pace import RefusalPace
 
 LOCAL = "local"
 """The client of requests that the service makes itself."""
@@ -22,6 +32,9 @@ _MIN_RETRY_S = 0.1
 _SMOOTHING = 0.1  # weight of the newest duration in the moving average
 _POLL_S = 0.05
 _REMEMBERED_CLIENTS = 1024
+_SHORT_QUEUE = 3  # requests in flight per running one, with which all running ones always have a successor
+_BURST_S = 1.0
+_CALM_S = 0.25
 
 Disconnected = Callable[[], Awaitable[None]]
 """Returns when the client has closed its connection."""
@@ -54,13 +67,16 @@ class Admission:
     Args:
         limit: Maximum number of requests in flight, waiting or running.
         running: Maximum number of running requests. By default all requests in flight run at once.
+        clock: Returns seconds.
 
     Attributes:
         depth: Number of requests in flight.
         draining: Set when no new requests are admitted.
     """
 
-    def __init__(self, limit: int, running: int | None = None) -> None:
+    def __init__(
+        self, limit: int, running: int | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.limit = limit
         self.depth = 0
         self.draining = asyncio.Event()
@@ -71,6 +87,14 @@ class Admission:
         self._shares: OrderedDict[str, _Share] = OrderedDict()
         self._waiting: dict[str, _Share] = {}
         self._mean_duration_s = _MIN_RETRY_S
+        self._clock = clock
+        self._pace = RefusalPace(clock)
+        self._short_limit = min(limit, _SHORT_QUEUE * self._max_running)
+        self._is_overloaded = False
+        self._long_since: float | None = None
+        """Since when the queue is longer than the short limit; None if it is not."""
+        self._calm_since: float | None = None
+        """Since when no request waits; None if one does."""
 
     @property
     def is_draining(self) -> bool:
@@ -85,13 +109,26 @@ class Admission:
         """Check that a request of this client would be admitted now. Use it before the body is received.
 
         Raises:
-            QueueFull: The queue is full and the client has its share.
+            QueueFull: The queue is full and the client has its share. Pass it to `hold` before the response is sent.
             ShuttingDown: The service is stopping.
         """
         if self.is_draining:
             raise ShuttingDown()
-        if self.depth >= self.limit:
+        if not self._is_full():
+            return
+        try:
             self._find_displaced(self._share(client))
+        except QueueFull:
+            hold_s, retry_after_s = self._pace.refuse(client, self._mean_duration_s / max(1, self.depth))
+            full = self._full(max(retry_after_s, self._mean_duration_s))
+            full.hold_s = hold_s
+            raise full from None
+
+    async def hold(self, refusal: QueueFull) -> None:
+        """Wait before a refusal is sent, if its client is refused too often. It ends early when the service stops."""
+        if refusal.hold_s > 0 and not self.is_draining:
+            with self._pace.holding(), contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.draining.wait(), refusal.hold_s)
 
     @asynccontextmanager
     async def turn(
@@ -114,9 +151,9 @@ class Admission:
         if self.is_draining and not is_accepted:
             raise ShuttingDown()
         share = self._share(client)
-        if self.depth >= self.limit:
+        if self._is_full():
             self._displace(self._find_displaced(share))
-        entered = time.perf_counter()
+        entered = self._clock()
         self._count(share, 1)
         if self._running < self._max_running and not self._waiting:
             self._start(share)
@@ -161,6 +198,7 @@ class Admission:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         share.waiting.append(place)
         self._waiting[share.client] = share
+        self._calm_since = None
         watcher = None if disconnected is None else asyncio.ensure_future(disconnected())
         try:
             awaited: set[asyncio.Future[None]] = {place} if watcher is None else {place, watcher}
@@ -196,6 +234,15 @@ class Admission:
             self._start(share)
             place.set_result(None)
 
+    def _is_full(self) -> bool:
+        """Return whether a new request needs the place of another one."""
+        now = self._clock()
+        if self._is_overloaded:
+            self._is_overloaded = self._calm_since is None or now - self._calm_since <= _CALM_S
+        else:
+            self._is_overloaded = self._long_since is not None and now - self._long_since > _BURST_S
+        return self.depth >= (self._short_limit if self._is_overloaded else self.limit)
+
     def _find_displaced(self, newcomer: _Share) -> _Share:
         """Return the client that loses its newest waiting request to a request of another client.
 
@@ -230,10 +277,16 @@ class Admission:
     def _forget_if_empty(self, share: _Share) -> None:
         if not share.waiting:
             del self._waiting[share.client]
+            if not self._waiting:
+                self._calm_since = self._clock()
 
     def _count(self, share: _Share, change: int) -> None:
         share.count += change
         self.depth += change
+        if self.depth < self._short_limit:
+            self._long_since = None
+        elif self._long_since is None:
+            self._long_since = self._clock()
 
     def _start(self, share: _Share) -> None:
         self._starts += 1
@@ -247,11 +300,12 @@ class Admission:
         share.running -= 1
 
     def _observe(self, entered: float) -> None:
-        self._mean_duration_s += _SMOOTHING * (time.perf_counter() - entered - self._mean_duration_s)
+        self._mean_duration_s += _SMOOTHING * (self._clock() - entered - self._mean_duration_s)
 
     def _retry_after_s(self) -> float:
         # All requests in flight now have left after about the mean duration of one of them.
         return round(max(_MIN_RETRY_S, self._mean_duration_s), 1)
 
-    def _full(self) -> QueueFull:
-        return QueueFull(self.limit, self._retry_after_s())
+    def _full(self, retry_after_s: float | None = None) -> QueueFull:
+        limit = self._short_limit if self._is_overloaded else self.limit
+        return QueueFull(limit, self._retry_after_s() if retry_after_s is None else round(retry_after_s, 1))
