@@ -237,7 +237,9 @@ def main(
     seconds: Annotated[float, typer.Option(min=1, help="Measured seconds per row and round.")] = 15.0,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds before, per row and round.")] = 4.0,
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.")] = 3,
-    row: Annotated[list[str] | None, typer.Option(help='Rows to measure, such as "96 impolite"; all by default.')] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help='Rows to measure, such as "96 impolite"; all by default.')
+    ] = None,
     shared_address: Annotated[bool, typer.Option(help="All clients of a row have the same address.")] = False,
     setting: Annotated[list[str] | None, typer.Option(help="Further settings, such as queue_limit=32.")] = None,
 ) -> None:

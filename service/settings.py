@@ -161,7 +161,8 @@ class Settings(BaseSettings):
     """
     queue_limit: int = Field(default=64, ge=1, le=10_000)
     """Most inspections in flight, waiting or running. Further ones get 503 with Retry-After. Clients have equal shares:
-    if the queue is full, the client with most inspections in flight is refused first.
+    if the queue is full, the client with most inspections in flight is refused first. In a lasting overload, fewer
+    are in flight: see docs/how-to/operation.md.
     """
     max_streams: int = Field(default=16, ge=1, le=1000)
     """Most WebSocket streams at the same time. Each may hold a few frames in memory."""

@@ -74,9 +74,7 @@ class Admission:
         draining: Set when no new requests are admitted.
     """
 
-    def __init__(
-        self, limit: int, running: int | None = None, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, limit: int, running: int | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self.limit = limit
         self.depth = 0
         self.draining = asyncio.Event()

@@ -31,6 +31,22 @@ def test_full_queue_rejects_at_once_and_recovers(serve: Serve) -> None:
         assert service.inspect().status_code == 201
 
 
+@pytest.mark.slow
+def test_client_that_ignores_retry_after_gets_its_refusals_later(serve: Serve) -> None:
+    with serve(queue_limit=1, max_batch=1) as service, service.occupied():
+        seconds = []
+        for _ in range(24):
+            started = time.perf_counter()
+            response = service.inspect()
+            seconds.append(time.perf_counter() - started)
+            assert_problem(response, 503, "queue-full")
+            assert int(response.headers["retry-after"]) >= 1
+            assert service.client.get("/health/live").status_code == 200
+        # The mean duration of an inspection is unknown, so places are expected every 0.1 s.
+        assert sum(seconds[:8]) < 0.5
+        assert sum(seconds[-4:]) > 0.2
+
+
 def test_stream_beyond_the_limit_is_rejected_with_a_problem(serve: Serve) -> None:
     slug = "too-many-streams"
     with serve(max_streams=1) as service:

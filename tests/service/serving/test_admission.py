@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -214,3 +215,69 @@ def test_shares_of_idle_clients_are_forgotten() -> None:
         return len(admission._shares)
 
     assert asyncio.run(run()) < 1100
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_burst_fills_the_queue_but_a_lasting_overload_keeps_it_short() -> None:
+    async def run() -> None:
+        clock = Clock()
+        admission = Admission(20, 2, clock)
+
+        async def request() -> None:
+            async with admission.turn("a", 60):
+                await leave.wait()
+
+        leave = asyncio.Event()
+        burst = [asyncio.create_task(request()) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert admission.depth == 20
+        burst.pop().cancel()
+        await asyncio.sleep(0.001)
+        admission.check("a")  # a burst may use the whole queue
+        clock.now += 1.1
+        with pytest.raises(QueueFull) as caught:
+            admission.check("a")
+        assert caught.value.extensions["limit"] == 6
+        leave.set()
+        await asyncio.gather(*burst)
+
+        leave.clear()
+        tasks = [asyncio.create_task(request()) for _ in range(6)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):  # the queue was empty for a moment only
+            admission.check("a")
+        leave.set()
+        await asyncio.gather(*tasks)
+        clock.now += 0.3
+        leave.clear()
+        tasks = [asyncio.create_task(request()) for _ in range(7)]
+        await asyncio.sleep(0)
+        assert admission.depth == 7
+        leave.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
+def test_refusals_of_a_client_that_sends_again_at_once_are_held_until_the_service_stops() -> None:
+    async def run() -> None:
+        admission = Admission(1)
+        async with admission.turn("a", 10):
+            for _ in range(40):
+                with pytest.raises(QueueFull) as caught:
+                    admission.check("b")
+            assert caught.value.hold_s > 0.5
+            started = time.perf_counter()
+            asyncio.get_running_loop().call_later(0.01, admission.close)
+            await admission.hold(caught.value)
+            await admission.hold(caught.value)
+            assert time.perf_counter() - started < 0.4
+
+    asyncio.run(run())
