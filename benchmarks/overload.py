@@ -7,8 +7,8 @@ Starts a service process and loads it with clients of another process, each of w
 the response to the last one. Polite clients wait for `Retry-After` when they are refused, impolite ones send again at
 once. Each client has an address of its own (`--shared-address`: all have the same). The last rows are one polite client
 beside a client with 32 connections that ignores `Retry-After`. The rows are measured in turn, `--rounds` times, and
-each figure is the median of the rounds, so other load on the machine affects all rows. Prints JSON; exits with code 1 if
-a request failed with another status than 503 with `Retry-After`, or with one of the limits in `criteria`.
+each figure is the median of the rounds, so other load on the machine affects all rows. Prints JSON; exits with code 1
+if a limit in `criteria` is exceeded, such as one request that failed with another status than 503 with `Retry-After`.
 """
 
 from __future__ import annotations
