@@ -269,7 +269,10 @@ def main(
                 typer.echo(f"{one.name}: {one.admitted_per_s:.1f} per second", err=True)
                 time.sleep(1)
         code = service.terminate()
-    checked = criteria({one.name: one for one in rows}, Settings(**given).queue_deadline_s)
+    checked = criteria(
+        {one.name: one for one in rows},
+        float(given.get("queue_deadline_s", Settings.model_fields["queue_deadline_s"].default)),
+    )
     report = {
         "product": product,
         "image_bytes": len(body),

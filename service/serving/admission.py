@@ -33,6 +33,7 @@ _SMOOTHING = 0.1  # weight of the newest duration in the moving average
 _POLL_S = 0.05
 _REMEMBERED_CLIENTS = 1024
 _SHORT_QUEUE = 3  # requests in flight per running one, with which all running ones always have a successor
+_EXTRA_RUNNING = 1
 _BURST_S = 1.0
 _CALM_S = 0.25
 
@@ -81,6 +82,7 @@ class Admission:
         # Some requests must be able to wait: only waiting ones can be refused in favour of another client.
         self._max_running = limit if running is None else min(running, max(1, limit // 2))
         self._running = 0
+        self._running_clients = 0
         self._starts = 0
         self._shares: OrderedDict[str, _Share] = OrderedDict()
         self._waiting: dict[str, _Share] = {}
@@ -131,7 +133,7 @@ class Admission:
     @asynccontextmanager
     async def turn(
         self, client: str, timeout_s: float, disconnected: Disconnected | None = None, *, is_accepted: bool = False
-    ) -> AsyncGenerator[None]:
+    ) -> AsyncGenerator[int]:
         """Wait for the client's turn, and count the request as in flight until the block ends.
 
         Args:
@@ -139,6 +141,10 @@ class Admission:
             timeout_s: Maximum wait in seconds.
             disconnected: Ends the wait when the client closes its connection.
             is_accepted: The request was checked (`check`) before the service began to stop, so it is still admitted.
+
+        Returns:
+            The rank of the request: how many other requests of the client run already. Inside the service, requests of
+            a lower rank go first, so that a client with few requests does not wait for all of a client with many.
 
         Raises:
             QueueFull: The limit is reached, or another client needs the place that this client has beyond its share.
@@ -153,12 +159,12 @@ class Admission:
             self._displace(self._find_displaced(share))
         entered = self._clock()
         self._count(share, 1)
-        if self._running < self._max_running and not self._waiting:
+        if (self._running < self._max_running and not self._waiting) or self._may_start_at_once(share):
             self._start(share)
         else:
             await self._wait(share, timeout_s, disconnected)
         try:
-            yield
+            yield share.running - 1
             self._observe(entered)
         finally:
             self._finish(share)
@@ -166,7 +172,7 @@ class Admission:
             self._dispatch()
 
     @asynccontextmanager
-    async def wait(self, timeout_s: float, client: str = LOCAL) -> AsyncIterator[None]:
+    async def wait(self, timeout_s: float, client: str = LOCAL) -> AsyncIterator[int]:
         """Wait for the client's turn as `turn` does; wait while the limit is reached, too.
 
         Args:
@@ -180,16 +186,16 @@ class Admission:
         """
         give_up = time.monotonic() + timeout_s
         async with AsyncExitStack() as entered:
-            while True:
+            rank: int | None = None
+            while rank is None:
                 try:
                     remaining_s = max(0.0, give_up - time.monotonic())
-                    await entered.enter_async_context(self.turn(client, remaining_s))
-                    break
+                    rank = await entered.enter_async_context(self.turn(client, remaining_s))
                 except QueueFull:
                     if time.monotonic() > give_up:
                         raise
                     await asyncio.sleep(_POLL_S)
-            yield
+            yield rank
 
     async def _wait(self, share: _Share, timeout_s: float, disconnected: Disconnected | None) -> None:
         """Wait until `_dispatch` starts the request. If that fails, the request is no longer counted."""
@@ -231,6 +237,14 @@ class Admission:
             self._forget_if_empty(share)
             self._start(share)
             place.set_result(None)
+
+    def _may_start_at_once(self, share: _Share) -> bool:
+        """Return whether a client that runs nothing may start beside another one that runs several requests."""
+        return (
+            share.running == 0
+            and not share.waiting
+            and self._running_clients < self._running < self._max_running + _EXTRA_RUNNING
+        )
 
     def _is_full(self) -> bool:
         """Return whether a new request needs the place of another one."""
@@ -290,12 +304,14 @@ class Admission:
         self._starts += 1
         self._running += 1
         share.running += 1
+        self._running_clients += share.running == 1
         share.served = self._starts
         self._shares.move_to_end(share.client)
 
     def _finish(self, share: _Share) -> None:
         self._running -= 1
         share.running -= 1
+        self._running_clients -= share.running == 0
 
     def _observe(self, entered: float) -> None:
         self._mean_duration_s += _SMOOTHING * (self._clock() - entered - self._mean_duration_s)
