@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -215,6 +216,35 @@ def test_shares_of_idle_clients_are_forgotten() -> None:
         return len(admission._shares)
 
     assert asyncio.run(run()) < 1100
+
+
+def test_client_that_runs_nothing_starts_at_once_beside_a_client_that_runs_several() -> None:
+    async def run() -> None:
+        admission = Admission(64, 2)
+        async with AsyncExitStack() as turns:
+            ranks = [await turns.enter_async_context(admission.turn("greedy", 10)) for _ in range(2)]
+            waiting = asyncio.create_task(turns.enter_async_context(admission.turn("greedy", 10)))
+            await asyncio.sleep(0)
+            assert await turns.enter_async_context(admission.turn("polite", 0)) == 0
+            with pytest.raises(DeadlineExceeded):  # one place only, and only for the first request of a client
+                await turns.enter_async_context(admission.turn("polite", 0))
+            with pytest.raises(DeadlineExceeded):
+                await turns.enter_async_context(admission.turn("other", 0))
+            assert ranks == [0, 1]
+            waiting.cancel()
+
+    asyncio.run(run())
+
+
+def test_clients_that_run_one_request_each_do_not_exceed_the_limit_of_running_ones() -> None:
+    async def run() -> None:
+        admission = Admission(64, 2)
+        async with admission.turn("a", 10), admission.turn("b", 10):
+            with pytest.raises(DeadlineExceeded):
+                async with admission.turn("c", 0):
+                    pass
+
+    asyncio.run(run())
 
 
 class Clock:
