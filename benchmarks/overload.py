@@ -121,8 +121,15 @@ class Row:
                 "service": round(self.median(lambda one: one.service_cpu_s / one.load.seconds), 2),
                 "load_generator": round(self.median(lambda one: one.load.cpu_s / one.load.seconds), 2),
             },
+            # Other load on the machine changes the throughput more than this.
+            "processor_ms_per_admitted": round(self.median(_processor_ms), 1),
             "others": dict(self.others),
         }
+
+
+def _processor_ms(measured: Measurement) -> float:
+    admitted = sum(len(outcome.latencies_s) for outcome in measured.load.outcomes.values())
+    return 1000 * measured.service_cpu_s / max(1, admitted)
 
 
 def _latencies(measured: Measurement, group: str | None) -> list[float]:
