@@ -41,6 +41,19 @@ Disconnected = Callable[[], Awaitable[None]]
 """Returns when the client has closed its connection."""
 
 
+@dataclass(frozen=True)
+class Turn:
+    """The turn of an admitted request.
+
+    Attributes:
+        since: When its deadline began, on the clock `time.perf_counter`.
+        rank: How many other requests of its client ran already; see `Admission.turn`.
+    """
+
+    since: float
+    rank: int = 0
+
+
 @dataclass(eq=False)
 class _Share:
     """What one client has in flight.

@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -32,7 +31,7 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.recipes.quality_check import check_quality
-from service.serving.admission import Admission, Disconnected
+from service.serving.admission import Admission, Disconnected, Turn
 from service.serving.frozen_camera import FrozenCameraDetector
 from service.serving.hooks import InspectionHooks
 from service.serving.idempotency import IdempotentRequests, Inspected, fingerprint
@@ -54,19 +53,6 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 
 DISK_THREADS = 4
-
-
-@dataclass(frozen=True)
-class Turn:
-    """The turn of an admitted request.
-
-    Attributes:
-        since: When its deadline began, on the clock `time.perf_counter`.
-        rank: How many other requests of its client ran already; see `Admission.turn`.
-    """
-
-    since: float
-    rank: int = 0
 
 
 class InspectionService:
