@@ -99,6 +99,7 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 # Loading ends at once when the registry is closed, unless native code hangs; then it is left behind.
 LOADING_STOP_S = 5.0
+_GPU_BATCH = 8
 
 ROUTERS = tuple(
     module.router
@@ -336,7 +337,7 @@ def inspector_options(settings: Settings) -> InspectorOptions:
     return InspectorOptions(
         session=SessionOptions(provider=settings.provider, threads=settings.threads),
         batching=BatchingOptions(
-            max_batch=settings.max_batch,
+            max_batch=_max_batch(settings),
             # Admission limits all products together; a smaller limit per product would reject images too early.
             queue_limit=settings.queue_limit,
             deadline_s=settings.queue_deadline_s,
@@ -370,8 +371,17 @@ def _running_limit(settings: Settings) -> int:
     These must keep all cores busy while others write their results. More only delay the clients that come next: on a
     CPU, larger batches are not faster. On a GPU they are, so a full batch must be able to form.
     """
-    has_gpu = settings.provider != "cpu" and has_driver()
-    return cpu_quota() + 2 + (settings.max_batch if has_gpu else 0)
+    return cpu_quota() + 2 + (_max_batch(settings) if _has_gpu(settings) else 0)
+
+
+def _max_batch(settings: Settings) -> int:
+    if settings.max_batch is not None:
+        return settings.max_batch
+    return min(_GPU_BATCH, settings.queue_limit) if _has_gpu(settings) else 1
+
+
+def _has_gpu(settings: Settings) -> bool:
+    return settings.provider != "cpu" and has_driver()
 
 
 def begin_drain(app: FastAPI) -> None:

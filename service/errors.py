@@ -135,13 +135,17 @@ class InvalidRequest(PlumblineError):
 class QueueFull(PlumblineError):
     """The inspection queue is full, so the image was refused before any work was done.
 
-    Send it again after `retry_after` seconds. If it happens often, the cameras are faster than the service: send fewer
-    images or use a faster machine.
+    Send it again after `retry_after` seconds. A client that sends again at once gets the next refusal later. If it
+    happens often, the cameras are faster than the service: send fewer images or use a faster machine.
+
+    Attributes:
+        hold_s: Seconds to wait before the response is sent.
     """
 
     slug = "queue-full"
     title = "Inspection queue is full"
     status = 503
+    hold_s = 0.0
 
     def __init__(self, limit: int, retry_after_s: float) -> None:
         super().__init__(

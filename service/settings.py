@@ -162,7 +162,8 @@ class Settings(BaseSettings):
     """
     queue_limit: int = Field(default=64, ge=1, le=10_000)
     """Most inspections in flight, waiting or running. Further ones get 503 with Retry-After. Clients have equal shares:
-    if the queue is full, the client with most inspections in flight is refused first.
+    if the queue is full, the client with most inspections in flight is refused first. In a lasting overload, fewer
+    are in flight: see docs/how-to/operation.md.
     """
     max_streams: int = Field(default=16, ge=1, le=1000)
     """Most WebSocket streams at the same time. Each may hold a few frames in memory."""
@@ -174,8 +175,10 @@ class Settings(BaseSettings):
     """
     queue_deadline_s: float = Field(default=10.0, gt=0, le=3600)
     """Longest wait of an image in the queue, in seconds. After that the response is 503 instead of a late verdict."""
-    max_batch: int = Field(default=8, ge=1, le=256)
-    """Largest number of images in one inference run. Batches form only while the session is busy."""
+    max_batch: int | None = Field(default=None, ge=1, le=256)
+    """Largest number of images in one inference run. Batches form only while the session is busy. Empty: 8 on a GPU
+    (fewer with a shorter queue), and 1 on a CPU, where the time per image grows with the batch.
+    """
 
     min_data_free_bytes: int = Field(default=64 * 2**20, ge=0, le=2**50)
     """Free disk space of the data folder, in bytes, below which the service is not ready. On a small file system a
@@ -361,7 +364,7 @@ class Settings(BaseSettings):
                 f"({self.max_inflight_body_bytes}), so the largest body could never be received; raise "
                 "max_inflight_body_bytes"
             )
-        if self.max_batch > self.queue_limit:
+        if self.max_batch is not None and self.max_batch > self.queue_limit:
             raise ValueError(
                 f"max_batch ({self.max_batch}) is larger than queue_limit ({self.queue_limit}), so a full batch "
                 "could never form; lower max_batch or raise queue_limit"

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -102,17 +103,22 @@ class Measurer:
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
         return PreparedImage(pixels, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
 
-    def infer(self, image: PreparedImage) -> PatchResult:
+    def infer(self, image: PreparedImage, rank: int = 0) -> PatchResult:
         """Run the graph on an image, in one piece or tile by tile, and wait for the map.
+
+        Args:
+            image: The prepared image.
+            rank: Images of a lower rank run first.
 
         Raises:
             QueueFull, DeadlineExceeded, ShuttingDown: The image cannot be processed now; see `MicroBatcher.submit`.
         """
         if self.geometry.tiling is None:
-            return self.batcher.submit(image.pixels).result()
+            return self.batcher.submit(image.pixels, rank).result()
         width, height = image.image_wh
         grid = tiling.plan_tiles((height, width), self.geometry)
-        return tiling.infer_tiles(image.pixels, grid, self.batcher.submit, _tiles_at_once(self.options.batching))
+        submit = partial(self.batcher.submit, rank=rank)
+        return tiling.infer_tiles(image.pixels, grid, submit, _tiles_at_once(self.options.batching))
 
     def run_copies(self, image: PreparedImage, copies: int) -> PatchResult:
         """Run the graph immediately on a batch of copies of an image, to reproduce the results of that batch size.

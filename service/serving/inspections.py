@@ -31,7 +31,7 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.recipes.quality_check import check_quality
-from service.serving.admission import Admission, Disconnected
+from service.serving.admission import Admission, Disconnected, Turn
 from service.serving.frozen_camera import FrozenCameraDetector
 from service.serving.hooks import InspectionHooks
 from service.serving.idempotency import IdempotentRequests, Inspected, fingerprint
@@ -166,7 +166,7 @@ class InspectionService:
             raise
 
     @asynccontextmanager
-    async def turn(self, client: str, disconnected: Disconnected) -> AsyncGenerator[float]:
+    async def turn(self, client: str, disconnected: Disconnected) -> AsyncGenerator[Turn]:
         """Wait for the turn of an accepted request, and count it as in flight until the block ends.
 
         Args:
@@ -174,7 +174,7 @@ class InspectionService:
             disconnected: Ends the wait when the client closes its connection.
 
         Returns:
-            When the wait began, on the clock `time.perf_counter`; see `inspect`.
+            The turn; pass it to `inspect`.
 
         Raises:
             QueueFull: Another client needs the place.
@@ -182,10 +182,10 @@ class InspectionService:
             InvalidRequest: The client closed the connection.
         """
         since = time.perf_counter()
-        async with self._admission.turn(client, self._queue_deadline_s, disconnected, is_accepted=True):
-            yield since
+        async with self._admission.turn(client, self._queue_deadline_s, disconnected, is_accepted=True) as rank:
+            yield Turn(since, rank)
 
-    async def inspect(self, product: str, image: Image, since: float | None = None) -> InspectionRecord:
+    async def inspect(self, product: str, image: Image, turn: Turn) -> InspectionRecord:
         """Inspect one image with the bundle and recipe that are in force when its turn comes.
 
         The caller must have its turn: see `turn`.
@@ -193,7 +193,7 @@ class InspectionService:
         Args:
             product: Name of the product.
             image: The image.
-            since: Start of the deadline, on the clock `time.perf_counter`; now by default.
+            turn: The turn of the request.
 
         Returns:
             The record, which is stored already.
@@ -206,23 +206,21 @@ class InspectionService:
             StoreUnavailable: The record could not be stored, so there is no decision.
             IdempotencyKeyUsed: The image's idempotency key belongs to a different request.
         """
-        return (await self.inspect_once(product, image, since)).record
+        return (await self.inspect_once(product, image, turn)).record
 
-    async def inspect_once(self, product: str, image: Image, since: float | None = None) -> Inspected:
+    async def inspect_once(self, product: str, image: Image, turn: Turn) -> Inspected:
         """Inspect one image, unless an earlier request with the same idempotency key did so.
 
         Args:
             product: Name of the product.
             image: The image.
-            since: See `inspect`.
+            turn: The turn of the request.
 
         Raises:
             IdempotencyKeyUsed: The key belongs to a different request.
             PlumblineError: See `inspect`.
         """
-        return await asyncio.wrap_future(
-            self._inspections.submit(self._inspect_once, product, image, since or time.perf_counter())
-        )
+        return await asyncio.wrap_future(self._inspections.submit(self._inspect_once, product, image, turn))
 
     async def inspect_when_admitted(self, product: str, image: Image, client: str) -> InspectionRecord:
         """Inspect one of several images; wait for admission as long as an inspection may wait for its turn.
@@ -236,8 +234,8 @@ class InspectionService:
             PlumblineError: See `inspect`.
         """
         since = time.perf_counter()
-        async with self._admission.wait(self._queue_deadline_s, client):
-            return await self.inspect(product, image, since)
+        async with self._admission.wait(self._queue_deadline_s, client) as rank:
+            return await self.inspect(product, image, Turn(since, rank))
 
     def count_refusal(self, error: PlumblineError, request_id: str | None) -> None:
         """Count and log an image or a stream that was refused without an HTTP response of its own.
@@ -289,23 +287,21 @@ class InspectionService:
         self._inspections.shutdown()
         self._disk.shutdown()
 
-    def _inspect_once(self, product: str, image: Image, submitted: float) -> Inspected:
+    def _inspect_once(self, product: str, image: Image, turn: Turn) -> Inspected:
         if image.key is None:
-            return Inspected(self._inspect(product, image, submitted))
+            return Inspected(self._inspect(product, image, turn))
         key = IdempotencyKey(image.key.principal, image.key.key, fingerprint(product, image))
         limit_s = self._queue_deadline_s
         return self._idempotent.run(
-            key, lambda: self._inspect(product, image, submitted, key), submitted + limit_s, limit_s
+            key, lambda: self._inspect(product, image, turn, key), turn.since + limit_s, limit_s
         )
 
-    def _inspect(
-        self, product: str, image: Image, submitted: float, key: IdempotencyKey | None = None
-    ) -> InspectionRecord:
+    def _inspect(self, product: str, image: Image, turn: Turn, key: IdempotencyKey | None = None) -> InspectionRecord:
         image = self._hooks.complete(product, image)
         # The lease keeps this bundle loaded until the record is stored, even if another one is activated meanwhile.
         try:
             with self._registry.lease(product) as active:
-                record = self._judge(active, image, submitted, key)
+                record = self._judge(active, image, turn, key)
         except StoreUnavailable:
             self._health.report_failure()
             raise
@@ -313,26 +309,24 @@ class InspectionService:
             self._shadow.submit(record)
         return record
 
-    def _judge(
-        self, active: ActiveProduct, image: Image, submitted: float, key: IdempotencyKey | None
-    ) -> InspectionRecord:
+    def _judge(self, active: ActiveProduct, image: Image, turn: Turn, key: IdempotencyKey | None) -> InspectionRecord:
         inspector, recipe = active.inspector, active.recipe.recipe
         if image.version not in {None, active.bundle.version}:
             raise VersionNotActive(active.bundle.manifest.product, str(image.version), active.bundle.version)
         layout = image.buffer.layout(recipe)
-        with self._core_before_deadline(submitted):
+        with self._core_before_deadline(turn):
             # A verdict that cannot be stored is not computed.
             self._store.require_writable()
             prepared = inspector.read(image.data, recipe.pixels.rules(layout))
         # The batcher checks the deadline for its own queue only.
-        self._check_deadline(submitted)
+        self._check_deadline(turn)
         product, station = active.bundle.manifest.product, image.part.station
         with self._frozen_cameras.checking(product, recipe, station, prepared.sha256) as frozen:
             violations = check_quality(prepared, inspector.quality_limits, recipe) + frozen
             with self._files(prepared.media_type) as inspection_id:
                 if violations:
-                    return self._store_invalid(inspection_id, active, prepared, violations, image, submitted, key)
-                return self._store_judged(inspection_id, active, prepared, image, submitted, key)
+                    return self._store_invalid(inspection_id, active, prepared, violations, image, turn, key)
+                return self._store_judged(inspection_id, active, prepared, image, turn, key)
 
     def _store_judged(
         self,
@@ -340,7 +334,7 @@ class InspectionService:
         active: ActiveProduct,
         prepared: PreparedImage,
         image: Image,
-        submitted: float,
+        turn: Turn,
         key: IdempotencyKey | None,
     ) -> InspectionRecord:
         inspector, recipe, data = active.inspector, active.recipe.recipe, image.data
@@ -349,7 +343,7 @@ class InspectionService:
         writing = self._disk.submit(self._write_image, inspection_id, prepared.media_type, data)
         anomaly_map: WrittenFile | None = None
         try:
-            result = inspector.infer(prepared)
+            result = inspector.infer(prepared, turn.rank)
             with self._cores:
                 judged = inspector.finish(prepared, result, recipe.criteria, reference)
             record = to_record(inspection_id, created_at, active, judged, reference, data, image.part)
@@ -366,7 +360,7 @@ class InspectionService:
             raise
         self._store.writer.write(record, key)
         timings = {**judged.timings, "store": time.perf_counter() - store_started}
-        duration_s = time.perf_counter() - submitted
+        duration_s = time.perf_counter() - turn.since
         self._metrics.count_inspection(
             record.product,
             record.decision,
@@ -376,25 +370,25 @@ class InspectionService:
             timings_s=timings,
             batch_size=record.batch_size,
         )
-        self._hooks.report(Completed(record, image.arrived, submitted, duration_s, timings, time.time_ns()))
+        self._hooks.report(Completed(record, image.arrived, turn.since, duration_s, timings, time.time_ns()))
         if judged.decision is not judged.by_score:
             self._metrics.softened.labels(record.product).inc()
         return record
 
     @contextmanager
-    def _core_before_deadline(self, submitted: float) -> Iterator[None]:
+    def _core_before_deadline(self, turn: Turn) -> Iterator[None]:
         """Wait for a core until the deadline; an image that exceeded it is not decoded."""
-        remaining_s = self._queue_deadline_s - (time.perf_counter() - submitted)
+        remaining_s = self._queue_deadline_s - (time.perf_counter() - turn.since)
         if not self._cores.acquire(timeout=max(0.0, remaining_s)):
             raise DeadlineExceeded(self._queue_deadline_s, 1.0)
         try:
-            self._check_deadline(submitted)
+            self._check_deadline(turn)
             yield
         finally:
             self._cores.release()
 
-    def _check_deadline(self, submitted: float) -> None:
-        if time.perf_counter() - submitted > self._queue_deadline_s:
+    def _check_deadline(self, turn: Turn) -> None:
+        if time.perf_counter() - turn.since > self._queue_deadline_s:
             raise DeadlineExceeded(self._queue_deadline_s, 1.0)
 
     def _store_invalid(
@@ -404,7 +398,7 @@ class InspectionService:
         prepared: PreparedImage,
         violations: tuple[QualityViolation, ...],
         image: Image,
-        submitted: float,
+        turn: Turn,
         key: IdempotencyKey | None,
     ) -> InspectionRecord:
         """Store an image that the quality check rejected: it shows what is wrong with illumination, lens or camera."""
@@ -418,9 +412,9 @@ class InspectionService:
         timings = {stage: milliseconds / 1000 for stage, milliseconds in record.timings_ms.items()}
         timings["store"] = time.perf_counter() - store_started
         reasons = {violation["reason"] for violation in record.objections or []}
-        duration_s = time.perf_counter() - submitted
+        duration_s = time.perf_counter() - turn.since
         self._metrics.count_invalid(record.product, reasons, duration_s, timings)
-        self._hooks.report(Completed(record, image.arrived, submitted, duration_s, timings, time.time_ns()))
+        self._hooks.report(Completed(record, image.arrived, turn.since, duration_s, timings, time.time_ns()))
         return record
 
     def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:

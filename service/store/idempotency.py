@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Engine, delete, insert, select
+from sqlalchemy import Engine, bindparam, delete, insert, select
 
 from service.store.models import IdempotencyRow
-from service.store.session import reading, transaction
+from service.store.session import querying, transaction
 
-# A Core statement that is built once, because it runs for each inspection with a key.
+# Core statements that are built once, because they run for each inspection with a key.
 INSERT_KEYS = insert(IdempotencyRow.__table__)  # type: ignore[arg-type]  # a Table, though declared as FromClause
+_FIND = select(IdempotencyRow.fingerprint, IdempotencyRow.inspection_id).where(
+    IdempotencyRow.principal == bindparam("of"), IdempotencyRow.key == bindparam("used")
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,8 @@ def find_key(engine: Engine, principal: str, key: str) -> UsedKey | None:
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    query = select(IdempotencyRow.fingerprint, IdempotencyRow.inspection_id).where(
-        IdempotencyRow.principal == principal, IdempotencyRow.key == key
-    )
-    with reading(engine) as session:
-        row = session.execute(query).one_or_none()
+    with querying(engine) as connection:
+        row = connection.execute(_FIND, {"of": principal, "used": key}).one_or_none()
     return None if row is None else UsedKey(*row)
 
 

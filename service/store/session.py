@@ -32,6 +32,20 @@ def reading(engine: Engine) -> Iterator[Session]:
 
 
 @contextmanager
+def querying(engine: Engine) -> Iterator[Connection]:
+    """Open a connection below the ORM, for queries that run with each inspection.
+
+    Args:
+        engine: The database.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    with _translated("the database cannot be read"), engine.connect() as connection:
+        yield connection
+
+
+@contextmanager
 def writing(engine: Engine, what: str) -> Iterator[Session]:
     """Open a session whose changes are committed together at the end of the block.
 

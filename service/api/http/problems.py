@@ -39,11 +39,13 @@ from service.errors import (
     InvalidRequest,
     MemoryBudgetExceeded,
     PlumblineError,
+    QueueFull,
     ShuttingDown,
     TooManyConnections,
 )
 from service.schemas.problem import TYPE_PREFIX
 from service.schemas.violations import describe_violations
+from service.serving.admission import Admission
 
 log = structlog.get_logger(__name__)
 
@@ -207,6 +209,9 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(PlumblineError)
     async def _plumbline(request: Request, error: PlumblineError) -> Response:
+        if isinstance(error, QueueFull):
+            admission: Admission = request.app.state.runtime.admission
+            await admission.hold(error)
         # If the body was not read completely, the rest of it is still in the connection.
         return ProblemResponse(error, request_id(request.scope), close=not body_was_read(request.scope))
 

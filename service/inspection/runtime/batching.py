@@ -19,6 +19,8 @@ from service.bundle.arrays import Float32Map, UInt8Image
 from service.errors import DeadlineExceeded, QueueFull, ShuttingDown
 from service.inspection.runtime.session import GraphSession
 
+_OVERTAKEN_S = 0.5
+
 
 @dataclass(frozen=True)
 class BatchingOptions:
@@ -62,6 +64,10 @@ class _Waiting:
     image: UInt8Image
     since: float
     future: Future[PatchResult]
+    rank: int
+
+    def is_overtaken_by(self, rank: int, now: float) -> bool:
+        return self.rank > rank and now - self.since < _OVERTAKEN_S
 
 
 class MicroBatcher:
@@ -94,11 +100,12 @@ class MicroBatcher:
         """Return the number of waiting images."""
         return len(self._waiting)
 
-    def submit(self, image: UInt8Image) -> Future[PatchResult]:
+    def submit(self, image: UInt8Image, rank: int = 0) -> Future[PatchResult]:
         """Queue one prepared image.
 
         Args:
             image: uint8 [H, W, 3] of the graph's input size.
+            rank: Images of a lower rank run before those that have waited for a short time only.
 
         Returns:
             A future. It raises `DeadlineExceeded` if the image waited too long, or the exception of the session.
@@ -113,7 +120,10 @@ class MicroBatcher:
                 raise ShuttingDown
             if len(self._waiting) >= self.options.queue_limit:
                 raise QueueFull(self.options.queue_limit, self._retry_after())
-            self._waiting.append(_Waiting(image, self._clock(), future))
+            now, position = self._clock(), len(self._waiting)
+            while position and self._waiting[position - 1].is_overtaken_by(rank, now):
+                position -= 1
+            self._waiting.insert(position, _Waiting(image, now, future, rank))
             self._changed.notify()
         return future
 

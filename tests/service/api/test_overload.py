@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -29,6 +30,23 @@ def test_full_queue_rejects_at_once_and_recovers(serve: Serve) -> None:
         assert problem["limit"] == 1
         assert 'inspection_shed_total{reason="queue_full"} 2.0' in service.client.get("/metrics").text
         assert service.inspect().status_code == 201
+
+
+@pytest.mark.slow
+def test_client_that_ignores_retry_after_gets_its_refusals_later(serve: Serve) -> None:
+    with serve(queue_limit=1, max_batch=1) as service, service.occupied(), ExitStack() as connections:
+        started = time.perf_counter()
+        clients = [connections.enter_context(service.connect()) for _ in range(40)]
+        for client in clients:
+            client.sendall(_head(10**5))
+        # The mean duration of an inspection is unknown, so a place is expected every 0.1 s.
+        responses = [_read_response(clients[0])]
+        first_s = time.perf_counter() - started
+        assert service.client.get("/health/live").status_code == 200
+        responses += [_read_response(client) for client in clients[1:]]
+        last_s = time.perf_counter() - started
+        assert all(b"/problems#queue-full" in one and b"retry-after: " in one for one in responses)
+        assert last_s > first_s + 0.5
 
 
 def test_stream_beyond_the_limit_is_rejected_with_a_problem(serve: Serve) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -214,3 +216,100 @@ def test_shares_of_idle_clients_are_forgotten() -> None:
         return len(admission._shares)
 
     assert asyncio.run(run()) < 1100
+
+
+def test_client_that_runs_nothing_starts_at_once_beside_a_client_that_runs_several() -> None:
+    async def run() -> None:
+        admission = Admission(64, 2)
+        async with AsyncExitStack() as turns:
+            ranks = [await turns.enter_async_context(admission.turn("greedy", 10)) for _ in range(2)]
+            waiting = asyncio.create_task(turns.enter_async_context(admission.turn("greedy", 10)))
+            await asyncio.sleep(0)
+            assert await turns.enter_async_context(admission.turn("polite", 0)) == 0
+            with pytest.raises(DeadlineExceeded):  # one place only, and only for the first request of a client
+                await turns.enter_async_context(admission.turn("polite", 0))
+            with pytest.raises(DeadlineExceeded):
+                await turns.enter_async_context(admission.turn("other", 0))
+            assert ranks == [0, 1]
+            waiting.cancel()
+
+    asyncio.run(run())
+
+
+def test_clients_that_run_one_request_each_do_not_exceed_the_limit_of_running_ones() -> None:
+    async def run() -> None:
+        admission = Admission(64, 2)
+        async with admission.turn("a", 10), admission.turn("b", 10):
+            with pytest.raises(DeadlineExceeded):
+                async with admission.turn("c", 0):
+                    pass
+
+    asyncio.run(run())
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_burst_fills_the_queue_but_a_lasting_overload_keeps_it_short() -> None:
+    async def run() -> None:
+        clock = Clock()
+        admission = Admission(20, 2, clock)
+
+        async def request() -> None:
+            async with admission.turn("a", 60):
+                await leave.wait()
+
+        leave = asyncio.Event()
+        burst = [asyncio.create_task(request()) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert admission.depth == 20
+        burst.pop().cancel()
+        await asyncio.sleep(0.001)
+        admission.check("a")  # a burst may use the whole queue
+        clock.now += 1.1
+        with pytest.raises(QueueFull) as caught:
+            admission.check("a")
+        assert caught.value.extensions["limit"] == 6
+        leave.set()
+        await asyncio.gather(*burst)
+
+        leave.clear()
+        tasks = [asyncio.create_task(request()) for _ in range(6)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):  # the queue was empty for a moment only
+            admission.check("a")
+        leave.set()
+        await asyncio.gather(*tasks)
+        clock.now += 0.3
+        leave.clear()
+        tasks = [asyncio.create_task(request()) for _ in range(7)]
+        await asyncio.sleep(0)
+        assert admission.depth == 7
+        leave.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+
+
+def test_refusals_of_a_client_that_sends_again_at_once_are_held_until_the_service_stops() -> None:
+    async def run() -> None:
+        admission = Admission(1)
+        async with admission.turn("a", 10):
+            refusals: list[QueueFull] = []
+            for _ in range(40):
+                with pytest.raises(QueueFull) as caught:
+                    admission.check("b")
+                refusals.append(caught.value)
+            assert refusals[-1].hold_s > 0.5
+            started = time.perf_counter()
+            asyncio.get_running_loop().call_later(0.01, admission.close)
+            await admission.hold(refusals[-1])
+            await admission.hold(refusals[-1])
+            assert time.perf_counter() - started < 0.4
+
+    asyncio.run(run())

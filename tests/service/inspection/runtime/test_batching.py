@@ -72,6 +72,29 @@ def test_images_queued_while_the_session_is_busy_form_a_batch() -> None:
         np.testing.assert_allclose(result.anomaly_map, abs(level / 255 - 0.5), atol=1e-6)
 
 
+def test_images_of_a_lower_rank_run_first_unless_others_have_waited() -> None:
+    now = [0.0]
+    session = GatedSession()
+    batcher = MicroBatcher(session, BatchingOptions(max_batch=1), clock=lambda: now[0])
+    first = batcher.submit(part())
+    assert session.entered.acquire(timeout=10)
+    order: list[str] = []
+
+    def submit(name: str, rank: int) -> Future[PatchResult]:
+        future = batcher.submit(part(), rank)
+        future.add_done_callback(lambda _: order.append(name))
+        return future
+
+    waiting = [submit("greedy 0", 3)]
+    now[0] = 0.6  # greedy 0 has waited for so long that no other image goes before it
+    waiting += [submit("greedy 1", 3), submit("greedy 2", 2), submit("polite", 0), submit("other", 0)]
+    session.gate.set()
+    for future in (first, *waiting):
+        future.result(10)
+    batcher.close()
+    assert order == ["greedy 0", "polite", "other", "greedy 2", "greedy 1"]
+
+
 def test_full_queue_refuses_immediately_with_retry_after() -> None:
     with busy_batcher(BatchingOptions(max_batch=2, queue_limit=2)) as (batcher, _, _):
         waiting = [batcher.submit(part()) for _ in range(2)]
