@@ -1,56 +1,38 @@
-"""Inspections: decode an image, run the graph, decide, store the record, and only then return it.
+"""Inspections: admit an image, have it inspected on a thread, and read what is stored.
 
-Each inspection runs on one thread from start to end, because every hand-over between threads adds latency that a single
-camera would notice. The event loop only submits the work. Decoding and deciding are limited to the CPU quota. The graph
-runs on the thread of its batcher; meanwhile another thread writes the image to the store.
+The event loop only submits the work, which `InspectionWork` does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID
 
-import structlog
-
-from service.deployment.errors import VersionNotActive
-from service.deployment.lease import ActiveProduct
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
-from service.errors import DeadlineExceeded, PlumblineError, ShuttingDown
-from service.inspection.quality import QualityViolation
-from service.inspection.records import PreparedImage
-from service.inspection.runtime.threads import cpu_quota
+from service.errors import PlumblineError, ShuttingDown
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
-from service.recipes.quality_check import check_quality
 from service.serving.admission import Admission, Disconnected, Turn
-from service.serving.frozen_camera import FrozenCameraDetector
 from service.serving.hooks import InspectionHooks
-from service.serving.idempotency import IdempotentRequests, Inspected, fingerprint
+from service.serving.idempotency import Inspected
 from service.serving.image import Image, StatedBuffer
+from service.serving.inspection_work import InspectionWork
 from service.serving.pagination import Page, read_page
-from service.serving.records import to_invalid_record, to_record
 from service.settings import Settings
-from service.store.artefacts.files import WrittenFile
-from service.store.completed import Completed
-from service.store.errors import StoreUnavailable, UnknownInspection
+from service.store.errors import StoreUnavailable
 from service.store.health import StoreHealth
-from service.store.idempotency import IdempotencyKey
-from service.store.ids import new_id, parse_id
+from service.store.ids import parse_id
 from service.store.inspection_filter import InspectionFilter
 from service.store.inspections import get_inspection, list_inspections
 from service.store.records import InspectionRecord
 from service.store.store import Store
-
-log = structlog.get_logger(__name__)
 
 DISK_THREADS = 4
 
@@ -90,19 +72,23 @@ class InspectionService:
         self._queue_deadline_s = settings.queue_deadline_s
         self._registry = registry
         self._store = store
-        self._references = references
-        self._shadow = shadow
         self._admission = admission
         self._metrics = metrics
-        self._health = health
-        self._clock = clock
         self._refusals = refusals
-        self._hooks = hooks or InspectionHooks()
         self._inspections = ThreadPoolExecutor(settings.queue_limit, thread_name_prefix="inspection")
-        self._cores = threading.BoundedSemaphore(cpu_quota())
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
-        self._idempotent = IdempotentRequests(store.engine)
-        self._frozen_cameras = FrozenCameraDetector()
+        self._work = InspectionWork(
+            registry,
+            store,
+            references=references,
+            shadow=shadow,
+            metrics=metrics,
+            health=health,
+            clock=clock,
+            hooks=hooks or InspectionHooks(),
+            disk=self._disk,
+            deadline_s=settings.queue_deadline_s,
+        )
 
     def require_ready(self, product: str) -> None:
         """Check that a product can be inspected now.
@@ -220,7 +206,7 @@ class InspectionService:
             IdempotencyKeyUsed: The key belongs to a different request.
             PlumblineError: See `inspect`.
         """
-        return await asyncio.wrap_future(self._inspections.submit(self._inspect_once, product, image, turn))
+        return await asyncio.wrap_future(self._inspections.submit(self._work.inspect, product, image, turn))
 
     async def inspect_when_admitted(self, product: str, image: Image, client: str) -> InspectionRecord:
         """Inspect one of several images; wait for admission as long as an inspection may wait for its turn.
@@ -286,165 +272,3 @@ class InspectionService:
         """Complete the submitted work and stop the threads."""
         self._inspections.shutdown()
         self._disk.shutdown()
-
-    def _inspect_once(self, product: str, image: Image, turn: Turn) -> Inspected:
-        if image.key is None:
-            return Inspected(self._inspect(product, image, turn))
-        key = IdempotencyKey(image.key.principal, image.key.key, fingerprint(product, image))
-        limit_s = self._queue_deadline_s
-        return self._idempotent.run(
-            key, lambda: self._inspect(product, image, turn, key), turn.since + limit_s, limit_s
-        )
-
-    def _inspect(self, product: str, image: Image, turn: Turn, key: IdempotencyKey | None = None) -> InspectionRecord:
-        image = self._hooks.complete(product, image)
-        # The lease keeps this bundle loaded until the record is stored, even if another one is activated meanwhile.
-        try:
-            with self._registry.lease(product) as active:
-                record = self._judge(active, image, turn, key)
-        except StoreUnavailable:
-            self._health.report_failure()
-            raise
-        if record.score is not None:
-            self._shadow.submit(record)
-        return record
-
-    def _judge(self, active: ActiveProduct, image: Image, turn: Turn, key: IdempotencyKey | None) -> InspectionRecord:
-        inspector, recipe = active.inspector, active.recipe.recipe
-        if image.version not in {None, active.bundle.version}:
-            raise VersionNotActive(active.bundle.manifest.product, str(image.version), active.bundle.version)
-        layout = image.buffer.layout(recipe)
-        with self._core_before_deadline(turn):
-            # A verdict that cannot be stored is not computed.
-            self._store.require_writable()
-            prepared = inspector.read(image.data, recipe.pixels.rules(layout))
-        # The batcher checks the deadline for its own queue only.
-        self._check_deadline(turn)
-        product, station = active.bundle.manifest.product, image.part.station
-        with self._frozen_cameras.checking(product, recipe, station, prepared.sha256) as frozen:
-            violations = check_quality(prepared, inspector.quality_limits, recipe) + frozen
-            with self._files(prepared.media_type) as inspection_id:
-                if violations:
-                    return self._store_invalid(inspection_id, active, prepared, violations, image, turn, key)
-                return self._store_judged(inspection_id, active, prepared, image, turn, key)
-
-    def _store_judged(
-        self,
-        inspection_id: UUID,
-        active: ActiveProduct,
-        prepared: PreparedImage,
-        image: Image,
-        turn: Turn,
-        key: IdempotencyKey | None,
-    ) -> InspectionRecord:
-        inspector, recipe, data = active.inspector, active.recipe.recipe, image.data
-        created_at, reference = self._clock.now(), self._references.scores(active.bundle, recipe)
-        # The image is written while the graph runs.
-        writing = self._disk.submit(self._write_image, inspection_id, prepared.media_type, data)
-        anomaly_map: WrittenFile | None = None
-        try:
-            result = inspector.infer(prepared, turn.rank)
-            with self._cores:
-                judged = inspector.finish(prepared, result, recipe.criteria, reference)
-            record = to_record(inspection_id, created_at, active, judged, reference, data, image.part)
-            store_started = time.perf_counter()
-            anomaly_map = self._store.files.write_map(inspection_id, judged.anomaly_map)
-            # Before the record is committed, both files are complete and the image is synced to disk. The map is synced
-            # in the background: after a power failure it can be computed again from image and bundle.
-            writing.result()
-            self._disk.submit(self._sync_map, anomaly_map)
-        except BaseException:
-            wait([writing])
-            if anomaly_map is not None:
-                anomaly_map.close()
-            raise
-        self._store.writer.write(record, key)
-        timings = {**judged.timings, "store": time.perf_counter() - store_started}
-        duration_s = time.perf_counter() - turn.since
-        self._metrics.count_inspection(
-            record.product,
-            record.decision,
-            score=judged.score,
-            p_value=judged.p_value,
-            duration_s=duration_s,
-            timings_s=timings,
-            batch_size=record.batch_size,
-        )
-        self._hooks.report(Completed(record, image.arrived, turn.since, duration_s, timings, time.time_ns()))
-        if judged.decision is not judged.by_score:
-            self._metrics.softened.labels(record.product).inc()
-        return record
-
-    @contextmanager
-    def _core_before_deadline(self, turn: Turn) -> Iterator[None]:
-        """Wait for a core until the deadline; an image that exceeded it is not decoded."""
-        remaining_s = self._queue_deadline_s - (time.perf_counter() - turn.since)
-        if not self._cores.acquire(timeout=max(0.0, remaining_s)):
-            raise DeadlineExceeded(self._queue_deadline_s, 1.0)
-        try:
-            self._check_deadline(turn)
-            yield
-        finally:
-            self._cores.release()
-
-    def _check_deadline(self, turn: Turn) -> None:
-        if time.perf_counter() - turn.since > self._queue_deadline_s:
-            raise DeadlineExceeded(self._queue_deadline_s, 1.0)
-
-    def _store_invalid(
-        self,
-        inspection_id: UUID,
-        active: ActiveProduct,
-        prepared: PreparedImage,
-        violations: tuple[QualityViolation, ...],
-        image: Image,
-        turn: Turn,
-        key: IdempotencyKey | None,
-    ) -> InspectionRecord:
-        """Store an image that the quality check rejected: it shows what is wrong with illumination, lens or camera."""
-        reference = self._references.scores(active.bundle, active.recipe.recipe)
-        record = to_invalid_record(
-            inspection_id, self._clock.now(), active, prepared, violations, reference, image.data, image.part
-        )
-        store_started = time.perf_counter()
-        self._write_image(inspection_id, record.image_media_type, image.data)
-        self._store.writer.write(record, key)
-        timings = {stage: milliseconds / 1000 for stage, milliseconds in record.timings_ms.items()}
-        timings["store"] = time.perf_counter() - store_started
-        reasons = {violation["reason"] for violation in record.objections or []}
-        duration_s = time.perf_counter() - turn.since
-        self._metrics.count_invalid(record.product, reasons, duration_s, timings)
-        self._hooks.report(Completed(record, image.arrived, turn.since, duration_s, timings, time.time_ns()))
-        return record
-
-    def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
-        self._store.files.write_image(inspection_id, media_type, data).sync()
-
-    def _sync_map(self, anomaly_map: WrittenFile) -> None:
-        try:
-            anomaly_map.sync()
-        except StoreUnavailable as error:
-            self._metrics.map_sync_failures.inc()
-            self._health.report_failure()
-            log.warning("anomaly map may be lost in a power failure", file=anomaly_map.name, reason=error.reason)
-
-    @contextmanager
-    def _files(self, media_type: str) -> Iterator[UUID]:
-        """Yield a new id for the block that stores an inspection, and remove the files of the id if the block fails.
-
-        Clients retry, so a failed attempt must not leave orphaned files.
-        """
-        inspection_id = new_id()
-        try:
-            yield inspection_id
-        except StoreUnavailable:
-            # If the database does not respond at all, it may have committed the record; then the files stay.
-            with contextlib.suppress(StoreUnavailable):
-                try:
-                    get_inspection(self._store.engine, inspection_id)
-                except UnknownInspection:
-                    self._store.files.remove(inspection_id, media_type)
-            raise
-        except BaseException:
-            self._store.files.remove(inspection_id, media_type)
-            raise

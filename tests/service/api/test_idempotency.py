@@ -109,7 +109,7 @@ def test_simultaneous_requests_are_inspected_once(service: RunningService) -> No
     assert len({response.json()["id"] for response in responses}) == 1
     assert sum("idempotency-replayed" in response.headers for response in responses) == 7
     assert count(service) == stored + 1
-    assert service.services.inspections._idempotent._running == {}
+    assert service.services.inspections._work._idempotent._running == {}
 
 
 def test_key_that_another_process_stored_meanwhile(service: RunningService) -> None:
