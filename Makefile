@@ -18,7 +18,7 @@ PINS := pyproject.toml client/pyproject.toml constraints.txt
 MODELS ?= models
 # Processes that run tests. Each computes on one thread.
 WORKERS ?= auto
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo demo-train demo-bundle images serve test test-fast lint format typecheck docs constraints requirements sbom audit system-deps clean clean-runs
 

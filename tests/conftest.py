@@ -31,3 +31,11 @@ def tiny_bundle(tiny_models: Path) -> Bundle:
     """The bundle of the product "widget"."""
     (path,) = (tiny_models / "widget").iterdir()
     return Bundle.load(path)
+
+
+# Long files first: with several processes, none of them runs alone at the end.
+_LONG = ("tests/training/", "tests/service/process/", "tests/test_end_to_end")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
