@@ -11,7 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.cli.console import ERR, OUT, refuse
-from service.cli.credentials import FIRST, credential_database, moment, operator
+from service.cli.credentials import (
+    FIRST,
+    CreateDatabase,
+    credential_database,
+    credential_database_for_reading,
+    moment,
+    operator,
+    report_database,
+)
 from service.cli.options import AsJson, Data
 
 app = typer.Typer(help="Manage the accounts of people.", no_args_is_help=True)
@@ -29,6 +37,7 @@ RoleOption = Annotated[
 def create(
     name: Name,
     role: RoleOption,
+    create_database: CreateDatabase = False,
     data: Data = None,
 ) -> None:
     """Create an account. The password is asked for, or read from the first line of standard input.
@@ -38,9 +47,10 @@ def create(
     from service.access.accounts import create_account
     from service.store.access import has_credentials
 
-    with credential_database(data) as engine:
+    with credential_database(data, create=create_database) as engine:
         is_first = not has_credentials(engine)
         account = create_account(engine, name, role, _password(), operator())
+        report_database(engine)
     OUT.print(f"The account {escape(account.name)} was created with the role {role}.", soft_wrap=True)
     if is_first:
         ERR.print(FIRST, soft_wrap=True)
@@ -51,7 +61,7 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
     """List all accounts."""
     from service.access.accounts import all_accounts
 
-    with credential_database(data) as engine:
+    with credential_database_for_reading(data) as engine:
         accounts = all_accounts(engine)
     if as_json:
         facts = [

@@ -15,7 +15,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.cli.console import ERR, FAILURE, OUT, refuse, stop
-from service.cli.credentials import FIRST, credential_database, moment, operator
+from service.cli.credentials import (
+    FIRST,
+    CreateDatabase,
+    credential_database,
+    credential_database_for_reading,
+    moment,
+    operator,
+    report_database,
+)
 from service.cli.options import AsJson, Data
 
 if TYPE_CHECKING:
@@ -47,6 +55,7 @@ def create(
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing if the file of --output contains a valid key.")
     ] = False,
+    create_database: CreateDatabase = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +76,7 @@ def create(
         station or None,
         None if days is None else datetime.now(UTC) + timedelta(days=days),
     )
-    with credential_database(data) as engine:
+    with credential_database(data, create=create_database) as engine:
         if output is not None and output.exists():
             if if_missing and _is_valid(engine, output, grant):
                 ERR.print(f"{escape(str(output))} contains a valid key.", soft_wrap=True)
@@ -76,6 +85,7 @@ def create(
                 stop(f"{output} exists already. Remove it, or state another file.", FAILURE)
         is_first = not has_credentials(engine)
         created = create_key(engine, grant, operator())
+        report_database(engine)
     if output is not None:
         _write(output, created.key)
     if as_json:
@@ -92,7 +102,7 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
     """List all API keys without their secrets, newest first."""
     from service.access.keys import all_keys
 
-    with credential_database(data) as engine:
+    with credential_database_for_reading(data) as engine:
         records = all_keys(engine)
     if as_json:
         typer.echo(json.dumps([_facts(record) for record in records], indent=2))
