@@ -102,8 +102,8 @@ def _no_database(settings: Settings) -> str:
 
     path = sqlite_path(settings.database)
     return (
-        f"There is no database in {settings.data if path is None else path.parent}. Give the data folder of the service with --data or "
-        f"{PREFIX}DATA; `plumbline serve` creates the database."
+        f"There is no database in {settings.data if path is None else path.parent}. Give the data folder of the "
+        f"service with --data or {PREFIX}DATA; `plumbline serve` creates the database."
     )
 
 

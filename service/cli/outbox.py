@@ -87,7 +87,7 @@ def resend(
             count = client.resend_dead_letters(sink, product=product).count
         else:
             count = sum(client.resend_dead_letter(message_id).count for message_id in ids or [])
-    OUT.print(f"{count} dead letters are pending again.")
+    OUT.print(f"{_dead_letters(count)} pending again.")
 
 
 @app.command()
@@ -104,7 +104,7 @@ def discard(
             count = client.discard_dead_letters(sink, product=product).count
         else:
             count = sum(client.discard_dead_letter(message_id).count for message_id in ids or [])
-    OUT.print(f"{count} dead letters were deleted.")
+    OUT.print(f"{_dead_letters(count, 'was', 'were')} deleted.")
 
 
 def _require_one_way(ids: list[int] | None, sink: str | None, product: str | None) -> None:
@@ -112,6 +112,10 @@ def _require_one_way(ids: list[int] | None, sink: str | None, product: str | Non
         refuse("Give either the ids of dead letters or --sink.")
     if product is not None and sink is None:
         refuse("--product needs --sink.")
+
+
+def _dead_letters(count: int, singular: str = "is", plural: str = "are") -> str:
+    return f"1 dead letter {singular}" if count == 1 else f"{count} dead letters {plural}"
 
 
 def _time(moment: datetime | None) -> str:

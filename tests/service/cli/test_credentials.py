@@ -16,7 +16,7 @@ from service.store import reasons
 from service.store.store import Store
 from tests.access import PASSWORD, bearer
 from tests.command_line import run
-from tests.running_service import Serve
+from tests.running_service import GOOD, Serve
 
 
 @pytest.fixture
@@ -210,3 +210,26 @@ def test_logs_of_commands_are_written_to_standard_error(database: Path, monkeypa
     assert result.exit_code == 1
     assert result.stdout == "", "standard output is for JSON"
     assert "database failure" in result.stderr
+
+
+@pytest.mark.slow
+def test_missing_key_names_the_options_of_the_command(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUMBLINE_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("PLUMBLINE_API_KEY", raising=False)
+    (tmp_path / "drop").mkdir()
+    (tmp_path / "drop" / "a.png").write_bytes(GOOD)
+    run("key", "create", "cam", "--scope", "inspect", "--create-database")
+    with serve() as service:
+        url = ("--url", f"http://127.0.0.1:{service.port}")
+        results = [
+            run("recipe", "show", "widget", *url),
+            run("watch", tmp_path / "drop", "--product", "widget", "--once", "--settle", "0", *url),
+        ]
+    for result in results:
+        assert result.exit_code == 1
+        assert "PLUMBLINE_API_KEY" in result.stderr
+        assert "--api-key" in result.stderr
+    assert "No images" not in results[1].stderr, "an image was found"
+    assert "stay in the folder" in results[1].stderr
