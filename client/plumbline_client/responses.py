@@ -80,14 +80,14 @@ def failure_reason(error: BaseException, url: str) -> str:
     """Return what failed below HTTP, in plain words. The exception of the library remains the cause."""
     chain = [error]
     for item in chain:  # the list grows while it is iterated
-        found = [item.__cause__, item.__context__, *getattr(item, "exceptions", ())]
-        chain += [each for each in found if each is not None and each not in chain]
+        causes = [item.__cause__, item.__context__, *getattr(item, "exceptions", ())]
+        chain += [each for each in causes if each is not None and each not in chain]
     for kind, reason in _REASONS:
-        item = next((item for item in chain if isinstance(item, kind)), None)
-        if item is None:
+        found = next((item for item in chain if isinstance(item, kind)), None)
+        if found is None:
             continue
-        if isinstance(item, ssl.SSLCertVerificationError):
-            return f"{reason}: {_certificate_problem(item)}"
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"{reason}: {_certificate_problem(found)}"
         if reason.startswith(_CLOSED) and url.startswith(("http://", "ws://")):
             return f"{reason}; if the port uses TLS, its URL begins with https://"
         return reason

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.console import ERR, FAILURE, shown, stop
-from service.cli.options import PREFIX, load_settings
+from service.cli.options import load_settings
+from service.settings import PREFIX
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
