@@ -8,15 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from service.cli.console import ERR, OUT, refuse
+from service.cli.console import ERR, OUT, make_table, refuse, utc
 from service.cli.credentials import (
     FIRST,
     CreateDatabase,
     credential_database,
     credential_database_for_reading,
-    moment,
     operator,
     report_database,
 )
@@ -77,12 +75,10 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
         ]
         typer.echo(json.dumps(facts, indent=2))
         return
-    table = Table("name", "role", "created", "last log-in", "state")
+    table = make_table("name", "role", "created", "last log-in", "state", ids=frozenset({"created", "last log-in"}))
     for account in accounts:
-        state = (
-            "[green]enabled[/]" if account.disabled_at is None else f"[red]disabled[/] {moment(account.disabled_at)}"
-        )
-        created, last = moment(account.created_at), moment(account.last_login_at)
+        state = "[green]enabled[/]" if account.disabled_at is None else f"[red]disabled[/] {utc(account.disabled_at)}"
+        created, last = utc(account.created_at), utc(account.last_login_at)
         table.add_row(escape(account.name), account.role, created, last, state)
     OUT.print(table)
 

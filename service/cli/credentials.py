@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,8 +105,3 @@ def _no_database(settings: Settings) -> str:
         f"There is no database in {settings.data if path is None else path.parent}. Give the data folder of the "
         f"service with --data or {PREFIX}DATA; `plumbline serve` creates the database."
     )
-
-
-def moment(value: datetime | None) -> str:
-    """Return a time for a table; empty for None."""
-    return "" if value is None else f"{value:%Y-%m-%d %H:%M}"

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
-from rich.table import Table
 
-from service.cli.console import ERR, FAILURE, OUT, refuse, stop
+from service.cli.console import ERR, FAILURE, OUT, make_table, refuse, stop, utc
 from service.cli.credentials import (
     FIRST,
     CreateDatabase,
     credential_database,
     credential_database_for_reading,
-    moment,
     operator,
     report_database,
 )
@@ -107,9 +105,7 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([_facts(record) for record in records], indent=2))
         return
-    table = Table()
-    for heading in ("id", "name", "permits", "last used", "state"):
-        table.add_column(heading, no_wrap=heading in {"id", "state"}, overflow="fold")
+    table = make_table("id", "name", "permits", "last used", "state", ids=frozenset({"id", "last used"}))
     for record in records:
         permits = [*record.scopes]
         permits += [f"product {one}" for one in record.products or ()] + [
@@ -119,7 +115,7 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
             record.id,
             escape(record.name),
             escape(", ".join(permits)),
-            moment(record.last_used_at),
+            utc(record.last_used_at),
             _state(record),
         )
     OUT.print(table)
@@ -181,10 +177,10 @@ def _write(file: Path, key: str) -> None:
 
 def _state(record: KeyRecord) -> str:
     if record.revoked_at is not None:
-        return f"[red]revoked[/] {moment(record.revoked_at)}"
+        return f"[red]revoked[/] {utc(record.revoked_at)}"
     if record.expires_at is not None and record.expires_at <= datetime.now(UTC):
         return "[yellow]expired[/]"
-    return "[green]valid[/]" if record.expires_at is None else f"[green]until[/] {moment(record.expires_at)}"
+    return "[green]valid[/]" if record.expires_at is None else f"[green]until[/] {utc(record.expires_at)}"
 
 
 def _facts(record: KeyRecord) -> dict[str, Any]:

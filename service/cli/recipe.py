@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from service.cli.console import FAILURE, OUT, refuse, stop
+from service.cli.console import FAILURE, OUT, make_table, refuse, stop, utc
 from service.cli.options import ApiKey, AsJson, CaFile, Url, client_message
 
 if TYPE_CHECKING:
@@ -104,14 +103,10 @@ def history(product: Product, url: Url = DEFAULT_URL, as_json: AsJson = False) -
     if as_json:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
         return
-    table = Table()
-    for heading in ("revision", "time", "author", "reason", "bundle"):
-        # Author and reason are wrapped, the others are never cut.
-        table.add_column(heading, no_wrap=heading not in {"author", "reason"}, overflow="fold")
+    table = make_table("revision", "time", "author", "reason", "bundle", ids=frozenset({"revision", "time", "bundle"}))
     for record in records:
-        time = f"{record.created_at:%Y-%m-%d %H:%M:%S}"
         author, reason = escape(record.author), escape(record.reason)
-        table.add_row(str(record.revision), time, author, reason, record.bundle_digest[:12])
+        table.add_row(str(record.revision), utc(record.created_at), author, reason, record.bundle_digest[:12])
     OUT.print(table)
 
 

@@ -6,11 +6,13 @@ import getpass
 import json
 import socket
 import stat
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from service.cli.console import utc
 from service.cli.main import app
 from service.store import reasons
 from service.store.store import Store
@@ -233,3 +235,15 @@ def test_missing_key_names_the_options_of_the_command(
         assert "--api-key" in result.stderr
     assert "No images" not in results[1].stderr, "an image was found"
     assert "stay in the folder" in results[1].stderr
+
+
+@pytest.mark.usefixtures("database")
+def test_tables_have_whole_ids_and_times_with_a_zone() -> None:
+    name = "camera at the end of the second line, with a long name"
+    key = run("key", "create", name, "--scope", "inspect,review", "--days", "30").stdout.split("_")[1]
+    run("key", "revoke", key)
+    listed = run("key", "list").stdout
+    assert any(line.startswith(key) for line in listed.splitlines())
+    assert max(map(len, listed.splitlines())) <= 80
+    assert "UTC" in listed
+    assert utc(datetime(2026, 1, 31, 14, 5, tzinfo=timezone(timedelta(hours=1)))) == "2026-01-31 13:05 UTC"
