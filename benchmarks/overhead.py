@@ -81,8 +81,20 @@ class Camera:
 
 def create_key(data: Path) -> str:
     """Create an API key with the scope `inspect` in a data folder, and return it."""
-    command = [sys.executable, "-m", "service.cli.main", "key", "create", "benchmark", "--scope", "inspect"]
-    done = subprocess.run([*command, "--data", str(data), "--json"], cwd=ROOT, check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "service.cli.main",
+        "key",
+        "create",
+        "benchmark",
+        "--scope",
+        "inspect",
+        "--create-database",
+    ]
+    done = subprocess.run(
+        [*command, "--data", str(data), "--create-database", "--json"], cwd=ROOT, check=True, capture_output=True
+    )
     key: str = json.loads(done.stdout)["key"]
     return key
 

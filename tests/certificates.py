@@ -44,7 +44,7 @@ class TestCertificate:
 
 
 def make_certificate(
-    *, days: float = 365, from_days: float = -1, names: tuple[str, ...] = ("localhost",)
+    *, days: float = 365, from_days: float = -1, names: tuple[str, ...] = ("localhost",), has_names: bool = True
 ) -> TestCertificate:
     """Make a certificate for 127.0.0.1 and the given names.
 
@@ -52,13 +52,14 @@ def make_certificate(
         days: Days until it expires.
         from_days: Days until it becomes valid.
         names: Host names.
+        has_names: Whether it has subject alternative names at all.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "plumbline-test")])
     alternatives: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     alternatives += [x509.DNSName(name) for name in names]
     now = datetime.now(UTC)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -66,10 +67,11 @@ def make_certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now + timedelta(days=min(from_days, days - 1)))
         .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
     )
+    if has_names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+    certificate = builder.sign(key, hashes.SHA256())
     return TestCertificate(
         certificate.public_bytes(Encoding.PEM),
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),

@@ -47,33 +47,60 @@ def unreachable(url: str, error: httpx.HTTPError | OSError, timeout_s: float) ->
     """Return the client's own error for a failure below HTTP."""
     if isinstance(error, httpx.TimeoutException):
         return ServiceUnreachable(url, f"no response within {timeout_s:g} s")
-    return ServiceUnreachable(url, failure_reason(error))
+    return ServiceUnreachable(url, failure_reason(error, url))
 
+
+_CLOSED = "the connection was closed before a response arrived"
+_CA_REMEDY = (
+    "Give the CA certificate that signed it with PLUMBLINE_CA_FILE, --ca-file of the commands, or verify= of the client"
+)
+
+# X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH and X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL.
+_OTHER_NAME = {62, 64}
+_EXPIRED = 10
 
 # The first kind that is found in the chain of causes, in this order.
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLCertVerificationError, "the TLS certificate of the service cannot be verified"),
-    (ssl.SSLError, "the TLS handshake failed; a client certificate may be required, or the port does not use TLS"),
+    (
+        ssl.SSLError,
+        "the TLS handshake failed; a client certificate may be required, or the port needs a URL with http://",
+    ),
     (socket.gaierror, "the host name is unknown"),
     (ConnectionRefusedError, "the connection was refused"),
-    (ConnectionError, "the connection was closed before a response arrived"),
+    (ConnectionError, _CLOSED),
     (TimeoutError, "no response in time"),
-    (httpx.RemoteProtocolError, "the connection was closed before a response arrived, or it is not HTTP"),
-    (httpx.ReadError, "the connection was closed before a response arrived"),
+    (httpx.RemoteProtocolError, f"{_CLOSED}, or it is not HTTP"),
+    (httpx.ReadError, _CLOSED),
     (httpx.UnsupportedProtocol, "the URL does not begin with http:// or https://"),
 )
 
 
-def failure_reason(error: BaseException) -> str:
+def failure_reason(error: BaseException, url: str) -> str:
     """Return what failed below HTTP, in plain words. The exception of the library remains the cause."""
     chain = [error]
     for item in chain:  # the list grows while it is iterated
-        found = [item.__cause__, item.__context__, *getattr(item, "exceptions", ())]
-        chain += [each for each in found if each is not None and each not in chain]
+        causes = [item.__cause__, item.__context__, *getattr(item, "exceptions", ())]
+        chain += [each for each in causes if each is not None and each not in chain]
     for kind, reason in _REASONS:
-        if any(isinstance(item, kind) for item in chain):
-            return reason
+        found = next((item for item in chain if isinstance(item, kind)), None)
+        if found is None:
+            continue
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"{reason}: {_certificate_problem(found)}"
+        if reason.startswith(_CLOSED) and url.startswith(("http://", "ws://")):
+            return f"{reason}; if the port uses TLS, its URL begins with https://"
+        return reason
     return "no connection could be established"
+
+
+def _certificate_problem(error: ssl.SSLCertVerificationError) -> str:
+    code = getattr(error, "verify_code", None)
+    if code in _OTHER_NAME:
+        return "it is not valid for the host name in the URL. Use one of the names in the certificate"
+    if code == _EXPIRED:
+        return "it has expired, or the clock of this machine is wrong"
+    return f"no known CA signed it. {_CA_REMEDY}"
 
 
 def parse(model: type[Model], content: bytes, url: str) -> Model:

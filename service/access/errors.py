@@ -285,9 +285,9 @@ class AccessNotConfigured(Exception):
     def __init__(self, host: str) -> None:
         self.detail = (
             f"PLUMBLINE_HOST is {host}, so the network can reach the service, but there is no API key and no account, "
-            "so everyone could change what passes. Create the first key: `plumbline key create NAME --scope admin` "
-            "(with the same PLUMBLINE_DATA and PLUMBLINE_DATABASE_URL), and start again. Or listen on this machine "
-            "only (PLUMBLINE_HOST=127.0.0.1), or accept the risk with PLUMBLINE_INSECURE=1."
+            "so everyone could change what passes. Create the first key: `plumbline key create NAME --scope admin "
+            "--create-database` (with the same PLUMBLINE_DATA and PLUMBLINE_DATABASE_URL), and start again. Or listen "
+            "on this machine only (PLUMBLINE_HOST=127.0.0.1), or accept the risk with PLUMBLINE_INSECURE=1."
         )
         super().__init__(self.detail)
 

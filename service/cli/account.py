@@ -8,10 +8,16 @@ from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from service.cli.console import ERR, OUT, refuse
-from service.cli.credentials import FIRST, credential_database, moment, operator
+from service.cli.console import ERR, OUT, make_table, refuse, utc
+from service.cli.credentials import (
+    FIRST,
+    CreateDatabase,
+    credential_database,
+    credential_database_for_reading,
+    operator,
+    report_database,
+)
 from service.cli.options import AsJson, Data
 
 app = typer.Typer(help="Manage the accounts of people.", no_args_is_help=True)
@@ -29,6 +35,7 @@ RoleOption = Annotated[
 def create(
     name: Name,
     role: RoleOption,
+    create_database: CreateDatabase = False,
     data: Data = None,
 ) -> None:
     """Create an account. The password is asked for, or read from the first line of standard input.
@@ -38,9 +45,10 @@ def create(
     from service.access.accounts import create_account
     from service.store.access import has_credentials
 
-    with credential_database(data) as engine:
+    with credential_database(data, create=create_database) as engine:
         is_first = not has_credentials(engine)
         account = create_account(engine, name, role, _password(), operator())
+        report_database(engine)
     OUT.print(f"The account {escape(account.name)} was created with the role {role}.", soft_wrap=True)
     if is_first:
         ERR.print(FIRST, soft_wrap=True)
@@ -51,7 +59,7 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
     """List all accounts."""
     from service.access.accounts import all_accounts
 
-    with credential_database(data) as engine:
+    with credential_database_for_reading(data) as engine:
         accounts = all_accounts(engine)
     if as_json:
         facts = [
@@ -67,12 +75,10 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
         ]
         typer.echo(json.dumps(facts, indent=2))
         return
-    table = Table("name", "role", "created", "last log-in", "state")
+    table = make_table("name", "role", "created", "last log-in", "state", ids=frozenset({"created", "last log-in"}))
     for account in accounts:
-        state = (
-            "[green]enabled[/]" if account.disabled_at is None else f"[red]disabled[/] {moment(account.disabled_at)}"
-        )
-        created, last = moment(account.created_at), moment(account.last_login_at)
+        state = "[green]enabled[/]" if account.disabled_at is None else f"[red]disabled[/] {utc(account.disabled_at)}"
+        created, last = utc(account.created_at), utc(account.last_login_at)
         table.add_row(escape(account.name), account.role, created, last, state)
     OUT.print(table)
 

@@ -5,28 +5,24 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
-from service.api.http.certificates import EXPIRY_WARNING_DAYS, CertificateFiles, CertificateUnusable, days_left
 from service.app import bundle_loader
 from service.bundle.bundle import bundle_folders
 from service.cli.findings import Finding, Health
 from service.cli.interface_checks import check_opcua, check_otel
+from service.cli.network_checks import check_certificate, check_port
 from service.cli.options import CLIENT_VARIABLES
 from service.cli.unknown_variables import unknown_variables
 from service.deployment.repository import empty_reason, product_folders
 from service.errors import PlumblineError
-from service.host_names import is_loopback, machine_names
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.threads import cpu_quota
 from service.integrations.config import read_sinks
 from service.integrations.errors import SinksInvalid
 from service.integrations.sinks import make_sink, warnings_of
-from service.server import PORT_REMEDY
 from service.settings import Settings
 from service.store.access import has_credentials
 from service.store.artefacts.opening import open_files
@@ -104,7 +100,8 @@ def _check_settings(settings: Settings) -> Iterator[Finding]:
     for variable in unknown_variables(os.environ, CLIENT_VARIABLES):
         yield Finding("settings", Health.WARNING, variable.detail, variable.remedy)
     changed = {name: getattr(settings, name) for name in sorted(settings.model_fields_set - {"database_url"})}
-    text = ", ".join(f"{name}={value}" for name, value in changed.items())
+    listed = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in changed.items()}
+    text = ", ".join(f"{name}={value}" for name, value in listed.items())
     yield Finding("settings", Health.OK, text or "all settings have their default values")
 
 
@@ -315,48 +312,6 @@ def _check_sinks(settings: Settings) -> Iterator[Finding]:
             yield Finding(subject, Health.WARNING, text, "Check their spelling.")
 
 
-def _check_port(settings: Settings) -> Iterator[Finding]:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            text = f"{settings.host}:{settings.port}: {error.strerror}"
-            yield Finding("port", Health.PROBLEM, text, PORT_REMEDY)
-            return
-    yield Finding("port", Health.OK, f"{settings.host}:{settings.port} is free")
-
-
-def _check_certificate(settings: Settings) -> Iterator[Finding]:
-    files = CertificateFiles.from_settings(settings)
-    if files is None:
-        return
-    try:
-        facts = files.examine()
-    except CertificateUnusable as error:
-        yield Finding("certificate", Health.PROBLEM, error.reason, error.remedy)
-        return
-    renew = f"Renew the certificate and write it to {files.certificate} and {files.key}."
-    days, names = days_left(facts), ", ".join(facts.names)
-    if days < 0:
-        yield Finding("certificate", Health.PROBLEM, f"expired on {facts.not_after:%Y-%m-%d}", renew)
-    elif facts.not_before > datetime.now(UTC):
-        remedy = "Check the clock of this machine, or wait."
-        yield Finding("certificate", Health.PROBLEM, f"not valid before {facts.not_before:%Y-%m-%d %H:%M} UTC", remedy)
-    elif days < EXPIRY_WARNING_DAYS:
-        yield Finding("certificate", Health.WARNING, f"expires in {days:.0f} days", renew)
-    else:
-        yield Finding("certificate", Health.OK, f"valid until {facts.not_after:%Y-%m-%d}, for {names or 'no name'}")
-    if not is_loopback(settings.host) and not any(map(facts.is_valid_for, machine_names(settings.allowed_hosts))):
-        text = f"valid for {names or 'no host name'}, not for the name of this machine ({socket.gethostname()})"
-        remedy = "Clients refuse it, unless they connect under one of its names (subject alternative names)."
-        yield Finding("certificate", Health.WARNING, text, remedy)
-    if files.is_key_readable_by_others:
-        text = f"other users of this machine may read the private key {files.key}"
-        yield Finding("certificate", Health.WARNING, text, f"chmod 600 {files.key}")
-
-
 _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_python,
     _check_libraries,
@@ -367,8 +322,8 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_database,
     _check_artefacts,
     _check_access,
-    _check_port,
-    _check_certificate,
+    check_port,
+    check_certificate,
     _check_sinks,
     check_opcua,
     check_otel,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from service.inspection.image_files import console_text
 
@@ -29,6 +31,24 @@ COLOURS = {
 def shown(text: object) -> str:
     """Return a path or another text as one line, escaped for the markup of the consoles."""
     return escape(console_text(str(text)))
+
+
+def make_table(*headings: str, ids: frozenset[str] = frozenset()) -> Table:
+    """Return a table without frame. Ids and times are never cut, so that they can be copied; other cells are folded.
+
+    Args:
+        headings: Headings of the columns.
+        ids: Headings of the columns that are never cut.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold underline")
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in ids, overflow="ignore" if heading in ids else "fold")
+    return table
+
+
+def utc(moment: datetime | None) -> str:
+    """Return a time for a table, to the minute; empty for None."""
+    return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def status_line(status: str, text: str, width: int = 0) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from service.api.http.certificates import EXPIRY_WARNING_DAYS
 from service.cli.findings import Finding, Health
+from service.cli.network_checks import service_owner
 from service.errors import CannotStart
 from service.host_names import is_loopback
 from service.integrations.opcua.options import OpcuaOptions, check_port
@@ -26,11 +27,19 @@ def check_opcua(settings: Settings) -> Iterator[Finding]:
         options = read_opcua(settings)
         if options is None:
             return
-        check_port(options)
     except CannotStart as error:
         yield Finding(OPCUA, Health.PROBLEM, error.reason, error.remedy)
         return
-    yield Finding(OPCUA, Health.OK, f"{options.endpoint} is free")
+    try:
+        check_port(options)
+        yield Finding(OPCUA, Health.OK, f"{options.endpoint} is free")
+    except CannotStart as error:
+        owner = service_owner(settings)
+        if owner is None:
+            yield Finding(OPCUA, Health.PROBLEM, error.reason, error.remedy)
+            return
+        text = f"{options.endpoint} is in use, and the service of this data folder is running ({owner})"
+        yield Finding(OPCUA, Health.OK, text)
     if options.identity is None and not is_loopback(options.host):
         yield Finding(
             OPCUA,

@@ -12,10 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
-from rich.table import Table
 
-from service.cli.console import ERR, FAILURE, OUT, refuse, stop
-from service.cli.credentials import FIRST, credential_database, moment, operator
+from service.cli.console import ERR, FAILURE, OUT, make_table, refuse, stop, utc
+from service.cli.credentials import (
+    FIRST,
+    CreateDatabase,
+    credential_database,
+    credential_database_for_reading,
+    operator,
+    report_database,
+)
 from service.cli.options import AsJson, Data
 
 if TYPE_CHECKING:
@@ -47,6 +53,7 @@ def create(
     if_missing: Annotated[
         bool, typer.Option("--if-missing", help="Do nothing if the file of --output contains a valid key.")
     ] = False,
+    create_database: CreateDatabase = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +74,7 @@ def create(
         station or None,
         None if days is None else datetime.now(UTC) + timedelta(days=days),
     )
-    with credential_database(data) as engine:
+    with credential_database(data, create=create_database) as engine:
         if output is not None and output.exists():
             if if_missing and _is_valid(engine, output, grant):
                 ERR.print(f"{escape(str(output))} contains a valid key.", soft_wrap=True)
@@ -76,6 +83,7 @@ def create(
                 stop(f"{output} exists already. Remove it, or state another file.", FAILURE)
         is_first = not has_credentials(engine)
         created = create_key(engine, grant, operator())
+        report_database(engine)
     if output is not None:
         _write(output, created.key)
     if as_json:
@@ -92,14 +100,12 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
     """List all API keys without their secrets, newest first."""
     from service.access.keys import all_keys
 
-    with credential_database(data) as engine:
+    with credential_database_for_reading(data) as engine:
         records = all_keys(engine)
     if as_json:
         typer.echo(json.dumps([_facts(record) for record in records], indent=2))
         return
-    table = Table()
-    for heading in ("id", "name", "permits", "last used", "state"):
-        table.add_column(heading, no_wrap=heading in {"id", "state"}, overflow="fold")
+    table = make_table("id", "name", "permits", "last used", "state", ids=frozenset({"id", "last used"}))
     for record in records:
         permits = [*record.scopes]
         permits += [f"product {one}" for one in record.products or ()] + [
@@ -109,7 +115,7 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
             record.id,
             escape(record.name),
             escape(", ".join(permits)),
-            moment(record.last_used_at),
+            utc(record.last_used_at),
             _state(record),
         )
     OUT.print(table)
@@ -171,10 +177,10 @@ def _write(file: Path, key: str) -> None:
 
 def _state(record: KeyRecord) -> str:
     if record.revoked_at is not None:
-        return f"[red]revoked[/] {moment(record.revoked_at)}"
+        return f"[red]revoked[/] {utc(record.revoked_at)}"
     if record.expires_at is not None and record.expires_at <= datetime.now(UTC):
         return "[yellow]expired[/]"
-    return "[green]valid[/]" if record.expires_at is None else f"[green]until[/] {moment(record.expires_at)}"
+    return "[green]valid[/]" if record.expires_at is None else f"[green]until[/] {utc(record.expires_at)}"
 
 
 def _facts(record: KeyRecord) -> dict[str, Any]:

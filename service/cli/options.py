@@ -6,7 +6,7 @@ import inspect as signatures
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -14,6 +14,9 @@ from pydantic import ValidationError
 from service.cli.console import ERR, USAGE, refuse, shown
 from service.schemas.violations import list_violations
 from service.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from plumbline_client import PlumblineClientError
 
 CLIENT_URL, CLIENT_KEY, CLIENT_CA_FILE = f"{PREFIX}URL", f"{PREFIX}API_KEY", f"{PREFIX}CA_FILE"
 CLIENT_VARIABLES = frozenset({CLIENT_URL, CLIENT_KEY, CLIENT_CA_FILE})
@@ -40,6 +43,18 @@ Provider = Annotated[
     typer.Option(help="Execution provider: auto, cuda or cpu.", envvar=f"{PREFIX}PROVIDER", metavar="PROVIDER"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def client_message(error: PlumblineClientError) -> str:
+    """Return the message of an error of the client, with the options of the commands where credentials are missing."""
+    from plumbline_client import ServiceProblem
+
+    if not isinstance(error, ServiceProblem):
+        return str(error)
+    detail = error.detail or str(error)
+    if error.slug not in {"not-authenticated", "invalid-key"}:
+        return detail
+    return f"{detail} For this command, set {CLIENT_KEY} or give --api-key."
 
 
 def with_settings(command: Callable[[Settings], None]) -> Callable[..., None]:

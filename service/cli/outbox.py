@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from service.cli.console import OUT, refuse
+from service.cli.console import OUT, make_table, refuse, utc
 from service.cli.options import ApiKey, AsJson, CaFile, Url
 from service.cli.recipe import DEFAULT_URL, connect, set_credentials
 
@@ -44,27 +42,31 @@ def list_outbox(
         }
         typer.echo(json.dumps(report, indent=2))
         return
-    table = Table("sink", "receiver", "pending", "oldest", "dead letters", "state")
+    table = make_table(
+        "sink", "receiver", "pending", "oldest", "dead letters", "state", ids=frozenset({"sink", "oldest"})
+    )
     for one in sinks:
         state = one.error or ("delivering" if one.delivering else "another process delivers")
         table.add_row(
             escape(one.name),
             escape(one.target or "not configured"),
             str(one.pending),
-            _time(one.oldest_at),
+            utc(one.oldest_at),
             str(one.dead_letters),
             escape(state if one.configured else "not configured"),
         )
     OUT.print(table)
     if not page.items:
         return
-    letters = Table("dead letter", "sink", "product", "given up", "reason", "last error")
+    letters = make_table(
+        "dead letter", "sink", "product", "given up", "reason", "last error", ids=frozenset({"dead letter", "given up"})
+    )
     for item in page.items:
         letters.add_row(
             str(item.id),
             escape(item.sink),
             escape(item.product),
-            _time(item.dead_at),
+            utc(item.dead_at),
             item.reason,
             escape(item.last_error or ""),
         )
@@ -87,7 +89,7 @@ def resend(
             count = client.resend_dead_letters(sink, product=product).count
         else:
             count = sum(client.resend_dead_letter(message_id).count for message_id in ids or [])
-    OUT.print(f"{count} dead letters are pending again.")
+    OUT.print(f"{_dead_letters(count)} pending again.")
 
 
 @app.command()
@@ -104,7 +106,7 @@ def discard(
             count = client.discard_dead_letters(sink, product=product).count
         else:
             count = sum(client.discard_dead_letter(message_id).count for message_id in ids or [])
-    OUT.print(f"{count} dead letters were deleted.")
+    OUT.print(f"{_dead_letters(count, 'was', 'were')} deleted.")
 
 
 def _require_one_way(ids: list[int] | None, sink: str | None, product: str | None) -> None:
@@ -114,5 +116,5 @@ def _require_one_way(ids: list[int] | None, sink: str | None, product: str | Non
         refuse("--product needs --sink.")
 
 
-def _time(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+def _dead_letters(count: int, singular: str = "is", plural: str = "are") -> str:
+    return f"1 dead letter {singular}" if count == 1 else f"{count} dead letters {plural}"

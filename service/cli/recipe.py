@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from service.cli.console import FAILURE, OUT, stop
-from service.cli.options import ApiKey, AsJson, CaFile, Url
+from service.cli.console import FAILURE, OUT, make_table, refuse, stop, utc
+from service.cli.options import ApiKey, AsJson, CaFile, Url, client_message
 
 if TYPE_CHECKING:
     from plumbline_client import Client
@@ -64,7 +63,7 @@ def set_credentials(api_key: ApiKey = None, ca_file: CaFile = None) -> None:
 def connect(url: str) -> Iterator[Client]:
     """Open a client. Its errors end the command with a message."""
     # Imported here so that `plumbline --help` does not load httpx and the schemas.
-    from plumbline_client import Client, PlumblineClientError, ServiceProblem
+    from plumbline_client import Client, PlumblineClientError
 
     try:
         credentials = _CREDENTIALS.get()
@@ -74,10 +73,8 @@ def connect(url: str) -> Iterator[Client]:
     try:
         with client:
             yield client
-    except ServiceProblem as error:
-        stop(error.detail or str(error), FAILURE)
     except PlumblineClientError as error:
-        stop(str(error), FAILURE)
+        stop(client_message(error), FAILURE)
 
 
 @app.command()
@@ -106,14 +103,10 @@ def history(product: Product, url: Url = DEFAULT_URL, as_json: AsJson = False) -
     if as_json:
         typer.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
         return
-    table = Table()
-    for heading in ("revision", "time", "author", "reason", "bundle"):
-        # Author and reason are wrapped, the others are never cut.
-        table.add_column(heading, no_wrap=heading not in {"author", "reason"}, overflow="fold")
+    table = make_table("revision", "time", "author", "reason", "bundle", ids=frozenset({"revision", "time", "bundle"}))
     for record in records:
-        time = f"{record.created_at:%Y-%m-%d %H:%M:%S}"
         author, reason = escape(record.author), escape(record.reason)
-        table.add_row(str(record.revision), time, author, reason, record.bundle_digest[:12])
+        table.add_row(str(record.revision), utc(record.created_at), author, reason, record.bundle_digest[:12])
     OUT.print(table)
 
 
@@ -189,6 +182,7 @@ def export_recipe(
 def import_recipe(
     product: Product,
     file: Annotated[Path, typer.Argument(help="TOML file, as `plumbline recipe export` writes it.")],
+    reason: Annotated[str, typer.Option(help="Reason, for the history.")],
     author: Annotated[
         str | None,
         typer.Option(
@@ -196,14 +190,13 @@ def import_recipe(
             "records the authenticated name."
         ),
     ] = None,
-    reason: Annotated[
-        str | None, typer.Option(help="Reason, for the history; by default the reason in the file.")
-    ] = None,
     expected: Expected = None,
     confirm_removal: ConfirmRemoval = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Replace the recipe by the one in a TOML file."""
+    """Replace the recipe by the one in a TOML file. Without a difference, no new revision is made."""
+    if not reason.strip():
+        refuse("The reason is empty. State with --reason why the recipe changes.")
     try:
         toml = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -211,6 +204,7 @@ def import_recipe(
     except UnicodeDecodeError:
         stop(f"{file} cannot be read: it is not a text file in UTF-8.", FAILURE)
     with connect(url) as client:
+        before = client.recipe(product).revision
         record = client.import_recipe(
             product,
             toml,
@@ -219,7 +213,8 @@ def import_recipe(
             expected_revision=expected,
             confirm_removal=confirm_removal,
         )
-    OUT.print(f"Revision {record.revision} is in force.", soft_wrap=True)
+    unchanged = "Nothing changed. " if record.revision == before else ""
+    OUT.print(f"{unchanged}Revision {record.revision} is in force.", soft_wrap=True)
 
 
 def _markup(value: Any) -> str:

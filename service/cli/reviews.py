@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,14 +13,19 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from service.cli.console import FAILURE, OUT, refuse, stop
+from service.cli.console import FAILURE, OUT, make_table, refuse, stop
 from service.cli.options import ApiKey, AsJson, CaFile, Url
 from service.cli.recipe import DEFAULT_URL, connect, set_credentials
 
 if TYPE_CHECKING:
-    from plumbline_client.schemas.review import RateEstimate
+    from plumbline_client import Client
+    from plumbline_client.schemas.review import PairAgreement, RateEstimate
 
 app = typer.Typer(no_args_is_help=True)
+
+_IDS_AT_ONCE = 50
+_FEWEST_FOR_INTERVAL = 10
+"""Inspections of two reviewers below which the large-sample interval of kappa means nothing."""
 
 Product = Annotated[str, typer.Option(help="Name of the product.")]
 Reviewer = Annotated[str | None, typer.Option(help="Name of the reviewer, for a service without keys and accounts.")]
@@ -91,14 +97,16 @@ def queue(
             fail_sample=fail_sample,
             limit=limit,
         )
+        parts = {} if as_json else _parts(client, [item.inspection_id for item in found.items])
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
-    table = _table("inspection", "decision", "score", "why", "probability")
+    # The probabilities are in the output of --json.
+    table = make_table("inspection", "decision", "score", "why", "part", "station", ids=frozenset({"inspection"}))
     for item in found.items:
-        probability = "" if item.inclusion_probability is None else f"{item.inclusion_probability:.3g}"
         score = "" if item.score is None else f"{item.score:.4g}"
-        table.add_row(item.inspection_id, item.decision, score, ", ".join(item.reasons), probability)
+        part, station = parts.get(item.inspection_id, ("", ""))
+        table.add_row(item.inspection_id, item.decision, score, ", ".join(item.reasons), escape(part), escape(station))
     OUT.print(table)
     OUT.print(f"{len(found.items)} of {found.total} inspections", soft_wrap=True)
 
@@ -113,14 +121,21 @@ def agreement(product: Product, url: Url = DEFAULT_URL, as_json: AsJson = False)
         return
     table = _table("reviewers", "inspections", "agreement", "kappa", "95 % interval")
     for pair in found.pairs:
-        is_known = pair.kappa is not None and pair.kappa_low is not None and pair.kappa_high is not None
         table.add_row(
             escape(f"{pair.first}, {pair.second}"),
             str(pair.inspections),
             f"{pair.agreement:.1%}",
-            f"{pair.kappa:.2f}" if is_known else "undefined",
-            f"{pair.kappa_low:.2f} to {pair.kappa_high:.2f}" if is_known else "",
+            "undefined" if pair.kappa is None else f"{pair.kappa:.2f}",
+            _interval(pair),
         )
+    if not found.pairs:
+        names = ", ".join(item.reviewer for item in found.reviewers) or "nobody"
+        OUT.print(
+            f"No two reviewers labelled the same inspection (reviewers so far: {escape(names)}). Agreement needs "
+            "inspections with the labels of at least two reviewers.",
+            soft_wrap=True,
+        )
+        return
     OUT.print(table)
     if found.alpha is not None:
         OUT.print(f"Krippendorff's alpha of all reviewers: {found.alpha:.2f}", soft_wrap=True)
@@ -203,8 +218,25 @@ def _table(*headings: str) -> Table:
     return table
 
 
+def _parts(client: Client, inspection_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return part id and station of inspections, by id; empty where they were not stated."""
+    found: dict[str, tuple[str, str]] = {}
+    for start in range(0, len(inspection_ids), _IDS_AT_ONCE):
+        for item in client.inspections(ids=inspection_ids[start : start + _IDS_AT_ONCE]):
+            found[item.id] = item.part_id or "", item.station or ""
+    return found
+
+
 def _local(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.astimezone()
+
+
+def _interval(pair: PairAgreement) -> str:
+    if pair.kappa_low is None or pair.kappa_high is None:
+        return ""
+    if pair.inspections < _FEWEST_FOR_INTERVAL:
+        return f"too few (fewer than {_FEWEST_FOR_INTERVAL})"
+    return f"{pair.kappa_low:.2f} to {pair.kappa_high:.2f}"
 
 
 def _estimate(estimate: RateEstimate) -> str:

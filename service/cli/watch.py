@@ -120,7 +120,8 @@ def _run(watcher: FolderWatcher, *, as_json: bool) -> bool:
         if as_json:
             _print_json("summary", {"counts": counts} | ({"error": failure} if failure else {}))
         else:
-            ERR.print(", ".join(f"{count} {name}" for name, count in counts.items()) or "No images.")
+            none = "No images." if failure is None else "No image was inspected. The images stay in the folder."
+            ERR.print(", ".join(f"{count} {name}" for name, count in counts.items()) or none)
     if failure is not None and not as_json:
         ERR.print(f"[red]{shown(failure)}[/]", soft_wrap=True)
     return failure is None

@@ -33,7 +33,7 @@ _TOKEN = re.compile(
 
 _HEADER = """\
 # A recipe of Plumbline. Edit it and put it in force with
-#   plumbline recipe import FILE --author NAME --reason WHY
+#   plumbline recipe import PRODUCT FILE --author NAME --reason WHY
 # A recipe is imported as a whole: omitted values take their defaults, but omitted thresholds keep their current values.
 # certified, calibration_images and derivation are computed again. Thresholds follow from the rates: to set thresholds
 # by hand, omit the rates; to use other rates, omit fail_threshold and review_threshold.

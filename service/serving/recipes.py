@@ -191,6 +191,8 @@ class RecipeService:
             _require_valid_scale(recipe, active)
             before, after = active.recipe.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")
             changed.extend(path for path, _, _ in differences(before, after))
+            if request.action == "recipe:import" and _is_same(recipe, active, request.expected_revision):
+                return active.recipe
             return append_recipe(
                 self._store.engine,
                 active.bundle,
@@ -203,6 +205,8 @@ class RecipeService:
             )
 
         revision = replace_recipe(self._registry, self._store.engine, product, store)
+        if request.action == "recipe:import" and not changed:
+            return revision
         log.info(
             "recipe changed",
             product=product,
@@ -237,6 +241,13 @@ class RecipeService:
     def _proposed(self, active: ActiveProduct, proposal_id: str) -> Recipe:
         stored = get_proposal(self._store.engine, active.bundle.manifest.product, proposal_id)
         return proposed_recipe(stored, active.bundle)
+
+
+def _is_same(recipe: Recipe, active: ActiveProduct, expected_revision: int | None) -> bool:
+    """Return whether a recipe is the one in force, so that a new revision of it would only repeat it."""
+    current = active.recipe
+    is_expected = expected_revision is None or expected_revision == current.revision
+    return is_expected and recipe == current.recipe and current.bundle_digest == active.bundle.digest
 
 
 def _require_valid_scale(recipe: Recipe, active: ActiveProduct) -> None:

@@ -187,6 +187,9 @@ def insert_account(engine: Engine, account: AccountRecord, actor: Actor) -> bool
     """
     try:
         with writing(engine, "the account cannot be stored") as session:
+            # The unique constraint decides between concurrent requests; a violation of it is logged.
+            if session.scalar(select(exists().where(_ACCOUNTS.c.name_key == account.name_key))):
+                return False
             session.execute(insert(AccountRow).values(**asdict(account)))
             append_audit(session, AuditEntry(actor, "account:create", object=account.name, after=account.facts))
     except StoreUnavailable as error:

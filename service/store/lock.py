@@ -87,6 +87,21 @@ class FileLock:
             os.close(descriptor)
 
 
+def lock_owner(path: Path) -> str | None:
+    """Return what is known of the process that holds a lock; None if no process holds it. Nothing is created."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        _lock(descriptor)
+    except OSError as error:
+        return None if error.errno in _UNSUPPORTED else _owner(descriptor)
+    finally:
+        os.close(descriptor)
+    return None
+
+
 _open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 

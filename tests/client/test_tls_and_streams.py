@@ -143,6 +143,17 @@ def test_unknown_certificate_is_refused(is_async: bool) -> None:
                 attempt(is_async, service.url)
 
 
+def test_failures_of_tls_name_the_option_that_is_missing(is_async: bool, tmp_path: Path) -> None:
+    with stub_service() as service:
+        with pytest.raises(ServiceUnreachable) as unknown:
+            readiness(is_async, service.url)
+        with pytest.raises(ServiceUnreachable) as unencrypted:
+            readiness(is_async, service.url.replace("https:", "http:"))
+    for name in ("PLUMBLINE_CA_FILE", "--ca-file", "verify="):
+        assert name in str(unknown.value)
+    assert "https://" in unencrypted.value.reason
+
+
 def test_client_certificate_is_sent(is_async: bool, tmp_path: Path) -> None:
     certificate, key = tmp_path / "client.crt", tmp_path / "client.key"
     head, marker, rest = CLIENT.read_text(encoding="utf-8").partition("-----BEGIN PRIVATE KEY-----")

@@ -66,7 +66,7 @@ class StreamCalls(Connection):
             except InvalidStatus as error:
                 raise refusal(error.response.status_code, error.response.body) from error
             except (OSError, WebSocketException) as error:
-                raise ServiceUnreachable(url, failure_reason(error)) from error
+                raise ServiceUnreachable(url, failure_reason(error, url)) from error
 
             def send() -> None:
                 try:

@@ -39,7 +39,7 @@ class OriginGuard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._hosts = machine_names(settings.allowed_hosts) | {"localhost", _name_of(settings.host)}
+        self._hosts = own_hosts(settings)
         self._origins = settings.allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,7 +79,22 @@ class OriginGuard:
         return None
 
     def _is_own(self, name: str) -> bool:
-        return name in self._hosts or is_address(name)
+        return is_own(name, self._hosts)
+
+
+def own_hosts(settings: Settings) -> frozenset[str]:
+    """Return the host names under which the service accepts requests. It accepts every IP address, too."""
+    return machine_names(settings.allowed_hosts) | {"localhost", _name_of(settings.host)}
+
+
+def is_own(name: str, hosts: frozenset[str]) -> bool:
+    """Return whether the service accepts requests whose `Host` header has this name.
+
+    Args:
+        name: Host name in lower case, or IP address.
+        hosts: See `own_hosts`.
+    """
+    return name in hosts or is_address(name)
 
 
 def _host_and_port(value: str, scheme: str) -> tuple[str, int] | None:

@@ -145,7 +145,8 @@ def change_recipe(
 
     As TOML: a whole recipe, in the format of `GET` with `Accept: application/toml`. Values that the file does not
     contain get their defaults, except thresholds, which stay as they are. Thresholds are derived again from the rates
-    in the file; if it was made for another bundle, with the calibration card of the active bundle.
+    in the file; if it was made for another bundle, with the calibration card of the active bundle. If the file contains
+    the recipe in force, no new revision is made, and the response is the revision in force.
 
     The resulting recipe is validated as a whole. If it is not valid, nothing changes.
     """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plumbline_client import Client, PlumblineClientError, ServiceProblem
+from service.cli.options import client_message
 
 REFUSALS = frozenset({413, 415, 422})
 """Statuses that concern the image or its metadata: the same request would fail again."""
@@ -187,7 +188,7 @@ class Requests:
             self._patience.wait(problem.slug, problem.detail or str(problem), _stated_pause_s(problem))
             return 0
         if problem.status < 500:
-            raise WatcherRefused(problem.detail or str(problem)) from problem
+            raise WatcherRefused(client_message(problem)) from problem
         self._patience.wait(problem.slug, problem.detail or str(problem))
         return 1
 

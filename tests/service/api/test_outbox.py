@@ -173,9 +173,9 @@ def test_client_and_command_line_show_and_resend(connect: Connect, receiver: Rec
         assert document["sinks"][0]["name"] == "mes"
         assert len(document["dead_letters"]) == 4
 
-        assert "1 dead letters are pending" in run("outbox", "resend", str(items[3]["id"]), *url).stdout
+        assert "1 dead letter is pending" in run("outbox", "resend", str(items[3]["id"]), *url).stdout
         receiver.wait_for(5)
-        assert "1 dead letters were deleted" in run("outbox", "discard", str(items[2]["id"]), *url).stdout
+        assert "1 dead letter was deleted" in run("outbox", "discard", str(items[2]["id"]), *url).stdout
         assert "2 dead letters are pending" in run("outbox", "resend", "--sink", "mes", *url).stdout
         receiver.wait_for(7)
         assert receiver.inspections()[4:] == [items[index]["inspection_id"] for index in (3, 1, 0)]

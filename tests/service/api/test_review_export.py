@@ -247,10 +247,13 @@ def test_reviews_on_the_command_line_and_with_the_client(service: RunningService
     assert (added.exit_code, added.stdout) == (0, "Review 1 by Ada: defect\n")
     assert run("reviews", "add", name, "wrong", *at).exit_code == 2
     run("reviews", "add", other, "good", "--reviewer", "Ada", *at)
+    alone = run("reviews", "agreement", "--product", "widget", *at)
+    assert "No two reviewers labelled the same inspection (reviewers so far: Ada)" in alone.stdout
     run("reviews", "add", name, "defect", "--reviewer", "Bob", *at)
     run("reviews", "add", other, "good", "--reviewer", "Bob", *at)
     agreement = run("reviews", "agreement", "--product", "widget", *at)
     assert ("Ada, Bob" in agreement.stdout, "alpha of all reviewers: 1.00" in agreement.stdout) == (True, True)
+    assert "too few (fewer than 10)" in " ".join(agreement.stdout.split())
     rates = run("reviews", "rates", "--product", "widget", "--fail-threshold", "9", "--json", *at)
     assert [item["basis"] for item in json.loads(rates.stdout)["results"]] == ["decisions", "current", "proposed"]
     assert "as made" in run("reviews", "rates", "--product", "widget", *at).stdout
@@ -271,3 +274,7 @@ def test_reviews_on_the_command_line_and_with_the_client(service: RunningService
         client.export_reviews("widget", tmp_path / "reviews.zip", test_share=0)
     assert len(zipfile.ZipFile(tmp_path / "reviews.zip").namelist()) == 3
     assert report(service, "agreement")["common"] == 1
+    third = service.inspect(params={"part_id": "P-17", "station": "A2"}).json()["id"]
+    table = run("reviews", "queue", "--product", "widget", *at).stdout
+    (line,) = [line for line in table.splitlines() if third in line]
+    assert ("P-17" in line, "A2" in line, "│" in table) == (True, True, False), "ids can be copied at 80 columns"

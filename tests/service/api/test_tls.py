@@ -19,8 +19,8 @@ from websockets.sync.client import connect
 
 from plumbline_client import Client
 from service.api.http.certificates import CertificateFiles, CertificateReloader, CertificateUnusable
-from service.cli.checks import _check_certificate
 from service.cli.findings import Finding, Health
+from service.cli.network_checks import check_certificate
 from service.monitoring.metrics import Metrics
 from service.settings import Settings
 from tests.certificates import TestCertificate, make_certificate
@@ -184,7 +184,7 @@ def test_unusable_files_are_explained(certificate: TestCertificate, tmp_path: Pa
 
 def findings(folder: Path, made: TestCertificate, **settings: str) -> list[Finding]:
     paths = made.write(folder)
-    return list(_check_certificate(Settings(**paths, **settings)))  # type: ignore[arg-type]
+    return list(check_certificate(Settings(**paths, **settings)))  # type: ignore[arg-type]
 
 
 def test_doctor_examines_the_certificate(
@@ -192,7 +192,7 @@ def test_doctor_examines_the_certificate(
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "line-pc")
     monkeypatch.setattr(socket, "getfqdn", lambda: "line-pc.plant.example")
-    assert list(_check_certificate(Settings())) == []
+    assert list(check_certificate(Settings())) == []
     (good,) = findings(tmp_path, certificate)
     assert (good.health, "localhost" in good.detail) == (Health.OK, True)
     (expired,) = findings(tmp_path, make_certificate(days=-2))
@@ -209,13 +209,28 @@ def test_doctor_examines_the_certificate(
     assert len(findings(tmp_path, wildcard, host="0.0.0.0", allowed_hosts="a.example")) == 1  # noqa: S104
     paths = certificate.write(tmp_path)
     paths["tls_key"].chmod(0o644)
-    shown = list(_check_certificate(Settings(**paths)))  # type: ignore[arg-type]
+    shown = list(check_certificate(Settings(**paths)))  # type: ignore[arg-type]
     assert "may read the private key" in shown[-1].detail
     paths["tls_key"].unlink()
-    (missing,) = _check_certificate(Settings(**paths))  # type: ignore[arg-type]
+    (missing,) = check_certificate(Settings(**paths))  # type: ignore[arg-type]
     assert missing.health == Health.PROBLEM
 
 
 def test_key_without_certificate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="HTTPS needs both"):
         Settings(tls_key=tmp_path / "server.key")
+
+
+def test_doctor_warns_of_names_that_clients_or_the_service_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "line-pc")
+    monkeypatch.setattr(socket, "getfqdn", lambda: "line-pc.plant.example")
+    _, nameless = findings(tmp_path, make_certificate(has_names=False))
+    assert (nameless.health, "subjectAltName" in nameless.detail) == (Health.WARNING, True)
+    both = make_certificate(names=("line-pc", "vision.plant.example"))
+    _, refused = findings(tmp_path, both)
+    assert refused.health is Health.WARNING
+    assert "vision.plant.example" in refused.detail
+    assert refused.remedy == "Set PLUMBLINE_ALLOWED_HOSTS=vision.plant.example."
+    assert len(findings(tmp_path, both, allowed_hosts="vision.plant.example")) == 1

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import create_engine
 
+from service.cli import network_checks
+from service.cli.findings import Health
+from service.cli.network_checks import check_port
 from service.store.database import _upgrade
+from service.store.lock import FileLock, lock_owner
 from tests.bundles import tiny_draft, write_tiny_bundle
 from tests.command_line import run
 from tests.databases import migrated_engine
@@ -75,7 +82,7 @@ def test_doctor_creates_nothing_and_reports_missing_folders(tmp_path: Path) -> N
 def test_doctor_examines_who_may_use_the_service(tmp_path: Path, options: list[str], has_key: bool, words: str) -> None:
     data = tmp_path / "data"
     if has_key:
-        run("key", "create", "a", "--scope", "admin", "--data", data)
+        run("key", "create", "a", "--scope", "admin", "--data", data, "--create-database")
     output = " ".join(
         run("doctor", "--models", tmp_path / "models", "--data", data, "--port", "0", *options).output.split()
     )
@@ -185,3 +192,32 @@ def test_doctor_examines_the_sinks(tiny_models: Path, tmp_path: Path, monkeypatc
     unset = run("doctor", *options)
     assert unset.exit_code == 1
     assert "secret is read from the environment variable UNSET_VARIABLE, which is not set" in unset.output
+
+
+def test_doctor_prints_settings_with_several_values_as_lists(tiny_models: Path, tmp_path: Path) -> None:
+    options = ("--models", tiny_models, "--data", tmp_path, "--port", "0", "--provider", "cpu")
+    output = " ".join(run("doctor", *options, "--opcua-stations", "line2,line1").output.split())
+    assert "opcua_stations=['line1', 'line2']" in output
+    assert "frozenset" not in output
+
+
+@pytest.mark.slow
+def test_port_of_the_running_service_of_the_data_folder_is_no_problem(serve: Serve, tmp_path: Path) -> None:
+    with serve() as service:
+        settings = service.settings.model_copy(update={"port": service.port})
+        (own,) = check_port(settings)
+        (foreign,) = check_port(settings.model_copy(update={"data": tmp_path / "other"}))
+        with socket.create_server(("127.0.0.1", 0)) as silent, patch.object(network_checks, "_RESPONSE_S", 0.2):
+            (stranger,) = check_port(settings.model_copy(update={"port": silent.getsockname()[1]}))
+    assert own.health is Health.OK, own
+    assert f"in use by the service of this data folder, pid {os.getpid()}" in own.detail
+    assert (foreign.health, stranger.health) == (Health.PROBLEM, Health.PROBLEM)
+    assert not (tmp_path / "other").exists()
+
+
+def test_lock_of_a_process_that_ended_names_no_owner(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "lock", "the folder")
+    assert (lock_owner(lock.path) or "").startswith(f"pid {os.getpid()} ")
+    lock.release()
+    assert lock_owner(lock.path) is None
+    assert lock_owner(tmp_path / "missing") is None

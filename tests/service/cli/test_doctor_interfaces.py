@@ -11,6 +11,7 @@ import pytest
 from service.cli.findings import Finding, Health
 from service.cli.interface_checks import check_opcua, check_otel
 from service.settings import Settings
+from service.store.lock import LOCK_NAME, FileLock
 from tests.service.integrations.opcua_server import make_identity
 
 
@@ -36,6 +37,16 @@ def test_a_port_in_use_is_a_problem() -> None:
     assert "cannot be opened" in finding.detail
     (finding,) = opcua(opcua_endpoint=endpoint)
     assert finding.health is Health.OK
+
+
+def test_a_port_that_the_service_of_the_data_folder_uses_is_no_problem(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / LOCK_NAME, "the data folder")
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        endpoint = f"opc.tcp://127.0.0.1:{used.getsockname()[1]}"
+        (finding,) = opcua(opcua_endpoint=endpoint, data=tmp_path)
+    lock.release()
+    assert finding.health is Health.OK
+    assert "pid" in finding.detail
 
 
 def test_the_certificate_of_opc_ua_is_examined(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_strange_names_are_printed_escaped_by_every_command(
         ("bundle", "export", bundle.path, "--output", tmp_path / f"{name}.zip"),
         ("bundle", "import", tmp_path / f"{name}.zip", "--product", "widget", "--models", models),
         ("bundle", "import", missing, "--product", "widget", "--models", models),
-        ("recipe", "import", "widget", missing),
+        ("recipe", "import", "widget", missing, "--reason", "dust"),
     ]
     refused = run("doctor", "--models", tmp_path / f"{name}.png")
     assert (refused.exit_code, repr(name)[1:-1] in refused.output) == (2, True)

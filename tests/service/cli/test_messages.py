@@ -47,7 +47,7 @@ def test_recipe_file_that_cannot_be_read_is_explained(content: bytes | None, rea
     if content is not None:
         file.write_bytes(content)
 
-    result = run("recipe", "import", "widget", file)
+    result = run("recipe", "import", "widget", file, "--reason", "dust")
 
     assert result.exit_code == 1
     assert reason in result.stderr

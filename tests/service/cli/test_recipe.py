@@ -30,6 +30,11 @@ def test_recipes_of_a_running_service_are_shown_compared_changed_and_reverted(se
         assert "min_area_px = 25.0" in run("recipe", "show", "widget", *at).stdout
         assert "≤ 1 % on average, ≤ 3 % with 95 % confidence (n = 99)" in run("recipe", "show", "widget", *at).stdout
         assert json.loads(run("recipe", "show", "widget", "1", "--json", *at).stdout)["revision"] == 1
+        again = run("recipe", "import", "widget", file, "--author", "Ada", "--reason", "once more", *at)
+        assert (again.exit_code, again.stdout) == (0, "Nothing changed. Revision 2 is in force.\n")
+        assert run("recipe", "import", "widget", file, *at).exit_code == 2, "a reason is required"
+        assert run("recipe", "import", "widget", file, "--reason", " ", *at).exit_code == 2
+        assert "plumbline recipe import PRODUCT FILE" in edited
         diff = run("recipe", "diff", "widget", "1", *at)
         assert (diff.exit_code, diff.stdout) == (1, "regions.min_area_px: 0.0 → 25.0\n")
         assert run("recipe", "diff", "widget", "2", "2", *at).exit_code == 0
@@ -55,7 +60,7 @@ def test_recipe_command_reports_refusals_and_an_unreachable_service(serve: Serve
     assert "There is no product 'gadget' in the model repository" in unknown.stderr
     unreachable = run("recipe", "show", "widget", "--url", f"http://127.0.0.1:{service.port}")
     assert (unreachable.exit_code, "Check that the service is running" in unreachable.stderr) == (1, True)
-    missing = run("recipe", "import", "widget", tmp_path / "none.toml")
+    missing = run("recipe", "import", "widget", tmp_path / "none.toml", "--reason", "dust")
     assert (missing.exit_code, "cannot be read" in missing.stderr) == (1, True)
     wrong = run("recipe", "show", "widget", "--url", "localhost:8000")
     assert (wrong.exit_code, "must begin with http:// or https://" in wrong.stderr) == (1, True)

@@ -86,6 +86,8 @@ def test_refused_watcher_ends_and_images_stay(tmp_path: Path, status: int) -> No
     with script.running() as url:
         done = run("watch", tmp_path, "--product", "widget", "--settle", "0", "--url", url)  # without --once
     assert (done.exit_code, "It is some-problem." in done.stderr) == (1, True)
+    assert "stay in the folder" in done.stderr
+    assert "No images" not in done.stderr
     assert tree(tmp_path) == {"a.png", "b.png"}
     assert len(script.keys) == 1
 

@@ -35,7 +35,7 @@ def test_network_is_refused_until_there_is_a_key(tiny_models: Path, tmp_path: Pa
         assert words in refused.stderr
     assert '"listening"' not in refused.stderr
 
-    created = plumbline(data, "key", "create", "first", "--scope", "admin", "--scope", "inspect")
+    created = plumbline(data, "key", "create", "first", "--scope", "admin", "--scope", "inspect", "--create-database")
     key = created.stdout.strip()
     with service_process(tiny_models, data, {"host": EVERYWHERE}) as service:
         service.wait_until(200)
