@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
         ),
         (("inspect", "."), "--product"),
         (("serve", "--port", "high"), "--port: is not a whole number"),
-        (("serve", "--queue-limit", "1"), "full batch could never form"),
+        (("serve", "--queue-limit", "1", "--max-batch", "4"), "full batch could never form"),
     ],
 )
 def test_wrong_usage_is_explained(tiny_models: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -185,7 +185,7 @@ def test_layout_of_a_buffer_follows_the_recipe_that_judges_it(serve: Serve, monk
 def test_times_are_those_of_the_clock_after_it_was_set(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     days = 400 * 86_400
     with serve() as service:
-        clock = service.services.inspections._clock
+        clock = service.services.inspections._work._clock
         first = service.inspect().json()
         monkeypatch.setattr(clock, "_wall_s", lambda: time.time() + days)
         monkeypatch.setattr("service.store.ids.uuid_utils.uuid7", _future_ids())
