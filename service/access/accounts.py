@@ -175,6 +175,16 @@ def check_password(engine: Engine, name: str, password: str) -> AccountRecord | 
     return account if is_right and account is not None and account.disabled_at is None else None
 
 
+def password_hash_of(engine: Engine, name: str) -> str | None:
+    """Return the stored hash of an account's password; None if there is no such account.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    account = find_account(engine, comparable(name))
+    return None if account is None else account.password_hash
+
+
 def require_strong(password: str, name: str) -> None:
     """Check that a password is long enough and does not contain the name.
 

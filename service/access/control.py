@@ -352,12 +352,21 @@ class AccessControl:
         """
         if self._waiting_logins >= _MAX_WAITING_LOGINS:
             raise TooManyLogins(1.0)
-        self._throttle.count(comparable(name), client)
+        try:
+            self._throttle.count(comparable(name), client)
+        except TooManyLogins:
+            # A new password of the account ends the limit.
+            await asyncio.wrap_future(self._first_checks.submit(self._observe_password, name))
+            self._throttle.count(comparable(name), client)
         self._waiting_logins += 1
         try:
+            await asyncio.wrap_future(self._logins.submit(self._observe_password, name))
             return await asyncio.wrap_future(self._logins.submit(check))
         finally:
             self._waiting_logins -= 1
+
+    def _observe_password(self, name: str) -> None:
+        self._throttle.observe(comparable(name), accounts.password_hash_of(self._engine, name))
 
     def _log_in(self, name: str, password: str, sender: Actor) -> NewSession | None:
         account = accounts.check_password(self._engine, name, password)
