@@ -7,7 +7,7 @@ message. Every message states what was wrong, what was expected and what to do. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 
@@ -36,6 +36,11 @@ class PlumblineError(Exception):
         """Return the seconds after which the same request may succeed, or None if waiting does not help."""
         value = self.extensions.get("retry_after")
         return None if value is None else float(value)
+
+    def visible_to(self, products: Collection[str] | None) -> PlumblineError:
+        """Return the error as a client may see it that is restricted to certain products; None for all products."""
+        del products
+        return self
 
 
 class CannotStart(Exception):

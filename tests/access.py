@@ -28,7 +28,7 @@ def make_key(
 ) -> NewKey:
     """Create a key in the database, as the command line does."""
     name = "-".join(scopes)
-    return create_key(engine, Grant(name, scopes, products, stations, expires_at), OPERATOR)
+    return create_key(engine, Grant(name, scopes, products, stations, expires_at), OPERATOR, may_share_name=True)
 
 
 def make_account(engine: Engine, name: str, role: Role = "operator") -> None:

@@ -73,17 +73,17 @@ def all_accounts(engine: Engine) -> Sequence[AccountRecord]:
     return list_accounts(engine)
 
 
-def account_of(engine: Engine, account_id: str) -> AccountRecord:
-    """Return an account by its id.
+def account_of(engine: Engine, account: str) -> AccountRecord:
+    """Return an account by its id or its name.
 
     Raises:
         UnknownAccount: There is no such account.
         StoreUnavailable: The database cannot be read.
     """
-    account = get_account(engine, account_id)
-    if account is None:
-        raise UnknownAccount(account_id)
-    return account
+    found = get_account(engine, account) or find_account(engine, comparable(account))
+    if found is None:
+        raise UnknownAccount(account)
+    return found
 
 
 def set_password(engine: Engine, name: str, password: str, actor: Actor) -> AccountRecord:
@@ -94,7 +94,7 @@ def set_password(engine: Engine, name: str, password: str, actor: Actor) -> Acco
         AccountRefused: The password is too weak.
         StoreUnavailable: Nothing was changed.
     """
-    account = _find(engine, name)
+    account = account_of(engine, name)
     require_strong(password, account.name)
     values = {"password_hash": PASSWORDS.hash(_normal(password)), "disabled_at": None}
     return change_account(engine, account.id, AccountChange("account:password", actor, values))
@@ -136,7 +136,7 @@ def disable(engine: Engine, name: str, actor: Actor) -> AccountRecord:
         StoreUnavailable: Nothing was changed.
     """
     change = AccountChange("account:disable", actor, {"disabled_at": datetime.now(UTC)})
-    return change_account(engine, _find(engine, name).id, change)
+    return change_account(engine, account_of(engine, name).id, change)
 
 
 def enable(engine: Engine, name: str, actor: Actor) -> AccountRecord:
@@ -146,7 +146,9 @@ def enable(engine: Engine, name: str, actor: Actor) -> AccountRecord:
         UnknownAccount: There is no such account.
         StoreUnavailable: Nothing was changed.
     """
-    return change_account(engine, _find(engine, name).id, AccountChange("account:enable", actor, {"disabled_at": None}))
+    return change_account(
+        engine, account_of(engine, name).id, AccountChange("account:enable", actor, {"disabled_at": None})
+    )
 
 
 def set_role(engine: Engine, name: str, role: Role, actor: Actor) -> AccountRecord:
@@ -157,7 +159,7 @@ def set_role(engine: Engine, name: str, role: Role, actor: Actor) -> AccountReco
         LastAdmin: No account and no key that can manage keys and accounts would be left.
         StoreUnavailable: Nothing was changed.
     """
-    return change_account(engine, _find(engine, name).id, AccountChange("account:role", actor, {"role": role}))
+    return change_account(engine, account_of(engine, name).id, AccountChange("account:role", actor, {"role": role}))
 
 
 def check_password(engine: Engine, name: str, password: str) -> AccountRecord | None:
@@ -171,6 +173,16 @@ def check_password(engine: Engine, name: str, password: str) -> AccountRecord | 
     account = find_account(engine, comparable(name))
     is_right = verify(PASSWORDS, None if account is None else account.password_hash, _normal(password))
     return account if is_right and account is not None and account.disabled_at is None else None
+
+
+def password_hash_of(engine: Engine, name: str) -> str | None:
+    """Return the stored hash of an account's password; None if there is no such account.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    account = find_account(engine, comparable(name))
+    return None if account is None else account.password_hash
 
 
 def require_strong(password: str, name: str) -> None:
@@ -201,10 +213,3 @@ def scopes_of(account: AccountRecord) -> frozenset[str]:
 def _normal(password: str) -> str:
     # Keyboards differ in how they compose characters.
     return unicodedata.normalize("NFC", password)
-
-
-def _find(engine: Engine, name: str) -> AccountRecord:
-    account = find_account(engine, comparable(name))
-    if account is None:
-        raise UnknownAccount(name)
-    return account

@@ -255,11 +255,11 @@ class AccessControl:
         self._require("an account was created")
         return created
 
-    def change_account(self, account_id: str, change: Callable[[Engine, str], AccountRecord]) -> AccountRecord:
+    def change_account(self, account: str, change: Callable[[Engine, str], AccountRecord]) -> AccountRecord:
         """Change an account. What it may do changes with its next request.
 
         Args:
-            account_id: Its id.
+            account: Its id or its name.
             change: A function of `service.access.accounts`; called with the database and the name of the account.
 
         Raises:
@@ -267,16 +267,18 @@ class AccessControl:
             AccountRefused, LastAdmin: The change is not possible.
             StoreUnavailable: Nothing was changed.
         """
+        found = accounts.account_of(self._engine, account)
         try:
-            return change(self._engine, accounts.account_of(self._engine, account_id).name)
+            return change(self._engine, found.name)
         finally:
-            self._cache.drop(account_id)
+            self._cache.drop(found.id)
 
     def create_key(self, grant: keys.Grant, actor: Actor) -> keys.NewKey:
         """Create a key. From then on, requests need credentials.
 
         Raises:
             InvalidGrant: The name is reserved, or scopes, restriction and expiry do not fit together.
+            KeyExists: A valid key has the name.
             StoreUnavailable: It was not stored.
         """
         created = keys.create_key(self._engine, grant, actor)
@@ -291,17 +293,16 @@ class AccessControl:
         """
         return list(keys.all_keys(self._engine))
 
-    def revoke_key(self, key_id: str, actor: Actor) -> KeyRecord:
-        """Revoke a key. It is refused from the next request on.
+    def revoke_key(self, key: str, actor: Actor) -> KeyRecord:
+        """Revoke a key by its id or its name. It is refused from the next request on.
 
         Raises:
-            UnknownKey: There is no such key.
+            UnknownKey: There is no such key, or several have the name.
             StoreUnavailable: It was not revoked.
         """
-        try:
-            return keys.revoke(self._engine, key_id, actor)
-        finally:
-            self._cache.drop(key_id)
+        record = keys.revoke(self._engine, key, actor)
+        self._cache.drop(record.id)
+        return record
 
     async def _identify(self, credential: str, check: Callable[[Identity | None], Identity]) -> Identity:
         digest = self._cache.digest(credential)
@@ -351,12 +352,21 @@ class AccessControl:
         """
         if self._waiting_logins >= _MAX_WAITING_LOGINS:
             raise TooManyLogins(1.0)
-        self._throttle.count(comparable(name), client)
+        try:
+            self._throttle.count(comparable(name), client)
+        except TooManyLogins:
+            # A new password of the account ends the limit.
+            await asyncio.wrap_future(self._first_checks.submit(self._observe_password, name))
+            self._throttle.count(comparable(name), client)
         self._waiting_logins += 1
         try:
+            await asyncio.wrap_future(self._logins.submit(self._observe_password, name))
             return await asyncio.wrap_future(self._logins.submit(check))
         finally:
             self._waiting_logins -= 1
+
+    def _observe_password(self, name: str) -> None:
+        self._throttle.observe(comparable(name), accounts.password_hash_of(self._engine, name))
 
     def _log_in(self, name: str, password: str, sender: Actor) -> NewSession | None:
         account = accounts.check_password(self._engine, name, password)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from service.errors import PlumblineError
@@ -28,17 +28,17 @@ class NotAuthenticated(PlumblineError):
 class InvalidKey(PlumblineError):
     """The API key is wrong, was revoked, or has expired.
 
-    Check the key, or ask an administrator for a new one. `plumbline key list` shows which keys are valid.
+    Check a key that is not known for missing characters. A key that was revoked or has expired must be replaced by a
+    new one: `plumbline key create`. `plumbline key list` shows which keys are valid.
     """
 
     slug = "invalid-key"
     title = "API key is not valid"
     status = 401
 
-    def __init__(self, reason: str = "The API key is not known.") -> None:
-        super().__init__(
-            f"{reason} Check for missing characters, or ask an administrator for a new key (`plumbline key create`)."
-        )
+    def __init__(self, reason: str = "The API key is not known.", *, was_valid: bool = False) -> None:
+        advice = "It stays invalid; ask" if was_valid else "Check for missing characters, or ask"
+        super().__init__(f"{reason} {advice} an administrator for a new key (`plumbline key create`).")
 
 
 class ConflictingCredentials(PlumblineError):
@@ -177,8 +177,27 @@ class NoSession(PlumblineError):
         )
 
 
+class KeyExists(PlumblineError):
+    """There is a valid API key with this name already. Records name keys as authors, so names must be distinct.
+
+    Choose another name, or revoke the other key first. The names of keys that were revoked or have expired are free.
+    """
+
+    slug = "key-exists"
+    title = "API key exists already"
+    status = 409
+
+    def __init__(self, name: str, key_id: str) -> None:
+        super().__init__(
+            f"There is a valid API key {name!r} already, with the id {key_id}. Choose another name, or revoke that key "
+            f"first: `plumbline key revoke {key_id}`.",
+            name=name,
+            key_id=key_id,
+        )
+
+
 class UnknownKey(PlumblineError):
-    """There is no API key with this id.
+    """There is no API key with this id or name, or several keys have the name.
 
     `GET /v1/access/keys` and `plumbline key list` list all keys.
     """
@@ -187,11 +206,13 @@ class UnknownKey(PlumblineError):
     title = "Unknown API key"
     status = 404
 
-    def __init__(self, key_id: str) -> None:
-        super().__init__(
-            f"There is no API key with the id {key_id!r}. `plumbline key list` and GET /v1/access/keys list all keys.",
-            key_id=key_id,
+    def __init__(self, key: str, ids: Sequence[str] = ()) -> None:
+        what = (
+            f"Several API keys have the name {key!r}. State the id of one: {', '.join(ids)}."
+            if ids
+            else (f"There is no API key with the id or the name {key!r}.")
         )
+        super().__init__(f"{what} `plumbline key list` and GET /v1/access/keys list all keys.", key_id=key)
 
 
 class InvalidGrant(PlumblineError):
@@ -242,7 +263,7 @@ class AccountExists(PlumblineError):
 
 
 class UnknownAccount(PlumblineError):
-    """There is no such account.
+    """There is no account with this name or id.
 
     `GET /v1/access/accounts` and `plumbline account list` list all accounts.
     """
@@ -253,7 +274,8 @@ class UnknownAccount(PlumblineError):
 
     def __init__(self, account: str) -> None:
         super().__init__(
-            f"There is no account {account!r}. `plumbline account list` and GET /v1/access/accounts list all accounts.",
+            f"There is no account with the name or the id {account!r}. "
+            "`plumbline account list` and GET /v1/access/accounts list all accounts.",
             account=account,
         )
 

@@ -12,7 +12,7 @@ from typing import cast
 from sqlalchemy import Engine
 
 from service.access.cache import Identity
-from service.access.errors import InvalidGrant, InvalidKey, UnknownKey
+from service.access.errors import InvalidGrant, InvalidKey, KeyExists, UnknownKey
 from service.access.hashing import KEYS, new_token, verify
 from service.access.names import is_reserved
 from service.access.principal import Principal, Scope
@@ -81,15 +81,17 @@ class NewKey:
     record: KeyRecord
 
 
-def create_key(engine: Engine, grant: Grant, actor: Actor) -> NewKey:
+def create_key(engine: Engine, grant: Grant, actor: Actor, *, may_share_name: bool = False) -> NewKey:
     """Create an API key.
 
     Args:
         engine: The database.
         grant: What it permits.
         actor: Who creates it.
+        may_share_name: Whether another valid key may have the same name, for a key that replaces a lost one.
 
     Raises:
+        KeyExists: A valid key has the name.
         InvalidGrant: The name is reserved, or scopes, restriction and expiry do not fit together.
         StoreUnavailable: It was not stored.
     """
@@ -106,7 +108,9 @@ def create_key(engine: Engine, grant: Grant, actor: Actor) -> NewKey:
         stations=None if grant.stations is None else sorted(set(grant.stations)),
         expires_at=grant.expires_at,
     )
-    insert_key(engine, record, actor)
+    other = insert_key(engine, record, actor, may_share_name=may_share_name)
+    if other is not None:
+        raise KeyExists(grant.name, other)
     return NewKey(f"plumb_{key_id}_{secret}", record)
 
 
@@ -119,18 +123,34 @@ def all_keys(engine: Engine) -> Sequence[KeyRecord]:
     return list_keys(engine)
 
 
-def revoke(engine: Engine, key_id: str, actor: Actor) -> KeyRecord:
+def revoke(engine: Engine, key: str, actor: Actor) -> KeyRecord:
     """Revoke a key and return it. Revoking it again changes nothing.
 
+    Args:
+        engine: The database.
+        key: Its id, or its name if no other key has it. Of keys with the same name, those that are revoked do not count
+            beside others.
+        actor: Who revokes it.
+
     Raises:
-        UnknownKey: There is no such key.
+        UnknownKey: There is no such key, or several have the name.
         StoreUnavailable: It was not revoked.
     """
+    key_id = _id_of(engine, key)
     revoke_key(engine, key_id, datetime.now(UTC), actor)
     record = find_key(engine, key_id)
-    if record is None:
-        raise UnknownKey(key_id)
+    assert record is not None, "keys are never deleted"
     return record
+
+
+def _id_of(engine: Engine, key: str) -> str:
+    if find_key(engine, key) is not None:
+        return key
+    named = [record for record in list_keys(engine) if record.name == key]
+    found = [record.id for record in named if record.revoked_at is None] or [record.id for record in named[:1]]
+    if len(found) != 1:
+        raise UnknownKey(key, found)
+    return found[0]
 
 
 def key_id_of(key: str) -> str | None:
@@ -165,7 +185,8 @@ def verify_key(engine: Engine, key: str, known: Identity | None) -> Identity:
     now = datetime.now(UTC)
     # Only who has the secret learns that the key was valid once.
     if record.revoked_at is not None:
-        raise InvalidKey(f"The API key {record.name!r} was revoked on {record.revoked_at:%Y-%m-%d at %H:%M} UTC.")
+        reason = f"The API key {record.name!r} was revoked on {record.revoked_at:%Y-%m-%d at %H:%M} UTC."
+        raise InvalidKey(reason, was_valid=True)
     if record.expires_at is not None and record.expires_at <= now:
         raise expired(record.name, record.expires_at)
     principal = Principal(
@@ -181,7 +202,7 @@ def verify_key(engine: Engine, key: str, known: Identity | None) -> Identity:
 
 def expired(name: str, at: datetime) -> InvalidKey:
     """Return the error for a key that has expired."""
-    return InvalidKey(f"The API key {name!r} expired on {at:%Y-%m-%d at %H:%M} UTC.")
+    return InvalidKey(f"The API key {name!r} expired on {at:%Y-%m-%d at %H:%M} UTC.", was_valid=True)
 
 
 def record_use(engine: Engine, key_id: str) -> None:

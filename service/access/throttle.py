@@ -35,6 +35,7 @@ class LoginThrottle:
         self._window_s = window_s
         self._clock = clock
         self._tried: OrderedDict[tuple[str, ...], deque[float]] = OrderedDict()
+        self._hashes: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
     def count(self, account: str, client: str) -> None:
@@ -70,6 +71,26 @@ class LoginThrottle:
             for name in (("client", client), ("account", account)):
                 if tried := self._tried.get(name):
                     tried.pop()
+
+    def observe(self, account: str, password_hash: str | None) -> None:
+        """Forget the attempts of all clients for an account if it got another password since the last call.
+
+        The command line sets passwords in another process, so only the database shows it.
+
+        Args:
+            account: The name, in comparable form.
+            password_hash: The stored hash; None if there is no such account.
+        """
+        if password_hash is None:
+            return
+        with self._lock:
+            before = self._hashes.pop(account, password_hash)
+            self._hashes[account] = password_hash
+            if len(self._hashes) > MAX_NAMES:
+                self._hashes.popitem(last=False)
+            if before != password_hash:
+                for name in [name for name in self._tried if name[0] != "client" and name[1] == account]:
+                    del self._tried[name]
 
     def _wait_s(self, name: tuple[str, ...], limit: int, now: float) -> float:
         tried = self._tried.get(name)

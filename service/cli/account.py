@@ -22,7 +22,7 @@ from service.cli.options import AsJson, Data
 
 app = typer.Typer(help="Manage the accounts of people.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Name of the account.")]
+Name = Annotated[str, typer.Argument(help="Name of the account. Existing accounts can be given by their id as well.")]
 RoleOption = Annotated[
     Literal["operator", "engineer", "admin"],
     typer.Option(
@@ -75,11 +75,12 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
         ]
         typer.echo(json.dumps(facts, indent=2))
         return
-    table = make_table("name", "role", "created", "last log-in", "state", ids=frozenset({"created", "last log-in"}))
+    columns = ("id", "name", "role", "created", "last log-in", "state")
+    table = make_table(*columns, ids=frozenset({"id", "created", "last log-in"}))
     for account in accounts:
         state = "[green]enabled[/]" if account.disabled_at is None else f"[red]disabled[/] {utc(account.disabled_at)}"
         created, last = utc(account.created_at), utc(account.last_login_at)
-        table.add_row(escape(account.name), account.role, created, last, state)
+        table.add_row(account.id, escape(account.name), account.role, created, last, state)
     OUT.print(table)
 
 

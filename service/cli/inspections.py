@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Literal, TypeVar
 
 import typer
 
 from service.cli.console import ERR, FAILURE, OUT, refuse, shown, stop
-from service.cli.options import Data, load_settings
+from service.cli.options import Data, Models, load_settings
 from service.errors import PlumblineError
 
 app = typer.Typer(no_args_is_help=True)
+ValueT = TypeVar("ValueT")
 
 
 @app.callback()
@@ -41,6 +42,12 @@ def export(
     until: Annotated[str | None, typer.Option(help="Only inspections before this time, in ISO 8601.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Only inspections with at least this score.")] = None,
     max_score: Annotated[float | None, typer.Option(help="Only inspections with at most this score.")] = None,
+    label: Annotated[
+        Literal["good", "defect", "unsure", "disputed"] | None,
+        typer.Option(help="Only inspections with this label by reviews."),
+    ] = None,
+    ids: Annotated[str | None, typer.Option(help="Only inspections with these ids, separated by commas.")] = None,
+    models: Models = None,
     data: Data = None,
 ) -> None:
     """Write stored inspections to a CSV or Parquet file, newest first.
@@ -51,15 +58,19 @@ def export(
     Exit code: 0 the file is complete, 1 the database cannot be read or the file cannot be written, 2 wrong usage.
     """
     from service.cli.offline import InvalidTime, open_store, parse_time
-    from service.schemas.records import split_decisions
+    from service.deployment.repository import product_folders
+    from service.schemas.records import split_decisions, split_ids
     from service.serving.exports import export_inspections
     from service.store.inspection_filter import InspectionFilter
+    from service.store.inspections import list_inspections
 
-    settings = load_settings(data=data)
+    settings = load_settings(models=models, data=data)
     try:
         which = InspectionFilter(
             product=product,
-            decisions=() if decision is None else split_decisions(decision),
+            decisions=() if decision is None else _parsed("--decision", split_decisions, decision),
+            label=label,
+            ids=None if ids is None else _parsed("--ids", split_ids, ids),
             part_id=part_id,
             since=None if since is None else parse_time(since),
             until=None if until is None else parse_time(until),
@@ -70,8 +81,6 @@ def export(
         )
     except InvalidTime as error:
         refuse(f"--since or --until: {error}")
-    except ValueError as error:
-        refuse(f"--decision: {error}.")
     if not out.parent.is_dir():
         refuse(f"The folder {out.parent} of --out does not exist.")
     count = 0
@@ -81,6 +90,8 @@ def export(
             _complete_file(out) as file,
             ERR.status("Exporting inspections ...") as progress,
         ):
+            if product is not None and not list_inspections(store.engine, InspectionFilter(product), limit=1):
+                _require_product(product, list(product_folders(settings.models)), settings.models)
             for piece in export_inspections(store.engine, which, format_name):
                 file.write(piece.data)
                 count = piece.rows
@@ -90,6 +101,24 @@ def export(
     except OSError as error:
         stop(f"{out} cannot be written: {error.strerror}.", FAILURE)
     OUT.print(f"{count} inspections in {shown(out)}", soft_wrap=True)
+
+
+def _parsed(name: str, parse: Callable[[str], ValueT], text: str) -> ValueT:
+    try:
+        return parse(text)
+    except ValueError as error:
+        refuse(f"{name}: {error}.")
+
+
+def _require_product(product: str, known: Sequence[str], models: Path) -> None:
+    """End the command if a product of which no inspection is stored does not exist."""
+    if product in known:
+        return
+    offer = f" Its products: {', '.join(known)}." if known else ""
+    refuse(
+        f"--product: no inspection of {product!r} is stored, and the model repository {models} has no such product."
+        f"{offer} Check the name."
+    )
 
 
 def _number(name: str, value: float | None) -> float | None:

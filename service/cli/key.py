@@ -22,7 +22,7 @@ from service.cli.credentials import (
     operator,
     report_database,
 )
-from service.cli.options import AsJson, Data
+from service.cli.options import AsJson, Data, load_settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -82,8 +82,9 @@ def create(
             if not if_missing:
                 stop(f"{output} exists already. Remove it, or state another file.", FAILURE)
         is_first = not has_credentials(engine)
-        created = create_key(engine, grant, operator())
+        created = create_key(engine, grant, operator(), may_share_name=if_missing)
         report_database(engine)
+    _warn_of_unknown_products(grant, load_settings(data=data).models)
     if output is not None:
         _write(output, created.key)
     if as_json:
@@ -123,7 +124,7 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(help="Id of the key, see `plumbline key list`.")], data: Data = None
+    key: Annotated[str, typer.Argument(help="Id or name of the key, see `plumbline key list`.")], data: Data = None
 ) -> None:
     """Revoke an API key. A running service refuses it within a second."""
     from service.access.keys import key_id_of
@@ -149,6 +150,21 @@ def _valid_scopes(given: list[str]) -> list[Scope]:
     if unknown := [name for name in scopes if name not in SCOPES]:
         refuse(f"There is no scope {unknown[0]!r}. State one of: {', '.join(SCOPES)}.")
     return cast("list[Scope]", scopes)
+
+
+def _warn_of_unknown_products(grant: Grant, models: Path) -> None:
+    """Warn of products that do not exist; they may be added later, so it is not an error."""
+    from service.deployment.repository import product_folders
+
+    known = list(product_folders(models))
+    unknown = sorted(set(grant.products or ()) - set(known))
+    if unknown and models.is_dir():
+        names = ", ".join(repr(name) for name in unknown)
+        ERR.print(
+            f"[yellow]Warning:[/] the model repository {escape(str(models))} has no product {escape(names)}. Check the "
+            "name; if the product is added later, the key permits it then.",
+            soft_wrap=True,
+        )
 
 
 def _is_valid(engine: Engine, file: Path, grant: Grant) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from service.errors import PlumblineError
@@ -20,6 +20,7 @@ class UnknownProduct(PlumblineError):
     status = 404
 
     def __init__(self, product: str, known: Iterable[str], models: Path, remedy: str = "") -> None:
+        self._about = (product, models, remedy)
         names = sorted(known)
         offer = f"Known products: {', '.join(names)}." if names else "It contains no product."
         offer = offer if models.is_dir() else "The folder does not exist."
@@ -28,6 +29,18 @@ class UnknownProduct(PlumblineError):
             product=product,
             known=names,
         )
+
+    def visible_to(self, products: Collection[str] | None) -> PlumblineError:
+        """Return the error without the names of the products that a restricted client may not use."""
+        if products is None:
+            return self
+        product, models, remedy = self._about
+        known = [name for name in self.extensions["known"] if name in products]
+        error = UnknownProduct(product, known, models, remedy)
+        if not known:
+            error.detail = f"There is no product {product!r}, and no other product that the API key permits. {remedy}"
+            error.detail = error.detail.rstrip()
+        return error
 
 
 class ProductNotReady(PlumblineError):

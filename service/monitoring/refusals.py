@@ -6,12 +6,38 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import structlog
 
 log = structlog.get_logger(__name__)
 
 WINDOW_S = 60.0
+_MAX_ADDRESS = 64
+
+
+@dataclass
+class Sender:
+    """Who sends a request, for the log.
+
+    Attributes:
+        client: Address of the client; None for a Unix socket.
+        principal: Kind and id of the key or account, such as `key 1d5be78afcc3778a`, never a secret; the kind alone if
+            there is no id.
+    """
+
+    client: str | None
+    principal: str = "anonymous"
+
+
+SENDER: ContextVar[Sender | None] = ContextVar("sender", default=None)
+"""The sender of the request or stream that runs. Its principal is set when the credentials were checked."""
+
+
+def sender_at(address: str | None) -> Sender:
+    """Return a sender that is not authenticated yet. A proxy may report any text as the address."""
+    return Sender(None if address is None else address[:_MAX_ADDRESS])
 
 
 class RefusalLog:
@@ -47,6 +73,9 @@ class RefusalLog:
                 self._suppressed[problem] += 1
                 return
             self._logged[problem] += 1
+        sender = SENDER.get()
+        if sender is not None:
+            fields = {"client": sender.client, "principal": sender.principal, **fields}
         log.info("refused", problem=problem, request_id=request_id, **fields)
 
     def tick(self) -> None:

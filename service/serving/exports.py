@@ -36,6 +36,7 @@ COLUMNS: Mapping[str, ColumnKind] = {
     "certified": "flag",
     "calibration_images": "integer",
     "decision_by_score": "text",
+    "label": "text",
     "judged_share": "number",
     "region_count": "integer",
     "invalid_reasons": "text",

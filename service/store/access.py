@@ -13,6 +13,7 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, Engine, Executable, delete, exists, false, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from sqlalchemy.sql import ColumnElement
 
 from service.store.advisory_locks import AdvisoryLock
 from service.store.audit import Actor, AuditAction, AuditEntry, append_audit
@@ -119,15 +120,23 @@ def has_credentials(engine: Engine) -> bool:
         return bool(session.scalar(query))
 
 
-def insert_key(engine: Engine, key: KeyRecord, actor: Actor) -> None:
-    """Store a new key.
+def insert_key(engine: Engine, key: KeyRecord, actor: Actor, *, may_share_name: bool) -> str | None:
+    """Store a new key, unless a valid key has its name.
+
+    Returns:
+        The id of the key that has the name; None if the new one was stored.
 
     Raises:
         StoreUnavailable: Nothing was stored.
     """
     with writing(engine, "the key cannot be stored") as session:
+        _lock_accounts(session)
+        same = select(_KEYS.c.id).where(_KEYS.c.name == key.name, *_valid_keys()).limit(1)
+        if not may_share_name and (other := session.scalar(same)) is not None:
+            return str(other)
         session.execute(insert(ApiKeyRow).values(**asdict(key)))
         append_audit(session, AuditEntry(actor, "key:create", object=key.id, after=key.grant))
+    return None
 
 
 def find_key(engine: Engine, key_id: str) -> KeyRecord | None:
@@ -370,11 +379,15 @@ def _require_admin(session: Session, name: str) -> None:
     """
     if session.scalar(select(exists().where(_ACCOUNTS.c.role == _ADMIN, _ACCOUNTS.c.disabled_at.is_(None)))):
         return
-    is_valid = (_KEYS.c.revoked_at.is_(None), or_(_KEYS.c.expires_at.is_(None), _KEYS.c.expires_at > datetime.now(UTC)))
     is_free = (_KEYS.c.products.is_(None), _KEYS.c.stations.is_(None))
-    scopes = session.scalars(select(_KEYS.c.scopes).where(*is_valid, *is_free))
+    scopes = session.scalars(select(_KEYS.c.scopes).where(*_valid_keys(), *is_free))
     if not any(_ADMIN in one for one in scopes):
         raise LastAdmin(name)
+
+
+def _valid_keys() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions on keys that were not revoked and have not expired."""
+    return _KEYS.c.revoked_at.is_(None), or_(_KEYS.c.expires_at.is_(None), _KEYS.c.expires_at > datetime.now(UTC))
 
 
 def _count(result: object) -> int:

@@ -69,8 +69,9 @@ class RemovalNotConfirmed(PlumblineError):
     `removed` and `kept` are the numbers of inspections whose images and maps the new retention would remove and keep,
     as estimated now; `by_decision` lists them per decision. `removed_before` is what other changes of retention removed
     in the 30 days before, per decision, since the last one that was confirmed; it counts as well. Nothing was changed.
-    Choose longer limits, or let a person with the scope `admin` send the change with `confirm_removal`, which must be
-    at least `removed`. Records of inspections, recipes, bundles and changes are never removed.
+    Choose longer limits, or let a person or key with the scopes `engineer` and `admin` send the change with
+    `confirm_removal`, which must be at least `removed`. Records of inspections, recipes, bundles and changes are never
+    removed.
     """
 
     slug = "removal-not-confirmed"
@@ -87,12 +88,17 @@ class RemovalNotConfirmed(PlumblineError):
     ) -> None:
         removed, kept = (sum(item[name] for item in by_decision.values()) for name in ("removed", "kept"))
         before = sum(removed_before.values())
-        who = "" if is_admin else " as a person or with a key that has the scope `admin`,"
+        how = f"send the change with confirm_removal={removed}"
+        if not is_admin:
+            how += (
+                " as a person or with a key that has the scopes `engineer` and `admin`: the scope `admin` is missing, "
+                "and without it a confirmation has no effect"
+            )
         super().__init__(
             f"The change would remove the images and maps of {removed} inspections of {product!r} and keep those of "
             f"{kept}. Other changes of its retention removed those of {before} in the 30 days before. For at least one "
             "decision, more would be removed in total than kept. Nothing was changed. If this is "
-            f"intended, send the change{who} with confirm_removal={removed}.",
+            f"intended, {how}.",
             product=product,
             removed=removed,
             kept=kept,

@@ -21,10 +21,18 @@ RARE_SCORES = 30_000
 """Up to this number of inspections in a range of scores, a page is read by score, and otherwise by id."""
 _IDS_AT_ONCE = 500
 _TABLE, _LABELS = InspectionRow.__table__, InspectionLabelRow.__table__
+# A filter by label has the table itself in its statement.
+_EXPORTED_LABELS = _LABELS.alias("exported_labels")
 _NOT_EXPORTED = {"regions", "timings_ms", "quality", "image_pixels", "dropped_regions"}
 EXPORTED: tuple[ColumnElement[Any], ...] = (
     *(column for column in _TABLE.c if column.name not in _NOT_EXPORTED),
     func.json_array_length(_TABLE.c.regions).label("region_count"),
+    # Not a join: the pages of a filter are read by its index.
+    select(_EXPORTED_LABELS.c.label)
+    .where(_EXPORTED_LABELS.c.inspection_id == _TABLE.c.id)
+    .correlate(_TABLE)
+    .scalar_subquery()
+    .label("label"),
 )
 """The columns of an export. Long ones are left out; of the regions, their number is read."""
 

@@ -33,6 +33,11 @@ _SQLITE_REASONS = {
     sqlite3.SQLITE_ERROR: "its tables do not fit this version",
 }
 
+SERVER_ADVICE = (
+    "Check that the database server runs and can be reached, and the URL in PLUMBLINE_DATABASE_URL (`plumbline "
+    "doctor`), then try again."
+)
+"""What to do about a failure of a database server."""
 RESTORE = "Stop the service, and restore a backup of the database."
 """What to do about a damaged database."""
 _SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -50,7 +55,7 @@ def database_failure(what: str, error: Exception) -> StoreUnavailable:
     reason = f"{what} ({reason_of(error)})"
     if _is_damaged(getattr(error, "orig", None) or error):
         return StoreUnavailable(reason, None, remedy=RESTORE)
-    return StoreUnavailable(reason)
+    return StoreUnavailable(reason, remedy=SERVER_ADVICE if _is_of_server(error) else "")
 
 
 def is_conflict(error: Exception) -> bool:
@@ -86,6 +91,14 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, DBAPIError):
         return reason_of_server(original, is_disconnected=error.connection_invalidated)
     return "it reports an error; see the log"
+
+
+def _is_of_server(error: Exception) -> bool:
+    """Return whether a failure is one of a database server, or of the pool of connections to it."""
+    original = getattr(error, "orig", None)
+    if original is None:
+        return isinstance(error, PoolTimeout)
+    return not isinstance(original, sqlite3.Error | OSError | ImportError)
 
 
 def _is_damaged(original: BaseException) -> bool:

@@ -58,6 +58,7 @@ class CreatedApiKey(ApiKey):
     """A new API key with its secret."""
 
     key: str = Field(description="The complete key. It is shown once and cannot be read again.")
+    warnings: list[str] = Field(description="What may be a mistake: products of the restriction that do not exist.")
 
 
 class ApiKeyList(ResponseModel):

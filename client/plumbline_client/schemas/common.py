@@ -42,8 +42,8 @@ ConfirmRemoval = Annotated[
         ge=0,
         le=2**53,
         description="Confirms that the change may remove the images and maps of this number of inspections. It is "
-        "needed, with the scope `admin`, if the retention of the recipe would remove more than it keeps, and must be "
-        "at least `removed` of the problem `removal-not-confirmed`.",
+        "needed, with the scope `admin` beside `engineer`, if the retention of the recipe would remove more than it "
+        "keeps, and must be at least `removed` of the problem `removal-not-confirmed`.",
     ),
 ]
 

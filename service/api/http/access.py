@@ -38,7 +38,7 @@ from service.api.http.problems import REQUEST_ID, ProblemResponse
 from service.errors import PlumblineError
 from service.host_names import is_loopback
 from service.monitoring.metrics import Metrics
-from service.monitoring.refusals import RefusalLog
+from service.monitoring.refusals import SENDER, RefusalLog
 from service.settings import Settings
 from service.store.ids import new_id
 
@@ -204,6 +204,7 @@ class AccessMiddleware:
 
             async def admit() -> Identity | None:
                 identity = await _identify(control, scope)
+                _record_sender(_principal(identity))
                 _authorise(rule, _principal(identity), parameters)
                 return identity
 
@@ -275,6 +276,13 @@ async def _identify(control: AccessControl, scope: AsgiScope) -> Identity | None
         if not hmac.compare_digest(headers.get(CSRF_HEADER, "").encode(), identity.csrf_token.encode()):
             raise CsrfFailed
     return identity
+
+
+def _record_sender(principal: Principal) -> None:
+    sender = SENDER.get()
+    if sender is not None:
+        has_id = principal.kind in {"key", "account"}
+        sender.principal = f"{principal.kind} {principal.id}" if has_id else principal.kind
 
 
 def _principal(identity: Identity | None) -> Principal:

@@ -18,7 +18,7 @@ from service.api.http.security_headers import SECURITY_HEADERS
 from service.api.http.server_paths import SERVER_PATHS, ServerPaths
 from service.monitoring.http_metrics import UNMATCHED_ROUTE
 from service.monitoring.metrics import Metrics
-from service.monitoring.refusals import RefusalLog
+from service.monitoring.refusals import SENDER, RefusalLog, sender_at
 from service.store.ids import new_id
 
 log = structlog.get_logger(__name__)
@@ -53,6 +53,8 @@ class RequestContext:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
         SERVER_PATHS.set(self._paths)
+        client = scope.get("client")
+        SENDER.set(sender_at(client[0] if client else None))
         if scope["type"] == "websocket":
             await self._open_stream(scope, receive, send)
             return

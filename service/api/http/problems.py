@@ -21,7 +21,9 @@ from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 import service
+from service.access.principal import Principal
 from service.api.http.aws_errors import AWS_PREFIX, aws_error
+from service.api.http.clients import PRINCIPAL
 from service.api.http.errors import (
     BodyTooSlow,
     ForeignOrigin,
@@ -157,6 +159,11 @@ class ProblemResponse(EarlyResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response and record its type and detail in the scope, for the metrics and the log."""
+        principal: Principal | None = scope.get(PRINCIPAL)
+        visible = self.error.visible_to(None if principal is None else principal.products)
+        if visible is not self.error:
+            self.error, self.body = visible, json.dumps(problem_body(visible, request_id(scope))).encode()
+            self.headers["Content-Length"] = str(len(self.body))
         scope[PROBLEM], scope[PROBLEM_DETAIL] = self.error.slug, self.error.detail[:_LOGGED_DETAIL]
         if is_open_inference(scope["path"]):
             self._use_open_inference_form()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request
 
 from service.schemas.violations import Names, describe_item
+
+# A + in a query stands for a space.
+_LOST_PLUS = re.compile(r"\d \d\d:?\d\d$")
 
 
 def parameter_names(request: Request) -> set[str]:
@@ -26,7 +30,10 @@ def describe_violation(request: Request, item: Mapping[str, Any]) -> dict[str, A
     """
     is_query = item["loc"][0] == "query"
     names = _query_names(request) if is_query else _body_names(request)
-    return describe_item(item, names, prefix=1, term="parameter" if is_query else "field")
+    found = describe_item(item, names, prefix=1, term="parameter" if is_query else "field")
+    if is_query and "datetime" in item["type"] and _LOST_PLUS.search(str(item.get("input", ""))):
+        found["msg"] += "; in a URL, write the + of a time zone as %2B, such as 2026-03-01T08:30:00%2B01:00"
+    return found
 
 
 def _query_names(request: Request) -> Names:

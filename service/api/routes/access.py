@@ -11,6 +11,7 @@ from service.access.cache import Identity
 from service.access.errors import (
     AccountRefused,
     InvalidGrant,
+    KeyExists,
     LoginFailed,
     NoSession,
     TooManyLogins,
@@ -19,7 +20,7 @@ from service.access.errors import (
 )
 from service.access.keys import Grant
 from service.access.principal import Principal
-from service.api.deps import AccessDep, ActorDep, ClientDep, PrincipalDep, SenderDep
+from service.api.deps import AccessDep, ActorDep, ClientDep, PrincipalDep, ProductsDep, SenderDep
 from service.api.http.access import identity_of, is_secure, requires, session_cookie
 from service.api.http.body_limit import CREDENTIALS, limit_body
 from service.api.http.problems import problem_responses
@@ -34,13 +35,15 @@ from service.schemas.access import (
     OwnPasswordChange,
     ScopeName,
 )
-from service.schemas.common import Name
+from service.schemas.common import Label
 from service.store.access import KeyRecord
 from service.store.errors import StoreUnavailable
 
 router = APIRouter(prefix="/v1/access", tags=["access"])
 
-KeyPath = Annotated[Name, Path(description="Id of the key: its part between the underscores.")]
+KeyPath = Annotated[
+    Label, Path(description="Id of the key, its part between the underscores; or its name if no other key has it.")
+]
 # Secrets must not stay in the cache of a browser or a proxy.
 _NOT_STORED = {"Cache-Control": "no-store"}
 _COOKIE = {"Set-Cookie": {"description": "The session cookie.", "schema": {"type": "string"}}}
@@ -52,18 +55,22 @@ _COOKIE = {"Set-Cookie": {"description": "The session cookie.", "schema": {"type
     summary="Create an API key",
     status_code=201,
     response_model=CreatedApiKey,
-    responses=problem_responses(InvalidRequest, BodyTooLarge, InvalidGrant, StoreUnavailable),
+    responses=problem_responses(InvalidRequest, BodyTooLarge, InvalidGrant, KeyExists, StoreUnavailable),
 )
 @limit_body(CREDENTIALS)
 @requires("admin")
-def create_key(wanted: ApiKeyRequest, access: AccessDep, actor: ActorDep) -> Response:
+def create_key(wanted: ApiKeyRequest, access: AccessDep, products: ProductsDep, actor: ActorDep) -> Response:
     """Create a key and return it. The service stores its hash only, so the key cannot be read again.
 
     As soon as there is a key, every request needs credentials.
     """
     grant = Grant(wanted.name, wanted.scopes, wanted.products, wanted.stations, wanted.expires_at)
     created = access.create_key(grant, actor)
-    body = CreatedApiKey(key=created.key, **to_api_key(created.record).model_dump())
+    unknown = sorted(set(wanted.products or ()) - {state.name for state in products.list_products()})
+    warnings = [
+        f"The model repository has no product {name!r}. Check the name, or add the product." for name in unknown
+    ]
+    body = CreatedApiKey(key=created.key, warnings=warnings, **to_api_key(created.record).model_dump())
     return Response(body.model_dump_json(), 201, _NOT_STORED, "application/json")
 
 

@@ -15,13 +15,13 @@ from service.api.http.body_limit import CREDENTIALS, limit_body
 from service.api.http.problems import problem_responses
 from service.errors import BodyTooLarge, InvalidRequest
 from service.schemas.access import Account, AccountList, AccountRequest, PasswordChange, RoleChange
-from service.schemas.common import Name
+from service.schemas.common import Label
 from service.store.access import AccountRecord
 from service.store.errors import LastAdmin, StoreUnavailable
 
 router = APIRouter(prefix="/v1/access/accounts", tags=["access"])
 
-AccountPath = Annotated[Name, Path(description="Id of the account.")]
+AccountPath = Annotated[Label, Path(description="Id or name of the account.")]
 _CHANGE = (InvalidRequest, UnknownAccount, StoreUnavailable)
 
 

@@ -14,7 +14,7 @@ from service.version import VERSION
 
 NAMESPACE = "urn:plumbline"
 DECISION_CODES = {"": 0, "pass": 1, "review": 2, "fail": 3, "invalid": 4}
-"""Values of `DecisionCode`; 0 before the first inspection."""
+"""Values of `DecisionCode`; 0 while the last inspection is not the result of the last trigger, and after a reset."""
 MAX_TEXT = 128
 """Most characters of a part id or product."""
 _NAMES = ("none", "pass", "review", "fail", "invalid")
@@ -193,12 +193,14 @@ def _values(snapshot: Snapshot) -> dict[str, Any]:
     record = snapshot.record
     if record is None:
         return values
+    # A PLC that reads only the decision must not take that of an earlier image, or of another part, for its result.
+    decision = record.decision if snapshot.is_result_ready else ""
     return values | {
         "LastInspectionId": record.id,
         "Product": record.product,
         "PartId": record.part_id or "",
-        "Decision": record.decision,
-        "DecisionCode": DECISION_CODES[record.decision],
+        "Decision": decision,
+        "DecisionCode": DECISION_CODES[decision],
         "Score": record.score,
         "PValue": record.p_value,
         "ReviewThreshold": record.review_threshold,

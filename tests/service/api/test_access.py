@@ -53,6 +53,46 @@ def test_credential_created_by_another_process_is_required_within_a_second(serve
             time.sleep(0.02)
 
 
+def test_two_valid_keys_cannot_have_the_same_name(secured: RunningService) -> None:
+    wanted = {"name": "cam 1", "scopes": ["inspect"], "products": ["widget", "wigdet"]}
+    created = secured.client.post("/v1/access/keys", json=wanted).json()
+    assert created["warnings"] == ["The model repository has no product 'wigdet'. Check the name, or add the product."]
+    refused = secured.client.post("/v1/access/keys", json=wanted)
+    assert problem_of(refused) == (409, "key-exists")
+    assert refused.json()["key_id"] == created["id"]
+    revoked = secured.client.post("/v1/access/keys/cam 1:revoke")
+    assert revoked.json()["id"] == created["id"], "the name is accepted, too"
+    assert secured.client.get(ME, headers=bearer(created["key"])).status_code == 401, "at once"
+    again = secured.client.post("/v1/access/keys", json=wanted)
+    assert again.status_code == 201
+    assert secured.client.post("/v1/access/keys/cam 1:revoke").json()["id"] == again.json()["id"]
+
+
+def test_name_of_several_keys_does_not_choose_one(secured: RunningService) -> None:
+    one, two = (make_key(secured.store.engine, "review") for _ in range(2))
+    refused = secured.client.post("/v1/access/keys/review:revoke")
+    assert problem_of(refused) == (404, "unknown-key")
+    assert one.record.id in refused.json()["detail"]
+    assert two.record.id in refused.json()["detail"]
+
+
+def test_advice_about_keys_that_were_valid_is_to_create_a_new_one(
+    secured: RunningService, anonymous: httpx.Client
+) -> None:
+    engine = secured.store.engine
+    revoked = make_key(engine, "inspect")
+    secured.client.post(f"/v1/access/keys/{revoked.record.id}:revoke")
+    soon = make_key(engine, "inspect", expires_at=datetime.now(UTC) + timedelta(seconds=0.2))
+    time.sleep(0.25)
+    for key, words in ((revoked.key, "was revoked"), (soon.key, "expired")):
+        detail = anonymous.get(ME, headers=bearer(key)).json()["detail"]
+        assert words in detail
+        assert "missing characters" not in detail
+        assert "plumbline key create" in detail
+    wrong = anonymous.get(ME, headers=bearer(revoked.key[:-1])).json()["detail"]
+    assert "missing characters" in wrong
+
+
 def test_key_is_shown_once_and_stored_hashed(secured: RunningService, tmp_path: Path) -> None:
     response = secured.client.post("/v1/access/keys", json={"name": "cam", "scopes": ["inspect"]})
     key = response.json()["key"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from service.serving import exports
@@ -107,6 +107,34 @@ def test_station_of_the_part_is_filled_in_or_must_be_permitted(
     assert batch.json()["items"][0]["inspection"]["station"] == "s1"
     refused = anonymous.post(f"{INSPECT}:batch", headers=form, files=files, params={"station": "s2"})
     assert problem_of(refused) == (403, "not-permitted")
+
+
+def test_unknown_product_names_only_products_that_the_key_permits(
+    secured: RunningService, anonymous: httpx.Client
+) -> None:
+    engine = secured.store.engine
+    foreign = bearer(make_key(engine, "inspect", "engineer", products=["ghost"]))
+    for path in (
+        "/v1/products/ghost/inspections",
+        "/v1/products/ghost/inspections:batch",
+        "/2020-11-20/projects/ghost/models/1/detect",
+    ):
+        response = anonymous.post(path, headers=foreign | {"content-type": "image/png"}, content=GOOD)
+        assert response.status_code == 404
+        assert "ghost" in response.text
+        assert "widget" not in response.text
+    for path in ("/v1/products/ghost", "/v2/models/ghost", "/v1/inspections?product=ghost"):
+        response = anonymous.get(path, headers=foreign)
+        assert response.status_code == 404
+        assert "widget" not in response.text
+        assert response.headers["content-length"] == str(len(response.content))
+    with pytest.raises(InvalidStatus) as caught:
+        connect(f"ws://127.0.0.1:{secured.port}/v1/products/ghost/stream", additional_headers=foreign)
+    assert b"widget" not in (caught.value.response.body or b"")
+    permitted = bearer(make_key(engine, "review", "inspect", products=["ghost", "widget"]))
+    assert anonymous.get("/v1/products/ghost", headers=permitted).json()["known"] == ["widget"]
+    free = bearer(make_key(engine, "inspect"))
+    assert "Known products: widget." in anonymous.get("/v1/products/ghost", headers=free).json()["detail"]
 
 
 def test_stream_is_restricted_and_ends_when_its_key_is_revoked(secured: RunningService) -> None:

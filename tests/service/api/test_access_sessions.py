@@ -188,3 +188,31 @@ def test_unknown_name_costs_as_much_as_a_wrong_password(
         secured.client.post("/v1/access/login", json={"name": name, "password": "wrong password"})
     assert len(parameters) == 2
     assert len(set(parameters)) == 1, "argon2 with the same parameters"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["command line", "api"])
+def test_new_password_ends_the_limit_of_its_account_once(serve: Serve, by: str) -> None:
+    with serve(login_attempts=2) as service:
+        engine = service.store.engine
+        make_account(engine, "kim")
+        make_account(engine, "lee")
+        key = bearer(make_key(engine, "admin"))
+        service.app.state.access._require("test")
+
+        def attempt(name: str, password: str) -> int:
+            body = {"name": name, "password": password}
+            return service.client.post("/v1/access/login", json=body).status_code
+
+        for name in ("kim", "lee"):
+            assert [attempt(name, "a wrong password") for _ in range(3)] == [401, 401, 429]
+        new = "another long password"
+        if by == "api":
+            changed = service.client.post("/v1/access/accounts/kim:password", json={"password": new}, headers=key)
+            assert changed.status_code == 200
+        else:
+            set_password(engine, "kim", new, OPERATOR)
+        assert attempt("lee", PASSWORD) == 429, "the limit of another account remains"
+        assert [attempt("kim", "a wrong password") for _ in range(3)] == [401, 401, 429], "a new limit begins"
+        set_password(engine, "kim", PASSWORD, OPERATOR)
+        assert attempt("kim", PASSWORD) == 200

@@ -186,3 +186,15 @@ def test_first_account_requires_credentials(serve: Serve) -> None:
     with serve() as service:
         assert create(service, "kim", "admin").status_code == 201
         assert service.client.get(ACCOUNTS).status_code == 401
+
+
+@pytest.mark.slow
+def test_accounts_are_named_by_id_or_name(admin: RunningService) -> None:
+    account = create(admin, "Jörg Weiß").json()
+    for name, what, is_enabled in (("jörg weiß", "disable", False), (account["id"], "enable", True)):
+        response = admin.client.post(f"{ACCOUNTS}/{name}:{what}")
+        assert response.status_code == 200, response.text
+        assert (response.json()["id"], response.json()["disabled_at"] is None) == (account["id"], is_enabled)
+    unknown = admin.client.post(f"{ACCOUNTS}/kim:disable")
+    assert problem_of(unknown) == (404, "unknown-account")
+    assert "with the name or the id 'kim'" in unknown.json()["detail"]

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import structlog
 from structlog.testing import capture_logs
+from websockets.sync.client import connect
 
 from service.monitoring.refusals import WINDOW_S, RefusalLog
+from tests.access import bearer, make_key
 from tests.bundles import SIZE, tiny_quality, write_tiny_bundle
 from tests.running_service import BAD, GOOD, INSPECT, Serve, encode
 
@@ -96,6 +98,31 @@ def test_every_refused_request_is_one_line_at_info_with_its_request_id(
     assert (line["status"], line["method"], line["path"]) == (response.status_code, method, path)
     assert response.json()["type"].endswith("#" + line["problem"])
     assert line["reason"] in response.json()["detail"]
+    # No credentials are checked for paths and methods that do not exist.
+    principal = "anonymous" if response.status_code == 405 or path == "/nowhere" else "local"
+    assert (line["client"], line["principal"]) == ("127.0.0.1", principal)
+
+
+def test_refusals_name_the_client_and_the_principal_and_no_secret(serve: Serve) -> None:
+    with captured() as lines, serve() as service:
+        key = make_key(service.store.engine, "inspect", stations=["s1"])
+        service.app.state.access._require("test")
+        headers = bearer(key)
+        service.client.get("/v1/audit", headers=headers)
+        service.inspect(b"no image", headers=headers)
+        files = [("image", ("a.png", GOOD)), ("image", ("b.png", b"no image"))]
+        service.client.post("/v1/products/widget/inspections:batch", files=files, headers=headers)
+        with connect(f"ws://127.0.0.1:{service.port}/v1/products/widget/stream", additional_headers=headers) as stream:
+            stream.send('{"type": "hello"}')
+            stream.recv()
+            stream.send(b"no image")
+            stream.recv()
+        service.client.get("/v1/audit")
+        wait_for(lambda: len(named(lines, "refused")) == 5)
+    refused = named(lines, "refused")
+    assert [line["principal"] for line in refused] == [f"key {key.record.id}"] * 4 + ["anonymous"]
+    assert {line["client"] for line in refused} == {"127.0.0.1"}
+    assert key.key.split("_")[2] not in str(lines)
 
 
 def test_refusal_for_lack_of_capacity_is_logged(serve: Serve) -> None:

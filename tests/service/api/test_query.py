@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.problems import assert_problem
-from tests.running_service import GOOD, INSPECT, RunningService
+from tests.running_service import GOOD, INSPECT, RunningService, Serve
 
 IMAGE = {"content-type": "image/png"}
 
@@ -92,3 +92,22 @@ def _read(client: socket.socket) -> bytes:
     while piece := client.recv(65536):
         received += piece
     return received
+
+
+@pytest.mark.parametrize(
+    ("since", "words"),
+    [
+        ("2026-11-28", "such as 2026-03-01T08:30:00Z"),
+        ("2026-11-28T06:00:00", "such as 2026-03-01T08:30:00Z"),
+        ("2026-11-28T06:00:00+01:00", "write the + of a time zone as %2B"),
+        ("2026-11-28T06:00:00.5+0100", "write the + of a time zone as %2B"),
+    ],
+)
+def test_time_without_zone_or_with_an_unescaped_plus_is_explained(serve: Serve, since: str, words: str) -> None:
+    with serve() as service:
+        response = service.client.get(f"/v1/inspections?since={since}")
+        assert response.status_code == 422
+        assert words in response.json()["detail"]
+        assert ("%2B" in response.json()["detail"]) == ("+" in since)
+        escaped = since.replace("+", "%2B") if "+" in since else f"{since[:10]}T06:00:00Z"
+        assert service.client.get(f"/v1/inspections?since={escaped}").status_code == 200

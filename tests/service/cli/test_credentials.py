@@ -146,6 +146,33 @@ def test_commands_are_recorded_with_the_user_of_the_system_and_the_host(data: Pa
     assert run("audit", "verify", "--data", str(data)).exit_code == 0
 
 
+@pytest.mark.usefixtures("data")
+def test_second_key_with_a_name_is_refused_and_unknown_products_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.setenv("PLUMBLINE_MODELS", str(tmp_path / "models"))
+    command = ("key", "create", "cam 1", "--scope", "inspect", "--product", "wigdet")
+    first = run(*command)
+    assert first.exit_code == 0
+    assert "has no product 'wigdet'" in " ".join(first.stderr.split())
+    assert len(first.stdout.split()) == 1
+    second = run(*command)
+    assert second.exit_code == 1
+    assert f"plumbline key revoke {first.stdout.split('_')[1]}" in " ".join(second.stderr.split())
+    assert run("key", "revoke", "cam 1").exit_code == 0
+    assert run(*command).exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("data")
+def test_accounts_are_listed_with_their_ids_which_commands_accept() -> None:
+    with_password(f"{PASSWORD}\n", "account", "create", "kim", "--role", "operator")
+    (listed,) = json.loads(run("account", "list", "--json").stdout)
+    assert listed["id"][:8] in run("account", "list").stdout
+    assert run("account", "disable", listed["id"]).exit_code == 0
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_last_administrator_is_not_disabled_without_an_admin_key() -> None:

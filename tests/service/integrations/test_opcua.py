@@ -164,6 +164,32 @@ def test_trigger_handshake(running: RunningOpcua) -> None:
     with_client(running.url, work)
 
 
+def test_no_decision_is_shown_while_a_trigger_waits_and_after_a_reset(running: RunningOpcua) -> None:
+    async def work(client: Client) -> None:
+        board = running.opcua.board
+
+        async def shows(*expected: Any) -> None:
+            names = ("PartId", "ResultReady", "DecisionCode", "Decision")
+
+            async def is_there() -> bool:
+                return tuple([await value(client, name) for name in names]) == expected
+
+            await until(is_there)
+
+        board.publish(completed(part_id="P1", decision="pass"))
+        await shows("P1", True, 1, "pass")
+        await call(client, "Trigger", "P2", "widget")
+        await shows("P1", False, 0, "")
+        board.publish(completed(part_id="P3", decision="pass"))
+        await shows("P3", False, 0, "")
+        board.publish(completed(part_id="P2", decision="fail"))
+        await shows("P2", True, 3, "fail")
+        await call(client, "Reset")
+        await shows("P2", False, 0, "")
+
+    with_client(running.url, work)
+
+
 def test_trigger_refuses_wrong_arguments(running: RunningOpcua) -> None:
     async def work(client: Client) -> None:
         with pytest.raises(ua.uaerrors.BadNotFound):

@@ -157,6 +157,7 @@ def test_policy_that_removes_more_than_it_keeps_is_refused(
             put(filled, tiny_bundle, actor, confirm, **parts)
         assert (caught.value.extensions["removed"], caught.value.extensions["kept"]) == (removed, kept)
         assert ("scope `admin`" in caught.value.detail) == (actor is ADA)
+        assert ("the scope `admin` is missing" in caught.value.detail) == (actor is ADA)
         assert f"confirm_removal={removed}" in caught.value.detail
     assert rows(filled) == before
 

@@ -22,7 +22,7 @@ from service.recipes.recipe import Recipe
 from service.store.artefacts.files import image_name
 from service.store.artefacts.local import LocalFiles, write_atomically
 from service.store.audit import Actor
-from service.store.database import _upgrade
+from service.store.database import _upgrade, make_engine
 from service.store.errors import ArtefactGone, RecipeConflict, StoreUnavailable, UnknownInspection, UnknownRevision
 from service.store.ids import created_at, new_id, parse_id
 from service.store.inspection_filter import InspectionFilter
@@ -30,6 +30,7 @@ from service.store.inspections import get_inspection, list_inspections
 from service.store.models import Base, InspectionRow, ShadowRow
 from service.store.recipes import append_recipe, current_recipe, get_recipe, recipe_history
 from service.store.records import InspectionRecord, ShadowRecord
+from service.store.session import reading
 from service.store.store import Store
 from tests.databases import migrated_engine
 
@@ -260,3 +261,12 @@ def test_migration_that_recreates_a_table_keeps_referring_rows(tmp_path: Path) -
 @pytest.mark.parametrize(("record", "row"), [(InspectionRecord, InspectionRow), (ShadowRecord, ShadowRow)])
 def test_records_have_the_fields_of_their_tables(record: type[Any], row: type[Base]) -> None:
     assert [field.name for field in fields(record)] == [column.name for column in row.__table__.columns]
+
+
+def test_advice_about_a_database_server_is_to_check_the_server_and_the_url() -> None:
+    engine = make_engine("postgresql+psycopg://plumbline@127.0.0.1:1/plumbline")
+    with pytest.raises(StoreUnavailable) as caught, reading(engine) as session:
+        session.execute(text("SELECT 1"))
+    assert "Check that the database server runs" in caught.value.detail
+    assert "PLUMBLINE_DATABASE_URL" in caught.value.detail
+    assert "disk space" not in caught.value.detail
