@@ -214,7 +214,7 @@ def test_bundle_is_served_over_http(name: str, train: Train, tmp_path: Path) -> 
     model = with_metadata(trained.exported.model, draft)
     write_bundle(tmp_path / "models", draft=draft, model=model, card=card, golden=trained.exported.golden)
     settings = Settings(models=tmp_path / "models", data=tmp_path / "data")
-    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+    with TestClient(create_app(settings), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
         while client.get("/health/ready").json()["status"] == "loading":
             pass
         image = cv2.imencode(".png", fabric(501, blot=True)[..., ::-1])[1].tobytes()
