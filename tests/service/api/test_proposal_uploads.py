@@ -48,6 +48,8 @@ def test_images_of_other_days_are_measured_and_move_the_threshold(serve: Serve, 
             "one_session": False,
             "measured": 20,
             "not_judged": [],
+            "reviewed_good": 0,
+            "labelled_defect": [],
         }
         assert [(day["name"], day["images"]) for day in proposal["days"]] == [("2026-03-01", 10), ("2026-03-02", 10)]
         assert apply(service, proposal).status_code == 200
