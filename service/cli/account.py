@@ -75,12 +75,11 @@ def list_(data: Data = None, as_json: AsJson = False) -> None:
         ]
         typer.echo(json.dumps(facts, indent=2))
         return
-    columns = ("id", "name", "role", "created", "last log-in", "state")
-    table = make_table(*columns, ids=frozenset({"id", "created", "last log-in"}))
+    # Ids, names and roles are never folded; the times of creation are in the JSON output.
+    table = make_table("id", "name", "role", "last log-in", "state", ids=frozenset({"id", "name", "role"}))
     for account in accounts:
         state = "[green]enabled[/]" if account.disabled_at is None else f"[red]disabled[/] {utc(account.disabled_at)}"
-        created, last = utc(account.created_at), utc(account.last_login_at)
-        table.add_row(account.id, escape(account.name), account.role, created, last, state)
+        table.add_row(account.id, escape(account.name), account.role, utc(account.last_login_at), state)
     OUT.print(table)
 
 

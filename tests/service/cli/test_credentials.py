@@ -146,7 +146,7 @@ def test_commands_are_recorded_with_the_user_of_the_system_and_the_host(data: Pa
     assert run("audit", "verify", "--data", str(data)).exit_code == 0
 
 
-@pytest.mark.usefixtures("data")
+@pytest.mark.usefixtures("database")
 def test_second_key_with_a_name_is_refused_and_unknown_products_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +165,7 @@ def test_second_key_with_a_name_is_refused_and_unknown_products_are_reported(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("data")
+@pytest.mark.usefixtures("database")
 def test_accounts_are_listed_with_their_ids_which_commands_accept() -> None:
     with_password(f"{PASSWORD}\n", "account", "create", "kim", "--role", "operator")
     (listed,) = json.loads(run("account", "list", "--json").stdout)
