@@ -12,15 +12,8 @@ from service.access.errors import AccountExists, AccountRefused, UnknownAccount
 from service.access.hashing import PASSWORDS, verify
 from service.access.names import comparable, is_reserved
 from service.access.principal import ROLE_SCOPES, Role
-from service.store.access import (
-    AccountChange,
-    AccountRecord,
-    change_account,
-    find_account,
-    get_account,
-    insert_account,
-    list_accounts,
-)
+from service.store.access import change_account, find_account, get_account, insert_account, list_accounts
+from service.store.access_records import AccountChange, AccountRecord
 from service.store.audit import Actor
 from service.store.ids import new_id
 

@@ -30,7 +30,8 @@ from service.access.sessions import NewSession, SessionLimits, start_session, ve
 from service.access.throttle import LoginThrottle
 from service.errors import PlumblineError
 from service.settings import Settings
-from service.store.access import AccountRecord, KeyRecord, delete_session, delete_sessions, has_credentials
+from service.store.access import delete_session, delete_sessions, has_credentials
+from service.store.access_records import AccountRecord, KeyRecord
 from service.store.audit import SERVICE, Actor, AuditEntry, record_change
 from service.store.errors import StoreUnavailable
 

@@ -16,7 +16,8 @@ from service.access.errors import InvalidGrant, InvalidKey, KeyExists, UnknownKe
 from service.access.hashing import KEYS, new_token, verify
 from service.access.names import is_reserved
 from service.access.principal import Principal, Scope
-from service.store.access import KeyRecord, find_key, insert_key, list_keys, revoke_key, touch_key
+from service.store.access import find_key, insert_key, list_keys, revoke_key, touch_key
+from service.store.access_records import KeyRecord
 from service.store.audit import Actor
 
 USED_INTERVAL = timedelta(minutes=1)

@@ -15,14 +15,8 @@ from service.access.cache import Identity
 from service.access.errors import NotAuthenticated
 from service.access.hashing import hash_token, new_token
 from service.access.principal import Principal, Scope
-from service.store.access import (
-    AccountRecord,
-    SessionRecord,
-    delete_session,
-    find_session,
-    insert_session,
-    touch_session,
-)
+from service.store.access import delete_session, find_session, insert_session, touch_session
+from service.store.access_records import AccountRecord, SessionRecord
 from service.store.audit import Actor
 
 SEEN_INTERVAL = timedelta(minutes=1)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from service.access.keys import Grant
     from service.access.principal import Scope
-    from service.store.access import KeyRecord
+    from service.store.access_records import KeyRecord
 
 app = typer.Typer(help="Create, list and revoke API keys of the service.", no_args_is_help=True)
 

@@ -36,7 +36,7 @@ from service.schemas.access import (
     ScopeName,
 )
 from service.schemas.common import Label
-from service.store.access import KeyRecord
+from service.store.access_records import KeyRecord
 from service.store.errors import StoreUnavailable
 
 router = APIRouter(prefix="/v1/access", tags=["access"])

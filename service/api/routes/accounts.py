@@ -16,7 +16,7 @@ from service.api.http.problems import problem_responses
 from service.errors import BodyTooLarge, InvalidRequest
 from service.schemas.access import Account, AccountList, AccountRequest, PasswordChange, RoleChange
 from service.schemas.common import Label
-from service.store.access import AccountRecord
+from service.store.access_records import AccountRecord
 from service.store.errors import LastAdmin, StoreUnavailable
 
 router = APIRouter(prefix="/v1/access/accounts", tags=["access"])

@@ -160,7 +160,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no inputs": ({"inputs": []}, "inputs"),
     "no input": ({}, "inputs"),
     "unknown member": ({"inputs": [encoded(GOOD)], "modle": 1}, "modle"),
-    "other input": (tensor(name="picture"), "exactly one input, 'image'"),
+    "other input": (tensor(name="pixels"), "exactly one input, 'image'"),
     "two inputs": ({"inputs": [encoded(GOOD), encoded(GOOD)]}, "exactly one input"),
     "datatype": (tensor(datatype="FP32"), "Expected UINT8"),
     "shape and data": (tensor(shape=[2]), "must have 2 texts"),
