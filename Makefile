@@ -144,8 +144,8 @@ format: $(VENV)/stamp-full ## format the code
 	$(BIN)/ruff format
 
 # promtool checks the alert rules, docker-compose the compose file, systemd-analyze the unit, and curl runs the commands
-# of README and tutorial. No daemon is started for the tests.
-SYSTEM_PACKAGES := prometheus docker-compose curl systemd postgresql mosquitto
+# of README and tutorial, Chromium opens the pages. No daemon is started for the tests.
+SYSTEM_PACKAGES := chromium prometheus docker-compose curl systemd postgresql mosquitto
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 system-deps: ## install the system programs that some tests use, from Debian's packages

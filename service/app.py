@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 import structlog
 from fastapi import Depends, FastAPI
@@ -95,6 +96,10 @@ from service.store.health import StoreHealth
 from service.store.options import StoreOptions
 from service.store.probe import StoreProbe
 from service.store.store import Store
+from service.web.page import Pages
+from service.web.problem_pages import ProblemPages
+from service.web.query import require_known_query
+from service.web.routes import log_in
 
 log = structlog.get_logger(__name__)
 # Loading ends at once when the registry is closed, unless native code hangs; then it is left behind.
@@ -123,6 +128,8 @@ ROUTERS = tuple(
         stream,
     )
 )
+
+PAGE_ROUTERS = tuple(module.router for module in (log_in,))
 
 
 class Runtime:
@@ -304,7 +311,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     install_problem_handlers(app)
     # The middleware added last is the outermost: a refused body has a request id and is counted, too.
-    app.add_middleware(BodyLimitMiddleware, settings=settings, routers=ROUTERS, memory=body_memory)
+    app.add_middleware(BodyLimitMiddleware, settings=settings, routers=(*ROUTERS, *PAGE_ROUTERS), memory=body_memory)
     app.add_middleware(AccessMiddleware, routes=app.routes, settings=settings, metrics=metrics, refusals=refusals)
     app.add_middleware(ResponseGuard, memory=response_memory)
     app.add_middleware(HeadMiddleware)
@@ -317,9 +324,13 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["*"],
         )
     app.add_middleware(OriginGuard, settings=settings)
+    app.state.pages = Pages(ZoneInfo(settings.time_zone))
+    app.add_middleware(ProblemPages, pages=app.state.pages)
     app.add_middleware(RequestContext, metrics=metrics, refusals=refusals, paths=ServerPaths(settings))
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(require_permitted), Depends(require_declared_query)])
+    for router in PAGE_ROUTERS:
+        app.include_router(router, dependencies=[Depends(require_permitted), Depends(require_known_query)])
     app.include_router(pages.router)
     app.state.settings, app.state.metrics, app.state.body_memory = settings, metrics, body_memory
     app.state.archive_space = ArchiveSpace(settings.data, settings.min_data_free_bytes)

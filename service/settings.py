@@ -5,8 +5,10 @@ The text under each field is its documentation. `plumbline serve --help` and `pl
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -14,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.host_names import is_loopback, parse_host, parse_origin
 
 PREFIX = "PLUMBLINE_"
+_TIME = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d")
+_MAX_SHIFTS = 24
 
 
 class Settings(BaseSettings):
@@ -74,6 +78,11 @@ class Settings(BaseSettings):
     """
     tls_key: Path | None = None
     """PEM file with the private key of the certificate. Empty: the certificate's file contains it."""
+
+    time_zone: str = "UTC"
+    """IANA name of the time zone of times and shifts on the pages, such as `Europe/Berlin`."""
+    shifts: str = "06:00,14:00,22:00"
+    """Local times at which shifts begin, ascending and comma-separated. The counters of the live page begin there."""
 
     # Access
     insecure: bool = False
@@ -314,6 +323,23 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _check_time_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError("expected a time zone of the IANA database, such as Europe/Berlin or UTC") from error
+        return name
+
+    @field_validator("shifts")
+    @classmethod
+    def _check_shifts(cls, text: str) -> str:
+        starts = [part.strip() for part in text.split(",")]
+        if not all(map(_TIME.fullmatch, starts)) or starts != sorted(set(starts)) or len(starts) > _MAX_SHIFTS:
+            raise ValueError("expected ascending local times, such as 06:00,14:00,22:00")
+        return ",".join(starts)
 
     @field_validator("database_url")
     @classmethod

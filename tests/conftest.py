@@ -9,7 +9,7 @@ from service.bundle.bundle import Bundle
 from service.inspection.runtime.configure import configure
 from tests.bundles import write_tiny_bundle
 
-pytest_plugins = ["tests.strict_skips", "tests.running_service", "tests.postgres", "tests.s3"]
+pytest_plugins = ["tests.strict_skips", "tests.running_service", "tests.postgres", "tests.s3", "tests.browser"]
 
 # The time that an example takes depends on the load of the machine, so it is no criterion.
 settings.register_profile("plumbline", deadline=None)

@@ -112,13 +112,17 @@ class PostgresServer:
             process.send_signal(number)
             process.wait(_START_TIMEOUT_S)
 
-    def freeze(self) -> None:
-        """Stop all processes of the server without ending them, as if the network were cut."""
-        self._signal_all(signal.SIGSTOP)
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all processes of the server without ending them until the end of the block, as if the network were cut.
 
-    def thaw(self) -> None:
-        """Continue after `freeze`."""
-        self._signal_all(signal.SIGCONT)
+        They continue also if the block fails: a stopped server would ignore every signal that ends it.
+        """
+        self._signal_all(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal_all(signal.SIGCONT)
 
     def url(self, database: str, password: str = PASSWORD) -> str:
         """Return the SQLAlchemy URL of a database."""

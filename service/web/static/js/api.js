@@ -1,0 +1,48 @@
+// Requests to the JSON API from a page: the session cookie, the CSRF token, and problems as errors.
+
+/** A failure that the service reports (RFC 9457). */
+export class Problem extends Error {
+  constructor(body, status) {
+    super(body.detail ?? body.title ?? `HTTP ${status}`);
+    this.title = body.title ?? "";
+    this.status = status;
+    this.type = body.type ?? "";
+    this.body = body;
+  }
+}
+
+export function csrfToken() {
+  return document.querySelector('meta[name="csrf-token"]')?.content ?? "";
+}
+
+/**
+ * Send a request to the API.
+ * @param {string} method HTTP method.
+ * @param {string} path Path with query.
+ * @param {{body?: unknown, raw?: BodyInit, headers?: Record<string, string>, signal?: AbortSignal}} options
+ *   `body` is sent as JSON, `raw` as it is.
+ * @returns {Promise<any>} The JSON document of the response; null if it has none.
+ * @throws {Problem} The service refused the request.
+ */
+export async function call(method, path, {body, raw, headers = {}, signal} = {}) {
+  const response = await fetch(path, {
+    method,
+    signal,
+    headers: {
+      Accept: "application/json",
+      "X-CSRF-Token": csrfToken(),
+      ...(body === undefined ? {} : {"Content-Type": "application/json"}),
+      ...headers,
+    },
+    body: body === undefined ? raw : JSON.stringify(body),
+  });
+  const isJson = /[/+]json/.test(response.headers.get("content-type") ?? "");
+  const found = isJson ? await response.json() : null;
+  if (response.status === 401) {
+    location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+  }
+  if (!response.ok) {
+    throw new Problem(found ?? {}, response.status);
+  }
+  return found;
+}

@@ -1,0 +1,120 @@
+"""Log-in in a browser, and what every page has: headers, assets, problems as pages, language and colours."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.web.problem_pages import safe_target
+from tests.access import PASSWORD, make_account
+from tests.browser import PHONE, Open, assert_accessible, assert_fits, log_in, screenshot, watched
+from tests.running_service import RunningService, Serve
+from tests.service.api.test_shadow import wait_for
+
+pytestmark = pytest.mark.slow
+
+AS_PAGE = {"accept": "text/html"}
+
+
+def test_person_logs_in_and_out(serve: Serve, open_page: Open) -> None:
+    with serve() as service:
+        make_account(service.store.engine, "ada", "admin")
+        wait_for(lambda: service.client.get("/account", headers=AS_PAGE).status_code == 303)
+        page = open_page(service.client.base_url, "/account", size=PHONE)
+        assert page.url.endswith("/login?next=%2Faccount")
+        assert_accessible(page)
+        assert_fits(page)
+        screenshot(page, "login-phone")
+        watched(page).allow("401")
+        page.get_by_label("Name").fill("ada")
+        page.get_by_label("Password").fill("wrong")
+        page.get_by_role("button", name="Log in").click()
+        assert "password" in page.get_by_role("alert").inner_text()
+        log_in(page, "ada", PASSWORD)
+        assert page.url.endswith("/account")
+        assert page.get_by_role("heading", name="ada").is_visible()
+        assert_accessible(page)
+        page.get_by_label("Current password").fill("wrong password")
+        page.get_by_label("New password").fill("another horse battery")
+        watched(page).allow("403")
+        page.get_by_role("button", name="Change the password").click()
+        assert "password" in page.get_by_role("alert").inner_text()
+        page.get_by_label("Current password").fill(PASSWORD)
+        page.get_by_role("button", name="Change the password").click()
+        page.get_by_role("status").get_by_text("The password was changed").wait_for()
+        page.locator("details.menu summary").click()
+        page.get_by_role("button", name="Log out", exact=True).click()
+        page.wait_for_url("**/login")
+        page.goto("/account")
+        assert "/login" in page.url
+
+
+def test_failed_page_is_a_page_and_failed_request_of_a_program_is_a_problem(service: RunningService) -> None:
+    as_page = service.client.get("/nothing", headers=AS_PAGE)
+    assert (as_page.status_code, as_page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "/nothing" in as_page.text
+    as_part = service.client.get("/nothing", headers={"hx-request": "true"})
+    assert as_part.status_code == 404
+    assert "<html" not in as_part.text
+    for path, accept in (("/nothing", "*/*"), ("/v1/nothing", "text/html")):
+        response = service.client.get(path, headers={"accept": accept})
+        assert response.headers["content-type"] == "application/problem+json"
+    refused = service.client.get("/account?x=1&x=2", headers=AS_PAGE)
+    assert (refused.status_code, "x" in refused.text) == (422, True)
+
+
+def test_problem_text_is_escaped(service: RunningService) -> None:
+    response = service.client.get("/<script>alert(1)</script>", headers=AS_PAGE)
+    assert response.status_code == 404
+    assert "<script>alert" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/review?product=a", "/review?product=a"),
+        ("//evil.example", "/"),
+        ("/\\evil.example", "/"),
+        ("https://evil.example", "/"),
+        ("javascript:alert(1)", "/"),
+        ("", "/"),
+        ("/a\nb", "/"),
+    ],
+)
+def test_log_in_leads_to_pages_of_the_service_only(target: str, expected: str) -> None:
+    assert safe_target(target) == expected
+
+
+def test_part_of_a_page_without_session_opens_the_log_in(serve: Serve) -> None:
+    with serve() as service:
+        make_account(service.store.engine, "ada", "admin")
+        wait_for(lambda: service.client.get("/account", headers=AS_PAGE).status_code == 303)
+        headers = {"hx-request": "true", "hx-current-url": f"{service.client.base_url}/review?product=widget"}
+        response = service.client.get("/account", headers=headers)
+        assert response.headers["hx-redirect"] == "/login?next=%2Freview%3Fproduct%3Dwidget"
+
+
+def test_language_and_colours(service: RunningService, open_page: Open) -> None:
+    page = open_page(service.client.base_url, "/account", language="de-DE")
+    assert page.locator("html").get_attribute("lang") == "de"
+    page.get_by_text("Anzeige").click()
+    with page.expect_navigation():
+        page.get_by_label("Sprache").select_option("en")
+    assert page.locator("html").get_attribute("lang") == "en"
+    for theme in ("dark", "contrast", "light"):
+        page.get_by_text("Display").click()
+        with page.expect_navigation():
+            page.get_by_label("Colours").select_option(theme)
+        assert page.locator("html").get_attribute("data-theme") == theme
+        assert_accessible(page)
+        page.get_by_text("Display").click()
+        assert_accessible(page)
+        page.keyboard.press("Escape")
+        assert not page.get_by_label("Colours").is_visible()
+
+
+def test_page_has_a_strict_policy_and_is_not_kept(service: RunningService) -> None:
+    response = service.client.get("/account", headers=AS_PAGE)
+    policy = response.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert response.headers["cache-control"] == "no-store"
