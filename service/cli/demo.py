@@ -1,6 +1,9 @@
 """`make demo`: start the service, inspect sample images over HTTP, show the results.
 
-    python -m service.cli.demo [--models models] [--samples docs/samples] [--out demo-out] [--keep]
+    python -m service.cli.demo [--models models] [--samples docs/samples] [--out demo-out] [--keep | --no-keep]
+
+In a terminal, the service keeps running, and one sample after the other is inspected, so that its pages show a line at
+work.
 
 The service runs in a process of its own, as in production. It ends together with the demo, also if that is killed.
 """
@@ -13,7 +16,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -150,6 +154,28 @@ def inspect_samples(
     return results
 
 
+def repeat_samples(service: RunningService, product: str, samples: Sequence[Path], interval_s: float) -> None:
+    """Inspect one sample after the other until the service ends.
+
+    Args:
+        service: The service.
+        product: The product.
+        samples: The images.
+        interval_s: Seconds between two images.
+    """
+    with Client(service.url, timeout_s=REQUEST_TIMEOUT_S) as client:
+        for number in count(1):
+            try:
+                service.process.wait(interval_s)
+                return
+            except subprocess.TimeoutExpired:
+                pass
+            sample = samples[number % len(samples)]
+            # The pages allow an engineer to change the recipe, to stop the product, or to create the first account.
+            with suppress(PlumblineClientError):
+                client.inspect(product, sample.read_bytes(), part_id=f"{sample.stem}-{number}", station="demo")
+
+
 def result_table(results: Sequence[tuple[Path, Inspection, float]]) -> Table:
     """Return a table of decisions, with score, p-value, regions and time of each."""
     thresholds = results[0][1].thresholds
@@ -188,11 +214,18 @@ def main(
     product: Annotated[str, typer.Option(help="Product that the images show.")] = "washer",
     out: Annotated[Path, typer.Option(help="Folder for heatmaps, log and stored inspections.")] = Path("demo-out"),
     port: Annotated[int, typer.Option(help="TCP port; if it is in use, a free port is taken.")] = 8000,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the service running until Ctrl-C is pressed.")] = False,
+    keep: Annotated[
+        bool | None,
+        typer.Option(help="Keep the service running until Ctrl-C is pressed; by default in a terminal only."),
+    ] = None,
+    interval: Annotated[
+        float, typer.Option(min=0.02, help="Seconds between two samples while the service keeps running.")
+    ] = 2.0,
 ) -> None:
-    """Start the service, inspect sample images, show the results and stop the service."""
+    """Start the service, inspect sample images, and show the results."""
     interrupt_on_termination()
     end_with_parent()
+    keep = sys.stdin.isatty() and sys.stdout.isatty() if keep is None else keep
     images = sorted(path for path in samples.glob("*") if path.suffix.lower() in SUFFIXES)
     try:
         if not images:
@@ -208,9 +241,9 @@ def main(
                 results = inspect_samples(client, product, images, out / "heatmaps")
             OUT.print(result_table(results))
             OUT.print(f"Heatmaps: {shown(out / 'heatmaps')}")
-            _print_next_steps(service.url, product, images[0], keep)
+            _print_next_steps(service.url, product, images[0], keep=keep)
             if keep:
-                service.process.wait()
+                repeat_samples(service, product, images, interval)
     except (DemoFailure, PlumblineClientError) as error:
         for number, line in enumerate(str(error).splitlines()):  # it may end with lines of the log
             OUT.print(f"[red]The demo failed:[/] {shown(line)}" if number == 0 else shown(line))
@@ -219,12 +252,14 @@ def main(
         OUT.print("Stopped.")
 
 
-def _print_next_steps(url: str, product: str, image: Path, keep: bool) -> None:
+def _print_next_steps(url: str, product: str, image: Path, *, keep: bool) -> None:
     if not keep:
         OUT.print(
-            "The service is stopped. `make demo KEEP=1` keeps it running; `make serve` starts it without the demo."
+            "The service is stopped. `make demo KEEP=1` keeps it running, with its pages; `make serve` starts it "
+            "without the demo."
         )
         return
+    OUT.print(f"[bold]Pages:   {url}/[/]   (open it in a browser: the samples are inspected in turn)")
     for title, path in (("API", "/docs"), ("Health", "/health/ready"), ("Metrics", "/metrics")):
         OUT.print(f"{title + ':':<9}{url}{path}")
     OUT.print(
