@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -36,7 +35,6 @@ from service.store.models import InspectionRow
 from service.store.session import transaction
 
 PAGE = 50
-BATCH = 20_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
 SPAN = timedelta(days=365)
 LOT_SIZE = 2000
@@ -53,43 +51,48 @@ REGION = {"bbox": [12, 30, 20, 18], "polygon": [[12, 30], [32, 30], [32, 48]], "
 TIMINGS = {"decode": 2.1, "preprocess": 0.8, "queue": 0.2, "infer": 21.0, "postprocess": 1.5, "store": 4.0}
 QUALITY = {"brightness": 120.5, "dark_share": 0.01, "bright_share": 0.0, "sharpness": 310.2, "contrast": 41.0}
 
+SAME: dict[str, Any] = {
+    "fail_threshold": 0.9,
+    "review_threshold": 0.8,
+    "target_false_reject_rate": 0.01,
+    "certified": True,
+    "calibration_count": 200,
+    "heatmap_low": 0.1,
+    "heatmap_high": 0.9,
+    "bundle_digest": "d" * 64,
+    "bundle_version": "d" * 12,
+    "method": "dual_teacher",
+    "provider": "cpu",
+    "recipe_revision": 3,
+    "image_media_type": "image/png",
+    "image_width": 1280,
+    "image_height": 1024,
+    "image_bytes": 1_400_000,
+    "image_sha256": "e" * 64,
+    "timings_ms": TIMINGS,
+    "batch_size": 1,
+    "quality": QUALITY,
+}
+"""The columns that are the same in all rows."""
+
 
 def make_rows(count: int, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Yield the columns of inspections, oldest first."""
+    """Yield the columns that differ between inspections, oldest first."""
     for number in range(count):
         moment = START + SPAN * (number / count)
         # The first hundredth comes from a product and a station that exist no more.
         is_old = number < count // 100
         product = "retired" if is_old else rng.choices(("washer", "nut", "bolt", "rivet"), (60, 30, 9.9, 0.1))[0]
         decision = rng.choices(("pass", "review", "fail", "invalid"), (96.5, 2, 1.3, 0.2))[0]
+        is_judged = decision != "invalid"
         yield {
             "id": str(UUID(int=int(moment.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62 | number)),
             "created_at": moment,
             "product": product,
             "decision": decision,
-            "score": None if decision == "invalid" else rng.lognormvariate(LOG_SCORE.mean, LOG_SCORE.stdev),
-            "p_value": None if decision == "invalid" else 0.5,
-            "fail_threshold": 0.9,
-            "review_threshold": 0.8,
-            "target_false_reject_rate": 0.01,
-            "certified": True,
-            "calibration_count": 200,
-            "heatmap_low": 0.1,
-            "heatmap_high": 0.9,
+            "score": rng.lognormvariate(LOG_SCORE.mean, LOG_SCORE.stdev) if is_judged else None,
+            "p_value": 0.5 if is_judged else None,
             "regions": [REGION] if decision in {"fail", "review"} else [],
-            "bundle_digest": "d" * 64,
-            "bundle_version": "d" * 12,
-            "method": "dual_teacher",
-            "provider": "cpu",
-            "recipe_revision": 3,
-            "image_media_type": "image/png",
-            "image_width": 1280,
-            "image_height": 1024,
-            "image_bytes": 1_400_000,
-            "image_sha256": "e" * 64,
-            "timings_ms": TIMINGS,
-            "batch_size": 1,
-            "quality": QUALITY,
             "part_id": f"P{number:09d}",
             "station": "line-0" if is_old else f"line-{rng.randint(1, 6)}",
             "lot": f"L{number // LOT_SIZE:06d}",
@@ -98,20 +101,20 @@ def make_rows(count: int, rng: random.Random) -> Iterator[dict[str, Any]]:
 
 def fill(engine: Engine, count: int) -> None:
     """Insert rows without indexes, then make the indexes, which is faster."""
-    rows = make_rows(count, random.Random(1))
     indexes = _indexes()
+    names = [column.name for column in InspectionRow.__table__.columns]
     with _without_timeout(engine) as connection:
         for index in indexes:
             index.drop(connection)
-        names = [column.name for column in InspectionRow.__table__.columns]
-        while batch := list(islice(rows, BATCH)):
-            if engine.dialect.name == "postgresql":
-                cursor: Any = connection.connection.cursor()
-                with cursor.copy(f"COPY inspections ({', '.join(names)}) FROM STDIN") as copy:
-                    for row in batch:
-                        copy.write_row([_copied(row.get(name)) for name in names])
-            else:
-                connection.execute(insert(InspectionRow), batch)
+        rows = _stored(engine, names, make_rows(count, random.Random(1)))
+        cursor: Any = connection.connection.cursor()
+        if engine.dialect.name == "postgresql":
+            with cursor.copy(f"COPY inspections ({', '.join(names)}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+        else:
+            places = ", ".join("?" * len(names))
+            cursor.executemany(f"INSERT INTO inspections ({', '.join(names)}) VALUES ({places})", rows)  # noqa: S608
         for index in indexes:
             index.create(connection)
     if engine.dialect.name == "postgresql":
@@ -120,16 +123,32 @@ def fill(engine: Engine, count: int) -> None:
             connection.execute(text("VACUUM ANALYZE inspections"))
 
 
+def _stored(engine: Engine, names: Sequence[str], rows: Iterator[dict[str, Any]]) -> Iterator[list[Any]]:
+    """Yield rows as the database stores them. The values of most columns are the same in all rows."""
+    dialect = engine.dialect
+    table = InspectionRow.__table__
+    processors = {column.name: column.type.dialect_impl(dialect).bind_processor(dialect) for column in table.columns}
+
+    def stored(name: str, value: Any) -> Any:
+        processor = processors[name]
+        return value if processor is None or value is None else processor(value)
+
+    template = [stored(name, SAME.get(name)) for name in names]
+    places = {name: place for place, name in enumerate(names)}
+    regions = {size: stored("regions", [REGION] * size) for size in (0, 1)}
+    for row in rows:
+        made = template.copy()
+        for name, value in row.items():
+            made[places[name]] = regions[len(value)] if name == "regions" else stored(name, value)
+        yield made
+
+
 @contextmanager
 def _without_timeout(engine: Engine) -> Iterator[Connection]:
     with transaction(engine, "the rows cannot be stored") as connection:
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         yield connection
-
-
-def _copied(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict | list) else value
 
 
 def _indexes() -> list[Index]:
@@ -227,7 +246,7 @@ def insert_cost(engine: Engine, day: int, rounds: int = 5) -> float:
         moments = [first + timedelta(seconds=number) for number in range(1000)]
         ids = [str(UUID(int=int(moment.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62)) for moment in moments]
         rows = [
-            {**row, "id": name, "created_at": moment, "station": "line-1"}
+            {**SAME, **row, "id": name, "created_at": moment, "station": "line-1"}
             for row, name, moment in zip(make_rows(1000, rng), ids, moments, strict=True)
         ]
         started = time.perf_counter()
