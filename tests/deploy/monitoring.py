@@ -131,7 +131,7 @@ def shown_labels(template: str) -> tuple[str, ...]:
 
 
 def operands(expression: str) -> list[str]:
-    """Return what an alert expression compares and combines: an alert that does not fire has no data, but these have."""
+    """Return what an alert expression compares and combines. Only an alert that fires has data, but these always have."""
     pieces = [piece for piece in _split(expression) if piece]
     if len(pieces) == 1:
         inner = _unwrapped(pieces[0])

@@ -75,9 +75,8 @@ class Load:
             self.failures.append(repr(error))
 
     def inspect(self, image: bytes, station: str | None = None, expected: int = 201) -> dict[str, Any]:
-        response = self.client.post(
-            INSPECT, content=image, params={"station": station} if station else {}, headers={"content-type": "image/png"}
-        )  # fmt: skip
+        params = {"station": station} if station else {}
+        response = self.client.post(INSPECT, content=image, params=params, headers={"content-type": "image/png"})
         assert response.status_code == expected, response.text
         document: dict[str, Any] = response.json()
         self.decisions.add(document.get("decision", "refused"))

@@ -188,7 +188,8 @@ def test_inspections_are_counted_by_station(tiny_bundle: Bundle) -> None:
     metrics.count_invalid("widget", ["blurred"], station="A", quality=good_image(), duration_s=0.01, timings_s={})
 
     name = "inspection_station_requests_total"
-    counts = {decision: value(metrics, name, product="widget", station="A", decision=decision) for decision in DECISIONS}
+    station = {"product": "widget", "station": "A"}
+    counts = {decision: value(metrics, name, decision=decision, **station) for decision in DECISIONS}
     assert counts == {"pass": 1, "review": 0, "fail": 1, "invalid": 1}
     assert value(metrics, name, product="widget", station="default", decision="pass") == 1
 
