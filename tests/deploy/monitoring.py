@@ -131,7 +131,7 @@ def shown_labels(template: str) -> tuple[str, ...]:
 
 
 def operands(expression: str) -> list[str]:
-    """Return what an alert expression compares and combines. Only an alert that fires has data, but these always have."""
+    """Return what an alert expression compares and combines. Unlike the alert itself, these always have data."""
     pieces = [piece for piece in _split(expression) if piece]
     if len(pieces) == 1:
         inner = _unwrapped(pieces[0])

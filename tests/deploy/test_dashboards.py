@@ -1,6 +1,6 @@
 """The dashboards are valid, and Compose provisions them without a manual step.
 
-No package index has a Grafana server, so the dashboards are checked against Grafana's published schema of the JSON model
+No package index has a Grafana server, so the dashboards are checked against Grafana's published schema of dashboards
 (`@grafana/schema`). The check is strict: a field that is not listed here fails.
 """
 

@@ -163,9 +163,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 httpx.Client(base_url=service.url, headers=bearer(key), timeout=30) as client,
             ):
                 service.wait_until(200)
-                active = client.get(PRODUCT).json()["bundle"]["version"]
-                others = [bundle.version for bundle in (first, second) if bundle.version != active]
-                for change in (f"{others[0]}:activate", f"{active}:activate", f"{others[0]}:shadow"):
+                for change in (f"{second.version}:activate", f"{first.version}:activate", f"{second.version}:shadow"):
                     client.post(f"{PRODUCT}/bundles/{change}", json=WHO).raise_for_status()
                 change_recipe(client)
                 with loaded(client) as load:
@@ -178,6 +176,21 @@ def change_recipe(client: httpx.Client) -> None:
 
 def test_prometheus_scrapes_the_service_with_its_key(running: Running) -> None:
     running.wait_for({"up": lambda: running.complaint('up{job="plumbline"} == 1')})
+
+
+@pytest.mark.parametrize(
+    ("expression", "labels", "expected"),
+    [
+        ('inspection_requests_total{product="ghost"}', (), "no data"),
+        ("inspection_queue_depth * NaN", (), "no data"),
+        ("inspection_queue_depth", ("station",), "station"),
+    ],
+)
+def test_missing_data_and_missing_labels_are_found(
+    running: Running, expression: str, labels: tuple[str, ...], expected: str
+) -> None:
+    running.wait_for({"data": lambda: running.complaint("inspection_queue_depth")})
+    assert expected in (running.complaint(expression, labels) or "")
 
 
 def test_every_expression_of_the_dashboards_has_data_and_the_labels_of_its_legend(running: Running) -> None:

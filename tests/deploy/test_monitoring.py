@@ -108,7 +108,9 @@ def test_every_recorded_series_is_used_and_tested() -> None:
     checks = [check for document in tests for case in document["tests"] for check in case.get("promql_expr_test", [])]
     # A recorded series is tested itself, or by the alerts that use it and are tested in both directions.
     tested = set().union(*(metric_names(check["expr"]) for check in checks))
-    tested |= set().union(*(metric_names(rule["expr"]) for rule in rules() if rule.get("record") in {None, *tested}))
+    for rule in [*alerts(), *reversed(rules())]:  # the series that a rule uses are recorded before it
+        if rule.get("record") in {None, *tested}:
+            tested |= metric_names(rule["expr"])
 
     assert recorded - used == set()
     assert recorded - tested == set()
