@@ -25,6 +25,7 @@ from service.api.http.problems import catalogue, describe
 from service.monitoring.metrics import Metrics
 from service.monitoring.opcua_metrics import OpcuaMetrics
 from service.monitoring.otel_metrics import OtelMetrics
+from service.monitoring.scaled_histogram import ScaledHistogram
 from service.settings import PREFIX, Settings
 
 OPENAPI = Path(__file__).parents[1] / "openapi.json"
@@ -107,12 +108,12 @@ def _families() -> Iterable[tuple[Metric, Sequence[str]]]:
     metrics = Metrics()
     # These exist only where they are configured.
     optional = [OpcuaMetrics(CollectorRegistry()), OtelMetrics(CollectorRegistry())]
-    groups = [metrics, metrics.bundles, metrics.http, metrics.outbox, metrics.storage, *optional]
+    groups = [metrics, metrics.bundles, metrics.http, metrics.outbox, metrics.stations, metrics.storage, *optional]
     for collector in (collector for group in groups for collector in vars(group).values()):
         if not hasattr(collector, "collect") or collector is metrics.registry:
             continue
-        # The client library has no public attribute for the names of labels; `ScoreHistogram` has the product only.
-        labels = getattr(collector, "_labelnames", ("product",))
+        # The client library has no public attribute for the names of labels, unlike `ScaledHistogram`.
+        labels = collector.labels if isinstance(collector, ScaledHistogram) else collector._labelnames
         for family in collector.collect():
             yield family, labels
 

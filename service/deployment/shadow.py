@@ -57,7 +57,7 @@ class ShadowRunner:
         self._metrics = metrics
         self._limit = queue_limit
         self._queue: deque[InspectionRecord] = deque()
-        self._judged: list[tuple[str, ShadowRecord]] = []
+        self._judged: list[tuple[InspectionRecord, ShadowRecord]] = []
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
@@ -115,18 +115,20 @@ class ShadowRunner:
                 reason = error.detail if isinstance(error, PlumblineError) else repr(error)
                 log.warning("shadow failed", product=row.product, inspection=row.id, reason=reason)
                 return
-            self._judged.append((row.product, to_shadow_record(row, shadow, judged)))
+            self._judged.append((row, to_shadow_record(row, shadow, judged)))
 
     def _write(self) -> None:
         judged, self._judged = self._judged, []
         outcome = "judged"
         try:
-            add_shadow_verdicts(self._store.engine, [row for _, row in judged])
+            add_shadow_verdicts(self._store.engine, [verdict for _, verdict in judged])
         except StoreUnavailable as error:
             outcome = "failed"
             log.warning("shadow verdicts not stored", count=len(judged), reason=error.detail)
-        for product, _ in judged:
-            self._metrics.bundles.shadow_runs.labels(product, outcome).inc()
+        for row, verdict in judged:
+            if outcome == "judged":
+                self._metrics.bundles.shadow_verdicts.labels(row.product, row.decision, verdict.decision).inc()
+            self._metrics.bundles.shadow_runs.labels(row.product, outcome).inc()
 
 
 def to_shadow_record(row: InspectionRecord, shadow: Shadow, judged: Inspection) -> ShadowRecord:

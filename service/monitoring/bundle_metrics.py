@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+import time
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from service.inspection.decision import Decision
 
 if TYPE_CHECKING:
     from service.bundle.bundle import Bundle
     from service.recipes.recipe import Recipe
 
+ValueT = TypeVar("ValueT", str, int)
 SHADOW_OUTCOMES = ("judged", "failed", "dropped")
+VERDICTS = tuple(verdict.value for verdict in Decision if verdict is not Decision.INVALID)
+CHANGES = ("activate", "roll_back", "shadow", "stop_shadow")
+QUALITY_MEASURES = ("brightness", "contrast", "sharpness")
+"""Quality measures that are exposed. The shares of clipped pixels are not: nearly all of them are 0."""
+CALIBRATION_QUANTILES = (0.05, 0.5, 0.95, 1.0)
 
 
 class BundleMetrics:
@@ -45,6 +55,37 @@ class BundleMetrics:
             ["product", "outcome"],
             registry=registry,
         )
+        self.shadow_verdicts = Counter(
+            "inspection_shadow_verdicts_total",
+            "Inspections that a shadow bundle judged, by the decision of the active bundle and of the shadow bundle.",
+            ["product", "active", "shadow"],
+            registry=registry,
+        )
+        self.bundle_changed = Gauge(
+            "inspection_bundle_changed_timestamp_seconds",
+            "When this process last replaced the active bundle by another one; 0 if it did not since its start.",
+            ["product"],
+            registry=registry,
+        )
+        self.recipe_changed = Gauge(
+            "inspection_recipe_changed_timestamp_seconds",
+            "When this process last put another recipe revision in force; 0 if it did not since its start.",
+            ["product"],
+            registry=registry,
+        )
+        self.calibration_scores = Gauge(
+            "inspection_calibration_score",
+            "Quantiles of the scores of the active bundle's calibration images; the quantile 1 is the largest score.",
+            ["product", "quantile"],
+            registry=registry,
+        )
+        self.calibration_quality = Gauge(
+            "inspection_calibration_quality",
+            "Smallest (low), median and largest (high) value of a quality measure of the active bundle's calibration "
+            "images.",
+            ["product", "measure", "bound"],
+            registry=registry,
+        )
         self.thresholds = Gauge(
             "inspection_threshold",
             "Thresholds in force, on the raw score.",
@@ -58,10 +99,29 @@ class BundleMetrics:
             registry=registry,
         )
         self.recipes = Gauge("inspection_recipe_revision", "Recipe revision in force.", ["product"], registry=registry)
+        self._digests: dict[str, str] = {}
+        self._revisions: dict[str, int] = {}
 
     def set_active(self, bundle: Bundle, provider: str) -> None:
         """Set the active bundle of a product."""
-        _set_series(self.models, bundle.manifest.product, bundle.version, bundle.digest, provider)
+        product = bundle.manifest.product
+        _set_series(self.models, product, bundle.version, bundle.digest, provider)
+        for change, outcome in itertools.product(CHANGES, ("done", "refused")):
+            self.bundle_changes.labels(product, change, outcome)
+        _set_changed(self.bundle_changed, self._digests, product, bundle.digest)
+
+    def set_calibration(self, bundle: Bundle) -> None:
+        """Set the scores and quality measures of the calibration images of a product's active bundle."""
+        product, card = bundle.manifest.product, bundle.card
+        for quantile in CALIBRATION_QUANTILES:
+            score = card.scores[round(quantile * (len(card.scores) - 1))]
+            self.calibration_scores.labels(product, f"{quantile:g}").set(score)
+        if card.quality is None:
+            _remove_series(self.calibration_quality, product)
+            return
+        for measure, bound in itertools.product(QUALITY_MEASURES, ("low", "median", "high")):
+            value = getattr(getattr(card.quality, measure), bound)
+            self.calibration_quality.labels(product, measure, bound).set(value)
 
     def set_shadow(self, product: str, bundle: Bundle | None) -> None:
         """Set the shadow bundle of a product; None removes it."""
@@ -71,6 +131,8 @@ class BundleMetrics:
         _set_series(self.shadow_models, product, bundle.version, bundle.digest)
         for outcome in SHADOW_OUTCOMES:
             self.shadow_runs.labels(product, outcome)
+        for active, shadow in itertools.product(VERDICTS, VERDICTS):
+            self.shadow_verdicts.labels(product, active, shadow)
 
     def set_recipe(self, product: str, recipe: Recipe, revision: int) -> None:
         """Set thresholds, target rates and revision of the recipe in force."""
@@ -82,6 +144,16 @@ class BundleMetrics:
             else:
                 self.target_rates.remove(product, kind)
         self.recipes.labels(product).set(revision)
+        _set_changed(self.recipe_changed, self._revisions, product, revision)
+
+
+def _set_changed(gauge: Gauge, latest: dict[str, ValueT], product: str, value: ValueT) -> None:
+    """Set the gauge to the present time if the value of the product differs from the one before."""
+    if latest.setdefault(product, value) != value:
+        gauge.labels(product).set(time.time())
+    else:
+        gauge.labels(product)
+    latest[product] = value
 
 
 def _set_series(gauge: Gauge, product: str, *labels: str) -> None:

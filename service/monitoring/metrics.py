@@ -1,11 +1,12 @@
 """Prometheus metrics. Each application has its own registry, so two applications in one process do not mix.
 
-Label values come from closed sets only: products of the model repository, routes of the route table, problem types of
-the code. Values from requests never become time series.
+Label values come from closed sets: products of the model repository, routes of the route table, problem types of the
+code. The only value from requests that becomes a label is the station, with a limit: see `station_metrics`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, get_args
 
@@ -20,11 +21,18 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import generate_latest
 
-from service.monitoring.buckets import STAGE_BUCKETS_S
-from service.monitoring.bundle_metrics import BundleMetrics
+from service.monitoring.buckets import (
+    BATCH_BUCKETS,
+    P_VALUE_BUCKETS,
+    STAGE_BUCKETS_S,
+    quality_buckets,
+    score_buckets,
+)
+from service.monitoring.bundle_metrics import QUALITY_MEASURES, BundleMetrics
 from service.monitoring.http_metrics import HttpMetrics
 from service.monitoring.outbox_metrics import OutboxMetrics
-from service.monitoring.score_histogram import ScoreHistogram, score_buckets
+from service.monitoring.scaled_histogram import ScaledHistogram
+from service.monitoring.station_metrics import DECISIONS, StationMetrics
 from service.monitoring.storage_metrics import StorageMetrics
 from service.schemas.review import ReviewLabel
 from service.schemas.sections import InvalidReason
@@ -32,11 +40,8 @@ from service.schemas.sections import InvalidReason
 if TYPE_CHECKING:
     from service.bundle.bundle import Bundle
     from service.errors import PlumblineError
+    from service.inspection.quality import Quality
 
-# The p-values of good parts are spread evenly over (0, 1], so each tenth receives a tenth of them.
-P_VALUE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
-BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-DECISIONS = ("pass", "review", "fail", "invalid")
 SHED_REASONS = ("queue_full", "deadline_exceeded", "memory_budget_exceeded", "shutting_down", "store_unavailable")
 
 # The `_created` series of the client library would double the number of series and are not used.
@@ -51,6 +56,7 @@ class Metrics:
         bundles: Metrics of bundles and recipes.
         http: Metrics of requests and connections.
         outbox: Metrics of the outbox.
+        stations: Metrics by station.
         storage: Metrics of retention, audit log and disk space.
     """
 
@@ -59,6 +65,7 @@ class Metrics:
         self.bundles = BundleMetrics(self.registry)
         self.http = HttpMetrics(self.registry)
         self.outbox = OutboxMetrics(self.registry)
+        self.stations = StationMetrics(self.registry)
         self.storage = StorageMetrics(self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -91,8 +98,8 @@ class Metrics:
         )
         self.reviews = Counter(
             "inspection_reviews_total",
-            "Reviews of inspections by people, by the label they gave.",
-            ["product", "label"],
+            "Reviews of inspections by people, by the decision about the part and the label they gave.",
+            ["product", "decision", "label"],
             registry=self.registry,
         )
         self.stages = Histogram(
@@ -109,11 +116,18 @@ class Metrics:
             buckets=STAGE_BUCKETS_S,
             registry=self.registry,
         )
-        self.scores = ScoreHistogram(
+        self.scores = ScaledHistogram(
             "inspection_score",
             "Raw image scores, in buckets around the scores of the bundle's calibration images.",
         )
         self.registry.register(self.scores)
+        self.quality = ScaledHistogram(
+            "inspection_image_quality",
+            "Quality measures of images, rejected ones included, in buckets around those of the bundle's calibration "
+            "images.",
+            ["product", "measure"],
+        )
+        self.registry.register(self.quality)
         self.p_values = Histogram(
             "inspection_p_value",
             "p-values of judged images. Those of good parts like the calibration images are spread evenly.",
@@ -162,14 +176,20 @@ class Metrics:
         """Set the active bundle of a product, and create the product's series."""
         product = bundle.manifest.product
         self.bundles.set_active(bundle, provider)
-        self.scores.add(product, score_buckets(bundle.card.scores))
+        self.bundles.set_calibration(bundle)
+        self.scores.add(score_buckets(bundle.card.scores), product)
+        for measure in QUALITY_MEASURES:
+            if bundle.card.quality is None:
+                self.quality.remove(product, measure)
+            else:
+                self.quality.add(quality_buckets(getattr(bundle.card.quality, measure)), product, measure)
         for decision in DECISIONS:
             self.inspections.labels(product, decision)
             self.storage.artefacts_removed.labels(product, decision)
         for reason in InvalidReason:
             self.invalid.labels(product, reason.value)
-        for label in get_args(ReviewLabel):
-            self.reviews.labels(product, label)
+        for decision, label in itertools.product(DECISIONS, get_args(ReviewLabel)):
+            self.reviews.labels(product, decision, label)
         self.softened.labels(product)
         self.inspection_duration.labels(product)
         self.p_values.labels(product)
@@ -179,6 +199,8 @@ class Metrics:
         product: str,
         decision: str,
         *,
+        station: str | None,
+        quality: Quality,
         score: float,
         p_value: float,
         duration_s: float,
@@ -190,14 +212,16 @@ class Metrics:
         Args:
             product: The product.
             decision: pass, review or fail.
+            station: Station of the image; None if it has none.
+            quality: Quality measures of the image.
             score: Raw image score.
             p_value: p-value of the score, in (0, 1].
             duration_s: Seconds from the complete receipt of the image to its stored verdict.
             timings_s: Seconds by stage.
             batch_size: Number of images in its batch.
         """
-        self.inspections.labels(product, decision).inc()
-        self.scores.observe(product, score)
+        self._count_image(product, decision, station, quality)
+        self.scores.observe(score, product)
         self.p_values.labels(product).observe(p_value)
         self.batch_size.observe(batch_size)
         self._observe_times(product, duration_s, timings_s)
@@ -213,20 +237,35 @@ class Metrics:
             self.shed.labels(reason).inc()
 
     def count_invalid(
-        self, product: str, reasons: Iterable[str], duration_s: float, timings_s: Mapping[str, float]
+        self,
+        product: str,
+        reasons: Iterable[str],
+        *,
+        station: str | None,
+        quality: Quality,
+        duration_s: float,
+        timings_s: Mapping[str, float],
     ) -> None:
         """Count an image that the quality check rejected. It has no score and no batch.
 
         Args:
             product: The product.
             reasons: Names of the failed checks.
+            station: Station of the image; None if it has none.
+            quality: Quality measures of the image.
             duration_s: Seconds from the complete receipt of the image to its stored verdict.
             timings_s: Seconds by stage.
         """
-        self.inspections.labels(product, "invalid").inc()
+        self._count_image(product, "invalid", station, quality)
         for reason in reasons:
             self.invalid.labels(product, reason).inc()
         self._observe_times(product, duration_s, timings_s)
+
+    def _count_image(self, product: str, decision: str, station: str | None, quality: Quality) -> None:
+        self.inspections.labels(product, decision).inc()
+        self.stations.count(product, station, decision)
+        for measure in QUALITY_MEASURES:
+            self.quality.observe_known(getattr(quality, measure), product, measure)
 
     def _observe_times(self, product: str, duration_s: float, timings_s: Mapping[str, float]) -> None:
         self.inspection_duration.labels(product).observe(duration_s)

@@ -179,6 +179,8 @@ class InspectionWork:
         self._metrics.count_inspection(
             record.product,
             record.decision,
+            station=record.station,
+            quality=prepared.quality,
             score=judged.score,
             p_value=judged.p_value,
             duration_s=duration_s,
@@ -228,7 +230,14 @@ class InspectionWork:
         timings["store"] = time.perf_counter() - store_started
         reasons = {violation["reason"] for violation in record.objections or []}
         duration_s = time.perf_counter() - turn.since
-        self._metrics.count_invalid(record.product, reasons, duration_s, timings)
+        self._metrics.count_invalid(
+            record.product,
+            reasons,
+            station=record.station,
+            quality=prepared.quality,
+            duration_s=duration_s,
+            timings_s=timings,
+        )
         self._hooks.report(Completed(record, image.arrived, turn.since, duration_s, timings, time.time_ns()))
         return record
 

@@ -52,7 +52,7 @@ class ReviewService:
         self._store.require_writable()
         reviews, review, is_new = add_review(self._store.engine, parse_id(inspection_id), draft, self._clock.now())
         if is_new:
-            self._metrics.reviews.labels(reviews.product, draft.label).inc()
+            self._metrics.reviews.labels(reviews.product, reviews.decision, draft.label).inc()
         return reviews, review, is_new
 
     def withdraw(self, inspection_id: str, actor: Actor, review_id: int | None) -> Reviews:

@@ -52,10 +52,12 @@ class Reviews:
 
     Attributes:
         product: Product of the inspection.
+        decision: Decision of the inspection.
         items: All reviews, oldest first.
     """
 
     product: str
+    decision: str
     items: tuple[StoredReview, ...]
 
     @property
@@ -202,8 +204,9 @@ def _locked_reviews(session: Session, inspection_id: str) -> Reviews:
 
 
 def _reviews(session: Session, inspection_id: str) -> Reviews:
-    product = session.scalar(select(InspectionRow.product).where(InspectionRow.id == inspection_id))
-    if product is None:
+    columns = select(InspectionRow.product, InspectionRow.decision).where(InspectionRow.id == inspection_id)
+    inspection = session.execute(columns).one_or_none()
+    if inspection is None:
         raise UnknownInspection(inspection_id)
     rows = session.scalars(
         select(ReviewRow).where(ReviewRow.inspection_id == inspection_id).order_by(ReviewRow.id)
@@ -224,7 +227,7 @@ def _reviews(session: Session, inspection_id: str) -> Reviews:
     for row in rows:
         if row.withdraws is not None:
             found[row.withdraws] = replace(found[row.withdraws], withdrawn_at=row.created_at)
-    return Reviews(product, tuple(found.values()))
+    return Reviews(inspection.product, inspection.decision, tuple(found.values()))
 
 
 def _store_label(session: Session, inspection_id: str, reviews: Reviews) -> None:

@@ -10,7 +10,9 @@ import pytest
 from docs import generate
 from service.api.http.problems import catalogue
 from service.monitoring.metrics import Metrics
+from service.monitoring.station_metrics import STATIONS_PER_PRODUCT
 from service.settings import PREFIX, Settings
+from tests.deploy.monitoring import DASHBOARDS, PENDING, PROMETHEUS
 from tests.docs.blocks import ROOT
 
 
@@ -63,15 +65,21 @@ def test_metrics_lists_every_metric_of_the_service() -> None:
     assert {family.name + ("_total" if family.type == "counter" else "") for family in families} <= listed
 
 
-def test_metrics_lists_what_alerts_and_dashboard_use() -> None:
+def test_metrics_lists_what_alerts_and_dashboards_use() -> None:
     listed = set(re.findall(r"(?m)^\| `(\w+)` \|", generate.metrics()))
-    rules = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text(encoding="utf-8")
-    dashboard = (ROOT / "deploy" / "grafana" / "dashboards" / "plumbline.json").read_text(encoding="utf-8")
-    recorded = set(re.findall(r"record: \w+:(\w+):", rules))
-    used = re.findall(r"\b(?:inspection|http)_\w+", rules + dashboard)
+    files = [*PROMETHEUS.glob("rules/*.yml"), *DASHBOARDS]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    recorded = set(re.findall(r"record: \w+:(\w+):", text))
+    used = [name for name in re.findall(r"\b(?:inspection|http)_\w+", text) if not name.startswith(PENDING)]
 
     assert len(listed) >= 20
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} - recorded - listed == set()
+
+
+def test_pages_state_the_limit_of_stations() -> None:
+    for name in ("reference/metrics.md", "how-to/operation.md"):
+        text = " ".join((ROOT / "docs" / name).read_text(encoding="utf-8").split())
+        assert f"The first {STATIONS_PER_PRODUCT} stations of a product have time series of their own" in text, name
 
 
 @pytest.mark.slow

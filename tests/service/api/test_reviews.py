@@ -93,8 +93,10 @@ def test_label_follows_from_the_current_reviews_of_all_reviewers(service: Runnin
         ("Bob", "unsure", "replaced"),
         ("Ada", "defect", "replaced"),
     ]
-    assert value(service, "inspection_reviews_total", product="widget", label="good") == 2
-    assert value(service, "inspection_reviews_total", product="widget", label="defect") == 1
+    about = {"product": "widget", "decision": "fail"}
+    assert value(service, "inspection_reviews_total", label="good", **about) == 2
+    assert value(service, "inspection_reviews_total", label="defect", **about) == 1
+    assert value(service, "inspection_reviews_total", label="good", product="widget", decision="pass") == 0
 
 
 def test_own_newest_review_is_withdrawn_and_stays_in_the_history(service: RunningService) -> None:

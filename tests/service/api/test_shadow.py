@@ -80,6 +80,10 @@ def test_shadow_judges_the_same_images_and_has_no_effect(
         assert [verdict["decision"] for verdict in verdicts] == ["pass", "fail", "fail"]
         assert {verdict["bundle"]["version"] for verdict in verdicts} == {strict.version}
         wait_for(lambda: runs(service, "judged") == 3)
+        pairs = {("pass", "pass"): 1, ("fail", "pass"): 2, ("fail", "fail"): 0}
+        for (active, shadow), expected in pairs.items():
+            labels = {"product": "widget", "active": active, "shadow": shadow}
+            assert value(service, "inspection_shadow_verdicts_total", **labels) == expected
         comparison = compared(service)
         assert (comparison.active, comparison.shadow, comparison.pairs) == (strict.version, lax.version, 3)
         assert comparison.agreement["fail"] == {"pass": 2, "review": 0, "fail": 0}, "its own card passes them"

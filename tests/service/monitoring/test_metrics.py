@@ -1,8 +1,10 @@
 import itertools
 import json
 import logging
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,26 +12,31 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from service.api.http.problems import catalogue
+from service.bundle.bundle import Bundle
+from service.bundle.card import MeasureRange
 from service.errors import InvalidRequest, QueueFull
-from service.monitoring.buckets import STAGE_BUCKETS_S
+from service.inspection.quality import Quality
+from service.monitoring.buckets import STAGE_BUCKETS_S, quality_buckets, score_buckets
 from service.monitoring.metrics import SHED_REASONS, Metrics
-from service.monitoring.score_histogram import ScoreHistogram, score_buckets
+from service.monitoring.scaled_histogram import ScaledHistogram
+from service.monitoring.station_metrics import DECISIONS, STATIONS_PER_PRODUCT
 from service.recipes.recipe import Recipe
+from tests.bundles import tiny_quality, write_tiny_bundle
 
 
-def exposed(histogram: ScoreHistogram) -> list[str]:
+def exposed(histogram: ScaledHistogram) -> list[str]:
     registry = CollectorRegistry()
     registry.register(histogram)
     return [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
 
 
 def test_each_product_has_its_own_buckets() -> None:
-    histogram = ScoreHistogram("score", "Scores.")
-    histogram.add("bolt", [1.0, 2.0])
-    histogram.add("nut", [100.0])
+    histogram = ScaledHistogram("score", "Scores.")
+    histogram.add([1.0, 2.0], "bolt")
+    histogram.add([100.0], "nut")
     for score in (0.5, 1.0, 1.5, 7.0):
-        histogram.observe("bolt", score)
-    histogram.observe("nut", 50.0)
+        histogram.observe(score, "bolt")
+    histogram.observe(50.0, "nut")
     assert exposed(histogram) == [
         'score_bucket{le="1.0",product="bolt"} 2.0',
         'score_bucket{le="2.0",product="bolt"} 3.0',
@@ -44,18 +51,18 @@ def test_each_product_has_its_own_buckets() -> None:
 
 
 def test_same_buckets_keep_counting_and_other_buckets_reset_the_series() -> None:
-    histogram = ScoreHistogram("score", "Scores.")
-    histogram.add("bolt", [1.0])
-    histogram.observe("bolt", 0.5)
-    histogram.add("bolt", [1.0])
+    histogram = ScaledHistogram("score", "Scores.")
+    histogram.add([1.0], "bolt")
+    histogram.observe(0.5, "bolt")
+    histogram.add([1.0], "bolt")
     assert 'score_count{product="bolt"} 1.0' in exposed(histogram)
-    histogram.add("bolt", [2.0])
+    histogram.add([2.0], "bolt")
     assert 'score_count{product="bolt"} 0.0' in exposed(histogram)
 
 
 def test_product_that_was_not_added_is_not_counted() -> None:
     with pytest.raises(KeyError):
-        ScoreHistogram("score", "Scores.").observe("ghost", 1.0)
+        ScaledHistogram("score", "Scores.").observe(1.0, "ghost")
 
 
 @pytest.mark.parametrize("scores", [[0.1, 0.2, 0.3], [1.0], [0.0, 0.0], [-5.0, -4.0, 3.0]])
@@ -155,3 +162,118 @@ def test_only_a_lack_of_capacity_is_counted_as_shed() -> None:
     metrics.count_shed(InvalidRequest("The body is empty."))
     lines = [line for line in metrics.expose().decode().splitlines() if line.startswith("inspection_shed_total{")]
     assert [line for line in lines if not line.endswith(" 0.0")] == ['inspection_shed_total{reason="queue_full"} 1.0']
+
+
+def good_image() -> Quality:
+    return Quality(brightness=120.0, dark_share=0.0, bright_share=0.0, sharpness=50.0, contrast=20.0)
+
+
+def count(metrics: Metrics, station: str | None, decision: str = "pass") -> None:
+    metrics.count_inspection(
+        "widget", decision, station=station, quality=good_image(), score=0.02, p_value=0.5, duration_s=0.01,
+        timings_s={}, batch_size=1,
+    )  # fmt: skip
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def test_inspections_are_counted_by_station(tiny_bundle: Bundle) -> None:
+    metrics = Metrics()
+    metrics.set_product(tiny_bundle, "cpu")
+    count(metrics, "A")
+    count(metrics, "A", "fail")
+    count(metrics, None)
+    metrics.count_invalid("widget", ["blurred"], station="A", quality=good_image(), duration_s=0.01, timings_s={})
+
+    name = "inspection_station_requests_total"
+    station = {"product": "widget", "station": "A"}
+    counts = {decision: value(metrics, name, decision=decision, **station) for decision in DECISIONS}
+    assert counts == {"pass": 1, "review": 0, "fail": 1, "invalid": 1}
+    assert value(metrics, name, product="widget", station="default", decision="pass") == 1
+
+
+def test_stations_beyond_the_limit_share_one_series(tiny_bundle: Bundle) -> None:
+    metrics = Metrics()
+    metrics.set_product(tiny_bundle, "cpu")
+    for station in range(STATIONS_PER_PRODUCT + 3):
+        count(metrics, f"station {station}")
+    count(metrics, "station 0")
+
+    series = lines(metrics, "inspection_station_requests_total{")
+    assert len({re.findall(r'station="([^"]*)"', line)[0] for line in series}) == STATIONS_PER_PRODUCT + 1
+    name, labels = "inspection_station_requests_total", {"product": "widget", "decision": "pass"}
+    assert value(metrics, name, station="other", **labels) == 3
+    assert value(metrics, name, station="station 0", **labels) == 2
+
+
+def test_image_quality_has_buckets_around_the_calibration_images(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path, quality=tiny_quality(brightness=(100.0, 140.0)))
+    metrics = Metrics()
+    metrics.set_product(bundle, "cpu")
+    count(metrics, "A")
+
+    labels = {"product": "widget", "measure": "brightness"}
+    assert value(metrics, "inspection_image_quality_count", **labels) == 1
+    assert value(metrics, "inspection_image_quality_sum", **labels) == 120
+    assert value(metrics, "inspection_image_quality_bucket", le="110.0", **labels) == 0
+    assert value(metrics, "inspection_image_quality_bucket", le="120.0", **labels) == 1
+    for bound, expected in (("low", 100), ("median", 120), ("high", 140)):
+        assert value(metrics, "inspection_calibration_quality", bound=bound, **labels) == expected
+
+
+def test_bundle_without_quality_statistics_has_no_quality_metrics(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    metrics = Metrics()
+    metrics.set_product(tiny_bundle, "cpu")
+    metrics.set_product(write_tiny_bundle(tmp_path, quality=None), "cpu")
+    count(metrics, "A")
+
+    assert lines(metrics, "inspection_image_quality_bucket") == []
+    assert lines(metrics, "inspection_calibration_quality{") == []
+
+
+@pytest.mark.parametrize("measured", [(100.0, 140.0), (120.0, 120.0), (0.0, 0.0)])
+def test_quality_buckets_ascend_and_contain_the_calibration_images(measured: tuple[float, float]) -> None:
+    low, high = measured
+    bounds = quality_buckets(MeasureRange(low=low, median=low, high=high))
+    assert all(left < right for left, right in itertools.pairwise(bounds))
+    assert 0 <= bounds[0] <= low <= high <= bounds[-1]
+    # A change of the illumination by 15 % is visible if all calibration images have the same brightness.
+    assert low == 0 or len([bound for bound in bounds if 0.85 * low < bound < 1.15 * high]) >= 4
+
+
+def test_quantiles_of_the_calibration_scores_are_exposed(tiny_bundle: Bundle) -> None:
+    metrics = Metrics()
+    metrics.set_product(tiny_bundle, "cpu")
+    scores = tiny_bundle.card.scores
+    found = {
+        quantile: value(metrics, "inspection_calibration_score", product="widget", quantile=quantile)
+        for quantile in ("0.05", "0.5", "0.95", "1")
+    }
+    assert found == {"0.05": scores[5], "0.5": scores[49], "0.95": scores[93], "1": scores[-1]}
+
+
+def test_time_of_a_change_is_set_by_a_change_only(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    metrics, other = Metrics(), write_tiny_bundle(tmp_path, gain=True)
+    recipe = Recipe.default(tiny_bundle.card.scores)
+    times = ("inspection_bundle_changed_timestamp_seconds", "inspection_recipe_changed_timestamp_seconds")
+
+    def changed() -> list[bool]:
+        return [bool(value(metrics, name, product="widget")) for name in times]
+
+    for _ in range(2):  # the start of the service, and a change of something else
+        metrics.set_product(tiny_bundle, "cpu")
+        metrics.bundles.set_recipe("widget", recipe, 1)
+        assert changed() == [False, False]
+    metrics.bundles.set_recipe("widget", recipe, 2)
+    assert changed() == [False, True]
+    metrics.set_product(other, "cpu")
+    assert changed() == [True, True]
+    assert abs((value(metrics, times[0], product="widget") or 0) - time.time()) < 60
+
+
+def test_changes_of_bundles_are_counted_from_zero(tiny_bundle: Bundle) -> None:
+    metrics = Metrics()
+    metrics.set_product(tiny_bundle, "cpu")
+    assert len(lines(metrics, "inspection_bundle_changes_total{")) == 8
