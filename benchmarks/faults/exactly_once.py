@@ -24,7 +24,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import uuid4
@@ -69,6 +69,7 @@ class Clients:
         self.unexpected: list[int] = []
         self._url = ""
         self._stop = threading.Event()
+        self._is_abandoned = False
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._send) for _ in range(CLIENTS)]
 
@@ -85,15 +86,25 @@ class Clients:
         """End the clients after their current request was answered."""
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
+
+    def close(self) -> None:
+        """End the clients, also if the service does not run, so that nothing can be answered."""
+        self._is_abandoned = True
+        self.stop()
 
     def _send(self) -> None:
+        with httpx.Client(timeout=30) as client:
+            self._send_with(client)
+
+    def _send_with(self, client: httpx.Client) -> None:
         key: str | None = None
-        while key is not None or not self._stop.is_set():
+        while (key is not None or not self._stop.is_set()) and not self._is_abandoned:
             key = key or str(uuid4())
             headers = {"content-type": "image/png", "Idempotency-Key": key}
             try:
-                response = httpx.post(self._url + INSPECT, content=GOOD, headers=headers, timeout=30)
+                response = client.post(self._url + INSPECT, content=GOOD, headers=headers)
             except httpx.TransportError:
                 with self._lock:
                     self.retried += 1
@@ -116,7 +127,7 @@ def campaign(folder: Path, kills: int, database: str, server: PostgresServer | N
     models, data = folder / "models", folder / "data"
     write_tiny_bundle(models)
     clients = Clients()
-    with receive() as receiver:
+    with receive() as receiver, closing(clients):
         sinks = folder / "sinks.toml"
         sinks.write_text(_SINKS.format(url=receiver.url))
         settings = {"provider": "cpu", "sinks": str(sinks), "database_url": database}
@@ -131,6 +142,8 @@ def campaign(folder: Path, kills: int, database: str, server: PostgresServer | N
                     clients.stop()
                     wait_for_delivery(receiver, {one for found in clients.answers.values() for one in found})
                     break
+                if number and number % 10 == 0:
+                    typer.echo(f"{number} ", nl=False)
                 time.sleep(random.uniform(0.02, 1.5))
                 if server is not None and number % 2:
                     server.stop(signal.SIGQUIT)
