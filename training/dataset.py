@@ -52,6 +52,13 @@ MIN_REFERENCE_IMAGES, MAX_REFERENCE_IMAGES = 3, 64
 # Whole sessions are used as the reference up to this share of the training images, single images beyond it.
 MAX_REFERENCE_FRACTION = 0.25
 
+GROUPED_BY: Mapping[GroupedBy, str] = {
+    "date-in-name": "dates in names",
+    "folder": "sub-folders",
+    "prefix": "common prefixes of file names",
+}
+"""What separates capture groups, in words."""
+
 UInt8Images = NDArray[np.uint8]
 
 

@@ -8,7 +8,7 @@ test images. Every figure has a 95 % confidence interval, see `training.interval
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from service.inspection.records import Inspection
 from service.recipes.recipe import Recipe
 from training import intervals, metrics
 from training.dataset import TestImage, image_errors
+from training.files import write_text
 from training.intervals import Interval
 from training.masks import read_mask
 
@@ -76,6 +77,7 @@ class Evaluation:
         measured_at: Time of the evaluation.
         notes: What is excluded from the figures, and why.
         images: The decision on every image.
+        pro_curve: The curve under which AUPRO is the area, see `metrics.PixelFigures`; None without masks.
     """
 
     product: str
@@ -88,6 +90,7 @@ class Evaluation:
     measured_at: datetime
     notes: tuple[str, ...]
     images: tuple[ImageResult, ...]
+    pro_curve: tuple[metrics.Floats, metrics.Floats] | None = field(default=None, repr=False, compare=False)
 
     @property
     def bound(self) -> RateBound:
@@ -118,8 +121,8 @@ class Evaluation:
         }
 
     def write_json(self, path: Path) -> None:
-        """Write the evaluation to a JSON file."""
-        path.write_text(json.dumps(self.as_json(), indent=2) + "\n")
+        """Write the evaluation to a JSON file, atomically."""
+        write_text(path, json.dumps(self.as_json(), indent=2) + "\n")
 
 
 def evaluate(
@@ -145,7 +148,8 @@ def evaluate(
     recipe = Recipe.default(inspector.card.scores)
     pixels = metrics.PixelScores()
     results: list[ImageResult] = []
-    unmasked = 0
+    unmasked = seen = 0
+    known = inspector.bundle.images
     for done, image in enumerate(images, 1):
         inspection = inspect_file(inspector, image.path, recipe.criteria)
         results.append(
@@ -159,6 +163,7 @@ def evaluate(
                 mask=image.mask,
             )
         )
+        seen += known is not None and known.role_of(inspection.image.sha256) is not None
         if image.mask is not None or not image.defective:
             pixels.add(inspection.anomaly_map, read_mask(image.mask, inspection.image.image_wh))
         else:
@@ -166,6 +171,7 @@ def evaluate(
         if progress is not None:
             progress(done)
     notes = [f"defective images without a mask, excluded from the pixel figures: {unmasked}"] if unmasked else []
+    pro_curve = None
     figures, found = _image_figures(results)
     rates, of_rates = _rates(results)
     figures |= rates
@@ -173,6 +179,7 @@ def evaluate(
     if pixels.regions:
         found |= intervals.bootstrap_pixels(pixels.images)
         localised = pixels.figures()
+        pro_curve = localised.pro_curve
         figures |= {
             "pixel_auroc": localised.auroc,
             "aupro": localised.aupro,
@@ -181,6 +188,8 @@ def evaluate(
         }
     else:
         notes = ["there are no masks, so pixel figures are omitted"]
+    if seen:
+        notes.append(f"test images that the bundle was made from, for which the figures are too favourable: {seen}")
     return Evaluation(
         product=inspector.bundle.manifest.product,
         version=inspector.bundle.version,
@@ -192,6 +201,7 @@ def evaluate(
         measured_at=datetime.now(UTC),
         notes=tuple(notes),
         images=tuple(results),
+        pro_curve=pro_curve,
     )
 
 

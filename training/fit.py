@@ -25,6 +25,7 @@ from training.errors import CheckpointMismatch, TooFewImages
 from training.methods import build_method
 from training.methods.base import Batch, Method
 from training.pixels import in_chunks
+from training.run_record import CurvePoint, TrainingCurve
 from training.teachers import Teacher, load_teacher
 
 CHECKPOINT_NAME = "checkpoint.pt"
@@ -74,6 +75,7 @@ def fit(
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_measured: Callable[[int], None] = lambda _: None,
+    on_curve: Callable[[list[CurvePoint]], None] = lambda _: None,
     should_stop: Callable[[Progress], bool] = lambda _: False,
 ) -> Method:
     """Train a method on good images and measure the constants of its map.
@@ -92,6 +94,8 @@ def fit(
         on_progress: Called after every step.
         on_measured: Called with 1 when the weights and the memory banks are final, with 2 when the map's constants are
             measured.
+        on_curve: Called once, after the last step, with the losses of the whole run, also of the steps before it was
+            resumed.
         should_stop: Called after every step, after `on_progress`. If it returns True, the checkpoint is written and
             the run ends with `KeyboardInterrupt`.
 
@@ -154,6 +158,7 @@ def fit(
             run.save(path)
         raise
     run.save(path)
+    on_curve(run.curve.points())
     run.ema.copy_to(method)
     method.eval().cpu().to(memory_format=torch.contiguous_format)
     method.consolidate(views.images, views.frozen)
@@ -193,6 +198,7 @@ class _Run:
         trained = [p for p in method.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.ema = ExponentialAverage(method, config.ema_decay)
+        self.curve = TrainingCurve(config.iterations)
 
     def descend(self, batch: Batch) -> dict[str, float]:
         """Do one step and return its losses."""
@@ -207,9 +213,11 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(self.optimizer.param_groups[0]["params"], config.clip_norm)
         self.optimizer.step()
         self.ema.update(self.method, self.step)
+        values = {name: float(value.detach()) for name, value in losses.items()}
         self.step += 1
+        self.curve.add(self.step, values)
         self.between_steps = True
-        return {name: float(value.detach()) for name, value in losses.items()}
+        return values
 
     def save(self, path: Path) -> None:
         """Write the checkpoint atomically: a process that is killed leaves the previous checkpoint complete."""
@@ -219,6 +227,7 @@ class _Run:
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.shadow,
+            "curve": self.curve.state(),
         }
         scratch = path.with_suffix(".tmp")
         with scratch.open("wb") as file:
@@ -243,6 +252,7 @@ class _Run:
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load(state["ema"])
+        self.curve.restore(state.get("curve", {}))  # earlier versions stored none; then the curve begins here
         self.step = state["step"]
 
 

@@ -24,7 +24,7 @@ BINS = 2048  # quantiles of the map values between which the pixel figures are i
 
 METHODS = (
     "Image AUROC: Hanley-McNeil score interval (Newcombe 2006, method 5). Rates: Clopper-Pearson. Other figures: "
-    f"percentile bootstrap over the test images, {REPLICATES} replicates; it has no width where the sample "
+    f"percentile bootstrap over the test images, {REPLICATES} replicates, seed 0; it has no width where the sample "
     "is separated perfectly."
 )
 

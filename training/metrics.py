@@ -10,7 +10,7 @@ of *defective* pixels, which are few. The scores of good pixels are kept in one 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import cv2
@@ -185,12 +185,14 @@ class PixelScores:
         self.images = [ImagePixels(good, bad, weights)]  # frees the parts before sorting
         good.sort()
         counts = _counts(good, bad, weights / self.regions)
+        fpr, overlap = counts.pro_curve(fpr_limit)
         return PixelFigures(
             auroc=_auroc(good, bad),
             average_precision=counts.average_precision(),
             f1_max=counts.f1_max(),
-            aupro=counts.aupro(fpr_limit),
+            aupro=float(np.trapezoid(overlap, fpr) / fpr_limit),
             regions=self.regions,
+            pro_curve=(fpr, overlap),
         )
 
 
@@ -204,6 +206,7 @@ class PixelFigures:
         f1_max: largest F1 score over all thresholds, in [0, 1].
         aupro: area under the per-region overlap curve up to the limit, divided by the limit, in [0, 1].
         regions: number of defective regions.
+        pro_curve: false-positive rate and mean per-region overlap, float `[K]` each, up to AUPRO's limit.
     """
 
     auroc: float
@@ -211,6 +214,7 @@ class PixelFigures:
     f1_max: float
     aupro: float
     regions: int
+    pro_curve: tuple[Floats, Floats] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ class _Counts:
         found = self.true_positives
         return float(np.max(2 * found / (found + self.false_positives + found[-1])))
 
-    def aupro(self, fpr_limit: float) -> float:
+    def pro_curve(self, fpr_limit: float) -> tuple[Floats, Floats]:
         # Each score contributes two corners: just above it, with the previous overlap, and at it. Good pixels with the
         # same score lie between the two and give a slope; between two scores the curve is flat.
         fpr = np.stack([self.strictly_false, self.false_positives], axis=1).ravel() / self.good
@@ -245,7 +249,7 @@ class _Counts:
             share = (fpr_limit - fpr[end - 1]) / (fpr[end] - fpr[end - 1])
             cut = overlap[end - 1] + share * (overlap[end] - overlap[end - 1])
             fpr, overlap = np.append(fpr[:end], fpr_limit), np.append(overlap[:end], cut)
-        return float(np.trapezoid(overlap, fpr) / fpr_limit)
+        return fpr, overlap
 
 
 def _split(scores: Floats, defective: NDArray[np.bool_]) -> tuple[Floats, Floats]:

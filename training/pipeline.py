@@ -20,7 +20,7 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.session import GraphSession, RequestedProvider, SessionOptions
 from training.calibrate import calibrate
 from training.config import FitConfig
-from training.dataset import MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, scan
+from training.dataset import GROUPED_BY, MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, scan
 from training.device import resolve_device
 from training.errors import InvalidOption, TooFewIterations, WeakBundle
 from training.evaluate import Evaluation, evaluate
@@ -30,6 +30,7 @@ from training.group_shift import ENOUGH_GROUPS, choose_images, estimate_shift
 from training.masks import read_mask
 from training.methods import fit_config
 from training.methods.base import Method
+from training.run_record import CurvePoint, record_run
 from training.sanity import measure_sanity, sample_size, weaknesses
 from training.tiles import load_for_training, load_sample
 
@@ -143,7 +144,8 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling)
     request = replace(request, config=config)
     sizes: list[tuple[int, int]] = []
-    method, exported = _fit_and_export(request, method, data, geometry, sizes, reporter, should_stop)
+    curve: list[CurvePoint] = []
+    method, exported = _fit_and_export(request, method, data, geometry, sizes, curve, reporter, should_stop)
     draft = ManifestDraft(
         product=request.product,
         method=config.method,
@@ -183,6 +185,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     )
     # The trial bundle has no figures in its manifest and therefore another version.
     evaluation = evaluation and replace(evaluation, version=bundle.version)
+    record_run(request.run_dir, bundle, data, curve)
     return Trained(bundle, data, evaluation, seconds, cpu_seconds)
 
 
@@ -196,7 +199,6 @@ def describe_groups(data: DataSet, choice: GroupChoice = "auto") -> str:
             "Groups: none found (no dates in names, sub-folders, or common prefixes of file names). All images count "
             "as one capture session. Sort images of different days or lots into sub-folders to calibrate across them."
         )
-    by = {"date-in-name": "dates in names", "folder": "sub-folders", "prefix": "common prefixes of file names"}
     listed = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     used = (
         f"{len(data.groups)} are held out as a whole for the thresholds"
@@ -204,7 +206,7 @@ def describe_groups(data: DataSet, choice: GroupChoice = "auto") -> str:
         else "they are too large to hold out as a whole, so single images are held out"
     )
     return (
-        f"Groups: {len(names)} by {by[data.grouping.grouped_by]} ({listed}); {used}. "
+        f"Groups: {len(names)} by {GROUPED_BY[data.grouping.grouped_by]} ({listed}); {used}. "
         "--groups folder|date|prefix|none chooses others."
     )
 
@@ -221,6 +223,7 @@ def _fit_and_export(
     data: DataSet,
     geometry: InputGeometry,
     sizes: list[tuple[int, int]],
+    curve: list[CurvePoint],
     reporter: Reporter,
     should_stop: Callable[[Progress], bool],
 ) -> tuple[Method, Exported]:
@@ -243,6 +246,7 @@ def _fit_and_export(
         resume=request.resume,
         on_progress=lambda progress: training(progress.step, _note(progress)),
         on_measured=lambda done: measuring(done, "adjusting it to good images, a minute or two" if done == 1 else ""),
+        on_curve=curve.extend,
         should_stop=should_stop,
     )
     exporting = reporter.stage("export and compare", 1)
@@ -316,7 +320,8 @@ def _evaluate_trial(
 ) -> Evaluation:
     """Evaluate a temporary bundle: a bundle is never changed, so its figures must exist before it is written."""
     with tempfile.TemporaryDirectory() as folder:
-        trial = write_bundle(Path(folder), draft=draft, model=model, card=card, golden=exported.golden)
+        models, golden = Path(folder), exported.golden
+        trial = write_bundle(models, draft=draft, model=model, card=card, golden=golden, images=data.hashes)
         return evaluate_bundle(trial.path, data, reporter, inspector_options(config.threads))
 
 

@@ -45,7 +45,7 @@ def test_problems_explains_every_problem_type_under_its_slug() -> None:
     ("page", "commands"),
     [
         ("service_cli", ["plumbline serve", "plumbline doctor", "plumbline bundle verify", "plumbline recipe diff"]),
-        ("training_cli", ["plumbline-train fit", "plumbline-train evaluate", "plumbline-train compare"]),
+        ("training_cli", [f"plumbline-train {name}" for name in ("fit", "evaluate", "report", "compare")]),
     ],
 )
 def test_commands_are_listed_with_their_options(page: str, commands: list[str]) -> None:

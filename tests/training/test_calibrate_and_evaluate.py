@@ -30,8 +30,9 @@ from training.errors import MaskMismatch, UnreadableImage
 from training.evaluate import Evaluation, by_defect, evaluate, summary_table
 from training.masks import read_mask
 from training.pipeline import inspector_options
-from training.plots import histogram, precision_recall
-from training.report import TRUTH_RGB, draw_overlay, write_report
+from training.report.charts import histogram, precision_recall
+from training.report.overlays import TRUTH_RGB, draw_overlay
+from training.report.page import write_report
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +237,9 @@ def test_no_misses_are_shown_where_there_are_none(evaluation: Evaluation, inspec
     assert "0 of 10 defective parts pass." in misses
     assert "0 of 8 good parts fail." in rejects
     assert "<figure>" not in misses + rejects
-    assert page.split("<h2>Defective parts with the lowest scores</h2>")[1].count("<figure>") == 8
+    lowest, rest = page.split("<h2>Defective parts with the lowest scores</h2>")[1].split("<h2>", 1)
+    assert lowest.count("<figure>") == 8
+    assert rest.split("<h2>Calibration card</h2>")[0].count("<figure>") == 2, "the other two of ten are the best"
 
 
 def test_report_states_data_date_bounds_and_notes(evaluation: Evaluation, inspector: Inspector, tmp_path: Path) -> None:
@@ -265,7 +268,7 @@ def test_report_has_intervals_and_says_how_they_are_computed(
     assert "Clopper-Pearson" in page
 
 
-def test_report_has_both_curves_with_titled_axes_and_ticks(
+def test_report_has_the_curves_with_titled_axes_and_ticks(
     evaluation: Evaluation, inspector: Inspector, tmp_path: Path
 ) -> None:
     write_report(evaluation, inspector, tmp_path / "report.html")
@@ -280,9 +283,11 @@ def test_report_has_both_curves_with_titled_axes_and_ticks(
         "true-positive rate (%",
         "recall (%",
         "precision (%",
+        "PRO curve",
+        "overlap per region (mean, %)",
     ):
         assert title in page
-    assert page.count(">20%</text>") == 4
+    assert page.count(">20%</text>") == 6
 
 
 def test_precision_recall_curve_agrees_with_scikit_learn(evaluation: Evaluation) -> None:

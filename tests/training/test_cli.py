@@ -225,3 +225,60 @@ def test_evaluate_refuses_a_changed_bundle(bundle: Bundle, plates: Path, tmp_pat
     (copy / "calibration.json").write_text("{}")
 
     assert "is not served" in error_line("evaluate", "--bundle", copy, "--data", plates)
+
+
+def report(*arguments: object) -> tuple[str, str]:
+    """Run a report that must succeed and return its standard output and its progress."""
+    result = runner.invoke(app, ["report", *(str(argument) for argument in arguments)])
+    assert result.exit_code == 0, result.output
+    return result.stdout, result.stderr
+
+
+@pytest.mark.slow
+def test_report_measures_a_bundle_and_shows_its_progress(bundle: Bundle, plates: Path, tmp_path: Path) -> None:
+    output = tmp_path / "new" / "bundle.html"
+
+    printed, progress = report(bundle.path, "--data", plates, "--output", output, "--run-dir", tmp_path / "run")
+
+    page = output.read_text(encoding="utf-8")
+    assert "<h2>Curves</h2>" in page
+    assert "image AUROC" in page
+    assert f"Report: {output}" in printed
+    assert f"training-{bundle.version}.json does not exist" in printed
+    for stage in ("look up the good images 40/40", "evaluate 18/18", "draw overlays"):
+        assert stage in progress
+
+
+@pytest.mark.slow
+def test_report_without_data_is_written_to_the_folder_of_the_runs(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    printed, _ = report(bundle.path.parent)
+
+    page = (tmp_path / "runs" / "plate" / f"report-{bundle.version}.html").read_text(encoding="utf-8")
+    assert "No test images were given" in page
+    assert "Note: No test images were given" in printed
+
+
+@pytest.mark.slow
+def test_report_on_a_folder_of_good_images_says_that_nothing_is_measured(
+    bundle: Bundle, plates: Path, tmp_path: Path
+) -> None:
+    printed, _ = report(bundle.path, "--data", plates / "train" / "good", "--output", tmp_path / "report.html")
+
+    assert "has no folder test, so nothing about defects is measured" in printed
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "contains 40 image files, compared by SHA-256" in " ".join(page.split())
+
+
+def test_report_names_what_is_wrong_with_its_options(bundle: Bundle, plates: Path, tmp_path: Path) -> None:
+    assert "BUNDLE is" in error_line("report", tmp_path)
+    assert "nowhere is not a folder" in error_line("report", bundle.path, "--data", tmp_path / "nowhere")
+    assert "--output is" in error_line("report", bundle.path, "--output", tmp_path)
+    (tmp_path / "file").touch()
+    assert "file" in error_line("report", bundle.path, "--output", tmp_path / "file" / "report.html")
+    draw(tmp_path / "data" / "test" / "good", 2)
+    assert "test/<defect>" in error_line("report", bundle.path, "--data", tmp_path / "data")
+    assert not list(tmp_path.rglob("*.html"))

@@ -17,6 +17,7 @@ from training.ema import ExponentialAverage
 from training.errors import CheckpointMismatch, InvalidFitConfig, TooFewImages, UnknownMethod
 from training.fit import CHECKPOINT_NAME, RATE_STEPS, Progress, _Run, fingerprint, fit, learning_rate, untrained
 from training.methods.base import Method
+from training.run_record import CurvePoint
 from training.teachers import random_teacher
 
 TINY = FitConfig(
@@ -101,9 +102,11 @@ def test_interrupted_run_saves_first_and_resumes_to_the_unbroken_result(unbroken
     with pytest.raises(KeyboardInterrupt):
         run(TINY, tmp_path, on_progress=interrupt)
     steps: list[int] = []
-    resumed = run(TINY, tmp_path, resume=True, on_progress=lambda p: steps.append(p.step))
+    curve: list[CurvePoint] = []
+    resumed = run(TINY, tmp_path, resume=True, on_progress=lambda p: steps.append(p.step), on_curve=curve.extend)
     assert steps == [4, 5, 6]
     assert_same_weights(resumed, unbroken)
+    assert [point.step for point in curve] == [1, 2, 3, 4, 5, 6], "the curve includes the steps before the interruption"
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from training.errors import InvalidOption, TooFewIterations, UnreadableImage, We
 from training.export import PROBES
 from training.fit import CHECKPOINT_NAME, Progress, learning_rate, warm_up_ends
 from training.pipeline import Request, Trained, _shareable, inspector_options, train
+from training.run_record import RunRecord, find_record
 from training.sanity import weaknesses
 
 
@@ -123,6 +124,17 @@ def test_every_stage_is_reported_to_its_end(trained: Trained, recorder: Recorder
 def test_repository_holds_the_bundle_only(trained: Trained) -> None:
     assert [path.name for path in trained.bundle.path.parent.iterdir()] == [trained.bundle.version]
     assert Bundle.load(trained.bundle.path).digest == trained.bundle.digest
+
+
+@pytest.mark.slow
+def test_run_folder_holds_the_record_of_the_training(trained: Trained, data: Path) -> None:
+    record = find_record(trained.bundle.path.parents[2] / "run", trained.bundle)
+
+    assert isinstance(record, RunRecord)
+    assert [point.step for point in record.curve] == [1, 2, 3]
+    assert all(point.losses["loss"] > 0 for point in record.curve)
+    assert sum(group.training for group in record.groups) == trained.bundle.manifest.training.images
+    assert record.data == str(data)
 
 
 @pytest.mark.parametrize("product", ["", "Part", "../part", "a b"])

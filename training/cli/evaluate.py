@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from training.cli.console import console, one_line_errors, shown
+from training.cli.options import BUNDLE_HELP, find_bundle
 from training.cli.progress import ProgressBars
-from training.errors import InvalidOption
 
 
 def evaluate_command(
-    bundle: Annotated[Path, typer.Option(help="models/PRODUCT/VERSION, or models/PRODUCT for its newest version.")],
+    bundle: Annotated[Path, typer.Option(help=BUNDLE_HELP)],
     data: Annotated[Path, typer.Option(help="MVTec-layout folder with test/good and test/<defect>.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report.", show_default="runs/PRODUCT/evaluation-VERSION")
@@ -22,26 +22,23 @@ def evaluate_command(
 ) -> None:
     """Measure a bundle on labelled test images: table, evaluation.json, report.html."""
     with one_line_errors(), ProgressBars() as bars:
-        from service.bundle.bundle import newest_bundle
-        from service.bundle.manifest import MANIFEST
         from service.inspection.inspector import Inspector
         from training.dataset import scan_test
         from training.evaluate import evaluate, summary_table
         from training.pipeline import inspector_options
-        from training.report import write_report
+        from training.report.origin import gather_origin
+        from training.report.page import write_report
 
         images = scan_test(data)
-        path = bundle if (bundle / MANIFEST).is_file() else bundle.is_dir() and newest_bundle(bundle)
-        if not path:
-            raise InvalidOption("--bundle", bundle, "a folder models/PRODUCT/VERSION with a manifest.json")
-        inspector = Inspector.load(path, inspector_options(threads))
+        inspector = Inspector.load(find_bundle("--bundle", bundle), inspector_options(threads))
         try:
             advance = bars.stage("evaluate", len(images))
             evaluation = evaluate(inspector, images, lambda done: advance(done, ""), data=data)
+            origin = gather_origin(inspector.bundle, Path("runs") / evaluation.product)
             folder = out or Path("runs") / evaluation.product / f"evaluation-{evaluation.version}"
             folder.mkdir(parents=True, exist_ok=True)
             evaluation.write_json(folder / "evaluation.json")
-            write_report(evaluation, inspector, folder / "report.html")
+            write_report(evaluation, inspector, folder / "report.html", origin, stage=bars.stage)
         finally:
             inspector.close()
     console.print(summary_table(evaluation))

@@ -1,4 +1,4 @@
-"""`plumbline-train`: train, evaluate and compare anomaly detection methods."""
+"""`plumbline-train`: train, evaluate, report on and compare anomaly detection methods."""
 
 import logging
 import sys
@@ -10,6 +10,7 @@ import typer
 from training.cli.compare import compare_command
 from training.cli.evaluate import evaluate_command
 from training.cli.fit import fit_command
+from training.cli.report import report_command
 
 # Options that take several values.
 LISTS = ("--methods", "--teachers", "--config", "--seeds", "--categories", "--rotate")
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command("fit")(fit_command)
 app.command("evaluate")(evaluate_command)
+app.command("report")(report_command)
 app.command("compare")(compare_command)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from training.errors import InvalidOption
@@ -34,6 +35,7 @@ class Groups(StrEnum):
     NONE = "none"
 
 
+BUNDLE_HELP = "models/PRODUCT/VERSION, or models/PRODUCT for its newest version."
 DEVICE_HELP = "Device that trains; auto: a CUDA GPU if there is one, else the CPU."
 
 
@@ -53,3 +55,22 @@ def method_options(given: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
+
+
+def find_bundle(option: str, path: Path) -> Path:
+    """Return the folder of a bundle.
+
+    Args:
+        option: The option or argument that names it, for the error.
+        path: `models/PRODUCT/VERSION`, or `models/PRODUCT` for its newest version.
+
+    Raises:
+        InvalidOption: There is no bundle.
+    """
+    from service.bundle.bundle import newest_bundle
+    from service.bundle.manifest import MANIFEST
+
+    found = path if (path / MANIFEST).is_file() else newest_bundle(path) if path.is_dir() else None
+    if found is None:
+        raise InvalidOption(option, path, "a folder models/PRODUCT/VERSION with a manifest.json")
+    return found

@@ -44,6 +44,18 @@ class ProgressBars:
         """Print a line above the bars."""
         errors.print(shown(text), soft_wrap=True)
 
+    def counter(self, title: str) -> Callable[[int, int], None]:
+        """Return a function that is called with the items done so far and their number; its first call adds a bar."""
+        advance: Callable[[int, str], None] | None = None
+
+        def count(done: int, total: int) -> None:
+            nonlocal advance
+            if advance is None:
+                advance = self.stage(title, total)
+            advance(done, "")
+
+        return count
+
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
         """Add a bar for a stage of `total` items and return the function that updates it."""
         task = self._progress.add_task(title, total=total, note="")

@@ -10,6 +10,7 @@ from typing import Any
 
 from training.config import FitConfig
 from training.errors import InvalidOption
+from training.files import write_text
 
 RESULT = "result.json"
 
@@ -83,9 +84,8 @@ def finished(out: Path, cell: Cell) -> Result | None:
 
 def write_result(out: Path, cell: Cell, result: Result) -> None:
     """Store the result of a cell atomically; the cell is then finished."""
-    scratch = out / cell.name / f"{RESULT}.tmp"
-    scratch.write_text(json.dumps({"identity": cell.identity(), "result": asdict(result)}, indent=2) + "\n")
-    scratch.replace(out / cell.name / RESULT)
+    stored = {"identity": cell.identity(), "result": asdict(result)}
+    write_text(out / cell.name / RESULT, json.dumps(stored, indent=2) + "\n")
 
 
 def make_cells(

@@ -34,7 +34,9 @@ from training.errors import InvalidOption, NoImagesFound
 from training.fit import Progress
 from training.methods import build_method
 from training.pipeline import Reporter, Request, inspector_options, train
-from training.report import draw_overlay, write_report
+from training.report.origin import gather_origin
+from training.report.overlays import draw_overlay
+from training.report.page import write_report
 from training.teachers import random_teacher
 
 TIMED_RUNS = 40
@@ -128,7 +130,7 @@ def _run(data: Path, cell: Cell, out: Path, reporter: Reporter, should_stop: Cal
     evaluation = trained.require_evaluation()
     inspector = Inspector.load(trained.bundle.path, inspector_options(cell.config.threads))
     try:
-        write_report(evaluation, inspector, folder / "report.html")
+        write_report(evaluation, inspector, folder / "report.html", gather_origin(trained.bundle, run_dir))
         _draw_overlays(inspector, scan_test(source), folder)
     finally:
         inspector.close()
