@@ -85,7 +85,7 @@ def build_bundle(data: Path, models: Path) -> Bundle:
         card = calibrate(measurer, found.held_out, found.sessions, found.grouped_by)
     finally:
         measurer.close()
-    return write_bundle(models, draft=draft, model=model, card=card, golden=exported.golden)
+    return write_bundle(models, draft=draft, model=model, card=card, golden=exported.golden, images=found.hashes)
 
 
 def _write(path: Path, image: NDArray[np.uint8]) -> None:

@@ -88,8 +88,10 @@ def _bounds(card: CalibrationCard, alpha: float, what: str) -> list[str]:
     bound = bound_rate(len(card.scores), alpha)
     sentences = [
         f"At most {percent(bound.average)} of good parts {what}, on average over calibrations.",
-        f"For this calibration with its {bound.n} images it is at most {percent(bound.confident)}, with "
-        f"{100 * bound.confidence:g} % confidence.",
+        (
+            f"For this calibration with its {bound.n} images it is at most {percent(bound.confident)}, with "
+            f"{100 * bound.confidence:g} % confidence."
+        ),
     ]
     if (new_group := state_new_group_rate(card, alpha)) is not None:
         sentences.append(f"Parts of a new capture group: {new_group}.")

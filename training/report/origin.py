@@ -79,11 +79,13 @@ def gather_origin(
     Raises:
         UnreadableImage: A file cannot be read.
     """
-    record = "The record of the training was not looked up." if run_dir is None else find_record(run_dir, bundle)
     missing = []
-    if isinstance(record, str):
-        missing.append(f"{record} So there is no training curve, and no number of training images by group.")
-        record = None
+    record = None
+    looked_up = "The record of the training was not looked up." if run_dir is None else find_record(run_dir, bundle)
+    if isinstance(looked_up, RunRecord):
+        record = looked_up
+    else:
+        missing.append(f"{looked_up} So there is no training curve, and no number of training images by group.")
     found = None
     if data is not None:
         found_or_reason = _find_images(bundle, data, progress)
@@ -144,7 +146,8 @@ def _groups(bundle: Bundle, record: RunRecord | None) -> list[GroupRow]:
 def _describe_grouping(bundle: Bundle, record: RunRecord | None) -> str:
     card = bundle.card
     if card.grouped_by != "none":
-        return f"Groups by {GROUPED_BY[card.grouped_by]}; {len(card.groups)} are held out as a whole for the thresholds."
+        held_out = f"held out as a whole for the thresholds: {len(card.groups)}"
+        return f"Groups by {GROUPED_BY[card.grouped_by]}; {held_out}."
     if record is not None and record.grouped_by != "none":
         return f"Groups by {GROUPED_BY[record.grouped_by]}; single images are held out, not whole groups."
     return "Single images are held out; no capture groups are distinguished, so all of them count as one session."

@@ -28,7 +28,9 @@ from training.report.card import certify_parity, describe_measures, describe_thr
 from training.report.origin import Origin, gather_origin
 from training.report.overlays import LEGEND_WH, TRUTH_RGB, Montage, colour_scale
 
-NO_TEST_SET = "No test images were given, so nothing about defects is measured (--data DIR with test/good and test/KIND)."
+NO_TEST_SET = (
+    "No test images were given, so nothing about defects is measured (--data DIR with test/good and test/KIND)."
+)
 
 
 def no_test_split(data: Path) -> str:
@@ -87,7 +89,7 @@ def write_report(
             unit_ticks=charts.UNIT_TICKS,
             width=charts.WIDTH,
             height=charts.HEIGHT,
-            style=Markup(style),  # noqa: S704 - a file of this package
+            style=Markup(style),
             style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
             **({} if evaluation is None else _measured(evaluation, inspector, stage)),
         )
@@ -106,7 +108,8 @@ def _measured(
     advance = stage("draw overlays", montage.total) if stage else lambda *_: None
     return {
         "by_defect": by_defect(evaluation.images),
-        "rates": rates_of_all(evaluation.images) + [kind for kind in rates_by_kind(evaluation.images) if kind.defective],
+        "rates": rates_of_all(evaluation.images)
+        + [kind for kind in rates_by_kind(evaluation.images) if kind.defective],
         "interval_methods": intervals.METHODS,
         "histogram": charts.histogram(evaluation),
         "curves": curves,
@@ -131,7 +134,7 @@ def _environment() -> Environment:
 
 def _printable(value: Any) -> Any:
     """Write control characters and such that change the direction of text as escapes, in whatever the page shows."""
-    return console_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return value if isinstance(value, Markup) else console_text(str(value))
 
 
 def _setting(value: Any) -> str:

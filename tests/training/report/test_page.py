@@ -17,7 +17,6 @@ from service.inspection.decision import Decision
 from service.inspection.inspector import Inspector
 from tests.training.report.parsed_page import Page
 from tests.training.small_product import build_bundle, write_plates
-from training import files
 from training.dataset import scan, scan_test
 from training.evaluate import LABELS, Evaluation, by_defect, evaluate
 from training.intervals import rate_interval
@@ -180,7 +179,12 @@ def test_recall_and_false_rejects_at_both_thresholds_have_clopper_pearson_interv
     counts = by_defect(evaluation.images)
 
     assert list(rows) == ["all good parts", "all defective parts", *map(shown, sorted([KIND, "spots"]))]
-    groups = {"all good parts": ["good"], "all defective parts": [KIND, "spots"], shown(KIND): [KIND], "spots": ["spots"]}
+    groups = {
+        "all good parts": ["good"],
+        "all defective parts": [KIND, "spots"],
+        shown(KIND): [KIND],
+        "spots": ["spots"],
+    }
     for row, kinds in groups.items():
         total, failed, reviewed = (
             int(sum(counts[kind][key] for kind in kinds)) for key in ("images", "fail", "review")
@@ -224,7 +228,7 @@ def test_data_and_groups_are_those_of_the_bundle(complete: Page, bundle: Bundle)
     groups = complete.table("Capture groups").body()
     assert sum(int(row[0]) for row in groups.values()) == training
     assert sum(int(row[1]) for row in groups.values()) == held_out
-    assert "Groups by sub-folders; 1 are held out as a whole" in complete.section("data")
+    assert "Groups by sub-folders; held out as a whole for the thresholds: 1." in complete.section("data")
     missing = "Not in this report Not on the calibration card: figures on synthetic anomalies."
     assert complete.section("missing") == missing
 
@@ -276,9 +280,7 @@ def test_parity_certificate_has_both_comparisons(page: Page, bundle: Bundle) -> 
 def test_bundle_is_identified_by_its_digest_and_files(page: Page, bundle: Bundle) -> None:
     assert bundle.digest in page.section("bundle")
     files_shown = page.table("Files").body()
-    assert files_shown == {
-        name: [str(entry.bytes), entry.sha256] for name, entry in bundle.manifest.files.items()
-    }
+    assert files_shown == {name: [str(entry.bytes), entry.sha256] for name, entry in bundle.manifest.files.items()}
 
 
 def test_without_test_images_the_report_says_what_is_missing(untested: Page) -> None:
@@ -309,9 +311,7 @@ def test_figures_in_the_manifest_are_shown_as_recorded(inspector: Inspector, tmp
     assert "has no folder test" in page.section("missing")
 
 
-def test_without_masks_there_is_no_pro_curve_and_that_is_said(
-    inspector: Inspector, data: Path, tmp_path: Path
-) -> None:
+def test_without_masks_there_is_no_pro_curve_and_that_is_said(inspector: Inspector, data: Path, tmp_path: Path) -> None:
     unmasked = evaluate(inspector, [replace(image, mask=None) for image in scan_test(data)])
     write_report(unmasked, inspector, tmp_path / "report.html")
     page = Page((tmp_path / "report.html").read_text())
@@ -396,7 +396,7 @@ def test_file_is_written_completely_or_not_at_all(
     def fill_the_disk(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", fill_the_disk)
+    monkeypatch.setattr("training.files.os.fsync", fill_the_disk)
     with pytest.raises(OSError, match="No space left") as caught:
         write_report(None, inspector, path)
 
