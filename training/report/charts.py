@@ -190,8 +190,8 @@ def roc(images: Sequence[ImageResult]) -> Curve:
         chance=_polyline([0, 1], [0, 1]),
         x_ticks=UNIT_TICKS,
         marks=[
-            _mark(good.fail.value, defective.fail.value, "fail"),
             _mark(good.flagged.value, defective.flagged.value, "review"),
+            _mark(good.fail.value, defective.fail.value, "fail"),
         ],
     )
 
@@ -202,7 +202,7 @@ def precision_recall(images: Sequence[ImageResult]) -> Curve:
     recall, precision = metrics.pr_curve(scores, is_defective)
     share = float(is_defective.mean())
     good, defective = rates_of_all(images)
-    at_thresholds = (("fail", good.fail, defective.fail), ("review", good.flagged, defective.flagged))
+    at_thresholds = (("review", good.flagged, defective.flagged), ("fail", good.fail, defective.fail))
     return Curve(
         title="Precision-recall curve",
         remark="One point per threshold of the image score.",

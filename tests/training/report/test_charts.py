@@ -1,11 +1,14 @@
 """The charts of the report: bounded in size and true to the figures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from service.inspection.decision import Thresholds
+from service.inspection.decision import Decision, Thresholds
 from training import metrics
-from training.report.charts import calibration_histogram, per_region_overlap, training_chart
+from training.evaluate import ImageResult
+from training.report.charts import calibration_histogram, per_region_overlap, precision_recall, roc, training_chart
 from training.run_record import CurvePoint
 
 
@@ -86,3 +89,25 @@ def test_training_chart_of_one_point_is_a_dot() -> None:
 def test_there_is_no_chart_without_losses() -> None:
     assert training_chart([]) is None
     assert training_chart([CurvePoint(step=3, losses={})]) is None
+
+
+def test_both_thresholds_are_marked_on_the_curves() -> None:
+    images = [result("good", Decision.PASS, 1)] * 6
+    images += [result("good", Decision.REVIEW, 2), result("good", Decision.FAIL, 3)]
+    images += [result("dent", Decision.PASS, 1), result("dent", Decision.REVIEW, 2)]
+    images += [result("dent", Decision.FAIL, 4)] * 2
+
+    assert {mark.label: (mark.x, mark.y) for mark in roc(images).marks} == {
+        "fail": (240 * 1 / 8, 240 * (1 - 2 / 4)),
+        "review": (240 * 2 / 8, 240 * (1 - 3 / 4)),
+    }
+    assert {mark.label: (mark.x, mark.y) for mark in precision_recall(images).marks} == {
+        "fail": (240 * 2 / 4, 240 * (1 - 2 / 3)),
+        "review": (240 * 3 / 4, 240 * (1 - 3 / 5)),
+    }
+    nothing = [result("good", Decision.PASS, 1), result("dent", Decision.PASS, 2)]
+    assert precision_recall(nothing).marks == [], "nothing fails, so there is no precision"
+
+
+def result(defect: str, decision: Decision, score: float) -> ImageResult:
+    return ImageResult(Path(f"{defect}.png"), defect, defect != "good", score, 0.5, decision)
