@@ -98,12 +98,12 @@ def test_both_thresholds_are_marked_on_the_curves() -> None:
     images += [result("dent", Decision.FAIL, 4)] * 2
 
     assert {mark.label: (mark.x, mark.y) for mark in roc(images).marks} == {
-        "fail": (240 * 1 / 8, 240 * (1 - 2 / 4)),
-        "review": (240 * 2 / 8, 240 * (1 - 3 / 4)),
+        "fail": (30, 120),
+        "review": (60, 60),
     }
     assert {mark.label: (mark.x, mark.y) for mark in precision_recall(images).marks} == {
-        "fail": (240 * 2 / 4, 240 * (1 - 2 / 3)),
-        "review": (240 * 3 / 4, 240 * (1 - 3 / 5)),
+        "fail": (120, 80),
+        "review": (180, 96),
     }
     nothing = [result("good", Decision.PASS, 1), result("dent", Decision.PASS, 2)]
     assert precision_recall(nothing).marks == [], "nothing fails, so there is no precision"

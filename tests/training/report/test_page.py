@@ -4,7 +4,6 @@ import base64
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,67 +14,16 @@ import pytest
 from service.bundle.bundle import Bundle
 from service.inspection.decision import Decision
 from service.inspection.inspector import Inspector
+from tests.training.report.hostile_plates import GROUPS, KIND
 from tests.training.report.parsed_page import Page
-from tests.training.small_product import build_bundle, write_plates
 from training.dataset import scan, scan_test
 from training.evaluate import LABELS, Evaluation, by_defect, evaluate
 from training.intervals import rate_interval
-from training.pipeline import inspector_options
 from training.report.origin import gather_origin
 from training.report.overlays import BEST_EACH, IMAGE_SIDE, WORST_EACH, Montage
 from training.report.page import no_test_split, write_report
-from training.run_record import CurvePoint, record_run
 
 SECTIONS = ("data", "training", "figures", "kinds", "scores", "curves", "overlays", "card", "parity", "bundle")
-KIND = "<img src=x onerror=alert(1)> & \"spot\" 'a'"
-FILE = '"><b onclick="x">{{ 7*7 }}&amp;\n\u202egnp.png'
-GROUPS = ("<\u2215table><style>*{}<b>", "lot&2 \"q\" 'r'")
-CURVE = [CurvePoint(step=step, losses={"loss": 100 / step, "distil": 60 / step}) for step in (1, 2, 3)]
-
-
-def write_hostile_plates(root: Path) -> Path:
-    """Write plates in which folders and files have names with markup and control characters."""
-    write_plates(root)
-    (root / "test/spot").rename(root / "test" / KIND)
-    (root / "ground_truth/spot").rename(root / "ground_truth" / KIND)
-    for image in sorted((root / "test/spots").iterdir())[:1]:
-        image.rename(image.with_name(FILE))
-        mask = root / "ground_truth/spots" / f"{image.stem}_mask.png"
-        mask.rename(mask.with_name(f"{FILE.removesuffix('.png')}_mask.png"))
-    for number, image in enumerate(sorted((root / "train/good").iterdir())):
-        folder = root / "train/good" / GROUPS[number % 2]
-        folder.mkdir(exist_ok=True)
-        image.rename(folder / image.name)
-    return root
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hostile_plates(tmp_path_factory.mktemp("plates"))
-
-
-@pytest.fixture(scope="module")
-def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build_bundle(data, tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def inspector(bundle: Bundle) -> Iterator[Inspector]:
-    inspector = Inspector.load(bundle.path, inspector_options(threads=1, provider="cpu"))
-    yield inspector
-    inspector.close()
-
-
-@pytest.fixture(scope="module")
-def evaluation(inspector: Inspector, data: Path) -> Evaluation:
-    return evaluate(inspector, scan_test(data), data=data)
-
-
-@pytest.fixture(scope="module")
-def run_dir(bundle: Bundle, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    record_run(folder, bundle, scan(data), CURVE)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -337,54 +285,6 @@ def test_test_images_that_the_bundle_was_made_from_are_counted(
     result = evaluate(inspector, scan_test(copy))
 
     assert any(note.endswith("for which the figures are too favourable: 3") for note in result.notes)
-
-
-def test_images_that_are_gone_are_counted(bundle: Bundle, data: Path, run_dir: Path, tmp_path: Path) -> None:
-    found = scan(data)
-    copy = tmp_path / "good"
-    copy.mkdir()
-    for number, path in enumerate([*found.train[:15], *found.held_out[:19]]):
-        shutil.copy(path, copy / f"{number}.png")
-    calls: list[tuple[int, int]] = []
-
-    origin = gather_origin(bundle, run_dir, copy, lambda done, total: calls.append((done, total)))
-
-    assert origin.found is not None
-    assert (origin.found.files, origin.found.training, origin.found.held_out) == (34, 15, 19)
-    assert origin.missing == [
-        f"Not in {copy}, or changed since the training: 5 of 20 training images and 1 of 20 held-out images."
-    ]
-    assert calls[-1] == (34, 34)
-
-
-@pytest.mark.parametrize("made", ["test", "train"])
-def test_folder_without_good_images_is_named(bundle: Bundle, run_dir: Path, tmp_path: Path, made: str) -> None:
-    (tmp_path / made).mkdir()
-
-    origin = gather_origin(bundle, run_dir, tmp_path)
-
-    assert origin.found is None
-    assert origin.missing == [f"There is no {tmp_path / 'train/good'}, so the images of the bundle were not looked up."]
-
-
-def test_bundle_without_a_list_of_images_is_said(bundle: Bundle, run_dir: Path, data: Path) -> None:
-    origin = gather_origin(replace(bundle, images=None), run_dir, data)
-
-    assert origin.missing == ["The bundle does not list its images, so they were not looked up."]
-
-
-def test_many_groups_are_cut_and_counted(
-    bundle: Bundle, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = scan(data)
-    names = tuple(f"lot{number:03d}" for number in range(len(found.grouping.names)))
-    record_run(tmp_path, bundle, replace(found, grouping=replace(found.grouping, names=names)), CURVE)
-    monkeypatch.setattr("training.report.origin.MAX_GROUPS", 5)
-
-    origin = gather_origin(bundle, tmp_path)
-
-    assert [group.name for group in origin.groups] == list(names[:5])
-    assert origin.more_groups == 35
 
 
 def test_file_is_written_completely_or_not_at_all(
