@@ -126,7 +126,8 @@ class BadArchive(PlumblineError):
 class InvalidRequest(PlumblineError):
     """The request violates the API: a value is missing, malformed or out of range.
 
-    `errors` lists every violation with its location. Correct the request; the same request fails again.
+    `errors` lists the violations with their locations, at most 20 of them. Correct the request; the same request fails
+    again.
     """
 
     slug = "invalid-request"

@@ -24,6 +24,7 @@ from service.api.http.certificates import CertificateFiles, CertificateReloader,
 from service.api.http.connections import ConnectionLimits, Connections
 from service.api.http.http_protocol import HttpProtocol
 from service.api.http.stream_protocol import StreamProtocol
+from service.api.http.tls_protocol import TlsProtocol
 from service.app import begin_drain, create_app, open_streams
 from service.errors import CannotStart, PlumblineError
 from service.integrations.errors import SinksInvalid
@@ -33,6 +34,8 @@ SWITCH_INTERVAL_S = 0.0005
 PORT_REMEDY = "Stop the process that listens on the port (a running plumbline?), or set another PLUMBLINE_PORT."
 STARTUP_FAILED = "lifespan.startup.failed"
 _POLL_S = 0.02
+# Seconds at shutdown for the TLS handshakes in progress; the server only waits for requests.
+_HANDSHAKES_END_S = 1.0
 _RELOAD_TICKS = 20  # of a tenth of a second
 # Seconds that remain to close everything after the accepted inspections had their time.
 EXIT_GRACE_S = 10.0
@@ -104,6 +107,7 @@ class DrainingServer(uvicorn.Server):
         )
         # uvicorn accepts any factory, although it declares classes.
         http: Any = partial(HttpProtocol, connections=self.connections)
+        self._handshakes: set[asyncio.Task[None]] = set()
         ws: Any = partial(StreamProtocol, connections=self.connections)
         self._certificate = CertificateFiles.from_settings(settings)
         self._reloader: CertificateReloader | None = None
@@ -132,6 +136,12 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the server and log the address it listens on."""
         self._loop = asyncio.get_running_loop()
+        if self.config.ssl is not None:
+            # `TlsProtocol` makes the handshakes.
+            self.config.http_protocol_class = partial(  # type: ignore[assignment]  # as above
+                TlsProtocol, connections=self.connections, context=self.config.ssl, handshakes=self._handshakes
+            )
+            self.config.ssl = None
         try:
             await super().startup(sockets)
         except SystemExit as error:
@@ -161,7 +171,9 @@ class DrainingServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for connection in accepted:
             with contextlib.suppress(OSError):  # the client has gone
-                await loop.connect_accepted_socket(self._make_protocol, connection, ssl=self.config.ssl)
+                await loop.connect_accepted_socket(self._make_protocol, connection)
+        if self._handshakes:
+            await asyncio.wait(self._handshakes, timeout=_HANDSHAKES_END_S)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002

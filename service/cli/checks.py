@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from service.store.database import (
 )
 from service.store.errors import StoreUnavailable
 from service.store.options import StoreOptions
+from service.store.permissions import is_open_to_others
 from service.store.postgres import Server
 from service.store.reasons import RESTORE
 from service.store.session import reading
@@ -147,6 +149,9 @@ def _check_data(settings: Settings) -> Iterator[Finding]:
         yield Finding("data folder", Health.PROBLEM, f"{settings.data} is not writable", remedy)
     else:
         yield Finding("data folder", Health.OK, f"{settings.data} is writable")
+        if is_open_to_others(settings.data):
+            text = f"other users of this machine may read {settings.data}, which contains images and hashes of passwords"
+            yield Finding("data folder", Health.WARNING, text, f"Run chmod o-rwx {shlex.quote(str(settings.data))}.")
     free = shutil.disk_usage(existing).free
     text = f"{free / 2**30:.1f} GiB free"
     remedy = "Free disk space, or set PLUMBLINE_DATA to a folder on a larger disk. A full disk stops inspection."

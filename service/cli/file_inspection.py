@@ -21,6 +21,7 @@ from service.inspection.records import Inspection
 from service.inspection.runtime.threads import cpu_quota
 from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
+from service.spreadsheets import guard_formulas
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ def _write_heatmap(
 def write_results(results: Sequence[FileResult], path: Path) -> None:
     r"""Write the results as JSON with all fields, or as CSV with one row per file.
 
-    Bytes of file names that are not UTF-8 are written as `\xNN`, so that the file is valid UTF-8.
+    Bytes of file names that are not UTF-8 are written as `\xNN`, so that the file is valid UTF-8. Texts of the CSV file
+    that a spreadsheet program would run as a formula get an apostrophe.
 
     Args:
         results: The results.
@@ -208,4 +210,6 @@ def write_results(results: Sequence[FileResult], path: Path) -> None:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         for row in rows:
-            writer.writerow(row | {"regions": len(row["regions"])})
+            cells = row | {"regions": len(row["regions"])}
+            # The names of files come from other programs.
+            writer.writerow({k: guard_formulas(cell) if isinstance(cell, str) else cell for k, cell in cells.items()})

@@ -272,6 +272,10 @@ def read_sinks(path: Path | None) -> tuple[SinkConfig, ...]:
     except tomllib.TOMLDecodeError as error:
         # The message of the library may quote the file, in which somebody may have written a secret.
         raise SinksInvalid(f"{path} is not valid TOML{_position(str(error))}.") from error
+    except ValueError as error:  # Python limits the number of digits, because reading them takes long
+        raise SinksInvalid(f"{path} has a number with too many digits.") from error
+    except RecursionError as error:
+        raise SinksInvalid(f"{path} is nested too deeply.") from error
     try:
         return tuple(_SinkFile.model_validate(content).sink)
     except ValidationError as error:

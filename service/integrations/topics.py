@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
 NO_STATION = "-"
 """Level of the topic for inspections without a station."""
+# Beside what separates levels, the characters with which a broker may close the connection (MQTT 3.1.1, 1.5.3):
+# control characters and noncharacters of Unicode.
+_ESCAPED = re.compile(
+    "[/+#%\x00-\x1f\x7f-\x9f\ufdd0-\ufdef"
+    + "".join(chr(plane * 0x10000 + last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
 
 
 def escape(level: str) -> str:
     """Return a text as one level of a topic.
 
-    `/`, the wildcards `+` and `#`, control characters and `%` become `%XX` as in URLs, byte by byte in UTF-8. A text
-    that would be the level for "no station" is escaped as well, so that different texts have different topics.
+    `/`, the wildcards `+` and `#`, control characters, noncharacters of Unicode and `%` become `%XX` as in URLs, byte by
+    byte in UTF-8. A text that would be the level for "no station" is escaped as well, so that different texts have
+    different topics.
     """
     if level == NO_STATION:
         return "%2D"
-    return "".join(
-        "".join(f"%{byte:02X}" for byte in char.encode()) if char in "/+#%" or char < " " or char == "\x7f" else char
-        for char in level
-    )
+    return _ESCAPED.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), level)
 
 
 def verdict_topic(prefix: str, site: str, station: str | None, product: str) -> str:

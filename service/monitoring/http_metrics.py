@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.monitoring.buckets import STAGE_BUCKETS_S
 
-CloseReason = Literal["limit", "replaced", "idle", "headers", "write", "malformed", "frame_memory"]
+CloseReason = Literal["limit", "replaced", "idle", "headers", "write", "malformed", "frame_memory", "handshake"]
 """Why a connection was closed by the service."""
 UNMATCHED_ROUTE = "unmatched"
 

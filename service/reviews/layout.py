@@ -57,8 +57,3 @@ def image_path(folder: str, inspection_id: str, moment: datetime, suffix: str) -
         suffix: Suffix of the file, with its dot.
     """
     return f"{folder}/{moment.astimezone(UTC):%Y-%m-%d}_{inspection_id}{suffix}"
-
-
-def spreadsheet_text(text: str | None) -> str:
-    """Return a text for a CSV file. Spreadsheet programs would run a text that begins like a formula."""
-    return f"'{text}" if text and text[0] in "=+-@\t\r" else text or ""

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
+from service.spreadsheets import guard_formulas
 from service.store.audit import FIELDS, AuditRecord, canonical_json
 
 ExportFormat = Literal["jsonl", "csv"]
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def export_lines(records: Iterable[AuditRecord], form: ExportFormat) -> Iterator[str]:
@@ -30,15 +30,10 @@ def export_lines(records: Iterable[AuditRecord], form: ExportFormat) -> Iterator
         yield _csv_line([_cell(value) for value in record.values().values()])
 
 
-def guard_formula(text: str) -> str:
-    """Return a text that a spreadsheet does not run as a formula: with an apostrophe before what would begin one."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return guard_formula(value if isinstance(value, str) else canonical_json(value))
+    return guard_formulas(value if isinstance(value, str) else canonical_json(value))
 
 
 def _csv_line(cells: Iterable[str]) -> str:

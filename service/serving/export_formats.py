@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from service.serving.errors import ExportFormatUnavailable
+from service.spreadsheets import guard_formulas
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,8 +22,6 @@ MEDIA_TYPES: Mapping[ExportFormat, str] = {
 ROW_GROUP = 20_000
 """Rows of a row group in Parquet files. The memory of an export is proportional to it."""
 ColumnKind = Literal["text", "number", "integer", "flag", "time"]
-# A cell of a spreadsheet that begins with one of them can be read as a formula.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Encoder(Protocol):
@@ -51,7 +50,7 @@ def make_encoder(format_name: ExportFormat, columns: Mapping[str, ColumnKind]) -
 class CsvEncoder:
     """CSV according to RFC 4180: UTF-8, CRLF, a header, quotes only where they are needed.
 
-    A text that a spreadsheet could read as a formula gets a leading apostrophe. Numbers are written unchanged.
+    A text that a spreadsheet could read as a formula gets an apostrophe: see `service.spreadsheets`. Numbers are written unchanged.
 
     Args:
         columns: Names and kinds of the columns, in their order.
@@ -78,7 +77,7 @@ class CsvEncoder:
 
 def _cell(value: object) -> object:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+        return guard_formulas(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):

@@ -19,7 +19,8 @@ from service.inspection.decoding.formats import PNG, SUFFIXES
 from service.inspection.decoding.pixel_formats import RAW_MEDIA_TYPE, PixelRules
 from service.reviews.errors import ReviewsBusy
 from service.reviews.labels import CombinedLabel
-from service.reviews.layout import GOOD, folder_of_kind, image_path, is_test_image, spreadsheet_text
+from service.reviews.layout import GOOD, folder_of_kind, image_path, is_test_image
+from service.spreadsheets import guard_formulas
 from service.store.errors import ArtefactGone, StoredImageUnreadable
 from service.store.records import InspectionRecord
 from service.store.review_queries import count_labelled, labelled_inspections
@@ -200,14 +201,14 @@ def _row(record: InspectionRecord, label: CombinedLabel, path: str, problem: str
         "problem": problem,
         "inspection_id": record.id,
         "label": label.label,
-        "kind": spreadsheet_text(label.kind),
+        "kind": guard_formulas(label.kind or ""),
         "decision": record.decision,
         "score": "" if record.score is None else repr(record.score),
         "bundle_version": record.bundle_version,
         "created_at": record.created_at.isoformat(),
         "captured_at": "" if record.captured_at is None else record.captured_at.isoformat(),
-        "part_id": spreadsheet_text(record.part_id),
-        "station": spreadsheet_text(record.station),
-        "lot": spreadsheet_text(record.lot),
+        "part_id": guard_formulas(record.part_id or ""),
+        "station": guard_formulas(record.station or ""),
+        "lot": guard_formulas(record.lot or ""),
         "image_sha256": record.image_sha256,
     }

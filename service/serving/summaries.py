@@ -108,20 +108,21 @@ class SummaryService:
             RecordsBusy: The client has another job, or too many clients have.
             StoreUnavailable: The database cannot be read.
         """
-        since, until = self._span(which)
+        since, until = self._span(which, options.zone)
         starts = _starts(options, since, until)
         key = _key(options.by, starts)
         counts: dict[datetime | str | None, Counter[str]] = {start: Counter() for start in starts}
         async with self._jobs.reserve(client, disconnected) as job:
             at = since
             while at < until:
-                piece = replace(which, since=at, until=min(at + _PIECE, until))
+                end = at + _PIECE if until - at > _PIECE else until
+                piece = replace(which, since=at, until=end)
                 for count in await job.run(partial(_count, self._engine, piece, key)):
                     group = (
                         starts[bisect_right(starts, count.key) - 1] if isinstance(count.key, datetime) else count.key
                     )
                     counts.setdefault(group, Counter())[count.decision] += count.number
-                at += _PIECE
+                at = end
                 if len(counts) > MAX_GROUPS:
                     raise _too_many(options.by)
         if starts:
@@ -138,7 +139,7 @@ class SummaryService:
             ]
         return Summary(since.astimezone(options.zone), until.astimezone(options.zone), groups)
 
-    def _span(self, which: InspectionFilter) -> tuple[datetime, datetime]:
+    def _span(self, which: InspectionFilter, zone: ZoneInfo) -> tuple[datetime, datetime]:
         until = (which.until or self._clock.now()).astimezone(UTC)
         try:
             since = (which.since or until - DEFAULT_SPAN).astimezone(UTC)
@@ -153,6 +154,10 @@ class SummaryService:
             raise InvalidRequest(
                 f"The period has more than {MAX_SPAN.days} days. Give a shorter one with `since` and `until`."
             )
+        try:
+            since.astimezone(zone), until.astimezone(zone)
+        except OverflowError as error:
+            raise InvalidRequest("The period has no local time in this time zone. Give another one.") from error
         return since, until
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 from pathlib import Path
 
 FILE_MODE = 0o640
@@ -18,6 +19,11 @@ def make_folder(path: Path) -> None:
         OSError: It cannot be created.
     """
     path.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+
+
+def is_open_to_others(folder: Path) -> bool:
+    """Return whether other users of the machine may enter a folder or list it. False on Windows, which has no modes."""
+    return sys.platform != "win32" and bool(folder.stat().st_mode & stat.S_IRWXO)
 
 
 def make_private(path: Path) -> None:

@@ -92,7 +92,13 @@ class HttpProtocol(HttpToolsProtocol):
                 self._fail(HeadersTooLarge(MAX_HEAD_BYTES))
 
     def handle_websocket_upgrade(self) -> None:
-        """Continue the connection as a stream."""
+        """Continue the connection as a stream, unless a request before is in progress.
+
+        The response to it would be written between the messages of the stream, without waiting for the client to read.
+        """
+        if self._is_busy:
+            self._fail(MalformedRequest("a WebSocket handshake must wait for the response to the request before it"))
+            return
         super().handle_websocket_upgrade()
         stream = self.transport.get_protocol()
         assert isinstance(stream, StreamProtocol)

@@ -10,6 +10,7 @@ import math
 import pkgutil
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -46,7 +47,7 @@ from service.errors import (
     TooManyConnections,
 )
 from service.schemas.problem import TYPE_PREFIX
-from service.schemas.violations import describe_violations
+from service.schemas.violations import describe_items, describe_violations
 from service.serving.admission import Admission
 
 log = structlog.get_logger(__name__)
@@ -224,7 +225,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        errors = [describe_violation(request, item) for item in error.errors()]
+        errors = describe_items(error.errors(), partial(describe_violation, request))
         what = describe_violations(errors)
         problem = InvalidRequest(f"The request does not match its documented schema: {what}.", errors)
         return ProblemResponse(problem, request_id(request.scope), close=not body_was_read(request.scope))

@@ -8,6 +8,7 @@ from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
+from websockets.frames import Frame
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request, Response
 
 from service.api.http.clients import client_of_peer
@@ -21,7 +22,9 @@ from service.store.ids import new_id
 
 _FRAME_STEP_BYTES = 2**20
 _FRAME_WAIT_S = 10.0
-_TRY_AGAIN_LATER = 1013
+_POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
+MAX_FRAGMENTS = 2**14
+"""Most fragments of a message. Libraries send a message as one frame, or in pieces of some KiB."""
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
@@ -65,6 +68,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             return
         self._update_memory()
 
+    def handle_cont(self, event: Frame) -> None:
+        """Add a fragment to the message, or end the stream if there are too many.
+
+        The memory budget does not count empty fragments, of which a client could send any number.
+        """
+        super().handle_cont(event)
+        if len(self.frames) > MAX_FRAGMENTS:
+            self.frames = []
+            self._fail(_POLICY_VIOLATION, f"a message has more than {MAX_FRAGMENTS} fragments")
+
     def send_receive_event_to_app(self) -> None:
         """Queue a complete message."""
         self._queued_bytes += sum(map(len, self.frames))
@@ -75,17 +88,20 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         message = await super().receive()
         self._queued_bytes = 0 if self.queue.empty() else self._queued_bytes - _size(message)
         self._update_memory()
+        self._update_reading()
         return message
 
     def pause_writing(self) -> None:
-        """Start the time that the client has to read."""
+        """Start the time that the client has to read. Nothing is read meanwhile: pings need an answer, too."""
         self.write_deadline = self.loop.time() + self._connections.limits.write_s
         super().pause_writing()
+        self._update_reading()
 
     def resume_writing(self) -> None:
         """Stop the time that the client has to read."""
         self.write_deadline = None
         super().resume_writing()
+        self._update_reading()
 
     def replaceable(self, now: float) -> Replaceable | None:  # noqa: ARG002 - see `HttpProtocol`
         """Return None: streams have limits of their own."""
@@ -107,10 +123,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if self._memory_paused_since == paused_since and now - paused_since > _FRAME_WAIT_S:
             self._memory_paused_since = None
             self._connections.count_close("frame_memory")
-            self.conn.fail(_TRY_AGAIN_LATER, "too many bytes in flight")
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.close_sent = True
-            self.transport.close()
+            self._fail(_TRY_AGAIN_LATER, "too many bytes in flight")
 
     def _refuse_handshake(self) -> None:
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
@@ -118,6 +131,21 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         reason = f"a header has more than {MAX_LINE_LENGTH} bytes, or there are more than {MAX_NUM_HEADERS} headers"
         self.transport.write(_refusal(Response(status, status.phrase, Headers()), reason).serialize())
         self.transport.close()
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.conn.fail(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.transport.close()
+
+    def _update_reading(self) -> None:
+        """Read from the client unless a message waits, memory is missing, or the client does not read."""
+        if self.transport.is_closing():
+            return
+        if self.read_paused or self._memory_paused_since is not None or self.write_deadline is not None:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
 
     def _update_memory(self) -> None:
         """Reserve memory for frames that are incomplete or wait for the application; stop reading if there is none."""
@@ -136,12 +164,11 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         except MemoryBudgetExceeded:
             if self._memory_paused_since is None:
                 self._memory_paused_since = self.loop.time()
-            self.transport.pause_reading()
+            self._update_reading()
             return
         if self._memory_paused_since is not None:
             self._memory_paused_since = None
-            if not self.read_paused:
-                self.transport.resume_reading()
+            self._update_reading()
 
 
 def _size(message: Any) -> int:

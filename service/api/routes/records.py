@@ -96,8 +96,8 @@ async def export_inspections(
     """Return stored inspections as a CSV or Parquet file, newest first.
 
     The file is streamed: its size is not limited, and a connection that ends early leaves an incomplete file. A client
-    has one export or summary at a time. CSV follows RFC 4180 with a header, in UTF-8. A text that begins with `=`, `+`,
-    `-`, `@`, a tab or a carriage return gets a leading apostrophe, because spreadsheets would read it as a formula.
+    has one export or summary at a time. CSV follows RFC 4180 with a header, in UTF-8. In a text, `=`, `+`, `-` and
+    `@` get an apostrophe before them at the start and after a semicolon, because spreadsheets would read a formula.
     Parquet files contain every text as it was sent.
     """
     which = inspection_filter(query, principal)

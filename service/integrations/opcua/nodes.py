@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -43,6 +44,10 @@ _OF_THE_STATION = {
     "Sequence": _Type.UInt32,
     "ResultReady": _Type.Boolean,
 }
+# The dot in a name of a station after which it ends like the node id of a variable or method.
+_MEMBER = re.compile(
+    r"\.(?=(?:" + "|".join([*_OF_THE_INSPECTION, *_OF_THE_STATION, "Trigger", "Reset", "EnumStrings"]) + r")\Z)"
+)
 _INITIAL: Mapping[ua.VariantType, Any] = {
     _Type.String: "",
     _Type.Int32: 0,
@@ -218,7 +223,12 @@ def _bad(code: int, at: datetime) -> ua.DataValue:
 
 
 def _prefix(station: str) -> str:
-    return f"Plumbline.Stations.{station}"
+    """Return the text of a station's node id, to which a dot and the name of a variable are appended.
+
+    A station whose name ends like a variable of another station, such as `line1.Pass`, would have its node id. The dot
+    before the variable's name, and `%`, are percent-encoded.
+    """
+    return "Plumbline.Stations." + _MEMBER.sub("%2E", station.replace("%", "%25"))
 
 
 def _argument(name: str, kind: ua.VariantType, description: str) -> ua.Argument:

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 
 from plumbline_client import Client
-from service.reviews.layout import folder_of_kind, is_test_image, spreadsheet_text
+from service.reviews.layout import folder_of_kind, is_test_image
 from service.serving import review_export
 from service.store.records import InspectionRecord
 from service.store.retention import mark_removed
@@ -192,13 +192,12 @@ def test_names_of_kinds_are_valid_folders(kind: str | None, folder: str) -> None
     assert folder_of_kind(kind) == folder
 
 
-def test_split_is_that_of_the_content_and_texts_are_no_formulas() -> None:
+def test_split_is_that_of_the_content() -> None:
     shares = [is_test_image(str(number), 0.2) for number in range(2000)]
 
     assert sum(shares) / 2000 == pytest.approx(0.2, abs=0.03)
     assert not any(is_test_image(str(number), 0) for number in range(100))
     assert all(is_test_image(str(number), 1) for number in range(100))
-    assert [spreadsheet_text(text) for text in (None, "a", "=1", "+1", "@x")] == ["", "a", "'=1", "'+1", "'@x"]
 
 
 def test_reviewed_false_rejects_join_a_proposal_and_defects_are_left_out(service: RunningService) -> None:
