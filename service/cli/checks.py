@@ -150,7 +150,9 @@ def _check_data(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("data folder", Health.OK, f"{settings.data} is writable")
         if is_open_to_others(settings.data):
-            text = f"other users of this machine may read {settings.data}, which contains images and hashes of passwords"
+            text = (
+                f"other users of this machine may read {settings.data}, which contains images and hashes of passwords"
+            )
             yield Finding("data folder", Health.WARNING, text, f"Run chmod o-rwx {shlex.quote(str(settings.data))}.")
     free = shutil.disk_usage(existing).free
     text = f"{free / 2**30:.1f} GiB free"

@@ -18,8 +18,8 @@ _ESCAPED = re.compile(
 def escape(level: str) -> str:
     """Return a text as one level of a topic.
 
-    `/`, the wildcards `+` and `#`, control characters, noncharacters of Unicode and `%` become `%XX` as in URLs, byte by
-    byte in UTF-8. A text that would be the level for "no station" is escaped as well, so that different texts have
+    `/`, the wildcards `+` and `#`, control characters, noncharacters of Unicode and `%` become `%XX` as in URLs, byte
+    by byte in UTF-8. A text that would be the level for "no station" is escaped as well, so that different texts have
     different topics.
     """
     if level == NO_STATION:

@@ -1,0 +1,210 @@
+"""Attacks with the order of requests in a connection, upgrades, WebSocket frames, and headers of proxies."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import socket
+import time
+
+import pytest
+from websockets.sync.client import connect
+
+from service.api.http.stream_protocol import MAX_FRAGMENTS
+from tests.access import PASSWORD
+from tests.running_service import GOOD, INSPECT
+from tests.service.security.conftest import PNG, Target
+from tests.service.security.test_requests import STREAM, UPGRADE, get
+
+JSON = {"content-type": "application/json"}
+LOGIN = "/v1/access/login"
+
+
+def authorization(target: Target, key: str = "inspect") -> bytes:
+    return f"Authorization: {target.keys[key]['authorization']}\r\n".encode()
+
+
+def test_requests_of_one_connection_are_checked_separately(target: Target) -> None:
+    first, close = get("/v1/products", authorization(target)), b"Connection: close\r\n"
+    assert target.statuses(first + get("/v1/products") + first + get("/v1/audit", authorization(target) + close)) == [
+        200, 401, 200, 403
+    ]  # fmt: skip
+
+
+def test_body_that_looks_like_a_request_is_a_body(target: Target) -> None:
+    inner = get("/v1/products", authorization(target))
+    headers = b"Content-Length: %d\r\nConnection: close\r\n" % len(inner)
+    assert target.statuses(get("/health/live", headers) + inner) == [200]
+
+
+def test_handshake_after_an_unfinished_request_is_refused(target: Target) -> None:
+    """Otherwise a response could be written without waiting for the client to read."""
+    received = target.raw(
+        get("/v1/inspections:export", authorization(target)) + get(STREAM, UPGRADE + authorization(target))
+    )
+    assert re.findall(rb"HTTP/1\.1 (\d+)", received) == [b"200"]
+    assert b"Switching Protocols" not in received
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "headers"),
+    [
+        ("POST", "HTTP/1.1", b""),
+        ("GET", "HTTP/1.0", b""),
+        ("GET", "HTTP/1.1", b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"),
+        ("GET", "HTTP/1.1", b"Content-Length: 5\r\n"),
+        ("GET", "HTTP/1.1", b"Transfer-Encoding: chunked\r\n"),
+        ("GET", "HTTP/1.1", b"Sec-WebSocket-Version: 8\r\n"),
+    ],
+)
+def test_unusual_handshake_opens_nothing(target: Target, method: str, version: str, headers: bytes) -> None:
+    received = target.raw(get(STREAM, UPGRADE + headers + authorization(target), method, version) + b"hello")
+    assert b"101 Switching" not in received
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"TLS/1.0", b"foo"])
+def test_other_upgrade_does_not_hide_a_request(target: Target, upgrade: bytes) -> None:
+    headers = b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n"
+    received = target.raw(get("/health/live", headers) + get("/v1/products", b"Connection: close\r\n"))
+    assert re.findall(rb"HTTP/1\.1 (\d+)", received)[0] == b"200"
+    assert b" 401 " in received or received.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/products/wid\xff", "/v1/products?\xe9", STREAM + "\xff"])
+def test_url_with_other_bytes_than_ascii_is_refused(target: Target, path: str) -> None:
+    request = b"GET " + path.encode("latin-1") + b" HTTP/1.1\r\nHost: localhost\r\n"
+    for headers in (b"", UPGRADE):
+        assert target.statuses(request + headers + b"\r\n")[0] in {400, 401}
+
+
+def test_body_is_not_invited_before_the_credentials_were_checked(target: Target) -> None:
+    headers = b"Expect: 100-continue\r\nContent-Type: image/png\r\nContent-Length: 1000000\r\n"
+    assert target.statuses(get(INSPECT, headers, "POST")) == [401]
+
+
+@pytest.mark.parametrize("endless", [b"2;" + b"a" * 60_000, b"2\r\n{}\r\n0\r\n" + b"x-a: b\r\n" * 7000])
+def test_endless_chunk_extension_and_trailer_end_the_connection(target: Target, endless: bytes) -> None:
+    headers = b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    with target.service.connect() as connection:
+        connection.sendall(get(LOGIN, headers, "POST") + endless)
+        sent, limit = 0, 64
+        try:
+            while sent < limit:
+                connection.sendall(endless[-50_000:])
+                sent += 1
+        except OSError:
+            pass
+        assert sent < limit or connection.recv(100).startswith((b"HTTP/1.1 4", b""))
+
+
+def test_compressed_body_is_not_decompressed(target: Target) -> None:
+    bomb = gzip.compress(b" " * 10_000_000 + b"{}")
+    headers = target.keys["engineer"] | JSON | {"content-encoding": "gzip"}
+    response = target.client.put("/v1/products/widget/recipe", content=bomb, headers=headers)
+    assert response.status_code in {400, 415, 422}
+    image = target.client.post(
+        INSPECT, content=gzip.compress(GOOD), headers=target.keys["inspect"] | PNG | {"content-encoding": "gzip"}
+    )
+    assert image.status_code in {415, 422}
+
+
+def test_head_is_checked_like_get(target: Target) -> None:
+    paths = [path for path, item in target.client.get("/openapi.json").json()["paths"].items() if "get" in item]
+    assert len(paths) > 20
+    for path in paths:
+        url = re.sub(r"\{\w+\}", "widget", path)
+        answers = [target.client.request(method, url).status_code for method in ("HEAD", "GET")]
+        assert answers[0] == answers[1], url
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/plain", b'{"name": "kim", "password": "%s"}' % PASSWORD.encode()),
+        ("application/x-www-form-urlencoded", f"name=kim&password={PASSWORD}".encode()),
+        ("multipart/form-data; boundary=B", b'--B\r\nContent-Disposition: form-data; name="name"\r\n\r\nkim\r\n--B--'),
+        ("", b'{"name": "kim", "password": "%s"}' % PASSWORD.encode()),
+    ],
+)
+def test_form_of_a_page_cannot_log_in(target: Target, content_type: str, body: bytes) -> None:
+    """A browser sends these media types to other sites without asking (CORS)."""
+    response = target.client.post(LOGIN, content=body, headers={"content-type": content_type})
+    assert response.status_code in {415, 422}
+    assert "set-cookie" not in response.headers
+
+
+def test_cookie_without_prefix_is_not_accepted_over_https(target: Target) -> None:
+    """Pages of other ports of the host can set cookies, but none with the prefix `__Host-` over HTTP."""
+    body = {"name": "kim", "password": PASSWORD}
+    target.client.post(LOGIN, json=body)
+    token = target.client.cookies["plumbline"]
+    target.client.cookies.clear()
+    for name, scheme, status in (
+        ("plumbline", "https", 401),
+        ("__Host-plumbline", "http", 401),
+        ("plumbline", "http", 200),
+    ):
+        headers = {"cookie": f"{name}={token}", "x-forwarded-proto": scheme}
+        assert target.client.get("/v1/access/me", headers=headers).status_code == status
+
+
+def test_key_is_no_session_and_session_is_no_key(target: Target) -> None:
+    """Both are cached by their hash."""
+    target.client.post(LOGIN, json={"name": "kim", "password": PASSWORD})
+    token = target.client.cookies["plumbline"]
+    key = target.keys["inspect"]["authorization"].removeprefix("Bearer ")
+    assert target.client.get("/v1/access/me").status_code == 200
+    target.client.cookies.clear()
+    assert target.client.get("/v1/access/me", headers=target.keys["inspect"]).status_code == 200
+    for headers in ({"authorization": f"Bearer {token}"}, {"x-api-key": token}, {"cookie": f"plumbline={key}"}):
+        assert target.client.get("/v1/access/me", headers=headers).status_code == 401
+        assert target.client.post(INSPECT, content=GOOD, headers=PNG | headers).status_code == 401
+
+
+def frame(opcode: int, data: bytes = b"", *, final: bool = True) -> bytes:
+    """Return a masked frame."""
+    return bytes([opcode | (0x80 if final else 0), 0x80 | len(data)]) + bytes(4) + data
+
+
+def open_stream(target: Target) -> socket.socket:
+    connection = target.service.connect()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.sendall(get(STREAM, UPGRADE + authorization(target)))
+    assert connection.recv(4096).startswith(b"HTTP/1.1 101 ")
+    connection.settimeout(1)
+    return connection
+
+
+def test_message_of_endless_fragments_ends_the_stream(target: Target) -> None:
+    with open_stream(target) as connection:
+        connection.sendall(frame(2, final=False) + frame(0, final=False) * (MAX_FRAGMENTS + 1))
+        assert connection.recv(100)[2:4] == (1008).to_bytes(2)
+
+
+def test_pings_of_a_client_that_does_not_read_are_not_answered_without_end(target: Target) -> None:
+    pings = frame(9, b"a" * 125) * 200_000
+    with open_stream(target) as connection, pytest.raises(TimeoutError):
+        connection.sendall(pings)
+
+
+def test_stream_with_an_invalid_text_ends(target: Target) -> None:
+    with open_stream(target) as connection:
+        connection.sendall(frame(1, b"\xff\xfe"))
+        assert connection.recv(100)[2:4] == (1007).to_bytes(2)
+
+
+def test_second_hello_changes_neither_station_nor_product(target: Target) -> None:
+    url = f"ws://127.0.0.1:{target.service.port}{STREAM}"
+    with connect(url, additional_headers=target.keys["station"]) as stream:
+        for part in ({"station": "A1"}, {"station": "B2"}):
+            stream.send(json.dumps({"type": "hello", "part": part}))
+            answer = str(stream.recv())
+        assert "invalid-request" in answer
+
+
+def test_slow_pipelining_is_answered_in_order(target: Target) -> None:
+    started = time.monotonic()
+    request = get("/health/live") * 500 + get("/v1/products", b"Connection: close\r\n")
+    assert target.statuses(request) == [200] * 500 + [401]
+    assert time.monotonic() - started < 10
