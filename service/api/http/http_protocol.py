@@ -21,7 +21,7 @@ from service.api.http.connections import (
     has_unread_data,
 )
 from service.api.http.errors import HeadersTooLarge, MalformedRequest, RequestTimeout
-from service.api.http.problems import MEDIA_TYPE, problem_body
+from service.api.http.problems import DISCARDING, MEDIA_TYPE, problem_body
 from service.api.http.security_headers import SECURITY_HEADERS
 from service.api.http.stream_protocol import StreamProtocol
 from service.errors import PlumblineError, TooManyConnections
@@ -161,6 +161,11 @@ class HttpProtocol(HttpToolsProtocol):
         cycle: object = self.cycle  # None before the first request, although uvicorn declares otherwise
         return cycle is not None and not self.cycle.response_complete
 
+    @property
+    def _is_discarding(self) -> bool:
+        """Whether the response was sent, and the rest of the body is discarded: see `EarlyResponse`."""
+        return self._is_busy and DISCARDING in self.cycle.scope
+
     def replaceable(self, now: float) -> Replaceable | None:
         """Return how well the connection can be closed for a new one."""
         if self._is_ended or self.transport.is_closing():
@@ -170,13 +175,15 @@ class HttpProtocol(HttpToolsProtocol):
         if self.write_deadline is not None:
             stalled_since = self.write_deadline - self._connections.limits.write_s
             return Replaceable(STALLED, stalled_since) if now - stalled_since > _STALLED_S else None
+        if self._is_discarding:
+            return Replaceable(IDLE, now)
         if self._is_busy and self.cycle.more_body and not self.cycle.response_started:
             return Replaceable(RECEIVING, now)
         return None
 
     def replace(self) -> None:
         """Close the connection for a new one."""
-        if self.idle_since is None and self.write_deadline is None:
+        if self.idle_since is None and self.write_deadline is None and not self._is_discarding:
             self._end(TooManyConnections(self._connections.limits.connections))
         else:
             self.transport.abort()

@@ -61,6 +61,19 @@ def test_doctor_reports_problems_with_remedies(tmp_path: Path, monkeypatch: pyte
     assert result.output.count("→") >= 4, "each has a remedy"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_data_folder_that_others_may_read_is_a_warning(tiny_models: Path, tmp_path: Path) -> None:
+    data = tmp_path / "my data"
+    data.mkdir()
+    data.chmod(0o755)
+    options = ("doctor", "--models", tiny_models, "--data", data, "--port", "0", "--provider", "cpu")
+    words = " ".join(run(*options).output.split())
+    assert "other users of this machine may read" in words
+    assert "chmod o-rwx '" in words
+    data.chmod(0o750)
+    assert "other users" not in run(*options).output
+
+
 def test_doctor_creates_nothing_and_reports_missing_folders(tmp_path: Path) -> None:
     result = run("doctor", "--models", tmp_path / "modles", "--data", tmp_path / "dta", "--port", "0")
     assert result.exit_code == 1

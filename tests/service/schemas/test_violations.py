@@ -43,6 +43,23 @@ class Outer(BaseModel):
     flag: bool = False
 
 
+def test_list_of_violations_is_limited_and_states_how_many_are_left_out() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"author": "a"} | {f"x{number}" * 100: 1 for number in range(50)})
+    found = list_violations(caught.value, Outer)
+    assert len(found) == 21
+    assert found[-1] == {"loc": (), "msg": "30 further violations are not listed", "type": "further_violations"}
+    assert describe_violations(found).endswith("; 30 further violations are not listed")
+    assert max(len(str(item["loc"])) for item in found) < 120
+
+
+def test_list_is_not_too_short_because_of_its_wrong_items() -> None:
+    for rates, expected in (([1, "x"], [("rates", 1)]), ([1], [("rates",)])):
+        with pytest.raises(ValidationError) as caught:
+            Outer.model_validate({"author": "a", "rates": rates})
+        assert [item["loc"] for item in list_violations(caught.value)] == expected
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -7,13 +7,15 @@ import json
 import re
 import socket
 import time
+from contextlib import ExitStack
 
+import httpx
 import pytest
 from websockets.sync.client import connect
 
 from service.api.http.stream_protocol import MAX_FRAGMENTS
 from tests.access import PASSWORD
-from tests.running_service import GOOD, INSPECT
+from tests.running_service import GOOD, INSPECT, Serve
 from tests.service.security.conftest import PNG, Target
 from tests.service.security.test_requests import STREAM, UPGRADE, get
 
@@ -96,6 +98,20 @@ def test_endless_chunk_extension_and_trailer_end_the_connection(target: Target, 
         except OSError:
             pass
         assert sent < limit or connection.recv(100).startswith((b"HTTP/1.1 4", b""))
+
+
+def test_refused_requests_with_slow_bodies_take_no_place_of_others(serve: Serve) -> None:
+    """The rest of a refused body is discarded, so that the client sees the refusal. That must not hold a connection."""
+    with serve(max_connections=8) as service, ExitStack() as slow:
+        headers = b"X-API-Key: a\r\nX-API-Key: b\r\nContent-Type: image/png\r\nContent-Length: 1000000\r\n"
+        service.app.state.access._require("test")
+        for _ in range(8):
+            connection = slow.enter_context(service.connect())
+            connection.sendall(get(INSPECT, headers, "POST"))
+            assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+            connection.sendall(b"x")
+        for _ in range(3):
+            assert httpx.get(f"http://127.0.0.1:{service.port}/health/live").status_code == 200
 
 
 def test_compressed_body_is_not_decompressed(target: Target) -> None:

@@ -102,7 +102,7 @@ def test_request_that_arrives_with_the_end_of_the_handshake_is_answered(
             assert received.startswith(b"HTTP/1.1 200 ")
 
 
-def test_client_cannot_renegotiate_or_use_weak_versions(secure: RunningService, certificate: TestCertificate) -> None:
+def test_client_has_neither_compression_nor_weak_ciphers(secure: RunningService, certificate: TestCertificate) -> None:
     context = certificate.trust()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with context.wrap_socket(secure.connect(), server_hostname="localhost") as client:
