@@ -26,6 +26,22 @@ def _escaped(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+# Messages of uvicorn that anyone can cause in any number, without credentials. The first one quotes the query, which can
+# contain a key that was sent there by mistake. Metrics count these events, and `RefusalLog` logs refusals.
+_BY_CLIENTS = (
+    '%s - "WebSocket %s"',
+    "ASGI callable returned without completing handshake.",
+    "Invalid HTTP request received.",
+    "Invalid UTF-8 sequence received from client.",
+    "Unsupported upgrade request.",
+)
+
+
+def _is_of_the_server(record: logging.LogRecord) -> bool:
+    """Return whether a message of uvicorn is not one that clients cause."""
+    return not str(record.msg).startswith(_BY_CLIENTS)
+
+
 def configure_logging(settings: Settings) -> None:
     """Format all logs of this process with structlog, and write them to standard error."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
@@ -66,6 +82,7 @@ def configure_logging(settings: Settings) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
+    logging.getLogger("uvicorn.error").filters = [_is_of_the_server]
     # httpx logs every URL at level info. URLs of webhooks may contain secrets.
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -50,8 +50,8 @@ def make_encoder(format_name: ExportFormat, columns: Mapping[str, ColumnKind]) -
 class CsvEncoder:
     """CSV according to RFC 4180: UTF-8, CRLF, a header, quotes only where they are needed.
 
-    A text that a spreadsheet could read as a formula gets an apostrophe: see `service.spreadsheets`. Numbers are written
-    unchanged.
+    A text that a spreadsheet could read as a formula gets an apostrophe: see `service.spreadsheets`. Numbers are
+    written unchanged.
 
     Args:
         columns: Names and kinds of the columns, in their order.

@@ -6,6 +6,7 @@ import asyncio
 import http
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -28,6 +29,8 @@ from service.errors import PlumblineError, TooManyConnections
 from service.store.ids import new_id
 
 MAX_HEAD_BYTES = 64 * 2**10
+MAX_PIPELINED = 64
+"""Most requests of a connection that wait for the response to the one before them."""
 _DRAIN_IDLE_S = 0.5
 _STALLED_S = 2.0
 
@@ -55,12 +58,16 @@ class HttpProtocol(HttpToolsProtocol):
     Args:
         connections: All connections of the server.
         options: Arguments of uvicorn.
+
+    Attributes:
+        on_open: Called before the connection counts as one of HTTP, after a TLS handshake.
     """
 
     def __init__(self, *, connections: Connections, **options: Any) -> None:
         super().__init__(**options)
         self.idle_since: float | None = None
         self.write_deadline: float | None = None
+        self.on_open: Callable[[], None] | None = None
         self._connections = connections
         self._head_since: float | None = None
         self._head_bytes = 0  # of the chunks in which the head did not end
@@ -70,6 +77,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to serve a connection, or refuse it."""
+        if self.on_open is not None:
+            self.on_open()
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self.idle_since = self.loop.time()
@@ -123,6 +132,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._head_since = self.idle_since = None
+        if len(self.pipeline) >= MAX_PIPELINED:
+            # Raised before the request begins, so that those before it are answered; the parser turns it into an error.
+            raise MalformedRequest(f"more than {MAX_PIPELINED} requests before it wait for their responses")
         super().on_headers_complete()
         if self._connections.is_draining:
             self.drain()

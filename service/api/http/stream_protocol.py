@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import http
 import json
+import time
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.datastructures import Headers
+from websockets.exceptions import SecurityError
 from websockets.frames import Frame
 from websockets.http11 import MAX_LINE_LENGTH, MAX_NUM_HEADERS, Request, Response
 
@@ -22,6 +25,8 @@ from service.store.ids import new_id
 
 _FRAME_STEP_BYTES = 2**20
 _FRAME_WAIT_S = 10.0
+_SLICE_BYTES = 2**13
+_TURN_S = 0.01
 _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1008, 1013
 MAX_FRAGMENTS = 2**14
 """Most fragments of a message. Libraries send a message as one frame, or in pieces of some KiB."""
@@ -43,6 +48,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._memory: Reservation | None = None
         self._queued_bytes = 0
         self._memory_paused_since: float | None = None
+        self._unparsed = bytearray()
+        self._is_parsing = False
+        self._turn: asyncio.Handle | None = None  # continues to parse
         accept = self.conn.accept
 
         def accept_or_refuse(request: Request) -> Response:
@@ -54,19 +62,23 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop counting the connection."""
         self._connections.discard(self)
+        if self._turn is not None:
+            self._turn.cancel()
         if self._memory is not None:
             self._memory.release()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent."""
+        if self.handshake_initiated:
+            self._unparsed += data
+            self._parse()
+            return
         super().data_received(data)
         if not self.handshake_initiated:
             # `HttpProtocol` passes on the whole head at once. The library refuses longer headers than the HTTP server
             # does, but uvicorn does not send that response, and the connection would stay open without a time limit.
             self._refuse_handshake()
-            return
-        self._update_memory()
 
     def handle_cont(self, event: Frame) -> None:
         """Add a fragment to the message, or end the stream if there are too many.
@@ -90,6 +102,11 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._update_memory()
         self._update_reading()
         return message
+
+    async def send(self, message: Any) -> None:
+        """Send a message. Closing ends the pause for messages that wait."""
+        await super().send(message)
+        self._update_reading()
 
     def pause_writing(self) -> None:
         """Start the time that the client has to read. Nothing is read meanwhile: pings need an answer, too."""
@@ -127,8 +144,15 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def _refuse_handshake(self) -> None:
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        reason = f"a header has more than {MAX_LINE_LENGTH} bytes, or there are more than {MAX_NUM_HEADERS} headers"
+        cause = None if self.conn.handshake_exc is None else self.conn.handshake_exc.__cause__
+        if isinstance(cause, SecurityError):
+            status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            reason = f"a header has more than {MAX_LINE_LENGTH} bytes, or there are more than {MAX_NUM_HEADERS} headers"
+        else:
+            status, reason = (
+                http.HTTPStatus.BAD_REQUEST,
+                "it is not a valid WebSocket handshake, such as one with a body",
+            )
         self.transport.write(_refusal(Response(status, status.phrase, Headers()), reason).serialize())
         self.transport.close()
 
@@ -138,14 +162,46 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.close_sent = True
         self.transport.close()
 
+    @property
+    def _is_paused(self) -> bool:
+        """Whether a message waits, memory is missing, or the client does not read."""
+        return self.read_paused or self._memory_paused_since is not None or self.write_deadline is not None
+
     def _update_reading(self) -> None:
-        """Read from the client unless a message waits, memory is missing, or the client does not read."""
-        if self.transport.is_closing():
+        """Continue or stop to parse and to read what the client sends."""
+        if self._is_parsing or self.transport.is_closing():
             return
-        if self.read_paused or self._memory_paused_since is not None or self.write_deadline is not None:
+        if self._is_paused or self._unparsed:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
+        if self._unparsed and not self._is_paused and self._turn is None:
+            self._turn = self.loop.call_soon(self._continue)
+
+    def _continue(self) -> None:
+        self._turn = None
+        self._parse()
+
+    def _parse(self) -> None:
+        """Parse what arrived, for a limited time.
+
+        One piece from the network can have tens of thousands of frames, and the event loop would read one piece after
+        the other. So it is parsed in slices, and after a turn the stream waits as long as the turn took.
+        """
+        if self._is_parsing or self._turn is not None:
+            return
+        self._is_parsing = True
+        started, used_s = time.perf_counter(), 0.0
+        while self._unparsed and not self._is_paused and not self.transport.is_closing() and used_s < _TURN_S:
+            piece = bytes(self._unparsed[:_SLICE_BYTES])
+            del self._unparsed[:_SLICE_BYTES]
+            super().data_received(piece)
+            self._update_memory()
+            used_s = time.perf_counter() - started
+        self._is_parsing = False
+        if used_s >= _TURN_S and not self.transport.is_closing():
+            self._turn = self.loop.call_later(used_s, self._continue)
+        self._update_reading()
 
     def _update_memory(self) -> None:
         """Reserve memory for frames that are incomplete or wait for the application; stop reading if there is none."""

@@ -153,7 +153,8 @@ def test_reason_of_a_failed_connection_is_reported(
 def test_names_with_characters_that_brokers_refuse_are_published(broker: Broker, subscriber: Subscriber) -> None:
     """A broker closes the connection for a topic with a noncharacter, which would block all other messages."""
     for station in ("\ufdd0", "a\uffff", "\U0001fffe", "\x85"):
-        assert send(sink_of(broker), Event("e1", "inspection.created", "widget", station, EVENT.body)).result == "delivered"
+        event = Event("e1", "inspection.created", "widget", station, EVENT.body)
+        assert send(sink_of(broker), event).result == "delivered"
 
 
 def test_message_that_cannot_be_published_is_refused(broker: Broker) -> None:
