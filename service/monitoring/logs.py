@@ -26,8 +26,8 @@ def _escaped(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-# Messages of uvicorn that anyone can cause in any number, without credentials. The first one quotes the query, which can
-# contain a key that was sent there by mistake. Metrics count these events, and `RefusalLog` logs refusals.
+# Messages of uvicorn that anyone can cause in any number, without credentials. The first one quotes the query, which
+# may contain a key that was sent there by mistake. Metrics count these events, and `RefusalLog` logs refusals.
 _BY_CLIENTS = (
     '%s - "WebSocket %s"',
     "ASGI callable returned without completing handshake.",

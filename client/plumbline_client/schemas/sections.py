@@ -170,7 +170,7 @@ class Keep(Section):
         default=None, gt=0, le=36_500, description="Number of days to keep them; null: no limit."
     )
     count: int | None = Field(
-        default=None, ge=0, description="Number of newest inspections to keep them for; null: no limit."
+        default=None, ge=0, le=2**53, description="Number of newest inspections to keep them for; null: no limit."
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -22,8 +22,13 @@ MISSING = "missing"
 """Type of the error for a name that the schema requires."""
 OWN = "invalid_query"
 """Type of a violation that was not found by pydantic. Its message is our own."""
+FURTHER = "further_violations"
+"""Type of the last violation of a list that leaves others out."""
+MAX_LISTED = 20
+"""Most violations that a list describes. A short request can contain any number of them, and each takes time."""
 _NAMING = (UNKNOWN, MISSING, "model_type", "model_attributes_type")  # their texts name fields
 _MAX_NAME = 100
+_TOO_SHORT = "too_short"
 _MARKS = ("[key]",)  # pydantic adds them to the location of a wrong key
 _JSON_PLACE = re.compile(r" at line (\d+) column (\d+)$")
 _GENERAL = "does not have the expected form; see the documentation of this value"
@@ -80,7 +85,7 @@ _TEXTS: Mapping[str, str] = {
     "timezone_aware": "has no time zone; give the time with one, such as 2026-03-01T08:30:00Z",
     "timezone_naive": "has a time zone; give the time without one",
     "too_long": "has more than the {max_length} allowed items; give fewer",
-    "too_short": "has too few items ({actual_length}); expected at least {min_length}",
+    _TOO_SHORT: "has too few items ({actual_length}); expected at least {min_length}",
     "string_too_long": "has more than {max_length} characters; shorten it",
     "string_too_short": "has less than {min_length} characters; give a longer text",
     "tuple_type": "is {kind}, expected a list",
@@ -158,7 +163,7 @@ def list_violations(
 ) -> list[dict[str, Any]]:
     """Return the violations in a pydantic error: location, message and type of each, without the rejected input.
 
-    The input is left out because it repeats what the client sent, of any size.
+    The input is left out because it repeats what the client sent, of any size. See `describe_items` for the limit.
 
     Args:
         error: The error.
@@ -169,7 +174,33 @@ def list_violations(
     if expected is not None and any(item["type"] in _NAMING for item in items):
         schema = expected.json_schema() if isinstance(expected, TypeAdapter) else expected.model_json_schema()
         names = Names(schema, [schema])
-    return [describe_item(item, names) for item in items]
+    return describe_items(items, lambda item: describe_item(item, names))
+
+
+def describe_items(
+    items: Sequence[Mapping[str, Any]], describe: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the violations that a message lists: at most `MAX_LISTED`, and without those that follow from others.
+
+    If there are more, the last one states how many are left out.
+
+    Args:
+        items: Errors as `ValidationError.errors()` lists them.
+        describe: Describes one of them.
+    """
+    chosen = _without_consequences(items)
+    found = [describe(item) for item in chosen[:MAX_LISTED]]
+    if (rest := len(chosen) - MAX_LISTED) > 0:
+        found.append({"loc": (), "msg": f"{rest} further violations are not listed", "type": FURTHER})
+    return found
+
+
+def _without_consequences(items: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return errors without lists that are too short only because their wrong items do not count."""
+    if not any(item["type"] == _TOO_SHORT for item in items):
+        return items
+    outer = {item["loc"][:length] for item in items for length in range(len(item["loc"]))}
+    return [item for item in items if item["type"] != _TOO_SHORT or item["loc"] not in outer]
 
 
 def describe_item(
@@ -183,7 +214,7 @@ def describe_item(
         prefix: Number of elements of the location that stand before the path in the schema, such as "body".
         term: What a name stands for: "field" or "parameter".
     """
-    loc = tuple(step for step in item["loc"] if step not in _MARKS)
+    loc = tuple(_shortened(step) for step in item["loc"] if step not in _MARKS)
     kind = item["type"]
     if kind == "json_invalid" and len(loc) > prefix and isinstance(loc[-1], int):
         # The web framework states the position as the last element of the location.
@@ -221,6 +252,10 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """Return a question for the nearest expected name in parentheses, or an empty text if none is near."""
     close = difflib.get_close_matches(name[:_MAX_NAME], sorted(known), 1)
     return f"(did you mean `{close[0]}`?)" if close else ""
+
+
+def _shortened(step: str | int) -> str | int:
+    return step[:_MAX_NAME] if isinstance(step, str) else step
 
 
 def _text(item: Mapping[str, Any], path: Sequence[str | int], names: Names | None, term: str) -> str:

@@ -34,8 +34,9 @@ class TlsProtocol(SSLProtocol):
         loop = asyncio.get_running_loop()
         http = HttpProtocol(connections=connections, **options)
         http.on_open = self._end_handshake
-        timeout_s = connections.limits.header_s
-        super().__init__(loop, http, context, None, server_side=True, ssl_handshake_timeout=timeout_s)
+        # typeshed declares neither that the waiter may be None, as the server of asyncio passes it, nor a time as float.
+        limits: dict[str, Any] = {"waiter": None, "ssl_handshake_timeout": connections.limits.header_s}
+        super().__init__(loop, http, context, server_side=True, **limits)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
         self.write_deadline: float | None = None
         self._connections = connections
@@ -50,7 +51,7 @@ class TlsProtocol(SSLProtocol):
             self.transport.abort()  # a problem cannot be sent before the handshake
         super().connection_made(transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: BaseException | None) -> None:
         """Stop counting the connection."""
         if self in self._handshakes and isinstance(exc, ConnectionAbortedError):
             self._connections.count_close("handshake")

@@ -223,10 +223,12 @@ def test_stream_with_an_invalid_text_ends(target: Target) -> None:
 def test_second_hello_changes_neither_station_nor_product(target: Target) -> None:
     url = f"ws://127.0.0.1:{target.service.port}{STREAM}"
     with connect(url, additional_headers=target.keys["station"]) as stream:
+        answers = []
         for part in ({"station": "A1"}, {"station": "B2"}):
             stream.send(json.dumps({"type": "hello", "part": part}))
-            answer = str(stream.recv())
-        assert "invalid-request" in answer
+            answers.append(str(stream.recv()))
+    assert "ready" in answers[0]
+    assert "invalid-request" in answers[1]
 
 
 def test_thousands_of_requests_at_once_do_not_delay_others(target: Target) -> None:
