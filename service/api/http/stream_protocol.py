@@ -144,8 +144,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def _refuse_handshake(self) -> None:
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        cause = None if self.conn.handshake_exc is None else self.conn.handshake_exc.__cause__
-        if isinstance(cause, SecurityError):
+        failure = self.conn.handshake_exc
+        # Older versions of the library report the limit as the cause.
+        if isinstance(failure, SecurityError) or isinstance(getattr(failure, "__cause__", None), SecurityError):
             status = http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             reason = f"a header has more than {MAX_LINE_LENGTH} bytes, or there are more than {MAX_NUM_HEADERS} headers"
         else:

@@ -34,7 +34,7 @@ class TlsProtocol(SSLProtocol):
         loop = asyncio.get_running_loop()
         http = HttpProtocol(connections=connections, **options)
         http.on_open = self._end_handshake
-        # typeshed declares neither that the waiter may be None, as the server of asyncio passes it, nor a time as float.
+        # typeshed declares neither that the waiter may be None, as the server of asyncio passes it, nor a float.
         limits: dict[str, Any] = {"waiter": None, "ssl_handshake_timeout": connections.limits.header_s}
         super().__init__(loop, http, context, server_side=True, **limits)
         self.transport: asyncio.Transport = None  # type: ignore[assignment]
