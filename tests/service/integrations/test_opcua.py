@@ -94,30 +94,6 @@ def test_an_inspection_sets_all_variables_of_its_station_with_one_timestamp(runn
     with_client(running.url, work)
 
 
-def test_a_station_that_is_named_like_a_variable_takes_no_node_of_another(running: RunningOpcua) -> None:
-    async def work(client: Client) -> None:
-        names = {"C.Pass": "C%2EPass", "C.Trigger": "C%2ETrigger", "C%2EPass": "C%252EPass", "C": "C"}
-        names |= {"C.DecisionCode.EnumStrings": "C.DecisionCode%2EEnumStrings", "C.1": "C.1"}
-        for station in names:
-            running.opcua.board.publish(completed(station=station, part_id=station))
-
-        async def are_there() -> bool:
-            found = await client.get_node("ns=2;s=Plumbline.Stations").get_children()
-            return len(found) == 1 + len(names)
-
-        await until(are_there)
-        for station, identifier in names.items():
-
-            async def is_there(identifier: str = identifier) -> bool:
-                return await status(client, "ResultReady", identifier) == "Good"
-
-            await until(is_there)
-            assert await value(client, "PartId", identifier) == station
-        assert await call(client, "Trigger", "", "", station="C") == 1
-
-    with_client(running.url, work)
-
-
 def test_an_invalid_image_has_no_score(running: RunningOpcua) -> None:
     async def work(client: Client) -> None:
         running.opcua.board.publish(completed(decision="invalid", score=None, p_value=None))

@@ -17,8 +17,12 @@ from tests.certificates import make_certificate
 from tests.service.integrations.opcua_server import (
     RunningOpcua,
     TestIdentity,
+    call,
+    completed,
     make_identity,
     run_opcua,
+    status,
+    until,
     value,
     with_client,
 )
@@ -242,3 +246,28 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(CannotStart, match=r"pip install 'plumbline\[opcua\]'"):
         options_of()
+
+
+def test_a_station_that_is_named_like_a_variable_takes_no_node_of_another() -> None:
+    async def work(client: Client) -> None:
+        names = {"C.Pass": "C%2EPass", "C.Trigger": "C%2ETrigger", "C%2EPass": "C%252EPass", "C": "C"}
+        names |= {"C.DecisionCode.EnumStrings": "C.DecisionCode%2EEnumStrings", "C.1": "C.1"}
+        for station in names:
+            running.opcua.board.publish(completed(station=station, part_id=station))
+
+        async def are_there() -> bool:
+            found = await client.get_node("ns=2;s=Plumbline.Stations").get_children()
+            return len(found) == 1 + len(names)
+
+        await until(are_there)
+        for station, identifier in names.items():
+
+            async def is_there(identifier: str = identifier) -> bool:
+                return await status(client, "ResultReady", identifier) == "Good"
+
+            await until(is_there)
+            assert await value(client, "PartId", identifier) == station
+        assert await call(client, "Trigger", "", "", station="C") == 1
+
+    with run_opcua() as running:
+        with_client(running.url, work)
