@@ -109,7 +109,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._update_reading()
 
     def pause_writing(self) -> None:
-        """Start the time that the client has to read. Nothing is read meanwhile: pings need an answer, too."""
+        """Start the time that the client has to read. Nothing is read meanwhile: pings cause pongs."""
         self.write_deadline = self.loop.time() + self._connections.limits.write_s
         super().pause_writing()
         self._update_reading()

@@ -208,7 +208,7 @@ def test_message_of_endless_fragments_ends_the_stream(target: Target) -> None:
         assert connection.recv(100)[2:4] == (1008).to_bytes(2)
 
 
-def test_pings_of_a_client_that_does_not_read_are_not_answered_without_end(target: Target) -> None:
+def test_pings_of_a_client_that_does_not_read_take_no_memory_without_end(target: Target) -> None:
     pings = frame(9, b"a" * 125) * 200_000
     with open_stream(target) as connection, pytest.raises(TimeoutError):
         connection.sendall(pings)

@@ -60,7 +60,7 @@ def test_garbage_instead_of_a_handshake_ends(secure: RunningService, start: byte
         assert closed_within(connection, 5)
 
 
-def test_silent_handshakes_count_as_connections_and_make_room(
+def test_silent_handshakes_count_as_connections_and_are_closed_for_new_ones(
     secure: RunningService, certificate: TestCertificate
 ) -> None:
     with ExitStack() as silent:
@@ -74,7 +74,7 @@ def test_silent_handshakes_count_as_connections_and_make_room(
     assert 'http_connections_closed_total{reason="replaced"}' in metrics
 
 
-def test_request_that_arrives_with_the_end_of_the_handshake_is_answered(
+def test_request_that_arrives_with_the_end_of_the_handshake_gets_its_response(
     secure: RunningService, certificate: TestCertificate
 ) -> None:
     """The client sends its last message of the handshake and a request at once."""
