@@ -133,7 +133,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Start the request."""
         self._head_since = self.idle_since = None
         if len(self.pipeline) >= MAX_PIPELINED:
-            # Raised before the request begins, so that those before it get responses; the parser turns it into an error.
+            # Raised before the request begins, so that those before it get responses. The parser makes an error of it.
             raise MalformedRequest(f"more than {MAX_PIPELINED} requests before it wait for their responses")
         super().on_headers_complete()
         if self._connections.is_draining:
