@@ -78,7 +78,11 @@ def receive(port: int = 0, context: ssl.SSLContext | None = None) -> Iterator[Re
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            length = int(self.headers.get("content-length", 0))
+            body = self.rfile.read(length)
+            if len(body) < length:  # the service was killed
+                self.close_connection = True
+                return
             headers = {name.lower(): value for name, value in self.headers.items()}
             reply = receiver.reply(Request(self.path, headers, body))
             if reply.delay_s:
