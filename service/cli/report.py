@@ -27,8 +27,12 @@ def report(
     ] = None,
     language: Annotated[Literal["en", "de"], typer.Option(help="Language of the page.")] = "en",
     time_zone: Annotated[
-        str, typer.Option(help="IANA name of the time zone of the times in the report, such as Europe/Berlin.")
-    ] = "UTC",
+        str | None,
+        typer.Option(
+            help="IANA name of the time zone of the times in the report, such as Europe/Berlin; by default that of the "
+            "service (PLUMBLINE_TIME_ZONE)."
+        ),
+    ] = None,
     models: Models = None,
     data: Data = None,
 ) -> None:
@@ -61,7 +65,7 @@ def report(
     except InvalidTime as error:
         refuse(f"--since or --until: {error}")
     try:
-        zone = parse_zone(time_zone)
+        zone = parse_zone(time_zone or settings.time_zone)
     except InvalidRequest as error:
         refuse(f"--time-zone: {error.detail}")
     if output is not None and not output.parent.is_dir():

@@ -6,40 +6,42 @@ import base64
 import hashlib
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from service.bundle.arrays import UInt8Image
 from service.inspection.heatmap import FULL_SCALE, HeatmapScale, encode, render
+from service.languages import Texts, catalogue
 from service.reports import plots
-from service.reports.language import MISSING, Language
-from service.schemas.report import DefectMap
+from service.schemas.report import DefectMap, ReportLanguage
 from service.serving.defect_map import IMAGE_SIDE
 from service.serving.reports import IllustratedReport
 
+CATALOGUES = Path(__file__).parent / "locale"
 _COLORMAP = "cividis"
 _SCALE_WH = (320, 16)
 _GRAY = 200
 _LONGEST_VALUE = 80
 
 
-def render_html(report: IllustratedReport, language: Language) -> str:
+def render_html(report: IllustratedReport, language: ReportLanguage) -> str:
     """Return the HTML page of a report.
 
     Args:
         report: The report.
-        language: Language of the page. Its `gettext` translates the texts.
+        language: Language of the page.
     """
     content = report.content
-    return _template().render(
-        _=language.translate,
-        language=language,
+    texts = Texts(language, ZoneInfo(content.time_zone), CATALOGUES)
+    return _environment(language).get_template("report.html.j2").render(
+        texts=texts,
         report=content,
-        missing=MISSING,
         csp=content_security_policy(),
         style=Markup(_style()),  # noqa: S704 - a file of this package
         periods=plots.period_chart(content.periods),
@@ -61,31 +63,29 @@ def content_security_policy() -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(language: ReportLanguage) -> Environment:
     environment = Environment(
         loader=PackageLoader("service.reports"),
         autoescape=True,
+        extensions=["jinja2.ext.i18n"],
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    translations = catalogue(language, CATALOGUES)
+    environment.install_gettext_translations(translations, newstyle=True)  # type: ignore[attr-defined]
     environment.filters["shown"] = _shown
     return environment
 
 
 @cache
-def _template() -> Template:
-    return _environment().get_template("report.html.j2")
-
-
-@cache
 def _style() -> str:
-    return _environment().get_template("report.css").render()
+    return (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
 
 
 def _shown(value: Any) -> str:
     """Return a value of a recipe as JSON, shortened if it is long, such as a polygon."""
-    text = MISSING if value is None else json.dumps(value, ensure_ascii=False)
+    text = "–" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 

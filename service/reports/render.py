@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from service.reports.html import render_html
-from service.reports.language import language_of
 from service.reports.table import render_csv
 from service.schemas.report import ReportFormat, ReportLanguage
 from service.serving.export_formats import MEDIA_TYPES
@@ -27,7 +26,7 @@ def render(report: IllustratedReport, format_name: ReportFormat, language: Repor
         language: Language of an HTML page. The other formats are the same in every language.
     """
     if format_name == "html":
-        return render_html(report, language_of(language)).encode()
+        return render_html(report, language).encode()
     if format_name == "csv":
         return render_csv(report.content)
     return report.content.model_dump_json(indent=2).encode() + b"\n"

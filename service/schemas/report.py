@@ -31,11 +31,12 @@ class ReportQuery(BaseModel):
         default=None, description="End of the period, exclusive, with time zone; by default now."
     )
     station: Label | None = Field(default=None, description="Only inspections at this station.")
-    time_zone: str = Field(
-        default="UTC",
+    time_zone: str | None = Field(
+        default=None,
         max_length=64,
         pattern=LABEL_PATTERN,
-        description="IANA name of the time zone of the times in the report, and of its hours and days.",
+        description="IANA name of the time zone of the times in the report, and of its hours and days; by default "
+        "the time zone of the service (`PLUMBLINE_TIME_ZONE`).",
         examples=["Europe/Berlin"],
     )
     format: ReportFormat | None = Field(

@@ -49,7 +49,7 @@ class AsyncProductCalls(AsyncConnection):
             since: Start of the period, with time zone; by default 24 hours before its end.
             until: End of the period, exclusive; by default now.
             station: Only inspections at this station.
-            time_zone: IANA name of the time zone of the times in the report; by default UTC.
+            time_zone: IANA name of the time zone of the times in the report; by default that of the service.
 
         Raises:
             ServiceProblem: There is no such product, or another report or export of this client runs (`records-busy`).
@@ -78,7 +78,7 @@ class AsyncProductCalls(AsyncConnection):
             since: Start of the period, with time zone; by default 24 hours before its end.
             until: End of the period, exclusive; by default now.
             station: Only inspections at this station.
-            time_zone: IANA name of the time zone of the times in the report; by default UTC.
+            time_zone: IANA name of the time zone of the times in the report; by default that of the service.
             language: Language of the page; by default English.
 
         Raises:

@@ -22,13 +22,14 @@ from service.api.parameters import ProductPath
 from service.api.responses import BINARY
 from service.deployment.errors import UnknownProduct
 from service.errors import InvalidRequest
+from service.languages import choose_language
 from service.reports.html import content_security_policy
-from service.reports.language import preferred_language
 from service.reports.render import REPORT_MEDIA_TYPES, render
-from service.schemas.report import ReportFormat, ReportQuery, ShiftReport
+from service.schemas.report import ReportFormat, ReportLanguage, ReportQuery, ShiftReport
 from service.serving.errors import RecordsBusy
 from service.serving.periods import parse_zone
 from service.serving.reports import ReportRequest
+from service.settings import Settings
 from service.store.errors import StoreUnavailable
 from service.store.inspection_filter import InspectionFilter
 
@@ -71,8 +72,10 @@ async def report_shift(
     these stations.
     """
     kind = query.format or _FORMATS[negotiate(request.headers.get("accept"), tuple(_FORMATS))]
-    language = query.language or preferred_language(request.headers.get("accept-language"))
-    asked = report_request(product, query, principal)
+    accepted = request.headers.get("accept-language", "")
+    language: ReportLanguage = "de" if choose_language(query.language, accepted) == "de" else "en"
+    settings: Settings = request.app.state.settings
+    asked = report_request(product, query, principal, settings)
     await run_in_threadpool(reviews.evaluation.require_known, product)
     headers = {
         "Vary": "Accept, Accept-Language",
@@ -86,7 +89,7 @@ async def report_shift(
     return Response(body, headers=headers, media_type=REPORT_MEDIA_TYPES[kind])
 
 
-def report_request(product: str, query: ReportQuery, principal: Principal) -> ReportRequest:
+def report_request(product: str, query: ReportQuery, principal: Principal, settings: Settings) -> ReportRequest:
     """Return what a report is about, limited to what the principal may use.
 
     Raises:
@@ -100,5 +103,5 @@ def report_request(product: str, query: ReportQuery, principal: Principal) -> Re
         permitted_products=principal.products,
         permitted_stations=principal.stations,
     )
-    return ReportRequest(which, parse_zone(query.time_zone))
+    return ReportRequest(which, parse_zone(query.time_zone or settings.time_zone))
 
