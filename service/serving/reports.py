@@ -70,7 +70,7 @@ class ReportRequest:
     """What a report is about.
 
     Attributes:
-        which: Product, stations and period.
+        which: Product, stations and period. The product is required.
         zone: Time zone of the times in the report, and of its hours and days.
         drift: States of drift at the end of the period.
     """
@@ -78,6 +78,12 @@ class ReportRequest:
     which: InspectionFilter
     zone: ZoneInfo
     drift: Sequence[DriftState] = ()
+
+    @property
+    def product(self) -> str:
+        """The product."""
+        assert self.which.product is not None
+        return self.which.product
 
 
 @dataclass(frozen=True)
@@ -184,7 +190,7 @@ def _steps(
         yield None
     mapper = DefectMapper(engine, files, which)
     yield from mapper.steps()
-    reviews = _reviews(engine, which)
+    reviews = _reviews(engine, request)
     yield None
     changes, are_changes_cut = _changes(engine, which, zone)
     yield None
@@ -192,7 +198,7 @@ def _steps(
     for group in periods:
         total.update(group.counts)
     content = ShiftReport(
-        product=which.product or "",
+        product=request.product,
         station=which.station,
         time_zone=zone.key,
         since=since.astimezone(zone),
@@ -292,10 +298,10 @@ class _Times:
         )
 
 
-def _reviews(engine: Engine, which: InspectionFilter) -> ReportReviews:
-    since, until = period_of(which)
-    request = PeriodRequest(which.product or "", since, until, SamplePlan(), which.values["station"])
-    period = sample_period(engine, request, since)
+def _reviews(engine: Engine, request: ReportRequest) -> ReportReviews:
+    since, until = period_of(request.which)
+    sampled = PeriodRequest(request.product, since, until, SamplePlan(), request.which.values["station"])
+    period = sample_period(engine, sampled, since)
     labels, drawn = period.labels, [image.id for stratum in period.strata for image in stratum.drawn]
     rates, agreement = rates_of(engine, period).rates, agreement_in(engine, period)
     return ReportReviews(
