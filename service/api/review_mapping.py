@@ -20,7 +20,8 @@ from service.schemas.review import (
     ReviewQueue,
     StratumFacts,
 )
-from service.serving.review_evaluation import Agreement, QueuedInspection, RatesOf, SampledPeriod
+from service.serving.review_agreement import Agreement
+from service.serving.review_evaluation import QueuedInspection, RatesOf, SampledPeriod
 from service.serving.review_statistics import LABELS, to_estimate, to_pair
 from service.store.records import StoredReview
 from service.store.reviews import Reviews

@@ -13,10 +13,10 @@ from service.cli.options import Data, Models, load_settings
 
 def report(
     product: Annotated[str, typer.Option(help="Name of the product.")],
-    since: Annotated[
-        str, typer.Option(help="Start of the period, inclusive, in ISO 8601; local time without a zone.")
-    ],
-    until: Annotated[str | None, typer.Option(help="End of the period, exclusive, in ISO 8601; by default now.")] = None,
+    since: Annotated[str, typer.Option(help="Start of the period, inclusive, in ISO 8601; local time without a zone.")],
+    until: Annotated[
+        str | None, typer.Option(help="End of the period, exclusive, in ISO 8601; by default now.")
+    ] = None,
     station: Annotated[str | None, typer.Option(help="Only inspections at this station.")] = None,
     format_name: Annotated[
         Literal["html", "csv", "json"],

@@ -39,19 +39,23 @@ def render_html(report: IllustratedReport, language: ReportLanguage) -> str:
     """
     content = report.content
     texts = Texts(language, ZoneInfo(content.time_zone), CATALOGUES)
-    return _environment(language).get_template("report.html.j2").render(
-        texts=texts,
-        report=content,
-        csp=content_security_policy(),
-        style=Markup(_style()),  # noqa: S704 - a file of this package
-        periods=plots.period_chart(content.periods),
-        charts=[(scores, plots.score_chart(scores)) for scores in content.scores],
-        width=plots.WIDTH,
-        height=plots.HEIGHT,
-        defect_image=None if content.defect_map is None else _data_url(_draw(content.defect_map, report.part)),
-        colour_scale=_data_url(_colour_scale()),
-        scale_width=_SCALE_WH[0],
-        scale_height=_SCALE_WH[1],
+    return (
+        _environment(language)
+        .get_template("report.html.j2")
+        .render(
+            texts=texts,
+            report=content,
+            csp=content_security_policy(),
+            style=Markup(_style()),
+            periods=plots.period_chart(content.periods),
+            charts=[(scores, plots.score_chart(scores)) for scores in content.scores],
+            width=plots.WIDTH,
+            height=plots.HEIGHT,
+            defect_image=None if content.defect_map is None else _data_url(_draw(content.defect_map, report.part)),
+            colour_scale=_data_url(_colour_scale()),
+            scale_width=_SCALE_WH[0],
+            scale_height=_SCALE_WH[1],
+        )
     )
 
 

@@ -157,7 +157,9 @@ class ShiftReport(ResponseModel):
     until: datetime = Field(description="End of the period, exclusive.")
     created_at: datetime = Field(description="When the report was made.")
     total: DecisionCounts
-    refused: int | None = Field(description="Number of refused requests; null, because the service does not store them.")
+    refused: int | None = Field(
+        description="Number of refused requests; null, because the service does not store them."
+    )
     invalid_reasons: dict[InvalidReason, int] = Field(
         description="Number of images that the quality check rejected, by reason. An image can have several reasons."
     )

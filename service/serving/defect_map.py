@@ -148,28 +148,27 @@ def grid_of(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def find_spots(counts: Counts, size: tuple[int, int]) -> list[DefectSpot]:
-    """Return the places with the most inspections, at least an eighth of the longer side apart from each other.
+    """Return the places with the most inspections, most first, with at least a quarter of the first one's.
+
+    A place is connected, and consists of cells with at least three quarters of its largest number. Places are at least
+    an eighth of the image's longer side apart.
 
     Args:
         counts: int32 [rows, columns], number of inspections with a region in the cell.
         size: Width and height of the image, in pixels.
     """
     remaining = counts.copy()
-    rows, columns = np.indices(counts.shape)
+    apart = max(counts.shape) // 4 + 1  # diameter of the neighbourhood, in cells
+    neighbourhood = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (apart, apart))
     spots: list[DefectSpot] = []
     least = max(1, int(counts.max()) // 4)
     while len(spots) < _MAX_SPOTS and (most := int(remaining.max())) >= least:
-        row, column = np.unravel_index(int(remaining.argmax()), counts.shape)
-        near = (rows - row) ** 2 + (columns - column) ** 2 <= (max(counts.shape) / 8) ** 2
-        # The centre of the neighbouring cells with as many inspections, not their first one.
-        top = near & (remaining == most)
-        x, y = (float(positions[top].mean() + 0.5) for positions in (columns, rows))
-        spots.append(
-            DefectSpot(
-                x=int(x * size[0] / counts.shape[1]), y=int(y * size[1] / counts.shape[0]), inspections=most
-            )
-        )
-        remaining[near] = 0
+        _, labels = cv2.connectedComponents((remaining * 4 >= most * 3).astype(np.uint8))
+        place = labels == labels.flat[int(remaining.argmax())]
+        rows, columns = np.nonzero(place & (remaining == most))
+        x, y = (columns.mean() + 0.5) * size[0] / counts.shape[1], (rows.mean() + 0.5) * size[1] / counts.shape[0]
+        spots.append(DefectSpot(x=int(x), y=int(y), inspections=most))
+        remaining[cv2.dilate(place.astype(np.uint8), neighbourhood) > 0] = 0
     return spots
 
 
@@ -198,10 +197,8 @@ def _good_part(
         and row["artefacts_removed_at"] is None
         and (row["id"] not in labels or labels[row["id"]].label == "good")
     ]
-    usable.sort(key=lambda row: row["score"])
-    middle = len(usable) // 2
-    usable.sort(key=lambda row: abs(row["score"] - usable[middle]["score"]))
-    for row in usable[:_ATTEMPTS]:
+    middle = sorted(row["score"] for row in usable)[len(usable) // 2] if usable else 0.0
+    for row in sorted(usable, key=lambda row: abs(row["score"] - middle))[:_ATTEMPTS]:
         try:
             record = get_inspection(engine, UUID(row["id"]))
             return record.id, _shrunk(decode_stored(record, files.image_of(record)))

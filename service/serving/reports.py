@@ -30,7 +30,8 @@ from service.schemas.sections import InvalidReason
 from service.serving.admission import Disconnected
 from service.serving.defect_map import DefectMapper
 from service.serving.record_jobs import RecordJobs
-from service.serving.review_evaluation import PeriodRequest, agreement_in, rates_of, sample_period
+from service.serving.review_agreement import agreement_about
+from service.serving.review_evaluation import PeriodRequest, rates_of, sample_period
 from service.serving.review_statistics import to_estimate, to_pair
 from service.serving.summaries import (
     SummaryOptions,
@@ -303,7 +304,8 @@ def _reviews(engine: Engine, request: ReportRequest) -> ReportReviews:
     sampled = PeriodRequest(request.product, since, until, SamplePlan(), request.which.values["station"])
     period = sample_period(engine, sampled, since)
     labels, drawn = period.labels, [image.id for stratum in period.strata for image in stratum.drawn]
-    rates, agreement = rates_of(engine, period).rates, agreement_in(engine, period)
+    rates = rates_of(engine, period).rates
+    agreement = agreement_about(engine, list(labels), is_cut=period.is_cut)
     return ReportReviews(
         inspections=len(period.images),
         is_cut=period.is_cut,

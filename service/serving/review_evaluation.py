@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import combinations
 from typing import Literal
 
 from sqlalchemy import Engine
@@ -18,19 +16,18 @@ from service.deployment.registry import Registry
 from service.errors import InvalidRequest
 from service.inspection.decision import Thresholds, decide
 from service.monitoring.clock import Clock
-from service.reviews.agreement import Kappa, cohens_kappa, krippendorffs_alpha
 from service.reviews.errors import ReviewsBusy
 from service.reviews.rates import Rates, cells_of, estimate_rates
 from service.reviews.sampling import JudgedImage, SamplePlan, Stratum, draw, hash_of
 from service.schemas.inspection import InspectionLabel, VerdictName
-from service.schemas.review import QueueReason, ReviewLabel
+from service.schemas.review import QueueReason
+from service.serving.review_agreement import Agreement, agreement_of
 from service.store.inspection_filter import InspectionFilter
 from service.store.inspections import list_inspections
 from service.store.records import LabelledImage
 from service.store.review_queries import (
     creation_times,
     current_reviews,
-    current_reviews_of,
     invalid_labels,
     judged_images,
     reviewed_ids,
@@ -111,35 +108,6 @@ class QueuedInspection:
     image: LabelledImage
     reasons: tuple[QueueReason, ...]
     probability: float | None
-
-
-@dataclass(frozen=True)
-class ReviewedPair:
-    """Two reviewers and their labels of the inspections that both reviewed."""
-
-    first: str
-    second: str
-    kappa: Kappa
-    counts: Counter[tuple[ReviewLabel, ReviewLabel]]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of the reviewers of a product.
-
-    Attributes:
-        labels: Number of current reviews by reviewer and label.
-        pairs: Pairs of reviewers with common inspections.
-        common: Number of inspections with at least two reviewers.
-        alpha: Krippendorff's alpha; None if it is undefined.
-        is_cut: Whether there are more reviews.
-    """
-
-    labels: dict[str, Counter[ReviewLabel]]
-    pairs: list[ReviewedPair]
-    common: int
-    alpha: float | None
-    is_cut: bool
 
 
 @dataclass(frozen=True)
@@ -261,7 +229,7 @@ class ReviewEvaluation:
         """
         self.require_known(product)
         reviews, is_cut = current_reviews(self._store.engine, product, MAX_REVIEWS)
-        return _agreement(reviews, is_cut=is_cut)
+        return agreement_of(reviews, is_cut=is_cut)
 
     def rates(self, period: SampledPeriod, fail: float | None, review: float | None) -> list[RatesOf]:
         """Estimate the rates of wrong decisions.
@@ -371,42 +339,6 @@ def rates_of(
         for name, count in invalid.items():
             confusion.setdefault(name, {})["invalid"] = count  # type: ignore[arg-type]  # only reviews write it
     return RatesOf(basis, applied, confusion, estimate_rates(cells_of(strata, labels, decided)))
-
-
-def agreement_in(engine: Engine, period: SampledPeriod) -> Agreement:
-    """Return how far the reviewers agree about the judged inspections of a period.
-
-    Raises:
-        StoreUnavailable: The database cannot be used.
-    """
-    return _agreement(current_reviews_of(engine, list(period.labels)), is_cut=period.is_cut)
-
-
-def _agreement(reviews: Mapping[str, Mapping[str, ReviewLabel]], *, is_cut: bool) -> Agreement:
-    """Return how far reviewers agree.
-
-    Args:
-        reviews: The label by inspection and reviewer.
-        is_cut: Whether there are more reviews.
-    """
-    labels: dict[str, Counter[ReviewLabel]] = {}
-    common: dict[tuple[str, str], list[tuple[ReviewLabel, ReviewLabel]]] = {}
-    for by_reviewer in reviews.values():
-        for reviewer, label in by_reviewer.items():
-            labels.setdefault(reviewer, Counter())[label] += 1
-        for first, second in combinations(sorted(by_reviewer), 2):
-            common.setdefault((first, second), []).append((by_reviewer[first], by_reviewer[second]))
-    pairs = [
-        ReviewedPair(*names, cohens_kappa([a for a, _ in given], [b for _, b in given]), Counter(given))
-        for names, given in sorted(common.items())
-    ]
-    return Agreement(
-        labels=dict(sorted(labels.items())),
-        pairs=pairs,
-        common=sum(len(by_reviewer) > 1 for by_reviewer in reviews.values()),
-        alpha=krippendorffs_alpha([tuple(by_reviewer.values()) for by_reviewer in reviews.values()]),
-        is_cut=is_cut,
-    )
 
 
 def _judged(image: LabelledImage) -> JudgedImage:

@@ -6,7 +6,7 @@ from typing import get_args
 
 from service.reviews.rates import Estimate
 from service.schemas.review import PairAgreement, RateEstimate, ReviewLabel
-from service.serving.review_evaluation import ReviewedPair
+from service.serving.review_agreement import ReviewedPair
 
 LABELS: tuple[ReviewLabel, ...] = get_args(ReviewLabel)
 

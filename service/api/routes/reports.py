@@ -104,4 +104,3 @@ def report_request(product: str, query: ReportQuery, principal: Principal, setti
         permitted_stations=principal.stations,
     )
     return ReportRequest(which, parse_zone(query.time_zone or settings.time_zone))
-

@@ -17,8 +17,8 @@ import pytest
 from babel.messages.extract import extract_from_file
 from babel.messages.pofile import read_po
 
-from service.reports import html as html_module
 from service.languages import LANGUAGES, SOURCE, catalogue_files
+from service.reports import html as html_module
 from service.reports.html import CATALOGUES, content_security_policy, render_html
 from service.reports.plots import HEIGHT, WIDTH, period_chart, score_chart
 from service.reports.table import COLUMNS, render_csv
@@ -220,14 +220,29 @@ def test_every_section_is_there_with_and_without_content(language: Any) -> None:
 
 def test_figures_are_shown() -> None:
     text = " ".join(page_of(make_report()).text.split())
-    for shown in ("1,206", "98.1%", "1.23%", "0.10% – 5.00%", "2 Mar 2026, 05:00:00 +00:00", "1,234.5", "0.75", "ALARM"):
+    for shown in (
+        "1,206",
+        "98.1%",
+        "1.23%",
+        "0.10% – 5.00%",
+        "2 Mar 2026, 05:00:00 +00:00",
+        "1,234.5",
+        "0.75",
+        "ALARM",
+    ):
         assert shown in text, shown
     assert 'fail_threshold: – → {"note": "press"}' in text
 
 
 def test_dates_and_numbers_are_german() -> None:
     text = " ".join(page_of(make_report(), "de").text.split())
-    for shown in ("Schichtbericht", "1.206", "98,1\u00a0%".replace("\u00a0", " "), "02.03.2026, 05:00:00 +00:00", "1.234,5"):
+    for shown in (
+        "Schichtbericht",
+        "1.206",
+        "98,1\u00a0%".replace("\u00a0", " "),
+        "02.03.2026, 05:00:00 +00:00",
+        "1.234,5",
+    ):
         assert shown in text, shown
 
 

@@ -44,7 +44,9 @@ def make_records() -> list[InspectionRecord]:
     for number in range(480):
         moment = START + timedelta(minutes=number)
         decision = {0: "fail", 10: "review", 20: "invalid"}.get(number % 40, "pass")
-        objections = [{"reason": "blurred"}, {"reason": "under-exposed"}] if number % 80 == 20 else [{"reason": "blurred"}]
+        objections = (
+            [{"reason": "blurred"}, {"reason": "under-exposed"}] if number % 80 == 20 else [{"reason": "blurred"}]
+        )
         score = {"fail": 0.3, "review": 0.15, "invalid": None}.get(decision, 0.05)
         records.append(
             make_row(
@@ -140,7 +142,8 @@ def test_scores_are_divided_by_bundle_and_thresholds(filled: Store) -> None:
     fill(
         filled,
         [
-            make_row(created_at=START, id=str(id_at(START, 1000)), decision="pass", score=0.01, bundle_version="e" * 12),
+            make_row(created_at=START, id=str(id_at(START, 1000)), decision="pass", score=0.01,
+                     bundle_version="e" * 12),
             make_row(created_at=START, id=str(id_at(START, 1001)), decision="fail", score=99.0, fail_threshold=0.4),
             make_row(created_at=START, id=str(id_at(START, 1002)), decision="fail", score=0.0, fail_threshold=0.0,
                      review_threshold=-1.0),
@@ -242,7 +245,9 @@ def test_a_typical_good_part_is_below_the_map(filled: Store) -> None:
     stored = []
     for number, score in enumerate(scores):
         moment = END - timedelta(seconds=10 - number)
-        record = make_row(id=str(id_at(moment, 3000 + number)), created_at=moment, decision="pass", score=score, regions=[])
+        record = make_row(
+            id=str(id_at(moment, 3000 + number)), created_at=moment, decision="pass", score=score, regions=[]
+        )
         stored.append(record)
     fill(filled, stored)
     middle = stored[1]
@@ -286,8 +291,9 @@ def test_reviews_give_rates_and_agreement(filled: Store) -> None:
 
 def test_changes_of_recipe_and_bundle_are_listed_without_reviews(filled: Store) -> None:
     facts = {"revision": 1, "bundle_digest": "d" * 64, "recipe": {"fail_threshold": 0.2}}
+    looser = facts | {"recipe": {"fail_threshold": 0.3}}
     entries = [
-        AuditEntry(ADA, "recipe:put", "widget", "revision 2", facts, facts | {"recipe": {"fail_threshold": 0.3}}, "loose"),
+        AuditEntry(ADA, "recipe:put", "widget", "revision 2", facts, looser, "loose"),
         AuditEntry(ADA, "recipe:put", "gadget", "revision 2", None, facts),
         AuditEntry(ADA, "bundle:activate", "widget", "e" * 12, {"role": "active", "bundle_digest": None},
                    {"role": "active", "bundle_digest": "e" * 64}, "new"),
