@@ -23,6 +23,7 @@ COLUMNS: Mapping[str, ColumnKind] = {
     "high": "number",
 }
 """Names and kinds of the columns. The names are part of the public interface."""
+_YIELDS = {"yield_of_judged", "yield_of_decided", "yield_of_all"}
 
 
 def render_csv(report: ShiftReport) -> bytes:
@@ -31,7 +32,7 @@ def render_csv(report: ShiftReport) -> bytes:
 
 
 def _rows(report: ShiftReport) -> Iterator[dict[str, Any]]:
-    facts = {
+    facts: dict[str, Any] = {
         "product": report.product,
         "station": report.station,
         "time_zone": report.time_zone,
@@ -85,11 +86,8 @@ def _reviews(reviews: ReportReviews) -> Iterator[dict[str, Any]]:
 
 def _groups(section: str, groups: Iterable[SummaryGroup]) -> Iterator[dict[str, Any]]:
     for group in groups:
-        facts = {"inspected": group.total, **group.counts, **group.model_dump(include=_YIELDS)}
+        facts: dict[str, Any] = {"inspected": group.total, **group.counts, **group.model_dump(include=_YIELDS)}
         yield from _section(section, facts, item=group.name, start=group.start, end=group.end)
-
-
-_YIELDS = {"yield_of_judged", "yield_of_decided", "yield_of_all"}
 
 
 def _section(

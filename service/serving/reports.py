@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -129,7 +128,7 @@ class ReportService:
         """
         steps = report_steps(self._store.engine, self._store.files, request, self._clock.now())
         async with self._jobs.reserve(client, disconnected) as job:
-            while (report := await job.run(partial(next, steps))) is None:
+            while (report := await job.run(lambda: next(steps))) is None:
                 pass
         return report
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
-from functools import partial
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo
 
@@ -112,7 +111,7 @@ class SummaryService:
         """
         steps = summary_steps(self._engine, complete_period(which, self._clock.now(), DEFAULT_SPAN), options)
         async with self._jobs.reserve(client, disconnected) as job:
-            while (summary := await job.run(partial(next, steps))) is None:
+            while (summary := await job.run(lambda: next(steps))) is None:
                 pass
         return summary
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from babel.messages.catalog import Message
 from babel.messages.extract import extract_from_file
 from babel.messages.pofile import read_po
 
@@ -250,7 +251,7 @@ def test_dates_and_numbers_are_german() -> None:
 def test_every_text_is_translated_and_no_translation_is_left_over(language: str) -> None:
     found = {message for _, message, _, _ in extract_from_file("jinja2", TEMPLATE, options=OPTIONS)}
     assert len(found) > 80
-    messages = {}
+    messages: dict[Any, Message] = {}
     for path in catalogue_files(language, CATALOGUES):
         with path.open("rb") as file:
             messages |= {message.id: message for message in read_po(file, language) if message.id}

@@ -86,7 +86,7 @@ def fill(store: Store, records: list[InspectionRecord]) -> None:
 
 
 def illustrated(store: Store, zone: str = "UTC", drift: Any = (), **conditions: Any) -> IllustratedReport:
-    which = InspectionFilter(**({"product": "widget", "since": START, "until": END} | conditions))
+    which = replace(InspectionFilter(product="widget", since=START, until=END), **conditions)
     steps = report_steps(store.engine, store.files, ReportRequest(which, ZoneInfo(zone), drift), END)
     return next(step for step in steps if step is not None)
 
