@@ -86,7 +86,11 @@ def _reviews(reviews: ReportReviews) -> Iterator[dict[str, Any]]:
 
 def _groups(section: str, groups: Iterable[SummaryGroup]) -> Iterator[dict[str, Any]]:
     for group in groups:
-        facts: dict[str, Any] = {"inspected": group.total, **group.counts, **group.model_dump(include=_YIELDS)}
+        facts: dict[str, Any] = {
+            "inspected": group.total,
+            **group.model_dump(include={"counts"})["counts"],
+            **group.model_dump(include=_YIELDS),
+        }
         yield from _section(section, facts, item=group.name, start=group.start, end=group.end)
 
 

@@ -33,6 +33,7 @@ from service.serving.review_agreement import agreement_about
 from service.serving.review_evaluation import PeriodRequest, rates_of, sample_period
 from service.serving.review_statistics import to_estimate, to_pair
 from service.serving.summaries import (
+    PIECE,
     SummaryOptions,
     complete_period,
     period_of,
@@ -59,6 +60,8 @@ MAX_DISTRIBUTIONS = 4
 MAX_CHANGES = 200
 """Most changes in a report, the newest ones."""
 _HOURS_UP_TO = timedelta(days=3)
+_SHORTEST_PIECE = timedelta(hours=1)
+_PIECES = 100
 _CHANGES: tuple[AuditAction, ...] = (
     "recipe:put", "recipe:import", "recipe:revert", "recipe:derive", "proposal:apply",
     "bundle:activate", "bundle:roll-back", "bundle:keep", "shadow:start", "shadow:stop",
@@ -181,7 +184,8 @@ def _steps(
         stations = None
     reasons: Counter[InvalidReason] = Counter()
     scores, times = _Scores(), _Times()
-    for piece in pieces_of(which):
+    # Many inspections may be made in a short period, and a long period would have too many short pieces.
+    for piece in pieces_of(which, min(PIECE, max(_SHORTEST_PIECE, (until - since) / _PIECES))):
         reasons += count_reasons(engine, piece)
         yield None
         scores.add(engine, piece)
@@ -270,13 +274,10 @@ class _Times:
 
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
-        self._sum_ms = 0.0
 
     def add(self, engine: Engine, piece: InspectionFilter) -> None:
         """Count the processing times of a short period."""
-        for count in count_times(engine, piece):
-            self._counts[count.tenths_ms] += count.number
-            self._sum_ms += count.sum_ms
+        self._counts += count_times(engine, piece)
 
     @property
     def result(self) -> ProcessingTime | None:
@@ -292,7 +293,7 @@ class _Times:
         return ProcessingTime(
             inspections=total,
             min_ms=min(self._counts) / 10,
-            mean_ms=self._sum_ms / total,
+            mean_ms=sum(tenths * number for tenths, number in self._counts.items()) / total / 10,
             p95_ms=p95 / 10,
             max_ms=max(self._counts) / 10,
         )

@@ -29,7 +29,7 @@ MAX_SPAN = timedelta(days=400)
 MAX_GROUPS = 1000
 # The database is read in pieces of this length: a long statement would keep SQLite's write-ahead log from shrinking,
 # and could not be ended when the client disconnects.
-_PIECE = timedelta(days=1)
+PIECE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -151,12 +151,17 @@ def period_of(which: InspectionFilter) -> tuple[datetime, datetime]:
     return which.since, which.until
 
 
-def pieces_of(which: InspectionFilter) -> Iterator[InspectionFilter]:
-    """Divide conditions that `complete_period` returned into short periods, each of which is read in one step."""
+def pieces_of(which: InspectionFilter, length: timedelta = PIECE) -> Iterator[InspectionFilter]:
+    """Divide conditions that `complete_period` returned into short periods, each of which is read in one step.
+
+    Args:
+        which: The conditions.
+        length: Length of a period.
+    """
     at, until = period_of(which)
     while at < until:
-        yield replace(which, since=at, until=min(at + _PIECE, until))
-        at += _PIECE
+        yield replace(which, since=at, until=min(at + length, until))
+        at += length
 
 
 def summary_steps(engine: Engine, which: InspectionFilter, options: SummaryOptions) -> Iterator[Summary | None]:

@@ -21,7 +21,6 @@ SCORE_BINS = 75
 """Number of bins of scores. The last one contains all greater scores as well."""
 STAGES = ("decode", "preprocess", "queue", "infer", "postprocess")
 """The stages of the processing time that is stored with an inspection."""
-_FINE_MS = 1000.0
 _TABLE = InspectionRow.__table__
 
 
@@ -38,21 +37,6 @@ class ScoreCount:
     review_threshold: float
     bin: int | None
     number: int
-
-
-@dataclass(frozen=True)
-class TimeCount:
-    """Number of inspections with the same processing time, rounded to 0.1 ms, and from 1 s on to 1 ms.
-
-    Attributes:
-        tenths_ms: The time, in tenths of a millisecond.
-        number: Number of inspections.
-        sum_ms: Sum of their exact times, in milliseconds.
-    """
-
-    tenths_ms: int
-    number: int
-    sum_ms: float
 
 
 def count_reasons(engine: Engine, which: InspectionFilter) -> Counter[InvalidReason]:
@@ -92,8 +76,8 @@ def count_scores(engine: Engine, which: InspectionFilter) -> Iterator[ScoreCount
         yield ScoreCount(*row)
 
 
-def count_times(engine: Engine, which: InspectionFilter) -> Iterator[TimeCount]:
-    """Count judged inspections by processing time. A time may be returned several times; add the numbers.
+def count_times(engine: Engine, which: InspectionFilter) -> Counter[int]:
+    """Count judged inspections by processing time, rounded to tenths of a millisecond.
 
     Raises:
         StoreUnavailable: The database cannot be read.
@@ -101,12 +85,12 @@ def count_times(engine: Engine, which: InspectionFilter) -> Iterator[TimeCount]:
     total: ColumnElement[Any] = func.coalesce(_TABLE.c.timings_ms[STAGES[0]].as_float(), 0.0)
     for stage in STAGES[1:]:
         total = total + func.coalesce(_TABLE.c.timings_ms[stage].as_float(), 0.0)
-    dialect = engine.dialect.name
-    rounded = case(
-        (total < _FINE_MS, _whole(dialect, total * 10 + 0.5)), else_=_whole(dialect, total + 0.5) * 10
-    )  # coarser above, so that the number of different values is limited
-    for row in _rows(engine, _judged(which), [rounded], [func.count(), func.sum(total)]):
-        yield TimeCount(*row)
+    # The expression is used once: SQLite would parse the JSON again for every use.
+    rounded = _whole(engine.dialect.name, total * 10 + 0.5)
+    found: Counter[int] = Counter()
+    for tenths_ms, number in _rows(engine, _judged(which), [rounded], [func.count()]):
+        found[tenths_ms] += number
+    return found
 
 
 def _judged(which: InspectionFilter) -> InspectionFilter:
