@@ -139,7 +139,7 @@ class DriftState(ResponseModel):
 
 
 class ProcessingTime(ResponseModel):
-    """Time from decoding to the decision, with the wait for inference, without transfer and storage."""
+    """Time from decoding to the decision, with the wait for inference, without transfer and storage, to 0.1 ms."""
 
     inspections: int
     min_ms: float
