@@ -22,7 +22,7 @@ from service.store.inspections import get_inspection, read_columns
 from service.store.models import InspectionRow
 from service.store.review_queries import labels_of
 
-MAX_INSPECTIONS = 5000
+MAX_INSPECTIONS = 2000
 """Most inspections whose regions are read, the newest ones."""
 GRID_SIDE = 96
 """Number of cells along the longer side of the image."""

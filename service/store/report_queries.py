@@ -71,9 +71,12 @@ def count_scores(engine: Engine, which: InspectionFilter) -> Iterator[ScoreCount
         (position >= SCORE_BINS, SCORE_BINS - 1),
         else_=_whole(engine.dialect.name, position),
     )
-    groups = (_TABLE.c.bundle_version, fail, _TABLE.c.review_threshold, place)
-    for row in _rows(engine, _judged(which), groups, [func.count()]):
-        yield ScoreCount(*row)
+    # The bin first: SQLite sorts by the groups, and compares the others only where it is equal.
+    groups = (place, fail, _TABLE.c.review_threshold, _TABLE.c.bundle_version)
+    for found, fail_threshold, review_threshold, version, number in _rows(
+        engine, _judged(which), groups, [func.count()]
+    ):
+        yield ScoreCount(version, fail_threshold, review_threshold, found, number)
 
 
 def count_times(engine: Engine, which: InspectionFilter) -> Counter[int]:
