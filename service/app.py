@@ -45,6 +45,7 @@ from service.api.routes import (
     recipes,
     records,
     replays,
+    reports,
     reviews,
     stream,
 )
@@ -87,6 +88,7 @@ from service.serving.readiness import ReadinessCheck
 from service.serving.recipes import RecipeService
 from service.serving.record_jobs import RecordJobs
 from service.serving.replays import ReplayService
+from service.serving.reports import ReportService
 from service.serving.retention import RetentionSweeper
 from service.serving.reviews import ReviewService
 from service.serving.streams import StreamService
@@ -114,6 +116,7 @@ ROUTERS = tuple(
         batches,
         replays,
         reviews,
+        reports,
         products,
         recipes,
         proposals,
@@ -192,6 +195,7 @@ class Runtime:
             inspections=inspection_service,
             summaries=SummaryService(store, self._record_jobs, clock),
             exports=ExportService(store, self._record_jobs),
+            reports=ReportService(store, self._record_jobs, clock),
             artefacts=ArtefactService(settings, store, metrics),
             streams=StreamService(inspection_service, self.admission, settings, metrics),
             products=ProductService(self.registry),

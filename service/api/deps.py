@@ -27,6 +27,7 @@ from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
 from service.serving.recipes import RecipeService
 from service.serving.replays import ReplayService
+from service.serving.reports import ReportService
 from service.serving.reviews import ReviewService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
@@ -42,6 +43,7 @@ class Services:
     inspections: InspectionService
     summaries: SummaryService
     exports: ExportService
+    reports: ReportService
     artefacts: ArtefactService
     streams: StreamService
     products: ProductService
@@ -94,6 +96,10 @@ async def _summaries(connection: HTTPConnection) -> SummaryService:
 
 async def _exports(connection: HTTPConnection) -> ExportService:
     return services_of(connection).exports
+
+
+async def _reports(connection: HTTPConnection) -> ReportService:
+    return services_of(connection).reports
 
 
 async def _artefacts(connection: HTTPConnection) -> ArtefactService:
@@ -195,6 +201,7 @@ async def _settings(connection: HTTPConnection) -> Settings:
 InspectionsDep = Annotated[InspectionService, Depends(_inspections)]
 SummariesDep = Annotated[SummaryService, Depends(_summaries)]
 ExportsDep = Annotated[ExportService, Depends(_exports)]
+ReportsDep = Annotated[ReportService, Depends(_reports)]
 ArtefactsDep = Annotated[ArtefactService, Depends(_artefacts)]
 StreamsDep = Annotated[StreamService, Depends(_streams)]
 ProductsDep = Annotated[ProductService, Depends(_products)]

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any
 
 from service.api.mapping import to_links
-from service.reviews.rates import Estimate
 from service.reviews.sampling import Stratum
 from service.schemas.review import (
     AgreementReport,
     AppliedThresholds,
-    PairAgreement,
     QueueItem,
-    RateEstimate,
     RatesAt,
     RatesReport,
     Review,
     ReviewerFacts,
     ReviewHistory,
-    ReviewLabel,
     ReviewQueue,
     StratumFacts,
 )
-from service.serving.review_evaluation import Agreement, QueuedInspection, RatesOf, ReviewedPair, SampledPeriod
+from service.serving.review_agreement import Agreement
+from service.serving.review_evaluation import QueuedInspection, RatesOf, SampledPeriod
+from service.serving.review_statistics import LABELS, to_estimate, to_pair
 from service.store.records import StoredReview
 from service.store.reviews import Reviews
-
-LABELS: tuple[ReviewLabel, ...] = get_args(ReviewLabel)
 
 
 def to_review(review: StoredReview, reviews: Reviews) -> Review:
@@ -99,7 +95,7 @@ def to_agreement(product: str, agreement: Agreement) -> AgreementReport:
             ReviewerFacts(reviewer=name, reviews=counts.total(), labels={label: counts[label] for label in LABELS})
             for name, counts in agreement.labels.items()
         ],
-        pairs=[_pair(pair) for pair in agreement.pairs],
+        pairs=[to_pair(pair) for pair in agreement.pairs],
         common=agreement.common,
         alpha=agreement.alpha,
         is_cut=agreement.is_cut,
@@ -138,20 +134,6 @@ def _stratum(stratum: Stratum, labels: dict[str, Any]) -> StratumFacts:
     )
 
 
-def _pair(pair: ReviewedPair) -> PairAgreement:
-    low, high = pair.kappa.interval or (None, None)
-    return PairAgreement(
-        first=pair.first,
-        second=pair.second,
-        inspections=pair.kappa.images,
-        agreement=pair.kappa.agreement,
-        kappa=pair.kappa.kappa,
-        kappa_low=low,
-        kappa_high=high,
-        counts={first: {second: pair.counts[first, second] for second in LABELS} for first in LABELS},
-    )
-
-
 def _rates(result: RatesOf) -> RatesAt:
     applied, rates = result.applied, result.rates
     thresholds = None if applied is None else applied.thresholds
@@ -161,19 +143,8 @@ def _rates(result: RatesOf) -> RatesAt:
         if thresholds is None or applied is None
         else AppliedThresholds(fail=thresholds.fail, review=thresholds.review, bundle_version=applied.bundle),
         confusion=result.confusion,  # type: ignore[arg-type]  # checked by pydantic
-        false_reject=_estimate(rates.false_reject),
-        false_alarm=_estimate(rates.false_alarm),
-        miss=_estimate(rates.miss),
+        false_reject=to_estimate(rates.false_reject),
+        false_alarm=to_estimate(rates.false_alarm),
+        miss=to_estimate(rates.miss),
         unreviewed=rates.unreviewed,
-    )
-
-
-def _estimate(estimate: Estimate) -> RateEstimate:
-    return RateEstimate(
-        rate=estimate.rate,
-        low=estimate.low,
-        high=estimate.high,
-        count=estimate.count,
-        of=estimate.of,
-        method=estimate.method,
     )

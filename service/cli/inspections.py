@@ -87,11 +87,11 @@ def export(
     try:
         with (
             open_store(settings) as store,
-            _complete_file(out) as file,
+            complete_file(out) as file,
             ERR.status("Exporting inspections ...") as progress,
         ):
             if product is not None and not list_inspections(store.engine, InspectionFilter(product), limit=1):
-                _require_product(product, list(product_folders(settings.models)), settings.models)
+                require_product(product, list(product_folders(settings.models)), settings.models)
             for piece in export_inspections(store.engine, which, format_name):
                 file.write(piece.data)
                 count = piece.rows
@@ -110,7 +110,7 @@ def _parsed(name: str, parse: Callable[[str], ValueT], text: str) -> ValueT:
         refuse(f"{name}: {error}.")
 
 
-def _require_product(product: str, known: Sequence[str], models: Path) -> None:
+def require_product(product: str, known: Sequence[str], models: Path) -> None:
     """End the command if a product of which no inspection is stored does not exist."""
     if product in known:
         return
@@ -128,7 +128,7 @@ def _number(name: str, value: float | None) -> float | None:
 
 
 @contextmanager
-def _complete_file(path: Path) -> Iterator[IO[bytes]]:
+def complete_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that gets its name when it is complete; it is removed if the block fails."""
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         temporary = Path(file.name)

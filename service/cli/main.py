@@ -16,6 +16,7 @@ from service.cli.inspect import inspect
 from service.cli.options import CLIENT_VARIABLES, load_settings, with_settings
 from service.cli.products import products
 from service.cli.replay import replay
+from service.cli.report import report
 from service.cli.unknown_variables import unknown_variables
 from service.cli.watch import watch
 from service.settings import Settings
@@ -73,6 +74,7 @@ app.command()(inspect)
 app.command()(doctor)
 app.command()(products)
 app.command()(replay)
+app.command()(report)
 app.command()(watch)
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from service.bundle.arrays import UInt8Image
 from service.errors import BodyTooLarge
+from service.inspection.decoding import decoder
+from service.inspection.decoding.decoder import ImageLimits
+from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.errors import (
     BufferSizeMismatch,
     CorruptImage,
@@ -38,3 +42,23 @@ def decoding_stored(record: InspectionRecord) -> Iterator[None]:
         yield
     except DECODING_ERRORS as error:
         raise StoredImageUnreadable(record.id, error.slug, error.detail) from error
+
+
+def decode_stored(record: InspectionRecord, data: bytes) -> UInt8Image:
+    """Decode the image of a stored inspection.
+
+    The image passed the limits when it was inspected. Limits that were lowered since do not apply.
+
+    Args:
+        record: The inspection.
+        data: The image as it was received.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        StoredImageUnreadable: The decoder refused the image.
+    """
+    limits = ImageLimits(max_bytes=len(data), max_pixels=record.image_width * record.image_height)
+    with decoding_stored(record):
+        return decoder.decode(data, limits, PixelRules.from_stored(record.image_pixels))

@@ -12,14 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from service.bundle.arrays import Float32Map
-from service.deployment.stored_image import decoding_stored
+from service.bundle.arrays import Float32Map, UInt8Image
+from service.deployment.stored_image import decode_stored
 from service.errors import DeadlineExceeded
 from service.inspection import heatmap
 from service.inspection.area import BoolMask, judged_cells
-from service.inspection.decoding import decoder
-from service.inspection.decoding.decoder import ImageLimits
-from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES, AnomalyMask, HeatmapScale
 from service.inspection.runtime.threads import cpu_quota
 from service.monitoring.metrics import Metrics
@@ -291,13 +288,10 @@ class ArtefactService:
     def _convert(self, record: InspectionRecord, deadline: _Deadline) -> bytes:
         return heatmap.encode(self._decode(record, deadline), "image/png")
 
-    def _decode(self, record: InspectionRecord, deadline: _Deadline) -> decoder.UInt8Image:
+    def _decode(self, record: InspectionRecord, deadline: _Deadline) -> UInt8Image:
         data = self._store.files.image_of(record)
         deadline.check()
-        # The image passed the limits when it was inspected. Limits that were lowered since do not apply.
-        limits = ImageLimits(max_bytes=len(data), max_pixels=record.image_width * record.image_height)
-        with decoding_stored(record):
-            rgb = decoder.decode(data, limits, PixelRules.from_stored(record.image_pixels))
+        rgb = decode_stored(record, data)
         deadline.check()
         return rgb
 

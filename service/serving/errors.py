@@ -24,17 +24,21 @@ class ProposalsBusy(PlumblineError):
 
 
 class RecordsBusy(PlumblineError):
-    """A summary or an export of this client is running, or too many clients have one.
+    """A summary, an export or a report of this client is running, or too many clients have one.
 
     Each client has one at a time, so that inspections are not delayed. Send the request again after `retry_after`.
     """
 
     slug = "records-busy"
-    title = "Another summary or export is running"
+    title = "Another summary, export or report is running"
     status = 503
 
     def __init__(self, *, is_own: bool, retry_after_s: float = 2.0) -> None:
-        what = "A summary or export of this client is" if is_own else "Summaries or exports of other clients are"
+        what = (
+            "A summary, export or report of this client is"
+            if is_own
+            else "Summaries, exports or reports of other clients are"
+        )
         super().__init__(
             f"{what} running. Their number is limited, so that inspections are not delayed. Retry after "
             f"{retry_after_s:g} s.",

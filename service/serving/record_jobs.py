@@ -41,7 +41,7 @@ class RecordJob:
 
 
 class RecordJobs:
-    """Summaries and exports that run.
+    """Summaries, exports and reports that run.
 
     All share one thread of low priority, and take turns step by step. Each client has one job at a time.
     """

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import combinations
 from typing import Literal
+
+from sqlalchemy import Engine
 
 from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.deployment.registry import Registry
 from service.errors import InvalidRequest
 from service.inspection.decision import Thresholds, decide
 from service.monitoring.clock import Clock
-from service.reviews.agreement import Kappa, cohens_kappa, krippendorffs_alpha
 from service.reviews.errors import ReviewsBusy
 from service.reviews.rates import Rates, cells_of, estimate_rates
 from service.reviews.sampling import JudgedImage, SamplePlan, Stratum, draw, hash_of
 from service.schemas.inspection import InspectionLabel, VerdictName
-from service.schemas.review import QueueReason, ReviewLabel
+from service.schemas.review import QueueReason
+from service.serving.review_agreement import Agreement, agreement_of
 from service.store.inspection_filter import InspectionFilter
 from service.store.inspections import list_inspections
 from service.store.records import LabelledImage
-from service.store.review_queries import creation_times, current_reviews, invalid_labels, judged_images, reviewed_ids
+from service.store.review_queries import (
+    creation_times,
+    current_reviews,
+    invalid_labels,
+    judged_images,
+    reviewed_ids,
+)
 from service.store.shadows import disagreeing_ids
 from service.store.store import Store
 
@@ -51,12 +57,14 @@ class PeriodRequest:
         since: Inclusive start; None for midnight UTC `DEFAULT_DAYS` days ago.
         until: Exclusive end; None for no end.
         plan: How many to draw.
+        stations: Only inspections at these stations; None for all.
     """
 
     product: str
     since: datetime | None
     until: datetime | None
     plan: SamplePlan
+    stations: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class SampledPeriod:
         images: The inspections by id, newest first.
         is_cut: Whether the period has more inspections.
         strata: Their strata with the sample.
+        stations: Only inspections at these stations; None for all.
     """
 
     product: str
@@ -78,6 +87,7 @@ class SampledPeriod:
     images: dict[str, LabelledImage]
     is_cut: bool
     strata: list[Stratum]
+    stations: tuple[str, ...] | None = None
 
     @property
     def labels(self) -> dict[str, InspectionLabel]:
@@ -98,35 +108,6 @@ class QueuedInspection:
     image: LabelledImage
     reasons: tuple[QueueReason, ...]
     probability: float | None
-
-
-@dataclass(frozen=True)
-class ReviewedPair:
-    """Two reviewers and their labels of the inspections that both reviewed."""
-
-    first: str
-    second: str
-    kappa: Kappa
-    counts: Counter[tuple[ReviewLabel, ReviewLabel]]
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Agreement of the reviewers of a product.
-
-    Attributes:
-        labels: Number of current reviews by reviewer and label.
-        pairs: Pairs of reviewers with common inspections.
-        common: Number of inspections with at least two reviewers.
-        alpha: Krippendorff's alpha; None if it is undefined.
-        is_cut: Whether there are more reviews.
-    """
-
-    labels: dict[str, Counter[ReviewLabel]]
-    pairs: list[ReviewedPair]
-    common: int
-    alpha: float | None
-    is_cut: bool
 
 
 @dataclass(frozen=True)
@@ -195,10 +176,7 @@ class ReviewEvaluation:
         since = request.since or _midnight(self._clock.now()) - timedelta(days=DEFAULT_DAYS)
         if request.until is not None and request.until <= since:
             raise InvalidRequest(f"The period ends before it begins: `until` must be after {since.isoformat()}.")
-        found = judged_images(self._store.engine, request.product, since, request.until, MAX_INSPECTIONS + 1)
-        images = {image.id: image for image in found[:MAX_INSPECTIONS]}
-        strata = draw([_judged(image) for image in images.values()], request.plan)
-        return SampledPeriod(request.product, since, request.until, images, len(found) > MAX_INSPECTIONS, strata)
+        return sample_period(self._store.engine, request, since)
 
     def queue(self, period: SampledPeriod, reviewer: str) -> list[QueuedInspection]:
         """Return the inspections that a reviewer should review.
@@ -251,24 +229,7 @@ class ReviewEvaluation:
         """
         self.require_known(product)
         reviews, is_cut = current_reviews(self._store.engine, product, MAX_REVIEWS)
-        labels: dict[str, Counter[ReviewLabel]] = {}
-        common: dict[tuple[str, str], list[tuple[ReviewLabel, ReviewLabel]]] = {}
-        for by_reviewer in reviews.values():
-            for reviewer, label in by_reviewer.items():
-                labels.setdefault(reviewer, Counter())[label] += 1
-            for first, second in combinations(sorted(by_reviewer), 2):
-                common.setdefault((first, second), []).append((by_reviewer[first], by_reviewer[second]))
-        pairs = [
-            ReviewedPair(*names, cohens_kappa([a for a, _ in given], [b for _, b in given]), Counter(given))
-            for names, given in sorted(common.items())
-        ]
-        return Agreement(
-            labels=dict(sorted(labels.items())),
-            pairs=pairs,
-            common=sum(len(by_reviewer) > 1 for by_reviewer in reviews.values()),
-            alpha=krippendorffs_alpha([tuple(by_reviewer.values()) for by_reviewer in reviews.values()]),
-            is_cut=is_cut,
-        )
+        return agreement_of(reviews, is_cut=is_cut)
 
     def rates(self, period: SampledPeriod, fail: float | None, review: float | None) -> list[RatesOf]:
         """Estimate the rates of wrong decisions.
@@ -287,10 +248,10 @@ class ReviewEvaluation:
             InvalidRequest: The review threshold is above the fail threshold.
             StoreUnavailable: The database cannot be used.
         """
-        found = [self._rates(period, "decisions", None)]
+        found = [rates_of(self._store.engine, period)]
         current = self._current_thresholds(period.product)
         if current is not None:
-            found.append(self._rates(period, "current", current))
+            found.append(rates_of(self._store.engine, period, "current", current))
         if fail is None and review is None:
             return found
         if current is None:  # the error explains why no bundle is active
@@ -303,7 +264,7 @@ class ReviewEvaluation:
                 "most the fail threshold."
             )
         proposed = ScoredThresholds(Thresholds(fail, review), current.bundle)
-        return [*found, self._rates(period, "proposed", proposed)]
+        return [*found, rates_of(self._store.engine, period, "proposed", proposed)]
 
     def require_known(self, product: str) -> None:
         """Check that a product exists, or existed: inspections of it are stored.
@@ -314,27 +275,6 @@ class ReviewEvaluation:
         if not list_inspections(self._store.engine, InspectionFilter(product), limit=1):
             self._registry.require_known(product)
 
-    def _rates(self, period: SampledPeriod, basis: Basis, applied: ScoredThresholds | None) -> RatesOf:
-        def decided(image: JudgedImage) -> VerdictName:
-            if applied is None:
-                return image.decision
-            decision: VerdictName = decide(image.score, applied.thresholds).value  # type: ignore[assignment]
-            return decision
-
-        strata = [stratum for stratum in period.strata if applied is None or stratum.bundle == applied.bundle]
-        labels = period.labels
-        confusion: Confusion = {}
-        for stratum in strata:
-            for image in stratum.members:
-                if (label := labels.get(image.id)) is not None:
-                    row = confusion.setdefault(label, {})
-                    row[decided(image)] = row.get(decided(image), 0) + 1
-        if applied is None:
-            invalid = invalid_labels(self._store.engine, period.product, period.since, period.until)
-            for name, count in invalid.items():
-                confusion.setdefault(name, {})["invalid"] = count  # type: ignore[arg-type]  # only reviews write it
-        return RatesOf(basis, applied, confusion, estimate_rates(cells_of(strata, labels, decided)))
-
     def _current_thresholds(self, product: str) -> ScoredThresholds | None:
         try:
             return self._active_thresholds(product)
@@ -344,6 +284,61 @@ class ReviewEvaluation:
     def _active_thresholds(self, product: str) -> ScoredThresholds:
         active = self._registry.get(product)
         return ScoredThresholds(active.recipe.recipe.thresholds, active.bundle.version)
+
+
+def sample_period(engine: Engine, request: PeriodRequest, since: datetime) -> SampledPeriod:
+    """Return the judged inspections of a period and the sample from them.
+
+    Args:
+        engine: The database.
+        request: The inspections to sample.
+        since: Inclusive start of the period; that of the request is not read.
+
+    Raises:
+        StoreUnavailable: The database cannot be used.
+    """
+    limit, stations = MAX_INSPECTIONS + 1, request.stations
+    found = judged_images(engine, request.product, since, request.until, limit, stations=stations)
+    images = {image.id: image for image in found[:MAX_INSPECTIONS]}
+    strata = draw([_judged(image) for image in images.values()], request.plan)
+    is_cut = len(found) > MAX_INSPECTIONS
+    return SampledPeriod(request.product, since, request.until, images, is_cut, strata, stations)
+
+
+def rates_of(
+    engine: Engine, period: SampledPeriod, basis: Basis = "decisions", applied: ScoredThresholds | None = None
+) -> RatesOf:
+    """Estimate the rates of wrong decisions of one kind.
+
+    Args:
+        engine: The database.
+        period: The inspections.
+        basis: The kind of decisions.
+        applied: The thresholds that make them; None for the decisions as they were made.
+
+    Raises:
+        StoreUnavailable: The database cannot be used.
+    """
+
+    def decided(image: JudgedImage) -> VerdictName:
+        if applied is None:
+            return image.decision
+        decision: VerdictName = decide(image.score, applied.thresholds).value  # type: ignore[assignment]
+        return decision
+
+    strata = [stratum for stratum in period.strata if applied is None or stratum.bundle == applied.bundle]
+    labels = period.labels
+    confusion: Confusion = {}
+    for stratum in strata:
+        for image in stratum.members:
+            if (label := labels.get(image.id)) is not None:
+                row = confusion.setdefault(label, {})
+                row[decided(image)] = row.get(decided(image), 0) + 1
+    if applied is None:
+        invalid = invalid_labels(engine, period.product, period.since, period.until, stations=period.stations)
+        for name, count in invalid.items():
+            confusion.setdefault(name, {})["invalid"] = count  # type: ignore[arg-type]  # only reviews write it
+    return RatesOf(basis, applied, confusion, estimate_rates(cells_of(strata, labels, decided)))
 
 
 def _judged(image: LabelledImage) -> JudgedImage:

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from service.deployment.stored_image import decoding_stored
+from service.deployment.stored_image import decode_stored
 from service.errors import InvalidRequest
 from service.inspection import heatmap
-from service.inspection.decoding import decoder
-from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.decoding.formats import PNG, SUFFIXES
-from service.inspection.decoding.pixel_formats import RAW_MEDIA_TYPE, PixelRules
+from service.inspection.decoding.pixel_formats import RAW_MEDIA_TYPE
 from service.reviews.errors import ReviewsBusy
 from service.reviews.labels import CombinedLabel
 from service.reviews.layout import GOOD, folder_of_kind, image_path, is_test_image
@@ -153,10 +151,7 @@ class Export:
         data = self._store.files.image_of(record)
         if record.image_media_type != RAW_MEDIA_TYPE:
             return data, SUFFIXES[record.image_media_type]
-        limits = ImageLimits(max_bytes=len(data), max_pixels=record.image_width * record.image_height)
-        with decoding_stored(record):
-            rgb = decoder.decode(data, limits, PixelRules.from_stored(record.image_pixels))
-        return heatmap.encode(rgb, PNG), SUFFIXES[PNG]
+        return heatmap.encode(decode_stored(record, data), PNG), SUFFIXES[PNG]
 
 
 class _Sink:

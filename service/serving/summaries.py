@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
-from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
 from service.errors import InvalidRequest
 from service.monitoring.clock import Clock
+from service.schemas.records import DecisionCounts, SummaryGroup
+from service.schemas.sections import DecisionName
 from service.serving.admission import Disconnected
 from service.serving.periods import period_starts
 from service.serving.record_jobs import RecordJobs
 from service.store.inspection_filter import InspectionFilter
 from service.store.store import Store
-from service.store.summary import Count, CountKey, count_inspections
+from service.store.summary import CountKey, count_inspections
 
 GroupBy = Literal["hour", "shift", "day", "station", "lot", "product"]
 DEFAULT_SPAN = timedelta(days=7)
@@ -28,7 +29,7 @@ MAX_SPAN = timedelta(days=400)
 MAX_GROUPS = 1000
 # The database is read in pieces of this length: a long statement would keep SQLite's write-ahead log from shrinking,
 # and could not be ended when the client disconnects.
-_PIECE = timedelta(days=1)
+PIECE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -108,61 +109,140 @@ class SummaryService:
             RecordsBusy: The client has another job, or too many clients have.
             StoreUnavailable: The database cannot be read.
         """
-        since, until = self._span(which, options.zone)
-        starts = _starts(options, since, until)
-        key = _key(options.by, starts)
-        counts: dict[datetime | str | None, Counter[str]] = {start: Counter() for start in starts}
+        steps = summary_steps(self._engine, complete_period(which, self._clock.now(), DEFAULT_SPAN), options)
         async with self._jobs.reserve(client, disconnected) as job:
-            at = since
-            while at < until:
-                end = at + _PIECE if until - at > _PIECE else until
-                piece = replace(which, since=at, until=end)
-                for count in await job.run(partial(_count, self._engine, piece, key)):
-                    group = (
-                        starts[bisect_right(starts, count.key) - 1] if isinstance(count.key, datetime) else count.key
-                    )
-                    counts.setdefault(group, Counter())[count.decision] += count.number
-                at = end
-                if len(counts) > MAX_GROUPS:
-                    raise _too_many(options.by)
-        if starts:
-            ends = [*starts[1:], until]
-            edges = [(max(start, since), min(end, until)) for start, end in zip(starts, ends, strict=True)]
-            groups = [
-                Group(None, edge[0].astimezone(options.zone), edge[1].astimezone(options.zone), counts[start])
-                for start, edge in zip(starts, edges, strict=True)
-            ]
-        else:
-            groups = [
-                Group(None if name is None else str(name), None, None, counts[name])
-                for name in sorted(counts, key=lambda name: (name is None, str(name)))
-            ]
-        return Summary(since.astimezone(options.zone), until.astimezone(options.zone), groups)
-
-    def _span(self, which: InspectionFilter, zone: ZoneInfo) -> tuple[datetime, datetime]:
-        until = (which.until or self._clock.now()).astimezone(UTC)
-        try:
-            since = (which.since or until - DEFAULT_SPAN).astimezone(UTC)
-        except OverflowError as error:
-            raise InvalidRequest("until: the period begins before the year 1. Give a later end.") from error
-        if since >= until:
-            raise InvalidRequest(
-                f"The period from {since.isoformat()} to {until.isoformat()} is empty. Give a start `since` that is "
-                "earlier than the end `until`, which is now by default."
-            )
-        if until - since > MAX_SPAN:
-            raise InvalidRequest(
-                f"The period has more than {MAX_SPAN.days} days. Give a shorter one with `since` and `until`."
-            )
-        try:
-            since.astimezone(zone), until.astimezone(zone)
-        except OverflowError as error:
-            raise InvalidRequest("The period has no local time in this time zone. Give another one.") from error
-        return since, until
+            while (summary := await job.run(lambda: next(steps))) is None:
+                pass
+        return summary
 
 
-def _count(engine: Engine, which: InspectionFilter, key: CountKey) -> list[Count]:
-    return list(count_inspections(engine, which, key))
+def complete_period(which: InspectionFilter, now: datetime, default: timedelta) -> InspectionFilter:
+    """Return the conditions with a start and an end, both in UTC.
+
+    Args:
+        which: The conditions.
+        now: The end of a period without an end.
+        default: Length of a period without a start.
+
+    Raises:
+        InvalidRequest: The period is empty or too long.
+    """
+    until = (which.until or now).astimezone(UTC)
+    try:
+        since = (which.since or until - default).astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidRequest("until: the period begins before the year 1. Give a later end.") from error
+    if since >= until:
+        raise InvalidRequest(
+            f"The period from {since.isoformat()} to {until.isoformat()} is empty. Give a start `since` that is "
+            "earlier than the end `until`, which is now by default."
+        )
+    if until - since > MAX_SPAN:
+        raise InvalidRequest(
+            f"The period has more than {MAX_SPAN.days} days. Give a shorter one with `since` and `until`."
+        )
+    return replace(which, since=since, until=until)
+
+
+def period_of(which: InspectionFilter) -> tuple[datetime, datetime]:
+    """Return start and end of conditions that `complete_period` returned."""
+    assert which.since is not None
+    assert which.until is not None
+    return which.since, which.until
+
+
+def pieces_of(which: InspectionFilter, length: timedelta = PIECE) -> Iterator[InspectionFilter]:
+    """Divide conditions that `complete_period` returned into short periods, each of which is read in one step.
+
+    Args:
+        which: The conditions.
+        length: Length of a period.
+    """
+    at, until = period_of(which)
+    while at < until:
+        end = at + length if until - at > length else until
+        yield replace(which, since=at, until=end)
+        at = end
+
+
+def summary_steps(engine: Engine, which: InspectionFilter, options: SummaryOptions) -> Iterator[Summary | None]:
+    """Count inspections by group and decision, in short steps.
+
+    Args:
+        engine: The database.
+        which: The conditions, as `complete_period` returns them.
+        options: How inspections are grouped.
+
+    Returns:
+        An iterator over the steps: None for each, and at the end the summary.
+
+    Raises:
+        InvalidRequest: There are too many periods, or no local times, at once; or, in a step, too many names.
+        StoreUnavailable: The database cannot be read; in a step.
+    """
+    try:
+        for edge in period_of(which):
+            edge.astimezone(options.zone)
+    except OverflowError as error:
+        raise InvalidRequest("The period has no local time in this time zone. Give another one.") from error
+    return _steps(engine, which, options, _starts(options, *period_of(which)))
+
+
+def _steps(
+    engine: Engine, which: InspectionFilter, options: SummaryOptions, starts: Sequence[datetime]
+) -> Iterator[Summary | None]:
+    since, until = period_of(which)
+    key = _key(options.by, starts)
+    counts: dict[datetime | str | None, Counter[str]] = {start: Counter() for start in starts}
+    for piece in pieces_of(which):
+        for count in count_inspections(engine, piece, key):
+            group = starts[bisect_right(starts, count.key) - 1] if isinstance(count.key, datetime) else count.key
+            counts.setdefault(group, Counter())[count.decision] += count.number
+        if len(counts) > MAX_GROUPS:
+            raise _too_many(options.by)
+        yield None
+    if starts:
+        ends = [*starts[1:], until]
+        edges = [(max(start, since), min(end, until)) for start, end in zip(starts, ends, strict=True)]
+        groups = [
+            Group(None, edge[0].astimezone(options.zone), edge[1].astimezone(options.zone), counts[start])
+            for start, edge in zip(starts, edges, strict=True)
+        ]
+    else:
+        groups = [
+            Group(None if name is None else str(name), None, None, counts[name])
+            for name in sorted(counts, key=lambda name: (name is None, str(name)))
+        ]
+    yield Summary(since.astimezone(options.zone), until.astimezone(options.zone), groups)
+
+
+def to_counts(found: Counter[str]) -> DecisionCounts:
+    """Return the number of inspections by decision with their yields.
+
+    Args:
+        found: Number of inspections by decision.
+    """
+    counts: dict[DecisionName, int] = {name: found[name] for name in get_args(DecisionName)}
+    good, total = counts["pass"], sum(counts.values())
+    return DecisionCounts(
+        total=total,
+        counts=counts,
+        yield_of_judged=_share(good, total - counts["invalid"]),
+        yield_of_decided=_share(good, good + counts["fail"]),
+        yield_of_all=_share(good, total),
+    )
+
+
+def to_groups(summary: Summary) -> list[SummaryGroup]:
+    """Return the groups of a summary as responses contain them."""
+    return [
+        SummaryGroup(name=group.name, start=group.start, end=group.end, **to_counts(group.counts).model_dump())
+        for group in summary.groups
+    ]
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _key(by: GroupBy, starts: Sequence[datetime]) -> CountKey:

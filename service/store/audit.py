@@ -179,6 +179,7 @@ class AuditFilter:
     Attributes:
         actor: Name or id of the actor.
         action: Kind of change.
+        actions: Kinds of changes, one of which an entry has; empty for any.
         product: Name of the product.
         since: Earliest time.
         until: Time before which the entries were made.
@@ -191,6 +192,7 @@ class AuditFilter:
     since: datetime | None = None
     until: datetime | None = None
     permitted_products: frozenset[str] | None = None
+    actions: tuple[AuditAction, ...] = ()
 
     def apply(self, query: Select[AuditRow]) -> Select[AuditRow]:
         """Return a query with these conditions."""
@@ -198,6 +200,8 @@ class AuditFilter:
             query = query.where(or_(AuditRow.actor == self.actor, AuditRow.actor_id == self.actor))
         if self.action is not None:
             query = query.where(AuditRow.action == self.action)
+        if self.actions:
+            query = query.where(AuditRow.action.in_(self.actions))
         if self.product is not None:
             query = query.where(AuditRow.product == self.product)
         if self.since is not None:

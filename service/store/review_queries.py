@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -112,7 +112,13 @@ def creation_times(engine: Engine, inspection_ids: Sequence[str]) -> dict[str, d
 
 
 def judged_images(
-    engine: Engine, product: str, since: datetime, until: datetime | None, limit: int
+    engine: Engine,
+    product: str,
+    since: datetime,
+    until: datetime | None,
+    limit: int,
+    *,
+    stations: Collection[str] | None = None,
 ) -> list[LabelledImage]:
     """Return the judged inspections of a product in a period with their labels, newest first.
 
@@ -122,6 +128,7 @@ def judged_images(
         since: Inclusive start of the period.
         until: Exclusive end of the period; None for no end.
         limit: Maximum number of inspections.
+        stations: Only inspections at these stations; None for all.
 
     Raises:
         StoreUnavailable: The database cannot be read.
@@ -137,7 +144,7 @@ def judged_images(
     query = (
         select(*columns)
         .outerjoin(_LABELS, _LABELS.c.inspection_id == _INSPECTIONS.c.id)
-        .where(*_in_period(product, since, until), _INSPECTIONS.c.score.is_not(None))
+        .where(*_in_period(product, since, until), *_at(stations), _INSPECTIONS.c.score.is_not(None))
         .order_by(_INSPECTIONS.c.created_at.desc())
         .limit(limit)
     )
@@ -145,7 +152,14 @@ def judged_images(
         return [LabelledImage(*row) for row in session.execute(query)]
 
 
-def invalid_labels(engine: Engine, product: str, since: datetime, until: datetime | None) -> dict[str, int]:
+def invalid_labels(
+    engine: Engine,
+    product: str,
+    since: datetime,
+    until: datetime | None,
+    *,
+    stations: Collection[str] | None = None,
+) -> dict[str, int]:
     """Return the number of inspections by label whose image was rejected by the quality check.
 
     The arguments are those of `judged_images`.
@@ -154,8 +168,9 @@ def invalid_labels(engine: Engine, product: str, since: datetime, until: datetim
         StoreUnavailable: The database cannot be read.
     """
     query = _labelled(select(_LABELS.c.label, func.count()), product, since, until, is_ordered=False)
+    query = query.where(_INSPECTIONS.c.score.is_(None), *_at(stations))
     with reading(engine) as session:
-        counts = session.execute(query.where(_INSPECTIONS.c.score.is_(None)).group_by(_LABELS.c.label))
+        counts = session.execute(query.group_by(_LABELS.c.label))
         return {label: count for label, count in counts}  # noqa: C416 - rows are not pairs for the type checker
 
 
@@ -196,6 +211,23 @@ def current_reviews(engine: Engine, product: str, limit: int) -> tuple[dict[str,
     return found, len(rows) > limit
 
 
+def current_reviews_of(engine: Engine, inspection_ids: Sequence[str]) -> dict[str, dict[str, ReviewLabel]]:
+    """Return the current reviews of inspections: the label by inspection and reviewer.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    columns = (ReviewRow.inspection_id, ReviewRow.reviewer, ReviewRow.label)
+    found: dict[str, dict[str, ReviewLabel]] = {}
+    with reading(engine) as session:
+        for start in range(0, len(inspection_ids), _AT_ONCE):
+            piece = ReviewRow.inspection_id.in_(inspection_ids[start : start + _AT_ONCE])
+            query = _not_withdrawn(select(*columns)).where(piece).order_by(ReviewRow.id.desc())
+            for name, reviewer, label in session.execute(query):
+                found.setdefault(name, {}).setdefault(reviewer, label)
+    return found
+
+
 def _not_withdrawn(query: Select[*tuple[Any, ...]]) -> Select[*tuple[Any, ...]]:
     """Return a query for reviews without withdrawals and without reviews that were withdrawn."""
     other = aliased(ReviewRow)
@@ -209,6 +241,10 @@ def _labelled(
     joined = query.select_from(_LABELS).join(_INSPECTIONS, _INSPECTIONS.c.id == _LABELS.c.inspection_id)
     joined = joined.where(_LABELS.c.product == product, *_in_period(product, since, until))
     return joined.order_by(_LABELS.c.inspection_id) if is_ordered else joined
+
+
+def _at(stations: Collection[str] | None) -> list[Any]:
+    return [] if stations is None else [_INSPECTIONS.c.station.in_(sorted(stations))]
 
 
 def _in_period(product: str, since: datetime | None, until: datetime | None) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -15,12 +16,13 @@ from starlette.responses import HTMLResponse
 
 from service.access.control import AccessControl
 from service.api.http.access import identity_of, principal_of
+from service.languages import LANGUAGES, Texts
 from service.version import VERSION
 from service.web.assets import Assets
-from service.web.languages import LANGUAGES, Texts
 from service.web.navigation import entries_for
 from service.web.preferences import Preferences, preferences_of
 
+CATALOGUES = Path(__file__).parent / "locale"
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -39,7 +41,7 @@ class Pages:
     def __init__(self, zone: ZoneInfo) -> None:
         self.assets = Assets()
         self.zone = zone
-        self._texts = {language: Texts(language, zone) for language in LANGUAGES}
+        self._texts = {language: Texts(language, zone, CATALOGUES) for language in LANGUAGES}
         self._environments = {language: _environment(texts) for language, texts in self._texts.items()}
 
     def texts(self, request: Request) -> Texts:

@@ -7,7 +7,7 @@ from typing import Literal, cast, get_args
 
 from starlette.requests import Request
 
-from service.web.languages import choose_language
+from service.languages import choose_language
 
 LANGUAGE_COOKIE, THEME_COOKIE = "plumbline-language", "plumbline-theme"
 Theme = Literal["auto", "light", "dark", "contrast"]
@@ -18,7 +18,7 @@ class Preferences:
     """Language and colours of a page.
 
     Attributes:
-        language: One of `service.web.languages.LANGUAGES`.
+        language: One of `service.languages.LANGUAGES`.
         theme: The colours; `auto` follows the browser.
     """
 

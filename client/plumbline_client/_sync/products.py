@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from plumbline_client._sync.concurrency import run_blocking
 from plumbline_client._sync.connection import Connection
-from plumbline_client.calls import Call, ImageSource, product_path, propose_call, read_images
+from plumbline_client.calls import Call, ImageSource, given, product_path, propose_call, read_images
 from plumbline_client.responses import parse_readiness
 from plumbline_client.schemas.product import Product, ProductList, Readiness
 from plumbline_client.schemas.proposal import Proposal
+from plumbline_client.schemas.report import ReportFormat, ReportLanguage, ShiftReport
 
 
 class ProductCalls(Connection):
@@ -30,6 +33,69 @@ class ProductCalls(Connection):
     def product(self, product: str) -> Product:
         """Return one product, with its bundle, calibration and recipe."""
         return self._load(Product, Call("GET", product_path(product)))
+
+    def report(
+        self,
+        product: str,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        station: str | None = None,
+        time_zone: str | None = None,
+    ) -> ShiftReport:
+        """Return what happened to a product in a period: counts, yields, scores, reviews, changes and drift.
+
+        Args:
+            product: Name of the product.
+            since: Start of the period, with time zone; by default 24 hours before its end.
+            until: End of the period, exclusive; by default now.
+            station: Only inspections at this station.
+            time_zone: IANA name of the time zone of the times in the report; by default that of the service.
+
+        Raises:
+            ServiceProblem: There is no such product, or another report or export of this client runs (`records-busy`).
+        """
+        values = {"since": since, "until": until, "station": station, "time_zone": time_zone, "format": "json"}
+        return self._load(ShiftReport, Call("GET", f"{product_path(product)}/report", given(values)))
+
+    def save_report(
+        self,
+        product: str,
+        file: str | PathLike[str],
+        file_format: ReportFormat = "html",
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        station: str | None = None,
+        time_zone: str | None = None,
+        language: ReportLanguage | None = None,
+    ) -> None:
+        """Write a report to a file; see `report`.
+
+        Args:
+            product: Name of the product.
+            file: The file.
+            file_format: Format of the file: a page for people, a table, or JSON.
+            since: Start of the period, with time zone; by default 24 hours before its end.
+            until: End of the period, exclusive; by default now.
+            station: Only inspections at this station.
+            time_zone: IANA name of the time zone of the times in the report; by default that of the service.
+            language: Language of the page; by default English.
+
+        Raises:
+            OSError: The file cannot be written.
+            ServiceProblem: There is no such product, or another report or export of this client runs (`records-busy`).
+            ServiceUnreachable: The response did not arrive completely.
+        """
+        values = {
+            "since": since,
+            "until": until,
+            "station": station,
+            "time_zone": time_zone,
+            "format": file_format,
+            "language": language,
+        }
+        self._download(Call("GET", f"{product_path(product)}/report", given(values)), Path(file))
 
     def propose_thresholds(
         self,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Annotated, get_args
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.requests import HTTPConnection
@@ -21,13 +21,12 @@ from service.api.http.problems import problem_responses
 from service.api.parameters import inspection_filter
 from service.api.responses import binary_response
 from service.errors import InvalidRequest
-from service.schemas.records import DecisionCounts, ExportQuery, InspectionSummary, SummaryGroup, SummaryQuery
-from service.schemas.sections import DecisionName
+from service.schemas.records import ExportQuery, InspectionSummary, SummaryQuery
 from service.serving.admission import Disconnected
 from service.serving.errors import ExportFormatUnavailable, RecordsBusy
 from service.serving.export_formats import MEDIA_TYPES
 from service.serving.periods import parse_shifts, parse_zone
-from service.serving.summaries import SummaryOptions
+from service.serving.summaries import SummaryOptions, to_counts, to_groups
 from service.store.errors import StoreUnavailable
 
 router = APIRouter(tags=["inspections"])
@@ -64,11 +63,8 @@ async def summarise_inspections(
         time_zone=query.time_zone,
         since=found.since,
         until=found.until,
-        total=_to_counts(total),
-        groups=[
-            SummaryGroup(name=group.name, start=group.start, end=group.end, **_to_counts(group.counts).model_dump())
-            for group in found.groups
-        ],
+        total=to_counts(total),
+        groups=to_groups(found),
     )
 
 
@@ -136,19 +132,3 @@ class _ExportResponse(Response):
             except InvalidRequest:  # the client disconnected
                 return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _to_counts(found: Counter[str]) -> DecisionCounts:
-    counts: dict[DecisionName, int] = {name: found[name] for name in get_args(DecisionName)}
-    good, total = counts["pass"], sum(counts.values())
-    return DecisionCounts(
-        total=total,
-        counts=counts,
-        yield_of_judged=_share(good, total - counts["invalid"]),
-        yield_of_decided=_share(good, good + counts["fail"]),
-        yield_of_all=_share(good, total),
-    )
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

@@ -55,6 +55,7 @@ SCOPE_OF = {
     "GET /v1/reviews:agreement": "review",
     "GET /v1/reviews:rates": "review",
     "GET /v1/reviews:export": "review",
+    "GET /v1/products/{product}/report": "review",
     "POST /2020-11-20/projects/{product}/models/{model_version}/detect": "inspect",
     "GET /v1/outbox": "engineer",
     "GET /v1/outbox/dead-letters": "engineer",

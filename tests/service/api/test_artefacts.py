@@ -86,7 +86,7 @@ def test_drawing_whose_decoding_takes_too_long_ends(serve: Serve, monkeypatch: p
     with serve(queue_deadline_s=0.3) as service:
         url = stored_url(service)
         with monkeypatch.context() as patch:
-            patch.setattr("service.serving.artefacts.decoder.decode", decode_slowly)
+            patch.setattr("service.deployment.stored_image.decoder.decode", decode_slowly)
             assert_problem(service.client.get(url + path), 503, "deadline-exceeded")
         assert service.client.get(url + path).status_code == 200
 

@@ -13,7 +13,8 @@ from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 
 import service.web
-from service.web.languages import LANGUAGES, SOURCE, Texts, catalogue_files, choose_language
+from service.languages import LANGUAGES, SOURCE, Texts, catalogue_files, choose_language
+from service.web.page import CATALOGUES
 
 PACKAGE = Path(service.web.__file__).parent
 METHODS = [("**.py", "python"), ("templates/**.html", "jinja2")]
@@ -35,7 +36,7 @@ Key = tuple[str | None, str]
 @pytest.mark.parametrize("language", sorted(set(LANGUAGES) - {SOURCE}))
 def test_catalogue_is_complete(language: str) -> None:
     translated: dict[Key, tuple[str, ...]] = {}
-    for path in catalogue_files(language):
+    for path in catalogue_files(language, CATALOGUES):
         with path.open("rb") as file:
             for entry in read_po(file, language):
                 texts = tuple(map(str, entry.string if isinstance(entry.string, tuple) else (entry.string or "",)))
@@ -77,9 +78,12 @@ def test_language_is_chosen(chosen: str | None, header: str, expected: str) -> N
 
 def test_dates_and_numbers_follow_language_and_time_zone() -> None:
     moment = datetime(2026, 3, 1, 12, 5, 9, tzinfo=UTC)
-    german, english = (Texts(language, ZoneInfo("Europe/Berlin")) for language in ("de", "en"))
+    german, english = (Texts(language, ZoneInfo("Europe/Berlin"), CATALOGUES) for language in ("de", "en"))
     assert german.date_time(moment) == "01.03.2026, 13:05:09"
     assert english.date_time(moment) == "1 Mar 2026, 13:05:09"
+    assert (german.moment(moment), english.moment(None)) == ("01.03.2026, 13:05:09 +01:00", "–")
+    assert (german.weekday(moment), german.minute(moment)) == ("So. 01.03.26", "13:05")
+    assert (english.weekday(moment), english.minute(moment)) == ("Sun 01/03/2026", "13:05")
     assert (german.number(1234.5, 1), english.number(1234.5, 1)) == ("1.234,5", "1,234.5")
     assert german.percent(0.0123) == "1,2\xa0%"
     assert english.significant(0.123456) == "0.1235"

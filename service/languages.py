@@ -1,4 +1,4 @@
-"""The language of a page: message catalogues, and dates and numbers as a language writes them."""
+"""The language of pages and reports: message catalogues, and dates and numbers as a language writes them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from babel.support import NullTranslations, Translations
 
 SOURCE = "en"
 LANGUAGES: Mapping[str, str] = {"en": "English", "de": "Deutsch"}
-"""The languages of the pages, each with its own name."""
-CATALOGUES = Path(__file__).parent / "locale"
+"""The languages of pages and reports, each with its own name."""
 # Formats of the region whose 24-hour times and dates people on a shop floor read without doubt.
 _LOCALES = {"en": "en_GB", "de": "de_DE"}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -50,13 +49,14 @@ class Texts:
 
     Args:
         language: One of `LANGUAGES`.
-        zone: Time zone of times on pages.
+        zone: Time zone of times.
+        folder: Folder of the message catalogues, with a folder per language.
     """
 
-    def __init__(self, language: str, zone: ZoneInfo) -> None:
+    def __init__(self, language: str, zone: ZoneInfo, folder: Path) -> None:
         self.language = language
         self.zone = zone
-        self.translations = catalogue(language)
+        self.translations = catalogue(language, folder)
         self._locale = Locale.parse(_LOCALES[language])
 
     def text(self, message: str, **values: object) -> str:
@@ -102,25 +102,43 @@ class Texts:
         return f"{self.number(scaled, 1 if unit and scaled < 100 else 0)} {_UNITS[unit]}"
 
     def date_time(self, value: datetime | None) -> str:
-        """Return date and time to the second in the time zone of the pages; an en dash for None."""
+        """Return date and time to the second in the time zone; an en dash for None."""
         return "–" if value is None else format_datetime(value.astimezone(self.zone), "medium", locale=self._locale)
 
+    def moment(self, value: datetime | None) -> str:
+        """Return date and time to the second with the offset from UTC; an en dash for None."""
+        return "–" if value is None else f"{self.date_time(value)} {value.astimezone(self.zone).isoformat()[-6:]}"
+
     def date(self, value: datetime) -> str:
-        """Return the date in the time zone of the pages."""
+        """Return the date in the time zone."""
         return format_date(value.astimezone(self.zone).date(), "medium", self._locale)
 
+    def weekday(self, value: datetime) -> str:
+        """Return the date in the time zone with its weekday, in short form."""
+        day = value.astimezone(self.zone).date()
+        return f"{format_date(day, 'EEE', self._locale)} {format_date(day, 'short', self._locale)}"
+
     def time(self, value: datetime) -> str:
-        """Return the time to the second in the time zone of the pages."""
+        """Return the time to the second in the time zone."""
         return format_time(value.astimezone(self.zone).time(), "medium", locale=self._locale)
+
+    def minute(self, value: datetime) -> str:
+        """Return the time to the minute in the time zone."""
+        return format_time(value.astimezone(self.zone).time(), "short", locale=self._locale)
 
 
 @cache
-def catalogue(language: str) -> NullTranslations:
-    """Return the message catalogue of a language: all files of its folder, one per page."""
+def catalogue(language: str, folder: Path) -> NullTranslations:
+    """Return the message catalogue of a language: all files of its folder.
+
+    Args:
+        language: One of `LANGUAGES`.
+        folder: Folder of the message catalogues, with a folder per language.
+    """
     if language == SOURCE:
         return NullTranslations()
     found = Translations()
-    for path in catalogue_files(language):
+    for path in catalogue_files(language, folder):
         compiled = io.BytesIO()
         with path.open("rb") as file:
             write_mo(compiled, read_po(file, language))
@@ -129,6 +147,6 @@ def catalogue(language: str) -> NullTranslations:
     return found
 
 
-def catalogue_files(language: str) -> list[Path]:
-    """Return the files of a message catalogue."""
-    return sorted((CATALOGUES / language).glob("*.po"))
+def catalogue_files(language: str, folder: Path) -> list[Path]:
+    """Return the files of a message catalogue. The arguments are those of `catalogue`."""
+    return sorted((folder / language).glob("*.po"))
