@@ -41,8 +41,18 @@ OPEN = {
     "/v1/access/login",
     "/v2/health/live",
     "/v2/health/ready",
+    "/login",
+    "/web/assets/{digest}/{name:path}",
 }
-ANY = {"/v1/access/me", "/v1/access/me:password", "/v1/access/logout", "/v1/access/logout-everywhere"}
+LOG_IN = {"/login", "/v1/access/login"}
+ANY = {
+    "/v1/access/me",
+    "/v1/access/me:password",
+    "/v1/access/logout",
+    "/v1/access/logout-everywhere",
+    "/account",
+    "/logout",
+}
 # A GET needs `inspect`, and a change needs `engineer`, except for these.
 SCOPE_OF = {
     "POST /v1/products/{product}/inspections": "inspect",
@@ -132,7 +142,7 @@ def expected_scope(method: str, path: str) -> str | None:
 
 def expected_status(credential: str, scope: str | None, path: str) -> set[int]:
     if scope is None:
-        return ADMITTED | {401} if path == "/v1/access/login" else ADMITTED
+        return ADMITTED | {401} if path in LOG_IN else ADMITTED
     if credential in {"none", "malformed", "unknown", "wrong", "revoked", "expired"}:
         return {401}
     if scope == "any":
@@ -158,7 +168,7 @@ def test_route_admits_whom_it_should(keys: Keys, method: str, operation: Operati
     status, body, headers = send(keys.service, method, url, keys.headers[credential])
     wanted = expected_status(credential, expected_scope(method, path), path)
     assert status in wanted, f"{method} {url} with {credential}: {status} {body}"
-    if status == 401 and path != "/v1/access/login":
+    if status == 401 and path not in LOG_IN:
         slug = "not-authenticated" if credential == "none" else "invalid-key"
         assert slug in body + headers.get("x-problem-type", "")
         assert headers["www-authenticate"].startswith("Bearer")
