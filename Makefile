@@ -20,7 +20,7 @@ MODELS ?= models
 WORKERS ?= auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-train demo-bundle images serve test test-fast lint format typecheck docs constraints requirements sbom audit system-deps clean clean-runs
+.PHONY: help demo demo-train demo-bundle images page-images serve test test-fast lint format typecheck docs constraints requirements sbom audit system-deps clean clean-runs
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ demo-bundle: $(VENV)/stamp-train ## draw the demo parts again and train the ship
 
 images: $(VENV)/stamp-train ## draw the image of the README with the shipped model
 	$(BIN)/python -m benchmarks.readme_images --models models --samples docs/samples --out docs/images
+
+page-images: $(VENV)/stamp-full ## take the screenshots of README and docs with the shipped model (needs Chromium)
+	$(BIN)/python -m benchmarks.page_images --models models --samples docs/samples --out docs/images/pages
 
 constraints: $(VENV)/stamp-full $(VENV)/stamp-solar ## pin what this environment holds (after upgrading something in it and testing)
 	@{ sed -n '/^#/p' constraints.txt; \

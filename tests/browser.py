@@ -64,10 +64,15 @@ class WatchedPage:
 Open = Callable[..., Page]
 
 
+def find_chromium() -> str | None:
+    """Return the path of Chromium; None if it is not installed."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = find_chromium()
     if program is None:
         pytest.skip(REMEDY)
     with sync_playwright() as playwright:
