@@ -14,7 +14,7 @@ from typing import Annotated
 import cv2
 import numpy as np
 import typer
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import sync_playwright
 
 from plumbline_client import Client
 from tests.browser import ARGUMENTS, PHONE, TABLET, find_chromium
