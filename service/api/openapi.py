@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,8 +31,14 @@ from service.store.errors import StoreUnavailable
 def describe(app: FastAPI) -> None:
     """Add the schemas of problem responses and of bodies that routes parse themselves to the OpenAPI document."""
     generate = app.openapi
+    # Requests read the document on several threads, and it is made by the first one.
+    lock = threading.Lock()
 
     def complete() -> dict[str, Any]:
+        with lock:
+            return make()
+
+    def make() -> dict[str, Any]:
         is_cached = app.openapi_schema is not None
         document = generate()
         if not is_cached:
