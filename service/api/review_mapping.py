@@ -21,7 +21,8 @@ from service.schemas.review import (
     StratumFacts,
 )
 from service.serving.review_agreement import Agreement
-from service.serving.review_evaluation import QueuedInspection, RatesOf, SampledPeriod
+from service.serving.review_evaluation import RatesOf, SampledPeriod
+from service.serving.review_evaluation import ReviewQueue as QueuedInspections
 from service.serving.review_statistics import LABELS, to_estimate, to_pair
 from service.store.records import StoredReview
 from service.store.reviews import Reviews
@@ -59,9 +60,7 @@ def to_history(inspection_id: str, reviews: Reviews) -> ReviewHistory:
     )
 
 
-def to_queue(
-    period: SampledPeriod, found: list[QueuedInspection], reviewer: str, times: dict[str, datetime]
-) -> ReviewQueue:
+def to_queue(period: SampledPeriod, found: QueuedInspections, reviewer: str, times: dict[str, datetime]) -> ReviewQueue:
     """Map a queue.
 
     Args:
@@ -81,10 +80,10 @@ def to_queue(
             inclusion_probability=item.probability,
             links=to_links(item.image.id, period.product),
         )
-        for item in found
+        for item in found.items
         if item.image.id in times
     ]
-    return ReviewQueue(**_period(period), reviewer=reviewer, total=len(found), items=items)
+    return ReviewQueue(**_period(period), reviewer=reviewer, total=found.total, items=items)
 
 
 def to_agreement(product: str, agreement: Agreement) -> AgreementReport:

@@ -130,8 +130,24 @@ class ReviewQueue(ReviewPeriod):
     """Inspections to review, and the sample that they belong to."""
 
     reviewer: str
-    total: int = Field(description="Number of inspections in the queue; `items` has the first ones.")
+    total: int = Field(
+        description="Number of inspections in the queue; `items` has the first ones, or those that follow `after`."
+    )
     items: list[QueueItem]
+
+
+class DefectKind(ResponseModel):
+    """A kind of defect that reviewers named."""
+
+    kind: str
+    reviews: int = Field(description="Number of reviews that name it, withdrawn ones excluded.")
+
+
+class DefectKinds(ResponseModel):
+    """The kinds of defects that reviewers of a product named."""
+
+    product: str
+    items: list[DefectKind] = Field(description="Most frequent first.")
 
 
 class PairAgreement(ResponseModel):

@@ -111,6 +111,19 @@ class QueuedInspection:
 
 
 @dataclass(frozen=True)
+class ReviewQueue:
+    """What a reviewer should review.
+
+    Attributes:
+        total: Number of inspections in the queue.
+        items: Those that were asked for.
+    """
+
+    total: int
+    items: list[QueuedInspection]
+
+
+@dataclass(frozen=True)
 class ScoredThresholds:
     """Thresholds and the bundle on whose score scale they are."""
 
@@ -178,7 +191,7 @@ class ReviewEvaluation:
             raise InvalidRequest(f"The period ends before it begins: `until` must be after {since.isoformat()}.")
         return sample_period(self._store.engine, request, since)
 
-    def queue(self, period: SampledPeriod, reviewer: str) -> list[QueuedInspection]:
+    def queue(self, period: SampledPeriod, reviewer: str, after: str | None = None) -> ReviewQueue:
         """Return the inspections that a reviewer should review.
 
         First those with the decision `review`, then the other sampled ones, then those about which the active and a
@@ -189,6 +202,8 @@ class ReviewEvaluation:
         Args:
             period: The inspections.
             reviewer: The reviewer.
+            after: Id of the inspection after which the items begin, whether it was reviewed or not. If it is not in the
+                period, or not to be reviewed by anyone, they begin with the first.
 
         Raises:
             StoreUnavailable: The database cannot be used.
@@ -206,11 +221,14 @@ class ReviewEvaluation:
         done = reviewed_ids(engine, period.product, reviewer)
         ranks = {"review": 0, "sample": 1, "shadow": 2}
         order = sorted(reasons, key=lambda name: (ranks[reasons[name][0]], hash_of(name), name))
-        return [
+        is_open = {name: name not in done and period.images[name].has_image for name in order}
+        following = order[order.index(after) + 1 :] if after is not None and after in reasons else order
+        items = [
             QueuedInspection(period.images[name], tuple(reasons[name]), probabilities.get(name))
-            for name in order
-            if name not in done and period.images[name].has_image
+            for name in following
+            if is_open[name]
         ]
+        return ReviewQueue(sum(is_open.values()), items)
 
     def times(self, items: list[QueuedInspection]) -> dict[str, datetime]:
         """Return when inspections of the queue were made, by id.

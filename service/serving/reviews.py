@@ -14,9 +14,12 @@ from service.serving.review_export import Export, Exporter, ExportTask
 from service.store.audit import Actor
 from service.store.ids import parse_id
 from service.store.records import StoredReview
-from service.store.review_queries import labels_of
+from service.store.review_queries import kinds_of, labels_of
 from service.store.reviews import ReviewDraft, Reviews, add_review, get_reviews, withdraw_review
 from service.store.store import Store
+
+MAX_KINDS = 100
+"""Most kinds of defects that are listed."""
 
 
 class ReviewService:
@@ -82,6 +85,16 @@ class ReviewService:
             StoreUnavailable: The database cannot be used.
         """
         return labels_of(self._store.engine, inspection_ids)
+
+    def kinds(self, product: str) -> list[tuple[str, int]]:
+        """Return the kinds of defects that reviewers of a product named, and how often, most frequent first.
+
+        Raises:
+            UnknownProduct: There is no such product.
+            StoreUnavailable: The database cannot be used.
+        """
+        self.evaluation.require_known(product)
+        return kinds_of(self._store.engine, product, MAX_KINDS)
 
     def export(self, task: ExportTask) -> Export:
         """Begin an export of labelled images. The caller must close it.

@@ -187,6 +187,23 @@ def reviewed_ids(engine: Engine, product: str, reviewer: str) -> set[str]:
         return set(session.scalars(query))
 
 
+def kinds_of(engine: Engine, product: str, limit: int) -> list[tuple[str, int]]:
+    """Return the kinds of defects that reviewers of a product named, with the number of reviews, most frequent first.
+
+    Reviews that were withdrawn do not count.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    count = func.count().label("count")
+    query = _not_withdrawn(select(ReviewRow.kind, count)).where(
+        ReviewRow.product == product, ReviewRow.kind.is_not(None)
+    )
+    query = query.group_by(ReviewRow.kind).order_by(count.desc(), ReviewRow.kind).limit(limit)
+    with reading(engine) as session:
+        return [(kind, number) for kind, number in session.execute(query)]
+
+
 def current_reviews(engine: Engine, product: str, limit: int) -> tuple[dict[str, dict[str, ReviewLabel]], bool]:
     """Return the current reviews of a product.
 

@@ -10,6 +10,7 @@ from plumbline_client._async.connection import AsyncConnection
 from plumbline_client.calls import Call, given, inspection_path
 from plumbline_client.schemas.review import (
     AgreementReport,
+    DefectKinds,
     RatesReport,
     Review,
     ReviewHistory,
@@ -70,6 +71,7 @@ class AsyncReviewCalls(AsyncConnection):
         pass_sample: int | None = None,
         fail_sample: int | None = None,
         limit: int | None = None,
+        after: str | None = None,
     ) -> ReviewQueue:
         """Return inspections to review: all `review` decisions, a sample, and disagreements with a shadow bundle.
 
@@ -81,6 +83,7 @@ class AsyncReviewCalls(AsyncConnection):
             pass_sample: Passed parts to sample per bundle.
             fail_sample: Failed parts to sample per bundle.
             limit: Maximum number of inspections.
+            after: Id of the last inspection of the page before; the result has those that follow it.
         """
         values = {
             "product": product,
@@ -90,8 +93,13 @@ class AsyncReviewCalls(AsyncConnection):
             "pass_sample": pass_sample,
             "fail_sample": fail_sample,
             "limit": limit,
+            "after": after,
         }
         return await self._load(ReviewQueue, Call("GET", "/v1/reviews:queue", given(values)))
+
+    async def review_kinds(self, product: str) -> DefectKinds:
+        """Return the kinds of defects that reviewers of a product named, most frequent first."""
+        return await self._load(DefectKinds, Call("GET", "/v1/reviews:kinds", {"product": product}))
 
     async def review_agreement(self, product: str) -> AgreementReport:
         """Return how far the reviewers of a product agree."""

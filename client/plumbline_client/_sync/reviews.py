@@ -11,6 +11,7 @@ from plumbline_client._sync.connection import Connection
 from plumbline_client.calls import Call, given, inspection_path
 from plumbline_client.schemas.review import (
     AgreementReport,
+    DefectKinds,
     RatesReport,
     Review,
     ReviewHistory,
@@ -71,6 +72,7 @@ class ReviewCalls(Connection):
         pass_sample: int | None = None,
         fail_sample: int | None = None,
         limit: int | None = None,
+        after: str | None = None,
     ) -> ReviewQueue:
         """Return inspections to review: all `review` decisions, a sample, and disagreements with a shadow bundle.
 
@@ -82,6 +84,7 @@ class ReviewCalls(Connection):
             pass_sample: Passed parts to sample per bundle.
             fail_sample: Failed parts to sample per bundle.
             limit: Maximum number of inspections.
+            after: Id of the last inspection of the page before; the result has those that follow it.
         """
         values = {
             "product": product,
@@ -91,8 +94,13 @@ class ReviewCalls(Connection):
             "pass_sample": pass_sample,
             "fail_sample": fail_sample,
             "limit": limit,
+            "after": after,
         }
         return self._load(ReviewQueue, Call("GET", "/v1/reviews:queue", given(values)))
+
+    def review_kinds(self, product: str) -> DefectKinds:
+        """Return the kinds of defects that reviewers of a product named, most frequent first."""
+        return self._load(DefectKinds, Call("GET", "/v1/reviews:kinds", {"product": product}))
 
     def review_agreement(self, product: str) -> AgreementReport:
         """Return how far the reviewers of a product agree."""

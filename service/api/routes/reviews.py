@@ -19,9 +19,11 @@ from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.errors import InvalidRequest
 from service.reviews.errors import NoReviewToWithdraw, ReviewsBusy
 from service.reviews.sampling import DEFAULT_SAMPLE, SamplePlan
-from service.schemas.common import Author, Label, UtcDatetime
+from service.schemas.common import Author, Label, Name, UtcDatetime
 from service.schemas.review import (
     AgreementReport,
+    DefectKind,
+    DefectKinds,
     RatesReport,
     Review,
     ReviewHistory,
@@ -146,6 +148,10 @@ def review_queue(
     pass_sample: PassSampleQuery = DEFAULT_SAMPLE,
     fail_sample: FailSampleQuery = DEFAULT_SAMPLE,
     limit: Annotated[int, Query(ge=1, le=500, description="Maximum number of inspections.")] = 50,
+    after: Annotated[
+        Name | None,
+        Query(description="Id of the last inspection of the page before; the response has those that follow it."),
+    ] = None,
 ) -> ReviewQueue:
     """Return what a reviewer has not reviewed yet: all `review` decisions, a sample, and disagreements with a shadow.
 
@@ -159,8 +165,21 @@ def review_queue(
     evaluation = reviews.evaluation
     with evaluation.slot():
         period = evaluation.sample(PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample)))
-        found = evaluation.queue(period, name)
-        return to_queue(period, found, name, evaluation.times(found[:limit]))
+        found = evaluation.queue(period, name, after)
+        return to_queue(period, found, name, evaluation.times(found.items[:limit]))
+
+
+@router.get(
+    "/v1/reviews:kinds",
+    operation_id="review_kinds",
+    summary="List kinds of defects",
+    responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
+)
+@requires("review")
+def review_kinds(product: ProductQuery, reviews: ReviewsDep) -> DefectKinds:
+    """Return the kinds of defects that reviewers of a product named, most frequent first, at most 100."""
+    found = [DefectKind(kind=kind, reviews=count) for kind, count in reviews.kinds(product)]
+    return DefectKinds(product=product, items=found)
 
 
 @router.get(

@@ -62,6 +62,7 @@ SCOPE_OF = {
     "POST /v1/inspections/{inspection_id}:review": "review",
     "POST /v1/inspections/{inspection_id}:undo-review": "review",
     "GET /v1/reviews:queue": "review",
+    "GET /v1/reviews:kinds": "review",
     "GET /v1/reviews:agreement": "review",
     "GET /v1/reviews:rates": "review",
     "GET /v1/reviews:export": "review",

@@ -177,7 +177,7 @@ def test_unknown_inspections_and_products_are_refused(service: RunningService) -
         review(service, "something", "good"),
     ):
         assert (response.status_code, response.json()["type"]) == (404, "/problems#unknown-inspection")
-    for name in ("queue", "agreement", "rates", "export"):
+    for name in ("queue", "kinds", "agreement", "rates", "export"):
         response = service.client.get(f"/v1/reviews:{name}", params={"product": "gadget"})
         assert (response.status_code, response.json()["type"]) == (404, "/problems#unknown-product"), name
         assert service.client.get(f"/v1/reviews:{name}").status_code == 422
@@ -256,6 +256,34 @@ def test_queue_has_all_reviews_then_the_sample_then_disagreements_with_the_shado
     assert found["total"] == len(found["items"])
     assert report(service, "queue", since=since, pass_sample=8, fail_sample=1, limit=500)["items"] == found["items"]
     assert first["id"] not in {item["inspection_id"] for item in found["items"]}, "before the period"
+
+
+def test_queue_is_read_page_by_page(service: RunningService) -> None:
+    for _ in range(7):
+        inspect(service)
+    everything = [item["inspection_id"] for item in report(service, "queue")["items"]]
+    first = report(service, "queue", limit=3)
+    assert [item["inspection_id"] for item in first["items"]] == everything[:3]
+    for name in everything[:2]:
+        review(service, name, "good")
+    review(service, everything[2], "good")
+    following = report(service, "queue", limit=3, after=everything[2])
+    assert [item["inspection_id"] for item in following["items"]] == everything[3:6], "after an item that was reviewed"
+    assert following["total"] == 4
+    last = report(service, "queue", after=everything[-1])
+    assert (last["items"], last["total"]) == ([], 4)
+    again = report(service, "queue", after=str(new_id()))
+    assert [item["inspection_id"] for item in again["items"]] == everything[3:], "from the start after an unknown one"
+
+
+def test_kinds_of_defects_are_listed_by_frequency(service: RunningService) -> None:
+    names = [inspect(service, BAD) for _ in range(4)]
+    assert report(service, "kinds") == {"product": "widget", "items": []}
+    for name, kind in zip(names, ("dent", "scratch", "scratch", "burr"), strict=True):
+        review(service, name, "defect", kind=kind)
+    review(service, names[0], "defect", reviewer="Ada")
+    undo(service, names[3])
+    assert report(service, "kinds")["items"] == [{"kind": "scratch", "reviews": 2}, {"kind": "dent", "reviews": 1}]
 
 
 def test_queue_omits_what_the_reviewer_has_reviewed_and_what_has_no_image(service: RunningService) -> None:
