@@ -103,7 +103,7 @@ from service.store.store import Store
 from service.web.page import Pages
 from service.web.problem_pages import ProblemPages
 from service.web.query import require_known_query
-from service.web.routes import log_in
+from service.web.routes import log_in, review
 
 log = structlog.get_logger(__name__)
 # Loading ends at once when the registry is closed, unless native code hangs; then it is left behind.
@@ -135,7 +135,7 @@ ROUTERS = tuple(
     )
 )
 
-PAGE_ROUTERS = tuple(module.router for module in (log_in,))
+PAGE_ROUTERS = tuple(module.router for module in (log_in, review))
 
 
 class Runtime:

@@ -104,7 +104,11 @@ export function removeKeys(viewer) {
 /** Return whether a key that is pressed now belongs to a field, such as a letter of a text. */
 export function isForField(event) {
   const target = event.composedPath()[0];
-  return target instanceof Element && target.closest("input, textarea, select, [contenteditable]") !== null;
+  const field = target instanceof Element && target.closest("input, textarea, select, [contenteditable]");
+  if (!field || ["checkbox", "radio", "button"].includes(field.type)) {
+    return false;
+  }
+  return field.type !== "range" || event.key.startsWith("Arrow");
 }
 
 function concerned(event) {
