@@ -3,8 +3,8 @@
 import {call} from "./api.js";
 import {previewUrl} from "./viewer-show.js";
 
-const PAGE = 50;
-const REFILL_BELOW = 15;
+const PAGE = 100;
+const REFILL_BELOW = 25;
 const AHEAD = 4;
 
 export class Queue {
