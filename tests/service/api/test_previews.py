@@ -191,7 +191,7 @@ def test_parameters_that_are_not_valid_are_refused(service: RunningService, para
     assert_problem(preview(service, stored(service), **params), 422, "invalid-request")
 
 
-def test_drawing_that_nobody_waits_for_is_cancelled(serve: Serve) -> None:
+def test_drawing_without_waiting_clients_is_cancelled(serve: Serve) -> None:
     with serve() as service:
         url = stored(service)
         drawings = service.services.previews._drawings

@@ -129,7 +129,7 @@ class PlumblineReview extends HTMLElement {
   #review(label, kind) {
     const card = this.#queue.first;
     if (!card || !this.#card.isShown) {
-      return; // nobody reviews what is not shown yet
+      return; // a key that was pressed too early has no effect
     }
     const note = this.#part("note-input").value.trim();
     const body = {label, ...(kind ? {kind} : {}), ...(note ? {note} : {})};
