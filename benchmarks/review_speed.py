@@ -15,7 +15,6 @@ missing.
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
 import tempfile
 import time
@@ -29,7 +28,7 @@ import numpy as np
 import typer
 from playwright.sync_api import Page, sync_playwright
 
-from tests.browser import ARGUMENTS, REMEDY, TABLET
+from tests.browser import ARGUMENTS, REMEDY, TABLET, find_chromium
 from tests.bundles import write_tiny_bundle
 from tests.serving import service_process
 
@@ -162,7 +161,7 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, each with inspections of its own.")] = 1,
 ) -> None:
     """Measure reviews by keyboard."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    program = find_chromium()
     if program is None:
         raise typer.BadParameter(REMEDY)
     found = []

@@ -69,9 +69,13 @@ def find_chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium."""
+    """A headless Chromium.
+
+    While it runs, Playwright keeps an event loop running in the main thread, in which `asyncio.run` fails. So it ends
+    with the module: tests of other modules may use event loops.
+    """
     program = find_chromium()
     if program is None:
         pytest.skip(REMEDY)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 
 import pytest
 from typer import Exit
 
 from benchmarks.review_speed import Round, main, summarise
-from tests.browser import REMEDY
+from tests.browser import REMEDY, find_chromium
 
 
 def test_rounds_are_compared_with_the_limits() -> None:
@@ -24,7 +23,7 @@ def test_rounds_are_compared_with_the_limits() -> None:
 
 @pytest.mark.slow
 def test_short_run_stores_every_review(capsys: pytest.CaptureFixture[str]) -> None:
-    if shutil.which("chromium") is None:
+    if find_chromium() is None:
         pytest.skip(REMEDY)
     with contextlib.suppress(Exit):  # the limits are for a quiet machine
         main(reviews=17, pause=0, rounds=1)

@@ -62,6 +62,7 @@ SCOPE_OF = {
     "POST /v1/inspections/{inspection_id}:review": "review",
     "POST /v1/inspections/{inspection_id}:undo-review": "review",
     "GET /v1/reviews:queue": "review",
+    "GET /review": "review",
     "GET /v1/reviews:kinds": "review",
     "GET /v1/reviews:agreement": "review",
     "GET /v1/reviews:rates": "review",
@@ -74,7 +75,15 @@ SCOPE_OF = {
     "GET /v1/audit:head": "admin",
 }
 # Endpoints about all products that leave out what a restricted key may not use. Others are refused to such a key.
-FILTERING = {"/v1/audit", "/v1/inspections", "/v1/inspections:summary", "/v1/inspections:export", "/v1/products", "/v2"}
+FILTERING = {
+    "/review",
+    "/v1/audit",
+    "/v1/inspections",
+    "/v1/inspections:summary",
+    "/v1/inspections:export",
+    "/v1/products",
+    "/v2",
+}
 CREDENTIALS = ("none", "malformed", "unknown", "wrong", "revoked", "expired", *SCOPES, "other-product", "this-product")
 # How the request is answered when it was admitted: with a result, or because the request itself is not complete.
 ADMITTED = {200, 201, 204, 400, 404, 406, 409, 415, 422}
