@@ -35,6 +35,7 @@ from service.api.routes import (
     audit,
     batches,
     bundles,
+    events,
     health,
     inspections,
     lookout,
@@ -77,6 +78,7 @@ from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
+from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.hooks import InspectionHooks
 from service.serving.inspections import InspectionService
@@ -111,6 +113,7 @@ ROUTERS = tuple(
     for module in (
         inspections,
         records,
+        events,
         batches,
         replays,
         reviews,
@@ -174,6 +177,7 @@ class Runtime:
         render = Render(to_inspection, self.interfaces.traceparent)
         self._integrations = Integrations(settings, store, sinks, render, metrics.outbox, clock)
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
+        events = InspectionEvents(store, settings, metrics, lambda record: to_inspection(record).model_dump_json())
         inspection_service = InspectionService(
             settings,
             self.registry,
@@ -185,13 +189,14 @@ class Runtime:
             health=self.store_health,
             clock=clock,
             refusals=refusals,
-            hooks=InspectionHooks(self.interfaces.listeners, self.interfaces.part_ids),
+            hooks=InspectionHooks((*self.interfaces.listeners, events.notify), self.interfaces.part_ids),
         )
         self._record_jobs = RecordJobs()
         self.services = Services(
             inspections=inspection_service,
             summaries=SummaryService(store, self._record_jobs, clock),
             exports=ExportService(store, self._record_jobs),
+            events=events,
             artefacts=ArtefactService(settings, store, metrics),
             streams=StreamService(inspection_service, self.admission, settings, metrics),
             products=ProductService(self.registry),
@@ -227,6 +232,7 @@ class Runtime:
             self._follower.start()
         self._sweeper.start()
         self._audit_heads.start()
+        self.services.events.start()
         self._integrations.start()
         self._loader.start()
         # Last, because it may fail; everything that `close` ends is running then.
@@ -240,6 +246,7 @@ class Runtime:
         self.registry.close()
         self._loader.join(LOADING_STOP_S)
         self.services.inspections.close()
+        self.services.events.close()
         self._integrations.close()
         self.interfaces.close()
         self.services.artefacts.close()
@@ -295,6 +302,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             runtime.admission.close()
+            runtime.services.events.drain()
             await run_in_threadpool(runtime.close)
             refusals.flush()
 
@@ -396,10 +404,14 @@ def _has_gpu(settings: Settings) -> bool:
 
 
 def begin_drain(app: FastAPI) -> None:
-    """Admit no new images and report not ready. Images in flight are completed."""
+    """Admit no new images and report not ready. Images in flight are completed, and streams of events end.
+
+    Call it on the thread of the event loop.
+    """
     runtime: Runtime | None = getattr(app.state, "runtime", None)
     if runtime is not None and not runtime.admission.is_draining:
         runtime.admission.close()
+        runtime.services.events.drain()
         runtime.registry.loader.close()
         log.info("draining", in_flight=runtime.admission.depth)
 

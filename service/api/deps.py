@@ -19,6 +19,7 @@ from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditService
 from service.serving.bundles import BundleService
+from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
@@ -42,6 +43,7 @@ class Services:
     inspections: InspectionService
     summaries: SummaryService
     exports: ExportService
+    events: InspectionEvents
     artefacts: ArtefactService
     streams: StreamService
     products: ProductService
@@ -94,6 +96,10 @@ async def _summaries(connection: HTTPConnection) -> SummaryService:
 
 async def _exports(connection: HTTPConnection) -> ExportService:
     return services_of(connection).exports
+
+
+async def _events(connection: HTTPConnection) -> InspectionEvents:
+    return services_of(connection).events
 
 
 async def _artefacts(connection: HTTPConnection) -> ArtefactService:
@@ -195,6 +201,7 @@ async def _settings(connection: HTTPConnection) -> Settings:
 InspectionsDep = Annotated[InspectionService, Depends(_inspections)]
 SummariesDep = Annotated[SummaryService, Depends(_summaries)]
 ExportsDep = Annotated[ExportService, Depends(_exports)]
+EventsDep = Annotated[InspectionEvents, Depends(_events)]
 ArtefactsDep = Annotated[ArtefactService, Depends(_artefacts)]
 StreamsDep = Annotated[StreamService, Depends(_streams)]
 ProductsDep = Annotated[ProductService, Depends(_products)]

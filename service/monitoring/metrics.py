@@ -134,6 +134,16 @@ class Metrics:
             "inspection_queue_limit", "Maximum number of inspections in flight.", registry=self.registry
         )
         self.streams = Gauge("inspection_streams", "Cameras connected over a WebSocket.", registry=self.registry)
+        self.event_streams = Gauge(
+            "inspection_event_streams",
+            "Open streams of stored inspections: live pages and other clients of /v1/inspections:events.",
+            registry=self.registry,
+        )
+        self.slow_event_streams = Counter(
+            "inspection_event_streams_slow_total",
+            "Streams of stored inspections that were closed because their clients read too slowly.",
+            registry=self.registry,
+        )
         self.certificate_expiry = Gauge(
             "inspection_tls_certificate_expiry_timestamp_seconds",
             "When the TLS certificate in use expires; 0 without TLS.",

@@ -100,6 +100,28 @@ class InspectionQuery(BaseModel):
         return self
 
 
+class EventQuery(BaseModel):
+    """Conditions on the inspections of a stream of events, and where it begins."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    product: Label | None = Field(default=None, description="Only inspections of this product.")
+    station: Label | None = Field(default=None, description="Only inspections at this station.")
+    decision: Annotated[str, StringConstraints(pattern=LABEL_PATTERN), AfterValidator(_check_decisions)] | None = Field(
+        default=None,
+        description="Only inspections with this decision: `pass`, `review`, `fail` or `invalid`, or several of them "
+        "separated by commas.",
+        examples=["review,fail"],
+    )
+    last_event_id: str | None = Field(
+        default=None,
+        max_length=4096,
+        pattern=LABEL_PATTERN,
+        description="Begin behind this cursor: the last `id` that the stream sent, or the id of an inspection. For "
+        "clients that cannot send the header `Last-Event-ID`.",
+    )
+
+
 class ListQuery(InspectionQuery):
     """Conditions on stored inspections, and the page of the list."""
 
