@@ -41,6 +41,7 @@ from service.api.routes import (
     lookout,
     open_inference,
     outbox,
+    previews,
     products,
     proposals,
     recipes,
@@ -83,6 +84,7 @@ from service.serving.exports import ExportService
 from service.serving.hooks import InspectionHooks
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
+from service.serving.previews import PreviewService
 from service.serving.products import ProductService
 from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
@@ -112,6 +114,7 @@ ROUTERS = tuple(
     module.router
     for module in (
         inspections,
+        previews,
         records,
         events,
         batches,
@@ -192,12 +195,14 @@ class Runtime:
             hooks=InspectionHooks((*self.interfaces.listeners, events.notify), self.interfaces.part_ids),
         )
         self._record_jobs = RecordJobs()
+        artefacts = ArtefactService(settings, store, metrics)
         self.services = Services(
             inspections=inspection_service,
             summaries=SummaryService(store, self._record_jobs, clock),
             exports=ExportService(store, self._record_jobs),
             events=events,
-            artefacts=ArtefactService(settings, store, metrics),
+            artefacts=artefacts,
+            previews=PreviewService(settings, store, artefacts),
             streams=StreamService(inspection_service, self.admission, settings, metrics),
             products=ProductService(self.registry),
             bundles=BundleService(settings.models, self.registry, rollout, store),
@@ -249,6 +254,7 @@ class Runtime:
         self.services.events.close()
         self._integrations.close()
         self.interfaces.close()
+        self.services.previews.close()
         self.services.artefacts.close()
         self.services.proposals.close()
         self._record_jobs.close()

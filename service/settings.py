@@ -261,6 +261,11 @@ class Settings(BaseSettings):
     heatmap_colormap: Literal["cyan-violet", "turbo", "viridis", "cividis", "inferno"] = "cyan-violet"
     """Colour map of heatmaps. The default is legible on brown, red and gray parts and for colour-blind people."""
 
+    preview_cache_bytes: int = Field(default=64 * 2**20, ge=0, le=2**40)
+    """Memory for previews of images and heatmaps that pages show, in bytes, so that several pages do not draw the same
+    preview twice. 0 keeps none.
+    """
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged. `debug` logs one line per inspection."""
     log_refusals_per_minute: int = Field(default=60, ge=0, le=100_000)

@@ -23,6 +23,7 @@ from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
+from service.serving.previews import PreviewService
 from service.serving.products import ProductService
 from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
@@ -45,6 +46,7 @@ class Services:
     exports: ExportService
     events: InspectionEvents
     artefacts: ArtefactService
+    previews: PreviewService
     streams: StreamService
     products: ProductService
     bundles: BundleService
@@ -104,6 +106,10 @@ async def _events(connection: HTTPConnection) -> InspectionEvents:
 
 async def _artefacts(connection: HTTPConnection) -> ArtefactService:
     return services_of(connection).artefacts
+
+
+async def _previews(connection: HTTPConnection) -> PreviewService:
+    return services_of(connection).previews
 
 
 async def _streams(connection: HTTPConnection) -> StreamService:
@@ -203,6 +209,7 @@ SummariesDep = Annotated[SummaryService, Depends(_summaries)]
 ExportsDep = Annotated[ExportService, Depends(_exports)]
 EventsDep = Annotated[InspectionEvents, Depends(_events)]
 ArtefactsDep = Annotated[ArtefactService, Depends(_artefacts)]
+PreviewsDep = Annotated[PreviewService, Depends(_previews)]
 StreamsDep = Annotated[StreamService, Depends(_streams)]
 ProductsDep = Annotated[ProductService, Depends(_products)]
 BundlesDep = Annotated[BundleService, Depends(_bundles)]

@@ -47,6 +47,8 @@ class Thresholds(ResponseModel):
 
 
 VerdictName = Literal["pass", "review", "fail"]
+PreviewLayer = Literal["image", "overlay"]
+"""What a preview shows: the stored image, or the heatmap alone."""
 InspectionLabel = Literal["good", "defect", "unsure", "disputed"]
 """The label of an inspection, from the current reviews of all reviewers."""
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 import numpy as np
 
 from service.bundle.arrays import Float32Map
 from service.deployment.stored_image import decoding_stored
-from service.errors import DeadlineExceeded
 from service.inspection import heatmap
 from service.inspection.area import BoolMask, judged_cells
 from service.inspection.decoding import decoder
@@ -23,7 +21,8 @@ from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.heatmap import HEATMAP_MEDIA_TYPES, AnomalyMask, HeatmapScale
 from service.inspection.runtime.threads import cpu_quota
 from service.monitoring.metrics import Metrics
-from service.serving.admission import Admission, Disconnected
+from service.serving.admission import Disconnected
+from service.serving.drawing import Deadline, DrawingThreads
 from service.serving.records import to_region
 from service.settings import Settings
 from service.store.artefacts.stored_file import StoredFile
@@ -33,36 +32,7 @@ from service.store.records import InspectionRecord
 from service.store.store import Store
 
 READER_THREADS = 4
-_RETRY_S = 1.0
 ResultT = TypeVar("ResultT")
-
-
-class _Deadline:
-    """Until when the artefact of an inspection must be ready.
-
-    Args:
-        inspection_id: The inspection.
-        seconds: Time from now, in seconds.
-    """
-
-    def __init__(self, inspection_id: str, seconds: float) -> None:
-        self._inspection_id = inspection_id
-        self._seconds = seconds
-        self._end = time.perf_counter() + seconds
-
-    @property
-    def remaining_s(self) -> float:
-        """Seconds until the deadline, at least 0."""
-        return max(0.0, self._end - time.perf_counter())
-
-    def check(self) -> None:
-        """Raise `DeadlineExceeded` if the deadline has passed."""
-        if self.remaining_s == 0:
-            raise self.error()
-
-    def error(self, retry_after_s: float | None = None) -> DeadlineExceeded:
-        """Return the error for a deadline that has passed."""
-        return DeadlineExceeded.of_drawing(self._inspection_id, self._seconds, retry_after_s or _RETRY_S)
 
 
 class ArtefactService:
@@ -82,9 +52,7 @@ class ArtefactService:
         self._metrics = metrics
         self._heatmap_quality = settings.heatmap_quality
         self._colormap = settings.heatmap_colormap
-        self._admission = Admission(settings.queue_limit, cpu_quota())
-        self._deadline_s = settings.queue_deadline_s
-        self._drawings = ThreadPoolExecutor(cpu_quota(), thread_name_prefix="drawing")
+        self._drawings = DrawingThreads("drawing", cpu_quota(), settings.queue_limit, settings.queue_deadline_s)
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="artefacts")
         self.heatmap_media_types = tuple(dict.fromkeys((settings.heatmap_media_type, *HEATMAP_MEDIA_TYPES)))
         """Media types of heatmaps, the configured one first."""
@@ -119,7 +87,7 @@ class ArtefactService:
             QueueFull, DeadlineExceeded: Too many artefacts are being drawn, or drawing takes too long.
             InvalidRequest: The client closed the connection while the request waited.
         """
-        async with self._turn(record, client, disconnected) as deadline:
+        async with self._drawings.turn(record.id, client, disconnected) as deadline:
             return await self._draw_until(deadline, record, media_type, legend=legend)
 
     async def draw_admitted(self, record: InspectionRecord, media_type: str, *, legend: bool = False) -> bytes:
@@ -135,7 +103,7 @@ class ArtefactService:
             StoreUnavailable: A file or the recipe cannot be read.
             DeadlineExceeded: Drawing takes too long. The inspection stays stored.
         """
-        return await self._draw_until(_Deadline(record.id, self._deadline_s), record, media_type, legend=legend)
+        return await self._draw_until(self._drawings.deadline(record.id), record, media_type, legend=legend)
 
     async def draw_mask(self, record: InspectionRecord, colour: str) -> AnomalyMask:
         """Draw the regions as a mask, for a request that holds an admission of an inspection already.
@@ -149,7 +117,9 @@ class ArtefactService:
         """
         regions = [to_region(region) for region in record.regions]
         size = record.image_width, record.image_height
-        return await self._run(_Deadline(record.id, self._deadline_s), lambda: heatmap.draw_mask(regions, size, colour))
+        return await self._drawings.run(
+            self._drawings.deadline(record.id), lambda: heatmap.draw_mask(regions, size, colour)
+        )
 
     async def convert_image(
         self, record: InspectionRecord, client: str, disconnected: Disconnected | None = None
@@ -168,8 +138,8 @@ class ArtefactService:
             QueueFull, DeadlineExceeded: Too many artefacts are being drawn, or decoding takes too long.
             InvalidRequest: The client closed the connection while the request waited.
         """
-        async with self._turn(record, client, disconnected) as deadline:
-            return await self._run(deadline, lambda: self._convert(record, deadline))
+        async with self._drawings.turn(record.id, client, disconnected) as deadline:
+            return await self._drawings.run(deadline, lambda: self._convert(record, deadline))
 
     async def require_stored(self, record: InspectionRecord) -> None:
         """Check that the files are stored from which the heatmap is drawn, without reading them.
@@ -218,7 +188,7 @@ class ArtefactService:
             ArtefactGone: The map is no longer stored.
             StoreUnavailable: It cannot be read.
         """
-        return await self._read(lambda: np.load(io.BytesIO(self._store.files.map_of(record))))
+        return await self._read(lambda: load_map(self._store, record))
 
     async def read_piece(self, file: StoredFile, offset: int) -> bytes:
         """Return the piece of a file at an offset in bytes.
@@ -230,56 +200,31 @@ class ArtefactService:
 
     def close(self) -> None:
         """Complete the submitted work and stop the threads."""
-        self._drawings.shutdown()
+        self._drawings.close()
         self._readers.shutdown()
 
     async def _read(self, read: Callable[[], ResultT]) -> ResultT:
         return await asyncio.wrap_future(self._readers.submit(read))
 
-    @asynccontextmanager
-    async def _turn(
-        self, record: InspectionRecord, client: str, disconnected: Disconnected | None
-    ) -> AsyncGenerator[_Deadline]:
-        """Wait for the client's turn to draw. The deadline includes the wait."""
-        deadline = _Deadline(record.id, self._deadline_s)
-        async with AsyncExitStack() as turn:
-            try:
-                await turn.enter_async_context(self._admission.turn(client, self._deadline_s, disconnected))
-            except DeadlineExceeded as error:
-                raise deadline.error(error.retry_after_s) from error
-            yield deadline
-
     async def _draw_until(
-        self, deadline: _Deadline, record: InspectionRecord, media_type: str, *, legend: bool
+        self, deadline: Deadline, record: InspectionRecord, media_type: str, *, legend: bool
     ) -> bytes:
         started = time.perf_counter()
-        drawn = await self._run(deadline, lambda: self._draw(record, media_type, legend, deadline))
+        drawn = await self._drawings.run(deadline, lambda: self._draw(record, media_type, legend, deadline))
         self._metrics.stages.labels("encode").observe(time.perf_counter() - started)
         return drawn
 
-    async def _run(self, deadline: _Deadline, draw: Callable[[], ResultT]) -> ResultT:
-        """Draw on a thread of the pool, of which there is one per core. Work that has not begun in time is dropped."""
-        work = self._drawings.submit(draw)
-        done = asyncio.wrap_future(work)
-        try:
-            await asyncio.wait({done}, timeout=deadline.remaining_s)
-        finally:
-            is_dropped = work.cancel()
-        if is_dropped:
-            raise deadline.error()
-        return await done
-
-    def _draw(self, record: InspectionRecord, media_type: str, legend: bool, deadline: _Deadline) -> bytes:
-        drawn, scale = self._decode(record, deadline), None
+    def _draw(self, record: InspectionRecord, media_type: str, legend: bool, deadline: Deadline) -> bytes:
+        drawn, scale = decode_stored(self._store, record, deadline), None
         if not record.objections:  # an invalid image has no map
-            anomaly_map = np.load(io.BytesIO(self._store.files.map_of(record)), allow_pickle=False)
+            anomaly_map = load_map(self._store, record)
             scale = HeatmapScale(record.heatmap_low, record.heatmap_high)
             drawn = heatmap.render(
                 drawn,
                 anomaly_map,
                 scale,
                 [to_region(region) for region in record.regions],
-                self._judged_cells(record, anomaly_map),
+                judged_area(self._store, record, anomaly_map),
                 colormap=self._colormap,
                 fail_threshold=record.fail_threshold,
             )
@@ -288,26 +233,56 @@ class ArtefactService:
             drawn = heatmap.draw_legend(drawn, _legend(record, scale, self._colormap))
         return heatmap.encode(drawn, media_type, self._heatmap_quality)
 
-    def _convert(self, record: InspectionRecord, deadline: _Deadline) -> bytes:
-        return heatmap.encode(self._decode(record, deadline), "image/png")
+    def _convert(self, record: InspectionRecord, deadline: Deadline) -> bytes:
+        return heatmap.encode(decode_stored(self._store, record, deadline), "image/png")
 
-    def _decode(self, record: InspectionRecord, deadline: _Deadline) -> decoder.UInt8Image:
-        data = self._store.files.image_of(record)
-        deadline.check()
-        # The image passed the limits when it was inspected. Limits that were lowered since do not apply.
-        limits = ImageLimits(max_bytes=len(data), max_pixels=record.image_width * record.image_height)
-        with decoding_stored(record):
-            rgb = decoder.decode(data, limits, PixelRules.from_stored(record.image_pixels))
-        deadline.check()
-        return rgb
 
-    def _judged_cells(self, record: InspectionRecord, anomaly_map: Float32Map) -> BoolMask | None:
-        """Return the cells of the map that were judged, by the recipe in force at that time; None if all were."""
-        if record.judged_share is None:
-            return None
-        area = get_recipe(self._store.engine, record.product, record.recipe_revision).recipe.area
-        height, width = anomaly_map.shape
-        return judged_cells(area, (height, width), (record.image_width, record.image_height))
+def decode_stored(store: Store, record: InspectionRecord, deadline: Deadline) -> decoder.UInt8Image:
+    """Return the stored image as it was judged, uint8 [H, W, 3], RGB.
+
+    Args:
+        store: The stored inspections.
+        record: The inspection.
+        deadline: Until when it must be ready.
+
+    Raises:
+        ArtefactGone: The image is no longer stored.
+        StoredImageUnreadable: It cannot be decoded.
+        StoreUnavailable: It cannot be read.
+        DeadlineExceeded: It takes too long.
+    """
+    data = store.files.image_of(record)
+    deadline.check()
+    # The image passed the limits when it was inspected. Limits that were lowered since do not apply.
+    limits = ImageLimits(max_bytes=len(data), max_pixels=record.image_width * record.image_height)
+    with decoding_stored(record):
+        rgb = decoder.decode(data, limits, PixelRules.from_stored(record.image_pixels))
+    deadline.check()
+    return rgb
+
+
+def load_map(store: Store, record: InspectionRecord) -> Float32Map:
+    """Return the stored anomaly map, float32 [h, w].
+
+    Raises:
+        ArtefactGone: It is no longer stored.
+        StoreUnavailable: It cannot be read.
+    """
+    anomaly_map: Float32Map = np.load(io.BytesIO(store.files.map_of(record)), allow_pickle=False)
+    return anomaly_map
+
+
+def judged_area(store: Store, record: InspectionRecord, anomaly_map: Float32Map) -> BoolMask | None:
+    """Return the cells of the map that were judged, by the recipe in force at that time; None if all were.
+
+    Raises:
+        StoreUnavailable: The recipe cannot be read.
+    """
+    if record.judged_share is None:
+        return None
+    area = get_recipe(store.engine, record.product, record.recipe_revision).recipe.area
+    height, width = anomaly_map.shape
+    return judged_cells(area, (height, width), (record.image_width, record.image_height))
 
 
 def _legend(record: InspectionRecord, scale: HeatmapScale | None, colormap: str) -> heatmap.Legend:

@@ -24,6 +24,8 @@ def test_client_gets_typed_results(serve: Serve) -> None:
         assert plumbline.inspection(verdict.id) == verdict
         assert plumbline.image(verdict.id) == BAD
         assert plumbline.heatmap(verdict.id, "png").startswith(b"\x89PNG")
+        assert plumbline.preview(verdict.id).startswith(b"\xff\xd8")
+        assert plumbline.preview(verdict.id, "overlay", max_side=64).startswith(b"\x89PNG")
         assert plumbline.anomaly_map(verdict.id).dtype == np.float32
         assert [product.product for product in plumbline.products()] == ["widget"]
         assert plumbline.product("widget").status == "ready"

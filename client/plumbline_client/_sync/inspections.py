@@ -27,7 +27,7 @@ from plumbline_client.calls import (
 from plumbline_client.responses import parse_map, require_numpy
 from plumbline_client.schemas.batch import BatchResult
 from plumbline_client.schemas.bundle import ReplayRecord
-from plumbline_client.schemas.inspection import Inspection, InspectionPage
+from plumbline_client.schemas.inspection import Inspection, InspectionPage, PreviewLayer
 from plumbline_client.schemas.records import ExportFormat, GroupBy, InspectionSummary
 
 if TYPE_CHECKING:
@@ -186,6 +186,17 @@ class InspectionCalls(Connection):
         if legend:
             params["legend"] = "true"
         return self._send(Call("GET", f"{inspection_path(inspection_id)}/heatmap", params))
+
+    def preview(self, inspection_id: str, layer: PreviewLayer = "image", *, max_side: int = 1024) -> bytes:
+        """Return a small version of the image (JPEG), or of the heatmap alone (PNG with transparency).
+
+        Args:
+            inspection_id: Id of the inspection.
+            layer: `image`, or `overlay` for the heatmap alone.
+            max_side: Longest side in pixels, 64 to 2048. A smaller image is not enlarged.
+        """
+        params = {"layer": layer, "max_side": str(max_side)}
+        return self._send(Call("GET", f"{inspection_path(inspection_id)}/preview", params))
 
     def anomaly_map(self, inspection_id: str) -> npt.NDArray[np.float32]:
         """Return the anomaly map, float32 `[h, w]`.

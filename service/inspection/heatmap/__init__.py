@@ -2,6 +2,7 @@
 
 from service.inspection.heatmap.colormap import COLORMAPS, DEFAULT_COLORMAP
 from service.inspection.heatmap.encoding import HEATMAP_MEDIA_TYPES, encode
+from service.inspection.heatmap.layer import draw_layer, empty_layer
 from service.inspection.heatmap.legend import Legend, draw_legend
 from service.inspection.heatmap.mask import AnomalyMask, draw_mask
 from service.inspection.heatmap.overlay import render
@@ -15,8 +16,10 @@ __all__ = [
     "AnomalyMask",
     "HeatmapScale",
     "Legend",
+    "draw_layer",
     "draw_legend",
     "draw_mask",
+    "empty_layer",
     "encode",
     "render",
 ]

@@ -18,8 +18,8 @@ _STRIP_ROWS = 128
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 # Brightness factor of pixels that are not judged, and the gray level of their hatching, which is visible on black as
 # well.
-_DIMMED = 0.4
-_HATCH_GRAY = 128
+DIMMED = 0.4
+HATCH_GRAY = 128
 _STEPS_PER_UNIT = (STEPS - 1) / FULL_SCALE
 
 
@@ -53,16 +53,10 @@ def render(
         uint8 [H, W, 3], RGB. Judged pixels with a map value of at most `low` are unchanged.
     """
     height, width = rgb.shape[:2]
-    thickness = max(1, round(max(height, width) / 400))
-    seen = None
-    if judged is not None:
-        # Cells that are not judged have no colour, and interpolation must not spread their values into judged cells.
-        anomaly_map = np.where(judged, anomaly_map, np.float32(scale.low))
-        seen = cv2.resize(judged.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    steps = (scale.normalise(anomaly_map) * _STEPS_PER_UNIT).astype(np.uint8)
-    shades = cv2.resize(steps, (width, height), interpolation=cv2.INTER_LINEAR)
+    thickness = line_thickness(width, height)
+    shades, seen = shades_of(anomaly_map, scale, (width, height), judged)
     colours = lookup_table(colormap)[:, None]
-    weights = np.minimum(np.arange(STEPS, dtype=np.float32) / np.float32(_STEPS_PER_UNIT), 1) ** 2 * np.float32(opacity)
+    weights = opacities() * np.float32(opacity)
     overlay = np.empty_like(rgb)
     # Blending needs about fifty bytes per pixel, which would be gigabytes for a large image. So it is done in strips.
     for top in range(0, height, _STRIP_ROWS):
@@ -71,9 +65,11 @@ def render(
         overlay[rows] = np.rint(rgb[rows] * (1 - weight) + cv2.applyColorMap(shades[rows], colours) * weight)
         if seen is not None:
             _dim(overlay[rows], rgb[rows], seen[rows], top, thickness)
-    contour_step = math.ceil(scale.position(scale.high if fail_threshold is None else fail_threshold) * _STEPS_PER_UNIT)
-    if 0 < contour_step < STEPS:
-        _contour(overlay, (shades >= contour_step).astype(np.uint8), max(1, thickness // 2))
+    contour = contour_of(shades, scale, fail_threshold, thickness)
+    if contour is not None:
+        border, line = contour
+        overlay[border] = _BLACK
+        overlay[line] = _WHITE
     for region in regions:
         outline = np.array(region.polygon, np.int32)
         cv2.polylines(overlay, [outline], True, _BLACK, thickness + 2, cv2.LINE_AA)
@@ -81,20 +77,77 @@ def render(
     return overlay
 
 
-def _contour(overlay: UInt8Image, above: UInt8Image, thickness: int) -> None:
-    """Draw a white line with a black border around the pixels above a threshold, in place.
+def line_thickness(width: int, height: int) -> int:
+    """Return the thickness of lines in a heatmap of this size, in pixels."""
+    return max(1, round(max(height, width) / 400))
 
-    The line lies outside of them, so that it does not cover a small defect.
+
+def shades_of(
+    anomaly_map: Float32Map, scale: HeatmapScale, size_wh: tuple[int, int], judged: BoolMask | None
+) -> tuple[UInt8Image, BoolMask | None]:
+    """Return the steps of the colour map for the pixels of a heatmap.
 
     Args:
-        overlay: uint8 [H, W, 3].
-        above: uint8 [H, W], 1 for the pixels above the threshold.
-        thickness: Thickness of the white line, in pixels.
+        anomaly_map: float32 [h, w], times the score gain.
+        scale: The product's scale.
+        size_wh: Width and height of the heatmap, in pixels.
+        judged: bool [h, w], the cells that were judged; None means all.
+
+    Returns:
+        uint8 [H, W], rows of `lookup_table`; and bool [H, W], the pixels that were judged, None if all were.
     """
-    line = cv2.dilate(above, np.ones((2 * thickness + 1, 2 * thickness + 1), np.uint8))
+    seen = None
+    if judged is not None:
+        # Cells that are not judged have no colour, and interpolation must not spread their values into judged cells.
+        anomaly_map = np.where(judged, anomaly_map, np.float32(scale.low))
+        seen = cv2.resize(judged.astype(np.uint8), size_wh, interpolation=cv2.INTER_NEAREST) > 0
+    steps = (scale.normalise(anomaly_map) * _STEPS_PER_UNIT).astype(np.uint8)
+    return np.asarray(cv2.resize(steps, size_wh, interpolation=cv2.INTER_LINEAR), np.uint8), seen
+
+
+def opacities() -> Float32Map:
+    """Return the relative opacity of each step of the colour map: float32 [256], from 0 to 1 at the fail threshold."""
+    levels = np.minimum(np.arange(STEPS, dtype=np.float32) / np.float32(_STEPS_PER_UNIT), 1)
+    return np.asarray(levels**2, np.float32)
+
+
+def contour_of(
+    shades: UInt8Image, scale: HeatmapScale, fail_threshold: float | None, thickness: int
+) -> tuple[BoolMask, BoolMask] | None:
+    """Return the contour of the pixels above a threshold.
+
+    It lies outside of them, so that it does not cover a small defect.
+
+    Args:
+        shades: uint8 [H, W], as `shades_of` returns them.
+        scale: The product's scale.
+        fail_threshold: Map value of the contour; None uses `scale.high`.
+        thickness: Thickness of the lines of the heatmap, in pixels. The contour is thinner.
+
+    Returns:
+        bool [H, W] twice: the pixels of the black border and those of the white line. None if the threshold lies
+        outside the scale.
+    """
+    step = math.ceil(scale.position(scale.high if fail_threshold is None else fail_threshold) * _STEPS_PER_UNIT)
+    if not 0 < step < STEPS:
+        return None
+    above = (shades >= step).astype(np.uint8)
+    width = 2 * max(1, thickness // 2) + 1
+    line = cv2.dilate(above, np.ones((width, width), np.uint8))
     border = cv2.dilate(line, np.ones((3, 3), np.uint8))
-    overlay[border > line] = _BLACK
-    overlay[line > above] = _WHITE
+    return border > line, line > above
+
+
+def hatching(seen: BoolMask, top: int, thickness: int) -> BoolMask:
+    """Return the pixels of the hatching of areas that were not judged.
+
+    Args:
+        seen: bool [H, W], the pixels that were judged; rows of a heatmap.
+        top: First row, so that lines continue from strip to strip.
+        thickness: Thickness of a line, in pixels.
+    """
+    rows, columns = np.ogrid[top : top + seen.shape[0], : seen.shape[1]]
+    return np.asarray(~seen & ((rows + columns) % (10 * thickness) < thickness))
 
 
 def _dim(overlay: UInt8Image, rgb: UInt8Image, seen: BoolMask, top: int, thickness: int) -> None:
@@ -108,6 +161,5 @@ def _dim(overlay: UInt8Image, rgb: UInt8Image, seen: BoolMask, top: int, thickne
         thickness: Thickness of a line, in pixels.
     """
     hidden = ~seen
-    overlay[hidden] = rgb[hidden] * _DIMMED
-    rows, columns = np.ogrid[top : top + overlay.shape[0], : overlay.shape[1]]
-    overlay[hidden & ((rows + columns) % (10 * thickness) < thickness)] = _HATCH_GRAY
+    overlay[hidden] = rgb[hidden] * DIMMED
+    overlay[hatching(seen, top, thickness)] = HATCH_GRAY

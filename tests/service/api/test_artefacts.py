@@ -35,7 +35,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def busy_cores(service: RunningService) -> Iterator[None]:
     """Occupy all threads that draw until the end of the block."""
     released = threading.Event()
-    pool = service.services.artefacts._drawings
+    pool = service.services.artefacts._drawings.pool
     try:
         for _ in range(cpu_quota()):
             pool.submit(released.wait, 30)
@@ -66,11 +66,11 @@ def test_drawing_that_gets_no_core_ends_at_the_deadline(serve: Serve, path: str)
 def test_drawing_that_gets_no_turn_ends_at_the_deadline(serve: Serve) -> None:
     with serve(queue_deadline_s=0.3) as service:
         url = stored_url(service)
-        artefacts = service.services.artefacts
-        limit, artefacts._admission._max_running = artefacts._admission._max_running, 0
+        admission = service.services.artefacts._drawings.admission
+        limit, admission._max_running = admission._max_running, 0
         problem = assert_problem(service.client.get(url + HEATMAP), 503, "deadline-exceeded")
         assert "verdict" not in problem["detail"]
-        artefacts._admission._max_running = limit
+        admission._max_running = limit
         assert service.client.get(url + HEATMAP).status_code == 200
 
 
@@ -102,7 +102,7 @@ def test_inspection_whose_heatmap_is_late_is_stored_and_named(serve: Serve) -> N
 def test_waiting_drawing_is_cancelled_when_the_client_disconnects(serve: Serve) -> None:
     with serve() as service:
         url = stored_url(service)
-        admission = service.services.artefacts._admission
+        admission = service.services.artefacts._drawings.admission
         with busy_cores(service):
             running, waiting = ([service.connect() for _ in range(count)] for count in (admission._max_running, 2))
             for number, connection in enumerate((*running, *waiting), 1):

@@ -1,8 +1,20 @@
+import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from service.inspection.decoding.decoder import ImageLimits, decode
-from service.inspection.heatmap import COLORMAPS, HEATMAP_MEDIA_TYPES, HeatmapScale, Legend, draw_legend, encode, render
+from service.inspection.heatmap import (
+    COLORMAPS,
+    HEATMAP_MEDIA_TYPES,
+    HeatmapScale,
+    Legend,
+    draw_layer,
+    draw_legend,
+    empty_layer,
+    encode,
+    render,
+)
 from service.inspection.regions import find_regions
 from service.settings import Settings
 
@@ -250,3 +262,31 @@ def test_unjudged_values_do_not_colour_judged_pixels() -> None:
     shown = render(GRAY, evidence, SCALE, judged=evidence == 0)
 
     assert (shown[:, :30] == 120).all()
+
+
+def decoded(png: bytes) -> npt.NDArray[np.uint8]:
+    bgra = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert bgra is not None
+    return np.asarray(bgra[..., [2, 1, 0, 3]], np.uint8)
+
+
+@pytest.mark.parametrize("colormap", COLORMAPS)
+def test_layer_has_the_colours_of_the_heatmap(colormap: str) -> None:
+    scale = HeatmapScale(0.2, 0.6)
+    anomaly_map = np.linspace(0, 1, 64, dtype=np.float32)[None].repeat(64, axis=0)
+    judged = np.ones((64, 64), bool)
+    judged[40:] = False
+    layer = decoded(draw_layer(anomaly_map, scale, (64, 64), judged, colormap)).astype(float)
+    assert not layer[:40, :12, 3].any(), "transparent up to the median of good maps"
+    assert (layer[:40, 40:, 3] == 255).all(), "opaque from the fail threshold"
+    for brightness in (0, 120, 255):
+        image = np.full((64, 64, 3), brightness, np.uint8)
+        rendered = render(image, anomaly_map, scale, (), judged, opacity=1, colormap=colormap).astype(float)
+        weight = layer[..., 3:] / 255
+        assert np.abs(image * (1 - weight) + layer[..., :3] * weight - rendered).max() <= 1
+
+
+def test_layer_of_an_invalid_image_is_transparent() -> None:
+    layer = decoded(empty_layer((30, 20)))
+    assert layer.shape == (20, 30, 4)
+    assert not layer[..., 3].any()

@@ -1,0 +1,128 @@
+"""Previews of stored inspections for pages: the image at a limited size, and the heatmap alone."""
+
+from __future__ import annotations
+
+import hashlib
+
+import cv2
+import numpy as np
+
+from service.inspection import heatmap
+from service.inspection.heatmap import HeatmapScale
+from service.inspection.heatmap.layer import LAYER_MEDIA_TYPE
+from service.inspection.runtime.threads import cpu_quota
+from service.schemas.inspection import PreviewLayer
+from service.serving.admission import Disconnected
+from service.serving.artefacts import ArtefactService, decode_stored, judged_area, load_map
+from service.serving.drawing import Deadline, DrawingThreads
+from service.serving.preview_cache import PreviewCache
+from service.settings import Settings
+from service.store.errors import ArtefactGone
+from service.store.records import InspectionRecord
+from service.store.store import Store
+from service.version import VERSION
+
+MEDIA_TYPES: dict[PreviewLayer, str] = {"image": "image/jpeg", "overlay": LAYER_MEDIA_TYPE}
+
+
+class PreviewService:
+    """Draws previews at low priority and keeps them in a cache, so that several pages do not draw the same twice.
+
+    Args:
+        settings: Colour map, quality, size of the cache, and the limit of requests in flight.
+        store: The stored inspections.
+        artefacts: Examines stored files.
+    """
+
+    def __init__(self, settings: Settings, store: Store, artefacts: ArtefactService) -> None:
+        self._store = store
+        self._artefacts = artefacts
+        self._quality = settings.heatmap_quality
+        self._colormap = settings.heatmap_colormap
+        threads = max(1, cpu_quota() // 2)
+        self._drawings = DrawingThreads(
+            "preview", threads, settings.queue_limit, settings.queue_deadline_s, is_background=True
+        )
+        self._cache = PreviewCache(settings.preview_cache_bytes)
+
+    def tag(self, record: InspectionRecord, layer: PreviewLayer, max_side: int) -> str:
+        """Return the entity tag of a preview, without drawing it.
+
+        A preview depends on the stored inspection, which never changes, on the settings, and on the version.
+        """
+        facts = (record.id, layer, max_side, self._quality, self._colormap, VERSION)
+        return f'"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"'
+
+    async def require_stored(self, record: InspectionRecord) -> None:
+        """Check that the files are stored from which previews are drawn, without reading them.
+
+        Raises:
+            ArtefactGone: The image or the map is no longer stored.
+            StoreUnavailable: It cannot be examined.
+        """
+        await self._artefacts.require_stored(record)
+
+    async def get(
+        self,
+        record: InspectionRecord,
+        layer: PreviewLayer,
+        max_side: int,
+        client: str,
+        disconnected: Disconnected | None = None,
+    ) -> bytes:
+        """Return a preview, encoded as `MEDIA_TYPES` states.
+
+        Args:
+            record: The inspection.
+            layer: `image`, or `overlay` for the heatmap alone, which is transparent for an invalid image.
+            max_side: Longest side in pixels. An image that is smaller is not enlarged.
+            client: Identity of the client.
+            disconnected: Ends the wait when the client closes its connection.
+
+        Raises:
+            ArtefactGone: The image or the map is no longer stored.
+            StoredImageUnreadable: The image cannot be decoded.
+            StoreUnavailable: A file or the recipe cannot be read.
+            QueueFull, DeadlineExceeded: Too many previews are being drawn, or drawing takes too long.
+            InvalidRequest: The client closed the connection.
+        """
+        if record.artefacts_removed_at is not None:  # also if the preview is still in the cache
+            raise ArtefactGone("image", record.id, record.artefacts_removed_at)
+
+        async def draw() -> bytes:
+            async with self._drawings.turn(record.id, client) as deadline:
+                return await self._drawings.run(deadline, lambda: self._draw(record, layer, max_side, deadline))
+
+        return await self._cache.get((record.id, layer, max_side), draw, disconnected)
+
+    def close(self) -> None:
+        """Complete the submitted work and stop the threads."""
+        self._drawings.close()
+
+    def _draw(self, record: InspectionRecord, layer: PreviewLayer, max_side: int, deadline: Deadline) -> bytes:
+        size = preview_size(record.image_width, record.image_height, max_side)
+        if layer == "image":
+            rgb = decode_stored(self._store, record, deadline)
+            if size != (record.image_width, record.image_height):
+                rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+            return heatmap.encode(rgb, MEDIA_TYPES[layer], self._quality)
+        if record.objections:
+            self._store.files.open_image(record, with_content=False)
+            return heatmap.empty_layer(size)
+        anomaly_map = load_map(self._store, record)
+        return heatmap.draw_layer(
+            anomaly_map,
+            HeatmapScale(record.heatmap_low, record.heatmap_high),
+            size,
+            judged_area(self._store, record, anomaly_map),
+            self._colormap,
+            record.fail_threshold,
+        )
+
+
+def preview_size(width: int, height: int, max_side: int) -> tuple[int, int]:
+    """Return width and height of the preview of an image, in pixels, at least 1."""
+    longest = max(width, height)
+    if longest <= max_side:
+        return width, height
+    return max(1, round(width * max_side / longest)), max(1, round(height * max_side / longest))
