@@ -93,6 +93,7 @@ from service.serving.record_jobs import RecordJobs
 from service.serving.replays import ReplayService
 from service.serving.retention import RetentionSweeper
 from service.serving.reviews import ReviewService
+from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
 from service.settings import Settings
@@ -199,6 +200,7 @@ class Runtime:
         self.services = Services(
             inspections=inspection_service,
             summaries=SummaryService(store, self._record_jobs, clock),
+            shifts=ShiftService(store, settings, self._record_jobs, clock, metrics.count_refused),
             exports=ExportService(store, self._record_jobs),
             events=events,
             artefacts=artefacts,

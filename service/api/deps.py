@@ -30,6 +30,7 @@ from service.serving.readiness import ReadinessCheck
 from service.serving.recipes import RecipeService
 from service.serving.replays import ReplayService
 from service.serving.reviews import ReviewService
+from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
 from service.settings import Settings
@@ -43,6 +44,7 @@ class Services:
 
     inspections: InspectionService
     summaries: SummaryService
+    shifts: ShiftService
     exports: ExportService
     events: InspectionEvents
     artefacts: ArtefactService
@@ -94,6 +96,10 @@ async def _inspections(connection: HTTPConnection) -> InspectionService:
 
 async def _summaries(connection: HTTPConnection) -> SummaryService:
     return services_of(connection).summaries
+
+
+async def _shifts(connection: HTTPConnection) -> ShiftService:
+    return services_of(connection).shifts
 
 
 async def _exports(connection: HTTPConnection) -> ExportService:
@@ -206,6 +212,7 @@ async def _settings(connection: HTTPConnection) -> Settings:
 
 InspectionsDep = Annotated[InspectionService, Depends(_inspections)]
 SummariesDep = Annotated[SummaryService, Depends(_summaries)]
+ShiftsDep = Annotated[ShiftService, Depends(_shifts)]
 ExportsDep = Annotated[ExportService, Depends(_exports)]
 EventsDep = Annotated[InspectionEvents, Depends(_events)]
 ArtefactsDep = Annotated[ArtefactService, Depends(_artefacts)]

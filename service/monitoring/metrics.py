@@ -222,6 +222,11 @@ class Metrics:
         if (reason := error.slug.replace("-", "_")) in SHED_REASONS:
             self.shed.labels(reason).inc()
 
+    def count_refused(self) -> int:
+        """Return the number of images that were refused for lack of capacity since the start."""
+        samples = (sample for family in self.shed.collect() for sample in family.samples)
+        return int(sum(sample.value for sample in samples if sample.name.endswith("_total")))
+
     def count_invalid(
         self, product: str, reasons: Iterable[str], duration_s: float, timings_s: Mapping[str, float]
     ) -> None:

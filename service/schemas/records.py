@@ -154,6 +154,37 @@ class ExportQuery(InspectionQuery):
     format: ExportFormat = Field(default="csv", description="Format of the file.")
 
 
+class ShiftQuery(BaseModel):
+    """Conditions on the inspections of the current shift."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    product: Label | None = Field(default=None, description="Only inspections of this product.")
+    station: Label | None = Field(default=None, description="Only inspections at this station.")
+
+
+class ProcessingTimes(ResponseModel):
+    """Times of inspections in milliseconds: the sum of all stages from decoding to the decision. Null without one."""
+
+    min: float | None
+    mean: float | None
+    max: float | None
+
+
+class CurrentShift(ResponseModel):
+    """The counters of the current shift."""
+
+    start: datetime = Field(description="When the shift began, in the time zone of the service.")
+    end: datetime = Field(description="When the shift ends.")
+    total: int = Field(description="Number of inspections, invalid ones included.")
+    counts: dict[DecisionName, int] = Field(description="Number of inspections by decision.")
+    refused: int = Field(
+        description="Images of all products that this process refused for lack of capacity, since the shift or the "
+        "process began."
+    )
+    processing_ms: ProcessingTimes
+
+
 class DecisionCounts(ResponseModel):
     """Number of inspections by decision, and yields. A yield without inspections to relate to is null."""
 

@@ -13,7 +13,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.deps import ClientDep, ExportsDep, PrincipalDep, SummariesDep
+from service.access.restrictions import require_product
+from service.api.deps import ClientDep, ExportsDep, PrincipalDep, ShiftsDep, SummariesDep
 from service.api.http.access import recheck, requires
 from service.api.http.clients import wait_for_disconnect
 from service.api.http.head import headers_only, is_head
@@ -21,7 +22,16 @@ from service.api.http.problems import problem_responses
 from service.api.parameters import inspection_filter
 from service.api.responses import binary_response
 from service.errors import InvalidRequest
-from service.schemas.records import DecisionCounts, ExportQuery, InspectionSummary, SummaryGroup, SummaryQuery
+from service.schemas.records import (
+    CurrentShift,
+    DecisionCounts,
+    ExportQuery,
+    InspectionSummary,
+    ProcessingTimes,
+    ShiftQuery,
+    SummaryGroup,
+    SummaryQuery,
+)
 from service.schemas.sections import DecisionName
 from service.serving.admission import Disconnected
 from service.serving.errors import ExportFormatUnavailable, RecordsBusy
@@ -29,6 +39,7 @@ from service.serving.export_formats import MEDIA_TYPES
 from service.serving.periods import parse_shifts, parse_zone
 from service.serving.summaries import SummaryOptions
 from service.store.errors import StoreUnavailable
+from service.store.inspection_filter import InspectionFilter
 
 router = APIRouter(tags=["inspections"])
 
@@ -69,6 +80,41 @@ async def summarise_inspections(
             SummaryGroup(name=group.name, start=group.start, end=group.end, **_to_counts(group.counts).model_dump())
             for group in found.groups
         ],
+    )
+
+
+@router.get(
+    "/v1/inspections:shift",
+    operation_id="get_shift",
+    summary="Count the inspections of the current shift",
+    responses=problem_responses(InvalidRequest, RecordsBusy, StoreUnavailable),
+)
+@requires("inspect", filters=True)
+async def read_shift(
+    request: Request,
+    query: Annotated[ShiftQuery, Query()],
+    shifts: ShiftsDep,
+    client: ClientDep,
+    principal: PrincipalDep,
+) -> CurrentShift:
+    """Return the counters of the current shift, which PLUMBLINE_SHIFTS and PLUMBLINE_TIME_ZONE define."""
+    if query.product is not None:
+        require_product(principal, query.product)
+    which = InspectionFilter(
+        product=query.product,
+        station=query.station,
+        permitted_products=principal.products,
+        permitted_stations=principal.stations,
+    )
+    found = await shifts.current(which, client, partial(wait_for_disconnect, request.receive))
+    tally = found.tally
+    return CurrentShift(
+        start=found.start,
+        end=found.end,
+        total=tally.counts.total(),
+        counts={name: tally.counts[name] for name in get_args(DecisionName)},
+        refused=found.refused,
+        processing_ms=ProcessingTimes(min=tally.min_ms, mean=tally.mean_ms, max=tally.max_ms),
     )
 
 
