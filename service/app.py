@@ -6,7 +6,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -20,6 +20,7 @@ from service.api import pages
 from service.api.deps import Services, require_permitted
 from service.api.http.access import AccessMiddleware, operations_of, requires
 from service.api.http.body_limit import BodyLimitMiddleware
+from service.api.http.certificates import CertificateFiles, CertificateUnusable
 from service.api.http.head import HeadMiddleware
 from service.api.http.middleware import RequestContext
 from service.api.http.origin import OriginGuard
@@ -32,6 +33,7 @@ from service.api.openapi import describe
 from service.api.routes import (
     access,
     accounts,
+    alarms,
     audit,
     batches,
     bundles,
@@ -75,6 +77,7 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission
+from service.serving.alarms import AlarmService, AlarmSources
 from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditHeadReporter, AuditService
@@ -104,7 +107,8 @@ from service.store.store import Store
 from service.web.page import Pages
 from service.web.problem_pages import ProblemPages
 from service.web.query import require_known_query
-from service.web.routes import log_in
+from service.web.routes import live, log_in
+from service.web.start_page import StartPage
 
 log = structlog.get_logger(__name__)
 # Loading ends at once when the registry is closed, unless native code hangs; then it is left behind.
@@ -131,12 +135,13 @@ ROUTERS = tuple(
         open_inference,
         lookout,
         outbox,
+        alarms,
         health,
         stream,
     )
 )
 
-PAGE_ROUTERS = tuple(module.router for module in (log_in,))
+PAGE_ROUTERS = tuple(module.router for module in (log_in, live))
 
 
 class Runtime:
@@ -197,10 +202,13 @@ class Runtime:
         )
         self._record_jobs = RecordJobs()
         artefacts = ArtefactService(settings, store, metrics)
+        shifts = ShiftService(store, settings, clock, metrics.count_refused)
+        readiness = ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products)
         self.services = Services(
+            alarms=AlarmService(self._alarm_sources(settings, readiness), self.registry, store, events.feed, shifts),
             inspections=inspection_service,
             summaries=SummaryService(store, self._record_jobs, clock),
-            shifts=ShiftService(store, settings, self._record_jobs, clock, metrics.count_refused),
+            shifts=shifts,
             exports=ExportService(store, self._record_jobs),
             events=events,
             artefacts=artefacts,
@@ -213,7 +221,7 @@ class Runtime:
             replays=ReplayService(self.registry, store),
             audit=AuditService(store.engine),
             reviews=ReviewService(self.registry, store, metrics, clock),
-            readiness=ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products),
+            readiness=readiness,
             outbox=self._integrations.service,
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
@@ -240,6 +248,7 @@ class Runtime:
         self._sweeper.start()
         self._audit_heads.start()
         self.services.events.start()
+        self.services.alarms.start()
         self._integrations.start()
         self._loader.start()
         # Last, because it may fail; everything that `close` ends is running then.
@@ -253,6 +262,8 @@ class Runtime:
         self.registry.close()
         self._loader.join(LOADING_STOP_S)
         self.services.inspections.close()
+        self.services.alarms.close()
+        self.services.shifts.close()
         self.services.events.close()
         self._integrations.close()
         self.interfaces.close()
@@ -266,6 +277,27 @@ class Runtime:
         self.store_health.close()
         self.store.close()
         log.info("stopped")
+
+    def _alarm_sources(self, settings: Settings, readiness: ReadinessCheck) -> AlarmSources:
+        certificate = CertificateFiles.from_settings(settings)
+
+        def certificate_expiry() -> datetime | None:
+            try:
+                return None if certificate is None else certificate.examine().not_after
+            except CertificateUnusable:
+                return None  # the one in use stays; the reloader logs the reason
+
+        def dead_letters() -> dict[str, int]:
+            return {sink.name: sink.backlog.dead_letters for sink in self._integrations.service.summary()}
+
+        return AlarmSources(
+            readiness=readiness,
+            store_health=self.store_health,
+            folders={"data": settings.data, "models": settings.models},
+            dead_letters=dead_letters,
+            is_insecure=lambda: self.access.is_insecure,
+            certificate_expiry=certificate_expiry,
+        )
 
     def _state(self) -> ServiceState:
         report = self.services.readiness()
@@ -342,6 +374,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(OriginGuard, settings=settings)
     app.state.pages = Pages(ZoneInfo(settings.time_zone))
     app.add_middleware(ProblemPages, pages=app.state.pages)
+    app.add_middleware(StartPage)
     app.add_middleware(RequestContext, metrics=metrics, refusals=refusals, paths=ServerPaths(settings))
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(require_permitted), Depends(require_declared_query)])

@@ -15,6 +15,7 @@ from service.api.http.clients import client_of
 from service.api.http.problems import request_id
 from service.integrations.outbox import OutboxService
 from service.monitoring.metrics import Metrics
+from service.serving.alarms import AlarmService
 from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditService
@@ -43,6 +44,7 @@ class Services:
     """The service objects of a running application, kept in `app.state.services`."""
 
     inspections: InspectionService
+    alarms: AlarmService
     summaries: SummaryService
     shifts: ShiftService
     exports: ExportService
@@ -92,6 +94,10 @@ async def require_permitted(connection: HTTPConnection) -> None:
 
 async def _inspections(connection: HTTPConnection) -> InspectionService:
     return services_of(connection).inspections
+
+
+async def _alarms(connection: HTTPConnection) -> AlarmService:
+    return services_of(connection).alarms
 
 
 async def _summaries(connection: HTTPConnection) -> SummaryService:
@@ -211,6 +217,7 @@ async def _settings(connection: HTTPConnection) -> Settings:
 
 
 InspectionsDep = Annotated[InspectionService, Depends(_inspections)]
+AlarmsDep = Annotated[AlarmService, Depends(_alarms)]
 SummariesDep = Annotated[SummaryService, Depends(_summaries)]
 ShiftsDep = Annotated[ShiftService, Depends(_shifts)]
 ExportsDep = Annotated[ExportService, Depends(_exports)]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
 from service.monitoring.clock import Clock
-from service.serving.admission import Disconnected
 from service.serving.periods import parse_shifts, period_starts
-from service.serving.record_jobs import RecordJobs
 from service.settings import Settings
 from service.store.inspection_filter import InspectionFilter
 from service.store.store import Store
@@ -25,6 +25,7 @@ from service.store.tallies import Tally, tally_inspections
 _SETTLED = timedelta(minutes=3)
 _PIECE = timedelta(hours=1)
 _MAX_KEPT = 64
+_FRESH_S = 0.8
 
 
 @dataclass(frozen=True)
@@ -52,51 +53,41 @@ class ShiftService:
     Args:
         store: The inspections.
         settings: Time zone and shifts.
-        jobs: Limits the counts at the same time.
         clock: The time of day.
         refused: Returns the number of images that were refused since the process began.
     """
 
-    def __init__(
-        self, store: Store, settings: Settings, jobs: RecordJobs, clock: Clock, refused: Callable[[], int]
-    ) -> None:
+    def __init__(self, store: Store, settings: Settings, clock: Clock, refused: Callable[[], int]) -> None:
         self._engine: Engine = store.engine
         self._zone = ZoneInfo(settings.time_zone)
         self._starts = parse_shifts(settings.shifts)
-        self._jobs = jobs
         self._clock = clock
         self._refused = refused
         self._lock = threading.Lock()
-        self._kept: OrderedDict[InspectionFilter, tuple[datetime, Tally]] = OrderedDict()
+        self._settled: OrderedDict[InspectionFilter, tuple[datetime, Tally]] = OrderedDict()
+        self._newest: OrderedDict[InspectionFilter, tuple[float, Tally]] = OrderedDict()
+        # One at a time: pages that are open at once share the result.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="shift-counts")
         self._refused_before: tuple[datetime, int] | None = None
         self._refused_last = 0
 
-    async def current(self, which: InspectionFilter, client: str, disconnected: Disconnected) -> Shift:
-        """Return the counters of the current shift.
+    async def current(self, which: InspectionFilter) -> Shift:
+        """Return the counters of the current shift. They are at most a second old.
 
         Args:
             which: The conditions, without a period.
-            client: Identity of the client.
-            disconnected: Ends the work when the client closes its connection.
 
         Raises:
-            RecordsBusy: The client has another job, or too many clients have.
             StoreUnavailable: The database cannot be read.
         """
         start, end = self.bounds()
         which = replace(which, since=start, until=end)
-        now = self._clock.now()
-        since, settled = self._settled(which)
-        tally = settled
-        async with self._jobs.reserve(client, disconnected) as job:
-            until = min(now - _SETTLED, end)
-            while since < until:
-                piece = replace(which, since=since, until=min(since + _PIECE, until))
-                tally += await job.run(partial(tally_inspections, self._engine, piece))
-                since = min(since + _PIECE, until)
-            self._keep(which, since, tally)
-            tally += await job.run(partial(tally_inspections, self._engine, replace(which, since=since)))
+        tally = await asyncio.get_running_loop().run_in_executor(self._pool, self._tally, which)
         return Shift(start.astimezone(self._zone), end.astimezone(self._zone), tally, self.count_refused())
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._pool.shutdown(cancel_futures=True)
 
     def bounds(self) -> tuple[datetime, datetime]:
         """Return when the current shift began and when it ends, in UTC."""
@@ -116,14 +107,25 @@ class ShiftService:
             self._refused_last = total
             return total - self._refused_before[1]
 
-    def _settled(self, which: InspectionFilter) -> tuple[datetime, Tally]:
+    def _tally(self, which: InspectionFilter) -> Tally:
+        now = time.monotonic()
+        counted_at, tally = self._newest.get(which, (-_FRESH_S, Tally()))
+        if now - counted_at < _FRESH_S:
+            return tally
         assert which.since is not None
-        with self._lock:
-            return self._kept.get(which, (which.since, Tally()))
-
-    def _keep(self, which: InspectionFilter, until: datetime, tally: Tally) -> None:
-        with self._lock:
-            self._kept[which] = (until, tally)
-            self._kept.move_to_end(which)
-            while len(self._kept) > _MAX_KEPT:
-                self._kept.popitem(last=False)
+        assert which.until is not None
+        since, settled = self._settled.get(which, (which.since, Tally()))
+        until = min(self._clock.now() - _SETTLED, which.until)
+        while since < until:
+            end = min(since + _PIECE, until)
+            settled += tally_inspections(self._engine, replace(which, since=since, until=end))
+            since = end
+            self._settled[which] = (since, settled)
+        tally = settled + tally_inspections(self._engine, replace(which, since=since))
+        self._newest[which] = (time.monotonic(), tally)
+        for kept in (self._settled, self._newest):
+            if which in kept:
+                kept.move_to_end(which)
+            while len(kept) > _MAX_KEPT:
+                kept.popitem(last=False)
+        return tally

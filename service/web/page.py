@@ -20,6 +20,7 @@ from service.web.assets import Assets
 from service.web.languages import LANGUAGES, Texts
 from service.web.navigation import entries_for
 from service.web.preferences import Preferences, preferences_of
+from service.web.start_page import LIVE
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -78,7 +79,7 @@ class Pages:
             "entries": entries_for(principal),
             "is_insecure": control is not None and control.is_insecure,
             "languages": LANGUAGES,
-            "path": request.url.path,
+            "path": "/" if request.url.path == LIVE else request.url.path,
             "preferences": preferences,
             "principal": principal,
             "texts": self._texts[preferences.language],

@@ -87,16 +87,10 @@ async def summarise_inspections(
     "/v1/inspections:shift",
     operation_id="get_shift",
     summary="Count the inspections of the current shift",
-    responses=problem_responses(InvalidRequest, RecordsBusy, StoreUnavailable),
+    responses=problem_responses(InvalidRequest, StoreUnavailable),
 )
 @requires("inspect", filters=True)
-async def read_shift(
-    request: Request,
-    query: Annotated[ShiftQuery, Query()],
-    shifts: ShiftsDep,
-    client: ClientDep,
-    principal: PrincipalDep,
-) -> CurrentShift:
+async def read_shift(query: Annotated[ShiftQuery, Query()], shifts: ShiftsDep, principal: PrincipalDep) -> CurrentShift:
     """Return the counters of the current shift, which PLUMBLINE_SHIFTS and PLUMBLINE_TIME_ZONE define."""
     if query.product is not None:
         require_product(principal, query.product)
@@ -106,7 +100,7 @@ async def read_shift(
         permitted_products=principal.products,
         permitted_stations=principal.stations,
     )
-    found = await shifts.current(which, client, partial(wait_for_disconnect, request.receive))
+    found = await shifts.current(which)
     tally = found.tally
     return CurrentShift(
         start=found.start,

@@ -20,6 +20,7 @@ SHIFT = "/v1/inspections:shift"
 @pytest.mark.usefixtures("database_url")
 def test_counters_are_those_of_the_shift(serve: Serve, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shifts, "_SETTLED", timedelta(0))  # kept at once, so that adding up is tested
+    monkeypatch.setattr(shifts, "_FRESH_S", 0.0)
     monkeypatch.setattr(shifts, "_PIECE", timedelta(hours=3))
     with serve(database_url=database_url, time_zone="Asia/Kathmandu", shifts="06:00,18:00") as service:
         for station, images in (("A", [GOOD, BAD]), ("B", [GOOD])):
