@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from fastapi import FastAPI
@@ -30,8 +31,14 @@ from service.store.errors import StoreUnavailable
 def describe(app: FastAPI) -> None:
     """Add the schemas of problem responses and of bodies that routes parse themselves to the OpenAPI document."""
     generate = app.openapi
+    # Requests need the document, too (`require_declared_query`). FastAPI fails if several threads generate it at once.
+    lock = threading.Lock()
 
     def complete() -> dict[str, Any]:
+        with lock:
+            return generate_completely()
+
+    def generate_completely() -> dict[str, Any]:
         is_cached = app.openapi_schema is not None
         document = generate()
         if not is_cached:
