@@ -31,14 +31,14 @@ from service.store.errors import StoreUnavailable
 def describe(app: FastAPI) -> None:
     """Add the schemas of problem responses and of bodies that routes parse themselves to the OpenAPI document."""
     generate = app.openapi
-    # Requests need the document, too (`require_declared_query`). FastAPI fails if several threads generate it at once.
+    # Requests read the document on several threads, and it is made by the first one.
     lock = threading.Lock()
 
     def complete() -> dict[str, Any]:
         with lock:
-            return generate_completely()
+            return make()
 
-    def generate_completely() -> dict[str, Any]:
+    def make() -> dict[str, Any]:
         is_cached = app.openapi_schema is not None
         document = generate()
         if not is_cached:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +132,17 @@ def items_of(schema: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the schemas of the items of a list, or of the values of a mapping."""
     parts = (schema.get("items"), schema.get("additionalProperties"), *schema.get("prefixItems", ()))
     return [part for part in parts if isinstance(part, dict)]
+
+
+def test_document_is_made_once_by_concurrent_requests(tmp_path: Path) -> None:
+    app = create_app(Settings(models=tmp_path / "models", data=tmp_path / "data"))
+    together = threading.Barrier(4)
+
+    def read() -> int:
+        together.wait()
+        return id(app.openapi()) if "Problem" in app.openapi()["components"]["schemas"] else 0
+
+    with ThreadPoolExecutor(4) as pool:
+        found = {future.result() for future in [pool.submit(read) for _ in range(4)]}
+    assert len(found) == 1
+    assert 0 not in found
