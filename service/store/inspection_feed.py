@@ -150,12 +150,12 @@ class _SqliteFeed:
         between = select(self._rowid, *_KEYS).where(self._rowid > after.rowid, self._rowid <= until.rowid)
         with querying(self._engine) as connection:
             rows = connection.execute(between.order_by(self._rowid).limit(limit)).all()
-        return [Entry(*row[1:], mark=_RowMark(row[0], row[1])) for row in rows]
+        return [Entry(row.id, row.product, row.station, row.decision, _RowMark(row[0], row.id)) for row in rows]
 
     def _mark(self, query: Select[tuple[int, str]]) -> Mark:
         with querying(self._engine) as connection:
             found = connection.execute(query).first()
-        return _RowMark(0, _START) if found is None else _RowMark(*found)
+        return _RowMark(0, _START) if found is None else _RowMark(found[0], found[1])
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,8 @@ class _PostgresqlFeed:
         return [self._entry(row, seen, until, seen_ms) for row in rows]
 
     def _entry(self, row: Row[Any], seen: str, until: str, seen_ms: int) -> Entry:
-        return Entry(*row, mark=_SnapshotMark(row[0], seen, until, seen_ms))
+        mark = _SnapshotMark(row.id, seen, until, seen_ms)
+        return Entry(row.id, row.product, row.station, row.decision, mark)
 
     def _is_own(self, mark: _SnapshotMark) -> bool:
         """Return whether the snapshots belong to this database, and not to one that it was restored from."""

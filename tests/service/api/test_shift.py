@@ -26,6 +26,7 @@ def test_counters_are_those_of_the_shift(serve: Serve, database_url: str, monkey
         for station, images in (("A", [GOOD, BAD]), ("B", [GOOD])):
             for image in images:
                 add(service, image, station=station)
+        found = {}
         for _ in range(2):
             found = service.client.get(SHIFT).json()
             assert (found["total"], found["refused"]) == (3, 0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from service.access.principal import LOCAL, Principal
+from service.access.principal import LOCAL
 from service.serving import alarms
 from service.serving.alarm_texts import TEXTS, values_of
 from service.serving.alarms import Alarm, AlarmService, DriftState
@@ -179,10 +179,9 @@ def test_restricted_key_sees_its_alarms(serve: Serve) -> None:
 
 @pytest.mark.parametrize("kind", TEXTS)
 def test_every_kind_has_a_text_for_its_values(kind: Any) -> None:
-    values = {
+    values: dict[str, Any] = {
         "reason": "r", "name": "n", "count": 3, "failed": 1, "parts": 2, "usual_rate": 0.01, "free_bytes": 2**30,
         "expires_at": "2026-03-01T00:00:00+00:00",
     }  # fmt: skip
     text = TEXTS[kind].text % values_of(Alarm(kind, "warning", values=values))
     assert "%" not in text.replace("1.0%", "")
-    assert isinstance(LOCAL, Principal)
