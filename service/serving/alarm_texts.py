@@ -66,7 +66,7 @@ TEXTS: Mapping[AlarmKind, AlarmText] = {
         "/products",
     ),
     "invalid-images": AlarmText(
-        _("The last %(count)s images cannot be used: %(reason)s"),
+        _("The last %(count)s images cannot be used: %(reason)s."),
         _("Check camera, light and lens of this station. Its parts are not inspected."),
         "/",
     ),

@@ -106,7 +106,7 @@ def test_fail_rate_and_invalid_images(serve: Serve) -> None:
         assert ("invalid-images", "widget", "B") not in kinds(service, station="A")
         assert kinds(service, product="gadget") == []
         text = next(one["text"] for one in service.client.get("/v1/alarms").json()["items"] if one["station"] == "B")
-        assert text.endswith("images cannot be used: under-exposed")
+        assert text.endswith("images cannot be used: under-exposed.")
     with serve() as service:  # the newest inspections are examined at the start
         wait_for(lambda: ("invalid-images", "widget", "B") in kinds(service))
 
