@@ -152,7 +152,7 @@ class _SqliteFeed:
             rows = connection.execute(between.order_by(self._rowid).limit(limit)).all()
         return [Entry(row.id, row.product, row.station, row.decision, _RowMark(row[0], row.id)) for row in rows]
 
-    def _mark(self, query: Select[tuple[int, str]]) -> Mark:
+    def _mark(self, query: Select[Any]) -> Mark:
         with querying(self._engine) as connection:
             found = connection.execute(query).first()
         return _RowMark(0, _START) if found is None else _RowMark(found[0], found[1])
