@@ -6,7 +6,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -20,6 +20,7 @@ from service.api import pages
 from service.api.deps import Services, require_permitted
 from service.api.http.access import AccessMiddleware, operations_of, requires
 from service.api.http.body_limit import BodyLimitMiddleware
+from service.api.http.certificates import CertificateFiles, CertificateUnusable
 from service.api.http.head import HeadMiddleware
 from service.api.http.middleware import RequestContext
 from service.api.http.origin import OriginGuard
@@ -32,9 +33,11 @@ from service.api.openapi import describe
 from service.api.routes import (
     access,
     accounts,
+    alarms,
     audit,
     batches,
     bundles,
+    events,
     health,
     inspections,
     lookout,
@@ -75,10 +78,12 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission
+from service.serving.alarms import AlarmService, AlarmSources
 from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
+from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.hooks import InspectionHooks
 from service.serving.inspections import InspectionService
@@ -93,6 +98,7 @@ from service.serving.replays import ReplayService
 from service.serving.reports import ReportService
 from service.serving.retention import RetentionSweeper
 from service.serving.reviews import ReviewService
+from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
 from service.settings import Settings
@@ -103,7 +109,8 @@ from service.store.store import Store
 from service.web.page import Pages
 from service.web.problem_pages import ProblemPages
 from service.web.query import require_known_query
-from service.web.routes import log_in, review
+from service.web.routes import live, log_in, review
+from service.web.start_page import StartPage
 
 log = structlog.get_logger(__name__)
 # Loading ends at once when the registry is closed, unless native code hangs; then it is left behind.
@@ -116,6 +123,7 @@ ROUTERS = tuple(
         inspections,
         previews,
         records,
+        events,
         batches,
         replays,
         reviews,
@@ -130,12 +138,13 @@ ROUTERS = tuple(
         open_inference,
         lookout,
         outbox,
+        alarms,
         health,
         stream,
     )
 )
 
-PAGE_ROUTERS = tuple(module.router for module in (log_in, review))
+PAGE_ROUTERS = tuple(module.router for module in (log_in, live, review))
 
 
 class Runtime:
@@ -180,6 +189,7 @@ class Runtime:
         render = Render(to_inspection, self.interfaces.traceparent)
         self._integrations = Integrations(settings, store, sinks, render, metrics.outbox, clock)
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
+        events = InspectionEvents(store, settings, metrics, lambda record: to_inspection(record).model_dump_json())
         inspection_service = InspectionService(
             settings,
             self.registry,
@@ -191,15 +201,20 @@ class Runtime:
             health=self.store_health,
             clock=clock,
             refusals=refusals,
-            hooks=InspectionHooks(self.interfaces.listeners, self.interfaces.part_ids),
+            hooks=InspectionHooks((*self.interfaces.listeners, events.notify), self.interfaces.part_ids),
         )
         self._record_jobs = RecordJobs()
         artefacts = ArtefactService(settings, store, metrics)
+        shifts = ShiftService(store, settings, clock, metrics.count_refused)
+        readiness = ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products)
         self.services = Services(
+            alarms=AlarmService(self._alarm_sources(settings, readiness), self.registry, store, events.feed, shifts),
             inspections=inspection_service,
             summaries=SummaryService(store, self._record_jobs, clock),
+            shifts=shifts,
             exports=ExportService(store, self._record_jobs),
             reports=ReportService(store, self._record_jobs, clock),
+            events=events,
             artefacts=artefacts,
             previews=PreviewService(settings, store, artefacts),
             streams=StreamService(inspection_service, self.admission, settings, metrics),
@@ -210,7 +225,7 @@ class Runtime:
             replays=ReplayService(self.registry, store),
             audit=AuditService(store.engine),
             reviews=ReviewService(self.registry, store, metrics, clock),
-            readiness=ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products),
+            readiness=readiness,
             outbox=self._integrations.service,
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
@@ -236,6 +251,8 @@ class Runtime:
             self._follower.start()
         self._sweeper.start()
         self._audit_heads.start()
+        self.services.events.start()
+        self.services.alarms.start()
         self._integrations.start()
         self._loader.start()
         # Last, because it may fail; everything that `close` ends is running then.
@@ -249,6 +266,9 @@ class Runtime:
         self.registry.close()
         self._loader.join(LOADING_STOP_S)
         self.services.inspections.close()
+        self.services.alarms.close()
+        self.services.shifts.close()
+        self.services.events.close()
         self._integrations.close()
         self.interfaces.close()
         self.services.previews.close()
@@ -261,6 +281,27 @@ class Runtime:
         self.store_health.close()
         self.store.close()
         log.info("stopped")
+
+    def _alarm_sources(self, settings: Settings, readiness: ReadinessCheck) -> AlarmSources:
+        certificate = CertificateFiles.from_settings(settings)
+
+        def certificate_expiry() -> datetime | None:
+            try:
+                return None if certificate is None else certificate.examine().not_after
+            except CertificateUnusable:
+                return None  # the one in use stays; the reloader logs the reason
+
+        def dead_letters() -> dict[str, int]:
+            return {sink.name: sink.backlog.dead_letters for sink in self._integrations.service.summary()}
+
+        return AlarmSources(
+            readiness=readiness,
+            store_health=self.store_health,
+            folders={"data": settings.data, "models": settings.models},
+            dead_letters=dead_letters,
+            is_insecure=lambda: self.access.is_insecure,
+            certificate_expiry=certificate_expiry,
+        )
 
     def _state(self) -> ServiceState:
         report = self.services.readiness()
@@ -305,6 +346,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             runtime.admission.close()
+            runtime.services.events.drain()
             await run_in_threadpool(runtime.close)
             refusals.flush()
 
@@ -336,6 +378,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(OriginGuard, settings=settings)
     app.state.pages = Pages(ZoneInfo(settings.time_zone))
     app.add_middleware(ProblemPages, pages=app.state.pages)
+    app.add_middleware(StartPage)
     app.add_middleware(RequestContext, metrics=metrics, refusals=refusals, paths=ServerPaths(settings))
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(require_permitted), Depends(require_declared_query)])
@@ -406,10 +449,14 @@ def _has_gpu(settings: Settings) -> bool:
 
 
 def begin_drain(app: FastAPI) -> None:
-    """Admit no new images and report not ready. Images in flight are completed."""
+    """Admit no new images and report not ready. Images in flight are completed, and streams of events end.
+
+    Call it on the thread of the event loop.
+    """
     runtime: Runtime | None = getattr(app.state, "runtime", None)
     if runtime is not None and not runtime.admission.is_draining:
         runtime.admission.close()
+        runtime.services.events.drain()
         runtime.registry.loader.close()
         log.info("draining", in_flight=runtime.admission.depth)
 

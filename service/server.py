@@ -164,6 +164,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, complete the requests in flight, and close all connections."""
+        begin_drain(self._app)
         self.connections.drain()
         accepted = self._accept_waiting()
         for server in self.servers:

@@ -182,6 +182,10 @@ class Settings(BaseSettings):
     """Seconds without a frame after which a stream is closed. If all streams are in use, a new one replaces the stream
     that has been idle for the longest time, but for at least 5 seconds.
     """
+    max_event_streams: int = Field(default=64, ge=1, le=10_000)
+    """Most streams of stored inspections (`/v1/inspections:events`) at the same time. Each live page that is visible
+    has one. If all are in use, the oldest one of the client with most streams is closed for another client.
+    """
     queue_deadline_s: float = Field(default=10.0, gt=0, le=3600)
     """Longest wait of an image in the queue, in seconds. After that the response is 503 instead of a late verdict."""
     max_batch: int | None = Field(default=None, ge=1, le=256)

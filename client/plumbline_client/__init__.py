@@ -23,10 +23,12 @@ from plumbline_client.errors import (
     StreamClosed,
     UnexpectedResponse,
 )
+from plumbline_client.events import InspectionEvent
 
 __all__ = [
     "AsyncClient",
     "CameraBuffer",
+    "InspectionEvent",
     "InspectionFilters",
     "Client",
     "MissingExtra",

@@ -15,10 +15,12 @@ from service.api.http.clients import client_of
 from service.api.http.problems import request_id
 from service.integrations.outbox import OutboxService
 from service.monitoring.metrics import Metrics
+from service.serving.alarms import AlarmService
 from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditService
 from service.serving.bundles import BundleService
+from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
@@ -30,6 +32,7 @@ from service.serving.recipes import RecipeService
 from service.serving.replays import ReplayService
 from service.serving.reports import ReportService
 from service.serving.reviews import ReviewService
+from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
 from service.settings import Settings
@@ -42,9 +45,12 @@ class Services:
     """The service objects of a running application, kept in `app.state.services`."""
 
     inspections: InspectionService
+    alarms: AlarmService
     summaries: SummaryService
+    shifts: ShiftService
     exports: ExportService
     reports: ReportService
+    events: InspectionEvents
     artefacts: ArtefactService
     previews: PreviewService
     streams: StreamService
@@ -92,8 +98,16 @@ async def _inspections(connection: HTTPConnection) -> InspectionService:
     return services_of(connection).inspections
 
 
+async def _alarms(connection: HTTPConnection) -> AlarmService:
+    return services_of(connection).alarms
+
+
 async def _summaries(connection: HTTPConnection) -> SummaryService:
     return services_of(connection).summaries
+
+
+async def _shifts(connection: HTTPConnection) -> ShiftService:
+    return services_of(connection).shifts
 
 
 async def _exports(connection: HTTPConnection) -> ExportService:
@@ -102,6 +116,10 @@ async def _exports(connection: HTTPConnection) -> ExportService:
 
 async def _reports(connection: HTTPConnection) -> ReportService:
     return services_of(connection).reports
+
+
+async def _events(connection: HTTPConnection) -> InspectionEvents:
+    return services_of(connection).events
 
 
 async def _artefacts(connection: HTTPConnection) -> ArtefactService:
@@ -205,9 +223,12 @@ async def _settings(connection: HTTPConnection) -> Settings:
 
 
 InspectionsDep = Annotated[InspectionService, Depends(_inspections)]
+AlarmsDep = Annotated[AlarmService, Depends(_alarms)]
 SummariesDep = Annotated[SummaryService, Depends(_summaries)]
+ShiftsDep = Annotated[ShiftService, Depends(_shifts)]
 ExportsDep = Annotated[ExportService, Depends(_exports)]
 ReportsDep = Annotated[ReportService, Depends(_reports)]
+EventsDep = Annotated[InspectionEvents, Depends(_events)]
 ArtefactsDep = Annotated[ArtefactService, Depends(_artefacts)]
 PreviewsDep = Annotated[PreviewService, Depends(_previews)]
 StreamsDep = Annotated[StreamService, Depends(_streams)]

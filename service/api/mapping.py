@@ -31,6 +31,7 @@ from service.schemas.common import RateBound
 from service.schemas.inspection import (
     BundleReference,
     FilterEffect,
+    HeatmapScaleFacts,
     ImageFacts,
     ImagePixels,
     Inspection,
@@ -98,6 +99,7 @@ def to_inspection(record: InspectionRecord, label: InspectionLabel | None = None
             proposal_id=record.proposal_id,
             conservative=record.judged_share is not None,
         ),
+        heatmap_scale=HeatmapScaleFacts(low=record.heatmap_low, high=record.heatmap_high),
         judged_share=1.0 if record.judged_share is None else record.judged_share,
         regions=[to_region(region) for region in record.regions],
         filtered=_filtered(record),

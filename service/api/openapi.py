@@ -6,6 +6,8 @@ import threading
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import compile_path
@@ -30,6 +32,11 @@ from service.store.errors import StoreUnavailable
 
 def describe(app: FastAPI) -> None:
     """Add the schemas of problem responses and of bodies that routes parse themselves to the OpenAPI document."""
+    for context in iter_route_contexts(app.routes):
+        if isinstance(context.original_route, APIRoute):
+            # FastAPI makes the fields of a query at its first use. If two threads did so at once, the document, which
+            # identifies fields by the object, could not be made.
+            get_flat_params(context.original_route.dependant)
     generate = app.openapi
     # Requests read the document on several threads, and it is made by the first one.
     lock = threading.Lock()

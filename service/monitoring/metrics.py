@@ -148,6 +148,16 @@ class Metrics:
             "inspection_queue_limit", "Maximum number of inspections in flight.", registry=self.registry
         )
         self.streams = Gauge("inspection_streams", "Cameras connected over a WebSocket.", registry=self.registry)
+        self.event_streams = Gauge(
+            "inspection_event_streams",
+            "Open streams of stored inspections: live pages and other clients of /v1/inspections:events.",
+            registry=self.registry,
+        )
+        self.slow_event_streams = Counter(
+            "inspection_event_streams_slow_total",
+            "Streams of stored inspections that were closed because their clients read too slowly.",
+            registry=self.registry,
+        )
         self.certificate_expiry = Gauge(
             "inspection_tls_certificate_expiry_timestamp_seconds",
             "When the TLS certificate in use expires; 0 without TLS.",
@@ -235,6 +245,11 @@ class Metrics:
         """Count an image that was refused for lack of capacity. Other errors are not counted."""
         if (reason := error.slug.replace("-", "_")) in SHED_REASONS:
             self.shed.labels(reason).inc()
+
+    def count_refused(self) -> int:
+        """Return the number of images that were refused for lack of capacity since the start."""
+        samples = (sample for family in self.shed.collect() for sample in family.samples)
+        return int(sum(sample.value for sample in samples if sample.name.endswith("_total")))
 
     def count_invalid(
         self,

@@ -74,6 +74,13 @@ class BundleReference(ResponseModel):
     method: str
 
 
+class HeatmapScaleFacts(ResponseModel):
+    """The product's fixed scale of scores and heatmaps, as it was when the image was inspected."""
+
+    low: float = Field(description="Median of the maps of good parts: 0 on the scale, drawn without a colour.")
+    high: float = Field(description="The fail threshold: 1 on the scale, where the colour changes.")
+
+
 class BufferLayout(ResponseModel):
     """Layout of a camera buffer."""
 
@@ -158,6 +165,7 @@ class Inspection(ResponseModel):
         "invalid."
     )
     thresholds: Thresholds
+    heatmap_scale: HeatmapScaleFacts
     judged_share: float = Field(description="Share of the image inside the recipe's ROI and outside ignore polygons.")
     regions: list[Region]
     filtered: FilterEffect | None = Field(description="Effect of the region filters; null if they dropped no region.")

@@ -100,6 +100,28 @@ class InspectionQuery(BaseModel):
         return self
 
 
+class EventQuery(BaseModel):
+    """Conditions on the inspections of a stream of events, and where it begins."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    product: Label | None = Field(default=None, description="Only inspections of this product.")
+    station: Label | None = Field(default=None, description="Only inspections at this station.")
+    decision: Annotated[str, StringConstraints(pattern=LABEL_PATTERN), AfterValidator(_check_decisions)] | None = Field(
+        default=None,
+        description="Only inspections with this decision: `pass`, `review`, `fail` or `invalid`, or several of them "
+        "separated by commas.",
+        examples=["review,fail"],
+    )
+    last_event_id: str | None = Field(
+        default=None,
+        max_length=4096,
+        pattern=LABEL_PATTERN,
+        description="Begin behind this cursor: the last `id` that the stream sent, or the id of an inspection. For "
+        "clients that cannot send the header `Last-Event-ID`.",
+    )
+
+
 class ListQuery(InspectionQuery):
     """Conditions on stored inspections, and the page of the list."""
 
@@ -130,6 +152,37 @@ class ExportQuery(InspectionQuery):
     """Conditions on stored inspections, and the format of the file."""
 
     format: ExportFormat = Field(default="csv", description="Format of the file.")
+
+
+class ShiftQuery(BaseModel):
+    """Conditions on the inspections of the current shift."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    product: Label | None = Field(default=None, description="Only inspections of this product.")
+    station: Label | None = Field(default=None, description="Only inspections at this station.")
+
+
+class ProcessingTimes(ResponseModel):
+    """Times of inspections in milliseconds: the sum of all stages from decoding to the decision. Null without one."""
+
+    min: float | None
+    mean: float | None
+    max: float | None
+
+
+class CurrentShift(ResponseModel):
+    """The counters of the current shift."""
+
+    start: datetime = Field(description="When the shift began, in the time zone of the service.")
+    end: datetime = Field(description="When the shift ends.")
+    total: int = Field(description="Number of inspections, invalid ones included.")
+    counts: dict[DecisionName, int] = Field(description="Number of inspections by decision.")
+    refused: int = Field(
+        description="Images of all products that this process refused for lack of capacity, since the shift or the "
+        "process began."
+    )
+    processing_ms: ProcessingTimes
 
 
 class DecisionCounts(ResponseModel):

@@ -23,6 +23,25 @@ class ProposalsBusy(PlumblineError):
         )
 
 
+class TooManyEventStreams(PlumblineError):
+    """The number of open streams of stored inspections has reached its limit.
+
+    Close streams that are no longer used, such as pages in hidden tabs, or raise `PLUMBLINE_MAX_EVENT_STREAMS`.
+    """
+
+    slug = "too-many-event-streams"
+    title = "Too many streams of events"
+    status = 503
+
+    def __init__(self, limit: int, retry_after_s: float = 5.0) -> None:
+        super().__init__(
+            f"{limit} streams of stored inspections are open, which is the limit. Close streams that are not used, or "
+            f"raise PLUMBLINE_MAX_EVENT_STREAMS. Retry after {retry_after_s:g} s.",
+            limit=limit,
+            retry_after=retry_after_s,
+        )
+
+
 class RecordsBusy(PlumblineError):
     """A summary, an export or a report of this client is running, or too many clients have one.
 

@@ -192,14 +192,18 @@ def _locked_reviews(session: Session, inspection_id: str) -> Reviews:
     """Return the reviews of an inspection, and make concurrent reviews of it wait until the transaction ends.
 
     The statement changes nothing. It locks the row in PostgreSQL and the database in SQLite before anything is read, so
-    that the label follows from all reviews.
+    that the label follows from all reviews. An update would change the transaction of the row in PostgreSQL, from which
+    `service.store.inspection_feed` derives when it was inserted.
     """
-    session.execute(
-        update(InspectionRow)
-        .where(InspectionRow.id == inspection_id)
-        .values(product=InspectionRow.product)
-        .execution_options(synchronize_session=False)
-    )
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(InspectionRow.id).where(InspectionRow.id == inspection_id).with_for_update())
+    else:
+        session.execute(
+            update(InspectionRow)
+            .where(InspectionRow.id == inspection_id)
+            .values(product=InspectionRow.product)
+            .execution_options(synchronize_session=False)
+        )
     return _reviews(session, inspection_id)
 
 

@@ -21,6 +21,7 @@ from service.version import VERSION
 from service.web.assets import Assets
 from service.web.navigation import entries_for
 from service.web.preferences import Preferences, preferences_of
+from service.web.start_page import LIVE
 
 CATALOGUES = Path(__file__).parent / "locale"
 CSP = (
@@ -80,7 +81,7 @@ class Pages:
             "entries": entries_for(principal),
             "is_insecure": control is not None and control.is_insecure,
             "languages": LANGUAGES,
-            "path": request.url.path,
+            "path": "/" if request.url.path == LIVE else request.url.path,
             "preferences": preferences,
             "principal": principal,
             "texts": self._texts[preferences.language],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from plumbline_client._async.access import AsyncAccessCalls
 from plumbline_client._async.audit import AsyncAuditCalls
 from plumbline_client._async.bundles import AsyncBundleCalls
+from plumbline_client._async.events import AsyncEventCalls
 from plumbline_client._async.inspections import AsyncInspectionCalls
 from plumbline_client._async.outbox import AsyncOutboxCalls
 from plumbline_client._async.products import AsyncProductCalls
@@ -15,6 +16,7 @@ from plumbline_client._async.stream import AsyncStreamCalls
 
 class AsyncClient(
     AsyncInspectionCalls,
+    AsyncEventCalls,
     AsyncProductCalls,
     AsyncRecipeCalls,
     AsyncBundleCalls,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from plumbline_client._sync.access import AccessCalls
 from plumbline_client._sync.audit import AuditCalls
 from plumbline_client._sync.bundles import BundleCalls
+from plumbline_client._sync.events import EventCalls
 from plumbline_client._sync.inspections import InspectionCalls
 from plumbline_client._sync.outbox import OutboxCalls
 from plumbline_client._sync.products import ProductCalls
@@ -16,6 +17,7 @@ from plumbline_client._sync.stream import StreamCalls
 
 class Client(
     InspectionCalls,
+    EventCalls,
     ProductCalls,
     RecipeCalls,
     BundleCalls,

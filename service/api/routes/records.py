@@ -13,7 +13,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.deps import ClientDep, ExportsDep, PrincipalDep, SummariesDep
+from service.access.restrictions import require_product
+from service.api.deps import ClientDep, ExportsDep, PrincipalDep, ShiftsDep, SummariesDep
 from service.api.http.access import recheck, requires
 from service.api.http.clients import wait_for_disconnect
 from service.api.http.head import headers_only, is_head
@@ -21,13 +22,21 @@ from service.api.http.problems import problem_responses
 from service.api.parameters import inspection_filter
 from service.api.responses import binary_response
 from service.errors import InvalidRequest
-from service.schemas.records import ExportQuery, InspectionSummary, SummaryQuery
+from service.schemas.records import (
+    CurrentShift,
+    ExportQuery,
+    InspectionSummary,
+    ProcessingTimes,
+    ShiftQuery,
+    SummaryQuery,
+)
 from service.serving.admission import Disconnected
 from service.serving.errors import ExportFormatUnavailable, RecordsBusy
 from service.serving.export_formats import MEDIA_TYPES
 from service.serving.periods import parse_shifts, parse_zone
 from service.serving.summaries import SummaryOptions, to_counts, to_groups
 from service.store.errors import StoreUnavailable
+from service.store.inspection_filter import InspectionFilter
 
 router = APIRouter(tags=["inspections"])
 
@@ -65,6 +74,35 @@ async def summarise_inspections(
         until=found.until,
         total=to_counts(total),
         groups=to_groups(found),
+    )
+
+
+@router.get(
+    "/v1/inspections:shift",
+    operation_id="get_shift",
+    summary="Count the inspections of the current shift",
+    responses=problem_responses(InvalidRequest, StoreUnavailable),
+)
+@requires("inspect", filters=True)
+async def read_shift(query: Annotated[ShiftQuery, Query()], shifts: ShiftsDep, principal: PrincipalDep) -> CurrentShift:
+    """Return the counters of the current shift, which PLUMBLINE_SHIFTS and PLUMBLINE_TIME_ZONE define."""
+    if query.product is not None:
+        require_product(principal, query.product)
+    which = InspectionFilter(
+        product=query.product,
+        station=query.station,
+        permitted_products=principal.products,
+        permitted_stations=principal.stations,
+    )
+    found = await shifts.current(which)
+    tally = found.tally
+    return CurrentShift(
+        start=found.start,
+        end=found.end,
+        total=tally.counts.total(),
+        counts=to_counts(tally.counts).counts,
+        refused=found.refused,
+        processing_ms=ProcessingTimes(min=tally.min_ms, mean=tally.mean_ms, max=tally.max_ms),
     )
 
 

@@ -37,6 +37,7 @@ def test_every_response_to_generated_requests_is_documented_and_no_server_error(
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"),
             *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"),
             *("--max-examples", "8", "--workers", "1", "--seed", "1", "--no-color"),
+            *("--exclude-operation-id", "follow_inspections"),  # its response has no end
             *("--header", f"X-API-Key: {key}"),
         ]
         run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from babel.messages.catalog import Catalog, Message
-from babel.messages.extract import extract_from_dir
+from babel.messages.extract import extract_from_dir, extract_from_file
 from babel.messages.pofile import read_po
 
 import service.web
@@ -26,6 +26,8 @@ def used() -> Catalog:
     """Return the messages in templates and code."""
     found = Catalog()
     for _, _, message, _, context in extract_from_dir(PACKAGE, METHODS, OPTIONS):
+        found.add(message, context=context)
+    for _, message, _, context in extract_from_file("python", PACKAGE.parent / "serving" / "alarm_texts.py"):
         found.add(message, context=context)
     return found
 
