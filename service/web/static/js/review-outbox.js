@@ -41,10 +41,6 @@ export class Outbox {
     this.#run();
   }
 
-  get size() {
-    return this.#entries.length;
-  }
-
   /** The inspections whose review is not stored yet. */
   get inspections() {
     return this.#entries.map((entry) => entry.inspection);

@@ -148,10 +148,6 @@ export class PlumblineViewer extends HTMLElement {
     this.area = {roi: typeof roi[0]?.[0] === "number" ? [roi] : roi, ignore: value?.ignore};
   }
 
-  get labels() {
-    return this.#labels;
-  }
-
   get view() {
     const {zoom, x, y} = this.#view;
     return {zoom, x, y};
