@@ -11,6 +11,7 @@ from service.web.page import Pages
 from tests.browser import PHONE, Open, assert_accessible, assert_fits, screenshot, watched
 from tests.bundles import part
 from tests.running_service import RunningService, encode
+from tests.service.api.test_shadow import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -174,9 +175,14 @@ def test_removed_viewers_leave_nothing(service: RunningService, open_page: Open,
     page.evaluate(replace)
     before = counts()
     page.evaluate(replace)
-    after = counts()
-    assert after["nodes"] <= before["nodes"] + 20
-    assert after["jsEventListeners"] <= before["jsEventListeners"] + 5
+
+    # What was removed a moment ago may still be referred to by a frame or a request that is about to end.
+    def has_shrunk() -> bool:
+        after = counts()
+        few = after["jsEventListeners"] <= before["jsEventListeners"] + 5
+        return few and after["nodes"] <= before["nodes"] + 20
+
+    wait_for(has_shrunk)
 
 
 EDITOR = """
