@@ -38,6 +38,7 @@ from service.api.routes import (
     batches,
     bundles,
     events,
+    drift,
     health,
     inspections,
     lookout,
@@ -75,6 +76,7 @@ from service.integrations.interfaces import Interfaces, open_interfaces
 from service.integrations.opcua.state import ServiceState
 from service.integrations.start import Integrations, Sinks, open_sinks
 from service.monitoring.clock import Clock
+from service.monitoring.drift.records import Limits
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission
@@ -84,6 +86,9 @@ from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
 from service.serving.events import InspectionEvents
+from service.serving.drift.guarantees import Guarantees
+from service.serving.drift.monitor import DriftMonitor
+from service.serving.drift.service import DriftService
 from service.serving.exports import ExportService
 from service.serving.hooks import InspectionHooks
 from service.serving.inspections import InspectionService
@@ -132,6 +137,7 @@ ROUTERS = tuple(
         recipes,
         proposals,
         bundles,
+        drift,
         audit,
         access,
         accounts,
@@ -188,6 +194,10 @@ class Runtime:
         clock = Clock(lambda direction: metrics.clock_jumps.labels(direction).inc())
         render = Render(to_inspection, self.interfaces.traceparent)
         self._integrations = Integrations(settings, store, sinks, render, metrics.outbox, clock)
+        guarantees = Guarantees()
+        self._drift = DriftMonitor(
+            _drift_limits(settings), self.registry, store, references, guarantees, metrics, clock
+        )
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
         events = InspectionEvents(store, settings, metrics, lambda record: to_inspection(record).model_dump_json())
         inspection_service = InspectionService(
@@ -195,6 +205,7 @@ class Runtime:
             self.registry,
             store,
             references=references,
+            guarantees=guarantees,
             shadow=self.shadow,
             admission=self.admission,
             metrics=metrics,
@@ -218,7 +229,7 @@ class Runtime:
             artefacts=artefacts,
             previews=PreviewService(settings, store, artefacts),
             streams=StreamService(inspection_service, self.admission, settings, metrics),
-            products=ProductService(self.registry),
+            products=ProductService(self.registry, guarantees),
             bundles=BundleService(settings.models, self.registry, rollout, store),
             recipes=RecipeService(self.registry, store),
             proposals=ProposalService(self.registry, store),
@@ -227,6 +238,7 @@ class Runtime:
             reviews=ReviewService(self.registry, store, metrics, clock),
             readiness=readiness,
             outbox=self._integrations.service,
+            drift=DriftService(self.registry, store, guarantees, self._drift, clock),
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
         self._sweeper = RetentionSweeper(
@@ -254,6 +266,7 @@ class Runtime:
         self.services.events.start()
         self.services.alarms.start()
         self._integrations.start()
+        self._drift.start()
         self._loader.start()
         # Last, because it may fail; everything that `close` ends is running then.
         self.interfaces.start(self._state)
@@ -269,6 +282,7 @@ class Runtime:
         self.services.alarms.close()
         self.services.shifts.close()
         self.services.events.close()
+        self._drift.close()
         self._integrations.close()
         self.interfaces.close()
         self.services.previews.close()
@@ -394,6 +408,10 @@ def create_app(settings: Settings) -> FastAPI:
         pass  # fails if an endpoint declares no scope
     describe(app)
     return app
+
+
+def _drift_limits(settings: Settings) -> Limits:
+    return Limits(settings.drift_inspections_per_year, settings.drift_reject_rate_inspections)
 
 
 def inspector_options(settings: Settings) -> InspectorOptions:

@@ -210,6 +210,14 @@ class Settings(BaseSettings):
     """Seconds between two reports of the newest hash of the audit log in the log of the service. Entries after
     the last report can be removed unnoticed with write access to the database.
     """
+    drift_inspections_per_year: int = Field(default=10_000_000, ge=1000, le=10**12)
+    """Inspections of one product or station per year. In so many, each kind of drift raises at most one false alarm:
+    see docs/drift.md.
+    """
+    drift_reject_rate_inspections: int = Field(default=50_000, ge=1000, le=10**12)
+    """Inspections in which the reject rate of one product or station raises at most one false alarm. An alarm suspends
+    the guarantee only with the evidence that `drift_inspections_per_year` requires.
+    """
     sinks: Path | None = None
     """TOML file that configures the webhooks and MQTT brokers to which inspections are sent. Empty: none."""
     outbox_limit: int = Field(default=100_000, ge=10, le=10_000_000)

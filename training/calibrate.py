@@ -8,7 +8,7 @@ import numpy as np
 
 from service.bundle.card import CalibrationCard, CalibrationGroup, GroupedBy, ImageSizes
 from service.inspection.inspector import Measurer
-from service.inspection.measures import summarise
+from service.inspection.measures import list_values, summarise
 from service.inspection.quality import Quality
 from training.dataset import image_errors
 
@@ -57,17 +57,18 @@ def calibrate(
             progress(done)
     counts = sorted(Counter(sessions).items())
     numbers = {name: number for number, (name, _) in enumerate(counts)}
-    ranked = sorted(zip(scores, (numbers[name] for name in sessions), strict=True))
+    order = sorted(range(len(scores)), key=lambda index: (scores[index], numbers[sessions[index]]))
     median, q99 = np.quantile(np.concatenate(maps), [0.5, 0.99])
     return CalibrationCard(
         provider=measurer.provider,
-        scores=[score for score, _ in ranked],
+        scores=[scores[index] for index in order],
         groups=[CalibrationGroup(name=name, count=count) for name, count in counts],
         grouped_by=grouped_by,
-        group_of_score=[number for _, number in ranked],
+        group_of_score=[numbers[sessions[index]] for index in order],
         map_median=float(median),
         map_q99=float(q99),
         quality=summarise(qualities),
+        quality_of_score=list_values([qualities[index] for index in order]),
         image_size=summarise_sizes(sizes),
     )
 

@@ -21,6 +21,7 @@ from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditService
 from service.serving.bundles import BundleService
 from service.serving.events import InspectionEvents
+from service.serving.drift.service import DriftService
 from service.serving.exports import ExportService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
@@ -63,6 +64,7 @@ class Services:
     reviews: ReviewService
     readiness: ReadinessCheck
     outbox: OutboxService
+    drift: DriftService
 
 
 def services_of(connection: HTTPConnection) -> Services:
@@ -166,6 +168,10 @@ async def _outbox(connection: HTTPConnection) -> OutboxService:
     return services_of(connection).outbox
 
 
+async def _drift(connection: HTTPConnection) -> DriftService:
+    return services_of(connection).drift
+
+
 async def _metrics(connection: HTTPConnection) -> Metrics:
     metrics: Metrics = connection.app.state.metrics
     return metrics
@@ -245,6 +251,7 @@ SenderDep = Annotated[Actor, Depends(_sender)]
 """Who sends a request to an endpoint that everyone may use."""
 AuditDep = Annotated[AuditService, Depends(_audit)]
 OutboxDep = Annotated[OutboxService, Depends(_outbox)]
+DriftDep = Annotated[DriftService, Depends(_drift)]
 AccessDep = Annotated[AccessControl, Depends(_access)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 ClientDep = Annotated[str, Depends(_client)]

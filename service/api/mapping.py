@@ -28,6 +28,7 @@ from service.schemas.bundle import (
     VerdictRecord,
 )
 from service.schemas.common import RateBound
+from service.schemas.drift import Suspension
 from service.schemas.inspection import (
     BundleReference,
     FilterEffect,
@@ -95,6 +96,7 @@ def to_inspection(record: InspectionRecord, label: InspectionLabel | None = None
             target_false_reject_rate=record.target_false_reject_rate,
             false_reject_bound=_rate_bound(record.target_false_reject_rate, record.calibration_count),
             certified=record.certified,
+            guarantee=record.guarantee,
             calibration_images=record.calibration_count,
             proposal_id=record.proposal_id,
             conservative=record.judged_share is not None,
@@ -185,11 +187,20 @@ def to_revision_facts(revision: RecipeRevision) -> RevisionFacts:
     )
 
 
-def to_recipe_record(revision: RecipeRevision) -> RecipeRecord:
-    """Map a revision with its recipe."""
-    recipe = RecipeValues.model_validate(revision.recipe.model_dump())
+def to_recipe_record(revision: RecipeRevision, suspension: Suspension | None = None) -> RecipeRecord:
+    """Map a revision with its recipe.
+
+    Args:
+        revision: The revision.
+        suspension: Why its guarantee is suspended; None if it is not, and for a revision that is not in force.
+    """
+    certified = revision.recipe.certified and suspension is None
+    guarantee = "certified" if certified else "none" if suspension is None else "suspended"
+    values = revision.recipe.model_dump() | {"certified": certified, "guarantee": guarantee}
+    recipe = RecipeValues.model_validate(values)
     bound = None if (found := revision.recipe.rate_bound) is None else _to_rate_bound(found)
-    return RecipeRecord(**to_revision_facts(revision).model_dump(), recipe=recipe, false_reject_bound=bound)
+    facts = to_revision_facts(revision).model_dump()
+    return RecipeRecord(**facts, recipe=recipe, false_reject_bound=bound, suspension=suspension)
 
 
 def to_bundle_problem(broken: BrokenBundle) -> BundleProblem:
@@ -321,6 +332,6 @@ def to_product(state: ProductState) -> Product:
             sanity=None if card.sanity is None else SanityFigures(**card.sanity.model_dump()),
             notes=describe_card(card),
         ),
-        recipe=to_recipe_record(active.recipe),
+        recipe=to_recipe_record(active.recipe, state.suspension),
         broken_bundles=problems,
     )

@@ -47,6 +47,18 @@ class QualityStatistics(BundleRecord):
     bright_share: MeasureRange
     sharpness: MeasureRange
     contrast: MeasureRange
+    red_share: MeasureRange | None = None
+    blue_share: MeasureRange | None = None
+
+
+class QualityValues(BundleRecord):
+    """Quality measures of every held-out good image, in the order of the card's scores."""
+
+    brightness: list[float]
+    contrast: list[float]
+    sharpness: list[float]
+    red_share: list[float]
+    blue_share: list[float]
 
 
 class ImageSizes(BundleRecord):
@@ -117,6 +129,8 @@ class CalibrationCard(BundleRecord):
         map_median: Median of all patch values of the images' maps: 0 on the heatmap's scale.
         map_q99: 99 % quantile of the same values.
         quality: Quality statistics of the images; None on cards that were written before they were measured.
+        quality_of_score: For every score the quality measures of its image; None on cards that were written before they
+            were recorded.
         image_size: Sizes of all good images, also those of training; None on cards from before this was recorded.
         group_shift: Estimated shift between groups; None if there is only one group, or enough of them to be
             represented by the scores.
@@ -132,6 +146,7 @@ class CalibrationCard(BundleRecord):
     map_median: float
     map_q99: float
     quality: QualityStatistics | None = None
+    quality_of_score: QualityValues | None = None
     image_size: ImageSizes | None = None
     group_shift: GroupShift | None = None
     sanity: SanityFigures | None = None
@@ -145,6 +160,13 @@ class CalibrationCard(BundleRecord):
             raise ValueError(
                 "group_of_score must give a group for every score, and each group as often as it has images"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_quality(self) -> Self:
+        values = self.quality_of_score
+        if values is not None and any(len(column) != len(self.scores) for _, column in values):
+            raise ValueError("quality_of_score must give a value of each measure for every score")
         return self
 
     @property

@@ -40,6 +40,9 @@ class Quality:
         bright_share: Share of pixels that are saturated in some channel (at least 253 of 255).
         sharpness: Variance of the Laplacian of the gray image.
         contrast: Standard deviation of the gray levels.
+        red_share: Share of red in the mean colour, 0 to 1; a third for a gray image. It has no limit: see
+            `service.monitoring.drift`.
+        blue_share: The same of blue.
     """
 
     brightness: float
@@ -47,6 +50,8 @@ class Quality:
     bright_share: float
     sharpness: float
     contrast: float
+    red_share: float = 1 / 3
+    blue_share: float = 1 / 3
 
 
 @dataclass(frozen=True)

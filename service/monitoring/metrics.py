@@ -29,6 +29,7 @@ from service.monitoring.buckets import (
     score_buckets,
 )
 from service.monitoring.bundle_metrics import QUALITY_MEASURES, BundleMetrics
+from service.monitoring.drift_metrics import DriftMetrics
 from service.monitoring.http_metrics import HttpMetrics
 from service.monitoring.outbox_metrics import OutboxMetrics
 from service.monitoring.scaled_histogram import ScaledHistogram
@@ -54,6 +55,7 @@ class Metrics:
     Attributes:
         registry: The registry that `/metrics` exposes.
         bundles: Metrics of bundles and recipes.
+        drift: Metrics of drift.
         http: Metrics of requests and connections.
         outbox: Metrics of the outbox.
         stations: Metrics by station.
@@ -63,6 +65,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.bundles = BundleMetrics(self.registry)
+        self.drift = DriftMetrics(self.registry)
         self.http = HttpMetrics(self.registry)
         self.outbox = OutboxMetrics(self.registry)
         self.stations = StationMetrics(self.registry)

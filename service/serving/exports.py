@@ -34,6 +34,7 @@ COLUMNS: Mapping[str, ColumnKind] = {
     "review_threshold": "number",
     "target_false_reject_rate": "number",
     "certified": "flag",
+    "guarantee": "text",
     "calibration_images": "integer",
     "decision_by_score": "text",
     "label": "text",
@@ -103,6 +104,7 @@ def _row(row: RowMapping) -> dict[str, Any]:
     reasons = dict.fromkeys(item["reason"] for item in row["objections"] or [])
     return {
         **row,
+        "guarantee": "certified" if row["certified"] else "suspended" if row["suspended"] else "none",
         "calibration_images": row["calibration_count"],
         "decision_by_score": row["by_score"] or row["decision"],
         "judged_share": 1.0 if row["judged_share"] is None else row["judged_share"],

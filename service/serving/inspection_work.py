@@ -30,6 +30,7 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.recipes.quality_check import check_quality
 from service.serving.admission import Turn
+from service.serving.drift.guarantees import Guarantees
 from service.serving.frozen_camera import FrozenCameraDetector
 from service.serving.hooks import InspectionHooks
 from service.serving.idempotency import IdempotentRequests, Inspected, fingerprint
@@ -55,6 +56,7 @@ class InspectionWork:
         registry: Products and the bundles that serve them.
         store: Stores records, images and anomaly maps.
         references: Scores that p-values are relative to.
+        guarantees: Which guarantees are suspended.
         shadow: Runs shadow bundles on judged images.
         metrics: Counts inspections.
         health: Notified if a record cannot be stored.
@@ -70,6 +72,7 @@ class InspectionWork:
         store: Store,
         *,
         references: ReferenceScores,
+        guarantees: Guarantees,
         shadow: ShadowRunner,
         metrics: Metrics,
         health: StoreHealth,
@@ -81,6 +84,7 @@ class InspectionWork:
         self._registry = registry
         self._store = store
         self._references = references
+        self._guarantees = guarantees
         self._shadow = shadow
         self._metrics = metrics
         self._health = health
@@ -161,7 +165,10 @@ class InspectionWork:
             result = inspector.infer(prepared, turn.rank)
             with self._cores:
                 judged = inspector.finish(prepared, result, recipe.criteria, reference)
-            record = to_record(inspection_id, created_at, active, judged, reference, data, image.part)
+            is_suspended = self._guarantees.is_suspended(active.recipe, image.part.station)
+            record = to_record(
+                inspection_id, created_at, active, judged, reference, data, image.part, is_suspended=is_suspended
+            )
             store_started = time.perf_counter()
             anomaly_map = self._store.files.write_map(inspection_id, judged.anomaly_map)
             # Before the record is committed, both files are complete and the image is synced to disk. The map is synced
@@ -221,7 +228,15 @@ class InspectionWork:
         """Store an image that the quality check rejected: it shows what is wrong with illumination, lens or camera."""
         reference = self._references.scores(active.bundle, active.recipe.recipe)
         record = to_invalid_record(
-            inspection_id, self._clock.now(), active, prepared, violations, reference, image.data, image.part
+            inspection_id,
+            self._clock.now(),
+            active,
+            prepared,
+            violations,
+            reference,
+            image.data,
+            image.part,
+            is_suspended=self._guarantees.is_suspended(active.recipe, image.part.station),
         )
         store_started = time.perf_counter()
         self._write_image(inspection_id, record.image_media_type, image.data)

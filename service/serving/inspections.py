@@ -20,6 +20,7 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission, Disconnected, Turn
+from service.serving.drift.guarantees import Guarantees
 from service.serving.hooks import InspectionHooks
 from service.serving.idempotency import Inspected
 from service.serving.image import Image, StatedBuffer
@@ -45,6 +46,7 @@ class InspectionService:
         registry: Products and the bundles that serve them.
         store: Stores records, images and anomaly maps.
         references: Scores that p-values are relative to.
+        guarantees: Which guarantees are suspended.
         shadow: Runs shadow bundles on judged images.
         admission: Limits the inspections in flight.
         metrics: Counts inspections.
@@ -61,6 +63,7 @@ class InspectionService:
         store: Store,
         *,
         references: ReferenceScores,
+        guarantees: Guarantees,
         shadow: ShadowRunner,
         admission: Admission,
         metrics: Metrics,
@@ -81,6 +84,7 @@ class InspectionService:
             registry,
             store,
             references=references,
+            guarantees=guarantees,
             shadow=shadow,
             metrics=metrics,
             health=health,

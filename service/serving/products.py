@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from service.deployment.failures import BrokenBundle
 from service.deployment.lease import ActiveProduct, Shadow
 from service.deployment.registry import Registry
+from service.schemas.drift import Suspension
+from service.serving.drift.guarantees import Guarantees
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class ProductState:
         shadow: The shadow bundle, or None.
         broken: Bundles of the product that should be served and are not.
         is_loading: Whether a bundle of the product is being loaded.
+        suspension: Why the guarantee is suspended; None if it is not.
     """
 
     name: str
@@ -27,6 +30,7 @@ class ProductState:
     shadow: Shadow | None
     broken: Sequence[BrokenBundle]
     is_loading: bool
+    suspension: Suspension | None = None
 
 
 class ProductService:
@@ -34,10 +38,12 @@ class ProductService:
 
     Args:
         registry: Products and the bundles that serve them.
+        guarantees: Which guarantees are suspended.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, guarantees: Guarantees) -> None:
         self._registry = registry
+        self._guarantees = guarantees
 
     def list_products(self) -> list[ProductState]:
         """Return every product of the model repository, served or not, by name."""
@@ -54,10 +60,12 @@ class ProductService:
 
     def _describe(self, name: str) -> ProductState:
         registry = self._registry
+        active = registry.active.get(name)
         return ProductState(
             name=name,
-            active=registry.active.get(name),
+            active=active,
             shadow=registry.shadows.get(name),
             broken=[broken for broken in registry.broken if broken.product == name],
             is_loading=registry.is_loading(name),
+            suspension=None if active is None else self._guarantees.suspension(active.recipe),
         )

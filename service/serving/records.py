@@ -38,6 +38,8 @@ def to_record(
     reference: Sequence[float],
     data: bytes,
     part: PartRecord,
+    *,
+    is_suspended: bool,
 ) -> InspectionRecord:
     """Build the record of a judged image, with everything that showing and replaying it needs.
 
@@ -49,6 +51,7 @@ def to_record(
         reference: Scores of good images that the p-value is relative to.
         data: The encoded image or camera buffer.
         part: Metadata sent by the client.
+        is_suspended: Whether the guarantee is suspended because of drift.
     """
     return InspectionRecord(
         decision=judged.decision.value,
@@ -61,7 +64,7 @@ def to_record(
         dropped_regions=dict(judged.dropped) or None,
         judged_share=judged.judged_share if judged.judged_share < 1 else None,
         artefact_bytes=len(data) + _NPY_HEADER_BYTES + judged.anomaly_map.nbytes,
-        **_common_fields(inspection_id, created_at, active, judged.image, reference, data, part),
+        **_common_fields(inspection_id, created_at, active, judged.image, reference, data, part, is_suspended),
     )
 
 
@@ -74,6 +77,8 @@ def to_invalid_record(
     reference: Sequence[float],
     data: bytes,
     part: PartRecord,
+    *,
+    is_suspended: bool,
 ) -> InspectionRecord:
     """Build the record of an image that the quality check rejected.
 
@@ -86,6 +91,7 @@ def to_invalid_record(
         reference: Scores of good images that p-values are relative to.
         data: The encoded image or camera buffer.
         part: Metadata sent by the client.
+        is_suspended: Whether the guarantee is suspended because of drift.
     """
     return InspectionRecord(
         decision=Decision.INVALID.value,
@@ -96,7 +102,7 @@ def to_invalid_record(
         batch_size=0,
         objections=[violation.to_stored() for violation in violations],
         artefact_bytes=len(data),
-        **_common_fields(inspection_id, created_at, active, prepared, reference, data, part),
+        **_common_fields(inspection_id, created_at, active, prepared, reference, data, part, is_suspended),
     )
 
 
@@ -108,6 +114,7 @@ def _common_fields(
     reference: Sequence[float],
     data: bytes,
     part: PartRecord,
+    is_suspended: bool,
 ) -> dict[str, Any]:
     """Return the fields that do not depend on the decision."""
     bundle, recipe = active.bundle, active.recipe.recipe
@@ -119,7 +126,8 @@ def _common_fields(
         "fail_threshold": recipe.fail_threshold,
         "review_threshold": recipe.review_threshold,
         "target_false_reject_rate": recipe.target_false_reject_rate,
-        "certified": recipe.certified,
+        "certified": recipe.certified and not is_suspended,
+        "suspended": is_suspended or None,
         "calibration_count": len(reference),
         "proposal_id": recipe.proposal_id,
         "heatmap_low": scale.low,

@@ -1,6 +1,7 @@
 """The numbers of PostgreSQL's advisory locks.
 
-All locks of a database share one space of signed 64-bit numbers. The locks of sinks are negative, all others positive.
+All locks of a database share one space of signed 64-bit numbers. The locks that have a name, such as those of sinks,
+are negative, all others positive.
 """
 
 from __future__ import annotations
@@ -23,5 +24,14 @@ class AdvisoryLock(IntEnum):
 
 def sink_lock(sink: str) -> int:
     """Return the number of the lock that a process holds while it delivers to a sink."""
-    digest = hashlib.sha256(f"plumbline sink {sink}".encode()).digest()
+    return _number(f"plumbline sink {sink}")
+
+
+def job_lock(job: str) -> int:
+    """Return the number of the lock that a process holds while it does a job that only one process may do."""
+    return _number(f"plumbline job {job}")
+
+
+def _number(name: str) -> int:
+    digest = hashlib.sha256(name.encode()).digest()
     return -1 - (int.from_bytes(digest[:8], "big") >> 1)

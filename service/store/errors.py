@@ -289,3 +289,21 @@ class UnknownDeadLetter(PlumblineError):
             f"There is no dead letter with the id {message_id}. It may have been sent again, delivered or discarded. "
             "GET /v1/outbox/dead-letters lists the dead letters."
         )
+
+
+class NoOpenDriftAlarm(PlumblineError):
+    """There is no open drift alarm of the product to acknowledge.
+
+    Somebody acknowledged it already, or another recipe or bundle ended it. Nothing was changed.
+    """
+
+    slug = "no-open-drift-alarm"
+    title = "No drift alarm is open"
+    status = 409
+
+    def __init__(self, product: str) -> None:
+        super().__init__(
+            f"No drift alarm of {product!r} is open. It may have been acknowledged already, or ended by another recipe "
+            "or bundle. Read the drift of the product to see its alarms.",
+            product=product,
+        )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from service.recipes.recipe import Recipe
-from service.schemas.common import SYSTEM_AUTHOR
+from service.schemas.common import SYSTEM_AUTHOR, Guarantee
 from service.schemas.inspection import InspectionLabel, VerdictName
 from service.schemas.proposal import Proposal
 from service.schemas.review import ReviewLabel
@@ -72,6 +72,13 @@ class InspectionRecord:
     traceparent: str | None = None
     proposal_id: str | None = None
     """The proposal whose reference scores were used; None for the bundle's calibration card."""
+    suspended: bool | None = None
+    """True if the guarantee was suspended because of drift; then `certified` is False."""
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """Whether a bound of the false-reject rate was guaranteed."""
+        return "certified" if self.certified else "suspended" if self.suspended else "none"
 
     def columns(self) -> dict[str, Any]:
         """Return the value of every column by name. Unlike `dataclasses.asdict`, it copies nothing."""

@@ -1,71 +1,23 @@
 """Which process delivers to a sink, if several processes share a PostgreSQL database.
 
-A process holds an advisory lock of its database session per sink. Unlike row locks with SKIP LOCKED, it lets one
-process deliver all products of a sink in order without a transaction that stays open while a receiver is slow, which
-would keep PostgreSQL from removing old row versions. The server releases the locks when the session ends, however the
-process ends. A proxy that gives a session to several clients (pgbouncer in transaction mode) must not be in between.
+Unlike row locks with SKIP LOCKED, a lease lets one process deliver all products of a sink in order without a
+transaction that stays open while a receiver is slow, which would keep PostgreSQL from removing old row versions.
 """
 
 from __future__ import annotations
 
-import contextlib
-
-import structlog
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
 
 from service.store.advisory_locks import sink_lock
-from service.store.reasons import reason_of
-
-log = structlog.get_logger(__name__)
+from service.store.leases import Leases
 
 
-class SinkLeases:
-    """The sinks that this process delivers to. All methods block and must be called by one thread at a time.
-
-    With SQLite, the process is the only user of the database and holds every lease.
+class SinkLeases(Leases):
+    """The sinks that this process delivers to.
 
     Args:
         engine: The database.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._is_shared = engine.dialect.name == "postgresql"
-        self._connection: Connection | None = None
-        self._held: set[str] = set()
-
-    def hold(self, sinks: list[str]) -> set[str]:
-        """Acquire the leases that no other process holds, keep those that are held, and return all held ones."""
-        if not self._is_shared:
-            return set(sinks)
-        try:
-            if self._connection is None:
-                connection = self._engine.connect()
-                self._connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            # Also shows whether the session, and with it the locks, still exists.
-            self._connection.execute(text("SELECT 1"))
-            for sink in sinks:
-                if sink not in self._held and self._connection.scalar(
-                    text("SELECT pg_try_advisory_lock(:key)"), {"key": sink_lock(sink)}
-                ):
-                    self._held.add(sink)
-        except SQLAlchemyError as error:
-            log.warning("leases of sinks lost", reason=reason_of(error))
-            self._drop()
-        return set(self._held)
-
-    def release(self) -> None:
-        """Release all leases."""
-        if self._connection is not None:
-            # A session of the pool would keep its locks, so it is closed.
-            self._drop()
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        self._held.clear()
-        if connection is not None:
-            with contextlib.suppress(SQLAlchemyError):
-                connection.invalidate()
-            with contextlib.suppress(SQLAlchemyError):
-                connection.close()
+        super().__init__(engine, sink_lock)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from service.api.deps import ActorDep, RecipesDep
+from service.api.deps import ActorDep, DriftDep, RecipesDep
 from service.api.http.access import requires
 from service.api.http.bodies import require_media_type, validate_as
 from service.api.http.body_limit import RECIPE, limit_body
@@ -30,6 +30,7 @@ from service.recipes.errors import InvalidRecipe
 from service.recipes.toml_file import MEDIA_TYPE as TOML
 from service.recipes.toml_file import read_toml, write_toml
 from service.schemas.common import SENTENCE_PATTERN, ConfirmRemoval, Label
+from service.schemas.drift import Suspension
 from service.schemas.recipe import (
     RecipeChange,
     RecipeDiff,
@@ -86,9 +87,10 @@ async def _recipe_body(request: Request) -> _Body:
     },
 )
 @requires("inspect")
-def read_recipe(request: Request, product: ProductPath, recipes: RecipesDep) -> Response:
+def read_recipe(request: Request, product: ProductPath, recipes: RecipesDep, drift: DriftDep) -> Response:
     """Return the recipe that applies to the next inspection; with `Accept: application/toml` as a file."""
-    return _response(recipes.current(product), request.headers.get("accept"))
+    revision = recipes.current(product)
+    return _response(revision, request.headers.get("accept"), drift.suspension(revision))
 
 
 @router.put(
@@ -118,6 +120,7 @@ def change_recipe(
     product: ProductPath,
     body: Annotated[_Body, Depends(_recipe_body)],
     recipes: RecipesDep,
+    drift: DriftDep,
     actor: ActorDep,
     author: Annotated[
         Label | None,
@@ -154,13 +157,15 @@ def change_recipe(
         _require_signature_in_body(author=author, reason=reason, confirm_removal=confirm_removal)
         change = validate_as(RecipeChange, body.data, "body")
         expected = _expected_revision(if_match, change.expected_revision)
-        return _response(recipes.change(product, change, actor, expected), None)
+        revision = recipes.change(product, change, actor, expected)
+        return _response(revision, None, drift.suspension(revision))
     file = read_toml(body.data)
     # An authenticated author needs no other name; the one in the file may be that of the service.
     stated = author or file.author if actor.kind == "local" else None
     signature = _signature(stated, reason or file.reason)
     expected = _expected_revision(if_match, None)
-    return _response(recipes.import_file(product, file, signature, actor, expected, confirm_removal), None)
+    revision = recipes.import_file(product, file, signature, actor, expected, confirm_removal)
+    return _response(revision, None, drift.suspension(revision))
 
 
 @router.get(
@@ -236,6 +241,7 @@ def revert_recipe(
     revision: RevisionPath,
     revert: RecipeRevert,
     recipes: RecipesDep,
+    drift: DriftDep,
     actor: ActorDep,
     if_match: IfMatch = None,
 ) -> Response:
@@ -246,7 +252,8 @@ def revert_recipe(
     Thresholds that were set by hand for another bundle are refused.
     """
     expected = _expected_revision(if_match, revert.expected_revision)
-    return _response(recipes.revert(product, revision, revert, actor, expected), None)
+    reverted = recipes.revert(product, revision, revert, actor, expected)
+    return _response(reverted, None, drift.suspension(reverted))
 
 
 def _require_signature_in_body(**query: str | int | None) -> None:
@@ -285,11 +292,11 @@ def _expected_revision(if_match: str | None, stated: int | None) -> int | None:
     return stated if if_match is None else int(if_match.strip('"'))
 
 
-def _response(revision: RecipeRevision, accept: str | None) -> Response:
+def _response(revision: RecipeRevision, accept: str | None, suspension: Suspension | None = None) -> Response:
     """Return a revision in the requested format."""
     media_type = negotiate(accept, (JSON, TOML))
     if media_type == TOML:
         content = write_toml(to_revision_facts(revision).model_dump(), revision.recipe)
     else:
-        content = to_recipe_record(revision).model_dump_json()
+        content = to_recipe_record(revision, suspension).model_dump_json()
     return Response(content, headers={"ETag": f'"{revision.revision}"', "Vary": "Accept"}, media_type=media_type)

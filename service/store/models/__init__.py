@@ -3,6 +3,7 @@
 from service.store.models.access import AccountRow, ApiKeyRow, SessionRow
 from service.store.models.audit import AuditRow
 from service.store.models.base import Base, UtcDateTime
+from service.store.models.drift import DriftAlarmRow, DriftPositionRow, DriftStreamRow
 from service.store.models.inspections import IdempotencyRow, InspectionRow, ShadowRow
 from service.store.models.outbox import OutboxRow
 from service.store.models.recipes import BundleChoiceRow, ProposalRow, RecipeRow
@@ -24,4 +25,7 @@ __all__ = [
     "SessionRow",
     "ReviewRow",
     "InspectionLabelRow",
+    "DriftPositionRow",
+    "DriftStreamRow",
+    "DriftAlarmRow",
 ]

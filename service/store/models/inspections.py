@@ -130,6 +130,8 @@ class InspectionRow(Base):
     traceparent: Mapped[str | None] = mapped_column(String(64), default=None)
     proposal_id: Mapped[str | None] = mapped_column(String(36), default=None)
     """The proposal whose reference scores were used; None for the bundle's calibration card."""
+    suspended: Mapped[bool | None] = mapped_column(default=None)
+    """True if the guarantee was suspended because of drift; then `certified` is False."""
 
 
 class ShadowRow(Base):
