@@ -27,6 +27,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from service.monitoring.drift.detector import Bets
 from service.schemas.drift import DriftDirection
@@ -45,23 +46,24 @@ SIDES = (_HIGHER,) * len(_POWERS) + (_LOWER,) * len(_POWERS) + (_WIDER,) * len(_
 BET_WEIGHTS = (1 / len(SIDES),) * len(SIDES)
 
 
-def interval_bets(low: float, high: float) -> Bets:
-    """Return the mean of each bet's density over an interval of [0, 1].
+def interval_bets(low: npt.ArrayLike, high: npt.ArrayLike) -> Bets:
+    """Return the mean of each bet's density over intervals of [0, 1].
 
     The densities are a * u^(a - 1) for higher values, the same of 1 - u for lower ones, and the mean of both for wider
     spread.
 
     Args:
-        low: Start of the interval.
-        high: End of the interval, greater than `low`.
+        low: Start of each interval, float64 [...].
+        high: End of each interval, greater than `low`, float64 [...].
 
     Returns:
-        float64 [bets], in the order of `SIDES`.
+        float64 [..., bets], in the order of `SIDES`.
     """
-    width = high - low
+    low, high = np.asarray(low)[..., None], np.asarray(high)[..., None]
     higher, lower = high**_POWERS - low**_POWERS, (1 - low) ** _POWERS - (1 - high) ** _POWERS
     wider = (high**_SPREADS - low**_SPREADS + (1 - low) ** _SPREADS - (1 - high) ** _SPREADS) / 2
-    return np.concatenate((higher, lower, wider)) / width
+    bets: Bets = np.concatenate((higher, lower, wider), axis=-1) / (high - low)
+    return bets
 
 
 def tie_key(*parts: object) -> float:

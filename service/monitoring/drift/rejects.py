@@ -13,12 +13,31 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from service.monitoring.drift.detector import Bets
 
 _RATIOS = np.array([2.0, 3.0, 6.0, 20.0])
 """Factors by which the reject rate rises, one per bet."""
 BET_WEIGHTS = (0.25, 0.45, 0.2, 0.1)
+
+
+def reject_bets(inspections: npt.ArrayLike, rejects: npt.ArrayLike, is_reject: npt.ArrayLike) -> Bets:
+    """Return what the bets on the next inspection gain.
+
+    Args:
+        inspections: Number of judged inspections so far, [...].
+        rejects: Number of those that failed, [...].
+        is_reject: Whether the next one failed, [...].
+
+    Returns:
+        float64 [..., bets], one per factor by which the rate may have risen.
+    """
+    rate = ((np.asarray(rejects) + 0.5) / (np.asarray(inspections) + 1))[..., None]
+    # No rate above one half is bet on: it is found by its first inspections.
+    ratios = np.maximum(np.minimum(_RATIOS, 0.5 / rate), 1.0)
+    bets: Bets = np.where(np.asarray(is_reject)[..., None], ratios, (1 - ratios * rate) / (1 - rate))
+    return bets
 
 
 class RejectRate:
@@ -34,17 +53,10 @@ class RejectRate:
         self.rejects = rejects
 
     def add(self, is_reject: bool) -> Bets:
-        """Count an inspection and return what the bets on it gained.
-
-        Returns:
-            float64 [bets], one per factor by which the rate may have risen.
-        """
-        rate = (self.rejects + 0.5) / (self.inspections + 1)
-        # A rate above one half is no step that somebody must be told of by statistics.
-        ratios = np.maximum(np.minimum(_RATIOS, 0.5 / rate), 1.0)
+        """Count an inspection and return what the bets on it gained; see `reject_bets`."""
+        bets = reject_bets(self.inspections, self.rejects, is_reject)
         self.inspections += 1
         self.rejects += is_reject
-        bets: Bets = ratios if is_reject else (1 - ratios * rate) / (1 - rate)
         return bets
 
     def to_stored(self) -> dict[str, Any]:
