@@ -23,7 +23,7 @@ from service.serving.drift.tracker import DriftTracker
 from service.store.advisory_locks import job_lock
 from service.store.drift.alarms import open_alarms
 from service.store.drift.records import ChangedStream
-from service.store.drift.streams import DriftWriter, read_evidence
+from service.store.drift.streams import DriftWriter, read_evidence, read_position
 from service.store.errors import StoreUnavailable
 from service.store.leases import Leases
 from service.store.store import Store
@@ -74,11 +74,12 @@ class DriftMonitor:
         metrics.drift.set_limits({kind: limits.evidence(kind) for kind in KINDS})
 
     def start(self) -> None:
-        """Read the open alarms and start the thread."""
+        """Read the open alarms, before the first inspection, and start the thread."""
         try:
+            read_position(self._engine)  # at the first start of all, monitoring begins here
             self.refresh()
         except StoreUnavailable as error:
-            log.warning("open alarms of drift not read", reason=error.reason)
+            log.warning("state of drift not read", reason=error.reason)
         self._thread.start()
 
     def close(self) -> None:

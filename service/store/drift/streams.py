@@ -15,7 +15,7 @@ from service.monitoring.drift.streams import Stream
 from service.schemas.drift import DriftKind
 from service.store.drift.records import ChangedStream, StreamRecord
 from service.store.models import DriftAlarmRow, DriftPositionRow, DriftStreamRow, InspectionRow
-from service.store.session import reading, writing
+from service.store.session import reading, retry_conflicts, writing
 
 _POSITION = 1
 _START = "00000000-0000-7000-8000-000000000000"
@@ -31,14 +31,17 @@ def read_position(engine: Engine) -> str:
     Raises:
         StoreUnavailable: The database cannot be used.
     """
-    with reading(engine) as session:
-        found: str | None = session.scalar(select(DriftPositionRow.inspection_id))
-        if found is not None:
+
+    def read() -> str:
+        with writing(engine, "the position of drift monitoring cannot be stored") as session:
+            found: str | None = session.scalar(select(DriftPositionRow.inspection_id))
+            if found is None:
+                found = session.scalar(select(func.max(InspectionRow.id))) or _START
+                session.add(DriftPositionRow(id=_POSITION, inspection_id=found))
             return found
-    with writing(engine, "the position of drift monitoring cannot be stored") as session:
-        newest: str = session.scalar(select(func.max(InspectionRow.id))) or _START
-        session.add(DriftPositionRow(id=_POSITION, inspection_id=newest))
-        return newest
+
+    # Several processes may start at the same time.
+    return retry_conflicts(read)
 
 
 def read_streams(engine: Engine, product: str | None = None) -> list[StreamRecord]:
