@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -94,6 +94,10 @@ class BufferHeaders(BaseModel):
         le=2**24,
         description="Bytes from the start of one row to the start of the next. Without it, rows have no padding.",
     )
+
+
+Guarantee = Literal["certified", "suspended", "none"]
+"""`suspended`: the calibration images certify the false-reject rate, but drift was found."""
 
 
 class RateBound(ResponseModel):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from plumbline_client.schemas.common import RateBound, ResponseModel
+from plumbline_client.schemas.common import Guarantee, RateBound, ResponseModel
 from plumbline_client.schemas.sections import DecisionName, InvalidReason
 
 
@@ -34,7 +34,14 @@ class Thresholds(ResponseModel):
         default=None,
         description="What the rate means on average and for this calibration; null if the threshold was set by hand.",
     )
-    certified: bool = Field(description="Whether the calibration images certify that bound.")
+    certified: bool = Field(
+        description="Whether the calibration images certify that bound. False while the guarantee is suspended."
+    )
+    guarantee: Guarantee | None = Field(
+        default=None,
+        description="`certified`, `suspended` because drift was found when the part was inspected (see "
+        "`/v1/products/{product}/drift`), or `none`. Null: a service of an older version.",
+    )
     calibration_images: int = Field(description="Number of good images from which p-values and thresholds are derived.")
     proposal_id: str | None = Field(
         default=None,
@@ -136,6 +143,11 @@ class QualityFacts(ResponseModel):
     bright_share: float = Field(description="Share of pixels that are saturated in at least one channel.")
     sharpness: float = Field(description="Variance of the Laplacian of the gray image.")
     contrast: float = Field(description="Standard deviation of the gray levels.")
+    red_share: float | None = Field(
+        default=None,
+        description="Share of red in the mean colour; a third for a gray image. Null for an older inspection.",
+    )
+    blue_share: float | None = Field(default=None, description="The same of blue.")
 
 
 class Links(ResponseModel):

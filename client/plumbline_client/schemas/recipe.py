@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from plumbline_client.schemas.common import AUTHOR, Author, ConfirmRemoval, Label, RateBound, ResponseModel, Sentence
+from plumbline_client.schemas.common import (
+    AUTHOR,
+    Author,
+    ConfirmRemoval,
+    Guarantee,
+    Label,
+    RateBound,
+    ResponseModel,
+    Sentence,
+)
+from plumbline_client.schemas.drift import Suspension
 from plumbline_client.schemas.sections import (
     DecisionName,
     HeatmapSetting,
@@ -32,7 +42,15 @@ class RecipeValues(RecipeParts):
     review_threshold: float
     target_false_reject_rate: float | None
     review_rate: float | None
-    certified: bool
+    certified: bool = Field(
+        description="Whether the calibration images certify `target_false_reject_rate`. False while the guarantee is "
+        "suspended."
+    )
+    guarantee: Guarantee | None = Field(
+        default=None,
+        description="`certified`, `suspended` because of drift (see `/v1/products/{product}/drift`), or `none`. A "
+        "revision that is not in force is never suspended. Null: a service of an older version.",
+    )
     calibration_images: int
     derivation: Literal["default", "card", "proposal", "tail", "hand"] = Field(
         description="Origin of the thresholds. `card`: derived from the calibration card, certified. `default`: the "
@@ -61,6 +79,9 @@ class RecipeRecord(RevisionFacts):
         default=None,
         description="What `target_false_reject_rate` means on average and for this calibration; null if the thresholds "
         "were set by hand.",
+    )
+    suspension: Suspension | None = Field(
+        default=None, description="Why the guarantee is suspended; null if it is not."
     )
 
 
