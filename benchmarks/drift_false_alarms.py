@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +33,7 @@ DOCUMENT = Path("docs/drift.md")
 BEGIN, END = "<!-- made by benchmarks.drift_false_alarms -->", "<!-- until here -->"
 SEED = 20261128
 STREAMS = 100_000
+"""Streams of ranks, and as many of reject rates, divided among the cases."""
 YEAR = 1000
 """Inspections of a simulated year, which is also the limit. The bound does not depend on the number."""
 LIMIT = 1e7
@@ -262,23 +263,30 @@ def _good_images(product: Path) -> Iterator[npt.NDArray[np.uint8]]:
     for folder in ("train/good", "test/good"):
         for path in find_image_files(product / folder):
             image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-            yield cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA)
+            yield cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def tables(streams: int = STREAMS) -> str:
-    """Simulate all cases and return the tables."""
+    """Simulate all cases and return the tables.
+
+    Args:
+        streams: Number of streams; see `STREAMS`.
+    """
     lines = ["| streams | nothing changes | false alarms per stream and year | with p-values taken as independent |"]
     lines += ["|---|---|---|---|"]
+    share = streams // len(RANK_CASES)
     for n, levels, accepted in RANK_CASES:
-        found = _in_pieces(streams, lambda size, seed, case=(n, levels, accepted): _rank_case(size, seed, *case))
+        pieces = [
+            stationary_ranks(n, size, levels=levels, accepted=accepted, seed=seed) for size, seed in _pieces(share)
+        ]
         ties = "" if levels is None else f", {levels} different scores"
         rejected = "" if accepted == 1 else f", parts above the {math.ceil(accepted * n)}th score rejected"
-        lines.append(
-            f"| {streams:,} | scores, n = {n}{ties}{rejected} | {found.alarms:.2f} (at most 1) | {found.naive:.2f} |"
-        )
+        alarms, naive = (np.mean([getattr(piece, name) for piece in pieces]) for name in ("alarms", "naive"))
+        lines.append(f"| {share:,} | scores, n = {n}{ties}{rejected} | {alarms:.2f} (at most 1) | {naive:.2f} |")
+    share = streams // len(REJECT_RATES)
     for rate in REJECT_RATES:
-        found = _in_pieces(streams, lambda size, seed, rate=rate: stationary_rejects(rate, size, seed=seed))
-        lines.append(f"| {streams:,} | reject rate {rate:.1%} | {found.alarms:.2f} (at most 1) | |")
+        alarms = np.mean([stationary_rejects(rate, size, seed=seed).alarms for size, seed in _pieces(share)])
+        lines.append(f"| {share:,} | reject rate {100 * rate:g} % | {alarms:.2f} (at most 1) | |")
     lines += ["", "| change | inspections before it | parts until the alarm, median |", "|---|---|---|"]
     for history in (500, 2000, 10_000):
         parts = reject_step(0.01, 0.03, FOUND_STREAMS, history)
@@ -290,16 +298,10 @@ def tables(streams: int = STREAMS) -> str:
     return "\n".join(lines)
 
 
-def _rank_case(streams: int, seed: int, n: int, levels: int | None, accepted: float) -> Stationary:
-    return stationary_ranks(n, streams, levels=levels, accepted=accepted, seed=seed)
-
-
-def _in_pieces(streams: int, simulate: Callable[[int, int], Stationary]) -> Stationary:
-    """Simulate a few streams at a time, in bounded memory, and return the mean."""
+def _pieces(streams: int) -> list[tuple[int, int]]:
+    """Return number of streams and seed of pieces that fit into memory."""
     size = min(streams, 5000)
-    pieces = [simulate(size, SEED + number) for number in range(streams // size)]
-    alarms = float(np.mean([piece.alarms for piece in pieces]))
-    return Stationary(streams, alarms, float(np.mean([piece.naive for piece in pieces])))
+    return [(size, SEED + number) for number in range(streams // size)]
 
 
 def with_tables(text: str, rows: str) -> str:

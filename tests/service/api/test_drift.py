@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from service.serving.drift import monitor, tracker
 from service.store.models import DriftPositionRow, DriftStreamRow
@@ -86,6 +87,10 @@ def service(tiny_models: Path, tmp_path: Path, database_url: str) -> Iterator[Ru
         yield running
 
 
+def is_suspended(service: RunningService) -> bool:
+    return value(service, "inspection_guarantee_suspended", product="widget") == 1
+
+
 def suspend(service: RunningService) -> None:
     send(service, levels(25, 142, 143))
     eventually(lambda: guarantee(service) == "suspended")
@@ -126,7 +131,7 @@ def test_drift_suspends_the_guarantee_until_it_is_acknowledged(service: RunningS
     assert 0 < len(alarmed["history"]) <= 120
     (alarm,) = found["alarms"]
     assert (alarm["kind"], alarm["suspends"], alarm["acknowledged_at"]) == ("p_value", True, None)
-    eventually(lambda: value(service, "inspection_guarantee_suspended", product="widget") == 1)
+    eventually(partial(is_suspended, service))
     labels = {"product": "widget", "station": "", "kind": "p_value"}
     assert (value(service, "inspection_drift_evidence", **labels) or 0) >= 7
     assert value(service, "inspection_drift_evidence_limit", kind="p_value") == 7
@@ -229,7 +234,7 @@ def test_two_processes_count_every_inspection_once_and_share_the_state(
         eventually(lambda: guarantee(two) == "suspended")
         assert time.monotonic() - suspended_at < 2
         for process in (one, two):
-            eventually(lambda process=process: value(process, "inspection_guarantee_suspended", product="widget") == 1)
+            eventually(partial(is_suspended, process))
         assert two.client.post(ACKNOWLEDGE, json=SIGNED).status_code == 200
         eventually(lambda: guarantee(one) == "certified")
         send(one, levels(5, 131, 142, seed=7))
@@ -278,8 +283,8 @@ def test_monitoring_begins_with_the_first_start_not_with_old_inspections(tiny_mo
     with run_service(tiny_models, tmp_path / "data") as service:
         service.runtime._drift.close()
         with service.store.engine.begin() as connection:
-            connection.execute(DriftPositionRow.__table__.delete())
-            connection.execute(DriftStreamRow.__table__.delete())
+            connection.execute(delete(DriftPositionRow))
+            connection.execute(delete(DriftStreamRow))
     with run_service(tiny_models, tmp_path / "data") as service:
         send(service, levels(3, 131, 142, seed=1))
         eventually(lambda: counted(service) == 3)

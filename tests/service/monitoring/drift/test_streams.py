@@ -40,7 +40,8 @@ def alarms(streams: dict[DriftKind, Stream]) -> set[str]:
 
 
 def scores(count: int, seed: int = 0) -> list[float]:
-    return np.random.default_rng(seed).gamma(2, size=count).tolist()
+    found: list[float] = np.random.default_rng(seed).gamma(2, size=count).tolist()
+    return found
 
 
 def varied(numbers: Sequence[int], brightness: float = 100.0) -> list[Observation]:
