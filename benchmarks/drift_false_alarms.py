@@ -294,7 +294,9 @@ def tables(streams: int = STREAMS) -> str:
     for n, shift, history in ((20, 1.0, 1000), (20, 3.0, 0), (20, 3.0, 1000), (100, 1.0, 1000), (100, 3.0, 0)):
         parts, error = rank_shift(n, shift, 200, history)
         text = "not found" if math.isinf(parts) else f"{parts:.0f}, start exact to {error:.0f} parts"
-        lines.append(f"| scores rise by {shift:g} standard deviations, n = {n} | {history:,} | {text} |")
+        lines.append(
+            f"| scores rise by {shift:g} standard deviation{'s' * (shift != 1)}, n = {n} | {history:,} | {text} |"
+        )
     return "\n".join(lines)
 
 

@@ -108,8 +108,8 @@ def _families() -> Iterable[tuple[Metric, Sequence[str]]]:
     metrics = Metrics()
     # These exist only where they are configured.
     optional = [OpcuaMetrics(CollectorRegistry()), OtelMetrics(CollectorRegistry())]
-    groups = [metrics, metrics.bundles, metrics.http, metrics.outbox, metrics.stations, metrics.storage, *optional]
-    for collector in (collector for group in groups for collector in vars(group).values()):
+    named = [metrics.bundles, metrics.drift, metrics.http, metrics.outbox, metrics.stations, metrics.storage]
+    for collector in (collector for group in (metrics, *named, *optional) for collector in vars(group).values()):
         if not hasattr(collector, "collect") or collector is metrics.registry:
             continue
         # The client library has no public attribute for the names of labels, unlike `ScaledHistogram`.
