@@ -7,6 +7,7 @@ are negative, all others positive.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from enum import IntEnum, unique
 
 
@@ -20,6 +21,10 @@ class AdvisoryLock(IntEnum):
     """Held by a transaction that appends to the audit log."""
     ACCOUNTS = 0x706C756D64
     """Held by a transaction that changes accounts, so that the last administrator remains."""
+
+
+LockNumber = Callable[[str], int]
+"""Returns the number of the lock that belongs to a name."""
 
 
 def sink_lock(sink: str) -> int:

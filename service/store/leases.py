@@ -8,12 +8,12 @@ between.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.store.advisory_locks import LockNumber
 from service.store.reasons import reason_of
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ class Leases:
         number: Returns the number of the lock of a job; see `service.store.advisory_locks`.
     """
 
-    def __init__(self, engine: Engine, number: Callable[[str], int]) -> None:
+    def __init__(self, engine: Engine, number: LockNumber) -> None:
         self._engine = engine
         self._number = number
         self._is_shared = engine.dialect.name == "postgresql"
