@@ -14,8 +14,6 @@ import yaml
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
-# Metrics of the drift monitor, which the service does not have yet.
-PENDING: tuple[str, ...] = ("inspection_guarantee_suspended", "inspection_drift_")
 
 # Added by the Prometheus server.
 SERVER_METRICS = {"up"}
@@ -118,11 +116,6 @@ def alerts() -> list[dict[str, Any]]:
 def metric_names(expression: str) -> set[str]:
     """Return the names of the metrics and recorded series in an expression."""
     return set(_NAME.findall(_LABELS.sub("", expression)))
-
-
-def is_pending(expression: str) -> bool:
-    """Return whether an expression needs a metric that the service does not have yet."""
-    return any(name.startswith(PENDING) for name in metric_names(expression))
 
 
 def shown_labels(template: str) -> tuple[str, ...]:

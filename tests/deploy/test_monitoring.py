@@ -13,13 +13,11 @@ import yaml
 from service.api.http.problems import catalogue
 from service.monitoring.metrics import Metrics
 from tests.deploy.monitoring import (
-    PENDING,
     PROMETHEUS,
     SERVER_METRICS,
     alerts,
     dashboard_queries,
     dashboard_variables,
-    is_pending,
     metric_names,
     operands,
     rules,
@@ -86,7 +84,7 @@ def test_rules_and_dashboards_use_only_exposed_metrics() -> None:
     used = set().union(*(metric_names(expression) for expression in expressions()))
 
     assert len(used) > 60, "the search for metric names found too few: it is broken"
-    assert {name for name in used - known if not name.startswith(PENDING)} == set()
+    assert used - known == set()
 
 
 def test_every_metric_of_the_service_is_on_a_dashboard() -> None:
@@ -191,7 +189,3 @@ def test_queries_of_the_dashboards_are_valid(tmp_path: Path) -> None:
 
     assert [query["expr"] for query in queries if "$" in query["expr"]] == []
     promtool("check", "rules", "queries.yml", folder=tmp_path)
-
-
-def test_only_expressions_about_drift_wait_for_its_metrics() -> None:
-    assert len([text for text in expressions() if is_pending(text)]) <= 6

@@ -58,6 +58,20 @@ def evaluation(inspector: Inspector, data: Path) -> Evaluation:
 
 
 @pytest.mark.slow
+def test_card_holds_the_quality_of_the_image_of_every_score(bundle: Bundle, inspector: Inspector, data: Path) -> None:
+    card = bundle.card
+    assert card.quality_of_score is not None
+    assert card.quality is not None
+    images = [inspector.read(path.read_bytes()) for path in scan(data).held_out]
+    measured = {inspector.score(image, inspector.infer(image)).score: image.quality for image in images}
+
+    for name, values in card.quality_of_score:
+        expected = [getattr(measured[score], name) for score in card.scores]
+        assert values == pytest.approx(expected)
+        assert (min(values), max(values)) == (getattr(card.quality, name).low, getattr(card.quality, name).high)
+
+
+@pytest.mark.slow
 def test_card_holds_the_scores_of_the_held_out_images(bundle: Bundle, data: Path) -> None:
     """Compare with PyTorch: decode and prepare, run the network, apply the score rule."""
     images = load_prepared(scan(data).held_out, bundle.manifest.input)
