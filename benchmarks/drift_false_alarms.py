@@ -96,7 +96,7 @@ class _Wealth:
     def update(self, bets: Floats, limit: float) -> npt.NDArray[np.bool_]:
         """Return the streams that raise an alarm; they start anew."""
         self._wealth = (self._wealth + 1) * bets
-        alarms = self._wealth @ self._weights >= limit
+        alarms: npt.NDArray[np.bool_] = self._wealth @ self._weights >= limit
         self._wealth[alarms] = 0
         return alarms
 
@@ -262,7 +262,9 @@ def _good_images(product: Path) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield the good images at a size as of a network's input, uint8 [256, 256, 3]."""
     for folder in ("train/good", "test/good"):
         for path in find_image_files(product / folder):
-            image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+            stored = cv2.imread(str(path))
+            assert stored is not None, path
+            image = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
             yield cv2.resize(image, (256, 256), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 

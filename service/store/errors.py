@@ -294,7 +294,7 @@ class UnknownDeadLetter(PlumblineError):
 class NoOpenDriftAlarm(PlumblineError):
     """There is no open drift alarm of the product to acknowledge.
 
-    Somebody acknowledged it already, or another recipe or bundle ended it. Nothing was changed.
+    It was acknowledged already, or another recipe or bundle ended it. Nothing was changed.
     """
 
     slug = "no-open-drift-alarm"

@@ -9,7 +9,7 @@ at any inspection, so one unit is bet anew at each of them, and all of these bet
 Then `wealth[t] - t` is a martingale. If an alarm is raised when the wealth reaches a limit, and the wealth is zero
 again after every alarm, then the expected number of false alarms within any number of inspections N is at most
 N / limit: each alarm takes at least `limit` out of the N units that were put in. This holds however often the alarms
-are acknowledged, and whenever somebody looks.
+are acknowledged, and at every time that the evidence is read.
 
 Several kinds of bets run at the same time, with a weight each. Their weighted sum has the same property.
 """

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+import structlog
 from sqlalchemy import Engine
 
 from service.deployment.lease import ActiveProduct
@@ -20,10 +21,11 @@ from service.store.drift.alarms import open_alarms
 from service.store.drift.inspections import false_rejects, ids_since, late_since, newest_review, read_inspections
 from service.store.drift.records import ChangedStream, NewInspection, StreamRecord
 from service.store.drift.streams import DriftWriter, read_position, read_streams
-from service.store.errors import RecipeUnreadable, UnknownRevision
+from service.store.errors import RecipeUnreadable, StoreUnavailable, UnknownRevision
 from service.store.recipes import get_recipe
 from service.store.records import RecipeRevision
 
+log = structlog.get_logger(__name__)
 FLUSH_S = 5.0
 """Seconds between two transactions that store the streams. Alarms are stored at once."""
 MAX_STATIONS = 64
@@ -106,6 +108,9 @@ class DriftTracker:
         self._changed: set[StreamKey] = set()
         self._ended: set[str] = set()
         self._review: int | None = None
+        self._failed: set[tuple[str, str]] = set()
+        # Keys of the references of recipe revisions that are not in force; None if they cannot be read.
+        self._older: dict[tuple[str, int], str | None] = {}
         self._flushed_at = time.monotonic()
         self.is_urgent = False
 
@@ -178,15 +183,21 @@ class DriftTracker:
         for name, active in self._registry.active.items():
             key = self._keys.of(active.recipe)
             found = self._products.get(name)
-            if found is None or found.reference.key != key:
-                self._products[name] = self._open(name, active, key)
-            else:
+            if found is not None and found.reference.key == key:
                 found.revision = active.recipe
+                continue
+            try:
+                self._products[name] = self._open(name, active, key)
+            except Exception as error:  # noqa: BLE001 - one product must not affect the others
+                if (name, key) not in self._failed:
+                    self._failed.add((name, key))
+                    reason = error.reason if isinstance(error, StoreUnavailable) else repr(error)
+                    log.error("drift of product not monitored", product=name, reason=reason)
 
     def _open(self, name: str, active: ActiveProduct, key: str) -> _Product:
         reference = reference_of(active.bundle, active.recipe, self._references, key)
         product = _Product(active.recipe, reference)
-        stored = self._records.pop(name, [])
+        stored = self._records.get(name, [])
         if name in self._products or any(record.reference != key for record in stored):
             self._ended.add(name)
             self._changed = {changed for changed in self._changed if changed[0] != name}
@@ -194,9 +205,27 @@ class DriftTracker:
             self._review = None
             stored = []
         for record in stored:
-            if (stream := self._streams(product, record.station).get(record.kind)) is not None:
-                stream.restore(record.stored)
+            streams = self._streams(product, record.station)
+            if record.kind in streams:
+                self._restore(streams, record, product.reference)
+        self._records.pop(name, None)
         return product
+
+    def _restore(self, streams: dict[DriftKind, Stream], record: StreamRecord, reference: Reference) -> None:
+        """Continue a stream. One that another version stored in another form starts anew, with its alarm."""
+        try:
+            streams[record.kind].restore(record.stored)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            log.warning(
+                "stream of drift starts anew",
+                product=record.product,
+                station=record.station or None,
+                kind=record.kind,
+                reason=repr(error),
+            )
+            fresh = make_streams(record.station or None, reference, self._clock.now())[record.kind]
+            fresh.alarm_id = record.alarm_id
+            streams[record.kind] = fresh
 
     def _streams(self, product: _Product, station: str) -> dict[DriftKind, Stream]:
         streams = product.streams.get(station)
@@ -223,11 +252,13 @@ class DriftTracker:
         """Return whether an inspection was judged under the reference in force."""
         if item.recipe_revision == product.revision.revision:
             return True
-        try:
-            revision = get_recipe(self._engine, item.product, item.recipe_revision)
-        except (UnknownRevision, RecipeUnreadable):
-            return False
-        return self._keys.of(revision) == product.reference.key
+        name = (item.product, item.recipe_revision)
+        if name not in self._older:
+            try:
+                self._older[name] = self._keys.of(get_recipe(self._engine, *name))
+            except (UnknownRevision, RecipeUnreadable):
+                self._older[name] = None
+        return self._older[name] == product.reference.key
 
     def _follow_acknowledgements(self) -> None:
         """Start the streams anew whose alarms were acknowledged, by this or another process."""

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from service.serving.drift import monitor, tracker
 from service.store.models import DriftPositionRow, DriftStreamRow
@@ -23,8 +23,9 @@ from tests.service.api.test_health import value
 DRIFT = "/v1/products/widget/drift"
 ACKNOWLEDGE = f"{DRIFT}:acknowledge"
 RECIPE = "/v1/products/widget/recipe"
-SIGNED = {"author": "Ada", "reason": "the lamp was replaced"}
+SIGNED = {"author": "Ada", "reason": "light source replaced"}
 WAIT_S = 15.0
+PNG = {"content-type": "image/png"}
 
 
 def levels(count: int, low: int, high: int, seed: int = 0) -> list[bytes]:
@@ -42,9 +43,7 @@ def send(service: RunningService, images: list[bytes], station: str | None = Non
     params = {} if station is None else {"station": station}
     found = []
     for image in images:
-        response = service.client.post(
-            "/v1/products/widget/inspections", content=image, headers={"content-type": "image/png"}, params=params
-        )
+        response = service.client.post("/v1/products/widget/inspections", content=image, headers=PNG, params=params)
         assert response.status_code == 201, response.text
         found.append(response.json())
     return found
@@ -70,7 +69,8 @@ def guarantee(service: RunningService) -> str:
 
 
 def counted(service: RunningService, kind: str = "reject_rate", station: str = "") -> int:
-    query = select(DriftStreamRow.count).where(DriftStreamRow.kind == kind, DriftStreamRow.station == station)
+    row = DriftStreamRow
+    query = select(row.count).where(row.product == "widget", row.kind == kind, row.station == station)
     with reading(service.store.engine) as session:
         return session.scalar(query) or 0
 
@@ -298,3 +298,24 @@ def test_acknowledgement_needs_a_reason_and_unknown_products_are_refused(service
         service.client.post("/v1/products/bolt/drift:acknowledge", json=SIGNED),
     ]
     assert [response.status_code for response in responses] == [404, 404]
+
+
+def test_a_stream_that_cannot_be_continued_starts_anew_and_affects_no_other_product(tmp_path: Path) -> None:
+    for product in ("bolt", "widget"):
+        write_tiny_bundle(tmp_path / "models", product)
+    with run_service(tmp_path / "models", tmp_path / "data") as service:
+        for product in ("bolt", "widget"):
+            for image in levels(3, 131, 142):
+                service.client.post(f"/v1/products/{product}/inspections", content=image, headers=PNG)
+        eventually(lambda: counted(service) == 3)
+    with run_service(tmp_path / "models", tmp_path / "data") as service:
+        service.runtime._drift.close()
+        with service.store.engine.begin() as connection:
+            damaged = update(DriftStreamRow).where(DriftStreamRow.product == "bolt")
+            connection.execute(damaged.values(progress={"another": "version"}))
+    with run_service(tmp_path / "models", tmp_path / "data") as service:
+        for product in ("bolt", "widget"):
+            for image in levels(3, 131, 142, seed=1):
+                service.client.post(f"/v1/products/{product}/inspections", content=image, headers=PNG)
+        eventually(lambda: counted(service) == 6)
+        eventually(lambda: {s["count"] for s in service.client.get("/v1/products/bolt/drift").json()["streams"]} == {3})
