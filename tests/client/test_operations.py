@@ -89,6 +89,15 @@ def test_recipes_are_compared_reverted_exported_and_imported(call_of: Callable[[
         assert call("recipe", "widget").revision == 4
 
 
+def test_drift_is_read_and_acknowledged(call_of: Callable[[int], Call], serve: Serve) -> None:
+    with serve() as service:
+        call = call_of(service.port)
+        report = call("drift", "widget")
+        assert (report.product, report.guarantee, report.suspension) == ("widget", "certified", None)
+        with pytest.raises(ServiceProblem, match="no-open-drift-alarm"):
+            call("acknowledge_drift", "widget", **WHO)
+
+
 @pytest.mark.slow
 def test_keys_and_accounts_are_managed(
     call_of: Callable[[int], Call], serve: Serve, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from sqlalchemy import delete, select, update
 from service.serving.drift import monitor, tracker
 from service.store.models import DriftPositionRow, DriftStreamRow
 from service.store.session import reading
+from tests.access import bearer, make_key
 from tests.bundles import SCORES, part, write_tiny_bundle
 from tests.running_service import RunningService, encode, run_service
 from tests.service.api.test_health import value
@@ -319,3 +320,15 @@ def test_a_stream_that_cannot_be_continued_starts_anew_and_affects_no_other_prod
                 service.client.post(f"/v1/products/{product}/inspections", content=image, headers=PNG)
         eventually(lambda: counted(service) == 6)
         eventually(lambda: {s["count"] for s in service.client.get("/v1/products/bolt/drift").json()["streams"]} == {3})
+
+
+def test_a_key_for_stations_sees_their_streams_and_acknowledges_nothing(service: RunningService) -> None:
+    send(service, levels(2, 131, 142), "left")
+    send(service, levels(2, 131, 142, seed=1), "right")
+    eventually(lambda: counted(service, station="right") == 2)
+    key = make_key(service.store.engine, "inspect", "engineer", stations=["right"])
+    headers = bearer(key)
+    found = service.client.get(DRIFT, headers=headers).json()
+    assert {stream["station"] for stream in found["streams"]} == {"right"}
+    refused = service.client.post(ACKNOWLEDGE, json=SIGNED, headers=headers)
+    assert refused.status_code == 403
