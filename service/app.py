@@ -37,8 +37,8 @@ from service.api.routes import (
     audit,
     batches,
     bundles,
-    events,
     drift,
+    events,
     health,
     inspections,
     lookout,
@@ -85,10 +85,10 @@ from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
-from service.serving.events import InspectionEvents
 from service.serving.drift.guarantees import Guarantees
 from service.serving.drift.monitor import DriftMonitor
 from service.serving.drift.service import DriftService
+from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.hooks import InspectionHooks
 from service.serving.inspections import InspectionService
@@ -218,8 +218,12 @@ class Runtime:
         artefacts = ArtefactService(settings, store, metrics)
         shifts = ShiftService(store, settings, clock, metrics.count_refused)
         readiness = ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products)
+        drift_service = DriftService(self.registry, store, guarantees, self._drift, clock)
+        sources = self._alarm_sources(settings, readiness, drift_service)
         self.services = Services(
-            alarms=AlarmService(self._alarm_sources(settings, readiness), self.registry, store, events.feed, shifts),
+            alarms=AlarmService(
+                self._alarm_sources(settings, readiness, drift), self.registry, store, events.feed, shifts
+            ),
             inspections=inspection_service,
             summaries=SummaryService(store, self._record_jobs, clock),
             shifts=shifts,
@@ -238,7 +242,7 @@ class Runtime:
             reviews=ReviewService(self.registry, store, metrics, clock),
             readiness=readiness,
             outbox=self._integrations.service,
-            drift=DriftService(self.registry, store, guarantees, self._drift, clock),
+            drift=drift_service,
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
         self._sweeper = RetentionSweeper(
@@ -296,7 +300,7 @@ class Runtime:
         self.store.close()
         log.info("stopped")
 
-    def _alarm_sources(self, settings: Settings, readiness: ReadinessCheck) -> AlarmSources:
+    def _alarm_sources(self, settings: Settings, readiness: ReadinessCheck, drift: DriftService) -> AlarmSources:
         certificate = CertificateFiles.from_settings(settings)
 
         def certificate_expiry() -> datetime | None:
@@ -309,6 +313,7 @@ class Runtime:
             return {sink.name: sink.backlog.dead_letters for sink in self._integrations.service.summary()}
 
         return AlarmSources(
+            drift_states=drift.alarm_states,
             readiness=readiness,
             store_health=self.store_health,
             folders={"data": settings.data, "models": settings.models},

@@ -20,8 +20,8 @@ from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditService
 from service.serving.bundles import BundleService
-from service.serving.events import InspectionEvents
 from service.serving.drift.service import DriftService
+from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget

@@ -13,6 +13,7 @@ from plumbline_client._sync.concurrency import run_blocking
 from plumbline_client._sync.connection import Connection
 from plumbline_client.calls import Call, ImageSource, given, product_path, propose_call, read_images
 from plumbline_client.responses import parse_readiness
+from plumbline_client.schemas.drift import DriftReport
 from plumbline_client.schemas.product import Product, ProductList, Readiness
 from plumbline_client.schemas.proposal import Proposal
 from plumbline_client.schemas.report import ReportFormat, ReportLanguage, ShiftReport
@@ -96,6 +97,25 @@ class ProductCalls(Connection):
             "language": language,
         }
         self._download(Call("GET", f"{product_path(product)}/report", given(values)), Path(file))
+
+    def drift(self, product: str) -> DriftReport:
+        """Return the drift of a product: what is monitored, the evidence over time, and alarms."""
+        return self._load(DriftReport, Call("GET", f"{product_path(product)}/drift"))
+
+    def acknowledge_drift(self, product: str, *, reason: str, author: str | None = None) -> DriftReport:
+        """Acknowledge all open drift alarms of a product. The guarantee is no longer suspended.
+
+        Args:
+            product: Name of the product.
+            reason: What was found, and what was done about it.
+            author: Person who acknowledges. With authentication, the service records the authenticated name.
+
+        Raises:
+            ServiceProblem: No alarm is open.
+            ServiceUnreachable: No response arrived.
+        """
+        body = {"author": author, "reason": reason}
+        return self._load(DriftReport, Call("POST", f"{product_path(product)}/drift:acknowledge", json=body))
 
     def propose_thresholds(
         self,

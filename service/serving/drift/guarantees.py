@@ -14,7 +14,7 @@ from service.store.records import RecipeRevision
 
 
 class Guarantees:
-    """The open alarms that suspend guarantees, by product.
+    """The open alarms by product, and the guarantees that they suspend.
 
     An alarm belongs to a reference, so it has no effect from the moment on at which another recipe or bundle replaces
     the reference.
@@ -32,8 +32,7 @@ class Guarantees:
         """
         found: dict[str, list[AlarmRecord]] = {}
         for alarm in alarms:
-            if alarm.suspends:
-                found.setdefault(alarm.product, []).append(alarm)
+            found.setdefault(alarm.product, []).append(alarm)
         self._alarms = MappingProxyType(found)
 
     def of(self, revision: RecipeRevision) -> Guarantee:
@@ -67,9 +66,13 @@ class Guarantees:
             explanation=explain([(alarm.kind, alarm.direction) for alarm in alarms]),
         )
 
-    def _suspending(self, revision: RecipeRevision) -> list[AlarmRecord]:
+    def alarms(self, revision: RecipeRevision) -> list[AlarmRecord]:
+        """Return the open alarms of a product under its recipe in force, oldest first."""
         alarms = self._alarms.get(revision.product, ())
         if not alarms:
             return []
         key = self.keys.of(revision)
         return [alarm for alarm in alarms if alarm.reference == key]
+
+    def _suspending(self, revision: RecipeRevision) -> list[AlarmRecord]:
+        return [alarm for alarm in self.alarms(revision) if alarm.suspends]

@@ -12,6 +12,7 @@ from service.monitoring.clock import Clock
 from service.monitoring.drift.history import History
 from service.monitoring.drift.records import KINDS, Limits
 from service.schemas.drift import DriftAlarm, DriftPoint, DriftReport, DriftStream, Suspension
+from service.serving.alarms import DriftState as AlarmState
 from service.serving.drift.explanations import explain_stream, remedy
 from service.serving.drift.guarantees import Guarantees
 from service.serving.drift.monitor import DriftMonitor
@@ -49,6 +50,20 @@ class DriftService:
     def suspension(self, revision: RecipeRevision) -> Suspension | None:
         """Return why the guarantee of a recipe in force is suspended; None if it is not. Does not block."""
         return self._guarantees.suspension(revision)
+
+    def alarm_states(self) -> list[AlarmState]:
+        """Return the open alarms of all products for the alarm bar. Does not block."""
+        return [
+            AlarmState(
+                product,
+                alarm.station or None,
+                alarm.kind,
+                alarm.onset_at or alarm.raised_at,
+                is_suspended=alarm.suspends and active.recipe.recipe.certified,
+            )
+            for product, active in self._registry.active.items()
+            for alarm in self._guarantees.alarms(active.recipe)
+        ]
 
     def states(self, product: str) -> list[DriftStream]:
         """Return the streams of a product, those of the product as a whole first.

@@ -133,6 +133,8 @@ def test_drift_suspends_the_guarantee_until_it_is_acknowledged(service: RunningS
     (alarm,) = found["alarms"]
     assert (alarm["kind"], alarm["suspends"], alarm["acknowledged_at"]) == ("p_value", True, None)
     eventually(partial(is_suspended, service))
+    (state,) = service.services.drift.alarm_states()
+    assert (state.product, state.station, state.cause, state.is_suspended) == ("widget", None, "p_value", True)
     labels = {"product": "widget", "station": "", "kind": "p_value"}
     assert (value(service, "inspection_drift_evidence", **labels) or 0) >= 7
     assert value(service, "inspection_drift_evidence_limit", kind="p_value") == 7
