@@ -221,9 +221,7 @@ class Runtime:
         drift_service = DriftService(self.registry, store, guarantees, self._drift, clock)
         sources = self._alarm_sources(settings, readiness, drift_service)
         self.services = Services(
-            alarms=AlarmService(
-                self._alarm_sources(settings, readiness, drift), self.registry, store, events.feed, shifts
-            ),
+            alarms=AlarmService(sources, self.registry, store, events.feed, shifts),
             inspections=inspection_service,
             summaries=SummaryService(store, self._record_jobs, clock),
             shifts=shifts,

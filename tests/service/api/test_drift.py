@@ -328,8 +328,10 @@ def test_a_key_for_stations_sees_their_streams_and_acknowledges_nothing(service:
     send(service, levels(2, 131, 142), "left")
     send(service, levels(2, 131, 142, seed=1), "right")
     eventually(lambda: counted(service, station="right") == 2)
-    key = make_key(service.store.engine, "inspect", "engineer", stations=["right"])
+    created = service.client.post("/v1/access/keys", json={"name": "root", "scopes": ["admin"]})
+    key = make_key(service.store.engine, "inspect", stations=["right"])
     headers = bearer(key)
+    assert created.status_code == 201
     found = service.client.get(DRIFT, headers=headers).json()
     assert {stream["station"] for stream in found["streams"]} == {"right"}
     refused = service.client.post(ACKNOWLEDGE, json=SIGNED, headers=headers)
