@@ -46,11 +46,13 @@ from service.api.routes import (
     previews,
     products,
     proposals,
+    recipe_previews,
     recipes,
     records,
     replays,
     reports,
     reviews,
+    shadows,
     stream,
 )
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
@@ -83,6 +85,7 @@ from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
+from service.serving.distributions import DistributionService
 from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.hooks import InspectionHooks
@@ -92,12 +95,14 @@ from service.serving.previews import PreviewService
 from service.serving.products import ProductService
 from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
+from service.serving.recipe_previews import RecipePreviewService
 from service.serving.recipes import RecipeService
 from service.serving.record_jobs import RecordJobs
 from service.serving.replays import ReplayService
 from service.serving.reports import ReportService
 from service.serving.retention import RetentionSweeper
 from service.serving.reviews import ReviewService
+from service.serving.shadow_heatmaps import ShadowHeatmapService
 from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
@@ -130,8 +135,10 @@ ROUTERS = tuple(
         reports,
         products,
         recipes,
+        recipe_previews,
         proposals,
         bundles,
+        shadows,
         audit,
         access,
         accounts,
@@ -204,6 +211,7 @@ class Runtime:
             hooks=InspectionHooks((*self.interfaces.listeners, events.notify), self.interfaces.part_ids),
         )
         self._record_jobs = RecordJobs()
+        recipe_service = RecipeService(self.registry, store)
         artefacts = ArtefactService(settings, store, metrics)
         shifts = ShiftService(store, settings, clock, metrics.count_refused)
         readiness = ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products)
@@ -220,7 +228,10 @@ class Runtime:
             streams=StreamService(inspection_service, self.admission, settings, metrics),
             products=ProductService(self.registry),
             bundles=BundleService(settings.models, self.registry, rollout, store),
-            recipes=RecipeService(self.registry, store),
+            recipes=recipe_service,
+            recipe_previews=RecipePreviewService(self.registry, store, recipe_service, references),
+            distributions=DistributionService(self.registry, store, references, clock),
+            shadow_heatmaps=ShadowHeatmapService(settings, self.registry, store, references),
             proposals=ProposalService(self.registry, store),
             replays=ReplayService(self.registry, store),
             audit=AuditService(store.engine),
@@ -273,6 +284,7 @@ class Runtime:
         self.interfaces.close()
         self.services.previews.close()
         self.services.artefacts.close()
+        self.services.shadow_heatmaps.close()
         self.services.proposals.close()
         self._record_jobs.close()
         self._sweeper.close()
