@@ -114,7 +114,17 @@ from service.store.store import Store
 from service.web.page import Pages
 from service.web.problem_pages import ProblemPages
 from service.web.query import require_known_query
-from service.web.routes import live, log_in, review
+from service.web.routes import (
+    live,
+    log_in,
+    product,
+    product_drift,
+    product_history,
+    product_recipe,
+    product_versions,
+    review,
+)
+from service.web.routes import products as products_page
 from service.web.start_page import StartPage
 
 log = structlog.get_logger(__name__)
@@ -151,7 +161,20 @@ ROUTERS = tuple(
     )
 )
 
-PAGE_ROUTERS = tuple(module.router for module in (log_in, live, review))
+PAGE_ROUTERS = tuple(
+    module.router
+    for module in (
+        log_in,
+        live,
+        review,
+        products_page,
+        product,
+        product_recipe,
+        product_history,
+        product_versions,
+        product_drift,
+    )
+)
 
 
 class Runtime:
