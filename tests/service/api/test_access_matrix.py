@@ -168,7 +168,7 @@ def expected_scope(method: str, path: str) -> str | None:
 
 def expected_status(credential: str, scope: str | None, path: str) -> set[int]:
     if scope is None:
-        return ADMITTED | {401} if path in LOG_IN else ADMITTED
+        return ADMITTED | {401, 429} if path in LOG_IN else ADMITTED
     if credential in {"none", "malformed", "unknown", "wrong", "revoked", "expired"}:
         return {401}
     if scope == "any":

@@ -225,7 +225,7 @@ def test_drift_is_shown_with_alarms_first_and_acknowledged(product: RunningServi
     page = open_page(product.client.base_url, "/products/widget/drift", size=PHONE)
     expect(page.get_by_role("navigation", name="Pages of the product")).to_contain_text("Drift")
     expect(page.locator(".guarantee")).to_contain_text("Guarantee suspended")
-    alarm = page.locator(".alarm").first
+    alarm = page.locator(".drift-alarm").first
     expect(alarm).to_contain_text("Brightness · st-1")
     expect(alarm).to_contain_text("The images became brighter.")
     expect(alarm).to_contain_text("Check the light source.")
