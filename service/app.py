@@ -47,11 +47,13 @@ from service.api.routes import (
     previews,
     products,
     proposals,
+    recipe_previews,
     recipes,
     records,
     replays,
     reports,
     reviews,
+    shadows,
     stream,
 )
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
@@ -85,6 +87,7 @@ from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditHeadReporter, AuditService
 from service.serving.bundles import BundleService
+from service.serving.distributions import DistributionService
 from service.serving.drift.guarantees import Guarantees
 from service.serving.drift.monitor import DriftMonitor
 from service.serving.drift.service import DriftService
@@ -97,12 +100,14 @@ from service.serving.previews import PreviewService
 from service.serving.products import ProductService
 from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
+from service.serving.recipe_previews import RecipePreviewService
 from service.serving.recipes import RecipeService
 from service.serving.record_jobs import RecordJobs
 from service.serving.replays import ReplayService
 from service.serving.reports import ReportService
 from service.serving.retention import RetentionSweeper
 from service.serving.reviews import ReviewService
+from service.serving.shadow_heatmaps import ShadowHeatmapService
 from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
@@ -114,7 +119,17 @@ from service.store.store import Store
 from service.web.page import Pages
 from service.web.problem_pages import ProblemPages
 from service.web.query import require_known_query
-from service.web.routes import live, log_in, review
+from service.web.routes import (
+    live,
+    log_in,
+    product,
+    product_drift,
+    product_history,
+    product_recipe,
+    product_versions,
+    review,
+)
+from service.web.routes import products as products_page
 from service.web.start_page import StartPage
 
 log = structlog.get_logger(__name__)
@@ -135,9 +150,11 @@ ROUTERS = tuple(
         reports,
         products,
         recipes,
+        recipe_previews,
         proposals,
         bundles,
         drift,
+        shadows,
         audit,
         access,
         accounts,
@@ -150,7 +167,20 @@ ROUTERS = tuple(
     )
 )
 
-PAGE_ROUTERS = tuple(module.router for module in (log_in, live, review))
+PAGE_ROUTERS = tuple(
+    module.router
+    for module in (
+        log_in,
+        live,
+        review,
+        products_page,
+        product,
+        product_recipe,
+        product_history,
+        product_versions,
+        product_drift,
+    )
+)
 
 
 class Runtime:
@@ -215,6 +245,7 @@ class Runtime:
             hooks=InspectionHooks((*self.interfaces.listeners, events.notify), self.interfaces.part_ids),
         )
         self._record_jobs = RecordJobs()
+        recipe_service = RecipeService(self.registry, store)
         artefacts = ArtefactService(settings, store, metrics)
         shifts = ShiftService(store, settings, clock, metrics.count_refused)
         readiness = ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products)
@@ -233,7 +264,10 @@ class Runtime:
             streams=StreamService(inspection_service, self.admission, settings, metrics),
             products=ProductService(self.registry, guarantees),
             bundles=BundleService(settings.models, self.registry, rollout, store),
-            recipes=RecipeService(self.registry, store),
+            recipes=recipe_service,
+            recipe_previews=RecipePreviewService(self.registry, store, recipe_service, references),
+            distributions=DistributionService(self.registry, store, references, clock),
+            shadow_heatmaps=ShadowHeatmapService(settings, self.registry, store, references),
             proposals=ProposalService(self.registry, store),
             replays=ReplayService(self.registry, store),
             audit=AuditService(store.engine),
@@ -289,6 +323,7 @@ class Runtime:
         self.interfaces.close()
         self.services.previews.close()
         self.services.artefacts.close()
+        self.services.shadow_heatmaps.close()
         self.services.proposals.close()
         self._record_jobs.close()
         self._sweeper.close()

@@ -20,6 +20,7 @@ from service.serving.archive_space import ArchiveSpace
 from service.serving.artefacts import ArtefactService
 from service.serving.audit import AuditService
 from service.serving.bundles import BundleService
+from service.serving.distributions import DistributionService
 from service.serving.drift.service import DriftService
 from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
@@ -29,10 +30,12 @@ from service.serving.previews import PreviewService
 from service.serving.products import ProductService
 from service.serving.proposals import ProposalService
 from service.serving.readiness import ReadinessCheck
+from service.serving.recipe_previews import RecipePreviewService
 from service.serving.recipes import RecipeService
 from service.serving.replays import ReplayService
 from service.serving.reports import ReportService
 from service.serving.reviews import ReviewService
+from service.serving.shadow_heatmaps import ShadowHeatmapService
 from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
@@ -58,6 +61,9 @@ class Services:
     products: ProductService
     bundles: BundleService
     recipes: RecipeService
+    recipe_previews: RecipePreviewService
+    distributions: DistributionService
+    shadow_heatmaps: ShadowHeatmapService
     proposals: ProposalService
     replays: ReplayService
     audit: AuditService
@@ -146,6 +152,18 @@ async def _bundles(connection: HTTPConnection) -> BundleService:
 
 async def _recipes(connection: HTTPConnection) -> RecipeService:
     return services_of(connection).recipes
+
+
+async def _recipe_previews(connection: HTTPConnection) -> RecipePreviewService:
+    return services_of(connection).recipe_previews
+
+
+async def _distributions(connection: HTTPConnection) -> DistributionService:
+    return services_of(connection).distributions
+
+
+async def _shadow_heatmaps(connection: HTTPConnection) -> ShadowHeatmapService:
+    return services_of(connection).shadow_heatmaps
 
 
 async def _proposals(connection: HTTPConnection) -> ProposalService:
@@ -241,6 +259,9 @@ StreamsDep = Annotated[StreamService, Depends(_streams)]
 ProductsDep = Annotated[ProductService, Depends(_products)]
 BundlesDep = Annotated[BundleService, Depends(_bundles)]
 RecipesDep = Annotated[RecipeService, Depends(_recipes)]
+RecipePreviewsDep = Annotated[RecipePreviewService, Depends(_recipe_previews)]
+DistributionsDep = Annotated[DistributionService, Depends(_distributions)]
+ShadowHeatmapsDep = Annotated[ShadowHeatmapService, Depends(_shadow_heatmaps)]
 ProposalsDep = Annotated[ProposalService, Depends(_proposals)]
 ReplaysDep = Annotated[ReplayService, Depends(_replays)]
 ReviewsDep = Annotated[ReviewService, Depends(_reviews)]

@@ -49,6 +49,7 @@ from service.schemas.product import (
     BundleProblem,
     CalibrationFacts,
     GroupShift,
+    ParityFacts,
     Product,
     SanityFigures,
     TilingFacts,
@@ -139,10 +140,11 @@ def to_region(region: Mapping[str, Any]) -> Region:
 
 def _rate_bound(rate: float | None, images: int) -> RateBound | None:
     """Return the bounds of a false-reject rate that a number of images was used for; None for no rate."""
-    return None if rate is None or not images else _to_rate_bound(bound_rate(images, rate))
+    return None if rate is None or not images else to_rate_bound(bound_rate(images, rate))
 
 
-def _to_rate_bound(bound: calibration.RateBound) -> RateBound:
+def to_rate_bound(bound: calibration.RateBound) -> RateBound:
+    """Map the bounds of a false-reject rate."""
     return RateBound(
         average=bound.average,
         confident=bound.confident,
@@ -198,7 +200,7 @@ def to_recipe_record(revision: RecipeRevision, suspension: Suspension | None = N
     guarantee = "certified" if certified else "none" if suspension is None else "suspended"
     values = revision.recipe.model_dump() | {"certified": certified, "guarantee": guarantee}
     recipe = RecipeValues.model_validate(values)
-    bound = None if (found := revision.recipe.rate_bound) is None else _to_rate_bound(found)
+    bound = None if (found := revision.recipe.rate_bound) is None else to_rate_bound(found)
     facts = to_revision_facts(revision).model_dump()
     return RecipeRecord(**facts, recipe=recipe, false_reject_bound=bound, suspension=suspension)
 
@@ -224,6 +226,8 @@ def to_bundle_facts(manifest: Manifest, digest: str) -> BundleFacts:
         training_images=manifest.training.images,
         weak=manifest.training.weak,
         evaluation=manifest.evaluation,
+        parity=ParityFacts(**manifest.parity.model_dump()),
+        smallest_rate_bound=_rate_bound(smallest_alpha(manifest.training.held_out), manifest.training.held_out),
     )
 
 

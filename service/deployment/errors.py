@@ -154,6 +154,28 @@ class ShadowRefused(PlumblineError):
         super().__init__(f"{reason} Nothing was changed.", product=product)
 
 
+class ShadowNotLoaded(PlumblineError):
+    """The bundle is not the shadow of the product now, so it cannot judge an image.
+
+    The map of a shadow bundle is not stored. Its heatmap is drawn on request while the bundle runs as the shadow. Start
+    the shadow deployment again to see it.
+    """
+
+    slug = "shadow-not-loaded"
+    title = "Shadow bundle is not loaded"
+    status = 409
+
+    def __init__(self, product: str, version: str | None, loaded: str | None) -> None:
+        which = "A shadow bundle" if version is None else f"Bundle {version}"
+        now = "no bundle is" if loaded is None else f"bundle {loaded} is"
+        super().__init__(
+            f"{which} is needed to draw the heatmap, but {now} the shadow of {product!r} now. Start the shadow "
+            "deployment of the bundle to draw its heatmaps.",
+            product=product,
+            loaded=loaded,
+        )
+
+
 class ReplayBusy(PlumblineError):
     """Another verdict is being replayed.
 

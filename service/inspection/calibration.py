@@ -119,6 +119,37 @@ def bound_rate(n: int, alpha: float, confidence: float = CONFIDENCE) -> RateBoun
     return RateBound(alpha, certified, average, confident_rate(n, _rank(n, average), confidence), confidence, n)
 
 
+def bound_above(scores: Sequence[float], threshold: float, confidence: float = CONFIDENCE) -> RateBound | None:
+    """Return the bounds of a threshold that was not derived from a rate: those of the highest score below it.
+
+    They hold for a threshold that was chosen without regard to the scores. For one that was chosen by them, the bound
+    on average holds approximately, and the confidence of the other one is lower than stated.
+
+    Args:
+        scores: Calibration scores, ascending, at least one.
+        threshold: The threshold; a part is rejected when its score is strictly greater.
+        confidence: Confidence of the bound for the calibration at hand, in (0, 1).
+
+    Returns:
+        None if every score is above the threshold; then nothing less than all good parts is a bound.
+    """
+    rate = rate_above(scores, threshold)
+    return None if rate is None else bound_rate(len(scores), rate, confidence)
+
+
+def rate_above(scores: Sequence[float], threshold: float) -> float | None:
+    """Return the smallest rate that calibration scores certify for a threshold; None if every score is above it.
+
+    `certify` returns for this rate the highest score that is at most the threshold.
+
+    Args:
+        scores: Calibration scores, ascending, at least one.
+        threshold: The threshold.
+    """
+    n, rank = len(scores), bisect.bisect_right(scores, threshold)
+    return (n + 1 - rank) / (n + 1) if rank else None
+
+
 def explain_few_images(n: int) -> str | None:
     """Return a note on the bounds that n calibration images give; None if they are not few."""
     if n >= MIN_IMAGES:

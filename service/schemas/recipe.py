@@ -97,8 +97,8 @@ class RecipeHistory(ResponseModel):
     items: list[RecipeRecord]
 
 
-class RecipeChange(BaseModel):
-    """A change of a recipe.
+class RecipeEdit(BaseModel):
+    """Values of a recipe to change.
 
     Values that are not listed stay the same, at every depth; null resets a value to its default; a list replaces the
     previous list.
@@ -109,8 +109,6 @@ class RecipeChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    author: Author | None = Field(default=None, description=AUTHOR)
-    reason: Sentence = Field(description="Reason for the change.")
     fail_threshold: float | None = None
     review_threshold: float | None = None
     target_false_reject_rate: float | None = Field(
@@ -139,12 +137,6 @@ class RecipeChange(BaseModel):
     storage: StorageLimit | None = Field(
         default=None, description="Largest size of the images and anomaly maps of the product."
     )
-    expected_revision: int | None = Field(
-        default=None,
-        ge=0,
-        description="Reject the change unless the recipe is at this revision. The header If-Match does the same.",
-    )
-    confirm_removal: ConfirmRemoval = None
 
     @model_validator(mode="after")
     def _require_one_way_to_set_thresholds(self) -> Self:
@@ -164,6 +156,26 @@ class RecipeChange(BaseModel):
     def parts(self) -> dict[str, Any]:
         """Return the sections in this change, each with only the values that it sets explicitly."""
         return self.model_dump(exclude_unset=True, include=set(RecipeParts.model_fields))
+
+
+class RecipeChange(RecipeEdit):
+    """A change of a recipe.
+
+    Values that are not listed stay the same, at every depth; null resets a value to its default; a list replaces the
+    previous list.
+
+    Thresholds are changed together, in one of three ways: both by hand, by rates from which the service derives
+    thresholds with the calibration card, or by a proposal.
+    """
+
+    author: Author | None = Field(default=None, description=AUTHOR)
+    reason: Sentence = Field(description="Reason for the change.")
+    expected_revision: int | None = Field(
+        default=None,
+        ge=0,
+        description="Reject the change unless the recipe is at this revision. The header If-Match does the same.",
+    )
+    confirm_removal: ConfirmRemoval = None
 
 
 class Signature(BaseModel):

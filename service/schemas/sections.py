@@ -1,7 +1,7 @@
 """The sections of a recipe in requests and responses: the only declaration of their fields, limits and defaults.
 
 `service.recipes.sections` derives its classes from these and adds the checks that depend on several fields or on the
-supported pixel formats. To add a section, add a model here, a field of `RecipeParts` and a field of `RecipeChange`.
+supported pixel formats. To add a section, add a model here, a field of `RecipeParts` and a field of `RecipeEdit`.
 """
 
 from __future__ import annotations

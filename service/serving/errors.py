@@ -23,6 +23,25 @@ class ProposalsBusy(PlumblineError):
         )
 
 
+class PreviewsBusy(PlumblineError):
+    """Other previews of recipe changes are being computed.
+
+    Their number is limited, so that inspections are not delayed. Send the request again after `retry_after`.
+    """
+
+    slug = "previews-busy"
+    title = "Too many previews of recipe changes"
+    status = 503
+
+    def __init__(self, limit: int, retry_after_s: float = 1.0) -> None:
+        super().__init__(
+            f"{limit} previews of recipe changes are being computed, which is the limit, so that inspections are not "
+            f"delayed. Retry after {retry_after_s:g} s.",
+            limit=limit,
+            retry_after=retry_after_s,
+        )
+
+
 class TooManyEventStreams(PlumblineError):
     """The number of open streams of stored inspections has reached its limit.
 

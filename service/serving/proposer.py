@@ -5,7 +5,6 @@ A proposal is not in force. Good images are measured by the inspector of the act
 
 from __future__ import annotations
 
-import io
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,20 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
-import numpy as np
-
-from service.bundle.arrays import Float32Map
 from service.deployment.lease import ActiveProduct
 from service.deployment.stored_image import DECODING_ERRORS
 from service.errors import DeadlineExceeded, InvalidRequest, PlumblineError, QueueFull
-from service.inspection.area import EVERYTHING
 from service.inspection.capture_groups import group_images, is_defect_folder
-from service.inspection.decision import Criteria, Decision, decide
 from service.inspection.decoding.pixel_formats import PixelRules
 from service.inspection.errors import AreaMismatch
 from service.inspection.inspector import Inspector
 from service.inspection.records import PreparedImage
-from service.inspection.regions import NO_FILTER
 from service.proposals.derive import derive, summarise_replay
 from service.proposals.known_images import refuse_known_images
 from service.proposals.records import GoodImages, ProposalOptions
@@ -34,6 +27,7 @@ from service.recipes.quality_check import check_quality
 from service.recipes.recipe import Recipe
 from service.schemas.proposal import MAX_GOOD_IMAGES, ChangedVerdict, Proposal, ReplayedVerdicts
 from service.serving.batch import Frame
+from service.serving.redecision import Redecider
 from service.store.errors import ArtefactGone, NotJudged
 from service.store.ids import new_id
 from service.store.inspections import Selection, recent_inspections, select_inspections
@@ -87,6 +81,7 @@ class Proposer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._redecider = Redecider(store)
 
     def propose(self, active: ActiveProduct, task: ProposalTask) -> Proposal:
         """Compute and store a proposal from the calibration card or from stored inspections.
@@ -228,7 +223,7 @@ class Proposer:
             if record.judged_share is None:
                 return record.score, False
             image_wh = (record.image_width, record.image_height)
-            return active.inspector.score_map(self._read_map(record), image_wh), False
+            return active.inspector.score_map(self._redecider.read_map(record), image_wh), False
         data = self._store.files.image_of(record)
         try:
             # Held for one image at a time, so that an activation does not have to wait for thousands of images.
@@ -244,33 +239,12 @@ class Proposer:
         decisions, unknown = [], 0
         for record in records:
             try:
-                after = self._decide_again(active, record, criteria)
+                after = self._redecider.decide(active, record, criteria)
             except (ArtefactGone, AreaMismatch):
                 unknown += 1
                 continue
             decisions.append(ChangedVerdict(id=record.id, before=record.decision, after=after.value))
         return summarise_replay(decisions, unknown)
-
-    def _decide_again(self, active: ActiveProduct, record: InspectionRecord, criteria: Criteria) -> Decision:
-        """Return the decision by other criteria, from the score if it suffices, otherwise from the map.
-
-        Raises:
-            NotJudged: The quality check rejected the image.
-        """
-        if record.score is None:
-            raise NotJudged(record.id)
-        is_same_area = record.recipe_revision == active.recipe.revision or (
-            record.judged_share is None and criteria.area == EVERYTHING
-        )
-        by_score = decide(record.score, criteria.thresholds)
-        # Region filters can only make a decision milder, so "pass" by the score is final.
-        if is_same_area and (by_score is Decision.PASS or criteria.regions == NO_FILTER):
-            return by_score
-        image_wh = (record.image_width, record.image_height)
-        return active.inspector.judge_map(self._read_map(record), image_wh, criteria).decision
-
-    def _read_map(self, record: InspectionRecord) -> Float32Map:
-        return np.asarray(np.load(io.BytesIO(self._store.files.map_of(record)), allow_pickle=False), np.float32)
 
 
 def to_good_images(

@@ -18,7 +18,7 @@ from service.recipes.errors import InvalidRecipe
 from service.recipes.recipe import Recipe, parse_recipe
 from service.recipes.sections import HeatmapSetting, differences
 from service.recipes.toml_file import RecipeFile, imported_recipe
-from service.schemas.recipe import RecipeChange, RecipeRevert, Signature
+from service.schemas.recipe import RecipeChange, RecipeEdit, RecipeRevert, Signature
 from service.store.audit import Actor, AuditAction
 from service.store.proposals import get_proposal
 from service.store.recipes import append_recipe, get_recipe, recipe_history
@@ -105,6 +105,22 @@ class RecipeService:
         old, new = self.revision(product, before), self.revision(product, after)
         found = differences(old.recipe.model_dump(mode="json"), new.recipe.model_dump(mode="json"))
         return RevisionDifferences(old, new, list(found))
+
+    def propose(self, product: str, edit: RecipeEdit) -> tuple[ActiveProduct, Recipe]:
+        """Return bundle and recipe in force, and the recipe that a change would put in force. Nothing is stored.
+
+        Args:
+            product: Name of the product.
+            edit: The values to change.
+
+        Raises:
+            PlumblineError: See `change`.
+        """
+        self._registry.synchronise(product)
+        active = self._registry.get(product)
+        recipe = self._changed(edit, active)
+        _require_valid_scale(recipe, active)
+        return active, recipe
 
     def change(self, product: str, change: RecipeChange, actor: Actor, expected_revision: int | None) -> RecipeRevision:
         """Put a changed recipe in force from the next inspection on.
@@ -217,7 +233,7 @@ class RecipeService:
         )
         return revision
 
-    def _changed(self, change: RecipeChange, active: ActiveProduct) -> Recipe:
+    def _changed(self, change: RecipeEdit, active: ActiveProduct) -> Recipe:
         thresholds: Recipe | None = None
         if change.target_false_reject_rate is not None:
             thresholds = Recipe.for_rates(

@@ -35,6 +35,8 @@ EXPORTED: tuple[ColumnElement[Any], ...] = (
     .label("label"),
 )
 """The columns of an export. Long ones are left out; of the regions, their number is read."""
+MEASURED: tuple[ColumnElement[Any], ...] = (_TABLE.c.id, _TABLE.c.score, _TABLE.c.bundle_digest, _TABLE.c.quality)
+"""The columns of distributions of scores and of image quality."""
 
 
 def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:

@@ -96,6 +96,29 @@ def labelled_inspections(
         after = page[-1]["id"]
 
 
+def newest_labelled(engine: Engine, product: str, limit: int) -> list[tuple[InspectionRecord, CombinedLabel]]:
+    """Return the newest inspections of a product that have a label, newest first.
+
+    Args:
+        engine: The database.
+        product: The product.
+        limit: Maximum number of inspections.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    columns = (_INSPECTIONS, _LABELS.c.label.label("label"), _LABELS.c.kind.label("kind"))
+    query = _labelled(select(*columns), product, None, None, is_ordered=False)
+    query = query.order_by(_LABELS.c.inspection_id.desc()).limit(limit)
+    found = []
+    with reading(engine) as session:
+        for row in session.execute(query).mappings():
+            values: dict[str, Any] = dict(row)
+            label = CombinedLabel(values.pop("label"), values.pop("kind"))
+            found.append((InspectionRecord(**values), label))
+    return found
+
+
 def creation_times(engine: Engine, inspection_ids: Sequence[str]) -> dict[str, datetime]:
     """Return when inspections were made.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from plumbline_client._async.connection import AsyncConnection
-from plumbline_client.calls import Call, given, product_path
+from plumbline_client.calls import Call, given, inspection_path, product_path
 from plumbline_client.schemas.bundle import Activation, BundleList, BundleRecord, ChoiceRecord, ComparisonRecord
 
 
@@ -72,6 +72,22 @@ class AsyncBundleCalls(AsyncConnection):
     async def stop_shadow(self, product: str, *, author: str | None = None, reason: str) -> ChoiceRecord:
         """End the shadow deployment of a product."""
         return await self._load(ChoiceRecord, _change(product, ":stop-shadow", author, reason))
+
+    async def shadow_heatmap(
+        self, inspection_id: str, *, version: str | None = None, max_side: int | None = None
+    ) -> bytes:
+        """Return the heatmap alone of an inspection's image by the shadow bundle, as a PNG with transparency.
+
+        Args:
+            inspection_id: Id of the inspection.
+            version: Version of the bundle; None for the shadow that is loaded.
+            max_side: Longest side in pixels; None for the default of the service.
+
+        Raises:
+            ServiceProblem: The bundle is not the shadow now, or the image is no longer stored.
+        """
+        params = given({"version": version, "max_side": max_side})
+        return await self._send(Call("GET", f"{inspection_path(inspection_id)}/shadow-heatmap", params))
 
     async def compare_bundles(
         self, product: str, *, active: str | None = None, shadow: str | None = None, limit: int = 1000

@@ -9,6 +9,7 @@ from typing import Any
 from plumbline_client._sync.connection import Connection
 from plumbline_client.calls import Call, given, product_path
 from plumbline_client.schemas.recipe import RecipeDiff, RecipeHistory, RecipeRecord
+from plumbline_client.schemas.recipe_preview import Distributions, RecipePreview
 
 
 class RecipeCalls(Connection):
@@ -66,6 +67,54 @@ class RecipeCalls(Connection):
         # In `parts`, unlike in the other arguments, None has a meaning and is sent.
         body = {"reason": reason, **given(changes), **(parts or {})}
         return self._load(RecipeRecord, Call("PUT", _recipe_path(product), json=body))
+
+    def preview_recipe(
+        self,
+        product: str,
+        *,
+        fail_threshold: float | None = None,
+        review_threshold: float | None = None,
+        target_false_reject_rate: float | None = None,
+        review_rate: float | None = None,
+        proposal_id: str | None = None,
+        parts: Mapping[str, Any] | None = None,
+        inspections: int | None = None,
+    ) -> RecipePreview:
+        """Return what a change of the recipe would do: false-reject rates, and decisions that would differ.
+
+        Args:
+            product: Name of the product.
+            fail_threshold: As for `change_recipe`, like the following values.
+            review_threshold: Score above which an image needs review.
+            target_false_reject_rate: Instead of thresholds: largest share of good parts that may fail.
+            review_rate: Largest share of good parts above the review threshold.
+            proposal_id: Instead of thresholds and rates: a proposal whose thresholds are applied.
+            parts: Other sections by name.
+            inspections: Number of the newest inspections to decide again.
+
+        Raises:
+            ServiceProblem: The recipe would not be valid.
+        """
+        changes = {
+            "fail_threshold": fail_threshold,
+            "review_threshold": review_threshold,
+            "target_false_reject_rate": target_false_reject_rate,
+            "review_rate": review_rate,
+            "proposal_id": proposal_id,
+            "inspections": inspections,
+        }
+        body = {**given(changes), **(parts or {})}
+        return self._load(RecipePreview, Call("POST", f"{_recipe_path(product)}:preview", json=body))
+
+    def distributions(self, product: str, *, hours: float = 8) -> Distributions:
+        """Return the distributions of scores and of image quality over the last hours.
+
+        Args:
+            product: Name of the product.
+            hours: Length of the period that ends now.
+        """
+        params = {"hours": f"{hours:g}"}
+        return self._load(Distributions, Call("GET", f"{product_path(product)}/distributions", params))
 
     def recipe_history(self, product: str) -> list[RecipeRecord]:
         """Return the revisions of the recipe with author, time and reason, newest first."""

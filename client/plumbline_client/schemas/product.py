@@ -29,6 +29,14 @@ class TilingFacts(ResponseModel):
     scale: float = Field(description="Factor by which the image is resized before tiling.")
 
 
+class ParityFacts(ResponseModel):
+    """Difference between the exported graph and the trained network."""
+
+    measured: float = Field(description="Relative difference at export.")
+    tolerance: float = Field(description="Largest relative difference at which the bundle is served.")
+    provider: str = Field(description="Execution provider that it was measured on.")
+
+
 class BundleFacts(BundleReference):
     """The essential values of a bundle's manifest."""
 
@@ -47,6 +55,12 @@ class BundleFacts(BundleReference):
         "check.",
     )
     evaluation: dict[str, float] | None
+    parity: ParityFacts | None = Field(default=None, description="Null: a service of an older version.")
+    smallest_rate_bound: RateBound | None = Field(
+        default=None,
+        description="What the smallest false-reject rate that the calibration images certify means. Null: a service "
+        "of an older version.",
+    )
 
 
 class GroupShift(ResponseModel):

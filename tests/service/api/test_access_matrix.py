@@ -69,6 +69,15 @@ SCOPE_OF = {
     "GET /v1/reviews:export": "review",
     "GET /v1/products/{product}/report": "review",
     "POST /2020-11-20/projects/{product}/models/{model_version}/detect": "inspect",
+    "GET /products": "engineer",
+    "GET /products:table": "engineer",
+    "GET /products/{product}": "engineer",
+    "GET /products/{product}/preview": "engineer",
+    "GET /products/{product}/recipe": "engineer",
+    "GET /products/{product}/history": "engineer",
+    "GET /products/{product}/versions": "engineer",
+    "GET /products/{product}/versions:table": "engineer",
+    "GET /products/{product}/drift": "engineer",
     "GET /v1/outbox": "engineer",
     "GET /v1/outbox/dead-letters": "engineer",
     "GET /v1/audit": "admin",
@@ -76,6 +85,8 @@ SCOPE_OF = {
 }
 # Endpoints about all products that leave out what a restricted key may not use. Others are refused to such a key.
 FILTERING = {
+    "/products",
+    "/products:table",
     "/alarms",
     "/live",
     "/review",
@@ -157,7 +168,7 @@ def expected_scope(method: str, path: str) -> str | None:
 
 def expected_status(credential: str, scope: str | None, path: str) -> set[int]:
     if scope is None:
-        return ADMITTED | {401} if path in LOG_IN else ADMITTED
+        return ADMITTED | {401, 429} if path in LOG_IN else ADMITTED
     if credential in {"none", "malformed", "unknown", "wrong", "revoked", "expired"}:
         return {401}
     if scope == "any":

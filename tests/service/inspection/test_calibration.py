@@ -6,6 +6,7 @@ from scipy.stats import beta, gamma
 
 from service.bundle.card import CalibrationGroup, GroupShift
 from service.inspection.calibration import (
+    bound_above,
     bound_rate,
     certify,
     certify_nearest,
@@ -16,6 +17,7 @@ from service.inspection.calibration import (
     new_group_rate,
     p_value,
     percent,
+    rate_above,
     smallest_alpha,
     state_new_group_rate,
 )
@@ -70,6 +72,24 @@ def test_score_p_value_and_decision_agree_at_every_boundary(scores: list[float],
     fails = decide(score, Thresholds(fail=threshold.value, review=threshold.value)) is Decision.FAIL
 
     assert fails == (p_value(scores, score) <= alpha)
+
+
+@given(score_lists, st.integers(-4, 90).map(lambda value: value / 4))
+def test_threshold_set_by_hand_has_the_bounds_of_the_highest_score_below_it(
+    scores: list[float], threshold: float
+) -> None:
+    below = [score for score in scores if score <= threshold]
+    rate, bound = rate_above(scores, threshold), bound_above(scores, threshold)
+    if not below:
+        assert (rate, bound) == (None, None)
+        return
+    assert rate is not None
+    assert certify(scores, rate).value == max(below)
+    assert bound == bound_rate(len(scores), rate)
+    assert bound.certified
+    assert bound.confident == confident_rate(len(scores), len(below), bound.confidence)
+    # No rate that is smaller by one rank would reject what lies above this threshold.
+    assert sum(score > threshold for score in scores) / (len(scores) + 1) < rate
 
 
 @pytest.mark.parametrize("share", [1, 2, 3, 5])
