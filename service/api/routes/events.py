@@ -18,6 +18,7 @@ from service.api.http.clients import wait_for_disconnect
 from service.api.http.head import headers_only, is_head
 from service.api.http.problems import REQUEST_ID, problem_body, problem_responses
 from service.errors import InvalidRequest, PlumblineError, ShuttingDown
+from service.schemas.common import LABEL_PATTERN
 from service.schemas.problem import Problem
 from service.schemas.records import EventQuery, split_decisions
 from service.serving.errors import TooManyEventStreams
@@ -55,7 +56,11 @@ async def follow_inspections(
     principal: PrincipalDep,
     last_event_id: Annotated[
         str | None,
-        Header(max_length=MAX_CURSOR, description="As the parameter `last_event_id`, which it overrides."),
+        Header(
+            max_length=MAX_CURSOR,
+            pattern=LABEL_PATTERN,
+            description="As the parameter `last_event_id`, which it overrides.",
+        ),
     ] = None,
 ) -> Response:
     """Send every inspection when it was stored, as server-sent events.

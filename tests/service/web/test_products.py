@@ -40,7 +40,7 @@ def test_list_of_products_shows_state_bundle_guarantee_and_counts(product: Runni
     page.get_by_role("link", name="widget").click()
     expect(page.get_by_role("heading", name="widget")).to_be_visible()
     expect(page.get_by_role("navigation", name="Pages of the product").get_by_role("link")).to_have_text(
-        ["Thresholds", "Recipe", "History", "Versions"]
+        ["Thresholds", "Recipe", "History", "Versions", "Drift"]
     )
 
 
@@ -162,7 +162,7 @@ def test_product_without_an_active_bundle_says_why(serve: Serve, open_page: Open
 
 def drift_stream(kind: DriftKind, **values: Any) -> DriftStream:
     """Return what the service reports of one stream."""
-    usual = {
+    usual: dict[str, Any] = {
         "station": None,
         "state": "ok",
         "evidence": 0.4,
