@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from uuid import UUID
 
 from service.deployment.reference_scores import ReferenceScores
@@ -36,6 +37,14 @@ from service.store.records import InspectionRecord
 from service.store.store import Store
 
 DISK_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Ids of the inspections beside one in a list; None at its ends."""
+
+    older: str | None
+    newer: str | None
 
 
 class InspectionService:
@@ -271,6 +280,40 @@ class InspectionService:
         if (product := which.product) is not None and not list_inspections(engine, InspectionFilter(product), limit=1):
             self._registry.require_known(product)
         return read_page(lambda count: list_inspections(engine, which, before=before, limit=count), limit)
+
+    def search_newer(self, which: InspectionFilter, after: UUID, limit: int) -> Page[InspectionRecord]:
+        """Return the page of stored inspections that precedes an inspection in the list, newest first.
+
+        Args:
+            which: Filter.
+            after: Return only inspections newer than this id.
+            limit: Maximum number of inspections.
+
+        Returns:
+            The page. `next_cursor` is the last id of the page if older ones follow; this one does.
+
+        Raises:
+            StoreUnavailable: The database cannot be used.
+        """
+        found = list_inspections(self._store.engine, which, after=after, limit=limit)
+        return Page(found[::-1], found[0].id if found else None)
+
+    def neighbours(self, record: InspectionRecord, which: InspectionFilter) -> Neighbours:
+        """Return the inspections beside one in the list of a filter.
+
+        Args:
+            record: The inspection.
+            which: Filter.
+
+        Raises:
+            StoreUnavailable: The database cannot be used.
+        """
+        engine, here = self._store.engine, parse_id(record.id)
+        older, newer = (
+            list_inspections(engine, which, limit=1, before=here),
+            list_inspections(engine, which, limit=1, after=here),
+        )
+        return Neighbours(older[0].id if older else None, newer[0].id if newer else None)
 
     def close(self) -> None:
         """Complete the submitted work and stop the threads."""
