@@ -53,6 +53,7 @@ from service.api.routes import (
     reports,
     reviews,
     stream,
+    trials,
 )
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
 from service.deployment.reference_scores import ReferenceScores
@@ -92,6 +93,7 @@ from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.hooks import InspectionHooks
 from service.serving.inspections import InspectionService
+from service.serving.judging import Judging
 from service.serving.memory_budget import MemoryBudget
 from service.serving.previews import PreviewService
 from service.serving.products import ProductService
@@ -106,6 +108,7 @@ from service.serving.reviews import ReviewService
 from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
+from service.serving.trials import TrialService
 from service.settings import Settings
 from service.store.health import StoreHealth
 from service.store.options import StoreOptions
@@ -114,7 +117,9 @@ from service.store.store import Store
 from service.web.page import Pages
 from service.web.problem_pages import ProblemPages
 from service.web.query import require_known_query
+from service.web.routes import inspections as inspection_pages
 from service.web.routes import live, log_in, review
+from service.web.routes import trials as trial_pages
 from service.web.start_page import StartPage
 
 log = structlog.get_logger(__name__)
@@ -126,6 +131,7 @@ ROUTERS = tuple(
     module.router
     for module in (
         inspections,
+        trials,
         previews,
         records,
         events,
@@ -150,7 +156,7 @@ ROUTERS = tuple(
     )
 )
 
-PAGE_ROUTERS = tuple(module.router for module in (log_in, live, review))
+PAGE_ROUTERS = tuple(module.router for module in (log_in, live, review, inspection_pages, trial_pages))
 
 
 class Runtime:
@@ -200,12 +206,12 @@ class Runtime:
         )
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
         events = InspectionEvents(store, settings, metrics, lambda record: to_inspection(record).model_dump_json())
+        judging = Judging(references, guarantees, settings.queue_deadline_s)
         inspection_service = InspectionService(
             settings,
             self.registry,
             store,
-            references=references,
-            guarantees=guarantees,
+            judging=judging,
             shadow=self.shadow,
             admission=self.admission,
             metrics=metrics,
@@ -230,6 +236,7 @@ class Runtime:
             events=events,
             artefacts=artefacts,
             previews=PreviewService(settings, store, artefacts),
+            trials=TrialService(settings, self.registry, judging, metrics, clock),
             streams=StreamService(inspection_service, self.admission, settings, metrics),
             products=ProductService(self.registry, guarantees),
             bundles=BundleService(settings.models, self.registry, rollout, store),
@@ -288,6 +295,7 @@ class Runtime:
         self._integrations.close()
         self.interfaces.close()
         self.services.previews.close()
+        self.services.trials.close()
         self.services.artefacts.close()
         self.services.proposals.close()
         self._record_jobs.close()

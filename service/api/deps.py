@@ -36,6 +36,7 @@ from service.serving.reviews import ReviewService
 from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
+from service.serving.trials import TrialService
 from service.settings import Settings
 from service.store.audit import MAX_ADDRESS, Actor
 from service.store.errors import UnknownInspection
@@ -54,6 +55,7 @@ class Services:
     events: InspectionEvents
     artefacts: ArtefactService
     previews: PreviewService
+    trials: TrialService
     streams: StreamService
     products: ProductService
     bundles: BundleService
@@ -130,6 +132,10 @@ async def _artefacts(connection: HTTPConnection) -> ArtefactService:
 
 async def _previews(connection: HTTPConnection) -> PreviewService:
     return services_of(connection).previews
+
+
+async def _trials(connection: HTTPConnection) -> TrialService:
+    return services_of(connection).trials
 
 
 async def _streams(connection: HTTPConnection) -> StreamService:
@@ -237,6 +243,7 @@ ReportsDep = Annotated[ReportService, Depends(_reports)]
 EventsDep = Annotated[InspectionEvents, Depends(_events)]
 ArtefactsDep = Annotated[ArtefactService, Depends(_artefacts)]
 PreviewsDep = Annotated[PreviewService, Depends(_previews)]
+TrialsDep = Annotated[TrialService, Depends(_trials)]
 StreamsDep = Annotated[StreamService, Depends(_streams)]
 ProductsDep = Annotated[ProductService, Depends(_products)]
 BundlesDep = Annotated[BundleService, Depends(_bundles)]

@@ -99,6 +99,12 @@ class Metrics:
             ["product"],
             registry=self.registry,
         )
+        self.trials = Counter(
+            "inspection_trials_total",
+            "Images that were judged for a trial and not stored. No other metric of inspections counts them.",
+            ["product", "decision"],
+            registry=self.registry,
+        )
         self.reviews = Counter(
             "inspection_reviews_total",
             "Reviews of inspections by people, by the decision about the part and the label they gave.",
@@ -198,6 +204,7 @@ class Metrics:
                 self.quality.add(quality_buckets(getattr(bundle.card.quality, measure)), product, measure)
         for decision in DECISIONS:
             self.inspections.labels(product, decision)
+            self.trials.labels(product, decision)
             self.storage.artefacts_removed.labels(product, decision)
         for reason in InvalidReason:
             self.invalid.labels(product, reason.value)

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
-from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
 from service.errors import PlumblineError, ShuttingDown
@@ -21,11 +20,11 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission, Disconnected, Turn
-from service.serving.drift.guarantees import Guarantees
 from service.serving.hooks import InspectionHooks
 from service.serving.idempotency import Inspected
 from service.serving.image import Image, StatedBuffer
 from service.serving.inspection_work import InspectionWork
+from service.serving.judging import Judging
 from service.serving.pagination import Page, read_page
 from service.settings import Settings
 from service.store.errors import StoreUnavailable
@@ -54,8 +53,7 @@ class InspectionService:
         settings: Queue limit and deadline.
         registry: Products and the bundles that serve them.
         store: Stores records, images and anomaly maps.
-        references: Scores that p-values are relative to.
-        guarantees: Which guarantees are suspended.
+        judging: Decodes and judges images.
         shadow: Runs shadow bundles on judged images.
         admission: Limits the inspections in flight.
         metrics: Counts inspections.
@@ -71,8 +69,7 @@ class InspectionService:
         registry: Registry,
         store: Store,
         *,
-        references: ReferenceScores,
-        guarantees: Guarantees,
+        judging: Judging,
         shadow: ShadowRunner,
         admission: Admission,
         metrics: Metrics,
@@ -92,8 +89,7 @@ class InspectionService:
         self._work = InspectionWork(
             registry,
             store,
-            references=references,
-            guarantees=guarantees,
+            judging=judging,
             shadow=shadow,
             metrics=metrics,
             health=health,

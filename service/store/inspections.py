@@ -164,9 +164,7 @@ def _labelled(which: InspectionFilter, before: UUID | None, after: UUID | None) 
     return query if before is None else query.where(key < str(before))
 
 
-def _score_branch(
-    session: Session, which: InspectionFilter, before: UUID | None, after: UUID | None
-) -> Branch | None:
+def _score_branch(session: Session, which: InspectionFilter, before: UUID | None, after: UUID | None) -> Branch | None:
     """Return conditions that are read by score; None if there is no range of scores, or many inspections are in it."""
     if not which.scores or which.is_selective or which.is_impossible:
         return None

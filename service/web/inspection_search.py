@@ -15,7 +15,6 @@ from service.schemas.records import InspectionQuery
 from service.schemas.violations import list_violations
 
 PAGE = 50
-_EARLIER, _LATER = 0, 1
 Text = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
 
 
@@ -84,16 +83,16 @@ def read_search(form: SearchForm, zone: ZoneInfo) -> Search:
     """
     given = {name: value for name, value in form.model_dump(exclude={"before", "after"}).items() if value}
     stated: dict[str, str] = dict(given)
-    for name, fold in (("since", _EARLIER), ("until", _LATER)):
-        moment = _parse(given.get(name, ""), zone, fold)
+    for name in ("since", "until"):
+        moment = _parse(given.get(name, ""), zone, 0 if name == "since" else 1)
         if moment is not None:
             stated[name] = moment.isoformat()
             given[name] = moment.astimezone(zone).replace(tzinfo=None).isoformat(timespec="minutes")
     try:
         return Search(given, InspectionQuery.model_validate(stated), {})
     except ValidationError as error:
-        found = {str(one["field"] or ""): str(one["message"]) for one in list_violations(error, InspectionQuery)}
-        return Search(given, None, found)
+        found = list_violations(error, InspectionQuery)
+        return Search(given, None, {str(next(iter(one["loc"]), "")): str(one["msg"]) for one in found})
 
 
 def _parse(text: str, zone: ZoneInfo, fold: Literal[0, 1]) -> datetime | None:
