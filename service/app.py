@@ -53,6 +53,7 @@ from service.api.routes import (
     reports,
     reviews,
     stream,
+    system,
     trials,
 )
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
@@ -108,6 +109,7 @@ from service.serving.reviews import ReviewService
 from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
+from service.serving.system import SystemService
 from service.serving.trials import TrialService
 from service.settings import Settings
 from service.store.health import StoreHealth
@@ -119,6 +121,7 @@ from service.web.problem_pages import ProblemPages
 from service.web.query import require_known_query
 from service.web.routes import inspections as inspection_pages
 from service.web.routes import live, log_in, review
+from service.web.routes import system as system_pages
 from service.web.routes import trials as trial_pages
 from service.web.start_page import StartPage
 
@@ -152,11 +155,12 @@ ROUTERS = tuple(
         outbox,
         alarms,
         health,
+        system,
         stream,
     )
 )
 
-PAGE_ROUTERS = tuple(module.router for module in (log_in, live, review, inspection_pages, trial_pages))
+PAGE_ROUTERS = tuple(module.router for module in (log_in, live, review, inspection_pages, trial_pages, system_pages))
 
 
 class Runtime:
@@ -226,6 +230,7 @@ class Runtime:
         readiness = ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products)
         drift_service = DriftService(self.registry, store, guarantees, self._drift, clock)
         sources = self._alarm_sources(settings, readiness, drift_service)
+        products = ProductService(self.registry, guarantees)
         self.services = Services(
             alarms=AlarmService(sources, self.registry, store, events.feed, shifts),
             inspections=inspection_service,
@@ -238,7 +243,7 @@ class Runtime:
             previews=PreviewService(settings, store, artefacts),
             trials=TrialService(settings, self.registry, judging, metrics, clock),
             streams=StreamService(inspection_service, self.admission, settings, metrics),
-            products=ProductService(self.registry, guarantees),
+            products=products,
             bundles=BundleService(settings.models, self.registry, rollout, store),
             recipes=RecipeService(self.registry, store),
             proposals=ProposalService(self.registry, store),
@@ -248,6 +253,7 @@ class Runtime:
             readiness=readiness,
             outbox=self._integrations.service,
             drift=drift_service,
+            system=SystemService(settings, readiness, products, self.admission, metrics, refusals),
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
         self._sweeper = RetentionSweeper(

@@ -36,6 +36,7 @@ from service.serving.reviews import ReviewService
 from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
+from service.serving.system import SystemService
 from service.serving.trials import TrialService
 from service.settings import Settings
 from service.store.audit import MAX_ADDRESS, Actor
@@ -67,6 +68,7 @@ class Services:
     readiness: ReadinessCheck
     outbox: OutboxService
     drift: DriftService
+    system: SystemService
 
 
 def services_of(connection: HTTPConnection) -> Services:
@@ -178,6 +180,10 @@ async def _drift(connection: HTTPConnection) -> DriftService:
     return services_of(connection).drift
 
 
+async def _system(connection: HTTPConnection) -> SystemService:
+    return services_of(connection).system
+
+
 async def _metrics(connection: HTTPConnection) -> Metrics:
     metrics: Metrics = connection.app.state.metrics
     return metrics
@@ -259,6 +265,7 @@ SenderDep = Annotated[Actor, Depends(_sender)]
 AuditDep = Annotated[AuditService, Depends(_audit)]
 OutboxDep = Annotated[OutboxService, Depends(_outbox)]
 DriftDep = Annotated[DriftService, Depends(_drift)]
+SystemDep = Annotated[SystemService, Depends(_system)]
 AccessDep = Annotated[AccessControl, Depends(_access)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 ClientDep = Annotated[str, Depends(_client)]

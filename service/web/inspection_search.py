@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, StringConstraints, ValidationError
 
 from service.schemas.records import InspectionQuery
 from service.schemas.violations import list_violations
+from service.web.local_times import read_period
 
 PAGE = 50
 Text = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
@@ -82,27 +82,9 @@ def read_search(form: SearchForm, zone: ZoneInfo) -> Search:
         zone: Time zone of local times.
     """
     given = {name: value for name, value in form.model_dump(exclude={"before", "after"}).items() if value}
-    stated: dict[str, str] = dict(given)
-    for name in ("since", "until"):
-        moment = _parse(given.get(name, ""), zone, 0 if name == "since" else 1)
-        if moment is not None:
-            stated[name] = moment.isoformat()
-            given[name] = moment.astimezone(zone).replace(tzinfo=None).isoformat(timespec="minutes")
+    shown, stated = read_period(given, zone)
     try:
-        return Search(given, InspectionQuery.model_validate(stated), {})
+        return Search(shown, InspectionQuery.model_validate(stated), {})
     except ValidationError as error:
         found = list_violations(error, InspectionQuery)
-        return Search(given, None, {str(next(iter(one["loc"]), "")): str(one["msg"]) for one in found})
-
-
-def _parse(text: str, zone: ZoneInfo, fold: Literal[0, 1]) -> datetime | None:
-    """Return a local time or a time with a zone; None if it is neither.
-
-    Of a local time that occurs twice, because daylight saving time ends, the start of a period is the first one and its
-    end the second one.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=zone, fold=fold)
+        return Search(shown, None, {str(next(iter(one["loc"]), "")): str(one["msg"]) for one in found})

@@ -1,4 +1,4 @@
-"""The pages of inspections in a browser: search by every field, pages by links, and the detail with review and replay."""
+"""The pages of inspections in a browser: search by every field, pages by links, detail, review and replay."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def service(tiny_models: object, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def ids(service: RunningService) -> dict[str, str]:
     """Ids of inspections by what is special about them."""
+    recipe = {"author": "a", "reason": "test", "quality": {"min_brightness": 40}}
+    assert service.client.put("/v1/products/widget/recipe", json=recipe).is_success
     found = {
         "plain": service.inspect(GOOD).json()["id"],
         "bad": service.inspect(BAD, params={"part_id": "P-1", "lot": "L-1", "station": "S-1"}).json()["id"],
@@ -160,7 +162,7 @@ def test_detail_shows_what_the_decision_is_based_on(
     screenshot(page, "inspection")
     page.get_by_role("link", name="Newer").click()
     page.wait_for_url(f"**/{ids['dark']}")
-    expect(page.locator(".reason")).to_contain_text("too_dark")
+    expect(page.locator(".reason")).to_contain_text("under-exposed")
     page.get_by_role("link", name="Older").click()
     page.wait_for_url(f"**/{ids['bad']}")
 
