@@ -15,6 +15,7 @@ from service.schemas.product import Readiness
 from service.schemas.system import (
     DiskFacts,
     DurationFacts,
+    LoggedFacts,
     MemoryFacts,
     ParityFacts,
     QueueFacts,
@@ -53,6 +54,10 @@ def read_system(system: SystemService, outbox: OutboxService) -> SystemState:
         sinks=_sinks(outbox),
         errors=[RefusalFacts(**_without_paths(asdict(refusal))) for refusal in report.errors],
         error_totals=report.error_totals,
+        log=[
+            LoggedFacts(at=one.at, level=one.level, event=hide_paths(one.event), details=hide_paths(one.details))
+            for one in report.log
+        ],
         settings=[SettingFacts(name=one.name, value=hide_paths(one.value)) for one in report.settings],
         versions=report.versions,
     )

@@ -96,6 +96,15 @@ class RefusalFacts(ResponseModel):
     path: str | None
 
 
+class LoggedFacts(ResponseModel):
+    """A warning or an error of the log."""
+
+    at: datetime
+    level: str = Field(description="`warning`, `error` or `critical`.")
+    event: str = Field(description="What happened.")
+    details: str = Field(description="The other fields of the log entry as JSON, shortened; empty without any.")
+
+
 class SettingFacts(ResponseModel):
     """A setting that differs from its default."""
 
@@ -120,5 +129,8 @@ class SystemState(ResponseModel):
         description="The newest refused requests and images since the start, newest first: at most 20 of each problem."
     )
     error_totals: dict[str, int] = Field(description="Number of refusals since the start, by problem.")
+    log: list[LoggedFacts] = Field(
+        description="The newest warnings and errors of the log since the start, newest first: at most 50."
+    )
     settings: list[SettingFacts] = Field(description="Settings that differ from their defaults.")
     versions: dict[str, str]

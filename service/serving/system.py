@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from pydantic import SecretStr
 
+from service.monitoring.error_log import ERROR_LOG, LoggedError
 from service.monitoring.metrics import Metrics
 from service.monitoring.recent import RecentReport
 from service.monitoring.refusals import Refusal, RefusalLog
@@ -89,6 +90,7 @@ class SystemReport:
         disks: Disk space.
         errors: The newest refused requests and images, newest first.
         error_totals: Number of refusals since the start, by problem.
+        log: The newest warnings and errors of the log, newest first.
         settings: Settings that differ from their defaults.
         versions: Versions by name.
     """
@@ -104,6 +106,7 @@ class SystemReport:
     disks: Sequence[DiskSpace]
     errors: Sequence[Refusal]
     error_totals: dict[str, int]
+    log: Sequence[LoggedError]
     settings: Sequence[ChangedSetting]
     versions: dict[str, str]
 
@@ -153,6 +156,7 @@ class SystemService:
             disks=[_disk_space(name, folder) for name, folder in self._folders.items()],
             errors=self._refusals.newest(MAX_ERRORS),
             error_totals=self._refusals.totals,
+            log=ERROR_LOG.newest(),
             settings=self._settings,
             versions={
                 "plumbline": VERSION,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.web.languages import Texts
+from service.languages import Texts
 
 WIDTH = 1000
 """Width of the scale in units of its drawing."""

@@ -143,4 +143,8 @@ def _state(system: SystemService, outbox: OutboxService) -> dict[str, Any]:
         letters = outbox.dead_letters(DeadLetterFilter(None, None), None, _DEAD_LETTERS).items
     except StoreUnavailable:  # the state says that the sinks are not known
         letters = ()
-    return {"state": read_system(system, outbox), "letters": [to_dead_letter(letter) for letter in letters]}
+    return {
+        "state": read_system(system, outbox),
+        "letters": [to_dead_letter(letter) for letter in letters],
+        "now": datetime.now(UTC),
+    }

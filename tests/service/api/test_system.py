@@ -40,6 +40,7 @@ def test_state_is_complete(service: RunningService) -> None:
     assert (error["problem"], error["status"], error["method"]) == ("not-an-image", 415, "POST")
     assert state["error_totals"]["not-an-image"] == 1
     assert state["sinks"] == []
+    assert isinstance(state["log"], list)
     assert {"plumbline", "python", "onnxruntime"} <= state["versions"].keys()
     assert {"name": "PLUMBLINE_MAX_BODY_BYTES", "value": "100000"} in state["settings"]
     assert str(service.settings.data) not in json.dumps(state), "folders of the server are named, not shown"

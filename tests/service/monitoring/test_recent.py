@@ -1,4 +1,4 @@
-"""The inspections of the last minutes: exact percentiles, throughput, and their bounds."""
+"""What is kept in memory for the page System: recent inspections, refusals, warnings and errors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import random
 
 import numpy as np
 import pytest
+import structlog
 
 from service.monitoring import recent, refusals
+from service.monitoring.error_log import ErrorLog
 from service.monitoring.recent import Durations, RecentInspections
 from service.monitoring.refusals import RefusalLog
 
@@ -77,3 +79,27 @@ def test_newest_refusals_of_each_problem_are_kept(monkeypatch: pytest.MonkeyPatc
     assert len(str(kept[0].reason)) == 500
     assert found.totals == {"queue-full": 1, "route-not-found": refusals.KEPT_PER_PROBLEM * 3}
     assert len(found.newest(5)) == 5
+
+
+def test_newest_warnings_and_errors_of_the_log_are_kept() -> None:
+    kept = ErrorLog(3)
+    processors = [kept, structlog.processors.KeyValueRenderer()]
+    log = structlog.wrap_logger(structlog.ReturnLogger(), processors=processors)
+    log.info("started")
+    log.warning("sink failed", sink="mes", reason="x" * 1000)
+    try:
+        raise ValueError("no value")
+    except ValueError:
+        log.exception("not reported")
+    log.error("audit log was changed", entry=7)
+    found = kept.newest()
+    assert [(one.level, one.event) for one in found] == [
+        ("error", "audit log was changed"),
+        ("error", "not reported"),
+        ("warning", "sink failed"),
+    ]
+    assert (found[0].details, found[1].details) == ('{"entry": 7}', '{"exception": "ValueError: no value"}')
+    assert len(found[2].details) == 500
+    for number in range(5):
+        log.error("again", number=number)
+    assert [one.details for one in kept.newest()] == [f'{{"number": {number}}}' for number in (4, 3, 2)]

@@ -12,10 +12,10 @@ import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import update
 
+from service.languages import Texts
 from service.store.models import InspectionRow
 from service.store.session import transaction
 from service.web.inspection_search import SearchForm, read_search
-from service.web.languages import Texts
 from service.web.score_scale import WIDTH, describe_p_value, score_scale
 from tests.access import PASSWORD, make_account
 from tests.browser import PHONE, Open, assert_accessible, assert_fits, log_in, screenshot, watched
