@@ -17,6 +17,7 @@ from service.api.parameters import InspectionPath, inspection_filter
 from service.api.review_mapping import to_history
 from service.errors import InvalidRequest
 from service.serving.errors import RecordsBusy
+from service.serving.export_formats import available_formats
 from service.serving.summaries import DEFAULT_SPAN, SummaryOptions
 from service.store.ids import parse_id
 from service.store.inspection_filter import InspectionFilter
@@ -50,6 +51,7 @@ def inspections_page(
             one.name for one in products.list_products() if principal.products is None or one.name in principal.products
         ],
         "list_path": LIST,
+        "formats": available_formats(),
     }
     if search.query is None:
         return pages.page(request, "inspections.html", status=422, items=None, newer=None, older=None, **context)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from service.serving.system import changed_settings
 from service.settings import Settings
@@ -53,7 +54,7 @@ def test_secrets_are_hidden(tmp_path: Path) -> None:
         database_url="postgresql+psycopg://ada:secret1@db.example/plumbline?sslmode=require",
         opcua_endpoint="opc.tcp://127.0.0.1:4840",
         opcua_user="ada",
-        opcua_password="secret2",
+        opcua_password=SecretStr("secret2"),
         otel_endpoint="https://ada:secret3@otel.example:4318/v1?token=secret4",
         s3_endpoint_url="https://ada:secret5@s3.example",
         required_products=frozenset({"nut", "bolt"}),

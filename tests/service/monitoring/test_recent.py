@@ -83,7 +83,7 @@ def test_newest_refusals_of_each_problem_are_kept(monkeypatch: pytest.MonkeyPatc
 
 def test_newest_warnings_and_errors_of_the_log_are_kept() -> None:
     kept = ErrorLog(3)
-    processors = [kept, structlog.processors.KeyValueRenderer()]
+    processors: list[structlog.typing.Processor] = [kept, structlog.processors.KeyValueRenderer()]
     log = structlog.wrap_logger(structlog.ReturnLogger(), processors=processors)
     log.info("started")
     log.warning("sink failed", sink="mes", reason="x" * 1000)

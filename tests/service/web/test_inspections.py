@@ -16,6 +16,7 @@ from service.languages import Texts
 from service.store.models import InspectionRow
 from service.store.session import transaction
 from service.web.inspection_search import SearchForm, read_search
+from service.web.page import CATALOGUES
 from service.web.score_scale import WIDTH, describe_p_value, score_scale
 from tests.access import PASSWORD, make_account
 from tests.browser import PHONE, Open, assert_accessible, assert_fits, log_in, screenshot, watched
@@ -247,7 +248,7 @@ def test_scale_and_p_value_in_words() -> None:
     scale = score_scale(3.0, 1.5, 2.0, 1.0)
     assert (scale.fail, scale.score, scale.is_beyond) == (600.0, WIDTH, True)
     assert score_scale(1.0, 1.0, 1.0, 1.0).fail == 0
-    texts = Texts("en", BERLIN)
+    texts = Texts("en", BERLIN, CATALOGUES)
     assert describe_p_value(0.7, 100, texts).startswith("70% of good parts")
     assert describe_p_value(0.004, 1000, texts) == "About 1 in 250 good parts has a score at least as large."
     assert "None of the 99 good calibration images" in describe_p_value(0.01, 99, texts)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from service.integrations.delivery import SinkState
+from service.integrations.outbox import SinkSummary
+from service.store.audit import Actor
+from service.store.outbox import DeadLetterFilter, SinkBacklog
 from tests.access import PASSWORD, make_account
 from tests.browser import PHONE, Open, assert_accessible, assert_fits, log_in, screenshot, watched
 from tests.running_service import BAD, GOOD, RunningService, Serve
@@ -52,12 +57,6 @@ def test_state_refreshes_without_losing_focus_or_position(service: RunningServic
 
 
 def test_dead_letters_are_sent_again(serve: Serve, open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datetime import UTC, datetime
-
-    from service.integrations.delivery import SinkState
-    from service.integrations.outbox import SinkSummary
-    from service.store.outbox import SinkBacklog
-
     with serve() as service:
         moment = datetime(2026, 3, 1, 12, tzinfo=UTC)
         sink = SinkSummary(
@@ -66,7 +65,12 @@ def test_dead_letters_are_sent_again(serve: Serve, open_page: Open, monkeypatch:
         )  # fmt: skip
         monkeypatch.setattr(service.services.outbox, "summary", lambda: [sink])
         sent: list[str] = []
-        monkeypatch.setattr(service.services.outbox, "resend_all", lambda which, _actor: sent.append(which.sink) or 2)
+
+        def resend(which: DeadLetterFilter, _actor: Actor) -> int:
+            sent.append(str(which.sink))
+            return 2
+
+        monkeypatch.setattr(service.services.outbox, "resend_all", resend)
         page = open_page(service.client.base_url, "/system")
         row = page.get_by_role("row", name=re.compile("mes"))
         expect(row).to_contain_text("refused (410)")

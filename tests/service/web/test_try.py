@@ -44,7 +44,7 @@ def test_images_are_chosen_dropped_and_pasted(service: RunningService, open_page
     page = open_page(service.client.base_url, "/try?product=widget")
     expect(page.get_by_text("Nothing is stored")).to_be_visible()
     page.get_by_label("Images").set_input_files([tmp_path / "good.png", tmp_path / "bad.png"])
-    expect(page.locator("#progress")).to_have_text("2 images judged.")
+    expect(page.locator("#progress")).to_have_text("Judged: 2")
     newest(page, "bad.png", "Fail")
     expect(page.locator(".trial").nth(1).locator(".verdict")).to_have_text("Pass")
     viewer = page.locator(".trial").first.locator("plumbline-viewer")
