@@ -160,6 +160,7 @@ def test_detail_shows_what_the_decision_is_based_on(
         link = page.get_by_role("link", name=f"Download the {name}").get_attribute("href")
         assert service.client.get(str(link)).status_code == 200
     assert_accessible(page)
+    page.evaluate("window.scrollTo(0, 0)")
     screenshot(page, "inspection")
     page.get_by_role("link", name="Newer").click()
     page.wait_for_url(f"**/{ids['dark']}")
