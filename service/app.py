@@ -30,32 +30,7 @@ from service.api.http.response_guard import ResponseGuard
 from service.api.http.server_paths import ServerPaths
 from service.api.mapping import to_inspection
 from service.api.openapi import describe
-from service.api.routes import (
-    access,
-    accounts,
-    alarms,
-    audit,
-    batches,
-    bundles,
-    drift,
-    events,
-    health,
-    inspections,
-    lookout,
-    open_inference,
-    outbox,
-    previews,
-    products,
-    proposals,
-    recipe_previews,
-    recipes,
-    records,
-    replays,
-    reports,
-    reviews,
-    shadows,
-    stream,
-)
+from service.api.routers import ROUTERS
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
@@ -95,6 +70,7 @@ from service.serving.events import InspectionEvents
 from service.serving.exports import ExportService
 from service.serving.hooks import InspectionHooks
 from service.serving.inspections import InspectionService
+from service.serving.judging import Judging
 from service.serving.memory_budget import MemoryBudget
 from service.serving.previews import PreviewService
 from service.serving.products import ProductService
@@ -111,6 +87,8 @@ from service.serving.shadow_heatmaps import ShadowHeatmapService
 from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
+from service.serving.system import SystemService
+from service.serving.trials import TrialService
 from service.settings import Settings
 from service.store.health import StoreHealth
 from service.store.options import StoreOptions
@@ -119,68 +97,13 @@ from service.store.store import Store
 from service.web.page import Pages
 from service.web.problem_pages import ProblemPages
 from service.web.query import require_known_query
-from service.web.routes import (
-    live,
-    log_in,
-    product,
-    product_drift,
-    product_history,
-    product_recipe,
-    product_versions,
-    review,
-)
-from service.web.routes import products as products_page
+from service.web.routers import PAGE_ROUTERS
 from service.web.start_page import StartPage
 
 log = structlog.get_logger(__name__)
 # Loading ends at once when the registry is closed, unless native code hangs; then it is left behind.
 LOADING_STOP_S = 5.0
 _GPU_BATCH = 8
-
-ROUTERS = tuple(
-    module.router
-    for module in (
-        inspections,
-        previews,
-        records,
-        events,
-        batches,
-        replays,
-        reviews,
-        reports,
-        products,
-        recipes,
-        recipe_previews,
-        proposals,
-        bundles,
-        drift,
-        shadows,
-        audit,
-        access,
-        accounts,
-        open_inference,
-        lookout,
-        outbox,
-        alarms,
-        health,
-        stream,
-    )
-)
-
-PAGE_ROUTERS = tuple(
-    module.router
-    for module in (
-        log_in,
-        live,
-        review,
-        products_page,
-        product,
-        product_recipe,
-        product_history,
-        product_versions,
-        product_drift,
-    )
-)
 
 
 class Runtime:
@@ -230,12 +153,12 @@ class Runtime:
         )
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
         events = InspectionEvents(store, settings, metrics, lambda record: to_inspection(record).model_dump_json())
+        judging = Judging(references, guarantees, settings.queue_deadline_s)
         inspection_service = InspectionService(
             settings,
             self.registry,
             store,
-            references=references,
-            guarantees=guarantees,
+            judging=judging,
             shadow=self.shadow,
             admission=self.admission,
             metrics=metrics,
@@ -251,6 +174,7 @@ class Runtime:
         readiness = ReadinessCheck(self.registry, self.admission, self.store_health, settings.required_products)
         drift_service = DriftService(self.registry, store, guarantees, self._drift, clock)
         sources = self._alarm_sources(settings, readiness, drift_service)
+        products = ProductService(self.registry, guarantees)
         self.services = Services(
             alarms=AlarmService(sources, self.registry, store, events.feed, shifts),
             inspections=inspection_service,
@@ -261,8 +185,9 @@ class Runtime:
             events=events,
             artefacts=artefacts,
             previews=PreviewService(settings, store, artefacts),
+            trials=TrialService(settings, self.registry, judging, metrics, clock),
             streams=StreamService(inspection_service, self.admission, settings, metrics),
-            products=ProductService(self.registry, guarantees),
+            products=products,
             bundles=BundleService(settings.models, self.registry, rollout, store),
             recipes=recipe_service,
             recipe_previews=RecipePreviewService(self.registry, store, recipe_service, references),
@@ -275,6 +200,7 @@ class Runtime:
             readiness=readiness,
             outbox=self._integrations.service,
             drift=drift_service,
+            system=SystemService(settings, readiness, products, self.admission, metrics, refusals),
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
         self._sweeper = RetentionSweeper(
@@ -322,6 +248,7 @@ class Runtime:
         self._integrations.close()
         self.interfaces.close()
         self.services.previews.close()
+        self.services.trials.close()
         self.services.artefacts.close()
         self.services.shadow_heatmaps.close()
         self.services.proposals.close()

@@ -149,6 +149,14 @@ def inspect_call(
     return Call("POST", f"{product_path(product)}/inspections", given(part), content=image, headers=headers)
 
 
+def try_call(product: str, image: bytes, buffer: CameraBuffer | None, max_side: int) -> Call:
+    """Return the request that judges an image without storing it."""
+    headers = {"content-type": "application/octet-stream"} | ({} if buffer is None else buffer.headers())
+    return Call(
+        "POST", f"{product_path(product)}/inspections:try", {"max_side": max_side}, content=image, headers=headers
+    )
+
+
 def batch_call(
     product: str,
     images: Sequence[NamedImage],

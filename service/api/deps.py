@@ -39,6 +39,8 @@ from service.serving.shadow_heatmaps import ShadowHeatmapService
 from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
+from service.serving.system import SystemService
+from service.serving.trials import TrialService
 from service.settings import Settings
 from service.store.audit import MAX_ADDRESS, Actor
 from service.store.errors import UnknownInspection
@@ -57,6 +59,7 @@ class Services:
     events: InspectionEvents
     artefacts: ArtefactService
     previews: PreviewService
+    trials: TrialService
     streams: StreamService
     products: ProductService
     bundles: BundleService
@@ -71,6 +74,7 @@ class Services:
     readiness: ReadinessCheck
     outbox: OutboxService
     drift: DriftService
+    system: SystemService
 
 
 def services_of(connection: HTTPConnection) -> Services:
@@ -138,6 +142,10 @@ async def _previews(connection: HTTPConnection) -> PreviewService:
     return services_of(connection).previews
 
 
+async def _trials(connection: HTTPConnection) -> TrialService:
+    return services_of(connection).trials
+
+
 async def _streams(connection: HTTPConnection) -> StreamService:
     return services_of(connection).streams
 
@@ -188,6 +196,10 @@ async def _outbox(connection: HTTPConnection) -> OutboxService:
 
 async def _drift(connection: HTTPConnection) -> DriftService:
     return services_of(connection).drift
+
+
+async def _system(connection: HTTPConnection) -> SystemService:
+    return services_of(connection).system
 
 
 async def _metrics(connection: HTTPConnection) -> Metrics:
@@ -255,6 +267,7 @@ ReportsDep = Annotated[ReportService, Depends(_reports)]
 EventsDep = Annotated[InspectionEvents, Depends(_events)]
 ArtefactsDep = Annotated[ArtefactService, Depends(_artefacts)]
 PreviewsDep = Annotated[PreviewService, Depends(_previews)]
+TrialsDep = Annotated[TrialService, Depends(_trials)]
 StreamsDep = Annotated[StreamService, Depends(_streams)]
 ProductsDep = Annotated[ProductService, Depends(_products)]
 BundlesDep = Annotated[BundleService, Depends(_bundles)]
@@ -273,6 +286,7 @@ SenderDep = Annotated[Actor, Depends(_sender)]
 AuditDep = Annotated[AuditService, Depends(_audit)]
 OutboxDep = Annotated[OutboxService, Depends(_outbox)]
 DriftDep = Annotated[DriftService, Depends(_drift)]
+SystemDep = Annotated[SystemService, Depends(_system)]
 AccessDep = Annotated[AccessControl, Depends(_access)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 ClientDep = Annotated[str, Depends(_client)]

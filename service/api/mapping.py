@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
@@ -39,9 +40,11 @@ from service.schemas.inspection import (
     InspectionLabel,
     InvalidFact,
     Links,
+    PreviewImage,
     QualityFacts,
     Region,
     Thresholds,
+    Trial,
 )
 from service.schemas.problem import Problem
 from service.schemas.product import (
@@ -57,7 +60,9 @@ from service.schemas.product import (
 from service.schemas.recipe import RecipeRecord, RecipeValues, RevisionFacts
 from service.serving.batch import Outcome
 from service.serving.bundles import ActivatedBundle
+from service.serving.previews import Layer
 from service.serving.products import ProductState
+from service.serving.trials import TriedImage
 from service.store.records import BundleChoice, InspectionRecord, RecipeRevision
 
 ItemT = TypeVar("ItemT", bound=BatchItem)
@@ -87,11 +92,43 @@ def to_inspection(record: InspectionRecord, label: InspectionLabel | None = None
     """
     return Inspection(
         id=record.id,
-        product=record.product,
-        decision=record.decision,  # type: ignore[arg-type]  # checked by pydantic
-        score=record.score,
-        p_value=record.p_value,
-        thresholds=Thresholds(
+        part_id=record.part_id,
+        station=record.station,
+        lot=record.lot,
+        captured_at=record.captured_at,
+        created_at=record.created_at,
+        request_id=record.request_id,
+        label=label,
+        artefacts_removed_at=record.artefacts_removed_at,
+        links=to_links(record.id, record.product, has_map=not record.objections),
+        **_judged_fields(record),
+    )
+
+
+def to_trial(trial: TriedImage) -> Trial:
+    """Map an image that was judged and not stored."""
+    record = trial.record
+    return Trial(
+        preview=None if trial.preview is None else _to_preview(trial.preview),
+        overlay=None if trial.overlay is None else _to_preview(trial.overlay),
+        **_judged_fields(record),
+    )
+
+
+def _to_preview(layer: Layer) -> PreviewImage:
+    width, height = layer.size_wh
+    data = base64.b64encode(layer.content).decode("ascii")
+    return PreviewImage(media_type=layer.media_type, width=width, height=height, data=data)
+
+
+def _judged_fields(record: InspectionRecord) -> dict[str, Any]:
+    """Return the fields of `JudgedImage`."""
+    return {
+        "product": record.product,
+        "decision": record.decision,
+        "score": record.score,
+        "p_value": record.p_value,
+        "thresholds": Thresholds(
             fail=record.fail_threshold,
             review=record.review_threshold,
             target_false_reject_rate=record.target_false_reject_rate,
@@ -102,14 +139,14 @@ def to_inspection(record: InspectionRecord, label: InspectionLabel | None = None
             proposal_id=record.proposal_id,
             conservative=record.judged_share is not None,
         ),
-        heatmap_scale=HeatmapScaleFacts(low=record.heatmap_low, high=record.heatmap_high),
-        judged_share=1.0 if record.judged_share is None else record.judged_share,
-        regions=[to_region(region) for region in record.regions],
-        filtered=_filtered(record),
-        bundle=BundleReference(digest=record.bundle_digest, version=record.bundle_version, method=record.method),
-        provider=record.provider,
-        recipe_revision=record.recipe_revision,
-        image=ImageFacts(
+        "heatmap_scale": HeatmapScaleFacts(low=record.heatmap_low, high=record.heatmap_high),
+        "judged_share": 1.0 if record.judged_share is None else record.judged_share,
+        "regions": [to_region(region) for region in record.regions],
+        "filtered": _filtered(record),
+        "bundle": BundleReference(digest=record.bundle_digest, version=record.bundle_version, method=record.method),
+        "provider": record.provider,
+        "recipe_revision": record.recipe_revision,
+        "image": ImageFacts(
             media_type=record.image_media_type,
             width=record.image_width,
             height=record.image_height,
@@ -117,20 +154,11 @@ def to_inspection(record: InspectionRecord, label: InspectionLabel | None = None
             sha256=record.image_sha256,
             pixels=None if record.image_pixels is None else ImagePixels.model_validate(record.image_pixels),
         ),
-        invalid_reasons=[InvalidFact.model_validate(item) for item in record.objections or []],
-        quality=None if record.quality is None else QualityFacts.model_validate(record.quality),
-        timings_ms=record.timings_ms,
-        batch_size=record.batch_size,
-        part_id=record.part_id,
-        station=record.station,
-        lot=record.lot,
-        captured_at=record.captured_at,
-        created_at=record.created_at,
-        request_id=record.request_id,
-        label=label,
-        artefacts_removed_at=record.artefacts_removed_at,
-        links=to_links(record.id, record.product, has_map=not record.objections),
-    )
+        "invalid_reasons": [InvalidFact.model_validate(item) for item in record.objections or []],
+        "quality": None if record.quality is None else QualityFacts.model_validate(record.quality),
+        "timings_ms": record.timings_ms,
+        "batch_size": record.batch_size,
+    }
 
 
 def to_region(region: Mapping[str, Any]) -> Region:

@@ -187,11 +187,13 @@ class Inspector(Measurer):
         bundle: The verified bundle.
         session: Its graph.
         options: Batching options and image limits.
+        difference: Largest relative difference of its self-test on the provider in use.
     """
 
-    def __init__(self, bundle: Bundle, session: GraphSession, options: InspectorOptions) -> None:
+    def __init__(self, bundle: Bundle, session: GraphSession, options: InspectorOptions, difference: float) -> None:
         super().__init__(session, bundle.manifest.input, bundle.manifest.score_rule, options)
         self.bundle = bundle
+        self.self_test_difference = difference
 
     @classmethod
     def load(cls, path: Path, options: InspectorOptions | None = None) -> Self:
@@ -221,9 +223,10 @@ class Inspector(Measurer):
             ProviderUnavailable: The requested provider cannot be used.
         """
         session = GraphSession(bundle.read_model(), options.session)
-        check_parity(bundle, session.provider, session.self_test(bundle.golden))
+        difference = session.self_test(bundle.golden)
+        check_parity(bundle, session.provider, difference)
         session.warm_up(range(1, options.batching.max_batch + 1))
-        return cls(bundle, session, options)
+        return cls(bundle, session, options, difference)
 
     @property
     def card(self) -> CalibrationCard:

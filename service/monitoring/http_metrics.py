@@ -52,6 +52,7 @@ class HttpMetrics:
         self.body_bytes_limit = Gauge(
             "http_body_bytes_limit", "Maximum memory for bodies in flight, per direction.", registry=registry
         )
+        self._read_body_memory: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
         for reason in get_args(CloseReason):
             self.connections_closed.labels(reason)
 
@@ -60,6 +61,11 @@ class HttpMetrics:
         self.body_bytes.labels("request").set_function(requests)
         self.body_bytes.labels("response").set_function(responses)
         self.body_bytes_limit.set(limit_bytes)
+        self._read_body_memory = lambda: (requests(), responses(), limit_bytes)
+
+    def body_memory(self) -> tuple[int, int, int]:
+        """Return the memory that bodies of requests and of responses use now, and the limit of each, in bytes."""
+        return self._read_body_memory()
 
     def count_request(self, method: str, route: str, status: int, duration_s: float) -> None:
         """Count an HTTP request.

@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from service.monitoring.error_log import ERROR_LOG
 from service.settings import Settings
 
 
@@ -50,6 +51,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        ERROR_LOG,
     ]
     render: list[structlog.typing.Processor]
     if settings.log_format == "json":

@@ -32,6 +32,7 @@ from service.monitoring.bundle_metrics import QUALITY_MEASURES, BundleMetrics
 from service.monitoring.drift_metrics import DriftMetrics
 from service.monitoring.http_metrics import HttpMetrics
 from service.monitoring.outbox_metrics import OutboxMetrics
+from service.monitoring.recent import RecentInspections
 from service.monitoring.scaled_histogram import ScaledHistogram
 from service.monitoring.station_metrics import DECISIONS, StationMetrics
 from service.monitoring.storage_metrics import StorageMetrics
@@ -58,6 +59,7 @@ class Metrics:
         drift: Metrics of drift.
         http: Metrics of requests and connections.
         outbox: Metrics of the outbox.
+        recent: The inspections of the last minutes; not exposed.
         stations: Metrics by station.
         storage: Metrics of retention, audit log and disk space.
     """
@@ -68,6 +70,7 @@ class Metrics:
         self.drift = DriftMetrics(self.registry)
         self.http = HttpMetrics(self.registry)
         self.outbox = OutboxMetrics(self.registry)
+        self.recent = RecentInspections()
         self.stations = StationMetrics(self.registry)
         self.storage = StorageMetrics(self.registry)
         ProcessCollector(registry=self.registry)
@@ -97,6 +100,12 @@ class Metrics:
             "inspection_softened_total",
             "Verdicts that are milder than the score alone because of region filters.",
             ["product"],
+            registry=self.registry,
+        )
+        self.trials = Counter(
+            "inspection_trials_total",
+            "Images that were judged for a trial and not stored. No other metric of inspections counts them.",
+            ["product", "decision"],
             registry=self.registry,
         )
         self.reviews = Counter(
@@ -198,6 +207,7 @@ class Metrics:
                 self.quality.add(quality_buckets(getattr(bundle.card.quality, measure)), product, measure)
         for decision in DECISIONS:
             self.inspections.labels(product, decision)
+            self.trials.labels(product, decision)
             self.storage.artefacts_removed.labels(product, decision)
         for reason in InvalidReason:
             self.invalid.labels(product, reason.value)
@@ -237,7 +247,7 @@ class Metrics:
         self.scores.observe(score, product)
         self.p_values.labels(product).observe(p_value)
         self.batch_size.observe(batch_size)
-        self._observe_times(product, duration_s, timings_s)
+        self._observe_times(product, decision, duration_s, timings_s)
 
     def count_refusal(self, error: PlumblineError) -> None:
         """Count an image that was rejected without an HTTP response of its own (streams and batches)."""
@@ -248,6 +258,7 @@ class Metrics:
         """Count an image that was refused for lack of capacity. Other errors are not counted."""
         if (reason := error.slug.replace("-", "_")) in SHED_REASONS:
             self.shed.labels(reason).inc()
+            self.recent.count_shed(reason)
 
     def count_refused(self) -> int:
         """Return the number of images that were refused for lack of capacity since the start."""
@@ -277,7 +288,7 @@ class Metrics:
         self._count_image(product, "invalid", station, quality)
         for reason in reasons:
             self.invalid.labels(product, reason).inc()
-        self._observe_times(product, duration_s, timings_s)
+        self._observe_times(product, "invalid", duration_s, timings_s)
 
     def _count_image(self, product: str, decision: str, station: str | None, quality: Quality) -> None:
         self.inspections.labels(product, decision).inc()
@@ -285,7 +296,8 @@ class Metrics:
         for measure in QUALITY_MEASURES:
             self.quality.observe_known(getattr(quality, measure), product, measure)
 
-    def _observe_times(self, product: str, duration_s: float, timings_s: Mapping[str, float]) -> None:
+    def _observe_times(self, product: str, decision: str, duration_s: float, timings_s: Mapping[str, float]) -> None:
+        self.recent.add(product, decision, duration_s)
         self.inspection_duration.labels(product).observe(duration_s)
         for stage, seconds in timings_s.items():
             self.stages.labels(stage).observe(seconds)

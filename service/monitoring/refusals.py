@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
 log = structlog.get_logger(__name__)
 
 WINDOW_S = 60.0
+KEPT_PER_PROBLEM = 20
+"""Newest refusals that are kept for each problem, so that many of one kind do not displace the others."""
 _MAX_ADDRESS = 64
+_MAX_REASON = 500
 
 
 @dataclass
@@ -40,11 +45,38 @@ def sender_at(address: str | None) -> Sender:
     return Sender(None if address is None else address[:_MAX_ADDRESS])
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A request or an image that was refused.
+
+    Attributes:
+        at: When.
+        problem: Last part of the problem's type.
+        status: HTTP status.
+        reason: Why.
+        request_id: The id that the problem names.
+        client: Address of the client; None if it is not known.
+        principal: Kind and id of the key or account.
+        method: HTTP method; None for an image of a stream or a batch.
+        path: Path of the request; None for an image of a stream or a batch.
+    """
+
+    at: datetime
+    problem: str
+    status: int | None
+    reason: str | None
+    request_id: str | None
+    client: str | None
+    principal: str
+    method: str | None
+    path: str | None
+
+
 class RefusalLog:
     """Logs refused requests and images at level `info`, at most a number of lines per minute and problem.
 
     What exceeds the limit is counted. The count is logged with the first request of any kind after the minute, and when
-    the service stops.
+    the service stops. The newest refusals of each problem are kept in memory as well, logged or not.
 
     Args:
         limit: Lines per minute and problem.
@@ -58,6 +90,24 @@ class RefusalLog:
         self._logged: Counter[str] = Counter()
         self._suppressed: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._newest: defaultdict[str, deque[Refusal]] = defaultdict(lambda: deque(maxlen=KEPT_PER_PROBLEM))
+        self._totals: Counter[str] = Counter()
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Number of refusals since the start, by problem."""
+        with self._lock:
+            return dict(self._totals)
+
+    def newest(self, limit: int) -> list[Refusal]:
+        """Return the newest refusals that are kept, newest first.
+
+        Args:
+            limit: Maximum number of refusals.
+        """
+        with self._lock:
+            kept = [refusal for found in self._newest.values() for refusal in found]
+        return sorted(kept, key=lambda refusal: refusal.at, reverse=True)[:limit]
 
     def record(self, problem: str, request_id: str | None, **fields: object) -> None:
         """Log a refusal, or count it if the limit is reached.
@@ -68,12 +118,14 @@ class RefusalLog:
             **fields: More fields of the log line.
         """
         self.tick()
+        sender = SENDER.get()
         with self._lock:
+            self._totals[problem] += 1
+            self._newest[problem].append(_refusal(problem, request_id, sender, fields))
             if self._logged[problem] >= self._limit:
                 self._suppressed[problem] += 1
                 return
             self._logged[problem] += 1
-        sender = SENDER.get()
         if sender is not None:
             fields = {"client": sender.client, "principal": sender.principal, **fields}
         log.info("refused", problem=problem, request_id=request_id, **fields)
@@ -91,3 +143,18 @@ class RefusalLog:
             self._window_end = self._clock() + WINDOW_S
         for problem, count in sorted(suppressed.items()):
             log.info("refusals not logged", problem=problem, suppressed=count)
+
+
+def _refusal(problem: str, request_id: str | None, sender: Sender | None, fields: Mapping[str, Any]) -> Refusal:
+    reason = fields.get("reason")
+    return Refusal(
+        datetime.now(UTC),
+        problem,
+        fields.get("status"),
+        None if reason is None else str(reason)[:_MAX_REASON],
+        request_id,
+        None if sender is None else sender.client,
+        "unknown" if sender is None else sender.principal,
+        fields.get("method"),
+        fields.get("path"),
+    )

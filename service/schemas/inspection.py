@@ -159,10 +159,9 @@ class Links(ResponseModel):
     product: str
 
 
-class Inspection(ResponseModel):
-    """A stored inspection: the decision and everything it is based on."""
+class JudgedImage(ResponseModel):
+    """The decision about an image, and everything it is based on."""
 
-    id: str = Field(description="UUIDv7: ids are ordered by time.")
     product: str
     decision: DecisionName = Field(
         description="`invalid`: the quality check rejected the image (see `invalid_reasons`), so the part was not "
@@ -194,6 +193,12 @@ class Inspection(ResponseModel):
     )
     timings_ms: dict[str, float] = Field(description="Duration of each stage in milliseconds.")
     batch_size: int
+
+
+class Inspection(JudgedImage):
+    """A stored inspection: the decision and everything it is based on."""
+
+    id: str = Field(description="UUIDv7: ids are ordered by time.")
     part_id: str | None
     station: str | None
     lot: str | None
@@ -209,6 +214,25 @@ class Inspection(ResponseModel):
         default=None, description="When retention removed image and anomaly map; null if they were not removed."
     )
     links: Links
+
+
+class PreviewImage(ResponseModel):
+    """An image inside of a response."""
+
+    media_type: str
+    width: int
+    height: int
+    data: str = Field(description="The image, in Base64.")
+
+
+class Trial(JudgedImage):
+    """The decision about an image that is not stored."""
+
+    preview: PreviewImage | None = Field(description="The image at a limited size; null if `max_side` is 0.")
+    overlay: PreviewImage | None = Field(
+        description="The heatmap alone, of the same size, to show above the preview, as `GET "
+        "/v1/inspections/{inspection_id}/preview?layer=overlay` returns it. Null if `max_side` is 0."
+    )
 
 
 class InspectionPage(ResponseModel):

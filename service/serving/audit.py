@@ -8,17 +8,34 @@ this hash still exists.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 
 import structlog
 from sqlalchemy import Engine
 
+from service.inspection.runtime.threads import run_in_background
 from service.monitoring.metrics import Metrics
+from service.serving.audit_export import ExportFormat, export_lines
+from service.serving.errors import RecordsBusy
 from service.serving.pagination import Page, read_page
-from service.store.audit import GENESIS, AuditFilter, AuditHead, AuditRecord, audit_hash, audit_head, list_audit
+from service.store.audit import (
+    GENESIS,
+    AuditFilter,
+    AuditHead,
+    AuditRecord,
+    audit_hash,
+    audit_head,
+    list_audit,
+    read_audit,
+)
+from service.store.audit_chain import ChainReport, verify_chain
 from service.store.errors import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 _STOP_S = 5.0
+_LINES_AT_ONCE = 200
 
 
 class AuditService:
@@ -30,6 +47,47 @@ class AuditService:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._whole = threading.Lock()
+
+    @contextmanager
+    def reading_everything(self) -> Iterator[None]:
+        """Reserve the reading of the whole audit log for the block; one at a time.
+
+        Raises:
+            RecordsBusy: Another request reads it.
+        """
+        if not self._whole.acquire(blocking=False):
+            raise RecordsBusy(is_own=False)
+        try:
+            yield
+        finally:
+            self._whole.release()
+
+    def verify(self) -> ChainReport:
+        """Verify that no entry was changed, removed or inserted.
+
+        Without an earlier hash, it is not noticed if the newest entries were removed.
+
+        Raises:
+            RecordsBusy: Another request reads the whole audit log.
+            StoreUnavailable: The database cannot be used.
+        """
+        with self.reading_everything():
+            return run_in_background(lambda: verify_chain(read_audit(self._engine)))
+
+    def export(self, which: AuditFilter, form: ExportFormat) -> Iterator[bytes]:
+        """Yield entries as a file, oldest first. Use it within `reading_everything`.
+
+        Args:
+            which: The conditions.
+            form: Format of the file.
+
+        Raises:
+            StoreUnavailable: The database cannot be used.
+        """
+        lines = export_lines(read_audit(self._engine, which), form)
+        while piece := "".join(islice(lines, _LINES_AT_ONCE)):
+            yield piece.encode()
 
     def search(self, which: AuditFilter, before: int | None, limit: int) -> Page[AuditRecord]:
         """Return a page of entries, newest first.

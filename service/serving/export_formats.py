@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from service.serving.errors import ExportFormatUnavailable
@@ -32,6 +33,11 @@ class Encoder(Protocol):
 
     def finish(self) -> bytes:
         """Return the last bytes of the file."""
+
+
+def available_formats() -> tuple[ExportFormat, ...]:
+    """Return the formats whose packages are installed."""
+    return ("csv",) if find_spec("pyarrow") is None else ("csv", "parquet")
 
 
 def make_encoder(format_name: ExportFormat, columns: Mapping[str, ColumnKind]) -> Encoder:

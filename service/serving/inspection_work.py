@@ -8,7 +8,6 @@ meanwhile another thread writes the image to the store.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -19,22 +18,19 @@ import structlog
 
 from service.deployment.errors import VersionNotActive
 from service.deployment.lease import ActiveProduct
-from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
-from service.errors import DeadlineExceeded
 from service.inspection.quality import QualityViolation
 from service.inspection.records import PreparedImage
-from service.inspection.runtime.threads import cpu_quota
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.recipes.quality_check import check_quality
 from service.serving.admission import Turn
-from service.serving.drift.guarantees import Guarantees
 from service.serving.frozen_camera import FrozenCameraDetector
 from service.serving.hooks import InspectionHooks
 from service.serving.idempotency import IdempotentRequests, Inspected, fingerprint
 from service.serving.image import Image
+from service.serving.judging import Judging
 from service.serving.records import to_invalid_record, to_record
 from service.store.artefacts.files import WrittenFile
 from service.store.completed import Completed
@@ -55,8 +51,7 @@ class InspectionWork:
     Args:
         registry: Products and the bundles that serve them.
         store: Stores records, images and anomaly maps.
-        references: Scores that p-values are relative to.
-        guarantees: Which guarantees are suspended.
+        judging: Decodes and judges images.
         shadow: Runs shadow bundles on judged images.
         metrics: Counts inspections.
         health: Notified if a record cannot be stored.
@@ -71,8 +66,7 @@ class InspectionWork:
         registry: Registry,
         store: Store,
         *,
-        references: ReferenceScores,
-        guarantees: Guarantees,
+        judging: Judging,
         shadow: ShadowRunner,
         metrics: Metrics,
         health: StoreHealth,
@@ -83,8 +77,7 @@ class InspectionWork:
     ) -> None:
         self._registry = registry
         self._store = store
-        self._references = references
-        self._guarantees = guarantees
+        self._judging = judging
         self._shadow = shadow
         self._metrics = metrics
         self._health = health
@@ -92,7 +85,6 @@ class InspectionWork:
         self._hooks = hooks
         self._disk = disk
         self._queue_deadline_s = deadline_s
-        self._cores = threading.BoundedSemaphore(cpu_quota())
         self._idempotent = IdempotentRequests(store.engine)
         self._frozen_cameras = FrozenCameraDetector()
 
@@ -132,13 +124,8 @@ class InspectionWork:
         inspector, recipe = active.inspector, active.recipe.recipe
         if image.version not in {None, active.bundle.version}:
             raise VersionNotActive(active.bundle.manifest.product, str(image.version), active.bundle.version)
-        layout = image.buffer.layout(recipe)
-        with self._core_before_deadline(turn):
-            # A verdict that cannot be stored is not computed.
-            self._store.require_writable()
-            prepared = inspector.read(image.data, recipe.pixels.rules(layout))
-        # The batcher checks the deadline for its own queue only.
-        self._check_deadline(turn)
+        # A verdict that cannot be stored is not computed.
+        prepared = self._judging.read(active, image, turn, self._store.require_writable)
         product, station = active.bundle.manifest.product, image.part.station
         with self._frozen_cameras.checking(product, recipe, station, prepared.sha256) as frozen:
             violations = check_quality(prepared, inspector.quality_limits, recipe) + frozen
@@ -156,16 +143,13 @@ class InspectionWork:
         turn: Turn,
         key: IdempotencyKey | None,
     ) -> InspectionRecord:
-        inspector, recipe, data = active.inspector, active.recipe.recipe, image.data
-        created_at, reference = self._clock.now(), self._references.scores(active.bundle, recipe)
+        data, created_at, reference = image.data, self._clock.now(), self._judging.reference(active)
         # The image is written while the graph runs.
         writing = self._disk.submit(self._write_image, inspection_id, prepared.media_type, data)
         anomaly_map: WrittenFile | None = None
         try:
-            result = inspector.infer(prepared, turn.rank)
-            with self._cores:
-                judged = inspector.finish(prepared, result, recipe.criteria, reference)
-            is_suspended = self._guarantees.is_suspended(active.recipe, image.part.station)
+            judged = self._judging.judge(active, prepared, turn.rank, reference)
+            is_suspended = self._judging.is_suspended(active, image.part.station)
             record = to_record(
                 inspection_id, created_at, active, judged, reference, data, image.part, is_suspended=is_suspended
             )
@@ -199,22 +183,6 @@ class InspectionWork:
             self._metrics.softened.labels(record.product).inc()
         return record
 
-    @contextmanager
-    def _core_before_deadline(self, turn: Turn) -> Iterator[None]:
-        """Wait for a core until the deadline; an image that exceeded it is not decoded."""
-        remaining_s = self._queue_deadline_s - (time.perf_counter() - turn.since)
-        if not self._cores.acquire(timeout=max(0.0, remaining_s)):
-            raise DeadlineExceeded(self._queue_deadline_s, 1.0)
-        try:
-            self._check_deadline(turn)
-            yield
-        finally:
-            self._cores.release()
-
-    def _check_deadline(self, turn: Turn) -> None:
-        if time.perf_counter() - turn.since > self._queue_deadline_s:
-            raise DeadlineExceeded(self._queue_deadline_s, 1.0)
-
     def _store_invalid(
         self,
         inspection_id: UUID,
@@ -226,7 +194,7 @@ class InspectionWork:
         key: IdempotencyKey | None,
     ) -> InspectionRecord:
         """Store an image that the quality check rejected: it shows what is wrong with illumination, lens or camera."""
-        reference = self._references.scores(active.bundle, active.recipe.recipe)
+        reference = self._judging.reference(active)
         record = to_invalid_record(
             inspection_id,
             self._clock.now(),
@@ -236,7 +204,7 @@ class InspectionWork:
             reference,
             image.data,
             image.part,
-            is_suspended=self._guarantees.is_suspended(active.recipe, image.part.station),
+            is_suspended=self._judging.is_suspended(active, image.part.station),
         )
         store_started = time.perf_counter()
         self._write_image(inspection_id, record.image_media_type, image.data)

@@ -10,9 +10,9 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from uuid import UUID
 
-from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.shadow import ShadowRunner
 from service.errors import PlumblineError, ShuttingDown
@@ -20,11 +20,11 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission, Disconnected, Turn
-from service.serving.drift.guarantees import Guarantees
 from service.serving.hooks import InspectionHooks
 from service.serving.idempotency import Inspected
 from service.serving.image import Image, StatedBuffer
 from service.serving.inspection_work import InspectionWork
+from service.serving.judging import Judging
 from service.serving.pagination import Page, read_page
 from service.settings import Settings
 from service.store.errors import StoreUnavailable
@@ -38,6 +38,14 @@ from service.store.store import Store
 DISK_THREADS = 4
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """Ids of the inspections beside one in a list; None at its ends."""
+
+    older: str | None
+    newer: str | None
+
+
 class InspectionService:
     """Inspects images and reads stored inspections.
 
@@ -45,8 +53,7 @@ class InspectionService:
         settings: Queue limit and deadline.
         registry: Products and the bundles that serve them.
         store: Stores records, images and anomaly maps.
-        references: Scores that p-values are relative to.
-        guarantees: Which guarantees are suspended.
+        judging: Decodes and judges images.
         shadow: Runs shadow bundles on judged images.
         admission: Limits the inspections in flight.
         metrics: Counts inspections.
@@ -62,8 +69,7 @@ class InspectionService:
         registry: Registry,
         store: Store,
         *,
-        references: ReferenceScores,
-        guarantees: Guarantees,
+        judging: Judging,
         shadow: ShadowRunner,
         admission: Admission,
         metrics: Metrics,
@@ -83,8 +89,7 @@ class InspectionService:
         self._work = InspectionWork(
             registry,
             store,
-            references=references,
-            guarantees=guarantees,
+            judging=judging,
             shadow=shadow,
             metrics=metrics,
             health=health,
@@ -271,6 +276,40 @@ class InspectionService:
         if (product := which.product) is not None and not list_inspections(engine, InspectionFilter(product), limit=1):
             self._registry.require_known(product)
         return read_page(lambda count: list_inspections(engine, which, before=before, limit=count), limit)
+
+    def search_newer(self, which: InspectionFilter, after: UUID, limit: int) -> Page[InspectionRecord]:
+        """Return the page of stored inspections that precedes an inspection in the list, newest first.
+
+        Args:
+            which: Filter.
+            after: Return only inspections newer than this id.
+            limit: Maximum number of inspections.
+
+        Returns:
+            The page. `next_cursor` is the last id of the page if older ones follow; this one does.
+
+        Raises:
+            StoreUnavailable: The database cannot be used.
+        """
+        found = list_inspections(self._store.engine, which, after=after, limit=limit)
+        return Page(found[::-1], found[0].id if found else None)
+
+    def neighbours(self, record: InspectionRecord, which: InspectionFilter) -> Neighbours:
+        """Return the inspections beside one in the list of a filter.
+
+        Args:
+            record: The inspection.
+            which: Filter.
+
+        Raises:
+            StoreUnavailable: The database cannot be used.
+        """
+        engine, here = self._store.engine, parse_id(record.id)
+        older, newer = (
+            list_inspections(engine, which, limit=1, before=here),
+            list_inspections(engine, which, limit=1, after=here),
+        )
+        return Neighbours(older[0].id if older else None, newer[0].id if newer else None)
 
     def close(self) -> None:
         """Complete the submitted work and stop the threads."""

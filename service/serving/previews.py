@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from service.bundle.arrays import Float32Map, UInt8Image
 from service.inspection import heatmap
+from service.inspection.area import BoolMask
 from service.inspection.heatmap import HeatmapScale
 from service.inspection.heatmap.layer import LAYER_MEDIA_TYPE
 from service.inspection.runtime.threads import cpu_quota
@@ -23,6 +26,21 @@ from service.store.store import Store
 from service.version import VERSION
 
 MEDIA_TYPES: dict[PreviewLayer, str] = {"image": "image/jpeg", "overlay": LAYER_MEDIA_TYPE}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An encoded preview.
+
+    Attributes:
+        media_type: Its media type.
+        size_wh: Width and height in pixels.
+        content: The encoded image.
+    """
+
+    media_type: str
+    size_wh: tuple[int, int]
+    content: bytes
 
 
 class PreviewService:
@@ -102,22 +120,47 @@ class PreviewService:
     def _draw(self, record: InspectionRecord, layer: PreviewLayer, max_side: int, deadline: Deadline) -> bytes:
         size = preview_size(record.image_width, record.image_height, max_side)
         if layer == "image":
-            rgb = load_image(self._store, record, deadline)
-            if size != (record.image_width, record.image_height):
-                rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-            return heatmap.encode(rgb, MEDIA_TYPES[layer], self._quality)
+            return draw_image(load_image(self._store, record, deadline), size, self._quality)
         if record.objections:
             self._store.files.open_image(record, with_content=False)
-            return heatmap.empty_layer(size)
+            return draw_overlay(record, None, None, size, self._colormap)
         anomaly_map = load_map(self._store, record)
-        return heatmap.draw_layer(
-            anomaly_map,
-            HeatmapScale(record.heatmap_low, record.heatmap_high),
-            size,
-            judged_area(self._store, record, anomaly_map),
-            self._colormap,
-            record.fail_threshold,
-        )
+        return draw_overlay(record, anomaly_map, judged_area(self._store, record, anomaly_map), size, self._colormap)
+
+
+def draw_image(rgb: UInt8Image, size_wh: tuple[int, int], quality: int) -> bytes:
+    """Return an image in the given size.
+
+    Args:
+        rgb: uint8 [H, W, 3].
+        size_wh: Width and height of the preview.
+        quality: JPEG quality.
+    """
+    if size_wh != (rgb.shape[1], rgb.shape[0]):
+        rgb = np.asarray(cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+    return heatmap.encode(rgb, MEDIA_TYPES["image"], quality)
+
+
+def draw_overlay(
+    record: InspectionRecord,
+    anomaly_map: Float32Map | None,
+    judged: BoolMask | None,
+    size_wh: tuple[int, int],
+    colormap: str,
+) -> bytes:
+    """Return the heatmap of an inspection alone, which is transparent for an image that was not judged.
+
+    Args:
+        record: The inspection, whose scale is used.
+        anomaly_map: float32 [h, w]; None for an invalid image.
+        judged: bool [h, w], the cells that were judged; None means all.
+        size_wh: Width and height of the preview.
+        colormap: One of `COLORMAPS`.
+    """
+    if anomaly_map is None:
+        return heatmap.empty_layer(size_wh)
+    scale = HeatmapScale(record.heatmap_low, record.heatmap_high)
+    return heatmap.draw_layer(anomaly_map, scale, size_wh, judged, colormap, record.fail_threshold)
 
 
 def preview_size(width: int, height: int, max_side: int) -> tuple[int, int]:

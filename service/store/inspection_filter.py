@@ -122,33 +122,38 @@ def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.coalesce(column, column)
 
 
-def branches(which: InspectionFilter, dialect: str, *, before: UUID | None = None) -> list[Branch]:
+def branches(
+    which: InspectionFilter, dialect: str, *, before: UUID | None = None, after: UUID | None = None
+) -> list[Branch]:
     """Return the branches of a filter.
 
     Args:
         which: The conditions.
         dialect: "sqlite" or "postgresql".
         before: Only inspections older than this id.
+        after: Only inspections newer than this id.
     """
     if which.is_impossible:
         return []
     low, high = _id_bounds(which)
     limits = [one for one in (high, None if before is None else str(before)) if one is not None]
     window = [_TABLE.c.id >= low] if low is not None else []
+    window += [] if after is None else [_TABLE.c.id > str(after)]
     window += [_TABLE.c.id < min(limits)] if limits else []
     if which.ids is not None:
         among = _TABLE.c.id.in_([str(one) for one in which.ids])
-        return [[among, *_older(before), *which.residual({"id"})]]
+        return [[among, *_beyond(before, after), *which.residual({"id"})]]
     found: list[Branch] = [[*fixed, *window, *which.residual(names)] for names, fixed in _fixed(which)]
     if low is not None or high is not None:
         outside = [_TABLE.c.id < low] if low is not None else []
         outside += [_TABLE.c.id >= high] if high is not None else []
-        found.append([literal_column(CLOCK_SET[dialect]), or_(*outside), *_older(before), *which.residual(())])
+        found.append([literal_column(CLOCK_SET[dialect]), or_(*outside), *_beyond(before, after), *which.residual(())])
     return found
 
 
-def _older(before: UUID | None) -> Branch:
-    return [] if before is None else [_TABLE.c.id < str(before)]
+def _beyond(before: UUID | None, after: UUID | None) -> Branch:
+    older = [] if before is None else [_TABLE.c.id < str(before)]
+    return older if after is None else [*older, _TABLE.c.id > str(after)]
 
 
 def _fixed(which: InspectionFilter) -> list[tuple[Collection[str], Branch]]:

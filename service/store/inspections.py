@@ -69,21 +69,27 @@ def find_inspections(engine: Engine, inspection_ids: Sequence[UUID]) -> dict[str
 
 
 def list_inspections(
-    engine: Engine, which: InspectionFilter, *, before: UUID | None = None, limit: int = 50
+    engine: Engine,
+    which: InspectionFilter,
+    *,
+    before: UUID | None = None,
+    after: UUID | None = None,
+    limit: int = 50,
 ) -> Sequence[InspectionRecord]:
-    """Return stored inspections, newest first.
+    """Return stored inspections, newest first; with `after`, those that follow it, oldest first.
 
     Args:
         engine: The database.
         which: The conditions.
         before: Return only inspections older than this id, which is the last id of the previous page. A key instead
             of an offset, because new inspections would shift the pages of an offset.
+        after: Return only inspections newer than this id.
         limit: Maximum number of inspections.
 
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    rows = read_columns(engine, tuple(_TABLE.c), which, before=before, limit=limit)
+    rows = read_columns(engine, tuple(_TABLE.c), which, before=before, after=after, limit=limit)
     return [InspectionRecord(**row) for row in rows]
 
 
@@ -93,38 +99,41 @@ def read_columns(
     which: InspectionFilter,
     *,
     before: UUID | None = None,
+    after: UUID | None = None,
     limit: int,
 ) -> Sequence[RowMapping]:
-    """Return columns of stored inspections, newest first.
+    """Return columns of stored inspections, newest first; with `after`, those that follow it, oldest first.
 
     Args:
         engine: The database.
         columns: The columns; `id` must be one of them.
         which: The conditions.
         before: Return only inspections older than this id.
+        after: Return only inspections newer than this id.
         limit: Maximum number of inspections.
 
     Raises:
         StoreUnavailable: The database cannot be read.
     """
+    is_descending = after is None
     with reading(engine) as session:
         # One statement, so that all parts of the page show the same state of the database.
-        parts = page_statements(session, which, before, limit)
+        parts = page_statements(session, which, before, limit, after)
         if not parts:
             return []
         if len(parts) == 1:
             return session.execute(parts[0].with_only_columns(*columns)).mappings().all()
         pages = union_all(*(select(part.subquery().c.id) for part in parts))
-        ids = sorted(session.scalars(pages), reverse=True)[:limit]
+        ids = sorted(session.scalars(pages), reverse=is_descending)[:limit]
         rows: list[RowMapping] = []
         for start in range(0, len(ids), _IDS_AT_ONCE):
             found = select(*columns).where(_TABLE.c.id.in_(ids[start : start + _IDS_AT_ONCE]))
             rows += session.execute(found).mappings()
-    return sorted(rows, key=lambda row: str(row["id"]), reverse=True)
+    return sorted(rows, key=lambda row: str(row["id"]), reverse=is_descending)
 
 
 def page_statements(
-    session: Session, which: InspectionFilter, before: UUID | None, limit: int
+    session: Session, which: InspectionFilter, before: UUID | None, limit: int, after: UUID | None = None
 ) -> Sequence[Select[tuple[str]]]:
     """Return the statements that read the ids of a page. Their results together contain the page.
 
@@ -132,25 +141,32 @@ def page_statements(
     few inspections have is read by score and sorted.
     """
     if which.label is not None:
-        return [_labelled(which, before).limit(limit)]
+        return [_labelled(which, before, after).limit(limit)]
     dialect = session.get_bind().dialect.name
-    if (by_score := _score_branch(session, which, before)) is not None:
-        return [select(_TABLE.c.id).where(*by_score).order_by(unindexed(_TABLE.c.id).desc()).limit(limit)]
-    found = branches(which, dialect, before=before)
-    return [select(_TABLE.c.id).where(*branch).order_by(_TABLE.c.id.desc()).limit(limit) for branch in found]
+    if (by_score := _score_branch(session, which, before, after)) is not None:
+        in_order = _ordered(unindexed(_TABLE.c.id), after)
+        return [select(_TABLE.c.id).where(*by_score).order_by(in_order).limit(limit)]
+    found = branches(which, dialect, before=before, after=after)
+    return [select(_TABLE.c.id).where(*branch).order_by(_ordered(_TABLE.c.id, after)).limit(limit) for branch in found]
 
 
-def _labelled(which: InspectionFilter, before: UUID | None) -> Select[tuple[str]]:
+def _ordered(key: ColumnElement[Any], after: UUID | None) -> ColumnElement[Any]:
+    return key.desc() if after is None else key.asc()
+
+
+def _labelled(which: InspectionFilter, before: UUID | None, after: UUID | None) -> Select[tuple[str]]:
     """Return the statement that reads the ids of inspections with a label, which are few, in the order of ids."""
     key = _LABELS.c.inspection_id
-    query = select(_TABLE.c.id).select_from(_TABLE.join(_LABELS, key == _TABLE.c.id)).order_by(key.desc())
+    query = select(_TABLE.c.id).select_from(_TABLE.join(_LABELS, key == _TABLE.c.id))
+    query = query.order_by(_ordered(key, after))
     query = query.where(_LABELS.c.label == which.label, *which.residual({"label"}))
     if which.product is not None:
         query = query.where(_LABELS.c.product == which.product)
+    query = query if after is None else query.where(key > str(after))
     return query if before is None else query.where(key < str(before))
 
 
-def _score_branch(session: Session, which: InspectionFilter, before: UUID | None) -> Branch | None:
+def _score_branch(session: Session, which: InspectionFilter, before: UUID | None, after: UUID | None) -> Branch | None:
     """Return conditions that are read by score; None if there is no range of scores, or many inspections are in it."""
     if not which.scores or which.is_selective or which.is_impossible:
         return None
@@ -161,8 +177,9 @@ def _score_branch(session: Session, which: InspectionFilter, before: UUID | None
     counted = select(literal(1)).select_from(_TABLE).where(*in_range).limit(RARE_SCORES + 1).subquery()
     if (session.scalar(select(func.count()).select_from(counted)) or 0) > RARE_SCORES:
         return None
-    older = () if before is None else (unindexed(_TABLE.c.id) < str(before),)
-    return (*in_range, *which.residual({"product", "score"}), *older)
+    beyond = [] if before is None else [unindexed(_TABLE.c.id) < str(before)]
+    beyond += [] if after is None else [unindexed(_TABLE.c.id) > str(after)]
+    return (*in_range, *which.residual({"product", "score"}), *beyond)
 
 
 def _products(session: Session) -> Sequence[str]:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Param
 from fastapi.params import Query as QueryParameter
 from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
@@ -26,7 +27,13 @@ def require_known_query(connection: HTTPConnection) -> None:
         return
     query = connection.scope.get("query_string", b"").decode("latin-1")
     counts = Counter(name for name, _ in parse_qsl(query, keep_blank_values=True))
-    known = {field.alias for field in get_flat_params(route.dependant) if isinstance(field.field_info, QueryParameter)}
+    fields = get_flat_params(route.dependant)
+    # The fields of a model with the parameters of a query are no parameters themselves.
+    known = {
+        field.alias
+        for field in fields
+        if isinstance(field.field_info, QueryParameter) or not isinstance(field.field_info, Param)
+    }
     violations: list[dict[str, Any]] = [
         {"loc": ("query", name), "msg": "", "type": UNKNOWN} for name in counts if name not in known
     ]

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from plumbline_client._async.connection import AsyncConnection
 from plumbline_client.calls import Call, given
-from plumbline_client.schemas.audit import AuditEntryRecord, AuditHeadRecord, AuditPage
+from plumbline_client.schemas.audit import AuditEntryRecord, AuditHeadRecord, AuditPage, AuditVerification
 
 
 class AsyncAuditCalls(AsyncConnection):
@@ -63,3 +63,7 @@ class AsyncAuditCalls(AsyncConnection):
     async def audit_head(self) -> AuditHeadRecord:
         """Return number and hash of the newest entry of the audit log."""
         return await self._load(AuditHeadRecord, Call("GET", "/v1/audit:head"))
+
+    async def verify_audit(self) -> AuditVerification:
+        """Verify that no entry of the audit log was changed, removed or inserted."""
+        return await self._load(AuditVerification, Call("GET", "/v1/audit:verify"))

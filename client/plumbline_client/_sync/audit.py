@@ -8,7 +8,7 @@ from datetime import datetime
 
 from plumbline_client._sync.connection import Connection
 from plumbline_client.calls import Call, given
-from plumbline_client.schemas.audit import AuditEntryRecord, AuditHeadRecord, AuditPage
+from plumbline_client.schemas.audit import AuditEntryRecord, AuditHeadRecord, AuditPage, AuditVerification
 
 
 class AuditCalls(Connection):
@@ -62,3 +62,7 @@ class AuditCalls(Connection):
     def audit_head(self) -> AuditHeadRecord:
         """Return number and hash of the newest entry of the audit log."""
         return self._load(AuditHeadRecord, Call("GET", "/v1/audit:head"))
+
+    def verify_audit(self) -> AuditVerification:
+        """Verify that no entry of the audit log was changed, removed or inserted."""
+        return self._load(AuditVerification, Call("GET", "/v1/audit:verify"))

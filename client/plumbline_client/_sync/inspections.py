@@ -23,11 +23,12 @@ from plumbline_client.calls import (
     inspection_path,
     page_call,
     read_images,
+    try_call,
 )
 from plumbline_client.responses import parse_map, require_numpy
 from plumbline_client.schemas.batch import BatchResult
 from plumbline_client.schemas.bundle import ReplayRecord
-from plumbline_client.schemas.inspection import Inspection, InspectionPage, PreviewLayer
+from plumbline_client.schemas.inspection import Inspection, InspectionPage, PreviewLayer, Trial
 from plumbline_client.schemas.records import ExportFormat, GroupBy, InspectionSummary
 
 if TYPE_CHECKING:
@@ -70,6 +71,21 @@ class InspectionCalls(Connection):
         """
         part = {"part_id": part_id, "station": station, "lot": lot, "captured_at": captured_at}
         return self._load(Inspection, inspect_call(product, image, part, buffer, idempotency_key))
+
+    def try_image(self, product: str, image: bytes, *, buffer: CameraBuffer | None = None, max_side: int = 0) -> Trial:
+        """Judge an image with the bundle and the recipe in force, without storing or counting it.
+
+        Args:
+            product: Name of the product that the image shows.
+            image: An encoded image, or the bytes of a camera buffer.
+            buffer: Layout of the camera buffer; None if `image` is an encoded image.
+            max_side: Longest side of the preview and the heatmap in pixels, at most 2048; 0 for neither.
+
+        Raises:
+            ServiceProblem: The image could not be judged; the problem states the reason.
+            ServiceUnreachable: No response arrived.
+        """
+        return self._load(Trial, try_call(product, image, buffer, max_side))
 
     def inspect_batch(
         self,

@@ -17,6 +17,7 @@ from plumbline_client.schemas.drift import DriftReport
 from plumbline_client.schemas.product import Product, ProductList, Readiness
 from plumbline_client.schemas.proposal import Proposal
 from plumbline_client.schemas.report import ReportFormat, ReportLanguage, ShiftReport
+from plumbline_client.schemas.system import SystemState
 
 
 class ProductCalls(Connection):
@@ -26,6 +27,13 @@ class ProductCalls(Connection):
         """Return whether the service is ready to inspect images, and the reasons if it is not. Never retries."""
         call = Call("GET", "/health/ready")
         return parse_readiness(self._exchange(call), self._url(call))
+
+    def system(self) -> SystemState:
+        """Return products, queue, throughput, memory, disk, sinks and errors of the service.
+
+        It needs the scope `engineer`.
+        """
+        return self._load(SystemState, Call("GET", "/v1/system"))
 
     def products(self) -> list[Product]:
         """Return the products of the service."""

@@ -49,3 +49,19 @@ class AuditHeadRecord(ResponseModel):
 
     id: int = Field(description="Its number, which is the number of entries; 0 if there is none.")
     hash: str = Field(description="Its hash. `plumbline audit verify --expect-head` checks that it still exists.")
+
+
+class BrokenAuditEntry(ResponseModel):
+    """The first entry of the audit log that is not as it was appended."""
+
+    id: int
+    reason: str = Field(description="What differs.")
+
+
+class AuditVerification(ResponseModel):
+    """The result of a verification of the audit log."""
+
+    intact: bool
+    entries: int = Field(description="Number of entries that are right, from the first one on.")
+    head: str | None = Field(description="Hash of the last of them; null if there is none.")
+    broken: BrokenAuditEntry | None = Field(description="The first entry that is broken; null if all are right.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -11,12 +12,16 @@ from service.access.errors import NotPermitted
 from service.api.deps import AuditDep, PrincipalDep
 from service.api.http.access import requires
 from service.api.http.errors import NotAcceptable
+from service.api.http.head import headers_only, is_head
 from service.api.http.negotiation import negotiate
 from service.api.http.problems import problem_responses
+from service.api.http.streamed_export import ExportResponse
+from service.api.responses import binary_response
 from service.errors import InvalidRequest
-from service.schemas.audit import AuditEntryRecord, AuditHeadRecord, AuditPage
+from service.schemas.audit import AuditEntryRecord, AuditHeadRecord, AuditPage, AuditVerification, BrokenAuditEntry
 from service.schemas.common import Label, UtcDatetime
-from service.serving.audit_export import export_lines
+from service.serving.audit_export import ExportFormat, export_lines
+from service.serving.errors import RecordsBusy
 from service.store.audit import AuditAction, AuditFilter
 from service.store.errors import StoreUnavailable
 
@@ -24,6 +29,12 @@ router = APIRouter(prefix="/v1", tags=["audit"])
 
 JSON = "application/json"
 CSV = "text/csv"
+JSON_LINES = "application/jsonl"
+ActorQuery = Annotated[Label | None, Query(description="Only changes by the author with this name or id.")]
+ActionQuery = Annotated[AuditAction | None, Query(description="Only changes of this kind.")]
+ProductQuery = Annotated[Label | None, Query(description="Only changes of this product.")]
+SinceQuery = Annotated[UtcDatetime | None, Query(description="Only changes from this time on, with time zone.")]
+UntilQuery = Annotated[UtcDatetime | None, Query(description="Only changes before this time, with time zone.")]
 _RESPONSES: dict[int | str, dict[str, Any]] = {200: {"content": {CSV: {"schema": {"type": "string"}}}}}
 
 
@@ -39,11 +50,11 @@ def list_audit(
     request: Request,
     audit: AuditDep,
     principal: PrincipalDep,
-    actor: Annotated[Label | None, Query(description="Only changes by the author with this name or id.")] = None,
-    action: Annotated[AuditAction | None, Query(description="Only changes of this kind.")] = None,
-    product: Annotated[Label | None, Query(description="Only changes of this product.")] = None,
-    since: Annotated[UtcDatetime | None, Query(description="Only changes from this time on, with time zone.")] = None,
-    until: Annotated[UtcDatetime | None, Query(description="Only changes before this time, with time zone.")] = None,
+    actor: ActorQuery = None,
+    action: ActionQuery = None,
+    product: ProductQuery = None,
+    since: SinceQuery = None,
+    until: UntilQuery = None,
     cursor: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="`next_cursor` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Maximum number of entries on the page.")] = 100,
 ) -> Response:
@@ -85,3 +96,65 @@ def read_audit_head(audit: AuditDep) -> AuditHeadRecord:
     """
     head = audit.head()
     return AuditHeadRecord(id=head.id, hash=head.hash)
+
+
+@router.get(
+    "/audit:verify",
+    operation_id="verify_audit",
+    summary="Verify the audit log",
+    responses=problem_responses(RecordsBusy, StoreUnavailable),
+)
+@requires("admin")
+def verify_audit(audit: AuditDep) -> AuditVerification:
+    """Verify that no entry was changed, removed or inserted: each entry contains the hash of the one before.
+
+    It reads the whole log, at low priority and one request at a time. If the newest entries were removed, this is not
+    noticed: compare `head` with an earlier one, or use `plumbline audit verify --expect-head`.
+    """
+    report = audit.verify()
+    broken = report.broken
+    return AuditVerification(
+        intact=broken is None,
+        entries=report.entries,
+        head=None if report.head is None else report.head.hash,
+        broken=None if broken is None else BrokenAuditEntry(id=broken.id, reason=broken.reason),
+    )
+
+
+@router.get(
+    "/audit:export",
+    operation_id="export_audit",
+    summary="Export the audit log",
+    response_class=Response,
+    responses={
+        200: binary_response("The entries, oldest first, as JSON Lines or as CSV.", (JSON_LINES, CSV)),
+        **problem_responses(InvalidRequest, RecordsBusy, StoreUnavailable),
+    },
+)
+@requires("admin", filters=True)
+def export_audit(
+    request: Request,
+    audit: AuditDep,
+    principal: PrincipalDep,
+    format: Annotated[  # noqa: A002 - the public name of the parameter
+        ExportFormat,
+        Query(description="`jsonl`: complete, for `plumbline audit verify --against`. `csv`: for spreadsheets."),
+    ] = "jsonl",
+    actor: ActorQuery = None,
+    action: ActionQuery = None,
+    product: ProductQuery = None,
+    since: SinceQuery = None,
+    until: UntilQuery = None,
+) -> Response:
+    """Return entries as a file, oldest first. One export or verification runs at a time."""
+    if principal.stations is not None:  # a change applies to all stations
+        raise NotPermitted.everything()
+    which = AuditFilter(actor, action, product, since, until, permitted_products=principal.products)
+    media_type = CSV if format == "csv" else JSON_LINES
+    headers = {"Content-Disposition": f'attachment; filename="audit.{format}"'}
+    if is_head(request.scope):
+        return headers_only(headers, media_type)
+    with ExitStack() as reserved:
+        reserved.enter_context(audit.reading_everything())
+        close = reserved.pop_all().close
+    return ExportResponse(audit.export(which, format), close, headers, media_type)

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Path, Query
 from service.api.deps import ActorDep, OutboxDep
 from service.api.http.access import requires
 from service.api.http.problems import problem_responses
+from service.api.outbox_mapping import to_dead_letter, to_sink_status
 from service.errors import InvalidRequest
 from service.integrations.errors import SinkNotConfigured
-from service.integrations.outbox import SinkSummary
 from service.schemas.common import Name
-from service.schemas.outbox import DeadLetter, DeadLetterCount, DeadLetterPage, OutboxStatus, SinkStatus
+from service.schemas.outbox import DeadLetterCount, DeadLetterPage, OutboxStatus
 from service.store.errors import StoreUnavailable, UnknownDeadLetter
-from service.store.outbox import DeadLetterFilter, OutboxMessage
+from service.store.outbox import DeadLetterFilter
 
 router = APIRouter(prefix="/v1/outbox", tags=["outbox"])
 
@@ -29,7 +29,7 @@ _ERRORS = (InvalidRequest, StoreUnavailable)
 @requires("engineer")
 def read_outbox(outbox: OutboxDep) -> OutboxStatus:
     """Return every sink with the number of its pending messages and dead letters."""
-    return OutboxStatus(sinks=[_to_status(sink) for sink in outbox.summary()])
+    return OutboxStatus(sinks=[to_sink_status(sink) for sink in outbox.summary()])
 
 
 @router.get(
@@ -48,7 +48,7 @@ def list_dead_letters(
 ) -> DeadLetterPage:
     """Return messages that were given up, page by page, newest first."""
     page = outbox.dead_letters(DeadLetterFilter(sink, product), cursor, limit)
-    return DeadLetterPage(items=[_to_dead_letter(item) for item in page.items], next_cursor=page.next_cursor)
+    return DeadLetterPage(items=[to_dead_letter(item) for item in page.items], next_cursor=page.next_cursor)
 
 
 @router.post(
@@ -103,34 +103,3 @@ def discard_dead_letter(message_id: MessagePath, outbox: OutboxDep, actor: Actor
     """Delete a dead letter. Its inspection is kept."""
     outbox.discard(message_id, actor)
     return DeadLetterCount(count=1)
-
-
-def _to_status(sink: SinkSummary) -> SinkStatus:
-    return SinkStatus(
-        name=sink.name,
-        kind=sink.kind,  # type: ignore[arg-type]  # checked by pydantic
-        target=sink.target,
-        configured=sink.kind is not None,
-        delivering=sink.state.is_delivering,
-        pending=sink.backlog.pending,
-        oldest_at=sink.backlog.oldest_at,
-        dead_letters=sink.backlog.dead_letters,
-        delivered_at=sink.state.delivered_at,
-        failed_at=sink.state.failed_at,
-        error=sink.state.error,
-    )
-
-
-def _to_dead_letter(message: OutboxMessage) -> DeadLetter:
-    return DeadLetter(
-        id=message.id,
-        sink=message.sink,
-        product=message.product,
-        inspection_id=message.inspection_id,
-        event_id=message.event_id,
-        created_at=message.created_at,
-        dead_at=message.dead_at,  # type: ignore[arg-type]  # a dead letter has both
-        reason=message.dead_reason,  # type: ignore[arg-type]
-        attempts=message.attempts,
-        last_error=message.last_error,
-    )

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from service.api.http.body_limit import BUNDLE, IMAGE, IMAGES, RECIPE, BodyLimit, BodyLimitMiddleware
-from service.app import ROUTERS
+from service.api.routers import ROUTERS
 from service.serving.memory_budget import MemoryBudget
 from service.settings import Settings
 from tests.problems import assert_problem

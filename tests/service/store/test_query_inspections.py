@@ -154,7 +154,11 @@ def check_pages(engine: Engine, which: InspectionFilter, size: int) -> None:
         before = UUID(page[-1].id)
         if len(page) < size:
             break
-    assert found == expected_ids(which), which
+    expected = expected_ids(which)
+    assert found == expected, which
+    middle = UUID(RECORDS[COUNT // 2].id)
+    following = [one for one in reversed(expected) if one > str(middle)]
+    assert [one.id for one in list_inspections(engine, which, after=middle, limit=7)] == following[:7], which
 
 
 def test_the_records_contain_times_that_differ_from_those_of_their_ids() -> None:

@@ -245,7 +245,7 @@ def test_without_test_images_the_report_says_what_is_missing(untested: Page) -> 
 
 def test_figures_in_the_manifest_are_shown_as_recorded(inspector: Inspector, tmp_path: Path) -> None:
     manifest = inspector.bundle.manifest.model_copy(update={"evaluation": {"image_auroc": 0.875, "future": 0.5}})
-    other = Inspector(replace(inspector.bundle, manifest=manifest), inspector.session, inspector.options)
+    other = Inspector(replace(inspector.bundle, manifest=manifest), inspector.session, inspector.options, 0.0)
     try:
         write_report(None, other, tmp_path / "report.html", unmeasured=no_test_split(tmp_path))
     finally:

@@ -1,6 +1,7 @@
 // Forms that send their fields to the JSON API: <form data-api="POST /v1/...">.
 //
-// A field's name is its place in the document: "a.b" is {a: {b: ...}}. Numbers and check boxes are sent as such, and an
+// A field's name is its place in the document: "a.b" is {a: {b: ...}}. Numbers and check boxes are sent as such, check
+// boxes with data-list as the list of the checked values, and texts with data-type="list" as what commas separate. An
 // empty field is left out unless it has data-empty="null". When the request succeeds, data-done is shown as a message,
 // data-next opens a page, data-refresh names the event that is triggered on the body for parts that depend on it, and
 // "plumbline:done" is dispatched on the form with the response.
@@ -25,12 +26,15 @@ export function documentOf(form) {
     for (const key of keys) {
       place = place[key] ??= {};
     }
-    place[last] = value;
+    place[last] = field.dataset.list === undefined ? value : [...(place[last] ?? []), ...value];
   }
   return body;
 }
 
 function valueOf(field) {
+  if (field.dataset.list !== undefined) {
+    return field.checked ? [field.value] : [];
+  }
   if (field.type === "checkbox") {
     return field.checked;
   }
@@ -42,6 +46,9 @@ function valueOf(field) {
   }
   if (field.type === "number" || field.type === "range" || field.dataset.type === "number") {
     return Number(field.value);
+  }
+  if (field.dataset.type === "list") {
+    return field.value.split(",").map((part) => part.trim()).filter(Boolean);
   }
   if (field.dataset.type === "json") {
     return JSON.parse(field.value);

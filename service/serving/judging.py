@@ -1,0 +1,107 @@
+"""The steps of an inspection that decide: decode the image, run the graph, and judge. Nothing is stored here.
+
+Images that are inspected and images that are only tried take the same steps.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from service.deployment.lease import ActiveProduct
+from service.deployment.reference_scores import ReferenceScores
+from service.errors import DeadlineExceeded
+from service.inspection.records import Inspection, PreparedImage
+from service.inspection.runtime.threads import cpu_quota
+from service.serving.admission import Turn
+from service.serving.drift.guarantees import Guarantees
+from service.serving.image import Image
+
+
+class Judging:
+    """Decodes and judges images. Decoding and deciding are limited to the CPU quota, whoever sends the images.
+
+    Args:
+        references: Scores that p-values are relative to.
+        guarantees: Which guarantees are suspended.
+        deadline_s: Seconds from the start of a turn after which an image is not inspected any more.
+    """
+
+    def __init__(self, references: ReferenceScores, guarantees: Guarantees, deadline_s: float) -> None:
+        self._references = references
+        self._guarantees = guarantees
+        self._deadline_s = deadline_s
+        self._cores = threading.BoundedSemaphore(cpu_quota())
+
+    def read(
+        self, active: ActiveProduct, image: Image, turn: Turn, check: Callable[[], None] = lambda: None
+    ) -> PreparedImage:
+        """Decode an image as the recipe in force states.
+
+        Args:
+            active: Bundle and recipe in force.
+            image: The image.
+            turn: The turn of the request.
+            check: Called before the image is decoded; it raises an error if that would be in vain.
+
+        Raises:
+            UnknownPixelFormat, PixelMismatch, InvalidRequest: What the client states does not fit the recipe.
+            PlumblineError: The image cannot be used; see `Inspector.read`.
+            DeadlineExceeded: Its turn was too long ago.
+        """
+        rules = active.recipe.recipe.pixels.rules(image.buffer.layout(active.recipe.recipe))
+        with self._core_before_deadline(turn):
+            check()
+            prepared = active.inspector.read(image.data, rules)
+        # The batcher checks the deadline for its own queue only.
+        self._check_deadline(turn)
+        return prepared
+
+    def reference(self, active: ActiveProduct) -> Sequence[float]:
+        """Return the scores of good images that p-values of a product are relative to, ascending."""
+        return self._references.scores(active.bundle, active.recipe.recipe)
+
+    def is_suspended(self, active: ActiveProduct, station: str | None) -> bool:
+        """Return whether the guarantee of the thresholds in force is suspended.
+
+        Args:
+            active: Bundle and recipe in force.
+            station: Station of the image; None if it has none.
+        """
+        return self._guarantees.is_suspended(active.recipe, station)
+
+    def judge(
+        self, active: ActiveProduct, prepared: PreparedImage, rank: int, reference: Sequence[float]
+    ) -> Inspection:
+        """Run the graph on a decoded image and judge the result.
+
+        Args:
+            active: Bundle and recipe in force.
+            prepared: The decoded image.
+            rank: Images of a lower rank run first.
+            reference: See `reference`.
+
+        Raises:
+            PlumblineError: See `Inspector.infer` and `Inspector.finish`.
+        """
+        result = active.inspector.infer(prepared, rank)
+        with self._cores:
+            return active.inspector.finish(prepared, result, active.recipe.recipe.criteria, reference)
+
+    @contextmanager
+    def _core_before_deadline(self, turn: Turn) -> Iterator[None]:
+        """Wait for a core until the deadline; an image that exceeded it is not decoded."""
+        remaining_s = self._deadline_s - (time.perf_counter() - turn.since)
+        if not self._cores.acquire(timeout=max(0.0, remaining_s)):
+            raise DeadlineExceeded(self._deadline_s, 1.0)
+        try:
+            self._check_deadline(turn)
+            yield
+        finally:
+            self._cores.release()
+
+    def _check_deadline(self, turn: Turn) -> None:
+        if time.perf_counter() - turn.since > self._deadline_s:
+            raise DeadlineExceeded(self._deadline_s, 1.0)

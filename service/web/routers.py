@@ -1,0 +1,36 @@
+"""The routers of the pages, in the order in which they are tried."""
+
+from __future__ import annotations
+
+from service.web.routes import (
+    inspections,
+    live,
+    log_in,
+    product,
+    product_drift,
+    product_history,
+    product_recipe,
+    product_versions,
+    products,
+    review,
+    system,
+    trials,
+)
+
+PAGE_ROUTERS = tuple(
+    module.router
+    for module in (
+        log_in,
+        live,
+        review,
+        products,
+        product,
+        product_recipe,
+        product_history,
+        product_versions,
+        product_drift,
+        inspections,
+        trials,
+        system,
+    )
+)
