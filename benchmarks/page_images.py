@@ -2,7 +2,7 @@
 
     python -m benchmarks.page_images --models models --samples docs/samples --out docs/images/pages
 
-Starts a service, inspects the samples several times, reviews some, and opens each page in Chromium.
+Starts a service, inspects the samples as a line would, and opens each page in Chromium.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from plumbline_client import Client
 from tests.browser import ARGUMENTS, PHONE, TABLET, find_chromium
 from tests.serving import service_process
 
-ROUNDS = 3
+GOOD_ROUNDS = 6
+"""How often all good samples are inspected between two defective ones."""
+LAST = "scratch"
+"""The sample that the live page shows."""
 QUALITY = 82
 
 
@@ -45,7 +48,7 @@ def main(
             "product": (f"/products/{product}", TABLET, "auto"),
             "recipe": (f"/products/{product}/recipe", TABLET, "auto"),
             "inspections": ("/inspections", TABLET, "auto"),
-            "inspection": (f"/inspections/{ids['scratch']}", TABLET, "auto"),
+            "inspection": (f"/inspections/{ids[LAST]}", TABLET, "auto"),
             "system": ("/system", TABLET, "auto"),
         }
         with sync_playwright() as playwright:
@@ -70,19 +73,22 @@ def main(
 
 
 def _inspect(url: str, product: str, samples: Path) -> dict[str, str]:
-    """Inspect each sample several times; return the newest inspection by the name of the sample."""
+    """Inspect good samples, with one defective sample now and then; return the newest inspection of each sample."""
+    good = sorted(samples.glob("good-*.jpg"))
+    bad = [path for path in sorted(samples.glob("*.jpg")) if path not in good and path.stem != LAST]
+    shown = [*bad, samples / f"{LAST}.jpg"]
+    order = [path for one in shown for path in ([*good] * GOOD_ROUNDS)[:-1] + [one]]
     ids: dict[str, str] = {}
     with Client(url, timeout_s=60) as client:
-        for round_ in range(ROUNDS):
-            for number, sample in enumerate(sorted(samples.glob("*.jpg"))):
-                found = client.inspect(
-                    product,
-                    sample.read_bytes(),
-                    part_id=f"W-{1000 + 10 * round_ + number}",
-                    station=f"line-{1 + number % 2}",
-                    lot=f"L{260 + round_}",
-                )
-                ids[sample.stem] = found.id
+        for number, path in enumerate(order):
+            found = client.inspect(
+                product,
+                path.read_bytes(),
+                part_id=f"W-{1000 + number}",
+                station=f"line-{1 + number % 2}",
+                lot=f"L{260 + number // 30}",
+            )
+            ids[path.stem] = found.id
     return ids
 
 
