@@ -77,7 +77,7 @@ def _inspect(url: str, product: str, samples: Path) -> dict[str, str]:
     good = sorted(samples.glob("good-*.jpg"))
     bad = [path for path in sorted(samples.glob("*.jpg")) if path not in good and path.stem != LAST]
     shown = [*bad, samples / f"{LAST}.jpg"]
-    order = [path for one in shown for path in ([*good] * GOOD_ROUNDS)[:-1] + [one]]
+    order = [path for one in shown for path in [*([*good] * GOOD_ROUNDS)[:-1], one]]
     ids: dict[str, str] = {}
     with Client(url, timeout_s=60) as client:
         for number, path in enumerate(order):
