@@ -16,8 +16,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt --editable ./client
 PINS := pyproject.toml client/pyproject.toml constraints.txt
 MODELS ?= models
-# Processes that run tests. Each computes on one thread.
-WORKERS ?= auto
+# Processes that run tests. Each computes on one thread; one more than the cores, because many tests wait for a process.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo demo-train demo-bundle images page-images serve test test-fast lint format typecheck docs constraints requirements sbom audit system-deps clean clean-runs
