@@ -49,6 +49,9 @@ def needs_review() -> bytes:
     return encode(image)
 
 
+PNG = {"content-type": "image/png"}
+
+
 @dataclass
 class Load:
     """Sends images, recipe changes and reviews until it is stopped."""
@@ -68,6 +71,9 @@ class Load:
                 self.inspect(GOOD)
                 self.inspect(TOO_DARK, station="B")
                 self.inspect(CORRUPT, station="B", expected=422)
+                self.client.post(
+                    f"{INSPECT}:try", content=GOOD, headers={"content-type": "image/png"}
+                ).raise_for_status()
                 for label in ("good", "defect"):
                     failed = self.inspect(BAD, station="A")
                     self.post(f"/v1/inspections/{failed['id']}:review", {"label": label}, 201)
@@ -76,7 +82,7 @@ class Load:
 
     def inspect(self, image: bytes, station: str | None = None, expected: int = 201) -> dict[str, Any]:
         params = {"station": station} if station else {}
-        response = self.client.post(INSPECT, content=image, params=params, headers={"content-type": "image/png"})
+        response = self.client.post(INSPECT, content=image, params=params, headers=PNG)
         assert response.status_code == expected, response.text
         document: dict[str, Any] = response.json()
         self.decisions.add(document.get("decision", "refused"))

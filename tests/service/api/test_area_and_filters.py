@@ -214,6 +214,7 @@ def test_stored_inspection_contains_what_judging_it_again_needs(serve: Serve, ti
         assert len(items) == 6
         for item in items:
             record = service.client.get(f"{REVISIONS}/{item['recipe_revision']}").json()
+            del record["recipe"]["guarantee"]  # it depends on the inspections since
             assert record["bundle_digest"] == item["bundle"]["digest"] == tiny_bundle.digest
             image = service.client.get(item["links"]["image"]).content
             again = inspector.inspect(image, Recipe.model_validate(record["recipe"]).criteria)
