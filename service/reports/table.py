@@ -63,10 +63,19 @@ def _rows(report: ShiftReport) -> Iterator[dict[str, Any]]:
         for item in change.differences:
             value = f"{canonical_json(item.before)} -> {canonical_json(item.after)}"
             yield _row("changes", change.action, item.path, value, start=change.created_at)
-    for state in report.drift:
-        item_name = state.kind if state.station is None else f"{state.kind} {state.station}"
-        facts = {"state": state.state, "evidence": state.evidence, "limit": state.limit}
-        yield from _section("drift", facts, item=item_name, start=state.began_at)
+    for alarm in report.drift:
+        item_name = alarm.kind if alarm.station is None else f"{alarm.kind} {alarm.station}"
+        facts = {
+            "state": alarm.state,
+            "direction": alarm.direction,
+            "onset": alarm.onset,
+            "evidence": alarm.evidence,
+            "suspends_guarantee": alarm.suspends,
+            "recipe_revision": alarm.recipe_revision,
+            "acknowledged_by": alarm.acknowledged_by,
+            "reason": alarm.reason,
+        }
+        yield from _section("drift", facts, item=item_name, start=alarm.since, end=alarm.closed_at)
     if report.processing_time is not None:
         yield from _section("processing_time", report.processing_time.model_dump())
 

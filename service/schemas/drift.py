@@ -12,6 +12,7 @@ from service.schemas.common import AUTHOR, Author, Guarantee, ResponseModel, Sen
 DriftKind = Literal["p_value", "brightness", "contrast", "sharpness", "colour", "reject_rate", "false_reject"]
 DriftState = Literal["collecting", "ok", "alarm"]
 DriftDirection = Literal["higher", "lower", "wider"]
+AlarmState = Literal["open", "acknowledged", "ended"]
 ReferenceSource = Literal["card", "proposal", "inspections"]
 
 
@@ -53,6 +54,18 @@ class DriftAlarm(ResponseModel):
     ended_at: datetime | None = Field(
         default=None, description="When another recipe or bundle ended the alarm; null if none did."
     )
+
+    @property
+    def closed_at(self) -> datetime | None:
+        """When the alarm was acknowledged or ended; None if it is open."""
+        return self.acknowledged_at or self.ended_at
+
+    @property
+    def state(self) -> AlarmState:
+        """Whether the alarm is open, or how it ended."""
+        if self.acknowledged_at is not None:
+            return "acknowledged"
+        return "open" if self.ended_at is None else "ended"
 
 
 class DriftStream(ResponseModel):

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.schemas.common import LABEL_PATTERN, Label, ResponseModel, UtcDatetime
+from service.schemas.drift import DriftAlarm
 from service.schemas.recipe import RecipeDifference
 from service.schemas.records import DecisionCounts, SummaryGroup
 from service.schemas.review import PairAgreement, RateEstimate
@@ -126,17 +127,6 @@ class ReportChange(ResponseModel):
     differences: list[RecipeDifference] = Field(description="The values that changed.")
 
 
-class DriftState(ResponseModel):
-    """State of the monitoring of one kind of drift."""
-
-    kind: str = Field(description="What is monitored, such as `p_value` or `brightness`.")
-    station: str | None = Field(description="The station; null for the product as a whole.")
-    state: Literal["normal", "alarm", "acknowledged"]
-    began_at: datetime | None = Field(description="Estimated begin of the shift; null without an alarm.")
-    evidence: float | None = Field(description="log10 of the evidence; 0 for none.")
-    limit: float | None = Field(description="log10 of the evidence at which an alarm is raised.")
-
-
 class ProcessingTime(ResponseModel):
     """Time from decoding to the decision, with the wait for inference, without transfer and storage, to 0.1 ms."""
 
@@ -174,5 +164,10 @@ class ShiftReport(ResponseModel):
     reviews: ReportReviews
     changes: list[ReportChange] = Field(description="Changes of recipe and bundle in the period, oldest first.")
     are_changes_cut: bool = Field(description="Whether there were more changes; the newest ones are listed.")
-    drift: list[DriftState]
+    drift: list[DriftAlarm] = Field(
+        description="Drift alarms that were open at some time in the period, oldest first, as they are when the report "
+        "is made. A report on one station also has those of the product as a whole. A key that is restricted to "
+        "stations gets those of its stations."
+    )
+    are_alarms_cut: bool = Field(description="Whether there were more drift alarms; the newest ones are listed.")
     processing_time: ProcessingTime | None = Field(description="Null without a judged inspection.")

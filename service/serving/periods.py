@@ -10,9 +10,11 @@ from zoneinfo import ZoneInfo
 from service.errors import InvalidRequest
 
 Period = Literal["hour", "shift", "day"]
+PeriodName = Literal["shift", "previous-shift", "today", "week"]
 MAX_SHIFTS = 24
 _QUARTER = timedelta(minutes=15)  # offsets of time zones are multiples of it
 _DAY = timedelta(days=1)
+_MOMENT = timedelta(microseconds=1)
 
 
 def parse_zone(name: str) -> ZoneInfo:
@@ -69,6 +71,39 @@ def period_starts(
     starts = _hours(since, until, zone) if period == "hour" else _days(since, until, zone, shifts, period)
     first = max(index for index, start in enumerate(starts) if start <= since)
     return [start for start in starts[first:] if start < until]
+
+
+def period_around(
+    period: Period, moment: datetime, zone: ZoneInfo, shifts: Sequence[time]
+) -> tuple[datetime, datetime]:
+    """Return when the period begins and ends that contains a moment, in UTC.
+
+    Args:
+        period: Kind of the period.
+        moment: The moment.
+        zone: The time zone.
+        shifts: Local times at which shifts begin.
+    """
+    start, end, *_ = period_starts(period, moment, moment + 3 * _DAY, zone, shifts)
+    return start, end
+
+
+def named_period(
+    name: PeriodName, now: datetime, zone: ZoneInfo, shifts: Sequence[time]
+) -> tuple[datetime, datetime | None]:
+    """Return when a period begins and ends, in UTC; the end is None for a period that is not over.
+
+    Args:
+        name: `shift` and `today` contain the present time. `week` has seven days, the last of which is today.
+        now: The present time.
+        zone: The time zone.
+        shifts: Local times at which shifts begin.
+    """
+    if name in {"shift", "previous-shift"}:
+        start, _ = period_around("shift", now, zone, shifts)
+        return (start, None) if name == "shift" else period_around("shift", start - _MOMENT, zone, shifts)
+    days = 0 if name == "today" else 6
+    return _instant(now.astimezone(zone).date() - days * _DAY, time(0), zone), None
 
 
 def _days(since: datetime, until: datetime, zone: ZoneInfo, shifts: Sequence[time], period: Period) -> list[datetime]:

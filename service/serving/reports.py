@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -15,10 +15,10 @@ from service.bundle.arrays import UInt8Image
 from service.errors import InvalidRequest
 from service.monitoring.clock import Clock
 from service.reviews.sampling import SamplePlan
+from service.schemas.drift import DriftAlarm
 from service.schemas.recipe import RecipeDifference
 from service.schemas.records import SummaryGroup
 from service.schemas.report import (
-    DriftState,
     ProcessingTime,
     ReportChange,
     ReportReviews,
@@ -28,6 +28,7 @@ from service.schemas.report import (
 from service.schemas.sections import InvalidReason
 from service.serving.admission import Disconnected
 from service.serving.defect_map import DefectMapper
+from service.serving.drift.alarms import to_alarm
 from service.serving.record_jobs import RecordJobs
 from service.serving.review_agreement import agreement_about
 from service.serving.review_evaluation import PeriodRequest, rates_of, sample_period
@@ -44,6 +45,7 @@ from service.serving.summaries import (
 )
 from service.store.artefacts.files import ArtefactFiles
 from service.store.audit import AuditAction, AuditFilter, AuditRecord, list_audit
+from service.store.drift.alarms import list_alarms_between
 from service.store.inspection_filter import InspectionFilter
 from service.store.report_queries import (
     SCORE_BINS,
@@ -59,6 +61,8 @@ MAX_DISTRIBUTIONS = 4
 """Most score distributions in a report, one per bundle and thresholds."""
 MAX_CHANGES = 200
 """Most changes in a report, the newest ones."""
+MAX_ALARMS = 200
+"""Most drift alarms in a report, the newest ones."""
 _HOURS_UP_TO = timedelta(days=3)
 _SHORTEST_PIECE = timedelta(hours=1)
 _PIECES = 100
@@ -75,12 +79,10 @@ class ReportRequest:
     Attributes:
         which: Product, stations and period. The product is required.
         zone: Time zone of the times in the report, and of its hours and days.
-        drift: States of drift at the end of the period.
     """
 
     which: InspectionFilter
     zone: ZoneInfo
-    drift: Sequence[DriftState] = ()
 
     @property
     def product(self) -> str:
@@ -198,6 +200,8 @@ def _steps(
     yield None
     changes, are_changes_cut = _changes(engine, which, zone)
     yield None
+    alarms, are_alarms_cut = _alarms(engine, request)
+    yield None
     total: Counter[str] = Counter()
     for group in periods:
         total.update(group.counts)
@@ -220,7 +224,8 @@ def _steps(
         reviews=reviews,
         changes=changes,
         are_changes_cut=are_changes_cut,
-        drift=list(request.drift),
+        drift=alarms,
+        are_alarms_cut=are_alarms_cut,
         processing_time=times.result,
     )
     yield IllustratedReport(content, None if mapper.found is None else mapper.found.part)
@@ -337,6 +342,18 @@ def _changes(engine: Engine, which: InspectionFilter, zone: ZoneInfo) -> tuple[l
         for entry in reversed(found[:MAX_CHANGES])
     ]
     return changes, len(found) > MAX_CHANGES
+
+
+def _alarms(engine: Engine, request: ReportRequest) -> tuple[list[DriftAlarm], bool]:
+    """Return the drift alarms of the period, oldest first, and whether there are more."""
+    which = request.which
+    stations = which.values["station"]
+    if stations is not None and which.permitted_stations is None:
+        stations = (*stations, "")  # An alarm of the product as a whole concerns each of its stations.
+    since, until = period_of(which)
+    found = list_alarms_between(engine, request.product, since, until, stations, MAX_ALARMS + 1)
+    alarms = [to_alarm(record, request.zone) for record in reversed(found[:MAX_ALARMS])]
+    return alarms, len(found) > MAX_ALARMS
 
 
 def _differences(entry: AuditRecord) -> list[RecipeDifference]:

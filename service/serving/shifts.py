@@ -9,13 +9,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Engine
 
 from service.monitoring.clock import Clock
-from service.serving.periods import parse_shifts, period_starts
+from service.serving.periods import PeriodName, named_period, parse_shifts, period_around
 from service.settings import Settings
 from service.store.inspection_filter import InspectionFilter
 from service.store.store import Store
@@ -91,9 +91,11 @@ class ShiftService:
 
     def bounds(self) -> tuple[datetime, datetime]:
         """Return when the current shift began and when it ends, in UTC."""
-        now = self._clock.now()
-        starts = period_starts("shift", now, now + timedelta(days=3), self._zone, self._starts)
-        return starts[0].astimezone(UTC), starts[1].astimezone(UTC)
+        return period_around("shift", self._clock.now(), self._zone, self._starts)
+
+    def period(self, name: PeriodName) -> tuple[datetime, datetime | None]:
+        """Return when a period begins and ends, in UTC; the end is None for a period that is not over."""
+        return named_period(name, self._clock.now(), self._zone, self._starts)
 
     def count_refused(self) -> int:
         """Return the number of images that were refused in this shift. Call it regularly, to notice a new shift."""

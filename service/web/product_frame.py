@@ -60,6 +60,7 @@ def frame(product: Product, texts: Texts) -> dict[str, Any]:
         Tab(f"{path}/history", _("History")),
         Tab(f"{path}/versions", _("Versions")),
         Tab(f"{path}/drift", _("Drift")),
+        Tab(f"{path}/report", _("Report")),
     ]
     return {
         "product": product,

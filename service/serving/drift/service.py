@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -13,12 +12,13 @@ from service.monitoring.drift.history import History
 from service.monitoring.drift.records import KINDS, Limits
 from service.schemas.drift import DriftAlarm, DriftPoint, DriftReport, DriftStream, Suspension
 from service.serving.alarms import DriftState as AlarmState
+from service.serving.drift.alarms import to_alarm
 from service.serving.drift.explanations import explain_stream, remedy
 from service.serving.drift.guarantees import Guarantees
 from service.serving.drift.monitor import DriftMonitor
 from service.store.audit import Actor
 from service.store.drift.alarms import acknowledge_alarms, list_alarms
-from service.store.drift.records import AlarmRecord, StreamRecord
+from service.store.drift.records import StreamRecord
 from service.store.drift.streams import read_streams
 from service.store.records import RecipeRevision
 from service.store.store import Store
@@ -91,7 +91,7 @@ class DriftService:
             StoreUnavailable: The database cannot be read.
         """
         self._registry.require_known(product)
-        return _alarms(list_alarms(self._engine, product, limit))
+        return [to_alarm(record) for record in list_alarms(self._engine, product, limit)]
 
     def report(self, product: str) -> DriftReport:
         """Return the drift of a product.
@@ -131,7 +131,7 @@ class DriftService:
         self._monitor.refresh()
         self._monitor.wake()
         log.info("drift acknowledged", product=product, author=actor.name, reason=reason, alarms=len(found))
-        return _alarms(found)
+        return [to_alarm(record) for record in found]
 
 
 def to_stream(record: StreamRecord, limits: Limits) -> DriftStream:
@@ -154,25 +154,3 @@ def to_stream(record: StreamRecord, limits: Limits) -> DriftStream:
         remedy=remedy(record.kind) if record.state == "alarm" else None,
         history=[DriftPoint(at=datetime.fromtimestamp(at, UTC), evidence=evidence) for at, evidence in points],
     )
-
-
-def _alarms(records: Sequence[AlarmRecord]) -> list[DriftAlarm]:
-    return [
-        DriftAlarm(
-            id=record.id,
-            product=record.product,
-            station=record.station or None,
-            kind=record.kind,
-            direction=record.direction,
-            since=record.raised_at,
-            onset=record.onset_at,
-            evidence=record.evidence,
-            suspends=record.suspends,
-            recipe_revision=record.recipe_revision,
-            acknowledged_at=record.acknowledged_at,
-            acknowledged_by=record.acknowledged_by,
-            reason=record.reason,
-            ended_at=record.ended_at,
-        )
-        for record in records
-    ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from datetime import datetime
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.store.audit import Actor, AuditEntry, append_audit
@@ -36,6 +37,36 @@ def list_alarms(engine: Engine, product: str, limit: int) -> list[AlarmRecord]:
     query = select(DriftAlarmRow).where(DriftAlarmRow.product == product).order_by(DriftAlarmRow.id.desc())
     with reading(engine) as session:
         return [_alarm(row) for row in session.scalars(query.limit(limit))]
+
+
+def list_alarms_between(
+    engine: Engine, product: str, since: datetime, until: datetime, stations: Collection[str] | None, limit: int
+) -> list[AlarmRecord]:
+    """Return the newest alarms of a product that were open at some time in a period, newest first.
+
+    Args:
+        engine: The database.
+        product: The product.
+        since: Start of the period.
+        until: End of the period, exclusive.
+        stations: Only alarms of these stations, with the empty string for the product as a whole; None for all.
+        limit: Most alarms.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    row = DriftAlarmRow
+    query = (
+        select(row)
+        .where(row.product == product, row.raised_at < until)
+        .where(or_(row.acknowledged_at.is_(None), row.acknowledged_at > since))
+        .where(or_(row.ended_at.is_(None), row.ended_at > since))
+        .order_by(row.id.desc())
+    )
+    if stations is not None:
+        query = query.where(row.station.in_(stations))
+    with reading(engine) as session:
+        return [_alarm(found) for found in session.scalars(query.limit(limit))]
 
 
 def acknowledge_alarms(engine: Engine, product: str, actor: Actor, reason: str, moment: datetime) -> list[AlarmRecord]:

@@ -78,6 +78,8 @@ SCOPE_OF = {
     "GET /products/{product}/versions": "engineer",
     "GET /products/{product}/versions:table": "engineer",
     "GET /products/{product}/drift": "engineer",
+    "GET /products/{product}/report": "review",
+    "GET /products/{product}/report/figures": "review",
     "GET /v1/outbox": "engineer",
     "GET /v1/outbox/dead-letters": "engineer",
     "GET /v1/audit": "admin",

@@ -14,6 +14,7 @@ from service.schemas.report import ShiftReport
 from tests.access import bearer, make_key, problem_of
 from tests.problems import assert_problem
 from tests.running_service import BAD, RunningService
+from tests.service.serving.test_reports import add_alarms
 
 REPORT = "/v1/products/widget/report"
 
@@ -120,6 +121,12 @@ def test_restricted_key_gets_a_report_on_its_stations_only(secured: RunningServi
     other = anonymous.get(REPORT, params={"station": "r2"}, headers=of_station).json()
     assert other["total"]["total"] == other["reviews"]["inspections"] == 0
     assert "r2" not in str(anonymous.get(REPORT, params={"format": "csv"}, headers=of_station).text)
+    add_alarms(secured.store, r1={}, r2={})
+    add_alarms(secured.store, **{"": {}})
+    for headers, expected in ((of_station, ["r1"]), (bearer(make_key(engine, "review")), ["r1", "r2", None])):
+        until = {"since": "2026-03-02T05:00:00Z", "until": "2026-03-02T13:00:00Z"}
+        found = anonymous.get(REPORT, params=until, headers=headers).json()
+        assert [alarm["station"] for alarm in found["drift"]] == expected
     of_other = bearer(make_key(engine, "review", products=["gadget"]))
     assert problem_of(anonymous.get(REPORT, headers=of_other)) == (403, "not-permitted")
     without_scope = bearer(make_key(engine, "inspect"))

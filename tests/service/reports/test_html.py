@@ -23,12 +23,12 @@ from service.reports import html as html_module
 from service.reports.html import CATALOGUES, content_security_policy, render_html
 from service.reports.plots import HEIGHT, WIDTH, period_chart, score_chart
 from service.reports.table import COLUMNS, render_csv
+from service.schemas.drift import DriftAlarm
 from service.schemas.recipe import RecipeDifference
 from service.schemas.records import DecisionCounts, SummaryGroup
 from service.schemas.report import (
     DefectMap,
     DefectSpot,
-    DriftState,
     ProcessingTime,
     ReportChange,
     ReportReviews,
@@ -53,6 +53,15 @@ def counts(**numbers: int) -> dict[str, Any]:
         total=sum(found.values()), counts=found, yield_of_judged=0.981, yield_of_decided=0.99, yield_of_all=0.5  # type: ignore[arg-type]
     )  # fmt: skip
     return values.model_dump()
+
+
+def make_alarm(**changes: Any) -> DriftAlarm:
+    """Return an open alarm."""
+    values: dict[str, Any] = {
+        "id": 1, "product": "widget", "station": None, "kind": "brightness", "direction": "lower", "since": START,
+        "onset": None, "evidence": 5.0, "suspends": True, "recipe_revision": 3,
+    }  # fmt: skip
+    return DriftAlarm(**(values | changes))
 
 
 def make_report(text: str = "press", **changes: Any) -> ShiftReport:
@@ -114,9 +123,14 @@ def make_report(text: str = "press", **changes: Any) -> ShiftReport:
         ],
         "are_changes_cut": True,
         "drift": [
-            DriftState(kind="brightness", station=text, state="alarm", began_at=START, evidence=5.0, limit=4.0),
-            DriftState(kind="unheard-of", station=None, state="normal", began_at=None, evidence=None, limit=None),
+            make_alarm(station=text, onset=START - timedelta(hours=1)),
+            make_alarm(
+                kind="p_value", direction=None, suspends=False, acknowledged_at=START + timedelta(hours=1),
+                acknowledged_by=text, reason=text,
+            ),
+            make_alarm(kind="colour", direction="wider", ended_at=START + timedelta(hours=1)),
         ],
+        "are_alarms_cut": True,
         "processing_time": ProcessingTime(inspections=1205, min_ms=1.2, mean_ms=23.45, p95_ms=50, max_ms=1234.5),
     }  # fmt: skip
     return ShiftReport(**(values | changes))
@@ -134,7 +148,8 @@ def empty_report() -> ShiftReport:
     )  # fmt: skip
     return make_report(
         station=None, total=total, refused=3, invalid_reasons={}, by="day", periods=[], stations=[], defect_map=None,
-        scores=[], other_scores=0, reviews=reviews, changes=[], are_changes_cut=False, drift=[], processing_time=None,
+        scores=[], other_scores=0, reviews=reviews, changes=[], are_changes_cut=False, drift=[], are_alarms_cut=False,
+        processing_time=None,
     )  # fmt: skip
 
 
@@ -229,7 +244,12 @@ def test_figures_are_shown() -> None:
         "2 Mar 2026, 05:00:00 +00:00",
         "1,234.5",
         "0.75",
-        "ALARM",
+        "brightness: lower",
+        "2 Mar 2026, 04:00:00 +00:00",
+        "OPEN yes",
+        "acknowledged by press at 2 Mar 2026, 06:00:00 +00:00: press no",
+        "ended by a new recipe or model at 2 Mar 2026, 06:00:00 +00:00 yes",
+        "There were more alarms; the newest ones are listed.",
     ):
         assert shown in text, shown
     assert 'fail_threshold: – → {"note": "press"}' in text
@@ -243,6 +263,10 @@ def test_dates_and_numbers_are_german() -> None:
         "98,1\u00a0%".replace("\u00a0", " "),
         "02.03.2026, 05:00:00 +00:00",
         "1.234,5",
+        "Helligkeit: niedriger",
+        "OFFEN ja",
+        "bestätigt von press am 02.03.2026, 06:00:00 +00:00: press nein",
+        "beendet durch ein neues Rezept oder Modell am 02.03.2026, 06:00:00 +00:00 ja",
     ):
         assert shown in text, shown
 
@@ -284,7 +308,14 @@ def test_csv_has_every_figure_in_a_row() -> None:
     assert values["agreement", "press, Bob", "kappa"] == "0.75"
     assert values["defect_spots", "1", "x"] == "48"
     assert values["processing_time", "", "p95_ms"] == "50.0"
-    assert values["drift", "brightness press", "state"] == "alarm"
+    assert values["drift", "brightness press", "state"] == "open"
+    assert values["drift", "brightness press", "direction"] == "lower"
+    assert values["drift", "p_value", "state"] == "acknowledged"
+    assert values["drift", "p_value", "reason"] == values["drift", "p_value", "acknowledged_by"] == "press"
+    assert values["drift", "p_value", "suspends_guarantee"].lower() == "false"
+    assert values["drift", "colour", "state"] == "ended"
+    (ended,) = (row for row in rows if (row["item"], row["measure"]) == ("colour", "state"))
+    assert (ended["start"], ended["end"]) == ("2026-03-02T05:00:00Z", "2026-03-02T06:00:00Z")
     assert values["changes", "recipe:put", "fail_threshold"] == 'null -> {"note":"press"}'
     assert {row["section"] for row in rows_of(empty_report())} == {"report", "total", "reviews"}
 

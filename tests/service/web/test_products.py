@@ -40,7 +40,7 @@ def test_list_of_products_shows_state_bundle_guarantee_and_counts(product: Runni
     page.get_by_role("link", name="widget").click()
     expect(page.get_by_role("heading", name="widget")).to_be_visible()
     expect(page.get_by_role("navigation", name="Pages of the product").get_by_role("link")).to_have_text(
-        ["Thresholds", "Recipe", "History", "Versions", "Drift"]
+        ["Thresholds", "Recipe", "History", "Versions", "Drift", "Report"]
     )
 
 
