@@ -45,6 +45,7 @@ def report(
     """
     from service.cli.inspections import complete_file, require_product
     from service.cli.offline import InvalidTime, open_store, parse_time
+    from service.deployment.configuration import drift_limits
     from service.deployment.repository import product_folders
     from service.errors import InvalidRequest, PlumblineError
     from service.monitoring.clock import Clock
@@ -74,7 +75,8 @@ def report(
         with open_store(settings) as store, ERR.status("Making the report ..."):
             if not list_inspections(store.engine, InspectionFilter(product), limit=1):
                 require_product(product, list(product_folders(settings.models)), settings.models)
-            steps = report_steps(store.engine, store.files, ReportRequest(which, zone), Clock().now())
+            request = ReportRequest(which, zone, drift_limits(settings))
+            steps = report_steps(store.engine, store.files, request, Clock().now())
             made = next(step for step in steps if step is not None)
         text = render(made, format_name, language)
         if output is None:

@@ -127,11 +127,13 @@ class ReportChange(ResponseModel):
 
 
 class DriftState(ResponseModel):
-    """State of the monitoring of one kind of drift."""
+    """State of the monitoring of one kind of drift, that of the newest alarm in the period if there is one."""
 
     kind: str = Field(description="What is monitored, such as `p_value` or `brightness`.")
     station: str | None = Field(description="The station; null for the product as a whole.")
-    state: Literal["normal", "alarm", "acknowledged"]
+    state: Literal["normal", "alarm", "acknowledged", "ended"] = Field(
+        description="At the end of the period. `ended`: another recipe or bundle replaced what was compared with."
+    )
     began_at: datetime | None = Field(description="Estimated begin of the shift; null without an alarm.")
     evidence: float | None = Field(description="log10 of the evidence; 0 for none.")
     limit: float | None = Field(description="log10 of the evidence at which an alarm is raised.")

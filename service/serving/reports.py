@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -14,11 +14,11 @@ from sqlalchemy import Engine
 from service.bundle.arrays import UInt8Image
 from service.errors import InvalidRequest
 from service.monitoring.clock import Clock
+from service.monitoring.drift.records import Limits
 from service.reviews.sampling import SamplePlan
 from service.schemas.recipe import RecipeDifference
 from service.schemas.records import SummaryGroup
 from service.schemas.report import (
-    DriftState,
     ProcessingTime,
     ReportChange,
     ReportReviews,
@@ -28,6 +28,7 @@ from service.schemas.report import (
 from service.schemas.sections import InvalidReason
 from service.serving.admission import Disconnected
 from service.serving.defect_map import DefectMapper
+from service.serving.drift.report import drift_in_period
 from service.serving.record_jobs import RecordJobs
 from service.serving.review_agreement import agreement_about
 from service.serving.review_evaluation import PeriodRequest, rates_of, sample_period
@@ -75,12 +76,12 @@ class ReportRequest:
     Attributes:
         which: Product, stations and period. The product is required.
         zone: Time zone of the times in the report, and of its hours and days.
-        drift: States of drift at the end of the period.
+        limits: When alarms of drift are raised.
     """
 
     which: InspectionFilter
     zone: ZoneInfo
-    drift: Sequence[DriftState] = ()
+    limits: Limits
 
     @property
     def product(self) -> str:
@@ -198,6 +199,8 @@ def _steps(
     yield None
     changes, are_changes_cut = _changes(engine, which, zone)
     yield None
+    drift = drift_in_period(engine, which, since, until, request.limits, zone)
+    yield None
     total: Counter[str] = Counter()
     for group in periods:
         total.update(group.counts)
@@ -220,7 +223,7 @@ def _steps(
         reviews=reviews,
         changes=changes,
         are_changes_cut=are_changes_cut,
-        drift=list(request.drift),
+        drift=drift,
         processing_time=times.result,
     )
     yield IllustratedReport(content, None if mapper.found is None else mapper.found.part)

@@ -20,6 +20,7 @@ from service.api.http.negotiation import negotiate
 from service.api.http.problems import problem_responses
 from service.api.parameters import ProductPath
 from service.api.responses import BINARY
+from service.deployment.configuration import drift_limits
 from service.deployment.errors import UnknownProduct
 from service.errors import InvalidRequest
 from service.languages import choose_language
@@ -103,4 +104,4 @@ def report_request(product: str, query: ReportQuery, principal: Principal, setti
         permitted_products=principal.products,
         permitted_stations=principal.stations,
     )
-    return ReportRequest(which, parse_zone(query.time_zone or settings.time_zone))
+    return ReportRequest(which, parse_zone(query.time_zone or settings.time_zone), drift_limits(settings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from datetime import datetime
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.store.audit import Actor, AuditEntry, append_audit
@@ -36,6 +36,30 @@ def list_alarms(engine: Engine, product: str, limit: int) -> list[AlarmRecord]:
     query = select(DriftAlarmRow).where(DriftAlarmRow.product == product).order_by(DriftAlarmRow.id.desc())
     with reading(engine) as session:
         return [_alarm(row) for row in session.scalars(query.limit(limit))]
+
+
+def alarms_between(engine: Engine, product: str, since: datetime, until: datetime, limit: int) -> list[AlarmRecord]:
+    """Return the newest alarms of a product that were open at some time of a period, newest first.
+
+    Args:
+        engine: The database.
+        product: The product.
+        since: Start of the period.
+        until: Its end, exclusive.
+        limit: Maximum number of alarms.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    row = DriftAlarmRow
+    query = select(row).where(
+        row.product == product,
+        row.raised_at < until,
+        or_(row.acknowledged_at.is_(None), row.acknowledged_at >= since),
+        or_(row.ended_at.is_(None), row.ended_at >= since),
+    )
+    with reading(engine) as session:
+        return [_alarm(found) for found in session.scalars(query.order_by(row.id.desc()).limit(limit))]
 
 
 def acknowledge_alarms(engine: Engine, product: str, actor: Actor, reason: str, moment: datetime) -> list[AlarmRecord]:
