@@ -16,7 +16,6 @@ import pytest
 from sqlalchemy import insert
 
 from service.errors import InvalidRequest
-from service.monitoring.drift.history import History
 from service.monitoring.drift.records import Limits
 from service.schemas.report import ShiftReport
 from service.serving import defect_map, reports, summaries
@@ -24,10 +23,10 @@ from service.serving.defect_map import GRID_SIDE, find_spots, grid_of
 from service.serving.reports import IllustratedReport, ReportRequest, report_steps
 from service.store.audit import Actor, AuditEntry, record_change
 from service.store.inspection_filter import InspectionFilter
-from service.store.models import DriftAlarmRow, DriftStreamRow, InspectionRow
+from service.store.models import InspectionRow
 from service.store.records import InspectionRecord
 from service.store.reviews import ReviewDraft, add_review
-from service.store.session import transaction, writing
+from service.store.session import transaction
 from service.store.store import Store
 from tests.running_service import GOOD
 from tests.service.store.test_query_inspections import id_at
@@ -326,52 +325,6 @@ def test_more_changes_than_the_limit_are_cut(store: Store, monkeypatch: pytest.M
     found = report(store, since=now - timedelta(hours=1), until=now)
     assert found.are_changes_cut
     assert [change.object for change in found.changes] == ["revision 1", "revision 2"]
-
-
-def test_drift_of_the_period(store: Store) -> None:
-    hour = timedelta(hours=1)
-
-    def alarm(kind: str, station: str, raised: datetime, **ends: datetime) -> DriftAlarmRow:
-        return DriftAlarmRow(
-            product="widget", station=station, kind=kind, direction=None, reference="r", recipe_revision=1,
-            raised_at=raised, onset_at=raised - hour, evidence=8.0, suspends=True, **ends,
-        )  # fmt: skip
-
-    history = History()
-    for number, evidence in enumerate((1.0, 2.0, 3.0)):
-        history.add((END + (number - 1.5) * hour).timestamp(), evidence)
-    stream = DriftStreamRow(
-        product="widget", station="", kind="p_value", reference="r", recipe_revision=1, source="card",
-        reference_count=9, state="ok", started_at=START, count=3, evidence=3.0, reference_values={}, progress={},
-        history=history.to_stored(), direction=None, onset_at=None, alarm_id=None,
-    )  # fmt: skip
-    with writing(store.engine, "test") as session:
-        session.add_all(
-            [
-                stream,
-                alarm("brightness", "", START - 2 * hour, acknowledged_at=START - hour),  # before the period
-                alarm("contrast", "", END),  # after it
-                alarm("sharpness", "", START + hour),
-                alarm("sharpness", "A", START - hour, acknowledged_at=START + hour),
-                alarm("colour", "A", START + hour, ended_at=START + 2 * hour),
-                alarm("colour", "B", START + hour, acknowledged_at=END + hour),
-            ]
-        )
-    found = {(state.kind, state.station): state for state in report(store, "Europe/Berlin").drift}
-    assert {key: (state.state, state.evidence) for key, state in found.items()} == {
-        ("p_value", None): ("normal", 2.0),
-        ("sharpness", None): ("alarm", 8.0),
-        ("sharpness", "A"): ("acknowledged", 8.0),
-        ("colour", "A"): ("ended", 8.0),
-        ("colour", "B"): ("alarm", 8.0),
-    }
-    assert found["colour", "A"].began_at == START
-    assert found["p_value", None].limit == LIMITS.evidence("p_value")
-    for conditions in ({"station": "A"}, {"permitted_stations": frozenset({"A"})}):
-        assert {(state.kind, state.station) for state in report(store, **conditions).drift} == {
-            ("sharpness", "A"),
-            ("colour", "A"),
-        }
 
 
 def test_an_empty_period_is_a_report(store: Store) -> None:
