@@ -41,7 +41,7 @@ def drift(store: Store, **conditions: Any) -> list[DriftState]:
 def test_drift_of_the_period(store: Store) -> None:
     hour = timedelta(hours=1)
 
-    def alarm(kind: str, station: str, raised: datetime, **ends: datetime) -> DriftAlarmRow:
+    def alarm(kind: str, station: str, raised: datetime, **ends: Any) -> DriftAlarmRow:
         return DriftAlarmRow(
             product="widget", station=station, kind=kind, direction=None, reference="r", recipe_revision=1,
             raised_at=raised, onset_at=raised - hour, evidence=8.0, suspends=True, **ends,
