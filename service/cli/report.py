@@ -74,7 +74,8 @@ def report(
         with open_store(settings) as store, ERR.status("Making the report ..."):
             if not list_inspections(store.engine, InspectionFilter(product), limit=1):
                 require_product(product, list(product_folders(settings.models)), settings.models)
-            steps = report_steps(store.engine, store.files, ReportRequest(which, zone), Clock().now())
+            request = ReportRequest(which, zone)
+            steps = report_steps(store.engine, store.files, request, Clock().now())
             made = next(step for step in steps if step is not None)
         text = render(made, format_name, language)
         if output is None:

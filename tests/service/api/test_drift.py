@@ -12,8 +12,10 @@ import httpx
 import numpy as np
 import pytest
 from sqlalchemy import delete, select, update
+from structlog.testing import capture_logs
 
 from service.serving.drift import monitor, tracker
+from service.store.errors import StoreUnavailable
 from service.store.models import DriftPositionRow, DriftStreamRow
 from service.store.session import reading
 from tests.access import bearer, make_key
@@ -196,6 +198,13 @@ def test_an_alarm_of_one_station_suspends_its_inspections_only(service: RunningS
     assert right["thresholds"]["guarantee"] == "suspended"
     labels = {"product": "widget", "station": "left", "kind": "p_value"}
     eventually(lambda: value(service, "inspection_drift_evidence", **labels) is not None)
+    headers = bearer(make_key(service.store.engine, "inspect", stations=["left"]))
+    eventually(lambda: service.client.get(RECIPE).status_code == 401)
+    for path in (RECIPE, DRIFT, "/v1/products", "/v1/products/widget"):
+        seen = service.client.get(path, headers=headers)
+        assert seen.status_code == 200, path
+        assert '"suspension":{' in seen.text, path
+        assert '"right"' not in seen.text, path
 
 
 def test_a_repeated_image_is_counted_once(service: RunningService) -> None:
@@ -336,3 +345,17 @@ def test_a_key_for_stations_sees_their_streams_and_acknowledges_nothing(service:
     assert {stream["station"] for stream in found["streams"]} == {"right"}
     refused = service.client.post(ACKNOWLEDGE, json=SIGNED, headers=headers)
     assert refused.status_code == 403
+
+
+def test_database_that_stays_unavailable_is_logged_once(service: RunningService) -> None:
+    drift = service.runtime._drift
+    drift.close()  # its thread would succeed in between
+
+    def fail() -> None:
+        raise StoreUnavailable("the disk is broken")
+
+    with capture_logs() as logged:
+        for work in (fail, fail, lambda: None, fail):
+            drift._attempt(work)
+    warnings = [entry["reason"] for entry in logged if entry["event"] == "drift not monitored"]
+    assert warnings == ["the disk is broken"] * 2
