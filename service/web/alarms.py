@@ -11,7 +11,6 @@ from service.access.principal import Principal
 from service.api.http.server_paths import hide_paths
 from service.languages import Texts
 from service.schemas.alarm import Severity
-from service.schemas.drift import DriftKind
 from service.schemas.sections import InvalidReason
 from service.serving.alarm_texts import TEXTS
 from service.serving.alarms import Alarm
@@ -31,7 +30,7 @@ _REASONS: Mapping[str, str] = {
     InvalidReason.FROZEN_FRAME: _("always the same image"),
     InvalidReason.WRONG_SIZE: _("wrong size"),
 }
-_CHANGES: Mapping[DriftKind, str] = {
+_CHANGES: Mapping[str, str] = {
     "p_value": _("scores"),
     "brightness": _("brightness"),
     "contrast": _("contrast"),
