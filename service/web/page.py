@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi import Depends
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
@@ -28,6 +29,7 @@ CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+_COMMAND = re.compile(r"`([^`]+)`")
 # Without a referrer, browsers send `Origin: null` with forms, which the service refuses.
 HEADERS = {"Content-Security-Policy": CSP, "Cache-Control": "no-store", "Referrer-Policy": "same-origin"}
 
@@ -106,6 +108,7 @@ def _environment(texts: Texts) -> Environment:
     )
     environment.install_gettext_translations(texts.translations, newstyle=True)  # type: ignore[attr-defined]
     environment.filters.update(
+        commands=_commands,
         date=texts.date,
         datetime=texts.date_time,
         json_data=_json_data,
@@ -116,6 +119,11 @@ def _environment(texts: Texts) -> Environment:
         time=texts.time,
     )
     return environment
+
+
+def _commands(text: str) -> Markup:
+    """Return a text as HTML in which what is between grave accents, such as a command, is code."""
+    return Markup(_COMMAND.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _json_data(value: Any) -> Markup:

@@ -11,10 +11,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.errors import InsufficientScope
 from service.access.principal import ANONYMOUS
-from service.api.http.access import IDENTITY
+from service.api.http.access import IDENTITY, principal_of
 from service.api.http.clients import PRINCIPAL
+from service.api.http.errors import RouteNotFound
 from service.api.http.problems import MEDIA_TYPE
+from service.languages import Texts
 from service.web.page import Pages
 
 LOGIN = "/login"
@@ -72,11 +75,32 @@ class ProblemPages:
         scope.setdefault(PRINCIPAL, ANONYMOUS)
         scope.setdefault(IDENTITY, None)
         template = "problem_part.html" if is_part else "problem.html"
-        response = self._pages.page(request, template, status=status, problem=problem)
+        title, detail = _in_words(problem, request, self._pages.texts(request))
+        response = self._pages.page(request, template, status=status, problem=problem, title=title, detail=detail)
         retry_after = Headers(raw=start["headers"]).get("retry-after")
         if retry_after is not None:
             response.headers["Retry-After"] = retry_after
         return response
+
+
+def _in_words(problem: dict[str, Any], request: Request, texts: Texts) -> tuple[str, str]:
+    """Return title and detail of a problem for a person: those of the API are for programs, and in English."""
+    slug = str(problem["type"]).rpartition("#")[2]
+    if slug == InsufficientScope.slug:
+        return texts.text(_("This page is not for your account")), texts.text(
+            _("%(name)s may not open it. An administrator can create an account with another role."),
+            name=principal_of(request).name,
+        )
+    if slug == RouteNotFound.slug:
+        return texts.text(_("There is no such page")), texts.text(
+            _("The service has no page at %(path)s."), path=request.url.path
+        )
+    return problem["title"], problem["detail"]
+
+
+def _(message: str) -> str:
+    """Mark a message for the catalogue."""
+    return message
 
 
 def _is_for_person(scope: Scope) -> bool:

@@ -205,11 +205,13 @@ class AccessMiddleware:
             async def admit() -> Identity | None:
                 identity = await _identify(control, scope)
                 _record_sender(_principal(identity))
+                # Also of a request that is refused: its page has the navigation and the log-out of the person.
+                scope[PRINCIPAL], scope[IDENTITY] = _principal(identity), identity
                 _authorise(rule, _principal(identity), parameters)
                 return identity
 
-            identity = await admit()
-            scope[PRINCIPAL], scope[IDENTITY], scope[_RECHECK] = _principal(identity), identity, admit
+            await admit()
+            scope[_RECHECK] = admit
         scope[_CHECKED] = operation.endpoint
 
     def _is_open(self, unless: Literal["are_metrics_open"], scope: AsgiScope) -> bool:

@@ -51,10 +51,14 @@ def alarms_part(
     alarms: AlarmsDep,
     principal: PrincipalDep,
     seen: Annotated[str, Query(max_length=64)] = "",
+    page: Annotated[str, Query(max_length=2000)] = "",
 ) -> Response:
-    """Return the alarms; 204 if they are those that the page shows already, so that nothing is read aloud again."""
+    """Return the alarms; 204 if they are those that the page shows already, so that nothing is read aloud again.
+
+    An alarm has no link to the page that shows it.
+    """
     lines: list[AlarmLine] = lines_of(alarms.current(principal), pages.texts(request), principal)
     digest = digest_of(lines)
     if seen == digest:
         return Response(status_code=204)
-    return pages.page(request, "alarms_part.html", lines=lines, digest=digest)
+    return pages.page(request, "alarms_part.html", lines=lines, digest=digest, shown_on=page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -14,6 +15,9 @@ from babel.messages.pofile import read_po
 
 import service.web
 from service.languages import LANGUAGES, SOURCE, Texts, catalogue_files, choose_language
+from service.schemas.drift import DriftKind
+from service.schemas.sections import InvalidReason
+from service.web.alarms import _CHANGES, _REASONS
 from service.web.page import CATALOGUES
 
 PACKAGE = Path(service.web.__file__).parent
@@ -30,6 +34,11 @@ def used() -> Catalog:
     for _, message, _, context in extract_from_file("python", PACKAGE.parent / "serving" / "alarm_texts.py"):
         found.add(message, context=context)
     return found
+
+
+def test_every_cause_of_an_alarm_has_words() -> None:
+    assert set(_REASONS) == set(InvalidReason)
+    assert set(_CHANGES) == set(get_args(DriftKind))
 
 
 Key = tuple[str | None, str]

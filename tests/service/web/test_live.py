@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.access import PASSWORD, make_account
 from tests.browser import PHONE, Open, assert_accessible, assert_fits, log_in, screenshot, watched
@@ -175,6 +176,78 @@ def test_two_tabs_and_a_phone_in_german(fresh: RunningService, open_page: Open) 
     screenshot(first, "live-dark")
 
 
+def test_advice_for_programs_is_not_shown_while_the_service_stops(fresh: RunningService, open_page: Open) -> None:
+    page = open_page(fresh.client.base_url, "/account")
+    watched(page).allow("503")
+    kind = "shutting-down"
+
+    def refuse(route: Route) -> None:
+        body = {"type": f"/problems#{kind}", "title": "t", "status": 503, "detail": "Send the image again."}
+        route.fulfill(status=503, content_type="application/problem+json", body=json.dumps(body))
+
+    page.route("**/v1/inspections:events*", refuse)
+    page.goto("/")
+    banner = page.locator("#connection")
+    expect(banner).to_contain_text("No connection")
+    kind = "too-many-event-streams"
+    expect(banner).to_have_text("The service refuses the connection: Send the image again.")
+    page.route("**/v1/inspections:events*", lambda route: route.abort())
+    watched(page).allow("ERR_FAILED")
+    expect(banner).to_contain_text("No connection")
+
+
+def test_good_part_has_no_colour(fresh: RunningService, open_page: Open) -> None:
+    page = connected(open_page(fresh.client.base_url, "/"))
+    colour = "element => getComputedStyle(element).fill"
+    shown(page, add(fresh, BAD), "fail")
+    red = page.locator(".gauge-fail").evaluate(colour)
+    shown(page, add(fresh), "pass")
+    expect(page.locator(".gauge-fail")).not_to_have_css("fill", red)
+    for zone in (".gauge-good", ".gauge-review", ".gauge-fail"):
+        red, green, blue = (int(value) for value in re.findall(r"\d+", page.locator(zone).evaluate(colour))[:3])
+        assert max(red, green, blue) - min(red, green, blue) <= 16, zone
+
+
+def test_all_of_the_shift_is_visible_below_alarms(fresh: RunningService, open_page: Open) -> None:
+    refuse_dark_images(fresh)
+    for number in range(20):
+        add(fresh, BAD, station="A", part_id=f"part-{number}-gy")
+    page = connected(open_page(fresh.client.base_url, "/", language="de-DE"))
+    invalid = [add(fresh, DARK, station="B") for _ in range(10)]
+    shown(page, invalid[-1], "ungültig")
+    expect(page.locator(".alarm")).to_have_count(2)
+    expect(page.locator(".alarm").first).to_contain_text("nicht verwendbar: zu dunkel.")
+    expect(page.locator(".alarm .button")).to_have_count(0)  # they would lead to this page
+    height = page.viewport_size["height"]  # type: ignore[index]
+    counters = page.locator(".live-counters")
+    page.keyboard.press("p")
+    expect(page.locator("#connection")).to_be_visible()
+    for where in (counters, page.locator("#pause")):
+        box = where.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= height
+    clipped = """elements => elements.filter(one => one.scrollWidth > one.clientWidth
+        || one.getBoundingClientRect().bottom > one.closest("button, p").getBoundingClientRect().bottom)
+        .map(one => one.outerHTML)"""
+    assert page.locator(".verdict .decision, .strip .decision").evaluate_all(clipped) == []
+    page.locator('[data-show="fail"]').click()
+    expect(page.locator("#strip li")).to_have_count(12)
+    assert page.locator(".strip .decision").evaluate_all(clipped) == []
+    screenshot(page, "live-two-alarms-german")
+
+
+def test_pause_does_not_move_the_button_below_the_finger(fresh: RunningService, open_page: Open) -> None:
+    page = connected(open_page(fresh.client.base_url, "/"))
+    shown(page, add(fresh), "pass")
+    before = page.locator("#pause").bounding_box()
+    page.locator("#pause").click()
+    expect(page.locator("#connection")).to_be_visible()
+    after = page.locator("#pause").bounding_box()
+    assert before is not None
+    assert after is not None
+    assert abs(after["y"] - before["y"]) < 8
+
+
 def test_programs_receive_the_index_and_persons_log_in(serve: Serve, open_page: Open) -> None:
     with serve() as service:
         assert service.client.get("/").json()["service"] == "plumbline"
@@ -202,5 +275,10 @@ def test_alarm_bar(serve: Serve, open_page: Open) -> None:
         screenshot(page, "live-alarm")
         page.goto("/account")
         expect(page.locator(".alarm.critical")).to_be_visible()
+        link = page.locator(".alarm").get_by_role("link", name="Open Live")
+        link.focus()
+        add(service, DARK, station="A")
+        expect(line).to_contain_text("13 images")
+        expect(link).to_be_focused()
         add(service, station="A")
         expect(page.locator(".alarm")).to_have_count(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service.web.page import _commands
 from service.web.problem_pages import safe_target
 from tests.access import PASSWORD, make_account
 from tests.browser import PHONE, Open, assert_accessible, assert_fits, log_in, screenshot, watched
@@ -29,6 +30,7 @@ def test_person_logs_in_and_out(serve: Serve, open_page: Open) -> None:
         page.get_by_label("Password").fill("wrong")
         page.get_by_role("button", name="Log in").click()
         assert "password" in page.get_by_role("alert").inner_text()
+        assert page.get_by_label("Password").evaluate("field => field === document.activeElement")
         log_in(page, "ada", PASSWORD)
         assert page.url.endswith("/account")
         assert page.get_by_role("heading", name="ada").is_visible()
@@ -70,6 +72,29 @@ def test_head_has_the_status_and_headers_of_get_and_no_body(
     got, probed = service.client.get(path, headers=headers), service.client.head(path, headers=headers)
     assert (probed.status_code, probed.content) == (got.status_code, b"")
     assert probed.headers["content-type"] == got.headers["content-type"]
+
+
+def test_page_of_another_role_is_refused_in_plain_words(serve: Serve, open_page: Open) -> None:
+    with serve() as service:
+        make_account(service.store.engine, "otto", "operator")
+        wait_for(lambda: service.client.get("/account", headers=AS_PAGE).status_code == 303)
+        page = open_page(service.client.base_url, "/products", language="de-DE")
+        watched(page).allow("403|404")
+        page.get_by_label("Name").fill("otto")
+        page.get_by_label("Passwort").fill(PASSWORD)
+        page.get_by_role("button", name="Anmelden").click()
+        page.get_by_text("Diese Seite ist nicht für Ihr Konto").wait_for()
+        assert page.locator("nav li").all_inner_texts() == ["Live", "Prüfen"]
+        page.get_by_text("otto", exact=True).click()
+        assert page.get_by_role("button", name="Abmelden").is_visible()
+        assert page.get_by_role("link", name="API").count() == 0
+        assert_accessible(page)
+        page.goto("/nothing")
+        page.get_by_text("Der Dienst hat keine Seite unter /nothing.").wait_for()
+
+
+def test_commands_in_texts_are_code_and_everything_else_is_escaped() -> None:
+    assert _commands("Use `plumbline <x>` & wait.") == "Use <code>plumbline &lt;x&gt;</code> &amp; wait."
 
 
 def test_problem_text_is_escaped(service: RunningService) -> None:

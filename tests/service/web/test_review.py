@@ -257,6 +257,11 @@ def test_phone_in_german(serve: Serve, open_page: Open) -> None:
         page = open_review(open_page, service, size=PHONE, language="de-DE")
         expect(page.locator("plumbline-viewer")).to_have_count(2)
         expect(page.locator("[data-part=heatmap]")).to_be_hidden()
+        page.keyboard.press("0")
+        [image, buttons] = [page.locator(one).bounding_box() for one in ("[data-part=image] .view", ".review-actions")]
+        assert image is not None
+        assert buttons is not None
+        assert image["y"] + image["height"] <= buttons["y"]
         viewer = page.locator("[data-part=image]")
         assert viewer.evaluate("viewer => viewer.blend") == 0.6
         expect(viewer.get_by_role("slider", name="Heatmap")).to_be_visible()

@@ -25,6 +25,9 @@ export function parse(text) {
   });
 }
 
+/** The service responds, but does not permit the stream. */
+class Refusal extends Error {}
+
 /** A stream that connects again behind the last event, with growing pauses. */
 export class Events {
   #url;
@@ -82,8 +85,11 @@ export class Events {
       try {
         await this.#receive(attempt);
         pause = FIRST_PAUSE_MS;
-      } catch {
-        // Lost, or not there yet; `#check` reports it.
+      } catch (error) {
+        // Not there, or lost; `#check` reports the latter.
+        if (this.#state === "refused" && !signal.aborted && !(error instanceof Refusal)) {
+          this.#set("lost");
+        }
       }
       signal.removeEventListener("abort", stop);
       attempt.abort();
@@ -142,7 +148,10 @@ export class Events {
     if (response.status === 422) {
       this.#cursor = null; // of another database
     }
-    this.#set("refused", problem.detail ?? `HTTP ${response.status}`);
-    throw new Error(problem.detail);
+    const reason = problem.detail ?? `HTTP ${response.status}`;
+    // Of a service that stops, and of a proxy whose service is stopped, the reason is of no use to a person.
+    const isDown = [502, 504].includes(response.status) || problem.type?.endsWith("#shutting-down");
+    this.#set(isDown ? "lost" : "refused", reason);
+    throw new Refusal(reason);
   }
 }

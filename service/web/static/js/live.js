@@ -102,9 +102,7 @@ function drawGauge({score, thresholds, heatmap_scale: scale}) {
 function drawCounters(shift) {
   const values = {total: shift.total, refused: shift.refused, ...shift.counts};
   for (const [name, value] of Object.entries(values)) {
-    const place = page.querySelector(`[data-count="${name}"]`);
-    place.textContent = numbers.format(value);
-    place.parentElement.dataset.zero = String(value === 0);
+    page.querySelector(`[data-count="${name}"]`).textContent = numbers.format(value);
   }
   const {min, mean, max} = shift.processing_ms;
   const times = {min, mean, max};
