@@ -83,6 +83,8 @@ def read_search(form: SearchForm, zone: ZoneInfo) -> Search:
     """
     given = {name: value for name, value in form.model_dump(exclude={"before", "after"}).items() if value}
     shown, stated = read_period(given, zone)
+    for name in {"min_score", "max_score"}.intersection(stated):
+        stated[name] = stated[name].replace(",", ".")  # as the page writes numbers in German
     try:
         return Search(shown, InspectionQuery.model_validate(stated), {})
     except ValidationError as error:
