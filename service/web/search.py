@@ -15,6 +15,7 @@ from service.web.local_times import read_period
 
 Text = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
 """A field of a search form as the browser sends it. An empty field is no condition."""
+_NUMBERS = frozenset({"min_score", "max_score"})
 QueryT = TypeVar("QueryT", bound=BaseModel)
 
 
@@ -64,6 +65,8 @@ def read_search(form: BaseModel, positions: set[str], query: type[QueryT], zone:
     """
     given = {name: value for name, value in form.model_dump(exclude=positions).items() if value}
     shown, stated = read_period(given, zone)
+    for name in _NUMBERS.intersection(stated):
+        stated[name] = stated[name].replace(",", ".")  # as the page writes numbers in German
     try:
         return Search(shown, query.model_validate(stated), {})
     except ValidationError as error:

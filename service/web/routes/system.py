@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from service.access.control import AccessControl
 from service.access.principal import ROLE_SCOPES, SCOPES, Principal
 from service.api.deps import AccessDep, AuditDep, OutboxDep, PrincipalDep, ProductsDep, SystemDep
 from service.api.http.access import requires
@@ -92,6 +93,7 @@ def keys_page(
         "system_keys.html",
         keys=access.list_keys(),
         now=now,
+        lacks_admin=_lacks_admin(access),
         scopes=SCOPES,
         products=[one.name for one in products.list_products()],
         expiries=[(days, (now + timedelta(days=days)).isoformat(timespec="seconds")) for days in _KEY_DAYS],
@@ -114,6 +116,7 @@ def accounts_page(request: Request, pages: PagesDep, access: AccessDep, principa
         request,
         "system_accounts.html",
         accounts=access.list_accounts(),
+        lacks_admin=_lacks_admin(access),
         roles=tuple(ROLE_SCOPES),
         tabs=tabs_for(principal),
     )
@@ -132,6 +135,11 @@ def tabs_for(principal: Principal) -> list[tuple[str, str]]:
     if "admin" in principal.scopes:
         tabs += [(AUDIT, _("Audit log")), (f"{SYSTEM}/keys", _("API keys")), (f"{SYSTEM}/accounts", _("Accounts"))]
     return tabs
+
+
+def _lacks_admin(access: AccessControl) -> bool:
+    """Return whether nobody could log in to these pages as soon as they need it."""
+    return not any(one.role == "admin" and one.disabled_at is None for one in access.list_accounts())
 
 
 def _state(system: SystemService, outbox: OutboxService) -> dict[str, Any]:

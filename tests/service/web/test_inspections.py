@@ -173,7 +173,7 @@ def test_inspection_is_replayed_and_reviewed(service: RunningService, open_page:
     page = open_page(service.client.base_url, f"/inspections/{ids['good']}")
     page.get_by_role("button", name="Replay").click()
     expect(page.locator(".replay-result .outcome")).to_have_text("Same result: decision and score agree.")
-    expect(page.locator(".replay-result .replayed")).to_contain_text("pass")
+    expect(page.locator(".replay-result .replayed")).to_contain_text("Pass")
     assert page.get_by_label("Kind of defect").is_hidden()
     page.get_by_label("Defect", exact=True).check()
     page.get_by_label("Kind of defect").fill("dent")
@@ -253,3 +253,10 @@ def test_scale_and_p_value_in_words() -> None:
     assert describe_p_value(0.7, 100, texts).startswith("70% of good parts")
     assert describe_p_value(0.004, 1000, texts) == "About 1 in 250 good parts has a score at least as large."
     assert "None of the 99 good calibration images" in describe_p_value(0.01, 99, texts)
+
+
+def test_scores_may_have_a_decimal_comma() -> None:
+    found = read_search(SearchForm(min_score="5,5", max_score="6.25"), ZoneInfo("Europe/Berlin"))
+    assert found.query is not None
+    assert (found.query.min_score, found.query.max_score) == (5.5, 6.25)
+    assert found.values == {"min_score": "5,5", "max_score": "6.25"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 import pytest
@@ -162,6 +163,7 @@ def test_errors_are_shown_at_their_fields_and_the_effect_before_applying(
     page.locator('[data-path="pixels.white_level"]').fill("100")
     section = page.locator('fieldset[data-section="pixels"]')
     expect(section.locator(".problem")).to_contain_text("black_level 200 is not below white_level 100")
+    expect(page.locator('[data-path="pixels.white_level"]')).to_be_focused()
     page.locator('[data-path="pixels.white_level"]').fill("")
     page.locator('[data-path="pixels.black_level"]').fill("")
     page.locator("#roi").fill("0,0 10,10 10,0 0,10")
@@ -195,10 +197,63 @@ def test_concurrent_change_of_the_recipe_is_refused_and_shown(product: RunningSe
     expect(page.locator("#conflict")).to_contain_text("heatmap.high null → 0.3")
     assert recipe(product)["recipe"]["regions"]["min_area_px"] == 0
     page.get_by_role("button", name="Keep my entries").click()
+    expect(page.locator('[data-path="heatmap.high"]')).to_have_value("0.3")
     page.get_by_role("button", name="Apply", exact=True).click()
     expect_message(page, "is in force.")
     values = recipe(product)["recipe"]
     assert (values["regions"]["min_area_px"], values["heatmap"]["high"]) == (7.0, 0.3)
+
+
+def test_undo_restores_the_values_and_keeps_other_entries(product: RunningService, open_page: Open) -> None:
+    page = open_page(product.client.base_url, "/products/widget/recipe")
+    area, black_level = (
+        page.locator('[data-path="regions.min_area_px"]'),
+        page.locator('[data-path="pixels.black_level"]'),
+    )
+    area.fill("7")
+    page.locator("#roi").fill("0,0 60,0 60,60 0,60")
+    apply(page, "dust")
+    expect_message(page, "is in force.")
+    black_level.fill("3")
+    page.locator("#messages").get_by_role("button", name="Undo").click()
+    expect_message(page, "The former recipe is in force again.")
+    expect(area).to_have_value("0")
+    expect(page.locator("#roi")).to_have_value("")
+    assert page.locator("#area").evaluate("one => one.area.roi") == []
+    expect(black_level).to_have_value("3")
+    expect(page.locator("#revision")).to_have_text(str(recipe(product)["revision"]))
+
+
+def test_entries_survive_another_image_and_are_not_left_by_accident(product: RunningService, open_page: Open) -> None:
+    page = open_page(product.client.base_url, "/products/widget/recipe")
+    viewer = page.locator("#area")
+    expect(viewer).to_have_attribute("data-state", "ready")
+    page.locator("#roi").fill("0,0 60,0 60,60 0,60")
+    other = page.locator(".image-choice a").nth(2)
+    identity = str(other.get_attribute("href")).partition("=")[2]
+    other.click()
+    expect(viewer).to_have_attribute("src", re.compile(identity))
+    expect(viewer).to_have_attribute("data-state", "ready")
+    expect(other).to_have_attribute("aria-current", "true")
+    expect(page.locator("#roi")).to_have_value("0,0 60,0 60,60 0,60")
+    assert page.locator("#area").evaluate("one => one.area.roi.length") == 1
+    assert page.url.endswith(f"/products/widget/recipe?inspection={identity}")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    with page.expect_event("dialog") as asked:
+        page.get_by_role("link", name="History").click(no_wait_after=True)
+    assert asked.value.type == "beforeunload"
+    expect(page.locator("#roi")).to_have_value("0,0 60,0 60,60 0,60")
+
+
+def test_first_revision_has_nothing_to_compare_and_one_bundle_is_explained(
+    own_product: RunningService, open_page: Open
+) -> None:
+    page = open_page(own_product.client.base_url, "/products/widget/history")
+    expect(page.get_by_text("in force")).to_be_visible()
+    expect(page.get_by_role("button", name="Compare")).to_have_count(0)
+    expect(page.get_by_role("heading")).to_have_text(["widget", "Revisions"])
+    page.get_by_role("link", name="Versions").click()
+    expect(page.get_by_text("Another bundle appears here")).to_be_visible()
 
 
 def test_history_shows_differences_and_reverts(product: RunningService, open_page: Open) -> None:
@@ -219,6 +274,7 @@ def test_history_shows_differences_and_reverts(product: RunningService, open_pag
     opened.get_by_label("Reason").fill("too red")
     opened.get_by_role("button").click()
     expect(page.locator("#revision")).to_have_text(str(third + 1))
+    expect_message(page, f"The values of revision {second} are in force again.")
     values = recipe(product)["recipe"]
     assert (values["heatmap"]["high"], values["regions"]["min_area_px"]) == (None, 3.0)
     page.goto("/products/widget/history?before=1&after=99")

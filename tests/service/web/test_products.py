@@ -76,11 +76,39 @@ def test_threshold_is_moved_its_effect_is_shown_and_it_is_applied_and_undone(
     applied = recipe(product)
     assert (applied["recipe"]["fail_threshold"], applied["recipe"]["certified"]) == (0.025, False)
     assert applied["reason"] == "fewer slips"
+    expect(page.locator(".guarantee")).to_contain_text("No guarantee")
     page.locator("#messages").get_by_role("button", name="Undo").click()
     expect_message(page, "The former thresholds are in force again.")
     assert recipe(product)["recipe"]["fail_threshold"] == SCORES[98]
     assert recipe(product)["recipe"]["certified"]
     expect(page.locator("#fail-value")).to_have_value("0.059")
+    expect(page.locator(".guarantee")).to_contain_text("Certified")
+
+
+def test_other_threshold_returns_while_a_number_is_typed(product: RunningService, open_page: Open) -> None:
+    page = open_page(product.client.base_url, "/products/widget")
+    wait_for_effect(page)
+    review_threshold = page.locator("#review-value").input_value()
+    page.locator("#fail-value").clear()
+    page.locator("#fail-value").press_sequentially("0.0")
+    expect(page.locator("#review-value")).to_have_value("0")
+    page.locator("#fail-value").press_sequentially("7")
+    expect(page.locator("#review-value")).to_have_value(review_threshold)
+
+
+def test_rates_are_not_applied_before_they_are_computed(product: RunningService, open_page: Open) -> None:
+    page = open_page(product.client.base_url, "/products/widget")
+    wait_for_effect(page)
+    watched(page).allow("Failed to load resource")
+    page.context.set_offline(True)
+    page.locator("#fail-value").fill("0.1")
+    expect(page.locator("#effect")).to_contain_text("The effect could not be computed.")
+    expect(page.get_by_role("button", name="Apply", exact=True)).to_be_disabled()
+    page.get_by_label("exactly these thresholds").check()
+    apply(page, "in the dark")
+    expect(page.locator("#apply").get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    expect(page.get_by_label("Reason")).to_have_value("in the dark")
+    page.context.set_offline(False)
 
 
 def test_certified_rates_are_applied_at_the_nearest_thresholds(product: RunningService, open_page: Open) -> None:
@@ -216,10 +244,12 @@ def test_drift_is_shown_with_alarms_first_and_acknowledged(
 ) -> None:
     page = open_page(product.client.base_url, "/products/widget/drift")
     expect(page.get_by_text("No alarm is open.")).to_be_visible()
+    expect(page.get_by_text("The guarantee is in force.")).to_be_visible()
     monkeypatch.setattr(product.services.drift, "report", drift_report)
     page = open_page(product.client.base_url, "/products/widget/drift", size=PHONE)
     expect(page.get_by_role("navigation", name="Pages of the product")).to_contain_text("Drift")
     expect(page.locator(".guarantee")).to_contain_text("Guarantee suspended")
+    expect(page.locator(".guarantee-text")).to_contain_text("is suspended until the alarms are acknowledged")
     alarm = page.locator(".drift-alarm").first
     expect(alarm).to_contain_text("Brightness · st-1")
     expect(alarm).to_contain_text("The images became brighter.")

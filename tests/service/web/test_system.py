@@ -100,6 +100,9 @@ def test_key_is_created_shown_once_and_revoked(serve: Serve, open_page: Open) ->
         row = page.get_by_role("row", name="camera 7")
         for text in ("inspect, review", "gadget, widget", "expires on"):
             expect(row).to_contain_text(text)
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as without HTTPS
+        box.get_by_role("button", name="Copy").click()
+        expect(page.get_by_text("The browser did not copy the key.")).to_be_visible()
         box.get_by_role("button", name="Hide").click()
         page.reload()
         assert key not in page.content()
@@ -109,6 +112,24 @@ def test_key_is_created_shown_once_and_revoked(serve: Serve, open_page: Open) ->
         assert service.client.get("/v1/products", headers=headers).status_code == 401
         page.goto("/system/audit?action=key%3Arevoke")
         expect(page.get_by_role("row", name=re.compile("key:revoke"))).to_contain_text("ada")
+
+
+def test_first_account_is_an_administrator_and_precedes_keys(serve: Serve, open_page: Open) -> None:
+    with serve() as service:
+        page = open_page(service.client.base_url, "/system/keys")
+        expect(page.get_by_role("button", name="Create the key")).to_have_count(0)
+        page.locator("main").get_by_role("link", name="Accounts").last.click()
+        expect(page.get_by_label("Role").locator("option")).to_have_text(["admin: everything"])
+        page.get_by_label("Name").fill("ada")
+        page.get_by_label("Password").fill(PASSWORD)
+        watched(page).allow("401")
+        page.get_by_role("button", name="Create the account").click()
+        page.wait_for_url("**/login?**")
+        log_in(page, "ada", PASSWORD)
+        form = page.locator("form", has_text="Create an account")
+        expect(form.get_by_label("Role").locator("option")).to_have_count(3)
+        page.goto("/system/keys")
+        expect(page.get_by_role("button", name="Create the key")).to_be_visible()
 
 
 def test_account_is_created_changed_and_disabled(serve: Serve, open_page: Open) -> None:

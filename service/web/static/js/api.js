@@ -22,10 +22,10 @@ export function csrfToken() {
  * @param {{body?: unknown, raw?: BodyInit, headers?: Record<string, string>, signal?: AbortSignal}} options
  *   `body` is sent as JSON, `raw` as it is.
  * @returns {Promise<any>} The JSON document of the response; null if it has none.
- * @throws {Problem} The service refused the request.
+ * @throws {Problem} The service refused the request, or cannot be reached (status 0).
  */
 export async function call(method, path, {body, raw, headers = {}, signal} = {}) {
-  const response = await fetch(path, {
+  const request = {
     method,
     signal,
     headers: {
@@ -35,6 +35,12 @@ export async function call(method, path, {body, raw, headers = {}, signal} = {})
       ...headers,
     },
     body: body === undefined ? raw : JSON.stringify(body),
+  };
+  const response = await fetch(path, request).catch((error) => {
+    if (error.name === "AbortError") {
+      throw error;
+    }
+    throw new Problem({detail: document.getElementById("messages").dataset.unreachable}, 0); // browsers say it in English
   });
   const isJson = /[/+]json/.test(response.headers.get("content-type") ?? "");
   const found = isJson ? await response.json() : null;

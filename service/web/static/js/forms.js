@@ -3,11 +3,11 @@
 // A field's name is its place in the document: "a.b" is {a: {b: ...}}. Numbers and check boxes are sent as such, check
 // boxes with data-list as the list of the checked values, and texts with data-type="list" as what commas separate. An
 // empty field is left out unless it has data-empty="null". When the request succeeds, data-done is shown as a message,
-// data-next opens a page, data-refresh names the event that is triggered on the body for parts that depend on it, and
+// data-next opens a page (which shows the message), data-refresh names the event that is triggered on the body for parts that depend on it, and
 // "plumbline:done" is dispatched on the form with the response.
 
 import {call} from "./api.js";
-import {show} from "./messages.js";
+import {keep, show} from "./messages.js";
 
 /** Return the document that the fields of a form make. */
 export function documentOf(form) {
@@ -66,7 +66,7 @@ async function send(form) {
     const found = await call(method, path, {body: documentOf(form), headers});
     form.dispatchEvent(new CustomEvent("plumbline:done", {bubbles: true, detail: found}));
     if (form.dataset.done) {
-      show(form.dataset.done);
+      (form.dataset.next ? keep : show)(form.dataset.done);
     }
     if (form.dataset.refresh) {
       window.htmx.trigger(document.body, form.dataset.refresh);

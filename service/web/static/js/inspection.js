@@ -18,7 +18,8 @@ const replay = document.getElementById("replay");
 replay?.addEventListener("plumbline:done", ({detail}) => {
   const result = replay.querySelector(".replay-result");
   const format = new Intl.NumberFormat(locale(), {maximumSignificantDigits: 6});
-  const verdict = (one) => `${one.decision} · ${format.format(one.score)} · ${one.provider}`;
+  const names = JSON.parse(replay.dataset.names);
+  const verdict = (one) => `${names[one.decision]} · ${format.format(one.score)} · ${one.provider}`;
   const set = (name, text) => (result.querySelector(`.${name}`).textContent = text);
   set("outcome", detail.outcome === "same" ? replay.dataset.same : replay.dataset.different);
   set("stored", verdict(detail.stored));

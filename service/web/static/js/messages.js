@@ -2,6 +2,13 @@
 
 const DURATION_MS = 8000;
 
+const KEPT = "plumbline-message";
+
+/** Keep a message for the page that is opened next. */
+export function keep(text) {
+  sessionStorage.setItem(KEPT, text);
+}
+
 /**
  * Show a message.
  * @param {string} text The message.
@@ -41,4 +48,10 @@ export function show(text, {kind = "info", action} = {}) {
     setTimeout(close, DURATION_MS);
   }
   return close;
+}
+
+const kept = sessionStorage.getItem(KEPT);
+if (kept) {
+  sessionStorage.removeItem(KEPT);
+  show(kept);
 }

@@ -4,6 +4,7 @@
 import {call} from "./api.js";
 import {clearConflict, isConflict, showConflict} from "./conflict.js";
 import {show} from "./messages.js";
+import {refreshParts} from "./parts.js";
 import {fill} from "./texts.js";
 import {offerUndo} from "./undo.js";
 
@@ -46,15 +47,35 @@ function parsePolygons(text) {
 
 const writePolygons = (polygons) => polygons.map((points) => points.map((point) => point.join(",")).join(" ")).join("\n");
 
+/** Show a value of a recipe in its field. */
+function write(field, value) {
+  switch (field.dataset.kind) {
+    case "boolean":
+      field.checked = value;
+      break;
+    case "list":
+      field.querySelectorAll("input").forEach((box) => (box.checked = value.includes(box.value)));
+      break;
+    case "order":
+      field.querySelectorAll("select").forEach((one, index) => (one.value = value[index] ?? ""));
+      break;
+    case "polygons":
+      field.value = writePolygons(value);
+      break;
+    default:
+      field.value = value ?? "";
+  }
+}
+
 const known = new Map();
-const remember = () => fields().forEach((field) => known.set(field.dataset.path, JSON.stringify(read(field))));
+const hasChanged = (field) => JSON.stringify(read(field)) !== known.get(field.dataset.path);
+const remember = (field) => known.set(field.dataset.path, JSON.stringify(read(field)));
 
 /** Return the changed values as a merge patch of the recipe. */
 function changes() {
   const patch = {};
   for (const field of fields()) {
-    const value = read(field);
-    if (JSON.stringify(value) === known.get(field.dataset.path)) {
+    if (!hasChanged(field)) {
       continue;
     }
     const keys = field.dataset.path.split(".");
@@ -63,7 +84,7 @@ function changes() {
     for (const key of keys) {
       place = place[key] ??= {};
     }
-    place[last] = value;
+    place[last] = read(field);
   }
   // Rates are derived together: a changed one needs the other, and the box belongs to them.
   if ("target_false_reject_rate" in patch || "review_rate" in patch) {
@@ -86,8 +107,15 @@ function clearProblems() {
   }
 }
 
-/** Show an error at the field that it is about, or else at the section or above the button. */
+/** Show an error at the field that it is about, or else at the section or above the button, and lead there. */
 function showProblem(problem) {
+  const placed = markProblem(problem);
+  (placed[0] ?? problems).scrollIntoView({block: "center"});
+  placed[0]?.querySelector("input, select, textarea")?.focus();
+}
+
+/** Show an error without moving the page, while values are entered or polygons are drawn. */
+function markProblem(problem) {
   clearProblems();
   const placed = (problem.body?.errors ?? []).map((error) => place(error)).filter(Boolean);
   if (placed.length < Math.max(1, problem.body?.errors?.length ?? 0)) {
@@ -96,8 +124,7 @@ function showProblem(problem) {
     text.textContent = problem.message;
     problems.append(text);
   }
-  (placed[0] ?? problems).scrollIntoView({block: "center"});
-  placed[0]?.querySelector("input, select, textarea")?.focus();
+  return placed;
 }
 
 function place({loc, msg}) {
@@ -155,7 +182,7 @@ async function preview() {
   } catch (problem) {
     if (problem.name !== "AbortError") {
       effect.textContent = "";
-      showProblem(problem);
+      markProblem(problem);
     }
   }
 }
@@ -215,9 +242,25 @@ function askForConfirmation(removed) {
   confirm.querySelector("span").textContent = form.dataset.remove.replace("{count}", removed);
 }
 
+/** Show the recipe in force; the own entries that are not applied stay. */
 function adopt(record) {
   revision = record.revision;
-  document.getElementById("revision").textContent = revision;
+  let isAreaOther = false;
+  for (const field of fields()) {
+    const value = field.dataset.path.split(".").reduce((place, key) => place?.[key], record.recipe) ?? null;
+    if (hasChanged(field)) {
+      known.set(field.dataset.path, JSON.stringify(value));
+    } else {
+      isAreaOther ||= field.dataset.kind === "polygons" && JSON.stringify(value) !== known.get(field.dataset.path);
+      write(field, value);
+      remember(field);
+      moveLimit(field);
+    }
+  }
+  if (isAreaOther) {
+    showPolygons();
+  }
+  refreshParts();
 }
 
 async function apply() {
@@ -232,11 +275,12 @@ async function apply() {
   const before = revision;
   const box = confirm.querySelector("input");
   const confirmed = !confirm.hidden && box.checked ? {confirm_removal: Number(box.dataset.removed)} : {};
+  const sent = [...fields()].map((field) => [field, JSON.stringify(read(field))]);
   try {
     const body = {...patch, ...confirmed, reason: form.elements.reason.value};
     const record = await call("PUT", path, {body, headers: {"If-Match": `"${revision}"`}});
+    sent.forEach(([field, value]) => known.set(field.dataset.path, value));
     adopt(record);
-    remember();
     form.elements.reason.value = "";
     confirm.hidden = true;
     effect.textContent = form.dataset.nothing;
@@ -244,16 +288,18 @@ async function apply() {
       message: form.dataset.done.replace("{revision}", record.revision),
       label: form.dataset.undo,
       undone: form.dataset.undone,
-      undo: () =>
-        call("POST", `${path}/revisions/${before}:revert`, {
-          body: {reason: form.dataset.undo},
-          headers: {"If-Match": `"${record.revision}"`},
-        }),
-      after: () => location.reload(),
+      undo: async () =>
+        adopt(
+          await call("POST", `${path}/revisions/${before}:revert`, {
+            body: {reason: form.dataset.undo},
+            headers: {"If-Match": `"${record.revision}"`},
+          }),
+        ),
+      after: () => {},
     });
   } catch (problem) {
     if (isConflict(problem)) {
-      await showConflict(conflict, path, before, (current) => adopt(current));
+      await showConflict(conflict, path, before, adopt);
     } else if (problem.type?.endsWith("#removal-not-confirmed")) {
       askForConfirmation(problem.body.removed);
       showProblem(problem);
@@ -270,4 +316,33 @@ form.addEventListener("submit", (event) => {
   apply().finally(() => (button.disabled = false));
 });
 
-remember();
+// Another image is shown without loading the page again, which would discard the entries.
+
+document.querySelector(".image-choice")?.addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) {
+    return;
+  }
+  event.preventDefault();
+  for (const name of ["src", "zoom-src", "overlay", "zoom-overlay"]) {
+    const now = viewer.getAttribute(name);
+    if (now) {
+      viewer.setAttribute(name, now.replace(/\/v1\/inspections\/[^/]+/, link.dataset.image));
+    }
+  }
+  viewer.setAttribute("full-width", link.dataset.width);
+  viewer.setAttribute("full-height", link.dataset.height);
+  link.parentElement.querySelectorAll("[aria-current]").forEach((one) => one.removeAttribute("aria-current"));
+  link.setAttribute("aria-current", "true");
+  history.replaceState(null, "", link.href);
+});
+
+let isDiscarded = false;
+conflict.addEventListener("click", ({target}) => (isDiscarded = target.matches(".reload")), {capture: true});
+addEventListener("beforeunload", (event) => {
+  if (!isDiscarded && Object.keys(changes()).length) {
+    event.preventDefault(); // the browser asks whether the entries are to be discarded
+  }
+});
+
+fields().forEach(remember);

@@ -17,9 +17,14 @@ if (created) {
   });
   created.querySelector(".copy").addEventListener("click", async ({currentTarget}) => {
     key.select();
-    // The clipboard needs HTTPS or this machine; elsewhere, the selected key is copied with Ctrl+C.
-    await navigator.clipboard?.writeText(key.value);
-    show(currentTarget.dataset.done);
+    const {done, failed} = currentTarget.dataset;
+    try {
+      await navigator.clipboard.writeText(key.value);
+      show(done);
+    } catch { // the clipboard needs HTTPS or this machine, and the permission of the person
+      key.select();
+      show(failed);
+    }
   });
   created.querySelector(".hide").addEventListener("click", () => {
     key.value = "";

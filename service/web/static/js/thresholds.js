@@ -3,7 +3,7 @@
 import {call} from "./api.js";
 import {histogram} from "./chart.js";
 import {clearConflict, isConflict, showConflict} from "./conflict.js";
-import {show} from "./messages.js";
+import {refreshParts} from "./parts.js";
 import {offerUndo} from "./undo.js";
 
 const DELAY_MS = 150;
@@ -20,6 +20,7 @@ const fields = ["fail", "review"].map((name) => ({
   input: document.getElementById(`${name}-value`),
 }));
 let inForce = {...page.thresholds};
+let chosen = {...inForce};
 let proposed = {...inForce};
 let revision = page.revision;
 let timer = 0;
@@ -40,15 +41,24 @@ const chart = histogram(document.getElementById("distribution"), {
   labels: page.labels.chart,
 });
 
-/** Set a threshold; the other one follows, because the review threshold is at most the fail threshold. */
+/**
+ * Set a threshold; the other one follows, because the review threshold is at most the fail threshold. It returns to its
+ * own value as soon as that is possible: while "10" is typed, the field contains "1".
+ */
 function set(name, value, source) {
-  proposed[name] = value;
-  if (name === "fail") {
-    proposed.review = Math.min(proposed.review, value);
-  } else {
-    proposed.fail = Math.max(proposed.fail, value);
-  }
+  chosen[name] = value;
+  proposed =
+    name === "fail"
+      ? {fail: value, review: Math.min(chosen.review, value)}
+      : {fail: Math.max(chosen.fail, value), review: value};
   refresh(source);
+}
+
+/** Propose thresholds. */
+function propose(thresholds) {
+  chosen = {...thresholds};
+  proposed = {...thresholds};
+  refresh();
 }
 
 function refresh(source = null) {
@@ -61,12 +71,18 @@ function refresh(source = null) {
     }
   }
   chart.setMarkers(markers());
-  const isChanged = proposed.fail !== inForce.fail || proposed.review !== inForce.review;
-  form.querySelector("button.primary").disabled = !isChanged;
-  document.getElementById("reset").disabled = !isChanged;
   effect.setAttribute("aria-busy", "true");
+  allow();
   clearTimeout(timer);
   timer = setTimeout(load, DELAY_MS);
+}
+
+/** Enable the buttons. Rates are applied when they are computed for the thresholds that are shown. */
+function allow() {
+  const isChanged = proposed.fail !== inForce.fail || proposed.review !== inForce.review;
+  const isWaiting = form.elements.way.value === "rates" && effect.getAttribute("aria-busy") === "true";
+  form.querySelector("button.primary").disabled = !isChanged || isWaiting;
+  document.getElementById("reset").disabled = !isChanged;
 }
 
 async function load() {
@@ -81,15 +97,22 @@ async function load() {
       return;
     }
     effect.innerHTML = await response.text();
+    if (!response.ok) { // the part states the reason
+      return;
+    }
     effect.setAttribute("aria-busy", "false");
     const rates = nearest();
     form.querySelector('[value="rates"]').disabled = rates === null;
     if (rates === null) {
       form.querySelector('[value="hand"]').checked = true;
     }
+    allow();
   } catch (error) {
     if (error.name !== "AbortError") {
-      show(page.labels.failed, {kind: "error"});
+      const text = document.createElement("p");
+      text.className = "error";
+      text.textContent = page.labels.failed;
+      effect.replaceChildren(text);
     }
   }
 }
@@ -109,17 +132,14 @@ for (const {name, slider, input} of fields) {
   input.addEventListener("change", () => refresh());
 }
 
-document.getElementById("reset").addEventListener("click", () => {
-  proposed = {...inForce};
-  refresh();
-});
+document.getElementById("reset").addEventListener("click", () => propose(inForce));
+form.addEventListener("change", allow);
 
 function adopt(record) {
   revision = record.revision;
   inForce = {fail: record.recipe.fail_threshold, review: record.recipe.review_threshold};
-  proposed = {...inForce};
-  document.getElementById("revision").textContent = revision;
-  refresh();
+  propose(inForce);
+  refreshParts();
 }
 
 async function apply() {
@@ -149,8 +169,7 @@ async function apply() {
         // Only the thresholds in force move; the proposed ones stay as they were entered.
         const kept = {...proposed};
         adopt(current);
-        proposed = kept;
-        refresh();
+        propose(kept);
       });
       return;
     }
