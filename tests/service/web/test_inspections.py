@@ -256,7 +256,7 @@ def test_scale_and_p_value_in_words() -> None:
 
 
 def test_scores_may_have_a_decimal_comma() -> None:
-    found = read_search(SearchForm(min_score="5,5", max_score="6.25"), ZoneInfo("Europe/Berlin"))
+    found = read_inspection_search(SearchForm(min_score="5,5", max_score="6.25"), ZoneInfo("Europe/Berlin"))
     assert found.query is not None
     assert (found.query.min_score, found.query.max_score) == (5.5, 6.25)
     assert found.values == {"min_score": "5,5", "max_score": "6.25"}
