@@ -11,12 +11,11 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import ParamSpec, TypeVar
 from uuid import UUID
 
@@ -25,6 +24,7 @@ import structlog
 from service.errors import PlumblineError, ShuttingDown
 from service.monitoring.metrics import Metrics
 from service.serving.errors import TooManyEventStreams
+from service.serving.kept_events import KeptEvents, TooSlow
 from service.settings import Settings
 from service.store.completed import Completed
 from service.store.inspection_feed import Entry, InspectionFeed, Mark, open_feed
@@ -39,8 +39,6 @@ HEARTBEAT_S = 1.0
 """Longest time without anything sent on a stream. Clients notice a lost connection when several are missing."""
 RETRY_MS = 1000
 """Time after which browsers connect again."""
-KEPT_EVENTS, KEPT_BYTES = 2000, 8 * 2**20
-"""Most events that are kept for the streams. A stream that is further behind is closed."""
 _PAGE = 200
 _PIECE_BYTES = 32 * 2**10
 # Events of up to this time are read together, which costs little more than a single one.
@@ -55,25 +53,6 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 Render = Callable[[InspectionRecord], str]
 """Returns an inspection as JSON, without line breaks."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """A stored inspection for the streams.
-
-    Attributes:
-        number: Counts the events of this process.
-        entry: Identity of the inspection.
-        content: The event as it is sent.
-    """
-
-    number: int
-    entry: Entry
-    content: bytes
-
-
-class TooSlow(Exception):
-    """The events behind a stream are not kept any more."""
 
 
 class EventStream:
@@ -154,7 +133,7 @@ class EventStream:
                 yield piece
             position = page.position
             if page.is_last:
-                if self._events.has_since(self._number):
+                if self._events.kept.has_since(self._number):
                     return
                 self._number, self._mark = await self._events.run(self._events.join)
             elif not page.contents:
@@ -166,7 +145,7 @@ class EventStream:
         passed_over: str | None = None
         while not self.is_ended:
             self._changed.clear()
-            events = self._events.since(self._number)
+            events = self._events.kept.since(self._number)
             if events:
                 self._number = events[-1].number
                 matching = [event.content for event in events if event.entry.matches(self._which)]
@@ -203,11 +182,13 @@ class InspectionEvents:
 
     Attributes:
         feed: The inspections in the order in which they were stored.
+        kept: The newest events.
     """
 
     def __init__(self, store: Store, settings: Settings, metrics: Metrics, render: Render) -> None:
         late_s = _LATE_S + settings.queue_deadline_s + settings.database_statement_timeout_s
         self.feed: InspectionFeed = open_feed(store.engine, late_s)
+        self.kept = KeptEvents()
         self._engine = store.engine
         self._limit = settings.max_event_streams
         self._poll_s = _SHARED_POLL_S if store.is_shared else _POLL_S
@@ -219,10 +200,6 @@ class InspectionEvents:
         self._is_closed = False
         self._wake = threading.Event()
         self._read_lock = threading.Lock()  # one reads at a time, so that events are kept in order
-        self._lock = threading.Lock()  # of the kept events
-        self._kept: deque[Event] = deque()
-        self._kept_bytes = 0
-        self._number = 0
         self._mark: Mark | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="events")
         self._thread = threading.Thread(target=self._work, name="event-reader", daemon=True)
@@ -274,6 +251,7 @@ class InspectionEvents:
             self._replace_one(client)
         stream = EventStream(self, which, client)
         self._streams[stream] = None
+        self._wake.set()  # from now on, the thread also reads what other processes store
         try:
             await stream.start(cursor)
         except BaseException:
@@ -303,24 +281,7 @@ class InspectionEvents:
         with self._read_lock:
             self._read()
             assert self._mark is not None
-            return self._number, self._mark
-
-    def has_since(self, number: int) -> bool:
-        """Return whether all events behind a number are kept."""
-        with self._lock:
-            return self._number - number <= len(self._kept)
-
-    def since(self, number: int) -> list[Event]:
-        """Return the events behind a number.
-
-        Raises:
-            TooSlow: Some of them are not kept any more.
-        """
-        with self._lock:
-            count = self._number - number
-            if count > len(self._kept):
-                raise TooSlow
-            return list(islice(self._kept, len(self._kept) - count, None)) if count else []
+            return self.kept.number, self._mark
 
     def read_page(self, after: Mark, until: Mark, which: InspectionFilter) -> _Page:
         """Return a page of events between two positions, from the store.
@@ -340,7 +301,9 @@ class InspectionEvents:
             self._wake.clear()
             with self._read_lock:
                 if not self._streams:
-                    self._forget()
+                    # Nothing is kept while there is no stream.
+                    self._mark = None
+                    self.kept.clear()
                 else:
                     try:
                         self._read()
@@ -352,13 +315,6 @@ class InspectionEvents:
                         has_failed = True
             time.sleep(_PAUSE_S)
 
-    def _forget(self) -> None:
-        """Keep nothing while there is no stream."""
-        with self._lock:
-            self._mark = None
-            self._kept.clear()
-            self._kept_bytes = 0
-
     def _read(self) -> None:
         """Keep everything that was stored since the last call."""
         until = self.feed.head()
@@ -367,22 +323,13 @@ class InspectionEvents:
         is_changed = False
         while self._mark != until:
             entries = self.feed.read(self._mark, until, _PAGE)
-            contents = list(self._contents(entries))
-            with self._lock:
-                for entry, content in contents:
-                    self._keep(entry, content)
+            for entry, content in self._contents(entries):
+                self.kept.add(entry, content)
             is_changed = is_changed or bool(entries)
             self._mark = until if len(entries) < _PAGE else entries[-1].mark
         if is_changed and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop was closed, and with it all streams
                 self._loop.call_soon_threadsafe(self._announce)
-
-    def _keep(self, entry: Entry, content: bytes) -> None:
-        self._number += 1
-        self._kept.append(Event(self._number, entry, content))
-        self._kept_bytes += len(content)
-        while len(self._kept) > KEPT_EVENTS or (self._kept_bytes > KEPT_BYTES and len(self._kept) > 1):
-            self._kept_bytes -= len(self._kept.popleft().content)
 
     def _contents(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:
         records = find_inspections(self._engine, [UUID(entry.id) for entry in entries])
@@ -402,9 +349,9 @@ class InspectionEvents:
         Raises:
             TooManyEventStreams: No client has more streams than the new one would have.
         """
-        clients = [stream.client for stream in self._streams]
-        busiest = max(clients, key=clients.count)
-        if clients.count(busiest) <= clients.count(newcomer) + 1:
+        counts = Counter(stream.client for stream in self._streams)
+        busiest, most = counts.most_common(1)[0]
+        if most <= counts[newcomer] + 1:
             raise TooManyEventStreams(self._limit)
         oldest = next(stream for stream in self._streams if stream.client == busiest)
         oldest.end()

@@ -9,14 +9,19 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import insert
 
 from service.app import begin_drain
 from service.serving import events as serving_events
+from service.serving import kept_events
 from service.serving.events import HEARTBEAT_S
+from service.store.models import InspectionRow
+from service.store.session import transaction
 from tests.access import OPERATOR, bearer, make_key, problem_of
 from tests.events import EVENTS, follow
 from tests.running_service import BAD, GOOD, RunningService, Serve
 from tests.service.api.test_shadow import wait_for
+from tests.service.store.test_store import make_row
 
 
 def add(service: RunningService, image: bytes = GOOD, **part: str) -> str:
@@ -133,6 +138,16 @@ def test_revoked_key_ends_the_stream(serve: Serve) -> None:
         assert service.client.get(EVENTS, headers=bearer(key)).status_code == 401
 
 
+def test_inspection_of_another_process_is_sent_although_this_one_has_stored_nothing(serve: Serve) -> None:
+    with serve() as service, follow(service.client) as events:
+        time.sleep(2 * serving_events._PAUSE_S)
+        record = make_row()
+        with transaction(service.store.engine, "test") as connection:
+            connection.execute(insert(InspectionRow.__table__).values(record.columns()))  # type: ignore[arg-type]
+        received = [events.skip().data for _ in range(4)]
+        assert record.id in {data["id"] for data in received if data is not None}
+
+
 def test_number_of_streams_is_limited_and_shared_between_clients(serve: Serve) -> None:
     with serve(max_event_streams=2) as service:
         with follow(service.client), follow(service.client) as second:
@@ -164,7 +179,7 @@ def test_healthy_stream_outlives_the_timeouts_of_connections(serve: Serve) -> No
 
 
 def test_slow_reader_is_disconnected_and_continues(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_events, "KEPT_EVENTS", 5)
+    monkeypatch.setattr(kept_events, "KEPT_EVENTS", 5)
     monkeypatch.setattr(serving_events, "_PIECE_BYTES", 1)
     with serve() as service:
         render = service.services.events._render
