@@ -5,19 +5,28 @@ The text under each field is its documentation. `plumbline serve --help` and `pl
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from zoneinfo import ZoneInfo
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.host_names import is_loopback, parse_host, parse_origin
+from service.host_names import is_loopback
+from service.setting_types import (
+    ArtefactsUrl,
+    DatabaseUrl,
+    EndpointUrl,
+    Folder,
+    HostNames,
+    Names,
+    OptionalBool,
+    OptionalPath,
+    Origins,
+    ShiftTimes,
+    ZoneName,
+)
 
 PREFIX = "PLUMBLINE_"
-_TIME = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d")
-_MAX_SHIFTS = 24
 
 
 class Settings(BaseSettings):
@@ -27,11 +36,11 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
-    models: Path = Path("models")
+    models: Folder = Path("models")
     """Model repository: one folder per product, in it one folder per bundle version. Only uploads write to it."""
-    data: Path = Path("data")
+    data: Folder = Path("data")
     """Folder for inspections: the SQLite database, images and anomaly maps. Must be writable."""
-    database_url: str = ""
+    database_url: DatabaseUrl = ""
     """SQLAlchemy URL. Empty: SQLite in the data folder. For PostgreSQL:
     `postgresql+psycopg://user:password@host/name`.
     """
@@ -43,12 +52,12 @@ class Settings(BaseSettings):
     """Seconds that a statement may take in PostgreSQL. Migrations have no limit."""
     database_lock_timeout_s: float = Field(default=5.0, ge=0.1, le=300)
     """Seconds that a statement may wait in PostgreSQL for a lock of another transaction."""
-    artefacts_url: str = ""
+    artefacts_url: ArtefactsUrl = ""
     """Where images and anomaly maps are stored: `s3://BUCKET/PREFIX`, `file:///FOLDER`, or another URL of fsspec whose
     package is installed. Empty: the folder `inspections` in the data folder. Credentials for S3 are those of the
     environment, as for every AWS program (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a role).
     """
-    s3_endpoint_url: str = ""
+    s3_endpoint_url: EndpointUrl = ""
     """URL of an S3 server other than AWS, such as `https://minio.example:9000`."""
     artefacts_connect_timeout_s: float = Field(default=2.0, ge=0.1, le=300)
     """Seconds that a connection to S3 may take."""
@@ -64,24 +73,24 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port to listen on; 0 selects a free port and logs it."""
 
-    allowed_hosts: Annotated[frozenset[str], NoDecode] = frozenset()
+    allowed_hosts: HostNames = frozenset()
     """Comma-separated host names under which clients may reach the service, beside IP addresses, `localhost` and the
     name of the machine. Requests with another `Host` header are refused.
     """
-    allowed_origins: Annotated[frozenset[str], NoDecode] = frozenset()
+    allowed_origins: Origins = frozenset()
     """Comma-separated origins of other web pages that may use the service, such as `https://mes.example:8443`. Browsers
     may read the responses from there (CORS). Pages of every other origin are refused.
     """
-    tls_certificate: Path | None = None
+    tls_certificate: OptionalPath = None
     """PEM file with the TLS certificate and its intermediate certificates. With it, the service speaks HTTPS only. A
     changed file is used for new connections within some seconds, without a restart.
     """
-    tls_key: Path | None = None
+    tls_key: OptionalPath = None
     """PEM file with the private key of the certificate. Empty: the certificate's file contains it."""
 
-    time_zone: str = "UTC"
+    time_zone: ZoneName = "UTC"
     """IANA name of the time zone of times and shifts on the pages, such as `Europe/Berlin`."""
-    shifts: str = "06:00,14:00,22:00"
+    shifts: ShiftTimes = "06:00,14:00,22:00"
     """Local times at which shifts begin, ascending and comma-separated. The counters of the live page begin there."""
 
     # Access
@@ -89,7 +98,7 @@ class Settings(BaseSettings):
     """Whether the network may reach the service without any API key or account. Without it, the service does not start
     on another address than the loopback interface before a key or an account exists. It has no effect afterwards.
     """
-    metrics_open: bool | None = None
+    metrics_open: OptionalBool = None
     """Whether `/metrics` needs no API key. Empty: if the service listens on the loopback interface, requests of its own
     machine need none; all others need a key with the scope `inspect`.
     """
@@ -109,7 +118,7 @@ class Settings(BaseSettings):
     """
     threads: int | None = Field(default=None, ge=1, le=256)
     """CPU threads for one inference run. Empty: as many as the container's CPU quota."""
-    required_products: Annotated[frozenset[str], NoDecode] = frozenset()
+    required_products: Names = frozenset()
     """Comma-separated products that must be loaded before the service is ready. Empty: one loaded product is enough.
     """
 
@@ -218,7 +227,7 @@ class Settings(BaseSettings):
     """Inspections in which the reject rate of one product or station raises at most one false alarm. An alarm suspends
     the guarantee only with the evidence that `drift_inspections_per_year` requires.
     """
-    sinks: Path | None = None
+    sinks: OptionalPath = None
     """TOML file that configures the webhooks and MQTT brokers to which inspections are sent. Empty: none."""
     outbox_limit: int = Field(default=100_000, ge=10, le=10_000_000)
     """Most messages to one sink that are not delivered yet. Beyond it, the oldest become dead letters."""
@@ -234,26 +243,26 @@ class Settings(BaseSettings):
     """Endpoint of the OPC UA server, such as `opc.tcp://127.0.0.1:4840`. Empty: no OPC UA. An address that other
     machines reach needs `opcua_certificate`, and a user or trusted client certificates.
     """
-    opcua_stations: Annotated[frozenset[str], NoDecode] = frozenset()
+    opcua_stations: Names = frozenset()
     """Comma-separated stations whose variables exist from the start. Others appear with their first inspection."""
     opcua_max_stations: int = Field(default=64, ge=1, le=1000)
     """Most stations in OPC UA. Inspections of further stations are not published there."""
     opcua_max_clients: int = Field(default=16, ge=1, le=1000)
     """Most OPC UA clients that are connected at the same time."""
-    opcua_certificate: Path | None = None
+    opcua_certificate: OptionalPath = None
     """PEM or DER file with the certificate (RSA) of the OPC UA server. With it, connections without encryption or
     signature are refused.
     """
-    opcua_key: Path | None = None
+    opcua_key: OptionalPath = None
     """PEM or DER file with the private key of the OPC UA certificate."""
     opcua_user: str = ""
     """Name that OPC UA clients log in with. Empty: clients do not log in."""
     opcua_password: SecretStr = SecretStr("")
     """Password of the OPC UA user. Prefer `opcua_password_file`: other users of the machine see the options of a
     command."""
-    opcua_password_file: Path | None = None
+    opcua_password_file: OptionalPath = None
     """File with the password of the OPC UA user."""
-    opcua_trusted: Path | None = None
+    opcua_trusted: OptionalPath = None
     """Folder with the certificates (PEM or DER) of the OPC UA clients that may connect. Empty: every certificate."""
     opcua_insecure: bool = False
     """Allow an OPC UA endpoint that other machines reach without encryption and without login."""
@@ -287,110 +296,6 @@ class Settings(BaseSettings):
     """Seconds that accepted inspections have to finish after the port was closed. The process ends at most 10 s later,
     whatever still runs.
     """
-
-    @field_validator("models", "data", mode="before")
-    @classmethod
-    def _to_path(cls, value: object) -> object:
-        # pydantic cannot read a text with bytes that are not UTF-8, which a path may contain.
-        return Path(value) if isinstance(value, str) else value
-
-    @field_validator("models", "data")
-    @classmethod
-    def _check_folder(cls, folder: Path) -> Path:
-        try:
-            is_file = folder.exists() and not folder.is_dir()
-        except OSError as error:
-            raise ValueError(f"{str(folder)!r} cannot be the name of a folder: {error.strerror}") from error
-        if is_file:
-            raise ValueError(f"{str(folder)!r} is a file, expected a folder")
-        return folder.absolute()
-
-    @field_validator("sinks", mode="before")
-    @classmethod
-    def _allow_no_sinks(cls, value: object) -> object:
-        return None if value == "" else value
-
-    @field_validator("required_products", "allowed_hosts", "allowed_origins", "opcua_stations", mode="before")
-    @classmethod
-    def _split_names(cls, value: object) -> object:
-        if isinstance(value, str):
-            return frozenset(name.strip() for name in value.split(",") if name.strip())
-        return value
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _check_hosts(cls, hosts: frozenset[str]) -> frozenset[str]:
-        return frozenset(map(parse_host, hosts))
-
-    @field_validator("allowed_origins")
-    @classmethod
-    def _check_origins(cls, origins: frozenset[str]) -> frozenset[str]:
-        return frozenset(map(parse_origin, origins))
-
-    @field_validator(
-        "tls_certificate",
-        "tls_key",
-        "metrics_open",
-        "opcua_certificate",
-        "opcua_key",
-        "opcua_password_file",
-        "opcua_trusted",
-        mode="before",
-    )
-    @classmethod
-    def _empty_is_none(cls, value: object) -> object:
-        return None if value == "" else value
-
-    @field_validator("time_zone")
-    @classmethod
-    def _check_time_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError("expected a time zone of the IANA database, such as Europe/Berlin or UTC") from error
-        return name
-
-    @field_validator("shifts")
-    @classmethod
-    def _check_shifts(cls, text: str) -> str:
-        starts = [part.strip() for part in text.split(",")]
-        if not all(map(_TIME.fullmatch, starts)) or starts != sorted(set(starts)) or len(starts) > _MAX_SHIFTS:
-            raise ValueError("expected ascending local times, such as 06:00,14:00,22:00")
-        return ",".join(starts)
-
-    @field_validator("database_url")
-    @classmethod
-    def _check_database_url(cls, url: str) -> str:
-        if url and not url.startswith(("sqlite:///", "postgresql+psycopg://")):
-            raise ValueError(
-                "expected sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME; leave it empty "
-                "for SQLite in the data folder"
-            )
-        if url in {"sqlite:///", "sqlite:///:memory:"}:
-            raise ValueError("an in-memory database loses every inspection at exit; name a file or leave it empty")
-        return url
-
-    @field_validator("artefacts_url")
-    @classmethod
-    def _check_artefacts_url(cls, url: str) -> str:
-        if not url:
-            return url
-        expected = "expected s3://BUCKET/PREFIX or file:///FOLDER; leave it empty for the data folder"
-        scheme, separator, rest = url.partition("://")
-        if not separator or not scheme.isalnum():
-            raise ValueError(expected)
-        if "@" in rest.partition("/")[0]:
-            raise ValueError("user and password do not belong into this URL; set them in the environment")
-        if not rest.strip("/") or (scheme == "file" and not rest.startswith("/")):
-            raise ValueError(expected)
-        return url.rstrip("/")
-
-    @field_validator("s3_endpoint_url")
-    @classmethod
-    def _check_endpoint_url(cls, url: str) -> str:
-        if url and not url.startswith(("http://", "https://")):
-            raise ValueError("expected http://HOST:PORT or https://HOST:PORT; leave it empty for AWS")
-        return url
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
