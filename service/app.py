@@ -31,29 +31,21 @@ from service.api.http.server_paths import ServerPaths
 from service.api.mapping import to_inspection
 from service.api.openapi import describe
 from service.api.routers import ROUTERS
+from service.deployment.configuration import bundle_loader, drift_limits, running_limit, upload_limits
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
-from service.deployment.repository import BundleLoader
 from service.deployment.revisions import RevisionFollower
 from service.deployment.rollout import Rollout
 from service.deployment.shadow import ShadowRunner
 from service.deployment.startup import Startup
-from service.deployment.uploads import BundleUploads, UploadLimits
-from service.inspection.decoding.decoder import ImageLimits
-from service.inspection.inspector import InspectorOptions
-from service.inspection.runtime.batching import BatchingOptions
+from service.deployment.uploads import BundleUploads
 from service.inspection.runtime.configure import configure
-from service.inspection.runtime.cuda import has_driver
-from service.inspection.runtime.isolation import SelfTestLimits
-from service.inspection.runtime.session import SessionOptions
-from service.inspection.runtime.threads import cpu_quota
 from service.integrations.events import Render
 from service.integrations.interfaces import Interfaces, open_interfaces
 from service.integrations.opcua.state import ServiceState
 from service.integrations.start import Integrations, Sinks, open_sinks
 from service.monitoring.clock import Clock
-from service.monitoring.drift.records import Limits
 from service.monitoring.metrics import Metrics
 from service.monitoring.refusals import RefusalLog
 from service.serving.admission import Admission
@@ -103,7 +95,6 @@ from service.web.start_page import StartPage
 log = structlog.get_logger(__name__)
 # Loading ends at once when the registry is closed, unless native code hangs; then it is left behind.
 LOADING_STOP_S = 5.0
-_GPU_BATCH = 8
 
 
 class Runtime:
@@ -139,18 +130,14 @@ class Runtime:
         self.store_health = StoreHealth(StoreProbe(store, settings.min_data_free_bytes))
         passed = PassedSelfTests(settings.data / SELF_TESTS)
         self.registry = Registry(settings.models, bundle_loader(settings, passed), metrics)
-        rollout = Rollout(
-            self.registry, store.engine, metrics, BundleUploads(settings.models, _upload_limits(settings))
-        )
-        self.admission = Admission(settings.queue_limit, _running_limit(settings))
+        rollout = Rollout(self.registry, store.engine, metrics, BundleUploads(settings.models, upload_limits(settings)))
+        self.admission = Admission(settings.queue_limit, running_limit(settings))
         references = ReferenceScores(store.engine)
         clock = Clock(lambda direction: metrics.clock_jumps.labels(direction).inc())
         render = Render(to_inspection, self.interfaces.traceparent)
         self._integrations = Integrations(settings, store, sinks, render, metrics.outbox, clock)
         guarantees = Guarantees()
-        self._drift = DriftMonitor(
-            _drift_limits(settings), self.registry, store, references, guarantees, metrics, clock
-        )
+        self._drift = DriftMonitor(drift_limits(settings), self.registry, store, references, guarantees, metrics, clock)
         self.shadow = ShadowRunner(self.registry, store, references, metrics)
         events = InspectionEvents(store, settings, metrics, lambda record: to_inspection(record).model_dump_json())
         judging = Judging(references, guarantees, settings.queue_deadline_s)
@@ -373,62 +360,6 @@ def create_app(settings: Settings) -> FastAPI:
         pass  # fails if an endpoint declares no scope
     describe(app)
     return app
-
-
-def _drift_limits(settings: Settings) -> Limits:
-    return Limits(settings.drift_inspections_per_year, settings.drift_reject_rate_inspections)
-
-
-def inspector_options(settings: Settings) -> InspectorOptions:
-    """Return the options of inspectors for the given settings."""
-    return InspectorOptions(
-        session=SessionOptions(provider=settings.provider, threads=settings.threads),
-        batching=BatchingOptions(
-            max_batch=_max_batch(settings),
-            # Admission limits all products together; a smaller limit per product would reject images too early.
-            queue_limit=settings.queue_limit,
-            deadline_s=settings.queue_deadline_s,
-        ),
-        limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
-    )
-
-
-def bundle_loader(settings: Settings, passed: PassedSelfTests | None = None) -> BundleLoader:
-    """Return the loader of bundles for the given settings.
-
-    Args:
-        settings: The settings.
-        passed: Self-tests that are not repeated; None to run every self-test.
-    """
-    limits = SelfTestLimits(settings.self_test_timeout_s, settings.self_test_memory_bytes)
-    return BundleLoader(inspector_options(settings), limits, passed)
-
-
-def _upload_limits(settings: Settings) -> UploadLimits:
-    return UploadLimits(
-        max_bytes=settings.max_bundle_bytes,
-        max_uploads=settings.max_uploads,
-        reserve_bytes=settings.min_free_bytes,
-    )
-
-
-def _running_limit(settings: Settings) -> int:
-    """Return how many inspections run at once; the others wait in a fair queue.
-
-    These must keep all cores busy while others write their results. More only delay the clients that come next: on a
-    CPU, larger batches are not faster. On a GPU they are, so a full batch must be able to form.
-    """
-    return cpu_quota() + 2 + (_max_batch(settings) if _has_gpu(settings) else 0)
-
-
-def _max_batch(settings: Settings) -> int:
-    if settings.max_batch is not None:
-        return settings.max_batch
-    return min(_GPU_BATCH, settings.queue_limit) if _has_gpu(settings) else 1
-
-
-def _has_gpu(settings: Settings) -> bool:
-    return settings.provider != "cpu" and has_driver()
 
 
 def begin_drain(app: FastAPI) -> None:

@@ -32,7 +32,7 @@ def verify(
 
     Exit code: 0 all bundles are intact, 1 at least one cannot be served.
     """
-    from service.app import bundle_loader
+    from service.deployment.configuration import bundle_loader
     from service.inspection.runtime.configure import configure
 
     configure()

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from service.app import bundle_loader
 from service.bundle.bundle import bundle_folders
 from service.cli.findings import Finding, Health
 from service.cli.interface_checks import check_opcua, check_otel
 from service.cli.network_checks import check_certificate, check_port
 from service.cli.options import CLIENT_VARIABLES
 from service.cli.unknown_variables import unknown_variables
+from service.deployment.configuration import bundle_loader
 from service.deployment.repository import empty_reason, product_folders
 from service.errors import PlumblineError
 from service.inspection.runtime.cuda import cuda_problems, has_driver

@@ -34,9 +34,9 @@ def inspect(
     Exit code: 0 all images pass; 1 at least one image fails, needs review, is invalid or cannot be inspected; 2 wrong
     usage.
     """
-    from service.app import bundle_loader
     from service.cli.file_inspection import HeatmapOptions, find_images, inspect_files, write_results
     from service.cli.offline import bundle_in_force, recipe_in_force
+    from service.deployment.configuration import bundle_loader
     from service.deployment.errors import UnknownProduct
     from service.deployment.repository import product_folders
     from service.inspection.image_files import IMAGE_SUFFIXES, count_other_files

@@ -33,8 +33,8 @@ def replay(
 
     Exit code: 0 all replayed inspections have the same result, 1 some differ or none could be replayed, 2 wrong usage.
     """
-    from service.app import bundle_loader
     from service.cli.offline import InvalidTime, open_store, stored_inspections
+    from service.deployment.configuration import bundle_loader
     from service.deployment.errors import UnknownProduct
     from service.deployment.replay import Replayer
     from service.deployment.repository import product_folders
