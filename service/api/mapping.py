@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
@@ -233,6 +233,18 @@ def to_recipe_record(revision: RecipeRevision, suspension: Suspension | None = N
     return RecipeRecord(**facts, recipe=recipe, false_reject_bound=bound, suspension=suspension)
 
 
+def suspension_for(suspension: Suspension | None, stations: Collection[str] | None) -> Suspension | None:
+    """Return a suspension as a principal may read it, without the names of other stations.
+
+    Args:
+        suspension: The suspension, if there is one.
+        stations: The stations that the principal may use; None for all.
+    """
+    if suspension is None or stations is None:
+        return suspension
+    return suspension.model_copy(update={"stations": [name for name in suspension.stations if name in stations]})
+
+
 def to_bundle_problem(broken: BrokenBundle) -> BundleProblem:
     """Map a bundle that is not served."""
     return BundleProblem(
@@ -338,8 +350,13 @@ def to_replay_record(record: InspectionRecord, replay: Replay) -> ReplayRecord:
     )
 
 
-def to_product(state: ProductState) -> Product:
-    """Map the state of a product."""
+def to_product(state: ProductState, stations: Collection[str] | None = None) -> Product:
+    """Map the state of a product.
+
+    Args:
+        state: The state.
+        stations: The stations whose names the reader may see; None for all.
+    """
     problems = [to_bundle_problem(broken) for broken in state.broken]
     active = state.active
     if active is None:
@@ -364,6 +381,6 @@ def to_product(state: ProductState) -> Product:
             sanity=None if card.sanity is None else SanityFigures(**card.sanity.model_dump()),
             notes=describe_card(card),
         ),
-        recipe=to_recipe_record(active.recipe, state.suspension),
+        recipe=to_recipe_record(active.recipe, suspension_for(state.suspension, stations)),
         broken_bundles=problems,
     )

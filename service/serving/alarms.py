@@ -6,7 +6,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -39,7 +39,8 @@ EXPIRY_WARNING = timedelta(days=21)
 _MAX_STATIONS = 1000
 _PAGE = 1000
 _MAX_REASONS = 5
-_OF_EVERYONE: frozenset[AlarmKind] = frozenset({"not-ready", "degraded", "store", "disk"})
+_OF_EVERYONE: frozenset[AlarmKind] = frozenset({"not-ready", "store", "disk"})
+_HIDDEN_REASON = "The reason is shown to clients that may use every product."
 _ORDER: Mapping[Severity, int] = {"critical": 0, "warning": 1}
 
 
@@ -175,7 +176,7 @@ class AlarmService:
             station: Leave out alarms of other stations.
         """
         return [
-            alarm
+            _as_shown_to(principal, alarm)
             for alarm in self._alarms
             if _may_see(principal, alarm)
             and product in {None, alarm.product or product}
@@ -200,14 +201,7 @@ class AlarmService:
         kept = [
             alarm
             if alarm.kind in {"drift", "guarantee-suspended"}
-            else Alarm(
-                alarm.kind,
-                alarm.severity,
-                alarm.product,
-                alarm.station,
-                since.get(alarm.key, alarm.since),
-                alarm.values,
-            )
+            else replace(alarm, since=since.get(alarm.key, alarm.since))
             for alarm in (*found, *self._slow)
         ]
         self._alarms = tuple(sorted(kept, key=lambda alarm: (_ORDER[alarm.severity], -alarm.since.timestamp())))
@@ -230,10 +224,17 @@ class AlarmService:
             found.append(Alarm("store", "critical", values={"reason": " ".join(problems)}))
         reasons = [reason for reason in report.reasons if reason not in problems]
         if not report.is_ready and (reasons or not problems):
-            values = {"status": report.status, "reason": " ".join(reasons[:_MAX_REASONS])}
+            values: dict[str, Value] = {"status": report.status, "reason": " ".join(reasons[:_MAX_REASONS])}
             found.append(Alarm("not-ready", "critical", values=values))
         elif report.status == "degraded":
-            found.append(Alarm("degraded", "warning", values={"reason": " ".join(reasons[:_MAX_REASONS])}))
+            found += [
+                Alarm("degraded", "warning", broken.product, values={"reason": broken.reason})
+                for broken in report.broken_bundles
+            ]
+            found += [
+                Alarm("degraded", "warning", product, values={"reason": "It is still being loaded."})
+                for product in sorted(self._registry.delayed)
+            ]
         if self._sources.is_insecure():
             found.append(Alarm("insecure", "warning"))
         return found
@@ -295,6 +296,9 @@ class AlarmService:
                 return
 
     def _read_newest(self) -> None:
+        # A former attempt may have ended with an error.
+        self._rates.clear()
+        self._streaks.clear()
         for product in self._registry.known:
             which = InspectionFilter(product=product)
             for record in reversed(list_inspections(self._engine, which, limit=REFERENCE + max(WINDOWS))):
@@ -343,6 +347,13 @@ class AlarmService:
         except (StoreUnavailable, ValueError):
             return ""
         return ", ".join(dict.fromkeys(str(one["reason"]) for one in record.objections or []))
+
+
+def _as_shown_to(principal: Principal, alarm: Alarm) -> Alarm:
+    """Return an alarm without the names of products that the principal may not use."""
+    if principal.is_restricted and alarm.kind == "not-ready" and alarm.values["status"] == "not-ready":
+        return replace(alarm, values={**alarm.values, "reason": _HIDDEN_REASON})
+    return alarm
 
 
 def _may_see(principal: Principal, alarm: Alarm) -> bool:

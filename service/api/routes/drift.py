@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from service.api.deps import ActorDep, DriftDep, PrincipalDep
 from service.api.http.access import requires
 from service.api.http.problems import problem_responses
+from service.api.mapping import suspension_for
 from service.api.parameters import ProductPath
 from service.deployment.errors import UnknownProduct
 from service.errors import InvalidRequest
@@ -35,6 +36,7 @@ def read_drift(product: ProductPath, drift: DriftDep, principal: PrincipalDep) -
         return report
     return report.model_copy(
         update={
+            "suspension": suspension_for(report.suspension, permitted),
             "streams": [stream for stream in report.streams if stream.station in permitted],
             "alarms": [alarm for alarm in report.alarms if alarm.station in permitted],
         }

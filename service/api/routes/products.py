@@ -20,9 +20,9 @@ router = APIRouter(prefix="/v1/products", tags=["products"])
 @requires("inspect", filters=True)
 async def list_products(products: ProductsDep, principal: PrincipalDep) -> ProductList:
     """Return every product of the model repository, served or not. A restricted key sees those that it permits."""
-    states = products.list_products()
     permitted = principal.products
-    return ProductList(items=[to_product(state) for state in states if permitted is None or state.name in permitted])
+    states = [state for state in products.list_products() if permitted is None or state.name in permitted]
+    return ProductList(items=[to_product(state, principal.stations) for state in states])
 
 
 @router.get(
@@ -32,6 +32,6 @@ async def list_products(products: ProductsDep, principal: PrincipalDep) -> Produ
     responses=problem_responses(UnknownProduct, InvalidRequest),
 )
 @requires("inspect")
-async def read_product(product: ProductPath, products: ProductsDep) -> Product:
+async def read_product(product: ProductPath, products: ProductsDep, principal: PrincipalDep) -> Product:
     """Return a product with its bundle, its calibration and its recipe, or the reason why it is not served."""
-    return to_product(products.get(product))
+    return to_product(products.get(product), principal.stations)

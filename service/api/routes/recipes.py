@@ -9,14 +9,14 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from service.api.deps import ActorDep, DriftDep, RecipesDep
+from service.api.deps import ActorDep, DriftDep, PrincipalDep, RecipesDep
 from service.api.http.access import requires
 from service.api.http.bodies import require_media_type, validate_as
 from service.api.http.body_limit import RECIPE, limit_body
 from service.api.http.errors import NotAcceptable
 from service.api.http.negotiation import negotiate
 from service.api.http.problems import problem_responses
-from service.api.mapping import to_recipe_record, to_revision_facts
+from service.api.mapping import suspension_for, to_recipe_record, to_revision_facts
 from service.api.parameters import ProductPath
 from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.errors import (
@@ -87,10 +87,13 @@ async def _recipe_body(request: Request) -> _Body:
     },
 )
 @requires("inspect")
-def read_recipe(request: Request, product: ProductPath, recipes: RecipesDep, drift: DriftDep) -> Response:
+def read_recipe(
+    request: Request, product: ProductPath, recipes: RecipesDep, drift: DriftDep, principal: PrincipalDep
+) -> Response:
     """Return the recipe that applies to the next inspection; with `Accept: application/toml` as a file."""
     revision = recipes.current(product)
-    return _response(revision, request.headers.get("accept"), drift.suspension(revision))
+    suspension = suspension_for(drift.suspension(revision), principal.stations)
+    return _response(revision, request.headers.get("accept"), suspension)
 
 
 @router.put(

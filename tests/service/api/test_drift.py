@@ -196,6 +196,13 @@ def test_an_alarm_of_one_station_suspends_its_inspections_only(service: RunningS
     assert right["thresholds"]["guarantee"] == "suspended"
     labels = {"product": "widget", "station": "left", "kind": "p_value"}
     eventually(lambda: value(service, "inspection_drift_evidence", **labels) is not None)
+    headers = bearer(make_key(service.store.engine, "inspect", stations=["left"]))
+    eventually(lambda: service.client.get(RECIPE).status_code == 401)
+    for path in (RECIPE, DRIFT, "/v1/products", "/v1/products/widget"):
+        seen = service.client.get(path, headers=headers)
+        assert seen.status_code == 200, path
+        assert '"suspension":{' in seen.text, path
+        assert '"right"' not in seen.text, path
 
 
 def test_a_repeated_image_is_counted_once(service: RunningService) -> None:

@@ -12,10 +12,12 @@ import pytest
 from scipy import stats
 
 from service.access.principal import LOCAL
+from service.deployment.failures import BrokenBundle
 from service.serving import alarms
 from service.serving.alarm_texts import TEXTS, values_of
 from service.serving.alarms import Alarm, AlarmService, DriftState
 from service.serving.fail_rate import FailRate, FailRateJump, binomial_p_value, fisher_p_value
+from service.serving.readiness import ReadinessReport
 from service.store.errors import StoreUnavailable
 from tests.access import bearer, make_key
 from tests.running_service import BAD, GOOD, RunningService, Serve
@@ -149,6 +151,38 @@ def test_sources_become_alarms_and_keep_their_beginning(serve: Serve, tmp_path: 
         drift.clear()
         found.refresh()
         assert "drift" not in {alarm.kind for alarm in found.current(LOCAL)}
+
+
+def test_restricted_principal_reads_nothing_about_other_products(serve: Serve) -> None:
+    broken = (
+        BrokenBundle("gadget", "v1", "bundle-invalid", "gadget: the graph is damaged."),
+        BrokenBundle("secret", "v2", "bundle-invalid", "secret: the graph is damaged."),
+    )
+    restricted = replace(LOCAL, kind="key", products=frozenset({"gadget"}))
+    with serve() as service:
+        reasons = tuple(one.reason for one in broken)
+        degraded = ReadinessReport("degraded", reasons, ["widget"], broken)
+        found = examine(service, readiness=lambda: degraded)
+        every = [("degraded", one.product, one.reason) for one in broken]
+        assert [(alarm.kind, alarm.product, alarm.values["reason"]) for alarm in found.current(LOCAL)][::-1] == every
+        shown = found.current(restricted)
+        assert [(alarm.kind, alarm.product, alarm.values["reason"]) for alarm in shown] == every[:1]
+        not_ready = ReadinessReport("not-ready", reasons, [], broken)
+        found = examine(service, readiness=lambda: not_ready)
+        assert [alarm.values["reason"] for alarm in found.current(LOCAL)] == [" ".join(reasons)]
+        [alarm] = found.current(restricted)
+        assert alarm.kind == "not-ready"
+        assert "secret" not in repr(alarm)
+
+
+def test_first_reading_that_is_repeated_counts_nothing_twice(serve: Serve) -> None:
+    with serve() as service:
+        for _ in range(3):
+            add(service, GOOD, station="A")
+        found = examine(service)
+        found._mark = None  # as after an error in the middle
+        found.refresh()
+        assert len(found._rates["widget"]._failed) == 3
 
 
 def test_store_that_cannot_be_used_is_an_alarm(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
