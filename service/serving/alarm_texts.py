@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from service.languages import mark as _
 from service.schemas.alarm import AlarmKind
 from service.serving.alarms import Alarm
 
@@ -22,11 +23,6 @@ class AlarmText:
     text: str
     action: str
     path: str | None = None
-
-
-def _(message: str) -> str:
-    """Mark a message for the catalogues of the pages."""
-    return message
 
 
 TEXTS: Mapping[AlarmKind, AlarmText] = {

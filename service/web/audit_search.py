@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated
-from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.schemas.common import Label, UtcDatetime
-from service.schemas.violations import list_violations
 from service.store.audit import AuditAction
-from service.web.local_times import read_period
-
-Text = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
+from service.web.search import Search, Text, read_search
 
 
 class AuditForm(BaseModel):
@@ -41,42 +34,6 @@ class AuditQuery(BaseModel):
     until: UtcDatetime | None = None
 
 
-@dataclass(frozen=True)
-class AuditSearch:
-    """The conditions of a search.
-
-    Attributes:
-        values: The fields of the form that are not empty, with local times.
-        query: The conditions; None if a field is not valid.
-        errors: Text by the name of the field that is not valid.
-    """
-
-    values: Mapping[str, str]
-    query: AuditQuery | None
-    errors: Mapping[str, str]
-
-    def url(self, path: str, **more: str) -> str:
-        """Return the URL of a page with the same conditions and more parameters."""
-        parameters = {**self.values, **more}
-        return f"{path}?{urlencode(parameters)}" if parameters else path
-
-    def api_url(self, path: str, **more: str) -> str:
-        """Return the URL of the JSON API with the same conditions and more parameters."""
-        assert self.query is not None
-        return f"{path}?{urlencode({**self.query.model_dump(mode='json', exclude_none=True), **more})}"
-
-
-def read_audit_search(form: AuditForm, zone: ZoneInfo) -> AuditSearch:
-    """Return the conditions of a form.
-
-    Args:
-        form: The fields.
-        zone: Time zone of local times.
-    """
-    given = {name: value for name, value in form.model_dump(exclude={"cursor"}).items() if value}
-    shown, stated = read_period(given, zone)
-    try:
-        return AuditSearch(shown, AuditQuery.model_validate(stated), {})
-    except ValidationError as error:
-        found = list_violations(error, AuditQuery)
-        return AuditSearch(shown, None, {str(next(iter(one["loc"]), "")): str(one["msg"]) for one in found})
+def read_audit_search(form: AuditForm, zone: ZoneInfo) -> Search[AuditQuery]:
+    """Return the conditions of a form, with local times in a time zone."""
+    return read_search(form, {"cursor"}, AuditQuery, zone)

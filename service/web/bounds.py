@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from service.inspection.calibration import percent
 from service.languages import Texts
+from service.languages import mark as _
 from service.schemas.common import RateBound
-
-
-def _(message: str) -> str:
-    """Mark a message for the catalogue; it is translated when a page is rendered."""
-    return message
 
 
 def bound_text(texts: Texts, bound: RateBound, rate: float | None = None) -> str:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated
-from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, StringConstraints, ValidationError
+from pydantic import BaseModel
 
 from service.schemas.records import InspectionQuery
-from service.schemas.violations import list_violations
-from service.web.local_times import read_period
+from service.web.search import Search, Text, read_search
 
 PAGE = 50
-Text = Annotated[str, StringConstraints(max_length=200, strip_whitespace=True)]
 
 
 class SearchForm(BaseModel):
@@ -39,52 +33,6 @@ class SearchForm(BaseModel):
     after: Text = ""
 
 
-@dataclass(frozen=True)
-class Search:
-    """The conditions of a search.
-
-    Attributes:
-        values: The fields of the form that are not empty, with local times.
-        query: The conditions; None if a field is not valid.
-        errors: Text by the name of the field that is not valid; the empty name for the form as a whole.
-    """
-
-    values: Mapping[str, str]
-    query: InspectionQuery | None
-    errors: Mapping[str, str]
-
-    def url(self, path: str, **more: str) -> str:
-        """Return the URL of a page with the same conditions.
-
-        Args:
-            path: Its path.
-            **more: More parameters, such as `before`.
-        """
-        parameters = {**self.values, **more}
-        return f"{path}?{urlencode(parameters)}" if parameters else path
-
-    def api_url(self, path: str, **more: str) -> str:
-        """Return the URL of the JSON API with the same conditions, which has times with a zone.
-
-        Args:
-            path: Its path.
-            **more: More parameters, such as `format`.
-        """
-        assert self.query is not None
-        return f"{path}?{urlencode({**self.query.model_dump(mode='json', exclude_none=True), **more})}"
-
-
-def read_search(form: SearchForm, zone: ZoneInfo) -> Search:
-    """Return the conditions of a form.
-
-    Args:
-        form: The fields.
-        zone: Time zone of local times.
-    """
-    given = {name: value for name, value in form.model_dump(exclude={"before", "after"}).items() if value}
-    shown, stated = read_period(given, zone)
-    try:
-        return Search(shown, InspectionQuery.model_validate(stated), {})
-    except ValidationError as error:
-        found = list_violations(error, InspectionQuery)
-        return Search(shown, None, {str(next(iter(one["loc"]), "")): str(one["msg"]) for one in found})
+def read_inspection_search(form: SearchForm, zone: ZoneInfo) -> Search[InspectionQuery]:
+    """Return the conditions of a form, with local times in a time zone."""
+    return read_search(form, {"before", "after"}, InspectionQuery, zone)

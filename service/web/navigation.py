@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.access.principal import Principal, Scope
+from service.languages import mark as _
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,6 @@ class Entry:
     path: str
     title: str
     scope: Scope
-
-
-def _(message: str) -> str:
-    """Mark a message for the catalogue; it is translated when a page is rendered."""
-    return message
 
 
 ENTRIES: tuple[Entry, ...] = (

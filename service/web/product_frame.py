@@ -10,13 +10,9 @@ from starlette.requests import Request
 from service.api.deps import services_of
 from service.api.mapping import to_product
 from service.languages import Texts
+from service.languages import mark as _
 from service.schemas.product import Product
 from service.web.bounds import bound_text
-
-
-def _(message: str) -> str:
-    """Mark a message for the catalogue; it is translated when a page is rendered."""
-    return message
 
 
 @dataclass(frozen=True)

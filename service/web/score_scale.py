@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.languages import Texts
+from service.languages import mark as _
 
 WIDTH = 1000
 """Width of the scale in units of its drawing."""
@@ -45,11 +46,6 @@ def score_scale(score: float, review: float, fail: float, low: float) -> ScoreSc
         return round(WIDTH * min(1.0, max(0.0, (value - low) / span)), 1)
 
     return ScoreScale(place(review), place(fail), place(score), not low <= score <= low + span)
-
-
-def _(message: str) -> str:
-    """Mark a message for the catalogue."""
-    return message
 
 
 def describe_p_value(p_value: float, calibration_images: int, texts: Texts) -> str:

@@ -21,7 +21,7 @@ from service.serving.export_formats import available_formats
 from service.serving.summaries import DEFAULT_SPAN, SummaryOptions
 from service.store.ids import parse_id
 from service.store.inspection_filter import InspectionFilter
-from service.web.inspection_search import PAGE, SearchForm, read_search
+from service.web.inspection_search import PAGE, SearchForm, read_inspection_search
 from service.web.page import PagesDep
 from service.web.score_scale import describe_p_value, score_scale
 
@@ -44,7 +44,7 @@ def inspections_page(
     principal: PrincipalDep,
 ) -> Response:
     """Return a page of the inspections that a search finds, newest first."""
-    search = read_search(form, pages.zone)
+    search = read_inspection_search(form, pages.zone)
     context: dict[str, Any] = {
         "search": search,
         "products": [
@@ -86,7 +86,7 @@ async def counts_part(
     principal: PrincipalDep,
 ) -> Response:
     """Return the number of inspections by decision that a search finds."""
-    search = read_search(form, pages.zone)
+    search = read_inspection_search(form, pages.zone)
     if search.query is None:
         return Response(status_code=204)
     which = inspection_filter(search.query, principal)

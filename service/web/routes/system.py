@@ -14,6 +14,7 @@ from service.api.http.access import requires
 from service.api.outbox_mapping import to_dead_letter
 from service.api.system_mapping import read_system
 from service.integrations.outbox import OutboxService
+from service.languages import mark as _
 from service.serving.system import SystemService
 from service.store.audit import AuditAction, AuditFilter
 from service.store.errors import StoreUnavailable
@@ -123,11 +124,6 @@ def accounts_page(request: Request, pages: PagesDep, access: AccessDep, principa
 def accounts_part(request: Request, pages: PagesDep, access: AccessDep) -> Response:
     """Return the table of accounts."""
     return pages.page(request, "system_accounts_table.html", accounts=access.list_accounts(), roles=tuple(ROLE_SCOPES))
-
-
-def _(message: str) -> str:
-    """Mark a message for the catalogue."""
-    return message
 
 
 def tabs_for(principal: Principal) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from sqlalchemy import update
 from service.languages import Texts
 from service.store.models import InspectionRow
 from service.store.session import transaction
-from service.web.inspection_search import SearchForm, read_search
+from service.web.inspection_search import SearchForm, read_inspection_search
 from service.web.page import CATALOGUES
 from service.web.score_scale import WIDTH, describe_p_value, score_scale
 from tests.access import PASSWORD, make_account
@@ -235,14 +235,14 @@ def test_operator_sees_one_inspection_but_neither_search_nor_replay(serve: Serve
 
 def test_local_times_have_the_zone_of_the_service() -> None:
     form = SearchForm(since="2026-10-25T02:30", until="2026-10-25T02:30")  # this time occurs twice
-    found = read_search(form, BERLIN)
+    found = read_inspection_search(form, BERLIN)
     assert found.query is not None
     assert found.query.since == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
     assert found.query.until == datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
     assert found.url("/inspections") == "/inspections?since=2026-10-25T02%3A30&until=2026-10-25T02%3A30"
-    shared = read_search(SearchForm(since="2026-03-01T12:00:00Z"), BERLIN)
+    shared = read_inspection_search(SearchForm(since="2026-03-01T12:00:00Z"), BERLIN)
     assert shared.values["since"] == "2026-03-01T13:00"
-    assert read_search(SearchForm(since="yesterday"), BERLIN).errors.keys() == {"since"}
+    assert read_inspection_search(SearchForm(since="yesterday"), BERLIN).errors.keys() == {"since"}
 
 
 def test_scale_and_p_value_in_words() -> None:

@@ -4,18 +4,16 @@
 // A chart is drawn into an element <div class="chart" aria-label="..." data-table="..." ></div>: the label names the
 // chart, data-table the summary of the table. Series differ by their form, too: bars, line, dashed line.
 
+import {locale} from "./texts.js";
+
 const HEIGHT_PX = 260;
 const ASPECT = 0.55;
 
-// The formats of the region whose 24-hour times people on a shop floor read without doubt, as on the rest of the page.
-const LOCALES = {en: "en-GB", de: "de-DE"};
-
-const language = () => LOCALES[document.documentElement.lang] ?? document.documentElement.lang;
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /** Return a function that writes numbers with a number of significant digits, in the language of the page. */
 export function significant(digits = 4) {
-  const format = new Intl.NumberFormat(language(), {maximumSignificantDigits: digits});
+  const format = new Intl.NumberFormat(locale(), {maximumSignificantDigits: digits});
   return (value) => format.format(value);
 }
 
@@ -194,7 +192,7 @@ export function histogram(element, {edges, series, markers, labels}) {
  */
 export function timeline(element, {at, values, markers, labels, zone}) {
   const number = significant(3);
-  const time = new Intl.DateTimeFormat(language(), {dateStyle: "short", timeStyle: "short", timeZone: zone});
+  const time = new Intl.DateTimeFormat(locale(), {dateStyle: "short", timeStyle: "short", timeZone: zone});
   const highest = Math.max(...values, ...markers.map(({value}) => value), 0.1);
   const options = {
     tzDate: (seconds) => window.uPlot.tzDate(new Date(seconds * 1000), zone),

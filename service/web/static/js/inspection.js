@@ -1,5 +1,7 @@
 // The page of one inspection: the kind of a defect, and the result of a replay.
 
+import {locale} from "./texts.js";
+
 const reviewForm = document.querySelector(".review-form");
 reviewForm?.addEventListener("change", () => showKind());
 reviewForm?.addEventListener("reset", () => setTimeout(showKind));
@@ -15,7 +17,7 @@ function showKind() {
 const replay = document.getElementById("replay");
 replay?.addEventListener("plumbline:done", ({detail}) => {
   const result = replay.querySelector(".replay-result");
-  const format = new Intl.NumberFormat(document.documentElement.lang, {maximumSignificantDigits: 6});
+  const format = new Intl.NumberFormat(locale(), {maximumSignificantDigits: 6});
   const verdict = (one) => `${one.decision} · ${format.format(one.score)} · ${one.provider}`;
   const set = (name, text) => (result.querySelector(`.${name}`).textContent = text);
   set("outcome", detail.outcome === "same" ? replay.dataset.same : replay.dataset.different);

@@ -6,6 +6,7 @@
 import {call} from "./api.js";
 import {Events} from "./events.js";
 import {Strip} from "./live-strip.js";
+import {fill, locale} from "./texts.js";
 
 const SHOWN_MS = 400;
 const DWELL_MS = 2500;
@@ -18,13 +19,13 @@ const data = JSON.parse(document.getElementById("live-data").textContent);
 const byId = (id) => document.getElementById(id);
 const page = byId("live");
 const viewer = byId("viewer");
-const numbers = new Intl.NumberFormat(data.language);
-const scores = new Intl.NumberFormat(data.language, {maximumSignificantDigits: 3});
-const milliseconds = new Intl.NumberFormat(data.language, {maximumFractionDigits: 0});
-const clock = new Intl.DateTimeFormat(data.language === "en" ? "en-GB" : data.language, {
+const numbers = new Intl.NumberFormat(locale());
+const scores = new Intl.NumberFormat(locale(), {maximumSignificantDigits: 3});
+const milliseconds = new Intl.NumberFormat(locale(), {maximumFractionDigits: 0});
+const clock = new Intl.DateTimeFormat(locale(), {
   timeZone: data.zone, hour: "2-digit", minute: "2-digit", second: "2-digit",
 });
-const minutes = new Intl.DateTimeFormat(data.language === "en" ? "en-GB" : data.language, {
+const minutes = new Intl.DateTimeFormat(locale(), {
   timeZone: data.zone, hour: "2-digit", minute: "2-digit",
 });
 const filter = new URLSearchParams(Object.entries(data).filter(([name, value]) => ["product", "station"].includes(name) && value));
@@ -34,10 +35,6 @@ const strip = new Strip(byId("strip"), byId("strip-empty"), (inspection) => {
   pause(true);
   draw(inspection);
 });
-
-function put(text, values) {
-  return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
-}
 
 // Drawing
 
@@ -65,7 +62,7 @@ function drawImage(inspection) {
   const preview = `${inspection.links.self}/preview?max_side=768&layer=`;
   viewer.setAttribute("full-width", inspection.image.width);
   viewer.setAttribute("full-height", inspection.image.height);
-  viewer.setAttribute("label", put(data.texts.image, {part: inspection.part_id ?? "–"}));
+  viewer.setAttribute("label", fill(data.texts.image, {part: inspection.part_id ?? "–"}));
   viewer.regions = inspection.regions;
   viewer.setAttribute("src", `${preview}image`);
   if (inspection.decision === "invalid") {
@@ -97,7 +94,7 @@ function drawGauge({score, thresholds, heatmap_scale: scale}) {
   set("text.fail", {x: fail});
   set(".gauge-pointer", {transform: `translate(${at} 0)`});
   const texts = {score, review: thresholds.review, fail: thresholds.fail};
-  byId("gauge-text").textContent = put(
+  byId("gauge-text").textContent = fill(
     data.texts.score, Object.fromEntries(Object.entries(texts).map(([name, value]) => [name, scores.format(value)])),
   );
 }
@@ -111,7 +108,7 @@ function drawCounters(shift) {
   }
   const {min, mean, max} = shift.processing_ms;
   const times = {min, mean, max};
-  page.querySelector('[data-count="times"]').textContent = min === null ? "–" : put(
+  page.querySelector('[data-count="times"]').textContent = min === null ? "–" : fill(
     data.texts.milliseconds, Object.fromEntries(Object.entries(times).map(([name, value]) => [name, milliseconds.format(value)])),
   );
   byId("shift").textContent = `${minutes.format(new Date(shift.start))} – ${minutes.format(new Date(shift.end))}`;
@@ -179,8 +176,8 @@ let connection = {state: "connecting", reason: ""};
 function showStatus() {
   const {texts} = data;
   const isLost = ["lost", "refused"].includes(connection.state);
-  const text = connection.state === "refused" ? put(texts.problem, {reason: connection.reason}) : isLost ? texts.lost : "";
-  const missed = state.missed ? ` · ${put(texts.new, {count: numbers.format(state.missed)})}` : "";
+  const text = connection.state === "refused" ? fill(texts.problem, {reason: connection.reason}) : isLost ? texts.lost : "";
+  const missed = state.missed ? ` · ${fill(texts.new, {count: numbers.format(state.missed)})}` : "";
   const banner = byId("connection");
   const shown = text || (state.isPaused ? texts.paused + missed : "");
   banner.hidden = !shown;

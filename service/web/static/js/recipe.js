@@ -4,6 +4,7 @@
 import {call} from "./api.js";
 import {clearConflict, isConflict, showConflict} from "./conflict.js";
 import {show} from "./messages.js";
+import {fill} from "./texts.js";
 import {offerUndo} from "./undo.js";
 
 const DELAY_MS = 400;
@@ -150,7 +151,7 @@ async function preview() {
       labelled: labelled.inspections,
       changed_labelled: labelled.changed_total,
     };
-    effect.textContent = effect.dataset.text.replace(/\{(\w+)\}/g, (all, name) => values[name]);
+    effect.textContent = fill(effect.dataset.text, values);
   } catch (problem) {
     if (problem.name !== "AbortError") {
       effect.textContent = "";

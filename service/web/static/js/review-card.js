@@ -1,6 +1,7 @@
 // The card of the review page: the facts of an inspection and its images.
 
 import "./viewer.js";
+import {locale} from "./texts.js";
 import {clearViewer, showInspection} from "./viewer-show.js";
 
 const FULL_SCALE = 1.5; // end of the scale, in fail thresholds
@@ -22,11 +23,10 @@ export class Card {
   constructor(page, maxSide) {
     this.#page = page;
     this.#maxSide = maxSide;
-    const language = {en: "en-GB"}[document.documentElement.lang] ?? document.documentElement.lang;
     const zone = {timeZone: page.dataset.zone};
     this.#format = {
-      score: new Intl.NumberFormat(language, {maximumSignificantDigits: 4}),
-      time: new Intl.DateTimeFormat(language, {dateStyle: "medium", timeStyle: "medium", ...zone}),
+      score: new Intl.NumberFormat(locale(), {maximumSignificantDigits: 4}),
+      time: new Intl.DateTimeFormat(locale(), {dateStyle: "medium", timeStyle: "medium", ...zone}),
     };
     this.#narrow.addEventListener("change", () => this.#inspection && this.#showImages());
     for (const viewer of this.#viewers) {

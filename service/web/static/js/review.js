@@ -5,6 +5,7 @@ import {show} from "./messages.js";
 import {Outbox} from "./review-outbox.js";
 import {Queue} from "./review-queue.js";
 import {Card} from "./review-card.js";
+import {fill} from "./texts.js";
 import {isForField} from "./viewer-input.js";
 
 const MAX_SIDE = 1024;
@@ -59,7 +60,7 @@ class PlumblineReview extends HTMLElement {
   }
 
   #text(name, values = {}) {
-    return this.#texts[name].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+    return fill(this.#texts[name], values);
   }
 
   // Cards

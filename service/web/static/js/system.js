@@ -2,6 +2,7 @@
 
 import {call} from "./api.js";
 import {show} from "./messages.js";
+import {fill, locale} from "./texts.js";
 
 const created = document.getElementById("new-key");
 if (created) {
@@ -29,11 +30,10 @@ if (created) {
 const verify = document.getElementById("verify");
 verify?.addEventListener("click", async () => {
   const result = document.getElementById("verification");
-  const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
   result.textContent = verify.dataset.busy;
   try {
     const found = await call("GET", "/v1/audit:verify");
-    const count = new Intl.NumberFormat(document.documentElement.lang).format(found.entries);
+    const count = new Intl.NumberFormat(locale()).format(found.entries);
     result.className = found.intact ? "" : "error";
     result.textContent = found.intact ? fill(verify.dataset.intact, {count}) : fill(verify.dataset.broken, found.broken);
   } catch (problem) {

@@ -1,6 +1,7 @@
 // Try it: each image is sent to the API and judged, one after another, and nothing is stored.
 
 import {call} from "./api.js";
+import {fill, locale} from "./texts.js";
 
 const MAX_SIDE = 1024;
 const MAX_SHOWN = 50;
@@ -11,10 +12,8 @@ if (form) {
   const list = document.getElementById("trials");
   const progress = document.getElementById("progress");
   const clear = document.getElementById("clear");
-  const language = document.documentElement.lang;
-  const number = (value, options) => (value === null ? "–" : new Intl.NumberFormat(language, options).format(value));
+  const number = (value, options) => (value === null ? "–" : new Intl.NumberFormat(locale(), options).format(value));
   const significant = (value) => number(value, {maximumSignificantDigits: 4});
-  const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const waiting = [];
   let running = false;
   let judged = 0;

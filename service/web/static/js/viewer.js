@@ -2,6 +2,7 @@
 // templates/_viewer.html documents attributes, properties and events, and makes the element with its texts.
 
 import {pathOf} from "./geometry.js";
+import {fill, locale} from "./texts.js";
 import {addKeys, listen, removeKeys} from "./viewer-input.js";
 import {Layers} from "./viewer-layers.js";
 import {PARTS, sheet} from "./viewer-style.js";
@@ -235,13 +236,12 @@ export class PlumblineViewer extends HTMLElement {
   }
 
   #percent() {
-    return new Intl.NumberFormat(document.documentElement.lang, {style: "percent"}).format(this.#view.zoom);
+    return new Intl.NumberFormat(locale(), {style: "percent"}).format(this.#view.zoom);
   }
 
   /** Return a text of the element, with values for placeholders such as {percent}. */
   label(name, values = {}) {
-    const text = this.#labels?.[name] ?? name;
-    return text.replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+    return fill(this.#labels?.[name] ?? name, values);
   }
 
   #translate() {

@@ -1,0 +1,10 @@
+// Texts with values, and the locale of numbers and times.
+
+// The formats of the region whose 24-hour times people on a shop floor read without doubt, as on the rest of the page.
+const LOCALES = {en: "en-GB", de: "de-DE"};
+
+/** Return the locale of the page. */
+export const locale = () => LOCALES[document.documentElement.lang] ?? document.documentElement.lang;
+
+/** Return a text with values in place of placeholders such as {count}. */
+export const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
