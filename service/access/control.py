@@ -117,9 +117,8 @@ class AccessControl:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_S)
-        for executor in (self._first_checks, self._checks):
+        for executor in (self._first_checks, self._checks, self._logins):
             executor.shutdown()
-        self._logins.shutdown()
 
     def require_local(self, *, is_local: bool) -> None:
         """Check that a request without credentials comes from this machine.

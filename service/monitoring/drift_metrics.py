@@ -41,6 +41,7 @@ class DriftMetrics:
             "inspection_drift_alarms_total", "Alarms of drift.", ["product", "kind"], registry=registry
         )
         self._shown: set[tuple[str, str, str]] = set()
+        self._served: set[str] = set()
 
     def set_limits(self, limits: Mapping[DriftKind, float]) -> None:
         """Set the evidence at which alarms are raised, by kind."""
@@ -63,6 +64,9 @@ class DriftMetrics:
         self._shown = shown
 
     def set_suspended(self, suspended: Mapping[str, bool]) -> None:
-        """Set whether the guarantee is suspended, by product."""
+        """Set whether the guarantee is suspended, by product, and remove the series of other products."""
         for product, is_suspended in suspended.items():
             self.suspended.labels(product).set(float(is_suspended))
+        for product in self._served - suspended.keys():
+            self.suspended.remove(product)
+        self._served = set(suspended)

@@ -67,6 +67,7 @@ class DriftMonitor:
             DriftTracker, limits, registry, store.engine, writer, references, guarantees.keys, clock
         )
         self._tracker: DriftTracker | None = None
+        self._is_unavailable = False
         self._leases = Leases(store.engine, job_lock)
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -167,8 +168,11 @@ class DriftMonitor:
     def _attempt(self, work: Callable[[], None]) -> None:
         try:
             work()
+            self._is_unavailable = False
         except StoreUnavailable as error:
-            log.warning("drift not monitored", reason=error.reason)
+            if not self._is_unavailable:
+                log.warning("drift not monitored", reason=error.reason)
+            self._is_unavailable = True
         except Exception:  # the thread must survive any error
             log.exception("drift not monitored")
             # What is stored is consistent; the computation continues from there.

@@ -12,8 +12,10 @@ import httpx
 import numpy as np
 import pytest
 from sqlalchemy import delete, select, update
+from structlog.testing import capture_logs
 
 from service.serving.drift import monitor, tracker
+from service.store.errors import StoreUnavailable
 from service.store.models import DriftPositionRow, DriftStreamRow
 from service.store.session import reading
 from tests.access import bearer, make_key
@@ -343,3 +345,18 @@ def test_a_key_for_stations_sees_their_streams_and_acknowledges_nothing(service:
     assert {stream["station"] for stream in found["streams"]} == {"right"}
     refused = service.client.post(ACKNOWLEDGE, json=SIGNED, headers=headers)
     assert refused.status_code == 403
+
+
+def test_database_that_stays_unavailable_is_logged_once(service: RunningService) -> None:
+    drift = service.runtime._drift
+    drift.close()  # its thread would succeed in between
+
+    def fail() -> None:
+        raise StoreUnavailable("the disk is broken")
+
+    with capture_logs() as logged:
+        for work in (fail, fail, lambda: None, fail):
+            monitor._attempt(work)
+    assert [entry["reason"] for entry in logged if entry["event"] == "drift not monitored"] == [
+        "the disk is broken"
+    ] * 2
