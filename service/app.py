@@ -332,7 +332,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimitMiddleware, settings=settings, routers=(*ROUTERS, *PAGE_ROUTERS), memory=body_memory)
     app.add_middleware(AccessMiddleware, routes=app.routes, settings=settings, metrics=metrics, refusals=refusals)
     app.add_middleware(ResponseGuard, memory=response_memory)
-    app.add_middleware(HeadMiddleware)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -344,6 +343,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(OriginGuard, settings=settings)
     app.state.pages = Pages(ZoneInfo(settings.time_zone))
     app.add_middleware(ProblemPages, pages=app.state.pages)
+    # Outside of the pages of problems, which are made from the body of a problem.
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(StartPage)
     app.add_middleware(RequestContext, metrics=metrics, refusals=refusals, paths=ServerPaths(settings))
     for router in ROUTERS:

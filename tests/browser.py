@@ -152,7 +152,7 @@ def assert_accessible(page: Page) -> None:
 
 
 def assert_fits(page: Page) -> None:
-    """Check that a page is not wider than the window, so that nobody has to scroll sideways."""
+    """Check that a page is not wider than the window, so that no horizontal scrolling is needed."""
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= page.viewport_size["width"], f"{page.url} is {width} pixels wide"  # type: ignore[index]
 

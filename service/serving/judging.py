@@ -21,7 +21,7 @@ from service.serving.image import Image
 
 
 class Judging:
-    """Decodes and judges images. Decoding and deciding are limited to the CPU quota, whoever sends the images.
+    """Decodes and judges images. Decoding and deciding of all images together are limited to the CPU quota.
 
     Args:
         references: Scores that p-values are relative to.

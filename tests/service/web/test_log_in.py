@@ -62,6 +62,16 @@ def test_failed_page_is_a_page_and_failed_request_of_a_program_is_a_problem(serv
     assert (refused.status_code, "x" in refused.text) == (422, True)
 
 
+@pytest.mark.parametrize("headers", [AS_PAGE, {"hx-request": "true"}, {"accept": "*/*"}])
+@pytest.mark.parametrize("path", ["/nothing", "/products/nothing", "/v1/nothing", "/"])
+def test_head_has_the_status_and_headers_of_get_and_no_body(
+    service: RunningService, path: str, headers: dict[str, str]
+) -> None:
+    got, probed = service.client.get(path, headers=headers), service.client.head(path, headers=headers)
+    assert (probed.status_code, probed.content) == (got.status_code, b"")
+    assert probed.headers["content-type"] == got.headers["content-type"]
+
+
 def test_problem_text_is_escaped(service: RunningService) -> None:
     response = service.client.get("/<script>alert(1)</script>", headers=AS_PAGE)
     assert response.status_code == 404

@@ -1,4 +1,4 @@
-// A recipe that somebody else changed since the page was loaded: the change is refused and shown, not overwritten.
+// A recipe that another person changed since the page was loaded: the change is refused and shown, not overwritten.
 
 import {call} from "./api.js";
 
