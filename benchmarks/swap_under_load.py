@@ -31,7 +31,7 @@ import typer
 from onnx import helper
 
 from benchmarks.soak import probe
-from service.app import bundle_loader
+from service.deployment.configuration import bundle_loader
 from service.bundle.bundle import Bundle, newest_bundle
 from service.bundle.manifest import MODEL, ManifestDraft, graph_metadata
 from service.bundle.writer import write_bundle

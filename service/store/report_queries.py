@@ -14,13 +14,12 @@ from service.schemas.sections import InvalidReason
 from service.store.inspection_filter import InspectionFilter, branches
 from service.store.models import InspectionRow
 from service.store.session import reading
+from service.store.tallies import total_time_ms
 
 SCORE_BINS_PER_UNIT = 25
 """Number of bins of scores between 0 and the fail threshold."""
 SCORE_BINS = 75
 """Number of bins of scores. The last one contains all greater scores as well."""
-STAGES = ("decode", "preprocess", "queue", "infer", "postprocess")
-"""The stages of the processing time that is stored with an inspection."""
 _TABLE = InspectionRow.__table__
 
 
@@ -85,11 +84,8 @@ def count_times(engine: Engine, which: InspectionFilter) -> Counter[int]:
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    total: ColumnElement[Any] = func.coalesce(_TABLE.c.timings_ms[STAGES[0]].as_float(), 0.0)
-    for stage in STAGES[1:]:
-        total = total + func.coalesce(_TABLE.c.timings_ms[stage].as_float(), 0.0)
     # The expression is used once: SQLite would parse the JSON again for every use.
-    rounded = _whole(engine.dialect.name, total * 10 + 0.5)
+    rounded = _whole(engine.dialect.name, total_time_ms() * 10 + 0.5)
     found: Counter[int] = Counter()
     for tenths_ms, number in _rows(engine, _judged(which), [rounded], [func.count()]):
         found[tenths_ms] += number

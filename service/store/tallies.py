@@ -16,6 +16,14 @@ STAGES = ("decode", "preprocess", "queue", "infer", "postprocess")
 _TABLE = InspectionRow.__table__
 
 
+def total_time_ms() -> ColumnElement[float]:
+    """Return the sum of the times of all stages of an inspection, in milliseconds, for a query."""
+    total: ColumnElement[float] = sum(  # type: ignore[assignment]
+        func.coalesce(_TABLE.c.timings_ms[stage].as_float(), 0.0) for stage in STAGES
+    )
+    return total
+
+
 @dataclass(frozen=True)
 class Tally:
     """Counts and times of inspections.
@@ -58,9 +66,7 @@ def tally_inspections(engine: Engine, which: InspectionFilter) -> Tally:
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    time_ms: ColumnElement[float] = sum(  # type: ignore[assignment]
-        func.coalesce(_TABLE.c.timings_ms[stage].as_float(), 0.0) for stage in STAGES
-    )
+    time_ms = total_time_ms()
     columns = (_TABLE.c.decision, func.count(), func.sum(time_ms), func.min(time_ms), func.max(time_ms))
     found = Tally()
     with reading(engine) as session:
