@@ -31,10 +31,10 @@ import typer
 from onnx import helper
 
 from benchmarks.soak import probe
-from service.deployment.configuration import bundle_loader
 from service.bundle.bundle import Bundle, newest_bundle
 from service.bundle.manifest import MODEL, ManifestDraft, graph_metadata
 from service.bundle.writer import write_bundle
+from service.deployment.configuration import bundle_loader
 from service.deployment.replay import Replayer, newest_since
 from service.errors import PlumblineError
 from service.inspection.runtime.configure import configure
