@@ -34,7 +34,7 @@ def tiny_bundle(tiny_models: Path) -> Bundle:
 
 
 # Long files first: with several processes, none of them runs alone at the end.
-_LONG = ("tests/training/", "tests/service/process/", "tests/test_end_to_end")
+_LONG = ("tests/training/", "tests/service/process/", "tests/service/web/", "tests/test_end_to_end")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
