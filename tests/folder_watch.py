@@ -89,7 +89,7 @@ def watching(
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90  # processes start slowly on a busy machine
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -180,7 +180,8 @@ def test_shadow_that_is_too_slow_drops_images_and_counts_them(
         pipe = os.open(image, os.O_WRONLY)
         aside.rename(image)
         os.close(pipe)
-        wait_for(lambda: runs(service, "failed") == 1)
+        # At least the one whose image was a pipe; the others are verdicts about the same inspection, which is stored once.
+        wait_for(lambda: runs(service, "failed") >= 1)
 
 
 def test_shadow_uses_the_chosen_rate(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:

@@ -228,5 +228,6 @@ def test_every_section_of_a_recipe_is_in_the_http_schemas() -> None:
     parts = set(RecipeParts.model_fields)
 
     assert parts <= set(RecipeChange.model_fields), "a new section must be added to RecipeChange"
-    assert set(RecipeValues.model_fields) == set(Recipe.model_fields)
+    # Whether the guarantee holds depends on the inspections since, too.
+    assert set(RecipeValues.model_fields) - {"guarantee"} == set(Recipe.model_fields)
     assert all(RecipeChange.model_fields[name].default is None for name in parts), "null resets a section"
