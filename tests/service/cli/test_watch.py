@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -112,9 +113,13 @@ def test_killed_at_any_moment_every_image_is_inspected_and_moved_once(service: R
         killed.kill()
         killed.communicate()
     process = command(tmp_path, str(service.client.base_url))
-    wait_for(lambda: moved() == total)
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=30)
+    with ThreadPoolExecutor(1) as pool:  # the output is larger than a pipe holds
+        written = pool.submit(process.communicate)
+        try:
+            wait_for(lambda: moved() == total)
+        finally:
+            process.send_signal(signal.SIGTERM)
+        output, errors = written.result(timeout=30)
     assert process.returncode == 0, errors
     assert json.loads(output.splitlines()[-1])["event"] == "summary"
     names = {f"{number}.png" for number in range(total)}
