@@ -180,7 +180,7 @@ def test_shadow_that_is_too_slow_drops_images_and_counts_them(
         pipe = os.open(image, os.O_WRONLY)
         aside.rename(image)
         os.close(pipe)
-        # At least the one whose image was a pipe; the others are verdicts about the same inspection, which is stored once.
+        # At least the one whose image was a pipe. The others are verdicts about one inspection, which is stored once.
         wait_for(lambda: runs(service, "failed") >= 1)
 
 
