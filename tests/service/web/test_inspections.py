@@ -230,7 +230,7 @@ def test_operator_sees_one_inspection_but_neither_search_nor_replay(serve: Serve
         assert page.get_by_role("link", name="Inspections").count() == 0
         watched(page).allow("403")
         page.goto("/inspections")
-        expect(page.get_by_role("alert")).to_contain_text("engineer")
+        expect(page.get_by_role("alert")).to_contain_text("not for your account")
 
 
 def test_local_times_have_the_zone_of_the_service() -> None:

@@ -10,7 +10,8 @@ const TEMPORARY = new Set([408, 425, 429]);
 
 /** Return whether a request that failed may succeed later. */
 function isTemporary(error) {
-  return !(error instanceof Problem) || error.status >= 500 || TEMPORARY.has(error.status);
+  // Status 0: the service cannot be reached.
+  return !(error instanceof Problem) || error.status === 0 || error.status >= 500 || TEMPORARY.has(error.status);
 }
 
 export class Outbox {
