@@ -65,7 +65,7 @@ def main(
                 page = context.new_page()
                 page.goto(path)
                 page.wait_for_load_state("load")
-                page.wait_for_timeout(2500)  # images of a page that is updated all the time have no end
+                page.wait_for_timeout(6000)  # images of a page that is updated all the time have no end
                 _save(page.screenshot(), out / f"{name}.webp")
                 context.close()
             browser.close()
