@@ -40,6 +40,6 @@ def test_every_response_to_generated_requests_is_documented_and_no_server_error(
             *("--exclude-operation-id", "follow_inspections"),  # its response has no end
             *("--header", f"X-API-Key: {key}"),
         ]
-        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=540)
         assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
         assert service.terminate() == 0
