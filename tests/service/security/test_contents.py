@@ -84,8 +84,9 @@ def test_extreme_parameter_is_no_internal_error(target: Target) -> None:
                 own = f"{{{parameter['name']}}}"
                 url = re.sub(r"\{\w+\}", "widget", path.replace(own, text))
                 query = f"?{parameter['name']}={text}" if parameter["in"] == "query" else ""
-                response = target.client.get(url + query, headers=keys)
-                assert response.status_code < 500 or response.status_code == 503, (url, query, response.text)
+                # The body is not read: that of the stream of events has no end.
+                with target.client.stream("GET", url + query, headers=keys) as response:
+                    assert response.status_code < 500 or response.status_code == 503, (url, query)
                 count += 1
     assert count > 150
 
