@@ -29,8 +29,19 @@ def with_model(tmp_path: Path, model: bytes) -> Bundle:
     return Bundle.load(write_unchecked(tmp_path, "widget", tiny_contents(tmp_path / ".scratch", "widget", model=model)))
 
 
+EARLIER: set[int] = set()
+"""Children that other tests of this process left, such as a shared service whose bundle is being loaded."""
+
+
+@pytest.fixture(autouse=True)
+def earlier_children() -> None:
+    EARLIER.clear()
+    EARLIER.update(child.pid for child in psutil.Process().children())
+
+
 def running_children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "self_test_process" in " ".join(child.cmdline())]
+    children = [child for child in psutil.Process().children() if child.pid not in EARLIER]
+    return [child for child in children if "self_test_process" in " ".join(child.cmdline())]
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 30) -> None:
