@@ -14,7 +14,7 @@ from service.schemas.report import ShiftReport
 from tests.access import bearer, make_key, problem_of
 from tests.problems import assert_problem
 from tests.running_service import BAD, RunningService
-from tests.service.serving.test_reports import add_alarms
+from tests.service.serving.test_report_drift import add_alarms
 
 REPORT = "/v1/products/widget/report"
 
