@@ -109,5 +109,5 @@ def _responds(settings: Settings) -> bool:
             trust_env=False,
         )
         return bool(response.json() == {"status": "alive"})
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, OSError, ValueError):  # httpx passes on some TLS errors as they are
         return False

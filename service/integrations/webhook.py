@@ -77,7 +77,8 @@ class WebhookSink:
                     await _discard(response)
         except (TimeoutError, httpx.TimeoutException):
             return Attempt("unavailable", f"no response within {self._timeout_s:g} s")
-        except httpx.TransportError as error:
+        # httpx passes a TLS alert that arrives after the handshake, as of a missing client certificate, as `SSLError`.
+        except (httpx.TransportError, OSError) as error:
             return Attempt("unavailable", _transport_failure(error))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return Attempt("rejected", f"the response is not valid ({type(error).__name__})")
@@ -147,12 +148,14 @@ async def _discard(response: httpx.Response) -> None:
             return
 
 
-def _transport_failure(error: httpx.TransportError) -> str:
+def _transport_failure(error: httpx.TransportError | OSError) -> str:
     """Return why no response arrived. The messages of the library are not used: they may contain the URL."""
     cause: BaseException | None = error
     while cause is not None:
         if "CERTIFICATE_VERIFY_FAILED" in str(cause):
             return "the certificate of the receiver is not trusted; set tls.ca_file"
+        if "CERTIFICATE_REQUIRED" in str(cause):
+            return "the receiver requires a client certificate; set tls.cert_file"
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx.ConnectError):
         return "the connection failed"

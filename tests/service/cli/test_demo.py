@@ -81,7 +81,13 @@ def kept_demo(command: list[str], folder: Path) -> Iterator[tuple[psutil.Process
     """Start a demo that keeps its service running; yield its process and the processes below it."""
     environment = os.environ | {"COLUMNS": "160", "PYTHONUNBUFFERED": "1"}
     with (folder / "demo.txt").open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, env=environment)
+        # A program that was started in the background ignores SIGINT, and so would what it starts.
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     started = psutil.Process(process.pid)
     below: list[psutil.Process] = []
     try:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.integrations.config import WebhookConfig
@@ -259,6 +260,28 @@ def test_client_certificate_is_presented() -> None:
 
         assert attempt(receiver.url, tls=ca | {"cert_file": str(TLS / "client.pem")}).result == "delivered"
         assert attempt(receiver.url, tls=ca).result == "unavailable"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ssl.SSLError("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert"), "requires a client certificate"),
+        (ssl.SSLError("[SSL: TLSV1_ALERT_INTERNAL_ERROR] tlsv1 alert internal error"), "was closed before"),
+        (ConnectionResetError("Connection reset by peer"), "was closed before"),
+    ],
+)
+def test_error_that_httpx_passes_on_is_an_unavailable_receiver(
+    error: OSError, reason: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(httpx.AsyncClient, "stream", fail)
+
+    found = attempt(receiver.url)
+
+    assert found.result == "unavailable"
+    assert reason in found.detail
 
 
 def test_environment_neither_adds_a_proxy_nor_credentials(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
