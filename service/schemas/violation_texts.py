@@ -81,9 +81,18 @@ TEXTS: Mapping[str, str] = {
     "edges_intersect": "the edge after point {first} intersects the edge after point {second}; use two polygons "
     "instead",
     "further_violations": "{count} further violations are not listed",
+    "grant_expired": "it would have expired already ({time} UTC); state a time in the future",
+    "grant_of_admin": "a key that manages keys could create one without restriction; leave out `admin`",
+    "grant_of_every_station": "recipes, bundles and keys apply to all stations, so a key for certain stations cannot "
+    "have the scope {scope!r}",
+    "grant_without_product": "its list of products is empty; state a product, or leave the restriction out",
+    "grant_without_scope": "it has no scope; state at least one of inspect, review, engineer, admin",
+    "grant_without_station": "its list of stations is empty; state a station, or leave the restriction out",
     "heatmap_order": "heatmap.low {low} is not below heatmap.high {high}",
     "heatmap_scale": "The heatmap's scale would run from {low} to {high}. heatmap.low (by default the median of good "
     "maps) must be below heatmap.high (by default the fail threshold)",
+    "ids_or_period": "give either ids, or since and until",
+    "kind_without_defect": "kind is the kind of a defect: omit it, or give the label defect",
     "level_order": "pixels.black_level {black} is not below white_level {white}",
     "levels_too_large": "pixels.black_level and white_level must fit into {depth} bits",
     "limit_above_calibration": "quality.{lower} {low} is above {upper} {high}, which follows from the calibration "
@@ -92,7 +101,22 @@ TEXTS: Mapping[str, str] = {
     "images, so no image could pass the quality check; raise it, or set quality.{lower} as well",
     "limit_order": "quality.{lower} {low} is above quality.{upper} {high}, so no image could pass the quality check; "
     "expected {lower} <= {upper}",
+    "name_not_printable": "the name must have 1 to {maximum} printable characters",
+    "name_reserved": "the name {name!r} is reserved; choose another one",
     "no_change": "name at least one value to change",
+    "not_confirmed": "must be true: the author must confirm that all of these parts are good",
+    "not_ids": "expected ids of inspections (UUIDs), separated by commas",
+    "password_has_name": "the password must not contain the name of the account",
+    "password_too_long": "the password must have at most {maximum} characters",
+    "password_too_short": "the password must have at least {minimum} characters",
+    "password_too_uniform": "the password must have at least three different characters",
+    "period_empty": "The period from {since} to {until} is empty. Give a start `since` that is earlier than the end "
+    "`until`, which is now by default",
+    "period_not_divisible": "The period cannot be divided in this time zone. Give a later one",
+    "period_order": "since must be before until",
+    "period_too_early": "the period begins before the year 1. Give a later end",
+    "period_too_long": "The period has more than {days} days. Give a shorter one with `since` and `until`",
+    "period_without_local_time": "The period has no local time in this time zone. Give another one",
     "point_repeated": "the point ({x}, {y}) is repeated; polygons are closed automatically, so omit the repeated point",
     "polygon_too_small": "it encloses {area} square pixels; the minimum is 1",
     "rate_missing": "review_rate and extrapolate need target_false_reject_rate",
@@ -100,10 +124,13 @@ TEXTS: Mapping[str, str] = {
     "{needed} images",
     "rate_order": "The review rate {review_rate} is smaller than the false-reject rate {rate}. It must be at least as "
     "large, because parts that fail are also above the review threshold",
+    "score_order": "min_score must not be greater than max_score",
     "threshold_order": "review_threshold {review} is above fail_threshold {fail}; expected review_threshold <= "
     "fail_threshold",
     "thresholds_incomplete": "thresholds set by hand need both fail_threshold and review_threshold",
+    "too_many_ids": "has {count} ids; at most {maximum} are allowed in one request",
     "two_ways": "give one of: fail_threshold and review_threshold; target_false_reject_rate; proposal_id",
+    "unknown_decision": "expected 'pass', 'review', 'fail' or 'invalid', or several of them separated by commas",
 }
 """Texts by type of error. `{kind}` is the kind of the rejected value; the other names are parameters."""
 _SHA256 = "is not a SHA-256; expected 64 hexadecimal digits in lower case"

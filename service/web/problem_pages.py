@@ -16,9 +16,10 @@ from service.access.principal import ANONYMOUS
 from service.api.http.access import IDENTITY, principal_of
 from service.api.http.clients import PRINCIPAL
 from service.api.http.errors import RouteNotFound
-from service.api.http.problems import MEDIA_TYPE
 from service.languages import Texts
 from service.web.page import Pages
+from service.web.problem_texts import slug_of, translate
+from service.web.translated_problems import is_problem
 
 LOGIN = "/login"
 _PROGRAMS = ("/v1/", "/v2/", "/health/", "/docs/assets/", "/web/assets/")
@@ -48,7 +49,7 @@ class ProblemPages:
 
         async def send_page(message: Message) -> None:
             nonlocal start
-            if message["type"] == "http.response.start" and _is_problem(message):
+            if message["type"] == "http.response.start" and is_problem(message):
                 start = message
                 return
             if start is None:
@@ -84,8 +85,8 @@ class ProblemPages:
 
 
 def _in_words(problem: dict[str, Any], request: Request, texts: Texts) -> tuple[str, str]:
-    """Return title and detail of a problem for a person: those of the API are for programs, and in English."""
-    slug = str(problem["type"]).rpartition("#")[2]
+    """Return title and detail of a problem for a person."""
+    slug = slug_of(problem)
     if slug == InsufficientScope.slug:
         return texts.text(_("This page is not for your account")), texts.text(
             _("%(name)s may not open it. An administrator can create an account with another role."),
@@ -95,7 +96,8 @@ def _in_words(problem: dict[str, Any], request: Request, texts: Texts) -> tuple[
         return texts.text(_("There is no such page")), texts.text(
             _("The service has no page at %(path)s."), path=request.url.path
         )
-    return problem["title"], problem["detail"]
+    found = translate(problem, texts)
+    return found["title"], found["detail"]
 
 
 def _(message: str) -> str:
@@ -108,10 +110,6 @@ def _is_for_person(scope: Scope) -> bool:
     if scope["method"] not in {"GET", "HEAD"} or scope["path"].startswith(_PROGRAMS):
         return False
     return "text/html" in headers.get("accept", "") or "hx-request" in headers
-
-
-def _is_problem(start: Message) -> bool:
-    return Headers(raw=start["headers"]).get("content-type", "").partition(";")[0] == MEDIA_TYPE
 
 
 def _target(scope: Scope) -> str:

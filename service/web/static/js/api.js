@@ -30,6 +30,7 @@ export async function call(method, path, {body, raw, headers = {}, signal} = {})
     signal,
     headers: {
       Accept: "application/json",
+      "X-Page-Language": document.documentElement.lang, // problems are shown
       "X-CSRF-Token": csrfToken(),
       ...(body === undefined ? {} : {"Content-Type": "application/json"}),
       ...headers,

@@ -103,7 +103,11 @@ export class Events {
   async #receive(attempt) {
     let limit = setTimeout(() => attempt.abort(), CONNECT_MS);
     try {
-      const headers = {Accept: "text/event-stream", ...(this.#cursor ? {"Last-Event-ID": this.#cursor} : {})};
+      const headers = {
+        Accept: "text/event-stream",
+        "X-Page-Language": document.documentElement.lang,
+        ...(this.#cursor ? {"Last-Event-ID": this.#cursor} : {}),
+      };
       const response = await fetch(this.#url, {headers, signal: attempt.signal, cache: "no-store"});
       if (!response.ok) {
         await this.#refused(response);
