@@ -13,15 +13,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.errors import InsufficientScope
 from service.access.principal import ANONYMOUS
-from service.api.http.access import IDENTITY, principal_of
+from service.api.http.access import IDENTITY, find_sender, principal_of
 from service.api.http.clients import PRINCIPAL
-from service.api.http.errors import RouteNotFound
+from service.api.http.errors import ForeignOrigin, HostNotAllowed, RouteNotFound
 from service.languages import Texts
 from service.web.page import Pages
 from service.web.problem_texts import slug_of, translate
 from service.web.translated_problems import is_problem
 
 LOGIN = "/login"
+# The pages of these failures tell nothing about the person: a page of another host may read them.
+_FOREIGN = frozenset({HostNotAllowed.slug, ForeignOrigin.slug})
 _PROGRAMS = ("/v1/", "/v2/", "/health/", "/docs/assets/", "/web/assets/")
 
 
@@ -57,11 +59,12 @@ class ProblemPages:
                 return
             body.extend(message.get("body", b""))
             if not message.get("more_body", False):
-                await self._response(scope, start, bytes(body))(scope, receive, send)
+                response = await self._response(scope, start, bytes(body))
+                await response(scope, receive, send)
 
         await self._app(scope, receive, send_page)
 
-    def _response(self, scope: Scope, start: Message, body: bytes) -> Response:
+    async def _response(self, scope: Scope, start: Message, body: bytes) -> Response:
         problem: dict[str, Any] = json.loads(body)
         status: int = start["status"]
         request = Request(scope)
@@ -73,6 +76,8 @@ class ProblemPages:
             return (
                 Response(status_code=204, headers={"HX-Redirect": target}) if is_part else RedirectResponse(target, 303)
             )
+        if slug_of(problem) not in _FOREIGN:
+            await find_sender(request)
         scope.setdefault(PRINCIPAL, ANONYMOUS)
         scope.setdefault(IDENTITY, None)
         template = "problem_part.html" if is_part else "problem.html"

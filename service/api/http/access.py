@@ -107,6 +107,28 @@ def identity_of(connection: HTTPConnection) -> Identity | None:
     return identity
 
 
+async def find_sender(connection: HTTPConnection) -> None:
+    """Find out who sent a request that was refused, or whose path has no endpoint, before that was known.
+
+    Only the page of the failure needs it, for the navigation; nothing is permitted by it.
+
+    Args:
+        connection: The request. Principal and identity in its scope are set if its credential is valid, or if the
+            service needs none.
+    """
+    scope = connection.scope
+    scope.setdefault(PRINCIPAL, ANONYMOUS)
+    scope.setdefault(IDENTITY, None)
+    control: AccessControl | None = getattr(connection.app.state, "access", None)
+    if scope[PRINCIPAL] is not ANONYMOUS or control is None:
+        return
+    try:
+        identity = await _identify(control, scope)
+    except PlumblineError:
+        return
+    scope[PRINCIPAL], scope[IDENTITY] = _principal(identity), identity
+
+
 async def recheck(connection: HTTPConnection) -> None:
     """Check the credential of a long request again. It costs nothing if the last check was a moment ago.
 

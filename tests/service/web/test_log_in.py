@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service.web.navigation import ENTRIES
 from service.web.page import _commands
 from service.web.problem_pages import safe_target
 from tests.access import PASSWORD, make_account
@@ -91,6 +92,34 @@ def test_page_of_another_role_is_refused_in_plain_words(serve: Serve, open_page:
         assert_accessible(page)
         page.goto("/nothing")
         page.get_by_text("Der Dienst hat keine Seite unter /nothing.").wait_for()
+        assert page.locator("nav li").all_inner_texts() == ["Live", "Prüfen"]
+        assert page.get_by_text("otto", exact=True).is_visible()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/nothing", 404), ("/products/nothing", 404), ("/logout", 405), ("/account?x=1", 422), ("/login?x=1", 422)],
+)
+def test_page_of_a_failure_has_the_navigation_of_the_person(serve: Serve, path: str, status: int) -> None:
+    entries = [f'<a href="{entry.path}"' for entry in ENTRIES]
+    with serve() as service:
+        local = service.client.get(path, headers=AS_PAGE)
+        assert local.status_code == status
+        assert all(entry in local.text for entry in entries), "without accounts, this machine may open everything"
+        foreign = service.client.get(path, headers=AS_PAGE | {"host": "evil.example"})
+        assert foreign.status_code == 421
+        assert not any(entry in foreign.text for entry in entries[1:])
+        make_account(service.store.engine, "otto", "operator")
+        wait_for(lambda: service.client.get("/account", headers=AS_PAGE).status_code == 303)
+        unknown = service.client.get(path, headers=AS_PAGE)
+        assert not any(entry in unknown.text for entry in entries[1:])
+        credentials = {"name": "otto", "password": PASSWORD}
+        assert service.client.post("/login", data=credentials).status_code == 303
+        person = service.client.get(path, headers=AS_PAGE)
+        assert [entry in person.text for entry in entries] == [True, True, False, False, False, False]
+        assert ">otto<" in person.text
+        wrong = service.client.get(path, headers=AS_PAGE | {"cookie": "plumbline=wrong"})
+        assert "otto" not in wrong.text
 
 
 def test_commands_in_texts_are_code_and_everything_else_is_escaped() -> None:
