@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+from pathlib import Path
 
+import pytest
+from playwright.sync_api import Request
+
+import service.web
 from service.web.navigation import ENTRIES
 from service.web.page import _commands
 from service.web.problem_pages import safe_target
@@ -120,6 +125,38 @@ def test_page_of_a_failure_has_the_navigation_of_the_person(serve: Serve, path: 
         assert ">otto<" in person.text
         wrong = service.client.get(path, headers=AS_PAGE | {"cookie": "plumbline=wrong"})
         assert "otto" not in wrong.text
+
+
+def test_every_part_that_refreshes_itself_is_marked() -> None:
+    """A refresh that is not marked would keep a session from ending as long as a page is open."""
+    folder = Path(service.web.__file__).parent / "templates"
+    found = [
+        (path.name, element)
+        for path in folder.glob("*.html")
+        for element in re.findall(
+            r"<[^>]*data-hx-trigger=\"[^\"]*(?:every|load)[^>]*>", path.read_text(encoding="utf-8")
+        )
+    ]
+    refreshed = [(name, element) for name, element in found if re.search("every|delay", element)]
+    assert {name for name, _ in refreshed} >= {"alarms_part.html", "system.html", "products_table.html"}
+    for name, element in refreshed:
+        assert """data-hx-headers='{"X-Background": "1"}'""" in element, f"{name}: {element}"
+
+
+def test_requests_of_an_open_page_are_background_requests(serve: Serve, open_page: Open) -> None:
+    with serve() as service:
+        page = open_page(service.client.base_url, "/system")
+        for path in ("/alarms?", "/system:state"):
+            with page.expect_request(lambda request, path=path: path in request.url) as sent:  # type: ignore[misc]
+                pass
+            assert sent.value.headers.get("x-background") == "1", sent.value.url
+        requested: list[Request] = []
+        page.on("request", requested.append)
+        page.goto("/")
+        page.locator("[data-state=live]").wait_for()
+        own = [one for one in requested if "/v1/" in one.url and one.resource_type != "image"]
+        assert {one.url.partition("?")[0].rpartition(":")[2] for one in own} >= {"events", "shift"}
+        assert all(one.headers.get("x-background") == "1" for one in own)
 
 
 def test_commands_in_texts_are_code_and_everything_else_is_escaped() -> None:

@@ -105,6 +105,7 @@ export class Events {
     try {
       const headers = {
         Accept: "text/event-stream",
+        "X-Background": "1", // a page that is left open does not keep the session from ending
         "X-Page-Language": document.documentElement.lang,
         ...(this.#cursor ? {"Last-Event-ID": this.#cursor} : {}),
       };

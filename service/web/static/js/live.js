@@ -197,7 +197,7 @@ async function refill() {
     if (decision) {
       query.set("decision", decision);
     }
-    return call("GET", `/v1/inspections?${query}`);
+    return call("GET", `/v1/inspections?${query}`, {isBackground: true});
   });
   const pages = await Promise.all(lists);
   const found = pages.flatMap((list) => list.items);
@@ -212,7 +212,7 @@ async function refill() {
 
 async function count() {
   try {
-    drawCounters(await call("GET", `/v1/inspections:shift?${filter}`));
+    drawCounters(await call("GET", `/v1/inspections:shift?${filter}`, {isBackground: true}));
   } catch {
     // The alarms say what is wrong; the next inspection tries again.
   }
