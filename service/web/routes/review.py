@@ -37,7 +37,7 @@ def review(
     if product is None:
         return pages.page(request, "review_products.html", products=names)
     require_product(principal, product)
-    kinds = [kind for kind, _ in reviews.kinds(product)]
+    kinds = [kind for kind, _ in reviews.kinds(product, principal.stations)]
     return pages.page(
         request,
         "review.html",
