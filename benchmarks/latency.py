@@ -2,9 +2,9 @@
 
     python -m benchmarks.latency --models models --product washer
 
-Starts a service process and posts the same 1024 x 1024 JPEG repeatedly over one connection. Between the requests, it
-decodes the image and runs the same graph in ONNX Runtime alone, so that other load on the machine affects both equally.
-Prints JSON; exits with code 1 if the ratio of the medians exceeds `--limit`.
+Starts a service process and posts the same 1024 x 1024 JPEG, a golden sample of the bundle, repeatedly over one
+connection. Between the requests, it decodes the image and runs the same graph in ONNX Runtime alone, so that other load
+on the machine affects both equally. Prints JSON; exits with code 1 if the ratio of the medians exceeds `--limit`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import numpy as np
 import onnxruntime as ort
 import typer
 
+from benchmarks.load import good_jpeg, require_judged
 from service.bundle.bundle import Bundle, bundle_folders
 from service.inspection import preparation
 from service.inspection.decoding import decoder
@@ -30,19 +30,6 @@ from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.runtime.configure import configure
 from service.inspection.runtime.threads import cpu_quota
 from tests.serving import service_process
-
-
-def textured_jpeg(size: int = 1024, seed: int = 0) -> bytes:
-    """Return a synthetic image with the detail of a camera image, as JPEG of quality 90."""
-    generator = np.random.default_rng(seed)
-    # Noise at all scales, strongest at the coarse ones: the spectrum of natural images.
-    image = np.zeros((size, size, 3), np.float32)
-    for octave in range(2, 10):
-        cells = 2**octave
-        noise = generator.standard_normal((cells, cells, 3)).astype(np.float32)
-        image += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC) * 2.0 ** (5 - octave / 2)
-    pixels = np.clip(128 + 2 * image, 0, 255).astype(np.uint8)
-    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
 def bare_session(model: bytes) -> ort.InferenceSession:
@@ -58,13 +45,13 @@ def bare_session(model: bytes) -> ort.InferenceSession:
 def main(
     product: Annotated[str, typer.Option(help="Product to inspect.")],
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
-    image: Annotated[Path | None, typer.Option(help="JPEG to post; a synthetic one by default.")] = None,
+    image: Annotated[Path | None, typer.Option(help="JPEG to post; a golden sample of the bundle by default.")] = None,
     rounds: Annotated[int, typer.Option(min=10, help="Number of measured requests.")] = 200,
     limit: Annotated[float, typer.Option(help="Largest accepted ratio.")] = 1.5,
 ) -> None:
     """Compare the median latency over HTTP with that of decoding plus running the graph."""
     configure()
-    data = image.read_bytes() if image else textured_jpeg()
+    data = image.read_bytes() if image else good_jpeg(models, product)
     bundle = Bundle.load(bundle_folders((models / product).absolute())[0])
     session = bare_session(bundle.read_model())
     limits = ImageLimits()
@@ -76,6 +63,7 @@ def main(
         service_process(models.absolute(), Path(folder), {"provider": "cpu"}) as service,
     ):
         service.wait_until(200)
+        require_judged(service, product, data)
         # The standard library's client has the least overhead of its own.
         with closing(http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=60)) as client:
             for turn in range(rounds + 10):
@@ -93,13 +81,16 @@ def main(
                 finished = time.perf_counter()
                 if response.status != 201:
                     raise RuntimeError(f"{response.status}: {body.decode()}")
+                verdict = json.loads(body)
+                if verdict["decision"] == "invalid":
+                    raise RuntimeError(f"an image was rejected: {verdict['invalid_reasons']}")
                 if turn < 10:
                     continue  # warm-up
                 times["decode"].append(decoded - started)
                 times["run"].append(after - before)
                 times["bare"].append(decoded - started + after - before)
                 times["http"].append(finished - after)
-                for stage, milliseconds in json.loads(body)["timings_ms"].items():
+                for stage, milliseconds in verdict["timings_ms"].items():
                     stages.setdefault(stage, []).append(milliseconds)
     medians = {name: round(1000 * statistics.median(values), 3) for name, values in times.items()}
     ratio = medians["http"] / medians["bare"]

@@ -27,13 +27,18 @@ _GENERATOR_EXTRA_S = 30.0
 _IMAGE_SIZE = 1024
 
 
-def good_jpeg(models: Path, product: str) -> bytes:
-    """Return a golden sample of the product's bundle as a JPEG of 1024 x 1024 pixels.
+def good_jpeg(models: Path, product: str, size: int = _IMAGE_SIZE) -> bytes:
+    """Return a golden sample of the product's bundle as a square JPEG.
 
     A synthetic texture would be rejected by the quality check, so the graph would not run.
+
+    Args:
+        models: Model repository.
+        product: The product.
+        size: Width and height in pixels.
     """
     golden = Bundle.load(bundle_folders((models / product).absolute())[0]).golden[0].image
-    pixels = cv2.resize(golden, (_IMAGE_SIZE, _IMAGE_SIZE), interpolation=cv2.INTER_CUBIC)[..., ::-1]
+    pixels = cv2.resize(golden, (size, size), interpolation=cv2.INTER_CUBIC)[..., ::-1]
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 

@@ -5,8 +5,8 @@
 
 Prints JSON: responses and stored inspections, throughput, resident memory over time, and the latency of /health/live
 under load. With `--kill`, the service is killed (SIGKILL) half-way and started again. Exits with code 1 if an
-inspection with a response is not stored, memory grew by more than 10 % in the second half, or the latency of
-/health/live exceeded 50 ms (p99).
+inspection with a response is not stored, the quality check rejected an image, memory grew by more than 10 % in the
+second half, or the latency of /health/live exceeded 50 ms (p99).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import httpx
 import numpy as np
 import typer
 
-from benchmarks.latency import textured_jpeg
+from benchmarks.load import good_jpeg, require_judged
 from tests.serving import ServiceProcess, service_process
 
 CLIENTS = 8
@@ -55,6 +55,11 @@ class Run:
     probe_s: list[float] = field(default_factory=list)
     memory_bytes: list[int] = field(default_factory=list)
     seconds: float = 0.0
+
+    @property
+    def invalid(self) -> int:
+        """Number of images that the quality check rejected, so that the graph did not run."""
+        return sum(decision == "invalid" for decision in self.completed.values())
 
 
 def send(service: ServiceProcess, product: str, image: bytes, count: int, run: Run, kill_after: int | None) -> None:
@@ -152,12 +157,12 @@ def main(
     product: Annotated[str, typer.Option(help="Product to inspect.")],
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
     count: Annotated[int, typer.Option(min=100, help="Number of inspections.")] = 10_000,
-    image: Annotated[Path | None, typer.Option(help="JPEG to post; a synthetic one by default.")] = None,
+    image: Annotated[Path | None, typer.Option(help="JPEG to post; a golden sample of the bundle by default.")] = None,
     kill: Annotated[bool, typer.Option(help="Kill the service half-way and start it again.")] = False,
     data: Annotated[Path | None, typer.Option(help="Data folder; a temporary one by default.")] = None,
 ) -> None:
     """Run the soak test and check its results."""
-    sample = image.read_bytes() if image else textured_jpeg(512)
+    sample = image.read_bytes() if image else good_jpeg(models, product, 512)
     settings = {"provider": "cpu"}
     run = Run()
     with tempfile.TemporaryDirectory() as scratch:
@@ -165,9 +170,11 @@ def main(
         if kill:
             with service_process(models.absolute(), folder, settings) as service:
                 service.wait_until(200)
+                require_judged(service, product, sample)
                 send(service, product, sample, count, run, kill_after=count // 2)
         with service_process(models.absolute(), folder, settings) as service:
             service.wait_until(200)
+            require_judged(service, product, sample)
             run.memory_bytes.clear()  # only the memory of this process counts
             if len(run.completed) < count:
                 send(service, product, sample, count, run, kill_after=None)
@@ -188,6 +195,7 @@ def main(
         "disconnected_clients": run.disconnected,
         "stored": len(found),
         "completed_but_not_stored": len(lost),
+        "completed_without_verdict": run.invalid,
         "files_missing": lacking,
         "inspections_per_s": round(len(run.completed) / run.seconds, 1),
         "memory_mib": {
@@ -205,7 +213,7 @@ def main(
         "exit_code": code,
     }
     typer.echo(json.dumps(report, indent=2))
-    if lost or lacking or growth > 0.1 or probe_p99_ms > 50:
+    if lost or lacking or run.invalid or growth > 0.1 or probe_p99_ms > 50:
         raise typer.Exit(1)
 
 

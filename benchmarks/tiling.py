@@ -33,14 +33,18 @@ SIZES_WH = ((256, 256), (480, 480), (928, 928), (1824, 1824), (2720, 2720), (409
 
 
 def tiled_bundle(bundle: Bundle, models: Path, tiling: Tiling) -> Bundle:
-    """Write a bundle with the same graph, card and golden samples that inspects images in tiles."""
+    """Write a bundle with the same graph, scores and golden samples that inspects images in tiles.
+
+    It has no statistics of image quality and size, so that the synthetic images are judged.
+    """
     geometry = bundle.manifest.input.model_copy(update={"tiling": tiling})
     values = bundle.manifest.model_dump(exclude={"files"}) | {"input": geometry.model_dump()}
     draft = ManifestDraft.model_validate(values)
     graph = onnx.load_model_from_string(bundle.read_model())
     onnx.helper.set_model_props(graph, dict(graph_metadata(draft)))
     model = bytes(graph.SerializeToString(deterministic=True))
-    return write_bundle(models, draft=draft, model=model, card=bundle.card, golden=bundle.golden)
+    card = bundle.card.model_copy(update={"quality": None, "image_size": None})
+    return write_bundle(models, draft=draft, model=model, card=card, golden=bundle.golden)
 
 
 def textured_jpeg(width: int, height: int) -> bytes:
@@ -98,6 +102,8 @@ def main(
                         elapsed, work = time.perf_counter() - started, processor_s(service) - used
                         if response.status != 201:
                             raise RuntimeError(f"{response.status}: {body}")
+                        if body["decision"] == "invalid":
+                            raise RuntimeError(f"an image was rejected: {body['invalid_reasons']}")
                         seconds[size] = min(elapsed, seconds.get(size, elapsed))
                         processor[size] = min(work, processor.get(size, work))
                         peaks.setdefault(size, peak_mib(service))

@@ -91,6 +91,7 @@ from service.web.problem_pages import ProblemPages
 from service.web.query import require_known_query
 from service.web.routers import PAGE_ROUTERS
 from service.web.start_page import StartPage
+from service.web.translated_problems import TranslatedProblems
 
 log = structlog.get_logger(__name__)
 # Loading ends at once when the registry is closed, unless native code hangs; then it is left behind.
@@ -343,6 +344,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(OriginGuard, settings=settings)
     app.state.pages = Pages(ZoneInfo(settings.time_zone))
     app.add_middleware(ProblemPages, pages=app.state.pages)
+    app.add_middleware(TranslatedProblems, pages=app.state.pages)
     # Outside of the pages of problems, which are made from the body of a problem.
     app.add_middleware(HeadMiddleware)
     app.add_middleware(StartPage)

@@ -126,8 +126,8 @@ class BadArchive(PlumblineError):
 class InvalidRequest(PlumblineError):
     """The request violates the API: a value is missing, malformed or out of range.
 
-    `errors` lists the violations with their locations, at most 20 of them. Correct the request; the same request fails
-    again.
+    `errors` lists the violations, at most 20 of them, each with location (`loc`), text (`msg`), type and the values of
+    the text (`params`). Correct the request; the same request fails again.
     """
 
     slug = "invalid-request"

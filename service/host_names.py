@@ -6,7 +6,9 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 
+_IPV6_PREFIX = 64
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,252}[a-z0-9])?")
 
 
@@ -67,3 +69,20 @@ def parse_origin(text: str) -> str:
         raise ValueError(f"{text!r} is not an origin; give scheme, host and port, such as https://mes.example:8443")
     parse_host(host)
     return f"{scheme}://{rest}"
+
+
+@lru_cache(maxsize=4096)
+def client_of_address(address: str) -> str:
+    """Return the identity of a client by its IP address; of IPv6 addresses, the network counts.
+
+    A host usually has a whole IPv6 network of 64 bits and could use a new address for each request.
+    """
+    if ":" not in address:
+        return address
+    try:
+        parsed = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed), _IPV6_PREFIX), strict=False))

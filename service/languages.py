@@ -86,6 +86,10 @@ class Texts:
             return "–"
         return format_decimal(value, f"{'@' * digits}", self._locale)
 
+    def general(self, value: float) -> str:
+        """Return a whole number in full, and another one with at most 6 significant digits."""
+        return self.number(value) if value == round(value) else format_decimal(value, "@#####", self._locale)
+
     def compact(self, value: float) -> str:
         """Return a large number in short form, such as 12K."""
         return format_compact_decimal(value, locale=self._locale, fraction_digits=1)

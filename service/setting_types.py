@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -11,9 +10,7 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 
 from service.host_names import parse_host, parse_origin
-
-_TIME = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d")
-_MAX_SHIFTS = 24
+from service.shift_times import parse_shifts
 
 
 def _to_path(value: object) -> object:
@@ -58,10 +55,7 @@ def _check_time_zone(name: str) -> str:
 
 
 def _check_shifts(text: str) -> str:
-    starts = [part.strip() for part in text.split(",")]
-    if not all(map(_TIME.fullmatch, starts)) or starts != sorted(set(starts)) or len(starts) > _MAX_SHIFTS:
-        raise ValueError("expected ascending local times, such as 06:00,14:00,22:00")
-    return ",".join(starts)
+    return ",".join(f"{start:%H:%M}" for start in parse_shifts(text))
 
 
 def _check_database_url(url: str) -> str:

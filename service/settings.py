@@ -108,7 +108,9 @@ class Settings(BaseSettings):
     login_window_s: float = Field(default=300.0, gt=0, le=86_400)
     """Seconds for which an attempt to log in counts."""
     session_idle_s: float = Field(default=3600.0, gt=0, le=30 * 86_400)
-    """Seconds without a request after which the session of a person ends."""
+    """Seconds without a request after which the session of a person ends. What a page refreshes on its own, such as new
+    inspections on the live page, does not count: raise it for a screen that nobody touches.
+    """
     session_lifetime_s: float = Field(default=12 * 3600.0, gt=0, le=90 * 86_400)
     """Seconds after the log-in after which the session of a person ends, however it is used."""
 

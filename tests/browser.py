@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -130,6 +134,57 @@ _WATCHED: dict[Page, WatchedPage] = {}
 def watched(page: Page) -> WatchedPage:
     """Return what went wrong on the pages of the context of a page that `open_page` opened."""
     return _WATCHED[page]
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve the files of a folder until the end of the block; yield the base URL."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, directory=str(folder), **options)
+
+        def log_message(self, *args: object) -> None:
+            """Log nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Fingers:
+    """Fingers on the screen, as the browser receives them from a touch screen, gestures of the browser included.
+
+    Args:
+        page: The page.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self._session = page.context.new_cdp_session(page)
+        self._session.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+
+    def move(self, *paths: tuple[tuple[float, float], tuple[float, float]], steps: int = 10) -> None:
+        """Put fingers down, move each from a point to another one in a straight line, and lift them.
+
+        Args:
+            paths: Start and end of each finger, in pixels of the window.
+            steps: Number of movements.
+        """
+        for step in range(steps + 1):
+            points = [
+                {"x": x1 + (x2 - x1) * step / steps, "y": y1 + (y2 - y1) * step / steps, "id": number}
+                for number, ((x1, y1), (x2, y2)) in enumerate(paths)
+            ]
+            self._send("touchMove" if step else "touchStart", points)
+        self._send("touchEnd", [])
+
+    def _send(self, kind: str, points: list[dict[str, float]]) -> None:
+        self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
 
 def log_in(page: Page, name: str, password: str) -> None:

@@ -40,9 +40,9 @@ def create_account(engine: Engine, name: str, role: Role, password: str, actor: 
     """
     name = name.strip()
     if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
-        raise AccountRefused(f"the name must have 1 to {MAX_NAME_LENGTH} printable characters")
+        raise AccountRefused("name", "name_not_printable", maximum=MAX_NAME_LENGTH)
     if is_reserved(name):
-        raise AccountRefused(f"the name {name!r} is reserved; choose another one")
+        raise AccountRefused("name", "name_reserved", name=name)
     require_strong(password, name)
     account = AccountRecord(
         id=str(new_id()),
@@ -187,14 +187,14 @@ def require_strong(password: str, name: str) -> None:
         AccountRefused: It is too short, too long, or contains the name.
     """
     if len(_normal(password)) < MIN_PASSWORD_LENGTH:
-        raise AccountRefused(f"the password must have at least {MIN_PASSWORD_LENGTH} characters")
+        raise AccountRefused("password", "password_too_short", minimum=MIN_PASSWORD_LENGTH)
     if len(password) > MAX_PASSWORD_LENGTH:
-        raise AccountRefused(f"the password must have at most {MAX_PASSWORD_LENGTH} characters")
+        raise AccountRefused("password", "password_too_long", maximum=MAX_PASSWORD_LENGTH)
     key = comparable(name)
     if len(key) >= _SHORTEST_NAME_IN_PASSWORD and key in comparable(password):
-        raise AccountRefused("the password must not contain the name of the account")
+        raise AccountRefused("password", "password_has_name")
     if len(set(password)) < _SHORTEST_NAME_IN_PASSWORD:
-        raise AccountRefused("the password must have at least three different characters")
+        raise AccountRefused("password", "password_too_uniform")
 
 
 def scopes_of(account: AccountRecord) -> frozenset[str]:

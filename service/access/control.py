@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TypeVar
 
 import structlog
@@ -24,6 +23,7 @@ from service.access.errors import (
     WrongPassword,
 )
 from service.access.failed_logins import FailedLogins
+from service.access.key_uses import KeyUses
 from service.access.names import comparable
 from service.access.principal import Role
 from service.access.sessions import NewSession, SessionLimits, start_session, verify_session
@@ -79,7 +79,7 @@ class AccessControl:
         self._checks = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="access")
         self._logins = ThreadPoolExecutor(_LOGIN_THREADS, thread_name_prefix="log-in")
         self._waiting_logins = 0
-        self._used: dict[str, datetime] = {}
+        self._key_uses = KeyUses(engine, self._checks)
         self._is_start_recorded = not self.is_insecure
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="access-watch", daemon=True)
@@ -150,14 +150,22 @@ class AccessControl:
             raise keys.expired(identity.principal.name, identity.expires_at)
         return identity
 
-    async def identify_session(self, token: str) -> Identity:
+    async def identify_session(self, token: str, *, is_background: bool = False) -> Identity:
         """Return the identity of a session.
+
+        Args:
+            token: The value of the session cookie.
+            is_background: The request was sent by a page on its own, so it does not keep the session from ending.
 
         Raises:
             NotAuthenticated: There is no such session, or it has ended.
             StoreUnavailable: The database cannot be read.
         """
-        return await self._identify(f"session {token}", lambda _: verify_session(self._engine, token, self._limits))
+        # Cached apart from each other: a request of the person is recorded although the page was refreshed just before.
+        name = f"{'background' if is_background else 'session'} {token}"
+        return await self._identify(
+            name, lambda _: verify_session(self._engine, token, self._limits, is_background=is_background)
+        )
 
     async def log_in(self, name: str, password: str, client: str, sender: Actor) -> NewSession:
         """Check a password and start a session.
@@ -327,22 +335,8 @@ class AccessControl:
             raise
         self._cache.put(begun, digest, identity)
         if identity.principal.kind == "key":
-            self._record_use(identity.principal.id)
+            self._key_uses.record(identity.principal.id)
         return identity
-
-    def _record_use(self, key_id: str) -> None:
-        now, before = datetime.now(UTC), self._used.get(key_id)
-        if before is not None and now - before < keys.USED_INTERVAL:
-            return
-        self._used[key_id] = now
-        with contextlib.suppress(RuntimeError):  # the service is stopping
-            self._checks.submit(self._store_use, key_id)
-
-    def _store_use(self, key_id: str) -> None:
-        try:
-            keys.record_use(self._engine, key_id)
-        except StoreUnavailable as error:
-            log.debug("use of a key not recorded", key=key_id, reason=error.reason)
 
     async def _with_password(self, name: str, client: str, check: Callable[[], ResultT]) -> ResultT:
         """Count an attempt, and run the function that checks the password on a thread for log-ins.

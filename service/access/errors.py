@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 
 from service.errors import PlumblineError
+from service.schemas.violations import violation
 
 
 class NotAuthenticated(PlumblineError):
@@ -218,34 +218,31 @@ class UnknownKey(PlumblineError):
 class InvalidGrant(PlumblineError):
     """An API key cannot be created like this: scopes, restriction and expiry do not fit together.
 
-    The message states what to change.
+    The message states what to change. `errors` contains the rule as a violation.
     """
 
     slug = "invalid-grant"
     title = "Key cannot be created"
     status = 422
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"The key cannot be created: {reason}.")
-
-    @classmethod
-    def expired(cls, expires_at: datetime) -> InvalidGrant:
-        """Return the error for an expiry in the past."""
-        return cls(f"it would have expired already ({expires_at:%Y-%m-%d %H:%M} UTC); state a time in the future")
+    def __init__(self, field: str, rule: str, **params: str | float) -> None:
+        found = violation((field,), rule, **params)
+        super().__init__(f"The key cannot be created: {found['msg']}.", errors=[found])
 
 
 class AccountRefused(PlumblineError):
     """An account cannot be created or changed like this: the name or the password does not meet the rules.
 
-    The message states which rule, and what to change.
+    The message states which rule, and what to change. `errors` contains the rule as a violation.
     """
 
     slug = "account-refused"
     title = "Name or password not accepted"
     status = 422
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"The account cannot be created or changed: {reason}.")
+    def __init__(self, field: str, rule: str, **params: str | float) -> None:
+        found = violation((field,), rule, **params)
+        super().__init__(f"The account cannot be created or changed: {found['msg']}.", errors=[found])
 
 
 class AccountExists(PlumblineError):

@@ -51,22 +51,19 @@ class Grant:
             InvalidGrant: They do not.
         """
         if is_reserved(self.name):
-            raise InvalidGrant(f"the name {self.name!r} is reserved; choose another one")
+            raise InvalidGrant("name", "name_reserved", name=self.name)
         if not self.scopes:
-            raise InvalidGrant("it has no scope; state at least one of inspect, review, engineer, admin")
+            raise InvalidGrant("scopes", "grant_without_scope")
         if self.products is not None and not self.products:
-            raise InvalidGrant("its list of products is empty; state a product, or leave the restriction out")
+            raise InvalidGrant("products", "grant_without_product")
         if self.stations is not None and not self.stations:
-            raise InvalidGrant("its list of stations is empty; state a station, or leave the restriction out")
+            raise InvalidGrant("stations", "grant_without_station")
         if self.products is not None and "admin" in self.scopes:
-            raise InvalidGrant("a key that manages keys could create one without restriction; leave out `admin`")
+            raise InvalidGrant("scopes", "grant_of_admin")
         if self.stations is not None and (needless := _EVERY_STATION & set(self.scopes)):
-            raise InvalidGrant(
-                f"recipes, bundles and keys apply to all stations, so a key for certain stations cannot have the scope "
-                f"{sorted(needless)[0]!r}"
-            )
+            raise InvalidGrant("scopes", "grant_of_every_station", scope=sorted(needless)[0])
         if self.expires_at is not None and self.expires_at <= datetime.now(UTC):
-            raise InvalidGrant.expired(self.expires_at)
+            raise InvalidGrant("expires_at", "grant_expired", time=f"{self.expires_at:%Y-%m-%d %H:%M}")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ def require_all_stations(principal: Principal) -> None:
         raise NotPermitted.everything()
 
 
+def stations_of(principal: Principal) -> tuple[str, ...] | None:
+    """Return the stations that a principal may use, ascending; None for all."""
+    return None if principal.stations is None else tuple(sorted(principal.stations))
+
+
 def station_of(principal: Principal, stated: str | None) -> str | None:
     """Return the station of a part that a principal sends: the stated one, or the only one that it may use.
 

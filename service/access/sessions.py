@@ -28,7 +28,7 @@ class SessionLimits:
     """When sessions end.
 
     Attributes:
-        idle: Time without a request after which a session ends.
+        idle: Time without a request of the person after which a session ends.
         longest: Time after the log-in after which a session ends, however it is used.
     """
 
@@ -72,8 +72,14 @@ def start_session(engine: Engine, account: AccountRecord, limits: SessionLimits,
     return NewSession(token, _identity(token, record, account, limits))
 
 
-def verify_session(engine: Engine, token: str, limits: SessionLimits) -> Identity:
+def verify_session(engine: Engine, token: str, limits: SessionLimits, *, is_background: bool = False) -> Identity:
     """Return the identity of a session, and record that it was used, at most once a minute.
+
+    Args:
+        engine: The database.
+        token: The value of the session cookie.
+        limits: When the session ends.
+        is_background: Do not record it: nobody used the session, a page was refreshed.
 
     Raises:
         NotAuthenticated: There is no such session, or it has ended.
@@ -87,7 +93,7 @@ def verify_session(engine: Engine, token: str, limits: SessionLimits) -> Identit
     if account.disabled_at is not None or now >= min(session.expires_at, session.last_seen_at + limits.idle):
         delete_session(engine, token_hash)
         raise NotAuthenticated(_ENDED)
-    if now - session.last_seen_at >= min(SEEN_INTERVAL, limits.idle / 2):
+    if not is_background and now - session.last_seen_at >= min(SEEN_INTERVAL, limits.idle / 2):
         touch_session(engine, token_hash, now)
         session = SessionRecord(token_hash, account.id, session.created_at, now, session.expires_at)
     return _identity(token, session, account, limits)

@@ -2,8 +2,8 @@
 
     python -m service.cli.demo [--models models] [--samples docs/samples] [--out demo-out] [--keep | --no-keep]
 
-In a terminal, the service keeps running, and one sample after the other is inspected, so that its pages show a line at
-work.
+In a terminal, the service keeps running, and samples are inspected again and again, so that its pages show a line at
+work: those that passed in turn, and now and then one of those that did not.
 
 The service runs in a process of its own, as in production. It ends together with the demo, also if that is killed.
 """
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +27,7 @@ from rich.table import Table
 from plumbline_client import Client, PlumblineClientError, ServiceUnreachable
 from plumbline_client.schemas.inspection import Inspection
 from plumbline_client.schemas.product import Readiness
+from plumbline_client.schemas.sections import DecisionName
 from service.cli.console import COLOURS, FAILURE, OUT, shown
 from service.cli.parent import child_setup, end_with_parent, interrupt_on_termination
 from service.settings import PREFIX
@@ -35,6 +36,9 @@ START_TIMEOUT_S = 120.0  # enough for a cold disk and a slow CPU
 STOP_TIMEOUT_S = 45.0
 REQUEST_TIMEOUT_S = 60.0
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+RARE = 50
+"""Of the repeated samples, one in so many is one that did not pass. More than about 3 % would raise the alarm about a
+jump of the fail rate, as long as too few parts are known to compare with."""
 
 
 class DemoFailure(Exception):
@@ -154,23 +158,41 @@ def inspect_samples(
     return results
 
 
-def repeat_samples(service: RunningService, product: str, samples: Sequence[Path], interval_s: float) -> None:
+def repeated(decided: Sequence[tuple[Path, DecisionName]]) -> Iterator[Path]:
+    """Yield samples without end, with the share of defects of a line at work.
+
+    Args:
+        decided: The samples with their decisions, at least one.
+
+    Yields:
+        Those that passed in turn, and at each `RARE`-th place one of the others; all in turn if there is only one of
+        these groups.
+    """
+    passed = [sample for sample, decision in decided if decision == "pass"]
+    others = [sample for sample, decision in decided if decision != "pass"]
+    usual, rare = cycle(passed or others), cycle(others or passed)
+    if not passed or not others:
+        yield from usual
+    for number in count(1):
+        yield next(usual) if number % RARE else next(rare)
+
+
+def inspect_repeatedly(service: RunningService, product: str, samples: Iterator[Path], interval_s: float) -> None:
     """Inspect one sample after the other until the service ends.
 
     Args:
         service: The service.
         product: The product.
-        samples: The images.
+        samples: The images, without end.
         interval_s: Seconds between two images.
     """
     with Client(service.url, timeout_s=REQUEST_TIMEOUT_S) as client:
-        for number in count(1):
+        for number, sample in enumerate(samples, 1):
             try:
                 service.process.wait(interval_s)
                 return
             except subprocess.TimeoutExpired:
                 pass
-            sample = samples[number % len(samples)]
             # The pages allow an engineer to change the recipe, to stop the product, or to create the first account.
             with suppress(PlumblineClientError):
                 client.inspect(product, sample.read_bytes(), part_id=f"{sample.stem}-{number}", station="demo")
@@ -243,7 +265,8 @@ def main(
             OUT.print(f"Heatmaps: {shown(out / 'heatmaps')}")
             _print_next_steps(service.url, product, images[0], keep=keep)
             if keep:
-                repeat_samples(service, product, images, interval)
+                samples_again = repeated([(sample, inspection.decision) for sample, inspection, _ in results])
+                inspect_repeatedly(service, product, samples_again, interval)
     except (DemoFailure, PlumblineClientError) as error:
         for number, line in enumerate(str(error).splitlines()):  # it may end with lines of the log
             OUT.print(f"[red]The demo failed:[/] {shown(line)}" if number == 0 else shown(line))
@@ -259,7 +282,12 @@ def _print_next_steps(url: str, product: str, image: Path, *, keep: bool) -> Non
             "without the demo."
         )
         return
-    OUT.print(f"[bold]Pages:   {url}/[/]   (open it in a browser: the samples are inspected in turn)")
+    OUT.print(f"[bold]Pages:   {url}/[/]   (open it in a browser)")
+    OUT.print(
+        f"Parts:   the samples that passed are inspected in turn, and every {RARE}th part is one of the others, so "
+        "that the share of defects is that of a line at work",
+        soft_wrap=True,
+    )
     for title, path in (("API", "/docs"), ("Health", "/health/ready"), ("Metrics", "/metrics")):
         OUT.print(f"{title + ':':<9}{url}{path}")
     OUT.print(

@@ -27,6 +27,27 @@ _COARSE_SAMPLES = 256
 
 
 @dataclass(frozen=True)
+class Corner:
+    """A corner of a polygon.
+
+    Attributes:
+        polygons: The list that contains the polygon, "ROI" or "ignore".
+        number: Number of the polygon in it, from 1.
+        x: Its x coordinate, in pixels.
+        y: Its y coordinate, in pixels.
+    """
+
+    polygons: str
+    number: int
+    x: float
+    y: float
+
+    def __str__(self) -> str:
+        """Describe the corner."""
+        return f"{self.polygons} polygon {self.number} has a corner at ({self.x:g}, {self.y:g})"
+
+
+@dataclass(frozen=True)
 class Area:
     """The part of an image that is judged.
 
@@ -52,13 +73,13 @@ class Area:
             return True
         return bool(_covered(self, _steps(left, right, _COARSE_SAMPLES), _steps(top, bottom, _COARSE_SAMPLES)).any())
 
-    def corner_outside(self, width: float, height: float) -> str | None:
-        """Describe the first polygon corner outside an image of this size, or return None if there is none."""
+    def corner_outside(self, width: float, height: float) -> Corner | None:
+        """Return the first polygon corner outside an image of this size, or None if there is none."""
         for kind, polygons in (("ROI", self.roi), ("ignore", self.ignore)):
             for number, polygon in enumerate(polygons, 1):
                 for x, y in polygon:
                     if not (0 <= x <= width and 0 <= y <= height):
-                        return f"{kind} polygon {number} has a corner at ({x:g}, {y:g}), outside the image"
+                        return Corner(kind, number, x, y)
         return None
 
 
@@ -82,8 +103,8 @@ def judged_cells(area: Area, map_hw: tuple[int, int], image_wh: tuple[int, int])
     """
     if area == EVERYTHING:
         return None
-    if (where := area.corner_outside(*image_wh)) is not None:
-        raise AreaMismatch(where, *image_wh)
+    if (corner := area.corner_outside(*image_wh)) is not None:
+        raise AreaMismatch(f"{corner}, outside the image", *image_wh)
     height, width = map_hw
     xs, ys = _steps(0, image_wh[0], width * _SAMPLES), _steps(0, image_wh[1], height * _SAMPLES)
     covered = _covered(area, xs, ys).reshape(height, _SAMPLES, width, _SAMPLES)

@@ -209,6 +209,8 @@ class MqttConfig(_Sink):
     """First level of the topics below `topic_prefix`, such as the name of the plant."""
     client_id: str = Field(min_length=1, max_length=64)
     """Identifies this service at the broker. Two services with the same client id disconnect each other."""
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    """Version of MQTT. Messages of version 5 contain the trace context, and its brokers state why they refuse one."""
     topic_prefix: str = Field(default="plumbline", min_length=1, max_length=128)
     username: Secret | None = None
     password: Secret | None = None

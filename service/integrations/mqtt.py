@@ -43,12 +43,14 @@ class MqttSink:
     def __init__(self, config: MqttConfig, *, is_test: bool = False) -> None:
         try:
             import aiomqtt
+
+            from service.integrations import mqtt_client
         except ImportError as error:
             raise SinksInvalid(
                 f"sink {config.name!r} needs the package aiomqtt, which is not installed. Install it with pip install "
                 "'plumbline[mqtt]'."
             ) from error
-        self._aiomqtt = aiomqtt
+        self._aiomqtt, self._clients = aiomqtt, mqtt_client
         self._config = config
         self._is_test = is_test
         self._username = None if config.username is None else config.username.read(config.name, "username")
@@ -86,7 +88,14 @@ class MqttSink:
             topic = verdict_topic(config.topic_prefix, config.site, event.station, event.product)
             retain = config.retain
         publishing = asyncio.create_task(
-            client.publish(topic, event.body, qos=QOS, retain=retain, timeout=config.timeout_s)
+            client.send(
+                topic,
+                event.body,
+                qos=QOS,
+                retain=retain,
+                timeout_s=config.timeout_s,
+                traceparent=event.traceparent,
+            )
         )
         losing = asyncio.create_task(lost.wait())
         try:
@@ -99,6 +108,8 @@ class MqttSink:
             # that this one is sent again before later ones.
             lost.set()
             return Attempt("unavailable", "the broker did not acknowledge the message")
+        except self._clients.MessageRefused as error:
+            return Attempt("rejected", f"the broker refused the message: {error.reason}")
         except ValueError:  # from paho, before anything is sent
             return Attempt("refused", "the message is too large, or its topic is not valid")
         finally:
@@ -165,21 +176,14 @@ class MqttSink:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _new_client(self) -> Any:
-        config = self._config
-        return self._aiomqtt.Client(
-            config.host,
-            config.port,
-            identifier=f"{config.client_id}-test" if self._is_test else config.client_id,
+        will = self._aiomqtt.Will(self._status_topic, _status("offline"), qos=QOS, retain=True)
+        return self._clients.BrokerClient(
+            self._config,
             username=self._username,
             password=self._password,
-            tls_context=self._tls,
-            keepalive=config.keep_alive_s,
-            # The broker keeps the session of the client id, and with it messages that were not acknowledged.
-            clean_session=self._is_test,
-            timeout=config.timeout_s,
-            will=None
-            if self._is_test
-            else self._aiomqtt.Will(self._status_topic, _status("offline"), qos=QOS, retain=True),
+            tls=self._tls,
+            will=None if self._is_test else will,
+            is_test=self._is_test,
         )
 
 
@@ -196,6 +200,8 @@ def _problem(error: Exception) -> str:
         return "the certificate of the broker is not trusted; set tls.ca_file"
     if "not authorized" in text or "bad user name" in text or "bad username" in text:
         return "the broker refused the user name or the password"
+    if "protocol" in text:
+        return "the broker does not support this version of MQTT; set protocol"
     if "identifier" in text:
         return "the broker refused the client id"
     if "timed out" in text:

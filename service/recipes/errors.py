@@ -11,8 +11,8 @@ from service.errors import PlumblineError
 class InvalidRecipe(PlumblineError):
     """The recipe, or a change of it, is not valid. The recipe in force stays as it was.
 
-    `errors` lists the violations with their locations, at most 20 of them. Correct the values and send the change
-    again.
+    `errors` lists the violations, at most 20 of them, each with location (`loc`), text (`msg`), type and the values of
+    the text (`params`). Correct the values and send the change again.
     """
 
     slug = "invalid-recipe"

@@ -20,6 +20,7 @@ from service.inspection.calibration import (
     bound_rate,
     certify,
     certify_nearest,
+    images_needed,
     smallest_alpha,
 )
 from service.inspection.calibration import extrapolate as tail_threshold
@@ -27,7 +28,7 @@ from service.inspection.decision import Criteria, Thresholds
 from service.inspection.regions import RegionFilter
 from service.recipes.errors import InvalidRecipe
 from service.recipes.sections import RecipeParts, bundle_scale_values, merge
-from service.schemas.violations import describe_violations, list_violations
+from service.schemas.violations import describe_violations, list_violations, violated, violation
 
 Derivation = Literal["default", "card", "proposal", "tail", "hand"]
 
@@ -70,19 +71,16 @@ class Recipe(RecipeParts):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.review_threshold > self.fail_threshold:
-            raise ValueError(
-                f"review_threshold {self.review_threshold:g} is above fail_threshold {self.fail_threshold:g}; "
-                "expected review_threshold <= fail_threshold"
-            )
+            raise violated("threshold_order", review=self.review_threshold, fail=self.fail_threshold)
         return self
 
     @model_validator(mode="after")
     def _check_area(self) -> Self:
         size = (self.pixels.width or math.inf, self.pixels.height or math.inf)
-        if (where := self.area.corner_outside(*size)) is not None:
-            raise ValueError(f"{where} declared by pixels.width and pixels.height")
+        if (corner := self.area.corner_outside(*size)) is not None:
+            raise violated("corner_outside", polygons=corner.polygons, number=corner.number, x=corner.x, y=corner.y)
         if not self.area.has_judged_part(*size):
-            raise ValueError("the ignore polygons cover the whole ROI or image, so nothing would be judged")
+            raise violated("area_empty")
         return self
 
     @property
@@ -205,6 +203,12 @@ class Recipe(RecipeParts):
                 order.
         """
         certified = not extrapolate or fail_alpha >= smallest_alpha(len(scores))
+        for name, rate in (
+            ("target_false_reject_rate", fail_alpha if certified else None),
+            ("review_rate", review_alpha),
+        ):
+            if rate is not None and 0 < rate < smallest_alpha(len(scores)):
+                raise _not_certifiable(name, rate, len(scores))
         try:
             fail = certify(scores, fail_alpha).value if certified else tail_threshold(scores, fail_alpha)
             if review_alpha is None:
@@ -214,10 +218,7 @@ class Recipe(RecipeParts):
         except ValueError as error:
             raise InvalidRecipe(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
         if review.alpha < fail_alpha:
-            raise InvalidRecipe(
-                f"The review rate {review.alpha:g} is smaller than the false-reject rate {fail_alpha:g}. It must be at "
-                "least as large, because parts that fail are also above the review threshold."
-            )
+            raise _invalid(violation(("review_rate",), "rate_order", review_rate=review.alpha, rate=fail_alpha))
         return cls(
             fail_threshold=fail,
             review_threshold=review.value,
@@ -253,6 +254,17 @@ def invalid_recipe(error: ValidationError, expected: type[BaseModel]) -> Invalid
     """
     violations = list_violations(error, expected)
     return InvalidRecipe(f"{describe_violations(violations)}.", violations)
+
+
+def _not_certifiable(name: str, rate: float, images: int) -> InvalidRecipe:
+    smallest = float(f"{smallest_alpha(images):.4g}")
+    values = {"images": images, "rate": rate, "smallest": smallest, "needed": images_needed(rate)}
+    return _invalid(violation((name,), "rate_not_certifiable", **values))
+
+
+def _invalid(found: dict[str, Any]) -> InvalidRecipe:
+    """Return the error for a violation whose text is a sentence of its own."""
+    return InvalidRecipe(f"{found['msg']}.", [found])
 
 
 def _review_rate(fail_alpha: float) -> float:

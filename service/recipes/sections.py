@@ -21,6 +21,7 @@ from service.inspection.quality import QualityLimits as Limits
 from service.schemas import sections
 from service.schemas.sections import DecisionName, InvalidReason, Point, RegionSetting
 from service.schemas.sections import Keep as Keep
+from service.schemas.violations import violated
 
 
 def _require_simple(polygon: tuple[Point, ...]) -> tuple[Point, ...]:
@@ -28,19 +29,15 @@ def _require_simple(polygon: tuple[Point, ...]) -> tuple[Point, ...]:
     points = np.array(polygon, np.float64)
     edges = np.roll(points, -1, axis=0) - points
     if (repeated := np.flatnonzero((edges == 0).all(axis=1))).size:
-        corner = tuple(polygon[int(repeated[0])])
-        raise ValueError(
-            f"the point {corner} is repeated; polygons are closed automatically, so omit the repeated point"
-        )
+        x, y = polygon[int(repeated[0])]
+        raise violated("point_repeated", x=x, y=y)
     if (crossing := _crossing(points, edges)) is not None:
         first, second = crossing
-        raise ValueError(
-            f"the edge after point {first + 1} intersects the edge after point {second + 1}; use two polygons instead"
-        )
-    x, y = points.T
-    area = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+        raise violated("edges_intersect", first=first + 1, second=second + 1)
+    xs, ys = points.T
+    area = abs(float(np.dot(xs, np.roll(ys, -1)) - np.dot(ys, np.roll(xs, -1)))) / 2
     if area < 1:
-        raise ValueError(f"it encloses {area:g} square pixels; the minimum is 1")
+        raise violated("polygon_too_small", area=area)
     return polygon
 
 
@@ -79,7 +76,7 @@ class HeatmapSetting(sections.HeatmapSetting):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.low is not None and self.high is not None and self.low >= self.high:
-            raise ValueError(f"heatmap.low {self.low:g} is not below heatmap.high {self.high:g}")
+            raise violated("heatmap_order", low=self.low, high=self.high)
         return self
 
 
@@ -97,11 +94,11 @@ class PixelSetting(sections.PixelSetting):
     def _check_levels(self) -> Self:
         depth = self.depth
         if depth is not None and self.pixel_format is not None and depth > PIXEL_FORMATS[self.pixel_format].bits:
-            raise ValueError(f"pixels.bit_depth {depth} exceeds the bit depth of {self.pixel_format}")
+            raise violated("bit_depth", depth=depth, pixel_format=self.pixel_format)
         if depth is not None and max(self.white_level or 0, (self.black_level or 0) + 1) >= 2**depth:
-            raise ValueError(f"pixels.black_level and white_level must fit into {depth} bits")
+            raise violated("levels_too_large", depth=depth)
         if self.white_level is not None and (self.black_level or 0) >= self.white_level:
-            raise ValueError(f"pixels.black_level {self.black_level or 0} is not below white_level {self.white_level}")
+            raise violated("level_order", black=self.black_level or 0, white=self.white_level)
         return self
 
     @property
@@ -186,7 +183,7 @@ class StorageLimit(sections.StorageLimit):
     @classmethod
     def _check_decisions(cls, decisions: tuple[DecisionName, ...]) -> tuple[DecisionName, ...]:
         if len(set(decisions)) < len(decisions):
-            raise ValueError("storage.keep_longer names a decision twice")
+            raise violated("decision_twice")
         return decisions
 
     @property

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from service.schemas.common import AUTHOR, Author, ResponseModel, UtcDatetime
+from service.schemas.violations import violated
 
 DEFAULT_CONFIDENCE = 0.95
 MAX_GOOD_IMAGES = 5000
@@ -134,7 +135,7 @@ class Proposal(ResponseModel):
 
 def _require_declaration(is_good: bool) -> bool:
     if not is_good:
-        raise ValueError("must be true: the author must confirm that all of these parts are good")
+        raise violated("not_confirmed")
     return is_good
 
 
@@ -166,9 +167,9 @@ class InspectionSelection(BaseModel):
         if not (is_empty and self.include_reviewed_good) and (
             (self.ids is None) != has_period or (self.ids is not None and (self.since or self.until))
         ):
-            raise ValueError("give either ids, or since and until")
+            raise violated("ids_or_period")
         if self.since is not None and self.until is not None and self.since >= self.until:
-            raise ValueError("since must be before until")
+            raise violated("period_order")
         return self
 
 

@@ -20,6 +20,7 @@ from service.schemas.sections import (
     RegionSetting,
     StorageLimit,
 )
+from service.schemas.violations import violated
 
 
 class RecipeValues(RecipeParts):
@@ -144,13 +145,13 @@ class RecipeEdit(BaseModel):
         by_rate = (self.target_false_reject_rate, self.review_rate)
         ways = (by_hand, by_rate, (self.proposal_id,))
         if sum(any(value is not None for value in way) for way in ways) > 1:
-            raise ValueError("give one of: fail_threshold and review_threshold; target_false_reject_rate; proposal_id")
+            raise violated("two_ways")
         if any(value is not None for value in by_hand) and None in by_hand:
-            raise ValueError("thresholds set by hand need both fail_threshold and review_threshold")
+            raise violated("thresholds_incomplete")
         if (self.review_rate is not None or self.extrapolate) and self.target_false_reject_rate is None:
-            raise ValueError("review_rate and extrapolate need target_false_reject_rate")
+            raise violated("rate_missing")
         if not any(value is not None for way in ways for value in way) and not self.parts():
-            raise ValueError("name at least one value to change")
+            raise violated("no_change")
         return self
 
     def parts(self) -> dict[str, Any]:

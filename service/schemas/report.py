@@ -13,6 +13,7 @@ from service.schemas.recipe import RecipeDifference
 from service.schemas.records import DecisionCounts, SummaryGroup
 from service.schemas.review import PairAgreement, RateEstimate
 from service.schemas.sections import InvalidReason
+from service.schemas.violations import violated
 
 ReportFormat = Literal["html", "csv", "json"]
 ReportLanguage = Literal["en", "de"]
@@ -50,7 +51,7 @@ class ReportQuery(BaseModel):
     @model_validator(mode="after")
     def _check_period(self) -> Self:
         if self.since is not None and self.until is not None and self.since >= self.until:
-            raise ValueError("since must be before until")
+            raise violated("period_order")
         return self
 
 

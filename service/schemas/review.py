@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from service.schemas.common import Author, Label, ResponseModel, Sentence
 from service.schemas.inspection import InspectionLabel, Links, VerdictName
 from service.schemas.sections import DecisionName
+from service.schemas.violations import violated
 
 ReviewLabel = Literal["good", "defect", "unsure"]
 """What a reviewer states about a part."""
@@ -33,7 +34,7 @@ class ReviewRequest(BaseModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.kind is not None and self.label != "defect":
-            raise ValueError("kind is the kind of a defect: omit it, or give the label defect")
+            raise violated("kind_without_defect")
         return self
 
 

@@ -1,7 +1,8 @@
 """Violations of a schema in plain words.
 
-This is the only place that describes the errors of pydantic to users. The table below has a text for each type of
-error; a type without one gets a general text, so the texts of the library are never shown.
+This is the only place that describes the errors of pydantic to users. `violation_texts` has a text for each type of
+error; a type without one gets a general text, so the texts of the library are never shown. A violation contains the
+values of its text as `params`, so that pages can show the text in another language.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, LiteralString
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
-from service.schemas.common import KEY_PATTERN, LABEL_PATTERN, SENTENCE_PATTERN
+from service.schemas.violation_texts import GENERAL, OBJECT, TEXTS, fill, kind_of, template_of
 
 UNKNOWN = "extra_forbidden"
 """Type of the error for a name that the schema does not have."""
@@ -30,83 +32,6 @@ _MAX_NAME = 100
 _TOO_SHORT = "too_short"
 _MARKS = ("[key]",)  # pydantic adds them to the location of a wrong key
 _JSON_PLACE = re.compile(r" at line (\d+) column (\d+)$")
-_GENERAL = "does not have the expected form; see the documentation of this value"
-_TIME = "is not a time in ISO 8601; give one such as 2026-03-01T08:30:00Z"
-_WHOLE = "expected a whole number such as 20"
-_NUMBER = "expected a number such as 0.5"
-_OBJECT = "expected an object with named fields"
-
-# Texts by type of error. `{kind}` is the kind of the rejected value; the other names are those of pydantic's context.
-_TEXTS: Mapping[str, str] = {
-    "bool_parsing": "is not a truth value; expected true or false",
-    "bool_type": "is {kind}, expected true or false",
-    "bytes_type": "is {kind}, expected text",
-    "dataclass_type": "is {kind}, " + _OBJECT,
-    "date_from_datetime_parsing": "is not a date in ISO 8601; give one such as 2026-03-01",
-    "date_parsing": "is not a date in ISO 8601; give one such as 2026-03-01",
-    "date_type": "is {kind}, expected a date such as 2026-03-01",
-    "datetime_from_date_parsing": _TIME,
-    "datetime_object_invalid": _TIME,
-    "datetime_parsing": _TIME,
-    "datetime_type": "is {kind}, expected a time such as 2026-03-01T08:30:00Z",
-    "dict_type": "is {kind}, " + _OBJECT,
-    "enum": "is not an accepted value; expected {expected}",
-    "finite_number": "is not a finite number; " + _NUMBER,
-    "float_parsing": "is not a number; give one such as 0.5",
-    "float_type": "is {kind}, " + _NUMBER,
-    "frozen_set_type": "is {kind}, expected a list",
-    "greater_than": "is not greater than {gt}; give a number greater than {gt}",
-    "greater_than_equal": "is less than {ge}; give a number of at least {ge}",
-    "int_from_float": "has a fraction; " + _WHOLE,
-    "int_parsing": "is not a whole number; give one such as 20",
-    "int_parsing_size": "has too many digits; give a smaller number",
-    "int_type": "is {kind}, " + _WHOLE,
-    "invalid_key": "is not a name; names must be text",
-    "is_instance_of": _GENERAL,
-    "iterable_type": "is {kind}, expected a list",
-    "json_type": "is {kind}, expected a JSON document",
-    "less_than": "is not less than {lt}; give a number less than {lt}",
-    "less_than_equal": "is greater than {le}; give a number of at most {le}",
-    "list_type": "is {kind}, expected a list",
-    "literal_error": "is not an accepted value; expected {expected}",
-    "mapping_type": "is {kind}, " + _OBJECT,
-    MISSING: "is missing; it is required",
-    "model_attributes_type": "is {kind}, " + _OBJECT,
-    "model_type": "is {kind}, " + _OBJECT,
-    "multiple_of": "is not a multiple of {multiple_of}; give one",
-    "none_required": "must be omitted or null",
-    "path_type": "is {kind}, expected the path of a file or folder",
-    "recursion_loop": "is nested too deeply",
-    "set_type": "is {kind}, expected a list",
-    "string_sub_type": "is {kind}, expected text",
-    "string_type": "is {kind}, expected text",
-    "string_unicode": "is not text in UTF-8",
-    "timezone_aware": "has no time zone; give the time with one, such as 2026-03-01T08:30:00Z",
-    "timezone_naive": "has a time zone; give the time without one",
-    "too_long": "has more than the {max_length} allowed items; give fewer",
-    _TOO_SHORT: "has too few items ({actual_length}); expected at least {min_length}",
-    "string_too_long": "has more than {max_length} characters; shorten it",
-    "string_too_short": "has less than {min_length} characters; give a longer text",
-    "tuple_type": "is {kind}, expected a list",
-    "union_tag_invalid": "has the unknown value {tag!r:.100} in the field {discriminator}; expected one of "
-    "{expected_tags}",
-    "union_tag_not_found": "has no field {discriminator}, which states its type; add it",
-    "url_parsing": "is not a URL; give one such as http://host:8000",
-    "url_scheme": "is not a URL of an accepted kind; expected {expected_schemes}",
-    "uuid_parsing": "is not an id; expected a UUID",
-    "uuid_type": "is {kind}, expected a UUID",
-}
-_SHA256 = "is not a SHA-256; expected 64 hexadecimal digits in lower case"
-# Texts by regular expression, for values whose form is declared by one.
-PATTERN_TEXTS: Mapping[str, str] = {
-    LABEL_PATTERN: "is empty or contains a control character such as a tab or a line break; remove it",
-    SENTENCE_PATTERN: "is empty or contains a control character; remove it",
-    "^[0-9a-f]{64}$": _SHA256,
-    "^[a-z0-9][a-z0-9_-]{0,63}$": "is not a name of a product; expected up to 64 lower-case letters, digits, "
-    "underscores and hyphens, beginning with a letter or a digit",
-    KEY_PATTERN: "is not an idempotency key; expected 1 to 200 visible ASCII characters without spaces, such as a UUID",
-    r'^"?[0-9]{1,9}"?$': 'is not a revision; give its number, such as "3"',
-}
 
 
 class Names:
@@ -176,6 +101,27 @@ def list_violations(
     return describe_items(items, lambda item: describe_item(item, names))
 
 
+def violated(kind: LiteralString, **params: str | float) -> PydanticCustomError:
+    """Return the error that a validator of ours raises.
+
+    Args:
+        kind: Type of the violation, one of `TEXTS`.
+        params: The values of its text.
+    """
+    return PydanticCustomError(kind, kind, params)
+
+
+def violation(loc: Sequence[str | int], kind: str, **params: str | float) -> dict[str, Any]:
+    """Return a violation that was not found by pydantic, as `list_violations` returns those that were.
+
+    Args:
+        loc: Its location.
+        kind: Its type, one of `TEXTS`.
+        params: The values of its text.
+    """
+    return describe_item({"loc": tuple(loc), "type": kind, "ctx": params, "input": None})
+
+
 def describe_items(
     items: Sequence[Mapping[str, Any]], describe: Callable[[Mapping[str, Any]], dict[str, Any]]
 ) -> list[dict[str, Any]]:
@@ -190,7 +136,7 @@ def describe_items(
     chosen = _without_consequences(items)
     found = [describe(item) for item in chosen[:MAX_LISTED]]
     if (rest := len(chosen) - MAX_LISTED) > 0:
-        found.append({"loc": (), "msg": f"{rest} further violations are not listed", "type": FURTHER})
+        found.append(violation((), FURTHER, count=rest))
     return found
 
 
@@ -205,7 +151,7 @@ def _without_consequences(items: Sequence[Mapping[str, Any]]) -> Sequence[Mappin
 def describe_item(
     item: Mapping[str, Any], names: Names | None = None, *, prefix: int = 0, term: str = "field"
 ) -> dict[str, Any]:
-    """Return one violation: location, message and type.
+    """Return one violation: location, message, type, and the values in the message.
 
     Args:
         item: An error as `ValidationError.errors()` lists it.
@@ -218,7 +164,19 @@ def describe_item(
     if kind == "json_invalid" and len(loc) > prefix and isinstance(loc[-1], int):
         # The web framework states the position as the last element of the location.
         return {"loc": loc[:-1], "msg": f"is not valid JSON at character {loc[-1] + 1}; correct it", "type": kind}
-    return {"loc": loc, "msg": _text(item, loc[prefix:], names, term), "type": kind}
+    params = _params(item)
+    found = {"loc": loc, "msg": _text(item, loc[prefix:], names, term), "type": kind}
+    return found | {"params": params} if params else found
+
+
+def _params(item: Mapping[str, Any]) -> dict[str, str | float]:
+    """Return the values in the message of an error that a JSON document can contain."""
+    found = {name: value for name, value in (item.get("ctx") or {}).items() if isinstance(value, str | int | float)}
+    for name in ("error", "tag"):  # a text of the library; what the client sent, of any length
+        found.pop(name, None)
+    if "{kind}" in TEXTS.get(item["type"], ""):
+        found["kind"] = kind_of(item.get("input"))
+    return found
 
 
 def describe_violations(violations: Iterable[Mapping[str, Any]], whole: str = "") -> str:
@@ -266,26 +224,21 @@ def _text(item: Mapping[str, Any], path: Sequence[str | int], names: Names | Non
             return str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
         case "json_invalid":
             return _describe_json(str(context.get("error", "")))
-        case "string_pattern_mismatch":
-            return PATTERN_TEXTS.get(str(context.get("pattern")), _GENERAL)
-        case "string_too_short" if context.get("min_length") == 1:
-            return "is empty; give a text"
         case "extra_forbidden":
             return unknown_name(str(path[-1]) if path else "", names.known(path[:-1]) if names else (), term)
         case "missing" if not path or value is None:
             return _describe_absent(path, names)
-    template = _TEXTS.get(kind, _GENERAL)
-    if template.endswith(_OBJECT) and names is not None and (fields := sorted(names.known(path))):
-        template = template.replace(_OBJECT, f"expected an object with fields of these names: {', '.join(fields)}")
-    values = {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
-    return template.format_map(_Context(values, kind=_kind(value)))
+    template = template_of(kind, context) or GENERAL
+    if template.endswith(OBJECT) and names is not None and (fields := sorted(names.known(path))):
+        template = template.replace(OBJECT, f"expected an object with fields of these names: {', '.join(fields)}")
+    return fill(template, _params(item) | {name: context[name] for name in ("tag",) if name in context})
 
 
 def _describe_absent(path: Sequence[str | int], names: Names | None) -> str:
     """Return the message for a whole document or a field that is missing."""
     fields = [f"`{name}`" for name in names.required(path)] if names else []
     if path:
-        return _TEXTS[MISSING]
+        return TEXTS[MISSING]
     noun = "field" if len(fields) == 1 else "fields"
     return "is missing; send a JSON object" + (f" with the {noun} {', '.join(fields)}" if fields else "")
 
@@ -299,32 +252,3 @@ def _describe_json(reason: str) -> str:
     if "recursion" in reason:
         return f"is nested too deeply{where}; send a simpler document"
     return f"is not valid JSON{where}; correct it"
-
-
-def _kind(value: object) -> str:
-    """Return the kind of a value in words."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a truth value"
-        case float() if not value.is_integer():
-            return "a number with a fraction"
-        case int() | float():
-            return "a number"
-        case str():
-            return "text"
-        case bytes():
-            return "not declared as JSON (Content-Type: application/json)"
-        case Mapping():
-            return "an object"
-        case list() | tuple() | set() | frozenset():
-            return "a list"
-    return "another kind of value"
-
-
-class _Context(dict[str, Any]):
-    """Values of a text. A name that pydantic does not supply is left out instead of raising an error."""
-
-    def __missing__(self, name: str) -> str:
-        return "another value"

@@ -8,10 +8,10 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from service.errors import InvalidRequest
+from service.shift_times import parse_shifts
 
 Period = Literal["hour", "shift", "day"]
 PeriodName = Literal["shift", "previous-shift", "today", "week"]
-MAX_SHIFTS = 24
 _QUARTER = timedelta(minutes=15)  # offsets of time zones are multiples of it
 _DAY = timedelta(days=1)
 _MOMENT = timedelta(microseconds=1)
@@ -32,25 +32,19 @@ def parse_zone(name: str) -> ZoneInfo:
         ) from error
 
 
-def parse_shifts(text: str) -> tuple[time, ...]:
-    """Return the times at which shifts begin.
+def requested_shifts(text: str) -> tuple[time, ...]:
+    """Return the times at which shifts begin that a request states.
 
     Args:
-        text: Local times, ascending and comma-separated, such as "06:00,14:00,22:00".
+        text: Local times, as `parse_shifts` takes them.
 
     Raises:
         InvalidRequest: It is not such a list.
     """
     try:
-        starts = tuple(datetime.strptime(part.strip(), "%H:%M").time() for part in text.split(","))  # noqa: DTZ007
-    except ValueError:
-        starts = ()
-    if not 0 < len(starts) <= MAX_SHIFTS or list(starts) != sorted(set(starts)):
-        raise InvalidRequest(
-            f"shifts: {text!r} is not a list of times. Give the local times at which shifts begin, ascending, at most "
-            f"{MAX_SHIFTS}, such as 06:00,14:00,22:00."
-        )
-    return starts
+        return parse_shifts(text)
+    except ValueError as error:
+        raise InvalidRequest(f"shifts: {text!r} cannot be read: {error}.") from error
 
 
 def period_starts(

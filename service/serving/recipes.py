@@ -14,9 +14,9 @@ import structlog
 from service.deployment.lease import ActiveProduct
 from service.deployment.recipes import proposed_recipe, replace_recipe, reverted_recipe
 from service.deployment.registry import Registry
-from service.recipes.errors import InvalidRecipe
+from service.recipes.contradictions import require_consistent
 from service.recipes.recipe import Recipe, parse_recipe
-from service.recipes.sections import HeatmapSetting, differences
+from service.recipes.sections import differences
 from service.recipes.toml_file import RecipeFile, imported_recipe
 from service.schemas.recipe import RecipeChange, RecipeEdit, RecipeRevert, Signature
 from service.store.audit import Actor, AuditAction
@@ -119,7 +119,7 @@ class RecipeService:
         self._registry.synchronise(product)
         active = self._registry.get(product)
         recipe = self._changed(edit, active)
-        _require_valid_scale(recipe, active)
+        _require_consistent(recipe, active)
         return active, recipe
 
     def change(self, product: str, change: RecipeChange, actor: Actor, expected_revision: int | None) -> RecipeRevision:
@@ -204,7 +204,7 @@ class RecipeService:
 
         def store(active: ActiveProduct) -> RecipeRevision:
             recipe, reason = make(active)
-            _require_valid_scale(recipe, active)
+            _require_consistent(recipe, active)
             before, after = active.recipe.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")
             changed.extend(path for path, _, _ in differences(before, after))
             if request.action == "recipe:import" and _is_same(recipe, active, request.expected_revision):
@@ -266,12 +266,7 @@ def _is_same(recipe: Recipe, active: ActiveProduct, expected_revision: int | Non
     return is_expected and recipe == current.recipe and current.bundle_digest == active.bundle.digest
 
 
-def _require_valid_scale(recipe: Recipe, active: ActiveProduct) -> None:
-    """Reject a heatmap scale whose lower end is not below its upper end, unless both ends are defaults."""
-    heatmap = recipe.heatmap
-    scale = active.inspector.heatmap_scale(recipe.thresholds, heatmap.low, heatmap.high)
-    if scale.low >= scale.high and heatmap != HeatmapSetting():
-        raise InvalidRecipe(
-            f"The heatmap's scale would run from {scale.low:g} to {scale.high:g}. heatmap.low (by default the median "
-            "of good maps) must be below heatmap.high (by default the fail threshold)."
-        )
+def _require_consistent(recipe: Recipe, active: ActiveProduct) -> None:
+    """Refuse a recipe whose values contradict each other together with the defaults of the active bundle."""
+    scale = active.inspector.heatmap_scale(recipe.thresholds, recipe.heatmap.low, recipe.heatmap.high)
+    require_consistent(recipe, active.inspector.quality_limits, (scale.low, scale.high))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -238,15 +238,19 @@ class ReviewEvaluation:
         """
         return creation_times(self._store.engine, [item.image.id for item in items])
 
-    def agreement(self, product: str) -> Agreement:
+    def agreement(self, product: str, stations: Collection[str] | None = None) -> Agreement:
         """Return how far the reviewers of a product agree.
+
+        Args:
+            product: The product.
+            stations: Only inspections at these stations; None for all.
 
         Raises:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be used.
         """
         self.require_known(product)
-        reviews, is_cut = current_reviews(self._store.engine, product, MAX_REVIEWS)
+        reviews, is_cut = current_reviews(self._store.engine, product, MAX_REVIEWS, stations=stations)
         return agreement_of(reviews, is_cut=is_cut)
 
     def rates(self, period: SampledPeriod, fail: float | None, review: float | None) -> list[RatesOf]:

@@ -43,12 +43,14 @@ class ExportTask:
         since: Inclusive start of the period; None for no start.
         until: Exclusive end of the period; None for no end.
         test_share: Share of the good images that become test images, 0 to 1.
+        stations: Only inspections at these stations; None for all.
     """
 
     product: str
     since: datetime | None
     until: datetime | None
     test_share: float
+    stations: tuple[str, ...] | None = None
 
 
 class Exporter:
@@ -70,7 +72,7 @@ class Exporter:
             ReviewsBusy: Too many exports are running.
             StoreUnavailable: The database cannot be read.
         """
-        count = count_labelled(self._store.engine, task.product, task.since, task.until)
+        count = count_labelled(self._store.engine, task.product, task.since, task.until, stations=task.stations)
         if not count:
             raise InvalidRequest(
                 f"No inspection of {task.product!r} in the period has the label good or defect, so there is nothing to "
@@ -112,7 +114,9 @@ class Export:
         table.writeheader()
         task = self._task
         with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
-            for record, label in labelled_inspections(self._store.engine, task.product, task.since, task.until):
+            for record, label in labelled_inspections(
+                self._store.engine, task.product, task.since, task.until, stations=task.stations
+            ):
                 path, problem = "", ""
                 try:
                     data, suffix = self._image(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from service.deployment.registry import Registry
 from service.errors import InvalidRequest
@@ -86,15 +86,19 @@ class ReviewService:
         """
         return labels_of(self._store.engine, inspection_ids)
 
-    def kinds(self, product: str) -> list[tuple[str, int]]:
+    def kinds(self, product: str, stations: Collection[str] | None = None) -> list[tuple[str, int]]:
         """Return the kinds of defects that reviewers of a product named, and how often, most frequent first.
+
+        Args:
+            product: The product.
+            stations: Only inspections at these stations; None for all.
 
         Raises:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be used.
         """
         self.evaluation.require_known(product)
-        return kinds_of(self._store.engine, product, MAX_KINDS)
+        return kinds_of(self._store.engine, product, MAX_KINDS, stations=stations)
 
     def export(self, task: ExportTask) -> Export:
         """Begin an export of labelled images. The caller must close it.

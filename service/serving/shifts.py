@@ -15,8 +15,9 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Engine
 
 from service.monitoring.clock import Clock
-from service.serving.periods import PeriodName, named_period, parse_shifts, period_around
+from service.serving.periods import PeriodName, named_period, period_around
 from service.settings import Settings
+from service.shift_times import parse_shifts
 from service.store.inspection_filter import InspectionFilter
 from service.store.store import Store
 from service.store.tallies import Tally, tally_inspections

@@ -16,6 +16,7 @@ from service.errors import InvalidRequest
 from service.monitoring.clock import Clock
 from service.schemas.records import DecisionCounts, SummaryGroup
 from service.schemas.sections import DecisionName
+from service.schemas.violations import describe_violations, violation
 from service.serving.admission import Disconnected
 from service.serving.periods import period_starts
 from service.serving.record_jobs import RecordJobs
@@ -131,16 +132,11 @@ def complete_period(which: InspectionFilter, now: datetime, default: timedelta) 
     try:
         since = (which.since or until - default).astimezone(UTC)
     except OverflowError as error:
-        raise InvalidRequest("until: the period begins before the year 1. Give a later end.") from error
+        raise _invalid(("until",), "period_too_early") from error
     if since >= until:
-        raise InvalidRequest(
-            f"The period from {since.isoformat()} to {until.isoformat()} is empty. Give a start `since` that is "
-            "earlier than the end `until`, which is now by default."
-        )
+        raise _invalid((), "period_empty", since=since.isoformat(), until=until.isoformat())
     if until - since > MAX_SPAN:
-        raise InvalidRequest(
-            f"The period has more than {MAX_SPAN.days} days. Give a shorter one with `since` and `until`."
-        )
+        raise _invalid((), "period_too_long", days=MAX_SPAN.days)
     return replace(which, since=since, until=until)
 
 
@@ -184,7 +180,7 @@ def summary_steps(engine: Engine, which: InspectionFilter, options: SummaryOptio
         for edge in period_of(which):
             edge.astimezone(options.zone)
     except OverflowError as error:
-        raise InvalidRequest("The period has no local time in this time zone. Give another one.") from error
+        raise _invalid((), "period_without_local_time") from error
     return _steps(engine, which, options, _starts(options, *period_of(which)))
 
 
@@ -267,7 +263,12 @@ def _starts(options: SummaryOptions, since: datetime, until: datetime) -> list[d
     try:
         return period_starts(by, since, until, options.zone, options.shifts)
     except (OverflowError, ValueError) as error:  # within days of the smallest or largest datetime
-        raise InvalidRequest("The period cannot be divided in this time zone. Give a later one.") from error
+        raise _invalid((), "period_not_divisible") from error
+
+
+def _invalid(loc: tuple[str, ...], rule: str, **params: str | float) -> InvalidRequest:
+    found = violation(loc, rule, **params)
+    return InvalidRequest(f"{describe_violations([found])}.", [found])
 
 
 def _too_many(by: GroupBy) -> InvalidRequest:

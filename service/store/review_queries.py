@@ -58,31 +58,44 @@ def labelled_ids(
         return [UUID(name) for name in session.scalars(query)]
 
 
-def count_labelled(engine: Engine, product: str, since: datetime | None, until: datetime | None) -> int:
+def count_labelled(
+    engine: Engine,
+    product: str,
+    since: datetime | None,
+    until: datetime | None,
+    *,
+    stations: Collection[str] | None = None,
+) -> int:
     """Return the number of inspections of a product with the label good or defect.
 
-    The arguments are those of `labelled_ids`.
+    The arguments are those of `labelled_ids`, and `stations` those of `judged_images`.
 
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    query = _labelled(select(func.count()), product, since, until, is_ordered=False)
+    query = _labelled(select(func.count()), product, since, until, is_ordered=False).where(*_at(stations))
     with reading(engine) as session:
         return session.scalar(query.where(_LABELS.c.label.in_(("good", "defect")))) or 0
 
 
 def labelled_inspections(
-    engine: Engine, product: str, since: datetime | None, until: datetime | None
+    engine: Engine,
+    product: str,
+    since: datetime | None,
+    until: datetime | None,
+    *,
+    stations: Collection[str] | None = None,
 ) -> Iterator[tuple[InspectionRecord, CombinedLabel]]:
     """Iterate over the inspections of a product with the label good or defect, oldest first, in pieces.
 
-    The arguments are those of `labelled_ids`.
+    The arguments are those of `labelled_ids`, and `stations` those of `judged_images`.
 
     Raises:
         StoreUnavailable: The database cannot be read.
     """
     columns = (_INSPECTIONS, _LABELS.c.label.label("label"), _LABELS.c.kind.label("kind"))
-    query = _labelled(select(*columns), product, since, until).where(_LABELS.c.label.in_(("good", "defect")))
+    query = _labelled(select(*columns), product, since, until).where(*_at(stations))
+    query = query.where(_LABELS.c.label.in_(("good", "defect")))
     after = ""
     while True:
         with reading(engine) as session:
@@ -210,10 +223,18 @@ def reviewed_ids(engine: Engine, product: str, reviewer: str) -> set[str]:
         return set(session.scalars(query))
 
 
-def kinds_of(engine: Engine, product: str, limit: int) -> list[tuple[str, int]]:
+def kinds_of(
+    engine: Engine, product: str, limit: int, *, stations: Collection[str] | None = None
+) -> list[tuple[str, int]]:
     """Return the kinds of defects that reviewers of a product named, with the number of reviews, most frequent first.
 
     Reviews that were withdrawn do not count.
+
+    Args:
+        engine: The database.
+        product: The product.
+        limit: Maximum number of kinds.
+        stations: Only inspections at these stations; None for all.
 
     Raises:
         StoreUnavailable: The database cannot be read.
@@ -222,18 +243,21 @@ def kinds_of(engine: Engine, product: str, limit: int) -> list[tuple[str, int]]:
     query = _not_withdrawn(select(ReviewRow.kind, count)).where(
         ReviewRow.product == product, ReviewRow.kind.is_not(None)
     )
-    query = query.group_by(ReviewRow.kind).order_by(count.desc(), ReviewRow.kind).limit(limit)
+    query = _reviewed_at(query, stations).group_by(ReviewRow.kind).order_by(count.desc(), ReviewRow.kind).limit(limit)
     with reading(engine) as session:
         return [(kind, number) for kind, number in session.execute(query)]
 
 
-def current_reviews(engine: Engine, product: str, limit: int) -> tuple[dict[str, dict[str, ReviewLabel]], bool]:
+def current_reviews(
+    engine: Engine, product: str, limit: int, *, stations: Collection[str] | None = None
+) -> tuple[dict[str, dict[str, ReviewLabel]], bool]:
     """Return the current reviews of a product.
 
     Args:
         engine: The database.
         product: The product.
         limit: Maximum number of reviews, replaced ones included, newest first.
+        stations: Only inspections at these stations; None for all.
 
     Returns:
         The label by inspection and reviewer, and whether there are more reviews than the limit.
@@ -242,7 +266,7 @@ def current_reviews(engine: Engine, product: str, limit: int) -> tuple[dict[str,
         StoreUnavailable: The database cannot be read.
     """
     columns = (ReviewRow.inspection_id, ReviewRow.reviewer, ReviewRow.label)
-    query = _not_withdrawn(select(*columns)).where(ReviewRow.product == product)
+    query = _reviewed_at(_not_withdrawn(select(*columns)).where(ReviewRow.product == product), stations)
     found: dict[str, dict[str, ReviewLabel]] = {}
     with reading(engine) as session:
         rows = session.execute(query.order_by(ReviewRow.id.desc()).limit(limit + 1)).all()
@@ -285,6 +309,13 @@ def _labelled(
 
 def _at(stations: Collection[str] | None) -> list[Any]:
     return [] if stations is None else [_INSPECTIONS.c.station.in_(sorted(stations))]
+
+
+def _reviewed_at(query: Select[Any], stations: Collection[str] | None) -> Select[Any]:
+    """Return a query for reviews of inspections at certain stations only."""
+    if stations is None:
+        return query
+    return query.join(_INSPECTIONS, _INSPECTIONS.c.id == ReviewRow.inspection_id).where(*_at(stations))
 
 
 def _in_period(product: str, since: datetime | None, until: datetime | None) -> list[Any]:

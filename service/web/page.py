@@ -22,6 +22,7 @@ from service.version import VERSION
 from service.web.assets import Assets
 from service.web.navigation import entries_for
 from service.web.preferences import Preferences, preferences_of
+from service.web.problem_texts import translate_violation
 from service.web.start_page import LIVE
 
 CATALOGUES = Path(__file__).parent / "locale"
@@ -49,7 +50,11 @@ class Pages:
 
     def texts(self, request: Request) -> Texts:
         """Return texts, dates and numbers in the language of a request."""
-        return self._texts[preferences_of(request).language]
+        return self.texts_in(preferences_of(request).language)
+
+    def texts_in(self, language: str) -> Texts:
+        """Return texts, dates and numbers in a language, one of `LANGUAGES`."""
+        return self._texts[language]
 
     def render(self, request: Request, template: str, **context: Any) -> str:
         """Return a template as HTML.
@@ -117,6 +122,7 @@ def _environment(texts: Texts) -> Environment:
         significant=texts.significant,
         size=texts.size,
         time=texts.time,
+        violation=lambda item: translate_violation(item, texts)["msg"],
     )
     return environment
 

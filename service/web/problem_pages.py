@@ -13,14 +13,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.errors import InsufficientScope
 from service.access.principal import ANONYMOUS
-from service.api.http.access import IDENTITY, principal_of
+from service.api.http.access import IDENTITY, find_sender, principal_of
 from service.api.http.clients import PRINCIPAL
-from service.api.http.errors import RouteNotFound
-from service.api.http.problems import MEDIA_TYPE
+from service.api.http.errors import ForeignOrigin, HostNotAllowed, RouteNotFound
 from service.languages import Texts
 from service.web.page import Pages
+from service.web.problem_texts import slug_of, translate
+from service.web.translated_problems import is_problem
 
 LOGIN = "/login"
+# The pages of these failures tell nothing about the person: a page of another host may read them.
+_FOREIGN = frozenset({HostNotAllowed.slug, ForeignOrigin.slug})
 _PROGRAMS = ("/v1/", "/v2/", "/health/", "/docs/assets/", "/web/assets/")
 
 
@@ -48,7 +51,7 @@ class ProblemPages:
 
         async def send_page(message: Message) -> None:
             nonlocal start
-            if message["type"] == "http.response.start" and _is_problem(message):
+            if message["type"] == "http.response.start" and is_problem(message):
                 start = message
                 return
             if start is None:
@@ -56,11 +59,12 @@ class ProblemPages:
                 return
             body.extend(message.get("body", b""))
             if not message.get("more_body", False):
-                await self._response(scope, start, bytes(body))(scope, receive, send)
+                response = await self._response(scope, start, bytes(body))
+                await response(scope, receive, send)
 
         await self._app(scope, receive, send_page)
 
-    def _response(self, scope: Scope, start: Message, body: bytes) -> Response:
+    async def _response(self, scope: Scope, start: Message, body: bytes) -> Response:
         problem: dict[str, Any] = json.loads(body)
         status: int = start["status"]
         request = Request(scope)
@@ -72,6 +76,8 @@ class ProblemPages:
             return (
                 Response(status_code=204, headers={"HX-Redirect": target}) if is_part else RedirectResponse(target, 303)
             )
+        if slug_of(problem) not in _FOREIGN:
+            await find_sender(request)
         scope.setdefault(PRINCIPAL, ANONYMOUS)
         scope.setdefault(IDENTITY, None)
         template = "problem_part.html" if is_part else "problem.html"
@@ -84,8 +90,8 @@ class ProblemPages:
 
 
 def _in_words(problem: dict[str, Any], request: Request, texts: Texts) -> tuple[str, str]:
-    """Return title and detail of a problem for a person: those of the API are for programs, and in English."""
-    slug = str(problem["type"]).rpartition("#")[2]
+    """Return title and detail of a problem for a person."""
+    slug = slug_of(problem)
     if slug == InsufficientScope.slug:
         return texts.text(_("This page is not for your account")), texts.text(
             _("%(name)s may not open it. An administrator can create an account with another role."),
@@ -95,7 +101,8 @@ def _in_words(problem: dict[str, Any], request: Request, texts: Texts) -> tuple[
         return texts.text(_("There is no such page")), texts.text(
             _("The service has no page at %(path)s."), path=request.url.path
         )
-    return problem["title"], problem["detail"]
+    found = translate(problem, texts)
+    return found["title"], found["detail"]
 
 
 def _(message: str) -> str:
@@ -108,10 +115,6 @@ def _is_for_person(scope: Scope) -> bool:
     if scope["method"] not in {"GET", "HEAD"} or scope["path"].startswith(_PROGRAMS):
         return False
     return "text/html" in headers.get("accept", "") or "hx-request" in headers
-
-
-def _is_problem(start: Message) -> bool:
-    return Headers(raw=start["headers"]).get("content-type", "").partition(";")[0] == MEDIA_TYPE
 
 
 def _target(scope: Scope) -> str:

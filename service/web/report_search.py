@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -37,13 +37,13 @@ class ReportChoice:
         period: The named period; None if times are given.
         values: The fields of the form that are not empty, with local times.
         query: The query of the report; None if a field is not valid.
-        errors: Text by the name of the field that is not valid; the empty name for the form as a whole.
+        errors: Violation by the name of the field that is not valid; the empty name for the form as a whole.
     """
 
     period: PeriodName | None
     values: Mapping[str, str]
     query: ReportQuery | None
-    errors: Mapping[str, str]
+    errors: Mapping[str, Mapping[str, Any]]
 
     def url(self, path: str) -> str:
         """Return the URL of a page with the same choice."""
@@ -81,4 +81,4 @@ def read_choice(form: ReportForm, zone: ZoneInfo, bounds_of: BoundsOf) -> Report
         return ReportChoice(period, shown, ReportQuery.model_validate(stated), {})
     except ValidationError as error:
         found = list_violations(error, ReportQuery)
-        return ReportChoice(period, shown, None, {str(next(iter(one["loc"]), "")): str(one["msg"]) for one in found})
+        return ReportChoice(period, shown, None, {str(next(iter(one["loc"]), "")): one for one in found})

@@ -1,15 +1,20 @@
-"""The position of a score and of its thresholds on the fixed scale of a product, and a p-value in words."""
+"""The position of a score and of its thresholds on the fixed scale of a product, and a p-value in words.
+
+`static/js/score-scale.js` computes the same for inspections that arrive while a page is open.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from service.inspection.heatmap.scale import FULL_SCALE
 from service.languages import Texts
 from service.languages import mark as _
 
 WIDTH = 1000
 """Width of the scale in units of its drawing."""
-_FAIL = 0.6
+FAIL_PLACE = 1 / FULL_SCALE
+"""Place of the fail threshold as a share of the scale: that of the heatmap's scale, whose colours are beside it."""
 _RARE_P = 0.5
 
 
@@ -40,7 +45,7 @@ def score_scale(score: float, review: float, fail: float, low: float) -> ScoreSc
         low: Start of the scale: the median of the maps of good images, or what the recipe states instead.
     """
     low = min(low, review)
-    span = (fail - low) / _FAIL or 1.0
+    span = (fail - low) / FAIL_PLACE or 1.0
 
     def place(value: float) -> float:
         return round(WIDTH * min(1.0, max(0.0, (value - low) / span)), 1)

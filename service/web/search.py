@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -26,12 +26,12 @@ class Search(Generic[QueryT]):
     Attributes:
         values: The fields of the form that are not empty, with local times.
         query: The conditions; None if a field is not valid.
-        errors: Text by the name of the field that is not valid; the empty name for the form as a whole.
+        errors: Violation by the name of the field that is not valid; the empty name for the form as a whole.
     """
 
     values: Mapping[str, str]
     query: QueryT | None
-    errors: Mapping[str, str]
+    errors: Mapping[str, Mapping[str, Any]]
 
     def url(self, path: str, **more: str) -> str:
         """Return the URL of a page with the same conditions.
@@ -71,4 +71,4 @@ def read_search(form: BaseModel, positions: set[str], query: type[QueryT], zone:
         return Search(shown, query.model_validate(stated), {})
     except ValidationError as error:
         found = list_violations(error, query)
-        return Search(shown, None, {str(next(iter(one["loc"]), "")): str(one["msg"]) for one in found})
+        return Search(shown, None, {str(next(iter(one["loc"]), "")): one for one in found})

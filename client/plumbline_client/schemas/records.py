@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from plumbline_client.schemas.common import LABEL_PATTERN, Label, ResponseModel, UtcDatetime
 from plumbline_client.schemas.inspection import InspectionLabel
 from plumbline_client.schemas.sections import DecisionName
+from plumbline_client.schemas.violations import violated
 
 MAX_IDS = 200
 
@@ -27,7 +28,7 @@ def split_decisions(text: str) -> tuple[DecisionName, ...]:
     """
     found = tuple(name for part in text.split(",") for name in get_args(DecisionName) if name == part)
     if len(found) != text.count(",") + 1:
-        raise ValueError("expected 'pass', 'review', 'fail' or 'invalid', or several of them separated by commas")
+        raise violated("unknown_decision")
     return found
 
 
@@ -39,11 +40,11 @@ def split_ids(text: str) -> tuple[UUID, ...]:
     """
     parts = text.split(",")
     if len(parts) > MAX_IDS:
-        raise ValueError(f"has {len(parts)} ids; at most {MAX_IDS} are allowed in one request")
+        raise violated("too_many_ids", count=len(parts), maximum=MAX_IDS)
     try:
         return tuple(UUID(part) for part in parts)
     except ValueError as error:
-        raise ValueError("expected ids of inspections (UUIDs), separated by commas") from error
+        raise violated("not_ids") from error
 
 
 def _check_decisions(text: str) -> str:
@@ -95,9 +96,9 @@ class InspectionQuery(BaseModel):
     @model_validator(mode="after")
     def _check_ranges(self) -> Self:
         if self.since is not None and self.until is not None and self.since >= self.until:
-            raise ValueError("since must be before until")
+            raise violated("period_order")
         if self.min_score is not None and self.max_score is not None and self.min_score > self.max_score:
-            raise ValueError("min_score must not be greater than max_score")
+            raise violated("score_order")
         return self
 
 

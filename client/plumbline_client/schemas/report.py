@@ -14,6 +14,7 @@ from plumbline_client.schemas.recipe import RecipeDifference
 from plumbline_client.schemas.records import DecisionCounts, SummaryGroup
 from plumbline_client.schemas.review import PairAgreement, RateEstimate
 from plumbline_client.schemas.sections import InvalidReason
+from plumbline_client.schemas.violations import violated
 
 ReportFormat = Literal["html", "csv", "json"]
 ReportLanguage = Literal["en", "de"]
@@ -51,7 +52,7 @@ class ReportQuery(BaseModel):
     @model_validator(mode="after")
     def _check_period(self) -> Self:
         if self.since is not None and self.until is not None and self.since >= self.until:
-            raise ValueError("since must be before until")
+            raise violated("period_order")
         return self
 
 

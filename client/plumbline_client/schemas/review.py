@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from plumbline_client.schemas.common import Author, Label, ResponseModel, Sentence
 from plumbline_client.schemas.inspection import InspectionLabel, Links, VerdictName
 from plumbline_client.schemas.sections import DecisionName
+from plumbline_client.schemas.violations import violated
 
 ReviewLabel = Literal["good", "defect", "unsure"]
 """What a reviewer states about a part."""
@@ -34,7 +35,7 @@ class ReviewRequest(BaseModel):
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
         if self.kind is not None and self.label != "defect":
-            raise ValueError("kind is the kind of a defect: omit it, or give the label defect")
+            raise violated("kind_without_defect")
         return self
 
 

@@ -46,6 +46,8 @@ IDENTITY = "plumbline.identity"
 """Key of the verified credential in the ASGI scope of a request; None without one."""
 SESSION_COOKIE, SECURE_SESSION_COOKIE = "plumbline", "__Host-plumbline"
 CSRF_HEADER = "X-CSRF-Token"
+BACKGROUND_HEADER = "X-Background"
+"""Header of the requests by which pages refresh themselves."""
 _CHECKED = "plumbline.checked_endpoint"
 _RECHECK = "plumbline.recheck"
 _ATTRIBUTE = "__access_rule__"
@@ -105,6 +107,28 @@ def identity_of(connection: HTTPConnection) -> Identity | None:
     """Return the verified credential of a request; None without one."""
     identity: Identity | None = connection.scope[IDENTITY]
     return identity
+
+
+async def find_sender(connection: HTTPConnection) -> None:
+    """Find out who sent a request that was refused, or whose path has no endpoint, before that was known.
+
+    Only the page of the failure needs it, for the navigation; nothing is permitted by it.
+
+    Args:
+        connection: The request. Principal and identity in its scope are set if its credential is valid, or if the
+            service needs none.
+    """
+    scope = connection.scope
+    scope.setdefault(PRINCIPAL, ANONYMOUS)
+    scope.setdefault(IDENTITY, None)
+    control: AccessControl | None = getattr(connection.app.state, "access", None)
+    if scope[PRINCIPAL] is not ANONYMOUS or control is None:
+        return
+    try:
+        identity = await _identify(control, scope)
+    except PlumblineError:
+        return
+    scope[PRINCIPAL], scope[IDENTITY] = _principal(identity), identity
 
 
 async def recheck(connection: HTTPConnection) -> None:
@@ -272,12 +296,24 @@ async def _identify(control: AccessControl, scope: AsgiScope) -> Identity | None
     token = _cookie(headers, session_cookie(scope)) if scope["type"] == "http" else None
     if token is None:
         raise NotAuthenticated
-    identity = await control.identify_session(token)
+    identity = await control.identify_session(token, is_background=is_background(headers))
     if scope["method"] not in SAFE_METHODS:
         assert identity.csrf_token is not None
         if not hmac.compare_digest(headers.get(CSRF_HEADER, "").encode(), identity.csrf_token.encode()):
             raise CsrfFailed
     return identity
+
+
+def is_background(headers: Headers) -> bool:
+    """Return whether a page sent a request on its own, so that it does not count as activity of the person.
+
+    Pages mark what they refresh, and browsers mark what is loaded as an image. A page that is left open would otherwise
+    keep its session from ending.
+
+    Args:
+        headers: Headers of the request.
+    """
+    return BACKGROUND_HEADER in headers or headers.get("sec-fetch-dest") == "image"
 
 
 def _record_sender(principal: Principal) -> None:

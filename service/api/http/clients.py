@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
-from functools import lru_cache
-
 from starlette.types import Receive, Scope
 
 from service.access.principal import Principal
+from service.host_names import client_of_address
 
 PRINCIPAL = "plumbline.principal"
 """Key of the principal in the ASGI scope of a request."""
-_IPV6_PREFIX = 64
 UNKNOWN = "unknown"
 
 
@@ -31,23 +28,6 @@ def client_of(scope: Scope) -> str:
 def client_of_peer(peer: tuple[str, int] | None) -> str:
     """Return the identity of the client at the other end of a connection; None for a Unix socket."""
     return client_of_address(peer[0]) if peer else UNKNOWN
-
-
-@lru_cache(maxsize=4096)
-def client_of_address(address: str) -> str:
-    """Return the identity of a client by its IP address; of IPv6 addresses, the network counts.
-
-    A host usually has a whole IPv6 network of 64 bits and could use a new address for each request.
-    """
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address)
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed), _IPV6_PREFIX), strict=False))
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

@@ -33,7 +33,7 @@ from service.schemas.records import (
 from service.serving.admission import Disconnected
 from service.serving.errors import ExportFormatUnavailable, RecordsBusy
 from service.serving.export_formats import MEDIA_TYPES
-from service.serving.periods import parse_shifts, parse_zone
+from service.serving.periods import parse_zone, requested_shifts
 from service.serving.summaries import SummaryOptions, to_counts, to_groups
 from service.store.errors import StoreUnavailable
 from service.store.inspection_filter import InspectionFilter
@@ -61,7 +61,7 @@ async def summarise_inspections(
     shifts and days are local: when daylight saving time ends, the hour that occurs twice is two groups, and the day
     has 25 hours. A shift includes the night after its day: with the default, the last one ends at 06:00.
     """
-    options = SummaryOptions(query.by, parse_zone(query.time_zone), parse_shifts(query.shifts))
+    options = SummaryOptions(query.by, parse_zone(query.time_zone), requested_shifts(query.shifts))
     disconnected = partial(wait_for_disconnect, request.receive)
     found = await summaries.summarise(inspection_filter(query, principal), options, client, disconnected)
     total: Counter[str] = Counter()

@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request, Response
 from starlette.responses import Response as StarletteResponse
 
-from service.api.deps import ActorDep, ReviewsDep
+from service.access.restrictions import require_product, stations_of
+from service.api.deps import ActorDep, PrincipalDep, ReviewsDep
 from service.api.http.access import requires
 from service.api.http.head import headers_only, is_head
 from service.api.http.problems import problem_responses
@@ -135,11 +136,12 @@ def list_reviews(inspection_id: InspectionPath, reviews: ReviewsDep) -> ReviewHi
     summary="List inspections to review",
     responses=problem_responses(*_REPORT_ERRORS),
 )
-@requires("review")
+@requires("review", filters=True)
 def review_queue(
     product: ProductQuery,
     reviews: ReviewsDep,
     actor: ActorDep,
+    principal: PrincipalDep,
     reviewer: Annotated[
         Author | None, Query(description="The reviewer, as in a review; by default the authenticated name.")
     ] = None,
@@ -161,10 +163,12 @@ def review_queue(
     with which probability the sample contains it. `GET /v1/reviews:rates` with the same parameters evaluates the
     sample.
     """
+    require_product(principal, product)
     name = as_reviewer(actor, reviewer).name
+    request = PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample), stations_of(principal))
     evaluation = reviews.evaluation
     with evaluation.slot():
-        period = evaluation.sample(PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample)))
+        period = evaluation.sample(request)
         found = evaluation.queue(period, name, after)
         return to_queue(period, found, name, evaluation.times(found.items[:limit]))
 
@@ -175,10 +179,11 @@ def review_queue(
     summary="List kinds of defects",
     responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
 )
-@requires("review")
-def review_kinds(product: ProductQuery, reviews: ReviewsDep) -> DefectKinds:
+@requires("review", filters=True)
+def review_kinds(product: ProductQuery, reviews: ReviewsDep, principal: PrincipalDep) -> DefectKinds:
     """Return the kinds of defects that reviewers of a product named, most frequent first, at most 100."""
-    found = [DefectKind(kind=kind, reviews=count) for kind, count in reviews.kinds(product)]
+    require_product(principal, product)
+    found = [DefectKind(kind=kind, reviews=count) for kind, count in reviews.kinds(product, principal.stations)]
     return DefectKinds(product=product, items=found)
 
 
@@ -188,14 +193,15 @@ def review_kinds(product: ProductQuery, reviews: ReviewsDep) -> DefectKinds:
     summary="Compare reviewers",
     responses=problem_responses(*_REPORT_ERRORS),
 )
-@requires("review")
-def review_agreement(product: ProductQuery, reviews: ReviewsDep) -> AgreementReport:
+@requires("review", filters=True)
+def review_agreement(product: ProductQuery, reviews: ReviewsDep, principal: PrincipalDep) -> AgreementReport:
     """Return the agreement of each pair of reviewers (Cohen's kappa) and of all of them (Krippendorff's alpha).
 
     Only current reviews count. The interval of kappa uses the standard error of Fleiss, Cohen and Everitt (1969).
     """
+    require_product(principal, product)
     with reviews.evaluation.slot():
-        return to_agreement(product, reviews.evaluation.agreement(product))
+        return to_agreement(product, reviews.evaluation.agreement(product, principal.stations))
 
 
 @router.get(
@@ -204,10 +210,11 @@ def review_agreement(product: ProductQuery, reviews: ReviewsDep) -> AgreementRep
     summary="Estimate false-reject and miss rates",
     responses=problem_responses(*_REPORT_ERRORS, ProductNotReady),
 )
-@requires("review")
+@requires("review", filters=True)
 def review_rates(
     product: ProductQuery,
     reviews: ReviewsDep,
+    principal: PrincipalDep,
     fail_threshold: Annotated[
         ThresholdQuery, Query(description="Proposed fail threshold; by default the one in force.")
     ] = None,
@@ -225,9 +232,11 @@ def review_rates(
     were made, of the thresholds in force, and of thresholds in the request. Each reviewed part is weighted by the
     number of inspections that it stands for. The intervals have a confidence of 95 %.
     """
+    require_product(principal, product)
     evaluation = reviews.evaluation
+    request = PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample), stations_of(principal))
     with evaluation.slot():
-        period = evaluation.sample(PeriodRequest(product, since, until, SamplePlan(pass_sample, fail_sample)))
+        period = evaluation.sample(request)
         return to_rates(period, evaluation.rates(period, fail_threshold, review_threshold))
 
 
@@ -241,11 +250,12 @@ def review_rates(
         **problem_responses(*_REPORT_ERRORS),
     },
 )
-@requires("review")
+@requires("review", filters=True)
 def export_reviews(
     request: Request,
     product: ProductQuery,
     reviews: ReviewsDep,
+    principal: PrincipalDep,
     since: StartQuery = None,
     until: UntilQuery = None,
     test_share: Annotated[
@@ -258,7 +268,8 @@ def export_reviews(
     contain the date and the id of the inspection. Camera buffers are converted to PNG. `manifest.csv` lists all
     labelled inspections, also those whose image is no longer stored. The archive is made while it is sent.
     """
-    export = reviews.export(ExportTask(product, since, until, test_share))
+    require_product(principal, product)
+    export = reviews.export(ExportTask(product, since, until, test_share, stations_of(principal)))
     headers = {"Content-Disposition": 'attachment; filename="reviews.zip"'}
     if is_head(request.scope):
         export.close()

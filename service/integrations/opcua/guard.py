@@ -1,7 +1,8 @@
 """Access to the OPC UA server: what asyncua does not enforce itself.
 
 asyncua accepts unencrypted channels even if only secure policies are configured, and requests of sessions that were
-created but not activated. An activation that fails would still attach the connection to the session that it names.
+created but not activated. An activation that fails would still attach the connection to the session that it names. It
+does not limit attempts to log in.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from asyncua import Server, ua
@@ -18,9 +20,15 @@ from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
 from asyncua.server.internal_server import InternalServer
 from asyncua.server.uaprocessor import UaProcessor
 
+from service.access.errors import TooManyLogins
+from service.access.names import comparable
+from service.access.throttle import LoginThrottle
+from service.host_names import client_of_address
 from service.integrations.opcua.options import OpcuaOptions
 
 _Ids = ua.ObjectIds
+_CLIENT: ContextVar[str] = ContextVar("client", default="")
+"""Identity of the client whose request is processed; the library does not pass it on."""
 
 
 def _requests(*codes: int) -> frozenset[ua.NodeId]:
@@ -55,6 +63,7 @@ class Users:
     def __init__(self, options: OpcuaOptions, on_refused: Callable[[], None]) -> None:
         self._options = options
         self._on_refused = on_refused
+        self._throttle = LoginThrottle(options.login_attempts, options.login_window_s)
 
     def get_user(
         self,
@@ -70,18 +79,28 @@ class Users:
             username: Name of the user; None for an anonymous client.
             password: The password.
             certificate: Certificate (DER) of the client's secure channel, verified by it; None without security.
+
+        Raises:
+            BadTooManyOperations: The client tried too often. Whether the password is right is not examined.
         """
         options = self._options
         is_allowed = options.identity is None or certificate is not None
         if options.trusted is not None:
             is_allowed = is_allowed and certificate in options.trusted
+        name, client = comparable(username or ""), _CLIENT.get()
         if options.user:
+            try:
+                self._throttle.count(name, client)
+            except TooManyLogins as error:
+                self._on_refused()
+                raise ua.uaerrors.BadTooManyOperations from error
             is_name = hmac.compare_digest((username or "").encode(), options.user.encode())
             is_password = hmac.compare_digest((password or "").encode(), options.password.encode())
             is_allowed = is_allowed and is_name and is_password
         if not is_allowed:
             self._on_refused()
             return None
+        self._throttle.succeed(name, client)
         return User(role=UserRole.User, name=username)
 
 
@@ -96,6 +115,7 @@ class _Processor(UaProcessor):
         is_open = isinstance(self._connection.security_policy, SecurityPolicyNone)
         if self.is_security_required and is_open and typeid not in _DISCOVERY:
             raise ua.uaerrors.BadSecurityPolicyRejected
+        _CLIENT.set(client_of_address(str(self.name[0])) if self.name else "")
         session = self.session
         if session is not None and not session.is_activated() and typeid not in _WITHOUT_ACTIVATION:
             raise ua.uaerrors.BadSessionNotActivated

@@ -64,6 +64,8 @@ class OpcuaOptions:
         user: Name that clients log in with; empty if they do not.
         password: The password of the user.
         trusted: Client certificates (DER) that may connect; None for all.
+        login_attempts: Most attempts of one client to log in within the window.
+        login_window_s: Length of the window in seconds.
     """
 
     endpoint: str
@@ -76,6 +78,8 @@ class OpcuaOptions:
     user: str
     password: str = field(repr=False)
     trusted: frozenset[bytes] | None
+    login_attempts: int
+    login_window_s: float
 
     @property
     def application_uri(self) -> str:
@@ -130,6 +134,8 @@ def read_options(settings: Settings) -> OpcuaOptions | None:
         user=settings.opcua_user,
         password=password,
         trusted=trusted,
+        login_attempts=settings.login_attempts,
+        login_window_s=settings.login_window_s,
     )
 
 

@@ -23,6 +23,7 @@ from service.store.ids import parse_id
 from service.store.inspection_filter import InspectionFilter
 from service.web.inspection_search import PAGE, SearchForm, read_inspection_search
 from service.web.page import PagesDep
+from service.web.problem_texts import describe
 from service.web.score_scale import describe_p_value, score_scale
 
 log = structlog.get_logger(__name__)
@@ -102,7 +103,7 @@ async def counts_part(
     except RecordsBusy:
         log.debug("counts of inspections postponed")  # another page of this person is counting; the part asks again
     except InvalidRequest as error:  # the period is too long
-        problem = error.detail
+        problem = describe(error, pages.texts(request))
     return pages.page(
         request,
         "inspections_counts.html",

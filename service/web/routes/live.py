@@ -13,6 +13,7 @@ from service.api.http.access import requires
 from service.schemas.common import Label
 from service.web.alarms import AlarmLine, digest_of, lines_of
 from service.web.page import PagesDep
+from service.web.score_scale import FAIL_PLACE
 from service.web.start_page import LIVE
 
 router = APIRouter(include_in_schema=False)
@@ -40,6 +41,7 @@ def live_page(
         station=station,
         products=sorted({*permitted, *([] if product is None else [product])}),
         stations=sorted(principal.stations or ()),
+        fail_place=FAIL_PLACE,
     )
 
 

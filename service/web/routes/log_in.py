@@ -15,6 +15,7 @@ from service.api.http.body_limit import CREDENTIALS, limit_body
 from service.api.http.errors import RouteNotFound
 from service.web.page import PagesDep
 from service.web.problem_pages import LOGIN, safe_target
+from service.web.problem_texts import describe
 
 router = APIRouter(include_in_schema=False)
 
@@ -63,8 +64,9 @@ async def log_in(
         session = await access.log_in(name, password, client, sender)
     except (LoginFailed, TooManyLogins) as error:
         headers = {} if error.retry_after_s is None else {"Retry-After": str(int(error.retry_after_s) + 1)}
+        problem = describe(error, pages.texts(request))
         shown = pages.page(
-            request, "login.html", status=error.status, next=safe_target(next), name=name, problem=error.detail
+            request, "login.html", status=error.status, next=safe_target(next), name=name, problem=problem
         )
         shown.headers.update(headers)
         return shown

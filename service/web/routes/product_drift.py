@@ -9,6 +9,7 @@ from service.api.deps import DriftDep
 from service.api.http.access import requires
 from service.api.parameters import ProductPath
 from service.schemas.drift import DriftStream
+from service.serving.drift.explanations import explain_stream, remedy
 from service.web.page import PagesDep
 from service.web.product_frame import frame, product_of
 
@@ -21,7 +22,13 @@ _RANKS = {"alarm": 0, "ok": 1, "collecting": 2}
 @requires("engineer")
 def drift_page(request: Request, product: ProductPath, drift: DriftDep, pages: PagesDep) -> Response:
     """Return the drift of a product, alarms first."""
-    context = frame(product_of(request, product), pages.texts(request))
+    texts = pages.texts(request)
+    context = frame(product_of(request, product), texts)
+
+    def explained(stream: DriftStream) -> str:
+        return explain_stream(stream.kind, stream.direction, stream.state, stream.count, texts.text)
+
+    context |= {"explained": explained, "remedy_for": lambda kind: remedy(kind, texts.text)}
     report = drift.report(product)
     streams = sorted(report.streams, key=_order)
     charts = [

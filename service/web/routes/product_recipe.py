@@ -16,6 +16,7 @@ from service.schemas.common import LABEL_PATTERN
 from service.schemas.sections import InvalidReason
 from service.store.inspection_filter import InspectionFilter
 from service.store.records import InspectionRecord
+from service.web.nearest_limit import LIMIT_NAMES, nearest_limit
 from service.web.page import PagesDep
 from service.web.product_frame import frame, product_of
 
@@ -49,6 +50,8 @@ def recipe_page(
         "image": _chosen(images, inspection),
         "images": images[:12],
         "quality": {item.measure: item for item in shown.quality},
+        "limit_names": LIMIT_NAMES,
+        "nearest": nearest_limit(shown.quality),
         "measured_hours": MEASURED_H,
         "pixel_formats": list(PIXEL_FORMATS),
         "checks": list(InvalidReason),

@@ -21,6 +21,7 @@ from service.serving.errors import RecordsBusy
 from service.serving.periods import PeriodName
 from service.web.page import PagesDep
 from service.web.preferences import preferences_of
+from service.web.problem_texts import describe
 from service.web.product_frame import frame, product_of
 from service.web.report_search import ReportForm, read_choice
 
@@ -81,7 +82,7 @@ async def figures_part(
     except RecordsBusy:
         log.debug("figures of a report postponed")  # another page of this person is counting; the part asks again
     except InvalidRequest as error:  # the period is empty or too long
-        problem = error.detail
+        problem = describe(error, pages.texts(request))
     context: dict[str, Any] = {
         "choice": choice,
         "page_path": f"/products/{product}/report",

@@ -12,6 +12,7 @@ from service.api.deps import ActorDep, PrincipalDep, ProductsDep, ReviewsDep
 from service.api.http.access import requires
 from service.schemas.common import Label
 from service.web.page import PagesDep
+from service.web.score_scale import FAIL_PLACE
 
 router = APIRouter(include_in_schema=False)
 
@@ -36,5 +37,13 @@ def review(
     if product is None:
         return pages.page(request, "review_products.html", products=names)
     require_product(principal, product)
-    kinds = [kind for kind, _ in reviews.kinds(product)]
-    return pages.page(request, "review.html", product=product, products=names, kinds=kinds, reviewer=actor.name)
+    kinds = [kind for kind, _ in reviews.kinds(product, principal.stations)]
+    return pages.page(
+        request,
+        "review.html",
+        product=product,
+        products=names,
+        kinds=kinds,
+        reviewer=actor.name,
+        fail_place=FAIL_PLACE,
+    )

@@ -251,7 +251,7 @@ def test_use_of_a_key_is_recorded_once_a_minute(secured: RunningService, anonymo
     while (record := find_key(secured.store.engine, key.record.id)) is None or record.last_used_at is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    secured.app.state.access._store_use(key.record.id)
+    secured.app.state.access._key_uses._store(key.record.id)
     assert find_key(secured.store.engine, key.record.id) == record
 
 

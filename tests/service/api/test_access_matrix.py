@@ -118,6 +118,11 @@ FILTERING = {
     "/v1/inspections:shift",
     "/v1/inspections:summary",
     "/v1/products",
+    "/v1/reviews:agreement",
+    "/v1/reviews:export",
+    "/v1/reviews:kinds",
+    "/v1/reviews:queue",
+    "/v1/reviews:rates",
     "/v2",
 }
 CREDENTIALS = ("none", "malformed", "unknown", "wrong", "revoked", "expired", *SCOPES, "other-product", "this-product")

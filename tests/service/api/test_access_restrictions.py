@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import zipfile
 from typing import Any
 
 import httpx
@@ -50,6 +53,37 @@ def test_summaries_and_exports_contain_what_a_restricted_key_permits(
     for path in ("/v1/inspections:summary", "/v1/inspections:export"):
         refused = anonymous.get(path, params={"product": "widget"}, headers=of_other)
         assert problem_of(refused) == (403, "not-permitted")
+
+
+def test_reviews_are_evaluated_for_what_a_restricted_key_permits(
+    secured: RunningService, anonymous: httpx.Client
+) -> None:
+    engine = secured.store.engine
+    mine, other = (secured.inspect(params={"station": station}).json()["id"] for station in ("r1", "r2"))
+    free = bearer(make_key(engine, "review"))  # of another name: a reviewer is not asked twice
+    for name, kind in ((mine, "scratch"), (other, "dent")):
+        body = {"label": "defect", "kind": kind}
+        assert anonymous.post(f"/v1/inspections/{name}:review", json=body, headers=free).status_code == 201
+
+    def read(report: str, key: dict[str, str], product: str = "widget") -> httpx.Response:
+        return anonymous.get(f"/v1/reviews:{report}", params={"product": product}, headers=key)
+
+    of_station = bearer(make_key(engine, "inspect", "review", stations=["r1"]))
+    of_product = bearer(make_key(engine, "inspect", "review", products=["widget"]))
+    of_other = bearer(make_key(engine, "inspect", "review", products=["gadget"]))
+    assert {item["inspection_id"] for item in read("queue", of_station).json()["items"]} == {mine}
+    assert {item["inspection_id"] for item in read("queue", of_product).json()["items"]} >= {mine, other}
+    assert read("kinds", of_station).json()["items"] == [{"kind": "scratch", "reviews": 1}]
+    assert {item["kind"] for item in read("kinds", of_product).json()["items"]} == {"scratch", "dent"}
+    (reviewer,) = read("agreement", of_station).json()["reviewers"]
+    assert reviewer["labels"]["defect"] == 1
+    assert read("rates", of_station).json()["inspections"] == 1
+    with zipfile.ZipFile(io.BytesIO(read("export", of_station).content)) as archive:
+        rows = list(csv.DictReader(io.TextIOWrapper(archive.open("manifest.csv"))))
+    assert [(row["inspection_id"], row["kind"]) for row in rows] == [(mine, "scratch")]
+    for report in ("queue", "kinds", "agreement", "rates", "export"):
+        assert problem_of(read(report, of_other)) == (403, "not-permitted")
+        assert read(report, of_product).status_code == 200
 
 
 def test_export_ends_when_its_key_is_revoked(

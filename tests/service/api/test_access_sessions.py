@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from websockets.sync.client import connect
 
 from service.access import cache
@@ -139,6 +139,35 @@ def test_session_ends_when_it_was_idle_or_is_too_old(
     with secured.store.engine.begin() as connection:
         connection.execute(update(SessionRow).values({column: datetime.now(UTC) - timedelta(hours=1, seconds=1)}))
     assert problem_of(anonymous.get(ME)) == (401, "not-authenticated")
+
+
+@pytest.mark.parametrize("headers", [{"x-background": "1"}, {"sec-fetch-dest": "image"}])
+def test_what_a_page_refreshes_on_its_own_does_not_keep_a_session(
+    secured: RunningService, anonymous: httpx.Client, headers: dict[str, str]
+) -> None:
+    name = f"idle-{next(iter(headers))}"
+    make_account(secured.store.engine, name)
+    anonymous.post("/v1/access/login", json={"name": name, "password": PASSWORD})
+    mine = SessionRow.account_id == anonymous.get(ME).json()["id"]
+    half = datetime.now(UTC) - timedelta(minutes=30)
+
+    def last_seen() -> datetime:
+        with secured.store.engine.connect() as connection:
+            found: datetime = connection.execute(select(SessionRow.last_seen_at).where(mine)).scalar_one()
+        return found
+
+    with secured.store.engine.begin() as connection:
+        connection.execute(update(SessionRow).where(mine).values(last_seen_at=half))
+    time.sleep(cache.LONGEST_S)
+    assert anonymous.get(ME, headers=headers).status_code == 200
+    assert last_seen() == half
+    assert anonymous.get(ME).status_code == 200, "right after it, so that the session is in the cache"
+    assert last_seen() > half
+    with secured.store.engine.begin() as connection:
+        idle = datetime.now(UTC) - timedelta(hours=1, seconds=1)
+        connection.execute(update(SessionRow).where(mine).values(last_seen_at=idle))
+    time.sleep(cache.LONGEST_S)
+    assert problem_of(anonymous.get(ME, headers=headers)) == (401, "not-authenticated")
 
 
 @pytest.mark.slow

@@ -7,13 +7,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+
+from plumbline_client.schemas.sections import DecisionName
+from service.cli.demo import RARE, repeated
+from service.serving.fail_rate import FailRate
 
 SAMPLES = Path(__file__).parents[3] / "docs" / "samples"
 
@@ -74,6 +79,44 @@ def test_the_demo_reports_errors_without_a_traceback(
     assert done.returncode == 1, done.stdout + done.stderr
     assert message in " ".join(done.stdout.split())
     assert "Traceback" not in done.stdout + done.stderr
+
+
+DECIDED: list[tuple[Path, DecisionName]] = [
+    (Path(name), "pass" if name.startswith("good") else "fail")
+    for name in ("burr", "dent", "good-1", "good-2", "good-3", "missing-hole", "scratch", "stain")
+]
+
+
+def jumps(decisions: Iterable[str], parts: int) -> list[int]:
+    """Return after which parts the fail rate shows a jump."""
+    rate, found = FailRate(), []
+    for number, decision in enumerate(islice(decisions, parts)):
+        rate.add(decision)
+        if rate.jump(0.01) is not None:
+            found.append(number)
+    return found
+
+
+def test_repeated_samples_raise_no_alarm_about_the_fail_rate() -> None:
+    first = [decision for _, decision in DECIDED]
+    decisions = dict(DECIDED)
+    again = (decisions[sample] for sample in repeated(DECIDED))
+    assert jumps(chain(first, again), 3000) == []
+    assert jumps(cycle(first), 60), "all samples in turn raise it"
+
+
+def test_repeated_samples_are_those_that_passed_and_now_and_then_one_of_the_others() -> None:
+    again = [sample.name for sample in islice(repeated(DECIDED), 10 * RARE)]
+    rare = [name for name in again if not name.startswith("good")]
+    assert rare == 2 * ["burr", "dent", "missing-hole", "scratch", "stain"]
+    assert again[RARE - 1] == "burr"
+    assert {name for name in again if name.startswith("good")} == {"good-1", "good-2", "good-3"}
+
+
+@pytest.mark.parametrize("decision", ["pass", "fail"])
+def test_samples_with_one_decision_are_repeated_in_turn(decision: DecisionName) -> None:
+    again = islice(repeated([(Path("a"), decision), (Path("b"), decision)]), 2 * RARE)
+    assert [sample.name for sample in again] == RARE * ["a", "b"]
 
 
 @contextmanager

@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from asyncua import Client, ua
 
+from service.access.throttle import PER_CLIENT
 from service.errors import CannotStart
+from service.integrations.opcua import guard
+from service.integrations.opcua.guard import Users
 from service.integrations.opcua.options import parse_endpoint, read_options
 from service.settings import Settings
 from tests.certificates import make_certificate
@@ -122,6 +126,51 @@ def test_an_unencrypted_channel_creates_no_session(secure_server: RunningOpcua) 
             client.disconnect_socket()
 
     asyncio.run(run())
+
+
+def test_attempts_to_log_in_are_limited_and_a_success_takes_those_before_back() -> None:
+    def log_in(running: RunningOpcua, password: str, user: str = "plc") -> Any:
+        return with_client(running.url, read, user=user, password=password)
+
+    with run_opcua(**LOGIN, login_attempts=2, login_window_s=60) as running:
+        for _ in range(3):
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                log_in(running, "wrong")
+            assert log_in(running, PASSWORD) is True
+        for _ in range(2):
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                log_in(running, "wrong")
+        for password in ("wrong", PASSWORD):
+            with pytest.raises(ua.uaerrors.BadTooManyOperations):
+                log_in(running, password)
+        assert running.sample("refused_logins_total") == 3 + 2 + 2
+
+
+def test_attempts_with_other_names_are_limited_per_client() -> None:
+    with run_opcua(**LOGIN, login_attempts=1) as running:
+        for number in range(PER_CLIENT):
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                with_client(running.url, read, user=f"user-{number}", password="wrong")
+        with pytest.raises(ua.uaerrors.BadTooManyOperations):
+            with_client(running.url, read, user="another", password="wrong")
+
+
+def test_attempts_of_one_client_do_not_lock_out_another() -> None:
+    options = read_options(Settings(opcua_endpoint="opc.tcp://127.0.0.1:0", **LOGIN, login_attempts=2))
+    assert options is not None
+    users = Users(options, lambda: None)
+
+    def log_in(client: str, password: str) -> bool:
+        token = guard._CLIENT.set(client)
+        try:
+            return users.get_user(Mock(), "plc", password) is not None
+        finally:
+            guard._CLIENT.reset(token)
+
+    assert [log_in("10.0.0.1", "wrong") for _ in range(2)] == [False, False]
+    with pytest.raises(ua.uaerrors.BadTooManyOperations):
+        log_in("10.0.0.1", PASSWORD)
+    assert log_in("10.0.0.2", PASSWORD) is True
 
 
 def test_the_wrong_password_is_refused_without_encryption(login_server: RunningOpcua) -> None:

@@ -18,7 +18,8 @@ from service.recipes.recipe import Recipe
 from service.recipes.toml_file import RecipeFile
 from service.schemas.common import Label, UtcDatetime
 from service.schemas.stream import CLIENT_MESSAGE, HELLO
-from service.schemas.violations import PATTERN_TEXTS, describe_item, describe_violations, list_violations
+from service.schemas.violation_texts import PATTERN_TEXTS
+from service.schemas.violations import describe_item, describe_violations, list_violations
 from service.settings import Settings
 from tests.library_texts import assert_own
 
@@ -48,7 +49,12 @@ def test_list_of_violations_is_limited_and_states_how_many_are_left_out() -> Non
         Outer.model_validate({"author": "a"} | {f"x{number}" * 100: 1 for number in range(50)})
     found = list_violations(caught.value, Outer)
     assert len(found) == 21
-    assert found[-1] == {"loc": (), "msg": "30 further violations are not listed", "type": "further_violations"}
+    assert found[-1] == {
+        "loc": (),
+        "msg": "30 further violations are not listed",
+        "type": "further_violations",
+        "params": {"count": 30},
+    }
     assert describe_violations(found).endswith("; 30 further violations are not listed")
     assert max(len(str(item["loc"])) for item in found) < 120
 

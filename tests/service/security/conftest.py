@@ -53,6 +53,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             "engineer": make_key(engine, "engineer", "inspect"),
             "admin": make_key(engine, "admin"),
             "gadget": make_key(engine, "inspect", "review", "engineer", products=["gadget"]),
+            "reviewer": make_key(engine, "review"),
             "station": make_key(engine, "inspect", "review", stations=["A1"]),
         }
         for name in ("kim", "ann"):

@@ -177,12 +177,36 @@ def test_summary_and_export_contain_what_the_key_permits(target: Target, key: st
             assert "B2" not in {group["name"] for group in counted.json()["groups"]}
 
 
-@pytest.mark.parametrize("key", ["gadget", "station"])
-@pytest.mark.parametrize("report", ["queue", "agreement", "rates", "export"])
-def test_reports_about_reviews_are_refused(target: Target, key: str, report: str) -> None:
-    for product in ("widget", "gadget"):
-        response = target.client.get(f"/v1/reviews:{report}", params={"product": product}, headers=target.keys[key])
-        assert problem_of(response) == (403, "not-permitted")
+@pytest.mark.parametrize("report", ["queue", "kinds", "agreement", "rates", "export"])
+@pytest.mark.parametrize("product", ["widget", "Gadget", "gadget ", "ghost"])
+def test_reports_about_reviews_of_another_product_are_refused(target: Target, report: str, product: str) -> None:
+    path, params = f"/v1/reviews:{report}", {"product": product}
+    assert problem_of(target.client.get(path, params=params, headers=target.keys["gadget"])) == (403, "not-permitted")
+
+
+def test_reports_about_reviews_contain_nothing_of_another_station(target: Target) -> None:
+    def read(report: str, **params: str) -> httpx.Response:
+        query = {"product": "widget", "since": "2026-01-01T00:00:00Z"} | params
+        if report in {"kinds", "agreement"}:
+            del query["since"]
+        return target.client.get(f"/v1/reviews:{report}", params=query, headers=target.keys["station"])
+
+    body = {"label": "defect", "kind": "secret"}
+    path = f"/v1/inspections/{target.foreign}:review"
+    assert target.client.post(path, json=body, headers=target.keys["reviewer"]).status_code == 201
+    assert problem_of(target.client.post(path, json=body, headers=target.keys["station"])) == (
+        404,
+        "unknown-inspection",
+    )
+    texts = [read(report).text for report in ("queue", "kinds", "agreement", "rates")]
+    for text in texts:
+        assert target.foreign not in text
+        assert "secret" not in text
+    assert read("queue").json()["total"] == 0
+    assert read("rates").json()["inspections"] == 0
+    assert read("agreement").json()["reviewers"] == []
+    assert problem_of(read("export")) == (422, "invalid-request")
+    assert problem_of(read("queue", station="B2")) == (422, "invalid-request"), "the station cannot be chosen"
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v1/outbox", "/v1/outbox/dead-letters", "/v1/audit", "/v1/access/keys"])

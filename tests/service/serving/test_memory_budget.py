@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from fastapi import Request
 
-from service.api.http.clients import client_of, client_of_address
+from service.api.http.clients import client_of
 from service.api.http.image_source import ImageSource
 from service.errors import MemoryBudgetExceeded
+from service.host_names import client_of_address
 from service.serving import memory_budget
 from service.serving.archive_space import ArchiveSpace
 from service.serving.memory_budget import MemoryBudget, Reservation

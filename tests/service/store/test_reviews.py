@@ -27,6 +27,7 @@ from service.store.review_queries import (
     current_reviews,
     invalid_labels,
     judged_images,
+    kinds_of,
     labelled_ids,
     labelled_inspections,
     labels_of,
@@ -176,6 +177,22 @@ def test_queries_by_label_period_and_reviewer(store: Store) -> None:
     assert reviews[str(names[0])] == {"Ada": "good", "Bob": "good"}
     assert reviews[str(names[1])] == {"Ada": "defect"}
     assert str(other) not in reviews
+
+
+def test_queries_are_limited_to_stations(store: Store) -> None:
+    names = {station: write(store, created_at=START, station=station) for station in ("a", "b", None)}
+    for station, name in names.items():
+        add(store, name, ADA, "defect", kind=f"of {station}")
+    engine, at_a = store.engine, str(names["a"])
+
+    assert count_labelled(engine, "widget", None, None, stations=["a"]) == 1
+    assert count_labelled(engine, "widget", None, None, stations=["a", "b"]) == 2
+    assert [record.id for record, _ in labelled_inspections(engine, "widget", None, None, stations=["a"])] == [at_a]
+    assert kinds_of(engine, "widget", 10, stations=["a"]) == [("of a", 1)]
+    assert len(kinds_of(engine, "widget", 10)) == 3
+    assert current_reviews(engine, "widget", 10, stations=["a"]) == ({at_a: {"Ada": "defect"}}, False)
+    assert current_reviews(engine, "widget", 10, stations=["c"]) == ({}, False)
+    assert kinds_of(engine, "widget", 10, stations=[]) == [], "no station, not all of them"
 
 
 def test_labelled_inspections_are_read_in_pieces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

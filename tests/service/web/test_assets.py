@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import re
 import tomllib
+
+import pytest
 
 from service.web.assets import STATIC, Assets
 from tests.running_service import RunningService
 
 MAX_COMPRESSED_BYTES = 150_000
+MAX_FIRST_LOAD_BYTES = 100_000
 
 
 def test_vendored_files_are_those_of_the_packages() -> None:
@@ -32,6 +37,46 @@ def test_no_file_refers_to_another_host() -> None:
             text = path.read_text().replace("http://www.w3.org/", "")
             assert "http://" not in text, path
             assert "https://" not in text, path
+
+
+def test_files_are_short_enough_to_read() -> None:
+    for path in (*STATIC.glob("css/*.css"), *STATIC.glob("js/*.js")):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path.name
+
+
+def test_every_colour_of_the_palette_is_stated_once_and_again_for_high_contrast() -> None:
+    text = (STATIC / "css/palette.css").read_text(encoding="utf-8")
+    names = re.findall(r"^  (--[\w-]+):", text, re.MULTILINE)
+    assert len(names) > 40
+    assert all(names.count(name) == 2 for name in names), "a theme of high contrast needs each of them"
+    others = [path for path in (*STATIC.glob("css/*.css"), *STATIC.glob("js/*.js")) if path.name != "palette.css"]
+    used = {name for path in others for name in re.findall(r"--[\w-]+", path.read_text(encoding="utf-8"))}
+    assert set(names) <= used
+
+
+def first_load(template: str) -> set[str]:
+    """Return the files that a page needs: style sheets, scripts, and what these import."""
+    folder = STATIC.parent / "templates"
+    text = (folder / "base.html").read_text(encoding="utf-8") + (folder / template).read_text(encoding="utf-8")
+    found = set(re.findall(r"asset\('([^' ]+\.(?:js|css|svg))'\)", text))
+    (sheets,) = re.findall(r"for name in (\([^)]*\)) %}\n<link", text)
+    found |= {f"css/{name}.css" for name in ast.literal_eval(sheets)}
+    waiting = list(found)
+    while waiting:
+        script = (STATIC / waiting.pop()).read_text(encoding="utf-8")
+        imported = {f"js/{name}" for name in re.findall(r'^import .*?"\./([\w-]+\.js)";$', script, re.MULTILINE)}
+        waiting += imported - found
+        found |= imported
+    return found
+
+
+@pytest.mark.parametrize("template", ["live.html", "review.html", "product.html", "product_recipe.html"])
+def test_first_load_of_a_page_is_small(template: str) -> None:
+    assets = Assets()
+    files = {name: assets.find(assets.digest, name) for name in first_load(template)}
+    sizes = {name: len(found.compressed or found.content) for name, found in files.items() if found is not None}
+    assert sizes.keys() == files.keys() >= {"css/palette.css", "js/page.js", "js/api.js"}
+    assert sum(sizes.values()) <= MAX_FIRST_LOAD_BYTES, sizes
 
 
 def test_all_files_together_are_small() -> None:

@@ -14,16 +14,18 @@ from babel.messages.extract import extract_from_dir, extract_from_file
 from babel.messages.pofile import read_po
 
 import service.web
+from service.api.http.problems import catalogue
 from service.languages import LANGUAGES, SOURCE, Texts, catalogue_files, choose_language
 from service.schemas.drift import DriftKind
 from service.schemas.sections import InvalidReason
+from service.schemas.violation_texts import EMPTY, PATTERN_TEXTS, TEXTS, kind_of
 from service.web.alarms import _CHANGES, _REASONS
 from service.web.page import CATALOGUES
 
 PACKAGE = Path(service.web.__file__).parent
 METHODS = [("**.py", "python"), ("templates/**.html", "jinja2")]
 OPTIONS = {"templates/**.html": {"silent": "false", "trim_blocks": "true", "lstrip_blocks": "true"}}
-PLACEHOLDER = re.compile(r"%\((\w+)\)")
+PLACEHOLDER = re.compile(r"(?:%\(|\{)(\w+)")
 
 
 def used() -> Catalog:
@@ -31,9 +33,18 @@ def used() -> Catalog:
     found = Catalog()
     for _, _, message, _, context in extract_from_dir(PACKAGE, METHODS, OPTIONS):
         found.add(message, context=context)
-    for _, message, _, context in extract_from_file("python", PACKAGE.parent / "serving" / "alarm_texts.py"):
-        found.add(message, context=context)
+    for name in ("alarm_texts.py", "drift/explanations.py"):
+        for _, message, _, context in extract_from_file("python", PACKAGE.parent / "serving" / name):
+            found.add(message, context=context)
+    for message in violation_messages() | {kind.title for kind in catalogue().values()}:
+        found.add(message)
     return found
+
+
+def violation_messages() -> set[str]:
+    """Return the texts of violations, and the words that stand for the kind of a rejected value."""
+    values = (None, True, 0.5, 1, "a", b"a", {}, [], object())
+    return {*TEXTS.values(), *PATTERN_TEXTS.values(), EMPTY, *map(kind_of, values)}
 
 
 def test_every_cause_of_an_alarm_has_words() -> None:
@@ -98,5 +109,6 @@ def test_dates_and_numbers_follow_language_and_time_zone() -> None:
     assert (german.number(1234.5, 1), english.number(1234.5, 1)) == ("1.234,5", "1,234.5")
     assert german.percent(0.0123) == "1,2\xa0%"
     assert english.significant(0.123456) == "0.1235"
+    assert [german.general(value) for value in (0.0, 255.0, 1234567.0, 0.0123)] == ["0", "255", "1.234.567", "0,0123"]
     assert english.size(3 * 2**20) == "3.0 MiB"
     assert {english.number(None), english.percent(None), english.date_time(None)} == {"–"}

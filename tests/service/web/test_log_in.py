@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import re
+from pathlib import Path
 
+import pytest
+from playwright.sync_api import Request
+
+import service.web
+from service.web.navigation import ENTRIES
 from service.web.page import _commands
 from service.web.problem_pages import safe_target
 from tests.access import PASSWORD, make_account
@@ -91,6 +97,66 @@ def test_page_of_another_role_is_refused_in_plain_words(serve: Serve, open_page:
         assert_accessible(page)
         page.goto("/nothing")
         page.get_by_text("Der Dienst hat keine Seite unter /nothing.").wait_for()
+        assert page.locator("nav li").all_inner_texts() == ["Live", "Prüfen"]
+        assert page.get_by_text("otto", exact=True).is_visible()
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/nothing", 404), ("/products/nothing", 404), ("/logout", 405), ("/account?x=1", 422), ("/login?x=1", 422)],
+)
+def test_page_of_a_failure_has_the_navigation_of_the_person(serve: Serve, path: str, status: int) -> None:
+    entries = [f'<a href="{entry.path}"' for entry in ENTRIES]
+    with serve() as service:
+        local = service.client.get(path, headers=AS_PAGE)
+        assert local.status_code == status
+        assert all(entry in local.text for entry in entries), "without accounts, this machine may open everything"
+        foreign = service.client.get(path, headers=AS_PAGE | {"host": "evil.example"})
+        assert foreign.status_code == 421
+        assert not any(entry in foreign.text for entry in entries[1:])
+        make_account(service.store.engine, "otto", "operator")
+        wait_for(lambda: service.client.get("/account", headers=AS_PAGE).status_code == 303)
+        unknown = service.client.get(path, headers=AS_PAGE)
+        assert not any(entry in unknown.text for entry in entries[1:])
+        credentials = {"name": "otto", "password": PASSWORD}
+        assert service.client.post("/login", data=credentials).status_code == 303
+        person = service.client.get(path, headers=AS_PAGE)
+        assert [entry in person.text for entry in entries] == [True, True, False, False, False, False]
+        assert ">otto<" in person.text
+        wrong = service.client.get(path, headers=AS_PAGE | {"cookie": "plumbline=wrong"})
+        assert "otto" not in wrong.text
+
+
+def test_every_part_that_refreshes_itself_is_marked() -> None:
+    """A refresh that is not marked would keep a session from ending as long as a page is open."""
+    folder = Path(service.web.__file__).parent / "templates"
+    found = [
+        (path.name, element)
+        for path in folder.glob("*.html")
+        for element in re.findall(
+            r"<[^>]*data-hx-trigger=\"[^\"]*(?:every|load)[^>]*>", path.read_text(encoding="utf-8")
+        )
+    ]
+    refreshed = [(name, element) for name, element in found if re.search("every|delay", element)]
+    assert {name for name, _ in refreshed} >= {"alarms_part.html", "system.html", "products_table.html"}
+    for name, element in refreshed:
+        assert """data-hx-headers='{"X-Background": "1"}'""" in element, f"{name}: {element}"
+
+
+def test_requests_of_an_open_page_are_background_requests(serve: Serve, open_page: Open) -> None:
+    with serve() as service:
+        page = open_page(service.client.base_url, "/system")
+        for path in ("/alarms?", "/system:state"):
+            with page.expect_request(lambda request, path=path: path in request.url) as sent:  # type: ignore[misc]
+                pass
+            assert sent.value.headers.get("x-background") == "1", sent.value.url
+        requested: list[Request] = []
+        page.on("request", requested.append)
+        page.goto("/")
+        page.locator("[data-state=live]").wait_for()
+        own = [one for one in requested if "/v1/" in one.url and one.resource_type != "image"]
+        assert {one.url.partition("?")[0].rpartition(":")[2] for one in own} >= {"events", "shift"}
+        assert all(one.headers.get("x-background") == "1" for one in own)
 
 
 def test_commands_in_texts_are_code_and_everything_else_is_escaped() -> None:

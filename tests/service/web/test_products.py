@@ -214,7 +214,7 @@ def drift_report(product: str) -> DriftReport:
     points = [DriftPoint(at=FIRST_DAY + timedelta(minutes=minute), evidence=minute / 10) for minute in range(60)]
     alarm = drift_stream(
         "brightness", state="alarm", station="st-1", evidence=5.9, onset=FIRST_DAY, history=points,
-        explanation="The images became brighter.", remedy="Check the light source.",
+        direction="higher", explanation="In English.", remedy="In English.",
     )  # fmt: skip
     others = [drift_stream("p_value", history=points[:30]), drift_stream("colour", state="collecting")]
     return DriftReport(product=product, guarantee="suspended", suspension=None, streams=[*others, alarm], alarms=[])
@@ -252,8 +252,8 @@ def test_drift_is_shown_with_alarms_first_and_acknowledged(
     expect(page.locator(".guarantee-text")).to_contain_text("is suspended until the alarms are acknowledged")
     alarm = page.locator(".drift-alarm").first
     expect(alarm).to_contain_text("Brightness · st-1")
-    expect(alarm).to_contain_text("The images became brighter.")
-    expect(alarm).to_contain_text("Check the light source.")
+    expect(alarm).to_contain_text("The light changed: images are brighter.")
+    expect(alarm).to_contain_text("Check the light source, the exposure and stray light.")
     expect(page.locator(".drift-state")).to_have_text(["! drift", "no drift", "collecting the reference"])
     expect(page.locator(".chart canvas")).to_have_count(2)
     page.locator(".chart summary").first.click()

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from service.web.page import Pages
-from tests.browser import PHONE, Open, assert_accessible, assert_fits, screenshot, watched
+from tests.browser import PHONE, Fingers, Open, assert_accessible, assert_fits, screenshot, watched
 from tests.bundles import part
 from tests.running_service import RunningService, encode
 from tests.service.api.test_shadow import wait_for
@@ -252,6 +252,63 @@ def test_polygon_is_drawn_and_edited_with_the_mouse(
     editor.get_by_role("button", name="Undo").click()
     assert last_change(page)["polygons"]["roi"][0] == pytest.approx([88, 96], abs=3)
     assert last_change(page)["valid"]
+
+
+@pytest.mark.parametrize("direction", [(1, 0), (0, 1), (0.7, 0.7)], ids=["horizontal", "vertical", "diagonal"])
+def test_two_fingers_zoom_where_they_are_and_move_the_image(
+    service: RunningService, open_page: Open, inspection: dict[str, Any], direction: tuple[float, float]
+) -> None:
+    page = open_page(service.client.base_url, "/account")
+    two(service, page, inspection)
+    box = page.locator("#first .view").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 4, box["y"] + box["height"] / 2
+    fingers = Fingers(page)
+
+    def spread(before: float, after: float, moved: float = 0) -> None:
+        ends = [(-before, -after), (before, after)]
+        fingers.move(*(
+            ((x + direction[0] * start, y + direction[1] * start),
+             (x + direction[0] * end + moved, y + direction[1] * end))
+            for start, end in ends
+        ))  # fmt: skip
+
+    spread(20, 60)
+    zoomed = view(page, "first")
+    assert zoomed["zoom"] == pytest.approx(3, rel=0.15), "the distance of the fingers tripled"
+    assert zoomed["x"] < 0.45, "the point below the fingers stays below them"
+    assert view(page, "second") == zoomed, "viewers of a group zoom in step"
+    assert page.evaluate("visualViewport.scale") == 1, "the page itself is not zoomed"
+    spread(40, 40, moved=30)
+    moved = view(page, "first")
+    assert moved["zoom"] == pytest.approx(zoomed["zoom"], rel=0.05)
+    assert moved["x"] < zoomed["x"], "the image follows the fingers to the right"
+    spread(90, 10)
+    assert view(page, "first")["zoom"] == pytest.approx(1, abs=0.05), "not smaller than the whole image"
+
+
+def test_one_finger_scrolls_the_page_and_moves_a_zoomed_image(
+    service: RunningService, open_page: Open, inspection: dict[str, Any]
+) -> None:
+    page = open_page(service.client.base_url, "/account", size=PHONE)
+    two(service, page, inspection)
+    page.evaluate("document.querySelector('main').style.minHeight = '3000px'")
+    box = page.locator("#first .view").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    fingers = Fingers(page)
+    fingers.move(((x, y), (x, y - 150)))
+    page.wait_for_function("scrollY > 50")
+    assert view(page, "first") == {"zoom": 1, "x": 0.5, "y": 0.5}
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_function("scrollY === 0")
+    fingers.move(((x - 20, y), (x - 60, y)), ((x + 20, y), (x + 60, y)))
+    before = view(page, "first")
+    assert before["zoom"] > 2
+    fingers.move(((x, y), (x - 40, y - 40)))
+    after = view(page, "first")
+    assert (after["x"] > before["x"], after["y"] > before["y"]) == (True, True)
+    assert page.evaluate("scrollY") == 0, "the page stays"
 
 
 def test_polygon_is_drawn_and_edited_by_keyboard(

@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from service.bundle.bundle import Bundle
 from service.inspection.decision import Decision
 from service.inspection.inspector import Inspector
+from tests.browser import PHONE, Open, assert_accessible, assert_fits, served
 from tests.training.report.hostile_plates import GROUPS, KIND
 from tests.training.report.parsed_page import Page
 from training.dataset import scan, scan_test
@@ -27,19 +29,24 @@ SECTIONS = ("data", "training", "figures", "kinds", "scores", "curves", "overlay
 
 
 @pytest.fixture(scope="module")
-def complete(
+def reports(
     evaluation: Evaluation, inspector: Inspector, run_dir: Path, data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Page:
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(evaluation, inspector, path, gather_origin(inspector.bundle, run_dir, data))
-    return Page(path.read_text(encoding="utf-8"))
+) -> Path:
+    """A folder with a report with all sections, and one without test images."""
+    folder = tmp_path_factory.mktemp("report")
+    write_report(evaluation, inspector, folder / "complete.html", gather_origin(inspector.bundle, run_dir, data))
+    write_report(None, inspector, folder / "untested.html")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def untested(inspector: Inspector, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(None, inspector, path)
-    return Page(path.read_text(encoding="utf-8"))
+def complete(reports: Path) -> Page:
+    return Page((reports / "complete.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def untested(reports: Path) -> Page:
+    return Page((reports / "untested.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(params=["complete", "untested"])
@@ -105,6 +112,21 @@ def test_page_has_the_basics_of_accessibility(page: Page) -> None:
             assert row[0][1].get("scope") == "row" or "colspan" in row[0][1], table.caption
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["complete", "untested"])
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_page_is_accessible_in_a_browser(
+    reports: Path, open_page: Open, name: str, colours: Literal["light", "dark"]
+) -> None:
+    with served(reports) as url:
+        page = open_page(url, f"/{name}.html")
+        page.emulate_media(color_scheme=colours)
+        assert page.get_by_role("heading", level=1).is_visible()
+        assert_accessible(page)
+        page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+        assert_fits(page)
 
 
 def test_figures_and_intervals_are_those_of_evaluate(complete: Page, evaluation: Evaluation) -> None:

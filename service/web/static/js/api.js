@@ -19,18 +19,21 @@ export function csrfToken() {
  * Send a request to the API.
  * @param {string} method HTTP method.
  * @param {string} path Path with query.
- * @param {{body?: unknown, raw?: BodyInit, headers?: Record<string, string>, signal?: AbortSignal}} options
- *   `body` is sent as JSON, `raw` as it is.
+ * @param {{body?: unknown, raw?: BodyInit, headers?: Record<string, string>, signal?: AbortSignal,
+ *   isBackground?: boolean}} options `body` is sent as JSON, `raw` as it is. `isBackground`: the page sends the request
+ *   on its own, so it does not keep the session of the person from ending.
  * @returns {Promise<any>} The JSON document of the response; null if it has none.
  * @throws {Problem} The service refused the request, or cannot be reached (status 0).
  */
-export async function call(method, path, {body, raw, headers = {}, signal} = {}) {
+export async function call(method, path, {body, raw, headers = {}, signal, isBackground = false} = {}) {
   const request = {
     method,
     signal,
     headers: {
       Accept: "application/json",
+      "X-Page-Language": document.documentElement.lang, // problems are shown
       "X-CSRF-Token": csrfToken(),
+      ...(isBackground ? {"X-Background": "1"} : {}),
       ...(body === undefined ? {} : {"Content-Type": "application/json"}),
       ...headers,
     },

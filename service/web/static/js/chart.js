@@ -9,7 +9,15 @@ import {locale} from "./texts.js";
 const HEIGHT_PX = 260;
 const ASPECT = 0.55;
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+// A canvas does not know light-dark(), which the colours of the palette consist of, so an element computes them.
+const sample = document.createElement("span");
+sample.hidden = true;
+document.body.append(sample);
+
+function colour(name) {
+  sample.style.color = `var(${name})`;
+  return getComputedStyle(sample).color;
+}
 
 /** Return a function that writes numbers with a number of significant digits, in the language of the page. */
 export function significant(digits = 4) {

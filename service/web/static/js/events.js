@@ -103,7 +103,12 @@ export class Events {
   async #receive(attempt) {
     let limit = setTimeout(() => attempt.abort(), CONNECT_MS);
     try {
-      const headers = {Accept: "text/event-stream", ...(this.#cursor ? {"Last-Event-ID": this.#cursor} : {})};
+      const headers = {
+        Accept: "text/event-stream",
+        "X-Background": "1", // a page that is left open does not keep the session from ending
+        "X-Page-Language": document.documentElement.lang,
+        ...(this.#cursor ? {"Last-Event-ID": this.#cursor} : {}),
+      };
       const response = await fetch(this.#url, {headers, signal: attempt.signal, cache: "no-store"});
       if (!response.ok) {
         await this.#refused(response);

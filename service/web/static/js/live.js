@@ -6,6 +6,7 @@
 import {call} from "./api.js";
 import {Events} from "./events.js";
 import {Strip} from "./live-strip.js";
+import {placesOf} from "./score-scale.js";
 import {fill, locale} from "./texts.js";
 
 const SHOWN_MS = 400;
@@ -13,7 +14,6 @@ const DWELL_MS = 2500;
 const COUNT_MS = 2000;
 const HIDDEN_MS = 60_000;
 const RANK = {pass: 0, invalid: 1, review: 2, fail: 3};
-const SCALE_END = 1.5;
 
 const data = JSON.parse(document.getElementById("live-data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -72,16 +72,16 @@ function drawImage(inspection) {
   }
 }
 
-/** Draw the score on the product's fixed scale: 0 is the median of good maps, 1 the fail threshold. */
-function drawGauge({score, thresholds, heatmap_scale: scale}) {
+/** Draw the score on the product's fixed scale. */
+function drawGauge(inspection) {
+  const {score, thresholds} = inspection;
   const gauge = byId("gauge");
   gauge.hidden = score === null;
   if (score === null) {
     return;
   }
-  const span = Math.max(scale.high - scale.low, 1e-12);
-  const place = (value) => 10 + 300 * Math.min(1, Math.max(0, (value - scale.low) / span / SCALE_END));
-  const [review, fail, at] = [thresholds.review, thresholds.fail, score].map(place);
+  const places = placesOf(inspection);
+  const [review, fail, at] = [places.review, places.fail, places.score].map((place) => 10 + 300 * place);
   const set = (name, attributes) => Object.entries(attributes).forEach(([key, value]) => {
     gauge.querySelector(name).setAttribute(key, value);
   });
@@ -197,7 +197,7 @@ async function refill() {
     if (decision) {
       query.set("decision", decision);
     }
-    return call("GET", `/v1/inspections?${query}`);
+    return call("GET", `/v1/inspections?${query}`, {isBackground: true});
   });
   const pages = await Promise.all(lists);
   const found = pages.flatMap((list) => list.items);
@@ -212,7 +212,7 @@ async function refill() {
 
 async function count() {
   try {
-    drawCounters(await call("GET", `/v1/inspections:shift?${filter}`));
+    drawCounters(await call("GET", `/v1/inspections:shift?${filter}`, {isBackground: true}));
   } catch {
     // The alarms say what is wrong; the next inspection tries again.
   }

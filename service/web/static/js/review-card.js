@@ -1,10 +1,10 @@
 // The card of the review page: the facts of an inspection and its images.
 
 import "./viewer.js";
+import {placesOf} from "./score-scale.js";
 import {locale} from "./texts.js";
 import {clearViewer, showInspection} from "./viewer-show.js";
 
-const FULL_SCALE = 1.5; // end of the scale, in fail thresholds
 const SCALE_WIDTH = 300;
 
 export class Card {
@@ -127,7 +127,7 @@ export class Card {
       this.#part(name).textContent = value ?? "–";
     }
     this.name = inspection.part_id ?? created;
-    this.#showScore(inspection.score, inspection.thresholds);
+    this.#showScore(inspection);
     this.#viewers.forEach((viewer, index) =>
       viewer.setAttribute("label", this.#texts[index ? "heatmap_of" : "image_of"].replace("{name}", this.name)));
     const why = this.#part("why");
@@ -136,17 +136,18 @@ export class Card {
     this.#page.dispatchEvent(new CustomEvent("plumbline:card", {detail: {inspection, why}}));
   }
 
-  #showScore(score, {review, fail}) {
-    const end = FULL_SCALE * fail || 1;
-    const place = (value) => Math.min(1, Math.max(0, value / end)) * SCALE_WIDTH;
-    this.#part("score-marker").setAttribute("transform", `translate(${place(score ?? 0)} 0)`);
-    for (const [name, value] of [["review", review], ["fail", fail]]) {
-      this.#part(`tick-${name}`).setAttribute("transform", `translate(${place(value)} 0)`);
+  #showScore(inspection) {
+    const {score, thresholds: {review, fail}} = inspection;
+    const places = placesOf(inspection);
+    const at = Object.fromEntries(Object.entries(places).map(([name, place]) => [name, SCALE_WIDTH * place]));
+    this.#part("score-marker").setAttribute("transform", `translate(${at.score} 0)`);
+    for (const name of ["review", "fail"]) {
+      this.#part(`tick-${name}`).setAttribute("transform", `translate(${at[name]} 0)`);
     }
-    this.#part("zone-review").setAttribute("x", place(review));
-    this.#part("zone-review").setAttribute("width", Math.max(0, place(fail) - place(review)));
-    this.#part("zone-fail").setAttribute("x", place(fail));
-    this.#part("zone-fail").setAttribute("width", Math.max(0, SCALE_WIDTH - place(fail)));
+    this.#part("zone-review").setAttribute("x", at.review);
+    this.#part("zone-review").setAttribute("width", at.fail - at.review);
+    this.#part("zone-fail").setAttribute("x", at.fail);
+    this.#part("zone-fail").setAttribute("width", SCALE_WIDTH - at.fail);
     const shown = (value) => (value === null ? "–" : this.#format.score.format(value));
     this.#part("score").textContent = shown(score);
     this.#part("thresholds").textContent = this.#texts.thresholds

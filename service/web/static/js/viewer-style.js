@@ -1,5 +1,5 @@
 // Style sheet of <plumbline-viewer>. A constructed sheet is permitted by the Content-Security-Policy, a style element is
-// not. Colours are the variables of plumbline.css. Set --viewer-height on the element to limit the height of the image.
+// not. Colours are the variables of palette.css. Set --viewer-height on the element to limit the height of the image.
 
 export const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
