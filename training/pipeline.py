@@ -163,6 +163,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
             iterations=config.iterations,
             seconds=round(time.monotonic() - started, 1),
             config=_shareable(config),
+            selected=method.selected,
         ),
         libraries=_installed(),
         git_revision=_git_revision(),
