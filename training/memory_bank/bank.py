@@ -68,7 +68,8 @@ class MemoryBank(nn.Module):
         self._cells, self._places = torch.zeros(0), torch.zeros(0)
         self._cell_origins = torch.zeros(0, 3, dtype=torch.int64)
 
-    def descriptors(self, features: Sequence[Tensor]) -> Tensor:
+    @staticmethod
+    def descriptors(features: Sequence[Tensor]) -> Tensor:
         """Compute the descriptors of all cells.
 
         Args:
