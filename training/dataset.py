@@ -39,6 +39,7 @@ from training.errors import (
     TooFewGoodImages,
     UnreadableImage,
 )
+from training.exclusion import find_excluded
 
 GOOD = "good"
 MIN_TRAINING_IMAGES = 10
@@ -90,6 +91,7 @@ class DataSet:
 
     Attributes:
         root: The scanned folder.
+        folder: The folder of the good images: `root`, or `train/good` in it.
         train: Good images for the network and, the reference, for the constants of its map.
         reference: The images of `train` that only the constants of the map are measured on.
         held_out: Good images for the calibration card, disjoint from `train`.
@@ -100,10 +102,12 @@ class DataSet:
         hashes: SHA-256 of the files in `train` and `held_out`.
         test: The test split; empty for a plain folder.
         fingerprint: sha256 over the sorted sha256 of all good images; independent of file names and of the split.
-        duplicates: Files that are excluded because another file has the same content.
+        duplicates: Files that are not used because another file has the same content.
+        excluded: Files that were left out on request.
     """
 
     root: Path
+    folder: Path
     train: tuple[Path, ...]
     reference: tuple[Path, ...]
     held_out: tuple[Path, ...]
@@ -114,6 +118,7 @@ class DataSet:
     test: tuple[TestImage, ...]
     fingerprint: str
     duplicates: tuple[Path, ...]
+    excluded: tuple[Path, ...]
 
     @property
     def groups(self) -> Mapping[str, int]:
@@ -134,6 +139,7 @@ def scan(
     held_out_min: int = 10,
     seed: int = 0,
     groups: GroupChoice = "auto",
+    exclude: Sequence[str] = (),
 ) -> DataSet:
     """Find a product's good images, hold some out, and list the test split if there is one.
 
@@ -143,6 +149,7 @@ def scan(
         held_out_min: Smallest number of held-out images.
         seed: Seed of the selection of held-out images or sessions.
         groups: The property that separates sessions, see `group_images`.
+        exclude: Names of good images to leave out, see `training.exclusion`.
 
     Raises:
         DataFolderMissing, NoImagesFound, TooFewGoodImages, LooksDefective, InvalidOption: See their messages.
@@ -150,10 +157,9 @@ def scan(
     if not 0 < held_out_fraction <= MAX_HELD_OUT_FRACTION:
         expected = f"above 0 and at most {MAX_HELD_OUT_FRACTION}"
         raise InvalidOption("The held-out share", held_out_fraction, expected)
-    good_root = _good_root(data)
-    found = find_image_files(good_root)
-    if not found:
-        raise NoImagesFound(good_root, f"{', '.join(IMAGE_SUFFIXES)} in all sub-folders", "check --data")
+    good_root, found = find_good(data)
+    excluded = find_excluded(exclude, found, good_root)
+    found = [path for path in found if path not in excluded]
     digests, duplicates, fingerprint = _hash(found)
     unique = list(digests)
     minimum = MIN_TRAINING_IMAGES + held_out_min
@@ -173,6 +179,7 @@ def scan(
     calibration = sorted(held_out)
     return DataSet(
         root=data,
+        folder=good_root,
         train=tuple(train),
         reference=tuple(_reference({path: session_of[path] for path in train}, grouping.grouped_by != "none")),
         held_out=tuple(calibration),
@@ -183,7 +190,21 @@ def scan(
         test=tuple(_test_split(data)) if (data / "test").is_dir() else (),
         fingerprint=fingerprint,
         duplicates=tuple(duplicates),
+        excluded=tuple(sorted(excluded)),
     )
+
+
+def find_good(data: Path) -> tuple[Path, list[Path]]:
+    """Find the folder of a product's good images and the image files in it.
+
+    Raises:
+        DataFolderMissing, NoImagesFound, LooksDefective: See their messages.
+    """
+    good_root = _good_root(data)
+    found = find_image_files(good_root)
+    if not found:
+        raise NoImagesFound(good_root, f"{', '.join(IMAGE_SUFFIXES)} in all sub-folders", "check --data")
+    return good_root, found
 
 
 def scan_test(data: Path) -> list[TestImage]:

@@ -249,7 +249,10 @@ class _Run:
         ]
         if differences:
             raise CheckpointMismatch(path, differences)
-        self.method.load_state_dict(state["method"])
+        try:
+            self.method.load_state_dict(state["method"])
+        except RuntimeError as error:  # layers were renamed, added or removed since
+            raise CheckpointMismatch(path, ["another version of Plumbline wrote it"]) from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load(state["ema"])
         self.curve.restore(state.get("curve", {}))  # earlier versions stored none; then the curve begins here

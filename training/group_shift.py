@@ -19,7 +19,7 @@ from service.bundle.card import GroupShift
 from service.bundle.manifest import InputGeometry
 from service.inspection.calibration import DEFAULT_REVIEW_ALPHA, certify_nearest
 from training.dataset import UInt8Images, load_prepared
-from training.memory_bank import SEARCH_CANDIDATES, MemoryBank
+from training.memory_bank import SEARCH_CANDIDATES, BankVariant, MemoryBank
 from training.pixels import in_chunks
 from training.teachers import Teacher
 
@@ -119,7 +119,7 @@ def bank_scores(banked: Sequence[Sequence[Tensor]], scored: Sequence[Tensor]) ->
     """
     bank = MemoryBank([level.shape[1] for level in scored], PROTOTYPES)
     bank.collect(banked, sum(len(levels[0]) for levels in banked))
-    bank.select(ENERGY_FLOOR, SEARCH_CANDIDATES)
+    bank.select(BankVariant(ENERGY_FLOOR), SEARCH_CANDIDATES)
     distances = bank(scored).flatten(1)
     top = max(1, round(TOP_FRACTION * distances.shape[1]))
     return [float(value) for value in distances.topk(top, dim=1).values.mean(1)]

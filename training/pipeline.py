@@ -1,14 +1,14 @@
 """The training pipeline: images of good parts, network, graph, calibration card, bundle."""
 
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from service.bundle.bundle import Bundle
 from service.bundle.card import CalibrationCard, GroupShift
@@ -27,18 +27,14 @@ from training.evaluate import Evaluation, evaluate
 from training.export import PROBES, Exported, Probes, export, with_metadata
 from training.fit import Progress, fit, load_teachers, untrained, warm_up_ends
 from training.group_shift import ENOUGH_GROUPS, choose_images, estimate_shift
+from training.image_check.check import check_images, describe_suspected
 from training.masks import read_mask
 from training.methods import fit_config
 from training.methods.base import Method
+from training.provenance import git_revision, installed_libraries
 from training.run_record import CurvePoint, record_run
 from training.sanity import measure_sanity, sample_size, weaknesses
 from training.tiles import load_for_training, load_sample
-
-# Libraries that affect the numbers in a bundle.
-_LIBRARIES = (
-    *("plumbline", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"),
-    *("numpy", "opencv-python-headless", "pillow", "simplejpeg"),
-)
 
 Advance = Callable[[int, str], None]  # the items done so far, and a note
 
@@ -68,6 +64,7 @@ class Request:
         allow_weak: Write the bundle even if the network is not usable; the reasons are recorded in the manifest.
         resume: Continue from the checkpoint.
         evaluate: Also measure the bundle on the test split and write the figures to the manifest.
+        exclude: Names of good images to leave out, see `training.exclusion`.
     """
 
     data: Path
@@ -80,6 +77,7 @@ class Request:
     allow_weak: bool = False
     resume: bool = False
     evaluate: bool = False
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not PRODUCT_NAME.fullmatch(self.product):
@@ -134,7 +132,13 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     config = replace(request.config, device=resolve_device(request.config.device))
     method = untrained(config)  # wrong settings and missing weights are reported before images are read
     weak = _check_iterations(config, method, allow_weak=request.allow_weak)
-    data = scan(request.data, held_out_fraction=request.held_out_fraction, seed=config.seed, groups=request.groups)
+    data = scan(
+        request.data,
+        held_out_fraction=request.held_out_fraction,
+        seed=config.seed,
+        groups=request.groups,
+        exclude=request.exclude,
+    )
     reporter.note(describe_groups(data, request.groups))
     if request.evaluate:
         _check_test_split(request.data, data.test)
@@ -143,6 +147,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     tiling = None if config.overlap is None else Tiling(overlap=config.overlap, scale=config.scale)
     geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling)
     request = replace(request, config=config)
+    _warn_of_suspected(data, config, reporter)
     sizes: list[tuple[int, int]] = []
     curve: list[CurvePoint] = []
     method, exported = _fit_and_export(request, method, data, geometry, sizes, curve, reporter, should_stop)
@@ -163,9 +168,10 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
             iterations=config.iterations,
             seconds=round(time.monotonic() - started, 1),
             config=_shareable(config),
+            selected=method.selected,
         ),
-        libraries=_installed(),
-        git_revision=_git_revision(),
+        libraries=installed_libraries(),
+        git_revision=git_revision(),
         created_at=datetime.now(UTC),
     )
     model = with_metadata(exported.model, draft)
@@ -254,6 +260,17 @@ def _fit_and_export(
     exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good), config.seed))
     exporting(1, f"largest difference {exported.parity.measured:.1e}")
     return method, exported
+
+
+def _warn_of_suspected(data: DataSet, config: FitConfig, reporter: Reporter) -> None:
+    """Check the good images, and name those that may show a defect."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    paths = [*data.train, *data.held_out]
+    checking = reporter.stage("check the good images", len(paths))
+    check = check_images(load_teachers(config)[0], paths, lambda done: checking(done, ""))
+    if (warning := describe_suspected(check, data)) is not None:
+        reporter.note(warning)
 
 
 def _note(progress: Progress) -> str:
@@ -350,31 +367,3 @@ def _shareable(config: FitConfig) -> dict[str, Any]:
     settings = config.as_json()
     settings["teacher_weights"] = [path.name for path in config.teacher_weights]
     return settings
-
-
-def _installed() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _git_revision() -> str | None:
-    """Return the revision of this source tree, with "-dirty" where files were changed; None outside a repository."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        tracked = subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__],
-            capture_output=True,
-            check=False,
-        )
-        # An installed package may lie inside another repository, whose revision does not describe it.
-        if tracked.returncode != 0:
-            return None
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -62,6 +62,7 @@ class RunRecord(BundleRecord):
         grouped_by: The property that separates the capture groups of all good images.
         groups: The capture groups, sorted by name.
         duplicates: Number of files that were not used because another file has the same content.
+        excluded: Good images that were left out on request, relative to the folder of good images.
         curve: The training curve, ascending by step.
     """
 
@@ -72,6 +73,7 @@ class RunRecord(BundleRecord):
     grouped_by: GroupedBy
     groups: list[GroupCount]
     duplicates: int = Field(ge=0)
+    excluded: list[str] = Field(default_factory=list)
     curve: list[CurvePoint]
 
 
@@ -132,6 +134,7 @@ def record_run(run_dir: Path, bundle: Bundle, data: DataSet, curve: Sequence[Cur
         grouped_by=data.grouping.grouped_by,
         groups=[GroupCount(name=name, training=t, held_out=h) for name, (t, h) in sorted(counts.items())],
         duplicates=len(data.duplicates),
+        excluded=[path_text(path.relative_to(data.folder)) for path in data.excluded],
         curve=list(curve),
     )
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -113,6 +113,43 @@ class Parity(BundleRecord):
     provider: str
 
 
+class MemoryBankChoice(BundleRecord):
+    """The variant of the memory banks that the training selected for a product, from good images alone.
+
+    Attributes:
+        aligned: Whether the part lies at the same place in every image, so that the position counts.
+        half_lloyd: Whether the prototypes are moved half-way to the mean of their cells.
+        place_weight: Factor on the weight of the position, if the part is aligned.
+        prototypes: Prototypes of each memory bank.
+        same_place: Share of the hardest third of the cells of good images whose nearest training cell lies at exactly
+            the same place. The part counts as aligned from 0.5 on.
+        near_place: Share of all cells of good images whose nearest training cell lies at most one cell away. Below 0.5
+            the images count as those of a surface.
+        mean_distances: Mean distance of the cells of good images to the nearest training cell, without position, by
+            the name of the memory bank.
+    """
+
+    aligned: bool
+    half_lloyd: bool
+    place_weight: float = Field(ge=0)
+    prototypes: int = Field(ge=1)
+    same_place: float = Field(ge=0, le=1)
+    near_place: float = Field(ge=0, le=1)
+    mean_distances: dict[str, float]
+
+
+class Selected(BundleRecord):
+    """What the training selected for a product, from good images alone.
+
+    Attributes:
+        energy_floor: The energy floor of the distances, in mean energies of normal features.
+        memory_bank: The variant of the memory banks; None for methods without one.
+    """
+
+    energy_floor: float = Field(ge=0)
+    memory_bank: MemoryBankChoice | None = None
+
+
 class TrainingRecord(BundleRecord):
     """The origin of the weights.
 
@@ -125,6 +162,8 @@ class TrainingRecord(BundleRecord):
         seconds: Duration of the training.
         config: The configuration that the training ran with.
         weak: Why the bundle would have been refused without `--allow-weak`; empty if it passed every check.
+        selected: What was selected for the product; None for a method without a selection, and where it is not known
+            because the bundle is older than this record.
     """
 
     images: int = Field(ge=1)
@@ -135,6 +174,7 @@ class TrainingRecord(BundleRecord):
     seconds: float = Field(ge=0)
     config: dict[str, Any]
     weak: list[str] = []
+    selected: Selected | None = None
 
 
 class FileEntry(BundleRecord):

@@ -19,6 +19,8 @@ from training.cli.fit import default_overlap
 from training.cli.interrupt import Interrupt
 from training.cli.main import app
 from training.config import FitConfig
+from training.dataset import scan
+from training.exclusion import read_names
 from training.fit import Progress
 
 runner = CliRunner()
@@ -100,6 +102,37 @@ def test_options_are_checked(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert expected in fit(draw(tmp_path / "data", 25), tmp_path, *options)
+
+
+def test_unknown_excluded_image_is_refused(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", 25)
+    assert "--exclude is '99.png'" in fit(data, tmp_path, "--exclude", "3.png", "--exclude", "99.png")
+
+
+def test_check_images_writes_a_contact_sheet_and_a_list_for_exclude(tmp_path: Path) -> None:
+    good = write_plates(tmp_path / "plates") / "train/good"
+    (good / "lot 2").mkdir()
+    (good.parents[1] / "test/spots/001.png").rename(good / "lot 2/planted.png")
+    sheet, names = tmp_path / "out" / "sheet.html", tmp_path / "suspected.txt"
+    options = ["--data", str(good.parents[1]), "--teacher", "efficientnet_lite0", "--out", str(sheet)]
+
+    result = runner.invoke(app, ["check-images", *options, "--names", str(names)])
+
+    assert result.exit_code == 0, result.output
+    assert "41 good images, 1 suspected:" in result.stdout
+    assert names.read_text() == "lot 2/planted.png\n"
+    assert "lot 2/planted.png" in sheet.read_text(encoding="utf-8")
+    assert len(scan(good, exclude=read_names([str(names)])).excluded) == 1
+    again = runner.invoke(app, ["check-images", *options, "--exclude", str(names)])
+    assert "40 good images, 0 suspected." in again.stdout
+
+
+def test_outputs_of_check_images_are_checked_before_the_work(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", 10)
+    assert "--out is" in error_line("check-images", "--data", data, "--out", tmp_path)
+    assert "NAME.txt" in error_line("check-images", "--data", data, "--names", tmp_path / "names.csv")
+    assert "is not a folder" in error_line("check-images", "--data", tmp_path / "nowhere")
+    assert "no teacher 'magic'" in error_line("check-images", "--data", data, "--teacher", "magic")
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(None, None), (64, 0), (96, 32), (256, 32), (512, 64), (1024, 128)])

@@ -359,3 +359,17 @@ def test_names_that_are_not_utf_8_are_read_and_their_groups_are_text(tmp_path: P
     assert data.groups
     assert all(name.encode() and name.startswith(r"tr\xfc") for name in data.groups)
     load_prepared(data.train, InputGeometry(height=32, width=32))
+
+
+def test_excluded_images_have_no_part_in_anything(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"train/good/{i:03d}.png" for i in range(30)])
+
+    data = scan(tmp_path, exclude=["004.png", str(tmp_path / "train/good/009.png")])
+
+    assert names(data.excluded) == {"004.png", "009.png"}
+    assert len(data.train) + len(data.held_out) == 28
+    assert not names(data.excluded) & names((*data.train, *data.held_out))
+    assert data.folder == tmp_path / "train/good"
+    assert data.fingerprint != scan(tmp_path).fingerprint
+    with pytest.raises(errors.TooFewGoodImages, match="18"):
+        scan(tmp_path, exclude=[f"{i:03d}.png" for i in range(12)])

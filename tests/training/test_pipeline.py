@@ -22,6 +22,7 @@ from training.fit import CHECKPOINT_NAME, Progress, learning_rate, warm_up_ends
 from training.pipeline import Request, Trained, _shareable, inspector_options, train
 from training.run_record import RunRecord, find_record
 from training.sanity import weaknesses
+from training.selected import describe_selected
 
 
 class Recorder:
@@ -85,6 +86,44 @@ def test_manifest_records_the_training(trained: Trained, data: Path) -> None:
 
 
 @pytest.mark.slow
+def test_manifest_and_report_record_what_was_selected(trained: Trained) -> None:
+    selected = trained.bundle.manifest.training.selected
+
+    assert selected is not None
+    assert selected.energy_floor == 0.3
+    assert selected.memory_bank is not None
+    assert selected.memory_bank.prototypes == 4096
+    assert set(selected.memory_bank.mean_distances) == {"query_reduced", "query_full"}
+    rows = describe_selected(selected)
+    assert rows["energy floor"] == "0.3"
+    assert rows["prototypes"].startswith("4096")
+    assert describe_selected(None) == {}
+
+
+@pytest.mark.slow
+def test_planted_defective_images_are_named_and_left_out_on_request(tmp_path: Path) -> None:
+    good = write_plates(tmp_path / "plates") / "train/good"
+    for number in (1, 2):
+        (good.parents[1] / f"test/spots/00{number}.png").rename(good / f"planted{number}.png")
+    recorder = Recorder()
+    config = dataclasses.replace(CONFIG, pseudo_pool=4)
+    request = Request(good, "plate", tmp_path / "models", tmp_path / "run", config, allow_weak=True)
+
+    train(request, recorder)
+    (warning,) = (note for note in recorder.notes if note.startswith("Warning"))
+    assert "planted1.png" in warning
+    assert "planted2.png" in warning
+
+    clean = Recorder()
+    without = train(dataclasses.replace(request, exclude=("planted1.png", "planted2.png")), clean)
+    assert not any(note.startswith("Warning") for note in clean.notes)
+    assert len(without.data.train) + len(without.data.held_out) == 40
+    record = find_record(tmp_path / "run", without.bundle)
+    assert isinstance(record, RunRecord)
+    assert record.excluded == ["planted1.png", "planted2.png"]
+
+
+@pytest.mark.slow
 def test_metadata_of_the_graph_equals_the_manifest(trained: Trained) -> None:
     graph = onnx.load_model_from_string(trained.bundle.read_model())
 
@@ -114,7 +153,14 @@ def test_card_holds_the_scores_that_the_service_measures(trained: Trained) -> No
 
 @pytest.mark.slow
 def test_every_stage_is_reported_to_its_end(trained: Trained, recorder: Recorder) -> None:
-    stages = ["read images", "train", "build the anomaly map", "export and compare", "calibrate"]
+    stages = [
+        "check the good images",
+        "read images",
+        "train",
+        "build the anomaly map",
+        "export and compare",
+        "calibrate",
+    ]
     stages += ["check with synthetic anomalies", "evaluate"]
     assert list(recorder.stages) == stages
     assert all(done == total for done, total in recorder.stages.values())

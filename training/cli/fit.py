@@ -20,7 +20,7 @@ from service.inspection.calibration import (
 from service.inspection.runtime.threads import cpu_quota
 from training.cli.console import console, one_line_errors, shown
 from training.cli.interrupt import Interrupt
-from training.cli.options import DEVICE_HELP, Augmentation, Device, Groups, method_options
+from training.cli.options import DEVICE_HELP, EXCLUDE_HELP, Augmentation, Device, Groups, method_options
 from training.cli.progress import ProgressBars
 from training.config import FitConfig
 from training.errors import InvalidOption
@@ -81,6 +81,7 @@ def fit_command(
             "names, else sub-folders, else a common prefix of file names."
         ),
     ] = Groups.AUTO,
+    exclude: Annotated[list[str] | None, typer.Option(help=EXCLUDE_HELP, metavar="NAME")] = None,
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.AUTO,
     threads: Annotated[
         int | None,
@@ -105,6 +106,7 @@ def fit_command(
     """Train on good images, export, verify, calibrate, and write the bundle."""
     run_dir = run_dir or Path("runs") / product
     with one_line_errors(), Interrupt(run_dir) as interrupt, ProgressBars() as bars:
+        from training.exclusion import read_names
         from training.methods import fit_config
         from training.pipeline import Request, train
 
@@ -136,6 +138,7 @@ def fit_command(
             allow_weak=allow_weak,
             resume=resume,
             evaluate=evaluate,
+            exclude=read_names(exclude or ()),
         )
         trained = train(request, bars, interrupt.should_stop)
     _report(trained, models)
@@ -162,6 +165,7 @@ def default_threads(teachers: Sequence[str]) -> int:
 def _report(trained: "Trained", models: Path) -> None:
     """Print the bundle's path, its guarantee, and the next commands."""
     from training.evaluate import summary_table
+    from training.selected import describe_selected
 
     bundle, data = trained.bundle, trained.data
     n = len(bundle.card.scores)
@@ -170,6 +174,8 @@ def _report(trained: "Trained", models: Path) -> None:
     sessions = "" if data.grouped_by == "none" else f" from {len(data.groups)} sessions ({data.grouped_by})"
     if trained.evaluation is not None:
         console.print(summary_table(trained.evaluation))
+    if data.excluded:
+        console.print(f"Note: good images left out with --exclude: {len(data.excluded)}.")
     if data.duplicates:
         console.print(f"Note: duplicate images, not used: {len(data.duplicates)}.")
     lines = {
@@ -186,6 +192,8 @@ def _report(trained: "Trained", models: Path) -> None:
         lines["To certify"] = (
             f"{percent(DEFAULT_FAIL_ALPHA)} on average instead, hold out {needed} good images (now {n})"
         )
+    if selected := describe_selected(bundle.manifest.training.selected):
+        lines["Selected"] = "; ".join(f"{name}: {value}" for name, value in selected.items())
     if sanity is not None:
         lines["Sanity"] = (
             f"AUROC on synthetic anomalies: images {sanity.image_auroc:.2f}, pixels {sanity.pixel_auroc:.2f} "

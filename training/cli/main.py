@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from training.cli.check_images import check_images_command
 from training.cli.compare import compare_command
 from training.cli.evaluate import evaluate_command
 from training.cli.fit import fit_command
 from training.cli.report import report_command
 
 # Options that take several values.
-LISTS = ("--methods", "--teachers", "--config", "--seeds", "--categories", "--rotate")
+LISTS = ("--methods", "--teachers", "--config", "--seeds", "--categories", "--rotate", "--exclude")
 
 app = typer.Typer(
     help="Train a product on images of good parts and write a bundle for `plumbline serve`.",
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("fit")(fit_command)
+app.command("check-images")(check_images_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)

@@ -36,6 +36,7 @@ class Groups(StrEnum):
 
 
 BUNDLE_HELP = "models/PRODUCT/VERSION, or models/PRODUCT for its newest version."
+EXCLUDE_HELP = "Good image to leave out, or a .txt file with one name per line; repeatable."
 DEVICE_HELP = "Device that trains; auto: a CUDA GPU if there is one, else the CPU."
 
 
@@ -74,3 +75,20 @@ def find_bundle(option: str, path: Path) -> Path:
     if found is None:
         raise InvalidOption(option, path, "a folder models/PRODUCT/VERSION with a manifest.json")
     return found
+
+
+def prepare_output(path: Path, option: str = "--output", example: str = "report.html") -> None:
+    """Create the folder of an output file, before work that may take long.
+
+    Args:
+        path: The file.
+        option: The option that names it, for the error.
+        example: A name of such a file, for the error.
+
+    Raises:
+        InvalidOption: The output is a folder.
+        OSError: The folder cannot be created.
+    """
+    if path.is_dir():
+        raise InvalidOption(option, path, f"a file, for example {example}")
+    path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from training.cli.console import console, one_line_errors, shown
-from training.cli.options import BUNDLE_HELP, find_bundle
+from training.cli.options import BUNDLE_HELP, find_bundle, prepare_output
 from training.cli.progress import ProgressBars
-from training.errors import DataFolderMissing, InvalidOption
+from training.errors import DataFolderMissing
 
 
 def report_command(
@@ -53,7 +53,7 @@ def report_command(
             product, version = inspector.bundle.manifest.product, inspector.bundle.version
             runs = run_dir or Path("runs") / product
             path = output or Path("runs") / product / f"report-{version}.html"
-            _check_output(path)  # before the measurement, which may take long
+            prepare_output(path)  # before the measurement, which may take long
             origin = gather_origin(inspector.bundle, runs, data, bars.counter("look up the good images"))
             evaluation = None
             if data is not None and images:
@@ -66,15 +66,3 @@ def report_command(
     for note in (*([] if evaluation else [reason]), *origin.missing):
         console.print(f"[yellow]Note:[/] {shown(note)}", soft_wrap=True)
     console.print(f"Report: {shown(path)}", soft_wrap=True)
-
-
-def _check_output(path: Path) -> None:
-    """Create the folder of the output file.
-
-    Raises:
-        InvalidOption: The output is a folder.
-        OSError: The folder cannot be created.
-    """
-    if path.is_dir():
-        raise InvalidOption("--output", path, "a file, for example report.html")
-    path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from training.comparison.cells import Cell, Result, finished
+from training.html_pages import template_environment
 
 OVERLAYS = 3  # kinds of defects with an overlay, per category
 OVERLAY_FACTS = "overlays.json"  # file name, decision and score of each overlay
@@ -106,16 +106,19 @@ def write_tables(out: Path, cells: Sequence[Cell]) -> None:
         },
         "table": {column: {category: asdict(row) for category, row in rows.items()} for column, rows in table.items()},
     }
-    environment = Environment(loader=PackageLoader("training"), autoescape=True, undefined=StrictUndefined)
     shown = [
         (category, [cell for cell in cells if cell.category == category and cell.name in results])
         for category in dict.fromkeys(cell.category for cell in cells)
     ]
-    page = environment.get_template("comparison.html.j2").render(
-        table=table,
-        figures=FIGURES,
-        shown=[(category, _first_seeds(of_category)) for category, of_category in shown if of_category],
-        overlays=lambda cell: _overlays(out / cell.name),
+    page = (
+        template_environment()
+        .get_template("comparison.html.j2")
+        .render(
+            table=table,
+            figures=FIGURES,
+            shown=[(category, _first_seeds(of_category)) for category, of_category in shown if of_category],
+            overlays=lambda cell: _overlays(out / cell.name),
+        )
     )
     for name, text in (
         ("comparison.md", markdown(table)),

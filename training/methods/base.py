@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from service.bundle.manifest import Selected
 from training.config import checked
 from training.teachers import Teacher
 
@@ -71,6 +72,9 @@ class Method(nn.Module, ABC):
     """Fields of `FitConfig` with the values that this method uses by default."""
     stages: ClassVar[tuple[float, ...]] = (1.0,)
     """Fractions of the run at which a stage ends, ascending, the last one 1. Each has its own learning rate curve."""
+
+    selected: Selected | None = None
+    """What `calibrate` selected for the product, for the manifest; None for a method that selects nothing."""
 
     @classmethod
     @abstractmethod

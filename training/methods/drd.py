@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from service.bundle.manifest import Selected
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
 from training.energy_floor import select_energy_floor
 from training.losses import channel_loss, flat_loss, hard_mined_loss, over_levels, point_loss, ramp
@@ -245,7 +246,8 @@ class DualReverseDistillation(Method):
             chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
             self.fusion.calibrate([torch.cat(level) for level in zip(*chunks, strict=True)])
 
-        select_energy_floor([self.distance], measure, self.fused, reference, self.options.energy_floors)
+        floor = select_energy_floor([self.distance], measure, self.fused, reference, self.options.energy_floors)
+        self.selected = Selected(energy_floor=floor)
 
     def distances(self, pixels: Tensor) -> list[Tensor]:
         """Compute the distance map of each level.

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.bundle.manifest import Selected
 from training.blocks import (
     BasicBlock,
     BottleneckBlock,
@@ -287,7 +288,9 @@ class DualTeacherDistillation(Method):
             chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
             self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
 
-        select_energy_floor([self.distance, self.nearest], measure, self.fused, reference, self.options.energy_floors)
+        distances, floors = [self.distance, self.nearest], self.options.energy_floors
+        floor = select_energy_floor(distances, measure, self.fused, reference, floors)
+        self.selected = Selected(energy_floor=floor)
 
     def distances(self, pixels: Tensor) -> list[Tensor]:
         """Compute the distance maps that are fused into the anomaly map.

@@ -28,14 +28,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.bundle.manifest import MemoryBankChoice, Selected
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
 from training.energy_floor import select_energy_floor
 from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
-from training.memory_bank import MAX_CANDIDATES, SEARCH_CANDIDATES, MemoryBank
+from training.memory_bank import (
+    SEARCH_CANDIDATES,
+    SEARCH_PROTOTYPES,
+    BankVariant,
+    MemoryBank,
+    measure_neighbours,
+)
 from training.methods.base import Batch, Method, parse_options
 from training.pixels import in_chunks, to_pixels
 from training.teachers import Teacher
+
+NEIGHBOUR_IMAGES = 24  # good images whose nearest training cells choose the variant of the memory banks
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,10 @@ class NNetOptions:
     """Finest width of the branches, width * sqrt(coarsest teacher channels), to a multiple of 8."""
     reduction: float = 2 / 3
     """Side of the reduced copy relative to the image's, in (0, 1]; rounded to a multiple of 32 pixels."""
-    prototypes: int = 2048
+    prototypes: int = 4096
     """Prototypes of each memory bank."""
+    place_weight: float = 1.0
+    """Weight of a cell's position in the memory banks of aligned parts, see `training.memory_bank.variant`; 0: none."""
     feature_noise: float = 0.1
     """Noise on the branches' input for synthetic images, in standard deviations of each channel; DRD."""
     easy_fraction: float = 0.9
@@ -271,19 +282,45 @@ class NNet(Method):
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        """Select the energy floor and the prototypes, and measure the spread of each map."""
+        """Select the energy floor and the variant and prototypes of the memory banks, and measure each map's spread."""
         queries = (self.query_reduced, self.query_full)
 
-        def measure(candidates: int = SEARCH_CANDIDATES) -> None:
-            for query in queries:
-                query.select(self.distance.energy_floor, candidates)
+        def measure_spread() -> None:
             chunks = [self.sources(pixels) for pixels in in_chunks(reference)]
             self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
 
-        select_energy_floor([self.distance], measure, self.fused, reference, self.options.energy_floors)
-        measure(MAX_CANDIDATES)
-        for query in queries:
+        def measure() -> None:
+            for query in queries:
+                query.select(BankVariant(self.distance.energy_floor), SEARCH_CANDIDATES, SEARCH_PROTOTYPES)
+            measure_spread()
+
+        floor = select_energy_floor([self.distance], measure, self.fused, reference, self.options.energy_floors)
+        variants, self.selected = self._choose_variants(reference, floor)
+        for query, variant in zip(queries, variants, strict=True):
+            query.select(variant)
             query.release()
+        measure_spread()
+
+    def _choose_variants(self, reference: NDArray[np.uint8], floor: float) -> tuple[list[BankVariant], Selected]:
+        """Choose the variant of each memory bank, see `training.memory_bank.variant`."""
+        names, weight = ("query_reduced", "query_full"), self.options.place_weight
+        sample = reference[np.unique(np.linspace(0, len(reference) - 1, NEIGHBOUR_IMAGES).astype(int))]
+        reduced, full = (
+            measure_neighbours(query, map(features, in_chunks(sample)), floor)
+            for query, features in ((self.query_reduced, self.frozen_features), (self.query_full, self.levels))
+        )
+        # The finer grid decides for both banks.
+        variants = [neighbours.variant(floor, weight, decisive=full) for neighbours in (reduced, full)]
+        choice = MemoryBankChoice(
+            aligned=full.aligned,
+            half_lloyd=variants[1].half_lloyd,
+            place_weight=weight,
+            prototypes=self.options.prototypes,
+            same_place=full.same_place,
+            near_place=full.near_place,
+            mean_distances=dict(zip(names, (reduced.mean_distance, full.mean_distance), strict=True)),
+        )
+        return variants, Selected(energy_floor=floor, memory_bank=choice)
 
     def sources(self, pixels: Tensor) -> list[Tensor]:
         """Compute the distance maps that are fused into the anomaly map.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,17 @@ import cv2
 import numpy as np
 
 from service.inspection.decision import Criteria, Decision
-from service.inspection.heatmap import FULL_SCALE, HeatmapScale, encode, render
+from service.inspection.heatmap import FULL_SCALE, HeatmapScale, render
 from service.inspection.image_files import path_text
 from service.inspection.inspector import Inspector
 from service.inspection.records import Inspection
 from training.dataset import UInt8Images, read_rgb
 from training.evaluate import Evaluation, ImageResult, inspect_file
+from training.html_pages import data_url, shrunk
 from training.masks import read_mask
 
 # Images per section. There are two sections of the worst and two of the best images: at most 24 with their overlays.
 WORST_EACH, BEST_EACH = 8, 4
-IMAGE_SIDE = 320  # longer side of an embedded image, pixels
-JPEG_QUALITY = 85
 TRUTH_RGB = (0, 230, 0)  # outlines of the ground truth
 LEGEND_WH = (320, 18)  # size of the colour scale, pixels
 
@@ -167,8 +165,8 @@ def _show(image: ImageResult, inspector: Inspector, criteria: Criteria) -> Shown
         decision=image.decision,
         outlined=image.mask is not None,
         regions=len(inspection.regions),
-        image=_data_url(rgb),
-        overlay=_data_url(overlay),
+        image=data_url(rgb),
+        overlay=data_url(overlay),
     )
 
 
@@ -184,8 +182,8 @@ def draw_overlay(
         criteria: The criteria of the decision.
 
     Returns:
-        The image and its overlay, uint8 `[h, w, 3]`, with a longer side of at most `IMAGE_SIDE` pixels, and the
-        inspection.
+        The image and its overlay, uint8 `[h, w, 3]`, with a longer side of at most `html_pages.IMAGE_SIDE` pixels, and
+        the inspection.
     """
     inspection = inspect_file(inspector, path, criteria)
     rgb = read_rgb(path)
@@ -211,18 +209,4 @@ def colour_scale() -> str:
     width, height = LEGEND_WH
     ramp = np.tile(np.linspace(0, FULL_SCALE, width, dtype=np.float32), (height, 1))
     gray = np.full((height, width, 3), 160, np.uint8)
-    return _data_url(render(gray, ramp, HeatmapScale(low=0.0, high=1.0)))
-
-
-def shrunk(rgb: UInt8Images) -> UInt8Images:
-    """Shrink an image, uint8 `[H, W, 3]`, to a longer side of at most `IMAGE_SIDE` pixels."""
-    factor = IMAGE_SIDE / max(rgb.shape[:2])
-    if factor >= 1:
-        return rgb
-    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _data_url(rgb: UInt8Images) -> str:
-    data = encode(shrunk(rgb), "image/jpeg", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    return data_url(render(gray, ramp, HeatmapScale(low=0.0, high=1.0)))

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from service.inspection.calibration import describe_card
 from service.inspection.heatmap import FULL_SCALE
-from service.inspection.image_files import console_text, path_text
+from service.inspection.image_files import path_text
 from service.inspection.inspector import Inspector
 from service.recipes.recipe import Recipe
 from training import intervals
 from training.evaluate import LABELS, Evaluation, by_defect
 from training.files import write_text
+from training.html_pages import Style, template_environment
 from training.pipeline import Advance
 from training.rates import rates_by_kind, rates_of_all
 from training.report import charts
 from training.report.card import certify_parity, describe_measures, describe_thresholds, list_missing
 from training.report.origin import Origin, gather_origin
 from training.report.overlays import LEGEND_WH, TRUTH_RGB, Montage, colour_scale
+from training.selected import describe_selected
 
 NO_TEST_SET = (
     "No test images were given, so nothing about defects is measured (--data DIR with test/good and test/KIND)."
@@ -63,12 +59,12 @@ def write_report(
     """
     bundle = inspector.bundle
     origin = origin or gather_origin(bundle)
-    style = (files("training") / "templates" / "report.css").read_text(encoding="utf-8")
+    style = Style.load()
     missing = [*([] if evaluation else [unmeasured]), *origin.missing, *list_missing(bundle)]
     recipe = Recipe.default(bundle.card.scores) if evaluation is None else evaluation.recipe
     weak = [f"Weak bundle: {reason}." for reason in bundle.manifest.training.weak]
     page = (
-        _environment()
+        template_environment()
         .get_template("report.html.j2")
         .render(
             bundle=bundle,
@@ -81,6 +77,7 @@ def write_report(
             notes=weak + describe_card(bundle.card),
             labels=LABELS,
             settings={name: _setting(value) for name, value in sorted(bundle.manifest.training.config.items())},
+            selected=describe_selected(bundle.manifest.training.selected),
             training_chart=origin.record and charts.training_chart(origin.record.curve),
             thresholds=describe_thresholds(bundle.card, recipe),
             measures=describe_measures(bundle.card),
@@ -89,8 +86,8 @@ def write_report(
             unit_ticks=charts.UNIT_TICKS,
             width=charts.WIDTH,
             height=charts.HEIGHT,
-            style=Markup(style),
-            style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            style=style.sheet,
+            style_hash=style.digest,
             **({} if evaluation is None else _measured(evaluation, inspector, stage)),
         )
     )
@@ -119,22 +116,6 @@ def _measured(
         "legend_width": LEGEND_WH[0],
         "truth_colour": "rgb" + str(TRUTH_RGB),
     }
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("training"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_printable,
-    )
-
-
-def _printable(value: Any) -> Any:
-    """Write control characters and such that change the direction of text as escapes, in whatever the page shows."""
-    return value if isinstance(value, Markup) else console_text(str(value))
 
 
 def _setting(value: Any) -> str:

@@ -1,10 +1,13 @@
 """N-Net: adapters, branches, queries and scales. Tests common to all methods are in test_methods.py."""
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.training.methods.batches import batch_of, random_images
 from training.config import FitConfig
+from training.memory_bank import BankVariant
 from training.methods import build_method
 from training.methods.nnet import Adapter, NNet
 from training.pixels import in_chunks
@@ -71,6 +74,44 @@ def test_reduced_copy_fits_the_branches_at_every_input_size(side: int, reduced: 
     assert coarse.shape[2:] == (reduced // 16, reduced // 16)
 
 
+def calibrated(known: NDArray[np.uint8], reference: NDArray[np.uint8], **options: object) -> NNet:
+    method = build(**options)
+    method.eval()
+    with torch.inference_mode():
+        method.consolidate(known, method.frozen_features(torch.cat(list(in_chunks(known)))))
+        method.calibrate(reference)
+    return method
+
+
+def noisy_copies(image: NDArray[np.uint8], count: int, seed: int) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).normal(0, 2, (count, *image.shape[1:]))
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def test_aligned_parts_get_a_position_in_both_memory_banks_and_a_record_of_it() -> None:
+    scene = random_images(1)
+    method = calibrated(noisy_copies(scene, 6, seed=1), noisy_copies(scene, 3, seed=2), place_weight=0.5)
+    selected = method.selected
+    assert selected is not None
+    assert selected.energy_floor == 0.3
+    bank = selected.memory_bank
+    assert bank is not None
+    assert (bank.aligned, bank.half_lloyd, bank.place_weight, bank.prototypes) == (True, True, 0.5, 32)
+    assert bank.same_place > 0.5
+    for name, query in (("query_reduced", method.query_reduced), ("query_full", method.query_full)):
+        assert query.variant.place_weight == pytest.approx(0.5 * bank.mean_distances[name] * 100)
+        assert query.origins[:, 0].max() < 6
+        assert query.origins.amax() > 0
+
+
+def test_parts_without_a_fixed_place_get_none() -> None:
+    method = calibrated(random_images(6), random_images(3, seed=9))
+    assert method.selected is not None
+    assert method.selected.memory_bank is not None
+    assert not method.selected.memory_bank.aligned
+    assert method.query_full.variant.place_weight == 0
+
+
 def test_queries_hold_the_cells_of_their_own_scale() -> None:
     method = build(prototypes=128)  # 6 x 16 cells, all of them prototypes
     method.eval()
@@ -79,7 +120,7 @@ def test_queries_hold_the_cells_of_their_own_scale() -> None:
         method.consolidate(images, method.frozen_features(torch.cat(list(in_chunks(images)))))
         queries = (method.query_reduced, method.query_full)
         for query in queries:
-            query.select(0.3)
+            query.select(BankVariant(0.3))
         known, other = torch.cat(list(in_chunks(images))), torch.rand(1, 3, 64, 64)
         for query, features in zip(queries, (method.frozen_features, method.levels), strict=True):
             assert float(query(features(known)).max()) < 1e-4

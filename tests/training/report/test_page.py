@@ -20,9 +20,10 @@ from tests.training.report.hostile_plates import GROUPS, KIND
 from tests.training.report.parsed_page import Page
 from training.dataset import scan, scan_test
 from training.evaluate import LABELS, Evaluation, by_defect, evaluate
+from training.html_pages import IMAGE_SIDE
 from training.intervals import rate_interval
 from training.report.origin import gather_origin
-from training.report.overlays import BEST_EACH, IMAGE_SIDE, WORST_EACH, Montage
+from training.report.overlays import BEST_EACH, WORST_EACH, Montage
 from training.report.page import no_test_split, write_report
 
 SECTIONS = ("data", "training", "figures", "kinds", "scores", "curves", "overlays", "card", "parity", "bundle")

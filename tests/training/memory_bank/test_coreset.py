@@ -1,0 +1,42 @@
+"""The coreset: coverage of rare features, determinism, the half-way move to the means."""
+
+import torch
+
+from training.memory_bank.coreset import greedy_coreset, half_lloyd
+
+
+def test_rare_features_are_selected_as_well_as_frequent_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    background = torch.tensor([1.0, 0, 0, 0]) + 0.01 * torch.randn(5000, 4, generator=generator)
+    rare = torch.tensor([0, 0, 0, 1.0]).repeat(3, 1)
+    points = torch.nn.functional.normalize(torch.cat([background, rare]), dim=1)
+    chosen = greedy_coreset(points, 2, torch.Generator().manual_seed(1))
+    assert (chosen >= 5000).sum() == 1
+
+
+def test_coreset_depends_on_the_generator_alone_and_has_no_duplicates() -> None:
+    points = torch.nn.functional.normalize(torch.randn(200, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    first, again = (greedy_coreset(points, 50, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(set(first.tolist())) == 50
+    assert len(greedy_coreset(points, 500, torch.Generator().manual_seed(7))) == 200
+
+
+def test_points_of_any_length_are_selected_by_distance() -> None:
+    # (0, 3) has the largest dot product with the others, and is the farthest of them nevertheless.
+    points = torch.tensor([[0.0, 1.0], [0.1, 1.0], [0.0, 3.0], [0.05, 0.95]])
+    chosen = greedy_coreset(points, 2, torch.Generator().manual_seed(0))
+    assert 2 in chosen.tolist()
+
+
+def test_prototypes_move_half_way_to_the_mean_of_their_cells() -> None:
+    prototypes = torch.tensor([[0.0, 0.0], [10.0, 0.0], [50.0, 50.0]])
+    cells = torch.tensor([[1.0, 1.0], [3.0, 1.0], [9.0, -1.0]])
+    moved = half_lloyd(prototypes, cells, torch.Generator().manual_seed(0))
+    assert moved.tolist() == [[1.0, 0.5], [9.5, -0.5], [50.0, 50.0]]
+
+
+def test_no_more_cells_than_the_sample_move_the_prototypes() -> None:
+    cells = torch.arange(10.0)[:, None]
+    moved = half_lloyd(torch.zeros(1, 1), cells, torch.Generator().manual_seed(3), sample=1)
+    assert 2 * float(moved) in cells.flatten().tolist()

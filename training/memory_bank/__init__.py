@@ -1,0 +1,22 @@
+"""A memory bank of normal features: a coreset of prototypes, searched for the nearest one.
+
+See docs/methods.md, section *Memory bank*.
+"""
+
+from training.memory_bank.bank import SEARCH_CANDIDATES, SEARCH_PROTOTYPES, BankVariant, MemoryBank
+from training.memory_bank.coreset import MAX_CANDIDATES, greedy_coreset
+from training.memory_bank.nearest import nearest, normalise
+from training.memory_bank.variant import Neighbours, measure_neighbours
+
+__all__ = [
+    "MAX_CANDIDATES",
+    "SEARCH_CANDIDATES",
+    "SEARCH_PROTOTYPES",
+    "BankVariant",
+    "MemoryBank",
+    "Neighbours",
+    "greedy_coreset",
+    "measure_neighbours",
+    "nearest",
+    "normalise",
+]
