@@ -67,6 +67,10 @@ class MemoryBank(nn.Module):
     Args:
         channels: Channels of the two levels, finest first.
         count: Number of prototypes.
+
+    Attributes:
+        origins: int64 `[P, 3]`, where each prototype was seen: index of the image in the order given to `collect`, row
+            and column on the grid of coarse cells. Empty before `select`.
     """
 
     prototypes: Tensor
@@ -78,6 +82,7 @@ class MemoryBank(nn.Module):
         self.register_buffer("prototypes", torch.zeros(count, sum(channels)))
         self.register_buffer("scale", torch.ones(()))
         self._cells = torch.zeros(0)
+        self.origins = self._places = torch.zeros(0, 3, dtype=torch.int64)
 
     def descriptors(self, features: Sequence[Tensor]) -> Tensor:
         """Compute the descriptors of all cells.
@@ -100,12 +105,16 @@ class MemoryBank(nn.Module):
             images: Number of images in all groups. If they have more than `MAX_CANDIDATES` cells together, the same
                 number of cells is drawn from each image.
         """
-        generator, kept = torch.Generator().manual_seed(0), list[Tensor]()
+        generator, kept, places = torch.Generator().manual_seed(0), list[Tensor](), list[Tensor]()
         for pyramid in pyramids:
-            cells = self.descriptors(pyramid).permute(0, 2, 3, 1).flatten(1, 2)
-            each = min(cells.shape[1], math.ceil(MAX_CANDIDATES / images))
-            kept.extend(image[torch.randperm(len(image), generator=generator)[:each]] for image in cells)
-        collected = torch.cat(kept)
+            described = self.descriptors(pyramid).permute(0, 2, 3, 1)
+            width = described.shape[2]
+            for cells in described.flatten(1, 2):
+                each = min(len(cells), math.ceil(MAX_CANDIDATES / images))
+                chosen = torch.randperm(len(cells), generator=generator)[:each]
+                places.append(torch.stack([torch.full_like(chosen, len(kept)), chosen // width, chosen % width], 1))
+                kept.append(cells[chosen])
+        collected, self._places = torch.cat(kept), torch.cat(places)
         self.scale.copy_(collected.square().sum(1).mean().clamp_min(1e-20).rsqrt())
         self._cells = collected * self.scale
 
@@ -122,10 +131,11 @@ class MemoryBank(nn.Module):
         # With fewer cells than prototypes the last one is repeated, so that the graph keeps its shape.
         index = F.pad(chosen, (0, len(self.prototypes) - len(chosen)), value=int(chosen[-1]))
         self.prototypes.copy_(self._cells[index])
+        self.origins = self._places[index]
 
     def release(self) -> None:
-        """Free the collected cells; the prototypes stay."""
-        self._cells = torch.zeros(0)
+        """Free the collected cells; the prototypes and their origins stay."""
+        self._cells, self._places = torch.zeros(0), self._places[:0]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Compute the distance of each cell to its nearest prototype.

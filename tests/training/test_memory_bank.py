@@ -80,3 +80,16 @@ def test_every_image_contributes_the_same_number_of_cells(monkeypatch: pytest.Mo
     bank.select(0.0)
     # Two cells of each image; those of the one bright image have clearly larger features.
     assert int((bank.prototypes.mean(1) / bank.scale > 20).sum()) == 2
+
+
+def test_prototypes_keep_the_image_and_the_cell_that_they_were_seen_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.memory_bank.MAX_CANDIDATES", 40)  # 5 cells of each image
+    bank = MemoryBank([6, 10], 20)
+    groups = [pyramid(5, seed=0), pyramid(3, seed=2)]
+    bank.collect(groups, 8)
+    bank.select(0.3)
+    bank.release()
+    cells = torch.cat([bank.descriptors(group) for group in groups]) * bank.scale
+    images, rows, columns = bank.origins.T
+    assert bank.origins.shape == (20, 3)
+    torch.testing.assert_close(cells[images, :, rows, columns], bank.prototypes)
