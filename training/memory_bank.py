@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from training.taps import Tap
 
 # Candidates for the coreset. A quarter of them cost up to 4 points of image AUROC, more of them gained nothing
 # (docs/benchmarks.md).
@@ -69,16 +72,20 @@ class MemoryBank(nn.Module):
         count: Number of prototypes.
 
     Attributes:
+        nearest: Whether the nearest prototype has the highest or the lowest value in the output of `candidates`.
+        candidates: Its output has a value for each cell and prototype, float32 `[N * H * W, P]`.
         origins: int64 `[P, 3]`, where each prototype was seen: index of the image in the order given to `collect`, row
             and column on the grid of coarse cells. Empty before `select`.
     """
 
     prototypes: Tensor
     scale: Tensor
+    nearest: ClassVar[Literal["highest", "lowest"]] = "highest"
 
     def __init__(self, channels: Sequence[int], count: int) -> None:
         super().__init__()
         self.energy_floor = 0.0
+        self.candidates = Tap()
         self.register_buffer("prototypes", torch.zeros(count, sum(channels)))
         self.register_buffer("scale", torch.ones(()))
         self._cells = torch.zeros(0)
@@ -149,5 +156,5 @@ class MemoryBank(nn.Module):
         cells = self.descriptors(features) * self.scale
         count, channels, height, width = cells.shape
         queries = normalise(cells.permute(0, 2, 3, 1).reshape(-1, channels), self.energy_floor)
-        similarity = (queries @ normalise(self.prototypes, self.energy_floor).T).amax(1)
+        similarity: Tensor = self.candidates(queries @ normalise(self.prototypes, self.energy_floor).T).amax(1)
         return (1 - similarity).clamp_min(0).view(count, 1, height, width)

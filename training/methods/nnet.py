@@ -37,6 +37,9 @@ from training.methods.base import Batch, Method, parse_options
 from training.pixels import in_chunks, to_pixels
 from training.teachers import Teacher
 
+SOURCES = ("reverse_8", "reverse_16", "forward_8", "forward_16", "query_reduced", "query_full")
+"""Names of the maps that are fused, as in `NNetOptions.ensemble_weights`; those of the queries are their attributes."""
+
 
 @dataclass(frozen=True)
 class NNetOptions:
@@ -165,7 +168,7 @@ class NNet(Method):
         self.branches = Branches(channels, options.width)
         self.query_reduced, self.query_full = (MemoryBank(channels, options.prototypes) for _ in range(2))
         self.distance = PyramidDistance(len(channels), options.energy_floors[0])
-        self.fusion = LevelFusion(options.ensemble_weights)
+        self.fusion = LevelFusion(options.ensemble_weights, SOURCES)
         self.smooth = Gaussian(options.sigma)
 
     @classmethod
