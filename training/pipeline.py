@@ -1,23 +1,23 @@
 """The training pipeline: images of good parts, network, graph, calibration card, bundle."""
 
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 from service.bundle.bundle import Bundle
 from service.bundle.card import CalibrationCard, GroupShift
 from service.bundle.manifest import PRODUCT_NAME, InputGeometry, ManifestDraft, ScoreRule, Tiling, TrainingRecord
+from service.bundle.origins import Origins
 from service.bundle.writer import write_bundle
 from service.inspection.capture_groups import GroupChoice
 from service.inspection.inspector import Inspector, InspectorOptions, Measurer
 from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.session import GraphSession, RequestedProvider, SessionOptions
+from training.cached_views import augmented
 from training.calibrate import calibrate
 from training.config import FitConfig
 from training.dataset import GROUPED_BY, MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, scan
@@ -30,15 +30,12 @@ from training.group_shift import ENOUGH_GROUPS, choose_images, estimate_shift
 from training.masks import read_mask
 from training.methods import fit_config
 from training.methods.base import Method
+from training.origins import collect_origins
+from training.places import ViewPlace
+from training.provenance import git_revision, installed_libraries
 from training.run_record import CurvePoint, record_run
 from training.sanity import measure_sanity, sample_size, weaknesses
 from training.tiles import load_for_training, load_sample
-
-# Libraries that affect the numbers in a bundle.
-_LIBRARIES = (
-    *("plumbline", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime"),
-    *("numpy", "opencv-python-headless", "pillow", "simplejpeg"),
-)
 
 Advance = Callable[[int, str], None]  # the items done so far, and a note
 
@@ -145,7 +142,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     request = replace(request, config=config)
     sizes: list[tuple[int, int]] = []
     curve: list[CurvePoint] = []
-    method, exported = _fit_and_export(request, method, data, geometry, sizes, curve, reporter, should_stop)
+    method, exported, origins = _fit_and_export(request, method, data, geometry, sizes, curve, reporter, should_stop)
     draft = ManifestDraft(
         product=request.product,
         method=config.method,
@@ -164,9 +161,10 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
             seconds=round(time.monotonic() - started, 1),
             config=_shareable(config),
         ),
-        libraries=_installed(),
-        git_revision=_git_revision(),
+        libraries=installed_libraries(),
+        git_revision=git_revision(),
         created_at=datetime.now(UTC),
+        explanation=exported.explanation,
     )
     model = with_metadata(exported.model, draft)
     card = _calibrate(model, draft, data, config, sizes, reporter)
@@ -181,7 +179,13 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
         evaluation = _evaluate_trial(model, draft, card, exported, data, config, reporter)
         draft = draft.model_copy(update={"evaluation": evaluation.figures})
     bundle = write_bundle(
-        request.models, draft=draft, model=model, card=card, golden=exported.golden, images=data.hashes
+        request.models,
+        draft=draft,
+        model=model,
+        card=card,
+        golden=exported.golden,
+        images=data.hashes,
+        origins=origins,
     )
     # The trial bundle has no figures in its manifest and therefore another version.
     evaluation = evaluation and replace(evaluation, version=bundle.version)
@@ -226,14 +230,17 @@ def _fit_and_export(
     curve: list[CurvePoint],
     reporter: Reporter,
     should_stop: Callable[[Progress], bool],
-) -> tuple[Method, Exported]:
+) -> tuple[Method, Exported, Origins | None]:
     config = request.config
     reading = reporter.stage("read images", len(data.fitted))
     for path in data.held_out:
         read_size(path)  # they are decoded after the training: a file that is not an image is reported now
     # The constants of the map must be measured neither on held-out images, which certify the threshold, nor on images
     # that the network was trained on, where its distances are smaller.
-    images = load_for_training(data.fitted, geometry, config.seed, lambda done: reading(done, ""), sizes=sizes)
+    places: list[ViewPlace] = []
+    images = load_for_training(
+        data.fitted, geometry, config.seed, lambda done: reading(done, ""), sizes=sizes, places=places
+    )
     reference = load_sample(data.reference, geometry, config.seed, MAX_REFERENCE_IMAGES, sizes)
     training = reporter.stage("train", config.iterations)
     measuring = reporter.stage("build the anomaly map", 2)
@@ -253,7 +260,17 @@ def _fit_and_export(
     good = load_sample(data.held_out, geometry, config.seed, PROBES)
     exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good), config.seed))
     exporting(1, f"largest difference {exported.parity.measured:.1e}")
-    return method, exported
+    origins = collect_origins(
+        method,
+        exported.explanation,
+        augmented(images, config),
+        places,
+        data.fitted,
+        sizes[: len(data.fitted)],
+        data.root,
+        is_augmented=config.augment != "none",
+    )
+    return method, exported, origins
 
 
 def _note(progress: Progress) -> str:
@@ -350,31 +367,3 @@ def _shareable(config: FitConfig) -> dict[str, Any]:
     settings = config.as_json()
     settings["teacher_weights"] = [path.name for path in config.teacher_weights]
     return settings
-
-
-def _installed() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _git_revision() -> str | None:
-    """Return the revision of this source tree, with "-dirty" where files were changed; None outside a repository."""
-    here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        tracked = subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", __file__],
-            capture_output=True,
-            check=False,
-        )
-        # An installed package may lie inside another repository, whose revision does not describe it.
-        if tracked.returncode != 0:
-            return None
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
-    except (OSError, subprocess.CalledProcessError):
-        return None
