@@ -87,7 +87,7 @@ def index(**changes: Any) -> npt.NDArray[np.uint8]:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "zip"),
+        (b"", "it is empty"),
         (npz(more=np.zeros(1, np.uint8)), "unknown or repeated"),
         (npz(index=np.frombuffer(b"{", np.uint8)), "index: the document"),
         (npz(index=np.frombuffer(b"{}", np.uint8)), "index: images"),
