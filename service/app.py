@@ -59,6 +59,7 @@ from service.serving.drift.guarantees import Guarantees
 from service.serving.drift.monitor import DriftMonitor
 from service.serving.drift.service import DriftService
 from service.serving.events import InspectionEvents
+from service.serving.explanations import ExplanationService
 from service.serving.exports import ExportService
 from service.serving.hooks import InspectionHooks
 from service.serving.inspections import InspectionService
@@ -181,6 +182,7 @@ class Runtime:
             recipe_previews=RecipePreviewService(self.registry, store, recipe_service, references),
             distributions=DistributionService(self.registry, store, references, clock),
             shadow_heatmaps=ShadowHeatmapService(settings, self.registry, store, references),
+            explanations=ExplanationService(settings, self.registry, store),
             proposals=ProposalService(self.registry, store),
             replays=ReplayService(self.registry, store),
             audit=AuditService(store.engine),
@@ -239,6 +241,7 @@ class Runtime:
         self.services.trials.close()
         self.services.artefacts.close()
         self.services.shadow_heatmaps.close()
+        self.services.explanations.close()
         self.services.proposals.close()
         self._record_jobs.close()
         self._sweeper.close()

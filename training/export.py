@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.bundle.golden import GoldenSample, parity_difference
-from service.bundle.manifest import ManifestDraft, Parity, graph_metadata
+from service.bundle.manifest import Explanation, ManifestDraft, Parity, graph_metadata
+from service.inspection.explanation.graph import ExplainedGraph
 from service.inspection.runtime.session import GraphOutput, GraphSession, SessionOptions
 from training.errors import ExportFailed, ExportParityFailed
+from training.explanation import find_explanation
 from training.synthetic_anomalies import synthetic_anomaly
+from training.taps import recording
 
 _log = logging.getLogger(__name__)
 OPSET = 18  # the native opset of the dynamo exporter; lower ones need a conversion
@@ -80,12 +83,14 @@ class Exported:
         parity: The result of the comparison.
         golden: Sample inputs with PyTorch's outputs.
         map_hw: Height and width of the anomaly map, cells.
+        explanation: The tensors that explain the map; None if the network has none.
     """
 
     model: bytes
     parity: Parity
     golden: tuple[GoldenSample, ...]
     map_hw: tuple[int, int]
+    explanation: Explanation | None
 
 
 def export(method: nn.Module, probes: Probes) -> Exported:
@@ -101,9 +106,16 @@ def export(method: nn.Module, probes: Probes) -> Exported:
         ExportParityFailed: The map or the gain of a probe differs by more than `TOLERANCE`.
     """
     method = method.cpu().eval()
+    example = torch.from_numpy(probes.good[:1])
     with torch.inference_mode():
-        has_gain = method(torch.from_numpy(probes.good[:1]))[1] is not None
-    model = to_onnx(_Graph(method), probes.good, ["anomaly_map", "score_gain"][: 1 + has_gain])
+        has_gain = method(example)[1] is not None
+    found = find_explanation(method, example)
+    with recording({} if found is None else found.modules) as seen:
+        network = _Graph(method, seen, () if found is None else tuple(found.modules))
+        model = to_onnx(network, probes.good, ["anomaly_map", "score_gain"][: 1 + has_gain], network.inner)
+    explanation = None if found is None else found.explanation
+    if explanation is not None:
+        _check_explanation(model, explanation, probes.good[:1])
     session = GraphSession(model, SessionOptions(provider="cpu"))
     measured = 0.0
     golden: list[GoldenSample] = []
@@ -117,7 +129,7 @@ def export(method: nn.Module, probes: Probes) -> Exported:
         if images is not probes.flipping:
             golden += _golden(images, expected)
     parity = Parity(tolerance=TOLERANCE, measured=measured, provider=session.provider)
-    return Exported(model, parity, tuple(golden), golden[0].anomaly_map.shape)
+    return Exported(model, parity, tuple(golden), golden[0].anomaly_map.shape, explanation)
 
 
 def with_metadata(model: bytes, draft: ManifestDraft) -> bytes:
@@ -128,24 +140,35 @@ def with_metadata(model: bytes, draft: ManifestDraft) -> bytes:
 
 
 class _Graph(nn.Module):
-    """Omits the gain if the method has none: a graph cannot return None."""
+    """Omits the gain if the method has none: a graph cannot return None. Adds the tensors that explain the map.
 
-    def __init__(self, method: nn.Module) -> None:
+    Args:
+        method: The method.
+        seen: Receives those tensors while the method runs.
+        inner: Their names.
+    """
+
+    def __init__(self, method: nn.Module, seen: Mapping[str, Tensor], inner: tuple[str, ...]) -> None:
         super().__init__()
         self.method = method
+        self.seen = seen
+        self.inner = inner
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         anomaly_map, gain = self.method(image)
-        return (anomaly_map,) if gain is None else (anomaly_map, gain)
+        outputs = (anomaly_map,) if gain is None else (anomaly_map, gain)
+        return (*outputs, *(self.seen[name] for name in self.inner))
 
 
-def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str]) -> bytes:
+def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str], inner: Sequence[str] = ()) -> bytes:
     """Export a network as one self-contained, checked graph with a dynamic batch dimension, without a comparison.
 
     Args:
         network: Maps uint8 `[N, H, W, 3]` to a tuple of tensors whose first dimension is N.
         example: uint8 `[K, H, W, 3]`, at least one image.
         outputs: Names of the outputs.
+        inner: Names of further tensors of the tuple. They keep these names inside of the graph and are no outputs, so
+            that they cost no time.
 
     Returns:
         The serialised ONNX model.
@@ -162,7 +185,7 @@ def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str]) ->
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["image"],
-                output_names=list(outputs),
+                output_names=[*outputs, *inner],
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 external_data=False,
                 verbose=False,
@@ -171,6 +194,7 @@ def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str]) ->
             raise RuntimeError("the exporter returned nothing")
         graph = program.model_proto
         _strip(graph)
+        _hide(graph, inner)
     except Exception as error:  # the exporter passes on the exceptions of its passes, of any type
         _log.debug("The exporter raised an exception.", exc_info=error)
         raise ExportFailed("the ONNX exporter cannot convert the forward method") from error
@@ -212,6 +236,32 @@ def _strip(model: onnx.ModelProto) -> None:
     for item in (*model.graph.initializer, *model.graph.input, *model.graph.output):
         del item.metadata_props[:]
         item.doc_string = ""
+
+
+def _hide(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Make outputs of a graph to inner tensors."""
+    kept = [output for output in model.graph.output if output.name not in names]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+
+
+def _check_explanation(model: bytes, explanation: Explanation, images: UInt8Images) -> None:
+    """Check that the shares of the sources add up to the anomaly map, as the service will check it.
+
+    Raises:
+        ExportFailed: They do not, because the map is not a linear function of their sum.
+    """
+    graph = ExplainedGraph(model, explanation, SessionOptions(provider="cpu", threads=1))
+    try:
+        explained = graph.run(images[0])
+    finally:
+        graph.close()
+    difference = parity_difference(explained.anomaly_map, explained.contributions.sum(axis=0))
+    if not difference <= TOLERANCE:
+        raise ExportFailed(
+            f"the contributions of the fused maps differ from the anomaly map by {difference:.1e} (relative), so the "
+            "map is not a linear function of them"
+        )
 
 
 def _run_torch(method: nn.Module, images: UInt8Images) -> GraphOutput:

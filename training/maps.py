@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.taps import Tap
+
 _EPS = 1e-6
 
 
@@ -143,13 +145,20 @@ class LevelFusion(nn.Module):
 
     Args:
         weights: Ensemble weights, one per map; only their ratios matter.
+        names: Names of the maps (`a-z`, `0-9` and `_`) by which bundles explain the fused map; by default `level_1` and
+            so on.
     """
 
     spread: Tensor
     weights: Tensor
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float], names: Sequence[str] | None = None) -> None:
         super().__init__()
+        self.names = tuple(names or (f"level_{number}" for number in range(1, len(weights) + 1)))
+        if len(self.names) != len(weights):
+            raise ValueError(f"{len(weights)} maps have {len(self.names)} names")
+        self.parts = nn.ModuleList(Tap() for _ in weights)  # what each map adds to the fused one
+        self.total = Tap()
         self.register_buffer("spread", torch.ones(len(weights)))
         self.register_buffer("weights", torch.tensor(weights) / sum(weights))
 
@@ -174,8 +183,10 @@ class LevelFusion(nn.Module):
         """
         size = size or (distances[0].shape[-2], distances[0].shape[-1])
         scale = self.weights / self.spread
-        levels = [resize(distance * scale[k], size) for k, distance in enumerate(distances)]
-        return torch.stack(levels).sum(0)
+        pairs = enumerate(zip(self.parts, distances, strict=True))
+        levels = [part(resize(distance * scale[k], size)) for k, (part, distance) in pairs]
+        fused: Tensor = self.total(torch.stack(levels).sum(0))
+        return fused
 
 
 class Gaussian(nn.Module):

@@ -13,11 +13,13 @@ import torch
 from service.bundle.bundle import Bundle
 from service.bundle.card import CalibrationCard, GroupShift
 from service.bundle.manifest import PRODUCT_NAME, InputGeometry, ManifestDraft, ScoreRule, Tiling, TrainingRecord
+from service.bundle.origins import Origins
 from service.bundle.writer import write_bundle
 from service.inspection.capture_groups import GroupChoice
 from service.inspection.inspector import Inspector, InspectorOptions, Measurer
 from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.session import GraphSession, RequestedProvider, SessionOptions
+from training.cached_views import augmented
 from training.calibrate import calibrate
 from training.config import FitConfig
 from training.dataset import GROUPED_BY, MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, scan
@@ -31,6 +33,8 @@ from training.image_check.check import check_images, describe_suspected
 from training.masks import read_mask
 from training.methods import fit_config
 from training.methods.base import Method
+from training.origins import collect_origins
+from training.places import ViewPlace
 from training.provenance import git_revision, installed_libraries
 from training.run_record import CurvePoint, record_run
 from training.sanity import measure_sanity, sample_size, weaknesses
@@ -150,7 +154,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     _warn_of_suspected(data, config, reporter)
     sizes: list[tuple[int, int]] = []
     curve: list[CurvePoint] = []
-    method, exported = _fit_and_export(request, method, data, geometry, sizes, curve, reporter, should_stop)
+    method, exported, origins = _fit_and_export(request, method, data, geometry, sizes, curve, reporter, should_stop)
     draft = ManifestDraft(
         product=request.product,
         method=config.method,
@@ -173,6 +177,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
         libraries=installed_libraries(),
         git_revision=git_revision(),
         created_at=datetime.now(UTC),
+        explanation=exported.explanation,
     )
     model = with_metadata(exported.model, draft)
     card = _calibrate(model, draft, data, config, sizes, reporter)
@@ -187,7 +192,13 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
         evaluation = _evaluate_trial(model, draft, card, exported, data, config, reporter)
         draft = draft.model_copy(update={"evaluation": evaluation.figures})
     bundle = write_bundle(
-        request.models, draft=draft, model=model, card=card, golden=exported.golden, images=data.hashes
+        request.models,
+        draft=draft,
+        model=model,
+        card=card,
+        golden=exported.golden,
+        images=data.hashes,
+        origins=origins,
     )
     # The trial bundle has no figures in its manifest and therefore another version.
     evaluation = evaluation and replace(evaluation, version=bundle.version)
@@ -232,14 +243,17 @@ def _fit_and_export(
     curve: list[CurvePoint],
     reporter: Reporter,
     should_stop: Callable[[Progress], bool],
-) -> tuple[Method, Exported]:
+) -> tuple[Method, Exported, Origins | None]:
     config = request.config
     reading = reporter.stage("read images", len(data.fitted))
     for path in data.held_out:
         read_size(path)  # they are decoded after the training: a file that is not an image is reported now
     # The constants of the map must be measured neither on held-out images, which certify the threshold, nor on images
     # that the network was trained on, where its distances are smaller.
-    images = load_for_training(data.fitted, geometry, config.seed, lambda done: reading(done, ""), sizes=sizes)
+    places: list[ViewPlace] = []
+    images = load_for_training(
+        data.fitted, geometry, config.seed, lambda done: reading(done, ""), sizes=sizes, places=places
+    )
     reference = load_sample(data.reference, geometry, config.seed, MAX_REFERENCE_IMAGES, sizes)
     training = reporter.stage("train", config.iterations)
     measuring = reporter.stage("build the anomaly map", 2)
@@ -259,7 +273,17 @@ def _fit_and_export(
     good = load_sample(data.held_out, geometry, config.seed, PROBES)
     exported = export(method, Probes.draw(good, method.branch_flipping_inputs(good), config.seed))
     exporting(1, f"largest difference {exported.parity.measured:.1e}")
-    return method, exported
+    origins = collect_origins(
+        method,
+        exported.explanation,
+        augmented(images, config),
+        places,
+        data.fitted,
+        sizes[: len(data.fitted)],
+        data.root,
+        is_augmented=config.augment != "none",
+    )
+    return method, exported, origins
 
 
 def _warn_of_suspected(data: DataSet, config: FitConfig, reporter: Reporter) -> None:

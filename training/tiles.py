@@ -12,6 +12,7 @@ from service.bundle.manifest import InputGeometry
 from service.inspection.runtime.threads import cpu_quota
 from service.inspection.tiling import cut, plan_tiles, prepare_input
 from training.dataset import UInt8Images, load_prepared, read_rgb, read_size
+from training.places import ViewPlace
 
 # All tiles are kept in memory, and the frozen features of each need two to four times as much again. Tiles beyond this
 # limit are left out at random.
@@ -26,6 +27,7 @@ def load_for_training(
     *,
     memory_bytes: int = MEMORY_BYTES,
     sizes: list[tuple[int, int]] | None = None,
+    places: list[ViewPlace] | None = None,
 ) -> UInt8Images:
     """Load the images to train on: whole images, or their tiles if the geometry has a tiling.
 
@@ -36,6 +38,7 @@ def load_for_training(
         progress: Called with the number of images done so far.
         memory_bytes: Largest memory of the tiles; at least one tile of every image is loaded.
         sizes: Width and height of every decoded image are appended, in pixels.
+        places: The place of every result is appended, in the order of the results.
 
     Returns:
         uint8 `[N, height, width, 3]`, RGB. Tiles are in random order, so that every part of the array shows all
@@ -45,6 +48,8 @@ def load_for_training(
         UnreadableImage: An image cannot be read; the message names the first one.
     """
     if geometry.tiling is None:
+        if places is not None:
+            places.extend(map(ViewPlace, range(len(paths))))
         return load_prepared(paths, geometry, progress, sizes)
     counts = [_tile_count(path, geometry) for path in paths]
     share = min(1.0, memory_bytes / (sum(counts) * _tile_bytes(geometry)))
@@ -52,6 +57,7 @@ def load_for_training(
     chosen = [np.sort(rng.permutation(count)[: max(1, int(count * share))]) for count in counts]
     tiles = np.empty((sum(map(len, chosen)), geometry.height, geometry.width, 3), np.uint8)
     slots = np.split(rng.permutation(len(tiles)), np.cumsum([len(numbers) for numbers in chosen])[:-1])
+    found = dict[int, ViewPlace]()
     # One large image per core at a time, to bound the memory.
     with ThreadPoolExecutor(cpu_quota()) as pool:
         for start in range(0, len(paths), cpu_quota()):
@@ -59,10 +65,14 @@ def load_for_training(
             cuts = pool.map(partial(_cut, geometry), paths[part], chosen[part])
             for number, (drawn, image_wh) in enumerate(cuts, start):
                 tiles[slots[number]] = drawn
+                boxes = _boxes(geometry, image_wh, chosen[number])
+                found |= {int(slot): ViewPlace(number, box) for slot, box in zip(slots[number], boxes, strict=True)}
                 if sizes is not None:
                     sizes.append(image_wh)
                 if progress is not None:
                     progress(number + 1)
+    if places is not None:
+        places.extend(found[slot] for slot in range(len(tiles)))
     return tiles
 
 
@@ -100,6 +110,18 @@ def _tile_bytes(geometry: InputGeometry) -> int:
 def _tile_count(path: Path, geometry: InputGeometry) -> int:
     width, height = read_size(path)
     return len(plan_tiles((height, width), geometry))
+
+
+def _boxes(
+    geometry: InputGeometry, image_wh: tuple[int, int], chosen: NDArray[np.int64]
+) -> list[tuple[float, float, float, float]]:
+    """Return the places of tiles, relative to the sides of their image."""
+    grid = plan_tiles(image_wh[::-1], geometry)
+    (tile_height, tile_width), (height, width), corners = grid.tile_hw, grid.source_hw, list(grid)
+    return [
+        (corners[number][1] / width, corners[number][0] / height, tile_width / width, tile_height / height)
+        for number in chosen
+    ]
 
 
 def _cut(geometry: InputGeometry, path: Path, chosen: NDArray[np.int64]) -> tuple[UInt8Images, tuple[int, int]]:

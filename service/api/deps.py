@@ -23,6 +23,7 @@ from service.serving.bundles import BundleService
 from service.serving.distributions import DistributionService
 from service.serving.drift.service import DriftService
 from service.serving.events import InspectionEvents
+from service.serving.explanations import ExplanationService
 from service.serving.exports import ExportService
 from service.serving.inspections import InspectionService
 from service.serving.memory_budget import MemoryBudget
@@ -67,6 +68,7 @@ class Services:
     recipe_previews: RecipePreviewService
     distributions: DistributionService
     shadow_heatmaps: ShadowHeatmapService
+    explanations: ExplanationService
     proposals: ProposalService
     replays: ReplayService
     audit: AuditService
@@ -174,6 +176,10 @@ async def _shadow_heatmaps(connection: HTTPConnection) -> ShadowHeatmapService:
     return services_of(connection).shadow_heatmaps
 
 
+async def _explanations(connection: HTTPConnection) -> ExplanationService:
+    return services_of(connection).explanations
+
+
 async def _proposals(connection: HTTPConnection) -> ProposalService:
     return services_of(connection).proposals
 
@@ -275,6 +281,7 @@ RecipesDep = Annotated[RecipeService, Depends(_recipes)]
 RecipePreviewsDep = Annotated[RecipePreviewService, Depends(_recipe_previews)]
 DistributionsDep = Annotated[DistributionService, Depends(_distributions)]
 ShadowHeatmapsDep = Annotated[ShadowHeatmapService, Depends(_shadow_heatmaps)]
+ExplanationsDep = Annotated[ExplanationService, Depends(_explanations)]
 ProposalsDep = Annotated[ProposalService, Depends(_proposals)]
 ReplaysDep = Annotated[ReplayService, Depends(_replays)]
 ReviewsDep = Annotated[ReviewService, Depends(_reviews)]

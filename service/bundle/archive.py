@@ -21,7 +21,7 @@ from service.bundle.manifest import CARD, FILE_NAME, MANIFEST, MODEL
 from service.bundle.writer import install_bundle
 from service.untrusted_zip import METHODS, BadZip, UnpackLimitExceeded, is_encrypted, open_zip, unpack
 
-# A bundle has at most 103 files, and each directory entry takes less than a hundred bytes.
+# A bundle has at most 104 files, and each directory entry takes less than a hundred bytes.
 MAX_DIRECTORY_BYTES = 64 * 1024
 _MAX_BYTES = {MANIFEST: MAX_MANIFEST_BYTES, CARD: MAX_CARD_BYTES}
 # One timestamp for every file, so that the same bundle always gives the same archive.

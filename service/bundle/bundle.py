@@ -27,10 +27,12 @@ from service.bundle.manifest import (
     IMAGES,
     MANIFEST,
     MODEL,
+    ORIGINS,
     Digest,
     Manifest,
     graph_metadata,
 )
+from service.bundle.origins import MAX_ORIGINS_BYTES, Origins
 from service.schemas.violations import list_violations
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -42,6 +44,7 @@ MAX_IMAGES_BYTES = 16 * 2**20  # more than 200,000 images
 MAX_MODEL_BYTES = 2**31 - 1
 # All golden samples of a bundle, unpacked: the exporter writes six, and an input has at most 4096 x 4096 pixels.
 MAX_GOLDEN_BYTES = 512 * 2**20
+_MAX_BYTES = {MODEL: MAX_MODEL_BYTES, CARD: MAX_CARD_BYTES, IMAGES: MAX_IMAGES_BYTES, ORIGINS: MAX_ORIGINS_BYTES}
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ class Bundle:
             image_shape=image_shape,
             map_shape=map_shape,
             metadata=graph_metadata(manifest),
+            tensors=frozenset() if manifest.explanation is None else manifest.explanation.tensors,
         )
+        bundle.read_origins()  # checked here, and not kept: they are needed rarely
         return bundle
 
     def read_model(self) -> bytes:
@@ -117,6 +122,21 @@ class Bundle:
             BundleIntegrity: The file has changed since the bundle was loaded.
         """
         return self.read_file(MODEL)
+
+    def read_origins(self) -> Origins | None:
+        """Return where the prototypes of the memory banks come from; None on bundles that do not state it.
+
+        Raises:
+            BundleIntegrity: The file has changed since the bundle was loaded.
+            BundleSchema: The file is not valid.
+        """
+        if ORIGINS not in self.manifest.files:
+            return None
+        explanation = self.manifest.explanation
+        try:
+            return Origins.from_bytes(self.read_file(ORIGINS), [] if explanation is None else explanation.banks)
+        except ValueError as error:
+            raise BundleSchema(self.path, f"{ORIGINS} is not valid: {error}") from error
 
     def read_file(self, name: str) -> bytes:
         """Return the bytes of one file of the bundle, with the hash checked again.
@@ -195,10 +215,10 @@ def _check_sizes(path: Path, manifest: Manifest) -> None:
     """
     per_sample = golden_bytes(*_shapes(manifest))
     for name, entry in manifest.files.items():
-        limit = {MODEL: MAX_MODEL_BYTES, CARD: MAX_CARD_BYTES, IMAGES: MAX_IMAGES_BYTES}.get(name, per_sample)
+        limit = _MAX_BYTES.get(name, per_sample)
         if entry.bytes > limit:
             raise BundleSchema(path, f"{name} has {entry.bytes} bytes; at most {limit} are allowed.")
-    samples = len(manifest.files.keys() - {MODEL, CARD, IMAGES})
+    samples = len(manifest.files.keys() - _MAX_BYTES.keys())
     if samples * per_sample > MAX_GOLDEN_BYTES:
         raise BundleSchema(
             path,
@@ -230,7 +250,7 @@ def _parse(path: Path, name: str, record: type[RecordT], data: bytes) -> RecordT
 
 def _read_golden(path: Path, manifest: Manifest) -> tuple[GoldenSample, ...]:
     samples = []
-    for name in sorted(manifest.files.keys() - {MODEL, CARD, IMAGES}):
+    for name in sorted(manifest.files.keys() - _MAX_BYTES.keys()):
         data = read_verified(path, name, manifest.files[name])
         try:
             samples.append(GoldenSample.from_bytes(data, *_shapes(manifest)))

@@ -140,8 +140,8 @@ class BundleArchiveInvalid(PlumblineError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"The archive is refused: {reason} Expected a zip file with only manifest.json, model.onnx, "
-            "calibration.json and golden/NN.npz at its top level, as `plumbline bundle export` writes it. Nothing was "
-            "stored."
+            "calibration.json and golden/NN.npz, optionally with images.json and origins.npz, at its top level, as "
+            "`plumbline bundle export` writes it. Nothing was stored."
         )
 
 

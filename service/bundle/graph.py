@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +19,13 @@ MAX_STRUCTURE_BYTES = 2 * 2**20
 
 
 def check_graph(
-    path: Path, model: bytes, *, image_shape: tuple[int, ...], map_shape: tuple[int, ...], metadata: Mapping[str, str]
+    path: Path,
+    model: bytes,
+    *,
+    image_shape: tuple[int, ...],
+    map_shape: tuple[int, ...],
+    metadata: Mapping[str, str],
+    tensors: Set[str] = frozenset(),
 ) -> None:
     """Check everything about a bundle's graph that can be checked without running it.
 
@@ -29,6 +35,7 @@ def check_graph(
         image_shape: Shape of one input, without the batch axis.
         map_shape: Shape of one output map, without the batch axis.
         metadata: Expected `metadata_props`.
+        tensors: Names of tensors that the graph must compute.
 
     Raises:
         BundleSchema: The data is not an ONNX graph, does not match the manifest, or contains an operator that is not
@@ -60,6 +67,8 @@ def check_graph(
     _check_tensor(path, graph.graph.output, "anomaly_map", onnx.TensorProto.FLOAT, map_shape)
     if unknown := {output.name for output in graph.graph.output} - {"anomaly_map", "score_gain"}:
         raise BundleSchema(path, f"model.onnx has an unknown output {sorted(unknown)[0]!r}.")
+    if missing := tensors - {name for node in graph.graph.node for name in node.output}:
+        raise BundleSchema(path, f"model.onnx computes no tensor {sorted(missing)[0]!r}, which the manifest names.")
     stored = {prop.key: prop.value for prop in graph.metadata_props}
     for key, value in metadata.items():
         if stored.get(key) != value:

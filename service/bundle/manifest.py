@@ -8,6 +8,7 @@ A bundle is the folder `models/<product>/<version>/`:
 | `model.onnx`       | one self-contained graph: `image` uint8 [N, H, W, 3] RGB in, `anomaly_map` float32 out |
 | `calibration.json` | the calibration card: the score of every held-out good image                           |
 | `golden/NN.npz`    | prepared inputs and the maps that torch computed for them                              |
+| `origins.npz`      | optional: reduced copies of the images that the prototypes of memory banks come from   |
 
 `digest` is the SHA-256 of `manifest.json`. `version` is its first twelve hex digits and the name of the folder. So any
 changed byte of a bundle is detected when it is loaded.
@@ -35,9 +36,10 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 CARD = "calibration.json"
 IMAGES = "images.json"
+ORIGINS = "origins.npz"
 PRODUCT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # The only files that a bundle may contain. A closed list excludes path traversal.
-FILE_NAME = re.compile(r"model\.onnx|calibration\.json|images\.json|golden/[0-9]{2}\.npz")
+FILE_NAME = re.compile(r"model\.onnx|calibration\.json|images\.json|origins\.npz|golden/[0-9]{2}\.npz")
 _METADATA_PREFIX = "plumbline."
 Digest = NewType("Digest", str)
 ProductName = Annotated[str, StringConstraints(pattern=f"^{PRODUCT_NAME.pattern}$")]
@@ -150,6 +152,76 @@ class Selected(BundleRecord):
     memory_bank: MemoryBankChoice | None = None
 
 
+TensorName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_]{1,128}$")]
+SourceName = Annotated[str, StringConstraints(pattern="^[a-z0-9_]{1,64}$")]
+
+
+class SourceTensors(BundleRecord):
+    """One of the maps that are added up to the anomaly map.
+
+    Attributes:
+        name: Its name; those of the methods are in docs/methods.md.
+        tensor: What it adds to the tensor `Explanation.total`, of the same shape.
+    """
+
+    name: SourceName
+    tensor: TensorName
+
+
+class BankTensors(BundleRecord):
+    """A memory bank in the graph. Its cells divide the graph's input into `rows` times `columns` equal parts.
+
+    Attributes:
+        name: Name of the source that contains its distances.
+        candidates: A value for each cell and prototype, float32 [N * rows * columns, prototypes], cells row by row.
+        nearest: Whether the prototype nearest to a cell has the highest or the lowest value.
+        distances: Distance of each cell to its nearest prototype, float32 [N, 1, rows, columns].
+        rows: Rows of cells.
+        columns: Columns of cells.
+        prototypes: Number of prototypes.
+    """
+
+    name: SourceName
+    candidates: TensorName
+    nearest: Literal["highest", "lowest"]
+    distances: TensorName
+    rows: int = Field(ge=1, le=4096)
+    columns: int = Field(ge=1, le=4096)
+    prototypes: int = Field(ge=1, le=65_536)
+
+
+class Explanation(BundleRecord):
+    """The tensors inside of the graph that explain the anomaly map. They are not outputs and cost no time.
+
+    The anomaly map is a linear function of `total`, which is the sum of the sources. So every source has a share of
+    every value of the map.
+
+    Attributes:
+        total: The sum of the sources, before it is smoothed.
+        sources: The maps that are added up.
+        banks: The memory banks; each is one of the sources.
+    """
+
+    total: TensorName
+    sources: list[SourceTensors] = Field(min_length=1, max_length=32)
+    banks: list[BankTensors] = Field(max_length=8)
+
+    @property
+    def tensors(self) -> frozenset[str]:
+        """Return the names of all tensors."""
+        banks = (name for bank in self.banks for name in (bank.candidates, bank.distances))
+        return frozenset([self.total, *(source.tensor for source in self.sources), *banks])
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        sources, banks = [source.name for source in self.sources], [bank.name for bank in self.banks]
+        if len(set(sources)) < len(sources) or len(set(banks)) < len(banks):
+            raise ValueError("two sources or two banks have the same name")
+        if unknown := set(banks) - set(sources):
+            raise ValueError(f"the bank {sorted(unknown)[0]!r} is not one of the sources")
+        return self
+
+
 class TrainingRecord(BundleRecord):
     """The origin of the weights.
 
@@ -201,6 +273,7 @@ class ManifestDraft(BundleRecord):
     git_revision: str | None
     created_at: AwareDatetime
     evaluation: dict[str, float] | None = None
+    explanation: Explanation | None = None
 
     @model_validator(mode="after")
     def _align_tiles(self) -> Self:

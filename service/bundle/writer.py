@@ -21,7 +21,8 @@ from service.bundle.card import CalibrationCard
 from service.bundle.errors import BundleInvalid, BundleOfOtherProduct
 from service.bundle.golden import GoldenSample
 from service.bundle.images import ImageHashes
-from service.bundle.manifest import CARD, IMAGES, MANIFEST, MODEL, FileEntry, Manifest, ManifestDraft
+from service.bundle.manifest import CARD, IMAGES, MANIFEST, MODEL, ORIGINS, FileEntry, Manifest, ManifestDraft
+from service.bundle.origins import Origins
 
 # Age in seconds at which a staging folder is certainly not in use: no writer takes that long.
 STALE_S = 24 * 3600
@@ -36,6 +37,7 @@ def write_bundle(
     card: CalibrationCard,
     golden: Sequence[GoldenSample],
     images: ImageHashes | None = None,
+    origins: Origins | None = None,
 ) -> Bundle:
     """Write a bundle into the model repository, completely or not at all, and load it back.
 
@@ -46,6 +48,7 @@ def write_bundle(
         card: The calibration card, computed with this graph.
         golden: 1 to 100 samples.
         images: The images that the bundle was made from; threshold proposals refuse them.
+        origins: Where the prototypes of the memory banks in `draft.explanation` come from.
 
     Raises:
         BundleSchema, ExternalData: The bundle would not be served; nothing was written.
@@ -53,6 +56,8 @@ def write_bundle(
     contents = {MODEL: model, CARD: _canonical_json(card)}
     if images is not None:
         contents[IMAGES] = _canonical_json(images)
+    if origins is not None:
+        contents[ORIGINS] = origins.to_bytes()
     contents |= {f"golden/{index:02d}.npz": sample.to_bytes() for index, sample in enumerate(golden)}
     files = {
         name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data)) for name, data in contents.items()

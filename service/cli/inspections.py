@@ -14,6 +14,7 @@ import typer
 
 from service.cli.console import ERR, FAILURE, OUT, refuse, shown, stop
 from service.cli.options import Data, Models, load_settings
+from service.cli.why import why
 from service.errors import PlumblineError
 
 app = typer.Typer(no_args_is_help=True)
@@ -101,6 +102,9 @@ def export(
     except OSError as error:
         stop(f"{out} cannot be written: {error.strerror}.", FAILURE)
     OUT.print(f"{count} inspections in {shown(out)}", soft_wrap=True)
+
+
+app.command()(why)
 
 
 def _parsed(name: str, parse: Callable[[str], ValueT], text: str) -> ValueT:

@@ -54,11 +54,7 @@ class BundleLoader:
             BundleInvalid, ProviderUnavailable: As for `Inspector.load`.
             ShuttingDown: `close` was called.
         """
-        bundle = Bundle.load(path)
-        made_for = bundle.manifest.product
-        if product is not None and made_for != product:
-            raise BundleOfOtherProduct(path, made_for, product)
-        self._run_self_test(bundle, in_background=in_background)
+        bundle = self.verify(path, product, in_background=in_background)
         timeout_s = self._self_test.limits.timeout_s
         try:
             return run_apart(
@@ -73,6 +69,24 @@ class BundleLoader:
         except TimeoutError as error:
             reason = f"it could not be opened within {timeout_s:g} s (PLUMBLINE_SELF_TEST_TIMEOUT_S)."
             raise SelfTestFailed(path, reason) from error
+
+    def verify(self, path: Path, product: str | None = None, *, in_background: bool = False) -> Bundle:
+        """Verify a bundle and run its self-test in a process of its own, without opening it in this process.
+
+        Args:
+            path: The bundle's folder.
+            product: As for `load`.
+            in_background: Run the self-test at low priority.
+
+        Raises:
+            BundleOfOtherProduct, SelfTestFailed, BundleInvalid, ProviderUnavailable, ShuttingDown: As for `load`.
+        """
+        bundle = Bundle.load(path)
+        made_for = bundle.manifest.product
+        if product is not None and made_for != product:
+            raise BundleOfOtherProduct(path, made_for, product)
+        self._run_self_test(bundle, in_background=in_background)
+        return bundle
 
     def close(self) -> None:
         """End the loading of bundles, and refuse to load further ones."""

@@ -216,3 +216,49 @@ class ProviderUnavailable(PlumblineError):
             "operating system), or set PLUMBLINE_PROVIDER=cpu.",
             requested=requested,
         )
+
+
+class NoExplanation(PlumblineError):
+    """The bundle that decided the inspection cannot explain its anomaly map.
+
+    It was trained before explanations were stored, or its method does not add up maps. Train the product again with
+    `plumbline-train fit`; inspections that the new bundle decides can be explained. Older inspections keep their
+    heatmap.
+    """
+
+    slug = "no-explanation"
+    title = "Bundle has no explanation"
+    status = 409
+
+    def __init__(self, product: str, version: str, reason: str | None = None) -> None:
+        why = (
+            "it was trained before explanations were stored, or its method does not add up maps."
+            if reason is None
+            else f"the explanation in its manifest does not match its graph: {reason}"
+        )
+        super().__init__(
+            f"Bundle {version} cannot explain its anomaly maps: {why} Train {product!r} again with `plumbline-train "
+            "fit` and activate the new bundle; its inspections can be explained.",
+            product=product,
+            version=version,
+        )
+
+
+class ExplanationDiffers(PlumblineError):
+    """The anomaly map that was computed for the explanation is not the one that was stored.
+
+    Then it would explain another decision, so it is refused. The inspection may have been decided on another execution
+    provider whose results differ more than the bundle's parity certificate permits. `plumbline replay` compares scores.
+    """
+
+    slug = "explanation-differs"
+    title = "Explanation differs from the stored map"
+    status = 409
+
+    def __init__(self, version: str, difference: float, tolerance: float) -> None:
+        super().__init__(
+            f"The anomaly map that bundle {version} computes now differs from the stored one, or from the sum of its "
+            f"sources, by {difference:.1e} (relative); at most {tolerance:.0e} is allowed. It would explain another "
+            "decision, so it is not shown. Replay the inspection to compare the scores.",
+            version=version,
+        )

@@ -247,7 +247,7 @@ class NotJudged(PlumblineError):
     def __init__(self, inspection_id: str) -> None:
         super().__init__(
             f"The image of inspection {inspection_id} was rejected by the quality check (decision `invalid`), so it "
-            "has no anomaly map and cannot be replayed. See the inspection's `invalid_reasons`.",
+            "has no anomaly map and can be neither replayed nor explained. See the inspection's `invalid_reasons`.",
             inspection_id=inspection_id,
         )
 

@@ -12,10 +12,13 @@ import torch
 from service.bundle.bundle import Bundle
 from service.bundle.card import SanityFigures
 from service.bundle.manifest import graph_metadata
+from service.bundle.origins import MAX_ORIGINS_BYTES
+from service.inspection.explanation.explainer import Explainer
 from service.inspection.inspector import Inspector
 from tests.training.small_product import write_plates
 from training import dataset
 from training.config import FitConfig
+from training.dataset import read_rgb
 from training.errors import InvalidOption, TooFewIterations, UnreadableImage, WeakBundle
 from training.export import PROBES
 from training.fit import CHECKPOINT_NAME, Progress, learning_rate, warm_up_ends
@@ -170,6 +173,29 @@ def test_every_stage_is_reported_to_its_end(trained: Trained, recorder: Recorder
 def test_repository_holds_the_bundle_only(trained: Trained) -> None:
     assert [path.name for path in trained.bundle.path.parent.iterdir()] == [trained.bundle.version]
     assert Bundle.load(trained.bundle.path).digest == trained.bundle.digest
+
+
+@pytest.mark.slow
+def test_bundle_explains_its_maps_with_the_training_images(trained: Trained, data: Path) -> None:
+    bundle = trained.bundle
+    origins, images = bundle.read_origins(), bundle.images
+    assert origins is not None
+    assert images is not None
+    assert origins.banks.keys() == {"query_reduced", "query_full"}
+    fitted = {path.relative_to(data).as_posix() for path in trained.data.fitted}
+    assert {image.name for image in origins.index.images} <= fitted
+    assert {image.sha256 for image in origins.index.images} <= set(images.training)
+    assert (bundle.path / "origins.npz").stat().st_size <= MAX_ORIGINS_BYTES
+    inspector = Inspector.load(bundle.path, inspector_options(threads=1, provider="cpu"))
+    path = trained.data.held_out[0]
+    anomaly_map = inspector.measure(path.read_bytes()).anomaly_map
+    inspector.close()
+    row, column = np.unravel_index(int(anomaly_map.argmax()), anomaly_map.shape)
+    with Explainer(bundle) as explainer:
+        found = explainer.explain(read_rgb(path), anomaly_map, (int(row), int(column)))
+    assert found.value == pytest.approx(float(anomaly_map.max()), rel=1e-3)
+    assert {one.bank.name for one in found.nearest} == set(origins.banks)
+    assert len(found.contributions) == 6
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from training.config import FitConfig
 from training.dataset import read_rgb
 from training.errors import InvalidFitConfig, UnreadableImage
 from training.pipeline import Request, inspector_options, train
+from training.places import ViewPlace
 from training.tiles import load_for_training, load_sample
 
 TILED = InputGeometry(height=64, width=64, tiling=Tiling(overlap=0))
@@ -55,6 +56,27 @@ def test_tiles_of_every_image_are_drawn_by_the_seed_where_memory_is_limited(path
     np.testing.assert_array_equal(some, load_for_training(paths, TILED, 7, memory_bytes=15 * TILE_BYTES))
     assert not np.array_equal(some, load_for_training(paths, TILED, 8, memory_bytes=15 * TILE_BYTES))
     assert len(load_for_training(paths, TILED, 7, memory_bytes=1)) == 5, "at least one tile of every image"
+
+
+def test_places_of_tiles_are_those_that_they_show(paths: list[Path]) -> None:
+    geometry = InputGeometry(height=64, width=64, tiling=Tiling(overlap=16, scale=0.8))
+    places: list[ViewPlace] = []
+    tiles = load_for_training(paths, geometry, 7, memory_bytes=15 * TILE_BYTES, places=places)
+    assert len(places) == len(tiles) == 15
+    assert {place.image for place in places} == set(range(5))
+    for tile, place in zip(tiles, places, strict=True):
+        left, top, width, height = place.box
+        prepared = prepare_input(read_rgb(paths[place.image]), geometry)
+        # The scaled image has 160 x 104 pixels; tiles at the border extend beyond it.
+        x, y = round(left * 160), round(top * 104)
+        assert (round(width * 160), round(height * 104)) == (64, 64)
+        np.testing.assert_array_equal(prepared[y : y + 64, x : x + 64], tile)
+
+
+def test_places_of_whole_images_are_in_their_order(paths: list[Path]) -> None:
+    places: list[ViewPlace] = []
+    load_for_training(paths, InputGeometry(height=64, width=64), 0, places=places)
+    assert places == [ViewPlace(number, (0, 0, 1, 1)) for number in range(5)]
 
 
 @pytest.mark.parametrize("geometry", [TILED, InputGeometry(height=64, width=64)], ids=["tiled", "whole"])

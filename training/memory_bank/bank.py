@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from training.memory_bank.coreset import MAX_CANDIDATES, greedy_coreset, half_lloyd
 from training.memory_bank.nearest import cell_centres, half_squared_distance, nearest, normalise, offsets
+from training.taps import Tap
 
 # Enough to compare energy floors with each other.
 SEARCH_CANDIDATES, SEARCH_PROTOTYPES = 20_000, 2048
@@ -45,6 +47,8 @@ class MemoryBank(nn.Module):
         prototypes: float32 `[P, C_1 + C_2 + 3]`: features, energy floor and position in one vector, see `lift`.
         origins: int64 `[P, 3]`: the training cell that each prototype is or, if it was moved, the nearest one to it:
             index of the image in the order given to `collect`, row and column on the coarse grid.
+        nearest: Whether the nearest prototype has the highest or the lowest value in the output of `candidates`.
+        candidates: Its output has a value for each cell and prototype, float32 `[N * H * W, P]`.
 
     Args:
         channels: Channels of the two levels, finest first.
@@ -55,10 +59,12 @@ class MemoryBank(nn.Module):
     bias: Tensor
     scale: Tensor
     origins: Tensor
+    nearest: ClassVar[Literal["highest", "lowest"]] = "highest"
 
     def __init__(self, channels: Sequence[int], count: int) -> None:
         super().__init__()
         self.variant = BankVariant()
+        self.candidates = Tap()
         lifted = sum(channels) + 1 + PLACE_CHANNELS
         # Not part of a checkpoint: they are chosen after the last training step.
         self.register_buffer("prototypes", torch.zeros(count, lifted), persistent=False)
@@ -164,8 +170,9 @@ class MemoryBank(nn.Module):
             float32 `[N, 1, H, W]`, >= 0; at most 2 plus the position's part.
         """
         count, _, height, width = features[1].shape
-        distance = half_squared_distance(self.queries(features, self.variant), self.prototypes, self.bias)
-        return distance.view(count, 1, height, width)
+        queries = self.queries(features, self.variant)
+        candidates = self.candidates(torch.addmm(self.bias, queries, self.prototypes.T))
+        return half_squared_distance(queries, candidates).view(count, 1, height, width)
 
     def queries(self, features: Sequence[Tensor], variant: BankVariant) -> Tensor:
         """Lift the cells of images.

@@ -44,21 +44,20 @@ def offsets(points: Tensor) -> Tensor:
     return -0.5 * points.square().sum(1)
 
 
-def half_squared_distance(queries: Tensor, points: Tensor, bias: Tensor) -> Tensor:
-    """Compute half the squared Euclidean distance of each query to the nearest point, as one matrix product.
+def half_squared_distance(queries: Tensor, candidates: Tensor) -> Tensor:
+    """Compute half the squared Euclidean distance of each query to the nearest point from one matrix product.
 
     `min_p |q - p|^2 / 2 = |q|^2 / 2 - max_p (q . p - |p|^2 / 2)`. The result of the subtraction can be below 0 by a
     rounding error and is clamped; the error is at most a few units of the last place of `|q|^2`.
 
     Args:
         queries: float32 `[Q, D]`.
-        points: float32 `[P, D]`.
-        bias: The result of `offsets(points)`, float32 `[P]`.
+        candidates: `q . p - |p|^2 / 2` of each query and point, float32 `[Q, P]`.
 
     Returns:
         float32 `[Q]`, >= 0.
     """
-    return (0.5 * queries.square().sum(1) - torch.addmm(bias, queries, points.T).amax(1)).clamp_min(0)
+    return (0.5 * queries.square().sum(1) - candidates.amax(1)).clamp_min(0)
 
 
 def nearest(queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,9 @@ from training.methods.base import Batch, Method, parse_options
 from training.pixels import in_chunks, to_pixels
 from training.teachers import Teacher
 
+SOURCES = ("st_8", "st_16", "fs1_8", "fs1_16", "fs2_8", "fs2_16", "ps")
+"""Names of the maps that are fused, as `DualTeacherDistillation.distances` returns them."""
+
 
 @dataclass(frozen=True)
 class DualTeacherOptions:
@@ -204,7 +207,7 @@ class DualTeacherDistillation(Method):
         self.nearest = PyramidDistance(len(target_channels), options.energy_floors[0], nearest=True)
         st, fs, ps = options.ensemble_weights
         levels = [weight / sum(options.level_weights) for weight in options.level_weights]
-        self.fusion = LevelFusion([*(st * w for w in levels), *(fs / 2 * w for w in levels * 2), ps])
+        self.fusion = LevelFusion([*(st * w for w in levels), *(fs / 2 * w for w in levels * 2), ps], SOURCES)
         self.smooth = Gaussian(options.sigma)
 
     @classmethod

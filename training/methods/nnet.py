@@ -45,6 +45,8 @@ from training.pixels import in_chunks, to_pixels
 from training.teachers import Teacher
 
 NEIGHBOUR_IMAGES = 24  # good images whose nearest training cells choose the variant of the memory banks
+SOURCES = ("reverse_8", "reverse_16", "forward_8", "forward_16", "query_reduced", "query_full")
+"""Names of the maps that are fused, as in `NNetOptions.ensemble_weights`; those of the queries are their attributes."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class NNet(Method):
         self.branches = Branches(channels, options.width)
         self.query_reduced, self.query_full = (MemoryBank(channels, options.prototypes) for _ in range(2))
         self.distance = PyramidDistance(len(channels), options.energy_floors[0])
-        self.fusion = LevelFusion(options.ensemble_weights)
+        self.fusion = LevelFusion(options.ensemble_weights, SOURCES)
         self.smooth = Gaussian(options.sigma)
 
     @classmethod

@@ -83,11 +83,7 @@ class GraphSession:
         Raises:
             RuntimeError: The batch axis of the graph's outputs is not dynamic.
         """
-        if self.provider == "cuda":
-            values = self._run_bound(images)
-        else:
-            values = self._session.run(self._outputs, {"image": images})
-        named = dict(zip(self._outputs, values, strict=True))
+        named = self.run_named(images)
         output = GraphOutput(np.asarray(named["anomaly_map"]), named.get("score_gain"))
         count = len(images)
         if len(output.maps) != count or (output.gains is not None and output.gains.shape != (count,)):
@@ -95,6 +91,18 @@ class GraphSession:
                 f"the graph returned {len(output.maps)} maps for {count} images; its batch axis must be dynamic"
             )
         return output
+
+    def run_named(self, images: UInt8Image) -> dict[str, npt.NDArray[Any]]:
+        """Infer a batch and return all outputs of the graph by name, without checks.
+
+        Args:
+            images: uint8 [N, H, W, 3], RGB, of the graph's input size.
+        """
+        if self.provider == "cuda":
+            values = self._run_bound(images)
+        else:
+            values = self._session.run(self._outputs, {"image": images})
+        return dict(zip(self._outputs, values, strict=True))
 
     def _run_bound(self, images: UInt8Image) -> Sequence[Any]:
         # Outputs stay in CUDA memory until all are computed and are then copied once. Only OrtValues created here are

@@ -29,12 +29,14 @@ def test_search_finds_the_exact_neighbours_also_in_parts(monkeypatch: pytest.Mon
     for distance, index in (whole, nearest(queries, points)):
         assert torch.equal(index, exact.argmin(1))
         torch.testing.assert_close(distance.double(), 0.5 * exact.amin(1).square(), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(half_squared_distance(queries, points, offsets(points)), whole[0])
+    torch.testing.assert_close(
+        half_squared_distance(queries, torch.addmm(offsets(points), queries, points.T)), whole[0]
+    )
 
 
 def test_distance_near_zero_is_not_negative_and_small() -> None:
     points = normalise(vectors(500, 0), 0.3)
-    distance = half_squared_distance(points, points, offsets(points))
+    distance = half_squared_distance(points, torch.addmm(offsets(points), points, points.T))
     assert float(distance.min()) >= 0
     assert float(distance.max()) < 1e-6
 

@@ -222,7 +222,7 @@ class PlumblineReview extends HTMLElement {
     const button = this.querySelector(`[data-key="${CSS.escape(key)}"]`);
     if (button && !button.disabled) {
       event.preventDefault();
-      this.#press(button);
+      button.click();
     } else if (kind !== undefined) {
       event.preventDefault();
       this.#review("defect", kind);

@@ -210,7 +210,9 @@ export class PlumblineViewer extends HTMLElement {
 
   /** A short touch or click on the image, at a point of the view. */
   tap(x, y) {
-    this.#editor?.tap(this.#view.toImage(x, y));
+    const at = this.#view.toImage(x, y);
+    this.#editor?.tap(at);
+    this.dispatchEvent(new CustomEvent("plumbline:tap", {bubbles: true, detail: {x: at[0], y: at[1]}}));
   }
 
   #find(selector) {
