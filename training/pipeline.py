@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from service.bundle.bundle import Bundle
 from service.bundle.card import CalibrationCard, GroupShift
@@ -20,7 +20,7 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.session import GraphSession, RequestedProvider, SessionOptions
 from training.calibrate import calibrate
 from training.config import FitConfig
-from training.dataset import GROUPED_BY, MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, scan
+from training.dataset import GROUPED_BY, MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, require_jpeg, scan
 from training.device import resolve_device
 from training.errors import InvalidOption, TooFewIterations, WeakBundle
 from training.evaluate import Evaluation, evaluate
@@ -141,7 +141,10 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     # A folder that cannot be written is reported before the training.
     (request.models / request.product).mkdir(parents=True, exist_ok=True)
     tiling = None if config.overlap is None else Tiling(overlap=config.overlap, scale=config.scale)
-    geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling)
+    jpeg: Literal["full", "scaled"] = "scaled" if config.scaled_decoding else "full"
+    geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling, jpeg=jpeg)
+    if config.scaled_decoding:
+        require_jpeg((*data.train, *data.held_out))
     request = replace(request, config=config)
     sizes: list[tuple[int, int]] = []
     curve: list[CurvePoint] = []
@@ -292,7 +295,7 @@ def _calibrate(
             lambda done: calibrating(done, ""),
             training_sizes=sizes,
         )
-        checking = reporter.stage("check with synthetic anomalies", sample_size(data.held_out))
+        checking = reporter.stage("check with synthetic anomalies", sample_size(measurer, data.held_out))
         sanity = measure_sanity(measurer, data.held_out, config.seed, lambda done: checking(done, ""))
     finally:
         measurer.close()

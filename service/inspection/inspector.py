@@ -27,6 +27,7 @@ from service.inspection import tiling
 from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
 from service.inspection.calibration import p_value
 from service.inspection.decision import Criteria, Thresholds, Verdict, judge
+from service.inspection.decoded_image import decode_for
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.decoding.pixel_formats import DEFAULT_RULES, PixelRules
@@ -97,13 +98,13 @@ class Measurer:
         """
         started = time.perf_counter()
         media_type = decoder.read_media_type(data, rules)
-        rgb = decoder.decode(data, self.options.limits, rules)
+        image = decode_for(data, self.options.limits, self.geometry, rules)
         decoded = time.perf_counter()
-        pixels = tiling.prepare_input(rgb, self.geometry)
+        pixels = tiling.prepare_input(image.rgb, self.geometry)
         quality = measure_quality(pixels)
         sha256 = hashlib.sha256(data).hexdigest()
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
-        return PreparedImage(pixels, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
+        return PreparedImage(pixels, image.image_wh, media_type, sha256, rules, quality, timings)
 
     def infer(self, image: PreparedImage, rank: int = 0) -> PatchResult:
         """Run the graph on an image, in one piece or tile by tile, and wait for the map.
