@@ -36,6 +36,10 @@ class FitConfig:
     """Overlap of neighbouring tiles in pixels, a multiple of 32 below half a tile. None: no tiling."""
     scale: float = 1.0
     """Factor on the image size before tiling, in (0, 1]."""
+    scaled_decoding: bool = False
+    """Decode JPEG images that are at least twice as large as the input at a fraction of their size, in training and
+    in service; not with tiles. Other formats are decoded in full, so all images of a product should be JPEG.
+    """
     iterations: int = 1000
     """Training steps. The number is fixed: early stopping would need defective images."""
     batch_size: int = 8
@@ -92,6 +96,8 @@ class FitConfig:
             raise InvalidFitConfig(
                 f"overlap is {self.overlap}; expected a multiple of 32 below half the tile size {self.input_size}."
             )
+        if self.scaled_decoding and self.overlap is not None:
+            raise InvalidFitConfig("scaled_decoding is set with tiles, which are cut from images at their full size.")
         if not 0 < self.scale <= 1 or (self.overlap is None and self.scale != 1):
             raise InvalidFitConfig(
                 f"scale is {self.scale}; expected a value above 0 and at most 1, and a scale below 1 needs tiles."

@@ -26,7 +26,9 @@ from service.bundle.images import ImageHashes
 from service.bundle.manifest import InputGeometry
 from service.errors import BodyTooLarge
 from service.inspection.capture_groups import GroupChoice, Grouping, group_images, is_defect_folder
-from service.inspection.decoding.decoder import ImageLimits, decode, read_header
+from service.inspection.decoded_image import DecodedImage, decode_for
+from service.inspection.decoding.decoder import ImageLimits, decode, read_header, read_media_type
+from service.inspection.decoding.formats import JPEG
 from service.inspection.errors import CorruptImage, ImageTooComplex, NotAnImage, TooManyPixels, UnsupportedImage
 from service.inspection.image_files import IMAGE_SUFFIXES, find_image_files, path_text
 from service.inspection.preparation import prepare
@@ -236,7 +238,7 @@ def load_prepared(
         paths: Image files.
         geometry: Input of the graph.
         progress: Called with the number of images done so far.
-        sizes: Width and height of every decoded image are appended, in pixels.
+        sizes: Width and height of every image are appended, in pixels of the file.
 
     Returns:
         uint8 `[N, height, width, 3]`, RGB.
@@ -246,8 +248,8 @@ def load_prepared(
     """
 
     def load(path: Path) -> tuple[UInt8Images, tuple[int, int]]:
-        rgb = read_rgb(path)
-        return prepare(rgb, geometry), (rgb.shape[1], rgb.shape[0])
+        image = read_for(path, geometry)
+        return prepare(image.rgb, geometry), image.image_wh
 
     images = np.empty((len(paths), geometry.height, geometry.width, 3), np.uint8)
     with ThreadPoolExecutor(cpu_quota()) as pool:
@@ -260,8 +262,22 @@ def load_prepared(
     return images
 
 
+def read_for(path: Path, geometry: InputGeometry) -> DecodedImage:
+    """Decode an image file for a graph, as the service does.
+
+    Args:
+        path: The file.
+        geometry: Input of the graph.
+
+    Raises:
+        UnreadableImage: The file is missing, damaged, too large or not an image.
+    """
+    with image_errors(path):
+        return decode_for(path.read_bytes(), ImageLimits(), geometry)
+
+
 def read_rgb(path: Path) -> UInt8Images:
-    """Decode an image file with the service's decoder.
+    """Decode an image file at its full size with the service's decoder.
 
     Returns:
         uint8 `[H, W, 3]`, RGB.
@@ -271,6 +287,23 @@ def read_rgb(path: Path) -> UInt8Images:
     """
     with image_errors(path):
         return decode(path.read_bytes(), ImageLimits())
+
+
+def require_jpeg(paths: Sequence[Path]) -> None:
+    """Require that all images are JPEG files, as those that will be inspected.
+
+    Scaled decoding gives JPEG images other pixels than resizing gives images of other formats, so a product must not
+    be trained on one and inspected on the other.
+
+    Raises:
+        InvalidOption: An image has another format.
+        UnreadableImage: An image cannot be read.
+    """
+    for path in paths:
+        with image_errors(path), path.open("rb") as file:
+            media_type = read_media_type(file.read(32))
+        if media_type != JPEG:
+            raise InvalidOption("--scaled-decoding", f"on with {path} ({media_type})", "JPEG images only")
 
 
 def read_size(path: Path) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -22,7 +22,7 @@ from service.inspection.runtime.session import GraphSession, RequestedProvider, 
 from training.cached_views import augmented
 from training.calibrate import calibrate
 from training.config import FitConfig
-from training.dataset import GROUPED_BY, MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, scan
+from training.dataset import GROUPED_BY, MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, require_jpeg, scan
 from training.device import resolve_device
 from training.errors import InvalidOption, TooFewIterations, WeakBundle
 from training.evaluate import Evaluation, evaluate
@@ -149,7 +149,10 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     # A folder that cannot be written is reported before the training.
     (request.models / request.product).mkdir(parents=True, exist_ok=True)
     tiling = None if config.overlap is None else Tiling(overlap=config.overlap, scale=config.scale)
-    geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling)
+    jpeg: Literal["full", "scaled"] = "scaled" if config.scaled_decoding else "full"
+    geometry = InputGeometry(height=config.input_size, width=config.input_size, tiling=tiling, jpeg=jpeg)
+    if config.scaled_decoding:
+        require_jpeg((*data.train, *data.held_out))
     request = replace(request, config=config)
     _warn_of_suspected(data, config, reporter)
     sizes: list[tuple[int, int]] = []
@@ -333,7 +336,7 @@ def _calibrate(
             lambda done: calibrating(done, ""),
             training_sizes=sizes,
         )
-        checking = reporter.stage("check with synthetic anomalies", sample_size(data.held_out))
+        checking = reporter.stage("check with synthetic anomalies", sample_size(measurer, data.held_out))
         sanity = measure_sanity(measurer, data.held_out, config.seed, lambda done: checking(done, ""))
     finally:
         measurer.close()

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bundle.card import SanityFigures
+from service.bundle.manifest import InputGeometry
 from service.inspection.inspector import Measurer
 from service.inspection.records import Measurement
 from training import metrics
-from training.dataset import UInt8Images, image_errors, read_rgb
+from training.dataset import UInt8Images, image_errors, read_for
 from training.synthetic_anomalies import synthetic_anomaly
 
 MAX_SYNTHETIC = 64  # images with a synthetic anomaly, 2 to 6 per good image
@@ -61,10 +62,11 @@ def measure_sanity(
         scores.append(measurement.score)
         defective.append(bool(mask.any()))
 
-    paths = _sample(held_out)
+    paths = _sample(held_out, measurer.geometry)
     copies = _copies(len(paths))
     for done, path in enumerate(paths, 1):
-        rgb = read_rgb(path)
+        # The pixels that the graph's input is made from: good images and copies must not differ in their decoding.
+        rgb = read_for(path, measurer.geometry).rgb
         with image_errors(path):
             add(measurer.measure(path.read_bytes()), np.zeros(rgb.shape[:2], bool))
         for changed, mask in _with_anomalies(rgb, copies, (seed, done)):
@@ -79,9 +81,9 @@ def measure_sanity(
     )
 
 
-def sample_size(held_out: Sequence[Path]) -> int:
+def sample_size(measurer: Measurer, held_out: Sequence[Path]) -> int:
     """Return how many good images `measure_sanity` uses, for progress displays."""
-    return len(_sample(held_out))
+    return len(_sample(held_out, measurer.geometry))
 
 
 def weaknesses(figures: SanityFigures) -> list[str]:
@@ -96,9 +98,9 @@ def weaknesses(figures: SanityFigures) -> list[str]:
     ]
 
 
-def _sample(held_out: Sequence[Path]) -> list[Path]:
+def _sample(held_out: Sequence[Path], geometry: InputGeometry) -> list[Path]:
     """Choose evenly spaced images: file names often follow the time of capture."""
-    height, width = read_rgb(held_out[0]).shape[:2]
+    height, width = read_for(held_out[0], geometry).rgb.shape[:2]
     affordable = BUDGET_PIXELS // (height * width * (1 + _copies(MAX_IMAGES)))
     count = min(max(affordable, MIN_IMAGES), MAX_IMAGES, len(held_out))
     return [held_out[int(number)] for number in np.linspace(0, len(held_out), count, endpoint=False)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from service.bundle.manifest import InputGeometry
 from service.inspection.runtime.threads import cpu_quota
 from service.inspection.tiling import cut, plan_tiles, prepare_input
-from training.dataset import UInt8Images, load_prepared, read_rgb, read_size
+from training.dataset import UInt8Images, load_prepared, read_for, read_size
 from training.places import ViewPlace
 
 # All tiles are kept in memory, and the frozen features of each need two to four times as much again. Tiles beyond this
@@ -125,9 +125,9 @@ def _boxes(
 
 
 def _cut(geometry: InputGeometry, path: Path, chosen: NDArray[np.int64]) -> tuple[UInt8Images, tuple[int, int]]:
-    rgb = read_rgb(path)
-    grid = plan_tiles((rgb.shape[0], rgb.shape[1]), geometry)
+    image = read_for(path, geometry)
+    grid = plan_tiles(image.image_wh[::-1], geometry)
     wanted = set(chosen.tolist())
-    tiles = cut(prepare_input(rgb, geometry), grid)
+    tiles = cut(prepare_input(image.rgb, geometry), grid)
     drawn = np.stack([tile for number, tile in enumerate(tiles) if number in wanted])
-    return drawn, (rgb.shape[1], rgb.shape[0])
+    return drawn, image.image_wh

@@ -70,6 +70,15 @@ class InputGeometry(BundleRecord):
     """The input of the graph: uint8 [N, height, width, 3], RGB. Training, calibration and serving all follow it.
 
     Without a tiling the whole image is stretched to this size. With a tiling it is covered by tiles of this size.
+
+    Attributes:
+        height, width: Size in pixels.
+        color: Order of the channels.
+        resize: How an image gets this size; see `service.inspection.preparation`.
+        tiling: How an image is cut into tiles; None without tiles.
+        jpeg: How JPEG files are decoded: at their full size, or, "scaled", at the smallest of 1/8, 2/8, 3/8 and 4/8 of
+            it that is not below this size; see `scaled_size` in `service.inspection.decoding.jpeg`. Other formats are
+            decoded at their full size.
     """
 
     height: int = Field(ge=32, le=4096)
@@ -77,6 +86,13 @@ class InputGeometry(BundleRecord):
     color: Literal["rgb"] = "rgb"
     resize: Literal["stretch"] = "stretch"
     tiling: Tiling | None = None
+    jpeg: Literal["full", "scaled"] = "full"
+
+    @model_validator(mode="after")
+    def _check_scaling(self) -> Self:
+        if self.tiling is not None and self.jpeg == "scaled":
+            raise ValueError("jpeg must be full with a tiling, because tiles are cut from the image at its full size")
+        return self
 
     @model_validator(mode="after")
     def _check_overlap(self) -> Self:
@@ -85,10 +101,12 @@ class InputGeometry(BundleRecord):
         return self
 
     @model_serializer(mode="wrap")
-    def _omit_missing_tiling(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Bundles from before tilings existed serialise as they did then, so that their graph's metadata still matches.
+    def _omit_later_fields(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Bundles from before these fields existed serialise as they did then, so that their graph's metadata still
+        # matches. A service from before them refuses a bundle that uses one, because it does not know the field.
         values: dict[str, Any] = handler(self)
-        return {name: value for name, value in values.items() if name != "tiling" or value is not None}
+        defaults = {"tiling": None, "jpeg": "full"}
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
 class ScoreRule(BundleRecord):

@@ -32,6 +32,7 @@ def inspector_options(settings: Settings) -> InspectorOptions:
             # Admission limits all products together; a smaller limit per product would reject images too early.
             queue_limit=settings.queue_limit,
             deadline_s=settings.queue_deadline_s,
+            concurrency=settings.concurrent_runs,
         ),
         limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
     )

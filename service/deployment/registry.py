@@ -362,6 +362,7 @@ class Registry:
     def _set_active(self, product: str, active: ActiveProduct) -> None:
         # The metrics first: inspections are counted as soon as the product can be inspected.
         self._metrics.set_product(active.bundle, active.inspector.provider)
+        self._metrics.bundles.concurrent_runs.labels(product).set(active.inspector.batcher.concurrency)
         self._metrics.bundles.set_recipe(product, active.recipe.recipe, active.recipe.revision)
         with self._state_lock:
             self._active = MappingProxyType({**self._active, product: active})

@@ -131,7 +131,7 @@ class Replayer:
         # Images are replayed one at a time, so no warm-up for batches is needed.
         options = loader.options
         self._loader = loader.with_options(
-            replace(options, batching=replace(options.batching, max_batch=1), limits=_NO_LIMITS)
+            replace(options, batching=replace(options.batching, max_batch=1, concurrency=1), limits=_NO_LIMITS)
         )
         self._loaded: Inspector | None = None
 

@@ -27,6 +27,7 @@ from service.inspection import tiling
 from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
 from service.inspection.calibration import p_value
 from service.inspection.decision import Criteria, Thresholds, Verdict, judge
+from service.inspection.decoded_image import decode_for
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.decoding.pixel_formats import DEFAULT_RULES, PixelRules
@@ -36,7 +37,9 @@ from service.inspection.measures import measure_quality
 from service.inspection.quality import QualityLimits, derive_limits
 from service.inspection.records import Inspection, Measurement, PreparedImage
 from service.inspection.runtime.batching import BatchingOptions, MicroBatcher, PatchResult
+from service.inspection.runtime.concurrency import ConcurrencyChoice, choose_concurrency
 from service.inspection.runtime.session import GraphSession, Provider, SessionOptions
+from service.inspection.runtime.threads import cpu_quota
 from service.inspection.scoring import image_score
 
 
@@ -95,13 +98,13 @@ class Measurer:
         """
         started = time.perf_counter()
         media_type = decoder.read_media_type(data, rules)
-        rgb = decoder.decode(data, self.options.limits, rules)
+        image = decode_for(data, self.options.limits, self.geometry, rules)
         decoded = time.perf_counter()
-        pixels = tiling.prepare_input(rgb, self.geometry)
+        pixels = tiling.prepare_input(image.rgb, self.geometry)
         quality = measure_quality(pixels)
         sha256 = hashlib.sha256(data).hexdigest()
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
-        return PreparedImage(pixels, (rgb.shape[1], rgb.shape[0]), media_type, sha256, rules, quality, timings)
+        return PreparedImage(pixels, image.image_wh, media_type, sha256, rules, quality, timings)
 
     def infer(self, image: PreparedImage, rank: int = 0) -> PatchResult:
         """Run the graph on an image, in one piece or tile by tile, and wait for the map.
@@ -226,6 +229,9 @@ class Inspector(Measurer):
         difference = session.self_test(bundle.golden)
         check_parity(bundle, session.provider, difference)
         session.warm_up(range(1, options.batching.max_batch + 1))
+        if options.batching.concurrency is None:
+            concurrency = _measure_concurrency(bundle, session).concurrency
+            options = replace(options, batching=replace(options.batching, concurrency=concurrency))
         return cls(bundle, session, options, difference)
 
     @property
@@ -350,9 +356,21 @@ class Inspector(Measurer):
         return self.finish(image, result, criteria, reference)
 
 
+def _measure_concurrency(bundle: Bundle, session: GraphSession) -> ConcurrencyChoice:
+    """Return how many batches of a bundle's graph may run at the same time.
+
+    Bundles of the same kind, whose graphs take the same time, are measured once.
+    """
+    if session.provider != "cpu":
+        return ConcurrencyChoice(1, {})  # the runs of a GPU follow each other
+    manifest, threads = bundle.manifest, session.options.threads or cpu_quota()
+    kind = (manifest.method, *manifest.teachers, manifest.input.height, manifest.input.width, threads)
+    return choose_concurrency(kind, session.warm_up, threads)
+
+
 def _tiles_at_once(options: BatchingOptions) -> int:
-    """Return how many tiles of one image may wait or run at a time: one batch runs while the next one forms."""
-    return 2 * options.max_batch
+    """Return how many tiles of one image may wait or run at a time: some batches run while the next ones form."""
+    return 2 * options.max_batch * (options.concurrency or 1)
 
 
 def _batching(geometry: InputGeometry, options: BatchingOptions) -> BatchingOptions:

@@ -25,20 +25,27 @@ def measure_quality(rgb: npt.NDArray[np.uint8]) -> Quality:
             and measuring takes a fraction of a millisecond at any camera resolution.
     """
     gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    strongest = rgb.max(axis=2)
     mean, spread = cv2.meanStdDev(gray)
-    red, green, blue, _ = cv2.mean(rgb)
-    light = red + green + blue
     _, roughness = cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_16S))
+    # Separate channels: OpenCV has vector instructions for each of the following steps only on one channel, and numpy
+    # has none for the maximum over the last axis of an image, which takes ten times as long as everything here.
+    first, second, third = cv2.split(rgb)
+    red, green, blue = (cv2.sumElems(channel)[0] * (1 / gray.size) for channel in (first, second, third))
+    light = red + green + blue
+    strongest = cv2.max(cv2.max(first, second, dst=first), third, dst=first)
     return Quality(
         brightness=float(mean[0, 0]),
-        dark_share=float(np.count_nonzero(strongest <= DARK) / strongest.size),
-        bright_share=float(np.count_nonzero(strongest >= SATURATED) / strongest.size),
+        dark_share=(gray.size - _count_above(strongest, DARK)) / gray.size,
+        bright_share=_count_above(strongest, SATURATED - 1) / gray.size,
         sharpness=float(roughness[0, 0]) ** 2,
         contrast=float(spread[0, 0]),
         red_share=red / light if light else 1 / 3,
         blue_share=blue / light if light else 1 / 3,
     )
+
+
+def _count_above(channel: cv2.typing.MatLike, level: int) -> int:
+    return cv2.countNonZero(cv2.threshold(channel, level, 1, cv2.THRESH_BINARY)[1])
 
 
 def summarise(qualities: Sequence[Quality]) -> QualityStatistics:

@@ -86,6 +86,13 @@ class BundleMetrics:
             ["product", "measure", "bound"],
             registry=registry,
         )
+        self.concurrent_runs = Gauge(
+            "inspection_concurrent_runs",
+            "Inference runs of the active bundle that may be in progress at the same time while images wait. With 1 "
+            "they follow each other.",
+            ["product"],
+            registry=registry,
+        )
         self.thresholds = Gauge(
             "inspection_threshold",
             "Thresholds in force, on the raw score.",

@@ -13,7 +13,7 @@ from service.bundle.manifest import InputGeometry, ManifestDraft, ScoreRule, Tra
 from service.inspection.runtime.session import GraphSession, SessionOptions
 from tests.training.small_method import SmallMethod
 from training.errors import ExportFailed, ExportParityFailed
-from training.export import TOLERANCE, Exported, Probes, export, with_metadata
+from training.export import TOLERANCE, Exported, Probes, export, to_onnx, with_metadata
 
 SIZE = 64
 
@@ -159,3 +159,25 @@ def test_export_is_deterministic(exported: Exported) -> None:
     again = export(SmallMethod(), probes())
 
     assert again.model == exported.model
+
+
+def test_subnormal_weights_are_zero_in_the_graph() -> None:
+    class Offset(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            values = torch.linspace(0.1, 0.9, SIZE * SIZE).reshape(SIZE, SIZE)
+            values[0, :4] = torch.tensor([1e-40, -1e-45, 1.2e-38, -1.2e-38])
+            self.values = nn.Parameter(values)
+
+        def forward(self, image: Tensor) -> tuple[Tensor]:
+            return (image.float().mean(3) / 255 * self.values,)
+
+    network = Offset()
+    graph = onnx.load_model_from_string(to_onnx(network, random_images(1), ["anomaly_map"]))
+    (values,) = [
+        onnx.numpy_helper.to_array(item) for item in graph.graph.initializer if list(item.dims) == [SIZE, SIZE]
+    ]
+
+    expected = network.values.detach().numpy().copy()
+    expected[0, :2] = 0
+    np.testing.assert_array_equal(values, expected)

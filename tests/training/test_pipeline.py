@@ -11,8 +11,9 @@ import torch
 
 from service.bundle.bundle import Bundle
 from service.bundle.card import SanityFigures
-from service.bundle.manifest import graph_metadata
+from service.bundle.manifest import InputGeometry, graph_metadata
 from service.bundle.origins import MAX_ORIGINS_BYTES
+from service.inspection.decoded_image import DecodedImage
 from service.inspection.explanation.explainer import Explainer
 from service.inspection.inspector import Inspector
 from tests.training.small_product import write_plates
@@ -226,13 +227,13 @@ def test_only_the_probes_are_decoded_before_the_calibration(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Path] = []
-    read = dataset.read_rgb
+    read = dataset.read_for
 
-    def recorded(path: Path) -> dataset.UInt8Images:
+    def recorded(path: Path, geometry: InputGeometry) -> DecodedImage:
         decoded.append(path)
-        return read(path)
+        return read(path, geometry)
 
-    monkeypatch.setattr(dataset, "read_rgb", recorded)
+    monkeypatch.setattr(dataset, "read_for", recorded)
     config = dataclasses.replace(CONFIG, iterations=1, pseudo_pool=4)
     trained = train(
         Request(data, "plate", tmp_path / "models", tmp_path / "run", config, held_out_fraction=0.4, allow_weak=True),

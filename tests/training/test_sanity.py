@@ -36,7 +36,7 @@ def test_figures_come_from_the_exported_graph_on_held_out_images(inspector: Insp
     assert (figures.images, figures.synthetic) == (10, 60)
     assert figures.image_auroc > 0.6, "edge energy finds most anomalies on a plain plate"
     assert seen == list(range(1, 11))
-    assert sample_size(held_out) == 10
+    assert sample_size(inspector, held_out) == 10
     assert measure_sanity(inspector, held_out, 0) == figures
     assert measure_sanity(inspector, held_out, 1) != figures
 

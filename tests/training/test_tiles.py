@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from service.bundle.manifest import InputGeometry, Tiling
+from service.inspection.decoded_image import DecodedImage
 from service.inspection.inspector import Inspector
 from service.inspection.tiling import cut, plan_tiles, prepare_input
 from tests.training.small_product import write_plates
 from training import dataset
 from training import tiles as tiles_module
 from training.config import FitConfig
-from training.dataset import read_rgb
+from training.dataset import read_for, read_rgb
 from training.errors import InvalidFitConfig, UnreadableImage
 from training.pipeline import Request, inspector_options, train
 from training.places import ViewPlace
@@ -85,12 +86,12 @@ def test_a_sample_decodes_no_more_images_than_it_holds(
 ) -> None:
     decoded: list[Path] = []
 
-    def recorded(path: Path) -> dataset.UInt8Images:
+    def recorded(path: Path, geometry: InputGeometry) -> DecodedImage:
         decoded.append(path)
-        return read_rgb(path)
+        return read_for(path, geometry)
 
-    monkeypatch.setattr(dataset, "read_rgb", recorded)
-    monkeypatch.setattr(tiles_module, "read_rgb", recorded)
+    monkeypatch.setattr(dataset, "read_for", recorded)
+    monkeypatch.setattr(tiles_module, "read_for", recorded)
     sample = load_sample(paths, geometry, 3, 2)
 
     assert sample.shape == (2, 64, 64, 3)

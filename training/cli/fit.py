@@ -69,6 +69,13 @@ def fit_command(
         ),
     ] = None,
     scale: Annotated[float, typer.Option(help="Factor on the image size before tiling.")] = FitConfig.scale,
+    scaled_decoding: Annotated[
+        bool,
+        typer.Option(
+            "--scaled-decoding",
+            help="Decode large JPEG images at a fraction of their size, in training and in service; faster.",
+        ),
+    ] = False,
     models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = FitConfig.seed,
     held_out: Annotated[
@@ -119,6 +126,7 @@ def fit_command(
             input_size=tile or input_size,
             overlap=default_overlap(tile) if overlap is None else overlap,
             scale=scale,
+            scaled_decoding=scaled_decoding,
             iterations=iterations,
             batch_size=batch_size,
             augment=augment.value,

@@ -122,13 +122,17 @@ def read_header(data: bytes, rules: PixelRules = DEFAULT_RULES) -> ImageHeader:
     return ImageHeader(media_type, *_guard(media_type, lambda: _SIZES[media_type](data)))
 
 
-def decode(data: bytes, limits: ImageLimits, rules: PixelRules = DEFAULT_RULES) -> UInt8Image:
+def decode(
+    data: bytes, limits: ImageLimits, rules: PixelRules = DEFAULT_RULES, needed: tuple[int, int] | None = None
+) -> UInt8Image:
     """Decode an image completely or not at all.
 
     Args:
         data: The encoded image, or the camera buffer where `rules` has a layout.
         limits: Checked against the header, before any pixel is decoded.
         rules: What the recipe and the sender declare about the pixels.
+        needed: Height and width in pixels that are needed of a JPEG image: it is decoded at a fraction of its size
+            that is not below them (`jpeg.scaled_size`). None decodes the full size, as other formats always are.
 
     Returns:
         uint8 [H, W, 3], RGB, contiguous.
@@ -147,15 +151,17 @@ def decode(data: bytes, limits: ImageLimits, rules: PixelRules = DEFAULT_RULES) 
         formats.check_size(rules.layout.width, rules.layout.height, limits.max_pixels)
         return _in_rgb(read_buffer(data, rules.layout), rules.layout.format.bits, rules)
     media_type = read_media_type(data)
-    samples, bits = _guard(media_type, lambda: _read_samples(media_type, data, limits.max_pixels, rules))
+    samples, bits = _guard(media_type, lambda: _read_samples(media_type, data, limits.max_pixels, rules, needed))
     return _in_rgb(samples, bits, rules)
 
 
-def _read_samples(media_type: str, data: bytes, max_pixels: int, rules: PixelRules) -> tuple[Samples, int]:
+def _read_samples(
+    media_type: str, data: bytes, max_pixels: int, rules: PixelRules, needed: tuple[int, int] | None
+) -> tuple[Samples, int]:
     """Decode with the one decoder of the format."""
     match media_type:
         case formats.JPEG:
-            return jpeg.read_samples(data, max_pixels, tolerate_stray_bytes=rules.tolerate_stray_bytes)
+            return jpeg.read_samples(data, max_pixels, tolerate_stray_bytes=rules.tolerate_stray_bytes, needed=needed)
         case formats.PNG:
             return png.read_samples(data, max_pixels)
         case formats.BMP:

@@ -2,6 +2,12 @@
 
 `jpeg_file` verifies the structure of the file and drops its metadata. libjpeg-turbo (in simplejpeg) decodes the rest in
 strict mode, in which every warning about the coded data is an error.
+
+An image that is much larger than needed can be decoded at a fraction of its size: libjpeg-turbo then computes the
+inverse cosine transform of the lowest frequencies of each block only ("scaled decoding", `scale_num` in libjpeg's
+documentation). The coded data is still read to its end, so damage is detected as in full decoding, but fewer pixels are
+computed, written and resized. The pixels are not those of full decoding followed by resizing, so a bundle states
+which of the two its images are decoded with.
 """
 
 from __future__ import annotations
@@ -47,6 +53,8 @@ _MAX_STRAY_BYTES = 64  # of one restart interval
 _PADDING = bytes(16)
 _MAX_SIDE = 65_535
 _BLOCK = 8
+# Eighths of the full size at which images are decoded. Five to seven eighths take longer than the full size.
+_FRACTIONS = (1, 2, 3, 4)
 
 
 class _StrayBytes(Exception):
@@ -67,7 +75,28 @@ def read_size(data: bytes) -> tuple[int, int]:
     return frame.width, frame.height
 
 
-def read_samples(data: bytes, max_pixels: int, *, tolerate_stray_bytes: bool = False) -> tuple[Samples, int]:
+def scaled_size(size: tuple[int, int], needed: tuple[int, int]) -> tuple[int, int]:
+    """Return the size at which an image is decoded.
+
+    Args:
+        size: Height and width of the image.
+        needed: Smallest height and width that are needed.
+
+    Returns:
+        The smallest of 1/8, 2/8, 3/8 and 4/8 of the size that is a whole number of pixels and not below the needed size
+        in height and width; the full size if there is none. At another fraction, the last row or column would extend
+        beyond the image, and everything in it would be shifted.
+    """
+    for eighths in _FRACTIONS:
+        (height, left), (width, right) = (divmod(side * eighths, _BLOCK) for side in size)
+        if left == right == 0 and height >= needed[0] and width >= needed[1]:
+            return height, width
+    return size
+
+
+def read_samples(
+    data: bytes, max_pixels: int, *, tolerate_stray_bytes: bool = False, needed: tuple[int, int] | None = None
+) -> tuple[Samples, int]:
     """Decode the first image of the file.
 
     Args:
@@ -75,6 +104,8 @@ def read_samples(data: bytes, max_pixels: int, *, tolerate_stray_bytes: bool = F
         max_pixels: Most pixels of the image.
         tolerate_stray_bytes: Accept up to 64 bytes between the coded data of a restart interval and the next marker,
             which some cameras insert. Every interval must still be complete, and every restart marker must be there.
+        needed: Height and width that are needed of the image, which is decoded at the size of `scaled_size` then. None
+            decodes it at its full size.
 
     Returns:
         Samples, uint8 [H, W] gray or [H, W, 3] RGB, and their number of bits, 8.
@@ -87,10 +118,10 @@ def read_samples(data: bytes, max_pixels: int, *, tolerate_stray_bytes: bool = F
     check_size(*read_size(data), max_pixels)
     file = jpeg_file.parse(data)
     try:
-        return _decode(file), 8
+        return _decode(file, needed), 8
     except _StrayBytes as error:
         if tolerate_stray_bytes:
-            return _decode_tolerantly(file), 8
+            return _decode_tolerantly(file, needed), 8
         raise CorruptImage(
             JPEG,
             f"{error.count} stray bytes before a marker within the pixel data; for a camera that always inserts such "
@@ -98,16 +129,20 @@ def read_samples(data: bytes, max_pixels: int, *, tolerate_stray_bytes: bool = F
         ) from error
 
 
-def _decode(file: JpegFile) -> Samples:
-    """Decode the scans.
+def _decode(file: JpegFile, needed: tuple[int, int] | None = None) -> Samples:
+    """Decode the scans, at the full size or at the size of `scaled_size`.
 
     Raises:
         _StrayBytes: There are bytes between coded data and a marker, and nothing else is wrong before them.
         UnsupportedImage, CorruptImage: The scans cannot be decoded.
     """
     colorspace = {"gray": "GRAY", "ycc": "RGB", "rgb": "RGB", "cmyk": "CMYK", "ycck": "CMYK"}[file.colour]
+    full = (file.frame.height, file.frame.width)
+    height, width = size = full if needed is None else scaled_size(full, needed)
+    # simplejpeg chooses the smallest fraction that is not below a size. 0 is the full size.
+    smallest = {"min_height": height, "min_width": width} if size != full else {}
     try:
-        samples = np.asarray(simplejpeg.decode_jpeg(file.encode(), colorspace, strict=True), np.uint8)
+        samples = np.asarray(simplejpeg.decode_jpeg(file.encode(), colorspace, strict=True, **smallest), np.uint8)
     except ValueError as error:
         message = str(error)
         if found := _STRAY_BYTES.search(message):
@@ -116,6 +151,8 @@ def _decode(file: JpegFile) -> Samples:
         if feature := _text_for(message, _FEATURES):
             raise UnsupportedImage(JPEG, feature) from error
         raise CorruptImage(JPEG, _text_for(message, _DAMAGE) or "its coded data is damaged") from error
+    if samples.shape[:2] != size:
+        raise RuntimeError(f"libjpeg-turbo decoded {samples.shape[:2]} pixels instead of {size}")
     if file.colour == "gray":
         return samples[..., 0]
     if colorspace == "CMYK":
@@ -129,7 +166,7 @@ def _text_for(message: str, texts: Mapping[str, str]) -> str | None:
     return next((text for part, text in texts.items() if part in message.lower()), None)
 
 
-def _decode_tolerantly(file: JpegFile) -> Samples:
+def _decode_tolerantly(file: JpegFile, needed: tuple[int, int] | None) -> Samples:
     """Decode a sequential file after the stray bytes were removed from the end of each restart interval."""
     scan, *others = file.scans
     if file.frame.progressive or others:
@@ -156,7 +193,7 @@ def _decode_tolerantly(file: JpegFile) -> Samples:
         piece + (b"\xff" + marker if marker else b"") for piece, marker in zip(cleaned, [*markers, b""], strict=True)
     )
     try:
-        return _decode(_with_data(file, clean))
+        return _decode(_with_data(file, clean), needed)
     except _StrayBytes as error:
         raise CorruptImage(JPEG, "stray bytes within its pixel data cannot be removed") from error
 

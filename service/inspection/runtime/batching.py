@@ -1,11 +1,13 @@
-"""Micro-batching: one bounded queue and one inference thread per session.
+"""Micro-batching: one bounded queue per session, and one inference thread for each batch that may run at a time.
 
 A batch forms only while the session is busy: all images that were queued meanwhile are inferred together. So a single
-camera has no extra latency, and many cameras get the throughput of batches.
+camera has no extra latency, and many cameras get the throughput of batches. Where several batches at the same time use
+the cores better (see `concurrency`), the next one starts while others run.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -30,11 +32,14 @@ class BatchingOptions:
         max_batch: Largest batch; limits the memory of an inference run.
         queue_limit: Largest number of waiting images; further images are refused immediately.
         deadline_s: An image that waited longer than this, in seconds, is dropped without a verdict.
+        concurrency: Batches that may run at the same time. None measures it when a bundle is opened; a batcher takes
+            it as 1.
     """
 
     max_batch: int = 4
     queue_limit: int = 32
     deadline_s: float = 5.0
+    concurrency: int | None = 1
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class MicroBatcher:
     """Queues images from many threads for one session.
 
     Args:
-        session: Used by this batcher's thread only.
+        session: Used by this batcher's threads only.
         options: Limits.
         clock: Monotonic time in seconds; a parameter so that deadlines can be tested.
     """
@@ -92,8 +97,17 @@ class MicroBatcher:
         self._changed = threading.Condition()
         self._closed = False
         self._batch_s = 0.05  # moving average of the duration of a batch, for Retry-After
-        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
-        self._thread.start()
+        self._running = 0  # batches
+        self._threads = [
+            threading.Thread(target=self._work, name="inference", daemon=True) for _ in range(self.concurrency)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def concurrency(self) -> int:
+        """Return the number of batches that may run at the same time."""
+        return self.options.concurrency or 1
 
     @property
     def depth(self) -> int:
@@ -128,25 +142,28 @@ class MicroBatcher:
         return future
 
     def close(self, *, drain: bool = True) -> None:
-        """Accept no more images, finish the waiting ones (or refuse them, without `drain`), and end the thread."""
+        """Accept no more images, finish the waiting ones (or refuse them, without `drain`), and end the threads."""
         with self._changed:
             self._closed = True
             refused = [] if drain else list(self._waiting)
             if not drain:
                 self._waiting.clear()
-            self._changed.notify()
+            self._changed.notify_all()
         for item in refused:
             item.future.set_exception(ShuttingDown())
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _retry_after(self) -> float:
         # Time to process the current queue. A camera that retries sooner would find it still full.
-        batches = len(self._waiting) / self.options.max_batch
+        batches = len(self._waiting) / self.options.max_batch / self.concurrency
         return round(max(0.1, batches * self._batch_s), 1)
 
     def _work(self) -> None:
         while batch := self._next_batch():
             self._infer(batch)
+            with self._changed:
+                self._running -= 1
 
     def _next_batch(self) -> list[_Waiting]:
         """Wait for images and return the next batch; an empty list means that the batcher is closed and empty."""
@@ -155,10 +172,14 @@ class MicroBatcher:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return []
-                count = min(len(self._waiting), self.options.max_batch)
-                taken = [self._waiting.popleft() for _ in range(count)]
+                # The images are divided between the batches that can start now.
+                share = math.ceil(len(self._waiting) / (self.concurrency - self._running))
+                taken = [self._waiting.popleft() for _ in range(min(share, self.options.max_batch))]
+                self._running += 1
             if batch := [item for item in taken if self._should_run(item)]:
                 return batch
+            with self._changed:
+                self._running -= 1
 
     def _should_run(self, item: _Waiting) -> bool:
         if not item.future.set_running_or_notify_cancel():
@@ -180,6 +201,7 @@ class MicroBatcher:
             for item in batch:
                 item.future.set_exception(error)
             return
-        self._batch_s += 0.1 * (infer_s - self._batch_s)
+        with self._changed:
+            self._batch_s += 0.1 * (infer_s - self._batch_s)
         for item, anomaly_map, gain in zip(batch, maps, gains, strict=True):
             item.future.set_result(PatchResult(anomaly_map, gain, started - item.since, infer_s, len(batch)))

@@ -53,7 +53,7 @@ class GraphOutput:
 
 
 class GraphSession:
-    """Runs one graph. Not thread-safe: a `MicroBatcher` calls it from one thread.
+    """Runs one graph. On the CPU, several threads may call `run` at the same time; on CUDA, one thread only.
 
     Args:
         model: The serialised ONNX graph.

@@ -59,6 +59,51 @@ def test_measures_of_a_known_image() -> None:
     assert quality.contrast == pytest.approx(np.std([0, 0, blue, blue, blue, blue, 100, 100]))
 
 
+def reference_quality(rgb: npt.NDArray[np.uint8]) -> Quality:
+    """Return the quality by the definitions, in their plainest form: limits in recipes refer to these values."""
+    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    strongest = rgb.max(axis=2)
+    mean, spread = cv2.meanStdDev(gray)
+    red, green, blue, _ = cv2.mean(rgb)
+    light = red + green + blue
+    _, roughness = cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_16S))
+    return Quality(
+        brightness=float(mean[0, 0]),
+        dark_share=float(np.count_nonzero(strongest <= 2) / strongest.size),
+        bright_share=float(np.count_nonzero(strongest >= 253) / strongest.size),
+        sharpness=float(roughness[0, 0]) ** 2,
+        contrast=float(spread[0, 0]),
+        red_share=red / light if light else 1 / 3,
+        blue_share=blue / light if light else 1 / 3,
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    low=st.integers(0, 255),
+    high=st.integers(0, 255),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_measures_are_those_of_the_definitions_to_the_last_bit(
+    height: int, width: int, low: int, high: int, seed: int
+) -> None:
+    low, high = sorted((low, high))
+    image = np.random.default_rng(seed).integers(low, high + 1, (height, width, 3), dtype=np.uint8)
+    before = image.copy()
+
+    assert measure_quality(image) == reference_quality(image)
+    assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize("level", [0, 2, 3, 252, 253, 255])
+def test_clipped_shares_include_the_limits(level: int) -> None:
+    image = np.full((40, 56, 3), level, np.uint8)
+    quality = measure_quality(image)
+    assert (quality.dark_share, quality.bright_share) == (level <= 2, level >= 253)
+
+
 def test_sharpness_decreases_out_of_focus() -> None:
     sharp, soft = measure_quality(scene()), measure_quality(scene(focus=2))
     assert soft.sharpness < sharp.sharpness / 10

@@ -168,3 +168,38 @@ def test_failed_batch_fails_its_images_and_the_next_one_is_inferred() -> None:
 
     assert batcher.submit(part()).result(10).batch_size == 1
     batcher.close()
+
+
+def test_batches_run_at_the_same_time() -> None:
+    with busy_batcher(BatchingOptions(concurrency=2)) as (batcher, session, first):
+        second, waiting = batcher.submit(part(brightness=0)), batcher.submit(part())
+        assert session.entered.acquire(timeout=10), "the second image runs while the first one does"
+        assert not session.entered.acquire(timeout=0.2)
+        assert batcher.depth == 1
+        session.gate.set()
+
+        np.testing.assert_allclose(second.result(10).anomaly_map, 0.5)
+        assert first.result(10).batch_size == waiting.result(10).batch_size == 1
+
+
+def test_waiting_images_are_divided_between_the_batches() -> None:
+    session = GatedSession()
+    batcher = MicroBatcher(session, BatchingOptions(max_batch=4, concurrency=2))
+    with batcher._changed:  # no batch starts before all images are queued
+        futures = [batcher.submit(part()) for _ in range(4)]
+    assert session.entered.acquire(timeout=10)
+    assert session.entered.acquire(timeout=10)
+    session.gate.set()
+
+    assert [future.result(10).batch_size for future in futures] == [2, 2, 2, 2]
+    batcher.close()
+
+
+def test_closing_ends_all_threads() -> None:
+    session = GraphSession(MODEL, SessionOptions(provider="cpu", threads=1))
+    batcher = MicroBatcher(session, BatchingOptions(concurrency=3))
+    futures = [batcher.submit(part()) for _ in range(9)]
+    batcher.close()
+
+    assert all(future.done() for future in futures)
+    assert not any(thread.is_alive() for thread in batcher._threads)
