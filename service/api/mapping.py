@@ -299,7 +299,7 @@ def to_activation(activated: ActivatedBundle) -> Activation:
     """Map an activated bundle."""
     return Activation(
         version=activated.choice.version,
-        provider=activated.active.inspector.provider,
+        provider=activated.active.served.provider,
         recipe_revision=activated.active.recipe.revision,
         **_choice_fields(activated.choice),
     )
@@ -362,12 +362,14 @@ def to_product(state: ProductState, stations: Collection[str] | None = None) -> 
     if active is None:
         idle: Literal["loading", "inactive"] = "loading" if state.is_loading else "inactive"
         return Product(product=state.name, status="broken" if problems else idle, broken_bundles=problems)
-    manifest, card = active.bundle.manifest, active.bundle.card
+    manifest, card, served = active.bundle.manifest, active.bundle.card, active.served
+    is_refused = not served.is_loaded and any(broken.version == active.bundle.version for broken in state.broken)
     smallest = smallest_alpha(len(card.scores))
     return Product(
         product=state.name,
-        status="ready",
-        provider=active.inspector.provider,
+        status="broken" if is_refused else "ready",
+        provider=served.provider,
+        memory="pinned" if served.is_pinned else "loaded" if served.is_loaded else "on-demand",
         bundle=to_bundle_facts(manifest, active.bundle.digest),
         shadow=None if state.shadow is None else to_bundle_reference(state.shadow.bundle),
         calibration=CalibrationFacts(

@@ -102,20 +102,21 @@ class ShadowRunner:
                 return
 
     def _judge(self, row: InspectionRecord) -> None:
-        with self._registry.lease_shadow(row.product) as shadow:
-            # The shadow deployment may have ended, or its bundle may have been activated, since the submission.
-            if shadow is None or shadow.bundle.digest == row.bundle_digest:
-                return
-            try:
+        try:
+            with self._registry.lease_shadow(row.product) as shadow:
+                # The shadow deployment may have ended, or its bundle may have been activated, since the submission.
+                if shadow is None or shadow.bundle.digest == row.bundle_digest:
+                    return
                 judged = judge_again(self._store, self._references, row, shadow.inspector, shadow.recipe)
-            except ShuttingDown:
-                return
-            except Exception as error:  # noqa: BLE001 - a failure of the shadow bundle must not end the thread
-                self._metrics.bundles.shadow_runs.labels(row.product, "failed").inc()
-                reason = error.detail if isinstance(error, PlumblineError) else repr(error)
-                log.warning("shadow failed", product=row.product, inspection=row.id, reason=reason)
-                return
-            self._judged.append((row, to_shadow_record(row, shadow, judged)))
+                record = to_shadow_record(row, shadow, judged)
+        except ShuttingDown:
+            return
+        except Exception as error:  # noqa: BLE001 - a failure of the shadow bundle must not end the thread
+            self._metrics.bundles.shadow_runs.labels(row.product, "failed").inc()
+            reason = error.detail if isinstance(error, PlumblineError) else repr(error)
+            log.warning("shadow failed", product=row.product, inspection=row.id, reason=reason)
+            return
+        self._judged.append((row, record))
 
     def _write(self) -> None:
         judged, self._judged = self._judged, []

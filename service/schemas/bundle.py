@@ -72,7 +72,7 @@ class ChoiceHistory(ResponseModel):
 class Activation(ChoiceRecord):
     """A bundle that became active, and the recipe that came into force with it."""
 
-    provider: str
+    provider: str | None = Field(description="Null: the bundle was active before, and was not loaded yet.")
     recipe_revision: int
 
 

@@ -269,7 +269,7 @@ def _is_same(recipe: Recipe, active: ActiveProduct, expected_revision: int | Non
 def _require_valid_scale(recipe: Recipe, active: ActiveProduct) -> None:
     """Reject a heatmap scale whose lower end is not below its upper end, unless both ends are defaults."""
     heatmap = recipe.heatmap
-    scale = active.inspector.heatmap_scale(recipe.thresholds, heatmap.low, heatmap.high)
+    scale = active.rules.heatmap_scale(recipe.thresholds, heatmap.low, heatmap.high)
     if scale.low >= scale.high and heatmap != HeatmapSetting():
         raise InvalidRecipe(
             f"The heatmap's scale would run from {scale.low:g} to {scale.high:g}. heatmap.low (by default the median "
