@@ -182,15 +182,15 @@ class Registry:
             active.served.release()
 
     @contextmanager
-    def lease_shadow(self, product: str) -> Iterator[Shadow | None]:
+    def lease_shadow(self, product: str, timeout_s: float = LOAD_WAIT_S) -> Iterator[Shadow | None]:
         """Lease the product's shadow deployment for the block; None if it has none.
 
         Raises:
-            ProductNotReady: Its bundle is not in memory and cannot be loaded.
+            ProductNotReady: Its bundle is not in memory and cannot be loaded in time.
             ShuttingDown: The registry is closed.
         """
         shadow = self.shadows.get(product)
-        if shadow is None or not shadow.served.acquire():
+        if shadow is None or not shadow.served.acquire(timeout_s):
             yield None
             return
         try:
