@@ -283,7 +283,7 @@ def to_bundle_record(version: BundleVersion) -> BundleRecord:
         product=version.product,
         version=version.version,
         state=version.state,
-        loaded=version.state in {"active", "shadow"},
+        loaded=version.is_loaded,
         bundle=None if manifest is None or version.digest is None else to_bundle_facts(manifest, version.digest),
         bytes=None if manifest is None else sum(entry.bytes for entry in manifest.files.values()),
         problem=None if version.broken is None else to_bundle_problem(version.broken),

@@ -49,6 +49,7 @@ class BundleVersion:
         manifest: Its manifest; None if it cannot be read.
         digest: Its digest; None if the manifest cannot be read.
         broken: Why it cannot be served, as far as it is known without loading it.
+        is_loaded: Whether it is in memory.
     """
 
     product: str
@@ -57,6 +58,7 @@ class BundleVersion:
     manifest: Manifest | None
     digest: str | None
     broken: BrokenBundle | None
+    is_loaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -389,8 +391,9 @@ class Rollout:
             broken = broken or BrokenBundle(product, version, error.slug, error.detail)
         state: BundleState = "broken" if broken is not None else "available"
         # A loaded bundle was intact when it was loaded, even if its folder was damaged since.
+        is_loaded = False
         if active is not None and active.bundle.version == version:
-            state = "active"
+            state, is_loaded = "active", active.served.is_loaded
         elif shadow is not None and shadow.bundle.version == version:
-            state = "shadow"
-        return BundleVersion(product, version, state, manifest, digest, broken)
+            state, is_loaded = "shadow", shadow.served.is_loaded
+        return BundleVersion(product, version, state, manifest, digest, broken, is_loaded)
