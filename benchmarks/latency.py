@@ -3,10 +3,10 @@
     python -m benchmarks.latency --models models --product washer
     python -m benchmarks.latency --product washer --width 4096 --height 3000 --limit-ms 45
 
-Starts a service process and posts the same JPEG, a golden sample of the bundle, repeatedly over one connection. Between
-the requests, it decodes the image as the bundle states and runs the same graph in ONNX Runtime alone, so that other load
-on the machine affects both equally. Prints JSON; exits with code 1 if the ratio of the medians exceeds `--limit`, or the
-median latency over HTTP exceeds `--limit-ms`.
+Starts a service process and posts the same JPEG, a golden sample of the bundle, repeatedly over one connection.
+Between the requests, it decodes the image as the bundle states and runs the same graph in ONNX Runtime alone, so that
+other load on the machine affects both equally. Prints JSON; exits with code 1 if the ratio of the medians exceeds
+`--limit`, or the median latency over HTTP exceeds `--limit-ms`.
 """
 
 from __future__ import annotations

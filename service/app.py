@@ -31,7 +31,7 @@ from service.api.http.server_paths import ServerPaths
 from service.api.mapping import to_inspection
 from service.api.openapi import describe
 from service.api.routers import ROUTERS
-from service.deployment.configuration import bundle_loader, drift_limits, running_limit, upload_limits
+from service.deployment.configuration import bundle_loader, drift_limits, memory_limits, running_limit, upload_limits
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
@@ -131,7 +131,7 @@ class Runtime:
         metrics.insecure.set_function(lambda: float(self.access.is_insecure))
         self.store_health = StoreHealth(StoreProbe(store, settings.min_data_free_bytes))
         passed = PassedSelfTests(settings.data / SELF_TESTS)
-        self.registry = Registry(settings.models, bundle_loader(settings, passed), metrics)
+        self.registry = Registry(settings.models, bundle_loader(settings, passed), metrics, memory_limits(settings))
         rollout = Rollout(self.registry, store.engine, metrics, BundleUploads(settings.models, upload_limits(settings)))
         self.admission = Admission(settings.queue_limit, running_limit(settings))
         references = ReferenceScores(store.engine)

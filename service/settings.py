@@ -123,6 +123,15 @@ class Settings(BaseSettings):
     required_products: Names = frozenset()
     """Comma-separated products that must be loaded before the service is ready. Empty: one loaded product is enough.
     """
+    bundle_memory_bytes: int | None = Field(default=None, ge=2**20, le=2**44)
+    """Memory for the bundles of all products, in bytes. Bundles are then loaded with the first image of their product,
+    and the one that was used least recently is unloaded for another one. A bundle counts 1.25 times the size of its
+    `model.onnx` plus 4 MiB. Empty: all bundles are loaded at the start and stay in memory.
+    """
+    pinned_products: Names = frozenset()
+    """Comma-separated products whose bundles are loaded at the start and stay in memory despite `bundle_memory_bytes`.
+    So do the bundles of `required_products`.
+    """
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024, le=2**31 - 1)
     """Largest request body, in bytes. Checked while the body arrives."""

@@ -283,7 +283,7 @@ def to_bundle_record(version: BundleVersion) -> BundleRecord:
         product=version.product,
         version=version.version,
         state=version.state,
-        loaded=version.state in {"active", "shadow"},
+        loaded=version.is_loaded,
         bundle=None if manifest is None or version.digest is None else to_bundle_facts(manifest, version.digest),
         bytes=None if manifest is None else sum(entry.bytes for entry in manifest.files.values()),
         problem=None if version.broken is None else to_bundle_problem(version.broken),
@@ -299,7 +299,7 @@ def to_activation(activated: ActivatedBundle) -> Activation:
     """Map an activated bundle."""
     return Activation(
         version=activated.choice.version,
-        provider=activated.active.inspector.provider,
+        provider=activated.active.served.provider,
         recipe_revision=activated.active.recipe.revision,
         **_choice_fields(activated.choice),
     )
@@ -362,12 +362,14 @@ def to_product(state: ProductState, stations: Collection[str] | None = None) -> 
     if active is None:
         idle: Literal["loading", "inactive"] = "loading" if state.is_loading else "inactive"
         return Product(product=state.name, status="broken" if problems else idle, broken_bundles=problems)
-    manifest, card = active.bundle.manifest, active.bundle.card
+    manifest, card, served = active.bundle.manifest, active.bundle.card, active.served
+    is_refused = not served.is_loaded and any(broken.version == active.bundle.version for broken in state.broken)
     smallest = smallest_alpha(len(card.scores))
     return Product(
         product=state.name,
-        status="ready",
-        provider=active.inspector.provider,
+        status="broken" if is_refused else "ready",
+        provider=served.provider,
+        memory="pinned" if served.is_pinned else "loaded" if served.is_loaded else "on-demand",
         bundle=to_bundle_facts(manifest, active.bundle.digest),
         shadow=None if state.shadow is None else to_bundle_reference(state.shadow.bundle),
         calibration=CalibrationFacts(

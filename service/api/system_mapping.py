@@ -79,17 +79,17 @@ def _to_served(state: ProductState, recent: RecentCounts | None) -> ServedProduc
     active, shadow = state.active, state.shadow
     parity = None
     if active is not None:
-        certificate = active.bundle.manifest.parity
+        certificate, passed = active.bundle.manifest.parity, active.served.passed
         parity = ParityFacts(
             measured=certificate.measured,
             measured_on=certificate.provider,
-            self_test=active.inspector.self_test_difference,
+            self_test=None if passed is None else passed.difference,
             tolerance=certificate.tolerance,
         )
     return ServedProduct(
         product=state.name,
         status=to_product(state).status,
-        provider=None if active is None else active.inspector.provider,
+        provider=None if active is None else active.served.provider,
         bundle=None if active is None else to_bundle_reference(active.bundle),
         recipe_revision=None if active is None else active.recipe.revision,
         shadow=None if shadow is None else to_bundle_reference(shadow.bundle),

@@ -45,17 +45,17 @@ MAX_MODEL_BYTES = 2**31 - 1
 # All golden samples of a bundle, unpacked: the exporter writes six, and an input has at most 4096 x 4096 pixels.
 MAX_GOLDEN_BYTES = 512 * 2**20
 _MAX_BYTES = {MODEL: MAX_MODEL_BYTES, CARD: MAX_CARD_BYTES, IMAGES: MAX_IMAGES_BYTES, ORIGINS: MAX_ORIGINS_BYTES}
+FIRST_GOLDEN = "golden/00.npz"
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on disk.
+    """A bundle on disk. Graph and golden samples stay on disk: they are read, and verified again, when they are needed.
 
     Attributes:
         path: Its folder, `models/<product>/<version>/`.
         manifest: Its content, origin and file hashes.
         card: The calibration card.
-        golden: Inputs and expected results of the self-test.
         images: The images that it was made from; None on bundles from before they were recorded.
         digest: SHA-256 (hex) of `manifest.json`. Every stored inspection names its bundle by this digest.
     """
@@ -63,7 +63,6 @@ class Bundle:
     path: Path
     manifest: Manifest
     card: CalibrationCard
-    golden: tuple[GoldenSample, ...]
     images: ImageHashes | None
     digest: Digest
 
@@ -90,30 +89,80 @@ class Bundle:
             _check_sizes(path, manifest)
             try:
                 require_unchanged(path, manifest, digest)
-                return cls._read(path, manifest, digest)
+                bundle = cls._read_records(path, manifest, digest)
+                bundle._check_contents()
             except BundleIntegrity as error:
                 # The first change that was found may not be the only one.
                 raise all_changes(path, manifest, digest) or error from error
+            return bundle
 
     @classmethod
-    def _read(cls, path: Path, manifest: Manifest, digest: Digest) -> Bundle:
-        """Read and check the files that the manifest lists."""
+    def describe(cls, path: Path) -> Bundle:
+        """Read what is needed to decide with a bundle, without its graph and its golden samples.
+
+        They have to be checked with `load` before the graph runs for the first time.
+
+        Args:
+            path: The folder `models/<product>/<version>/`.
+
+        Raises:
+            BundleIntegrity: The manifest, the card or the list of images is missing or changed, or the folder contains
+                a file that the manifest does not list.
+            BundleSchema: The schema of one of them is not supported.
+            BundleInvalid: Reading it needs more memory than is available.
+        """
+        with _memory_checked(path):
+            manifest, digest = _parse_manifest(path)
+            _check_sizes(path, manifest)
+            require_unchanged(path, manifest, digest)
+            return cls._read_records(path, manifest, digest)
+
+    @classmethod
+    def _read_records(cls, path: Path, manifest: Manifest, digest: Digest) -> Bundle:
+        """Read and check the records that the manifest lists."""
         card = _parse(path, CARD, CalibrationCard, read_verified(path, CARD, manifest.files[CARD]))
         images = None
         if (entry := manifest.files.get(IMAGES)) is not None:
             images = _parse(path, IMAGES, ImageHashes, read_verified(path, IMAGES, entry))
-        bundle = cls(path, manifest, card, _read_golden(path, manifest), images, digest)
-        image_shape, map_shape = _shapes(manifest)
+        return cls(path, manifest, card, images, digest)
+
+    def _check_contents(self) -> None:
+        """Check golden samples and graph."""
+        for name in self._golden_names():
+            self.read_golden(name)
+        image_shape, map_shape = _shapes(self.manifest)
         check_graph(
-            path,
-            bundle.read_model(),
+            self.path,
+            self.read_model(),
             image_shape=image_shape,
             map_shape=map_shape,
-            metadata=graph_metadata(manifest),
-            tensors=frozenset() if manifest.explanation is None else manifest.explanation.tensors,
+            metadata=graph_metadata(self.manifest),
+            tensors=frozenset() if self.manifest.explanation is None else self.manifest.explanation.tensors,
         )
-        bundle.read_origins()  # checked here, and not kept: they are needed rarely
-        return bundle
+        self.read_origins()  # checked here, and not kept: they are needed rarely
+
+    @property
+    def golden(self) -> tuple[GoldenSample, ...]:
+        """Read and return the inputs and expected results of the self-test.
+
+        Raises:
+            BundleIntegrity, BundleSchema: As for `load`.
+        """
+        return tuple(map(self.read_golden, self._golden_names()))
+
+    def read_golden(self, name: str = FIRST_GOLDEN) -> GoldenSample:
+        """Read and return one golden sample; by default the first one.
+
+        Raises:
+            BundleIntegrity, BundleSchema: As for `load`.
+        """
+        try:
+            return GoldenSample.from_bytes(self.read_file(name), *_shapes(self.manifest))
+        except ValueError as error:
+            raise BundleSchema(self.path, f"{name} is not a golden sample: {error}") from error
+
+    def _golden_names(self) -> list[str]:
+        return sorted(self.manifest.files.keys() - _MAX_BYTES.keys())
 
     def read_model(self) -> bytes:
         """Return the bytes of the graph, with the hash checked again: what runs is what was verified.
@@ -232,7 +281,7 @@ def _parse_manifest(path: Path) -> tuple[Manifest, Digest]:
     manifest = _parse(path, MANIFEST, Manifest, data)
     if unknown := sorted(name for name in manifest.files if not FILE_NAME.fullmatch(name)):
         raise BundleSchema(path, f"the manifest lists a file that is not part of a bundle: {unknown[0][:200]!r}.")
-    if missing := {MODEL, CARD, "golden/00.npz"} - manifest.files.keys():
+    if missing := {MODEL, CARD, FIRST_GOLDEN} - manifest.files.keys():
         raise BundleSchema(path, f"the manifest lists no {sorted(missing)[0]}.")
     return manifest, Digest(hashlib.sha256(data).hexdigest())
 
@@ -246,14 +295,3 @@ def _parse(path: Path, name: str, record: type[RecordT], data: bytes) -> RecordT
             raise BundleIntegrity(path, f"{name} {first['msg'].partition(';')[0]}.") from error
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise BundleSchema(path, f"{name}: {where[:200]}: {first['msg'][:_MAX_REASON]}.") from error
-
-
-def _read_golden(path: Path, manifest: Manifest) -> tuple[GoldenSample, ...]:
-    samples = []
-    for name in sorted(manifest.files.keys() - _MAX_BYTES.keys()):
-        data = read_verified(path, name, manifest.files[name])
-        try:
-            samples.append(GoldenSample.from_bytes(data, *_shapes(manifest)))
-        except ValueError as error:
-            raise BundleSchema(path, f"{name} is not a golden sample: {error}") from error
-    return tuple(samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from service.deployment.bundle_memory import MemoryLimits
 from service.deployment.passed_tests import PassedSelfTests
 from service.deployment.repository import BundleLoader
 from service.deployment.uploads import UploadLimits
@@ -47,6 +48,11 @@ def bundle_loader(settings: Settings, passed: PassedSelfTests | None = None) -> 
     """
     limits = SelfTestLimits(settings.self_test_timeout_s, settings.self_test_memory_bytes)
     return BundleLoader(inspector_options(settings), limits, passed)
+
+
+def memory_limits(settings: Settings) -> MemoryLimits:
+    """Return which bundles stay in memory."""
+    return MemoryLimits(settings.bundle_memory_bytes, settings.pinned_products | settings.required_products)
 
 
 def upload_limits(settings: Settings) -> UploadLimits:

@@ -53,6 +53,12 @@ class LoadFailures:
         with self._lock:
             self.broken = tuple(bundle for bundle in self.broken if bundle.product != product)
 
+    def discard_broken(self, product: str, version: str) -> None:
+        """Remove one bundle from `broken`, if it is there."""
+        with self._lock:
+            key = product, version
+            self.broken = tuple(bundle for bundle in self.broken if (bundle.product, bundle.version) != key)
+
     def add_refused(self, bundle: BrokenBundle) -> None:
         """Add a bundle to `refused`, or replace its entry."""
         with self._lock:

@@ -1,94 +1,58 @@
-"""Leases on inspectors: a bundle is unloaded only after its last inspection."""
+"""What is in force for a product, and leases on it."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service.bundle.bundle import Bundle
 from service.deployment.errors import ProductNotReady
+from service.deployment.served import ServedBundle
+from service.inspection.bundle_rules import BundleRules
 from service.inspection.inspector import Inspector
 from service.recipes.recipe import Recipe
 from service.store.records import RecipeRevision
-
-
-class LeaseCount:
-    """Counts the leases on an inspector, and closes the inspector when it is retired and the last lease ends.
-
-    Args:
-        inspector: The inspector. Only this object closes it.
-
-    Attributes:
-        ended: Set when the inspector is closed.
-    """
-
-    def __init__(self, inspector: Inspector) -> None:
-        self.ended = threading.Event()
-        self._inspector = inspector
-        self._lock = threading.Lock()
-        self._count = 0
-        self._retired = False
-
-    def acquire(self) -> bool:
-        """Take a lease. Return False if the inspector is retired."""
-        with self._lock:
-            if self._retired:
-                return False
-            self._count += 1
-            return True
-
-    def release(self) -> None:
-        """End a lease that `acquire` took."""
-        with self._lock:
-            self._count -= 1
-            is_last = self._retired and self._count == 0
-        if is_last:
-            self._end()
-
-    def retire(self) -> None:
-        """Refuse new leases, and close the inspector when the last lease ends."""
-        with self._lock:
-            is_first = not self._retired
-            self._retired = True
-            is_unused = self._count == 0
-        if is_first and is_unused:
-            self._end()
-
-    def _end(self) -> None:
-        self._inspector.close(drain=True)
-        self.ended.set()
 
 
 @dataclass(frozen=True)
 class ActiveProduct:
     """The bundle and the recipe that are in force for a product. Immutable, so the two always belong together."""
 
-    inspector: Inspector
+    served: ServedBundle
     recipe: RecipeRevision
-    leases: LeaseCount
 
     @property
     def bundle(self) -> Bundle:
         """The active bundle."""
-        return self.inspector.bundle
+        return self.served.bundle
+
+    @property
+    def rules(self) -> BundleRules:
+        """What the bundle determines beside its graph."""
+        return self.served.rules
+
+    @property
+    def inspector(self) -> Inspector:
+        """The inspector. It may be used during a lease only."""
+        return self.served.inspector
 
     @contextmanager
     def held(self) -> Iterator[Inspector]:
         """Lease the inspector for the block. Keep the block short: an activation waits for it.
 
         Raises:
-            ProductNotReady: Another bundle was activated since this object was obtained.
+            ProductNotReady: Another bundle was activated since this object was obtained, or the bundle is not in memory
+                and cannot be loaded.
         """
-        if not self.leases.acquire():
+        if not self.served.acquire():
             raise ProductNotReady(
                 self.bundle.manifest.product, "another bundle was activated in the meantime. Send the request again."
             )
         try:
             yield self.inspector
         finally:
-            self.leases.release()
+            self.served.release()
 
 
 @dataclass(frozen=True)
@@ -98,11 +62,15 @@ class Shadow:
     Its verdicts are stored for comparison only.
     """
 
-    inspector: Inspector
+    served: ServedBundle
     recipe: Recipe
-    leases: LeaseCount
 
     @property
     def bundle(self) -> Bundle:
         """The shadow bundle."""
-        return self.inspector.bundle
+        return self.served.bundle
+
+    @property
+    def inspector(self) -> Inspector:
+        """The inspector. It may be used during a lease only."""
+        return self.served.inspector

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-MAX_ENTRIES = 256
+MAX_ENTRIES = 4096
 SELF_TESTS = "self-tests"
 """Name of the folder in the data folder of the service."""
 
@@ -23,10 +23,12 @@ class PassedSelfTests:
     Args:
         folder: The folder. It is created when the first self-test passes, but never its parent folder: if the data
             folder was deleted or unmounted, a new one would hide it.
+        limit: Most entries.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int = MAX_ENTRIES) -> None:
         self._folder = folder
+        self._limit = limit
 
     def contains(self, facts: Sequence[object]) -> bool:
         """Return whether a self-test passed.
@@ -41,9 +43,11 @@ class PassedSelfTests:
         with contextlib.suppress(OSError):
             self._folder.mkdir(exist_ok=True)
             self._file(facts).touch()
-            entries = sorted(self._folder.iterdir(), key=lambda file: file.stat().st_mtime)
-            for file in entries[:-MAX_ENTRIES]:
-                file.unlink()
+            entries = list(self._folder.iterdir())
+            if len(entries) > self._limit:
+                entries.sort(key=lambda file: file.stat().st_mtime)
+                for file in entries[: -self._limit]:
+                    file.unlink()
 
     def _file(self, facts: Sequence[object]) -> Path:
         tested = repr([*facts, ort.__version__, platform.node(), platform.machine()])

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeVar
 
-import structlog
-
+from service.deployment.bundle_memory import KEEP_ALL, BundleMemory, MemoryLimits
 from service.deployment.changes import ProductChanges
 from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.deployment.failures import BrokenBundle, LoadFailures
-from service.deployment.lease import ActiveProduct, LeaseCount, Shadow
-from service.deployment.loading import LOADING_GRACE_S, ProductLoading, known_failure
+from service.deployment.in_force import InForce
+from service.deployment.lease import ActiveProduct, Shadow
+from service.deployment.loading import LOADING_GRACE_S, ProductLoading
 from service.deployment.memory import return_freed_memory
+from service.deployment.preparation import BundlePreparation
 from service.deployment.repository import BundleLoader, product_folders
-from service.errors import ShuttingDown
-from service.inspection.inspector import Inspector
+from service.deployment.retries import LoadRetries
+from service.deployment.served import LOAD_WAIT_S, LoadResult, ServedBundle
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.store.records import RecipeRevision
 
-log = structlog.get_logger(__name__)
-DRAIN_TIMEOUT_S = 60.0
-_POLL_S = 0.1
 ResultT = TypeVar("ResultT")
 
 
@@ -41,28 +37,31 @@ class Registry:
 
     Locks:
         Each product has a lock that is held during a change of its bundle or recipe, database writes included (see
-        `ProductChanges`). `_state_lock` protects the mappings; it is only held to replace them, never during I/O.
-        Readers take no lock: each mapping is immutable and replaced as a whole.
+        `ProductChanges`). Readers take no lock: the set of products and the mappings of what is in force are immutable
+        and replaced as a whole.
 
     Args:
         models: The model repository, `<product>/<version>/`.
         loader: Loads bundles.
         metrics: Metrics to update when a bundle or a recipe is put in force.
+        limits: Which bundles stay in memory; by default all.
 
     Attributes:
         failures: Bundles that could not be loaded.
+        memory: Loads bundles on demand.
         synchronise: Called with the product before each lease and each change of its recipe, to put changes by other
             processes in force. Does nothing by default.
     """
 
-    def __init__(self, models: Path, loader: BundleLoader, metrics: Metrics) -> None:
+    def __init__(self, models: Path, loader: BundleLoader, metrics: Metrics, limits: MemoryLimits = KEEP_ALL) -> None:
         self.models = models
         self.loader = loader
         self.failures = LoadFailures()
+        self._in_force = InForce(metrics)
+        retries, report = LoadRetries(models), self._in_force.report_loaded
+        self.memory = BundleMemory(loader, limits, self.failures, retries, metrics.memory, report)
+        self._preparation = BundlePreparation(models, loader, self.memory, self.failures)
         self.synchronise: Callable[[str], None] = lambda _product: None
-        self._metrics = metrics
-        self._active: Mapping[str, ActiveProduct] = MappingProxyType({})
-        self._shadows: Mapping[str, Shadow] = MappingProxyType({})
         self._known = frozenset(product_folders(models))
         self._state_lock = threading.Lock()
         # Until `load` has processed a product, a change of its bundles is in progress.
@@ -72,12 +71,12 @@ class Registry:
     @property
     def active(self) -> Mapping[str, ActiveProduct]:
         """Active bundle and recipe by product."""
-        return self._active
+        return self._in_force.active
 
     @property
     def shadows(self) -> Mapping[str, Shadow]:
         """Shadow deployment by product."""
-        return self._shadows
+        return self._in_force.shadows
 
     @property
     def broken(self) -> tuple[BrokenBundle, ...]:
@@ -99,7 +98,7 @@ class Registry:
         """Whether the service waits for bundles: `load` runs, and nothing is served yet or it began recently."""
         if self._loading.finished:
             return False
-        return not self._active or self._loading.duration_s < LOADING_GRACE_S
+        return not self.active or self._loading.duration_s < LOADING_GRACE_S
 
     @property
     def delayed(self) -> frozenset[str]:
@@ -125,13 +124,13 @@ class Registry:
             raise UnknownProduct(product, self._known, self.models)
 
     def get(self, product: str) -> ActiveProduct:
-        """Return bundle and recipe in force. Use `lease` to run inspections with them.
+        """Return bundle and recipe in force, in memory or not. Use `lease` to run inspections with them.
 
         Raises:
             UnknownProduct: The repository has no such product.
             ProductNotReady: None of the product's bundles is active.
         """
-        active = self._active.get(product)
+        active = self.active.get(product)
         if active is not None:
             return active
         self.require_known(product)
@@ -145,34 +144,59 @@ class Registry:
         """Return whether a change of the product's bundles is in progress."""
         return self._changes.is_reserved(product)
 
-    @contextmanager
-    def lease(self, product: str) -> Iterator[ActiveProduct]:
-        """Lease bundle and recipe in force for the block. They stay usable even if another bundle is activated.
+    def request(self, product: str) -> LoadResult | None:
+        """Load the bundle in force if it is not in memory. Does not block.
+
+        Returns:
+            The result of its load; None if it is in memory.
 
         Raises:
             UnknownProduct, ProductNotReady: As for `get`.
+        """
+        served = self.get(product).served
+        return None if served.is_loaded else self.memory.request(served)
+
+    @contextmanager
+    def lease(self, product: str, timeout_s: float = LOAD_WAIT_S) -> Iterator[ActiveProduct]:
+        """Lease bundle and recipe in force for the block. They stay usable even if another bundle is activated.
+
+        Args:
+            product: The product.
+            timeout_s: Longest wait for a bundle that is not in memory, in seconds.
+
+        Raises:
+            UnknownProduct, ProductNotReady: As for `get`; also if the bundle is not in memory and cannot be loaded in
+                time.
+            ShuttingDown: The bundle is not in memory, and the registry is closed.
             StoreUnavailable: The database is shared and cannot be read.
         """
         self.synchronise(product)
         # If the bundle was replaced and retired between `get` and `acquire`, look up its successor.
-        while not (active := self.get(product)).leases.acquire():
+        while not (active := self.get(product)).served.acquire(timeout_s):
             pass
         try:
-            yield active
+            # A recipe that was put in force during a load is in force for this inspection.
+            current = self.active.get(product)
+            yield current if current is not None and current.served is active.served else active
         finally:
-            active.leases.release()
+            active.served.release()
 
     @contextmanager
-    def lease_shadow(self, product: str) -> Iterator[Shadow | None]:
-        """Lease the product's shadow deployment for the block; None if it has none."""
-        shadow = self._shadows.get(product)
-        if shadow is None or not shadow.leases.acquire():
+    def lease_shadow(self, product: str, timeout_s: float = LOAD_WAIT_S) -> Iterator[Shadow | None]:
+        """Lease the product's shadow deployment for the block; None if it has none.
+
+        Raises:
+            ProductNotReady: Its bundle is not in memory and cannot be loaded in time.
+            ShuttingDown: The registry is closed.
+        """
+        shadow = self.shadows.get(product)
+        if shadow is None or not shadow.served.acquire(timeout_s):
             yield None
             return
         try:
             yield shadow
         finally:
-            shadow.leases.release()
+            shadow.served.release()
 
     def change_recipe(
         self, product: str, store: Callable[[ActiveProduct, Shadow | None], tuple[RecipeRevision, Recipe | None]]
@@ -190,11 +214,11 @@ class Registry:
         """
         self.get(product)
         with self.exclusive(product):
-            active, shadow = self.get(product), self._shadows.get(product)
+            active, shadow = self.get(product), self.shadows.get(product)
             revision, shadow_recipe = store(active, shadow)
-            self._set_active(product, replace(active, recipe=revision))
+            self._in_force.set_active(product, replace(active, recipe=revision))
             if shadow is not None and shadow_recipe is not None:
-                self._set_shadow(product, replace(shadow, recipe=shadow_recipe))
+                self._in_force.set_shadow(product, replace(shadow, recipe=shadow_recipe))
         return revision
 
     def changing(self, product: str) -> AbstractContextManager[None]:
@@ -214,7 +238,7 @@ class Registry:
         """
         return self._changes.lock(product)
 
-    def load_bundle(self, product: str, version: str, *, in_background: bool = False) -> Inspector:
+    def load_bundle(self, product: str, version: str, *, in_background: bool = False) -> ServedBundle:
         """Load and test a bundle without putting it in force.
 
         Args:
@@ -226,33 +250,40 @@ class Registry:
             BundleInvalid, ProviderUnavailable: It cannot be served. The failure is added to `failures.refused`.
             ShuttingDown: The registry is closed.
         """
-        path = self.models / product / version
-        try:
-            inspector = self.loader.load(path, product, in_background=in_background)
-        except ShuttingDown:
-            raise
-        except Exception as error:  # noqa: BLE001 - raised as a failure of this bundle
-            failure = known_failure(path, error)
-            self.failures.add_refused(BrokenBundle(product, version, failure.slug, failure.detail))
-            raise failure from (None if failure is error else error)
-        self.failures.clear_refused(product, version)
-        return inspector
+        return self._preparation.load(product, version, in_background=in_background)
+
+    def prepare_bundle(self, product: str, version: str, *, in_background: bool = False) -> ServedBundle:
+        """Prepare a bundle to be put in force: load it, or read its description only if it is loaded on demand.
+
+        It is loaded as well if the bundle that it replaces is in memory.
+
+        Args:
+            product: The product.
+            version: The bundle's version.
+            in_background: As for `load_bundle`.
+
+        Raises:
+            BundleInvalid, ProviderUnavailable, ShuttingDown: As for `load_bundle`.
+        """
+        replaced = (self.shadows if in_background else self.active).get(product)
+        served = None if replaced is None else replaced.served
+        return self._preparation.prepare(product, version, served, in_background=in_background)
 
     def swap(
         self,
         product: str,
-        inspector: Inspector,
+        served: ServedBundle,
         store: Callable[[], tuple[RecipeRevision, ResultT]],
         *,
         keep_broken: bool = False,
     ) -> ResultT:
-        """Put a loaded bundle in force from the next image on, and unload the previous one after its last inspection.
+        """Put a bundle in force from the next image on, and unload the previous one after its last inspection.
 
         If the bundle is the product's shadow deployment, the shadow deployment ends.
 
         Args:
             product: The product, reserved by `changing`.
-            inspector: The loaded bundle. It is closed if it is not put in force.
+            served: The bundle. It is closed if it is not put in force.
             store: Stores the choice of the bundle, and returns the bundle's recipe and a result. If it raises, nothing
                 changes.
             keep_broken: Keep the product's entries in `failures.broken`, because another bundle should be active.
@@ -266,27 +297,27 @@ class Registry:
         try:
             with self.exclusive(product):
                 recipe, result = store()
-                old, shadow = self._active.get(product), self._shadows.get(product)
-                self._set_active(product, ActiveProduct(inspector, recipe, LeaseCount(inspector)))
+                old, shadow = self.active.get(product), self.shadows.get(product)
+                self._in_force.set_active(product, ActiveProduct(served, recipe))
                 if not keep_broken:
                     self.failures.clear_broken(product)
-                if shadow is not None and shadow.bundle.digest == inspector.bundle.digest:
-                    self._set_shadow(product, None)
+                if shadow is not None and shadow.bundle.digest == served.bundle.digest:
+                    self._in_force.set_shadow(product, None)
                 else:
                     shadow = None
         except BaseException:
-            inspector.close()
+            served.retire()
             raise
         self._retire(old)
         self._retire(shadow)
         return result
 
-    def start_shadow(self, product: str, inspector: Inspector, store: Callable[[], tuple[Recipe, ResultT]]) -> ResultT:
-        """Deploy a loaded bundle as the product's shadow, and unload the previous one.
+    def start_shadow(self, product: str, served: ServedBundle, store: Callable[[], tuple[Recipe, ResultT]]) -> ResultT:
+        """Deploy a bundle as the product's shadow, and unload the previous one.
 
         Args:
             product: The product, reserved by `changing`.
-            inspector: The loaded bundle. It is closed if it is not deployed.
+            served: The bundle. It is closed if it is not deployed.
             store: Stores the choice of the bundle, and returns the bundle's recipe and a result. If it raises, nothing
                 changes.
 
@@ -299,10 +330,10 @@ class Registry:
         try:
             with self.exclusive(product):
                 recipe, result = store()
-                old = self._shadows.get(product)
-                self._set_shadow(product, Shadow(inspector, recipe, LeaseCount(inspector)))
+                old = self.shadows.get(product)
+                self._in_force.set_shadow(product, Shadow(served, recipe))
         except BaseException:
-            inspector.close()
+            served.retire()
             raise
         self._retire(old)
         return result
@@ -322,8 +353,8 @@ class Registry:
         """
         with self.exclusive(product):
             result = store()
-            old = self._shadows.get(product)
-            self._set_shadow(product, None)
+            old = self.shadows.get(product)
+            self._in_force.set_shadow(product, None)
         self._retire(old)
         return result
 
@@ -349,40 +380,20 @@ class Registry:
         """
         locks = self._changes.close()
         self.loader.close()
+        self.memory.close()
         for product, lock in locks:
             with lock:
-                for deployed in (self._active.get(product), self._shadows.get(product)):
+                for deployed in (self.active.get(product), self.shadows.get(product)):
                     if deployed is not None:
-                        deployed.inspector.close(drain=True)
+                        deployed.served.close()
 
     def _add_known(self, products: Set[str]) -> None:
         with self._state_lock:
             self._known |= products
 
-    def _set_active(self, product: str, active: ActiveProduct) -> None:
-        # The metrics first: inspections are counted as soon as the product can be inspected.
-        self._metrics.set_product(active.bundle, active.inspector.provider)
-        self._metrics.bundles.concurrent_runs.labels(product).set(active.inspector.batcher.concurrency)
-        self._metrics.bundles.set_recipe(product, active.recipe.recipe, active.recipe.revision)
-        with self._state_lock:
-            self._active = MappingProxyType({**self._active, product: active})
-
-    def _set_shadow(self, product: str, shadow: Shadow | None) -> None:
-        self._metrics.bundles.set_shadow(product, None if shadow is None else shadow.bundle)
-        with self._state_lock:
-            others = {name: other for name, other in self._shadows.items() if name != product}
-            self._shadows = MappingProxyType(others if shadow is None else {**others, product: shadow})
-
     def _retire(self, old: ActiveProduct | Shadow | None) -> None:
         """Unload a replaced bundle after its last inspection."""
-        if old is None:
-            return
-        old.leases.retire()
-        # Wait, so that the next change finds only bundles in memory that are in use. An inspection ends at its deadline
-        # at the latest. One that takes longer is not waited for, and closes its bundle itself when it ends.
-        deadline = time.monotonic() + DRAIN_TIMEOUT_S
-        while not old.leases.ended.wait(_POLL_S) and not self.closing:
-            if time.monotonic() > deadline:
-                log.error("bundle still in use", version=old.bundle.version, timeout_s=DRAIN_TIMEOUT_S)
-                break
-        return_freed_memory()
+        if old is not None:
+            # Wait, so that the next change finds only bundles in memory that are in use.
+            old.served.retire_and_wait(lambda: self.closing)
+            return_freed_memory()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Self
 
@@ -12,7 +12,7 @@ from service.bundle.errors import BundleOfOtherProduct, SelfTestFailed
 from service.bundle.manifest import PRODUCT_NAME
 from service.deployment.passed_tests import PassedSelfTests
 from service.errors import ShuttingDown
-from service.inspection.inspector import Inspector, InspectorOptions, check_parity
+from service.inspection.inspector import Inspector, InspectorOptions, SelfTestResult, check_parity
 from service.inspection.runtime.isolation import IsolatedSelfTest, SelfTestLimits
 from service.inspection.runtime.threads import run_apart
 
@@ -55,10 +55,42 @@ class BundleLoader:
             ShuttingDown: `close` was called.
         """
         bundle = self.verify(path, product, in_background=in_background)
+        return self._open(bundle, lambda: Inspector.open(bundle, self.options), in_background=in_background)
+
+    def describe(self, path: Path, product: str) -> Bundle:
+        """Read what is needed to decide with a bundle, without its graph; see `Bundle.describe`.
+
+        Args:
+            path: The bundle's folder.
+            product: The product that it must have been made for.
+
+        Raises:
+            BundleOfOtherProduct: It was made for another product.
+            BundleInvalid: As for `Bundle.describe`.
+        """
+        bundle = Bundle.describe(path)
+        _require_product(bundle, product)
+        return bundle
+
+    def reload(self, bundle: Bundle, passed: SelfTestResult, *, in_background: bool = False) -> Inspector:
+        """Load a bundle again that this loader had loaded before. Its self-test is not repeated as a whole.
+
+        Args:
+            bundle: The bundle, as it was loaded.
+            passed: The result of its self-test then.
+            in_background: As for `load`.
+
+        Raises:
+            BundleIntegrity: Its files were changed.
+            SelfTestFailed, BundleInvalid, ProviderUnavailable, ShuttingDown: As for `load`.
+        """
+        return self._open(bundle, lambda: Inspector.reopen(bundle, self.options, passed), in_background=in_background)
+
+    def _open(self, bundle: Bundle, work: Callable[[], Inspector], *, in_background: bool) -> Inspector:
         timeout_s = self._self_test.limits.timeout_s
         try:
             return run_apart(
-                lambda: Inspector.open(bundle, self.options),
+                work,
                 timeout_s=timeout_s,
                 stop=self._closing,
                 discard=Inspector.close,
@@ -68,7 +100,12 @@ class BundleLoader:
             raise ShuttingDown() from error
         except TimeoutError as error:
             reason = f"it could not be opened within {timeout_s:g} s (PLUMBLINE_SELF_TEST_TIMEOUT_S)."
-            raise SelfTestFailed(path, reason) from error
+            raise SelfTestFailed(bundle.path, reason) from error
+
+    def self_test_facts(self, bundle: Bundle) -> list[object]:
+        """Return what identifies the self-test of a bundle in `PassedSelfTests`."""
+        session, max_batch = self.options.session, self.options.batching.max_batch
+        return [bundle.digest, session.threads, max_batch, self._self_test.limits]
 
     def verify(self, path: Path, product: str | None = None, *, in_background: bool = False) -> Bundle:
         """Verify a bundle and run its self-test in a process of its own, without opening it in this process.
@@ -82,9 +119,7 @@ class BundleLoader:
             BundleOfOtherProduct, SelfTestFailed, BundleInvalid, ProviderUnavailable, ShuttingDown: As for `load`.
         """
         bundle = Bundle.load(path)
-        made_for = bundle.manifest.product
-        if product is not None and made_for != product:
-            raise BundleOfOtherProduct(path, made_for, product)
+        _require_product(bundle, product)
         self._run_self_test(bundle, in_background=in_background)
         return bundle
 
@@ -95,7 +130,7 @@ class BundleLoader:
 
     def _run_self_test(self, bundle: Bundle, *, in_background: bool) -> None:
         session, max_batch = self.options.session, self.options.batching.max_batch
-        facts = [bundle.digest, session.threads, max_batch, self._self_test.limits]
+        facts = self.self_test_facts(bundle)
         if self._passed is not None and self._passed.contains(facts):
             return
         difference = self._self_test.run(bundle, session, max_batch, in_background=in_background)
@@ -103,6 +138,12 @@ class BundleLoader:
             check_parity(bundle, "cpu", difference)
         if self._passed is not None:
             self._passed.add(facts)
+
+
+def _require_product(bundle: Bundle, product: str | None) -> None:
+    made_for = bundle.manifest.product
+    if product is not None and made_for != product:
+        raise BundleOfOtherProduct(bundle.path, made_for, product)
 
 
 def product_folders(models: Path, besides: Set[str] = frozenset()) -> Iterator[str]:

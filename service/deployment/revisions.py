@@ -215,14 +215,14 @@ class RevisionFollower:
         version = revision.bundle_digest[:12]
         with registry.changing(product):
             try:
-                inspector = registry.load_bundle(product, version)
+                served = registry.prepare_bundle(product, version)
             except ShuttingDown:
                 raise
             except PlumblineError as error:
                 registry.failures.replace_broken(BrokenBundle(product, version, error.slug, error.detail))
                 raise
             # If the recipe was changed again meanwhile, the next poll or inspection adopts the change.
-            registry.swap(product, inspector, lambda: (revision, None))
+            registry.swap(product, served, lambda: (revision, None))
         log.info("bundle activated by another process", product=product, version=version)
 
     def _follow_shadow(self, product: str, version: str | None) -> None:
@@ -230,10 +230,8 @@ class RevisionFollower:
             if version is None:
                 self._registry.stop_shadow(product, lambda: None)
                 return
-            inspector = self._registry.load_bundle(product, version, in_background=True)
-            self._registry.start_shadow(
-                product, inspector, lambda: (shadow_recipe(self._engine, inspector.bundle), None)
-            )
+            served = self._registry.prepare_bundle(product, version, in_background=True)
+            self._registry.start_shadow(product, served, lambda: (shadow_recipe(self._engine, served.bundle), None))
 
     def _work(self) -> None:
         while not self._stop.is_set():

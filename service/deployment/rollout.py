@@ -25,7 +25,6 @@ from service.deployment.memory import return_freed_memory
 from service.deployment.recipes import draft_recipe, shadow_recipe
 from service.deployment.registry import Registry
 from service.deployment.uploads import BundleUploads
-from service.inspection.inspector import Inspector
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.store.audit import SERVICE, Actor, AuditAction, AuditEntry, recorded
@@ -50,6 +49,7 @@ class BundleVersion:
         manifest: Its manifest; None if it cannot be read.
         digest: Its digest; None if the manifest cannot be read.
         broken: Why it cannot be served, as far as it is known without loading it.
+        is_loaded: Whether it is in memory.
     """
 
     product: str
@@ -58,6 +58,7 @@ class BundleVersion:
     manifest: Manifest | None
     digest: str | None
     broken: BrokenBundle | None
+    is_loaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,14 +229,14 @@ class Rollout:
                 raise ShadowRefused(product, f"{product!r} has no active bundle to compare with.")
             if active.bundle.version == version:
                 raise ShadowRefused(product, f"Bundle {version} is the active bundle. Choose another one.")
-            inspector = self._registry.load_bundle(product, version, in_background=True)
-            draft = ChoiceDraft(product, "shadow", inspector.bundle.digest, actor, reason, "shadow:start")
+            served = self._registry.load_bundle(product, version, in_background=True)
+            draft = ChoiceDraft(product, "shadow", served.bundle.digest, actor, reason, "shadow:start")
 
             def store() -> tuple[Recipe, BundleChoice]:
-                recipe = shadow_recipe(self._engine, inspector.bundle)
+                recipe = shadow_recipe(self._engine, served.bundle)
                 return recipe, self.choices.append(draft)
 
-            choice = self._registry.start_shadow(product, inspector, store)
+            choice = self._registry.start_shadow(product, served, store)
             log.info("shadow started", product=product, version=version, author=actor.name)
             return choice
 
@@ -259,30 +260,30 @@ class Rollout:
     def _swap(
         self, product: str, version: str, change: _Change, find_predecessor: Callable[[], _Predecessor]
     ) -> BundleChoice:
-        inspector = self._registry.load_bundle(product, version)
+        served = self._registry.load_bundle(product, version)
 
         def store() -> tuple[RecipeRevision, BundleChoice]:
             # What a roll-back returns to: a stored choice, or one that is stored together with this one. It is
             # determined under the product's lock, because a failed upload withdraws a choice under it.
             found = find_predecessor()
             returns_to, implicit = (None, found) if isinstance(found, ChoiceDraft) else (found, None)
-            actor, digest = change.actor, inspector.bundle.digest
+            actor, digest = change.actor, served.bundle.digest
             drafts = [ChoiceDraft(product, "active", digest, actor, change.reason, change.action, returns_to)]
             shadow = self._registry.shadows.get(product)
             if shadow is not None and shadow.bundle.digest == digest:
                 reason = f"Bundle {version} is active now."
                 drafts.append(ChoiceDraft(product, "shadow", None, actor, reason, "shadow:stop"))
-            return self._store_choices(inspector, drafts, implicit, change)
+            return self._store_choices(served.bundle, drafts, implicit, change)
 
-        choice = self._registry.swap(product, inspector, store)
+        choice = self._registry.swap(product, served, store)
         log.info("bundle activated", product=product, version=version, author=change.actor.name)
         return choice
 
     def _store_choices(
-        self, inspector: Inspector, drafts: list[ChoiceDraft], implicit: ChoiceDraft | None, change: _Change
+        self, bundle: Bundle, drafts: list[ChoiceDraft], implicit: ChoiceDraft | None, change: _Change
     ) -> tuple[RecipeRevision, BundleChoice]:
         """Store the choice of a bundle and its recipe in one transaction."""
-        recipe = draft_recipe(self._engine, inspector.bundle, change.confirm_removal, change.actor)
+        recipe = draft_recipe(self._engine, bundle, change.confirm_removal, change.actor)
         draft = recipe if isinstance(recipe, RecipeDraft) else None
         (choice, *_), appended = self.choices.append_with_recipe(drafts, draft, implicit)
         if appended is not None:
@@ -390,8 +391,9 @@ class Rollout:
             broken = broken or BrokenBundle(product, version, error.slug, error.detail)
         state: BundleState = "broken" if broken is not None else "available"
         # A loaded bundle was intact when it was loaded, even if its folder was damaged since.
+        is_loaded = False
         if active is not None and active.bundle.version == version:
-            state = "active"
+            state, is_loaded = "active", active.served.is_loaded
         elif shadow is not None and shadow.bundle.version == version:
-            state = "shadow"
-        return BundleVersion(product, version, state, manifest, digest, broken)
+            state, is_loaded = "shadow", shadow.served.is_loaded
+        return BundleVersion(product, version, state, manifest, digest, broken, is_loaded)

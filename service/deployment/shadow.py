@@ -12,6 +12,7 @@ from collections import deque
 
 import structlog
 
+from service.deployment.errors import ProductNotReady
 from service.deployment.lease import Shadow
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
@@ -28,6 +29,8 @@ from service.store.store import Store
 log = structlog.get_logger(__name__)
 
 QUEUE_LIMIT = 64
+LOAD_WAIT_S = 5.0
+"""Seconds that the thread waits for a bundle that is not in memory, before it drops the inspection."""
 # Verdicts per transaction. With one transaction each, the commits of inspections would wait for the disk more often.
 GROUP_SIZE = 32
 
@@ -102,20 +105,22 @@ class ShadowRunner:
                 return
 
     def _judge(self, row: InspectionRecord) -> None:
-        with self._registry.lease_shadow(row.product) as shadow:
-            # The shadow deployment may have ended, or its bundle may have been activated, since the submission.
-            if shadow is None or shadow.bundle.digest == row.bundle_digest:
-                return
-            try:
+        try:
+            with self._registry.lease_shadow(row.product, LOAD_WAIT_S) as shadow:
+                # The shadow deployment may have ended, or its bundle may have been activated, since the submission.
+                if shadow is None or shadow.bundle.digest == row.bundle_digest:
+                    return
                 judged = judge_again(self._store, self._references, row, shadow.inspector, shadow.recipe)
-            except ShuttingDown:
-                return
-            except Exception as error:  # noqa: BLE001 - a failure of the shadow bundle must not end the thread
-                self._metrics.bundles.shadow_runs.labels(row.product, "failed").inc()
-                reason = error.detail if isinstance(error, PlumblineError) else repr(error)
-                log.warning("shadow failed", product=row.product, inspection=row.id, reason=reason)
-                return
-            self._judged.append((row, to_shadow_record(row, shadow, judged)))
+                record = to_shadow_record(row, shadow, judged)
+        except ShuttingDown:
+            return
+        except Exception as error:  # noqa: BLE001 - a failure of the shadow bundle must not end the thread
+            is_late = isinstance(error, ProductNotReady) and error.retry_after_s is not None
+            self._metrics.bundles.shadow_runs.labels(row.product, "dropped" if is_late else "failed").inc()
+            reason = error.detail if isinstance(error, PlumblineError) else repr(error)
+            log.warning("shadow failed", product=row.product, inspection=row.id, reason=reason)
+            return
+        self._judged.append((row, record))
 
     def _write(self) -> None:
         judged, self._judged = self._judged, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ from service.store.errors import StoreUnavailable
 
 log = structlog.get_logger(__name__)
 RETRY_S = 1.0
+_POLL_S = 0.05
 ResultT = TypeVar("ResultT")
 
 
@@ -37,6 +39,8 @@ class Startup:
         self._registry = registry
         self._engine = engine
         self._choices = BundleChoices(engine)
+        self._first = threading.Lock()
+        self._has_loaded = False
 
     def run(self) -> None:
         """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`."""
@@ -51,12 +55,32 @@ class Startup:
     def _load_product(self, product: str) -> None:
         self._load_active(product)
         self._load_shadow(product)
+        self._load_first(product)
+
+    def _load_first(self, product: str) -> None:
+        """Load the first of the products that are loaded on demand, if none stays in memory.
+
+        Only a bundle that is loaded shows whether the execution provider works, which readiness depends on.
+        """
+        limits = self._registry.memory.limits
+        if limits.limit_bytes is None or limits.pinned & self._registry.known or product not in self._registry.active:
+            return
+        if self._has_loaded or not self._first.acquire(blocking=False):
+            return
+        try:
+            load = self._registry.request(product)
+            while load is not None and not load.done() and not self._registry.wait_closing(_POLL_S):
+                pass
+            failure = load.result() if load is not None and load.done() else None
+            self._has_loaded = failure is None or failure.slug == ProviderUnavailable.slug
+        finally:
+            self._first.release()
 
     def _load_active(self, product: str) -> None:
         candidates = self._wait_for_store(product, lambda: self._candidates(product))
         for path in candidates:
             try:
-                inspector = self._registry.load_bundle(product, path.name)
+                served = self._registry.prepare_bundle(product, path.name)
             except ShuttingDown:
                 raise
             except PlumblineError as error:
@@ -65,21 +89,22 @@ class Startup:
                     return  # a property of this machine, so an older bundle would fail, too
                 continue
             try:
-                recipe = self._wait_for_store(product, lambda: recipe_in_force(self._engine, inspector.bundle))  # noqa: B023
+                recipe = self._wait_for_store(product, lambda: recipe_in_force(self._engine, served.bundle))  # noqa: B023
             except ShuttingDown:
-                inspector.close()
+                served.retire()
                 raise
             except Exception as error:  # noqa: BLE001 - recorded; an older bundle would have the same recipe
-                inspector.close()
+                served.retire()
                 self._add_broken(product, path, error)
                 return
-            self._registry.swap(product, inspector, lambda: (recipe, None), keep_broken=True)  # noqa: B023
+            self._registry.swap(product, served, lambda: (recipe, None), keep_broken=True)  # noqa: B023
             log.info(
                 "product ready",
                 product=product,
-                version=inspector.bundle.version,
-                provider=inspector.provider,
+                version=served.bundle.version,
+                provider=served.provider,
                 recipe_revision=recipe.revision,
+                on_demand=not served.is_pinned,
             )
             return
 
@@ -107,10 +132,8 @@ class Startup:
         if choice is None or choice.version is None or product not in self._registry.active:
             return
         try:
-            inspector = self._registry.load_bundle(product, choice.version, in_background=True)
-            self._registry.start_shadow(
-                product, inspector, lambda: (shadow_recipe(self._engine, inspector.bundle), None)
-            )
+            served = self._registry.prepare_bundle(product, choice.version, in_background=True)
+            self._registry.start_shadow(product, served, lambda: (shadow_recipe(self._engine, served.bundle), None))
         except ShuttingDown:
             raise
         except Exception as error:  # noqa: BLE001 - the product is served without its shadow deployment

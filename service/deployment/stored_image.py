@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from service.bundle.arrays import UInt8Image
+from service.bundle.manifest import InputGeometry
 from service.errors import BodyTooLarge
+from service.inspection import tiling
+from service.inspection.decoded_image import decode_for
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.decoding.pixel_formats import PixelRules
@@ -59,6 +62,28 @@ def decode_stored(record: InspectionRecord, data: bytes) -> UInt8Image:
     Raises:
         StoredImageUnreadable: The decoder refused the image.
     """
-    limits = ImageLimits(max_bytes=len(data), max_pixels=record.image_width * record.image_height)
     with decoding_stored(record):
-        return decoder.decode(data, limits, PixelRules.from_stored(record.image_pixels))
+        return decoder.decode(data, _limits(record, data), PixelRules.from_stored(record.image_pixels))
+
+
+def prepare_stored(record: InspectionRecord, data: bytes, geometry: InputGeometry) -> UInt8Image:
+    """Decode the image of a stored inspection for a graph and prepare it, as when it was inspected.
+
+    Args:
+        record: The inspection.
+        data: The image as it was received.
+        geometry: The input of the graph.
+
+    Returns:
+        uint8 [h, w, 3], RGB, for the graph or its tiles.
+
+    Raises:
+        StoredImageUnreadable: The decoder refused the image.
+    """
+    with decoding_stored(record):
+        image = decode_for(data, _limits(record, data), geometry, PixelRules.from_stored(record.image_pixels))
+    return tiling.prepare_input(image.rgb, geometry)
+
+
+def _limits(record: InspectionRecord, data: bytes) -> ImageLimits:
+    return ImageLimits(max_bytes=len(data), max_pixels=record.image_width * record.image_height)

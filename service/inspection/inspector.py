@@ -18,23 +18,20 @@ from typing import Self
 
 import numpy as np
 
-from service.bundle.arrays import Float32Map
 from service.bundle.bundle import Bundle
-from service.bundle.card import CalibrationCard
 from service.bundle.errors import ParityFailure
 from service.bundle.manifest import InputGeometry, ScoreRule
 from service.inspection import tiling
-from service.inspection.area import EVERYTHING, Area, BoolMask, judged_cells
+from service.inspection.area import EVERYTHING, Area, judged_cells
+from service.inspection.bundle_rules import BundleRules
 from service.inspection.calibration import p_value
-from service.inspection.decision import Criteria, Thresholds, Verdict, judge
+from service.inspection.decision import Criteria, judge
 from service.inspection.decoded_image import decode_for
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.decoding.pixel_formats import DEFAULT_RULES, PixelRules
 from service.inspection.errors import ScoreNotFinite
-from service.inspection.heatmap import HeatmapScale
 from service.inspection.measures import measure_quality
-from service.inspection.quality import QualityLimits, derive_limits
 from service.inspection.records import Inspection, Measurement, PreparedImage
 from service.inspection.runtime.batching import BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.runtime.concurrency import ConcurrencyChoice, choose_concurrency
@@ -183,7 +180,20 @@ def check_parity(bundle: Bundle, provider: Provider, difference: float) -> None:
         raise ParityFailure(bundle.path, provider, difference, tolerance)
 
 
-class Inspector(Measurer):
+@dataclass(frozen=True)
+class SelfTestResult:
+    """The result of a self-test that a bundle passed.
+
+    Attributes:
+        provider: The execution provider.
+        difference: Largest relative difference from the results that training recorded.
+    """
+
+    provider: Provider
+    difference: float
+
+
+class Inspector(Measurer, BundleRules):
     """A measurer with a verified bundle, which returns verdicts.
 
     Args:
@@ -194,8 +204,8 @@ class Inspector(Measurer):
     """
 
     def __init__(self, bundle: Bundle, session: GraphSession, options: InspectorOptions, difference: float) -> None:
-        super().__init__(session, bundle.manifest.input, bundle.manifest.score_rule, options)
-        self.bundle = bundle
+        Measurer.__init__(self, session, bundle.manifest.input, bundle.manifest.score_rule, options)
+        BundleRules.__init__(self, bundle)
         self.self_test_difference = difference
 
     @classmethod
@@ -229,65 +239,36 @@ class Inspector(Measurer):
         difference = session.self_test(bundle.golden)
         check_parity(bundle, session.provider, difference)
         session.warm_up(range(1, options.batching.max_batch + 1))
-        if options.batching.concurrency is None:
-            concurrency = _measure_concurrency(bundle, session).concurrency
-            options = replace(options, batching=replace(options.batching, concurrency=concurrency))
-        return cls(bundle, session, options, difference)
+        return cls(bundle, session, _with_concurrency(options, bundle, session), difference)
 
-    @property
-    def card(self) -> CalibrationCard:
-        """Return the calibration card."""
-        return self.bundle.card
+    @classmethod
+    def reopen(cls, bundle: Bundle, options: InspectorOptions, passed: SelfTestResult) -> Self:
+        """Open the graph of a bundle again that this process had opened before, and run its first golden sample.
 
-    @property
-    def quality_limits(self) -> QualityLimits:
-        """Return the limits of the quality check that follow from the calibration images."""
-        return derive_limits(self.card.quality, self.card.image_size)
-
-    def judge_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], criteria: Criteria) -> Verdict:
-        """Return the verdict on an image from its stored map.
+        The same graph returns the same results on the same provider, so the other samples are not repeated. The one
+        that runs also warms up the graph.
 
         Args:
-            anomaly_map: float32 [h, w], times the score gain, as in `Measurement`.
-            image_wh: Width and height of the image as it was sent.
-            criteria: The criteria to apply.
+            bundle: The bundle. Its files are verified again.
+            options: How to run it, as before.
+            passed: The result of its whole self-test. It is repeated if the provider is another one now.
 
         Raises:
-            AreaMismatch: The area of the criteria does not fit an image of this size.
+            BundleIntegrity, ParityFailure, ProviderUnavailable: As for `open`.
         """
-        height, width = anomaly_map.shape
-        judged = judged_cells(criteria.area, (height, width), image_wh)
-        return judge(self.score_map(anomaly_map, image_wh, judged), anomaly_map, criteria, image_wh, judged)
+        session = GraphSession(bundle.read_model(), options.session)
+        if session.provider == passed.provider:
+            difference = max(passed.difference, session.self_test([bundle.read_golden()], in_batch=False))
+        else:
+            difference = session.self_test(bundle.golden)
+        check_parity(bundle, session.provider, difference)
+        session.warm_up(range(2, options.batching.max_batch + 1))
+        return cls(bundle, session, _with_concurrency(options, bundle, session), difference)
 
-    def score_map(self, anomaly_map: Float32Map, image_wh: tuple[int, int], judged: BoolMask | None = None) -> float:
-        """Return the score of an image from its stored map.
-
-        Args:
-            anomaly_map: float32 [h, w], times the score gain.
-            image_wh: Width and height of the image as it was sent.
-            judged: bool [h, w], the cells to score; None means all.
-        """
-        if self.geometry.tiling is None:
-            return image_score(anomaly_map, self.rule, judged)
-        manifest = self.bundle.manifest
-        grid = tiling.plan_tiles(image_wh[::-1], self.geometry)
-        windows = tiling.tile_windows(grid, (manifest.map_height, manifest.map_width))
-        return image_score(anomaly_map, self.rule, judged, windows)
-
-    def heatmap_scale(
-        self, thresholds: Thresholds, low: float | None = None, high: float | None = None
-    ) -> HeatmapScale:
-        """Return the product's fixed heatmap scale.
-
-        Args:
-            thresholds: Thresholds in force; 1 on the scale is the fail threshold.
-            low: Map value for 0 on the scale, instead of the median of good maps.
-            high: Map value for 1 on the scale, instead of the fail threshold.
-        """
-        return HeatmapScale(
-            low=self.card.map_median if low is None else low,
-            high=thresholds.fail if high is None else high,
-        )
+    @property
+    def self_test_result(self) -> SelfTestResult:
+        """Return the result of the self-test."""
+        return SelfTestResult(self.provider, self.self_test_difference)
 
     def finish(
         self, image: PreparedImage, result: PatchResult, criteria: Criteria, reference: Sequence[float] | None = None
@@ -354,6 +335,14 @@ class Inspector(Measurer):
         image = self.read(data, rules)
         result = self.infer(image) if copies is None else self.run_copies(image, copies)
         return self.finish(image, result, criteria, reference)
+
+
+def _with_concurrency(options: InspectorOptions, bundle: Bundle, session: GraphSession) -> InspectorOptions:
+    """Return the options with a measured number of runs at the same time, unless they state one."""
+    if options.batching.concurrency is not None:
+        return options
+    concurrency = _measure_concurrency(bundle, session).concurrency
+    return replace(options, batching=replace(options.batching, concurrency=concurrency))
 
 
 def _measure_concurrency(bundle: Bundle, session: GraphSession) -> ConcurrencyChoice:

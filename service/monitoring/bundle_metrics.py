@@ -20,6 +20,7 @@ VERDICTS = tuple(verdict.value for verdict in Decision if verdict is not Decisio
 CHANGES = ("activate", "roll_back", "shadow", "stop_shadow")
 QUALITY_MEASURES = ("brightness", "contrast", "sharpness")
 """Quality measures that are exposed. The shares of clipped pixels are not: nearly all of them are 0."""
+NOT_LOADED = "none"
 CALIBRATION_QUANTILES = (0.05, 0.5, 0.95, 1.0)
 
 
@@ -33,7 +34,7 @@ class BundleMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.models = Gauge(
             "inspection_model_info",
-            "1 for every active bundle.",
+            "1 for every active bundle. The provider is `none` before a bundle is loaded on demand for the first time.",
             ["product", "version", "sha256", "provider"],
             registry=registry,
         )
@@ -109,10 +110,15 @@ class BundleMetrics:
         self._digests: dict[str, str] = {}
         self._revisions: dict[str, int] = {}
 
-    def set_active(self, bundle: Bundle, provider: str) -> None:
-        """Set the active bundle of a product."""
+    def set_active(self, bundle: Bundle, provider: str | None) -> None:
+        """Set the active bundle of a product.
+
+        Args:
+            bundle: The bundle.
+            provider: The execution provider; None if the bundle was not loaded yet.
+        """
         product = bundle.manifest.product
-        _set_series(self.models, product, bundle.version, bundle.digest, provider)
+        _set_series(self.models, product, bundle.version, bundle.digest, provider or NOT_LOADED)
         for change, outcome in itertools.product(CHANGES, ("done", "refused")):
             self.bundle_changes.labels(product, change, outcome)
         _set_changed(self.bundle_changed, self._digests, product, bundle.digest)

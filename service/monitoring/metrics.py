@@ -31,6 +31,7 @@ from service.monitoring.buckets import (
 from service.monitoring.bundle_metrics import QUALITY_MEASURES, BundleMetrics
 from service.monitoring.drift_metrics import DriftMetrics
 from service.monitoring.http_metrics import HttpMetrics
+from service.monitoring.memory_metrics import MemoryMetrics
 from service.monitoring.outbox_metrics import OutboxMetrics
 from service.monitoring.recent import RecentInspections
 from service.monitoring.scaled_histogram import ScaledHistogram
@@ -58,6 +59,7 @@ class Metrics:
         bundles: Metrics of bundles and recipes.
         drift: Metrics of drift.
         http: Metrics of requests and connections.
+        memory: Metrics of the bundles in memory.
         outbox: Metrics of the outbox.
         recent: The inspections of the last minutes; not exposed.
         stations: Metrics by station.
@@ -69,6 +71,7 @@ class Metrics:
         self.bundles = BundleMetrics(self.registry)
         self.drift = DriftMetrics(self.registry)
         self.http = HttpMetrics(self.registry)
+        self.memory = MemoryMetrics(self.registry)
         self.outbox = OutboxMetrics(self.registry)
         self.recent = RecentInspections()
         self.stations = StationMetrics(self.registry)
@@ -194,8 +197,13 @@ class Metrics:
         self.queue_depth.set_function(depth)
         self.queue_limit.set(limit)
 
-    def set_product(self, bundle: Bundle, provider: str) -> None:
-        """Set the active bundle of a product, and create the product's series."""
+    def set_product(self, bundle: Bundle, provider: str | None) -> None:
+        """Set the active bundle of a product, and create the product's series.
+
+        Args:
+            bundle: The bundle.
+            provider: The execution provider; None if the bundle was not loaded yet.
+        """
         product = bundle.manifest.product
         self.bundles.set_active(bundle, provider)
         self.bundles.set_calibration(bundle)

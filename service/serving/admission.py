@@ -53,6 +53,10 @@ class Turn:
     since: float
     rank: int = 0
 
+    def remaining_s(self, deadline_s: float) -> float:
+        """Return the seconds until a deadline that began with the turn; negative after it."""
+        return deadline_s - (time.perf_counter() - self.since)
+
 
 @dataclass(eq=False)
 class _Share:

@@ -137,7 +137,7 @@ class DistributionService:
         scores = [row["score"] for row in rows if row["score"] is not None and row["bundle_digest"] == digest]
         reference = self._references.scores(active.bundle, recipe)
         edges = _score_edges(reference, scores, recipe.review_threshold, recipe.fail_threshold)
-        derived = active.inspector.quality_limits
+        derived = active.rules.quality_limits
         limits = recipe.quality.combine(derived, recipe.pixels)
         measured: list[dict[str, Any]] = [row["quality"] for row in rows if row["quality"] is not None]
         return Distributions(

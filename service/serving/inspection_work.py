@@ -111,7 +111,7 @@ class InspectionWork:
         image = self._hooks.complete(product, image)
         # The lease keeps this bundle loaded until the record is stored, even if another one is activated meanwhile.
         try:
-            with self._registry.lease(product) as active:
+            with self._registry.lease(product, turn.remaining_s(self._queue_deadline_s)) as active:
                 record = self._judge(active, image, turn, key)
         except StoreUnavailable:
             self._health.report_failure()
@@ -121,14 +121,14 @@ class InspectionWork:
         return record
 
     def _judge(self, active: ActiveProduct, image: Image, turn: Turn, key: IdempotencyKey | None) -> InspectionRecord:
-        inspector, recipe = active.inspector, active.recipe.recipe
+        recipe = active.recipe.recipe
         if image.version not in {None, active.bundle.version}:
             raise VersionNotActive(active.bundle.manifest.product, str(image.version), active.bundle.version)
         # A verdict that cannot be stored is not computed.
         prepared = self._judging.read(active, image, turn, self._store.require_writable)
         product, station = active.bundle.manifest.product, image.part.station
         with self._frozen_cameras.checking(product, recipe, station, prepared.sha256) as frozen:
-            violations = check_quality(prepared, inspector.quality_limits, recipe) + frozen
+            violations = check_quality(prepared, active.rules.quality_limits, recipe) + frozen
             with self._files(prepared.media_type) as inspection_id:
                 if violations:
                     return self._store_invalid(inspection_id, active, prepared, violations, image, turn, key)

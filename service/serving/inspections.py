@@ -25,6 +25,7 @@ from service.serving.idempotency import Inspected
 from service.serving.image import Image, StatedBuffer
 from service.serving.inspection_work import InspectionWork
 from service.serving.judging import Judging
+from service.serving.loads import BundleLoads
 from service.serving.pagination import Page, read_page
 from service.settings import Settings
 from service.store.errors import StoreUnavailable
@@ -86,6 +87,7 @@ class InspectionService:
         self._refusals = refusals
         self._inspections = ThreadPoolExecutor(settings.queue_limit, thread_name_prefix="inspection")
         self._disk = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
+        self._loads = BundleLoads(registry, settings.queue_limit)
         self._work = InspectionWork(
             registry,
             store,
@@ -161,10 +163,13 @@ class InspectionService:
             raise
 
     @asynccontextmanager
-    async def turn(self, client: str, disconnected: Disconnected) -> AsyncGenerator[Turn]:
+    async def turn(self, product: str, client: str, disconnected: Disconnected) -> AsyncGenerator[Turn]:
         """Wait for the turn of an accepted request, and count it as in flight until the block ends.
 
+        If the bundle of the product is not in memory, it is loaded first.
+
         Args:
+            product: Name of the product.
             client: Identity of the client.
             disconnected: Ends the wait when the client closes its connection.
 
@@ -175,9 +180,12 @@ class InspectionService:
             QueueFull: Another client needs the place.
             DeadlineExceeded: The turn did not come in time.
             InvalidRequest: The client closed the connection.
+            UnknownProduct, ProductNotReady: No bundle serves this product, or it could not be loaded in time.
         """
         since = time.perf_counter()
-        async with self._admission.turn(client, self._queue_deadline_s, disconnected, is_accepted=True) as rank:
+        await self._loads.wait(product, self._queue_deadline_s, disconnected)
+        remaining_s = self._queue_deadline_s - (time.perf_counter() - since)
+        async with self._admission.turn(client, remaining_s, disconnected, is_accepted=True) as rank:
             yield Turn(since, rank)
 
     async def inspect(self, product: str, image: Image, turn: Turn) -> InspectionRecord:
@@ -229,7 +237,9 @@ class InspectionService:
             PlumblineError: See `inspect`.
         """
         since = time.perf_counter()
-        async with self._admission.wait(self._queue_deadline_s, client) as rank:
+        await self._loads.wait(product, self._queue_deadline_s)
+        remaining_s = self._queue_deadline_s - (time.perf_counter() - since)
+        async with self._admission.wait(remaining_s, client) as rank:
             return await self.inspect(product, image, Turn(since, rank))
 
     def count_refusal(self, error: PlumblineError, request_id: str | None) -> None:

@@ -6,7 +6,6 @@ Images that are inspected and images that are only tried take the same steps.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -93,8 +92,7 @@ class Judging:
     @contextmanager
     def _core_before_deadline(self, turn: Turn) -> Iterator[None]:
         """Wait for a core until the deadline; an image that exceeded it is not decoded."""
-        remaining_s = self._deadline_s - (time.perf_counter() - turn.since)
-        if not self._cores.acquire(timeout=max(0.0, remaining_s)):
+        if not self._cores.acquire(timeout=max(0.0, turn.remaining_s(self._deadline_s))):
             raise DeadlineExceeded(self._deadline_s, 1.0)
         try:
             self._check_deadline(turn)
@@ -103,5 +101,5 @@ class Judging:
             self._cores.release()
 
     def _check_deadline(self, turn: Turn) -> None:
-        if time.perf_counter() - turn.since > self._deadline_s:
+        if turn.remaining_s(self._deadline_s) < 0:
             raise DeadlineExceeded(self._deadline_s, 1.0)

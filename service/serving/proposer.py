@@ -223,7 +223,7 @@ class Proposer:
             if record.judged_share is None:
                 return record.score, False
             image_wh = (record.image_width, record.image_height)
-            return active.inspector.score_map(self._redecider.read_map(record), image_wh), False
+            return active.rules.score_map(self._redecider.read_map(record), image_wh), False
         data = self._store.files.image_of(record)
         try:
             # Held for one image at a time, so that an activation does not have to wait for thousands of images.

@@ -211,7 +211,7 @@ class RecipePreviewService:
         return RecipeEffect(recipe, effect(recipe.fail_threshold), effect(recipe.review_threshold))
 
     def _decide(self, active: ActiveProduct, recipe: Recipe, record: InspectionRecord) -> Decision | None:
-        if is_rejected(record, active.inspector.quality_limits, recipe):
+        if is_rejected(record, active.rules.quality_limits, recipe):
             return Decision.INVALID
         if record.score is None:
             return None

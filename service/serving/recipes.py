@@ -268,5 +268,5 @@ def _is_same(recipe: Recipe, active: ActiveProduct, expected_revision: int | Non
 
 def _require_consistent(recipe: Recipe, active: ActiveProduct) -> None:
     """Refuse a recipe whose values contradict each other together with the defaults of the active bundle."""
-    scale = active.inspector.heatmap_scale(recipe.thresholds, recipe.heatmap.low, recipe.heatmap.high)
-    require_consistent(recipe, active.inspector.quality_limits, (scale.low, scale.high))
+    scale = active.rules.heatmap_scale(recipe.thresholds, recipe.heatmap.low, recipe.heatmap.high)
+    require_consistent(recipe, active.rules.quality_limits, (scale.low, scale.high))

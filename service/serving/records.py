@@ -118,7 +118,7 @@ def _common_fields(
 ) -> dict[str, Any]:
     """Return the fields that do not depend on the decision."""
     bundle, recipe = active.bundle, active.recipe.recipe
-    scale = active.inspector.heatmap_scale(recipe.thresholds, recipe.heatmap.low, recipe.heatmap.high)
+    scale = active.rules.heatmap_scale(recipe.thresholds, recipe.heatmap.low, recipe.heatmap.high)
     return {
         "id": str(inspection_id),
         "created_at": created_at,

@@ -67,7 +67,7 @@ class Redecider:
         if is_final and self._is_score_of(record, criteria.area):
             return by_score
         image_wh = (record.image_width, record.image_height)
-        return active.inspector.judge_map(self.read_map(record), image_wh, criteria).decision
+        return active.rules.judge_map(self.read_map(record), image_wh, criteria).decision
 
     def read_map(self, record: InspectionRecord) -> Float32Map:
         """Return the anomaly map of a judged inspection, float32 [h, w].

@@ -17,6 +17,7 @@ from service.recipes.quality_check import check_quality
 from service.serving.admission import Admission, Disconnected, Turn
 from service.serving.image import Image
 from service.serving.judging import Judging
+from service.serving.loads import BundleLoads
 from service.serving.previews import MEDIA_TYPES, Layer, draw_image, draw_overlay, preview_size
 from service.serving.records import to_invalid_record, to_record
 from service.settings import Settings
@@ -69,6 +70,7 @@ class TrialService:
         self._colormap = settings.heatmap_colormap
         self._deadline_s = settings.queue_deadline_s
         self._admission = Admission(MAX_IN_FLIGHT, 1)
+        self._loads = BundleLoads(registry, MAX_IN_FLIGHT)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trial")
 
     def check(self, client: str) -> None:
@@ -98,7 +100,9 @@ class TrialService:
             InvalidRequest: The client closed the connection.
         """
         since = time.perf_counter()
-        async with self._admission.turn(client, self._deadline_s, disconnected):
+        await self._loads.wait(product, self._deadline_s, disconnected)
+        remaining_s = self._deadline_s - (time.perf_counter() - since)
+        async with self._admission.turn(client, remaining_s, disconnected):
             return await asyncio.wrap_future(
                 self._thread.submit(self._judge, product, image, max_side, Turn(since, _LAST))
             )
@@ -109,13 +113,13 @@ class TrialService:
         self._thread.shutdown()
 
     def _judge(self, product: str, image: Image, max_side: int, turn: Turn) -> TriedImage:
-        with self._registry.lease(product) as active:
+        with self._registry.lease(product, turn.remaining_s(self._deadline_s)) as active:
             prepared = self._judging.read(active, image, turn)
             reference, now = self._judging.reference(active), self._clock.now()
             is_suspended = self._judging.is_suspended(active, image.part.station)
             anomaly_map: Float32Map | None = None
             judged_cells: BoolMask | None = None
-            if violations := check_quality(prepared, active.inspector.quality_limits, active.recipe.recipe):
+            if violations := check_quality(prepared, active.rules.quality_limits, active.recipe.recipe):
                 record = to_invalid_record(
                     new_id(),
                     now,

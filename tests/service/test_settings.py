@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.cli.unknown_variables import unknown_variables
+from service.deployment.configuration import memory_limits
 from service.settings import Settings
 
 
@@ -17,6 +18,14 @@ def test_every_setting_is_read_from_its_environment_variable(monkeypatch: pytest
     assert settings.port == 9000
     assert settings.required_products == {"bolt", "nut"}
     assert Settings(port=1).port == 1, "arguments take precedence"
+
+
+def test_required_products_stay_in_memory_beside_the_pinned_ones() -> None:
+    assert memory_limits(Settings()).keeps("nut")
+    settings = Settings(bundle_memory_bytes=2**30, pinned_products="bolt", required_products="nut")  # type: ignore[arg-type]
+    limits = memory_limits(settings)
+    assert limits.limit_bytes == 2**30
+    assert [name for name in ("bolt", "nut", "rivet") if limits.keeps(name)] == ["bolt", "nut"]
 
 
 def test_every_setting_is_documented() -> None:
@@ -51,6 +60,7 @@ def test_database_is_in_the_data_folder_by_default(tmp_path: Path) -> None:
         ({"max_body_bytes": 10}, "max_body_bytes"),
         ({"max_body_bytes": 2**22, "max_inflight_body_bytes": 2**21}, "could never be received"),
         ({"queue_deadline_s": 0}, "queue_deadline_s"),
+        ({"bundle_memory_bytes": 1000}, "bundle_memory_bytes"),
         ({"heatmap_format": "gif"}, "heatmap_format"),
         ({"prot": 1}, "prot"),
     ],

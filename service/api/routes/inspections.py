@@ -139,7 +139,7 @@ async def inspect(
         key = None if idempotency_key is None else RequestKey(principal.id, idempotency_key)
         arrived = request.scope.get(ARRIVED)
         image = Image(upload.image, part_record(request, part, upload.fields), stated, key, arrived=arrived)
-        async with inspections.turn(client, partial(wait_for_disconnect, request.receive)) as turn:
+        async with inspections.turn(product, client, partial(wait_for_disconnect, request.receive)) as turn:
             inspected = await inspections.inspect_once(product, image, turn)
             record = inspected.record
             if media_type == _JSON:

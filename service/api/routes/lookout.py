@@ -87,7 +87,7 @@ async def detect_anomalies(
             version=None if model_version in _ACTIVE else model_version,
             arrived=request.scope.get(ARRIVED),
         )
-        async with inspections.turn(client, partial(wait_for_disconnect, request.receive)) as since:
+        async with inspections.turn(product, client, partial(wait_for_disconnect, request.receive)) as since:
             record = (await inspections.inspect_once(product, image, since)).record
             if record.objections:
                 reasons = dict.fromkeys(item["reason"] for item in record.objections)

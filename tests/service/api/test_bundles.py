@@ -269,16 +269,17 @@ def test_image_in_flight_is_completed_by_the_bundle_that_started_it(
             while registry.get("widget").bundle.version != old.version:
                 pass
             assert serving(service) == old.version, "the new bundle serves already"
-            image = active.inspector.read(BAD)
-            result = active.inspector.infer(image)
-            judged = active.inspector.finish(image, result, active.recipe.recipe.criteria)
+            inspector = active.inspector
+            image = inspector.read(BAD)
+            result = inspector.infer(image)
+            judged = inspector.finish(image, result, active.recipe.recipe.criteria)
             assert judged.decision == "fail"
             assert active.bundle.version == new.version
             assert swapping.is_alive(), "it waits for the last image"
         swapping.join(10)
         assert not swapping.is_alive()
         with pytest.raises(ShuttingDown):
-            active.inspector.infer(image)
+            inspector.infer(image)
 
 
 def test_unloaded_bundle_releases_its_session(serve: Serve, models: Path, two: tuple[Bundle, Bundle]) -> None:

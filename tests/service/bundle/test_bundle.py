@@ -35,6 +35,22 @@ def change_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def test_description_of_a_bundle_needs_neither_graph_nor_golden_samples(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path)
+    described = Bundle.describe(bundle.path)
+    assert described == bundle
+    (bundle.path / "model.onnx").write_bytes(b"bit rot")
+    (bundle.path / "golden/01.npz").write_bytes(b"bit rot")
+    assert Bundle.describe(bundle.path) == bundle
+    with pytest.raises(BundleIntegrity, match="not the file that the manifest lists"):
+        described.read_model()
+    with pytest.raises(BundleIntegrity, match="not the file that the manifest lists"):
+        assert described.golden
+    (bundle.path / "calibration.json").write_bytes(b"{}")
+    with pytest.raises(BundleIntegrity, match="calibration"):
+        Bundle.describe(bundle.path)
+
+
 def test_written_bundle_loads_with_everything_in_it(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path, gain=True)
 

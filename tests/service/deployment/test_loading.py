@@ -14,7 +14,7 @@ from sqlalchemy import update
 from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleOfOtherProduct, ParityFailure, SelfTestFailed
 from service.deployment.errors import NothingToRollBackTo, ProductNotReady
-from service.deployment.passed_tests import MAX_ENTRIES, PassedSelfTests
+from service.deployment.passed_tests import PassedSelfTests
 from service.deployment.registry import Registry
 from service.deployment.repository import BundleLoader
 from service.deployment.startup import Startup
@@ -81,7 +81,8 @@ def test_products_that_take_long_do_not_keep_the_service_from_being_ready(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = Registry(deployment.registry.models, deployment.registry.loader, Metrics())
-    registry._active = deployment.registry.active
+    for product, active in deployment.registry.active.items():
+        registry._in_force.set_active(product, active)
     assert is_loading(registry), "at first all products are waited for"
     monkeypatch.setattr("service.deployment.registry.LOADING_GRACE_S", 0)
     assert not is_loading(registry)
@@ -244,11 +245,11 @@ def test_passed_self_test_is_not_repeated_but_parity_is_checked(
 
 
 def test_record_of_passed_self_tests_is_bounded_and_optional(tmp_path: Path) -> None:
-    passed = PassedSelfTests(tmp_path / "passed")
-    for number in range(MAX_ENTRIES + 10):
+    passed = PassedSelfTests(tmp_path / "passed", limit=20)
+    for number in range(30):
         passed.add([number])
-    assert passed.contains([MAX_ENTRIES + 9])
-    assert len(list((tmp_path / "passed").iterdir())) == MAX_ENTRIES
+    assert passed.contains([29])
+    assert len(list((tmp_path / "passed").iterdir())) == 20
     (tmp_path / "file").write_text("")
     unwritable = PassedSelfTests(tmp_path / "file")
     unwritable.add([1])

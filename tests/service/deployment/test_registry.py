@@ -122,6 +122,7 @@ def test_close_completes_the_change_in_progress_and_refuses_others(
 def test_closed_registry_refuses_every_change(deployment: Deployment) -> None:
     registry, version = deployment.registry, deployment.old["bolt"].version
     loaded = [registry.load_bundle("bolt", version) for _ in range(2)]
+    inspectors = [served.inspector for served in loaded]
     recipe = registry.get("bolt").recipe
     registry.close()
     stored: list[str] = []
@@ -141,7 +142,7 @@ def test_closed_registry_refuses_every_change(deployment: Deployment) -> None:
     with pytest.raises(ShuttingDown):
         deployment.change_recipe("bolt", 9.0)
     assert stored == []
-    assert all(map(is_closed, loaded))
+    assert all(map(is_closed, inspectors))
     assert recipe_history(deployment.store.engine, "bolt") == [recipe]
 
 
@@ -150,6 +151,7 @@ def test_failed_write_leaves_everything_as_it_was(deployment: Deployment) -> Non
     registry.failures.add_broken(BrokenBundle("bolt", "x", "bundle-invalid", "test"))
     active, shadows, exposed = registry.get("bolt"), registry.shadows, _bundle_metrics(deployment)
     swapped, shadow = (registry.load_bundle("bolt", deployment.old["bolt"].version) for _ in range(2))
+    inspectors = [served.inspector for served in (swapped, shadow)]
 
     with pytest.raises(StoreUnavailable):
         registry.swap("bolt", swapped, unavailable)
@@ -164,8 +166,7 @@ def test_failed_write_leaves_everything_as_it_was(deployment: Deployment) -> Non
     assert registry.shadows is shadows
     assert [bundle.version for bundle in registry.broken] == ["x"]
     assert _bundle_metrics(deployment) == exposed
-    assert is_closed(swapped)
-    assert is_closed(shadow)
+    assert all(map(is_closed, inspectors))
     assert not is_closed(active.inspector)
 
 

@@ -106,7 +106,7 @@ def test_activation_of_the_shadow_ends_the_shadow_deployment(deployment: Deploym
     deployment.activate("bolt", bundle)
 
     assert deployment.registry.shadows == {}
-    assert shadow.leases.ended.is_set(), "its own inspector is unloaded"
+    assert shadow.served.ended.is_set(), "its own inspector is unloaded"
     current = deployment.rollout.choices.current("bolt", "shadow")
     assert current is not None
     assert (current.bundle_digest, current.author) == (None, "Ada")

@@ -13,9 +13,9 @@ from service.bundle.errors import ParityFailure
 from service.inspection.decision import Criteria, Decision, Thresholds
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.errors import CorruptImage, ScoreNotFinite, TooManyPixels
-from service.inspection.inspector import Inspector, InspectorOptions
+from service.inspection.inspector import Inspector, InspectorOptions, SelfTestResult
 from service.inspection.runtime.batching import PatchResult
-from service.inspection.runtime.session import SessionOptions
+from service.inspection.runtime.session import GraphOutput, GraphSession, SessionOptions
 from tests.bundles import part, write_tiny_bundle
 
 OPTIONS = InspectorOptions(session=SessionOptions(provider="cpu", threads=1), limits=ImageLimits(max_pixels=10**6))
@@ -113,6 +113,34 @@ def test_bundle_that_fails_its_self_test_is_not_loaded(tmp_path: Path) -> None:
 
     with pytest.raises(ParityFailure, match=r"'cpu' .* differ by 5\.10e\+00"):
         Inspector.load(bundle.path, OPTIONS)
+
+
+def test_reopened_bundle_runs_one_golden_sample_unless_the_provider_changed(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    run = GraphSession.run
+
+    def counted(session: GraphSession, images: npt.NDArray[np.uint8]) -> GraphOutput:
+        runs.append(len(images))
+        return run(session, images)
+
+    monkeypatch.setattr(GraphSession, "run", counted)
+    passed = SelfTestResult("cpu", 1e-7)
+    reopened = Inspector.reopen(tiny_bundle, OPTIONS, passed)
+    assert runs[:1] == [1]
+    assert len(runs) == 1 + len(range(2, OPTIONS.batching.max_batch + 1))
+    assert reopened.self_test_difference >= passed.difference
+    reopened.close()
+    runs.clear()
+    Inspector.reopen(tiny_bundle, OPTIONS, SelfTestResult("cuda", 1e-7)).close()
+    assert runs[:3] == [1, 1, 2], "both samples, and both together"
+
+
+def test_reopened_bundle_must_return_the_recorded_results(tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path, offset=0.5)
+    with pytest.raises(ParityFailure):
+        Inspector.reopen(bundle, OPTIONS, SelfTestResult("cpu", 0.0))
 
 
 def test_score_that_is_not_finite_gives_no_verdict(inspector: Inspector) -> None:

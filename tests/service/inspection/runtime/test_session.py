@@ -53,6 +53,20 @@ def test_threads_are_set_explicitly() -> None:
     assert session_options(SessionOptions()).intra_op_num_threads >= 1
 
 
+def test_results_do_not_depend_on_the_arena_that_all_sessions_share() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    native = session_options(CPU)
+    assert native.get_session_config_entry("session.use_env_allocators") == "1"
+    alone = ort.SessionOptions()
+    alone.intra_op_num_threads = 1
+    expected = ort.InferenceSession(MODEL, alone, providers=["CPUExecutionProvider"]).run(None, {"image": images})[0]
+    shared = [GraphSession(MODEL, CPU), GraphSession(MODEL, CPU)]
+    for session in (*shared, *shared):
+        np.testing.assert_array_equal(session.run(images).maps, np.asarray(expected))
+    shared[0].close()
+    np.testing.assert_array_equal(shared[1].run(images).maps, np.asarray(expected))
+
+
 @pytest.mark.parametrize(
     ("requested", "available", "expected"),
     [

@@ -1,0 +1,350 @@
+"""The memory of loaded bundles: load them on demand, and unload the least recently used ones for others.
+
+A bundle that was loaded stays for a while (`stay_s`), even if others need its memory. Without that, two products that
+do not fit into the memory together would replace each other with every image, and the service would only load bundles.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from service.bundle.errors import BundleIntegrity
+from service.bundle.manifest import MODEL, Manifest
+from service.deployment.errors import BundleMemoryTooSmall
+from service.deployment.failures import BrokenBundle, LoadFailures
+from service.deployment.loading import known_failure
+from service.deployment.memory import return_freed_memory
+from service.deployment.repository import BundleLoader
+from service.deployment.retries import LoadRetries
+from service.deployment.served import LoadResult, ServedBundle
+from service.errors import PlumblineError, ShuttingDown
+from service.inspection.inspector import Inspector
+from service.monitoring.memory_metrics import MemoryMetrics
+from service.store.records import Role
+
+log = structlog.get_logger(__name__)
+
+LOADERS = 2
+"""Bundles that are loaded on demand at the same time. More would take the cores from the inspections."""
+_STAY_PER_LOAD = 10.0
+_MIN_STAY_S, _MAX_STAY_S = 0.5, 5.0
+_POLL_S = 1.0
+_MIN_RETRY_S = 1.0
+_SMOOTHING = 0.2  # weight of the newest duration in the moving average
+_OVERHEAD_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class MemoryLimits:
+    """Which bundles stay in memory.
+
+    Attributes:
+        limit_bytes: Memory for bundles, as `memory_bytes` counts it; None keeps all of them in memory.
+        pinned: Products whose bundles stay in memory.
+    """
+
+    limit_bytes: int | None = None
+    pinned: frozenset[str] = frozenset()
+
+    def keeps(self, product: str) -> bool:
+        """Return whether the bundle of a product is loaded at the start and stays in memory."""
+        return self.limit_bytes is None or product in self.pinned
+
+
+KEEP_ALL = MemoryLimits()
+
+
+def memory_bytes(manifest: Manifest) -> int:
+    """Return the memory that a loaded bundle takes, in bytes, as an estimate from the size of its graph.
+
+    `python -m benchmarks.many_products` measures it. What all bundles share is not part of it: the program, its
+    libraries, and the tensors between the operators of the graphs that run.
+    """
+    return manifest.files[MODEL].bytes * 5 // 4 + _OVERHEAD_BYTES
+
+
+def stay_s(load_s: float) -> float:
+    """Return how long a bundle stays in memory at least, from the duration of its load.
+
+    Where products replace each other all the time, about a tenth of the time is spent on loading them.
+
+    Args:
+        load_s: Duration of its load in seconds.
+    """
+    return min(_MAX_STAY_S, max(_MIN_STAY_S, _STAY_PER_LOAD * load_s))
+
+
+class BundleMemory:
+    """Loads bundles on demand within a limit.
+
+    Each bundle is loaded once, however many requests wait for it. If the memory is used up, the bundle that was used
+    least recently leaves; one that is in use leaves when its last lease ends. Pinned bundles stay.
+
+    Locks:
+        `_changed` protects the mappings. It is taken before the lock of a `ServedBundle`, never after it, and it is not
+        held while a bundle is loaded or closed.
+
+    Args:
+        loader: Loads bundles.
+        limits: Which bundles stay in memory.
+        failures: Records the bundles that cannot be loaded.
+        retries: When bundles that were refused are loaded again.
+        metrics: Counts leases, loads and evictions.
+        on_loaded: Called with each bundle that was loaded on demand.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        loader: BundleLoader,
+        limits: MemoryLimits,
+        failures: LoadFailures,
+        retries: LoadRetries,
+        metrics: MemoryMetrics,
+        on_loaded: Callable[[ServedBundle], None] = lambda _served: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self._loader = loader
+        self._failures = failures
+        self._retries = retries
+        self._metrics = metrics
+        self._on_loaded = on_loaded
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._sizes: dict[ServedBundle, int] = {}
+        """Memory of the bundles that are loaded or being loaded, in bytes."""
+        self._loads: dict[ServedBundle, LoadResult] = {}
+        self._reserving: list[ServedBundle] = []
+        """Bundles that need memory, in the order in which they get it."""
+        self._mean_load_s = _MIN_RETRY_S
+        self._closed = False
+        self._threads = ThreadPoolExecutor(LOADERS, thread_name_prefix="on-demand")
+        metrics.set_memory(lambda: len(self._sizes), lambda: self.used_bytes, limits.limit_bytes)
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory of the bundles that are loaded or being loaded."""
+        with self._changed:
+            return self._used()
+
+    def adopt(self, served: ServedBundle) -> None:
+        """Count a bundle that was loaded to be put in force, and unload others if the limit is exceeded."""
+        with self._changed:
+            self._sizes[served] = memory_bytes(served.bundle.manifest)
+        while (victim := self._find_victim(served)) is not None:
+            self._evict(*victim)
+
+    def request(self, served: ServedBundle) -> LoadResult:
+        """Load a bundle unless it is loaded or being loaded, and return the result of the load.
+
+        If it was refused a short time ago, the result is the reason.
+        """
+        with self._changed:
+            if (load := self._loads.get(served)) is not None:
+                return load
+        if not self._retries.is_due(*_what(served)):  # reads the folder
+            refused = self._failures.refused.get((served.bundle.manifest.product, served.bundle.version))
+            if refused is not None:
+                return _done(PlumblineError(refused.reason))
+        with self._changed:
+            if (load := self._loads.get(served)) is not None:
+                return load
+            if self._closed:
+                return _done(ShuttingDown())
+            if served.is_loaded:
+                return _done(None)
+            load = self._loads[served] = Future()
+            self._threads.submit(self._load, served, load)
+            return load
+
+    def count_lease(self, *, is_hit: bool) -> None:
+        """Count a lease, by whether the bundle was in memory."""
+        self._metrics.count_lease(is_hit=is_hit)
+
+    def retry_after_s(self) -> float:
+        """Return the seconds after which a load that begins now is likely to have ended."""
+        return round(max(_MIN_RETRY_S, self._mean_load_s * (1 + len(self._loads) / LOADERS)), 1)
+
+    def forget(self, served: ServedBundle) -> None:
+        """Take note that a bundle has left the memory."""
+        with self._changed:
+            self._sizes.pop(served, None)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Refuse further loads. Those in progress end as soon as the loader is closed."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._threads.shutdown(wait=False)
+
+    def _load(self, served: ServedBundle, load: LoadResult) -> None:
+        failure: PlumblineError | None = None
+        try:
+            self._load_into_memory(served)
+        except ShuttingDown as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - reported to the requests that wait, and recorded for this bundle
+            failure = self._record(served, error)
+        with self._changed:
+            del self._loads[served]
+        load.set_result(failure)
+
+    def _load_into_memory(self, served: ServedBundle) -> None:
+        if served.is_retired:
+            return
+        self._reserve(served)
+        is_installed = False
+        try:
+            started = self._clock()
+            inspector = self._open(served)
+            load_s = self._clock() - started
+            is_installed = not self._closed and served.install(inspector, stay_s(load_s))
+            if not is_installed:
+                inspector.close()
+        finally:
+            if not is_installed:
+                self.forget(served)
+        if self._closed:
+            raise ShuttingDown()
+        self._metrics.load_seconds.observe(load_s)
+        self._mean_load_s += _SMOOTHING * (load_s - self._mean_load_s)
+        product, role, _ = _what(served)
+        if self._retries.clear(product, role):
+            self._failures.clear_refused(product, served.bundle.version)
+            self._failures.discard_broken(product, served.bundle.version)
+        self._on_loaded(served)
+        log.info("bundle loaded", product=product, version=served.bundle.version, seconds=round(load_s, 3))
+
+    def _open(self, served: ServedBundle) -> Inspector:
+        bundle, in_background = served.bundle, served.in_background
+        if served.passed is not None:
+            return self._loader.reload(bundle, served.passed, in_background=in_background)
+        inspector = self._loader.load(bundle.path, bundle.manifest.product, in_background=in_background)
+        if inspector.bundle.digest != bundle.digest:
+            inspector.close()
+            raise BundleIntegrity(bundle.path, "its manifest was changed since the service started.")
+        return inspector
+
+    def _record(self, served: ServedBundle, error: Exception) -> PlumblineError:
+        failure = known_failure(served.bundle.path, error)
+        product, role, wanted = _what(served)
+        broken = BrokenBundle(product, served.bundle.version, failure.slug, failure.detail)
+        self._failures.add_refused(broken)
+        if role == "active":
+            self._failures.discard_broken(product, broken.version)
+            self._failures.add_broken(broken)
+        self._retries.add_failure(product, role, wanted)
+        self._metrics.load_failures.inc()
+        log.error("bundle not loaded", product=product, version=broken.version, reason=failure.detail)
+        return failure
+
+    def _reserve(self, served: ServedBundle) -> None:
+        """Reserve memory for a bundle, and unload others as far as needed.
+
+        Raises:
+            BundleMemoryTooSmall: It does not fit even if all bundles that are not pinned leave.
+            ShuttingDown: `close` was called.
+        """
+        size, has_evicted = memory_bytes(served.bundle.manifest), False
+        with self._changed:
+            self._reserving.append(served)
+        try:
+            while True:
+                with self._changed:
+                    if self._closed:
+                        raise ShuttingDown()
+                    # One that was in use when it had to leave may still be in memory.
+                    is_next = self._reserving[0] is served and served not in self._sizes
+                    if is_next:
+                        self._require_possible(served, size)
+                        if self._missing(size) <= 0:
+                            self._sizes[served] = size
+                            break
+                    victim = self._choose(served, size) if is_next else None
+                    if victim is None:
+                        self._changed.wait(self._pause_s())
+                        continue
+                self._evict(*victim)
+                has_evicted = True
+        finally:
+            with self._changed:
+                self._reserving.remove(served)
+                self._changed.notify_all()
+        if has_evicted:
+            return_freed_memory()
+
+    def _require_possible(self, served: ServedBundle, size: int) -> None:
+        limit, pinned = self.limits.limit_bytes, sum(self._sizes[other] for other in self._sizes if other.is_pinned)
+        if limit is not None and pinned + size > limit:
+            raise BundleMemoryTooSmall(served.bundle.path, size, pinned, limit)
+
+    def _find_victim(self, newcomer: ServedBundle) -> tuple[ServedBundle, Inspector] | None:
+        with self._changed:
+            return None if self._missing(0) <= 0 else self._choose(newcomer, 0)
+
+    def _choose(self, newcomer: ServedBundle, size: int) -> tuple[ServedBundle, Inspector] | None:
+        """Return the bundle to close now in favour of another one. If all are in use, let the oldest leave later.
+
+        The lock is held.
+        """
+        now = self._clock()
+        movable = sorted(self._movable(newcomer), key=lambda other: other.used_at)
+        candidates = [other for other in movable if other.stays_until <= now]
+        for other in candidates:
+            if (inspector := other.unload()) is not None:
+                return other, inspector
+        leaving = sum(size for other, size in self._sizes.items() if other.is_leaving)
+        for other in candidates:
+            if leaving >= self._missing(size):
+                break
+            if other.is_loaded:
+                leaving += self._sizes[other]
+                if (inspector := other.unload(when_unused=True)) is not None:
+                    return other, inspector
+                self._metrics.evictions.inc()
+        return None
+
+    def _movable(self, newcomer: ServedBundle) -> Iterator[ServedBundle]:
+        for other in self._sizes:
+            if not other.is_pinned and other is not newcomer and other not in self._loads:
+                yield other
+
+    def _evict(self, served: ServedBundle, inspector: Inspector) -> None:
+        inspector.close()
+        self._metrics.evictions.inc()
+        self.forget(served)
+        log.info("bundle unloaded", product=served.bundle.manifest.product, version=served.bundle.version)
+
+    def _pause_s(self) -> float:
+        """Return the seconds until the next bundle may leave. The lock is held."""
+        now = self._clock()
+        waits = [other.stays_until - now for other in self._sizes if not other.is_pinned and other.stays_until > now]
+        return min([_POLL_S, *waits])
+
+    def _missing(self, size: int) -> int:
+        """Return by how many bytes the limit would be exceeded. The lock is held."""
+        limit = self.limits.limit_bytes
+        return 0 if limit is None else self._used() + size - limit
+
+    def _used(self) -> int:
+        return sum(self._sizes.values())
+
+
+def _what(served: ServedBundle) -> tuple[str, Role, str]:
+    """Return product and role of a bundle, and its digest."""
+    bundle = served.bundle
+    return bundle.manifest.product, "shadow" if served.in_background else "active", bundle.digest
+
+
+def _done(failure: PlumblineError | None) -> LoadResult:
+    result: LoadResult = Future()
+    result.set_result(failure)
+    return result

@@ -1,0 +1,89 @@
+"""Prepare bundles to be put in force: load them, or read their descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.bundle.bundle import Bundle
+from service.deployment.bundle_memory import BundleMemory
+from service.deployment.failures import BrokenBundle, LoadFailures
+from service.deployment.loading import known_failure
+from service.deployment.repository import BundleLoader
+from service.deployment.served import ServedBundle
+from service.errors import ShuttingDown
+from service.inspection.inspector import Inspector
+
+
+class BundlePreparation:
+    """Loads or describes bundles, and records those that are refused.
+
+    Args:
+        models: The model repository.
+        loader: Loads bundles.
+        memory: Loads them on demand later.
+        failures: Records the bundles that are refused.
+    """
+
+    def __init__(self, models: Path, loader: BundleLoader, memory: BundleMemory, failures: LoadFailures) -> None:
+        self._models = models
+        self._loader = loader
+        self._memory = memory
+        self._failures = failures
+
+    def load(self, product: str, version: str, *, in_background: bool = False) -> ServedBundle:
+        """Load and test a bundle.
+
+        Args:
+            product: The product.
+            version: The bundle's version.
+            in_background: Run the bundle's threads at lower priority than those of other bundles.
+
+        Raises:
+            BundleInvalid, ProviderUnavailable: It cannot be served. The failure is added to `LoadFailures.refused`.
+            ShuttingDown: The loader is closed.
+        """
+        with self._recording_refusal(product, version) as path:
+            inspector = self._loader.load(path, product, in_background=in_background)
+        served = self._serve(inspector.bundle, inspector, in_background=in_background)
+        self._memory.adopt(served)
+        return served
+
+    def prepare(
+        self, product: str, version: str, replaced: ServedBundle | None, *, in_background: bool = False
+    ) -> ServedBundle:
+        """Load a bundle, or read its description only if it is loaded on demand.
+
+        Args:
+            product: The product.
+            version: The bundle's version.
+            replaced: The bundle that it replaces. If that is in memory, the new one is loaded, too.
+            in_background: As for `load`.
+
+        Raises:
+            BundleInvalid, ProviderUnavailable, ShuttingDown: As for `load`.
+        """
+        is_used = replaced is not None and replaced.is_loaded
+        if is_used or self._memory.limits.keeps(product):
+            return self.load(product, version, in_background=in_background)
+        with self._recording_refusal(product, version) as path:
+            bundle = self._loader.describe(path, product)
+        return self._serve(bundle, None, in_background=in_background)
+
+    @contextmanager
+    def _recording_refusal(self, product: str, version: str) -> Iterator[Path]:
+        path = self._models / product / version
+        try:
+            yield path
+        except ShuttingDown:
+            raise
+        except Exception as error:  # noqa: BLE001 - raised as a failure of this bundle
+            failure = known_failure(path, error)
+            self._failures.add_refused(BrokenBundle(product, version, failure.slug, failure.detail))
+            raise failure from (None if failure is error else error)
+        self._failures.clear_refused(product, version)
+
+    def _serve(self, bundle: Bundle, inspector: Inspector | None, *, in_background: bool) -> ServedBundle:
+        is_pinned = self._memory.limits.keeps(bundle.manifest.product)
+        return ServedBundle(bundle, self._memory, inspector, is_pinned=is_pinned, in_background=in_background)
