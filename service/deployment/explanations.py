@@ -21,6 +21,7 @@ from service.deployment.memory import return_freed_memory
 from service.deployment.repository import BundleLoader
 from service.deployment.stored_image import decode_stored
 from service.errors import InvalidRequest
+from service.inspection import tiling
 from service.inspection.area import judged_cells
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
@@ -105,8 +106,7 @@ class Explanations:
     Args:
         models: The model repository.
         store: The stored inspections.
-        loader: Verifies bundles that are not in use.
-        in_use: Returns the verified bundle that decided an inspection if the service uses it now.
+        loader: Verifies bundles.
         in_background: Run self-tests at low priority.
     """
 
@@ -115,14 +115,12 @@ class Explanations:
         models: Path,
         store: Store,
         loader: BundleLoader,
-        in_use: Callable[[InspectionRecord], Bundle | None] = lambda _: None,
         *,
         in_background: bool = False,
     ) -> None:
         self._models = models
         self._store = store
         self._loader = loader
-        self._in_use = in_use
         self._in_background = in_background
         self._open: OrderedDict[str, Explainer] = OrderedDict()
 
@@ -160,7 +158,8 @@ class Explanations:
         check_deadline()
         explainer = self._explainer(record)
         check_deadline()
-        explanation = explainer.explain(rgb, stored_map, cell)
+        prepared = tiling.prepare_input(rgb, explainer.bundle.manifest.input)
+        explanation = explainer.explain(prepared, (rgb.shape[0], rgb.shape[1]), stored_map, cell)
         origins = explainer.bundle.read_origins()
         normal = tuple(_normal_patch(one, rgb, origins) for one in explanation.nearest)
         spot = normal[0].spot if normal else cut_patch(rgb, _enlarged(explanation.box))
@@ -200,14 +199,13 @@ class Explanations:
     def _explainer(self, record: InspectionRecord) -> Explainer:
         digest = record.bundle_digest
         if digest not in self._open:
-            bundle = self._in_use(record) or self._load(record)
-            self._open[digest] = Explainer(bundle)
+            self._open[digest] = Explainer(self._verified(record))
             while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(digest)
         return self._open[digest]
 
-    def _load(self, record: InspectionRecord) -> Bundle:
+    def _verified(self, record: InspectionRecord) -> Bundle:
         folder = self._models / record.product
         path = folder / record.bundle_version
         if not path.is_dir():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from service.bundle.bundle import Bundle
 from service.deployment.explanations import Explanations, Why
 from service.deployment.registry import Registry
 from service.serving.admission import Disconnected
@@ -24,17 +23,16 @@ class ExplanationService:
 
     Args:
         settings: The limit of requests in flight and their deadline.
-        registry: Bundles in use, the model repository, and the options of self-tests.
+        registry: Location of the model repository, and the loader of bundles.
         store: Stored inspections and their files.
     """
 
     def __init__(self, settings: Settings, registry: Registry, store: Store) -> None:
-        self._registry = registry
         self._drawings = DrawingThreads(
             "explanation", 1, settings.queue_limit, settings.queue_deadline_s, is_background=True
         )
         # Used on the one thread only.
-        self._explanations = Explanations(registry.models, store, registry.loader, self._in_use, in_background=True)
+        self._explanations = Explanations(registry.models, store, registry.loader, in_background=True)
         self._release: asyncio.TimerHandle | None = None
 
     async def explain(
@@ -84,7 +82,3 @@ class ExplanationService:
     def _submit_release(self) -> None:
         with contextlib.suppress(RuntimeError):  # the service is closing, which frees the memory as well
             self._drawings.pool.submit(self._explanations.release)
-
-    def _in_use(self, record: InspectionRecord) -> Bundle | None:
-        used = (self._registry.active.get(record.product), self._registry.shadows.get(record.product))
-        return next((one.bundle for one in used if one is not None and one.bundle.digest == record.bundle_digest), None)

@@ -16,6 +16,7 @@ from service.bundle.origins import MAX_ORIGINS_BYTES
 from service.inspection.decoded_image import DecodedImage
 from service.inspection.explanation.explainer import Explainer
 from service.inspection.inspector import Inspector
+from service.inspection.tiling import prepare_input
 from tests.training.small_product import write_plates
 from training import dataset
 from training.config import FitConfig
@@ -193,7 +194,9 @@ def test_bundle_explains_its_maps_with_the_training_images(trained: Trained, dat
     inspector.close()
     row, column = np.unravel_index(int(anomaly_map.argmax()), anomaly_map.shape)
     with Explainer(bundle) as explainer:
-        found = explainer.explain(read_rgb(path), anomaly_map, (int(row), int(column)))
+        image = read_rgb(path)
+        prepared = prepare_input(image, bundle.manifest.input)
+        found = explainer.explain(prepared, (image.shape[0], image.shape[1]), anomaly_map, (int(row), int(column)))
     assert found.value == pytest.approx(float(anomaly_map.max()), rel=1e-3)
     assert {one.bank.name for one in found.nearest} == set(origins.banks)
     assert len(found.contributions) == 6

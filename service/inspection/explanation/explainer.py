@@ -120,11 +120,14 @@ class Explainer:
         except ValueError as error:
             raise NoExplanation(bundle.manifest.product, bundle.version, str(error)) from error
 
-    def explain(self, rgb: UInt8Image, stored_map: Float32Map, cell: tuple[int, int]) -> CellExplanation:
+    def explain(
+        self, prepared: UInt8Image, image_hw: tuple[int, int], stored_map: Float32Map, cell: tuple[int, int]
+    ) -> CellExplanation:
         """Explain a cell. With a tiling, only the tiles that cover it are computed.
 
         Args:
-            rgb: The image that was judged, uint8 [H, W, 3].
+            prepared: The image that was judged, prepared for the graph or its tiles, uint8 [H, W, 3], RGB.
+            image_hw: Height and width of the image as it was sent.
             stored_map: Its anomaly map, float32 [h, w], times the score gain.
             cell: Row and column in the map.
 
@@ -134,14 +137,13 @@ class Explainer:
             NoExplanation: The tensors of the graph have other shapes than the manifest states.
         """
         geometry, (row, column) = self.bundle.manifest.input, cell
-        prepared = tiling.prepare_input(rgb, geometry)
         box = WHOLE.part(row, column, *stored_map.shape)
         try:
             if geometry.tiling is None:
                 view, seen = WHOLE, self._graph.run(prepared)
                 whole, known = seen, np.ones(stored_map.shape, bool)
             else:
-                view, seen, whole, known = self._run_tiles(prepared, (rgb.shape[0], rgb.shape[1]), cell)
+                view, seen, whole, known = self._run_tiles(prepared, image_hw, cell)
         except ValueError as error:
             raise NoExplanation(self.bundle.manifest.product, self.bundle.version, str(error)) from error
         self._check(stored_map, whole, known)

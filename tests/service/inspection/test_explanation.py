@@ -13,11 +13,12 @@ from service.bundle.bundle import Bundle
 from service.bundle.manifest import InputGeometry, Tiling
 from service.inspection.errors import ExplanationDiffers, NoExplanation
 from service.inspection.explanation import graph as explanation_graph
-from service.inspection.explanation.explainer import WHOLE, Box, Explainer
+from service.inspection.explanation.explainer import WHOLE, Box, CellExplanation, Explainer
 from service.inspection.explanation.graph import add_outputs
 from service.inspection.explanation.patches import CONTEXT_CELLS, MAX_SIDE, cut_patch
 from service.inspection.inspector import Inspector
 from service.inspection.runtime.session import GraphSession, SessionOptions
+from service.inspection.tiling import prepare_input
 from tests.bundles import CELL, SIZE, part, write_tiny_bundle
 from tests.explained_bundles import (
     BANK_CELL,
@@ -38,6 +39,14 @@ def stored(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return np.asarray(sum(expected_parts(image)), np.float32)
 
 
+def explain(
+    explainer: Explainer, image: npt.NDArray[np.uint8], stored_map: npt.NDArray[np.float32], cell: tuple[int, int]
+) -> CellExplanation:
+    """Explain a cell of an image."""
+    prepared = prepare_input(image, explainer.bundle.manifest.input)
+    return explainer.explain(prepared, (image.shape[0], image.shape[1]), stored_map, cell)
+
+
 def shaded() -> npt.NDArray[np.uint8]:
     """Return an image whose cells are nearest to different prototypes."""
     rng = np.random.default_rng(0)
@@ -49,7 +58,7 @@ def test_contributions_are_those_computed_by_hand_and_add_up_to_the_map(tmp_path
     level, bank = expected_parts(SPOT)
     with Explainer(write_explained_bundle(tmp_path)) as explainer:
         for cell in ((8, 6), (0, 0), (15, 15)):
-            found = explainer.explain(SPOT, stored(SPOT), cell)
+            found = explain(explainer, SPOT, stored(SPOT), cell)
             values = {one.source: one.value for one in found.contributions}
             assert values == pytest.approx({"level": level[cell], "bank": bank[cell]}, abs=1e-6)
             assert found.value == pytest.approx(level[cell] + bank[cell], abs=1e-6)
@@ -64,7 +73,7 @@ def test_nearest_prototype_is_that_of_an_exhaustive_search(tmp_path: Path) -> No
     with Explainer(write_explained_bundle(tmp_path)) as explainer:
         for row in range(0, SIZE // CELL, 3):
             for column in range(0, SIZE // CELL, 3):
-                (nearest,) = explainer.explain(image, stored(image), (row, column)).nearest
+                (nearest,) = explain(explainer, image, stored(image), (row, column)).nearest
                 gray = int(image[row * CELL, column * CELL, 0])
                 distances = [abs(gray - one) / 255 for one in GRAYS]
                 assert nearest.distance == pytest.approx(min(distances), abs=1e-6)
@@ -82,7 +91,7 @@ def test_lowest_value_is_the_nearest_where_the_manifest_states_so(tmp_path: Path
     lowest = write_explained_bundle(tmp_path, explanation=EXPLANATION.model_copy(update={"banks": [bank]}))
     with Explainer(highest) as first, Explainer(lowest) as second:
         for cell in ((0, 0), (7, 9), (15, 2)):
-            ours, theirs = (one.explain(image, stored(image), cell).nearest[0] for one in (first, second))
+            ours, theirs = (explain(one, image, stored(image), cell).nearest[0] for one in (first, second))
             assert (ours.prototype, ours.distance) == (theirs.prototype, theirs.distance)
 
 
@@ -102,17 +111,17 @@ def test_map_other_than_the_stored_one_is_not_explained(tmp_path: Path) -> None:
     within[3, 3] += 0.0005 * within.max()
     beyond[3, 3] += 0.002 * beyond.max()
     with Explainer(bundle) as explainer:
-        explainer.explain(SPOT, within, (8, 6))
+        explain(explainer, SPOT, within, (8, 6))
         for other in (beyond, stored(part()), stored(SPOT)[:8]):
             with pytest.raises(ExplanationDiffers, match="at most 1e-03 is allowed"):
-                explainer.explain(SPOT, other, (7, 6))
+                explain(explainer, SPOT, other, (7, 6))
 
 
 def test_contributions_that_do_not_add_up_are_not_shown(tmp_path: Path) -> None:
     bundle = write_explained_bundle(tmp_path, squared=True)
     square = (stored(SPOT) / 2) ** 2
     with Explainer(bundle) as explainer, pytest.raises(ExplanationDiffers, match="sum of its sources"):
-        explainer.explain(SPOT, square, (8, 6))
+        explain(explainer, SPOT, square, (8, 6))
 
 
 def test_bundle_that_cannot_explain_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,19 +130,19 @@ def test_bundle_that_cannot_explain_says_so(tmp_path: Path, monkeypatch: pytest.
     bank = EXPLANATION.banks[0].model_copy(update={"rows": 3})
     other = write_explained_bundle(tmp_path, explanation=EXPLANATION.model_copy(update={"banks": [bank]}))
     with Explainer(other) as explainer, pytest.raises(NoExplanation, match="another number of cells"):
-        explainer.explain(SPOT, stored(SPOT), (8, 6))
+        explain(explainer, SPOT, stored(SPOT), (8, 6))
     fewer = EXPLANATION.banks[0].model_copy(update={"prototypes": 1})
     other = write_explained_bundle(tmp_path, explanation=EXPLANATION.model_copy(update={"banks": [fewer]}))
     with Explainer(other) as explainer, pytest.raises(NoExplanation, match="more prototypes"):
-        explainer.explain(SPOT, stored(SPOT), (8, 6))
+        explain(explainer, SPOT, stored(SPOT), (8, 6))
     sources = EXPLANATION.sources[0].model_copy(update={"tensor": "coarse"}), EXPLANATION.sources[1]
     other = write_explained_bundle(tmp_path, explanation=EXPLANATION.model_copy(update={"sources": list(sources)}))
     with Explainer(other) as explainer, pytest.raises(NoExplanation, match="another shape than the map"):
-        explainer.explain(SPOT, stored(SPOT), (8, 6))
+        explain(explainer, SPOT, stored(SPOT), (8, 6))
     sources = EXPLANATION.sources[0].model_copy(update={"tensor": "unit"}), EXPLANATION.sources[1]
     other = write_explained_bundle(tmp_path, explanation=EXPLANATION.model_copy(update={"sources": list(sources)}))
     with pytest.raises(NoExplanation, match="ONNX Runtime cannot run it"), Explainer(other) as explainer:
-        explainer.explain(SPOT, stored(SPOT), (8, 6))
+        explain(explainer, SPOT, stored(SPOT), (8, 6))
     bundle = write_explained_bundle(tmp_path)
     monkeypatch.setattr(explanation_graph, "MAX_TAIL_NODES", 1)
     with pytest.raises(NoExplanation, match="more than 1 nodes follow"):
@@ -157,7 +166,7 @@ def test_cells_of_a_tiled_image_are_explained_by_the_tiles_that_cover_them(tmp_p
     with Explainer(bundle) as explainer:
         # In one tile, in the overlap of two and of four, and at the last row and column.
         for cell in ((0, 0), (2, 13), (10, 16), (13, 14), (24, 37), (24, 0)):
-            found = explainer.explain(image, anomaly_map, cell)
+            found = explain(explainer, image, anomaly_map, cell)
             assert found.value == pytest.approx(float(anomaly_map[cell]), rel=1e-5)
             assert sum(one.value for one in found.contributions) == pytest.approx(found.value, rel=1e-5)
             # The cell of the bank contains the middle of the cell of the map.
@@ -168,8 +177,8 @@ def test_cells_of_a_tiled_image_are_explained_by_the_tiles_that_cover_them(tmp_p
         other = anomaly_map.copy()
         other[10, 16] *= 1.01
         with pytest.raises(ExplanationDiffers):
-            explainer.explain(image, other, (10, 16))
-        explainer.explain(image, other, (0, 0))  # that tile does not cover the changed cell
+            explain(explainer, image, other, (10, 16))
+        explain(explainer, image, other, (0, 0))  # that tile does not cover the changed cell
 
 
 def decoded(content: bytes) -> npt.NDArray[np.uint8]:
