@@ -19,9 +19,8 @@ from service.bundle.origins import OriginImage, Origins, OriginView
 from service.deployment.errors import UnknownBundle
 from service.deployment.memory import return_freed_memory
 from service.deployment.repository import BundleLoader
-from service.deployment.stored_image import decode_stored
+from service.deployment.stored_image import decode_stored, prepare_stored
 from service.errors import InvalidRequest
-from service.inspection import tiling
 from service.inspection.area import judged_cells
 from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
@@ -158,7 +157,7 @@ class Explanations:
         check_deadline()
         explainer = self._explainer(record)
         check_deadline()
-        prepared = tiling.prepare_input(rgb, explainer.bundle.manifest.input)
+        prepared = prepare_stored(record, data, explainer.bundle.manifest.input)
         explanation = explainer.explain(prepared, (rgb.shape[0], rgb.shape[1]), stored_map, cell)
         origins = explainer.bundle.read_origins()
         normal = tuple(_normal_patch(one, rgb, origins) for one in explanation.nearest)
