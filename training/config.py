@@ -41,7 +41,9 @@ class FitConfig:
     in service; not with tiles. Other formats are decoded in full, so all images of a product should be JPEG.
     """
     iterations: int = 1000
-    """Training steps. The number is fixed: early stopping would need defective images."""
+    """Training steps; 0 for a method that has nothing to train. The number is fixed: early stopping would need
+    defective images.
+    """
     batch_size: int = 8
     """Good images per step."""
     pseudo_share: float = 0.5
@@ -102,9 +104,9 @@ class FitConfig:
             raise InvalidFitConfig(
                 f"scale is {self.scale}; expected a value above 0 and at most 1, and a scale below 1 needs tiles."
             )
-        for name in ("iterations", "batch_size", "pseudo_pool", "views"):
-            if getattr(self, name) < 1:
-                raise InvalidFitConfig(f"{name} is {getattr(self, name)}; expected at least 1.")
+        for name, least in (("iterations", 0), ("batch_size", 1), ("pseudo_pool", 1), ("views", 1)):
+            if getattr(self, name) < least:
+                raise InvalidFitConfig(f"{name} is {getattr(self, name)}; expected at least {least}.")
         if not 0 <= self.pseudo_share <= 1:
             raise InvalidFitConfig(f"pseudo_share is {self.pseudo_share}; expected a value in 0..1.")
 

@@ -11,7 +11,7 @@ training has not seen. The reference images, on which the constants of the map a
 
 import hashlib
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,18 +42,15 @@ from training.errors import (
     UnreadableImage,
 )
 from training.exclusion import find_excluded
+from training.split import (
+    MAX_HELD_OUT_FRACTION,
+    MIN_FEW_IMAGES,
+    MIN_TRAINING_IMAGES,
+    choose_reference,
+    hold_out,
+)
 
 GOOD = "good"
-MIN_TRAINING_IMAGES = 10
-MAX_HELD_OUT_FRACTION = 0.5
-# A second session is held out only up to this share: one session alone does not show how sessions differ, but training
-# needs most of the images. With five sessions of similar sizes there is always a second one (docs/benchmarks.md).
-MAX_SECOND_SESSION_FRACTION = 0.4
-# The constants of the map are measured on this share of the training images, within these limits.
-REFERENCE_FRACTION = 0.1
-MIN_REFERENCE_IMAGES, MAX_REFERENCE_IMAGES = 3, 64
-# Whole sessions are used as the reference up to this share of the training images, single images beyond it.
-MAX_REFERENCE_FRACTION = 0.25
 
 GROUPED_BY: Mapping[GroupedBy, str] = {
     "date-in-name": "dates in names",
@@ -139,6 +136,7 @@ def scan(
     *,
     held_out_fraction: float = 0.2,
     held_out_min: int = 10,
+    few: bool = False,
     seed: int = 0,
     groups: GroupChoice = "auto",
     exclude: Sequence[str] = (),
@@ -148,7 +146,8 @@ def scan(
     Args:
         data: An MVTec-layout folder or a folder of good images.
         held_out_fraction: Requested share of held-out images, above 0 and at most 0.5.
-        held_out_min: Smallest number of held-out images.
+        held_out_min: Smallest number of held-out images; half of the images, if that is less.
+        few: Whether `MIN_FEW_IMAGES` are enough. Otherwise `MIN_TRAINING_IMAGES` are needed beside the held-out ones.
         seed: Seed of the selection of held-out images or sessions.
         groups: The property that separates sessions, see `group_images`.
         exclude: Names of good images to leave out, see `training.exclusion`.
@@ -164,16 +163,16 @@ def scan(
     found = [path for path in found if path not in excluded]
     digests, duplicates, fingerprint = _hash(found)
     unique = list(digests)
-    minimum = MIN_TRAINING_IMAGES + held_out_min
+    minimum = MIN_FEW_IMAGES if few else MIN_TRAINING_IMAGES + held_out_min
     if len(unique) < minimum:
         raise TooFewGoodImages(good_root, len(unique), minimum)
-    wanted = max(round(len(unique) * held_out_fraction), held_out_min)
+    wanted = max(round(len(unique) * held_out_fraction), min(held_out_min, len(unique) // 2))
     # Names of groups are written to the bundle, as text.
     grouping = group_images([PurePath(path_text(path.relative_to(good_root))) for path in unique], groups)
     if groups not in {"auto", "none"} and grouping.grouped_by == "none":
         raise InvalidOption("--groups", groups, f"a property that separates the images of {good_root} into groups")
     session_of = dict(zip(unique, grouping.names, strict=True))
-    held_out = _hold_out(session_of, grouping.grouped_by != "none", wanted, seed)
+    held_out = hold_out(session_of, grouping.grouped_by != "none", wanted, seed)
     whole_sessions = held_out is not None
     if held_out is None:
         held_out = set(random.Random(seed).sample(unique, wanted))
@@ -183,7 +182,7 @@ def scan(
         root=data,
         folder=good_root,
         train=tuple(train),
-        reference=tuple(_reference({path: session_of[path] for path in train}, grouping.grouped_by != "none")),
+        reference=tuple(choose_reference({path: session_of[path] for path in train}, grouping.grouped_by != "none")),
         held_out=tuple(calibration),
         sessions=tuple(session_of[path] if whole_sessions else "all" for path in calibration),
         grouped_by=grouping.grouped_by if whole_sessions else "none",
@@ -362,51 +361,3 @@ def _test_split(data: Path) -> list[TestImage]:
             mask = next((file for file in candidates if file.is_file()), None)
             images.append(TestImage(path, path_text(folder.name), mask if folder.name != GOOD else None))
     return images
-
-
-def _members(session_of: Mapping[Path, str]) -> dict[str, list[Path]]:
-    groups: dict[str, list[Path]] = defaultdict(list)
-    for path, name in session_of.items():
-        groups[name].append(path)
-    return dict(groups)
-
-
-def _hold_out(session_of: Mapping[Path, str], is_grouped: bool, wanted: int, seed: int) -> set[Path] | None:
-    """Choose whole sessions with together at least `wanted` images, and at least two of them if possible.
-
-    Returns:
-        The images of the chosen sessions; None where sessions are unknown or too large.
-    """
-    if not is_grouped:
-        return None
-    count = len(session_of)
-    groups = _members(session_of)
-    # At most half of the images are held out, and training keeps its minimum.
-    limit = min(int(count * MAX_HELD_OUT_FRACTION), count - MIN_TRAINING_IMAGES)
-    chosen: set[Path] = set()
-    sessions = 0
-    for name in random.Random(seed).sample(sorted(groups), len(groups)):
-        allowed = limit if len(chosen) < wanted else int(count * MAX_SECOND_SESSION_FRACTION)
-        if (len(chosen) < wanted or sessions < 2) and len(chosen) + len(groups[name]) <= allowed:
-            chosen |= set(groups[name])
-            sessions += 1
-    return chosen if len(chosen) >= wanted else None
-
-
-def _reference(session_of: Mapping[Path, str], is_grouped: bool) -> list[Path]:
-    """Choose the reference images among the training images: whole sessions, the smallest first.
-
-    Single images are chosen where sessions are unknown or too large.
-    """
-    paths = list(session_of)
-    wanted = round(len(paths) * REFERENCE_FRACTION)
-    count = min(max(wanted, MIN_REFERENCE_IMAGES), MAX_REFERENCE_IMAGES, len(paths) // 2)
-    if is_grouped:
-        chosen: list[Path] = []
-        for _, members in sorted(_members(session_of).items(), key=lambda item: (len(item[1]), item[0])):
-            if len(chosen) < count:
-                chosen += members
-        if len(chosen) <= max(count, int(len(paths) * MAX_REFERENCE_FRACTION)):
-            return chosen
-    # Evenly spaced: file names often follow the time of capture, and the reference should cover all of it.
-    return [paths[int(number)] for number in np.linspace(0, len(paths), count, endpoint=False)]

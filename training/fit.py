@@ -120,46 +120,18 @@ def fit(
     method.to(device).to(memory_format=torch.channels_last)
     views = Views.make(images, config, lambda pool: _frozen_features(method, pool, config, device))
     method.prepare(views.frozen)
-    run = _Run(method, config, device, fingerprint(images))
     path = run_dir / CHECKPOINT_NAME
     run_dir.mkdir(parents=True, exist_ok=True)
     if not resume:
         # A later --resume must not continue from the checkpoint of an older run.
         path.unlink(missing_ok=True)
-    elif path.exists():
-        run.load(path)
-
-    method.train()
-    saved = time.monotonic()
-    speed = _Speed()
-    try:
-        while run.step < config.iterations:
-            # Random numbers of torch (dropout, feature noise) depend on the step alone, so that a checkpoint need not
-            # store the generator's state.
-            torch.manual_seed(int(np.random.default_rng((config.seed, run.step)).integers(2**63)))
-            losses = run.descend(views.batch(config, run.step))
-            steps_per_second = speed.after_step()
-            progress = Progress(
-                step=run.step,
-                steps=config.iterations,
-                losses=losses,
-                images_per_second=steps_per_second * config.batch_size,
-                eta_s=(config.iterations - run.step) / steps_per_second,
-            )
-            on_progress(progress)
-            if should_stop(progress):
-                raise KeyboardInterrupt
-            if time.monotonic() - saved >= config.checkpoint_seconds:
-                run.save(path)
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        # Within a step some weights are updated and others are not; then the last complete checkpoint is kept.
-        if run.between_steps:
-            run.save(path)
-        raise
-    run.save(path)
-    on_curve(run.curve.points())
-    run.ema.copy_to(method)
+    if method.learns:
+        run = _Run(method, config, device, fingerprint(images))
+        if resume and path.exists():
+            run.load(path)
+        run.complete(views, path, on_progress, should_stop)
+        on_curve(run.curve.points())
+        run.ema.copy_to(method)
     method.eval().cpu().to(memory_format=torch.contiguous_format)
     method.consolidate(views.images, views.frozen)
     on_measured(1)
@@ -199,6 +171,55 @@ class _Run:
         self.optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.ema = ExponentialAverage(method, config.ema_decay)
         self.curve = TrainingCurve(config.iterations)
+
+    def complete(
+        self,
+        views: Views,
+        path: Path,
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[Progress], bool],
+    ) -> None:
+        """Do the remaining steps, with checkpoints in between.
+
+        Args:
+            views: The training data.
+            path: File of the checkpoint.
+            on_progress: As for `fit`.
+            should_stop: As for `fit`.
+
+        Raises:
+            KeyboardInterrupt: As for `fit`.
+        """
+        config = self.config
+        self.method.train()
+        saved = time.monotonic()
+        speed = _Speed()
+        try:
+            while self.step < config.iterations:
+                # Random numbers of torch (dropout, feature noise) depend on the step alone, so that a checkpoint need
+                # not store the generator's state.
+                torch.manual_seed(int(np.random.default_rng((config.seed, self.step)).integers(2**63)))
+                losses = self.descend(views.batch(config, self.step))
+                steps_per_second = speed.after_step()
+                progress = Progress(
+                    step=self.step,
+                    steps=config.iterations,
+                    losses=losses,
+                    images_per_second=steps_per_second * config.batch_size,
+                    eta_s=(config.iterations - self.step) / steps_per_second,
+                )
+                on_progress(progress)
+                if should_stop(progress):
+                    raise KeyboardInterrupt
+                if time.monotonic() - saved >= config.checkpoint_seconds:
+                    self.save(path)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            # Within a step some weights are updated and others are not; then the last complete checkpoint is kept.
+            if self.between_steps:
+                self.save(path)
+            raise
+        self.save(path)
 
     def descend(self, batch: Batch) -> dict[str, float]:
         """Do one step and return its losses."""

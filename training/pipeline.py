@@ -22,7 +22,7 @@ from service.inspection.runtime.session import GraphSession, RequestedProvider, 
 from training.cached_views import augmented
 from training.calibrate import calibrate
 from training.config import FitConfig
-from training.dataset import GROUPED_BY, MAX_REFERENCE_IMAGES, DataSet, TestImage, read_size, require_jpeg, scan
+from training.dataset import GROUPED_BY, DataSet, TestImage, read_size, require_jpeg, scan
 from training.device import resolve_device
 from training.errors import InvalidOption, TooFewIterations, WeakBundle
 from training.evaluate import Evaluation, evaluate
@@ -38,6 +38,7 @@ from training.places import ViewPlace
 from training.provenance import git_revision, installed_libraries
 from training.run_record import CurvePoint, record_run
 from training.sanity import measure_sanity, sample_size, weaknesses
+from training.split import MAX_REFERENCE_IMAGES
 from training.tiles import load_for_training, load_sample
 
 Advance = Callable[[int, str], None]  # the items done so far, and a note
@@ -135,12 +136,15 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     # The manifest records the device that is used, so that "auto" and "cpu" give the same bundle on a CPU.
     config = replace(request.config, device=resolve_device(request.config.device))
     method = untrained(config)  # wrong settings and missing weights are reported before images are read
+    if not method.learns:
+        config = replace(config, iterations=0, pseudo_share=0.0)
     weak = _check_iterations(config, method, allow_weak=request.allow_weak)
     data = scan(
         request.data,
         held_out_fraction=request.held_out_fraction,
         seed=config.seed,
         groups=request.groups,
+        few=not method.learns,
         exclude=request.exclude,
     )
     reporter.note(describe_groups(data, request.groups))
@@ -309,7 +313,7 @@ def _note(progress: Progress) -> str:
 def _check_iterations(config: FitConfig, method: Method, *, allow_weak: bool) -> list[str]:
     """Refuse a training that ends within a warm-up, or return that as the reason why the bundle is weak."""
     minimum = warm_up_ends(config, method.stages)
-    if config.iterations >= minimum:
+    if not method.learns or config.iterations >= minimum:
         return []
     if not allow_weak:
         raise TooFewIterations(config.iterations, minimum, fit_config(config.method).iterations)

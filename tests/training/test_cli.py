@@ -104,6 +104,36 @@ def test_options_are_checked(
     assert expected in fit(draw(tmp_path / "data", 25), tmp_path, *options)
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(("--method", "drd"), "no variant without training steps; nnet has one"), (("--iterations", 5), "--iterations")],
+)
+def test_quick_is_refused_where_it_has_no_meaning(tmp_path: Path, options: tuple[object, ...], reason: str) -> None:
+    assert reason in fit(draw(tmp_path / "data", 8), tmp_path, "--quick", *options)
+
+
+@pytest.mark.slow
+def test_quick_makes_a_bundle_of_eight_images_without_training(tmp_path: Path) -> None:
+    plates = write_plates(tmp_path / "plates") / "train" / "good"
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(plates.iterdir())[:8]:
+        path.rename(few / path.name)
+    result = runner.invoke(
+        app,
+        [
+            *("fit", "--data", str(few), "--product", "plate", "--quick", "--input-size", "96", "--allow-weak"),
+            *("--models", str(tmp_path / "models"), "--run-dir", str(tmp_path / "run"), "--threads", "1"),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    (folder,) = (tmp_path / "models" / "plate").iterdir()
+    bundle = Bundle.load(folder)
+    assert (bundle.manifest.training.iterations, bundle.manifest.training.held_out) == (0, 4)
+    assert len(bundle.card.scores) == 4
+    assert "20 %" in result.output
+
+
 def test_unknown_excluded_image_is_refused(tmp_path: Path) -> None:
     data = draw(tmp_path / "data", 25)
     assert "--exclude is '99.png'" in fit(data, tmp_path, "--exclude", "3.png", "--exclude", "99.png")

@@ -75,6 +75,24 @@ def test_held_out_share_and_minimum(tmp_path: Path, count: int, fraction: float,
     assert (data.grouped_by, dict(data.groups)) == ("none", {"all": expected})
 
 
+@pytest.mark.parametrize(("count", "expected"), [(8, 4), (13, 6), (20, 10), (60, 12)])
+def test_few_images_are_enough_for_a_first_bundle(tmp_path: Path, count: int, expected: int) -> None:
+    folder_of(tmp_path, [f"{i}.png" for i in range(count)])
+
+    data = scan(tmp_path, few=True)
+
+    assert len(data.held_out) == expected
+    assert len(data.fitted) >= 2
+    assert data.reference
+
+
+def test_fewer_than_eight_images_are_too_few_for_a_first_bundle(tmp_path: Path) -> None:
+    folder_of(tmp_path, [f"{i}.png" for i in range(7)])
+
+    with pytest.raises(errors.TooFewGoodImages, match="at least 8"):
+        scan(tmp_path, few=True)
+
+
 def test_split_depends_on_the_seed_alone(tmp_path: Path) -> None:
     folder_of(tmp_path, [f"{i}.png" for i in range(40)])
 

@@ -54,6 +54,13 @@ def fit_command(
     batch_size: Annotated[
         int | None, typer.Option(help="Images per step.", show_default="the method's default")
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="A first bundle within a minute: memory banks alone, no training steps, from 8 images on.",
+        ),
+    ] = False,
     augment: Annotated[
         Augmentation, typer.Option(help="Augmentation of good images; rotate: for parts at any angle.")
     ] = Augmentation.NONE,
@@ -119,8 +126,11 @@ def fit_command(
 
         if tile is None and overlap is not None:
             raise InvalidOption("--overlap", overlap, "together with --tile")
+        if quick and iterations:
+            raise InvalidOption("--iterations", iterations, "not together with --quick, which trains no step")
         config = fit_config(
             method,
+            quick=quick,
             teachers=tuple(teacher) if teacher else None,
             teacher_weights=tuple(teacher_weights or ()),
             input_size=tile or input_size,

@@ -57,7 +57,9 @@ class ProgressBars:
         return count
 
     def stage(self, title: str, total: int) -> Callable[[int, str], None]:
-        """Add a bar for a stage of `total` items and return the function that updates it."""
+        """Add a bar for a stage of `total` items, if there are any, and return the function that updates it."""
+        if total == 0:
+            return _ignore
         task = self._progress.add_task(title, total=total, note="")
         reported = 0
 
@@ -70,3 +72,8 @@ class ProgressBars:
                 errors.print(f"{title} {done}/{total} {note}")
 
         return advance
+
+
+def _ignore(done: int, note: str) -> None:
+    """Stand in for the function that updates a bar."""
+    del done, note

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from training.config import FitConfig
-from training.errors import UnknownMethod, WrongTeachers
+from training.errors import InvalidFitConfig, UnknownMethod, WrongTeachers
 from training.methods.base import Method
 from training.methods.drd import DualReverseDistillation
 from training.methods.dual_teacher import DualTeacherDistillation
@@ -30,11 +30,12 @@ def method_class(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def fit_config(method: str = FitConfig.method, **chosen: Any) -> FitConfig:
+def fit_config(method: str = FitConfig.method, *, quick: bool = False, **chosen: Any) -> FitConfig:
     """Combine the chosen settings with the method's recommendations and the general defaults, in this order.
 
     Args:
         method: Registry name.
+        quick: Use the options of the method's quick variant.
         **chosen: fields of `FitConfig`; None stands for "not chosen".
 
     Returns:
@@ -42,10 +43,15 @@ def fit_config(method: str = FitConfig.method, **chosen: Any) -> FitConfig:
 
     Raises:
         UnknownMethod: The method is not registered.
-        InvalidFitConfig: A setting is out of range.
+        InvalidFitConfig: A setting is out of range, or the method has no quick variant.
     """
     kind = method_class(method)
     settings = {name: value for name, value in chosen.items() if value is not None}
+    if quick:
+        if kind.quick is None:
+            having = ", ".join(name for name, other in sorted(METHODS.items()) if other.quick is not None)
+            raise InvalidFitConfig(f"method {method!r} has no variant without training steps; {having} has one.")
+        settings["options"] = {**kind.quick, **settings.get("options", {})}
     settings.setdefault("teachers", kind.default_teachers)
     return FitConfig(method=method, **{**kind.recommended, **settings})
 

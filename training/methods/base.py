@@ -70,11 +70,18 @@ class Method(nn.Module, ABC):
     """Registry names of the frozen teachers if none are chosen; their number is the one that `build` requires."""
     recommended: ClassVar[Mapping[str, Any]] = {}
     """Fields of `FitConfig` with the values that this method uses by default."""
+    quick: ClassVar[Mapping[str, Any] | None] = None
+    """Options of a variant that needs no training steps; None for a method without one."""
     stages: ClassVar[tuple[float, ...]] = (1.0,)
     """Fractions of the run at which a stage ends, ascending, the last one 1. Each has its own learning rate curve."""
 
     selected: Selected | None = None
     """What `calibrate` selected for the product, for the manifest; None for a method that selects nothing."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether training steps change anything."""
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     @classmethod
     @abstractmethod

@@ -31,9 +31,11 @@ from torch.nn import functional as F
 from service.bundle.manifest import MemoryBankChoice, Selected
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
 from training.energy_floor import select_energy_floor
+from training.errors import InvalidFitConfig
 from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
 from training.memory_bank import (
+    MAX_CANDIDATES,
     SEARCH_CANDIDATES,
     SEARCH_PROTOTYPES,
     BankVariant,
@@ -61,6 +63,10 @@ class NNetOptions:
     """Side of the reduced copy relative to the image's, in (0, 1]; rounded to a multiple of 32 pixels."""
     prototypes: int = 4096
     """Prototypes of each memory bank."""
+    candidates: int = MAX_CANDIDATES
+    """Largest number of training cells from which the prototypes of a bank are selected."""
+    branches: bool = True
+    """Train and use the reverse and the forward branch. Without them, the map comes from the memory banks alone."""
     place_weight: float = 1.0
     """Weight of a cell's position in the memory banks of aligned parts, see `training.memory_bank.variant`; 0: none."""
     feature_noise: float = 0.1
@@ -167,6 +173,7 @@ class NNet(Method):
     map_stride: ClassVar[int] = 8
     default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite2",)  # more accurate than lite0 on fine surfaces
     recommended: ClassVar[Mapping[str, Any]] = {"iterations": 800, "input_size": 384}
+    quick: ClassVar[Mapping[str, Any]] = {"branches": False, "prototypes": 2048, "candidates": 40_000}
 
     def __init__(self, teacher: Teacher, options: NNetOptions) -> None:
         super().__init__()
@@ -175,17 +182,21 @@ class NNet(Method):
         channels = [teacher.channels[level] for level in options.levels]
         self.scaler = PyramidScaler(channels)
         self.adapters = nn.ModuleList([Adapter(count) if options.adapt else nn.Identity() for count in channels])
-        self.branches = Branches(channels, options.width)
+        self.branches = Branches(channels, options.width) if options.branches else None
         self.query_reduced, self.query_full = (MemoryBank(channels, options.prototypes) for _ in range(2))
         self.distance = PyramidDistance(len(channels), options.energy_floors[0])
-        self.fusion = LevelFusion(options.ensemble_weights, SOURCES)
+        used = slice(None) if options.branches else slice(-2, None)
+        self.fusion = LevelFusion(options.ensemble_weights[used], SOURCES[used])
         self.smooth = Gaussian(options.sigma)
 
     @classmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
         """Build an untrained method from one teacher."""
         (teacher,) = teachers
-        return cls(teacher, parse_options(NNetOptions, options))
+        parsed = parse_options(NNetOptions, options)
+        if parsed.adapt and not parsed.branches:
+            raise InvalidFitConfig("adapt is set without branches, which alone use what the adapters learn.")
+        return cls(teacher, parsed)
 
     @property
     def teachers(self) -> list[str]:
@@ -239,6 +250,7 @@ class NNet(Method):
             inputs.append(
                 torch.cat([a[:count], a[count + synthetic :] + noise]).contiguous(memory_format=torch.channels_last)
             )
+        assert self.branches is not None  # there are no steps without them
         branches = [self.scaler.undo(branch) for branch in self.branches(inputs)]
         clean, origin = [t[:count] for t in targets], [t[count : count + synthetic] for t in targets]
         mined = partial(hard_mined_loss, easy_fraction=ramp(batch.step, o.hard_ramp_steps, o.easy_fraction))
@@ -299,7 +311,7 @@ class NNet(Method):
         floor = select_energy_floor([self.distance], measure, self.fused, reference, self.options.energy_floors)
         variants, self.selected = self._choose_variants(reference, floor)
         for query, variant in zip(queries, variants, strict=True):
-            query.select(variant)
+            query.select(variant, self.options.candidates)
             query.release()
         measure_spread()
 
@@ -332,18 +344,16 @@ class NNet(Method):
 
         Returns:
             Six maps, float32 `[N, 1, h_k, w_k]` in [0, 2]: reverse branch and forward branch (each finest level
-            first), query of the reduced copy, query of the image.
+            first), query of the reduced copy, query of the image. The last two only, if there are no branches.
         """
         features = self.frozen_features(pixels)
+        queries = [self.query_reduced(features), self.query_full(self.levels(pixels))]
+        if self.branches is None:
+            return queries
         standard = self.adapt(self.scaler(features))
         adaptive = self.scaler.undo(standard)
         reverse, forward = (self.scaler.undo(branch) for branch in self.branches(standard))
-        return [
-            *self.distance(adaptive, reverse),
-            *self.distance(adaptive, forward),
-            self.query_reduced(features),
-            self.query_full(self.levels(pixels)),
-        ]
+        return [*self.distance(adaptive, reverse), *self.distance(adaptive, forward), *queries]
 
     def fused(self, pixels: Tensor) -> Tensor:
         """Compute the anomaly map of float32 `[N, 3, H, W]` in [0, 1]: float32 `[N, 1, H / 8, W / 8]`, >= 0."""

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tests.training.methods.batches import batch_of, random_images
 from training.config import FitConfig
+from training.errors import InvalidFitConfig
 from training.memory_bank import BankVariant
 from training.methods import build_method
 from training.methods.nnet import Adapter, NNet
@@ -125,3 +126,17 @@ def test_queries_hold_the_cells_of_their_own_scale() -> None:
         for query, features in zip(queries, (method.frozen_features, method.levels), strict=True):
             assert float(query(features(known)).max()) < 1e-4
             assert float(query(features(other)).min()) > 5e-3
+
+
+def test_without_branches_the_map_comes_from_the_banks_and_nothing_is_trained() -> None:
+    method = calibrated(random_images(6), random_images(3, seed=9), branches=False)
+    assert not method.learns
+    with torch.inference_mode():
+        assert [tuple(source.shape[2:]) for source in method.sources(torch.rand(1, 3, 96, 96))] == [(4, 4), (6, 6)]
+        assert method.fused(torch.rand(1, 3, 96, 96)).shape == (1, 1, 12, 12)
+    assert method.fusion.weights.tolist() == [0.5, 0.5]
+
+
+def test_adapters_need_branches() -> None:
+    with pytest.raises(InvalidFitConfig, match="adapt"):
+        build(branches=False, adapt=True)
