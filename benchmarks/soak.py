@@ -162,7 +162,7 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Data folder; a temporary one by default.")] = None,
 ) -> None:
     """Run the soak test and check its results."""
-    sample = image.read_bytes() if image else good_jpeg(models, product, 512)
+    sample = image.read_bytes() if image else good_jpeg(models, product, (512, 512))
     settings = {"provider": "cpu"}
     run = Run()
     with tempfile.TemporaryDirectory() as scratch:

@@ -88,7 +88,7 @@ def slow_readers(models: Path, product: str) -> dict[str, Any]:
 
 def slow_bodies(models: Path, product: str) -> dict[str, Any]:
     """Post images politely while 70 connections send a body with one byte per second."""
-    image = good_jpeg(models, product, 512)
+    image = good_jpeg(models, product, (512, 512))
     with running(models) as service, ExitStack() as clients:
         slow = [clients.enter_context(connect(service, GREEDY)) for _ in range(70)]
         path = f"/v1/products/{product}/inspections"
@@ -110,7 +110,7 @@ def idle_connections(models: Path, product: str) -> dict[str, Any]:
         with trickle(slow):
             idle_s = wait_until(lambda: all(map(is_closed, idle)), 40)
             slow_s = wait_until(lambda: all(map(is_closed, slow)), max(0, 40 - idle_s))
-        results = polite(service, product, good_jpeg(models, product, 512), count=5, pause_s=0)
+        results = polite(service, product, good_jpeg(models, product, (512, 512)), count=5, pause_s=0)
         return {
             "idle_closed": sum(map(is_closed, idle)),
             "idle_closed_after_s": idle_s,
@@ -131,7 +131,7 @@ def few_descriptors(models: Path, product: str) -> dict[str, Any]:
             with contextlib.suppress(OSError):
                 clients.enter_context(connect(service, GREEDY))
         time.sleep(0.5)
-        results = polite(service, product, good_jpeg(models, product, 512), count=20, pause_s=0.1)
+        results = polite(service, product, good_jpeg(models, product, (512, 512)), count=20, pause_s=0.1)
         errors = sum("Too many open files" in json.dumps(entry) for entry in service.log)
         return {"polite": results.report(), "accept_errors_logged": errors}
 
@@ -181,7 +181,7 @@ def silent_streams(models: Path, product: str) -> dict[str, Any]:
 
 def greedy_clients(models: Path, product: str) -> dict[str, Any]:
     """Post images politely, alone and beside 32 and 80 connections of a client that ignores Retry-After."""
-    image = good_jpeg(models, product, 512)
+    image = good_jpeg(models, product, (512, 512))
     report: dict[str, Any] = {}
     with running(models) as service:
         polite(service, product, image, count=10, pause_s=0)
@@ -196,7 +196,7 @@ def greedy_clients(models: Path, product: str) -> dict[str, Any]:
 
 def keep_alive_shutdown(models: Path, product: str) -> dict[str, Any]:
     """Send SIGTERM five times while 20 clients post images over persistent connections."""
-    image = good_jpeg(models, product, 256)
+    image = good_jpeg(models, product, (256, 256))
     results = Requests()
     for _ in range(5):
         with running(models) as service:

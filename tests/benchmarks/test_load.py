@@ -63,7 +63,7 @@ def test_image_of_the_shipped_bundle_gets_a_verdict(tmp_path: Path) -> None:
     with service_process(repository, tmp_path / "data", {"provider": "cpu"}) as service:
         service.wait_until(200)
         for size in (256, 512, 1024):
-            require_judged(service, "washer", good_jpeg(repository, "washer", size))
+            require_judged(service, "washer", good_jpeg(repository, "washer", (size, size)))
 
 
 def test_images_without_a_verdict_are_counted() -> None:

@@ -24,7 +24,7 @@ from service.bundle.manifest import InputGeometry
 from service.inspection.image_files import path_text
 from training.dataset import DataSet, load_prepared
 from training.memory_bank import MemoryBank, normalise
-from training.memory_bank.nearest import offsets
+from training.memory_bank.search import offsets
 from training.pixels import in_chunks
 from training.teachers import Teacher
 

@@ -5,7 +5,7 @@ See docs/methods.md, section *Memory bank*.
 
 from training.memory_bank.bank import SEARCH_CANDIDATES, SEARCH_PROTOTYPES, BankVariant, MemoryBank
 from training.memory_bank.coreset import MAX_CANDIDATES, greedy_coreset
-from training.memory_bank.nearest import nearest, normalise
+from training.memory_bank.search import nearest, normalise
 from training.memory_bank.variant import Neighbours, measure_neighbours
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.memory_bank.coreset import MAX_CANDIDATES, greedy_coreset, half_lloyd
-from training.memory_bank.nearest import cell_centres, half_squared_distance, nearest, normalise, offsets
+from training.memory_bank.search import cell_centres, half_squared_distance, nearest, normalise, offsets
 from training.taps import Tap
 
 # Enough to compare energy floors with each other.
@@ -92,7 +92,7 @@ class MemoryBank(nn.Module):
 
         Args:
             cells: Descriptors times `scale`, float32 `[K, C]`.
-            places: Positions, float32 `[K, 2]` in sides of the image, see `nearest.cell_centres`.
+            places: Positions, float32 `[K, 2]` in sides of the image, see `search.cell_centres`.
             variant: Energy floor and weight of the position.
 
         Returns:

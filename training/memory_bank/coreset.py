@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.memory_bank.nearest import nearest, offsets
+from training.memory_bank.search import nearest, offsets
 
 # Candidates for the coreset. A quarter of them cost up to 4 points of image AUROC, more of them gained nothing
 # (docs/benchmarks.md).

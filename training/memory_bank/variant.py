@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from training.memory_bank.bank import BankVariant, MemoryBank
-from training.memory_bank.nearest import nearest
+from training.memory_bank.search import nearest
 
 ALIGNED_SHARE = 0.5
 SURFACE_SHARE = 0.5

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from training.maps import cosine_distance
-from training.memory_bank import nearest as module
-from training.memory_bank.nearest import cell_centres, half_squared_distance, nearest, normalise, offsets
+from training.memory_bank import search as module
+from training.memory_bank.search import cell_centres, half_squared_distance, nearest, normalise, offsets
 
 
 def vectors(count: int, seed: int, length: float = 1.0) -> torch.Tensor:
