@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -28,15 +31,13 @@ def recording(modules: Mapping[str, nn.Module]) -> Iterator[Mapping[str, Tensor]
     """
     seen: dict[str, Tensor] = {}
 
-    def record(name: str, output: Tensor) -> None:
+    def record(name: str, _module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
         seen[name] = output
 
-    handles = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: record(name, output))
-        for name, module in modules.items()
-    ]
+    handles = [module.register_forward_hook(partial(record, name)) for name, module in modules.items()]
     try:
-        yield seen
+        # A view of the dictionary: torch.export would treat a dictionary as a part of the network that changes.
+        yield MappingProxyType(seen)
     finally:
         for handle in handles:
             handle.remove()

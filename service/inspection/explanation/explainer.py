@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from service.bundle.arrays import Float32Map, UInt8Image
 from service.bundle.bundle import Bundle
@@ -238,7 +239,7 @@ def _distance(window: tuple[slice, slice], cell: tuple[int, int]) -> float:
     return max(abs((part.start + part.stop - 1) / 2 - at) for part, at in zip(window, cell, strict=True))
 
 
-def _count(windows: Sequence[tuple[slice, slice]], numbers: Sequence[int]) -> np.ndarray:
+def _count(windows: Sequence[tuple[slice, slice]], numbers: Sequence[int]) -> npt.NDArray[np.int64]:
     """Return how many of some tiles cover each cell of the map, int64 [h, w]."""
     counts = np.zeros((max(down.stop for down, _ in windows), max(across.stop for _, across in windows)), np.int64)
     for number in numbers:
