@@ -27,14 +27,30 @@ _GENERATOR_EXTRA_S = 30.0
 _IMAGE_SIZE = 1024
 
 
-def good_jpeg(models: Path, product: str) -> bytes:
-    """Return a golden sample of the product's bundle as a JPEG of 1024 x 1024 pixels.
+def good_jpeg(models: Path, product: str, image_wh: tuple[int, int] = (_IMAGE_SIZE, _IMAGE_SIZE)) -> bytes:
+    """Return a golden sample of the product's bundle as a JPEG.
 
     A synthetic texture would be rejected by the quality check, so the graph would not run.
+
+    Args:
+        models: Model repository.
+        product: The product.
+        image_wh: Width and height of the image in pixels.
     """
     golden = Bundle.load(bundle_folders((models / product).absolute())[0]).golden[0].image
-    pixels = cv2.resize(golden, (_IMAGE_SIZE, _IMAGE_SIZE), interpolation=cv2.INTER_CUBIC)[..., ::-1]
+    pixels = cv2.resize(golden, image_wh, interpolation=cv2.INTER_CUBIC)[..., ::-1]
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+def inspection_head(product: str, body: bytes) -> bytes:
+    """Return the request that posts a JPEG, up to its body."""
+    lines = (
+        f"POST /v1/products/{product}/inspections HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: image/jpeg",
+        f"Content-Length: {len(body)}",
+    )
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 def require_judged(service: ServiceProcess, product: str, image: bytes) -> None:

@@ -30,7 +30,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.load import Group, Load, RunningLoad, good_jpeg, require_judged
+from benchmarks.load import Group, Load, RunningLoad, good_jpeg, inspection_head, require_judged
 from service.settings import Settings
 from tests.serving import ServiceProcess, service_process
 
@@ -253,13 +253,7 @@ def main(
 ) -> None:
     """Measure the rows and check the results."""
     body = image.read_bytes() if image else good_jpeg(models, product)
-    lines = (
-        f"POST /v1/products/{product}/inspections HTTP/1.1",
-        "Host: 127.0.0.1",
-        "Content-Type: image/jpeg",
-        f"Content-Length: {len(body)}",
-    )
-    head = ("\r\n".join(lines) + "\r\n\r\n").encode()
+    head = inspection_head(product, body)
     rows = [one for one in make_rows(clients or CLIENTS, share_address=shared_address) if not row or one.name in row]
     given = dict(pair.split("=", 1) for pair in setting or [])
     settings = {"provider": "cpu"} | given
