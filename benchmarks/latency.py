@@ -61,6 +61,7 @@ def main(
     geometry = bundle.manifest.input
     session = bare_session(bundle.read_model(), cpu_quota())
     limits = ImageLimits()
+    image_wh = decode_for(data, limits, geometry).image_wh
     path = f"/v1/products/{product}/inspections"
     times: dict[str, list[float]] = {"decode": [], "run": [], "bare": [], "http": []}
     stages: dict[str, list[float]] = {}
@@ -104,7 +105,7 @@ def main(
         "product": product,
         "bundle": bundle.version,
         "image_bytes": len(data),
-        "image_wh": list(decoded_image.image_wh),
+        "image_wh": list(image_wh),
         "jpeg": geometry.jpeg,
         "rounds": rounds,
         "threads": cpu_quota(),

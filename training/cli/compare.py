@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,7 +64,7 @@ def compare_command(
 
         resolve_device(device.value)
         names = categories_in(data, categories or ())
-        chosen = {
+        chosen: dict[str, Any] = {
             "teacher_weights": tuple(teacher_weights) if teacher_weights else None,
             "input_size": input_size,
             "iterations": iterations,

@@ -145,13 +145,13 @@ class MemoryBank(nn.Module):
         cells, _ = self.collected(variant)
         count = min(prototypes or len(self.prototypes), len(self.prototypes))
         chosen = greedy_coreset(cells, count, generator, candidates)
-        prototypes = cells[chosen]
+        selected = cells[chosen]
         if variant.half_lloyd:
-            prototypes = half_lloyd(prototypes, cells, generator)
-            _, chosen = nearest(prototypes, cells)
+            selected = half_lloyd(selected, cells, generator)
+            _, chosen = nearest(selected, cells)
         # With fewer cells than prototypes the last one is repeated, so that the graph keeps its shape.
-        repeated = torch.arange(len(self.prototypes)).clamp_max(len(prototypes) - 1)
-        self.prototypes.copy_(prototypes[repeated])
+        repeated = torch.arange(len(self.prototypes)).clamp_max(len(selected) - 1)
+        self.prototypes.copy_(selected[repeated])
         self.bias.copy_(offsets(self.prototypes))
         self.origins.copy_(self._cell_origins[chosen[repeated]])
 
