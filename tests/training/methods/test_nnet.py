@@ -41,6 +41,7 @@ def test_adapters_start_at_the_teachers_features_and_train_only_with_adapt(count
 
 def test_branches_receive_the_image_through_the_code_only() -> None:
     method = build()
+    assert method.branches is not None
     method.eval()
     features = method.scaler(method.frozen_features(torch.rand(1, 3, 96, 96)))
     seen: list[torch.Size] = []
