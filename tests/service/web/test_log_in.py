@@ -151,7 +151,7 @@ def test_requests_of_an_open_page_are_background_requests(serve: Serve, open_pag
                 pass
             assert sent.value.headers.get("x-background") == "1", sent.value.url
         requested: list[Request] = []
-        page.on("request", requested.append)
+        page.on("request", lambda request: requested.append(request))
         page.goto("/")
         page.locator("[data-state=live]").wait_for()
         own = [one for one in requested if "/v1/" in one.url and one.resource_type != "image"]
