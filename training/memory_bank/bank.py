@@ -131,20 +131,20 @@ class MemoryBank(nn.Module):
         """Return the collected cells, lifted, float32 `[K, C + 3]`, and their origins, int64 `[K, 3]`."""
         return self.lift(self._cells, self._places, variant), self._cell_origins
 
-    def select(self, variant: BankVariant, candidates: int = MAX_CANDIDATES, prototypes: int | None = None) -> None:
+    def select(self, variant: BankVariant, candidates: int = MAX_CANDIDATES, count: int | None = None) -> None:
         """Select the prototypes from the collected cells.
 
         Args:
             variant: How distances are measured and prototypes are chosen.
             candidates: Largest number of cells to select from; fewer are faster and less accurate.
-            prototypes: Number of prototypes to select, at most those of the bank; all of them by default. The others
-                are copies, so that the graph keeps its shape.
+            count: Number of prototypes to select, at most those of the bank; all of them by default. The others are
+                copies, so that the graph keeps its shape.
         """
         self.variant = variant
         generator = torch.Generator().manual_seed(0)
         cells, _ = self.collected(variant)
-        count = min(prototypes or len(self.prototypes), len(self.prototypes))
-        chosen = greedy_coreset(cells, count, generator, candidates)
+        wanted = min(count or len(self.prototypes), len(self.prototypes))
+        chosen = greedy_coreset(cells, wanted, generator, candidates)
         selected = cells[chosen]
         if variant.half_lloyd:
             selected = half_lloyd(selected, cells, generator)

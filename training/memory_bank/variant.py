@@ -58,7 +58,7 @@ class Neighbours:
         Args:
             energy_floor: The selected energy floor.
             place_weight: The factor tau on the weight of the position of aligned parts.
-            decisive: The neighbours of the product's finest bank, which decide for all of its banks.
+            decisive: The neighbours of the product's coarsest bank, which decide for all of its banks.
         """
         weight = place_weight * self.mean_distance / UNIT_SHIFT**2 if decisive.aligned else 0.0
         return BankVariant(energy_floor, weight, half_lloyd=decisive.aligned or decisive.surface)

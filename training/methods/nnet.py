@@ -323,15 +323,15 @@ class NNet(Method):
             measure_neighbours(query, map(features, in_chunks(sample)), floor)
             for query, features in ((self.query_reduced, self.frozen_features), (self.query_full, self.levels))
         )
-        # The finer grid decides for both banks.
-        variants = [neighbours.variant(floor, weight, decisive=full) for neighbours in (reduced, full)]
+        # The coarse grid of the reduced copy decides for both banks: on it, a shift of a few pixels is no other place.
+        variants = [neighbours.variant(floor, weight, decisive=reduced) for neighbours in (reduced, full)]
         choice = MemoryBankChoice(
-            aligned=full.aligned,
-            half_lloyd=variants[1].half_lloyd,
+            aligned=reduced.aligned,
+            half_lloyd=variants[0].half_lloyd,
             place_weight=weight,
             prototypes=self.options.prototypes,
-            same_place=full.same_place,
-            near_place=full.near_place,
+            same_place=reduced.same_place,
+            near_place=reduced.near_place,
             mean_distances=dict(zip(names, (reduced.mean_distance, full.mean_distance), strict=True)),
         )
         return variants, Selected(energy_floor=floor, memory_bank=choice)

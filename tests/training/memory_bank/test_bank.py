@@ -111,10 +111,10 @@ def test_fewer_cells_than_prototypes_keep_the_shape() -> None:
 def test_fewer_prototypes_can_be_selected_than_the_bank_holds() -> None:
     bank = MemoryBank(CHANNELS, 40)
     bank.collect([pyramid(4, seed=0)], 4)
-    bank.select(BankVariant(), prototypes=10)
+    bank.select(BankVariant(), count=10)
     assert bank.prototypes.shape == (40, 19)
     assert len(torch.unique(bank.prototypes, dim=0)) == 10
-    bank.select(BankVariant(), prototypes=1000)
+    bank.select(BankVariant(), count=1000)
     assert len(torch.unique(bank.prototypes, dim=0)) == 40
 
 

@@ -107,7 +107,9 @@ def test_aligned_parts_get_a_position_in_both_memory_banks_and_a_record_of_it() 
 
 
 def test_parts_without_a_fixed_place_get_none() -> None:
-    method = calibrated(random_images(6), random_images(3, seed=9))
+    # Squares of 32 pixels with colours of their own in each image.
+    squares = random_images(11, size=6).repeat(32, axis=1).repeat(32, axis=2)
+    method = calibrated(squares[:8], squares[8:])
     assert method.selected is not None
     assert method.selected.memory_bank is not None
     assert not method.selected.memory_bank.aligned
