@@ -64,6 +64,7 @@ def read_npz(data: bytes, forms: Mapping[str, ArrayForm], required: Set[str]) ->
         ValueError: The content is something else. The text completes a sentence.
     """
     files: dict[str, bytes] = {}
+    name = ""
     try:
         with open_zip(io.BytesIO(data), _MAX_DIRECTORY_BYTES) as opened:
             for entry in opened.infolist():

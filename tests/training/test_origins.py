@@ -99,7 +99,7 @@ def test_prototypes_keep_view_and_place_and_only_their_images_are_stored(tmp_pat
         assert copy is not None
         assert copy.shape == (32, 64, 3), "the shape of the image, not that of the network's input"
         assert copy.mean() == pytest.approx(10 + 2 * number, abs=1)
-        assert view.box == (0, 0, 1, 1)
+        assert list(view.box) == [0, 0, 1, 1]
         assert not view.augmented
 
 
