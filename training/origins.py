@@ -95,7 +95,7 @@ def collect_origins(
         _log.warning("The origins of the prototypes are not stored: their list alone takes %d bytes.", taken)
         return None
     shapes = [_shape(place, sizes[place.image]) for place in shown]
-    jpegs = _fitting([views[view] for view in used], shapes, counts, limit_bytes - taken)
+    jpegs = _fitting([views[view] for view in used], shapes, counts.tolist(), limit_bytes - taken)
     starts = itertools.accumulate((len(jpeg) for jpeg in jpegs), initial=0)
     stored = [
         view.model_copy(update={"start": start, "bytes": len(jpeg)})

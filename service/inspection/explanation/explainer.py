@@ -236,7 +236,7 @@ def _contains(window: slice, position: int) -> bool:
 
 def _distance(window: tuple[slice, slice], cell: tuple[int, int]) -> float:
     """Return the distance of a cell from the middle of a tile, in cells."""
-    return max(abs((part.start + part.stop - 1) / 2 - at) for part, at in zip(window, cell, strict=True))
+    return float(max(abs((part.start + part.stop - 1) / 2 - at) for part, at in zip(window, cell, strict=True)))
 
 
 def _count(windows: Sequence[tuple[slice, slice]], numbers: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -104,10 +104,10 @@ def test_click_into_the_image_chooses_another_spot(serve: Serve, models: Path, o
         page = open_page(service.client.base_url, "/review?product=widget")
         card(page)
         viewer = page.locator("plumbline-viewer").nth(1)
-        box = viewer.locator(".view").bounding_box()
-        assert box is not None
         page.keyboard.press("w")
         expect(panel(page)).to_contain_text("This is the highest value.")
+        box = viewer.locator(".view").bounding_box()
+        assert box is not None
         # The middle of the view is the middle of the image.
         viewer.locator(".view").click(position={"x": box["width"] / 2, "y": box["height"] / 2})
         expect(panel(page)).not_to_contain_text("This is the highest value.")

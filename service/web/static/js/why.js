@@ -32,7 +32,7 @@ function draw(name, attributes, ...children) {
 /** Return the name of a source in words. */
 function sourceName(source) {
   const [, kind, stride] = /^(reverse|forward|level|st|fs1|fs2)_(\d+)$/.exec(source) ?? [];
-  return kind ? text(kind, {stride}) : texts[source] ?? source;
+  return kind ? text(kind, {stride}) : texts.sources[source] ?? source;
 }
 
 /** Return a patch as a figure, with the outline of its cell. */
