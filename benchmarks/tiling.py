@@ -19,32 +19,16 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-import onnx
 import psutil
 import typer
 
+from benchmarks.derived_bundle import with_input
 from service.bundle.bundle import Bundle, newest_bundle
-from service.bundle.manifest import MANIFEST, ManifestDraft, Tiling, graph_metadata
-from service.bundle.writer import write_bundle
+from service.bundle.manifest import MANIFEST, Tiling
 from service.inspection.tiling import plan_tiles
 from tests.serving import ServiceProcess, service_process
 
 SIZES_WH = ((256, 256), (480, 480), (928, 928), (1824, 1824), (2720, 2720), (4096, 3000), (5600, 5600))
-
-
-def tiled_bundle(bundle: Bundle, models: Path, tiling: Tiling) -> Bundle:
-    """Write a bundle with the same graph, scores and golden samples that inspects images in tiles.
-
-    It has no statistics of image quality and size, so that the synthetic images are judged.
-    """
-    geometry = bundle.manifest.input.model_copy(update={"tiling": tiling})
-    values = bundle.manifest.model_dump(exclude={"files"}) | {"input": geometry.model_dump()}
-    draft = ManifestDraft.model_validate(values)
-    graph = onnx.load_model_from_string(bundle.read_model())
-    onnx.helper.set_model_props(graph, dict(graph_metadata(draft)))
-    model = bytes(graph.SerializeToString(deterministic=True))
-    card = bundle.card.model_copy(update={"quality": None, "image_size": None})
-    return write_bundle(models, draft=draft, model=model, card=card, golden=bundle.golden)
 
 
 def textured_jpeg(width: int, height: int) -> bytes:
@@ -81,7 +65,8 @@ def main(
     if path is None:
         raise typer.BadParameter(f"{models / product} holds no bundle with a {MANIFEST}")
     with tempfile.TemporaryDirectory() as folder:
-        bundle = tiled_bundle(Bundle.load(path), Path(folder) / "models", Tiling(overlap=overlap))
+        tiled = Path(folder) / "models"
+        bundle = with_input(Bundle.load(path), tiled, is_checked=False, tiling=Tiling(overlap=overlap))
         images = {size: textured_jpeg(*size) for size in SIZES_WH}
         tiles = {size: len(plan_tiles(size[::-1], bundle.manifest.input)) for size in SIZES_WH}
         seconds: dict[tuple[int, int], float] = {}

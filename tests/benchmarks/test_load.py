@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import latency, soak
+from benchmarks.derived_bundle import with_input
 from benchmarks.load import good_jpeg, require_judged
 from benchmarks.soak import Run
-from benchmarks.tiling import textured_jpeg, tiled_bundle
+from benchmarks.tiling import textured_jpeg
 from service.bundle.bundle import Bundle, bundle_folders
 from service.bundle.manifest import Tiling
 from tests.bundles import part, tiny_quality, write_tiny_bundle
@@ -72,7 +73,7 @@ def test_images_without_a_verdict_are_counted() -> None:
 
 def test_bundle_of_the_tiling_benchmark_judges_its_images(models: Path, tmp_path: Path) -> None:
     bundle = Bundle.load(bundle_folders((models / "widget").absolute())[0])
-    tiled = tiled_bundle(bundle, tmp_path / "tiled", Tiling(overlap=8))
+    tiled = with_input(bundle, tmp_path / "tiled", is_checked=False, tiling=Tiling(overlap=8))
     assert tiled.card.quality is None
     with service_process(tmp_path / "tiled", tmp_path / "data", {"provider": "cpu"}) as service:
         service.wait_until(200)

@@ -29,11 +29,14 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_plates(tmp_path_factory.mktemp("plates"))
     for path in list(root.rglob("*.png")):
         if "ground_truth" not in path.parts:
-            image = cv2.resize(cv2.imread(str(path)), SIZE_WH, interpolation=cv2.INTER_CUBIC)
+            small = cv2.imread(str(path))
+            assert small is not None
+            image = cv2.resize(small, SIZE_WH, interpolation=cv2.INTER_CUBIC)
             cv2.imwrite(str(path.with_suffix(".jpg")), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
             path.unlink()
         else:
             mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            assert mask is not None
             cv2.imwrite(str(path), cv2.resize(mask, SIZE_WH, interpolation=cv2.INTER_NEAREST))
     return root
 

@@ -133,7 +133,7 @@ def convolutions(seed: int = 0, side: int = 96) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=10)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

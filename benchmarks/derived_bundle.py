@@ -1,0 +1,31 @@
+"""Write a bundle with the graph of another one and another way to prepare images, to measure its time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from service.bundle.bundle import Bundle
+from service.bundle.manifest import ManifestDraft, graph_metadata
+from service.bundle.writer import write_bundle
+
+
+def with_input(bundle: Bundle, models: Path, *, is_checked: bool = True, **changes: Any) -> Bundle:
+    """Write a bundle with the same graph, card and golden samples. Its thresholds are meaningless.
+
+    Args:
+        bundle: The bundle.
+        models: Model repository to write to.
+        is_checked: Keep the statistics of image quality and size. Without them synthetic images are judged.
+        changes: Changed fields of the input geometry.
+    """
+    geometry = bundle.manifest.input.model_copy(update=changes)
+    values = bundle.manifest.model_dump(exclude={"files"}) | {"input": geometry.model_dump()}
+    draft = ManifestDraft.model_validate(values)
+    graph = onnx.load_model_from_string(bundle.read_model())
+    onnx.helper.set_model_props(graph, dict(graph_metadata(draft)))
+    model = bytes(graph.SerializeToString(deterministic=True))
+    card = bundle.card if is_checked else bundle.card.model_copy(update={"quality": None, "image_size": None})
+    return write_bundle(models, draft=draft, model=model, card=card, golden=bundle.golden)
