@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from service.bundle.errors import BundleIntegrity
+from service.bundle.errors import BundleIntegrity, BundleInvalid
 from service.bundle.manifest import MODEL, Manifest
-from service.deployment.errors import BundleMemoryTooSmall
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.loading import known_failure
 from service.deployment.memory import return_freed_memory
@@ -250,7 +249,7 @@ class BundleMemory:
         """Reserve memory for a bundle, and unload others as far as needed.
 
         Raises:
-            BundleMemoryTooSmall: It does not fit even if all bundles that are not pinned leave.
+            BundleInvalid: It does not fit even if all bundles that are not pinned leave.
             ShuttingDown: `close` was called.
         """
         size, has_evicted = memory_bytes(served.bundle.manifest), False
@@ -284,7 +283,13 @@ class BundleMemory:
     def _require_possible(self, served: ServedBundle, size: int) -> None:
         limit, pinned = self.limits.limit_bytes, sum(self._sizes[other] for other in self._sizes if other.is_pinned)
         if limit is not None and pinned + size > limit:
-            raise BundleMemoryTooSmall(served.bundle.path, size, pinned, limit)
+            beside = f", of which pinned products take {pinned / 2**20:.0f} MiB" if pinned else ""
+            raise BundleInvalid(
+                served.bundle.path,
+                f"it needs about {size / 2**20:.0f} MiB of memory, and all bundles together may take "
+                f"{limit / 2**20:.0f} MiB{beside}.",
+                "Raise PLUMBLINE_BUNDLE_MEMORY_BYTES or pin fewer products, and restart the service.",
+            )
 
     def _find_victim(self, newcomer: ServedBundle) -> tuple[ServedBundle, Inspector] | None:
         with self._changed:

@@ -60,26 +60,6 @@ class ProductNotReady(PlumblineError):
         super().__init__(f"Product {product!r} cannot be inspected now: {reason}", product=product, **waiting)
 
 
-class BundleMemoryTooSmall(PlumblineError):
-    """The memory for bundles is too small for the bundle of this product, even if all bundles that may leave do so.
-
-    Raise `PLUMBLINE_BUNDLE_MEMORY_BYTES`, or pin fewer products (`PLUMBLINE_PINNED_PRODUCTS`).
-    """
-
-    slug = "bundle-memory-too-small"
-    title = "Memory for bundles is too small"
-    status = 503
-
-    def __init__(self, path: Path, size: int, pinned: int, limit: int) -> None:
-        beside = f", of which pinned products take {pinned / 2**20:.0f} MiB" if pinned else ""
-        super().__init__(
-            f"The bundle {path} needs about {size / 2**20:.0f} MiB of memory. All bundles together may take "
-            f"{limit / 2**20:.0f} MiB{beside}. Raise PLUMBLINE_BUNDLE_MEMORY_BYTES"
-            f"{' or pin fewer products' if pinned else ''}, and restart the service.",
-            bundle=path.name,
-        )
-
-
 class UnknownBundle(PlumblineError):
     """The product has no such bundle.
 

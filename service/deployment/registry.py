@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -145,10 +146,7 @@ class Registry:
         return self._changes.is_reserved(product)
 
     def request(self, product: str) -> LoadResult | None:
-        """Load the bundle in force if it is not in memory. Does not block.
-
-        Returns:
-            The result of its load; None if it is in memory.
+        """Load the bundle in force without blocking. Return the result of the load; None if it is in memory.
 
         Raises:
             UnknownProduct, ProductNotReady: As for `get`.
@@ -171,13 +169,17 @@ class Registry:
             StoreUnavailable: The database is shared and cannot be read.
         """
         self.synchronise(product)
-        # If the bundle was replaced and retired between `get` and `acquire`, look up its successor.
-        while not (active := self.get(product)).served.acquire(timeout_s):
-            pass
+        # A bundle that was retired or left the memory after `get` is looked up again, once it was loaded.
+        # Changes by other processes are then put in force first.
+        give_up, is_hit = time.monotonic() + timeout_s, True
+        while not (active := self.get(product)).served.try_acquire():
+            if not active.served.is_retired:
+                is_hit = False
+                active.served.wait_loaded(give_up - time.monotonic())
+                self.synchronise(product)
+        self.memory.count_lease(is_hit=is_hit)
         try:
-            # A recipe that was put in force during a load is in force for this inspection.
-            current = self.active.get(product)
-            yield current if current is not None and current.served is active.served else active
+            yield active
         finally:
             active.served.release()
 
@@ -253,9 +255,7 @@ class Registry:
         return self._preparation.load(product, version, in_background=in_background)
 
     def prepare_bundle(self, product: str, version: str, *, in_background: bool = False) -> ServedBundle:
-        """Prepare a bundle to be put in force: load it, or read its description only if it is loaded on demand.
-
-        It is loaded as well if the bundle that it replaces is in memory.
+        """Prepare a bundle to be put in force: load it, or read its description only; see `BundlePreparation.prepare`.
 
         Args:
             product: The product.

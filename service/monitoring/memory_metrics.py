@@ -53,7 +53,8 @@ class MemoryMetrics:
             "PLUMBLINE_BUNDLE_MEMORY_BYTES; infinity without a limit.",
             registry=registry,
         )
-        self._hits, self._misses = self.leases.labels("hit"), self.leases.labels("miss")
+        for result in ("hit", "miss"):
+            self.leases.labels(result)
 
     def set_memory(self, loaded: Callable[[], float], used_bytes: Callable[[], float], limit: int | None) -> None:
         """Set what the gauges expose.
@@ -69,4 +70,4 @@ class MemoryMetrics:
 
     def count_lease(self, *, is_hit: bool) -> None:
         """Count a use of a bundle."""
-        (self._hits if is_hit else self._misses).inc()
+        self.leases.labels("hit" if is_hit else "miss").inc()

@@ -16,6 +16,7 @@ import pytest
 from service.bundle.archive import write_archive
 from service.bundle.bundle import Bundle
 from service.deployment.errors import ProductNotReady
+from service.deployment.passed_tests import PassedSelfTests
 from service.deployment.registry import Registry
 from service.deployment.repository import BundleLoader
 from service.deployment.retries import LoadRetries
@@ -29,8 +30,19 @@ from service.monitoring.metrics import Metrics
 from service.store.errors import StoreUnavailable
 from service.store.store import Store
 from tests.bundles import write_tiny_bundle
+from tests.running_service import shared_self_tests
 from tests.service.deployment.conftest import ADA, SIGNATURE, TIMEOUT_S, Deployment
 from tests.service.deployment.test_retries import Clock
+
+
+class CountingLoader(BundleLoader):
+    """Counts the attempts to load a bundle."""
+
+    loads = 0
+
+    def load(self, *arguments: Any, **options: Any) -> Inspector:
+        self.loads += 1
+        return super().load(*arguments, **options)
 
 
 @pytest.fixture
@@ -45,7 +57,9 @@ def other(deployment: Deployment, tmp_path: Path) -> Iterator[Deployment]:
     store = Store.open(url, tmp_path / "other", is_exclusive=False)
     metrics = Metrics()
     models = deployment.registry.models
-    registry = Registry(models, deployment.registry.loader, metrics)
+    options = deployment.registry.loader.options
+    loader = CountingLoader(options, SelfTestLimits(), PassedSelfTests(shared_self_tests()))
+    registry = Registry(models, loader, metrics)
     uploads = BundleUploads(models, UploadLimits(2**20, max_uploads=2, reserve_bytes=0))
     rollout = Rollout(registry, store.engine, metrics, uploads)
     second = Deployment(store, registry, rollout, metrics, deployment.old, deployment.new)
@@ -80,16 +94,6 @@ def add_product(process: Deployment, product: str) -> Bundle:
     version, _ = process.rollout.upload(product, archive, actor=ADA, create_product=True)
     assert version.version == bundle.version
     return bundle
-
-
-class CountingLoader(BundleLoader):
-    """Counts the attempts to load a bundle."""
-
-    loads = 0
-
-    def load(self, *arguments: Any, **options: Any) -> Inspector:
-        self.loads += 1
-        return super().load(*arguments, **options)
 
 
 def revision_in_force(process: Deployment, product: str) -> int:
@@ -186,7 +190,9 @@ def test_refused_bundle_is_loaded_again_after_a_growing_delay(
     deployment: Deployment, other: Deployment, role: str
 ) -> None:
     clock = Clock()
-    loader = other.registry.loader = CountingLoader(other.registry.loader.options, SelfTestLimits())
+    loader = other.registry.loader
+    assert isinstance(loader, CountingLoader)
+    loader.loads = 0
     follower = RevisionFollower(other.registry, other.store.engine, retries=LoadRetries(other.registry.models, clock))
     other.registry.synchronise = follower.require_current
     bundle = deployment.old["bolt"]
