@@ -109,7 +109,7 @@ def violated(kind: LiteralString, **params: str | float) -> PydanticCustomError:
         kind: Type of the violation, one of `TEXTS`.
         params: The values of its text.
     """
-    return PydanticCustomError(kind, TEXTS[kind], params)  # type: ignore[arg-type]  # the table has literals only
+    return PydanticCustomError(kind, TEXTS[kind], params)
 
 
 def violation(loc: Sequence[str | int], kind: str, **params: str | float) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def used() -> Catalog:
 
 def violation_messages() -> set[str]:
     """Return the texts of violations, and the words that stand for the kind of a rejected value."""
-    values = (None, True, 0.5, 1, "a", b"a", {}, [], object())
+    values: tuple[object, ...] = (None, True, 0.5, 1, "a", b"a", {}, [], object())
     return {*TEXTS.values(), *PATTERN_TEXTS.values(), EMPTY, *map(kind_of, values)}
 
 
