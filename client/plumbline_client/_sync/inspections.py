@@ -28,6 +28,7 @@ from plumbline_client.calls import (
 from plumbline_client.responses import parse_map, require_numpy
 from plumbline_client.schemas.batch import BatchResult
 from plumbline_client.schemas.bundle import ReplayRecord
+from plumbline_client.schemas.explanation import WhyRecord
 from plumbline_client.schemas.inspection import Inspection, InspectionPage, PreviewLayer, Trial
 from plumbline_client.schemas.records import ExportFormat, GroupBy, InspectionSummary
 
@@ -232,3 +233,14 @@ class InspectionCalls(Connection):
     def replay(self, inspection_id: str) -> ReplayRecord:
         """Inspect a stored image again, with the bundle and the recipe that its inspection names, and compare."""
         return self._load(ReplayRecord, Call("POST", f"{inspection_path(inspection_id)}:replay"))
+
+    def why(self, inspection_id: str, x: int | None = None, y: int | None = None) -> WhyRecord:
+        """Return why a spot of an inspected image is unusual, and the nearest normal spots.
+
+        Args:
+            inspection_id: Id of the inspection.
+            x: Column of a pixel of the image; needs `y` as well. None for the highest value of the judged area.
+            y: Row of the pixel.
+        """
+        params = {name: str(value) for name, value in (("x", x), ("y", y)) if value is not None}
+        return self._load(WhyRecord, Call("GET", f"{inspection_path(inspection_id)}/why", params))

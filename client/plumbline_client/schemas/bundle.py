@@ -35,10 +35,10 @@ class BundleRecord(ResponseModel):
     version: str
     state: Literal["active", "shadow", "available", "broken"] = Field(
         description="`active`: decides about every image. `shadow`: inspects the same images, but does not decide. "
-        "Both are loaded. `available`: can be activated; it is verified and tested when it is loaded. `broken`: cannot "
+        "`available`: can be activated; it is verified and tested when it is loaded. `broken`: cannot "
         "be served."
     )
-    loaded: bool
+    loaded: bool = Field(description="Whether it is in memory now.")
     bundle: BundleFacts | None = Field(description="Null if the manifest cannot be read.")
     bytes: int | None = Field(description="Total size of all files.")
     problem: BundleProblem | None = Field(description="Why the bundle cannot be served.")
@@ -73,7 +73,7 @@ class ChoiceHistory(ResponseModel):
 class Activation(ChoiceRecord):
     """A bundle that became active, and the recipe that came into force with it."""
 
-    provider: str
+    provider: str | None = Field(description="Null: the bundle was active before, and was not loaded yet.")
     recipe_revision: int
 
 

@@ -116,7 +116,15 @@ class Product(ResponseModel):
     status: Literal["ready", "loading", "broken", "inactive"] = Field(
         description="`inactive`: the product has bundles, but none has been activated yet."
     )
-    provider: str | None = None
+    provider: str | None = Field(
+        default=None, description="Null: no bundle is active, or it was not loaded since the service started."
+    )
+    memory: Literal["pinned", "loaded", "on-demand"] | None = Field(
+        default=None,
+        description="`pinned`: the bundle stays in memory. `loaded`: it is in memory until another product needs the "
+        "space. `on-demand`: it is loaded with the next image. Null: no bundle is active, or a service of an older "
+        "version.",
+    )
     bundle: BundleFacts | None = None
     shadow: BundleReference | None = Field(
         default=None, description="The shadow bundle. It inspects the same images, but does not decide."

@@ -39,7 +39,9 @@ class ParityFacts(ResponseModel):
 
     measured: float = Field(description="Relative difference between the exported graph and training, at export.")
     measured_on: str = Field(description="Provider on which it was measured.")
-    self_test: float = Field(description="The same difference on this machine and provider, when it was loaded.")
+    self_test: float | None = Field(
+        description="The same difference on this machine and provider, when it was loaded. Null: it was not loaded yet."
+    )
     tolerance: float = Field(description="Largest difference with which a bundle is served.")
 
 
