@@ -19,7 +19,7 @@ from tests.serving import ROOT, ServiceProcess, service_process
 from tests.training.small_product import plate
 from training.split import MIN_FEW_IMAGES, MIN_TRAINING_IMAGES
 
-DEADLINE_S = 240.0
+DEADLINE_S = 280.0
 
 
 def plates(count: int) -> list[tuple[str, bytes]]:
