@@ -40,6 +40,7 @@ NAMES = {
     "AsyncRecipeCalls": "RecipeCalls",
     "AsyncReviewCalls": "ReviewCalls",
     "AsyncStreamCalls": "StreamCalls",
+    "AsyncTrainingCalls": "TrainingCalls",
     "_async": "_sync",
     "aclose": "close",
     "aiter_bytes": "iter_bytes",

@@ -81,6 +81,7 @@ from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
 from service.serving.system import SystemService
+from service.serving.training.jobs import TrainingService
 from service.serving.trials import TrialService
 from service.settings import Settings
 from service.store.health import StoreHealth
@@ -191,6 +192,7 @@ class Runtime:
             outbox=self._integrations.service,
             drift=drift_service,
             system=SystemService(settings, readiness, products, self.admission, metrics, refusals),
+            training=TrainingService(settings, self.registry, store, metrics.training, clock),
         )
         self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
         self._sweeper = RetentionSweeper(
@@ -200,6 +202,7 @@ class Runtime:
             settings.retention_interval_s,
             clock=clock,
             key_age=timedelta(hours=settings.idempotency_hours),
+            others=(self.services.training.sweep,),
         )
         self._audit_heads = AuditHeadReporter(store.engine, metrics, settings.audit_head_interval_s)
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.
@@ -243,6 +246,7 @@ class Runtime:
         self.services.shadow_heatmaps.close()
         self.services.explanations.close()
         self.services.proposals.close()
+        self.services.training.close()
         self._record_jobs.close()
         self._sweeper.close()
         self._audit_heads.close()

@@ -161,6 +161,12 @@ class Settings(BaseSettings):
     """
     max_call_images: int = Field(default=500, ge=1, le=10_000)
     """Largest number of images in one call."""
+    max_training_bytes: int = Field(default=4 * 2**30, ge=2**20, le=2**44)
+    """Most bytes of good images that are stored for training jobs, of all jobs together. Beyond it, good images are
+    refused. They are removed when their job has ended.
+    """
+    training_retention_days: float = Field(default=7.0, ge=0, le=3650)
+    """Days for which the images of a failed training job are kept."""
     max_pixels: int = Field(default=64_000_000, ge=1, le=2**30)
     """Largest image, in pixels (width x height). Checked in the file header, before decoding."""
     max_inflight_body_bytes: int = Field(default=256 * 2**20, ge=2**20, le=2**40)

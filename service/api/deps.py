@@ -41,6 +41,7 @@ from service.serving.shifts import ShiftService
 from service.serving.streams import StreamService
 from service.serving.summaries import SummaryService
 from service.serving.system import SystemService
+from service.serving.training.jobs import TrainingService
 from service.serving.trials import TrialService
 from service.settings import Settings
 from service.store.audit import MAX_ADDRESS, Actor
@@ -77,6 +78,7 @@ class Services:
     outbox: OutboxService
     drift: DriftService
     system: SystemService
+    training: TrainingService
 
 
 def services_of(connection: HTTPConnection) -> Services:
@@ -208,6 +210,10 @@ async def _system(connection: HTTPConnection) -> SystemService:
     return services_of(connection).system
 
 
+async def _training(connection: HTTPConnection) -> TrainingService:
+    return services_of(connection).training
+
+
 async def _metrics(connection: HTTPConnection) -> Metrics:
     metrics: Metrics = connection.app.state.metrics
     return metrics
@@ -294,6 +300,7 @@ AuditDep = Annotated[AuditService, Depends(_audit)]
 OutboxDep = Annotated[OutboxService, Depends(_outbox)]
 DriftDep = Annotated[DriftService, Depends(_drift)]
 SystemDep = Annotated[SystemService, Depends(_system)]
+TrainingDep = Annotated[TrainingService, Depends(_training)]
 AccessDep = Annotated[AccessControl, Depends(_access)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 ClientDep = Annotated[str, Depends(_client)]

@@ -27,7 +27,12 @@ from service.schemas.open_inference import InferError, InferRequest
 from service.schemas.problem import Problem
 from service.schemas.proposal import ProposalRequest
 from service.schemas.recipe import RecipeChange
+from service.schemas.training import GoodImageSelection
 from service.store.errors import StoreUnavailable
+
+_BODIES: tuple[type[BaseModel], ...] = (
+    Problem, RecipeChange, ProposalRequest, GoodImageSelection, InferRequest, InferError,
+)  # fmt: skip
 
 
 def describe(app: FastAPI) -> None:
@@ -50,7 +55,7 @@ def describe(app: FastAPI) -> None:
         document = generate()
         if not is_cached:
             _, more = models_json_schema(
-                [(model, "validation") for model in (Problem, RecipeChange, ProposalRequest, InferRequest, InferError)],
+                [(model, "validation") for model in _BODIES],
                 ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(more["$defs"])

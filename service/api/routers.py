@@ -29,6 +29,7 @@ from service.api.routes import (
     shadows,
     stream,
     system,
+    training_jobs,
     trials,
 )
 
@@ -50,6 +51,7 @@ ROUTERS = tuple(
         recipe_previews,
         proposals,
         bundles,
+        training_jobs,
         drift,
         shadows,
         audit,

@@ -37,6 +37,7 @@ from service.monitoring.recent import RecentInspections
 from service.monitoring.scaled_histogram import ScaledHistogram
 from service.monitoring.station_metrics import DECISIONS, StationMetrics
 from service.monitoring.storage_metrics import StorageMetrics
+from service.monitoring.training_metrics import TrainingMetrics
 from service.schemas.review import ReviewLabel
 from service.schemas.sections import InvalidReason
 
@@ -64,6 +65,7 @@ class Metrics:
         recent: The inspections of the last minutes; not exposed.
         stations: Metrics by station.
         storage: Metrics of retention, audit log and disk space.
+        training: Metrics of training jobs.
     """
 
     def __init__(self) -> None:
@@ -76,6 +78,7 @@ class Metrics:
         self.recent = RecentInspections()
         self.stations = StationMetrics(self.registry)
         self.storage = StorageMetrics(self.registry)
+        self.training = TrainingMetrics(self.registry)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.inspections = Counter(

@@ -58,13 +58,14 @@ class ArchiveSpace:
             self._reading.release()
 
     @contextmanager
-    def reserve(self, size_bytes: int) -> Iterator[None]:
+    def reserve(self, size_bytes: int, what: str = "an archive") -> Iterator[None]:
         """Reserve space for an archive until the block ends.
 
         The space that an archive has already taken counts twice while it is received, which errs on the safe side.
 
         Args:
             size_bytes: Size of the archive, or the largest allowed size if it is not known.
+            what: What needs the space, for the error message.
 
         Raises:
             StoreUnavailable: The disk has too little free space.
@@ -75,7 +76,7 @@ class ArchiveSpace:
             raise StoreUnavailable(f"{self._folder} cannot be read ({error.strerror})") from error
         if free < size_bytes:
             raise StoreUnavailable(
-                f"an archive of up to {size_bytes} bytes does not fit on its disk, which has {max(0, free)} bytes free",
+                f"{what} of up to {size_bytes} bytes does not fit on its disk, which has {max(0, free)} bytes free",
                 remedy="Free some space, send a smaller archive or a form, or send the images one by one.",
             )
         self._promised_bytes += size_bytes

@@ -21,6 +21,19 @@ from service.store.shadows import paired_verdicts
 from service.store.store import Store
 
 
+def require_product_name(product: str) -> None:
+    """Check the name of a product that may be new.
+
+    Raises:
+        InvalidRequest: It is not valid.
+    """
+    if not PRODUCT_NAME.fullmatch(product):
+        raise InvalidRequest(
+            f"{product!r} is not a valid product name. Use 1 to 64 lower-case letters, digits, '-' and '_', "
+            "beginning with a letter or a digit."
+        )
+
+
 @dataclass(frozen=True)
 class ProductBundles:
     """The bundles of a product.
@@ -94,11 +107,7 @@ class BundleService:
             RepositoryNotWritable: The model repository cannot be written.
             ChangeUnderWay, ShuttingDown, StoreUnavailable: See `activate`.
         """
-        if not PRODUCT_NAME.fullmatch(product):
-            raise InvalidRequest(
-                f"{product!r} is not a valid product name. Use 1 to 64 lower-case letters, digits, '-' and '_', "
-                "beginning with a letter or a digit."
-            )
+        require_product_name(product)
         self._rollout.check_upload(product, create_product=create_product)
         try:
             async with self._rollout.uploads.admit(stated_bytes) as upload:

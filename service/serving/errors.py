@@ -23,6 +23,45 @@ class ProposalsBusy(PlumblineError):
         )
 
 
+class GoodImagesBusy(PlumblineError):
+    """Good images for another training job are being received.
+
+    They are received one request at a time, so that inspections are not delayed. Send the request again after
+    `retry_after`.
+    """
+
+    slug = "good-images-busy"
+    title = "Other good images are being received"
+    status = 503
+
+    def __init__(self, retry_after_s: float = 5.0) -> None:
+        super().__init__(
+            "Good images for another training job are being received. Only one request is processed at a time, so that "
+            f"inspections are not delayed. Retry after {retry_after_s:g} s.",
+            retry_after=retry_after_s,
+        )
+
+
+class TrainingStorageFull(PlumblineError):
+    """The images would need more space than training jobs may use together. Nothing was stored.
+
+    Wait until other jobs have ended, cancel some, send fewer images, or raise `PLUMBLINE_MAX_TRAINING_BYTES`.
+    """
+
+    slug = "training-storage-full"
+    title = "Storage of training images is full"
+    status = 507
+
+    def __init__(self, limit_bytes: int, stored_bytes: int) -> None:
+        super().__init__(
+            f"The images of training jobs may take {limit_bytes} bytes, and {stored_bytes} are in use, which leaves "
+            "too little for these images. Nothing was stored. Wait until other jobs have ended, cancel some, send "
+            "fewer images, or raise PLUMBLINE_MAX_TRAINING_BYTES.",
+            limit_bytes=limit_bytes,
+            stored_bytes=stored_bytes,
+        )
+
+
 class PreviewsBusy(PlumblineError):
     """Other previews of recipe changes are being computed.
 

@@ -120,7 +120,7 @@ class Proposer:
                 "or rename the folder."
             )
         if frame.error is not None:
-            raise _with_name(name, frame.error)
+            raise with_name(name, frame.error)
         recipe = active.recipe.recipe
         try:
             with active.held() as inspector:
@@ -129,7 +129,7 @@ class Proposer:
                     return MeasuredImage(name, image.sha256, None)
                 return MeasuredImage(name, image.sha256, _score(inspector, image))
         except DECODING_ERRORS as error:
-            raise _with_name(name, error) from error
+            raise with_name(name, error) from error
 
     def derive(self, active: ActiveProduct, task: ProposalTask, images: GoodImages) -> Proposal:
         """Derive thresholds from the scores of good images and store the proposal.
@@ -230,7 +230,7 @@ class Proposer:
             with active.held() as inspector:
                 return _score(inspector, inspector.read(data, rules)), True
         except DECODING_ERRORS as error:
-            raise _with_name(record.id, error) from error
+            raise with_name(record.id, error) from error
 
     def _replay(self, active: ActiveProduct, recipe: Recipe, limit: int) -> ReplayedVerdicts:
         product, digest = active.bundle.manifest.product, active.bundle.digest
@@ -282,7 +282,13 @@ def _score(inspector: Inspector, image: PreparedImage) -> float:
     return inspector.score(image, inspector.infer(image)).score
 
 
-def _with_name(name: str, error: PlumblineError) -> InvalidRequest:
+def with_name(name: str, error: PlumblineError) -> InvalidRequest:
+    """Return the error of one image of a request, which names the image.
+
+    Args:
+        name: Name of the image.
+        error: Why it cannot be used.
+    """
     return InvalidRequest(f"{name}: {error.detail}", [{"loc": [name], "msg": error.detail, "type": error.slug}])
 
 

@@ -45,6 +45,7 @@ class RetentionSweeper:
         limit: Maximum number of inspections per product and decision in one sweep.
         clock: The time of day.
         key_age: Age at which idempotency keys are removed.
+        others: Further removals, each called at every sweep. They may raise `StoreUnavailable`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class RetentionSweeper:
         limit: int = SWEEP_LIMIT,
         clock: Clock | None = None,
         key_age: timedelta = timedelta(days=1),
+        others: Sequence[Callable[[], None]] = (),
     ) -> None:
         self.store = store
         self.limit = limit
@@ -64,6 +66,7 @@ class RetentionSweeper:
         self._metrics = metrics
         self._interval_s = interval_s
         self._key_age = key_age
+        self._others = others
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="retention", daemon=True)
 
@@ -88,6 +91,8 @@ class RetentionSweeper:
         """
         if self._is_clock_settled:
             remove_keys(self.store.engine, self._clock.now() - self._key_age)
+            for other in self._others:
+                other()
         is_more = False
         for product in sorted(self._products()):
             try:

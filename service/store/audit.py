@@ -45,6 +45,7 @@ AuditAction = Literal[
     "session:log-in", "session:log-in-failed", "session:log-out-everywhere",
     "outbox:resend", "outbox:discard", "service:insecure-start",
     "review:add", "review:undo", "drift:acknowledge",
+    "training:queue", "training:start", "training:finish", "training:cancel", "training:requeue",
 ]  # fmt: skip
 """The kinds of changes, and attempts to log in. The service itself makes `service:insecure-start`, the start without
 access control (`PLUMBLINE_INSECURE`), `recipe:derive`, the recipe of a bundle that had none or is served

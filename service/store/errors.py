@@ -307,3 +307,57 @@ class NoOpenDriftAlarm(PlumblineError):
             "or bundle. Read the drift of the product to see its alarms.",
             product=product,
         )
+
+
+class UnknownTrainingJob(PlumblineError):
+    """The product has no training job with this id, or the job has no such image.
+
+    `GET /v1/products/{product}/training-jobs` lists the jobs.
+    """
+
+    slug = "unknown-training-job"
+    title = "Unknown training job"
+    status = 404
+
+    def __init__(self, product: str, job_id: str, number: int | None = None) -> None:
+        what = f"no training job {job_id!r}" if number is None else f"no image {number} in its training job {job_id!r}"
+        super().__init__(
+            f"{product!r} has {what}. GET /v1/products/{product}/training-jobs lists the jobs.",
+            product=product,
+            job=job_id,
+        )
+
+
+class TrainingJobEnded(PlumblineError):
+    """The training job has ended already, so it cannot be cancelled. Nothing was changed."""
+
+    slug = "training-job-ended"
+    title = "Training job has ended"
+    status = 409
+
+    def __init__(self, product: str, job_id: str, state: str) -> None:
+        super().__init__(
+            f"The training job {job_id} of {product!r} has ended already: it is {state}. Nothing was changed.",
+            product=product,
+            job=job_id,
+            state=state,
+        )
+
+
+class TrainingJobNotHeld(PlumblineError):
+    """The worker no longer holds the training job: it did not report in time, or the job has ended. Nothing was stored.
+
+    A worker that gets this problem stops its work on the job, and claims the next one.
+    """
+
+    slug = "training-job-not-held"
+    title = "Training job is not held by this worker"
+    status = 409
+
+    def __init__(self, product: str, job_id: str, claim: int) -> None:
+        super().__init__(
+            f"The claim {claim} of the training job {job_id} of {product!r} is no longer in force: the worker did not "
+            "report in time, or the job has ended. Nothing was stored. Stop the work on it, and claim the next job.",
+            product=product,
+            job=job_id,
+        )

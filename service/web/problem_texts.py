@@ -36,6 +36,7 @@ DETAILS: Mapping[str, str] = {
         "The file is no longer stored; the record of the inspection still is. The recipe states under Retention "
         "how long images are kept."
     ),
+    "bad-archive": _("The zip file is damaged, encrypted or no zip file. Create it again, and send it again."),
     "body-too-large": _("The file is larger than %(limit_bytes)s bytes. Use a smaller or compressed image."),
     "bundle-change-under-way": _(
         "Another change of the bundles of %(product)s is in progress, and only one is allowed at a time. Nothing "
@@ -62,6 +63,7 @@ DETAILS: Mapping[str, str] = {
         "The format %(format)s needs a package that is not installed on the machine of the service: pip install "
         "'plumbline[%(extra)s]'. Choose the format csv instead."
     ),
+    "good-images-busy": _BUSY,
     "foreign-origin": _(
         "A page of another host sent this request, so it was refused. Open the pages under the address of the service."
     ),
@@ -165,6 +167,11 @@ DETAILS: Mapping[str, str] = {
         "The image has %(width)s x %(height)s pixels; at most %(limit_pixels)s pixels are allowed. Use a smaller image."
     ),
     "unknown-account": _("There is no account %(account)s. %(gone)s"),
+    "training-job-ended": _("The training job has ended already. Nothing was changed."),
+    "training-storage-full": _(
+        "The images of training jobs may take %(limit_bytes)s bytes, and %(stored_bytes)s are in use. Nothing was "
+        "stored. Wait until other jobs have ended, cancel some, or send fewer images."
+    ),
     "unknown-bundle": _("%(product)s has no bundle %(version)s. %(gone)s"),
     "unknown-dead-letter": _("The message was sent again, delivered or discarded meanwhile. Load the page again."),
     "unknown-inspection": _("There is no inspection %(inspection_id)s."),

@@ -15,6 +15,7 @@ from service.web.routes import (
     products,
     review,
     system,
+    training,
     trials,
 )
 
@@ -33,6 +34,7 @@ PAGE_ROUTERS = tuple(
         product_report,
         inspections,
         trials,
+        training,
         system,
     )
 )

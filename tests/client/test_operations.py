@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from plumbline_client import AsyncClient, Client, ServiceProblem
+from plumbline_client.schemas.training import TrainingVersion
 from service.bundle.archive import write_archive
-from tests.bundles import write_tiny_bundle
-from tests.running_service import Serve
+from tests.bundles import part, write_tiny_bundle
+from tests.running_service import Serve, encode
 
 WHO = {"author": "Ada", "reason": "trial"}
 Call = Callable[..., Any]
@@ -122,3 +123,29 @@ def test_keys_and_accounts_are_managed(
         assert (key.scopes, key.products, key.stations, key.expires_at) == (["inspect"], ["widget"], ["A2"], soon)
         assert call("revoke_key", key.id).revoked_at is not None
         assert [one.id for one in call("keys")] == [key.id, root.id]
+
+
+@pytest.mark.slow
+def test_a_product_is_taught_and_a_worker_does_the_job(call_of: Callable[[int], Call], serve: Serve) -> None:
+    with serve() as service:
+        call = call_of(service.port)
+        images = [(f"{number}.png", encode(part(brightness=130 + number))) for number in range(8)]
+        with pytest.raises(ServiceProblem, match="unknown-product"):
+            call("teach_product", "gadget", images)
+        assert call("teach_product", "gadget", images, create_product=True).create_product
+        with pytest.raises(ServiceProblem, match="0 different good images"):
+            call("teach_from_inspections", "widget", since=datetime(2026, 1, 1, tzinfo=UTC))
+        job = call("teach_product", "widget", images, quick_only=True, activate=True, author="Ada")
+        assert (job.author, job.quick_only, job.activate) == ("Ada", True, True)
+        assert call("cancel_training", "gadget", call("training_jobs", "gadget").items[0].id).state == "cancelled"
+        claim = call("claim_training", "pc-7")
+        assert (claim.job.id, claim.claim) == (job.id, 1)
+        listed = call("training_images", "widget", job.id).items
+        assert [(item.name, item.number) for item in listed][-1] == ("7.png", 8)
+        assert call("training_image", "widget", job.id, 8) == images[7][1]
+        version = TrainingVersion(variant="quick", version="0123456789ab", role=None)
+        report = {"done": 1, "total": 2, "seconds": 0.5, "version": version}
+        assert call("report_training", "widget", job.id, 1, "train", **report).versions == [version]
+        assert call("finish_training", "widget", job.id, 1, "failed", "no space").error == "no space"
+        assert call("training_job", "widget", job.id).state == "failed"
+        assert call("claim_training", "pc-7").job is None

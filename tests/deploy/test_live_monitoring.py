@@ -1,8 +1,8 @@
 """Every expression of the dashboards and rules has data in a real Prometheus that scraped a real, loaded service.
 
 Prometheus reads the configuration of the repository with another target, key and interval. The service has two bundles,
-one of them in shadow deployment, three stations, all decisions, refused images, a recipe change, reviews, and a sink
-with a receiver that fails.
+one of them in shadow deployment, three stations, all decisions, refused images, a recipe change, reviews, training
+jobs, and a sink with a receiver that fails.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Load:
                 self.inspect(GOOD)
                 self.inspect(TOO_DARK, station="B")
                 self.inspect(CORRUPT, station="B", expected=422)
+                self.train()
                 self.client.post(
                     f"{INSPECT}:try", content=GOOD, headers={"content-type": "image/png"}
                 ).raise_for_status()
@@ -80,6 +81,16 @@ class Load:
         except Exception as error:  # noqa: BLE001 - reported by the test, which waits for data otherwise
             self.failures.append(repr(error))
 
+    def train(self) -> None:
+        """Queue a training job and end it, as a worker does that needs no time."""
+        files = [
+            ("image", (f"{number}.png", encode(part(brightness=130 + number)), "image/png")) for number in range(8)
+        ]
+        self.client.post(f"{PRODUCT}/good-images", files=files).raise_for_status()
+        claim = self.post("/v1/training-jobs:claim", {"worker": "tester"}, 200)
+        job, end = claim["job"]["id"], {"claim": claim["claim"], "outcome": "succeeded"}
+        self.post(f"{PRODUCT}/training-jobs/{job}:finish", end, 200)
+
     def inspect(self, image: bytes, station: str | None = None, expected: int = 201) -> dict[str, Any]:
         params = {"station": station} if station else {}
         response = self.client.post(INSPECT, content=image, params=params, headers=PNG)
@@ -88,9 +99,11 @@ class Load:
         self.decisions.add(document.get("decision", "refused"))
         return document
 
-    def post(self, path: str, document: dict[str, Any], expected: int = 200) -> None:
+    def post(self, path: str, document: dict[str, Any], expected: int = 200) -> dict[str, Any]:
         response = self.client.post(path, json=document)
         assert response.status_code == expected, response.text
+        found: dict[str, Any] = response.json()
+        return found
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from service.settings import PREFIX, Settings
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNIT, WATCH = FOLDER / "plumbline.service", FOLDER / "plumbline-watch@.service"
+WORKER = FOLDER / "plumbline-train-worker.service"
 TEXT = UNIT.read_text(encoding="utf-8")
 # `systemd-analyze security` rates from 0 (confined) to 10.
 MOST_EXPOSURE = 2.0
 
 
-@pytest.fixture(params=[UNIT, WATCH], ids=lambda path: path.name)
+@pytest.fixture(params=[UNIT, WATCH, WORKER], ids=lambda path: path.name)
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit with a program that exists on this machine."""
     if shutil.which("systemd-analyze") is None:

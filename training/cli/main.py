@@ -12,6 +12,7 @@ from training.cli.compare import compare_command
 from training.cli.evaluate import evaluate_command
 from training.cli.fit import fit_command
 from training.cli.report import report_command
+from training.cli.worker import worker_command
 
 # Options that take several values.
 LISTS = ("--methods", "--teachers", "--config", "--seeds", "--categories", "--rotate", "--exclude")
@@ -27,6 +28,7 @@ app.command("check-images")(check_images_command)
 app.command("evaluate")(evaluate_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
+app.command("worker")(worker_command)
 
 
 @app.callback()

@@ -12,6 +12,7 @@ from plumbline_client._async.products import AsyncProductCalls
 from plumbline_client._async.recipes import AsyncRecipeCalls
 from plumbline_client._async.reviews import AsyncReviewCalls
 from plumbline_client._async.stream import AsyncStreamCalls
+from plumbline_client._async.training import AsyncTrainingCalls
 
 
 class AsyncClient(
@@ -25,6 +26,7 @@ class AsyncClient(
     AsyncOutboxCalls,
     AsyncReviewCalls,
     AsyncStreamCalls,
+    AsyncTrainingCalls,
 ):
     """Client of one Plumbline service.
 

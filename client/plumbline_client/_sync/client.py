@@ -13,6 +13,7 @@ from plumbline_client._sync.products import ProductCalls
 from plumbline_client._sync.recipes import RecipeCalls
 from plumbline_client._sync.reviews import ReviewCalls
 from plumbline_client._sync.stream import StreamCalls
+from plumbline_client._sync.training import TrainingCalls
 
 
 class Client(
@@ -26,6 +27,7 @@ class Client(
     OutboxCalls,
     ReviewCalls,
     StreamCalls,
+    TrainingCalls,
 ):
     """Client of one Plumbline service.
 

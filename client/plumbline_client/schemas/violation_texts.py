@@ -81,6 +81,7 @@ TEXTS: Mapping[str, str] = {
     "decision_twice": "storage.keep_longer names a decision twice",
     "edges_intersect": "the edge after point {first} intersects the edge after point {second}; use two polygons "
     "instead",
+    "error_of_failure": "error is needed for the outcome failed, and for no other",
     "further_violations": "{count} further violations are not listed",
     "grant_expired": "it would have expired already ({time} UTC); state a time in the future",
     "grant_of_admin": "a key that manages keys could create one without restriction; leave out `admin`",
@@ -92,6 +93,7 @@ TEXTS: Mapping[str, str] = {
     "heatmap_order": "heatmap.low {low} is not below heatmap.high {high}",
     "heatmap_scale": "The heatmap's scale would run from {low} to {high}. heatmap.low (by default the median of good "
     "maps) must be below heatmap.high (by default the fail threshold)",
+    "ids_or_label": "give either ids or label; since and until belong to label",
     "ids_or_period": "give either ids, or since and until",
     "kind_without_defect": "kind is the kind of a defect: omit it, or give the label defect",
     "level_order": "pixels.black_level {black} is not below white_level {white}",

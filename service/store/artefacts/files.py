@@ -1,7 +1,7 @@
 """Images and anomaly maps of inspections, wherever they are stored.
 
 The name of a file is `YYYY/MM/DD/<id>.<suffix>`. The day is that of the time in the id, so a name follows from the id
-alone, whatever happened to the clock.
+alone, whatever happened to the clock. An image of a training job is `training/<job>/<number>.<suffix>`.
 
 A file can be read under its name only when it is complete, and it is written before the inspection's row is committed.
 So a crash can leave a file without a row, but never a row without its files.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -178,6 +178,36 @@ class ArtefactFiles(ABC):
         for name in (image_name(inspection_id, media_type), map_name(inspection_id)):
             self._delete(name)
 
+    def write_training_image(self, job_id: UUID, number: int, media_type: str, data: bytes) -> WrittenFile:
+        """Write an image of a training job.
+
+        Raises:
+            StoreUnavailable: It cannot be written.
+        """
+        return self._write(training_image_name(job_id, number, media_type), data)
+
+    def read_training_image(self, job_id: UUID, number: int, media_type: str) -> bytes:
+        """Return an image of a training job.
+
+        Raises:
+            FileNotFoundError: It is no longer stored.
+            StoreUnavailable: It cannot be read.
+        """
+        return self._read(training_image_name(job_id, number, media_type), 0, None)
+
+    def remove_training_images(self, job_id: UUID, media_types: Mapping[int, str]) -> None:
+        """Delete images of a training job. A file that does not exist is ignored.
+
+        Args:
+            job_id: The job.
+            media_types: Media type by the number of the image.
+
+        Raises:
+            StoreUnavailable: A file cannot be deleted.
+        """
+        for number, media_type in media_types.items():
+            self._delete(training_image_name(job_id, number, media_type))
+
     def remove(self, inspection_id: UUID, media_type: str) -> None:
         """Delete the files of an inspection that failed before its row was committed. Errors are only logged."""
         for name in (image_name(inspection_id, media_type), map_name(inspection_id)):
@@ -254,6 +284,11 @@ def image_name(inspection_id: UUID, media_type: str) -> str:
 def map_name(inspection_id: UUID) -> str:
     """Return the name of an inspection's anomaly map."""
     return _name(inspection_id, MAP_SUFFIX)
+
+
+def training_image_name(job_id: UUID, number: int, media_type: str) -> str:
+    """Return the name of an image of a training job."""
+    return f"training/{job_id}/{number:05d}{SUFFIXES[media_type]}"
 
 
 def day_name(moment: datetime) -> str:

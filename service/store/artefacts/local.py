@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -88,6 +88,20 @@ class LocalFiles(ArtefactFiles):
                     folder.rmdir()
                 except OSError:
                     break  # not empty
+
+    def remove_training_images(self, job_id: UUID, media_types: Mapping[int, str]) -> None:
+        """Delete images of a training job, and its folder if it is empty then.
+
+        Args:
+            job_id: The job.
+            media_types: Media type by the number of the image.
+
+        Raises:
+            StoreUnavailable: A file cannot be deleted.
+        """
+        super().remove_training_images(job_id, media_types)
+        with contextlib.suppress(OSError):  # not empty, or it does not exist
+            (self.root / "training" / str(job_id)).rmdir()
 
     def _day(self, moment: datetime) -> Path:
         return self.root / day_name(moment)

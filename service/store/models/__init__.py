@@ -8,6 +8,7 @@ from service.store.models.inspections import IdempotencyRow, InspectionRow, Shad
 from service.store.models.outbox import OutboxRow
 from service.store.models.recipes import BundleChoiceRow, ProposalRow, RecipeRow
 from service.store.models.reviews import InspectionLabelRow, ReviewRow
+from service.store.models.training import TrainingImageRow, TrainingJobRow
 
 __all__ = [
     "UtcDateTime",
@@ -28,4 +29,6 @@ __all__ = [
     "DriftPositionRow",
     "DriftStreamRow",
     "DriftAlarmRow",
+    "TrainingJobRow",
+    "TrainingImageRow",
 ]

@@ -86,6 +86,10 @@ SCOPE_OF = {
     "GET /v1/audit:head": "admin",
     "GET /v1/audit:verify": "admin",
     "GET /v1/audit:export": "admin",
+    "GET /v1/products/{product}/training-jobs/{job_id}/images": "engineer",
+    "GET /v1/products/{product}/training-jobs/{job_id}/images/{number}": "engineer",
+    "GET /training": "engineer",
+    "GET /training:jobs": "engineer",
     "GET /v1/system": "engineer",
     "GET /inspections": "engineer",
     "GET /inspections:counts": "engineer",
@@ -108,6 +112,8 @@ FILTERING = {
     "/live",
     "/review",
     "/system/audit",
+    "/training",
+    "/training:jobs",
     "/try",
     "/v1/alarms",
     "/v1/audit",
@@ -123,11 +129,12 @@ FILTERING = {
     "/v1/reviews:kinds",
     "/v1/reviews:queue",
     "/v1/reviews:rates",
+    "/v1/training-jobs:claim",
     "/v2",
 }
 CREDENTIALS = ("none", "malformed", "unknown", "wrong", "revoked", "expired", *SCOPES, "other-product", "this-product")
 # How the request is answered when it was admitted: with a result, or because the request itself is not complete.
-ADMITTED = {200, 201, 204, 400, 404, 406, 409, 415, 422}
+ADMITTED = {200, 201, 202, 204, 400, 404, 406, 409, 415, 422}
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,13 @@ from tests.service.web.products import RECIPE
 ENGLISH, GERMAN = (Texts(language, ZoneInfo("UTC"), CATALOGUES) for language in ("en", "de"))
 # Problems that no form and no page causes: of programs and cameras, uploads of bundles, and proposals of thresholds.
 OF_PROGRAMS = {
-    "bad-archive", "body-too-slow", "buffer-size-mismatch", "bundle-archive-invalid", "bundle-too-large",
+    "body-too-slow", "buffer-size-mismatch", "bundle-archive-invalid", "bundle-too-large",
     "conflicting-credentials", "headers-too-large", "host-not-allowed", "idempotency-key-used", "invalid-infer-request",
     "invalid-key", "malformed-request", "method-not-allowed", "not-acceptable", "not-enough-space", "not-found",
     "not-permitted", "part-not-inspected", "repository-not-writable", "stream-idle", "too-many-images",
     "too-many-streams", "unknown-pixel-format", "upload-too-slow", "uploads-busy",
+    "training-job-not-held",
+    "unknown-training-job",
 }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Training jobs in the database: the queue, the claims of workers, and the images."""

@@ -1,0 +1,142 @@
+"""Reports of a worker: progress, cancellation, loss of the job, and a service that cannot be reached."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from plumbline_client import Client, ServiceProblem
+from plumbline_client.schemas.training import TrainingClaim, TrainingJob, TrainingVersion
+from training.worker.heartbeat import Heartbeat
+from training.worker.stop import JobStopped, StopRequest
+
+JOB: dict[str, Any] = {
+    "id": "019a0000-0000-7000-8000-000000000000", "product": "washer", "state": "running", "author": "Ada",
+    "created_at": "2026-03-01T00:00:00Z", "started_at": None, "finished_at": None, "images": 8, "image_bytes": 8,
+    "duplicates": 0, "activate": True, "quick_only": True, "create_product": True, "variants": ["quick"],
+    "worker": "pc-7", "stage": None, "done": 0, "total": 0, "seconds": 0.0, "cancel_requested": False, "error": None,
+    "versions": [], "are_images_stored": True,
+}  # fmt: skip
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def client_of(handler: Handler) -> Client:
+    return Client("http://service", transport=httpx.MockTransport(handler), retries=0)
+
+
+def heartbeat_of(handler: Handler, stop: StopRequest) -> Heartbeat:
+    claim = TrainingClaim(job=TrainingJob.model_validate(JOB), claim=3, lease_s=60.0)
+    return Heartbeat(client_of(handler), claim, stop, report_s=0.01)
+
+
+def problem(status: int, slug: str) -> httpx.Response:
+    return httpx.Response(status, json={"type": f"x#{slug}", "detail": "told"})
+
+
+def test_progress_is_reported_with_the_claim() -> None:
+    reports: list[dict[str, Any]] = []
+    done = threading.Event()
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        reports.append(json.loads(request.content))
+        if reports[-1]["done"] == 3:
+            done.set()
+        return httpx.Response(200, json=JOB)
+
+    with heartbeat_of(handler, StopRequest()) as heartbeat:
+        heartbeat.begin("quick")
+        advance = heartbeat.stage("read images", 8)
+        advance(3, "")
+        assert done.wait(10)
+    last = reports[-1]
+    assert (last["claim"], last["stage"], last["done"], last["total"]) == (3, "quick: read images", 3, 8)
+    assert last["seconds"] >= 0
+
+
+def test_cancellation_stops_the_pipeline_at_the_next_item() -> None:
+    stop = StopRequest()
+    told = threading.Event()
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        told.set()
+        return httpx.Response(200, json=JOB | {"cancel_requested": True})
+
+    with heartbeat_of(handler, stop) as heartbeat:
+        advance = heartbeat.stage("train", 10)
+        assert told.wait(10)
+        stop.wait(10)
+        with pytest.raises(JobStopped):
+            advance(1, "")
+    assert stop.reason == "cancelled"
+
+
+@pytest.mark.parametrize("slug", ["training-job-not-held", "unknown-training-job"])
+def test_lost_job_stops_the_pipeline_and_is_not_reported_any_more(slug: str) -> None:
+    stop = StopRequest()
+    with heartbeat_of(lambda _: problem(409, slug), stop) as heartbeat:
+        stop.wait(10)
+        assert stop.reason == "lost"
+        with pytest.raises(JobStopped):
+            heartbeat.stage("train", 10)
+        heartbeat._thread.join(10)
+        assert not heartbeat._thread.is_alive()
+
+
+def test_training_continues_while_the_service_cannot_be_reached() -> None:
+    stop = StopRequest()
+    attempts: list[int] = []
+    again = threading.Event()
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise httpx.ConnectError("refused", request=request)
+        again.set()
+        return httpx.Response(200, json=JOB)
+
+    with heartbeat_of(handler, stop) as heartbeat:
+        heartbeat.stage("train", 10)(1, "")
+        assert again.wait(10)
+    assert stop.reason is None
+
+
+def test_version_is_sent_again_until_it_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.worker.heartbeat.RETRY_S", 0.01)
+    versions: list[Any] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        versions.append(json.loads(request.content).get("version"))
+        if len(versions) < 3:
+            raise httpx.ConnectError("refused", request=request)
+        return httpx.Response(200, json=JOB)
+
+    heartbeat = heartbeat_of(handler, StopRequest())  # not started, so that all requests are those of the version
+    version = TrainingVersion(variant="quick", version="0123456789ab", role=None)
+    heartbeat.add_version(version)
+    assert versions == [version.model_dump()] * 3
+
+
+def test_refused_request_is_an_error_of_the_job() -> None:
+    heartbeat = heartbeat_of(lambda _: problem(422, "invalid-request"), StopRequest())
+    with pytest.raises(ServiceProblem, match="told"):
+        heartbeat.add_version(TrainingVersion(variant="quick", version="0123456789ab", role=None))
+
+
+def test_signal_concerns_the_worker_and_a_cancellation_the_job() -> None:
+    stop = StopRequest()
+    stop.request("cancelled")
+    assert stop.reason == "cancelled"
+    stop.begin_job()
+    assert stop.reason is None
+    stop.on_signal(signal.SIGTERM, None)
+    assert (stop.reason, stop.signal) == ("interrupted", signal.SIGTERM)
+    stop.begin_job()
+    assert stop.reason == "interrupted"
+    stop.request("lost")
+    assert stop.reason == "lost", "a job that is lost cannot be released"
