@@ -60,9 +60,8 @@ def worker_command(
         from training.worker.loop import run_worker
         from training.worker.stop import StopRequest
 
-        chosen = {"input_size": input_size, "device": device.value}
-        quick = fit_config(method, quick=True, **chosen)
-        full = fit_config(method, iterations=iterations, **chosen)
+        quick = fit_config(method, quick=True, input_size=input_size, device=device.value)
+        full = fit_config(method, iterations=iterations, input_size=input_size, device=device.value)
         options = JobOptions(
             work=work,
             configs={

@@ -26,7 +26,7 @@ from training.pipeline import Request, train
 from training.worker.deploy import deploy, upload
 from training.worker.heartbeat import RETRY_S, Heartbeat
 from training.worker.images import image_path, is_complete, write_image
-from training.worker.stop import JobStopped, Reason, StopRequest
+from training.worker.stop import Reason, StopRequest
 
 log = logging.getLogger(__name__)
 _FINISH_ATTEMPTS = 5
@@ -72,7 +72,7 @@ def run_job(client: Client, claim: TrainingClaim, options: JobOptions, stop: Sto
     try:
         with Heartbeat(client, claim, stop) as heartbeat:
             _make_bundles(client, job, options, heartbeat, stop, folder)
-    except (JobStopped, KeyboardInterrupt):
+    except KeyboardInterrupt:
         found = _OUTCOMES[stop.reason or "interrupted"]
         if found is None:
             log.warning("Job %s was given to another worker or has ended.", job.id)

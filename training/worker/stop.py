@@ -10,8 +10,11 @@ from typing import Literal
 Reason = Literal["interrupted", "cancelled", "lost"]
 
 
-class JobStopped(Exception):
-    """The work on a job ends before its bundles are made."""
+class JobStopped(KeyboardInterrupt):
+    """The work on a job ends before its bundles are made.
+
+    It is an interruption for the training pipeline, which writes its checkpoint.
+    """
 
 
 class StopRequest:

@@ -73,7 +73,8 @@ def claimed(store: Store, second: float = 0.0) -> TrainingJobRecord:
 
 
 def report(store: Store, job: TrainingJobRecord, second: float = 1.0, **changes: Any) -> TrainingJobRecord:
-    progress = JobProgress(**({"stage": "train", "done": 3, "total": 10, "seconds": 2.5} | changes))
+    values: dict[str, Any] = {"stage": "train", "done": 3, "total": 10, "seconds": 2.5}
+    progress = JobProgress(**(values | changes))
     moment = START + timedelta(seconds=second)
     return report_progress(store.engine, job.product, job.id, job.attempt, progress, moment, LEASE)
 
@@ -168,7 +169,7 @@ def test_job_of_a_worker_that_reports_in_time_is_not_lost(store: Store) -> None:
 
 
 def test_job_whose_workers_are_lost_again_and_again_fails(store: Store) -> None:
-    job = queue(store)
+    job = lost = queue(store)
     for number in range(1, MAX_LOSSES + 1):
         claimed(store, 100.0 * number)
         (lost,) = recover_lost(store.engine, START + timedelta(seconds=100.0 * number + 61))

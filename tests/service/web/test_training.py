@@ -62,7 +62,7 @@ def test_broken_image_is_named_on_a_phone_in_german(service: RunningService, ope
     (tmp_path / "kaputt.png").write_bytes(GOOD[:200])
     page = open_page(service.client.base_url, "/training", size=PHONE, language="de-DE")
     watched(page).allow("422")
-    page.get_by_label("Produkt").fill("neu")
+    page.get_by_role("combobox", name="Produkt").fill("neu")
     page.get_by_label("Bilder oder eine Zip-Datei").set_input_files([tmp_path / "kaputt.png"])
     page.get_by_role("button", name="Bilder senden").click()
     expect(page.get_by_role("alert")).to_contain_text("kaputt.png")

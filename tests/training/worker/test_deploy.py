@@ -14,18 +14,13 @@ from tests.training.worker.test_heartbeat import JOB, client_of, problem
 from training.worker.deploy import deploy
 from training.worker.stop import StopRequest
 
-ACTIVATION = {
-    "product": "washer", "role": "active", "version": "b", "created_at": "2026-03-01T00:00:00Z", "author": "worker",
-    "reason": "training",
-}  # fmt: skip
-
 
 class Product:
     """A product of a service, as far as a deployment needs it."""
 
     def __init__(self, status: str, active: str | None = None, shadow: str | None = None, busy: int = 0) -> None:
         self.status = status
-        self.bundles = {"items": [], "active": active, "shadow": shadow}
+        self.bundles: dict[str, Any] = {"items": [], "active": active, "shadow": shadow}
         self.changes: list[tuple[str, str]] = []
         self.busy = busy
 

@@ -131,12 +131,18 @@ def test_refused_request_is_an_error_of_the_job() -> None:
 def test_signal_concerns_the_worker_and_a_cancellation_the_job() -> None:
     stop = StopRequest()
     stop.request("cancelled")
-    assert stop.reason == "cancelled"
+    before = stop.reason
     stop.begin_job()
-    assert stop.reason is None
+    assert (before, stop.reason) == ("cancelled", None)
     stop.on_signal(signal.SIGTERM, None)
-    assert (stop.reason, stop.signal) == ("interrupted", signal.SIGTERM)
+    assert reasons_of(stop) == ["interrupted", "interrupted", "lost"], "a job that is lost cannot be released"
+    assert stop.signal == signal.SIGTERM
+
+
+def reasons_of(stop: StopRequest) -> list[str | None]:
+    """Return the reason now, with the next job, and when that one is lost."""
+    now = stop.reason
     stop.begin_job()
-    assert stop.reason == "interrupted"
+    later = stop.reason
     stop.request("lost")
-    assert stop.reason == "lost", "a job that is lost cannot be released"
+    return [now, later, stop.reason]

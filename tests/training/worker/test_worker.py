@@ -112,6 +112,7 @@ def test_interrupted_worker_releases_the_job_and_continues_it_until_it_is_cancel
     def is_training(found: TrainingJob) -> bool:
         return found.state == "running" and found.stage == "full: train" and found.done > 0
 
+    running = job
     for ending in ("interrupt", "cancel"):
         worker = subprocess.Popen(
             command(service.url, work, *endless), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
