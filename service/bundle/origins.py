@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError, model_validator
 from service.bundle.arrays import ArrayForm, read_npz
 from service.bundle.images import Sha256
 from service.bundle.manifest import SCHEMA_VERSION, BankTensors, BundleRecord
+from service.schemas.violations import list_violations
 
 MAX_ORIGINS_BYTES = 2 * 2**20
 """Most bytes of `origins.npz`."""
@@ -144,7 +145,7 @@ class Origins:
         try:
             index = OriginIndex.model_validate_json(arrays["index"].tobytes())
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            first = list_violations(error, OriginIndex)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the document"
             raise ValueError(f"index: {where[:200]}: {first['msg'][:200]}.") from error
         jpegs = arrays["jpegs"].tobytes()

@@ -143,6 +143,8 @@ PATTERN_TEXTS: Mapping[str, str] = {
     "^[0-9a-f]{64}$": _SHA256,
     "^[a-z0-9][a-z0-9_-]{0,63}$": "is not a name of a product; expected up to 64 lower-case letters, digits, "
     "underscores and hyphens, beginning with a letter or a digit",
+    "^[a-z0-9_]{1,64}$": "is not a name of a source; expected up to 64 lower-case letters, digits and underscores",
+    "^[A-Za-z0-9_]{1,128}$": "is not a name of a tensor; expected up to 128 letters, digits and underscores",
     KEY_PATTERN: "is not an idempotency key; expected 1 to 200 visible ASCII characters without spaces, such as a UUID",
     r'^"?[0-9]{1,9}"?$': 'is not a revision; give its number, such as "3"',
 }

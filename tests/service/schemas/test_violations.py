@@ -14,6 +14,7 @@ from service.app import create_app
 from service.bundle.card import CalibrationCard
 from service.bundle.images import ImageHashes
 from service.bundle.manifest import Manifest
+from service.bundle.origins import OriginIndex
 from service.recipes.recipe import Recipe
 from service.recipes.toml_file import RecipeFile
 from service.schemas.common import Label, UtcDatetime
@@ -157,7 +158,7 @@ def _patterns(schema: Any) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    "model", [Manifest, CalibrationCard, ImageHashes, Recipe, RecipeFile, Settings, HELLO, CLIENT_MESSAGE]
+    "model", [Manifest, CalibrationCard, ImageHashes, OriginIndex, Recipe, RecipeFile, Settings, HELLO, CLIENT_MESSAGE]
 )
 def test_every_pattern_of_a_model_has_a_text(model: Any) -> None:
     schema = model.json_schema() if isinstance(model, TypeAdapter) else model.model_json_schema()
