@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.memory_bank.coreset import MAX_CANDIDATES, greedy_coreset, half_lloyd
+from training.memory_bank.coreset import MAX_CANDIDATES, greedy_coreset, half_lloyd, penalties
 from training.memory_bank.search import cell_centres, half_squared_distance, nearest, normalise, offsets
 
 # Enough to compare energy floors with each other.
@@ -27,11 +27,13 @@ class BankVariant:
         place_weight: >= 0; the distance of a cell to a prototype increases by this weight times the squared distance of
             their positions, in sides of the image. 0 for parts that are not aligned.
         half_lloyd: Whether the prototypes are moved half-way to the mean of their cells, see `coreset.half_lloyd`.
+        supported: Share of the prototypes without a penalty, in [0, 1], see `coreset.penalties`; 1: no penalties.
     """
 
     energy_floor: float = 0.0
     place_weight: float = 0.0
     half_lloyd: bool = False
+    supported: float = 1.0
 
 
 class MemoryBank(nn.Module):
@@ -140,13 +142,14 @@ class MemoryBank(nn.Module):
         wanted = min(count or len(self.prototypes), len(self.prototypes))
         chosen = greedy_coreset(cells, wanted, generator, candidates)
         prototypes = cells[chosen]
+        penalty = penalties(cells, self._cell_origins[:, 0], chosen, variant.supported)
         if variant.half_lloyd:
             prototypes = half_lloyd(prototypes, cells, generator)
             _, chosen = nearest(prototypes, cells)
         # With fewer cells than prototypes the last one is repeated, so that the graph keeps its shape.
         repeated = torch.arange(len(self.prototypes)).clamp_max(len(prototypes) - 1)
         self.prototypes.copy_(prototypes[repeated])
-        self.bias.copy_(offsets(self.prototypes))
+        self.bias.copy_((offsets(prototypes) - penalty)[repeated])
         self.origins.copy_(self._cell_origins[chosen[repeated]])
 
     def release(self) -> None:
@@ -161,7 +164,7 @@ class MemoryBank(nn.Module):
             features: float `[N, C_1, 2H, 2W]` and `[N, C_2, H, W]`.
 
         Returns:
-            float32 `[N, 1, H, W]`, >= 0; at most 2 plus the position's part.
+            float32 `[N, 1, H, W]`, >= 0; at most 2 plus position and penalty.
         """
         count, _, height, width = features[1].shape
         distance = half_squared_distance(self.queries(features, self.variant), self.prototypes, self.bias)
