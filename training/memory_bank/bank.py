@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.memory_bank.coreset import MAX_CANDIDATES, greedy_coreset, half_lloyd
+from training.memory_bank.coreset import MAX_CANDIDATES, greedy_coreset, half_lloyd, penalties
 from training.memory_bank.search import cell_centres, half_squared_distance, nearest, normalise, offsets
 from training.taps import Tap
 
@@ -29,11 +29,13 @@ class BankVariant:
         place_weight: >= 0; the distance of a cell to a prototype increases by this weight times the squared distance of
             their positions, in sides of the image. 0 for parts that are not aligned.
         half_lloyd: Whether the prototypes are moved half-way to the mean of their cells, see `coreset.half_lloyd`.
+        supported: Share of the prototypes without a penalty, in [0, 1], see `coreset.penalties`; 1: no penalties.
     """
 
     energy_floor: float = 0.0
     place_weight: float = 0.0
     half_lloyd: bool = False
+    supported: float = 1.0
 
 
 class MemoryBank(nn.Module):
@@ -146,13 +148,14 @@ class MemoryBank(nn.Module):
         wanted = min(count or len(self.prototypes), len(self.prototypes))
         chosen = greedy_coreset(cells, wanted, generator, candidates)
         selected = cells[chosen]
+        penalty = penalties(cells, self._cell_origins[:, 0], chosen, variant.supported)
         if variant.half_lloyd:
             selected = half_lloyd(selected, cells, generator)
             _, chosen = nearest(selected, cells)
         # With fewer cells than prototypes the last one is repeated, so that the graph keeps its shape.
         repeated = torch.arange(len(self.prototypes)).clamp_max(len(selected) - 1)
         self.prototypes.copy_(selected[repeated])
-        self.bias.copy_(offsets(self.prototypes))
+        self.bias.copy_((offsets(selected) - penalty)[repeated])
         self.origins.copy_(self._cell_origins[chosen[repeated]])
 
     def release(self) -> None:
@@ -167,7 +170,7 @@ class MemoryBank(nn.Module):
             features: float `[N, C_1, 2H, 2W]` and `[N, C_2, H, W]`.
 
         Returns:
-            float32 `[N, 1, H, W]`, >= 0; at most 2 plus the position's part.
+            float32 `[N, 1, H, W]`, >= 0; at most 2 plus position and penalty.
         """
         count, _, height, width = features[1].shape
         queries = self.queries(features, self.variant)

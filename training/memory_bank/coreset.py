@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.memory_bank.search import nearest, offsets
+from training.memory_bank.search import CHUNK, nearest, offsets
 
 # Candidates for the coreset. A quarter of them cost up to 4 points of image AUROC, more of them gained nothing
 # (docs/benchmarks.md).
@@ -38,6 +38,36 @@ def greedy_coreset(points: Tensor, count: int, generator: torch.Generator, candi
         closest = torch.minimum(closest, half - torch.mv(pool, pool[last]) - bias[last])
         chosen.append(int(closest.argmax()))
     return sample[torch.tensor(chosen)]
+
+
+def penalties(cells: Tensor, images: Tensor, chosen: Tensor, supported: float) -> Tensor:
+    """Compute what the distance to each prototype is increased by because no other image shows its like.
+
+    A defective image among the training images has cells that no other image has, and a greedy coreset selects just
+    these. The penalty is the distance of the prototype to the nearest cell of another image, as far as that is larger
+    than for the share `supported` of the prototypes. So such a prototype makes similar cells less normal, instead of
+    normal, and a rare normal cell costs little. Source: the idea of weighting a memory bank against contamination is
+    SoftPatch's (Jiang et al., NeurIPS 2022); the penalty is our own.
+
+    Args:
+        cells: float32 `[K, D]`.
+        images: The image of each cell, int64 `[K]`.
+        chosen: Indices of the prototypes, int64 `[P]`.
+        supported: Share of the prototypes without a penalty, in [0, 1].
+
+    Returns:
+        float32 `[P]`, >= 0; zeros if all cells are of one image.
+    """
+    if supported >= 1 or bool((images == images[0]).all()):
+        return torch.zeros(len(chosen))
+    bias, found = offsets(cells), list[Tensor]()
+    for part in torch.split(chosen, max(1, CHUNK // len(cells))):
+        prototypes = cells[part]
+        products = torch.addmm(bias, prototypes, cells.T)
+        products.masked_fill_(images[part, None] == images, -torch.inf)
+        found.append((0.5 * prototypes.square().sum(1) - products.amax(1)).clamp_min(0))
+    distances = torch.cat(found)
+    return (distances - distances.quantile(supported)).clamp_min(0)
 
 
 def half_lloyd(prototypes: Tensor, cells: Tensor, generator: torch.Generator, sample: int = LLOYD_CELLS) -> Tensor:

@@ -20,6 +20,7 @@ from training.memory_bank.search import nearest
 
 ALIGNED_SHARE = 0.5
 SURFACE_SHARE = 0.5
+SUPPORTED_SHARE = 0.75
 HARDEST = 1 / 3  # of the cells of an image: most of the others are background, the same at every place
 UNIT_SHIFT = (
     0.1  # sides of the image; a shift by this much costs as much as the mean distance of good images, times tau
@@ -61,7 +62,8 @@ class Neighbours:
             decisive: The neighbours of the product's coarsest bank, which decide for all of its banks.
         """
         weight = place_weight * self.mean_distance / UNIT_SHIFT**2 if decisive.aligned else 0.0
-        return BankVariant(energy_floor, weight, half_lloyd=decisive.aligned or decisive.surface)
+        half_lloyd = decisive.aligned or decisive.surface
+        return BankVariant(energy_floor, weight, half_lloyd, SUPPORTED_SHARE)
 
 
 @torch.no_grad()

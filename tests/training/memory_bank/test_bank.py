@@ -102,6 +102,22 @@ def test_half_lloyd_does_not_keep_the_prototypes_that_it_moved() -> None:
     assert len(torch.unique(full.prototypes, dim=0)) == 32
 
 
+def test_contaminated_bank_does_not_take_a_planted_defect_for_normal() -> None:
+    known = repeated(pyramid(1, seed=0), 20, noise=0.05, seed=1)
+    defect = pyramid(1, seed=7)
+    planted = [level.clone() for level in known]
+    for level, other in zip(planted, defect, strict=True):
+        half = level.shape[3] // 2
+        level[0, :, :half, :half] = other[0, :, :half, :half]
+    again = [level[:1] for level in planted]
+    plain, robust = (bank_of(planted, 64, BankVariant(0.3, supported=share)) for share in (1.0, 0.75))
+    assert float(plain(again)[..., :2, :2].max()) < 1e-5
+    assert float(robust(again)[..., :2, :2].min()) > 0.05
+    # Normal cells keep their distance.
+    good = repeated(pyramid(1, seed=0), 5, noise=0.05, seed=2)
+    assert float((robust(good) - plain(good)).abs().max()) < 0.01
+
+
 def test_fewer_cells_than_prototypes_keep_the_shape() -> None:
     bank = bank_of(pyramid(2, seed=0), 100, BankVariant())
     assert bank.prototypes.shape == (100, 19)

@@ -2,7 +2,7 @@
 
 import torch
 
-from training.memory_bank.coreset import greedy_coreset, half_lloyd
+from training.memory_bank.coreset import greedy_coreset, half_lloyd, penalties
 
 
 def test_rare_features_are_selected_as_well_as_frequent_ones() -> None:
@@ -40,3 +40,22 @@ def test_no_more_cells_than_the_sample_move_the_prototypes() -> None:
     cells = torch.arange(10.0)[:, None]
     moved = half_lloyd(torch.zeros(1, 1), cells, torch.Generator().manual_seed(3), sample=1)
     assert 2 * float(moved) in cells.flatten().tolist()
+
+
+def test_prototypes_that_no_other_image_shows_get_a_penalty() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cells = 0.01 * torch.randn(60, 4, generator=generator)
+    images = torch.arange(60) // 10
+    cells[3:6] += 2.0  # a defect of the first image: its cells are alike, and no other image has such
+    chosen = torch.arange(0, 60)
+    penalty = penalties(cells, images, chosen, supported=0.9)
+    assert float(penalty[3:6].min()) > 7  # half the squared distance of (2, 2, 2, 2), nearly
+    assert float(torch.cat([penalty[:3], penalty[6:]]).max()) < 0.01
+    assert torch.equal(penalties(cells, images, chosen, supported=1.0), torch.zeros(60))
+    assert torch.equal(penalties(cells, torch.zeros(60, dtype=torch.int64), chosen, 0.5), torch.zeros(60))
+
+
+def test_defect_in_two_images_supports_itself() -> None:
+    cells = 0.01 * torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    cells[[3, 23]] += 2.0
+    assert float(penalties(cells, torch.arange(60) // 10, torch.arange(60), 0.75).max()) < 0.01
