@@ -114,8 +114,9 @@ def export(method: nn.Module, probes: Probes) -> Exported:
         network = _Graph(method, seen, () if found is None else tuple(found.modules))
         model = to_onnx(network, probes.good, ["anomaly_map", "score_gain"][: 1 + has_gain], network.inner)
     explanation = None if found is None else found.explanation
-    if explanation is not None:
-        _check_explanation(model, explanation, probes.good[:1])
+    if explanation is not None and (problem := _explanation_problem(model, explanation, probes.good[0])):
+        _log.warning("The bundle will not explain its anomaly maps: %s", problem)
+        explanation = None
     session = GraphSession(model, SessionOptions(provider="cpu"))
     measured = 0.0
     golden: list[GoldenSample] = []
@@ -246,23 +247,20 @@ def _hide(model: onnx.ModelProto, names: Sequence[str]) -> None:
     model.graph.output.extend(kept)
 
 
-def _check_explanation(model: bytes, explanation: Explanation, images: UInt8Images) -> None:
-    """Check that the shares of the sources add up to the anomaly map, as the service will check it.
-
-    Raises:
-        ExportFailed: They do not, because the map is not a linear function of their sum.
-    """
-    graph = ExplainedGraph(model, explanation, SessionOptions(provider="cpu", threads=1))
+def _explanation_problem(model: bytes, explanation: Explanation, image: UInt8Images) -> str | None:
+    """Return why the service would refuse to explain a map, as a sentence; None if the contributions add up to it."""
     try:
-        explained = graph.run(images[0])
-    finally:
-        graph.close()
+        graph = ExplainedGraph(model, explanation, SessionOptions(provider="cpu", threads=1))
+        try:
+            explained = graph.run(image)
+        finally:
+            graph.close()
+    except ValueError as error:
+        return str(error)
     difference = parity_difference(explained.anomaly_map, explained.contributions.sum(axis=0))
-    if not difference <= TOLERANCE:
-        raise ExportFailed(
-            f"the contributions of the fused maps differ from the anomaly map by {difference:.1e} (relative), so the "
-            "map is not a linear function of them"
-        )
+    if difference <= TOLERANCE:
+        return None
+    return f"what its sources contribute differs from it by {difference:.1e}, because it is not linear in them."
 
 
 def _flush_subnormal(model: onnx.ModelProto) -> None:

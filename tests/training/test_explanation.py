@@ -15,7 +15,6 @@ from service.inspection.runtime.session import GraphSession, SessionOptions
 from tests.training.methods.batches import random_images
 from tests.training.small_method import SmallMethod
 from training.config import FitConfig
-from training.errors import ExportFailed
 from training.explanation import find_explanation
 from training.export import Exported, Probes, export, to_onnx
 from training.maps import Gaussian, LevelFusion
@@ -83,9 +82,15 @@ def test_network_without_a_fusion_has_no_explanation() -> None:
     assert found.explanation.banks == []
 
 
-def test_map_that_is_not_linear_in_its_sources_is_not_exported() -> None:
-    with pytest.raises(ExportFailed, match="not a linear function"):
-        export(_Fused(squared=True), probes())
+def test_map_that_is_not_linear_in_its_sources_is_exported_without_an_explanation(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert export(_Fused(squared=True), probes()).explanation is None
+    assert "it is not linear in them" in caplog.text
+    caplog.clear()
+    explained = export(_Fused(), probes()).explanation
+    assert explained is not None
+    assert not caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,15 @@ def test_loss_falls_tenfold_on_eight_images(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @EVERY_METHOD
+def test_graph_explains_its_map(name: str, train: Train) -> None:
+    explanation = train(name).exported.explanation  # the export checks that the contributions add up
+    assert explanation is not None
+    assert [bank.name for bank in explanation.banks] == (["query_reduced", "query_full"] if name == "nnet" else [])
+    assert len(explanation.sources) == {"nnet": 6, "dual_teacher": 7, "drd": 3, "rstpm": 3}[name]
+
+
+@pytest.mark.slow
+@EVERY_METHOD
 def test_blots_are_detected_and_localised(name: str, train: Train) -> None:
     trained = train(name)
     good, bad = trained.maps(fabrics(20, 400)), trained.maps(fabrics(20, 500, blot=True))
