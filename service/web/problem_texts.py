@@ -53,6 +53,10 @@ DETAILS: Mapping[str, str] = {
         "Bundle %(bundle)s was exported by a training package of another major version than the service. Export "
         "it again with a matching one."
     ),
+    "explanation-differs": _(
+        "Bundle %(version)s computes another anomaly map now than the stored one, so an explanation would be that of "
+        "another decision and is not shown. Replay the inspection to compare the scores."
+    ),
     "corrupt-image": _(
         "The image (%(media_type)s) is truncated or damaged and is not inspected. Check camera and transfer, and "
         "send it again."
@@ -94,6 +98,10 @@ DETAILS: Mapping[str, str] = {
     "no-session": _("You are not logged in with an account. Log in, and try again."),
     "not-an-image": _("The file is not a supported image. Supported are: %(expected)s."),
     "not-authenticated": _("You are not logged in, or the session has ended. Log in, and try again."),
+    "no-explanation": _(
+        "Bundle %(version)s cannot explain its anomaly maps, because it was trained before explanations were stored, "
+        "or its method does not add up maps. Train %(product)s again; inspections of the new bundle can be explained."
+    ),
     "not-judged": _("The quality check rejected the image (invalid), so it has no heatmap and cannot be replayed."),
     "nothing-to-roll-back-to": _(
         "%(product)s has no earlier bundle to return to. Nothing was changed. Activate a bundle by its version."
