@@ -69,9 +69,14 @@ def build_method(config: FitConfig, teachers: Sequence[Teacher]) -> Method:
     Raises:
         UnknownMethod: `config.method` is not registered.
         WrongTeachers: The method requires another number of teachers.
-        InvalidFitConfig: An option is unknown or has another type.
+        InvalidFitConfig: An option is unknown or has another type, or there are no steps for a method that learns.
     """
     kind = method_class(config.method)
     if len(teachers) != len(kind.default_teachers):
         raise WrongTeachers(config.method, kind.default_teachers, [teacher.name for teacher in teachers])
-    return kind.build(teachers, config.options)
+    method = kind.build(teachers, config.options)
+    if method.learns and config.iterations < 1:
+        raise InvalidFitConfig(
+            f"iterations is {config.iterations}; expected at least 1, because {config.method} learns."
+        )
+    return method
