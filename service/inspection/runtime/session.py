@@ -117,7 +117,7 @@ class GraphSession:
             self.run(np.zeros((size, *self._item_shape), np.uint8))
 
     def self_test(self, golden: Sequence[GoldenSample]) -> float:
-        """Run the golden samples and compare the results with those that torch computed.
+        """Run the golden samples and compare the results with the expected ones.
 
         Returns:
             The largest relative difference of a map or a gain, as `parity_difference` defines it.
