@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from service.bundle.manifest import CalibratedOn
+from service.inspection.runtime.openvino import openvino_version
 
 # Libraries that affect the numbers in a bundle.
 _LIBRARIES = (
@@ -32,7 +33,8 @@ def calibrated_on(provider: str) -> CalibratedOn:
     Args:
         provider: The execution provider that ran the graph.
     """
-    return CalibratedOn(runtime=f"onnxruntime {ort.__version__}", provider=provider)
+    runtime = f"openvino {openvino_version()}" if provider == "openvino" else f"onnxruntime {ort.__version__}"
+    return CalibratedOn(runtime=runtime, provider=provider)
 
 
 def git_revision() -> str | None:

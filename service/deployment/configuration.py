@@ -73,4 +73,4 @@ def _max_batch(settings: Settings) -> int:
 
 
 def _has_gpu(settings: Settings) -> bool:
-    return settings.provider != "cpu" and has_driver()
+    return settings.provider in {"auto", "cuda"} and has_driver()

@@ -26,6 +26,7 @@ class Provider(StrEnum):
     """The execution providers that a bundle can be calibrated on."""
 
     CPU = "cpu"
+    OPENVINO = "openvino"
     CUDA = "cuda"
 
 

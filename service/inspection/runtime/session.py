@@ -1,4 +1,7 @@
-"""An ONNX Runtime session for one graph: execution provider, bound inputs and outputs, warm-up and self-test."""
+"""A session for one graph: execution provider, bound inputs and outputs, warm-up and self-test.
+
+ONNX Runtime runs the graph, or OpenVINO where it is requested; see `service.inspection.runtime.openvino`.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from service.bundle.arrays import Float32Map, UInt8Image
 from service.bundle.golden import GoldenSample, parity_difference
 from service.inspection.errors import ProviderUnavailable
 from service.inspection.runtime.cuda import cuda_problems, has_driver
+from service.inspection.runtime.openvino import OpenVinoSession
 from service.inspection.runtime.threads import cpu_quota
 
-Provider = Literal["cpu", "cuda"]
-RequestedProvider = Literal["auto", "cuda", "cpu"]
+Provider = Literal["cpu", "cuda", "openvino"]
+RequestedProvider = Literal["auto", "cuda", "openvino", "cpu"]
 
 _ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -27,7 +31,7 @@ class SessionOptions:
     """Options of a graph session.
 
     Attributes:
-        provider: "auto" uses CUDA where it works and the CPU otherwise; "cuda" never falls back.
+        provider: "auto" uses CUDA where it works and the CPU otherwise; any other value never falls back.
         threads: CPU threads of one inference run; None uses the CPU quota.
         gpu_memory_limit_bytes: Upper limit of CUDA's memory arena, None for no limit.
         device_id: CUDA device.
@@ -63,13 +67,18 @@ class GraphSession:
         provider: The provider in use, which may differ from the requested one.
 
     Raises:
-        ProviderUnavailable: "cuda" was requested and ONNX Runtime would fall back to the CPU.
+        ProviderUnavailable: The requested provider cannot be used, or ONNX Runtime would fall back to the CPU.
     """
 
     def __init__(self, model: bytes, options: SessionOptions | None = None) -> None:
         self.options = options or SessionOptions()
-        self._session = _open_session(model, self.options)
-        self.provider: Provider = _served_by(self._session)
+        self.provider: Provider
+        if self.options.provider == "openvino":
+            self._session: Any = OpenVinoSession(model, thread_count(self.options))
+            self.provider = "openvino"
+        else:
+            self._session = _open_session(model, self.options)
+            self.provider = _served_by(self._session)
         self._outputs = [output.name for output in self._session.get_outputs()]
         # The batch axis is a name, because it is dynamic; the other dimensions are numbers.
         self._item_shape = tuple(self._session.get_inputs()[0].shape[1:])
@@ -135,11 +144,18 @@ class GraphSession:
         return worst
 
 
+def thread_count(options: SessionOptions) -> int:
+    """Return the number of CPU threads of one inference run.
+
+    Runtimes use the number of the host's cores by default, not the container's quota (microsoft/onnxruntime#29510).
+    """
+    return options.threads or cpu_quota()
+
+
 def session_options(options: SessionOptions) -> ort.SessionOptions:
     """Return the options for ONNX Runtime."""
     native = ort.SessionOptions()
-    # ONNX Runtime uses the number of the host's cores, not the container's quota (microsoft/onnxruntime#29510).
-    native.intra_op_num_threads = options.threads or cpu_quota()
+    native.intra_op_num_threads = thread_count(options)
     native.inter_op_num_threads = 1
     # Spinning worker threads would take the cores that decode the next image and serve /health/live.
     native.add_session_config_entry("session.intra_op.allow_spinning", "0")
