@@ -21,6 +21,7 @@ from service.deployment.repository import empty_reason, product_folders
 from service.errors import PlumblineError
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.openvino import openvino_problem, openvino_version
+from service.inspection.runtime.tensorrt import tensorrt_problems
 from service.inspection.runtime.threads import cpu_quota
 from service.integrations.config import read_sinks
 from service.integrations.errors import SinksInvalid
@@ -118,17 +119,19 @@ def _check_processor(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_cuda(settings: Settings) -> Iterator[Finding]:
-    if settings.provider not in {"auto", "cuda"}:
+    if settings.provider not in {"auto", "cuda", "tensorrt"}:
         yield Finding("cuda", Health.OK, f"not requested (provider is {settings.provider})")
         return
     problems = cuda_problems()
+    if settings.provider == "tensorrt":
+        problems += tensorrt_problems()
     if not problems:
         yield Finding("cuda", Health.OK, "the driver and the libraries can be loaded")
     elif settings.provider != "auto" or has_driver():
         health = Health.WARNING if settings.provider == "auto" else Health.PROBLEM
         remedy = (
-            "Install the GPU driver, and the CUDA libraries with pip install 'plumbline[cuda]'. "
-            "Or set PLUMBLINE_PROVIDER=cpu."
+            "Install the GPU driver, and the CUDA libraries with pip install 'plumbline[cuda]'; for TensorRT also "
+            "tensorrt-cu13. Or set PLUMBLINE_PROVIDER=cpu."
         )
         yield Finding("cuda", health, " ".join(problems), remedy)
     else:

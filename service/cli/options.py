@@ -41,7 +41,9 @@ Data = Annotated[Path | None, typer.Option(help="Data folder of the service.", e
 Provider = Annotated[
     str | None,
     typer.Option(
-        help="Execution provider: auto, cuda, openvino or cpu.", envvar=f"{PREFIX}PROVIDER", metavar="PROVIDER"
+        help="Execution provider: auto, cuda, tensorrt, openvino or cpu.",
+        envvar=f"{PREFIX}PROVIDER",
+        metavar="PROVIDER",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

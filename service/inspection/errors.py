@@ -202,6 +202,8 @@ class ScoreNotFinite(PlumblineError):
 _PROVIDER_REMEDIES = {
     "cuda": "`pip install '.[cuda]'` in a checkout installs the CUDA and cuDNN libraries; the driver belongs to the "
     "operating system",
+    "tensorrt": "`pip install tensorrt-cu13` installs TensorRT, and `pip install '.[cuda]'` in a checkout the CUDA and "
+    "cuDNN libraries; the driver belongs to the operating system",
     "openvino": "`pip install '.[openvino]'` in a checkout installs it",
 }
 

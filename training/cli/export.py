@@ -28,6 +28,7 @@ class Provider(StrEnum):
     CPU = "cpu"
     OPENVINO = "openvino"
     CUDA = "cuda"
+    TENSORRT = "tensorrt"
 
 
 def export_command(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,12 +19,18 @@ from service.bundle.golden import GoldenSample, parity_difference
 from service.inspection.errors import ProviderUnavailable
 from service.inspection.runtime.cuda import cuda_problems, has_driver
 from service.inspection.runtime.openvino import OpenVinoSession
+from service.inspection.runtime.tensorrt import GraphFacts, disable_tf32, tensorrt_options, tensorrt_problems
 from service.inspection.runtime.threads import cpu_quota
 
-Provider = Literal["cpu", "cuda", "openvino"]
-RequestedProvider = Literal["auto", "cuda", "openvino", "cpu"]
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+RequestedProvider = Literal["auto", "cuda", "tensorrt", "openvino", "cpu"]
 
-_ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ORT_NAMES: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+SELF_TEST_BATCH = 3  # images
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,17 @@ class SessionOptions:
         threads: CPU threads of one inference run; None uses the CPU quota.
         gpu_memory_limit_bytes: Upper limit of CUDA's memory arena, None for no limit.
         device_id: CUDA device.
+        max_batch: Largest batch. TensorRT compiles a graph for the batches up to this size.
+        engine_cache: Folder of TensorRT's compiled graphs; None compiles at every start. It is created, but not its
+            parent folder.
     """
 
     provider: RequestedProvider = "auto"
     threads: int | None = None
     gpu_memory_limit_bytes: int | None = None
     device_id: int = 0
+    max_batch: int = 1
+    engine_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ class GraphSession:
         Raises:
             RuntimeError: The batch axis of the graph's outputs is not dynamic.
         """
-        if self.provider == "cuda":
+        if self.provider in {"cuda", "tensorrt"}:
             values = self._run_bound(images)
         else:
             values = self._session.run(self._outputs, {"image": images})
@@ -133,7 +145,7 @@ class GraphSession:
         """
         worst = 0.0
         # One at a time, as from a single camera, and in a small batch, as from several cameras.
-        batches = [*([sample] for sample in golden), golden[:3]]
+        batches = [*([sample] for sample in golden), golden[:SELF_TEST_BATCH]]
         for batch in batches:
             output = self.run(np.stack([sample.image for sample in batch]))
             for index, sample in enumerate(batch):
@@ -163,20 +175,32 @@ def session_options(options: SessionOptions) -> ort.SessionOptions:
     return native
 
 
-def providers(options: SessionOptions, available: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+def providers(options: SessionOptions, available: Sequence[str], model: bytes) -> list[tuple[str, dict[str, Any]]]:
     """Return the provider list for ONNX Runtime, preferred provider first.
 
+    Args:
+        options: The options of the session.
+        available: Providers that this build of ONNX Runtime has.
+        model: The serialised graph.
+
     Raises:
-        ProviderUnavailable: "cuda" was requested and this build of ONNX Runtime has no CUDA.
+        ProviderUnavailable: This build of ONNX Runtime lacks the requested provider.
     """
     cpu: tuple[str, dict[str, Any]] = (_ORT_NAMES["cpu"], {})
     if options.provider == "cpu":
         return [cpu]
     if _ORT_NAMES["cuda"] not in available:
-        if options.provider == "cuda":
-            raise ProviderUnavailable("cuda", f"the installed ONNX Runtime {ort.__version__} was built without CUDA.")
+        if options.provider != "auto":
+            reason = f"the installed ONNX Runtime {ort.__version__} was built without CUDA."
+            raise ProviderUnavailable(options.provider, reason)
         return [cpu]
-    return [(_ORT_NAMES["cuda"], cuda_options(options)), cpu]
+    cuda = (_ORT_NAMES["cuda"], cuda_options(options))
+    if options.provider != "tensorrt":
+        return [cuda, cpu]
+    # What TensorRT does not support runs on CUDA.
+    max_batch = max(options.max_batch, SELF_TEST_BATCH)
+    compiled = tensorrt_options(options.device_id, options.engine_cache, GraphFacts.read(model), max_batch)
+    return [(_ORT_NAMES["tensorrt"], compiled), cuda, cpu]
 
 
 def cuda_options(options: SessionOptions) -> dict[str, Any]:
@@ -197,18 +221,23 @@ def cuda_options(options: SessionOptions) -> dict[str, Any]:
 
 
 def _open_session(model: bytes, options: SessionOptions) -> ort.InferenceSession:
-    wanted = providers(options, ort.get_available_providers())
+    wanted = providers(options, ort.get_available_providers(), model)
     # On a machine without a GPU, do not load CUDA's libraries only to find that there is none.
     if len(wanted) == 1 or (options.provider == "auto" and not has_driver()):
         return _create(model, options, wanted[-1:])
+    if options.provider == "tensorrt":
+        disable_tf32()  # before NVIDIA's libraries are loaded
     problems = cuda_problems()
+    if options.provider == "tensorrt":
+        problems += tensorrt_problems()
     if not problems:
         session = _create(model, options, wanted)
-        if _served_by(session) == "cuda":
+        if _ORT_NAMES[_served_by(session)] == wanted[0][0]:
             return session
-        problems = ["ONNX Runtime fell back to the CPU although all libraries load; see its log for the reason."]
-    if options.provider == "cuda":
-        raise ProviderUnavailable("cuda", " ".join(problems))
+        instead = session.get_providers()[0]
+        problems = [f"All libraries load, but ONNX Runtime fell back to {instead}; see its log for the reason."]
+    if options.provider != "auto":
+        raise ProviderUnavailable(options.provider, " ".join(problems))
     return _create(model, options, wanted[-1:])
 
 
@@ -221,4 +250,4 @@ def _create(model: bytes, options: SessionOptions, wanted: list[tuple[str, dict[
 
 def _served_by(session: ort.InferenceSession) -> Provider:
     first = session.get_providers()[0]
-    return "cuda" if first == _ORT_NAMES["cuda"] else "cpu"
+    return next(provider for provider, name in _ORT_NAMES.items() if name == first)
