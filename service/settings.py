@@ -114,9 +114,10 @@ class Settings(BaseSettings):
     session_lifetime_s: float = Field(default=12 * 3600.0, gt=0, le=90 * 86_400)
     """Seconds after the log-in after which the session of a person ends, however it is used."""
 
-    provider: Literal["auto", "cuda", "cpu"] = "auto"
-    """Execution provider. `auto` uses CUDA where it works and the CPU otherwise. `cuda` never falls back: without a
-    working GPU the service is not ready, and readiness reports the reason.
+    provider: Literal["auto", "cuda", "tensorrt", "openvino", "cpu"] = "auto"
+    """Execution provider. `auto` uses CUDA where it works, else the CPU. `tensorrt` compiles graphs for the GPU;
+    `openvino` uses Intel's runtime on the CPU (extra `openvino`). Except for `auto`, the service never falls back: if
+    the provider does not work, the service is not ready, and readiness reports the reason.
     """
     threads: int | None = Field(default=None, ge=1, le=256)
     """CPU threads for one inference run. Empty: as many as the container's CPU quota."""

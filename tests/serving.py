@@ -77,7 +77,11 @@ class ServiceProcess:
 
 @contextmanager
 def service_process(
-    models: Path, data: Path, settings: Mapping[str, str] | None = None, **process_options: Any
+    models: Path,
+    data: Path,
+    settings: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
+    **process_options: Any,
 ) -> Iterator[ServiceProcess]:
     """Run `plumbline serve` on a free port, until the end of the block at the latest.
 
@@ -85,13 +89,14 @@ def service_process(
         models: The model repository.
         data: The data folder.
         settings: Further settings by name, without the prefix `PLUMBLINE_`, in lower case.
+        variables: Further environment variables.
         process_options: Options of `subprocess.Popen`.
     """
     given = {"models": str(models), "data": str(data), "port": "0", "shutdown_delay_s": "0"} | dict(settings or {})
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PLUMBLINE_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli.main", "serve"],
-        env=inherited | {f"PLUMBLINE_{name}".upper(): value for name, value in given.items()},
+        env=inherited | {f"PLUMBLINE_{name}".upper(): value for name, value in given.items()} | dict(variables or {}),
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,

@@ -192,6 +192,20 @@ class LooksDefective(PlumblineError):
         )
 
 
+class SourceImagesMissing(PlumblineError):
+    """The images that a bundle was made from are needed again and are not all there."""
+
+    slug = "source-images-missing"
+    title = "Images of the bundle missing"
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(
+            f"The images of the bundle cannot be taken from {folder}: {reason}. A graph of another precision is "
+            "calibrated on the images of the bundle that it is made from. Set --data to the folder that the bundle was "
+            "trained on, with unchanged files, or train the product again."
+        )
+
+
 class UnreadableImage(PlumblineError):
     """An image file is missing, damaged, too large or not an image."""
 
@@ -285,4 +299,27 @@ class ExportParityFailed(PlumblineError):
             "values or a random layer in the method's forward.",
             measured=measured,
             tolerance=tolerance,
+        )
+
+
+class NotConvertible(PlumblineError):
+    """A bundle cannot be converted to another precision."""
+
+    slug = "not-convertible"
+    title = "Bundle cannot be converted"
+
+    def __init__(self, version: str, reason: str) -> None:
+        super().__init__(f"The bundle {version} cannot be converted: {reason}.")
+
+
+class PrecisionLoss(PlumblineError):
+    """A graph of lower precision detects less than the bundle that it was made from."""
+
+    slug = "precision-loss"
+    title = "Precision costs too much accuracy"
+
+    def __init__(self, losses: Sequence[str]) -> None:
+        super().__init__(
+            f"No bundle was written, because the graph of lower precision detects less: {'; '.join(losses)}. Keep the "
+            "fp32 bundle for this product."
         )

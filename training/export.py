@@ -25,6 +25,7 @@ from service.inspection.explanation.graph import ExplainedGraph
 from service.inspection.runtime.session import GraphOutput, GraphSession, SessionOptions
 from training.errors import ExportFailed, ExportParityFailed
 from training.explanation import find_explanation
+from training.graph_file import strip
 from training.synthetic_anomalies import synthetic_anomaly
 from training.taps import recording
 
@@ -133,6 +134,17 @@ def export(method: nn.Module, probes: Probes) -> Exported:
     return Exported(model, parity, tuple(golden), golden[0].anomaly_map.shape, explanation)
 
 
+def golden_differences(
+    session: GraphSession, golden: Sequence[GoldenSample], batch_sizes: Sequence[int]
+) -> list[float]:
+    """Return the largest relative difference of a graph's results from the golden samples for every batch size."""
+    gains = [sample.score_gain for sample in golden if sample.score_gain is not None]
+    maps = np.stack([sample.anomaly_map for sample in golden])
+    expected = GraphOutput(maps, np.array(gains, np.float32) if gains else None)
+    images = np.stack([sample.image for sample in golden])
+    return [_difference(expected, _run_graph(session, images, size)) for size in batch_sizes]
+
+
 def with_metadata(model: bytes, draft: ManifestDraft) -> bytes:
     """Return the graph with the essentials of the manifest as its `metadata_props`."""
     graph = onnx.load_model_from_string(model)
@@ -194,7 +206,7 @@ def to_onnx(network: nn.Module, example: UInt8Images, outputs: Sequence[str], in
         if program is None:  # only if a file name is given
             raise RuntimeError("the exporter returned nothing")
         graph = program.model_proto
-        _strip(graph)
+        strip(graph)
         _hide(graph, inner)
         _flush_subnormal(graph)
     except Exception as error:  # the exporter passes on the exceptions of its passes, of any type
@@ -222,22 +234,6 @@ def _quiet_exporter() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove the exporter's notes, which hold source paths of the training machine and enlarge the file."""
-    del model.metadata_props[:]
-    model.doc_string = ""
-    for graph in (model.graph, *model.functions):
-        del graph.metadata_props[:]
-        graph.doc_string = ""
-        for item in (*graph.node, *graph.value_info):
-            del item.metadata_props[:]
-            item.doc_string = ""
-    # Initializers, inputs and outputs have notes as well.
-    for item in (*model.graph.initializer, *model.graph.input, *model.graph.output):
-        del item.metadata_props[:]
-        item.doc_string = ""
 
 
 def _hide(model: onnx.ModelProto, names: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """The training pipeline: images of good parts, network, graph, calibration card, bundle."""
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,21 +10,21 @@ from typing import Any, Literal, Protocol
 import torch
 
 from service.bundle.bundle import Bundle
-from service.bundle.card import CalibrationCard, GroupShift
+from service.bundle.card import GroupShift
 from service.bundle.manifest import PRODUCT_NAME, InputGeometry, ManifestDraft, ScoreRule, Tiling, TrainingRecord
 from service.bundle.origins import Origins
 from service.bundle.writer import write_bundle
 from service.inspection.capture_groups import GroupChoice
-from service.inspection.inspector import Inspector, InspectorOptions, Measurer
+from service.inspection.inspector import InspectorOptions
 from service.inspection.runtime.batching import BatchingOptions
-from service.inspection.runtime.session import GraphSession, RequestedProvider, SessionOptions
+from service.inspection.runtime.session import RequestedProvider, SessionOptions
 from training.cached_views import augmented
-from training.calibrate import calibrate
+from training.certification import HeldOut, TestSplit, certify, evaluate_trial
 from training.config import FitConfig
 from training.dataset import GROUPED_BY, DataSet, TestImage, read_size, require_jpeg, scan
 from training.device import resolve_device
 from training.errors import InvalidOption, TooFewIterations, WeakBundle
-from training.evaluate import Evaluation, evaluate
+from training.evaluate import Evaluation
 from training.export import PROBES, Exported, Probes, export, with_metadata
 from training.fit import Progress, fit, load_teachers, untrained, warm_up_ends
 from training.group_shift import ENOUGH_GROUPS, choose_images, estimate_shift
@@ -35,9 +34,9 @@ from training.methods import fit_config
 from training.methods.base import Method
 from training.origins import collect_origins
 from training.places import ViewPlace
-from training.provenance import git_revision, installed_libraries
+from training.provenance import calibrated_on, git_revision, installed_libraries
 from training.run_record import CurvePoint, record_run
-from training.sanity import measure_sanity, sample_size, weaknesses
+from training.sanity import weaknesses
 from training.split import MAX_REFERENCE_IMAGES
 from training.tiles import load_for_training, load_sample
 
@@ -187,16 +186,21 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
         explanation=exported.explanation,
     )
     model = with_metadata(exported.model, draft)
-    card = _calibrate(model, draft, data, config, sizes, reporter)
+    options = inspector_options(config.threads)
+    held_out = HeldOut(data.held_out, data.sessions, data.grouped_by)
+    card = certify(model, draft, held_out, sizes, config.seed, options, reporter)
+    card = card.model_copy(update={"group_shift": _group_shift(data, config, reporter)})
     assert card.sanity is not None  # it has just been measured
     weak += weaknesses(card.sanity)
     if weak and not request.allow_weak:
         raise WeakBundle(weak)
-    draft = draft.model_copy(update={"training": draft.training.model_copy(update={"weak": weak})})
+    training = draft.training.model_copy(update={"weak": weak})
+    draft = draft.model_copy(update={"training": training, "calibrated_on": calibrated_on(card.provider)})
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     evaluation = None
     if request.evaluate:
-        evaluation = _evaluate_trial(model, draft, card, exported, data, config, reporter)
+        test, golden = TestSplit(data.root, data.test), exported.golden
+        evaluation = evaluate_trial(draft, model, card, golden, data.hashes, test, options, reporter)
         draft = draft.model_copy(update={"evaluation": evaluation.figures})
     bundle = write_bundle(
         request.models,
@@ -320,33 +324,6 @@ def _check_iterations(config: FitConfig, method: Method, *, allow_weak: bool) ->
     return [f"{config.iterations} training steps end within the warm-up of the learning rate"]
 
 
-def _calibrate(
-    model: bytes,
-    draft: ManifestDraft,
-    data: DataSet,
-    config: FitConfig,
-    sizes: Sequence[tuple[int, int]],
-    reporter: Reporter,
-) -> CalibrationCard:
-    options = inspector_options(config.threads)
-    measurer = Measurer(GraphSession(model, options.session), draft.input, draft.score_rule, options)
-    calibrating = reporter.stage("calibrate", len(data.held_out))
-    try:
-        card = calibrate(
-            measurer,
-            data.held_out,
-            data.sessions,
-            data.grouped_by,
-            lambda done: calibrating(done, ""),
-            training_sizes=sizes,
-        )
-        checking = reporter.stage("check with synthetic anomalies", sample_size(measurer, data.held_out))
-        sanity = measure_sanity(measurer, data.held_out, config.seed, lambda done: checking(done, ""))
-    finally:
-        measurer.close()
-    return card.model_copy(update={"sanity": sanity, "group_shift": _group_shift(data, config, reporter)})
-
-
 def _group_shift(data: DataSet, config: FitConfig, reporter: Reporter) -> GroupShift | None:
     """Estimate the shift between groups where too few groups are held out to show it."""
     held_out_groups = 0 if data.grouped_by == "none" else len(data.groups)
@@ -355,32 +332,6 @@ def _group_shift(data: DataSet, config: FitConfig, reporter: Reporter) -> GroupS
         return None
     comparing = reporter.stage("compare the groups", len(images))
     return estimate_shift(load_teachers(config)[0], images, lambda done: comparing(done, ""))
-
-
-def _evaluate_trial(
-    model: bytes,
-    draft: ManifestDraft,
-    card: CalibrationCard,
-    exported: Exported,
-    data: DataSet,
-    config: FitConfig,
-    reporter: Reporter,
-) -> Evaluation:
-    """Evaluate a temporary bundle: a bundle is never changed, so its figures must exist before it is written."""
-    with tempfile.TemporaryDirectory() as folder:
-        models, golden = Path(folder), exported.golden
-        trial = write_bundle(models, draft=draft, model=model, card=card, golden=golden, images=data.hashes)
-        return evaluate_bundle(trial.path, data, reporter, inspector_options(config.threads))
-
-
-def evaluate_bundle(path: Path, data: DataSet, reporter: Reporter, options: InspectorOptions) -> Evaluation:
-    """Open a bundle as the service does and evaluate it on the test split of a product."""
-    inspector = Inspector.load(path, options)
-    evaluating = reporter.stage("evaluate", len(data.test))
-    try:
-        return evaluate(inspector, data.test, lambda done: evaluating(done, ""), data=data.root)
-    finally:
-        inspector.close()
 
 
 def _check_test_split(folder: Path, test: Sequence[TestImage]) -> None:

@@ -1,8 +1,13 @@
-"""What a bundle records about the software that made it."""
+"""What a bundle was made with: libraries, source revision, runtime."""
 
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import onnxruntime as ort
+
+from service.bundle.manifest import CalibratedOn
+from service.inspection.runtime.openvino import openvino_version
 
 # Libraries that affect the numbers in a bundle.
 _LIBRARIES = (
@@ -12,7 +17,7 @@ _LIBRARIES = (
 
 
 def installed_libraries() -> dict[str, str]:
-    """Return the versions of the libraries that affect the numbers in a bundle, by name."""
+    """Return the versions of the libraries that affect the numbers in a bundle."""
     found = {}
     for name in _LIBRARIES:
         try:
@@ -20,6 +25,16 @@ def installed_libraries() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def calibrated_on(provider: str) -> CalibratedOn:
+    """Return what runs graphs in this environment, for the manifest.
+
+    Args:
+        provider: The execution provider that ran the graph.
+    """
+    runtime = f"openvino {openvino_version()}" if provider == "openvino" else f"onnxruntime {ort.__version__}"
+    return CalibratedOn(runtime=runtime, provider=provider)
 
 
 def git_revision() -> str | None:

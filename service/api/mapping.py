@@ -267,6 +267,8 @@ def to_bundle_facts(manifest: Manifest, digest: str) -> BundleFacts:
         weak=manifest.training.weak,
         evaluation=manifest.evaluation,
         parity=ParityFacts(**manifest.parity.model_dump()),
+        precision=manifest.precision,
+        calibrated_on=None if (ran := manifest.calibrated_on) is None else f"{ran.runtime} ({ran.provider})",
         smallest_rate_bound=_rate_bound(smallest_alpha(manifest.training.held_out), manifest.training.held_out),
     )
 

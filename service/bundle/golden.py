@@ -15,7 +15,7 @@ from service.bundle.arrays import MAX_HEADER_BYTES, ArrayForm, Float32Map, UInt8
 
 @dataclass(frozen=True)
 class GoldenSample:
-    """A prepared input and the result that torch computed for it.
+    """A prepared input and its expected result: torch's, or that of the graph itself if it is not an fp32 graph.
 
     Attributes:
         image: uint8 [H, W, 3], RGB, of the graph's input size.
@@ -72,7 +72,7 @@ def parity_difference(expected: npt.ArrayLike, actual: npt.ArrayLike) -> float:
     where a relative difference per value is undefined. Export and the service's self-test use this one definition.
 
     Args:
-        expected: What torch computed, any shape.
+        expected: The expected result, any shape.
         actual: What the graph computed, same shape.
 
     Returns:

@@ -7,7 +7,7 @@ A bundle is the folder `models/<product>/<version>/`:
 | `manifest.json`    | product, method, origin, and the SHA-256 of every other file                           |
 | `model.onnx`       | one self-contained graph: `image` uint8 [N, H, W, 3] RGB in, `anomaly_map` float32 out |
 | `calibration.json` | the calibration card: the score of every held-out good image                           |
-| `golden/NN.npz`    | prepared inputs and the maps that torch computed for them                              |
+| `golden/NN.npz`    | prepared inputs and their maps; torch computed those of an fp32 graph                  |
 | `origins.npz`      | optional: reduced copies of the images that the prototypes of memory banks come from   |
 
 `digest` is the SHA-256 of `manifest.json`. `version` is its first twelve hex digits and the name of the folder. So any
@@ -43,6 +43,8 @@ FILE_NAME = re.compile(r"model\.onnx|calibration\.json|images\.json|origins\.npz
 _METADATA_PREFIX = "plumbline."
 Digest = NewType("Digest", str)
 ProductName = Annotated[str, StringConstraints(pattern=f"^{PRODUCT_NAME.pattern}$")]
+Precision = Literal["fp32", "fp16", "int8"]
+"""What the network of a graph computes with. The distances, the memory banks and the smoothing are always float32."""
 
 
 class BundleRecord(BaseModel):
@@ -120,7 +122,10 @@ class ScoreRule(BundleRecord):
 
 
 class Parity(BundleRecord):
-    """The parity certificate: the measured difference between the exported graph and torch, and the tolerance.
+    """The parity certificate: the measured difference from the golden maps, and the tolerance.
+
+    The golden maps of an fp32 graph are those of torch. A graph of lower precision computes other maps than torch, and
+    its thresholds are calibrated on those, so its golden maps are its own; see `training.conversion`.
 
     Attributes:
         tolerance: Largest relative difference, as `parity_difference` defines it, at which a server serves the bundle.
@@ -267,6 +272,18 @@ class TrainingRecord(BundleRecord):
     selected: Selected | None = None
 
 
+class CalibratedOn(BundleRecord):
+    """What ran the graph when its thresholds were calibrated.
+
+    Attributes:
+        runtime: Name and version, for example "onnxruntime 1.31.1".
+        provider: The execution provider.
+    """
+
+    runtime: str
+    provider: str
+
+
 class FileEntry(BundleRecord):
     """Hash and size of one file of the bundle."""
 
@@ -275,7 +292,13 @@ class FileEntry(BundleRecord):
 
 
 class ManifestDraft(BundleRecord):
-    """Everything in a manifest except the file hashes, which `write_bundle` adds."""
+    """Everything in a manifest except the file hashes, which `write_bundle` adds.
+
+    Attributes:
+        precision: What the network of the graph computes with.
+        calibrated_on: What ran the graph when it was calibrated; None on bundles from before this was recorded.
+        converted_from: Digest of the fp32 bundle that a graph of lower precision was made from, else None.
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     product: ProductName
@@ -292,6 +315,9 @@ class ManifestDraft(BundleRecord):
     created_at: AwareDatetime
     evaluation: dict[str, float] | None = None
     explanation: Explanation | None = None
+    precision: Precision = "fp32"
+    calibrated_on: CalibratedOn | None = None
+    converted_from: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _align_tiles(self) -> Self:
@@ -321,4 +347,7 @@ def graph_metadata(draft: ManifestDraft) -> dict[str, str]:
         "seed": draft.training.seed,
         "git_revision": draft.git_revision,
     }
+    # Graphs from before other precisions existed do not state theirs.
+    if draft.precision != "fp32":
+        essentials["precision"] = draft.precision
     return {_METADATA_PREFIX + key: json.dumps(value, sort_keys=True) for key, value in essentials.items()}

@@ -5,6 +5,9 @@ inputs only, which is what the exporter writes. Control flow (`Loop`, `If`, `Sca
 has as many elements as the data decides (`NonZero`, `Unique`), random numbers, strings, sequences and operators of
 other domains are not in it.
 
+`DynamicQuantizeLinear` is not in it, because its ranges follow each batch: the result for an image would depend on the
+other images of its batch.
+
 Some operators have inputs that determine the size of the output. Such an input must be computed from constants and from
 shapes, not from the pixels of the image. So a graph needs the same time and the same memory for every batch of a
 certain size, and its self-test shows how much.
@@ -18,7 +21,7 @@ import onnx
 
 _ELEMENTWISE = """
     Abs Acos Acosh Add And Asin Asinh Atan Atanh BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BitShift Cast CastLike Ceil
-    Celu Clip Cos Cosh DequantizeLinear Div DynamicQuantizeLinear Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
+    Celu Clip Cos Cosh DequantizeLinear Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
     HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu
     Pow QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan
     Tanh ThresholdedRelu Where Xor
@@ -72,7 +75,8 @@ def operator_problems(graph: onnx.ModelProto) -> Iterator[str]:
         if node.op_type not in ALLOWED or any(item.graphs or item.HasField("g") for item in node.attribute):
             yield (
                 f"it uses the operator {name!r}, which is not allowed. Allowed are operators of the ONNX standard "
-                "whose time and memory depend only on the shapes of their inputs: no loops, no branches, no functions."
+                "whose time and memory depend only on the shapes of their inputs: no loops, no branches, no functions, "
+                "no dynamic quantisation."
             )
             continue
         for position in _SIZE_INPUTS.get(node.op_type, ()):

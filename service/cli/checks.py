@@ -20,6 +20,8 @@ from service.deployment.configuration import bundle_loader
 from service.deployment.repository import empty_reason, product_folders
 from service.errors import PlumblineError
 from service.inspection.runtime.cuda import cuda_problems, has_driver
+from service.inspection.runtime.openvino import openvino_problem, openvino_version
+from service.inspection.runtime.tensorrt import tensorrt_problems
 from service.inspection.runtime.threads import cpu_quota
 from service.integrations.config import read_sinks
 from service.integrations.errors import SinksInvalid
@@ -117,21 +119,33 @@ def _check_processor(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_cuda(settings: Settings) -> Iterator[Finding]:
-    if settings.provider == "cpu":
-        yield Finding("cuda", Health.OK, "not requested (provider is cpu)")
+    if settings.provider not in {"auto", "cuda", "tensorrt"}:
+        yield Finding("cuda", Health.OK, f"not requested (provider is {settings.provider})")
         return
     problems = cuda_problems()
+    if settings.provider == "tensorrt":
+        problems += tensorrt_problems()
     if not problems:
         yield Finding("cuda", Health.OK, "the driver and the libraries can be loaded")
-    elif settings.provider == "cuda" or has_driver():
-        health = Health.PROBLEM if settings.provider == "cuda" else Health.WARNING
+    elif settings.provider != "auto" or has_driver():
+        health = Health.WARNING if settings.provider == "auto" else Health.PROBLEM
         remedy = (
-            "Install the GPU driver, and the CUDA libraries with pip install 'plumbline[cuda]'. "
-            "Or set PLUMBLINE_PROVIDER=cpu."
+            "Install the GPU driver, and the CUDA libraries with pip install 'plumbline[cuda]'; for TensorRT also "
+            "tensorrt-cu13. Or set PLUMBLINE_PROVIDER=cpu."
         )
         yield Finding("cuda", health, " ".join(problems), remedy)
     else:
         yield Finding("cuda", Health.OK, f"no GPU is available, the CPU is used. {' '.join(problems)}")
+
+
+def _check_openvino(settings: Settings) -> Iterator[Finding]:
+    if settings.provider != "openvino":
+        return
+    if (problem := openvino_problem()) is None:
+        yield Finding("openvino", Health.OK, f"version {openvino_version()}")
+    else:
+        remedy = "Install it with pip install 'plumbline[openvino]', or set PLUMBLINE_PROVIDER=cpu."
+        yield Finding("openvino", Health.PROBLEM, problem, remedy)
 
 
 def _check_data(settings: Settings) -> Iterator[Finding]:
@@ -325,6 +339,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_settings,
     _check_processor,
     _check_cuda,
+    _check_openvino,
     _check_data,
     _check_database,
     _check_artefacts,

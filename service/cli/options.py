@@ -40,7 +40,11 @@ Models = Annotated[Path | None, typer.Option(help="Folder of the model repositor
 Data = Annotated[Path | None, typer.Option(help="Data folder of the service.", envvar=f"{PREFIX}DATA")]
 Provider = Annotated[
     str | None,
-    typer.Option(help="Execution provider: auto, cuda or cpu.", envvar=f"{PREFIX}PROVIDER", metavar="PROVIDER"),
+    typer.Option(
+        help="Execution provider: auto, cuda, tensorrt, openvino or cpu.",
+        envvar=f"{PREFIX}PROVIDER",
+        metavar="PROVIDER",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

@@ -76,6 +76,7 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
                 "product": name,
                 "version": bundle.version,
                 "method": manifest.method,
+                "precision": manifest.precision,
                 "created_at": manifest.created_at.isoformat(timespec="seconds"),
                 "calibration_images": len(bundle.card.scores),
                 "fail_threshold": recipe.fail_threshold,

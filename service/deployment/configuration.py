@@ -17,6 +17,8 @@ from service.monitoring.drift.records import Limits
 from service.settings import Settings
 
 _GPU_BATCH = 8
+ENGINES = "tensorrt"
+"""Name of the folder in the data folder with the graphs that TensorRT compiled."""
 
 
 def drift_limits(settings: Settings) -> Limits:
@@ -27,7 +29,12 @@ def drift_limits(settings: Settings) -> Limits:
 def inspector_options(settings: Settings) -> InspectorOptions:
     """Return the options of inspectors for the given settings."""
     return InspectorOptions(
-        session=SessionOptions(provider=settings.provider, threads=settings.threads),
+        session=SessionOptions(
+            provider=settings.provider,
+            threads=settings.threads,
+            max_batch=_max_batch(settings),
+            engine_cache=settings.data / ENGINES,
+        ),
         batching=BatchingOptions(
             max_batch=_max_batch(settings),
             # Admission limits all products together; a smaller limit per product would reject images too early.
@@ -80,4 +87,4 @@ def _max_batch(settings: Settings) -> int:
 
 
 def _has_gpu(settings: Settings) -> bool:
-    return settings.provider != "cpu" and has_driver()
+    return settings.provider in {"auto", "cuda", "tensorrt"} and has_driver()

@@ -198,11 +198,21 @@ class ScoreNotFinite(PlumblineError):
         )
 
 
+# What provides a provider's libraries.
+_PROVIDER_REMEDIES = {
+    "cuda": "`pip install '.[cuda]'` in a checkout installs the CUDA and cuDNN libraries; the driver belongs to the "
+    "operating system",
+    "tensorrt": "`pip install tensorrt-cu13` installs TensorRT, and `pip install '.[cuda]'` in a checkout the CUDA and "
+    "cuDNN libraries; the driver belongs to the operating system",
+    "openvino": "`pip install '.[openvino]'` in a checkout installs it",
+}
+
+
 class ProviderUnavailable(PlumblineError):
     """The requested execution provider cannot be used on this machine.
 
     The message names the missing library or driver. Install it, or use `PLUMBLINE_PROVIDER=cpu`. The service never
-    falls back to the CPU when CUDA was requested explicitly.
+    falls back to another provider than the one that was requested explicitly.
     """
 
     slug = "provider-unavailable"
@@ -212,8 +222,7 @@ class ProviderUnavailable(PlumblineError):
     def __init__(self, requested: str, reason: str) -> None:
         super().__init__(
             f"The execution provider {requested!r} was requested but cannot be used: {reason} Install what is missing "
-            "(`pip install '.[cuda]'` in a checkout installs the CUDA and cuDNN libraries; the driver belongs to the "
-            "operating system), or set PLUMBLINE_PROVIDER=cpu.",
+            f"({_PROVIDER_REMEDIES[requested]}), or set PLUMBLINE_PROVIDER=cpu.",
             requested=requested,
         )
 

@@ -353,7 +353,14 @@ def _measure_concurrency(bundle: Bundle, session: GraphSession) -> ConcurrencyCh
     if session.provider != "cpu":
         return ConcurrencyChoice(1, {})  # the runs of a GPU follow each other
     manifest, threads = bundle.manifest, session.options.threads or cpu_quota()
-    kind = (manifest.method, *manifest.teachers, manifest.input.height, manifest.input.width, threads)
+    kind = (
+        manifest.method,
+        *manifest.teachers,
+        manifest.precision,
+        manifest.input.height,
+        manifest.input.width,
+        threads,
+    )
     return choose_concurrency(kind, session.warm_up, threads)
 
 

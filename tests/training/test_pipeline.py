@@ -319,7 +319,7 @@ def test_weak_network_gets_no_bundle_unless_it_is_allowed_and_then_says_so(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     useless = SanityFigures(images=10, synthetic=60, image_auroc=0.36, pixel_auroc=0.5)
-    monkeypatch.setattr("training.pipeline.measure_sanity", lambda *_: useless)
+    monkeypatch.setattr("training.certification.measure_sanity", lambda *_: useless)
     config = dataclasses.replace(CONFIG, pseudo_pool=4)
     request = Request(data, "plate", tmp_path / "models", tmp_path / "run", config)
 

@@ -1,4 +1,4 @@
-"""`plumbline-train`: train, evaluate, report on and compare anomaly detection methods."""
+"""`plumbline-train`: train, convert, evaluate, report on and compare anomaly detection methods."""
 
 import logging
 import sys
@@ -10,6 +10,7 @@ import typer
 from training.cli.check_images import check_images_command
 from training.cli.compare import compare_command
 from training.cli.evaluate import evaluate_command
+from training.cli.export import export_command
 from training.cli.fit import fit_command
 from training.cli.report import report_command
 from training.cli.worker import worker_command
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("fit")(fit_command)
 app.command("check-images")(check_images_command)
 app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
 app.command("worker")(worker_command)

@@ -44,7 +44,7 @@ class MeasureRow:
 
 @dataclass(frozen=True)
 class ParityCertificate:
-    """The agreement of the exported graph with the trained network.
+    """The agreement of the graph with the golden maps of its bundle; see `service.bundle.manifest.Parity`.
 
     Attributes:
         exported: Largest relative difference at export.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.bundle.bundle import Bundle
 from service.inspection.image_files import find_image_files, path_text
-from training.dataset import GOOD, GROUPED_BY, image_errors
+from training.dataset import GOOD, GROUPED_BY
 from training.run_record import RunRecord, find_record
+from training.source_images import match_images
 
 MAX_GROUPS = 60  # rows of the table of groups
 
@@ -109,13 +109,7 @@ def _find_images(bundle: Bundle, data: Path, progress: Callable[[int, int], None
             return f"There is no {path_text(folder)}, so the images of the bundle were not looked up."
         folder = data
     files = find_image_files(folder)
-    roles = {"training": set[str](), "calibration": set[str]()}
-    for number, path in enumerate(files, 1):
-        with image_errors(path), path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if (role := bundle.images.role_of(digest)) is not None:
-            roles[role].add(digest)
-        progress(number, len(files))
+    roles = match_images(bundle.images, files, progress)
     return FoundImages(path_text(folder), len(files), len(roles["training"]), len(roles["calibration"]))
 
 

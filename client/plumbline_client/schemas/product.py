@@ -30,7 +30,10 @@ class TilingFacts(ResponseModel):
 
 
 class ParityFacts(ResponseModel):
-    """Difference between the exported graph and the trained network."""
+    """Difference of the graph's results from the golden maps of the bundle.
+
+    The golden maps are those of the trained network, or of the graph itself where its precision is lower than `fp32`.
+    """
 
     measured: float = Field(description="Relative difference at export.")
     tolerance: float = Field(description="Largest relative difference at which the bundle is served.")
@@ -56,6 +59,14 @@ class BundleFacts(BundleReference):
     )
     evaluation: dict[str, float] | None
     parity: ParityFacts | None = Field(default=None, description="Null: a service of an older version.")
+    precision: str = Field(
+        default="fp32",
+        description="What the networks of the graph compute with: `fp32`, `fp16` or `int8`. Distances: `fp32`.",
+    )
+    calibrated_on: str | None = Field(
+        default=None,
+        description="Runtime and execution provider that the thresholds were calibrated on. Null: not recorded.",
+    )
     smallest_rate_bound: RateBound | None = Field(
         default=None,
         description="What the smallest false-reject rate that the calibration images certify means. Null: a service "

@@ -37,7 +37,7 @@ class RecentFacts(ResponseModel):
 class ParityFacts(ResponseModel):
     """The parity certificate of a bundle, and the self-test of this process with the same images."""
 
-    measured: float = Field(description="Relative difference between the exported graph and training, at export.")
+    measured: float = Field(description="Relative difference of the graph from the golden maps, at export.")
     measured_on: str = Field(description="Provider on which it was measured.")
     self_test: float | None = Field(
         description="The same difference on this machine and provider, when it was loaded. Null: it was not loaded yet."

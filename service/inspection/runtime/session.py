@@ -1,10 +1,14 @@
-"""An ONNX Runtime session for one graph: execution provider, bound inputs and outputs, warm-up and self-test."""
+"""A session for one graph: execution provider, bound inputs and outputs, warm-up and self-test.
+
+ONNX Runtime runs the graph, or OpenVINO where it is requested; see `service.inspection.runtime.openvino`.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +19,19 @@ from service.bundle.arrays import Float32Map, UInt8Image
 from service.bundle.golden import GoldenSample, parity_difference
 from service.inspection.errors import ProviderUnavailable
 from service.inspection.runtime.cuda import cuda_problems, has_driver
+from service.inspection.runtime.openvino import OpenVinoSession
+from service.inspection.runtime.tensorrt import GraphFacts, disable_tf32, tensorrt_options, tensorrt_problems
 from service.inspection.runtime.threads import cpu_quota
 
-Provider = Literal["cpu", "cuda"]
-RequestedProvider = Literal["auto", "cuda", "cpu"]
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+RequestedProvider = Literal["auto", "cuda", "tensorrt", "openvino", "cpu"]
 
-_ORT_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_ORT_NAMES: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+SELF_TEST_BATCH = 3  # images
 
 
 @dataclass(frozen=True)
@@ -28,16 +39,21 @@ class SessionOptions:
     """Options of a graph session.
 
     Attributes:
-        provider: "auto" uses CUDA where it works and the CPU otherwise; "cuda" never falls back.
+        provider: "auto" uses CUDA where it works and the CPU otherwise; any other value never falls back.
         threads: CPU threads of one inference run; None uses the CPU quota.
         gpu_memory_limit_bytes: Upper limit of CUDA's memory arena, None for no limit.
         device_id: CUDA device.
+        max_batch: Largest batch. TensorRT compiles a graph for the batches up to this size.
+        engine_cache: Folder of TensorRT's compiled graphs; None compiles at every start. It is created, but not its
+            parent folder.
     """
 
     provider: RequestedProvider = "auto"
     threads: int | None = None
     gpu_memory_limit_bytes: int | None = None
     device_id: int = 0
+    max_batch: int = 1
+    engine_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,13 +80,18 @@ class GraphSession:
         provider: The provider in use, which may differ from the requested one.
 
     Raises:
-        ProviderUnavailable: "cuda" was requested and ONNX Runtime would fall back to the CPU.
+        ProviderUnavailable: The requested provider cannot be used, or ONNX Runtime would fall back to the CPU.
     """
 
     def __init__(self, model: bytes, options: SessionOptions | None = None) -> None:
         self.options = options or SessionOptions()
-        self._session = _open_session(model, self.options)
-        self.provider: Provider = _served_by(self._session)
+        self.provider: Provider
+        if self.options.provider == "openvino":
+            self._session: Any = OpenVinoSession(model, thread_count(self.options))
+            self.provider = "openvino"
+        else:
+            self._session = _open_session(model, self.options)
+            self.provider = _served_by(self._session)
         self._outputs = [output.name for output in self._session.get_outputs()]
         # The batch axis is a name, because it is dynamic; the other dimensions are numbers.
         self._item_shape = tuple(self._session.get_inputs()[0].shape[1:])
@@ -99,7 +120,7 @@ class GraphSession:
         Args:
             images: uint8 [N, H, W, 3], RGB, of the graph's input size.
         """
-        if self.provider == "cuda":
+        if self.provider in {"cuda", "tensorrt"}:
             values = self._run_bound(images)
         else:
             values = self._session.run(self._outputs, {"image": images})
@@ -126,7 +147,7 @@ class GraphSession:
             self.run(np.zeros((size, *self._item_shape), np.uint8))
 
     def self_test(self, golden: Sequence[GoldenSample], *, in_batch: bool = True) -> float:
-        """Run the golden samples and compare the results with those that torch computed.
+        """Run the golden samples and compare the results with the expected ones.
 
         Args:
             golden: The samples.
@@ -138,7 +159,7 @@ class GraphSession:
         worst = 0.0
         batches = [[sample] for sample in golden]  # one at a time, as from a single camera
         if in_batch:
-            batches.append(list(golden[:3]))
+            batches.append(list(golden[:SELF_TEST_BATCH]))
         for batch in batches:
             output = self.run(np.stack([sample.image for sample in batch]))
             for index, sample in enumerate(batch):
@@ -162,11 +183,18 @@ def _register_arena() -> None:
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
+def thread_count(options: SessionOptions) -> int:
+    """Return the number of CPU threads of one inference run.
+
+    Runtimes use the number of the host's cores by default, not the container's quota (microsoft/onnxruntime#29510).
+    """
+    return options.threads or cpu_quota()
+
+
 def session_options(options: SessionOptions) -> ort.SessionOptions:
     """Return the options for ONNX Runtime."""
     native = ort.SessionOptions()
-    # ONNX Runtime uses the number of the host's cores, not the container's quota (microsoft/onnxruntime#29510).
-    native.intra_op_num_threads = options.threads or cpu_quota()
+    native.intra_op_num_threads = thread_count(options)
     native.inter_op_num_threads = 1
     # Spinning worker threads would take the cores that decode the next image and serve /health/live.
     native.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -176,20 +204,32 @@ def session_options(options: SessionOptions) -> ort.SessionOptions:
     return native
 
 
-def providers(options: SessionOptions, available: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+def providers(options: SessionOptions, available: Sequence[str], model: bytes) -> list[tuple[str, dict[str, Any]]]:
     """Return the provider list for ONNX Runtime, preferred provider first.
 
+    Args:
+        options: The options of the session.
+        available: Providers that this build of ONNX Runtime has.
+        model: The serialised graph.
+
     Raises:
-        ProviderUnavailable: "cuda" was requested and this build of ONNX Runtime has no CUDA.
+        ProviderUnavailable: This build of ONNX Runtime lacks the requested provider.
     """
     cpu: tuple[str, dict[str, Any]] = (_ORT_NAMES["cpu"], {})
     if options.provider == "cpu":
         return [cpu]
     if _ORT_NAMES["cuda"] not in available:
-        if options.provider == "cuda":
-            raise ProviderUnavailable("cuda", f"the installed ONNX Runtime {ort.__version__} was built without CUDA.")
+        if options.provider != "auto":
+            reason = f"the installed ONNX Runtime {ort.__version__} was built without CUDA."
+            raise ProviderUnavailable(options.provider, reason)
         return [cpu]
-    return [(_ORT_NAMES["cuda"], cuda_options(options)), cpu]
+    cuda = (_ORT_NAMES["cuda"], cuda_options(options))
+    if options.provider != "tensorrt":
+        return [cuda, cpu]
+    # What TensorRT does not support runs on CUDA.
+    max_batch = max(options.max_batch, SELF_TEST_BATCH)
+    compiled = tensorrt_options(options.device_id, options.engine_cache, GraphFacts.read(model), max_batch)
+    return [(_ORT_NAMES["tensorrt"], compiled), cuda, cpu]
 
 
 def cuda_options(options: SessionOptions) -> dict[str, Any]:
@@ -210,18 +250,23 @@ def cuda_options(options: SessionOptions) -> dict[str, Any]:
 
 
 def _open_session(model: bytes, options: SessionOptions) -> ort.InferenceSession:
-    wanted = providers(options, ort.get_available_providers())
+    wanted = providers(options, ort.get_available_providers(), model)
     # On a machine without a GPU, do not load CUDA's libraries only to find that there is none.
     if len(wanted) == 1 or (options.provider == "auto" and not has_driver()):
         return _create(model, options, wanted[-1:])
+    if options.provider == "tensorrt":
+        disable_tf32()  # before NVIDIA's libraries are loaded
     problems = cuda_problems()
+    if options.provider == "tensorrt":
+        problems += tensorrt_problems()
     if not problems:
         session = _create(model, options, wanted)
-        if _served_by(session) == "cuda":
+        if _ORT_NAMES[_served_by(session)] == wanted[0][0]:
             return session
-        problems = ["ONNX Runtime fell back to the CPU although all libraries load; see its log for the reason."]
-    if options.provider == "cuda":
-        raise ProviderUnavailable("cuda", " ".join(problems))
+        instead = session.get_providers()[0]
+        problems = [f"All libraries load, but ONNX Runtime fell back to {instead}; see its log for the reason."]
+    if options.provider != "auto":
+        raise ProviderUnavailable(options.provider, " ".join(problems))
     return _create(model, options, wanted[-1:])
 
 
@@ -234,4 +279,4 @@ def _create(model: bytes, options: SessionOptions, wanted: list[tuple[str, dict[
 
 def _served_by(session: ort.InferenceSession) -> Provider:
     first = session.get_providers()[0]
-    return "cuda" if first == _ORT_NAMES["cuda"] else "cpu"
+    return next(provider for provider, name in _ORT_NAMES.items() if name == first)

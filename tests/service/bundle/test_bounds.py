@@ -233,6 +233,7 @@ def operator(name: str, domain: str = "") -> Callable[[], onnx.ModelProto]:
         (operator("SequenceMap"), "'SequenceMap', which is not allowed"),
         (operator("NonZero"), "'NonZero', which is not allowed"),
         (operator("RandomNormalLike"), "'RandomNormalLike', which is not allowed"),
+        (operator("DynamicQuantizeLinear"), "'DynamicQuantizeLinear', which is not allowed.*no dynamic quantisation"),
         (operator("FusedConv", "com.microsoft"), "domain 'com.microsoft'"),
         *((sized_by_pixels(name), "from the pixels") for name in ("Expand", "Tile", "ConstantOfShape", "Range")),
     ],

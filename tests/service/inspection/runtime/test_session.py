@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -5,13 +7,23 @@ import pytest
 from service.bundle.bundle import Bundle
 from service.bundle.golden import GoldenSample
 from service.inspection.errors import ProviderUnavailable
+from service.inspection.runtime import session as session_module
 from service.inspection.runtime.cuda import cuda_problems
-from service.inspection.runtime.session import GraphSession, SessionOptions, cuda_options, providers, session_options
+from service.inspection.runtime.session import (
+    GraphSession,
+    RequestedProvider,
+    SessionOptions,
+    _create,
+    cuda_options,
+    providers,
+    session_options,
+)
 from tests.bundles import part, tiny_draft, tiny_golden, tiny_model
 
 MODEL = tiny_model(tiny_draft()).SerializeToString()
 WITH_GAIN = tiny_model(tiny_draft(), gain=True).SerializeToString()
 CPU = SessionOptions(provider="cpu", threads=1)
+CPU_ONLY: list[tuple[str, dict[str, Any]]] = [("CPUExecutionProvider", {})]
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
@@ -74,12 +86,13 @@ def test_results_do_not_depend_on_the_arena_that_all_sessions_share() -> None:
         ("auto", ALL, ["CUDAExecutionProvider", "CPUExecutionProvider"]),
         ("auto", ["CPUExecutionProvider"], ["CPUExecutionProvider"]),
         ("cuda", ALL, ["CUDAExecutionProvider", "CPUExecutionProvider"]),
+        ("tensorrt", ALL, ALL),
     ],
 )
-def test_provider_list(requested: str, available: list[str], expected: list[str]) -> None:
-    options = SessionOptions(provider=requested)  # type: ignore[arg-type]
+def test_provider_list(requested: RequestedProvider, available: list[str], expected: list[str]) -> None:
+    options = SessionOptions(provider=requested)
 
-    assert [name for name, _ in providers(options, available)] == expected
+    assert [name for name, _ in providers(options, available, MODEL)] == expected
 
 
 def test_cuda_options_limit_memory_and_disable_tf32() -> None:
@@ -91,16 +104,18 @@ def test_cuda_options_limit_memory_and_disable_tf32() -> None:
     assert "gpu_mem_limit" not in cuda_options(SessionOptions())
 
 
-def test_build_without_cuda_is_named() -> None:
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_build_without_cuda_is_named(provider: RequestedProvider) -> None:
     with pytest.raises(ProviderUnavailable, match="built without CUDA"):
-        providers(SessionOptions(provider="cuda"), ["CPUExecutionProvider"])
+        providers(SessionOptions(provider=provider), ["CPUExecutionProvider"], MODEL)
 
 
 @pytest.mark.skipif(not cuda_problems(), reason="this machine has a working CUDA; the refusal is tested without one")
 @pytest.mark.may_skip("no machine has and lacks CUDA at the same time")
-def test_requested_cuda_never_falls_back() -> None:
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_requested_gpu_never_falls_back(provider: RequestedProvider) -> None:
     with pytest.raises(ProviderUnavailable) as caught:
-        GraphSession(MODEL, SessionOptions(provider="cuda"))
+        GraphSession(MODEL, SessionOptions(provider=provider))
 
     for problem in cuda_problems():
         assert problem in caught.value.detail
@@ -114,6 +129,18 @@ def test_auto_uses_the_cpu_without_output(capfd: pytest.CaptureFixture[str]) -> 
 
     assert session.provider == "cpu"
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_session_that_fell_back_is_refused(provider: RequestedProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime only prints a line if a provider cannot be loaded, and continues with the next one."""
+    monkeypatch.setattr(session_module, "cuda_problems", list)
+    monkeypatch.setattr(session_module, "tensorrt_problems", list)
+    monkeypatch.setattr(session_module, "_create", lambda model, options, _: _create(model, options, CPU_ONLY))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ALL)
+
+    with pytest.raises(ProviderUnavailable, match="ONNX Runtime fell back to CPUExecutionProvider"):
+        GraphSession(MODEL, SessionOptions(provider=provider))
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" not in ort.get_available_providers(), reason="needs onnxruntime-gpu")
