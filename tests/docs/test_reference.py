@@ -41,11 +41,14 @@ def test_problems_explains_every_problem_type_under_its_slug() -> None:
     assert set(re.findall(r"(?m)^## (.+)$", text)) == set(catalogue())
 
 
+TRAINING = ("fit", "check-images", "evaluate", "export", "report", "compare", "worker")
+
+
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
         ("service_cli", ["plumbline serve", "plumbline doctor", "plumbline bundle verify", "plumbline recipe diff"]),
-        ("training_cli", [f"plumbline-train {name}" for name in ("fit", "evaluate", "report", "compare")]),
+        ("training_cli", [f"plumbline-train {name}" for name in TRAINING]),
     ],
 )
 def test_commands_are_listed_with_their_options(page: str, commands: list[str]) -> None:
