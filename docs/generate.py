@@ -109,7 +109,7 @@ def _families() -> Iterable[tuple[Metric, Sequence[str]]]:
     # These exist only where they are configured.
     optional = [OpcuaMetrics(CollectorRegistry()), OtelMetrics(CollectorRegistry())]
     named = [metrics.bundles, metrics.drift, metrics.http, metrics.memory, metrics.outbox]
-    named += [metrics.stations, metrics.storage]
+    named += [metrics.stations, metrics.storage, metrics.training]
     for collector in (collector for group in (metrics, *named, *optional) for collector in vars(group).values()):
         if not hasattr(collector, "collect") or collector is metrics.registry:
             continue

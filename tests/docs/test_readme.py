@@ -75,7 +75,7 @@ def test_every_path_of_the_api_that_is_named_is_a_route(tmp_path: Path) -> None:
     named |= set(re.findall(r"http://127\.0\.0\.1:8000(/[^\s'\"`?>)]*)", texts))
     places = {
         r"\{id\}|(?<=/inspections/)INSPECTION": "{inspection_id}",
-        r"/products/(?:my-)?washer": "/products/{product}",
+        r"/products/(?:my-washer|washer|bracket)": "/products/{product}",
         r"/bundles/VERSION": "/bundles/{version}",
         r"/projects/washer/models/1": "/projects/{product}/models/{model_version}",
     }

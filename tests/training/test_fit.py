@@ -204,7 +204,7 @@ def test_unknown_method_lists_the_known_ones(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"input_size": 250}, "multiple of 32"),
-        ({"iterations": 0}, "iterations"),
+        ({"iterations": -1}, "iterations"),
         ({"batch_size": 0}, "batch_size"),
         ({"pseudo_share": 1.5}, "pseudo_share"),
     ],
