@@ -8,7 +8,16 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from service.schemas.common import AUTHOR, LABEL_PATTERN, SENTENCE_PATTERN, Author, Label, ResponseModel, UtcDatetime
+from service.schemas.common import (
+    AUTHOR,
+    LABEL_PATTERN,
+    SENTENCE_PATTERN,
+    Author,
+    Label,
+    Name,
+    ResponseModel,
+    UtcDatetime,
+)
 from service.schemas.violations import violated
 
 TrainingState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -79,7 +88,7 @@ class TrainingVersion(ResponseModel):
     """A bundle that a job made."""
 
     variant: TrainingVariant = Field(description="`quick`: memory banks alone. `full`: the whole training.")
-    version: str = Field(description="Version of the bundle.")
+    version: Name = Field(description="Version of the bundle.")
     role: VersionRole | None = Field(
         description="Role that the bundle got at once; null if it waits for a person to activate it."
     )

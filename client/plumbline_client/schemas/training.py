@@ -15,6 +15,7 @@ from plumbline_client.schemas.common import (
     SENTENCE_PATTERN,
     Author,
     Label,
+    Name,
     ResponseModel,
     UtcDatetime,
 )
@@ -88,7 +89,7 @@ class TrainingVersion(ResponseModel):
     """A bundle that a job made."""
 
     variant: TrainingVariant = Field(description="`quick`: memory banks alone. `full`: the whole training.")
-    version: str = Field(description="Version of the bundle.")
+    version: Name = Field(description="Version of the bundle.")
     role: VersionRole | None = Field(
         description="Role that the bundle got at once; null if it waits for a person to activate it."
     )
