@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
         (("inspect", ".", "--product", "widget", "--output", "out.xls"), ".json or .csv"),
         (
             ("inspect", ".", "--product", "widget", "--provider", "tpu"),
-            "--provider: is not an accepted value; expected 'auto', 'cuda' or 'cpu'",
+            "--provider: is not an accepted value; expected 'auto', 'cuda', 'tensorrt', 'openvino' or 'cpu'",
         ),
         (("inspect", "."), "--product"),
         (("serve", "--port", "high"), "--port: is not a whole number"),

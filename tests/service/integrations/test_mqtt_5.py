@@ -124,12 +124,28 @@ def test_message_that_the_broker_refuses_is_not_taken_for_delivered(
     rules.chmod(0o600)
     broker.config.write_text(f"{broker.config.read_text()}acl_file {rules}\n")
     broker.start()
+    sink = sink_of(broker)
+
+    async def run() -> list[Attempt]:
+        await sink.open(lambda: None)
+        try:
+            found = [await sink.deliver(event) for event in (EVENT, replace(EVENT, id="e2", station="other"))]
+            # Mosquitto 2.0.11 closes the connection after it refused a message; others keep it open.
+            for _ in range(100):
+                again = await sink.deliver(replace(EVENT, id="e3"))
+                if again.result != "unavailable":
+                    break
+                await asyncio.sleep(0.1)
+            return [*found, again]
+        finally:
+            await sink.close()
+
     try:
-        forbidden = replace(EVENT, id="e2", station="other")
-        permitted, refused, again = send(sink_of(broker), EVENT, forbidden, replace(EVENT, id="e3"))
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            permitted, refused, again = runner.run(run())
     finally:
         broker.kill()
-    assert (permitted.result, again.result) == ("delivered", "delivered"), "the connection stays open"
+    assert (permitted.result, again.result) == ("delivered", "delivered")
     assert refused.result == "rejected"
     assert refused.detail.lower() == "the broker refused the message: not authorized"
 

@@ -172,8 +172,9 @@ def test_failed_batch_fails_its_images_and_the_next_one_is_inferred() -> None:
 
 def test_batches_run_at_the_same_time() -> None:
     with busy_batcher(BatchingOptions(concurrency=2)) as (batcher, session, first):
-        second, waiting = batcher.submit(part(brightness=0)), batcher.submit(part())
+        second = batcher.submit(part(brightness=0))
         assert session.entered.acquire(timeout=10), "the second image runs while the first one does"
+        waiting = batcher.submit(part())
         assert not session.entered.acquire(timeout=0.2)
         assert batcher.depth == 1
         session.gate.set()
