@@ -176,6 +176,7 @@ def test_evaluate_and_the_service_agree(washer: Product, served: Client, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_resumed_training_gives_the_same_network_as_an_uninterrupted_one(tmp_path: Path) -> None:
     write_dataset(tmp_path / "parts", train=20, test=0, seed=0, size_px=128)
     options = [

@@ -13,6 +13,7 @@ from tests.running_service import encode
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_every_figure_is_measured_and_products_do_not_replace_each_other_with_every_image(tmp_path: Path) -> None:
     original = write_tiny_bundle(tmp_path / "original")
     report = measure(original, tmp_path, 8, encode(part()), seconds=3.0)

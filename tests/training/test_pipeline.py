@@ -106,6 +106,7 @@ def test_manifest_and_report_record_what_was_selected(trained: Trained) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_planted_defective_images_are_named_and_left_out_on_request(tmp_path: Path) -> None:
     good = write_plates(tmp_path / "plates") / "train/good"
     for number in (1, 2):
@@ -316,6 +317,7 @@ def test_every_stage_must_be_longer_than_its_warm_up(stages: tuple[float, ...], 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_weak_network_gets_no_bundle_unless_it_is_allowed_and_then_says_so(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +339,7 @@ def test_weak_network_gets_no_bundle_unless_it_is_allowed_and_then_says_so(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_shift_between_few_groups_is_estimated_and_recorded(data: Path, tmp_path: Path) -> None:
     grouped = tmp_path / "grouped"
     grouped.mkdir()

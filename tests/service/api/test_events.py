@@ -185,7 +185,7 @@ def test_slow_reader_is_disconnected_and_continues(serve: Serve, monkeypatch: py
         render = service.services.events._render
         service.services.events._render = lambda record: render(record) + " " * 200_000
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             connection.sendall(f"GET {EVENTS} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
             assert b"text/event-stream" in connection.recv(4096)
             ids = [add(service) for _ in range(60)]

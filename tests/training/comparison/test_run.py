@@ -66,6 +66,7 @@ def result(image_auroc: float, seconds: float = 10.0) -> Result:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_cell_is_run_once_and_again_when_its_settings_change(data: Path, tmp_path: Path) -> None:
     (cell,) = make_cells(["plate"], [CONFIG], [0])
     first, again, changed = Watched(), Watched(), Watched()

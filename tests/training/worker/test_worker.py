@@ -138,6 +138,7 @@ def test_interrupted_worker_releases_the_job_and_continues_it_until_it_is_cancel
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_job_that_cannot_be_trained_fails_with_the_reason(
     served: tuple[ServiceProcess, Client], tmp_path: Path
 ) -> None:
