@@ -52,7 +52,9 @@ def service(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 def counts(page: Page) -> list[str]:
     """Wait for the figures, and return the numbers: inspected, pass, review, fail and invalid."""
-    expect(page.locator(".report-counts")).to_be_visible()
+    expect(page.locator(".report-counts")).to_be_visible(
+        timeout=30_000
+    )  # a part whose figures are postponed asks again
     return page.locator(".report-counts dd").all_inner_texts()[:5]
 
 
