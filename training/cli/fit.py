@@ -58,7 +58,7 @@ def fit_command(
         bool,
         typer.Option(
             "--quick",
-            help="A first bundle within a minute: memory banks alone, no training steps, from 8 images on.",
+            help="A first bundle within minutes: memory banks alone, no training steps, from 8 images on.",
         ),
     ] = False,
     augment: Annotated[

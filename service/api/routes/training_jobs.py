@@ -110,7 +110,7 @@ async def teach_product(
 ) -> Response:
     """Queue a training job: a worker makes bundles from images of good parts, completely or not at all.
 
-    The first bundle is made without training steps within about a minute, and needs 8 different images. With 20 or
+    The first bundle is made without training steps within minutes, and needs 8 different images. With 20 or
     more, the whole training follows, and makes the next version. A product that serves nothing gets the first bundle at
     once if `activate` is true. If the product serves a bundle, a new one runs as its shadow, until a person activates
     it.
