@@ -265,10 +265,26 @@ def change_indexes(engine: Engine, change: Callable[[Index, Any], None]) -> None
                 change(index, connection)
 
 
+def measure_inserts(engine: Engine) -> dict[str, float]:
+    """Measure what the indexes of lists add to an insert."""
+    insert_cost(engine, 1)  # warms up
+    with_indexes = insert_cost(engine, 2)
+    change_indexes(engine, lambda index, connection: index.drop(connection))
+    without = insert_cost(engine, 3)
+    change_indexes(engine, lambda index, connection: index.create(connection))
+    again = insert_cost(engine, 4)
+    inserts = {"with_ms": with_indexes, "with_again_ms": again, "without_ms": without}
+    typer.echo(f"1000 inserts, with and without the indexes of lists: {inserts}")
+    return inserts
+
+
 def main(
     rows: Annotated[int, typer.Option(min=1000, help="Number of inspections.")] = 1_000_000,
     url: Annotated[str | None, typer.Option(help="URL of an empty PostgreSQL database.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder for the temporary SQLite database.")] = None,
+    filled: Annotated[
+        bool, typer.Option(help="The database of --url was filled before; measure its pages only.")
+    ] = False,
     repeats: Annotated[int, typer.Option(min=2, help="Pages per combination.")] = 20,
     output: Annotated[Path | None, typer.Option(help="JSON file for the results.")] = None,
 ) -> None:
@@ -276,9 +292,10 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         engine = make_engine(url or f"sqlite:///{temporary}/plumbline.db")
         migrate(engine)
-        started = time.perf_counter()
-        fill(engine, rows)
-        typer.echo(f"{rows} rows on {engine.dialect.name} in {time.perf_counter() - started:.0f} s")
+        if not filled:
+            started = time.perf_counter()
+            fill(engine, rows)
+            typer.echo(f"{rows} rows on {engine.dialect.name} in {time.perf_counter() - started:.0f} s")
         rng = random.Random(3)
         moments = [START + SPAN * rng.random() for _ in range(repeats)]
         cursors = [UUID(int=int(moment.timestamp() * 1000) << 80 | 7 << 76 | 2 << 62) for moment in moments]
@@ -289,14 +306,7 @@ def main(
                 found = results[f"{name}, {where}"] = measure(engine, which, starts)
                 numbers = f"{found.p50_ms:8.1f} {found.p95_ms:8.1f} {found.cpu_p95_ms:8.1f}"
                 typer.echo(f"{name + ', ' + where:<52} {numbers}")
-        insert_cost(engine, 1)  # warms up
-        with_indexes = insert_cost(engine, 2)
-        change_indexes(engine, lambda index, connection: index.drop(connection))
-        without = insert_cost(engine, 3)
-        change_indexes(engine, lambda index, connection: index.create(connection))
-        again = insert_cost(engine, 4)
-        inserts = {"with_ms": with_indexes, "with_again_ms": again, "without_ms": without}
-        typer.echo(f"1000 inserts, with and without the indexes of lists: {inserts}")
+        inserts = {} if filled else measure_inserts(engine)
         worst = max(found.p95_ms for found in results.values())
         typer.echo(f"largest p95: {worst:.1f} ms")
         if output is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Engine
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, event
 
 from service.store.database import make_engine, migrate
 
@@ -16,3 +19,18 @@ def migrated_engine(url: str) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+@contextmanager
+def recorded_statements(engine: Engine) -> Iterator[list[str]]:
+    """Yield a list to which each statement is appended that is executed during the block, in one line."""
+    statements: list[str] = []
+
+    def record(_c: Connection, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(" ".join(statement.split()))
+
+    event.listen(engine, "before_cursor_execute", record)
+    try:
+        yield statements
+    finally:
+        event.remove(engine, "before_cursor_execute", record)

@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Engine, RowMapping, Select, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Engine, RowMapping, Select, and_, func, select, true, union_all
 from sqlalchemy.orm import Session
 
 from service.store.errors import UnknownInspection
-from service.store.inspection_filter import Branch, InspectionFilter, branches, unindexed
+from service.store.inspection_filter import InspectionFilter, branches
 from service.store.models import InspectionLabelRow, InspectionRow
 from service.store.records import InspectionRecord
 from service.store.session import reading
@@ -117,14 +117,16 @@ def read_columns(
     """
     is_descending = after is None
     with reading(engine) as session:
-        # One statement, so that all parts of the page show the same state of the database.
-        parts = page_statements(session, which, before, limit, after)
-        if not parts:
-            return []
-        if len(parts) == 1:
-            return session.execute(parts[0].with_only_columns(*columns)).mappings().all()
-        pages = union_all(*(select(part.subquery().c.id) for part in parts))
-        ids = sorted(session.scalars(pages), reverse=is_descending)[:limit]
+        ids = _ids_by_score(session, which, before, after, limit)
+        if ids is None:
+            # One statement, so that all parts of the page show the same state of the database.
+            parts = page_statements(session, which, before, limit, after)
+            if not parts:
+                return []
+            if len(parts) == 1:
+                return session.execute(parts[0].with_only_columns(*columns)).mappings().all()
+            pages = union_all(*(select(part.subquery().c.id) for part in parts))
+            ids = sorted(session.scalars(pages), reverse=is_descending)[:limit]
         rows: list[RowMapping] = []
         for start in range(0, len(ids), _IDS_AT_ONCE):
             found = select(*columns).where(_TABLE.c.id.in_(ids[start : start + _IDS_AT_ONCE]))
@@ -137,16 +139,12 @@ def page_statements(
 ) -> Sequence[Select[tuple[str]]]:
     """Return the statements that read the ids of a page. Their results together contain the page.
 
-    Each reads one index in the order of ids, from the start of the page until it is full. Only a range of scores that
-    few inspections have is read by score and sorted.
+    Each reads one index in the order of ids, from the start of the page until it is full. A range of scores that few
+    inspections have is read otherwise, see `score_statement`.
     """
     if which.label is not None:
         return [_labelled(which, before, after).limit(limit)]
-    dialect = session.get_bind().dialect.name
-    if (by_score := _score_branch(session, which, before, after)) is not None:
-        in_order = _ordered(unindexed(_TABLE.c.id), after)
-        return [select(_TABLE.c.id).where(*by_score).order_by(in_order).limit(limit)]
-    found = branches(which, dialect, before=before, after=after)
+    found = branches(which, session.get_bind().dialect.name, before=before, after=after)
     return [select(_TABLE.c.id).where(*branch).order_by(_ordered(_TABLE.c.id, after)).limit(limit) for branch in found]
 
 
@@ -166,20 +164,40 @@ def _labelled(which: InspectionFilter, before: UUID | None, after: UUID | None) 
     return query if before is None else query.where(key < str(before))
 
 
-def _score_branch(session: Session, which: InspectionFilter, before: UUID | None, after: UUID | None) -> Branch | None:
-    """Return conditions that are read by score; None if there is no range of scores, or many inspections are in it."""
-    if not which.scores or which.is_selective or which.is_impossible:
+def _ids_by_score(
+    session: Session, which: InspectionFilter, before: UUID | None, after: UUID | None, limit: int
+) -> Sequence[str] | None:
+    """Return the ids of a page that is read by score; None if there is no range of scores, or many are in it."""
+    if not which.scores or which.is_selective or which.is_impossible or which.label is not None:
         return None
+    rows = session.execute(score_statement(session, which, before, limit, after)).all()
+    return None if rows[0].number > RARE_SCORES else [row.id for row in rows if row.id is not None]
+
+
+def score_statement(
+    session: Session, which: InspectionFilter, before: UUID | None, limit: int, after: UUID | None = None
+) -> Select[tuple[int, str | None]]:
+    """Return the statement that reads a range of scores: how many inspections are in it, and the ids of a page of them.
+
+    It reads at most `RARE_SCORES` + 1 inspections, each once. If there are more, the ids are not those of the page. The
+    number is in each row; the id is None if no inspection of the range is on the page.
+    """
     # Without a product, all products are listed, because the index begins with the product.
     given = which.values["product"]
     products = _products(session) if given is None else given
-    in_range = (_TABLE.c.product.in_(products), *which.scores)
-    counted = select(literal(1)).select_from(_TABLE).where(*in_range).limit(RARE_SCORES + 1).subquery()
-    if (session.scalar(select(func.count()).select_from(counted)) or 0) > RARE_SCORES:
-        return None
-    beyond = [] if before is None else [unindexed(_TABLE.c.id) < str(before)]
-    beyond += [] if after is None else [unindexed(_TABLE.c.id) > str(after)]
-    return (*in_range, *which.residual({"product", "score"}), *beyond)
+    matches = and_(true(), *which.residual({"product", "score"}))
+    in_range = (
+        select(_TABLE.c.id, matches.label("matches"))
+        .where(_TABLE.c.product.in_(products), *which.scores)
+        .limit(RARE_SCORES + 1)
+        .cte("in_range")
+    )
+    counted = select(func.count().label("number")).select_from(in_range).subquery()
+    beyond = [] if before is None else [in_range.c.id < str(before)]
+    beyond += [] if after is None else [in_range.c.id > str(after)]
+    page = select(in_range.c.id).where(in_range.c.matches, *beyond)
+    page_of_ids = page.order_by(_ordered(in_range.c.id, after)).limit(limit).subquery()
+    return select(counted.c.number, page_of_ids.c.id).select_from(counted.outerjoin(page_of_ids, true()))
 
 
 def _products(session: Session) -> Sequence[str]:

@@ -24,10 +24,13 @@ _KEEPALIVES = {
 # The session's own values, whatever the server, the database or the account has as defaults. Without the time zone,
 # times near the end of the calendar could not be converted. A commit that does not wait for the disk could lose a
 # returned verdict; a stricter value, for replication, is kept.
+# Without just-in-time compilation: it takes 100 to 300 ms, and the server decides for it by an estimate, which is high
+# for statements that read almost nothing, such as the few inspections whose clock was set.
 _CONFIGURE = """
 SELECT set_config('TimeZone', 'UTC', false),
        set_config('statement_timeout', %s, false),
        set_config('lock_timeout', %s, false),
+       set_config('jit', 'off', false),
        set_config('synchronous_commit', CASE current_setting('synchronous_commit')
            WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """

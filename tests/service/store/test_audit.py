@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import create_engine, text
 
 from service.bundle.bundle import Bundle
 from service.recipes.recipe import Recipe
@@ -39,6 +39,7 @@ from service.store.recipes import append_recipe, recipe_history
 from service.store.records import ChoiceDraft, RecipeDraft
 from service.store.session import retry_conflicts, writing
 from service.store.store import Store
+from tests.databases import recorded_statements
 
 ADA = Actor("account", "7", "Ada", "10.0.0.5", "req-1")
 
@@ -281,18 +282,13 @@ def test_every_change_of_a_recipe_and_of_a_role_is_recorded(store: Store, tiny_b
 
 
 def test_entries_are_appended_after_all_other_statements(store: Store, tiny_bundle: Bundle) -> None:
-    statements: list[str] = []
-
-    @event.listens_for(store.engine, "before_cursor_execute")
-    def record(_c: Connection, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
-
     recipe = Recipe.default(tiny_bundle.card.scores)
     draft = RecipeDraft("widget", tiny_bundle.digest, recipe, ADA, "better", "recipe:derive")
     active = ChoiceDraft("widget", "active", tiny_bundle.digest, ADA, "better", "bundle:activate")
     shadow = ChoiceDraft("widget", "shadow", None, ADA, "better", "shadow:stop")
     implicit = ChoiceDraft("widget", "active", "0" * 64, SERVICE, "", "bundle:keep")
-    BundleChoices(store.engine).append_with_recipe([active, shadow], draft, implicit)
+    with recorded_statements(store.engine) as statements:
+        BundleChoices(store.engine).append_with_recipe([active, shadow], draft, implicit)
 
     concerns_audit = ["audit" in statement for statement in statements]
     assert concerns_audit == sorted(concerns_audit)

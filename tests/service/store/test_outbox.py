@@ -12,7 +12,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy import inspect, text
 
 import service
 from service.store.advisory_locks import AdvisoryLock, sink_lock
@@ -24,6 +24,7 @@ from service.store.records import InspectionRecord
 from service.store.sink_lease import SinkLeases
 from service.store.store import Store
 from tests.access import OPERATOR
+from tests.databases import recorded_statements
 from tests.service.store.test_store import make_row
 
 RESEND, DISCARD = (AuditEntry(OPERATOR, action, object="mes") for action in ("outbox:resend", "outbox:discard"))
@@ -106,15 +107,10 @@ def test_neither_inspection_nor_message_is_stored_if_the_transaction_fails(store
 
 
 def test_without_a_matching_sink_the_commit_runs_no_further_statement(store: Store) -> None:
-    statements: list[str] = []
-
-    @event.listens_for(store.engine, "before_cursor_execute")
-    def record(_c: Connection, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(" ".join(statement.split()))
-
-    store.writer.write(make_row())
-    feed(store, Subscription("nuts", products=frozenset({"nut"})))
-    store.writer.write(make_row())
+    with recorded_statements(store.engine) as statements:
+        store.writer.write(make_row())
+        feed(store, Subscription("nuts", products=frozenset({"nut"})))
+        store.writer.write(make_row())
 
     assert [statement.split()[2] for statement in statements] == ["inspections", "inspections"]
 

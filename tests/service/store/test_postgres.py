@@ -50,7 +50,7 @@ def in_plain_words(error: StoreUnavailable) -> bool:
 
 
 def test_session_does_not_depend_on_the_defaults_of_the_server(store: Store) -> None:
-    names = ("TimeZone", "statement_timeout", "lock_timeout", "synchronous_commit", "application_name")
+    names = ("TimeZone", "statement_timeout", "lock_timeout", "jit", "synchronous_commit", "application_name")
     with store.engine.connect() as connection:  # after a roll-back by the pool, too
         connection.rollback()
         found = {name: connection.scalar(text(f"SHOW {name}")) for name in names}
@@ -58,6 +58,7 @@ def test_session_does_not_depend_on_the_defaults_of_the_server(store: Store) -> 
         "TimeZone": "UTC",
         "statement_timeout": "300ms",
         "lock_timeout": "200ms",
+        "jit": "off",
         "synchronous_commit": "on",  # the server of the tests has it off
         "application_name": "plumbline",
     }

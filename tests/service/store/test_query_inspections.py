@@ -17,12 +17,12 @@ from sqlalchemy import Engine, insert
 from service.store import inspections
 from service.store.ids import created_at
 from service.store.inspection_filter import InspectionFilter
-from service.store.inspections import list_inspections, page_statements
+from service.store.inspections import list_inspections, page_statements, score_statement
 from service.store.models import InspectionLabelRow, InspectionRow
 from service.store.records import InspectionRecord
 from service.store.session import reading, transaction
 from service.store.summary import count_inspections
-from tests.databases import migrated_engine
+from tests.databases import migrated_engine, recorded_statements
 from tests.postgres import PostgresServer
 from tests.service.store.test_store import make_row
 
@@ -275,10 +275,31 @@ def test_a_period_is_found_by_the_ids_and_by_the_index_of_set_clocks(sqlite_engi
 
 def test_few_scores_are_found_by_score_and_many_by_id(sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     which = InspectionFilter(min_score=0.9)
-    assert "ix_inspections_product_score_id" in plans(sqlite_engine, which)[0]
+    with recorded_statements(sqlite_engine) as statements:
+        few = list_inspections(sqlite_engine, which, limit=20)
+    by_score = [statement for statement in statements if "in_range" in statement]
+    assert len(by_score) == 1  # counting and reading are one statement, so that the index is read once
+    assert "ORDER BY inspections.id" not in "".join(statements)
     monkeypatch.setattr(inspections, "RARE_SCORES", 3)
-    assert "ix_inspections_product_score_id" not in plans(sqlite_engine, which)[0]
+    with recorded_statements(sqlite_engine) as statements:
+        assert list_inspections(sqlite_engine, which, limit=20) == few
+    assert "ORDER BY inspections.id" in statements[-1]
     assert "ix_inspections_product_id" in plans(sqlite_engine, replace(which, product="nut"))[0]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_a_range_of_scores_is_read_once_from_its_index(dialect: str, request: pytest.FixtureRequest) -> None:
+    engine: Engine = request.getfixturevalue("sqlite_engine" if dialect == "sqlite" else "large_postgres_engine")
+    explain = "EXPLAIN QUERY PLAN" if dialect == "sqlite" else "EXPLAIN"
+    for which in (InspectionFilter(product="p1", min_score=0.999), InspectionFilter(min_score=0.999, station="s1")):
+        with reading(engine) as session:
+            statement = score_statement(session, which, UUID(RECORDS[200].id), 51)
+            compiled = statement.compile(engine, compile_kwargs={"literal_binds": True})
+            rows = session.connection().exec_driver_sql(f"{explain} {compiled}").all()
+        plan = "; ".join(str(row[-1]) for row in rows)
+        assert plan.count("ix_inspections_product_score_id") == 1, plan
+        assert "Seq Scan" not in plan, plan
+        assert "SCAN inspections" not in plan, plan
 
 
 GENERATED = "id, created_at, product, station, lot, decision, score"
@@ -319,7 +340,6 @@ def large_postgres_engine(postgres: PostgresServer) -> Iterator[Engine]:
         (InspectionFilter(product="p1", station="s1", decisions=("pass",)), ["product_station_decision_id"]),
         (InspectionFilter(product="p1", lot="l9", decisions=("pass",)), ["lot_decision_id"]),
         (InspectionFilter(product="p1", until=START + timedelta(days=1)), ["product_id", "clock_set"]),
-        (InspectionFilter(product="p1", min_score=0.999), ["product_score_id"]),
     ],
 )
 def test_postgresql_reads_an_index(large_postgres_engine: Engine, which: InspectionFilter, indexes: list[str]) -> None:
