@@ -33,7 +33,7 @@ class Neighbours:
 
     Attributes:
         same_place: Share of the hardest third of the cells of each image whose nearest training cell lies at exactly
-            the same place, in [0, 1].
+            the same place, in [0, 1]; by the direction of the features, without an energy floor.
         near_place: Share of all cells whose nearest training cell lies at most one cell away in each direction, in
             [0, 1].
         mean_distance: Mean distance to the nearest training cell, without position.
@@ -75,17 +75,22 @@ def measure_neighbours(bank: MemoryBank, pyramids: Iterable[Sequence[Tensor]], e
         pyramids: Feature pyramids of good images that were not collected, see `MemoryBank.collect`.
         energy_floor: The selected energy floor.
     """
-    free = BankVariant(energy_floor)
-    cells, origins = bank.collected(free)
+    kinds = (BankVariant(), BankVariant(energy_floor))
+    plain, floored = (bank.collected(kind) for kind in kinds)
     distances, same, near = list[Tensor](), list[Tensor](), list[Tensor]()
     for pyramid in pyramids:
         count, _, height, width = pyramid[1].shape
-        distance, index = nearest(bank.queries(pyramid, free), cells)
         places = torch.cartesian_prod(torch.arange(height), torch.arange(width)).repeat(count, 1)
-        offset = (origins[index, 1:] - places).abs().amax(1).view(count, -1)
-        distances.append(distance.view(count, -1))
-        hardest = distances[-1].topk(max(1, round(HARDEST * height * width)), dim=1).indices
-        same.append((offset.gather(1, hardest) == 0).float())
-        near.append((offset <= 1).float())
-    mean = [float(torch.cat(part).mean()) for part in (same, near, distances)]
+        # With an energy floor, cells of a dark background differ by their brightness alone, which is that of the same
+        # place in another image: screws at any angle would look aligned.
+        (directions, of_direction), (distance, index) = (
+            nearest(bank.queries(pyramid, kind), cells)
+            for kind, (cells, _) in zip(kinds, (plain, floored), strict=True)
+        )
+        at_place = (plain[1][of_direction, 1:] == places).all(1).view(count, -1)
+        hardest = directions.view(count, -1).topk(max(1, round(HARDEST * height * width)), dim=1).indices
+        same.append(at_place.gather(1, hardest).float())
+        near.append(((floored[1][index, 1:] - places).abs().amax(1) <= 1).float())
+        distances.append(distance)
+    mean = [float(torch.cat([one.flatten() for one in part]).mean()) for part in (same, near, distances)]
     return Neighbours(*mean)

@@ -10,10 +10,10 @@ from training.memory_bank.variant import SUPPORTED_SHARE
 SIDE = 6
 
 
-def neighbours_of(known: list[torch.Tensor], others: list[torch.Tensor]) -> Neighbours:
+def neighbours_of(known: list[torch.Tensor], others: list[torch.Tensor], energy_floor: float = 0.3) -> Neighbours:
     bank = MemoryBank(CHANNELS, 8)
     bank.collect([known], len(known[0]))
-    return measure_neighbours(bank, [others], 0.3)
+    return measure_neighbours(bank, [others], energy_floor)
 
 
 def shuffled(features: list[torch.Tensor], seed: int) -> list[torch.Tensor]:
@@ -55,6 +55,19 @@ def test_background_that_is_the_same_everywhere_does_not_hide_a_moving_part() ->
     assert found.near_place > 0.6
     assert not found.aligned
     assert not found.surface
+
+
+def test_uneven_light_does_not_make_a_part_aligned() -> None:
+    # One pattern in all cells, as on the surface of a screw at any angle; the brightness depends on the place alone.
+    light = torch.linspace(0.2, 2.0, SIDE * SIDE).view(SIDE, SIDE)
+    pattern = [level[:, :, :1, :1].repeat(11, 1, *level.shape[2:]) for level in pyramid(1, seed=0, side=SIDE)]
+    generator = torch.Generator().manual_seed(1)
+    fine, coarse = (level + 0.1 * torch.randn(level.shape, generator=generator) for level in pattern)
+    scene = [fine * light.repeat_interleave(2, 0).repeat_interleave(2, 1), coarse * light]
+    found = neighbours_of([level[:8] for level in scene], [level[8:] for level in scene], energy_floor=3.0)
+    assert found.near_place > 0.5  # brightness is all that an energy floor leaves
+    assert found.same_place < 0.2
+    assert not found.aligned
 
 
 @pytest.mark.parametrize(
