@@ -20,7 +20,6 @@ from training.memory_bank.search import nearest
 
 ALIGNED_SHARE = 0.5
 SURFACE_SHARE = 0.5
-SUPPORTED_SHARE = 0.75
 HARDEST = 1 / 3  # of the cells of an image: most of the others are background, the same at every place
 UNIT_SHIFT = (
     0.1  # sides of the image; a shift by this much costs as much as the mean distance of good images, times tau
@@ -53,17 +52,20 @@ class Neighbours:
         """Whether the image shows a surface, which looks the same at every place."""
         return self.near_place < SURFACE_SHARE
 
-    def variant(self, energy_floor: float, place_weight: float, decisive: Neighbours) -> BankVariant:
+    def variant(
+        self, energy_floor: float, place_weight: float, decisive: Neighbours, supported: float = 1.0
+    ) -> BankVariant:
         """Return the variant of a bank with these neighbours.
 
         Args:
             energy_floor: The selected energy floor.
             place_weight: The factor tau on the weight of the position of aligned parts.
             decisive: The neighbours of the product's coarsest bank, which decide for all of its banks.
+            supported: Share of the prototypes without a penalty, in [0, 1].
         """
         weight = place_weight * self.mean_distance / UNIT_SHIFT**2 if decisive.aligned else 0.0
         half_lloyd = decisive.aligned or decisive.surface
-        return BankVariant(energy_floor, weight, half_lloyd, SUPPORTED_SHARE)
+        return BankVariant(energy_floor, weight, half_lloyd, supported)
 
 
 @torch.no_grad()

@@ -69,6 +69,9 @@ class NNetOptions:
     """Train and use the reverse and the forward branch. Without them, the map comes from the memory banks alone."""
     place_weight: float = 1.0
     """Weight of a cell's position in the memory banks of aligned parts, see `training.memory_bank.variant`; 0: none."""
+    supported: float = 1.0
+    """Share of the prototypes without a penalty for being unlike every other image, in [0, 1]; 1: no penalties. 0.9 is
+    for good images among which defects may be left; on clean ones it cost up to 0.35 points (docs/benchmarks.md)."""
     feature_noise: float = 0.1
     """Noise on the branches' input for synthetic images, in standard deviations of each channel; DRD."""
     easy_fraction: float = 0.9
@@ -324,7 +327,8 @@ class NNet(Method):
             for query, features in ((self.query_reduced, self.frozen_features), (self.query_full, self.levels))
         )
         # The coarse grid of the reduced copy decides for both banks: on it, a shift of a few pixels is no other place.
-        variants = [neighbours.variant(floor, weight, decisive=reduced) for neighbours in (reduced, full)]
+        supported = self.options.supported
+        variants = [bank.variant(floor, weight, decisive=reduced, supported=supported) for bank in (reduced, full)]
         choice = MemoryBankChoice(
             aligned=reduced.aligned,
             half_lloyd=variants[0].half_lloyd,

@@ -5,7 +5,6 @@ import torch
 
 from tests.training.memory_bank.pyramids import CHANNELS, pyramid, repeated
 from training.memory_bank import BankVariant, MemoryBank, Neighbours, measure_neighbours
-from training.memory_bank.variant import SUPPORTED_SHARE
 
 SIDE = 6
 
@@ -83,5 +82,5 @@ def test_aligned_parts_get_a_position_and_surfaces_moved_prototypes(
 ) -> None:
     own = Neighbours(0.0, 0.0, mean_distance=0.1)
     found = own.variant(0.3, place_weight=3.0, decisive=Neighbours(same, near, mean_distance=0.7))
-    assert (found.energy_floor, found.half_lloyd, found.supported) == (0.3, variant.half_lloyd, SUPPORTED_SHARE)
+    assert (found.energy_floor, found.half_lloyd, found.supported) == (0.3, variant.half_lloyd, 1.0)
     assert found.place_weight == pytest.approx(variant.place_weight)
