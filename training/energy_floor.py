@@ -25,15 +25,27 @@ from training.pixels import in_chunks
 from training.synthetic_anomalies import FAINT_RECIPES, synthetic_anomaly
 
 SYNTHETIC_IMAGES = 96  # approximate number of synthetic images that a floor is evaluated on
+MapSource = Callable[[NDArray[np.uint8]], Callable[[], Iterable[Tensor]]]
+"""uint8 `[N, H, W, 3]` -> a function without arguments -> anomaly maps in chunks, float32 `[n, 1, h, w]` each."""
 FPR_LIMIT = 0.05  # a floor that finds all anomalies at a high false-positive rate is of no use
+
+
+def map_pixels(anomaly_map: Callable[[Tensor], Tensor]) -> MapSource:
+    """Return a source of maps that computes all of them from the pixels whenever they are requested.
+
+    Args:
+        anomaly_map: float32 `[n, 3, H, W]` in [0, 1] -> float32 `[n, 1, h, w]`.
+    """
+    return lambda images: lambda: map(anomaly_map, in_chunks(images))
 
 
 def select_energy_floor(
     distances: Iterable[PyramidDistance],
     calibrate: Callable[[], None],
-    anomaly_map: Callable[[Tensor], Tensor],
+    map_source: MapSource,
     reference: NDArray[np.uint8],
     energy_floors: Sequence[float],
+    synthetic_images: int = SYNTHETIC_IMAGES,
 ) -> float:
     """Set the energy floor with the best AUPRO on synthetic anomalies and calibrate the map for it.
 
@@ -42,31 +54,38 @@ def select_energy_floor(
     Args:
         distances: The modules whose energy floor is set.
         calibrate: Measures the other constants of the map for the current energy floor.
-        anomaly_map: float32 `[N, 3, H, W]` in [0, 1] -> float32 `[N, 1, h, w]`.
+        map_source: Given images, it returns the function that computes their maps for the current energy floor. What
+            does not depend on the floor is computed once.
         reference: uint8 `[M, H, W, 3]`, normal images that were not trained on.
         energy_floors: Candidates in ascending order; the first of equally good ones is taken. With one candidate
             nothing is evaluated.
+        synthetic_images: Approximate number of synthetic images that a floor is evaluated on; at least one for each
+            reference image.
 
     Returns:
         The selected energy floor.
     """
     modules = list(distances)
-    synthetic, masks = _synthetic_images(reference)
-
-    def evaluate(energy_floor: float) -> float:
-        _set(modules, energy_floor)
-        calibrate()
-        scores = PixelScores()
+    best = energy_floors[0]
+    if len(energy_floors) > 1:
+        synthetic, masks = _synthetic_images(reference, synthetic_images)
         with torch.inference_mode():
-            for anomaly in _maps(anomaly_map, reference):
-                scores.add(anomaly, np.zeros(anomaly.shape, bool))
-            for anomaly, mask in zip(_maps(anomaly_map, synthetic), masks, strict=True):
-                # The mask is max-pooled to the map's grid, so that an anomaly of three pixels still covers a cell.
-                pooled = F.adaptive_max_pool2d(torch.from_numpy(mask)[None, None].float(), anomaly.shape)
-                scores.add(anomaly, pooled[0, 0].numpy() > 0)
-        return scores.figures(FPR_LIMIT).aupro
+            clean_maps, synthetic_maps = map_source(reference), map_source(synthetic)
 
-    best = max(energy_floors, key=evaluate) if len(energy_floors) > 1 else energy_floors[0]
+        def evaluate(energy_floor: float) -> float:
+            _set(modules, energy_floor)
+            calibrate()
+            scores = PixelScores()
+            with torch.inference_mode():
+                for anomaly in _one_by_one(clean_maps()):
+                    scores.add(anomaly, np.zeros(anomaly.shape, bool))
+                for anomaly, mask in zip(_one_by_one(synthetic_maps()), masks, strict=True):
+                    # The mask is max-pooled to the map's grid: an anomaly of three pixels still covers a cell.
+                    pooled = F.adaptive_max_pool2d(torch.from_numpy(mask)[None, None].float(), anomaly.shape)
+                    scores.add(anomaly, pooled[0, 0].numpy() > 0)
+            return scores.figures(FPR_LIMIT).aupro
+
+        best = max(energy_floors, key=evaluate)
     _set(modules, best)
     calibrate()
     return best
@@ -77,14 +96,14 @@ def _set(modules: Sequence[PyramidDistance], energy_floor: float) -> None:
         module.energy_floor = energy_floor
 
 
-def _maps(anomaly_map: Callable[[Tensor], Tensor], images: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
-    for pixels in in_chunks(images):
-        yield from anomaly_map(pixels)[:, 0].numpy()
+def _one_by_one(chunks: Iterable[Tensor]) -> Iterator[NDArray[np.float32]]:
+    for chunk in chunks:
+        yield from chunk[:, 0].numpy()
 
 
-def _synthetic_images(reference: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return about `SYNTHETIC_IMAGES` copies with a faint anomaly each; every call returns the same ones."""
-    repeats = max(1, SYNTHETIC_IMAGES // len(reference))
+def _synthetic_images(reference: NDArray[np.uint8], count: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return about `count` copies with a faint anomaly each; every call returns the same ones."""
+    repeats = max(1, count // len(reference))
     images, masks = [], []
     for number in range(repeats * len(reference)):
         rng = np.random.default_rng(number)

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.energy_floor import select_energy_floor
+from training.energy_floor import map_pixels, select_energy_floor
 from training.maps import PyramidDistance
 
 
@@ -24,7 +24,7 @@ def choose(maps: dict[float, Tensor | None]) -> tuple[float, list[float]]:
         return deviation if given is None else deviation * 0 + given
 
     floor = select_energy_floor(
-        [distance], lambda: calibrated.append(distance.energy_floor), anomaly_map, plain(4), tuple(maps)
+        [distance], lambda: calibrated.append(distance.energy_floor), map_pixels(anomaly_map), plain(4), tuple(maps)
     )
     assert distance.energy_floor == floor
     return floor, calibrated
@@ -57,7 +57,7 @@ def test_floors_are_evaluated_on_small_anomalies() -> None:
         seen.append(pixels)
         return pixels.mean(1, keepdim=True)
 
-    select_energy_floor([distance], lambda: None, anomaly_map, good, (0.0, 1.0))
+    select_energy_floor([distance], lambda: None, map_pixels(anomaly_map), good, (0.0, 1.0))
     inputs = torch.cat(seen)
     synthetic = inputs[len(good) : len(inputs) // 2]
     clean = torch.from_numpy(good).permute(0, 3, 1, 2).float().repeat(len(synthetic) // len(good), 1, 1, 1) / 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from training.memory_bank.search import CHUNK, nearest, offsets
 # Candidates for the coreset. A quarter of them cost up to 4 points of image AUROC, more of them gained nothing
 # (docs/benchmarks.md).
 MAX_CANDIDATES = 80_000
+LEADERS = 256  # points of which several are selected in one pass over all points
 LLOYD_CELLS = 40_000  # cells whose means the prototypes are moved towards
 
 
@@ -17,7 +19,10 @@ def greedy_coreset(points: Tensor, count: int, generator: torch.Generator, candi
     """Select points one by one, each the farthest from all points selected before (greedy k-center).
 
     Rare features are covered as well as frequent ones; a random selection would mostly hold background. Source: the
-    coreset of PatchCore (Roth et al., CVPR 2022); the random preselection of candidates is our own.
+    coreset of PatchCore (Roth et al., CVPR 2022); the random preselection of candidates is our own. So is the order of
+    the computation, which gives the same selection with fewer passes over all points: distances to the selected points
+    only decrease, so the farthest points of the last pass are compared with each other alone until one that they do not
+    include could be farther.
 
     Args:
         points: float32 `[K, D]`.
@@ -30,14 +35,43 @@ def greedy_coreset(points: Tensor, count: int, generator: torch.Generator, candi
     """
     sample = torch.randperm(len(points), generator=generator)[:candidates]
     pool = points[sample]
-    half, bias = 0.5 * pool.square().sum(1), offsets(pool)
-    chosen = [0]
-    closest = torch.full((len(pool),), float("inf"))  # half the squared distance to the nearest selected point
-    for _ in range(min(count, len(pool)) - 1):
-        last = chosen[-1]
-        closest = torch.minimum(closest, half - torch.mv(pool, pool[last]) - bias[last])
-        chosen.append(int(closest.argmax()))
-    return sample[torch.tensor(chosen)]
+    bias, wanted = offsets(pool), min(count, len(pool))
+    closest = torch.full((len(pool),), torch.inf)  # half the squared distance to the nearest selected point
+    chosen, newest = list[int](), [0]
+    while True:
+        chosen += newest
+        last = torch.tensor(newest)
+        nearest_new = torch.addmm(bias[last], pool, pool[last].T).amax(1)
+        closest = torch.minimum(closest, -bias - nearest_new)
+        closest[last] = -torch.inf  # so that no point is selected twice, whatever is rounded
+        if len(chosen) >= wanted:
+            return sample[torch.tensor(chosen)]
+        newest = _farthest(pool, bias, closest, wanted - len(chosen))
+
+
+def _farthest(pool: Tensor, bias: Tensor, closest: Tensor, count: int) -> list[int]:
+    """Select the next points, at least one and at most `count`, as long as `LEADERS` points decide which they are.
+
+    Args:
+        pool: float32 `[K, D]`.
+        bias: The result of `offsets` for them.
+        closest: Half the squared distance of each to the nearest selected point, float32 `[K]`.
+        count: Largest number of points to select.
+    """
+    values, leaders = closest.topk(min(LEADERS + 1, len(pool)))
+    limit = float(values[LEADERS]) if len(values) > LEADERS else -torch.inf  # no other point is farther away than this
+    leaders = leaders[:LEADERS]
+    rows = pool[leaders]
+    between = (-bias[leaders, None] - torch.addmm(bias[leaders], rows, rows.T)).numpy()
+    left, found = values[:LEADERS].numpy().copy(), list[int]()
+    while len(found) < min(count, len(left)):
+        best = int(left.argmax())
+        if found and left[best] < limit:
+            break
+        found.append(best)
+        np.minimum(left, between[best], out=left)
+        left[best] = -np.inf
+    return leaders[torch.tensor(found)].tolist()
 
 
 def penalties(cells: Tensor, images: Tensor, chosen: Tensor, supported: float) -> Tensor:

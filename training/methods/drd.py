@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from service.bundle.manifest import Selected
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
-from training.energy_floor import select_energy_floor
+from training.energy_floor import map_pixels, select_energy_floor
 from training.losses import channel_loss, flat_loss, hard_mined_loss, over_levels, point_loss, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
 from training.methods.base import Batch, Method, parse_options
@@ -246,7 +246,8 @@ class DualReverseDistillation(Method):
             chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
             self.fusion.calibrate([torch.cat(level) for level in zip(*chunks, strict=True)])
 
-        floor = select_energy_floor([self.distance], measure, self.fused, reference, self.options.energy_floors)
+        floors = self.options.energy_floors
+        floor = select_energy_floor([self.distance], measure, map_pixels(self.fused), reference, floors)
         self.selected = Selected(energy_floor=floor)
 
     def distances(self, pixels: Tensor) -> list[Tensor]:

@@ -36,7 +36,7 @@ from training.blocks import (
     UpBlock,
     initialise,
 )
-from training.energy_floor import select_energy_floor
+from training.energy_floor import map_pixels, select_energy_floor
 from training.losses import flat_loss, hard_mined_loss, ramp, structural_difference
 from training.maps import Gaussian, LevelFusion, PyramidDistance, resize
 from training.methods.base import Batch, Method, parse_options
@@ -292,7 +292,7 @@ class DualTeacherDistillation(Method):
             self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
 
         distances, floors = [self.distance, self.nearest], self.options.energy_floors
-        floor = select_energy_floor(distances, measure, self.fused, reference, floors)
+        floor = select_energy_floor(distances, measure, map_pixels(self.fused), reference, floors)
         self.selected = Selected(energy_floor=floor)
 
     def distances(self, pixels: Tensor) -> list[Tensor]:

@@ -17,7 +17,7 @@ multilevel filter by query and compression); every layer is our own. See docs/me
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from service.bundle.manifest import MemoryBankChoice, Selected
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
-from training.energy_floor import select_energy_floor
+from training.energy_floor import SYNTHETIC_IMAGES, select_energy_floor
 from training.errors import InvalidFitConfig
 from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
 from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
@@ -46,6 +46,8 @@ from training.methods.base import Batch, Method, parse_options
 from training.pixels import in_chunks, to_pixels
 from training.teachers import Teacher
 
+Scales = tuple[list[Tensor], list[Tensor]]  # the teacher's features of the reduced copies and of the images
+CHUNK_IMAGES = 16  # images whose features are computed at once
 NEIGHBOUR_IMAGES = 24  # good images whose nearest training cells choose the variant of the memory banks
 SOURCES = ("reverse_8", "reverse_16", "forward_8", "forward_16", "query_reduced", "query_full")
 """Names of the maps that are fused, as in `NNetOptions.ensemble_weights`; those of the queries are their attributes."""
@@ -88,6 +90,8 @@ class NNetOptions:
     """Train the adapters; off because they reduced the image AUROC on fine surfaces (docs/benchmarks.md)."""
     energy_floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)
     """Energy floors to select from, ascending, see `training.energy_floor`."""
+    floor_images: int = SYNTHETIC_IMAGES
+    """Approximate number of images with synthetic anomalies on which the energy floors are compared."""
     ensemble_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 9.0, 9.0)
     """Weights of the maps: reverse and forward branch (finest level first), query of the reduced copy, of the image."""
     sigma: float = 1.0
@@ -176,7 +180,12 @@ class NNet(Method):
     map_stride: ClassVar[int] = 8
     default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite2",)  # more accurate than lite0 on fine surfaces
     recommended: ClassVar[Mapping[str, Any]] = {"iterations": 800, "input_size": 384}
-    quick: ClassVar[Mapping[str, Any]] = {"branches": False, "prototypes": 2048, "candidates": 40_000}
+    quick: ClassVar[Mapping[str, Any]] = {
+        "branches": False,
+        "prototypes": 2048,
+        "candidates": 40_000,
+        "floor_images": 32,
+    }
 
     def __init__(self, teacher: Teacher, options: NNetOptions) -> None:
         super().__init__()
@@ -300,10 +309,10 @@ class NNet(Method):
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
         """Select the energy floor and the variant and prototypes of the memory banks, and measure each map's spread."""
-        queries = (self.query_reduced, self.query_full)
+        queries, known = (self.query_reduced, self.query_full), self._scales(reference)
 
         def measure_spread() -> None:
-            chunks = [self.sources(pixels) for pixels in in_chunks(reference)]
+            chunks = [self._distances(*scales) for scales in known]
             self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
 
         def measure() -> None:
@@ -311,21 +320,35 @@ class NNet(Method):
                 query.select(BankVariant(self.distance.energy_floor), SEARCH_CANDIDATES, SEARCH_PROTOTYPES)
             measure_spread()
 
-        floor = select_energy_floor([self.distance], measure, self.fused, reference, self.options.energy_floors)
-        variants, self.selected = self._choose_variants(reference, floor)
+        def map_source(images: NDArray[np.uint8]) -> Callable[[], Iterator[Tensor]]:
+            chunks = known if images is reference else self._scales(images)
+            size = self._map_size(images.shape[1], images.shape[2])
+            return lambda: (self.smooth(self.fusion(self._distances(*scales), size)) for scales in chunks)
+
+        o = self.options
+        floor = select_energy_floor([self.distance], measure, map_source, reference, o.energy_floors, o.floor_images)
+        variants, self.selected = self._choose_variants(known, floor)
         for query, variant in zip(queries, variants, strict=True):
-            query.select(variant, self.options.candidates)
+            query.select(variant, o.candidates)
             query.release()
         measure_spread()
 
-    def _choose_variants(self, reference: NDArray[np.uint8], floor: float) -> tuple[list[BankVariant], Selected]:
-        """Choose the variant of each memory bank, see `training.memory_bank.variant`."""
+    def _choose_variants(self, known: Sequence[Scales], floor: float) -> tuple[list[BankVariant], Selected]:
+        """Choose the variant of each memory bank, see `training.memory_bank.variant`.
+
+        Args:
+            known: Features of the reference images in chunks, see `_scales`.
+            floor: The selected energy floor.
+        """
         names, weight = ("query_reduced", "query_full"), self.options.place_weight
-        sample = reference[np.unique(np.linspace(0, len(reference) - 1, NEIGHBOUR_IMAGES).astype(int))]
-        reduced, full = (
-            measure_neighbours(query, map(features, in_chunks(sample)), floor)
-            for query, features in ((self.query_reduced, self.frozen_features), (self.query_full, self.levels))
-        )
+        count = sum(len(reduced[0]) for reduced, _ in known)
+        sample = torch.from_numpy(np.unique(np.linspace(0, count - 1, NEIGHBOUR_IMAGES).astype(int)))
+        found = []
+        for query, pyramids in zip((self.query_reduced, self.query_full), zip(*known, strict=True), strict=True):
+            levels = [torch.cat(level)[sample] for level in zip(*pyramids, strict=True)]
+            chunks = zip(*(torch.split(level, CHUNK_IMAGES) for level in levels), strict=True)
+            found.append(measure_neighbours(query, chunks, floor))
+        reduced, full = found
         # The coarse grid of the reduced copy decides for both banks: on it, a shift of a few pixels is no other place.
         supported = self.options.supported
         variants = [bank.variant(floor, weight, decisive=reduced, supported=supported) for bank in (reduced, full)]
@@ -340,6 +363,10 @@ class NNet(Method):
         )
         return variants, Selected(energy_floor=floor, memory_bank=choice)
 
+    def _scales(self, images: NDArray[np.uint8]) -> list[Scales]:
+        """Compute the teacher's features of images at both scales, in chunks: they depend on nothing that is chosen."""
+        return [(self.frozen_features(pixels), self.levels(pixels)) for pixels in in_chunks(images, CHUNK_IMAGES)]
+
     def sources(self, pixels: Tensor) -> list[Tensor]:
         """Compute the distance maps that are fused into the anomaly map.
 
@@ -350,8 +377,11 @@ class NNet(Method):
             Six maps, float32 `[N, 1, h_k, w_k]` in [0, 2]: reverse branch and forward branch (each finest level
             first), query of the reduced copy, query of the image. The last two only, if there are no branches.
         """
-        features = self.frozen_features(pixels)
-        queries = [self.query_reduced(features), self.query_full(self.levels(pixels))]
+        return self._distances(self.frozen_features(pixels), self.levels(pixels))
+
+    def _distances(self, features: Sequence[Tensor], full: Sequence[Tensor]) -> list[Tensor]:
+        """Return the result of `sources` for the teacher's features of the reduced copy and of the image."""
+        queries = [self.query_reduced(features), self.query_full(full)]
         if self.branches is None:
             return queries
         standard = self.adapt(self.scaler(features))
@@ -359,9 +389,12 @@ class NNet(Method):
         reverse, forward = (self.scaler.undo(branch) for branch in self.branches(standard))
         return [*self.distance(adaptive, reverse), *self.distance(adaptive, forward), *queries]
 
+    def _map_size(self, height: int, width: int) -> tuple[int, int]:
+        return height // self.map_stride, width // self.map_stride
+
     def fused(self, pixels: Tensor) -> Tensor:
         """Compute the anomaly map of float32 `[N, 3, H, W]` in [0, 1]: float32 `[N, 1, H / 8, W / 8]`, >= 0."""
-        size = (pixels.shape[-2] // self.map_stride, pixels.shape[-1] // self.map_stride)
+        size = self._map_size(pixels.shape[-2], pixels.shape[-1])
         smoothed: Tensor = self.smooth(self.fusion(self.sources(pixels), size))
         return smoothed
 
