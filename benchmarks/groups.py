@@ -26,9 +26,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from torch import Tensor
 
-from service.bundle.manifest import InputGeometry
 from service.inspection.calibration import (
     CONFIDENCE,
     DEFAULT_FAIL_ALPHA,
@@ -40,9 +38,10 @@ from service.inspection.capture_groups import GroupChoice, group_images
 from service.inspection.image_files import find_image_files
 from service.inspection.inspector import Inspector
 from training.cli.options import Groups
+from training.coarse_features import CoarseFeatures
 from training.config import FitConfig
-from training.dataset import load_prepared, scan, scan_test
-from training.group_shift import SIDE, bank_features, bank_scores
+from training.dataset import scan, scan_test
+from training.group_shift import bank_scores
 from training.intervals import Interval, rate_interval
 from training.methods import fit_config
 from training.metrics import auroc
@@ -133,15 +132,14 @@ class BankScorer:
     """
 
     def __init__(self, teacher: Teacher) -> None:
-        self._teacher = teacher
-        self._features: dict[Path, list[Tensor]] = {}
+        self._features = CoarseFeatures(teacher)
 
     def __call__(self, data: Path, groups: GroupChoice, seed: int) -> Scores:
         """Hold out calibration images as training does, and score them and the test images."""
         found, test = scan(data, seed=seed, groups=groups), scan_test(data)
         scored = [*found.held_out, *(image.path for image in test)]
-        levels = zip(*(self._levels(path) for path in scored), strict=True)
-        scores = bank_scores([self._levels(path) for path in found.fitted], [torch.cat(level) for level in levels])
+        banked, judging = (self._features.of([path.resolve() for path in paths]) for paths in (found.fitted, scored))
+        scores = bank_scores([banked], judging)
         calibration, judged = scores[: len(found.held_out)], scores[len(found.held_out) :]
         return Scores(
             calibration=calibration,
@@ -149,13 +147,6 @@ class BankScorer:
             good=[score for score, image in zip(judged, test, strict=True) if not image.defective],
             defective=[score for score, image in zip(judged, test, strict=True) if image.defective],
         )
-
-    def _levels(self, path: Path) -> list[Tensor]:
-        file = path.resolve()
-        if file not in self._features:
-            image = load_prepared([file], InputGeometry(height=SIDE, width=SIDE))
-            self._features[file] = bank_features(self._teacher, image)
-        return self._features[file]
 
 
 class TrainedScorer:

@@ -1,9 +1,9 @@
 """Export from PyTorch to ONNX, with a comparison of the two.
 
 A graph is exported only after it was run and compared with the trained network. The comparison uses the service's
-session and the service's definition of a difference, at several batch sizes, on good images, on images with synthetic
-anomalies, and on images that change every data-dependent choice of the graph: a choice that tracing made constant is
-detected only there.
+session and the service's definition of a difference, on good images, on images with synthetic anomalies, and on images
+that change every data-dependent choice of the graph: a choice that tracing made constant is detected only there. Some
+of each are also compared in batches of other sizes.
 """
 
 import io
@@ -26,6 +26,7 @@ from service.inspection.runtime.session import GraphOutput, GraphSession, Sessio
 from training.errors import ExportFailed, ExportParityFailed
 from training.explanation import find_explanation
 from training.graph_file import strip
+from training.parallel import in_parallel
 from training.synthetic_anomalies import synthetic_anomaly
 from training.taps import recording
 
@@ -124,7 +125,10 @@ def export(method: nn.Module, probes: Probes) -> Exported:
     for name, images in probes.named().items():
         expected = _run_torch(method, images)
         for batch_size in BATCH_SIZES:
-            difference = _difference(expected, _run_graph(session, images, batch_size))
+            # A choice that tracing made constant shows at any batch size, so all images are compared one by one only; a
+            # batch size that tracing made constant shows in a single batch of another size.
+            count = len(images) if batch_size == 1 else min(batch_size, len(images))
+            difference = _difference(_first(expected, count), _run_graph(session, images[:count], batch_size))
             if not difference <= TOLERANCE:
                 raise ExportParityFailed(f"{name} images at batch size {batch_size}", difference, TOLERANCE)
             measured = max(measured, difference)
@@ -278,8 +282,7 @@ def _flush_subnormal(model: onnx.ModelProto) -> None:
 
 
 def _run_torch(method: nn.Module, images: UInt8Images) -> GraphOutput:
-    with torch.inference_mode():
-        outputs = [method(torch.from_numpy(images[index : index + 1])) for index in range(len(images))]
+    outputs = list(in_parallel(method, (torch.from_numpy(images[index : index + 1]) for index in range(len(images)))))
     maps = torch.cat([anomaly_map for anomaly_map, _ in outputs]).numpy()
     gains = [gain for _, gain in outputs if gain is not None]
     return GraphOutput(maps, torch.cat(gains).numpy() if gains else None)
@@ -292,6 +295,10 @@ def _run_graph(session: GraphSession, images: UInt8Images, batch_size: int) -> G
     gains = [output.gains for output in outputs if output.gains is not None]
     maps = np.concatenate([output.maps for output in outputs])[: len(images)]
     return GraphOutput(maps, np.concatenate(gains)[: len(images)] if gains else None)
+
+
+def _first(output: GraphOutput, count: int) -> GraphOutput:
+    return GraphOutput(output.maps[:count], None if output.gains is None else output.gains[:count])
 
 
 def _difference(expected: GraphOutput, actual: GraphOutput) -> float:

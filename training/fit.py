@@ -24,7 +24,7 @@ from training.ema import ExponentialAverage
 from training.errors import CheckpointMismatch, TooFewImages
 from training.methods import build_method
 from training.methods.base import Batch, Method
-from training.pixels import in_chunks
+from training.pixels import in_chunks, map_chunks
 from training.run_record import CurvePoint, TrainingCurve
 from training.teachers import Teacher, load_teacher
 
@@ -332,6 +332,11 @@ def _frozen_features(
     They are stored in the precision of training, because the losses are not more precise than that.
     """
     dtype = torch.bfloat16 if uses_bfloat16(config.precision, device) else torch.float32
-    with mixed_precision(config, device):
-        chunks = [[f.to("cpu", dtype) for f in method.frozen_features(p.to(device))] for p in in_chunks(images)]
+
+    def features(pixels: Tensor) -> list[Tensor]:
+        with mixed_precision(config, device):
+            return [level.to("cpu", dtype) for level in method.frozen_features(pixels.to(device))]
+
+    # One thread feeds a GPU.
+    chunks = map_chunks(features, images) if device.type == "cpu" else map(features, in_chunks(images))
     return [torch.cat(level) for level in zip(*chunks, strict=True)]

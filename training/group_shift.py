@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from service.bundle.card import GroupShift
-from service.bundle.manifest import InputGeometry
 from service.inspection.calibration import DEFAULT_REVIEW_ALPHA, certify_nearest
-from training.dataset import UInt8Images, load_prepared
+from training.coarse_features import CoarseFeatures
 from training.memory_bank import SEARCH_CANDIDATES, BankVariant, MemoryBank
-from training.pixels import in_chunks
-from training.teachers import Teacher
+from training.parallel import in_parallel
 
 ItemT = TypeVar("ItemT")
 
@@ -29,8 +27,6 @@ ItemT = TypeVar("ItemT")
 ENOUGH_GROUPS = 10
 MAX_GROUPS, MAX_IMAGES_EACH = 12, 12
 MIN_IMAGES_EACH = 2  # half of a group is scored, the other half is its representation in the bank
-SIDE = 256  # pixels; the side of the images for the bank
-LEVELS = slice(1, 3)  # of the teacher's pyramid: strides 8 and 16
 PROTOTYPES = 512
 ENERGY_FLOOR = 0.3
 TOP_FRACTION = 0.01  # of the cells of an image: their mean is its score
@@ -57,30 +53,32 @@ def choose_images(paths: Sequence[Path], groups: Sequence[str]) -> Mapping[str, 
 
 @torch.no_grad()
 def estimate_shift(
-    teacher: Teacher, images: Mapping[str, Sequence[Path]], progress: Callable[[int], None] | None = None
+    features: CoarseFeatures, images: Mapping[str, Sequence[Path]], progress: Callable[[int], None] | None = None
 ) -> GroupShift:
     """Score every group with and without other images of it in a memory bank.
 
     Args:
-        teacher: A frozen network.
+        features: Computes the features of images.
         images: The result of `choose_images`, at least two groups.
         progress: Called with the number of groups done so far.
 
     Raises:
         UnreadableImage: An image cannot be read; the message names the first one.
     """
-    geometry = InputGeometry(height=SIDE, width=SIDE)
-    features = {name: bank_features(teacher, load_prepared(paths, geometry)) for name, paths in images.items()}
+    cells = {name: features.of(paths) for name, paths in images.items()}
+
+    def compare(name: str) -> tuple[list[float], list[float]]:
+        others = [descriptors for other, descriptors in cells.items() if other != name]
+        in_bank, scored = cells[name][0::2], cells[name][1::2]
+        return bank_scores([*others, in_bank], scored), bank_scores(others, scored)
+
     known: list[float] = []
     new: dict[str, list[float]] = {}
-    for done, name in enumerate(features, 1):
-        others = [level for other, level in features.items() if other != name]
-        in_bank = [level[0::2] for level in features[name]]
-        scored = [level[1::2] for level in features[name]]
-        known += bank_scores([*others, in_bank], scored)
-        new[name] = bank_scores(others, scored)
+    for name, (with_group, without_group) in zip(cells, in_parallel(compare, cells), strict=True):
+        known += with_group
+        new[name] = without_group
         if progress is not None:
-            progress(done)
+            progress(len(new))
     threshold = certify_nearest(sorted(known), DEFAULT_REVIEW_ALPHA)
     rates = {name: float(np.mean(np.array(scores) > threshold.value)) for name, scores in new.items()}
     worst = max(rates, key=lambda name: rates[name])
@@ -95,32 +93,17 @@ def estimate_shift(
 
 
 @torch.no_grad()
-def bank_features(teacher: Teacher, images: UInt8Images) -> list[Tensor]:
-    """Compute the features of prepared images for `bank_scores`.
-
-    Args:
-        teacher: A frozen network.
-        images: uint8 `[N, SIDE, SIDE, 3]`, RGB.
-
-    Returns:
-        Two levels, float32 `[N, C_k, H_k, W_k]`, finest first.
-    """
-    chunks = [teacher(pixels)[LEVELS] for pixels in in_chunks(images)]
-    return [torch.cat(level) for level in zip(*chunks, strict=True)]
-
-
-@torch.no_grad()
-def bank_scores(banked: Sequence[Sequence[Tensor]], scored: Sequence[Tensor]) -> list[float]:
+def bank_scores(banked: Sequence[Tensor], scored: Tensor) -> list[float]:
     """Return the scores of images by a memory bank of others.
 
     Args:
-        banked: Features of the images of the bank, in any number of parts.
-        scored: Features of the images to score.
+        banked: Descriptors of the images of the bank, float32 `[n, C, H, W]`, in any number of parts.
+        scored: Descriptors of the images to score, float32 `[N, C, H, W]`.
     """
-    bank = MemoryBank([level.shape[1] for level in scored], PROTOTYPES)
-    bank.collect(banked, sum(len(levels[0]) for levels in banked))
+    bank = MemoryBank([scored.shape[1]], PROTOTYPES)
+    bank.collect(([part] for part in banked), sum(map(len, banked)))
     bank.select(BankVariant(ENERGY_FLOOR), SEARCH_CANDIDATES)
-    distances = bank(scored).flatten(1)
+    distances = bank([scored]).flatten(1)
     top = max(1, round(TOP_FRACTION * distances.shape[1]))
     return [float(value) for value in distances.topk(top, dim=1).values.mean(1)]
 

@@ -20,6 +20,7 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.session import RequestedProvider, SessionOptions
 from training.cached_views import augmented
 from training.certification import HeldOut, TestSplit, certify, evaluate_trial
+from training.coarse_features import CoarseFeatures
 from training.config import FitConfig
 from training.dataset import GROUPED_BY, DataSet, TestImage, read_size, require_jpeg, scan
 from training.device import resolve_device
@@ -69,6 +70,7 @@ class Request:
         resume: Continue from the checkpoint.
         evaluate: Also measure the bundle on the test split and write the figures to the manifest.
         exclude: Names of good images to leave out, see `training.exclusion`.
+        checked: Whether a run before it has checked the same images; then it is not done again.
     """
 
     data: Path
@@ -82,6 +84,7 @@ class Request:
     resume: bool = False
     evaluate: bool = False
     exclude: tuple[str, ...] = ()
+    checked: bool = False
 
     def __post_init__(self) -> None:
         if not PRODUCT_NAME.fullmatch(self.product):
@@ -157,7 +160,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     if config.scaled_decoding:
         require_jpeg((*data.train, *data.held_out))
     request = replace(request, config=config)
-    _warn_of_suspected(data, config, reporter)
+    group_shift = _examine(data, request, reporter)
     sizes: list[tuple[int, int]] = []
     curve: list[CurvePoint] = []
     method, exported, origins = _fit_and_export(request, method, data, geometry, sizes, curve, reporter, should_stop)
@@ -189,7 +192,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     options = inspector_options(config.threads)
     held_out = HeldOut(data.held_out, data.sessions, data.grouped_by)
     card = certify(model, draft, held_out, sizes, config.seed, options, reporter)
-    card = card.model_copy(update={"group_shift": _group_shift(data, config, reporter)})
+    card = card.model_copy(update={"group_shift": group_shift})
     assert card.sanity is not None  # it has just been measured
     weak += weaknesses(card.sanity)
     if weak and not request.allow_weak:
@@ -297,15 +300,23 @@ def _fit_and_export(
     return method, exported, origins
 
 
-def _warn_of_suspected(data: DataSet, config: FitConfig, reporter: Reporter) -> None:
-    """Check the good images, and name those that may show a defect."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+def _examine(data: DataSet, request: Request, reporter: Reporter) -> GroupShift | None:
+    """Name good images that may show a defect, and estimate the shift between groups if too few are held out."""
+    if request.config.threads is not None:
+        torch.set_num_threads(request.config.threads)
     paths = [*data.train, *data.held_out]
-    checking = reporter.stage("check the good images", len(paths))
-    check = check_images(load_teachers(config)[0], paths, lambda done: checking(done, ""))
-    if (warning := describe_suspected(check, data)) is not None:
-        reporter.note(warning)
+    features = CoarseFeatures(load_teachers(request.config)[0])
+    if not request.checked:
+        checking = reporter.stage("check the good images", len(paths))
+        check = check_images(features, paths, lambda done: checking(done, ""))
+        if (warning := describe_suspected(check, data)) is not None:
+            reporter.note(warning)
+    held_out_groups = 0 if data.grouped_by == "none" else len(data.groups)
+    images = choose_images(paths, data.grouping.names)
+    if held_out_groups >= ENOUGH_GROUPS or not images:
+        return None
+    comparing = reporter.stage("compare the groups", len(images))
+    return estimate_shift(features, images, lambda done: comparing(done, ""))
 
 
 def _note(progress: Progress) -> str:
@@ -322,16 +333,6 @@ def _check_iterations(config: FitConfig, method: Method, *, allow_weak: bool) ->
     if not allow_weak:
         raise TooFewIterations(config.iterations, minimum, fit_config(config.method).iterations)
     return [f"{config.iterations} training steps end within the warm-up of the learning rate"]
-
-
-def _group_shift(data: DataSet, config: FitConfig, reporter: Reporter) -> GroupShift | None:
-    """Estimate the shift between groups where too few groups are held out to show it."""
-    held_out_groups = 0 if data.grouped_by == "none" else len(data.groups)
-    images = choose_images((*data.train, *data.held_out), data.grouping.names)
-    if held_out_groups >= ENOUGH_GROUPS or not images:
-        return None
-    comparing = reporter.stage("compare the groups", len(images))
-    return estimate_shift(load_teachers(config)[0], images, lambda done: comparing(done, ""))
 
 
 def _check_test_split(folder: Path, test: Sequence[TestImage]) -> None:

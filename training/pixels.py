@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from training.parallel import in_parallel
+
+ResultT = TypeVar("ResultT")
 
 
 def to_pixels(image: Tensor) -> Tensor:
@@ -27,3 +32,15 @@ def in_chunks(images: NDArray[np.uint8], size: int = 16) -> Iterator[Tensor]:
     """
     for start in range(0, len(images), size):
         yield to_pixels(torch.from_numpy(images[start : start + size]))
+
+
+def map_chunks(function: Callable[[Tensor], ResultT], images: NDArray[np.uint8], size: int = 16) -> Iterator[ResultT]:
+    """Apply a function to images chunk by chunk, on several threads, see `in_parallel`.
+
+    Args:
+        function: Receives float32 `[n, 3, H, W]` in [0, 1], n <= size.
+        images: uint8 `[N, H, W, 3]`.
+        size: Images per chunk.
+    """
+    chunks = (images[start : start + size] for start in range(0, len(images), size))
+    return in_parallel(lambda chunk: function(to_pixels(torch.from_numpy(chunk))), chunks)

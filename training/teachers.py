@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Self
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
@@ -249,6 +248,8 @@ _RESNET_WEIGHTS = {
 
 
 def _resnet(name: str, state: StateDict | None) -> Teacher:
+    import torchvision  # here, because the default teachers do not need it and it takes seconds to import
+
     net = torchvision.models.get_model(name, weights=None)
     if state is not None:
         _load_strictly(net, state, name)
@@ -261,6 +262,8 @@ def _resnet(name: str, state: StateDict | None) -> Teacher:
 
 
 def _resnet_weights(name: str) -> StateDict:
+    import torchvision
+
     weights = torchvision.models.get_weight(_RESNET_WEIGHTS[name])
     try:
         state: StateDict = weights.get_state_dict(progress=True, check_hash=True)

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from training.coarse_features import CoarseFeatures
 from training.group_shift import MAX_GROUPS, MAX_IMAGES_EACH, choose_images, estimate_shift
 from training.teachers import random_teacher
 
@@ -21,8 +22,7 @@ def draw(folder: Path, group: str, level: int, count: int = 8) -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.group_shift.SIDE", 64)
+def small_bank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.group_shift.PROTOTYPES", 64)
 
 
@@ -30,7 +30,7 @@ def test_group_unlike_the_others_is_found(tmp_path: Path) -> None:
     images = {"a": draw(tmp_path, "a", 100), "b": draw(tmp_path, "b", 101), "odd": draw(tmp_path, "odd", 220)}
     seen: list[int] = []
 
-    shift = estimate_shift(random_teacher("efficientnet_lite0"), images, seen.append)
+    shift = estimate_shift(CoarseFeatures(random_teacher("efficientnet_lite0"), 64), images, seen.append)
 
     assert (shift.groups, shift.images) == (3, 12)
     assert (shift.worst_group, shift.worst_rate) == ("odd", 1.0)
@@ -42,7 +42,7 @@ def test_group_unlike_the_others_is_found(tmp_path: Path) -> None:
 def test_groups_that_are_alike_show_little_shift(tmp_path: Path) -> None:
     images = {name: draw(tmp_path, name, level) for name, level in zip("abcd", (100, 101, 102, 103), strict=True)}
 
-    assert estimate_shift(random_teacher("efficientnet_lite0"), images).new_rate < 0.4
+    assert estimate_shift(CoarseFeatures(random_teacher("efficientnet_lite0"), 64), images).new_rate < 0.4
 
 
 def test_few_images_of_few_groups_are_chosen_evenly() -> None:

@@ -33,6 +33,7 @@ def check_images_command(
     with one_line_errors(), ProgressBars() as bars:
         import torch
 
+        from training.coarse_features import CoarseFeatures
         from training.dataset import find_good
         from training.exclusion import LIST_SUFFIX, find_excluded, read_names
         from training.files import write_text
@@ -52,7 +53,7 @@ def check_images_command(
         excluded = find_excluded(read_names(exclude or ()), images, folder)
         images = [path for path in images if path not in excluded]
         checking = bars.stage("check the good images", len(images))
-        check = check_images(network, images, lambda done: checking(done, ""))
+        check = check_images(CoarseFeatures(network), images, lambda done: checking(done, ""))
         drawing = bars.stage("draw the contact sheet", shown_images(check))
         write_sheet(check, folder, out, lambda done: drawing(done, ""))
         suspected = [relative_name(path, folder) for path in check.suspected]

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ from training.cli.interrupt import Interrupt
 from training.cli.options import DEVICE_HELP, EXCLUDE_HELP, Augmentation, Device, Groups, method_options
 from training.cli.progress import ProgressBars
 from training.config import FitConfig
-from training.errors import InvalidOption
+from training.errors import InvalidOption, WeakBundle
 
 if TYPE_CHECKING:  # importing torch takes seconds, and --help does not need it
     from training.pipeline import Trained
@@ -59,6 +60,14 @@ def fit_command(
         typer.Option(
             "--quick",
             help="A first bundle within minutes: memory banks alone, no training steps, from 8 images on.",
+        ),
+    ] = False,
+    quick_first: Annotated[
+        bool,
+        typer.Option(
+            "--quick-first",
+            help="Write the bundle of --quick first, and then train in full and write the next version. "
+            "With --resume the first one is not made again.",
         ),
     ] = False,
     augment: Annotated[
@@ -99,7 +108,9 @@ def fit_command(
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.AUTO,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads.", show_default="1 for the small teachers, else the container's quota"),
+        typer.Option(
+            min=1, help="CPU threads.", show_default="1 for the steps of small teachers, else the container's quota"
+        ),
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the checkpoint.", show_default="runs/PRODUCT")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint.")] = False,
@@ -128,16 +139,17 @@ def fit_command(
             raise InvalidOption("--overlap", overlap, "together with --tile")
         if quick and iterations:
             raise InvalidOption("--iterations", iterations, "not together with --quick, which trains no step")
-        config = fit_config(
+        if quick and quick_first:
+            raise InvalidOption("--quick-first", "given", "without --quick, which ends after the first bundle")
+        configure = partial(
+            fit_config,
             method,
-            quick=quick,
             teachers=tuple(teacher) if teacher else None,
             teacher_weights=tuple(teacher_weights or ()),
             input_size=tile or input_size,
             overlap=default_overlap(tile) if overlap is None else overlap,
             scale=scale,
             scaled_decoding=scaled_decoding,
-            iterations=iterations,
             batch_size=batch_size,
             augment=augment.value,
             seed=seed,
@@ -145,12 +157,13 @@ def fit_command(
             checkpoint_seconds=checkpoint_seconds,
             options=method_options(option or ()),
         )
+        config = configure(quick=quick, iterations=iterations)
         request = Request(
             data=data,
             product=product,
             models=models,
             run_dir=run_dir,
-            config=replace(config, threads=threads or default_threads(config.teachers)),
+            config=replace(config, threads=threads or default_threads(config.teachers, quick=quick)),
             held_out_fraction=held_out,
             groups=groups.value,
             allow_weak=allow_weak,
@@ -158,6 +171,15 @@ def fit_command(
             evaluate=evaluate,
             exclude=read_names(exclude or ()),
         )
+        if quick_first and not resume:
+            first = configure(quick=True)
+            first = replace(first, threads=threads or default_threads(first.teachers, quick=True))
+            try:
+                bundle = train(replace(request, config=first), bars, interrupt.should_stop).bundle
+                bars.note(f"First bundle: {bundle.path}. The training continues and writes the next version.")
+            except WeakBundle as weak:
+                bars.note(f"There is no first bundle. {weak.detail} The training continues.")
+            request = replace(request, checked=True)
         trained = train(request, bars, interrupt.should_stop)
     _report(trained, models)
 
@@ -171,13 +193,14 @@ def default_overlap(tile: int | None) -> int | None:
     return None if tile is None else max(tile // 8 // STEP * STEP, STEP if tile > 2 * STEP else 0)
 
 
-def default_threads(teachers: Sequence[str]) -> int:
+def default_threads(teachers: Sequence[str], *, quick: bool = False) -> int:
     """Return the default number of CPU threads for these teachers.
 
-    The small teachers' steps are too short to be divided. On two cores a second thread makes a step a third faster on
-    an idle machine, and several times slower as soon as another process runs (docs/benchmarks.md).
+    Without training steps all work comes in large pieces, which several threads share well. The small teachers' steps
+    are too short to be divided. On two cores a second thread makes a step a third faster on an idle machine, and
+    several times slower as soon as another process runs (docs/benchmarks.md).
     """
-    return 1 if all(name.startswith("efficientnet_lite") for name in teachers) else cpu_quota()
+    return 1 if not quick and all(name.startswith("efficientnet_lite") for name in teachers) else cpu_quota()
 
 
 def _report(trained: "Trained", models: Path) -> None:

@@ -39,7 +39,9 @@ def worker_command(
     device: Annotated[Device, typer.Option(help=DEVICE_HELP)] = Device.AUTO,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="CPU threads.", show_default="1 for the small teachers, else the container's quota"),
+        typer.Option(
+            min=1, help="CPU threads.", show_default="1 for the steps of small teachers, else the container's quota"
+        ),
     ] = None,
     allow_weak: Annotated[
         bool,
@@ -65,7 +67,7 @@ def worker_command(
         options = JobOptions(
             work=work,
             configs={
-                "quick": replace(quick, threads=threads or default_threads(quick.teachers)),
+                "quick": replace(quick, threads=threads or default_threads(quick.teachers, quick=True)),
                 "full": replace(full, threads=threads or default_threads(full.teachers)),
             },
             allow_weak=allow_weak,

@@ -6,7 +6,7 @@ images. A defect that the other images do not show has a large distance, also wh
 memory bank.
 
 Source: the distance is that of the memory bank (after PatchCore, Roth et al., CVPR 2022); leave-one-out and the limit
-are our own, the limit is Tukey's outer fence (Exploratory Data Analysis, 1977) on the logarithms.
+are our own. Their constants were chosen on five products with planted defects (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -20,24 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.bundle.manifest import InputGeometry
 from service.inspection.image_files import path_text
-from training.dataset import DataSet, load_prepared
-from training.memory_bank import MemoryBank, normalise
+from training.coarse_features import CoarseFeatures
+from training.dataset import DataSet
+from training.memory_bank import normalise
 from training.memory_bank.search import offsets
-from training.pixels import in_chunks
-from training.teachers import Teacher
 
-SIDE = 256  # pixels; the side of the prepared images
-LEVELS = slice(1, 3)  # of the teacher's pyramid: strides 8 and 16
 ENERGY_FLOOR = 0.3
-TOP_FRACTION = 0.01  # of the cells of an image: their mean is its distance
-FENCE = 3.0  # interquartile ranges above the upper quartile
-MIN_IMAGES = 8  # quartiles of fewer images are not meaningful
-CHUNK_IMAGES = 64  # prepared images that are in memory at once
-MAX_PRODUCTS = 2_000_000_000  # pairs of cells that are compared; bounds the time to about 20 s on one core
+TOP_FRACTION = 0.03  # of the cells of an image: their mean is its distance
+DEVIATIONS = 2.5  # robust standard deviations above the median
+MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+MIN_DEVIATION = 0.01  # of the logarithms: distances of images that are all but equal differ by rounding
+MIN_IMAGES = 8  # the deviation of fewer images is not meaningful
+MAX_PRODUCTS = 1_500_000_000  # pairs of cells in each comparison; bounds the time to about 20 s on one core
 MAX_NAMED = 10  # images in the warning
-MAX_KNOWN = 20_000  # cells that the others are compared with
+MAX_KNOWN = 10_000  # cells that all cells are compared with
+REFINED = 32  # cells of each image that are compared with more
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class CheckedImage:
 
     Attributes:
         path: The image file.
-        distance: Mean of the highest 1 % of its cells' distances to the nearest cell of another image.
+        distance: Mean of the highest 3 % of its cells' distances to the nearest cell of another image.
         place: Row and column of the cell with the largest distance, in sides of the image, each in (0, 1).
         suspected: Whether the distance is above the limit.
     """
@@ -77,22 +75,26 @@ class ImageCheck:
 
 @torch.no_grad()
 def check_images(
-    teacher: Teacher, paths: Sequence[Path], progress: Callable[[int], None] | None = None, seed: int = 0
+    features: CoarseFeatures, paths: Sequence[Path], progress: Callable[[int], None] | None = None, seed: int = 0
 ) -> ImageCheck:
     """Compare every image with all others.
 
     Args:
-        teacher: A frozen network.
-        paths: Good images.
+        features: Computes the features of images.
+        paths: Good images, at least one.
         progress: Called with the number of images done so far.
         seed: Seed of the cells that are compared with.
 
     Raises:
         UnreadableImage: An image cannot be read; the message names it.
     """
-    cells, (height, width) = _cells(teacher, paths, progress)
+    descriptors = features.of(paths, progress)
+    height, width = descriptors.shape[2:]
+    cells = descriptors.flatten(2).transpose(1, 2)
+    scale = cells.square().sum(2).mean().clamp_min(1e-20).rsqrt()
+    cells = normalise((cells * scale).flatten(0, 1), ENERGY_FLOOR).view(*cells.shape[:2], -1)
     distances, worst = leave_one_out(cells, torch.Generator().manual_seed(seed))
-    limit = outer_fence(distances)
+    limit = limit_of(distances)
     images = [
         CheckedImage(path, distance, ((cell // width + 0.5) / height, (cell % width + 0.5) / width), distance > limit)
         for path, distance, cell in zip(paths, distances, worst, strict=True)
@@ -126,6 +128,9 @@ def relative_name(path: Path, root: Path) -> str:
 def leave_one_out(cells: Tensor, generator: torch.Generator) -> tuple[list[float], list[int]]:
     """Compute the distance of each image to the others.
 
+    All cells of an image are compared with a sample of the others' cells, and then the most distant ones with as many
+    cells as the time allows, usually all: a sample misses the counterpart of a rare normal cell.
+
     Args:
         cells: Lifted cells, float32 `[N, K, D]`.
         generator: Draws the cells of each image that the other images are compared with.
@@ -136,22 +141,51 @@ def leave_one_out(cells: Tensor, generator: torch.Generator) -> tuple[list[float
     count, each, _ = cells.shape
     if count < 2:
         return [0.0] * count, [0] * count
-    known = min(MAX_KNOWN, MAX_PRODUCTS // (count * each))
-    drawn = min(each, max(1, known // count))
-    points = torch.cat([image[torch.randperm(each, generator=generator)[:drawn]] for image in cells])
-    bias, top = offsets(points), max(1, round(TOP_FRACTION * each))
+    known = _Known(cells, min(MAX_KNOWN, MAX_PRODUCTS // (count * each)), generator)
+    refined = min(each, REFINED)
+    closely = _Known(cells, MAX_PRODUCTS // (count * refined), generator)
+    top = max(1, round(TOP_FRACTION * each))
     distances, worst = list[float](), list[int]()
     for number, image in enumerate(cells):
-        products = torch.addmm(bias, image, points.T)
-        products[:, number * drawn : (number + 1) * drawn] = -torch.inf  # the image's own cells
-        distance = (0.5 * image.square().sum(1) - products.amax(1)).clamp_min(0)
-        distances.append(float(distance.topk(top).values.mean()))
-        worst.append(int(distance.argmax()))
+        hardest = known.distances(image, number).topk(refined).indices
+        distance = closely.distances(image[hardest], number)
+        distances.append(float(distance.topk(min(top, refined)).values.mean()))
+        worst.append(int(hardest[distance.argmax()]))
     return distances, worst
 
 
-def outer_fence(distances: Sequence[float]) -> float:
-    """Return the upper outer fence of distances: above it lie outliers also if a quarter of the images are such.
+class _Known:
+    """Cells of all images, the same number of each.
+
+    Args:
+        cells: float32 `[N, K, D]`.
+        limit: Largest number of cells, but at least one of each image.
+        generator: Draws them.
+    """
+
+    def __init__(self, cells: Tensor, limit: int, generator: torch.Generator) -> None:
+        count, each, _ = cells.shape
+        self._drawn = min(each, max(1, limit // count))
+        if self._drawn == each:
+            self._points = cells.flatten(0, 1)
+        else:
+            self._points = torch.cat(
+                [image[torch.randperm(each, generator=generator)[: self._drawn]] for image in cells]
+            )
+        self._bias = offsets(self._points)
+
+    def distances(self, queries: Tensor, number: int) -> Tensor:
+        """Return half the squared distance of cells of image `number` to the nearest cell of another image."""
+        products = torch.addmm(self._bias, queries, self._points.T)
+        products[:, number * self._drawn : (number + 1) * self._drawn] = -torch.inf
+        return (0.5 * queries.square().sum(1) - products.amax(1)).clamp_min(0)
+
+
+def limit_of(distances: Sequence[float]) -> float:
+    """Return the distance above which an image is suspected.
+
+    It is `DEVIATIONS` robust standard deviations above the median, both of the logarithms, because distances are skewed
+    to the right. Neither is moved much while most images are good.
 
     Args:
         distances: One per image, >= 0.
@@ -161,25 +195,7 @@ def outer_fence(distances: Sequence[float]) -> float:
     """
     if len(distances) < MIN_IMAGES:
         return float("inf")
-    # On the logarithms, because distances are skewed to the right.
-    lower, upper = np.quantile(np.log(np.maximum(distances, 1e-9)), (0.25, 0.75))
-    return float(np.exp(upper + FENCE * (upper - lower)))
-
-
-def _cells(
-    teacher: Teacher, paths: Sequence[Path], progress: Callable[[int], None] | None
-) -> tuple[Tensor, tuple[int, int]]:
-    """Return the lifted cells of all images, float32 `[N, K, D]`, and the height and width of their grid."""
-    geometry = InputGeometry(height=SIDE, width=SIDE)
-    parts, grid = list[Tensor](), (1, 1)
-    for start in range(0, len(paths), CHUNK_IMAGES):
-        images = load_prepared(paths[start : start + CHUNK_IMAGES], geometry)
-        for pixels in in_chunks(images):
-            descriptors = MemoryBank.descriptors(teacher(pixels)[LEVELS])
-            grid = (descriptors.shape[2], descriptors.shape[3])
-            parts.append(descriptors.flatten(2).transpose(1, 2))
-        if progress is not None:
-            progress(min(start + CHUNK_IMAGES, len(paths)))
-    cells = torch.cat(parts)
-    scale = cells.square().sum(2).mean().clamp_min(1e-20).rsqrt()
-    return normalise((cells * scale).flatten(0, 1), ENERGY_FLOOR).view(*cells.shape[:2], -1), grid
+    logarithms = np.log(np.maximum(distances, 1e-9))
+    median = np.median(logarithms)
+    deviation = max(MAD_TO_DEVIATION * float(np.median(np.abs(logarithms - median))), MIN_DEVIATION)
+    return float(np.exp(median + DEVIATIONS * deviation))

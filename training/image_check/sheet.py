@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from training.html_pages import Style, data_url, shrunk, template_environment
 from training.image_check.check import CheckedImage, ImageCheck, relative_name
 
 MIN_SHOWN, MAX_SHOWN = 24, 120  # images on a sheet; all suspected ones up to the larger number
+SHOWN_SHARE, SHOWN_MORE = 0.02, 3  # of all images, and this many: shown even if none is suspected
 MARK = 1 / 8  # side of the marked square, in sides of the image
 MARK_RGB = (230, 0, 70)
 
@@ -69,7 +71,8 @@ def write_sheet(check: ImageCheck, root: Path, path: Path, progress: Callable[[i
 
 def shown_images(check: ImageCheck) -> int:
     """Return the number of images on the sheet."""
-    return min(len(check.images), MAX_SHOWN, max(MIN_SHOWN, len(check.suspected)))
+    usual = math.ceil(SHOWN_SHARE * len(check.images)) + SHOWN_MORE
+    return min(len(check.images), MAX_SHOWN, max(MIN_SHOWN, usual, len(check.suspected)))
 
 
 def _marked(image: CheckedImage) -> UInt8Images:

@@ -81,11 +81,13 @@ class MemoryBank(nn.Module):
         """Compute the descriptors of all cells.
 
         Args:
-            features: float `[N, C_1, 2H, 2W]` and `[N, C_2, H, W]`.
+            features: float `[N, C_1, 2H, 2W]` and `[N, C_2, H, W]`; or descriptors alone, which are returned.
 
         Returns:
             float32 `[N, C_1 + C_2, H, W]`.
         """
+        if len(features) == 1:
+            return features[0].float()
         fine, coarse = features
         return torch.cat([F.avg_pool2d(fine.float(), 2), coarse.float()], 1)
 
@@ -172,7 +174,7 @@ class MemoryBank(nn.Module):
         Returns:
             float32 `[N, 1, H, W]`, >= 0; at most 2 plus position and penalty.
         """
-        count, _, height, width = features[1].shape
+        count, _, height, width = features[-1].shape
         queries = self.queries(features, self.variant)
         candidates = self.candidates(torch.addmm(self.bias, queries, self.prototypes.T))
         return half_squared_distance(queries, candidates).view(count, 1, height, width)

@@ -43,11 +43,12 @@ from training.memory_bank import (
     measure_neighbours,
 )
 from training.methods.base import Batch, Method, parse_options
-from training.pixels import in_chunks, to_pixels
+from training.parallel import in_parallel
+from training.pixels import map_chunks, to_pixels
 from training.teachers import Teacher
 
 Scales = tuple[list[Tensor], list[Tensor]]  # the teacher's features of the reduced copies and of the images
-CHUNK_IMAGES = 16  # images whose features are computed at once
+CHUNK_IMAGES = 8  # images whose features are computed at once
 NEIGHBOUR_IMAGES = 24  # good images whose nearest training cells choose the variant of the memory banks
 SOURCES = ("reverse_8", "reverse_16", "forward_8", "forward_16", "query_reduced", "query_full")
 """Names of the maps that are fused, as in `NNetOptions.ensemble_weights`; those of the queries are their attributes."""
@@ -234,7 +235,7 @@ class NNet(Method):
     def consolidate(self, images: NDArray[np.uint8], frozen: Sequence[Tensor]) -> None:
         """Collect the cells of the training images for both memory banks."""
         self.query_reduced.collect(zip(*(torch.split(level, 64) for level in frozen), strict=True), len(images))
-        self.query_full.collect((self.levels(pixels) for pixels in in_chunks(images)), len(images))
+        self.query_full.collect(map_chunks(self.levels, images), len(images))
 
     def adapt(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Project standardised features to standardised adaptive domain features of the same shapes."""
@@ -309,37 +310,34 @@ class NNet(Method):
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
         """Select the energy floor and the variant and prototypes of the memory banks, and measure each map's spread."""
-        queries, known = (self.query_reduced, self.query_full), self._scales(reference)
+        o, queries, known = self.options, (self.query_reduced, self.query_full), self._scales(reference)
 
         def measure_spread() -> None:
-            chunks = [self._distances(*scales) for scales in known]
+            chunks = in_parallel(lambda scales: self._distances(*scales), known)
             self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
 
+        def select(variants: Sequence[BankVariant], candidates: int, count: int | None = None) -> None:
+            pairs = zip(queries, variants, strict=True)
+            list(in_parallel(lambda pair: pair[0].select(pair[1], candidates, count), pairs))
+
         def measure() -> None:
-            for query in queries:
-                query.select(BankVariant(self.distance.energy_floor), SEARCH_CANDIDATES, SEARCH_PROTOTYPES)
+            select([BankVariant(self.distance.energy_floor)] * 2, SEARCH_CANDIDATES, SEARCH_PROTOTYPES)
             measure_spread()
 
         def map_source(images: NDArray[np.uint8]) -> Callable[[], Iterator[Tensor]]:
             chunks = known if images is reference else self._scales(images)
-            size = self._map_size(images.shape[1], images.shape[2])
-            return lambda: (self.smooth(self.fusion(self._distances(*scales), size)) for scales in chunks)
+            size = (images.shape[1] // self.map_stride, images.shape[2] // self.map_stride)
+            return lambda: in_parallel(lambda s: self.smooth(self.fusion(self._distances(*s), size)), chunks)
 
-        o = self.options
         floor = select_energy_floor([self.distance], measure, map_source, reference, o.energy_floors, o.floor_images)
         variants, self.selected = self._choose_variants(known, floor)
-        for query, variant in zip(queries, variants, strict=True):
-            query.select(variant, o.candidates)
+        select(variants, o.candidates)
+        for query in queries:
             query.release()
         measure_spread()
 
     def _choose_variants(self, known: Sequence[Scales], floor: float) -> tuple[list[BankVariant], Selected]:
-        """Choose the variant of each memory bank, see `training.memory_bank.variant`.
-
-        Args:
-            known: Features of the reference images in chunks, see `_scales`.
-            floor: The selected energy floor.
-        """
+        """Choose the variant of each memory bank by the features of reference images, see `memory_bank.variant`."""
         names, weight = ("query_reduced", "query_full"), self.options.place_weight
         count = sum(len(reduced[0]) for reduced, _ in known)
         sample = torch.from_numpy(np.unique(np.linspace(0, count - 1, NEIGHBOUR_IMAGES).astype(int)))
@@ -365,7 +363,7 @@ class NNet(Method):
 
     def _scales(self, images: NDArray[np.uint8]) -> list[Scales]:
         """Compute the teacher's features of images at both scales, in chunks: they depend on nothing that is chosen."""
-        return [(self.frozen_features(pixels), self.levels(pixels)) for pixels in in_chunks(images, CHUNK_IMAGES)]
+        return list(map_chunks(lambda p: (self.frozen_features(p), self.levels(p)), images, CHUNK_IMAGES))
 
     def sources(self, pixels: Tensor) -> list[Tensor]:
         """Compute the distance maps that are fused into the anomaly map.
@@ -389,12 +387,9 @@ class NNet(Method):
         reverse, forward = (self.scaler.undo(branch) for branch in self.branches(standard))
         return [*self.distance(adaptive, reverse), *self.distance(adaptive, forward), *queries]
 
-    def _map_size(self, height: int, width: int) -> tuple[int, int]:
-        return height // self.map_stride, width // self.map_stride
-
     def fused(self, pixels: Tensor) -> Tensor:
         """Compute the anomaly map of float32 `[N, 3, H, W]` in [0, 1]: float32 `[N, 1, H / 8, W / 8]`, >= 0."""
-        size = self._map_size(pixels.shape[-2], pixels.shape[-1])
+        size = (pixels.shape[-2] // self.map_stride, pixels.shape[-1] // self.map_stride)
         smoothed: Tensor = self.smooth(self.fusion(self.sources(pixels), size))
         return smoothed
 
@@ -403,5 +398,6 @@ class NNet(Method):
         return self.fused(to_pixels(image))[:, 0], None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the images, their inverses, flipped copies and a plain image, whose nearest prototypes differ."""
+        """Return four images, their inverses, flipped copies and a plain image, whose nearest prototypes differ."""
+        images = images[:4]
         return np.concatenate([images, 255 - images, images[:, ::-1], np.full_like(images[:1], 90)])

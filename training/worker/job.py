@@ -21,6 +21,7 @@ from plumbline_client.schemas.training import (
 from service.bundle.bundle import Bundle
 from service.errors import PlumblineError
 from training.config import FitConfig
+from training.errors import WeakBundle
 from training.fit import Progress
 from training.pipeline import Request, train
 from training.worker.deploy import deploy, upload
@@ -133,7 +134,13 @@ def _make_bundles(
         if variant in made:  # before the worker was interrupted
             continue
         heartbeat.begin(variant)
-        bundle = _train(job, options, heartbeat, stop, images, folder / variant, variant)
+        try:
+            bundle = _train(job, options, heartbeat, stop, images, folder / variant, variant)
+        except WeakBundle as weak:
+            if variant == job.variants[-1]:
+                raise
+            log.warning("There is no first bundle of %s. %s", job.product, weak.detail)
+            continue
         placing = heartbeat.stage("upload the bundle", 1)
         version = heartbeat.persist(lambda bundle=bundle: upload(client, job, bundle))  # type: ignore[misc]
         own = tuple(made.values())
@@ -183,6 +190,7 @@ def _train(
         config=options.configs[variant],
         allow_weak=options.allow_weak,
         resume=True,
+        checked=variant != job.variants[0],
     )
     bundle = train(request, heartbeat, should_stop).bundle
     if options.models is not None:

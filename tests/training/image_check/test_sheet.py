@@ -65,6 +65,13 @@ def test_mark_is_at_the_most_distant_place(tmp_path: Path) -> None:
     assert "No image is suspected" in text
 
 
+def test_sheet_shows_a_share_of_many_images_even_if_none_is_suspected() -> None:
+    images = tuple(CheckedImage(Path(f"{number}.png"), 1.0, (0.5, 0.5), suspected=False) for number in range(3000))
+    assert shown_images(ImageCheck(images, limit=2.0)) == 63
+    assert shown_images(ImageCheck(images[:100], limit=2.0)) == MIN_SHOWN
+    assert shown_images(ImageCheck(images[:5], limit=2.0)) == 5
+
+
 def test_sheet_is_bounded_and_says_what_it_leaves_out(tmp_path: Path) -> None:
     check = checked(tmp_path, [f"{number:03d}.png" for number in range(MAX_SHOWN + 7)], suspected=MAX_SHOWN + 5)
     assert shown_images(check) == MAX_SHOWN

@@ -1,5 +1,6 @@
 """The coreset: coverage of rare features, determinism, the half-way move to the means."""
 
+import pytest
 import torch
 
 from training.memory_bank.coreset import greedy_coreset, half_lloyd, penalties
@@ -59,3 +60,19 @@ def test_defect_in_two_images_supports_itself() -> None:
     cells = 0.01 * torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     cells[[3, 23]] += 2.0
     assert float(penalties(cells, torch.arange(60) // 10, torch.arange(60), 0.75).max()) < 0.01
+
+
+@pytest.mark.parametrize("leaders", [1, 4, 64])
+def test_selection_in_few_passes_is_the_greedy_one(leaders: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.memory_bank.coreset.LEADERS", leaders)
+    points = torch.randn(300, 6, generator=torch.Generator().manual_seed(2))
+    chosen = greedy_coreset(points, 60, torch.Generator().manual_seed(3))
+    expected = [int(chosen[0])]
+    for _ in range(59):
+        expected.append(int(torch.cdist(points, points[expected]).amin(1).argmax()))
+    assert chosen.tolist() == expected
+
+
+def test_every_point_is_selected_once_even_if_all_are_alike() -> None:
+    chosen = greedy_coreset(torch.ones(20, 3), 20, torch.Generator().manual_seed(0))
+    assert sorted(chosen.tolist()) == list(range(20))
