@@ -20,6 +20,7 @@ RETRY_S = 3.0
 _MAX_STAGE = 128
 _NOT_HELD = "training-job-not-held"
 _UNKNOWN_JOB = "unknown-training-job"
+_CHANGE_UNDER_WAY = "bundle-change-under-way"
 _PROXY_STATUS = {502, 503, 504}
 ResultT = TypeVar("ResultT")
 
@@ -159,7 +160,10 @@ def is_temporary(problem: ServiceProblem) -> bool:
     """Return whether the same request may succeed later.
 
     The service states a time with each 503 for which waiting helps. A proxy before a service that restarts states none.
+    While a product is loaded at the start of the service, its bundles cannot be changed.
     """
+    if problem.slug == _CHANGE_UNDER_WAY:
+        return True
     if problem.slug == UNKNOWN:
         return problem.status in _PROXY_STATUS
     return problem.status == 503 and "retry_after" in problem.problem

@@ -27,6 +27,10 @@ QUICK = TrainingVersion(variant="quick", version="0123456789ab", role=None)
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
+def problem(status: int, slug: str) -> httpx.Response:
+    return httpx.Response(status, json={"type": f"x#{slug}", "detail": "told"})
+
+
 def client_of(handler: Handler) -> Client:
     return Client("http://service", transport=httpx.MockTransport(handler), retries=0)
 
@@ -34,10 +38,6 @@ def client_of(handler: Handler) -> Client:
 def heartbeat_of(handler: Handler, stop: StopRequest) -> Heartbeat:
     claim = TrainingClaim(job=TrainingJob.model_validate(JOB), claim=3, lease_s=60.0)
     return Heartbeat(client_of(handler), claim, stop, report_s=0.01)
-
-
-def problem(status: int, slug: str) -> httpx.Response:
-    return httpx.Response(status, json={"type": f"x#{slug}", "detail": "told"})
 
 
 def test_progress_is_reported_with_the_claim() -> None:
@@ -127,8 +127,9 @@ def test_version_is_sent_again_until_it_is_stored(monkeypatch: pytest.MonkeyPatc
     [
         httpx.Response(502, text="<html>Bad Gateway</html>"),
         httpx.Response(503, json={"type": "x#store-unavailable", "detail": "told", "retry_after": 5.0}),
+        problem(409, "bundle-change-under-way"),
     ],
-    ids=["proxy", "database"],
+    ids=["proxy", "database", "start"],
 )
 def test_request_is_sent_again_while_the_service_is_not_available(
     answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
