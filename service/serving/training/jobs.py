@@ -23,6 +23,7 @@ from service.serving.batch import Frame
 from service.serving.bundles import require_product_name
 from service.serving.errors import GoodImagesBusy
 from service.serving.pagination import Page, read_page
+from service.serving.training.abandoned import remove_abandoned
 from service.serving.training.good_images import GoodImages
 from service.settings import Settings
 from service.store.audit import Actor
@@ -242,6 +243,7 @@ class TrainingService:
         self._recover()
         for job in past_jobs(self._store.engine, self._clock.now() - self._failed_age):
             self._remove_images(job)
+        remove_abandoned(self._store, self._clock.now())
         self._refresh()
 
     def close(self) -> None:

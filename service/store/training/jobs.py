@@ -17,6 +17,7 @@ from service.store.session import reading, writing
 from service.store.training.records import JobCounts, JobDraft, TrainedVersion, TrainingImage, TrainingJobRecord
 
 _NAMES = tuple(field.name for field in fields(TrainingJobRecord) if field.name != "versions")
+_IDS_AT_ONCE = 500
 _IMAGE_NAMES = tuple(field.name for field in fields(TrainingImage))
 
 
@@ -130,6 +131,21 @@ def get_job_image(engine: Engine, product: str, job_id: str, number: int) -> Tra
         if found is None:
             raise UnknownTrainingJob(product, job_id, number)
         return _image_of(found)
+
+
+def existing_jobs(engine: Engine, job_ids: Collection[str]) -> set[str]:
+    """Return those of the ids that are ids of jobs.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    row = TrainingJobRow
+    found: set[str] = set()
+    ids = sorted(job_ids)
+    with reading(engine) as session:
+        for start in range(0, len(ids), _IDS_AT_ONCE):  # databases limit the number of values in a statement
+            found.update(session.scalars(select(row.id).where(row.id.in_(ids[start : start + _IDS_AT_ONCE]))))
+    return found
 
 
 def count_jobs(engine: Engine) -> JobCounts:

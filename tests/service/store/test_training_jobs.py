@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from service.serving.training.abandoned import remove_abandoned
 from service.store.audit import SERVICE, Actor, read_audit
 from service.store.errors import TrainingJobEnded, TrainingJobNotHeld, UnknownTrainingJob
 from service.store.ids import new_id
@@ -288,3 +289,19 @@ def test_files_of_images_are_written_read_and_removed_with_their_folder(store: S
     store.files.remove_training_images(name, image_types(store.engine, job.id))
     assert store.files.folder is not None
     assert list((store.files.folder / "training").iterdir()) == []
+
+
+def test_folders_of_jobs_that_were_never_queued_are_removed_after_a_day(store: Store) -> None:
+    assert store.files.folder is not None
+    queued, abandoned = UUID(queue(store).id), new_id()
+    for name in (queued, abandoned):
+        store.files.write_training_image(name, 1, "image/png", b"\x01").sync()
+    others = {"notes", "ffffffff-ffff-4fff-bfff-ffffffffffff"}
+    for other in others:
+        (store.files.folder / "training" / other).mkdir()
+    folders = []
+    for hours in (23, 25):
+        remove_abandoned(store, datetime.now(UTC) + timedelta(hours=hours))
+        folders.append({path.name for path in (store.files.folder / "training").iterdir()})
+    kept = others | {str(queued)}
+    assert folders == [kept | {str(abandoned)}, kept]
