@@ -69,7 +69,7 @@ class GoodImages:
             TrainingStorageFull, StoreUnavailable: It cannot be stored.
         """
         name = frame.label or str(number)
-        folders = PurePosixPath(name).parts[:-1]
+        folders = PurePosixPath(name.replace("\\", "/")).parts[:-1]  # some programs on Windows write \ into archives
         if (folder := next((part for part in folders if is_defect_folder(part)), None)) is not None:
             raise InvalidRequest(
                 f"{name}: the name of the folder {folder!r} indicates defective parts. Send images of good parts only, "
