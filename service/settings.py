@@ -220,8 +220,9 @@ class Settings(BaseSettings):
     (fewer with a shorter queue), and 1 on a CPU, where the time per image grows with the batch.
     """
     concurrent_runs: int | None = Field(default=None, ge=1, le=64)
-    """Inference runs of a product's graph that may be in progress at the same time on a CPU while images wait. Empty:
-    the number with the highest throughput, measured when a bundle is loaded. A single image always has all threads.
+    """Inference runs of a product's graph that may be in progress at the same time while images wait, with the provider
+    `cpu`; others run one at a time. Empty: the number with the highest throughput, measured when a bundle is loaded. A
+    single image always has all threads.
     """
 
     min_data_free_bytes: int = Field(default=64 * 2**20, ge=0, le=2**50)

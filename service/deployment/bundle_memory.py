@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleIntegrity, BundleInvalid
 from service.bundle.manifest import MODEL, Manifest
 from service.deployment.failures import BrokenBundle, LoadFailures
@@ -140,6 +141,24 @@ class BundleMemory:
         while (victim := self._find_victim(served)) is not None:
             self._evict(*victim)
 
+    def require_possible(self, bundle: Bundle) -> None:
+        """Check that a bundle that is not pinned fits if all others that are not pinned leave.
+
+        Raises:
+            BundleInvalid: It does not fit.
+        """
+        size, limit = memory_bytes(bundle.manifest), self.limits.limit_bytes
+        with self._changed:
+            pinned = sum(self._sizes[other] for other in self._sizes if other.is_pinned)
+        if limit is not None and pinned + size > limit:
+            beside = f", of which pinned products take {pinned / 2**20:.0f} MiB" if pinned else ""
+            raise BundleInvalid(
+                bundle.path,
+                f"it needs about {size / 2**20:.0f} MiB of memory, and all bundles together may take "
+                f"{limit / 2**20:.0f} MiB{beside}.",
+                "Raise PLUMBLINE_BUNDLE_MEMORY_BYTES or pin fewer products, and restart the service.",
+            )
+
     def request(self, served: ServedBundle) -> LoadResult:
         """Load a bundle unless it is loaded or being loaded, and return the result of the load.
 
@@ -263,7 +282,7 @@ class BundleMemory:
                     # One that was in use when it had to leave may still be in memory.
                     is_next = self._reserving[0] is served and served not in self._sizes
                     if is_next:
-                        self._require_possible(served, size)
+                        self.require_possible(served.bundle)
                         if self._missing(size) <= 0:
                             self._sizes[served] = size
                             break
@@ -279,17 +298,6 @@ class BundleMemory:
                 self._changed.notify_all()
         if has_evicted:
             return_freed_memory()
-
-    def _require_possible(self, served: ServedBundle, size: int) -> None:
-        limit, pinned = self.limits.limit_bytes, sum(self._sizes[other] for other in self._sizes if other.is_pinned)
-        if limit is not None and pinned + size > limit:
-            beside = f", of which pinned products take {pinned / 2**20:.0f} MiB" if pinned else ""
-            raise BundleInvalid(
-                served.bundle.path,
-                f"it needs about {size / 2**20:.0f} MiB of memory, and all bundles together may take "
-                f"{limit / 2**20:.0f} MiB{beside}.",
-                "Raise PLUMBLINE_BUNDLE_MEMORY_BYTES or pin fewer products, and restart the service.",
-            )
 
     def _find_victim(self, newcomer: ServedBundle) -> tuple[ServedBundle, Inspector] | None:
         with self._changed:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.bundle.bundle import Bundle
+from service.bundle.errors import BundleInvalid
 from service.deployment.bundle_memory import BundleMemory
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.loading import known_failure
@@ -46,6 +47,7 @@ class BundlePreparation:
         """
         with self._recording_refusal(product, version) as path:
             inspector = self._loader.load(path, product, in_background=in_background)
+            self._require_possible(inspector)
         served = self._serve(inspector.bundle, inspector, in_background=in_background)
         self._memory.adopt(served)
         return served
@@ -83,6 +85,16 @@ class BundlePreparation:
             self._failures.add_refused(BrokenBundle(product, version, failure.slug, failure.detail))
             raise failure from (None if failure is error else error)
         self._failures.clear_refused(product, version)
+
+    def _require_possible(self, inspector: Inspector) -> None:
+        """Refuse a bundle that fits now, beside others that leave, but could never be loaded on demand again."""
+        if self._memory.limits.keeps(inspector.bundle.manifest.product):
+            return
+        try:
+            self._memory.require_possible(inspector.bundle)
+        except BundleInvalid:
+            inspector.close()
+            raise
 
     def _serve(self, bundle: Bundle, inspector: Inspector | None, *, in_background: bool) -> ServedBundle:
         is_pinned = self._memory.limits.keeps(bundle.manifest.product)

@@ -338,10 +338,12 @@ class Inspector(Measurer, BundleRules):
 
 
 def _with_concurrency(options: InspectorOptions, bundle: Bundle, session: GraphSession) -> InspectorOptions:
-    """Return the options with a measured number of runs at the same time, unless they state one."""
-    if options.batching.concurrency is not None:
-        return options
-    concurrency = _measure_concurrency(bundle, session).concurrency
+    """Return the options with the number of runs at the same time: the stated or the measured one, or 1."""
+    concurrency = options.batching.concurrency
+    if not session.may_run_concurrently:
+        concurrency = 1  # also if another number is stated, for instance before the provider was changed
+    elif concurrency is None:
+        concurrency = _measure_concurrency(bundle, session).concurrency
     return replace(options, batching=replace(options.batching, concurrency=concurrency))
 
 
@@ -350,8 +352,6 @@ def _measure_concurrency(bundle: Bundle, session: GraphSession) -> ConcurrencyCh
 
     Bundles of the same kind, whose graphs take the same time, are measured once.
     """
-    if session.provider != "cpu":
-        return ConcurrencyChoice(1, {})  # the runs of a GPU follow each other
     manifest, threads = bundle.manifest, session.options.threads or cpu_quota()
     kind = (
         manifest.method,

@@ -37,7 +37,14 @@ def labels_of(engine: Engine, inspection_ids: Sequence[str]) -> dict[str, Combin
 
 
 def labelled_ids(
-    engine: Engine, product: str, label: str, since: datetime | None, until: datetime | None, limit: int
+    engine: Engine,
+    product: str,
+    label: str,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    *,
+    with_image: bool = False,
 ) -> list[UUID]:
     """Return the judged inspections of a product that have a label, oldest first.
 
@@ -48,12 +55,15 @@ def labelled_ids(
         since: Inclusive start of the period; None for no start.
         until: Exclusive end of the period; None for no end.
         limit: Maximum number of inspections.
+        with_image: Only inspections whose image retention has not removed.
 
     Raises:
         StoreUnavailable: The database cannot be read.
     """
     query = _labelled(select(_LABELS.c.inspection_id), product, since, until)
     query = query.where(_LABELS.c.label == label, _INSPECTIONS.c.score.is_not(None)).limit(limit)
+    if with_image:
+        query = query.where(_INSPECTIONS.c.artefacts_removed_at.is_(None))
     with reading(engine) as session:
         return [UUID(name) for name in session.scalars(query)]
 

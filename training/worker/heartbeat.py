@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from plumbline_client import Client, ServiceProblem, ServiceUnreachable
+from plumbline_client.errors import UNKNOWN
 from plumbline_client.schemas.training import TrainingClaim, TrainingJob, TrainingVersion
 from training.worker.stop import JobStopped, StopRequest
 
@@ -17,7 +18,10 @@ log = logging.getLogger(__name__)
 REPORT_S = 2.0
 RETRY_S = 3.0
 _MAX_STAGE = 128
-_NOT_HELD = {"training-job-not-held", "unknown-training-job"}
+_NOT_HELD = "training-job-not-held"
+_UNKNOWN_JOB = "unknown-training-job"
+_CHANGE_UNDER_WAY = "bundle-change-under-way"
+_PROXY_STATUS = {502, 503, 504}
 ResultT = TypeVar("ResultT")
 
 
@@ -93,14 +97,15 @@ class Heartbeat:
         self.persist(lambda: self._report(version))
 
     def persist(self, send: Callable[[], ResultT]) -> ResultT:
-        """Send a request again and again while the service cannot be reached, for instance during its restart.
+        """Send a request again and again while the service is not available, for instance during its restart.
 
         Args:
             send: Sends the request.
 
         Raises:
             JobStopped: The job is to stop, or the worker lost it.
-            ServiceProblem: The service refuses the request.
+            ServiceProblem: The service refuses the request. That it does not know the job, or one of its images, is no
+                loss of the job: nobody else could continue it.
         """
         while True:
             self._stop.check()
@@ -110,10 +115,13 @@ class Heartbeat:
                 log.warning("%s Trying again in %g s.", error, RETRY_S)
                 self._stop.wait(RETRY_S)
             except ServiceProblem as problem:
-                if problem.slug not in _NOT_HELD:
+                if problem.slug == _NOT_HELD:
+                    self._stop.request("lost")
+                    raise JobStopped from problem
+                if not is_temporary(problem):
                     raise
-                self._stop.request("lost")
-                raise JobStopped from problem
+                log.warning("%s Trying again in %g s.", problem, RETRY_S)
+                self._stop.wait(RETRY_S)
 
     def _report(self, version: TrainingVersion | None = None) -> None:
         stage, done, total = self._state
@@ -137,7 +145,7 @@ class Heartbeat:
                 self._report()
                 is_reached = True
             except ServiceProblem as problem:
-                if problem.slug in _NOT_HELD:
+                if problem.slug in {_NOT_HELD, _UNKNOWN_JOB}:
                     log.warning("The job is no longer held: %s", problem.detail)
                     self._stop.request("lost")
                     return
@@ -146,3 +154,16 @@ class Heartbeat:
                 if is_reached:
                     log.warning("%s The training continues.", error)
                 is_reached = False
+
+
+def is_temporary(problem: ServiceProblem) -> bool:
+    """Return whether the same request may succeed later.
+
+    The service states a time with each 503 for which waiting helps. A proxy before a service that restarts states none.
+    While a product is loaded at the start of the service, its bundles cannot be changed.
+    """
+    if problem.slug == _CHANGE_UNDER_WAY:
+        return True
+    if problem.slug == UNKNOWN:
+        return problem.status in _PROXY_STATUS
+    return problem.status == 503 and "retry_after" in problem.problem

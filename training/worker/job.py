@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from uuid import UUID
 
 from plumbline_client import Client, PlumblineClientError, ServiceProblem, ServiceUnreachable
 from plumbline_client.schemas.training import (
@@ -25,8 +27,8 @@ from training.errors import WeakBundle
 from training.fit import Progress
 from training.pipeline import Request, train
 from training.worker.deploy import deploy, upload
-from training.worker.heartbeat import RETRY_S, Heartbeat
-from training.worker.images import image_path, is_complete, write_image
+from training.worker.heartbeat import RETRY_S, Heartbeat, is_temporary
+from training.worker.images import image_paths, is_complete, write_image
 from training.worker.stop import Reason, StopRequest
 
 log = logging.getLogger(__name__)
@@ -94,7 +96,7 @@ def run_job(client: Client, claim: TrainingClaim, options: JobOptions, stop: Sto
         )
     if outcome != "released":
         shutil.rmtree(folder, ignore_errors=True)
-    _finish(client, job, claim.claim, outcome, error, stop)
+    _finish(client, job, claim.claim, outcome, error)
     return outcome
 
 
@@ -109,6 +111,8 @@ def remove_ended(client: Client, work: Path) -> None:
         ServiceUnreachable: There was no response.
     """
     for folder in sorted(work.glob("*/*")):
+        if not _is_job_id(folder.name):  # `work` may be a folder with other files
+            continue
         try:
             is_open = client.training_job(folder.parent.name, folder.name).state in {"queued", "running"}
         except ServiceProblem as problem:
@@ -156,8 +160,7 @@ def _make_bundles(
 def _download(client: Client, job: TrainingJob, heartbeat: Heartbeat, folder: Path) -> None:
     listed = heartbeat.persist(lambda: client.training_images(job.product, job.id)).items
     loading = heartbeat.stage("get the images", len(listed))
-    for count, image in enumerate(listed, 1):
-        path = image_path(folder, image)
+    for count, (image, path) in enumerate(zip(listed, image_paths(folder, listed), strict=True), 1):
         if not is_complete(path, image):
             number = image.number
             data = heartbeat.persist(lambda number=number: client.training_image(job.product, job.id, number))  # type: ignore[misc]
@@ -209,9 +212,14 @@ def _keep(bundle: Bundle, product: Path) -> None:
     scratch.rename(target)
 
 
-def _finish(
-    client: Client, job: TrainingJob, claim: int, outcome: TrainingOutcome, error: str | None, stop: StopRequest
-) -> None:
+def _is_job_id(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
+def _finish(client: Client, job: TrainingJob, claim: int, outcome: TrainingOutcome, error: str | None) -> None:
     """Tell the service how the work ended. If it cannot be told, the lease ends and the job is queued again."""
     log.log(
         logging.ERROR if outcome == "failed" else logging.INFO,
@@ -223,12 +231,19 @@ def _finish(
     )
     for _ in range(_FINISH_ATTEMPTS):
         try:
-            client.finish_training(job.product, job.id, claim, outcome, None if error is None else error[:MAX_ERROR])
+            client.finish_training(job.product, job.id, claim, outcome, None if error is None else _sendable(error))
         except ServiceUnreachable as unreachable:
             log.warning("%s", unreachable)
-            stop.wait(RETRY_S)
         except ServiceProblem as problem:
             log.warning("The service refuses the end of the job: %s", problem.detail)
-            return
+            if not is_temporary(problem):
+                return
         else:
             return
+        time.sleep(RETRY_S)  # not `StopRequest.wait`, which returns at once after a signal or a cancellation
+
+
+def _sendable(error: str) -> str:
+    """Return an error as a text that the service accepts: it refuses control characters and an empty text."""
+    shown = "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in error)
+    return shown[:MAX_ERROR].strip() or "The worker stated no reason; its log has the details."

@@ -70,7 +70,8 @@ class GoodImageSelection(TrainingOptions):
     )
     label: Literal["good"] | None = Field(
         default=None,
-        description=f"All inspections with this label, oldest first, at most {MAX_SELECTED_IMAGES}.",
+        description="All inspections with this label whose images are still stored, oldest first, at most "
+        f"{MAX_SELECTED_IMAGES}.",
     )
     since: UtcDatetime | None = Field(default=None, description="With `label`: only inspections from this time on.")
     until: UtcDatetime | None = Field(default=None, description="With `label`: only inspections before this time.")

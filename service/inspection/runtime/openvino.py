@@ -106,7 +106,7 @@ class OpenVinoSession:
         return [_port(port) for port in self._compiled.outputs]
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Run the graph.
+        """Run the graph. Only one thread may do so at a time: all runs use the same output buffers.
 
         Args:
             outputs: Names of the outputs.

@@ -44,7 +44,7 @@ class SessionOptions:
         gpu_memory_limit_bytes: Upper limit of CUDA's memory arena, None for no limit.
         device_id: CUDA device.
         max_batch: Largest batch. TensorRT compiles a graph for the batches up to this size.
-        engine_cache: Folder of TensorRT's compiled graphs; None compiles at every start. It is created, but not its
+        engine_cache: Folder for TensorRT's compiled graphs; None compiles at every start. It is created, but not its
             parent folder.
     """
 
@@ -70,7 +70,7 @@ class GraphOutput:
 
 
 class GraphSession:
-    """Runs one graph. On the CPU, several threads may call `run` at the same time; on CUDA, one thread only.
+    """Runs one graph. Several threads may call `run` at the same time only if `may_run_concurrently`.
 
     Args:
         model: The serialised ONNX graph.
@@ -95,6 +95,15 @@ class GraphSession:
         self._outputs = [output.name for output in self._session.get_outputs()]
         # The batch axis is a name, because it is dynamic; the other dimensions are numbers.
         self._item_shape = tuple(self._session.get_inputs()[0].shape[1:])
+
+    @property
+    def may_run_concurrently(self) -> bool:
+        """Whether several threads may call `run` at the same time.
+
+        The runs of a GPU follow each other. A session of OpenVINO has one set of output buffers, so a second run would
+        overwrite the results of the first one.
+        """
+        return self.provider == "cpu"
 
     def run(self, images: UInt8Image) -> GraphOutput:
         """Infer a batch.

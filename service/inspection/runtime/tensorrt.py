@@ -8,6 +8,7 @@ would be compiled while images wait.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,12 @@ class GraphFacts:
     Attributes:
         image_shape: Shape of one image, [H, W, 3].
         is_half: Whether the graph computes in float16.
+        digest: SHA-256 of the serialised graph, hex.
     """
 
     image_shape: tuple[int, ...]
     is_half: bool
+    digest: str
 
     @classmethod
     def read(cls, model: bytes) -> GraphFacts:
@@ -50,7 +53,8 @@ class GraphFacts:
         graph = onnx.load_model_from_string(model).graph
         (image,) = graph.input
         shape = tuple(dim.dim_value for dim in image.type.tensor_type.shape.dim[1:])
-        return cls(shape, any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer))
+        is_half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+        return cls(shape, is_half, hashlib.sha256(model).hexdigest())
 
 
 def tensorrt_options(device_id: int, cache: Path | None, graph: GraphFacts, max_batch: int) -> dict[str, Any]:
@@ -58,7 +62,8 @@ def tensorrt_options(device_id: int, cache: Path | None, graph: GraphFacts, max_
 
     Args:
         device_id: CUDA device.
-        cache: Folder of the compiled graphs, which is created if it does not exist; None compiles at every start.
+        cache: Folder with a folder for each compiled graph. It is created if it does not exist, but not its parent
+            folder. None compiles at every start.
         graph: The graph.
         max_batch: Largest batch.
     """
@@ -74,10 +79,14 @@ def tensorrt_options(device_id: int, cache: Path | None, graph: GraphFacts, max_
         "trt_force_sequential_engine_build": True,
     }
     if cache is not None:
-        cache.mkdir(exist_ok=True)
+        # ONNX Runtime names a compiled graph by the names in the graph, not by its weights: in one folder, the bundles
+        # of a method would all get the one that was compiled first (microsoft/onnxruntime#6455).
+        compiled = cache / graph.digest[:16]
+        for folder in (cache, compiled):
+            folder.mkdir(exist_ok=True)
         options |= {
             "trt_engine_cache_enable": True,
-            "trt_engine_cache_path": str(cache),
+            "trt_engine_cache_path": str(compiled),
             "trt_timing_cache_enable": True,
             "trt_timing_cache_path": str(cache),
         }

@@ -54,6 +54,7 @@ class GoodImages:
         self._budget_bytes = budget_bytes
         self._stored_bytes = stored_bytes
         self._digests: set[str] = set()
+        self._is_kept = False
 
     def add_sent(self, frame: Frame, number: int) -> None:
         """Check and write an image that was sent.
@@ -68,7 +69,7 @@ class GoodImages:
             TrainingStorageFull, StoreUnavailable: It cannot be stored.
         """
         name = frame.label or str(number)
-        folders = PurePosixPath(name).parts[:-1]
+        folders = PurePosixPath(name.replace("\\", "/")).parts[:-1]  # some programs on Windows write \ into archives
         if (folder := next((part for part in folders if is_defect_folder(part)), None)) is not None:
             raise InvalidRequest(
                 f"{name}: the name of the folder {folder!r} indicates defective parts. Send images of good parts only, "
@@ -118,8 +119,14 @@ class GoodImages:
                 "Take more images of good parts, under the conditions of the line, and send all of them."
             )
 
+    def keep(self) -> None:
+        """Take note that the job is stored: its files stay, even if the request fails afterwards."""
+        self._is_kept = True
+
     def discard(self) -> None:
-        """Delete the files. Errors are only logged: a file without a job only costs space."""
+        """Delete the files, unless the job is stored. Errors are only logged: a file without a job only costs space."""
+        if self._is_kept:
+            return
         try:
             types = {image.number: image.media_type for image in self.images}
             self._store.files.remove_training_images(self.job_id, types)

@@ -23,6 +23,7 @@ from service.serving.batch import Frame
 from service.serving.bundles import require_product_name
 from service.serving.errors import GoodImagesBusy
 from service.serving.pagination import Page, read_page
+from service.serving.training.abandoned import remove_abandoned
 from service.serving.training.good_images import GoodImages
 from service.settings import Settings
 from service.store.audit import Actor
@@ -37,6 +38,7 @@ from service.store.training.jobs import (
     cancel_job,
     count_jobs,
     get_job,
+    get_job_image,
     image_types,
     list_job_images,
     list_jobs,
@@ -226,13 +228,11 @@ class TrainingService:
             UnknownTrainingJob: The job has no such image, or it is no longer stored.
             StoreUnavailable: It cannot be read.
         """
-        for image in self.images(product, job_id):
-            if image.number == number:
-                try:
-                    return image, self._store.files.read_training_image(UUID(job_id), number, image.media_type)
-                except FileNotFoundError as error:
-                    raise UnknownTrainingJob(product, job_id, number) from error
-        raise UnknownTrainingJob(product, job_id, number)
+        image = get_job_image(self._store.engine, product, job_id, number)
+        try:
+            return image, self._store.files.read_training_image(UUID(job_id), number, image.media_type)
+        except FileNotFoundError as error:
+            raise UnknownTrainingJob(product, job_id, number) from error
 
     def sweep(self) -> None:
         """Return the jobs of lost workers to the queue, and remove images that are no longer needed.
@@ -243,6 +243,7 @@ class TrainingService:
         self._recover()
         for job in past_jobs(self._store.engine, self._clock.now() - self._failed_age):
             self._remove_images(job)
+        remove_abandoned(self._store, self._clock.now())
         self._refresh()
 
     def close(self) -> None:
@@ -277,7 +278,8 @@ class TrainingService:
     def _select(self, product: str, given: GoodImageSelection) -> Sequence[InspectionRecord]:
         engine = self._store.engine
         if given.ids is None:
-            ids = labelled_ids(engine, product, "good", given.since, given.until, MAX_SELECTED_IMAGES)
+            period = given.since, given.until
+            ids = labelled_ids(engine, product, "good", *period, MAX_SELECTED_IMAGES, with_image=True)
             return select_inspections(engine, product, Selection(tuple(ids)), len(ids)) if ids else []
         records = select_inspections(engine, product, Selection(tuple(given.ids)), len(given.ids))
         labels = labels_of(engine, [record.id for record in records])
@@ -316,6 +318,8 @@ class TrainingService:
             create_product=isinstance(options, GoodImageUpload) and options.create_product,
         )
         job = add_job(self._store.engine, draft, actor, self._clock.now())
+        # A request that is cancelled now discards its images after this method, on the same thread.
+        images.keep()
         log.info("training job queued", product=product, job=job.id, images=job.images)
         self._refresh()
         return job

@@ -1,7 +1,8 @@
 """Claims of workers: take a job from the queue, report about it, end it, and what becomes of a worker that is lost.
 
-A claim has a number, which every report states. A worker that did not report within its lease loses the job: another
-worker may claim it under the next number, and the reports of the first one change nothing.
+A claim has a number, which every report states. The job of a worker that did not report within its lease is queued
+again. If another worker claims it, under the next number, the reports of the first one change nothing. If the first one
+reports before, the service could not be reached meanwhile, and it gets the job back.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
+from service.schemas.training import TrainingState
 from service.store.audit import SERVICE, Actor, AuditAction, AuditEntry, append_audit
 from service.store.errors import TrainingJobNotHeld
 from service.store.models import TrainingJobRow
@@ -86,7 +88,7 @@ def report_progress(
         engine: The database.
         product: The product.
         job_id: The job.
-        claim: Number of the claim.
+        claim: Number of the claim, which is in force, or was the last one if the job is queued.
         progress: The progress.
         moment: The present time.
         lease: Time within which the worker has to report again.
@@ -104,7 +106,8 @@ def report_progress(
         "lease_until": moment + lease,
     }
     with writing(engine, "the progress of a training job cannot be stored") as session:
-        _update_held(session, product, job_id, claim, values)
+        if not _change(session, product, job_id, claim, "running", values):
+            _take_back(session, product, job_id, claim, values)
         row = find_job(session, product, job_id)
         made = progress.version
         # The same report may arrive twice, if the response to the first one was lost.
@@ -197,17 +200,36 @@ def _requeued(cancel_requested: bool, moment: datetime) -> dict[str, Any]:
 
 
 def _update_held(session: Session, product: str, job_id: str, claim: int, values: dict[str, Any]) -> None:
-    row = TrainingJobRow
-    changed = session.execute(
-        update(row)
-        .where(row.id == job_id, row.product == product, row.state == "running", row.attempt == claim)
-        .values(**values)
-        .returning(row.id)
-        .execution_options(synchronize_session=False)
-    ).one_or_none()
-    if changed is None:
+    if not _change(session, product, job_id, claim, "running", values):
         find_job(session, product, job_id)
         raise TrainingJobNotHeld(product, job_id, claim)
+
+
+def _take_back(session: Session, product: str, job_id: str, claim: int, values: dict[str, Any]) -> None:
+    """Give a job that was queued again to the worker that did not report in time, and does not count as lost then."""
+    row = find_job(session, product, job_id)
+    back = values | {"state": "running", "losses": row.losses - 1}
+    if row.losses == 0 or not _change(session, product, job_id, claim, "queued", back):
+        raise TrainingJobNotHeld(product, job_id, claim)
+    after = {"worker": row.worker, "claim": claim}
+    append_audit(session, AuditEntry(SERVICE, "training:start", product, job_id, after=after))
+
+
+def _change(
+    session: Session, product: str, job_id: str, claim: int, state: TrainingState, values: dict[str, Any]
+) -> bool:
+    """Change a job if it is in a state and this is its newest claim. Return whether it was changed."""
+    row = TrainingJobRow
+    return (
+        session.execute(
+            update(row)
+            .where(row.id == job_id, row.product == product, row.state == state, row.attempt == claim)
+            .values(**values)
+            .returning(row.id)
+            .execution_options(synchronize_session=False)
+        ).one_or_none()
+        is not None
+    )
 
 
 def _outcome(job: TrainingJobRecord) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from service.store.session import reading, writing
 from service.store.training.records import JobCounts, JobDraft, TrainedVersion, TrainingImage, TrainingJobRecord
 
 _NAMES = tuple(field.name for field in fields(TrainingJobRecord) if field.name != "versions")
+_IDS_AT_ONCE = 500
 _IMAGE_NAMES = tuple(field.name for field in fields(TrainingImage))
 
 
@@ -112,9 +113,39 @@ def list_job_images(engine: Engine, product: str, job_id: str) -> Sequence[Train
     query = select(TrainingImageRow).where(TrainingImageRow.job_id == job_id).order_by(TrainingImageRow.number)
     with reading(engine) as session:
         find_job(session, product, job_id)
-        return [
-            TrainingImage(**{name: getattr(found, name) for name in _IMAGE_NAMES}) for found in session.scalars(query)
-        ]
+        return [_image_of(found) for found in session.scalars(query)]
+
+
+def get_job_image(engine: Engine, product: str, job_id: str, number: int) -> TrainingImage:
+    """Return an image of a job.
+
+    Raises:
+        UnknownTrainingJob: The product has no such job, or the job no such image.
+        StoreUnavailable: The database cannot be read.
+    """
+    row = TrainingImageRow
+    query = select(row).where(row.job_id == job_id, row.number == number)
+    with reading(engine) as session:
+        find_job(session, product, job_id)
+        found = session.scalars(query).one_or_none()
+        if found is None:
+            raise UnknownTrainingJob(product, job_id, number)
+        return _image_of(found)
+
+
+def existing_jobs(engine: Engine, job_ids: Collection[str]) -> set[str]:
+    """Return those of the ids that are ids of jobs.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    row = TrainingJobRow
+    found: set[str] = set()
+    ids = sorted(job_ids)
+    with reading(engine) as session:
+        for start in range(0, len(ids), _IDS_AT_ONCE):  # databases limit the number of values in a statement
+            found.update(session.scalars(select(row.id).where(row.id.in_(ids[start : start + _IDS_AT_ONCE]))))
+    return found
 
 
 def count_jobs(engine: Engine) -> JobCounts:
@@ -229,3 +260,7 @@ def record_of(row: TrainingJobRow) -> TrainingJobRecord:
     """Return the record of a row."""
     versions = tuple(TrainedVersion(**item) for item in row.versions)
     return TrainingJobRecord(versions=versions, **{name: getattr(row, name) for name in _NAMES})
+
+
+def _image_of(row: TrainingImageRow) -> TrainingImage:
+    return TrainingImage(**{name: getattr(row, name) for name in _IMAGE_NAMES})

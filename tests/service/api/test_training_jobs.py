@@ -114,11 +114,12 @@ def test_twenty_images_are_enough_for_the_whole_training(serve: Serve) -> None:
         (goods() | {"broken.png": GOOD[: len(GOOD) // 2]}, "broken.png: "),
         (goods() | {"notes.txt": b"no image"}, "notes.txt: "),
         (goods() | {"scratches/1.png": good(99)}, "the name of the folder 'scratches'"),
+        (goods() | {"scratches\\1.png": good(99)}, "the name of the folder 'scratches'"),
         (goods() | {"empty.png": b""}, "empty.png: "),
         (goods(7) | {"again.png": good(0)}, "7 different good images"),
         ({}, "0 different good images"),
     ],
-    ids=["broken", "no-image", "defects", "empty", "too-few", "none"],
+    ids=["broken", "no-image", "defects", "defects-windows", "empty", "too-few", "none"],
 )
 def test_images_that_cannot_be_used_are_refused_with_their_name(
     service: RunningService, files: dict[str, bytes], named: str

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from service.bundle.bundle import Bundle
+from service.bundle.errors import BundleInvalid
 from service.deployment.bundle_memory import MemoryLimits, memory_bytes, stay_s
 from service.deployment.errors import ProductNotReady
 from service.deployment.lease import ActiveProduct
@@ -241,6 +242,17 @@ def test_bundle_that_does_not_fit_is_refused_with_the_setting_to_change(open_reg
     ):
         pass
     assert score(registry, "bolt") > 0
+
+
+def test_bundle_that_could_never_be_loaded_again_is_not_activated(open_registry: Open, unloaded: Deployment) -> None:
+    registry = open_registry(1, "bolt")
+    rollout = Rollout(registry, unloaded.store.engine, Metrics(), unloaded.rollout.uploads)
+    before = registry.get("nut").bundle.version
+    with pytest.raises(BundleInvalid, match="Raise PLUMBLINE_BUNDLE_MEMORY_BYTES"):
+        rollout.activate("nut", unloaded.old["nut"].version, **SIGNATURE)
+    assert registry.get("nut").bundle.version == before
+    rollout.activate("bolt", unloaded.old["bolt"].version, **SIGNATURE)
+    assert in_memory(registry) == {"bolt"}, "pinned bundles are loaded in any case"
 
 
 def test_reload_verifies_the_files_and_repeats_neither_the_self_test_nor_other_scores(

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from service.serving.training.abandoned import remove_abandoned
 from service.store.audit import SERVICE, Actor, read_audit
 from service.store.errors import TrainingJobEnded, TrainingJobNotHeld, UnknownTrainingJob
 from service.store.ids import new_id
@@ -21,6 +22,7 @@ from service.store.training.jobs import (
     cancel_job,
     count_jobs,
     get_job,
+    get_job_image,
     image_types,
     list_job_images,
     list_jobs,
@@ -151,14 +153,43 @@ def test_report_with_another_claim_changes_nothing(store: Store) -> None:
     queue(store)
     job = claimed(store)
     assert recover_lost(store.engine, START + timedelta(seconds=61))[0].state == "queued"
-    with pytest.raises(TrainingJobNotHeld, match="claim 1"):
-        report(store, job, 62.0)
     second = claimed(store, 63.0)
     assert second.attempt == 2
+    with pytest.raises(TrainingJobNotHeld, match="claim 1"):
+        report(store, job, 64.0)
     with pytest.raises(TrainingJobNotHeld):
         end(store, job, "succeeded")
     assert get_job(store.engine, "widget", job.id) == second
     assert report(store, second, 64.0).state == "running"
+
+
+def test_worker_that_could_not_report_gets_its_job_back_if_nobody_claimed_it(store: Store) -> None:
+    queue(store)
+    job = claimed(store)
+    for outage in range(MAX_LOSSES + 1):
+        second = 100.0 * outage
+        assert recover_lost(store.engine, START + timedelta(seconds=second + 61))[0].state == "queued"
+        back = report(store, job, second + 100.0)
+        assert (back.state, back.attempt, back.losses, back.stage) == ("running", 1, 0, "train")
+        assert back.lease_until == START + timedelta(seconds=second + 160)
+        assert claim(store, second + 101) is None
+    assert audited(store)[-1] == (SERVICE.name, "training:start", job.id)
+
+
+def test_released_job_is_not_given_back_by_a_late_report(store: Store) -> None:
+    queue(store)
+    job = claimed(store)
+    end(store, job, "released")
+    with pytest.raises(TrainingJobNotHeld, match="claim 1"):
+        report(store, job)
+
+
+def test_image_of_a_job_is_found_by_its_number(store: Store) -> None:
+    job = queue(store)
+    assert get_job_image(store.engine, "widget", job.id, 2) == IMAGES[1]
+    for product, number in (("widget", 3), ("other", 2)):
+        with pytest.raises(UnknownTrainingJob):
+            get_job_image(store.engine, product, job.id, number)
 
 
 def test_job_of_a_worker_that_reports_in_time_is_not_lost(store: Store) -> None:
@@ -258,3 +289,19 @@ def test_files_of_images_are_written_read_and_removed_with_their_folder(store: S
     store.files.remove_training_images(name, image_types(store.engine, job.id))
     assert store.files.folder is not None
     assert list((store.files.folder / "training").iterdir()) == []
+
+
+def test_folders_of_jobs_that_were_never_queued_are_removed_after_a_day(store: Store) -> None:
+    assert store.files.folder is not None
+    queued, abandoned = UUID(queue(store).id), new_id()
+    for name in (queued, abandoned):
+        store.files.write_training_image(name, 1, "image/png", b"\x01").sync()
+    others = {"notes", "ffffffff-ffff-4fff-bfff-ffffffffffff"}
+    for other in others:
+        (store.files.folder / "training" / other).mkdir()
+    folders = []
+    for hours in (23, 25):
+        remove_abandoned(store, datetime.now(UTC) + timedelta(hours=hours))
+        folders.append({path.name for path in (store.files.folder / "training").iterdir()})
+    kept = others | {str(queued)}
+    assert folders == [kept | {str(abandoned)}, kept]

@@ -23,7 +23,12 @@ JOB: dict[str, Any] = {
     "worker": "pc-7", "stage": None, "done": 0, "total": 0, "seconds": 0.0, "cancel_requested": False, "error": None,
     "versions": [], "are_images_stored": True,
 }  # fmt: skip
+QUICK = TrainingVersion(variant="quick", version="0123456789ab", role=None)
 Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def problem(status: int, slug: str) -> httpx.Response:
+    return httpx.Response(status, json={"type": f"x#{slug}", "detail": "told"})
 
 
 def client_of(handler: Handler) -> Client:
@@ -33,10 +38,6 @@ def client_of(handler: Handler) -> Client:
 def heartbeat_of(handler: Handler, stop: StopRequest) -> Heartbeat:
     claim = TrainingClaim(job=TrainingJob.model_validate(JOB), claim=3, lease_s=60.0)
     return Heartbeat(client_of(handler), claim, stop, report_s=0.01)
-
-
-def problem(status: int, slug: str) -> httpx.Response:
-    return httpx.Response(status, json={"type": f"x#{slug}", "detail": "told"})
 
 
 def test_progress_is_reported_with_the_claim() -> None:
@@ -117,15 +118,47 @@ def test_version_is_sent_again_until_it_is_stored(monkeypatch: pytest.MonkeyPatc
         return httpx.Response(200, json=JOB)
 
     heartbeat = heartbeat_of(handler, StopRequest())  # not started, so that all requests are those of the version
-    version = TrainingVersion(variant="quick", version="0123456789ab", role=None)
-    heartbeat.add_version(version)
-    assert versions == [version.model_dump()] * 3
+    heartbeat.add_version(QUICK)
+    assert versions == [QUICK.model_dump()] * 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(502, text="<html>Bad Gateway</html>"),
+        httpx.Response(503, json={"type": "x#store-unavailable", "detail": "told", "retry_after": 5.0}),
+        problem(409, "bundle-change-under-way"),
+    ],
+    ids=["proxy", "database", "start"],
+)
+def test_request_is_sent_again_while_the_service_is_not_available(
+    answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.worker.heartbeat.RETRY_S", 0.01)
+    answers = [answer, answer, httpx.Response(200, json=JOB)]
+    stop = StopRequest()
+    heartbeat_of(lambda _: answers.pop(0), stop).add_version(QUICK)
+    assert (answers, stop.reason) == ([], None)
+
+
+@pytest.mark.parametrize("slug", ["provider-unavailable", "unknown-training-job"])
+def test_request_is_not_sent_again_if_waiting_does_not_help(slug: str) -> None:
+    sent: list[httpx.Request] = []
+    stop = StopRequest()
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return problem(503 if slug == "provider-unavailable" else 404, slug)
+
+    with pytest.raises(ServiceProblem, match=slug):
+        heartbeat_of(handler, stop).add_version(QUICK)
+    assert (len(sent), stop.reason) == (1, None)
 
 
 def test_refused_request_is_an_error_of_the_job() -> None:
     heartbeat = heartbeat_of(lambda _: problem(422, "invalid-request"), StopRequest())
     with pytest.raises(ServiceProblem, match="told"):
-        heartbeat.add_version(TrainingVersion(variant="quick", version="0123456789ab", role=None))
+        heartbeat.add_version(QUICK)
 
 
 def test_signal_concerns_the_worker_and_a_cancellation_the_job() -> None:

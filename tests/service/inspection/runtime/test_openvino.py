@@ -15,6 +15,7 @@ from service.bundle.errors import ParityFailure
 from service.inspection.errors import ProviderUnavailable
 from service.inspection.inspector import Inspector, InspectorOptions
 from service.inspection.runtime import openvino
+from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.openvino import OpenVinoSession, Port, openvino_options, openvino_problem
 from service.inspection.runtime.session import GraphSession, SessionOptions
 from tests.bundles import part, tiny_draft, tiny_model, write_tiny_bundle
@@ -108,6 +109,16 @@ def test_bundle_is_served_and_states_the_provider(tiny_bundle: Bundle) -> None:
         assert inspector.self_test_difference < 1e-5
     finally:
         inspector.close()
+
+
+@needs_openvino
+@optional
+def test_runs_follow_each_other_whatever_number_is_stated(tiny_bundle: Bundle) -> None:
+    """A session has one set of output buffers."""
+    options = InspectorOptions(session=OPTIONS, batching=BatchingOptions(concurrency=3))
+    inspector = Inspector.load(tiny_bundle.path, options)
+    inspector.close()
+    assert inspector.batcher.concurrency == 1
 
 
 @needs_openvino

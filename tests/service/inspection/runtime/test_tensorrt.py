@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -17,7 +19,8 @@ from service.inspection.runtime.tensorrt import GraphFacts, tensorrt_options, te
 from tests.bundles import tiny_draft, tiny_model
 
 MODEL = tiny_model(tiny_draft()).SerializeToString()
-FACTS = GraphFacts((64, 64, 3), is_half=False)
+DIGEST = hashlib.sha256(MODEL).hexdigest()
+FACTS = GraphFacts((64, 64, 3), is_half=False, digest=DIGEST)
 CAPI = Path(ort.__file__).parent / "capi"
 needs_gpu_build = pytest.mark.skipif(
     "TensorrtExecutionProvider" not in ort.get_available_providers(), reason="needs onnxruntime-gpu"
@@ -25,7 +28,7 @@ needs_gpu_build = pytest.mark.skipif(
 
 
 def test_graph_is_compiled_for_all_batch_sizes() -> None:
-    options = tensorrt_options(1, None, GraphFacts((384, 256, 3), is_half=False), 8)
+    options = tensorrt_options(1, None, GraphFacts((384, 256, 3), is_half=False, digest=DIGEST), 8)
 
     assert options["trt_profile_min_shapes"] == "image:1x384x256x3"
     assert options["trt_profile_max_shapes"] == "image:8x384x256x3"
@@ -43,10 +46,25 @@ def test_compiled_graphs_are_kept_in_the_cache(tmp_path: Path) -> None:
     options = tensorrt_options(0, tmp_path / "tensorrt", FACTS, 1)
 
     assert options["trt_engine_cache_enable"]
-    assert options["trt_engine_cache_path"] == options["trt_timing_cache_path"] == str(tmp_path / "tensorrt")
-    assert (tmp_path / "tensorrt").is_dir()
+    assert options["trt_timing_cache_path"] == str(tmp_path / "tensorrt")
+    compiled = Path(options["trt_engine_cache_path"])
+    assert compiled.is_dir()
+    assert compiled.parent == tmp_path / "tensorrt"
     with pytest.raises(FileNotFoundError):
         tensorrt_options(0, tmp_path / "unmounted" / "tensorrt", FACTS, 1)
+
+
+def test_graphs_that_differ_in_their_weights_have_different_caches(tmp_path: Path) -> None:
+    other = tiny_model(tiny_draft())
+    weights = next(tensor for tensor in other.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) + 1, weights.name))
+
+    def cache_of(model: bytes) -> str:
+        ((_, options), *_) = providers(SessionOptions("tensorrt", engine_cache=tmp_path), ort_names(), model)
+        return str(options["trt_engine_cache_path"])
+
+    assert cache_of(MODEL) == cache_of(MODEL)
+    assert cache_of(MODEL) != cache_of(other.SerializeToString())
 
 
 def test_facts_are_read_from_the_graph() -> None:
@@ -54,12 +72,12 @@ def test_facts_are_read_from_the_graph() -> None:
 
     half = tiny_model(tiny_draft())
     half.graph.initializer[0].data_type = onnx.TensorProto.FLOAT16
-    assert GraphFacts.read(half.SerializeToString()) == GraphFacts((64, 64, 3), is_half=True)
+    assert GraphFacts.read(half.SerializeToString()).is_half
 
 
 def test_float16_is_used_for_float16_graphs_only() -> None:
     assert not tensorrt_options(0, None, FACTS, 1)["trt_fp16_enable"]
-    assert tensorrt_options(0, None, GraphFacts((64, 64, 3), is_half=True), 1)["trt_fp16_enable"]
+    assert tensorrt_options(0, None, replace(FACTS, is_half=True), 1)["trt_fp16_enable"]
 
 
 @needs_gpu_build

@@ -1,0 +1,84 @@
+"""A job from its claim to its end, as far as nothing is trained: missing images, refused texts, folders of old jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from plumbline_client import Client
+from plumbline_client.schemas.training import TrainingClaim, TrainingEnd, TrainingJob
+from tests.training.worker.test_heartbeat import JOB, client_of, problem
+from training.worker.job import JobOptions, remove_ended, run_job
+from training.worker.stop import StopRequest
+
+IMAGE = {"number": 1, "name": "a.png", "media_type": "image/png", "size_bytes": 4, "sha256": "0" * 64}
+
+
+def outcome_of(client: Client, work: Path) -> str | None:
+    claim = TrainingClaim(job=TrainingJob.model_validate(JOB), claim=3, lease_s=60.0)
+    return run_job(client, claim, JobOptions(work, configs={}), StopRequest())
+
+
+def service(
+    ends: list[dict[str, Any]], answer: Callable[[httpx.Request], httpx.Response]
+) -> Callable[[httpx.Request], httpx.Response]:
+    """Return a service with one job of one image, which answers requests for that image with `answer`."""
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path.endswith(":finish"):
+            ends.append(json.loads(request.content))
+        if path.endswith("/images"):
+            return httpx.Response(200, json={"items": [IMAGE]})
+        return answer(request) if path.endswith("/images/1") else httpx.Response(200, json=JOB)
+
+    return handler
+
+
+def test_job_whose_image_is_no_longer_stored_fails_with_the_reason(tmp_path: Path) -> None:
+    ends: list[dict[str, Any]] = []
+    client = client_of(service(ends, lambda _: problem(404, "unknown-training-job")))
+    assert outcome_of(client, tmp_path) == "failed"
+    assert ends == [{"claim": 3, "outcome": "failed", "error": "told"}]
+    assert list(tmp_path.glob("*/*")) == []
+
+
+@pytest.mark.parametrize("detail", ["", "a\0b\u202ec" + "x" * 3000])
+def test_reason_of_a_failure_is_a_text_that_the_service_accepts(detail: str, tmp_path: Path) -> None:
+    ends: list[dict[str, Any]] = []
+    refusal = httpx.Response(400, json={"type": "x#invalid-request", "detail": detail})
+    assert outcome_of(client_of(service(ends, lambda _: refusal)), tmp_path) == "failed"
+    (end,) = ends
+    assert TrainingEnd.model_validate(end).error
+
+
+def test_end_of_a_job_is_sent_again_after_a_proxy_refused_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.worker.job.RETRY_S", 0.0)
+    ends: list[dict[str, Any]] = []
+    inner = service(ends, lambda _: problem(400, "invalid-request"))
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        answer = inner(request)
+        is_first_end = request.url.path.endswith(":finish") and len(ends) == 1
+        return httpx.Response(502, text="Bad Gateway") if is_first_end else answer
+
+    assert outcome_of(client_of(handler), tmp_path) == "failed"
+    assert len(ends) == 2
+
+
+def test_only_folders_of_jobs_that_have_ended_are_removed(tmp_path: Path) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        name = request.url.path.rpartition("/")[2]
+        return httpx.Response(200, json=JOB) if name == JOB["id"] else problem(404, "unknown-training-job")
+
+    ended = "019a0000-0000-7000-8000-000000000001"
+    for folder in (f"washer/{JOB['id']}", f"washer/{ended}", "photos/holiday"):
+        (tmp_path / folder).mkdir(parents=True)
+    remove_ended(client_of(handler), tmp_path)
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*"))
+    assert found == ["photos/holiday", f"washer/{JOB['id']}"]
