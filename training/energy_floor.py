@@ -12,6 +12,7 @@ Source: our own. See docs/methods.md, section *Shared parts*.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,9 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.maps import PyramidDistance
 from training.metrics import PixelScores
-from training.pixels import in_chunks
 from training.synthetic_anomalies import FAINT_RECIPES, synthetic_anomaly
 
 SYNTHETIC_IMAGES = 96  # approximate number of synthetic images that a floor is evaluated on
@@ -30,17 +29,14 @@ MapSource = Callable[[NDArray[np.uint8]], Callable[[], Iterable[Tensor]]]
 FPR_LIMIT = 0.05  # a floor that finds all anomalies at a high false-positive rate is of no use
 
 
-def map_pixels(anomaly_map: Callable[[Tensor], Tensor]) -> MapSource:
-    """Return a source of maps that computes all of them from the pixels whenever they are requested.
+class HasEnergyFloor(Protocol):
+    """A module that measures distances with an energy floor, in mean energies."""
 
-    Args:
-        anomaly_map: float32 `[n, 3, H, W]` in [0, 1] -> float32 `[n, 1, h, w]`.
-    """
-    return lambda images: lambda: map(anomaly_map, in_chunks(images))
+    energy_floor: float
 
 
 def select_energy_floor(
-    distances: Iterable[PyramidDistance],
+    distances: Iterable[HasEnergyFloor],
     calibrate: Callable[[], None],
     map_source: MapSource,
     reference: NDArray[np.uint8],
@@ -91,7 +87,7 @@ def select_energy_floor(
     return best
 
 
-def _set(modules: Sequence[PyramidDistance], energy_floor: float) -> None:
+def _set(modules: Sequence[HasEnergyFloor], energy_floor: float) -> None:
     for module in modules:
         module.energy_floor = energy_floor
 

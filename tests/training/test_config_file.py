@@ -37,7 +37,7 @@ def test_every_method_has_a_settings_file_of_its_paper_that_can_be_built() -> No
 def test_ablations_can_be_built(path: Path) -> None:
     config = read_settings(path)
     build_method(config, [random_teacher(name) for name in config.teachers])
-    assert (path.stem == "default") == (config == fit_config("nnet"))
+    assert (path.stem == f"{config.method}-both") == (config == fit_config(config.method))
 
 
 def test_file_overrides_the_method_and_the_command_overrides_both(tmp_path: Path) -> None:

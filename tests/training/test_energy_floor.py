@@ -1,12 +1,20 @@
 """The energy floor is selected by faint synthetic anomalies in normal images alone."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.energy_floor import map_pixels, select_energy_floor
+from training.energy_floor import MapSource, select_energy_floor
 from training.maps import PyramidDistance
+from training.pixels import in_chunks
+
+
+def map_pixels(anomaly_map: Callable[[Tensor], Tensor]) -> MapSource:
+    """Return a source of maps that computes all of them from the pixels whenever they are requested."""
+    return lambda images: lambda: map(anomaly_map, in_chunks(images))
 
 
 def plain(count: int) -> NDArray[np.uint8]:

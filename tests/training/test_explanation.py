@@ -170,7 +170,8 @@ def test_contributions_are_the_fused_maps_and_add_up(nnet: NNet, graph: Explaine
 def test_nearest_prototypes_are_those_of_the_network(nnet: NNet, graph: ExplainedGraph) -> None:
     image = random_images(1, SIZE, seed=6)[0]
     explained = graph.run(image)
-    banks = {"query_reduced": nnet.query_reduced, "query_full": nnet.query_full}
+    assert nnet.banks is not None
+    banks = nnet.banks.by_name
     with recording({name: bank.candidates for name, bank in banks.items()}) as seen, torch.inference_mode():
         nnet.fused(next(in_chunks(image[None])))
     for name, cells in explained.banks.items():
@@ -184,7 +185,8 @@ def test_nearest_prototypes_are_those_of_the_network(nnet: NNet, graph: Explaine
 def test_cells_that_prototypes_come_from_are_nearer_than_others(nnet: NNet, graph: ExplainedGraph) -> None:
     images = random_images(6, SIZE)
     explained = [graph.run(image) for image in images]
-    for name, bank in (("query_reduced", nnet.query_reduced), ("query_full", nnet.query_full)):
+    assert nnet.banks is not None
+    for name, bank in nnet.banks.by_name.items():
         places = bank.origins.numpy()
         assert len(places) == 40
         every = np.stack([one.banks[name].distances for one in explained])

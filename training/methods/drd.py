@@ -22,18 +22,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from service.bundle.manifest import Selected
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
-from training.energy_floor import map_pixels, select_energy_floor
+from training.energy_floor import HasEnergyFloor
 from training.losses import channel_loss, flat_loss, hard_mined_loss, over_levels, point_loss, ramp
-from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
-from training.methods.base import Batch, Method, parse_options
-from training.pixels import in_chunks, to_pixels
+from training.maps import PyramidDistance, cosine_distance, resize
+from training.methods.base import Batch, parse_options
+from training.methods.two_scales import BankOptions, TwoScaleMethod
 from training.teachers import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 
 @dataclass(frozen=True)
-class DrdOptions:
+class DrdOptions(BankOptions):
     """Options of DRD, with their defaults; "our own" marks what the authors' code does not have."""
 
     width: float = 3.0
@@ -66,8 +65,8 @@ class DrdOptions:
     """Energy floors to select from, ascending, see `training.energy_floor`; our own."""
     strict: bool = False
     """Follow the authors' code, including its deviations from the paper, see `published`."""
-    sigma: float = 1.0
-    """Standard deviation of the map's smoothing, in cells of 4 pixels; DRD 4 pixels."""
+    sigma: float = 2.0
+    """Standard deviation of the map's smoothing, in cells of 4 pixels; DRD 4 pixels, which is 1.0 here."""
 
 
 def published(**changes: Any) -> DrdOptions:
@@ -94,6 +93,9 @@ def published(**changes: Any) -> DrdOptions:
         "weight_channel": 1.0,
         "level_weights": (1.0, 1.0, 1.0),
         "energy_floors": (0.0,),
+        "reduction": 1.0,
+        "banks": False,
+        "sigma": 1.0,
     }
     return DrdOptions(**(settings | changes))
 
@@ -140,7 +142,7 @@ class ReverseStudent(nn.Module):
         return [head(d) for head, d in zip(self.heads, (d1, d2, d3), strict=True)]
 
 
-class DualReverseDistillation(Method):
+class DualReverseDistillation(TwoScaleMethod):
     """DRD, see the module's docstring. Source: Ge et al., Neurocomputing 2025.
 
     Args:
@@ -150,17 +152,18 @@ class DualReverseDistillation(Method):
 
     name: ClassVar[str] = "drd"
     map_stride: ClassVar[int] = 4
-    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 600}
+    default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite2",)  # as for N-Net
+    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 600, "input_size": 384}
 
     def __init__(self, teacher: Teacher, options: DrdOptions) -> None:
-        super().__init__()
+        weights = {f"level_{number}": weight for number, weight in enumerate(options.level_weights, start=1)}
+        channels = teacher.channels[1:] if options.banks else None
+        super().__init__(options, channels, options.with_banks(weights), options.energy_floors, options.sigma)
         self.options = options
         self.teacher = teacher
         self.scaler = PyramidScaler(teacher.channels)
         self.student = ReverseStudent(teacher.channels, options.width, options.dropout)
         self.distance = PyramidDistance(len(teacher.channels), options.energy_floors[0])
-        self.fusion = LevelFusion(options.level_weights)
-        self.smooth = Gaussian(options.sigma)
 
     @classmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
@@ -176,10 +179,18 @@ class DualReverseDistillation(Method):
         """Return the teacher's registry name."""
         return [self.teacher.name]
 
-    def frozen_features(self, pixels: Tensor) -> list[Tensor]:
+    def features(self, pixels: Tensor) -> list[Tensor]:
         """Compute the teacher's pyramid."""
         features: list[Tensor] = self.teacher(pixels)
         return features
+
+    def compared(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the levels at strides 8 and 16."""
+        return features[1:]
+
+    def full_features(self, pixels: Tensor) -> Sequence[Tensor]:
+        """Compute the levels at strides 8 and 16 for images at full resolution."""
+        return self.features(pixels)[1:]
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
         """Measure the channels' statistics and the levels' energies."""
@@ -238,42 +249,21 @@ class DualReverseDistillation(Method):
             target = nn.functional.adaptive_max_pool2d(mask, (mean_map.shape[-2], mean_map.shape[-1])) * changed
         return (mean_map - target).abs().mean()
 
-    @torch.no_grad()
-    def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        """Select the energy floor and measure the spread of each level."""
+    @property
+    def floored(self) -> Sequence[HasEnergyFloor]:
+        """Return the distance of the student."""
+        return [self.distance]
 
-        def measure() -> None:
-            chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
-            self.fusion.calibrate([torch.cat(level) for level in zip(*chunks, strict=True)])
-
-        floors = self.options.energy_floors
-        floor = select_energy_floor([self.distance], measure, map_pixels(self.fused), reference, floors)
-        self.selected = Selected(energy_floor=floor)
-
-    def distances(self, pixels: Tensor) -> list[Tensor]:
-        """Compute the distance map of each level.
-
-        Args:
-            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
-
-        Returns:
-            float32 `[N, 1, H_k, W_k]` per level, finest first, in [0, 2].
-        """
-        features = self.teacher(pixels)
-        reconstructed = self.scaler.undo(self.student(self.scaler(features)))
-        distances: list[Tensor] = self.distance(features, reconstructed)
+    def own_maps(self, pixels: Tensor, frozen: Sequence[Tensor]) -> list[Tensor]:
+        """Compute the distance map of each level, float32 `[N, 1, H_k, W_k]`, finest first, in [0, 2]."""
+        del pixels
+        reconstructed = self.scaler.undo(self.student(self.scaler(frozen)))
+        distances: list[Tensor] = self.distance(frozen, reconstructed)
         return distances
 
-    def fused(self, pixels: Tensor) -> Tensor:
-        """Compute the anomaly map of float32 `[N, 3, H, W]` in [0, 1]: float32 `[N, 1, H / 4, W / 4]`, >= 0."""
-        smoothed: Tensor = self.smooth(self.fusion(self.distances(pixels)))
-        return smoothed
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute the anomaly map, float32 `[N, H / 4, W / 4]`, and with `strict` the factor on the score."""
-        distances = self.distances(to_pixels(image))
-        anomaly_map = self.smooth(self.fusion(distances))[:, 0]
-        return anomaly_map, _refinement(distances) if self.options.strict else None
+    def gain(self, maps: Sequence[Tensor]) -> Tensor | None:
+        """Return the factor on the image score with `strict`, else None."""
+        return _refinement(maps[: len(self.teacher.channels)]) if self.options.strict else None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the images, their inverses and a bright square, on which another level has the smallest variance."""

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.bundle.manifest import Selected
 from training.blocks import (
     BasicBlock,
     BottleneckBlock,
@@ -36,19 +35,19 @@ from training.blocks import (
     UpBlock,
     initialise,
 )
-from training.energy_floor import map_pixels, select_energy_floor
+from training.energy_floor import HasEnergyFloor
 from training.losses import flat_loss, hard_mined_loss, ramp, structural_difference
-from training.maps import Gaussian, LevelFusion, PyramidDistance, resize
-from training.methods.base import Batch, Method, parse_options
-from training.pixels import in_chunks, to_pixels
+from training.maps import PyramidDistance, resize
+from training.methods.base import Batch, parse_options
+from training.methods.two_scales import BankOptions, TwoScaleMethod
 from training.teachers import Teacher
 
 SOURCES = ("st_8", "st_16", "fs1_8", "fs1_16", "fs2_8", "fs2_16", "ps")
-"""Names of the maps that are fused, as `DualTeacherDistillation.distances` returns them."""
+"""Names of the maps of the trained part, as `DualTeacherDistillation.own_maps` returns them."""
 
 
 @dataclass(frozen=True)
-class DualTeacherOptions:
+class DualTeacherOptions(BankOptions):
     """Options of the dual teacher method, with their defaults; all are our own unless a source is given."""
 
     width: int = 48
@@ -176,7 +175,7 @@ class Regressors(nn.Module):
         return [head(levels[number % len(levels)]) for number, head in enumerate(self.heads)]
 
 
-class DualTeacherDistillation(Method):
+class DualTeacherDistillation(TwoScaleMethod):
     """The dual teacher method, see the module's docstring. Source: the idea is Luo & Zhang's, every layer our own.
 
     Args:
@@ -187,11 +186,15 @@ class DualTeacherDistillation(Method):
     name: ClassVar[str] = "dual_teacher"
     map_stride: ClassVar[int] = 8
     default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite0", "efficientnet_lite2")
-    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 1000}
+    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 1000, "input_size": 384}
     stages: ClassVar[tuple[float, ...]] = (0.2, 1.0)
 
     def __init__(self, teachers: Sequence[Teacher], options: DualTeacherOptions) -> None:
-        super().__init__()
+        st, fs, ps = options.ensemble_weights
+        levels = [weight / sum(options.level_weights) for weight in options.level_weights]
+        own = dict(zip(SOURCES, [*(st * w for w in levels), *(fs / 2 * w for w in levels * 2), ps], strict=True))
+        channels = teachers[1].channels[1:] if options.banks else None
+        super().__init__(options, channels, options.with_banks(own), options.energy_floors, options.sigma)
         self.options = options
         self.teachers_ = nn.ModuleList(teachers)
         self.encoder = AttentionEncoder(teachers[0].channels, options.width, options.code)
@@ -205,10 +208,6 @@ class DualTeacherDistillation(Method):
         self.second_start = len(teachers[0].channels) - 1  # index of the second teacher's first target
         self.distance = PyramidDistance(len(target_channels) - self.second_start, options.energy_floors[0])
         self.nearest = PyramidDistance(len(target_channels), options.energy_floors[0], nearest=True)
-        st, fs, ps = options.ensemble_weights
-        levels = [weight / sum(options.level_weights) for weight in options.level_weights]
-        self.fusion = LevelFusion([*(st * w for w in levels), *(fs / 2 * w for w in levels * 2), ps], SOURCES)
-        self.smooth = Gaussian(options.sigma)
 
     @classmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
@@ -220,10 +219,19 @@ class DualTeacherDistillation(Method):
         """Return both teachers' registry names."""
         return [str(teacher.name) for teacher in self.teachers_]
 
-    def frozen_features(self, pixels: Tensor) -> list[Tensor]:
+    def features(self, pixels: Tensor) -> list[Tensor]:
         """Compute the first teacher's three levels and the second teacher's levels at strides 8 and 16."""
         first, second = (teacher(pixels) for teacher in self.teachers_)
         return [*first, *second[1:]]
+
+    def compared(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the second teacher's levels."""
+        return features[self.second_start + 1 :]
+
+    def full_features(self, pixels: Tensor) -> Sequence[Tensor]:
+        """Compute the second teacher's levels at strides 8 and 16 for images at full resolution."""
+        levels: list[Tensor] = self.teachers_[1](pixels)
+        return levels[1:]
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
         """Measure the channels' statistics and the levels' energies of both teachers."""
@@ -279,49 +287,24 @@ class DualTeacherDistillation(Method):
 
     def _image_loss(self, pixels: Tensor, image: Tensor) -> Tensor:
         """Compute the mean absolute difference plus 1 - SSIM over windows, on the quarter-size image."""
-        target = F.avg_pool2d(pixels, 4)
+        target = F.avg_pool2d(self.reduced(pixels), 4)
         dissimilarity = [structural_difference(target, image, window).mean() for window in self.options.windows]
         return (target - image).abs().mean() + torch.stack(dissimilarity).mean()
 
-    @torch.no_grad()
-    def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        """Select the energy floor and measure the spread of each map."""
+    @property
+    def floored(self) -> Sequence[HasEnergyFloor]:
+        """Return the distances of the predicted and of the reconstructed features."""
+        return [self.distance, self.nearest]
 
-        def measure() -> None:
-            chunks = [self.distances(pixels) for pixels in in_chunks(reference)]
-            self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
-
-        distances, floors = [self.distance, self.nearest], self.options.energy_floors
-        floor = select_energy_floor(distances, measure, map_pixels(self.fused), reference, floors)
-        self.selected = Selected(energy_floor=floor)
-
-    def distances(self, pixels: Tensor) -> list[Tensor]:
-        """Compute the distance maps that are fused into the anomaly map.
-
-        Args:
-            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
-
-        Returns:
-            Seven maps, float32 `[N, 1, h_k, w_k]` in [0, 2]: `st` (2 levels), `fs` (2 levels of each teacher), `ps`;
-            each finest level first.
-        """
-        features = self.frozen_features(pixels)
-        predicted, reconstructed, image = self.students(self.input_scaler(features[: self.second_start + 1]))
-        small = F.avg_pool2d(pixels, 4)
-        size = (features[1].shape[-2], features[1].shape[-1])
+    def own_maps(self, pixels: Tensor, frozen: Sequence[Tensor]) -> list[Tensor]:
+        """Compute the seven maps of `SOURCES`, float32 `[N, 1, h_k, w_k]` in [0, 2]."""
+        predicted, reconstructed, image = self.students(self.input_scaler(frozen[: self.second_start + 1]))
+        small = F.avg_pool2d(self.reduced(pixels), 4)
+        size = (frozen[1].shape[-2], frozen[1].shape[-1])
         regions = [resize(structural_difference(small, image, window), size) for window in self.options.windows]
-        targets = features[1:]
+        targets = frozen[1:]
         st, fs = self.distance(targets[self.second_start :], predicted), self.nearest(targets, reconstructed)
         return [*st, *fs, torch.stack(regions).mean(0)]
-
-    def fused(self, pixels: Tensor) -> Tensor:
-        """Compute the anomaly map of float32 `[N, 3, H, W]` in [0, 1]: float32 `[N, 1, H / 8, W / 8]`, >= 0."""
-        smoothed: Tensor = self.smooth(self.fusion(self.distances(pixels)))
-        return smoothed
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute the anomaly map, float32 `[N, H / 8, W / 8]`; there is no factor on the score."""
-        return self.fused(to_pixels(image))[:, 0], None
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the images, their inverses and copies shifted by one cell, whose nearest neighbours differ."""

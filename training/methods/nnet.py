@@ -17,7 +17,7 @@ multilevel filter by query and compression); every layer is our own. See docs/me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -28,53 +28,29 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.bundle.manifest import MemoryBankChoice, Selected
 from training.blocks import BasicBlock, BottleneckBlock, ConvBNReLU, PyramidScaler, UpBlock, initialise
-from training.energy_floor import SYNTHETIC_IMAGES, select_energy_floor
+from training.energy_floor import HasEnergyFloor
 from training.errors import InvalidFitConfig
 from training.losses import flat_loss, hard_mined_loss, over_levels, ramp
-from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
-from training.memory_bank import (
-    MAX_CANDIDATES,
-    SEARCH_CANDIDATES,
-    SEARCH_PROTOTYPES,
-    BankVariant,
-    MemoryBank,
-    measure_neighbours,
-)
-from training.methods.base import Batch, Method, parse_options
-from training.parallel import in_parallel
-from training.pixels import map_chunks, to_pixels
+from training.maps import PyramidDistance, cosine_distance
+from training.methods.base import Batch, parse_options
+from training.methods.two_scales import ScaleOptions, TwoScaleMethod
 from training.teachers import Teacher
 
-Scales = tuple[list[Tensor], list[Tensor]]  # the teacher's features of the reduced copies and of the images
-CHUNK_IMAGES = 8  # images whose features are computed at once
-NEIGHBOUR_IMAGES = 24  # good images whose nearest training cells choose the variant of the memory banks
 SOURCES = ("reverse_8", "reverse_16", "forward_8", "forward_16", "query_reduced", "query_full")
-"""Names of the maps that are fused, as in `NNetOptions.ensemble_weights`; those of the queries are their attributes."""
+"""Names of the maps that are fused, as in `NNetOptions.ensemble_weights`."""
 
 
 @dataclass(frozen=True)
-class NNetOptions:
+class NNetOptions(ScaleOptions):
     """Options of N-Net, with their defaults; all are our own unless a source is given."""
 
     levels: tuple[int, int] = (1, 2)
     """Levels of the teacher's pyramid, from 0: those at strides 8 and 16."""
     width: float = 4.5
     """Finest width of the branches, width * sqrt(coarsest teacher channels), to a multiple of 8."""
-    reduction: float = 2 / 3
-    """Side of the reduced copy relative to the image's, in (0, 1]; rounded to a multiple of 32 pixels."""
-    prototypes: int = 4096
-    """Prototypes of each memory bank."""
-    candidates: int = MAX_CANDIDATES
-    """Largest number of training cells from which the prototypes of a bank are selected."""
     branches: bool = True
     """Train and use the reverse and the forward branch. Without them, the map comes from the memory banks alone."""
-    place_weight: float = 1.0
-    """Weight of a cell's position in the memory banks of aligned parts, see `training.memory_bank.variant`; 0: none."""
-    supported: float = 1.0
-    """Share of the prototypes without a penalty for being unlike every other image, in [0, 1]; 1: no penalties. 0.9 is
-    for good images among which defects may be left; on clean ones it cost up to 0.35 points (docs/benchmarks.md)."""
     feature_noise: float = 0.1
     """Noise on the branches' input for synthetic images, in standard deviations of each channel; DRD."""
     easy_fraction: float = 0.9
@@ -91,8 +67,6 @@ class NNetOptions:
     """Train the adapters; off because they reduced the image AUROC on fine surfaces (docs/benchmarks.md)."""
     energy_floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)
     """Energy floors to select from, ascending, see `training.energy_floor`."""
-    floor_images: int = SYNTHETIC_IMAGES
-    """Approximate number of images with synthetic anomalies on which the energy floors are compared."""
     ensemble_weights: tuple[float, ...] = (1.0, 1.0, 0.5, 0.5, 9.0, 9.0)
     """Weights of the maps: reverse and forward branch (finest level first), query of the reduced copy, of the image."""
     sigma: float = 1.0
@@ -169,7 +143,7 @@ class Branches(nn.Module):
         return reverse, [head(x) for head, x in zip(self.forward_heads, down, strict=True)]
 
 
-class NNet(Method):
+class NNet(TwoScaleMethod):
     """N-Net, see the module's docstring. Source: the idea is Li et al. 2025, every layer our own.
 
     Args:
@@ -189,18 +163,16 @@ class NNet(Method):
     }
 
     def __init__(self, teacher: Teacher, options: NNetOptions) -> None:
-        super().__init__()
+        channels = [teacher.channels[level] for level in options.levels]
+        used = slice(None) if options.branches else slice(-2, None)
+        weights = dict(zip(SOURCES[used], options.ensemble_weights[used], strict=True))
+        super().__init__(options, channels, weights, options.energy_floors, options.sigma)
         self.options = options
         self.teacher = teacher
-        channels = [teacher.channels[level] for level in options.levels]
         self.scaler = PyramidScaler(channels)
         self.adapters = nn.ModuleList([Adapter(count) if options.adapt else nn.Identity() for count in channels])
         self.branches = Branches(channels, options.width) if options.branches else None
-        self.query_reduced, self.query_full = (MemoryBank(channels, options.prototypes) for _ in range(2))
         self.distance = PyramidDistance(len(channels), options.energy_floors[0])
-        used = slice(None) if options.branches else slice(-2, None)
-        self.fusion = LevelFusion(options.ensemble_weights[used], SOURCES[used])
-        self.smooth = Gaussian(options.sigma)
 
     @classmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
@@ -216,26 +188,23 @@ class NNet(Method):
         """Return the teacher's registry name."""
         return [self.teacher.name]
 
-    def frozen_features(self, pixels: Tensor) -> list[Tensor]:
-        """Compute the teacher's features of the reduced copy, two levels."""
-        height, width = (32 * max(1, round(side * self.options.reduction / 32)) for side in pixels.shape[-2:])
-        return self.levels(resize(pixels, (height, width)))
-
-    def levels(self, pixels: Tensor) -> list[Tensor]:
+    def features(self, pixels: Tensor) -> list[Tensor]:
         """Compute the teacher's features at strides 8 and 16: float32 `[N, C_k, H / s_k, W / s_k]`."""
         pyramid = self.teacher(pixels)
         return [pyramid[level] for level in self.options.levels]
+
+    def compared(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return both levels."""
+        return features
+
+    def full_features(self, pixels: Tensor) -> Sequence[Tensor]:
+        """Compute both levels for images at full resolution."""
+        return self.features(pixels)
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
         """Measure the channels' statistics and the levels' energies."""
         self.scaler.measure(frozen)
         self.distance.measure(frozen)
-
-    @torch.no_grad()
-    def consolidate(self, images: NDArray[np.uint8], frozen: Sequence[Tensor]) -> None:
-        """Collect the cells of the training images for both memory banks."""
-        self.query_reduced.collect(zip(*(torch.split(level, 64) for level in frozen), strict=True), len(images))
-        self.query_full.collect(map_chunks(self.levels, images), len(images))
 
     def adapt(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Project standardised features to standardised adaptive domain features of the same shapes."""
@@ -307,95 +276,20 @@ class NNet(Method):
             loss = loss + (F.relu(before + self.options.margin - after) * mask).sum() / mask.sum().clamp_min(1)
         return loss
 
-    @torch.no_grad()
-    def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        """Select the energy floor and the variant and prototypes of the memory banks, and measure each map's spread."""
-        o, queries, known = self.options, (self.query_reduced, self.query_full), self._scales(reference)
+    @property
+    def floored(self) -> Sequence[HasEnergyFloor]:
+        """Return the distance of both branches."""
+        return [self.distance]
 
-        def measure_spread() -> None:
-            chunks = in_parallel(lambda scales: self._distances(*scales), known)
-            self.fusion.calibrate([torch.cat(source) for source in zip(*chunks, strict=True)])
-
-        def select(variants: Sequence[BankVariant], candidates: int, count: int | None = None) -> None:
-            pairs = zip(queries, variants, strict=True)
-            list(in_parallel(lambda pair: pair[0].select(pair[1], candidates, count), pairs))
-
-        def measure() -> None:
-            select([BankVariant(self.distance.energy_floor)] * 2, SEARCH_CANDIDATES, SEARCH_PROTOTYPES)
-            measure_spread()
-
-        def map_source(images: NDArray[np.uint8]) -> Callable[[], Iterator[Tensor]]:
-            chunks = known if images is reference else self._scales(images)
-            size = (images.shape[1] // self.map_stride, images.shape[2] // self.map_stride)
-            return lambda: in_parallel(lambda s: self.smooth(self.fusion(self._distances(*s), size)), chunks)
-
-        floor = select_energy_floor([self.distance], measure, map_source, reference, o.energy_floors, o.floor_images)
-        variants, self.selected = self._choose_variants(known, floor)
-        select(variants, o.candidates)
-        for query in queries:
-            query.release()
-        measure_spread()
-
-    def _choose_variants(self, known: Sequence[Scales], floor: float) -> tuple[list[BankVariant], Selected]:
-        """Choose the variant of each memory bank by the features of reference images, see `memory_bank.variant`."""
-        names, weight = ("query_reduced", "query_full"), self.options.place_weight
-        count = sum(len(reduced[0]) for reduced, _ in known)
-        sample = torch.from_numpy(np.unique(np.linspace(0, count - 1, NEIGHBOUR_IMAGES).astype(int)))
-        found = []
-        for query, pyramids in zip((self.query_reduced, self.query_full), zip(*known, strict=True), strict=True):
-            levels = [torch.cat(level)[sample] for level in zip(*pyramids, strict=True)]
-            chunks = zip(*(torch.split(level, CHUNK_IMAGES) for level in levels), strict=True)
-            found.append(measure_neighbours(query, chunks, floor))
-        reduced, full = found
-        # The coarse grid of the reduced copy decides for both banks: on it, a shift of a few pixels is no other place.
-        supported = self.options.supported
-        variants = [bank.variant(floor, weight, decisive=reduced, supported=supported) for bank in (reduced, full)]
-        choice = MemoryBankChoice(
-            aligned=reduced.aligned,
-            half_lloyd=variants[0].half_lloyd,
-            place_weight=weight,
-            prototypes=self.options.prototypes,
-            same_place=reduced.same_place,
-            near_place=reduced.near_place,
-            mean_distances=dict(zip(names, (reduced.mean_distance, full.mean_distance), strict=True)),
-        )
-        return variants, Selected(energy_floor=floor, memory_bank=choice)
-
-    def _scales(self, images: NDArray[np.uint8]) -> list[Scales]:
-        """Compute the teacher's features of images at both scales, in chunks: they depend on nothing that is chosen."""
-        return list(map_chunks(lambda p: (self.frozen_features(p), self.levels(p)), images, CHUNK_IMAGES))
-
-    def sources(self, pixels: Tensor) -> list[Tensor]:
-        """Compute the distance maps that are fused into the anomaly map.
-
-        Args:
-            pixels: float32 `[N, 3, H, W]`, RGB in [0, 1].
-
-        Returns:
-            Six maps, float32 `[N, 1, h_k, w_k]` in [0, 2]: reverse branch and forward branch (each finest level
-            first), query of the reduced copy, query of the image. The last two only, if there are no branches.
-        """
-        return self._distances(self.frozen_features(pixels), self.levels(pixels))
-
-    def _distances(self, features: Sequence[Tensor], full: Sequence[Tensor]) -> list[Tensor]:
-        """Return the result of `sources` for the teacher's features of the reduced copy and of the image."""
-        queries = [self.query_reduced(features), self.query_full(full)]
+    def own_maps(self, pixels: Tensor, frozen: Sequence[Tensor]) -> list[Tensor]:
+        """Compute the distances of the reverse and the forward branch, each finest level first; none without them."""
+        del pixels
         if self.branches is None:
-            return queries
-        standard = self.adapt(self.scaler(features))
+            return []
+        standard = self.adapt(self.scaler(frozen))
         adaptive = self.scaler.undo(standard)
         reverse, forward = (self.scaler.undo(branch) for branch in self.branches(standard))
-        return [*self.distance(adaptive, reverse), *self.distance(adaptive, forward), *queries]
-
-    def fused(self, pixels: Tensor) -> Tensor:
-        """Compute the anomaly map of float32 `[N, 3, H, W]` in [0, 1]: float32 `[N, 1, H / 8, W / 8]`, >= 0."""
-        size = (pixels.shape[-2] // self.map_stride, pixels.shape[-1] // self.map_stride)
-        smoothed: Tensor = self.smooth(self.fusion(self.sources(pixels), size))
-        return smoothed
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute the anomaly map, float32 `[N, H / 8, W / 8]`; there is no factor on the score."""
-        return self.fused(to_pixels(image))[:, 0], None
+        return [*self.distance(adaptive, reverse), *self.distance(adaptive, forward)]
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return four images, their inverses, flipped copies and a plain image, whose nearest prototypes differ."""

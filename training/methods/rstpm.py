@@ -23,17 +23,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.blocks import BasicBlock, ConvBNReLU, PyramidScaler, UNet, UpBlock, initialise
+from training.energy_floor import HasEnergyFloor
 from training.losses import flat_loss, focal_loss, hard_mined_loss, point_loss, ramp
-from training.maps import Gaussian, LevelFusion, PyramidDistance, cosine_distance, resize
-from training.methods.base import Batch, Method, parse_options
-from training.pixels import in_chunks, to_pixels
+from training.maps import PyramidDistance, cosine_distance, resize
+from training.methods.base import Batch, parse_options
+from training.methods.two_scales import BankOptions, TwoScaleMethod
+from training.pixels import in_chunks
 from training.teachers import Teacher
 
 _EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class RstpmOptions:
+class RstpmOptions(BankOptions):
     """Options of RSTPM, with their defaults; all are our own unless a source is given."""
 
     width: int = 32
@@ -57,9 +59,11 @@ class RstpmOptions:
     level_weights: tuple[float, ...] = (0.5, 1.0, 1.0)
     """Ensemble weights of the blend's levels, finest first."""
     energy_floor: float = 0.5
-    """Energy floor of the distances, in mean energies, see `training.maps.cosine_distance`."""
-    sigma: float = 1.0
-    """Standard deviation of the map's smoothing, in cells of 4 pixels; STFPM 4 pixels."""
+    """Energy floor of the students' distances, in mean energies, see `training.maps.cosine_distance`."""
+    energy_floors: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0)
+    """Energy floors of the memory banks to select from, ascending, see `training.energy_floor`."""
+    sigma: float = 2.0
+    """Standard deviation of the map's smoothing, in cells of 4 pixels; STFPM 4 pixels, which is 1.0 here."""
 
 
 class ImageStudent(nn.Module):
@@ -193,7 +197,7 @@ class PairSum(nn.Module):
         ]
 
 
-class RSTPM(Method):
+class RSTPM(TwoScaleMethod):
     """RSTPM, see the module's docstring. Source: Yamada, Kamiya & Hotta 2022.
 
     Args:
@@ -203,16 +207,26 @@ class RSTPM(Method):
 
     name: ClassVar[str] = "rstpm"
     map_stride: ClassVar[int] = 4
-    default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite0", "efficientnet_lite1")
-    recommended: ClassVar[Mapping[str, Any]] = {"iterations": 900, "batch_size": 8, "pseudo_pool": 300, "lr": 2e-3}
+    default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite0", "efficientnet_lite2")
+    recommended: ClassVar[Mapping[str, Any]] = {
+        "iterations": 900,
+        "batch_size": 8,
+        "pseudo_pool": 300,
+        "lr": 2e-3,
+        "input_size": 384,
+    }
     stages: ClassVar[tuple[float, ...]] = (0.75, 1.0)
 
     quantile: Tensor
 
     def __init__(self, teachers: Sequence[Teacher], options: RstpmOptions) -> None:
-        super().__init__()
-        self.options = options
         first, second = teachers
+        own = {f"level_{number}": weight for number, weight in enumerate(options.level_weights, start=1)}
+        if options.fusion == "product":
+            own = {"product": sum(own.values())}
+        channels = second.channels[1:] if options.banks else None
+        super().__init__(options, channels, options.with_banks(own), options.energy_floors, options.sigma)
+        self.options = options
         self.teacher1, self.teacher2 = first, second
         self.levels = len(first.channels)
         self.scaler1, self.scaler2 = PyramidScaler(first.channels), PyramidScaler(second.channels)
@@ -222,9 +236,7 @@ class RSTPM(Method):
         self.distance2 = PyramidDistance(self.levels, options.energy_floor)
         self.pair_sum = PairSum(self.levels)
         self.unet = UNet(self.levels, options.unet_width)
-        self.fusion = LevelFusion(options.level_weights)
         self.register_buffer("quantile", torch.ones(self.levels))
-        self.smooth = Gaussian(options.sigma)
 
     @classmethod
     def build(cls, teachers: Sequence[Teacher], options: Mapping[str, Any]) -> Self:
@@ -236,9 +248,18 @@ class RSTPM(Method):
         """Return both teachers' registry names."""
         return [self.teacher1.name, self.teacher2.name]
 
-    def frozen_features(self, pixels: Tensor) -> list[Tensor]:
+    def features(self, pixels: Tensor) -> list[Tensor]:
         """Compute both teachers' pyramids, one after the other, each finest level first."""
         return [*self.teacher1(pixels), *self.teacher2(pixels)]
+
+    def compared(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the second teacher's levels at strides 8 and 16."""
+        return features[self.levels + 1 :]
+
+    def full_features(self, pixels: Tensor) -> Sequence[Tensor]:
+        """Compute the second teacher's levels at strides 8 and 16 for images at full resolution."""
+        levels: list[Tensor] = self.teacher2(pixels)
+        return levels[1:]
 
     def prepare(self, frozen: Sequence[Tensor]) -> None:
         """Measure the channels' statistics and the levels' energies of both teachers."""
@@ -313,7 +334,7 @@ class RSTPM(Method):
             float32 `[N, C_k, H_k, W_k]` per level of the first and then of the second teacher.
         """
         code = self.scaler1(frozen[: self.levels])[-1]
-        predicted = self.student1(pixels.contiguous(memory_format=torch.channels_last))
+        predicted = self.student1(self.reduced(pixels).contiguous(memory_format=torch.channels_last))
         reconstructed = self.student2(code, self.scaler2(frozen[self.levels :]))
         return [*self.scaler1.undo(predicted), *self.scaler2.undo(reconstructed)]
 
@@ -334,41 +355,44 @@ class RSTPM(Method):
 
     @torch.no_grad()
     def calibrate(self, reference: NDArray[np.uint8]) -> None:
-        """Measure the spreads of the pairs and levels and the 99.5 % quantile of each level."""
+        """Measure the spreads of the pairs and the 99.5 % quantile of each level, and calibrate banks and fusion."""
         chunks = [self.distances(pixels, self.frozen_features(pixels)) for pixels in in_chunks(reference)]
         pairs = [[torch.cat(level) for level in zip(*(c[i] for c in chunks), strict=True)] for i in (0, 1)]
         self.pair_sum.measure(pairs)
         maps = self.pair_sum(pairs)
-        self.fusion.calibrate(maps)
         self.quantile.copy_(torch.tensor([float(np.quantile(m.numpy(), 0.995)) for m in maps]).clamp_min(_EPS))
+        super().calibrate(reference)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute the anomaly map, float32 `[N, H / 4, W / 4]`; there is no factor on the score."""
-        pixels = to_pixels(image)
-        maps = self.pair_sum(self.distances(pixels, self.frozen_features(pixels)))
-        return self.smooth(self.fuse(maps, self._logits(maps).sigmoid()))[:, 0], None
+    @property
+    def floored(self) -> Sequence[HasEnergyFloor]:
+        """Return nothing: the energy floor of the students is fixed, because the U-Net is trained on their maps."""
+        return []
 
-    def fuse(self, maps: Sequence[Tensor], probability: Tensor) -> Tensor:
-        """Fuse the summed maps and the U-Net's probability.
+    def own_maps(self, pixels: Tensor, frozen: Sequence[Tensor]) -> list[Tensor]:
+        """Compute the summed maps of both pairs, as the U-Net leaves them, see `suppressed`."""
+        maps = self.pair_sum(self.distances(pixels, frozen))
+        return self.suppressed(maps, self._logits(maps).sigmoid())
 
-        "product" follows the paper: all levels and the U-Net must agree. "blend" is our own: it adds the levels, so
-        that an anomaly on a single level is kept, and bounds the factor of the U-Net from below.
+    def suppressed(self, maps: Sequence[Tensor], probability: Tensor) -> list[Tensor]:
+        """Apply the U-Net's probability to the summed maps.
+
+        "product" follows the paper: all levels and the U-Net must agree. "blend" is our own: it keeps the levels, which
+        are added up, so that an anomaly on a single level is kept, and bounds the factor of the U-Net from below.
 
         Args:
             maps: float32 `[N, 1, H_k, W_k]` per level, finest first.
             probability: float32 `[N, 1, H, W]` in [0, 1], with the size of the finest map.
 
         Returns:
-            float32 `[N, 1, H, W]`, >= 0.
+            float32 `[N, 1, H, W]`, >= 0: one per level with "blend", a single one with "product".
         """
-        o = self.options
+        o, size = self.options, (maps[0].shape[-2], maps[0].shape[-1])
         if o.fusion == "blend":
-            fused: Tensor = self.fusion(maps)
-            return fused * (o.unet_floor + (1 - o.unet_floor) * probability)
-        size = (maps[0].shape[-2], maps[0].shape[-1])
+            factor = o.unet_floor + (1 - o.unet_floor) * probability
+            return [resize(level, size) * factor for level in maps]
         scaled = [resize(m / self.quantile[k], size).clamp_min(_EPS) for k, m in enumerate(maps)]
         mean = torch.stack(scaled).log().mean(0).exp()
-        return mean * probability.clamp_min(o.product_floor)
+        return [mean * probability.clamp_min(o.product_floor)]
 
     def branch_flipping_inputs(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the images and their inverses; the graph has no data-dependent choices."""

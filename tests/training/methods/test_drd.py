@@ -20,8 +20,9 @@ from training.teachers import random_teacher
 @pytest.fixture(scope="module")
 def method() -> Method:
     torch.manual_seed(0)
+    options = {"width": 0.8, "banks": False}
     method = build_method(
-        FitConfig(method="drd", input_size=64, options={"width": 0.8}), [random_teacher("efficientnet_lite0")]
+        FitConfig(method="drd", input_size=64, options=options), [random_teacher("efficientnet_lite0")]
     )
     method.prepare(method.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
     method.eval()
@@ -109,7 +110,7 @@ def test_published_losses_have_a_gradient_and_the_score_a_refinement(tmp_path: P
     flipping = strict.branch_flipping_inputs(good[:2])
     with torch.no_grad():
         spreads = [
-            torch.stack([level.flatten(1).var(1) for level in strict.distances(p)], 1) for p in in_chunks(flipping)
+            torch.stack([level.flatten(1).var(1) for level in strict.sources(p)], 1) for p in in_chunks(flipping)
         ]
         _, gain = strict(torch.from_numpy(flipping))
     assert len(set(torch.cat(spreads).argmin(1).tolist())) > 1

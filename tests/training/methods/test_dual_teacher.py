@@ -19,7 +19,7 @@ from training.methods.dual_teacher import DualTeacherDistillation, DualTeacherOp
 from training.pixels import in_chunks
 from training.teachers import random_teacher
 
-SMALL = DualTeacherOptions(width=8, code=16)
+SMALL = DualTeacherOptions(width=8, code=16, banks=False, reduction=1.0)
 
 
 @pytest.fixture

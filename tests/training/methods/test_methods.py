@@ -127,8 +127,8 @@ def test_loss_falls_tenfold_on_eight_images(name: str, tmp_path: Path) -> None:
 def test_graph_explains_its_map(name: str, train: Train) -> None:
     explanation = train(name).exported.explanation  # the export checks that the contributions add up
     assert explanation is not None
-    assert [bank.name for bank in explanation.banks] == (["query_reduced", "query_full"] if name == "nnet" else [])
-    assert len(explanation.sources) == {"nnet": 6, "dual_teacher": 7, "drd": 3, "rstpm": 3}[name]
+    assert [bank.name for bank in explanation.banks] == ["query_reduced", "query_full"]
+    assert len(explanation.sources) == {"nnet": 6, "dual_teacher": 9, "drd": 5, "rstpm": 5}[name]
 
 
 @pytest.mark.slow

@@ -100,7 +100,8 @@ def test_aligned_parts_get_a_position_in_both_memory_banks_and_a_record_of_it() 
     assert bank is not None
     assert (bank.aligned, bank.half_lloyd, bank.place_weight, bank.prototypes) == (True, True, 0.5, 32)
     assert bank.same_place > 0.5
-    for name, query in (("query_reduced", method.query_reduced), ("query_full", method.query_full)):
+    assert method.banks is not None
+    for name, query in method.banks.by_name.items():
         assert query.variant.place_weight == pytest.approx(0.5 * bank.mean_distances[name] * 100)
         assert query.origins[:, 0].max() < 6
         assert query.origins.amax() > 0
@@ -113,7 +114,8 @@ def test_parts_without_a_fixed_place_get_none() -> None:
     assert method.selected is not None
     assert method.selected.memory_bank is not None
     assert not method.selected.memory_bank.aligned
-    assert method.query_full.variant.place_weight == 0
+    assert method.banks is not None
+    assert method.banks.query_full.variant.place_weight == 0
 
 
 def test_queries_hold_the_cells_of_their_own_scale() -> None:
@@ -122,11 +124,12 @@ def test_queries_hold_the_cells_of_their_own_scale() -> None:
     images = random_images(6)
     with torch.inference_mode():
         method.consolidate(images, method.frozen_features(torch.cat(list(in_chunks(images)))))
-        queries = (method.query_reduced, method.query_full)
+        assert method.banks is not None
+        queries = method.banks.by_name.values()
         for query in queries:
             query.select(BankVariant(0.3))
         known, other = torch.cat(list(in_chunks(images))), torch.rand(1, 3, 64, 64)
-        for query, features in zip(queries, (method.frozen_features, method.levels), strict=True):
+        for query, features in zip(queries, (method.frozen_features, method.full_features), strict=True):
             assert float(query(features(known)).max()) < 1e-4
             assert float(query(features(other)).min()) > 5e-3
 

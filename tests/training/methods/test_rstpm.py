@@ -19,9 +19,9 @@ from training.pixels import in_chunks
 from training.teachers import random_teacher
 
 
-def small_method(**options: object) -> RSTPM:
+def small_method(*, banks: bool = False, **options: object) -> RSTPM:
     torch.manual_seed(0)
-    config = fit_config("rstpm", input_size=64, options={"width": 8, "unet_width": 4, **options})
+    config = fit_config("rstpm", input_size=64, options={"width": 8, "unet_width": 4, "banks": banks, **options})
     method = build_method(config, [random_teacher(name) for name in config.teachers])
     assert isinstance(method, RSTPM)
     method.prepare(method.frozen_features(torch.cat(list(in_chunks(random_images(4))))))
@@ -107,7 +107,9 @@ def test_unet_with_probability_zero_cannot_remove_an_anomaly(fusion: str) -> Non
     floor = RstpmOptions().unet_floor if fusion == "blend" else RstpmOptions().product_floor
     maps = [torch.ones(1, 1, 16 // 2**k, 16 // 2**k) for k in range(3)]
     maps[0][..., 5, 5] = 50
-    kept, full = (method.fuse(maps, probability * torch.ones(1, 1, 16, 16)) for probability in (0, 1))
+    kept, full = (
+        torch.stack(method.suppressed(maps, probability * torch.ones(1, 1, 16, 16))).sum(0) for probability in (0, 1)
+    )
     torch.testing.assert_close(kept, floor * full)
     assert int(kept.argmax()) == 5 * 16 + 5
 
@@ -117,9 +119,9 @@ def test_blend_keeps_an_anomaly_of_one_level_that_the_product_loses(method: RSTP
     maps[2][..., 5, 5] = 50
     maps[0][..., 5, 5] = 1e-4
     certain = torch.ones(1, 1, 16, 16)
-    blend = method.fuse(maps, certain)
+    blend = method.fusion(method.suppressed(maps, certain))
     assert int(blend.argmax()) == 5 * 16 + 5
-    product = small_method(fusion="product").fuse(maps, certain)
+    (product,) = small_method(fusion="product").suppressed(maps, certain)
     assert int(product.argmax()) != 5 * 16 + 5
 
 
