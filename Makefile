@@ -20,7 +20,7 @@ MODELS ?= models
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo demo-train demo-bundle images page-images serve test coverage test-fast test-long lint format typecheck docs constraints requirements sbom audit system-deps clean clean-runs
+.PHONY: help demo demo-train demo-bundle images page-images serve test coverage test-fast lint format typecheck docs constraints requirements sbom audit system-deps clean clean-runs
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -120,18 +120,23 @@ audit: $(RELEASE)/stamp ## look up known vulnerabilities of what the images inst
 
 # --- is it right? -------------------------------------------------------------------------------------------
 
-test: lint typecheck docs ## everything that CI checks: style, types, import rules, documentation, all tests but the longest
-	$(PYTEST) --durations=25 -m 'not long' $(TESTS)
+# Types and documentation are checked while the tests run, because each of them uses one core.
+test: lint ## everything that CI checks: style, types, import rules, documentation, all tests
+	@$(MAKE) --no-print-directory --jobs=2 checks tests
 
-test-long: $(VENV)/stamp-full ## the longest tests, which `make test` leaves out
-	$(PYTEST) -m long $(TESTS)
+.PHONY: checks tests
+tests: $(VENV)/stamp-full
+	$(PYTEST) --durations=25 $(TESTS)
+
+checks: $(VENV)/stamp-full
+	@$(MAKE) --no-print-directory --jobs=1 typecheck docs
 
 # Apart from `test`, because measuring makes the tests a third slower.
 coverage: $(VENV)/stamp-full ## all tests with their coverage; fails below 95.5 % of lines and branches
 	$(PYTEST) --cov --cov-report=term:skip-covered $(if $(TESTS),,--cov-fail-under=95.5) $(TESTS)
 
 test-fast: $(VENV)/stamp-full ## the tests that take seconds, for the inner loop: no processes, no training, no coverage
-	$(PYTEST) -m 'not slow and not long and not real_data' $(TESTS)
+	$(PYTEST) -m 'not slow and not real_data' $(TESTS)
 
 lint: $(VENV)/stamp-full ## style and import rules
 	$(BIN)/ruff check

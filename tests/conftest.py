@@ -33,9 +33,23 @@ def tiny_bundle(tiny_models: Path) -> Bundle:
     return Bundle.load(path)
 
 
-# Long files first: with several processes, none of them runs alone at the end.
-_LONG = ("tests/training/", "tests/service/process/", "tests/service/web/", "tests/test_end_to_end")
+# The longest files and folders first, in this order: with several processes, each of which takes the next file when it
+# has almost finished one (`--dist loadfile --no-loadscope-reorder`), none of them runs alone at the end.
+_LONG = (
+    "tests/test_end_to_end",
+    "tests/training/methods/test_methods",
+    "tests/service/process/test_openapi",
+    "tests/docs/test_commands",
+    "tests/training/worker/",
+    "tests/service/web/",
+    "tests/training/",
+    "tests/service/process/",
+    "tests/benchmarks/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
+    def rank(item: pytest.Item) -> int:
+        return next((place for place, start in enumerate(_LONG) if item.nodeid.startswith(start)), len(_LONG))
+
+    items.sort(key=rank)

@@ -187,7 +187,7 @@ def _steps(
     reasons: Counter[InvalidReason] = Counter()
     scores, times = _Scores(), _Times()
     # Many inspections may be made in a short period, and a long period would have too many short pieces.
-    for piece in pieces_of(which, min(PIECE, max(_SHORTEST_PIECE, (until - since) / _PIECES))):
+    for piece in pieces_of(engine, which, min(PIECE, max(_SHORTEST_PIECE, (until - since) / _PIECES))):
         reasons += count_reasons(engine, piece)
         yield None
         scores.add(engine, piece)

@@ -22,7 +22,7 @@ from service.serving.periods import period_starts
 from service.serving.record_jobs import RecordJobs
 from service.store.inspection_filter import InspectionFilter
 from service.store.store import Store
-from service.store.summary import CountKey, count_inspections
+from service.store.summary import CountKey, count_inspections, first_inspection_at
 
 GroupBy = Literal["hour", "shift", "day", "station", "lot", "product"]
 DEFAULT_SPAN = timedelta(days=7)
@@ -147,15 +147,29 @@ def period_of(which: InspectionFilter) -> tuple[datetime, datetime]:
     return which.since, which.until
 
 
-def pieces_of(which: InspectionFilter, length: timedelta = PIECE) -> Iterator[InspectionFilter]:
+def pieces_of(engine: Engine, which: InspectionFilter, length: timedelta = PIECE) -> Iterator[InspectionFilter]:
     """Divide conditions that `complete_period` returned into short periods, each of which is read in one step.
 
+    With one product, periods in which none of its inspections was made are left out. Before each of the others, one
+    entry of an index is read.
+
     Args:
+        engine: The database.
         which: The conditions.
         length: Length of a period.
+
+    Raises:
+        StoreUnavailable: The database cannot be read; in a step.
     """
+    if which.is_impossible:
+        return
     at, until = period_of(which)
     while at < until:
+        if which.product is not None:
+            first = first_inspection_at(engine, replace(which, since=at))
+            if first is None:
+                return
+            at += (first - at) // length * length
         end = at + length if until - at > length else until
         yield replace(which, since=at, until=end)
         at = end
@@ -190,7 +204,7 @@ def _steps(
     since, until = period_of(which)
     key = _key(options.by, starts)
     counts: dict[datetime | str | None, Counter[str]] = {start: Counter() for start in starts}
-    for piece in pieces_of(which):
+    for piece in pieces_of(engine, which):
         for count in count_inspections(engine, piece, key):
             group = starts[bisect_right(starts, count.key) - 1] if isinstance(count.key, datetime) else count.key
             counts.setdefault(group, Counter())[count.decision] += count.number

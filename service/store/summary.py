@@ -56,6 +56,25 @@ def count_inspections(engine: Engine, which: InspectionFilter, key: CountKey) ->
                 yield Count(found, decision, number)
 
 
+def first_inspection_at(engine: Engine, which: InspectionFilter) -> datetime | None:
+    """Return when the first inspection of one product was made within a period; None without one.
+
+    Reads one entry of an index, however many inspections are stored.
+
+    Args:
+        engine: The database.
+        which: Product, start and end of the period. Other conditions are ignored, so an inspection that meets them
+            is not earlier.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    moment = _TABLE.c.created_at
+    query = select(moment).where(_TABLE.c.product == which.product, moment >= which.since, moment < which.until)
+    with reading(engine) as session:
+        return session.scalar(query.order_by(moment).limit(1))
+
+
 def _time(dialect: str, unit: str) -> ColumnElement[Any]:
     """Return the hour or minute of an inspection as a text in UTC, such as "2026-03-01 08" or "2026-03-01 08:30"."""
     form = "YYYY-MM-DD HH24" if unit == "hour" else "YYYY-MM-DD HH24:MI"

@@ -18,12 +18,14 @@ from service.inspection.explanation.explainer import Explainer
 from service.inspection.inspector import Inspector
 from service.inspection.tiling import prepare_input
 from tests.training.small_product import write_plates
+from tests.training.small_trained_method import SmallTrainedMethod
 from training import dataset
 from training.config import FitConfig
 from training.dataset import read_rgb
 from training.errors import InvalidOption, TooFewIterations, UnreadableImage, WeakBundle
 from training.export import PROBES
 from training.fit import CHECKPOINT_NAME, Progress, learning_rate, warm_up_ends
+from training.methods import METHODS
 from training.pipeline import Request, Trained, _shareable, inspector_options, train
 from training.run_record import RunRecord, find_record
 from training.sanity import weaknesses
@@ -56,6 +58,13 @@ CONFIG = FitConfig(
     warmup_steps=1,
     options={"energy_floors": [0.3]},
 )
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> FitConfig:
+    """Register a method with a small network, for tests of what is the same with every network."""
+    monkeypatch.setitem(METHODS, SmallTrainedMethod.name, SmallTrainedMethod)
+    return dataclasses.replace(CONFIG, method=SmallTrainedMethod.name, options={}, pseudo_pool=4)
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +115,12 @@ def test_manifest_and_report_record_what_was_selected(trained: Trained) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
-def test_planted_defective_images_are_named_and_left_out_on_request(tmp_path: Path) -> None:
+def test_planted_defective_images_are_named_and_left_out_on_request(small: FitConfig, tmp_path: Path) -> None:
     good = write_plates(tmp_path / "plates") / "train/good"
     for number in (1, 2):
         (good.parents[1] / f"test/spots/00{number}.png").rename(good / f"planted{number}.png")
     recorder = Recorder()
-    config = dataclasses.replace(CONFIG, pseudo_pool=4)
-    request = Request(good, "plate", tmp_path / "models", tmp_path / "run", config, allow_weak=True)
+    request = Request(good, "plate", tmp_path / "models", tmp_path / "run", small, allow_weak=True)
 
     train(request, recorder)
     (warning,) = (note for note in recorder.notes if note.startswith("Warning"))
@@ -228,7 +235,7 @@ def test_manifest_has_no_path_of_the_training_machine() -> None:
 
 @pytest.mark.slow
 def test_only_the_probes_are_decoded_before_the_calibration(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, small: FitConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Path] = []
     read = dataset.read_for
@@ -239,9 +246,8 @@ def test_only_the_probes_are_decoded_before_the_calibration(
 
     monkeypatch.setattr(dataset, "read_for", recorded)
     monkeypatch.setattr("training.pipeline._warn_of_suspected", lambda *_: None)  # it decodes all good images, in turn
-    config = dataclasses.replace(CONFIG, iterations=1, pseudo_pool=4)
     trained = train(
-        Request(data, "plate", tmp_path / "models", tmp_path / "run", config, held_out_fraction=0.4, allow_weak=True),
+        Request(data, "plate", tmp_path / "models", tmp_path / "run", small, held_out_fraction=0.4, allow_weak=True),
         Recorder(),
     )
 
@@ -317,14 +323,12 @@ def test_every_stage_must_be_longer_than_its_warm_up(stages: tuple[float, ...], 
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_weak_network_gets_no_bundle_unless_it_is_allowed_and_then_says_so(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, small: FitConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     useless = SanityFigures(images=10, synthetic=60, image_auroc=0.36, pixel_auroc=0.5)
     monkeypatch.setattr("training.certification.measure_sanity", lambda *_: useless)
-    config = dataclasses.replace(CONFIG, pseudo_pool=4)
-    request = Request(data, "plate", tmp_path / "models", tmp_path / "run", config)
+    request = Request(data, "plate", tmp_path / "models", tmp_path / "run", small)
 
     with pytest.raises(WeakBundle, match=r"image AUROC on synthetic anomalies is 0\.36.*pixel AUROC.*--allow-weak"):
         train(request, Recorder())
@@ -339,15 +343,13 @@ def test_weak_network_gets_no_bundle_unless_it_is_allowed_and_then_says_so(
 
 
 @pytest.mark.slow
-@pytest.mark.long
-def test_shift_between_few_groups_is_estimated_and_recorded(data: Path, tmp_path: Path) -> None:
+def test_shift_between_few_groups_is_estimated_and_recorded(data: Path, small: FitConfig, tmp_path: Path) -> None:
     grouped = tmp_path / "grouped"
     grouped.mkdir()
     for number, path in enumerate(sorted((data / "train" / "good").glob("*.png"))):
         (grouped / f"lot{number % 5}_{number:02d}.png").write_bytes(path.read_bytes())
     recorder = Recorder()
-    config = dataclasses.replace(CONFIG, pseudo_pool=4)
-    request = Request(grouped, "plate", tmp_path / "models", tmp_path / "run", config, allow_weak=True)
+    request = Request(grouped, "plate", tmp_path / "models", tmp_path / "run", small, allow_weak=True)
 
     trained = train(request, recorder)
 

@@ -366,8 +366,10 @@ def test_without_a_start_the_report_has_24_hours(store: Store) -> None:
     assert found.until == END
 
 
-def test_every_step_reads_at_most_one_day(filled: Store) -> None:
-    pieces = list(summaries.pieces_of(InspectionFilter(since=START, until=START + timedelta(days=2, hours=1))))
-    assert [piece.since for piece in pieces] == [START + timedelta(days=number) for number in range(3)]
-    assert pieces[-1].until == START + timedelta(days=2, hours=1)
-    assert replace(pieces[0], since=None, until=None) == InspectionFilter()
+@pytest.mark.parametrize("product", ["widget", None])
+def test_every_step_reads_at_most_one_day(filled: Store, product: str | None) -> None:
+    which = InspectionFilter(product=product, since=START - timedelta(hours=17), until=END)
+    pieces = list(summaries.pieces_of(filled.engine, which))
+    assert [piece.since for piece in pieces] == [START - timedelta(hours=17), START + timedelta(hours=7)]
+    assert pieces[-1].until == END
+    assert replace(pieces[0], since=None, until=None) == InspectionFilter(product=product)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.small_product import write_plates
+from tests.training.small_trained_method import CHANNELS, SmallTrainedMethod
 from training.cli.main import spread_lists
 from training.comparison.cells import Cell, Result, finished, make_cells, write_result
 from training.comparison.run import categories_in, compare
@@ -16,16 +17,23 @@ from training.comparison.tables import markdown, summarise, write_tables
 from training.config import FitConfig
 from training.errors import InvalidOption, NoImagesFound
 from training.fit import Progress
+from training.methods import METHODS
 
 CONFIG = FitConfig(
+    method=SmallTrainedMethod.name,
     input_size=64,
     iterations=3,
     batch_size=4,
     pseudo_pool=8,
     warmup_steps=1,
     threads=1,
-    options={"width": 0.8, "energy_floors": [0.3]},
 )
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register a method with a small network: a comparison is the same with every network."""
+    monkeypatch.setitem(METHODS, SmallTrainedMethod.name, SmallTrainedMethod)
 
 
 class Watched:
@@ -66,15 +74,14 @@ def result(image_auroc: float, seconds: float = 10.0) -> Result:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_cell_is_run_once_and_again_when_its_settings_change(data: Path, tmp_path: Path) -> None:
     (cell,) = make_cells(["plate"], [CONFIG], [0])
     first, again, changed = Watched(), Watched(), Watched()
     results = compare(data, [cell], tmp_path, lambda _: first)
     assert first.steps == [1, 2, 3]
     assert {"image_auroc", "aupro"} <= results[cell.name].figures.keys()
-    assert results[cell.name].parameters > 100_000
-    assert results[cell.name].gmacs > 0
+    assert results[cell.name].parameters >= (48 + 1) * CHANNELS  # the kernel of 4 x 4 x 3, and the mean
+    assert results[cell.name].gmacs == round((64 // 4) ** 2 * 48 * CHANNELS / 1e9, 3) > 0
     assert (tmp_path / results[cell.name].bundle / "manifest.json").is_file()
     for name in ("comparison.md", "comparison.json", "comparison.html", f"{cell.name}/report.html"):
         assert (tmp_path / name).stat().st_size > 200

@@ -1,0 +1,9 @@
+"""The program plumbline-train with the method `small` as well, for tests that start it as a process."""
+
+from tests.training.small_trained_method import SmallTrainedMethod
+from training.cli.main import main
+from training.methods import METHODS
+
+if __name__ == "__main__":
+    METHODS[SmallTrainedMethod.name] = SmallTrainedMethod
+    main()
