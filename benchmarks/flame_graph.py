@@ -85,9 +85,10 @@ def main(
         raw = Path(folder) / "stacks.txt"
         for form, path in (("raw", raw), ("flamegraph", output)):
             if path is not None:
-                record = [program, "record", "--pid", str(service.process.pid), "--nonblocking", "--format", form]
+                record = ["py-spy", "record", "--pid", str(service.process.pid), "--nonblocking", "--format", form]
                 timing = ["--duration", str(seconds), "--rate", str(rate), "--output", str(path)]
-                subprocess.run([*record, *timing], check=True, capture_output=True)
+                # The graph shows the command, so the path of the program is not part of it.
+                subprocess.run([*record, *timing], executable=program, check=True, capture_output=True)
         load.wait_for("end")
         load.result()
         shares = self_shares(raw.read_text())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import httpx
+import numpy as np
 import uvloop
 
 from service.bundle.bundle import Bundle, bundle_folders
@@ -27,7 +28,9 @@ _GENERATOR_EXTRA_S = 30.0
 _IMAGE_SIZE = 1024
 
 
-def good_jpeg(models: Path, product: str, image_wh: tuple[int, int] = (_IMAGE_SIZE, _IMAGE_SIZE)) -> bytes:
+def good_jpeg(
+    models: Path, product: str, image_wh: tuple[int, int] = (_IMAGE_SIZE, _IMAGE_SIZE), noise: float = 0.0
+) -> bytes:
     """Return a golden sample of the product's bundle as a JPEG.
 
     A synthetic texture would be rejected by the quality check, so the graph would not run.
@@ -36,9 +39,14 @@ def good_jpeg(models: Path, product: str, image_wh: tuple[int, int] = (_IMAGE_SI
         models: Model repository.
         product: The product.
         image_wh: Width and height of the image in pixels.
+        noise: Standard deviation of the noise of each pixel, in gray levels. An enlarged sample without it is smoother
+            than the image of a camera, so fewer bytes have to be decoded.
     """
     golden = Bundle.load(bundle_folders((models / product).absolute())[0]).golden[0].image
     pixels = cv2.resize(golden, image_wh, interpolation=cv2.INTER_CUBIC)[..., ::-1]
+    if noise:
+        drawn = np.random.default_rng(0).normal(0, noise, pixels.shape)
+        pixels = np.clip(np.rint(pixels + drawn), 0, 255).astype(np.uint8)
     return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 

@@ -4,10 +4,11 @@
 
 The bare loops use decoder and graph alone, with one camera image that is decoded again for each run and resized once.
 Every layout of threads is measured: one loop with a session of all cores; as many loops as cores, each with a session
-of one thread; and as many loops as cores that share one session of all cores, as in the service. Then the service
-inspects the same image for several clients in a process of their own. All are measured in turn, several times, so other
-load on the machine affects all of them; each figure is the median. Prints JSON; exits with code 1 if the service has
-less than `--limit` of the throughput of the best layout.
+of one thread; and as many loops as cores that share one session of all cores. The service chooses between the last two
+ways when it loads a bundle, and runs an image that is alone on all cores. Then the service inspects the same image for
+several clients in a process of their own. All are measured in turn, several times, so other load on the machine affects
+all of them; each figure is the median. Prints JSON; exits with code 1 if the service has less than `--limit` of the
+throughput of the best layout.
 """
 
 from __future__ import annotations

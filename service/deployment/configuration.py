@@ -41,6 +41,8 @@ def inspector_options(settings: Settings) -> InspectorOptions:
             queue_limit=settings.queue_limit,
             deadline_s=settings.queue_deadline_s,
             concurrency=settings.concurrent_runs,
+            # The limit counts each graph once.
+            may_use_two_sessions=settings.bundle_memory_bytes is None,
         ),
         limits=ImageLimits(max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels),
     )

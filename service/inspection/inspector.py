@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,10 +33,9 @@ from service.inspection.decoding.pixel_formats import DEFAULT_RULES, PixelRules
 from service.inspection.errors import ScoreNotFinite
 from service.inspection.measures import measure_quality
 from service.inspection.records import Inspection, Measurement, PreparedImage
+from service.inspection.run_layout import choose_layout
 from service.inspection.runtime.batching import BatchingOptions, MicroBatcher, PatchResult
-from service.inspection.runtime.concurrency import ConcurrencyChoice, choose_concurrency
 from service.inspection.runtime.session import GraphSession, Provider, SessionOptions
-from service.inspection.runtime.threads import cpu_quota
 from service.inspection.scoring import image_score
 
 
@@ -66,16 +65,22 @@ class Measurer:
         geometry: Input geometry of the graph.
         rule: Score rule.
         options: Batching options and image limits.
+        open_narrow: See `MicroBatcher`.
     """
 
     def __init__(
-        self, session: GraphSession, geometry: InputGeometry, rule: ScoreRule, options: InspectorOptions
+        self,
+        session: GraphSession,
+        geometry: InputGeometry,
+        rule: ScoreRule,
+        options: InspectorOptions,
+        open_narrow: Callable[[], GraphSession | None] | None = None,
     ) -> None:
         self.options = options
         self.geometry = geometry
         self.rule = rule
         self.session = session
-        self.batcher = MicroBatcher(session, _batching(geometry, options.batching))
+        self.batcher = MicroBatcher(session, _batching(geometry, options.batching), open_narrow=open_narrow)
 
     @property
     def provider(self) -> Provider:
@@ -103,17 +108,20 @@ class Measurer:
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
         return PreparedImage(pixels, image.image_wh, media_type, sha256, rules, quality, timings)
 
-    def infer(self, image: PreparedImage, rank: int = 0) -> PatchResult:
+    def infer(self, image: PreparedImage, rank: int = 0, *, on_this_thread: bool = False) -> PatchResult:
         """Run the graph on an image, in one piece or tile by tile, and wait for the map.
 
         Args:
             image: The prepared image.
             rank: Images of a lower rank run first.
+            on_this_thread: Whether the graph may run on the calling thread, at its priority; see `MicroBatcher.run`.
 
         Raises:
             QueueFull, DeadlineExceeded, ShuttingDown: The image cannot be processed now; see `MicroBatcher.submit`.
         """
         if self.geometry.tiling is None:
+            if on_this_thread:
+                return self.batcher.run(image.pixels, rank)
             return self.batcher.submit(image.pixels, rank).result()
         width, height = image.image_wh
         grid = tiling.plan_tiles((height, width), self.geometry)
@@ -201,10 +209,18 @@ class Inspector(Measurer, BundleRules):
         session: Its graph.
         options: Batching options and image limits.
         difference: Largest relative difference of its self-test on the provider in use.
+        open_narrow: See `MicroBatcher`.
     """
 
-    def __init__(self, bundle: Bundle, session: GraphSession, options: InspectorOptions, difference: float) -> None:
-        Measurer.__init__(self, session, bundle.manifest.input, bundle.manifest.score_rule, options)
+    def __init__(
+        self,
+        bundle: Bundle,
+        session: GraphSession,
+        options: InspectorOptions,
+        difference: float,
+        open_narrow: Callable[[], GraphSession | None] | None = None,
+    ) -> None:
+        Measurer.__init__(self, session, bundle.manifest.input, bundle.manifest.score_rule, options, open_narrow)
         BundleRules.__init__(self, bundle)
         self.self_test_difference = difference
 
@@ -239,7 +255,7 @@ class Inspector(Measurer, BundleRules):
         difference = session.self_test(bundle.golden)
         check_parity(bundle, session.provider, difference)
         session.warm_up(range(1, options.batching.max_batch + 1))
-        return cls(bundle, session, _with_concurrency(options, bundle, session), difference)
+        return cls._with_layout(bundle, session, options, difference)
 
     @classmethod
     def reopen(cls, bundle: Bundle, options: InspectorOptions, passed: SelfTestResult) -> Self:
@@ -263,7 +279,13 @@ class Inspector(Measurer, BundleRules):
             difference = session.self_test(bundle.golden)
         check_parity(bundle, session.provider, difference)
         session.warm_up(range(2, options.batching.max_batch + 1))
-        return cls(bundle, session, _with_concurrency(options, bundle, session), difference)
+        return cls._with_layout(bundle, session, options, difference)
+
+    @classmethod
+    def _with_layout(cls, bundle: Bundle, session: GraphSession, options: InspectorOptions, difference: float) -> Self:
+        layout = choose_layout(bundle, session, options.batching)
+        batching = replace(options.batching, concurrency=layout.concurrency)
+        return cls(bundle, session, replace(options, batching=batching), difference, layout.open_narrow)
 
     @property
     def self_test_result(self) -> SelfTestResult:
@@ -335,33 +357,6 @@ class Inspector(Measurer, BundleRules):
         image = self.read(data, rules)
         result = self.infer(image) if copies is None else self.run_copies(image, copies)
         return self.finish(image, result, criteria, reference)
-
-
-def _with_concurrency(options: InspectorOptions, bundle: Bundle, session: GraphSession) -> InspectorOptions:
-    """Return the options with the number of runs at the same time: the stated or the measured one, or 1."""
-    concurrency = options.batching.concurrency
-    if not session.may_run_concurrently:
-        concurrency = 1  # also if another number is stated, for instance before the provider was changed
-    elif concurrency is None:
-        concurrency = _measure_concurrency(bundle, session).concurrency
-    return replace(options, batching=replace(options.batching, concurrency=concurrency))
-
-
-def _measure_concurrency(bundle: Bundle, session: GraphSession) -> ConcurrencyChoice:
-    """Return how many batches of a bundle's graph may run at the same time.
-
-    Bundles of the same kind, whose graphs take the same time, are measured once.
-    """
-    manifest, threads = bundle.manifest, session.options.threads or cpu_quota()
-    kind = (
-        manifest.method,
-        *manifest.teachers,
-        manifest.precision,
-        manifest.input.height,
-        manifest.input.width,
-        threads,
-    )
-    return choose_concurrency(kind, session.warm_up, threads)
 
 
 def _tiles_at_once(options: BatchingOptions) -> int:

@@ -207,7 +207,9 @@ class InspectionEvents:
 
     def notify(self, _completed: Completed) -> None:
         """Note that an inspection was stored. It is called on the thread of the inspection and returns at once."""
-        self._wake.set()
+        # Without a stream, nothing reads: waking a thread takes longer than everything else here.
+        if self._streams:
+            self._wake.set()
 
     def start(self) -> None:
         """Start the thread that reads."""
@@ -262,6 +264,7 @@ class InspectionEvents:
     def remove(self, stream: EventStream) -> None:
         """Stop counting a stream."""
         self._streams.pop(stream, None)
+        self._wake.set()  # after the last one, the thread drops what it kept
 
     def count_slow(self) -> None:
         """Count a stream that was closed because its client reads too slowly."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -43,6 +44,7 @@ from service.store.records import InspectionRecord
 from service.store.store import Store
 
 log = structlog.get_logger(__name__)
+Defer = Callable[[Callable[[], None]], object]
 
 
 class InspectionWork:
@@ -88,31 +90,34 @@ class InspectionWork:
         self._idempotent = IdempotentRequests(store.engine)
         self._frozen_cameras = FrozenCameraDetector()
 
-    def inspect(self, product: str, image: Image, turn: Turn) -> Inspected:
+    def inspect(self, product: str, image: Image, turn: Turn, defer: Defer) -> Inspected:
         """Inspect one image on the calling thread, unless an earlier request with the same key did so.
 
         Args:
             product: Name of the product.
             image: The image.
             turn: The turn of the request.
+            defer: Takes what is left to do when the result has been handed over.
 
         Raises:
             PlumblineError: See `InspectionService.inspect`.
         """
         if image.key is None:
-            return Inspected(self._inspect(product, image, turn))
+            return Inspected(self._inspect(product, image, turn, defer))
         key = IdempotencyKey(image.key.principal, image.key.key, fingerprint(product, image))
         limit_s = self._queue_deadline_s
         return self._idempotent.run(
-            key, lambda: self._inspect(product, image, turn, key), turn.since + limit_s, limit_s
+            key, lambda: self._inspect(product, image, turn, defer, key), turn.since + limit_s, limit_s
         )
 
-    def _inspect(self, product: str, image: Image, turn: Turn, key: IdempotencyKey | None = None) -> InspectionRecord:
+    def _inspect(
+        self, product: str, image: Image, turn: Turn, defer: Defer, key: IdempotencyKey | None = None
+    ) -> InspectionRecord:
         image = self._hooks.complete(product, image)
         # The lease keeps this bundle loaded until the record is stored, even if another one is activated meanwhile.
         try:
             with self._registry.lease(product, turn.remaining_s(self._queue_deadline_s)) as active:
-                record = self._judge(active, image, turn, key)
+                record = self._judge(active, image, turn, defer, key)
         except StoreUnavailable:
             self._health.report_failure()
             raise
@@ -120,7 +125,9 @@ class InspectionWork:
             self._shadow.submit(record)
         return record
 
-    def _judge(self, active: ActiveProduct, image: Image, turn: Turn, key: IdempotencyKey | None) -> InspectionRecord:
+    def _judge(
+        self, active: ActiveProduct, image: Image, turn: Turn, defer: Defer, key: IdempotencyKey | None
+    ) -> InspectionRecord:
         recipe = active.recipe.recipe
         if image.version not in {None, active.bundle.version}:
             raise VersionNotActive(active.bundle.manifest.product, str(image.version), active.bundle.version)
@@ -132,7 +139,7 @@ class InspectionWork:
             with self._files(prepared.media_type) as inspection_id:
                 if violations:
                     return self._store_invalid(inspection_id, active, prepared, violations, image, turn, key)
-                return self._store_judged(inspection_id, active, prepared, image, turn, key)
+                return self._store_judged(inspection_id, active, prepared, image, turn, defer, key)
 
     def _store_judged(
         self,
@@ -141,6 +148,7 @@ class InspectionWork:
         prepared: PreparedImage,
         image: Image,
         turn: Turn,
+        defer: Defer,
         key: IdempotencyKey | None,
     ) -> InspectionRecord:
         data, created_at, reference = image.data, self._clock.now(), self._judging.reference(active)
@@ -156,15 +164,16 @@ class InspectionWork:
             store_started = time.perf_counter()
             anomaly_map = self._store.files.write_map(inspection_id, judged.anomaly_map)
             # Before the record is committed, both files are complete and the image is synced to disk. The map is synced
-            # in the background: after a power failure it can be computed again from image and bundle.
+            # afterwards: after a power failure it can be computed again from image and bundle. At the same time, the
+            # commit would wait for it, because both wait for the journal of the file system.
             writing.result()
-            self._disk.submit(self._sync_map, anomaly_map)
+            self._store.writer.write(record, key)
         except BaseException:
             wait([writing])
             if anomaly_map is not None:
                 anomaly_map.close()
             raise
-        self._store.writer.write(record, key)
+        defer(partial(self._sync_map, anomaly_map))
         timings = {**judged.timings, "store": time.perf_counter() - store_started}
         duration_s = time.perf_counter() - turn.since
         self._metrics.count_inspection(

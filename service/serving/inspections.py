@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -223,7 +223,9 @@ class InspectionService:
             IdempotencyKeyUsed: The key belongs to a different request.
             PlumblineError: See `inspect`.
         """
-        return await asyncio.wrap_future(self._inspections.submit(self._work.inspect, product, image, turn))
+        done: Future[Inspected] = Future()
+        self._inspections.submit(self._inspect, product, image, turn, done)
+        return await asyncio.wrap_future(done)
 
     async def inspect_when_admitted(self, product: str, image: Image, client: str) -> InspectionRecord:
         """Inspect one of several images; wait for admission as long as an inspection may wait for its turn.
@@ -320,6 +322,20 @@ class InspectionService:
             list_inspections(engine, which, limit=1, after=here),
         )
         return Neighbours(older[0].id if older else None, newer[0].id if newer else None)
+
+    def _inspect(self, product: str, image: Image, turn: Turn, done: Future[Inspected]) -> None:
+        """Inspect one image, hand the result over, and only then do what the response need not wait for."""
+        if not done.set_running_or_notify_cancel():
+            return
+        deferred: list[Callable[[], None]] = []
+        try:
+            inspected = self._work.inspect(product, image, turn, deferred.append)
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+            done.set_exception(error)
+        else:
+            done.set_result(inspected)
+        for work in deferred:
+            work()
 
     def close(self) -> None:
         """Complete the submitted work and stop the threads."""

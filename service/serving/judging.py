@@ -85,7 +85,7 @@ class Judging:
         Raises:
             PlumblineError: See `Inspector.infer` and `Inspector.finish`.
         """
-        result = active.inspector.infer(prepared, rank)
+        result = active.inspector.infer(prepared, rank, on_this_thread=True)
         with self._cores:
             return active.inspector.finish(prepared, result, active.recipe.recipe.criteria, reference)
 

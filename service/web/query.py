@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from service.schemas.violations import OWN, UNKNOWN
 
 
-def require_known_query(connection: HTTPConnection) -> None:
+async def require_known_query(connection: HTTPConnection) -> None:
     """Refuse parameters that the page does not have, or that are repeated. It is a dependency of every page.
 
     Raises:

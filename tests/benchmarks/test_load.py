@@ -52,6 +52,28 @@ def test_benchmark_fails_if_its_image_is_rejected(
         run(models, dark)
 
 
+def test_image_of_another_size_is_judged_by_a_bundle_for_this_size(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latency.main("widget", models, None, width=200, height=100, scaled=True, rounds=10, limit=1e9)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["image_wh"], report["jpeg"]) == ([200, 100], "scaled")
+    assert report["service_stage_median_ms"]["infer"] > 0
+
+
+def test_noise_makes_the_image_larger_and_the_bundle_for_its_size_keeps_all_other_limits(
+    models: Path, tmp_path: Path
+) -> None:
+    assert len(good_jpeg(models, "widget", (200, 100), 4)) > 2 * len(good_jpeg(models, "widget", (200, 100)))
+
+    bundle = Bundle.load(bundle_folders(models / "widget")[0])
+    derived = with_input(bundle, tmp_path / "derived", sent_wh=(200, 100))
+    sizes = derived.card.image_size
+    assert sizes is not None
+    assert (sizes.min_width, sizes.max_height, sizes.min_aspect, sizes.max_aspect) == (200, 100, 2, 2)
+    assert derived.card.quality == bundle.card.quality
+
+
 def test_default_image_of_the_benchmarks_gets_a_verdict(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_latency(models, None)
     report = json.loads(capsys.readouterr().out)

@@ -17,7 +17,7 @@ from service.schemas.violations import OWN, UNKNOWN
 _WRONG_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
-def require_declared_query(connection: HTTPConnection) -> None:
+async def require_declared_query(connection: HTTPConnection) -> None:
     """Refuse a query with parameters that the operation does not declare, that are repeated, or that are not UTF-8.
 
     It is a dependency of every route, and compares the query with the OpenAPI document. The framework ignores unknown

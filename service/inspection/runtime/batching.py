@@ -3,6 +3,9 @@
 A batch forms only while the session is busy: all images that were queued meanwhile are inferred together. So a single
 camera has no extra latency, and many cameras get the throughput of batches. Where several batches at the same time use
 the cores better (see `concurrency`), the next one starts while others run.
+
+On a CPU, an image that need not wait is inferred on the thread that brings it: to wake another thread and to be woken
+by it takes up to a millisecond, most of all on a virtual machine whose other core is idle.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 
 from service.bundle.arrays import Float32Map, UInt8Image
 from service.errors import DeadlineExceeded, QueueFull, ShuttingDown
 from service.inspection.runtime.session import GraphSession
 
 _OVERTAKEN_S = 0.5
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,15 @@ class BatchingOptions:
         deadline_s: An image that waited longer than this, in seconds, is dropped without a verdict.
         concurrency: Batches that may run at the same time. None measures it when a bundle is opened; a batcher takes
             it as 1.
+        may_use_two_sessions: Whether a measured concurrency may need a second session, and with it the memory of the
+            graph a second time.
     """
 
     max_batch: int = 4
     queue_limit: int = 32
     deadline_s: float = 5.0
     concurrency: int | None = 1
+    may_use_two_sessions: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,9 @@ class MicroBatcher:
         session: Used by this batcher's threads only.
         options: Limits.
         clock: Monotonic time in seconds; a parameter so that deadlines can be tested.
+        open_narrow: Opens a session of one thread with the same results, for batches that do not run alone; None if it
+            cannot. It is called on a thread of its own when such a batch starts for the first time. Without it, all
+            batches run in `session`.
     """
 
     def __init__(
@@ -89,9 +100,13 @@ class MicroBatcher:
         session: GraphSession,
         options: BatchingOptions | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        open_narrow: Callable[[], GraphSession | None] | None = None,
     ) -> None:
         self.options = options or BatchingOptions()
         self._session = session
+        self._narrow: GraphSession | None = None
+        self._open_narrow = open_narrow
+        self._opener: threading.Thread | None = None
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -141,6 +156,30 @@ class MicroBatcher:
             self._changed.notify()
         return future
 
+    def run(self, image: UInt8Image, rank: int = 0) -> PatchResult:
+        """Infer one prepared image, on the calling thread if a batch may start now, and wait for the result.
+
+        Args:
+            image: As for `submit`.
+            rank: As for `submit`.
+
+        Raises:
+            QueueFull, ShuttingDown, DeadlineExceeded: As for `submit`.
+        """
+        with self._changed:
+            # Other providers than the CPU want all runs on one thread.
+            is_free = not self._closed and not self._waiting and self._running < self.concurrency
+            session = self._begin() if is_free and self._session.provider == "cpu" else None
+        if session is None:
+            return self.submit(image, rank).result()
+        item = _Waiting(image, self._clock(), Future(), rank)
+        item.future.set_running_or_notify_cancel()
+        try:
+            self._infer([item], session)
+        finally:
+            self._end()
+        return item.future.result()
+
     def close(self, *, drain: bool = True) -> None:
         """Accept no more images, finish the waiting ones (or refuse them, without `drain`), and end the threads."""
         with self._changed:
@@ -153,6 +192,12 @@ class MicroBatcher:
             item.future.set_exception(ShuttingDown())
         for thread in self._threads:
             thread.join()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running)  # on the threads of callers
+        if self._opener is not None:
+            self._opener.join()
+        if self._narrow is not None:
+            self._narrow.close()
 
     def _retry_after(self) -> float:
         # Time to process the current queue. A camera that retries sooner would find it still full.
@@ -160,26 +205,53 @@ class MicroBatcher:
         return round(max(0.1, batches * self._batch_s), 1)
 
     def _work(self) -> None:
-        while batch := self._next_batch():
-            self._infer(batch)
-            with self._changed:
-                self._running -= 1
+        while next_batch := self._next_batch():
+            self._infer(*next_batch)
+            self._end()
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Wait for images and return the next batch; an empty list means that the batcher is closed and empty."""
+    def _begin(self) -> GraphSession:
+        """Count a batch that starts now, and return the session that runs it. The lock is held."""
+        self._running += 1
+        if self._running == 1 and not self._waiting:
+            return self._session
+        if self._open_narrow is not None and self._opener is None:
+            self._opener = threading.Thread(target=self._open, name="narrow-session", daemon=True)
+            self._opener.start()
+        return self._narrow or self._session
+
+    def _end(self) -> None:
+        """Stop counting a batch, so that the next one may start."""
+        with self._changed:
+            self._running -= 1
+            if self._closed:
+                self._changed.notify_all()
+            elif self._waiting:
+                self._changed.notify()
+
+    def _open(self) -> None:
+        assert self._open_narrow is not None
+        try:
+            self._narrow = self._open_narrow()
+        except Exception:  # the images are inferred without it
+            log.exception("session of one thread not opened")
+
+    def _next_batch(self) -> tuple[list[_Waiting], GraphSession] | None:
+        """Wait for images, and return the next batch and its session; None if the batcher is closed and empty."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: self._can_start() if self._waiting else self._closed)
                 if not self._waiting:
-                    return []
+                    return None
                 # The images are divided between the batches that can start now.
                 share = math.ceil(len(self._waiting) / (self.concurrency - self._running))
                 taken = [self._waiting.popleft() for _ in range(min(share, self.options.max_batch))]
-                self._running += 1
+                session = self._begin()
             if batch := [item for item in taken if self._should_run(item)]:
-                return batch
-            with self._changed:
-                self._running -= 1
+                return batch, session
+            self._end()
+
+    def _can_start(self) -> bool:
+        return self._running < self.concurrency
 
     def _should_run(self, item: _Waiting) -> bool:
         if not item.future.set_running_or_notify_cancel():
@@ -189,10 +261,11 @@ class MicroBatcher:
         item.future.set_exception(DeadlineExceeded(self.options.deadline_s, self._retry_after()))
         return False
 
-    def _infer(self, batch: list[_Waiting]) -> None:
+    def _infer(self, batch: list[_Waiting], session: GraphSession) -> None:
         started = self._clock()
         try:
-            output = self._session.run(np.stack([item.image for item in batch]))
+            images = [item.image for item in batch]
+            output = session.run(images[0][None] if len(images) == 1 else np.stack(images))  # one image needs no copy
             infer_s = self._clock() - started
             # Copies, because views would keep the maps of the whole batch in memory.
             maps = [output.maps[index].copy() for index in range(len(batch))]

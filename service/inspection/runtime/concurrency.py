@@ -6,22 +6,31 @@ threads of a session work for whichever run has something to do. A single image 
 camera keeps its latency. All runs use one session and one copy of the weights, and its threads divide an operator in
 the same way for every run, so the results are the same to the last bit.
 
-How much is gained depends on the graph and on the machine, so both ways are measured when a graph is opened.
+Runs at the same time may also have one thread each, in a second session of one thread (see `narrow`). Then no thread
+waits for another one between the operators, but the graph is in memory twice.
+
+How much is gained depends on the graph and on the machine, so all ways are measured when a graph is opened.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 MIN_GAIN = 1.05
 """Runs at the same time need memory, so they must process this many times as many images."""
+NARROW_TOLERANCE = 0.95
+"""Runs of one thread each, which never wait for each other, are preferred unless they process fewer than this many
+times the images of the best other way. The measurement is short, and other load disturbs it by more."""
 MAX_CONCURRENCY = 16
 BUDGET_S = 1.0
 _ROUNDS = 3
+OpenNarrow = Callable[[], AbstractContextManager[Callable[[], object] | None]]
 _measured: dict[Hashable, ConcurrencyChoice] = {}
 _lock = threading.Lock()
 
@@ -33,14 +42,20 @@ class ConcurrencyChoice:
     Attributes:
         concurrency: Runs that may be in progress at the same time, at least 1.
         images_per_s: Measured throughput by number of runs; empty if it was not measured.
+        is_narrow: Whether runs at the same time have one thread each, in a session of one thread.
     """
 
     concurrency: int
     images_per_s: Mapping[int, float]
+    is_narrow: bool = False
 
 
 def choose_concurrency(
-    key: Hashable, run: Callable[[], object], threads: int, budget_s: float = BUDGET_S
+    key: Hashable,
+    run: Callable[[], object],
+    threads: int,
+    budget_s: float = BUDGET_S,
+    open_narrow: OpenNarrow = contextlib.nullcontext,
 ) -> ConcurrencyChoice:
     """Measure a session, or return what was measured for another one with the same key.
 
@@ -51,12 +66,15 @@ def choose_concurrency(
         run: Runs one image. It is called from several threads at a time.
         threads: Threads of the session.
         budget_s: About the longest time to spend, in seconds. A graph that is too slow for it gets 1.
+        open_narrow: Opens a session of one thread for the time of the block, and yields what runs one image in it; None
+            if that is not possible.
     """
     if threads == 1:
         return ConcurrencyChoice(1, {})
     with _lock:
         if key not in _measured:
-            _measured[key] = measure_concurrency(run, threads, budget_s)
+            with open_narrow() as run_narrow:
+                _measured[key] = measure_concurrency(run, threads, budget_s, run_narrow=run_narrow)
         return _measured[key]
 
 
@@ -65,6 +83,7 @@ def measure_concurrency(
     threads: int,
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.perf_counter,
+    run_narrow: Callable[[], object] | None = None,
 ) -> ConcurrencyChoice:
     """Measure the throughput of a session with several numbers of runs at the same time.
 
@@ -73,6 +92,7 @@ def measure_concurrency(
         threads: Threads of the session.
         budget_s: As for `choose_concurrency`.
         clock: Monotonic time in seconds.
+        run_narrow: Runs one image in a session of one thread; None if there is none.
     """
     started = clock()
     run()
@@ -81,14 +101,19 @@ def measure_concurrency(
     images = 2 * largest
     if (clock() - started) * images * len(candidates) > budget_s:
         return ConcurrencyChoice(1, {})
-    best = dict.fromkeys(candidates, 0.0)
+    best, narrow = dict.fromkeys(candidates, 0.0), 0.0
     for _ in range(_ROUNDS):
         # In turn, so that other load on the machine affects all of them.
         for concurrency in candidates:
             best[concurrency] = max(best[concurrency], images / _time(run, concurrency, images, clock))
+        if run_narrow is not None:
+            narrow = max(narrow, images / _time(run_narrow, largest, images, clock))
         if clock() - started > budget_s:
             break
-    return ConcurrencyChoice(_choose(best), best)
+    chosen = _choose(best)
+    if narrow >= max(NARROW_TOLERANCE * best[chosen], MIN_GAIN * best[1]):
+        return ConcurrencyChoice(largest, best, is_narrow=True)
+    return ConcurrencyChoice(chosen, best)
 
 
 def _choose(images_per_s: Mapping[int, float]) -> int:

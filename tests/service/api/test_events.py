@@ -58,6 +58,20 @@ def test_every_client_continues_where_it_stopped(service: RunningService) -> Non
         assert events.take(1)[0].data["id"] == later
 
 
+def test_events_are_kept_for_streams_only(service: RunningService) -> None:
+    events = service.services.events
+    with follow(service.client) as stream:
+        add(service)
+        stream.take(1)
+        assert events.kept.since(events.kept.number - 1)
+    wait_for(lambda: events._mark is None)  # without waiting for another inspection
+    add(service)
+    assert not events._wake.is_set(), "nothing is read without a stream"
+    with follow(service.client) as stream:
+        identity = add(service)
+        assert stream.take(1)[0].data["id"] == identity, "nothing that was stored before the stream began"
+
+
 def test_quiet_stream_has_heartbeats_and_a_position(service: RunningService) -> None:
     with follow(service.client, {"station": "nowhere"}) as events:
         begin = events.cursor

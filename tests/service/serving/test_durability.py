@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 import httpx
 import pytest
 
@@ -131,6 +132,55 @@ def test_failed_sync_of_a_map_is_counted(serve: Serve, monkeypatch: pytest.Monke
         while metric(service, "inspection_map_sync_failures_total") != 1:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def is_map(descriptor: int) -> bool:
+    try:
+        target = Path(f"/proc/self/fd/{descriptor}").readlink()
+    except FileNotFoundError:  # closed by another thread
+        return False
+    return target.name.removesuffix(" (deleted)").endswith(".npy")
+
+
+def test_map_is_synced_after_the_verdict_is_returned(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, is_returned, is_synced = os.fsync, threading.Event(), threading.Event()
+
+    def sync(descriptor: int) -> None:
+        if is_map(descriptor):
+            assert is_returned.wait(10), "the response waits for the map"
+            is_synced.set()
+        original(descriptor)
+
+    with serve() as service:
+        monkeypatch.setattr(os, "fsync", sync)
+        assert service.inspect().status_code == 201
+        is_returned.set()
+        assert is_synced.wait(10)
+
+
+def test_inspection_that_cannot_be_committed_leaves_no_open_file(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve() as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(service.store.writer, "write", _fail)
+            assert is_refused(service.inspect())
+        assert not any(is_map(int(path.name)) for path in Path("/proc/self/fd").iterdir())
+        assert artefacts(service) == []
+
+
+def test_inspection_takes_no_thread_of_the_frameworks_pool(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[object] = []
+    original = anyio.to_thread.run_sync
+
+    async def run_sync(function: Any, *args: Any, **options: Any) -> Any:
+        taken.append(function)
+        return await original(function, *args, **options)
+
+    with serve() as service:
+        monkeypatch.setattr(anyio.to_thread, "run_sync", run_sync)
+        assert service.inspect(params={"part_id": "4711"}).status_code == 201
+        assert taken == []
+        assert service.client.get("/v1/inspections").status_code == 200
+        assert taken != [], "the pool is observed"
 
 
 def test_retry_after_a_failed_store_is_no_frozen_camera(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

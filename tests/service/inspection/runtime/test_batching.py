@@ -1,6 +1,7 @@
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,6 +14,14 @@ from service.inspection.runtime.session import GraphOutput, GraphSession, Sessio
 from tests.bundles import part, tiny_draft, tiny_model
 
 MODEL = tiny_model(tiny_draft()).SerializeToString()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, for ten seconds at most."""
+    give_up = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
 
 
 class GatedSession(GraphSession):
@@ -204,3 +213,150 @@ def test_closing_ends_all_threads() -> None:
 
     assert all(future.done() for future in futures)
     assert not any(thread.is_alive() for thread in batcher._threads)
+
+
+class CountedSession(GraphSession):
+    """A session that records the threads that run it."""
+
+    def __init__(self) -> None:
+        super().__init__(MODEL, SessionOptions(provider="cpu", threads=1))
+        self.ran_on: list[int] = []
+        self.is_closed = False
+
+    def run(self, images: UInt8Image) -> GraphOutput:
+        self.ran_on.append(threading.get_ident())
+        return super().run(images)
+
+    def close(self) -> None:
+        self.is_closed = True
+        super().close()
+
+
+def test_image_that_need_not_wait_runs_on_the_thread_that_brings_it() -> None:
+    session = CountedSession()
+    batcher = MicroBatcher(session)
+
+    result = batcher.run(part(brightness=0))
+
+    assert session.ran_on == [threading.get_ident()]
+    assert (result.batch_size, result.queue_s) == (1, pytest.approx(0, abs=0.1))
+    np.testing.assert_allclose(result.anomaly_map, 0.5)
+    assert batcher.submit(part()).result(10).batch_size == 1, "it counts as running no longer"
+    batcher.close()
+
+
+def test_other_providers_run_on_the_thread_of_the_batcher() -> None:
+    session = CountedSession()
+    session.provider = "cuda"
+    session.run_named = lambda images: {"anomaly_map": np.zeros((len(images), 2, 2), np.float32)}  # type: ignore[method-assign]
+    batcher = MicroBatcher(session)
+
+    batcher.run(part())
+
+    assert threading.get_ident() not in session.ran_on
+    assert len(session.ran_on) == 1
+    batcher.close()
+
+
+def test_image_waits_while_as_many_run_as_may() -> None:
+    with busy_batcher(BatchingOptions(concurrency=1)) as (batcher, session, first), ThreadPoolExecutor(2) as pool:
+        second = pool.submit(batcher.run, part())
+        wait_for(lambda: batcher.depth == 1)
+        session.gate.set()
+
+        assert first.result(10).batch_size == second.result(10).batch_size == 1
+        assert session.batches == [1, 1]
+
+
+def test_image_on_the_thread_of_its_caller_makes_others_wait() -> None:
+    session = GatedSession()
+    batcher = MicroBatcher(session, BatchingOptions(concurrency=1))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(batcher.run, part())
+        assert session.entered.acquire(timeout=10)
+        second = batcher.submit(part(brightness=0))
+        assert not session.entered.acquire(timeout=0.2)
+        session.gate.set()
+
+        assert first.result(10).batch_size == 1
+        np.testing.assert_allclose(second.result(10).anomaly_map, 0.5)
+    batcher.close()
+
+
+def test_failure_on_the_thread_of_the_caller_is_raised_there_and_the_next_image_is_inferred() -> None:
+    batcher = MicroBatcher(GraphSession(MODEL, SessionOptions(provider="cpu", threads=1)))
+
+    with pytest.raises(Exception, match="image"):
+        batcher.run(np.zeros((8, 8, 3), np.uint8))
+
+    assert batcher.run(part()).batch_size == 1
+    batcher.close()
+    with pytest.raises(ShuttingDown):
+        batcher.run(part())
+
+
+def test_closing_waits_for_an_image_on_the_thread_of_its_caller() -> None:
+    session = GatedSession()
+    batcher = MicroBatcher(session)
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(batcher.run, part())
+        assert session.entered.acquire(timeout=10)
+        closing = pool.submit(batcher.close)
+        with pytest.raises(TimeoutError):
+            closing.result(0.2)
+        session.gate.set()
+
+        assert running.result(10).batch_size == 1
+        closing.result(10)
+
+
+def test_batches_that_do_not_run_alone_use_the_session_of_one_thread() -> None:
+    session, narrow, wanted, may_open = GatedSession(), CountedSession(), threading.Event(), threading.Event()
+
+    def open_narrow() -> GraphSession:
+        wanted.set()
+        assert may_open.wait(10)
+        return narrow
+
+    batcher = MicroBatcher(session, BatchingOptions(concurrency=2), open_narrow=open_narrow)
+    first = batcher.submit(part())
+    assert session.entered.acquire(timeout=10)
+    assert not wanted.is_set(), "nothing is opened for an image that runs alone"
+    second = batcher.submit(part())
+    assert session.entered.acquire(timeout=10), "the second one does not wait for the session to be opened"
+    assert wanted.wait(10)
+    may_open.set()
+    wait_for(lambda: batcher._narrow is narrow)
+    session.gate.set()
+    assert first.result(10).batch_size == second.result(10).batch_size == 1
+    session.gate.clear()
+
+    alone = batcher.submit(part())
+    assert session.entered.acquire(timeout=10)
+    beside = batcher.submit(part(brightness=0))
+    np.testing.assert_allclose(beside.result(10).anomaly_map, 0.5)
+    assert len(narrow.ran_on) == 1
+    session.gate.set()
+    assert alone.result(10).batch_size == 1
+    batcher.close()
+    assert narrow.is_closed
+
+
+@pytest.mark.parametrize("failure", [None, RuntimeError("no memory")])
+def test_without_the_session_of_one_thread_all_batches_share_the_other_one(failure: Exception | None) -> None:
+    session, attempts = GatedSession(), []
+
+    def open_narrow() -> GraphSession | None:
+        attempts.append(1)
+        if failure is not None:
+            raise failure
+        return None
+
+    batcher = MicroBatcher(session, BatchingOptions(concurrency=2), open_narrow=open_narrow)
+    futures = [batcher.submit(part()) for _ in range(6)]
+    session.gate.set()
+
+    assert [future.result(10).batch_size for future in futures]
+    batcher.close()
+    assert sum(session.batches) == 6
+    assert len(attempts) <= 1

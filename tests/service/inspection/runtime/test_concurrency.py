@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from service.inspection.inspector import Inspector, InspectorOptions
 from service.inspection.runtime import concurrency
@@ -19,6 +18,7 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.concurrency import choose_concurrency, measure_concurrency
 from service.inspection.runtime.session import GraphSession, SessionOptions
 from tests.bundles import write_tiny_bundle
+from tests.graphs import convolutions
 
 
 class Machine:
@@ -94,6 +94,36 @@ def test_one_thread_is_not_measured() -> None:
     assert machine.runs == 0
 
 
+@pytest.mark.parametrize(("narrow_s", "expected"), [(0.0018, (4, True)), (0.00195, (1, False)), (0.004, (1, False))])
+def test_runs_of_one_thread_each_must_be_faster_than_runs_that_follow_each_other(
+    narrow_s: float, expected: tuple[int, bool]
+) -> None:
+    shared, narrow = Machine(0.002), Machine(narrow_s)
+    choice = measure_concurrency(
+        shared.run, 4, clock=lambda: shared.now + narrow.now, run_narrow=narrow.run, budget_s=100
+    )
+
+    assert (choice.concurrency, choice.is_narrow) == expected
+    assert narrow.runs > 0
+
+
+@pytest.mark.parametrize(("narrow_s", "is_narrow"), [(0.0010, True), (0.00104, True), (0.0011, False)])
+def test_runs_of_one_thread_each_may_be_a_little_slower_than_shared_ones(
+    monkeypatch: pytest.MonkeyPatch, narrow_s: float, *, is_narrow: bool
+) -> None:
+    seconds = {1: 0.002, 2: 0.001}
+    shared, narrow = (lambda: None), (lambda: None)
+
+    def take(run: Callable[[], object], concurrency: int, images: int, _clock: object) -> float:
+        return images * (narrow_s if run is narrow else seconds[concurrency])
+
+    monkeypatch.setattr(concurrency, "_time", take)
+    choice = measure_concurrency(shared, 2, run_narrow=narrow)
+
+    assert (choice.concurrency, choice.is_narrow) == (2, is_narrow)
+    assert choice.images_per_s == pytest.approx({1: 500, 2: 1000})
+
+
 @pytest.mark.parametrize(("stated", "expected"), [(None, {1, 2}), (1, {1}), (3, {3})])
 def test_inspector_measures_what_is_not_stated(tmp_path: Path, stated: int | None, expected: set[int]) -> None:
     options = InspectorOptions(
@@ -103,37 +133,6 @@ def test_inspector_measures_what_is_not_stated(tmp_path: Path, stated: int | Non
     inspector.close()
 
     assert inspector.batcher.concurrency in expected
-
-
-def convolutions(seed: int = 0, side: int = 96) -> bytes:
-    """Return a graph of convolutions and a product of matrices, whose sums depend on the order of their terms."""
-    rng = np.random.default_rng(seed)
-    weights = {
-        "first": rng.normal(0, 0.2, (24, 3, 3, 3)),
-        "second": rng.normal(0, 0.1, (48, 24, 3, 3)),
-        "bank": rng.normal(0, 1, (48, 300)),
-    }
-    nodes = [
-        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
-        helper.make_node("Conv", ["nchw", "first"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("Conv", ["b", "second"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1]),
-        helper.make_node("Transpose", ["c"], ["cells"], perm=[0, 2, 3, 1]),
-        helper.make_node("MatMul", ["cells", "bank"], ["products"]),
-        helper.make_node("ReduceMax", ["products"], ["anomaly_map"], axes=[3], keepdims=0),
-    ]
-    cells = side // 4
-    graph = helper.make_graph(
-        nodes,
-        "convolutions",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", side, side, 3])],
-        [helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, ["N", cells, cells])],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=10)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
