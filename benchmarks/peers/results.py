@@ -75,10 +75,30 @@ def result_path(out: Path, category: str, peer: str) -> Path:
     return out / f"{category}-{peer}.json"
 
 
+def network_path(out: Path, category: str, peer: str) -> Path:
+    """Return the path of a trained network's parameters, which `benchmarks.inferencers` exports."""
+    return out / f"{category}-{peer}.pt"
+
+
+def settings_of(peer: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that determine a peer's results: those of all peers, and those named after it.
+
+    Otherwise another number of STFPM's steps would make the results of PatchCore invalid.
+    """
+    others = tuple(f"{name}_" for name in PEERS if name != peer)
+    return {name: value for name, value in settings.items() if not name.startswith(others)}
+
+
 def pending(
     out: Path, peers: Iterable[str], categories: Sequence[str], settings: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """Return the pairs of peer and category without a result, in the order of measuring.
+
+    Args:
+        out: Folder of the results.
+        peers: Some of `PEERS`.
+        categories: Names of the data set's folders.
+        settings: Settings of all peers; of each, only those of `settings_of` must equal.
 
     Raises:
         OtherSettings: A result in the folder was measured with other settings.
@@ -90,12 +110,11 @@ def pending(
             if not path.is_file():
                 missing.append((peer, category))
                 continue
-            found = Result.read(path).settings
-            names = sorted({*found, *settings})
+            found, own = Result.read(path).settings, settings_of(peer, settings)
             differences = [
-                f"{name} was {found.get(name)!r} and is now {settings.get(name)!r}"
-                for name in names
-                if found.get(name) != settings.get(name)
+                f"{name} was {found.get(name)!r} and is now {own.get(name)!r}"
+                for name in sorted({*found, *own})
+                if found.get(name) != own.get(name)
             ]
             if differences:
                 raise OtherSettings(path, differences)
