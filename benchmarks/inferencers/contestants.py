@@ -130,6 +130,4 @@ def _bank(setup: Setup, category: str) -> tuple[int, int]:
     if not path.is_file():
         raise Missing(f"{path} does not exist: run python -m benchmarks.peers --peer patchcore first")
     result = Result.read(path)
-    size = int(result.settings["input_size"])
-    patches = int(result.details["trained_on"]) * (size // 8) ** 2
-    return size, int(patches * float(result.settings["patchcore_coreset"]))
+    return result.settings["input_size"], result.details["entries"]

@@ -62,10 +62,10 @@ def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any], o
     images = load_prepared(found.train, geometry)
     torch.manual_seed(settings["seed"])
     started, started_cpu = time.perf_counter(), time.process_time()
-    model = TRAIN[peer](images, load_teacher(settings["teacher"]), settings)
+    trained = TRAIN[peer](images, load_teacher(settings["teacher"]), settings)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
-    torch.save(model.state_dict(), network_path(out, category, peer))
-    graph = PeerGraph(model.eval()).eval()
+    torch.save(trained.model.state_dict(), network_path(out, category, peer))
+    graph = PeerGraph(trained.model.eval()).eval()
     figures = _figures(graph, found.test, geometry)
     milliseconds, latency = _latency(graph, images[:1])
     return Result(
@@ -79,6 +79,7 @@ def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any], o
             "trained_on": len(images),
             "train_cpu_seconds": round(cpu_seconds, 1),
             "threads": torch.get_num_threads(),
+            **trained.details,
             **latency,
             "libraries": {name: version(name) for name in ("anomalib", "torch", "torchvision", "timm")},
         },

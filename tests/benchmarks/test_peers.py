@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.peers.coreset import greedy_centres, projected_metric
+from benchmarks.peers.plateau import has_converged
 from benchmarks.peers.results import (
     COLUMNS,
     PEERS,
@@ -18,6 +19,7 @@ from benchmarks.peers.results import (
     read_results,
     result_path,
     rows,
+    settings_of,
     write_table,
 )
 
@@ -63,6 +65,33 @@ def test_results_with_other_settings_are_neither_mixed_in_nor_overwritten(tmp_pa
         pending(tmp_path, PEERS, CATEGORIES, {**SETTINGS, "input_size": 320})
 
     assert "nut-padim.json" in str(raised.value)
+
+
+def test_settings_of_one_peer_do_not_affect_the_others(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "stfpm_steps": 100, "patchcore_coreset": 0.05}
+    replace(result("stfpm", "nut"), settings=settings_of("stfpm", settings)).write(tmp_path)
+    replace(result("padim", "nut"), settings=settings_of("padim", settings)).write(tmp_path)
+    longer = {**settings, "stfpm_steps": 200}
+
+    assert settings_of("stfpm", settings) == {**SETTINGS, "stfpm_steps": 100}
+    assert pending(tmp_path, ["padim"], ["nut"], longer) == []
+    with pytest.raises(OtherSettings, match="stfpm_steps was 100 and is now 200"):
+        pending(tmp_path, ["stfpm"], ["nut"], longer)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([1.0] * 7, False),  # two windows are not complete
+        ([1.0] * 8, True),
+        ([1.0] * 4 + [0.9] * 4, False),
+        ([1.0] * 4 + [0.96] * 4, True),
+        ([1.0, 0.5, 1.5, 1.0] + [1.1] * 4, True),
+        ([9.0] * 8 + [4.0] * 4, False),  # only the last two windows count
+    ],
+)
+def test_training_ends_when_the_loss_decreases_by_less_than_the_gain(losses: list[float], expected: bool) -> None:
+    assert has_converged(losses, window=4, gain=0.05) is expected
 
 
 def test_mean_of_a_peer_follows_its_categories() -> None:
