@@ -29,6 +29,7 @@ from service.bundle.arrays import UInt8Image
 from service.bundle.manifest import InputGeometry
 from service.inspection.preparation import prepare
 from training.dataset import load_prepared, scan
+from training.export import OPSET
 from training.pixels import to_pixels
 from training.teachers import load_teacher
 
@@ -100,7 +101,8 @@ def export(
     set_thresholds(module, load_prepared(found.held_out, InputGeometry(height=size, width=size)))
     module.to_torch(out)
     # PatchCore's search fixes the batch size at export, so its axis must not be dynamic.
-    module.to_openvino(out, input_size=(size, size), onnx_kwargs={"dynamic_axes": {}, "dynamic_shapes": None})
+    onnx_kwargs = {"dynamic_axes": {}, "dynamic_shapes": None, "opset_version": OPSET}
+    module.to_openvino(out, input_size=(size, size), onnx_kwargs=onnx_kwargs)
 
 
 @app.command()
