@@ -27,6 +27,7 @@ from rich.console import Console
 from benchmarks.inferencers.contestant import Contestant
 from benchmarks.inferencers.contestants import NAMES, ROBOFLOW, Missing, Setup, started
 from benchmarks.inferencers.table import markdown, read_results, write_results
+from benchmarks.marked_section import write_section
 from benchmarks.peers.environment import ROOT
 from service.inspection.runtime.threads import cpu_quota
 from training.cli.main import spread_lists
@@ -123,6 +124,7 @@ def main(
         ROOT / "runs" / "peers-environment"
     ),
     roboflow_python: Annotated[Path | None, typer.Option(help="Interpreter with the package inference-cpu.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Write the table to docs/benchmarks.md.")] = False,
 ) -> None:
     """Measure the inferencers and write the table."""
     names = inferencer or list(NAMES)
@@ -166,6 +168,8 @@ def main(
     text = markdown({category: read_results(out, category) for category in categories}, NAMES)
     (out / "inferencers.md").write_text(text)
     console.print(text, markup=False)
+    if write:
+        write_section("inferencers", text)
 
 
 if __name__ == "__main__":

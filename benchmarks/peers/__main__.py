@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.marked_section import write_section
 from benchmarks.peers.environment import ANOMALIB, ROOT, ready_python
 from benchmarks.peers.results import PEERS, OtherSettings, pending, read_results, write_table
 from service.inspection.runtime.threads import cpu_quota
@@ -52,6 +53,7 @@ def main(
     environment: Annotated[Path, typer.Option(help="Environment for anomalib; created if missing.")] = (
         ROOT / "runs" / "peers-environment"
     ),
+    write: Annotated[str | None, typer.Option(help="Write the table into this section of docs/benchmarks.md.")] = None,
 ) -> None:
     """Train and measure the peers, and write the table."""
     has_teacher = efficientad_teacher is not None and efficientad_imagenet is not None
@@ -93,7 +95,10 @@ def main(
             subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": str(count)})
     finally:
         # Also after an interruption, with the results so far.
-        console.print(write_table(out, read_results(out, peers, categories)), markup=False)
+        table = write_table(out, read_results(out, peers, categories))
+        console.print(table, markup=False)
+    if write:
+        write_section(write, table)
 
 
 if __name__ == "__main__":

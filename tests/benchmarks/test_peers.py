@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.marked_section import with_section
 from benchmarks.peers.coreset import greedy_centres, projected_metric
 from benchmarks.peers.plateau import has_converged
 from benchmarks.peers.results import (
@@ -38,7 +39,7 @@ def result(method: str, category: str, image_auroc: float = 0.9) -> Result:
         train_seconds=12.0,
         ms_per_image=34.5,
         settings=SETTINGS,
-        details={"latency_runtime": "onnxruntime"},
+        details={"train_cpu_seconds": 12.0, "ms_per_image_processor": 34.0},
     )
 
 
@@ -111,11 +112,20 @@ def test_the_table_is_written_as_markdown_in_percent_and_as_json_in_shares(tmp_p
     text = write_table(tmp_path, [replace(result("patchcore", "nut"), image_auroc=0.98765)])
 
     assert text.splitlines()[0] == (
-        "| method | category | image AUROC % | pixel AUROC % | AUPRO % | pixel AP % | training s | ms per image |"
+        "| method | category | image AUROC % | pixel AUROC % | AUPRO % | pixel AP % | training, processor s "
+        "| processor ms per image |"
     )
-    assert text.splitlines()[2] == "| patchcore | nut | 98.77 | 95.00 | 87.50 | 50.00 | 12 | 34.5 |"
+    assert text.splitlines()[2] == "| patchcore | nut | 98.77 | 95.00 | 87.50 | 50.00 | 12 | 34 |"
     assert (tmp_path / "peers.md").read_text() == text
     assert json.loads((tmp_path / "peers.json").read_text())[0]["image_auroc"] == 0.98765
+
+
+def test_only_the_named_section_of_a_document_is_replaced() -> None:
+    document = "a\n<!-- one -->\nold\n<!-- /one -->\nb\n<!-- two -->\nkept\n<!-- /two -->\n"
+
+    assert with_section(document, "one", "| new |\n") == document.replace("\nold\n", "\n\n| new |\n\n")
+    with pytest.raises(ValueError, match="one section 'three'"):
+        with_section(document, "three", "")
 
 
 def naive_centres(points: torch.Tensor, count: int, first: int) -> list[int]:
