@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks.peers.models import TRAIN, Images, PeerGraph
-from benchmarks.peers.results import Result
+from benchmarks.peers.results import Result, network_path, settings_of
 from service.bundle.golden import parity_difference
 from service.bundle.manifest import InputGeometry
 from service.inspection.preparation import prepare
@@ -43,14 +43,17 @@ class _NotExportable(Exception):
     """The network cannot be exported, or its graph computes different values."""
 
 
-def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any]) -> Result:
+def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any], out: Path) -> Result:
     """Train a peer on the training images of Plumbline's methods, and measure it on the test split.
+
+    The parameters of the trained network are written to `network_path`.
 
     Args:
         data: Folder that contains folders in the MVTec layout.
         category: Name of one of these folders.
         peer: Key of `TRAIN`.
         settings: Settings as built by `benchmarks.peers.__main__`.
+        out: Folder of the results.
     """
     size = settings["input_size"]
     geometry = InputGeometry(height=size, width=size)
@@ -59,9 +62,10 @@ def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any]) -
     images = load_prepared(found.train, geometry)
     torch.manual_seed(settings["seed"])
     started, started_cpu = time.perf_counter(), time.process_time()
-    model = TRAIN[peer](images, load_teacher(settings["teacher"]), settings)
+    trained = TRAIN[peer](images, load_teacher(settings["teacher"]), settings)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
-    graph = PeerGraph(model.eval()).eval()
+    torch.save(trained.model.state_dict(), network_path(out, category, peer))
+    graph = PeerGraph(trained.model.eval()).eval()
     figures = _figures(graph, found.test, geometry)
     milliseconds, latency = _latency(graph, images[:1])
     return Result(
@@ -70,11 +74,12 @@ def measure(data: Path, category: str, peer: str, settings: Mapping[str, Any]) -
         **figures,
         train_seconds=round(seconds, 1),
         ms_per_image=round(milliseconds, 2),
-        settings=settings,
+        settings=settings_of(peer, settings),
         details={
             "trained_on": len(images),
             "train_cpu_seconds": round(cpu_seconds, 1),
             "threads": torch.get_num_threads(),
+            **trained.details,
             **latency,
             "libraries": {name: version(name) for name in ("anomalib", "torch", "torchvision", "timm")},
         },
@@ -184,7 +189,7 @@ def main(
     torch.set_num_threads(threads)
     for pair in pairs:
         peer, _, category = pair.partition(":")
-        result = measure(data, category, peer, json.loads(settings))
+        result = measure(data, category, peer, json.loads(settings), out)
         result.write(out)
         console.print(
             f"{peer} {category}: image AUROC {100 * result.image_auroc:.2f}, AUPRO {100 * result.aupro:.2f}, "

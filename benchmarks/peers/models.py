@@ -5,6 +5,8 @@ select thresholds on test images, and read images differently.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +20,9 @@ from anomalib.models.image.stfpm.torch_model import STFPMModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.peers import efficientad
 from benchmarks.peers.coreset import greedy_centres, projected_metric
+from benchmarks.peers.plateau import WINDOW, has_converged
 from training.pixels import to_pixels
 from training.teachers import Teacher
 
@@ -27,6 +31,19 @@ LAYERS = ("stages.0", "stages.1", "stages.2")  # stages of a Teacher with stride
 PADIM_FEATURES = 100  # anomalib's default for ResNet-18; it has none for other backbones of this size
 
 Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained peer.
+
+    Attributes:
+        model: anomalib's network.
+        details: How the training went, as JSON values.
+    """
+
+    model: nn.Module
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 class PeerGraph(nn.Module):
@@ -42,17 +59,16 @@ class PeerGraph(nn.Module):
         return output.anomaly_map[:, 0], output.pred_score.reshape(-1)
 
 
-def train_padim(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> nn.Module:
+def train_padim(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> Trained:
     """Train PaDiM: one multivariate Gaussian of the features per patch position."""
     del settings
     model = PadimModel(backbone=cast("str", teacher), layers=list(LAYERS), n_features=PADIM_FEATURES)
     _collect(model, images)
     model.fit()
-    trained: nn.Module = model  # anomalib has no type hints here
-    return trained
+    return Trained(model)
 
 
-def train_patchcore(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> nn.Module:
+def train_patchcore(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> Trained:
     """Train PatchCore: a coreset of the patch features at strides 8 and 16."""
     model = PatchcoreModel(backbone=cast("str", teacher), layers=LAYERS[1:])
     _collect(model, images)
@@ -64,32 +80,50 @@ def train_patchcore(images: Images, teacher: Teacher, settings: Mapping[str, Any
     points = projected_metric(patches, sampler.model.sparse_random_matrix)
     first = int(torch.randint(high=len(patches), size=(1,)))
     model.memory_bank = patches[greedy_centres(points, sampler.coreset_size, first)]
-    trained: nn.Module = model  # anomalib has no type hints here
-    return trained
+    return Trained(model, {"entries": sampler.coreset_size})
 
 
-def train_stfpm(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> nn.Module:
-    """Train STFPM: a student with the teacher's architecture and random weights, with anomalib's SGD settings."""
+def train_stfpm(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> Trained:
+    """Train STFPM: a student with the teacher's architecture and random weights, with anomalib's SGD settings.
+
+    It ends when the loss has converged, see `benchmarks.peers.plateau`, at the latest after `stfpm_steps`.
+    """
     model = STFPMModel(backbone=cast("str", teacher), layers=LAYERS)
     # anomalib would copy the teacher as the student. This teacher has no BatchNorm, which training needs.
     model.student_model = _Student(teacher)
-    loss = STFPMLoss()
+    loss_of = STFPMLoss()
     optimiser = torch.optim.SGD(model.student_model.parameters(), lr=0.4, momentum=0.9, weight_decay=0.001)
     model.train()
-    batches = _shuffled(images)
-    for _ in range(settings["stfpm_steps"]):
-        of_teacher, of_student = model(to_pixels(next(batches)))
+    # STFPM does not augment, so each image has the same features in every epoch.
+    with torch.no_grad():
+        parts = [model.teacher_model(to_pixels(torch.from_numpy(part))) for part in _parts(images)]
+    targets = {layer: torch.cat([part[layer] for part in parts]) for layer in LAYERS}
+    losses: list[float] = []
+    for indices in _shuffled(len(images)):
+        of_student = model.student_model(to_pixels(torch.from_numpy(images[indices.numpy()])))
         optimiser.zero_grad(set_to_none=True)
-        loss(of_teacher, of_student).backward()
+        loss = loss_of({layer: features[indices] for layer, features in targets.items()}, of_student)
+        loss.backward()
         optimiser.step()
-    trained: nn.Module = model  # anomalib has no type hints here
-    return trained
+        losses.append(loss.item() / len(indices))  # anomalib sums over the batch
+        converged = has_converged(losses)
+        if converged or len(losses) >= settings["stfpm_steps"]:
+            break
+    means = [round(fmean(losses[start : start + WINDOW]), 4) for start in range(0, len(losses), WINDOW)]
+    return Trained(model, {"steps": len(losses), "converged": converged, f"losses_by_{WINDOW}_steps": means})
 
 
-TRAIN: dict[str, Callable[[Images, Teacher, Mapping[str, Any]], nn.Module]] = {
+def train_efficientad(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> Trained:
+    """Train EfficientAD-S, which has a teacher of its own."""
+    del teacher
+    return Trained(efficientad.train(images, settings))
+
+
+TRAIN: dict[str, Callable[[Images, Teacher, Mapping[str, Any]], Trained]] = {
     "padim": train_padim,
     "patchcore": train_patchcore,
     "stfpm": train_stfpm,
+    "efficientad": train_efficientad,
 }
 
 
@@ -104,6 +138,10 @@ class _Student(nn.Module):
         self.net = timm.create_model(
             f"tf_{teacher.name}", pretrained=False, features_only=True, out_indices=(1, 2, 3), drop_path_rate=0.0
         )
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # That of ResNet, as in the paper; with timm's 0.01 the statistics lag behind by hundreds of steps.
+                module.momentum = 0.1
         # The stages at stride 32 are not used.
         self.net.blocks = self.net.blocks[:5]
         self.register_buffer("mean", teacher.mean.clone())
@@ -117,12 +155,16 @@ class _Student(nn.Module):
 def _collect(model: nn.Module, images: Images) -> None:
     """Run all images in training mode, in which PaDiM and PatchCore store the features."""
     model.train()
+    for part in _parts(images):
+        model(to_pixels(torch.from_numpy(part)))
+
+
+def _parts(images: Images) -> Iterator[Images]:
     for start in range(0, len(images), BATCH_SIZE):
-        model(to_pixels(torch.from_numpy(images[start : start + BATCH_SIZE])))
+        yield images[start : start + BATCH_SIZE]
 
 
-def _shuffled(images: Images) -> Iterator[Tensor]:
-    """Yield batches indefinitely; every image occurs once per epoch."""
+def _shuffled(count: int) -> Iterator[Tensor]:
+    """Yield the indices of batches indefinitely; every image occurs once per epoch."""
     while True:
-        for indices in torch.split(torch.randperm(len(images)), BATCH_SIZE):
-            yield torch.from_numpy(images[indices.numpy()])
+        yield from torch.split(torch.randperm(count), BATCH_SIZE)

@@ -9,13 +9,20 @@ from typing import Any, Self
 
 from training.comparison.tables import FIGURES
 
-PEERS = ("padim", "patchcore", "stfpm")  # the fastest first
+PEERS = ("padim", "patchcore", "stfpm", "efficientad")  # the fastest first
 
 _SHARES = ("image_auroc", "pixel_auroc", "aupro", "pixel_average_precision")
-_COSTS = ("train_seconds", "ms_per_image")
+# Processor time, which other load on the machine affects less than the clock.
+_COSTS = ("train_cpu_seconds", "ms_processor")
 COLUMNS = ("method", "category", *_SHARES, *_COSTS)
 # The column names of `plumbline-train compare`, so that the two tables can be compared.
-_HEAD = ("method", "category", *(f"{FIGURES[name]} %" for name in _SHARES), "training s", "ms per image")
+_HEAD = (
+    "method",
+    "category",
+    *(f"{FIGURES[name]} %" for name in _SHARES),
+    "training, processor s",
+    "processor ms per image",
+)
 MEAN = "mean"
 
 
@@ -57,6 +64,18 @@ class Result:
     settings: Mapping[str, Any]
     details: Mapping[str, Any]
 
+    @property
+    def train_cpu_seconds(self) -> float:
+        """Return the processor time of training in seconds."""
+        seconds: float = self.details["train_cpu_seconds"]
+        return seconds
+
+    @property
+    def ms_processor(self) -> float:
+        """Return the median processor time of one image in milliseconds, all threads together."""
+        milliseconds: float = self.details["ms_per_image_processor"]
+        return milliseconds
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Return the result in a file."""
@@ -75,10 +94,30 @@ def result_path(out: Path, category: str, peer: str) -> Path:
     return out / f"{category}-{peer}.json"
 
 
+def network_path(out: Path, category: str, peer: str) -> Path:
+    """Return the path of a trained network's parameters, which `benchmarks.inferencers` exports."""
+    return out / f"{category}-{peer}.pt"
+
+
+def settings_of(peer: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that determine a peer's results: those of all peers, and those named after it.
+
+    Otherwise another number of STFPM's steps would make the results of PatchCore invalid.
+    """
+    others = tuple(f"{name}_" for name in PEERS if name != peer)
+    return {name: value for name, value in settings.items() if not name.startswith(others)}
+
+
 def pending(
     out: Path, peers: Iterable[str], categories: Sequence[str], settings: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """Return the pairs of peer and category without a result, in the order of measuring.
+
+    Args:
+        out: Folder of the results.
+        peers: Some of `PEERS`.
+        categories: Names of the data set's folders.
+        settings: Settings of all peers; of each, only those of `settings_of` must equal.
 
     Raises:
         OtherSettings: A result in the folder was measured with other settings.
@@ -90,12 +129,11 @@ def pending(
             if not path.is_file():
                 missing.append((peer, category))
                 continue
-            found = Result.read(path).settings
-            names = sorted({*found, *settings})
+            found, own = Result.read(path).settings, settings_of(peer, settings)
             differences = [
-                f"{name} was {found.get(name)!r} and is now {settings.get(name)!r}"
-                for name in names
-                if found.get(name) != settings.get(name)
+                f"{name} was {found.get(name)!r} and is now {own.get(name)!r}"
+                for name in sorted({*found, *own})
+                if found.get(name) != own.get(name)
             ]
             if differences:
                 raise OtherSettings(path, differences)
@@ -130,7 +168,7 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     for row in table:
         cells = [str(row[name]) for name in ("method", "category")]
         cells += [f"{100 * row[name]:.2f}" for name in _SHARES]
-        cells += [f"{row['train_seconds']:.0f}", f"{row['ms_per_image']:.1f}"]
+        cells += [f"{row['train_cpu_seconds']:.0f}", f"{row['ms_processor']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

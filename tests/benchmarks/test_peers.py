@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.marked_section import with_section
 from benchmarks.peers.coreset import greedy_centres, projected_metric
+from benchmarks.peers.plateau import has_converged
 from benchmarks.peers.results import (
     COLUMNS,
     PEERS,
@@ -18,6 +20,7 @@ from benchmarks.peers.results import (
     read_results,
     result_path,
     rows,
+    settings_of,
     write_table,
 )
 
@@ -36,7 +39,7 @@ def result(method: str, category: str, image_auroc: float = 0.9) -> Result:
         train_seconds=12.0,
         ms_per_image=34.5,
         settings=SETTINGS,
-        details={"latency_runtime": "onnxruntime"},
+        details={"train_cpu_seconds": 12.0, "ms_per_image_processor": 34.0},
     )
 
 
@@ -65,6 +68,33 @@ def test_results_with_other_settings_are_neither_mixed_in_nor_overwritten(tmp_pa
     assert "nut-padim.json" in str(raised.value)
 
 
+def test_settings_of_one_peer_do_not_affect_the_others(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "stfpm_steps": 100, "patchcore_coreset": 0.05}
+    replace(result("stfpm", "nut"), settings=settings_of("stfpm", settings)).write(tmp_path)
+    replace(result("padim", "nut"), settings=settings_of("padim", settings)).write(tmp_path)
+    longer = {**settings, "stfpm_steps": 200}
+
+    assert settings_of("stfpm", settings) == {**SETTINGS, "stfpm_steps": 100}
+    assert pending(tmp_path, ["padim"], ["nut"], longer) == []
+    with pytest.raises(OtherSettings, match="stfpm_steps was 100 and is now 200"):
+        pending(tmp_path, ["stfpm"], ["nut"], longer)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([1.0] * 7, False),  # two windows are not complete
+        ([1.0] * 8, True),
+        ([1.0] * 4 + [0.9] * 4, False),
+        ([1.0] * 4 + [0.96] * 4, True),
+        ([1.0, 0.5, 1.5, 1.0] + [1.1] * 4, True),
+        ([9.0] * 8 + [4.0] * 4, False),  # only the last two windows count
+    ],
+)
+def test_training_ends_when_the_loss_decreases_by_less_than_the_gain(losses: list[float], expected: bool) -> None:
+    assert has_converged(losses, window=4, gain=0.05) is expected
+
+
 def test_mean_of_a_peer_follows_its_categories() -> None:
     table = rows([result("padim", "nut", 0.8), result("padim", "bolt", 1.0), result("stfpm", "nut")])
 
@@ -82,11 +112,20 @@ def test_the_table_is_written_as_markdown_in_percent_and_as_json_in_shares(tmp_p
     text = write_table(tmp_path, [replace(result("patchcore", "nut"), image_auroc=0.98765)])
 
     assert text.splitlines()[0] == (
-        "| method | category | image AUROC % | pixel AUROC % | AUPRO % | pixel AP % | training s | ms per image |"
+        "| method | category | image AUROC % | pixel AUROC % | AUPRO % | pixel AP % | training, processor s "
+        "| processor ms per image |"
     )
-    assert text.splitlines()[2] == "| patchcore | nut | 98.77 | 95.00 | 87.50 | 50.00 | 12 | 34.5 |"
+    assert text.splitlines()[2] == "| patchcore | nut | 98.77 | 95.00 | 87.50 | 50.00 | 12 | 34 |"
     assert (tmp_path / "peers.md").read_text() == text
     assert json.loads((tmp_path / "peers.json").read_text())[0]["image_auroc"] == 0.98765
+
+
+def test_only_the_named_section_of_a_document_is_replaced() -> None:
+    document = "a\n<!-- one -->\nold\n<!-- /one -->\nb\n<!-- two -->\nkept\n<!-- /two -->\n"
+
+    assert with_section(document, "one", "| new |\n") == document.replace("\nold\n", "\n\n| new |\n\n")
+    with pytest.raises(ValueError, match="one section 'three'"):
+        with_section(document, "three", "")
 
 
 def naive_centres(points: torch.Tensor, count: int, first: int) -> list[int]:
