@@ -7,6 +7,7 @@ maps are those of the converted graph, so the service's self-test detects a mach
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from pathlib import Path
 from service.bundle.bundle import Bundle
 from service.bundle.card import SanityFigures
 from service.bundle.golden import GoldenSample
-from service.bundle.manifest import ManifestDraft, Parity, Precision
+from service.bundle.manifest import Explanation, ManifestDraft, Parity, Precision
+from service.bundle.origins import Origins
 from service.bundle.writer import write_bundle
 from service.inspection.inspector import InspectorOptions, Measurer
 from service.inspection.runtime.session import GraphSession
@@ -23,7 +25,7 @@ from training.certification import TestSplit, certify, evaluate_bundle, evaluate
 from training.dataset import read_size
 from training.errors import NotConvertible, PrecisionLoss
 from training.evaluate import Evaluation
-from training.export import BATCH_SIZES, golden_differences, with_metadata
+from training.export import BATCH_SIZES, explanation_problem, golden_differences, with_metadata
 from training.half_precision import halve
 from training.pipeline import Advance, Reporter
 from training.provenance import calibrated_on, git_revision, installed_libraries
@@ -32,6 +34,7 @@ from training.sanity import measure_sanity, sample_size, weaknesses
 from training.source_images import SourceImages, find_source_images
 from training.tiles import load_sample
 
+_log = logging.getLogger(__name__)
 MAX_AUROC_LOSS = 0.003
 """Largest accepted loss of image AUROC on the test split."""
 MAX_SANITY_LOSS = 0.01
@@ -118,8 +121,10 @@ def convert(request: Request, options: InspectorOptions, reporter: Reporter) -> 
             f"the results of the new graph differ by {parity.measured:.1e} between batch sizes, expected at most "
             f"{parity.tolerance:g}",
         )
+    explanation, origins = kept_explanation(source, model)
     draft = ManifestDraft(
         **manifest.model_dump(include=_KEPT),
+        explanation=explanation,
         precision=request.precision,
         parity=parity,
         converted_from=source.digest,
@@ -142,10 +147,39 @@ def convert(request: Request, options: InspectorOptions, reporter: Reporter) -> 
         trial = evaluate_trial(draft, model, card, golden, source.images, request.test, options, reporter)
         draft = _judged(draft.model_copy(update={"evaluation": trial.figures}), auroc_losses(reference, trial), request)
         evaluations = reference, trial
-    bundle = write_bundle(request.models, draft=draft, model=model, card=card, golden=golden, images=source.images)
+    bundle = write_bundle(
+        request.models,
+        draft=draft,
+        model=model,
+        card=card,
+        golden=golden,
+        images=source.images,
+        origins=origins,
+    )
     if evaluations is not None:  # the trial bundle has no figures in its manifest and therefore another version
         evaluations = evaluations[0], replace(evaluations[1], version=bundle.version)
     return Converted(bundle, (before, after), evaluations)
+
+
+def kept_explanation(source: Bundle, model: bytes) -> tuple[Explanation | None, Origins | None]:
+    """Return what explains the maps of a converted graph: tensors, distances and prototypes are those of the source.
+
+    Args:
+        source: The fp32 bundle.
+        model: The converted graph.
+
+    Returns:
+        The tensors that explain the map, and the origins of the prototypes; None for what the source has not, and for
+        both if the contributions do not add up to the map of the converted graph.
+    """
+    explanation = source.manifest.explanation
+    if explanation is None:
+        return None, None
+    for sample in source.golden:
+        if problem := explanation_problem(model, explanation, sample.image):
+            _log.warning("The bundle will not explain its anomaly maps: %s", problem)
+            return None, None
+    return explanation, source.read_origins()
 
 
 def own_golden(

@@ -116,7 +116,7 @@ def export(method: nn.Module, probes: Probes) -> Exported:
         network = _Graph(method, seen, () if found is None else tuple(found.modules))
         model = to_onnx(network, probes.good, ["anomaly_map", "score_gain"][: 1 + has_gain], network.inner)
     explanation = None if found is None else found.explanation
-    if explanation is not None and (problem := _explanation_problem(model, explanation, probes.good[0])):
+    if explanation is not None and (problem := explanation_problem(model, explanation, probes.good[0])):
         _log.warning("The bundle will not explain its anomaly maps: %s", problem)
         explanation = None
     session = GraphSession(model, SessionOptions(provider="cpu"))
@@ -247,8 +247,14 @@ def _hide(model: onnx.ModelProto, names: Sequence[str]) -> None:
     model.graph.output.extend(kept)
 
 
-def _explanation_problem(model: bytes, explanation: Explanation, image: UInt8Images) -> str | None:
-    """Return why the service would refuse to explain a map, as a sentence; None if the contributions add up to it."""
+def explanation_problem(model: bytes, explanation: Explanation, image: UInt8Images) -> str | None:
+    """Return why the service would refuse to explain a map, as a sentence; None if the contributions add up to it.
+
+    Args:
+        model: The graph.
+        explanation: The tensors that explain its map.
+        image: uint8 `[H, W, 3]`, RGB, of the graph's input size.
+    """
     try:
         graph = ExplainedGraph(model, explanation, SessionOptions(provider="cpu", threads=1))
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -124,6 +125,28 @@ def read_images(images: Sequence[ImageSource]) -> list[NamedImage]:
         OSError: A file cannot be read.
     """
     return [image if isinstance(image, tuple) else (Path(image).name, Path(image).read_bytes()) for image in images]
+
+
+def read_good_images(images: Sequence[ImageSource]) -> list[NamedImage]:
+    """Return name and bytes of each image of a training job.
+
+    The name of a file contains its folders below the folder that all files have in common, because folders are capture
+    groups.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    files = [Path(image).absolute() for image in images if not isinstance(image, tuple)]
+    try:
+        root = Path(os.path.commonpath([file.parent for file in files]))
+    except ValueError:  # there are no files, or they are on several drives
+        return read_images(images)
+    return [
+        image
+        if isinstance(image, tuple)
+        else (Path(image).absolute().relative_to(root).as_posix(), Path(image).read_bytes())
+        for image in images
+    ]
 
 
 def key_header(idempotency_key: str | None) -> dict[str, str]:

@@ -148,8 +148,14 @@ class BundleMemory:
             BundleInvalid: It does not fit.
         """
         size, limit = memory_bytes(bundle.manifest), self.limits.limit_bytes
+        largest: dict[tuple[str, Role], int] = {}
         with self._changed:
-            pinned = sum(self._sizes[other] for other in self._sizes if other.is_pinned)
+            for other in self._sizes:
+                if other.is_pinned:
+                    product, role, _ = _what(other)
+                    # While a pinned bundle is replaced, there are two of them for a moment.
+                    largest[product, role] = max(self._sizes[other], largest.get((product, role), 0))
+        pinned = sum(largest.values())
         if limit is not None and pinned + size > limit:
             beside = f", of which pinned products take {pinned / 2**20:.0f} MiB" if pinned else ""
             raise BundleInvalid(

@@ -17,6 +17,8 @@ from service.bundle.golden import GoldenSample
 from service.bundle.manifest import InputGeometry, ManifestDraft, graph_metadata
 from service.bundle.writer import write_bundle
 from service.inspection.inspector import Inspector
+from tests.bundles import write_tiny_bundle
+from tests.explained_bundles import explained_draft, explained_model, gray_origins, write_explained_bundle
 from tests.training.small_product import build_bundle, write_plates
 from training import conversion
 from training.certification import TestSplit
@@ -29,6 +31,7 @@ from training.conversion import (
     Request,
     auroc_losses,
     convert,
+    kept_explanation,
     sanity_losses,
 )
 from training.dataset import scan, scan_test
@@ -74,6 +77,19 @@ def test_manifest_states_precision_runtime_and_source(converted: Converted, sour
     assert manifest.parity.measured <= manifest.parity.tolerance == 0.02
     assert manifest.created_at > source.manifest.created_at
     assert converted.bundle.images == source.images
+
+
+def test_explanation_and_origins_are_kept_if_the_contributions_add_up(tmp_path: Path) -> None:
+    origins = gray_origins()
+    source = write_explained_bundle(tmp_path, origins=origins)
+    model = source.read_model()
+    explanation, kept = kept_explanation(source, model)
+    assert explanation == source.manifest.explanation is not None
+    assert kept is not None
+    assert kept.to_bytes() == origins.to_bytes()
+    other = explained_model(explained_draft(), squared=True).SerializeToString()
+    assert kept_explanation(source, other) == (None, None)
+    assert kept_explanation(write_tiny_bundle(tmp_path, "bolt"), model) == (None, None)
 
 
 @pytest.mark.slow

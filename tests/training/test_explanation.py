@@ -16,11 +16,13 @@ from tests.training.methods.batches import random_images
 from tests.training.small_method import SmallMethod
 from training.config import FitConfig
 from training.explanation import find_explanation
-from training.export import Exported, Probes, export, to_onnx
+from training.export import Exported, Probes, explanation_problem, export, to_onnx
+from training.half_precision import halve
 from training.maps import Gaussian, LevelFusion
 from training.methods import build_method
 from training.methods.nnet import SOURCES, NNet
 from training.pixels import in_chunks
+from training.quantisation import quantise
 from training.taps import Tap, recording
 from training.teachers import random_teacher
 
@@ -164,6 +166,20 @@ def test_contributions_are_the_fused_maps_and_add_up(nnet: NNet, graph: Explaine
     np.testing.assert_allclose(found.anomaly_map, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.contributions, torch.cat(alone)[:, 0].numpy(), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found.contributions.sum(0), found.anomaly_map, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_converted_graph_explains_its_own_map(exported: Exported, precision: str) -> None:
+    if precision == "fp16":
+        model = halve(exported.model, version="0123456789ab")
+    else:
+        model = quantise(exported.model, random_images(4, SIZE), version="0123456789ab", seed=0, threads=1)
+    image = random_images(1, SIZE, seed=5)[0]
+    assert exported.explanation is not None
+    assert explanation_problem(model, exported.explanation, image) is None
+    converted, single = (GraphSession(one, OPTIONS).run(image[None]).maps for one in (model, exported.model))
+    assert not np.array_equal(converted, single), "the precision makes a difference"
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -23,7 +23,7 @@ from plumbline_client.schemas.training import (
 from service.bundle.bundle import Bundle
 from service.errors import PlumblineError
 from training.config import FitConfig
-from training.errors import WeakBundle
+from training.errors import CheckpointMismatch, WeakBundle
 from training.fit import Progress
 from training.pipeline import Request, train
 from training.worker.deploy import deploy, upload
@@ -195,7 +195,11 @@ def _train(
         resume=True,
         checked=variant != job.variants[0],
     )
-    bundle = train(request, heartbeat, should_stop).bundle
+    try:
+        bundle = train(request, heartbeat, should_stop).bundle
+    except CheckpointMismatch as error:  # the worker has other options or another version of torch since
+        log.warning("%s The training begins anew.", error.detail)
+        bundle = train(replace(request, resume=False), heartbeat, should_stop).bundle
     if options.models is not None:
         _keep(bundle, options.models / job.product)
     return bundle

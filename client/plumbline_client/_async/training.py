@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from plumbline_client._async.concurrency import run_blocking
 from plumbline_client._async.connection import AsyncConnection
-from plumbline_client.calls import Call, ImageSource, given, product_path, read_images
+from plumbline_client.calls import Call, ImageSource, given, product_path, read_good_images
 from plumbline_client.schemas.training import (
     TrainingClaim,
     TrainingImageList,
@@ -37,7 +37,8 @@ class AsyncTrainingCalls(AsyncConnection):
 
         Args:
             product: Name of the product.
-            images: Paths, or (name, bytes); at least 8 different ones.
+            images: Paths, or (name, bytes); at least 8 different ones. Folders below the folder that all paths have in
+                common are capture groups.
             activate: Activate the first bundle if the product serves nothing.
             quick_only: Make the quick bundle only, without the whole training afterwards.
             create_product: Accept a product that does not exist yet.
@@ -47,7 +48,7 @@ class AsyncTrainingCalls(AsyncConnection):
             OSError: A file cannot be read.
             ServiceProblem: An image cannot be used (the message names it), or there are too few. Nothing is queued.
         """
-        named = await run_blocking(read_images, images)
+        named = await run_blocking(read_good_images, images)
         files = [("image", (name, data, "application/octet-stream")) for name, data in named]
         options = _options(activate, quick_only, author) | ({"create_product": "true"} if create_product else {})
         params = {name: "true" if value is True else value for name, value in options.items()}

@@ -18,6 +18,7 @@ from service.serving.records import PartRecord
 from service.serving.training import jobs
 from service.store.audit import Actor
 from service.store.retention import mark_removed
+from service.store.training.jobs import add_job
 from tests.access import problem_of
 from tests.running_service import Serve
 from tests.service.api.test_training_jobs import IMAGES, claim, goods, reviewed, stored_files
@@ -41,7 +42,6 @@ def test_request_that_is_cancelled_after_its_job_was_stored_keeps_the_images(
     with serve() as service:
         training = service.services.training
         stored, leave = threading.Event(), threading.Event()
-        add_job = jobs.add_job
 
         def slow(*arguments: Any) -> Any:
             found = add_job(*arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +242,19 @@ def test_bundle_that_does_not_fit_is_refused_with_the_setting_to_change(open_reg
     ):
         pass
     assert score(registry, "bolt") > 0
+
+
+def test_replacement_of_a_pinned_bundle_breaks_no_other_product(open_registry: Open, unloaded: Deployment) -> None:
+    registry = open_registry(2, "bolt")
+    with ThreadPoolExecutor(1) as pool:
+        new = registry.load_bundle("bolt", unloaded.old["bolt"].version)
+        try:
+            waiting = pool.submit(score, registry, "nut")
+            wait([waiting], 0.5)  # time to be refused; it waits for the memory instead
+        finally:
+            new.retire()
+        assert waiting.result(TIMEOUT_S) > 0
+    assert registry.failures.broken == ()
 
 
 def test_bundle_that_could_never_be_loaded_again_is_not_activated(open_registry: Open, unloaded: Deployment) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import httpx
 import pytest
 
 from plumbline_client import Client
 from plumbline_client.schemas.training import TrainingClaim, TrainingEnd, TrainingJob
+from tests.training.small_product import plate
 from tests.training.worker.test_heartbeat import JOB, client_of, problem
+from training.fit import CHECKPOINT_NAME
+from training.methods import fit_config
 from training.worker.job import JobOptions, remove_ended, run_job
 from training.worker.stop import StopRequest
 
@@ -69,6 +75,35 @@ def test_end_of_a_job_is_sent_again_after_a_proxy_refused_it(tmp_path: Path, mon
 
     assert outcome_of(client_of(handler), tmp_path) == "failed"
     assert len(ends) == 2
+
+
+@pytest.mark.slow
+def test_training_begins_anew_if_the_checkpoint_is_of_another_worker(tmp_path: Path) -> None:
+    images = [cv2.imencode(".png", plate(number)[0])[1].tobytes() for number in range(20)]
+    records = [
+        IMAGE | {"number": number, "name": f"{number}.png", "sha256": hashlib.sha256(data).hexdigest()}
+        for number, data in enumerate(images, 1)
+    ]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path.endswith("/images"):
+            return httpx.Response(200, json={"items": records})
+        if "/images/" in path:
+            return httpx.Response(200, content=images[int(path.rpartition("/")[2]) - 1])
+        is_report = path.endswith(":report")
+        progress: dict[str, Any] = json.loads(request.content) if is_report else {"stage": None, "done": 0}
+        is_training = progress["stage"] == "full: train" and progress["done"] > 0
+        return httpx.Response(200, json=JOB | {"cancel_requested": is_training})
+
+    checkpoint = tmp_path / "washer" / JOB["id"] / "full" / "run" / CHECKPOINT_NAME
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"of another version of torch")
+    config = replace(fit_config("nnet", iterations=100_000, input_size=96), threads=1)
+    job = TrainingJob.model_validate(JOB | {"variants": ["full"]})
+    claim = TrainingClaim(job=job, claim=3, lease_s=60.0)
+    options = JobOptions(tmp_path, {"full": config}, allow_weak=True)
+    assert run_job(client_of(handler), claim, options, StopRequest()) == "cancelled", "it trains until it is cancelled"
 
 
 def test_only_folders_of_jobs_that_have_ended_are_removed(tmp_path: Path) -> None:
