@@ -122,10 +122,19 @@ def test_planted_defective_images_are_named_and_left_out_on_request(small: FitCo
     recorder = Recorder()
     request = Request(good, "plate", tmp_path / "models", tmp_path / "run", small, allow_weak=True)
 
-    train(request, recorder)
+    contaminated = train(request, recorder)
     (warning,) = (note for note in recorder.notes if note.startswith("Warning"))
     assert "planted1.png" in warning
     assert "planted2.png" in warning
+    inspector = Inspector.load(contaminated.bundle.path, inspector_options(threads=1, provider="cpu"))
+    try:
+        fine, spots = (
+            [inspector.measure(path.read_bytes()).score for path in sorted((good.parents[1] / "test" / kind).iterdir())]
+            for kind in ("good", "spots")
+        )
+    finally:
+        inspector.close()
+    assert min(spots) > max(fine), "the defects among the training images have become normal"
 
     clean = Recorder()
     without = train(dataclasses.replace(request, exclude=("planted1.png", "planted2.png")), clean)
