@@ -26,7 +26,7 @@ from rich.console import Console
 
 from benchmarks.inferencers.contestant import Contestant
 from benchmarks.inferencers.contestants import NAMES, ROBOFLOW, Missing, Setup, started
-from benchmarks.inferencers.table import markdown, read_results, write_results
+from benchmarks.inferencers.table import Results, markdown, read_results, write_results
 from benchmarks.marked_section import write_section
 from benchmarks.peers.environment import ROOT
 from service.inspection.runtime.threads import cpu_quota
@@ -83,7 +83,7 @@ def measure_accuracy(contestant: Contestant, images: list[TestImage]) -> dict[st
     }
 
 
-def measure_time(contestants: list[Contestant], files: list[Path], rounds: int, for_s: float) -> dict[str, object]:
+def measure_time(contestants: list[Contestant], files: list[Path], rounds: int, for_s: float) -> Results:
     """Time the inferencers in turn, then count the images per second of each alone."""
     for contestant in contestants:
         contestant.wait_ready()
@@ -96,7 +96,7 @@ def measure_time(contestants: list[Contestant], files: list[Path], rounds: int, 
             maps[contestant.name] = reply["map_hw"]
             if turn >= _WARM_UP:
                 seconds[contestant.name].append(reply["seconds"])
-    results: dict[str, object] = {}
+    results: Results = {}
     for contestant in contestants:
         values = 1000 * np.array(seconds[contestant.name])
         rates = {str(count): round(contestant.rate(files[0], count, for_s), 2) for count in contestant.callers}

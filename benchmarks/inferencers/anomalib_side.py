@@ -101,7 +101,7 @@ def export(
     set_thresholds(module, load_prepared(found.held_out, InputGeometry(height=size, width=size)))
     module.to_torch(out)
     # PatchCore's search fixes the batch size at export, so its axis must not be dynamic.
-    onnx_kwargs = {"dynamic_axes": {}, "dynamic_shapes": None, "opset_version": OPSET}
+    onnx_kwargs: dict[str, Any] = {"dynamic_axes": {}, "dynamic_shapes": None, "opset_version": OPSET}
     module.to_openvino(out, input_size=(size, size), onnx_kwargs=onnx_kwargs)
 
 

@@ -106,11 +106,12 @@ def train_stfpm(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -
         loss.backward()
         optimiser.step()
         losses.append(loss.item() / len(indices))  # anomalib sums over the batch
-        converged = has_converged(losses)
-        if converged or len(losses) >= settings["stfpm_steps"]:
+        if has_converged(losses) or len(losses) >= settings["stfpm_steps"]:
             break
     means = [round(fmean(losses[start : start + WINDOW]), 4) for start in range(0, len(losses), WINDOW)]
-    return Trained(model, {"steps": len(losses), "converged": converged, f"losses_by_{WINDOW}_steps": means})
+    return Trained(
+        model, {"steps": len(losses), "converged": has_converged(losses), f"losses_by_{WINDOW}_steps": means}
+    )
 
 
 def train_efficientad(images: Images, teacher: Teacher, settings: Mapping[str, Any]) -> Trained:

@@ -99,7 +99,6 @@ def test_every_number_of_callers_is_counted(contestant: Contestant, tmp_path: Pa
     figures = measure_time([contestant], [image_file(tmp_path, 1), image_file(tmp_path, 9)], rounds=5, for_s=0.05)
 
     (row,) = figures.values()
-    assert isinstance(row, dict)
     assert row["rounds"] == 5
     assert row["map_hw"] == [2, 3]
     assert set(row["images_per_second"]) == {"1", "2"}
