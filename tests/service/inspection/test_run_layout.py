@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.bundle.arrays import Float32Map
 from service.inspection.inspector import Inspector, InspectorOptions
 from service.inspection.records import PreparedImage
 from service.inspection.run_layout import choose_layout
@@ -38,7 +39,7 @@ def test_an_inspector_under_load_has_the_results_of_a_single_run(tmp_path: Path)
     images = [inspector.read(encode(part(brightness=level))) for level in range(0, 250, 25)]
     alone = [inspector.infer(image, on_this_thread=True).anomaly_map for image in images]
 
-    def infer(image: PreparedImage) -> np.ndarray:
+    def infer(image: PreparedImage) -> Float32Map:
         return inspector.infer(image, on_this_thread=True).anomaly_map
 
     with ThreadPoolExecutor(4) as pool:

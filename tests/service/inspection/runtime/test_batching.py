@@ -345,7 +345,8 @@ def test_batches_that_do_not_run_alone_use_the_session_of_one_thread() -> None:
 
 @pytest.mark.parametrize("failure", [None, RuntimeError("no memory")])
 def test_without_the_session_of_one_thread_all_batches_share_the_other_one(failure: Exception | None) -> None:
-    session, attempts = GatedSession(), []
+    session = GatedSession()
+    attempts: list[int] = []
 
     def open_narrow() -> GraphSession | None:
         attempts.append(1)
