@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from service.bundle.bundle import Bundle
 from tests.training.small_product import build_bundle, write_plates
