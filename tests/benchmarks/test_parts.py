@@ -46,7 +46,8 @@ def test_each_part_is_measured_by_its_own_sources(tmp_path: Path) -> None:
 def test_a_part_that_does_not_see_the_defect_does_not_separate(tmp_path: Path) -> None:
     bundle = write_explained_bundle(tmp_path / "models")
     images = [
-        TestImage(saved(tmp_path / "good.png", GRAYS[0]), "good", None),
+        # Four gray values from mid-gray and from the nearest prototype, against 25 and none.
+        TestImage(saved(tmp_path / "good.png", GRAYS[0] + 4), "good", None),
         TestImage(saved(tmp_path / "bad.png", GRAYS[3]), "gray", None),
     ]
 
@@ -54,7 +55,7 @@ def test_a_part_that_does_not_see_the_defect_does_not_separate(tmp_path: Path) -
 
     assert {name: auroc for name, (auroc, _) in row.parts.items()} == {
         "trained part": 1.0,
-        "memory banks": 0.5,
+        "memory banks": 0.0,
         "both": 1.0,
     }
     assert np.isnan(row.parts["both"][1])  # there is no mask
