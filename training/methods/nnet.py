@@ -155,12 +155,7 @@ class NNet(TwoScaleMethod):
     map_stride: ClassVar[int] = 8
     default_teachers: ClassVar[tuple[str, ...]] = ("efficientnet_lite2",)  # more accurate than lite0 on fine surfaces
     recommended: ClassVar[Mapping[str, Any]] = {"iterations": 800, "input_size": 384}
-    quick: ClassVar[Mapping[str, Any]] = {
-        "branches": False,
-        "prototypes": 2048,
-        "candidates": 40_000,
-        "floor_images": 32,
-    }
+    quick: ClassVar[Mapping[str, Any]] = {"branches": False, "prototypes": 2048, "candidates": 40_000}
 
     def __init__(self, teacher: Teacher, options: NNetOptions) -> None:
         channels = [teacher.channels[level] for level in options.levels]
