@@ -43,17 +43,20 @@ def describe(app: FastAPI) -> None:
             # identifies fields by the object, could not be made.
             get_flat_params(context.original_route.dependant)
     generate = app.openapi
-    # Requests read the document on several threads, and it is made by the first one.
+    # Requests read the document on several threads, and it is made by the first one. Those that follow do not wait for
+    # a lock: some of them read it on the event loop.
     lock = threading.Lock()
+    app.state.is_described = False
 
     def complete() -> dict[str, Any]:
+        if app.state.is_described:
+            return generate()
         with lock:
             return make()
 
     def make() -> dict[str, Any]:
-        is_cached = app.openapi_schema is not None
         document = generate()
-        if not is_cached:
+        if not app.state.is_described:
             _, more = models_json_schema(
                 [(model, "validation") for model in _BODIES],
                 ref_template="#/components/schemas/{model}",
@@ -64,6 +67,7 @@ def describe(app: FastAPI) -> None:
                 if path.startswith(AWS_PREFIX):
                     for operation in operations.values():
                         operation["responses"] = aws_responses(operation["responses"])
+            app.state.is_described = True
         return document
 
     # FastAPI documents this way of extending the document.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,7 +147,7 @@ class Explanations:
         """
         if record.objections:
             raise NotJudged(record.id)
-        stored_map: Float32Map = np.load(io.BytesIO(self._store.files.map_of(record)), allow_pickle=False)
+        stored_map = self._store.files.map_of(record)
         peak = self._peak(record, stored_map)
         cell = peak if point is None else _cell_at(point, record, stored_map.shape)
         data = self._store.files.image_of(record)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-
-import numpy as np
 
 from service.bundle.arrays import Float32Map, UInt8Image
 from service.deployment.stored_image import decode_stored
@@ -185,7 +182,7 @@ class ArtefactService:
             ArtefactGone: The map is no longer stored.
             StoreUnavailable: It cannot be read.
         """
-        return await self._read(lambda: load_map(self._store, record))
+        return await self._read(lambda: self._store.files.map_of(record))
 
     async def read_piece(self, file: StoredFile, offset: int) -> bytes:
         """Return the piece of a file at an offset in bytes.
@@ -214,7 +211,7 @@ class ArtefactService:
     def _draw(self, record: InspectionRecord, media_type: str, legend: bool, deadline: Deadline) -> bytes:
         drawn, scale = load_image(self._store, record, deadline), None
         if not record.objections:  # an invalid image has no map
-            anomaly_map = load_map(self._store, record)
+            anomaly_map = self._store.files.map_of(record)
             scale = HeatmapScale(record.heatmap_low, record.heatmap_high)
             drawn = heatmap.render(
                 drawn,
@@ -253,17 +250,6 @@ def load_image(store: Store, record: InspectionRecord, deadline: Deadline) -> UI
     rgb = decode_stored(record, data)
     deadline.check()
     return rgb
-
-
-def load_map(store: Store, record: InspectionRecord) -> Float32Map:
-    """Return the stored anomaly map, float32 [h, w].
-
-    Raises:
-        ArtefactGone: It is no longer stored.
-        StoreUnavailable: It cannot be read.
-    """
-    anomaly_map: Float32Map = np.load(io.BytesIO(store.files.map_of(record)), allow_pickle=False)
-    return anomaly_map
 
 
 def judged_area(store: Store, record: InspectionRecord, anomaly_map: Float32Map) -> BoolMask | None:

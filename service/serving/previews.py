@@ -16,7 +16,7 @@ from service.inspection.heatmap.layer import LAYER_MEDIA_TYPE
 from service.inspection.runtime.threads import cpu_quota
 from service.schemas.inspection import PreviewLayer
 from service.serving.admission import Disconnected
-from service.serving.artefacts import ArtefactService, judged_area, load_image, load_map
+from service.serving.artefacts import ArtefactService, judged_area, load_image
 from service.serving.drawing import Deadline, DrawingThreads
 from service.serving.preview_cache import PreviewCache
 from service.settings import Settings
@@ -124,7 +124,7 @@ class PreviewService:
         if record.objections:
             self._store.files.open_image(record, with_content=False)
             return draw_overlay(record, None, None, size, self._colormap)
-        anomaly_map = load_map(self._store, record)
+        anomaly_map = self._store.files.map_of(record)
         return draw_overlay(record, anomaly_map, judged_area(self._store, record, anomaly_map), size, self._colormap)
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections import OrderedDict
 from dataclasses import fields
-
-import numpy as np
 
 from service.bundle.arrays import Float32Map
 from service.deployment.lease import ActiveProduct
@@ -80,8 +77,7 @@ class Redecider:
             if (held := self._maps.get(record.id)) is not None:
                 self._maps.move_to_end(record.id)
                 return held
-        data = self._store.files.map_of(record)
-        anomaly_map = np.asarray(np.load(io.BytesIO(data), allow_pickle=False), np.float32)
+        anomaly_map = self._store.files.map_of(record)
         if anomaly_map.nbytes <= self._limit:
             with self._lock:
                 if record.id not in self._maps:

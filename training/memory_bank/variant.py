@@ -21,9 +21,8 @@ from training.memory_bank.search import nearest
 ALIGNED_SHARE = 0.5
 SURFACE_SHARE = 0.5
 HARDEST = 1 / 3  # of the cells of an image: most of the others are background, the same at every place
-UNIT_SHIFT = (
-    0.1  # sides of the image; a shift by this much costs as much as the mean distance of good images, times tau
-)
+# Sides of the image; a shift by this much costs as much as the mean distance of good images, times tau.
+UNIT_SHIFT = 0.1
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ from plumbline_client.schemas.training import TrainingImageRecord
 from service.inspection.decoding.formats import SUFFIXES
 
 _UNSAFE = re.compile(r"[^\w. -]")
-_MAX_PART_BYTES = (
-    200  # file systems permit 255, of which the number, the suffix and the name of the scratch file need some
-)
+_MAX_PART_BYTES = 200  # file systems permit 255; number, suffix and the name of the scratch file need some of them
 
 
 def image_paths(folder: Path, images: Sequence[TrainingImageRecord]) -> list[Path]:

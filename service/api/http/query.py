@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from service.api.http.unknown_names import parameter_names
@@ -35,6 +36,9 @@ async def require_declared_query(connection: HTTPConnection) -> None:
         names = [name for name, _ in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")]
     except UnicodeDecodeError as error:
         raise RequestValidationError([_violation("is not percent-encoded UTF-8")]) from error
+    if not connection.app.state.is_described:
+        # The first query makes the document, which takes half a second: too long for the event loop.
+        await run_in_threadpool(connection.app.openapi)
     declared = parameter_names(Request(connection.scope))
     violations: list[dict[str, Any]] = []
     for name, count in Counter(names).items():

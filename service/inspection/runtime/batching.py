@@ -87,7 +87,8 @@ class MicroBatcher:
     """Queues images from many threads for one session.
 
     Args:
-        session: Used by this batcher's threads only.
+        session: Used by this batcher's threads and by those that call `run`. If it may not run concurrently, it is used
+            by the only thread of this batcher, and the options state a concurrency of 1.
         options: Limits.
         clock: Monotonic time in seconds; a parameter so that deadlines can be tested.
         open_narrow: Opens a session of one thread with the same results, for batches that do not run alone; None if it
@@ -214,9 +215,8 @@ class MicroBatcher:
         self._running += 1
         if self._running == 1 and not self._waiting:
             return self._session
-        if self._open_narrow is not None and self._opener is None:
-            self._opener = threading.Thread(target=self._open, name="narrow-session", daemon=True)
-            self._opener.start()
+        if self._open_narrow is not None and self._opener is None and not self._closed:
+            self._start_opener()
         return self._narrow or self._session
 
     def _end(self) -> None:
@@ -227,6 +227,17 @@ class MicroBatcher:
                 self._changed.notify_all()
             elif self._waiting:
                 self._changed.notify()
+
+    def _start_opener(self) -> None:
+        """Begin to open the session of one thread. The lock is held."""
+        opener = threading.Thread(target=self._open, name="narrow-session", daemon=True)
+        try:
+            opener.start()
+        except RuntimeError:  # the process may have no more threads; the images are inferred without it
+            log.exception("session of one thread not opened")
+            self._open_narrow = None
+        else:
+            self._opener = opener
 
     def _open(self) -> None:
         assert self._open_narrow is not None

@@ -4,7 +4,8 @@ The name of a file is `YYYY/MM/DD/<id>.<suffix>`. The day is that of the time in
 alone, whatever happened to the clock. An image of a training job is `training/<job>/<number>.<suffix>`.
 
 A file can be read under its name only when it is complete, and it is written before the inspection's row is committed.
-So a crash can leave a file without a row, but never a row without its files.
+So a crash can leave a file without a row, but never a row without its files. After a power failure, the map of a row
+may be missing, empty or incomplete, because maps are synced after the commit; the image is complete.
 """
 
 from __future__ import annotations
@@ -132,14 +133,19 @@ class ArtefactFiles(ABC):
         """
         return self._read_for(image_name(UUID(record.id), record.image_media_type), "image", record)
 
-    def map_of(self, record: InspectionRecord) -> bytes:
-        """Return the anomaly map of a stored inspection as a `.npy` file, float32 [h, w].
+    def map_of(self, record: InspectionRecord) -> Float32Map:
+        """Return the anomaly map of a stored inspection, float32 [h, w].
 
         Raises:
-            ArtefactGone: It is no longer stored. The error contains when retention removed it.
+            ArtefactGone: It is no longer stored, or damaged. The error contains when retention removed it.
             StoreUnavailable: It cannot be read.
         """
-        return self._read_for(map_name(UUID(record.id)), "map", record)
+        data = self._read_for(map_name(UUID(record.id)), "map", record)
+        try:
+            anomaly_map: Float32Map = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError) as error:  # a power failure before it was synced left it empty or incomplete
+            raise ArtefactGone("map", record.id, record.artefacts_removed_at) from error
+        return anomaly_map
 
     def open_image(self, record: InspectionRecord, *, with_content: bool = True) -> StoredFile:
         """Return the image of a stored inspection, to be read piece by piece.

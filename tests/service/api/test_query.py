@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from service.api import openapi
 from tests.problems import assert_problem
 from tests.running_service import GOOD, INSPECT, RunningService, Serve
 
@@ -111,3 +114,29 @@ def test_time_without_zone_or_with_an_unescaped_plus_is_explained(serve: Serve, 
         assert ("%2B" in response.json()["detail"]) == ("+" in since)
         escaped = since.replace("+", "%2B") if "+" in since else f"{since[:10]}T06:00:00Z"
         assert service.client.get(f"/v1/inspections?since={escaped}").status_code == 200
+
+
+def test_first_query_does_not_make_the_document_on_the_event_loop(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makers: list[bool] = []
+    original = openapi._describe_access
+
+    def describe(*arguments: Any) -> None:
+        makers.append(is_on_event_loop())
+        original(*arguments)
+
+    monkeypatch.setattr(openapi, "_describe_access", describe)
+    with serve() as service:
+        assert not service.app.state.is_described
+        assert service.client.get("/v1/inspections?limit=5").status_code == 200
+        assert service.client.get("/v1/inspections?limt=5").status_code == 422
+    assert makers == [False]
+
+
+def is_on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -24,6 +24,16 @@ def test_removed_artefact_is_gone_but_its_record_stays(serve: Serve, suffix: str
         assert service.client.get(stored["links"]["self"]).json() == stored
 
 
+@pytest.mark.parametrize("content", [b"", bytes(400), b"\x93NUMPY\x01\x00"])
+def test_map_that_a_power_failure_left_incomplete_is_gone(serve: Serve, content: bytes) -> None:
+    with serve() as service:
+        stored = service.inspect().json()
+        (file,) = service.settings.data.rglob("*.npy")
+        file.write_bytes(content)
+        assert_problem(service.client.get(stored["links"]["heatmap"]), 410, "artefact-gone")
+        assert service.client.post(f"{stored['links']['self']}:replay").json()["outcome"] == "same"
+
+
 def test_full_disk_returns_no_verdict(serve: Serve) -> None:
     with serve() as service:
         folder = service.settings.data / "inspections"

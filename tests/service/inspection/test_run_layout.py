@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from service.inspection.inspector import Inspector, InspectorOptions
 from service.inspection.records import PreparedImage
 from service.inspection.run_layout import choose_layout
 from service.inspection.runtime import concurrency
-from service.inspection.runtime.batching import BatchingOptions
+from service.inspection.runtime.batching import BatchingOptions, MicroBatcher
 from service.inspection.runtime.concurrency import ConcurrencyChoice
 from service.inspection.runtime.session import GraphSession, SessionOptions
 from tests.bundles import part, write_tiny_bundle
@@ -33,20 +35,34 @@ def narrow_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concurrency, "_measured", {})
 
 
-def test_an_inspector_under_load_has_the_results_of_a_single_run(tmp_path: Path) -> None:
+def test_an_inspector_under_load_has_the_results_of_a_single_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = write_tiny_bundle(tmp_path)
     inspector = Inspector.load(bundle.path, InspectorOptions(CPU, BatchingOptions(concurrency=None)))
+    ran_narrow: list[GraphSession] = []
+    original = MicroBatcher._infer
+
+    def recorded(batcher: MicroBatcher, batch: list[Any], session: GraphSession) -> None:
+        if session is not inspector.session:
+            ran_narrow.append(session)
+        original(batcher, batch, session)
+
+    monkeypatch.setattr(MicroBatcher, "_infer", recorded)
     images = [inspector.read(encode(part(brightness=level))) for level in range(0, 250, 25)]
     alone = [inspector.infer(image, on_this_thread=True).anomaly_map for image in images]
 
     def infer(image: PreparedImage) -> Float32Map:
         return inspector.infer(image, on_this_thread=True).anomaly_map
 
+    together: list[np.ndarray] = []
+    until = time.monotonic() + 30
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(infer, images * 20))
+        while not ran_narrow and time.monotonic() < until:
+            together += pool.map(infer, images * 20)
 
-    assert inspector.batcher._narrow is not None
     inspector.close()
+    assert ran_narrow, "no batch ran in the session of one thread"
     for index, found in enumerate(together):
         np.testing.assert_array_equal(found, alone[index % len(images)])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from dataclasses import replace
 from typing import Any, cast
@@ -10,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from service.bundle.arrays import Float32Map
 from service.serving.redecision import Redecider
 from service.store.ids import parse_id
 from service.store.inspections import get_inspection
@@ -24,11 +24,9 @@ class CountingFiles:
     def __init__(self) -> None:
         self.reads: Counter[str] = Counter()
 
-    def map_of(self, record: InspectionRecord) -> bytes:
+    def map_of(self, record: InspectionRecord) -> Float32Map:
         self.reads[record.id] += 1
-        buffer = io.BytesIO()
-        np.save(buffer, np.full((16, 16), len(self.reads), np.float32))
-        return buffer.getvalue()
+        return np.full((16, 16), len(self.reads), np.float32)
 
 
 class FakeStore:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 
 from service.store.store import Store
+from tests.databases import recorded_statements
 from tests.service.serving.test_reports import END, START, fill, report
 from tests.service.store.test_query_inspections import id_at
 from tests.service.store.test_store import make_row
@@ -28,40 +26,18 @@ def test_days_without_an_inspection_take_no_statements(store: Store) -> None:
     """Compare a report of 13 months with one of the two days of them that have inspections."""
     early, late = START - timedelta(days=390), START
     rows = [make_row(id=str(id_at(moment, 0)), created_at=moment, decision="pass") for moment in (early, late)]
-    with counted(store) as empty:
+    with recorded_statements(store.engine) as empty:
         assert report(store, since=END - timedelta(days=395)).total.total == 0
     fill(store, rows)
-    with counted(store) as long:
+    with recorded_statements(store.engine) as long:
         found = report(store, since=END - timedelta(days=395))
-    with counted(store) as short:
+    with recorded_statements(store.engine) as short:
         report(store)
 
     assert found.total.total == 2
     assert [group.total for group in found.periods if group.total] == [1, 1]
     assert found.processing_time is not None
     assert found.processing_time.inspections == 2
-    assert empty.number < short.number
+    assert len(empty) < len(short)
     # The second day in three loops: the look for it, and at most three counts with two branches each.
-    assert long.number <= short.number + 3 * (1 + 3 * 2)
-
-
-@dataclass
-class Counted:
-    """Number of statements."""
-
-    number: int = 0
-
-
-@contextmanager
-def counted(store: Store) -> Iterator[Counted]:
-    """Count the statements of a block."""
-    found = Counted()
-
-    def count(*_: object) -> None:
-        found.number += 1
-
-    event.listen(store.engine, "before_cursor_execute", count)
-    try:
-        yield found
-    finally:
-        event.remove(store.engine, "before_cursor_execute", count)
+    assert len(long) <= len(short) + 3 * (1 + 3 * 2)

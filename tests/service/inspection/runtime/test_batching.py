@@ -343,6 +343,28 @@ def test_batches_that_do_not_run_alone_use_the_session_of_one_thread() -> None:
     assert narrow.is_closed
 
 
+def test_batch_runs_even_if_no_thread_can_open_the_session_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, start, attempts = GatedSession(), threading.Thread.start, []
+
+    def start_others(thread: threading.Thread) -> None:
+        if thread.name == "narrow-session":
+            attempts.append(1)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    batcher = MicroBatcher(session, BatchingOptions(concurrency=2), open_narrow=lambda: session)
+    first = batcher.submit(part())
+    assert session.entered.acquire(timeout=10)
+    second = batcher.submit(part())
+    assert session.entered.acquire(timeout=10)
+    session.gate.set()
+
+    assert first.result(10).batch_size == second.result(10).batch_size == 1
+    assert attempts == [1]
+    batcher.close()
+
+
 @pytest.mark.parametrize("failure", [None, RuntimeError("no memory")])
 def test_without_the_session_of_one_thread_all_batches_share_the_other_one(failure: Exception | None) -> None:
     session = GatedSession()
