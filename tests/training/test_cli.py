@@ -218,7 +218,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_prints_the_command_to_continue(
     handler_after = signal.signal(signal.SIGINT, before)
 
     assert result.exit_code == 130
-    (command,) = [line.strip() for line in result.stderr.splitlines() if "plumbline-train" in line]
+    (command,) = [line.strip() for line in result.stderr.splitlines() if "plumbline-train fit" in line]
     assert shlex.split(command)[1:] == [*arguments, "--resume"]
     assert "Traceback" not in result.output
     assert handler_after is signal.default_int_handler

@@ -80,7 +80,7 @@ def test_shift_leader_sees_the_figures_of_the_shift(service: RunningService, ope
     assert counts(page) == ["4", "3", "0", "1", "0"]
     page.go_back()
     page.get_by_role("link", name="Last 7 days").click()
-    expect(page.get_by_label("Station")).to_have_value("press-2")
+    expect(page.get_by_label("Station", exact=True)).to_have_value("press-2")
     assert counts(page) == ["1", "1", "0", "0", "0"]
     page.get_by_role("link", name="Previous shift").click()
     assert counts(page) == ["0", "0", "0", "0", "0"]
@@ -155,7 +155,7 @@ def test_operator_reaches_the_report_from_the_live_page(serve: Serve, open_page:
         log_in(page, "Olga", PASSWORD)
         page.get_by_role("link", name="Shift report").click()
         assert counts(page) == ["0", "0", "0", "0", "0"]
-        expect(page.get_by_label("Station")).to_have_value("press-1")
+        expect(page.get_by_label("Station", exact=True)).to_have_value("press-1")
         assert page.get_by_role("navigation", name="Pages of the product").count() == 0, "its pages are for engineers"
         assert_accessible(page)
 
