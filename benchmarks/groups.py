@@ -38,7 +38,7 @@ from service.inspection.capture_groups import GroupChoice, group_images
 from service.inspection.image_files import find_image_files
 from service.inspection.inspector import Inspector
 from training.cli.options import Groups
-from training.coarse_features import CoarseFeatures
+from training.coarse_features import SIDE, CoarseFeatures
 from training.config import FitConfig
 from training.dataset import scan, scan_test
 from training.group_shift import bank_scores
@@ -129,10 +129,11 @@ class BankScorer:
 
     Args:
         teacher: A frozen network.
+        side: Side of the copies of the images that are compared, pixels; a multiple of 16.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
-        self._features = CoarseFeatures(teacher)
+    def __init__(self, teacher: Teacher, side: int = SIDE) -> None:
+        self._features = CoarseFeatures(teacher, side)
 
     def __call__(self, data: Path, groups: GroupChoice, seed: int) -> Scores:
         """Hold out calibration images as training does, and score them and the test images."""

@@ -38,9 +38,7 @@ def write_product(root: Path, lots: int = LOTS, each: int = EACH) -> Path:
 
 
 @pytest.fixture
-def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.group_shift.SIDE", SIDE)
-    monkeypatch.setattr("benchmarks.groups.SIDE", SIDE)
+def small_bank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.group_shift.PROTOTYPES", 256)
 
 
@@ -49,9 +47,9 @@ def mean(values: Iterable[float]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_images")
+@pytest.mark.usefixtures("small_bank")
 def test_false_rejects_of_new_lots_exceed_the_bound_without_groups_and_keep_it_with_them(tmp_path: Path) -> None:
-    product, scorer = write_product(tmp_path / "product"), BankScorer(random_teacher("efficientnet_lite0"))
+    product, scorer = write_product(tmp_path / "product"), BankScorer(random_teacher("efficientnet_lite0"), SIDE)
 
     outcomes = measure(product, scorer, Division.LOTS, ["none", "prefix"], SEEDS)
 
@@ -65,9 +63,9 @@ def test_false_rejects_of_new_lots_exceed_the_bound_without_groups_and_keep_it_w
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_images")
+@pytest.mark.usefixtures("small_bank")
 def test_single_images_are_enough_for_new_images_of_the_same_lots(tmp_path: Path) -> None:
-    product, scorer = write_product(tmp_path / "product"), BankScorer(random_teacher("efficientnet_lite0"))
+    product, scorer = write_product(tmp_path / "product"), BankScorer(random_teacher("efficientnet_lite0"), SIDE)
 
     outcomes = measure(product, scorer, Division.IMAGES, ["none"], SEEDS)["none"]
 
