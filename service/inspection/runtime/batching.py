@@ -26,6 +26,9 @@ from service.errors import DeadlineExceeded, QueueFull, ShuttingDown
 from service.inspection.runtime.session import GraphSession
 
 _OVERTAKEN_S = 0.5
+CONTENDED_S = 1.0
+"""So long after a batch had to share the cores, batches use the session of one thread even if they start alone: the
+next image is then most likely being decoded, and the threads of both sessions would contend for the cores."""
 log = structlog.get_logger(__name__)
 
 
@@ -114,6 +117,7 @@ class MicroBatcher:
         self._closed = False
         self._batch_s = 0.05  # moving average of the duration of a batch, for Retry-After
         self._running = 0  # batches
+        self._contended_at = -math.inf  # when a batch last started beside another one or before waiting images
         self._threads = [
             threading.Thread(target=self._work, name="inference", daemon=True) for _ in range(self.concurrency)
         ]
@@ -213,7 +217,10 @@ class MicroBatcher:
     def _begin(self) -> GraphSession:
         """Count a batch that starts now, and return the session that runs it. The lock is held."""
         self._running += 1
-        if self._running == 1 and not self._waiting:
+        now = self._clock()
+        if self._running > 1 or self._waiting:
+            self._contended_at = now
+        elif now - self._contended_at > CONTENDED_S:
             return self._session
         if self._open_narrow is not None and self._opener is None and not self._closed:
             self._start_opener()

@@ -21,6 +21,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
+
+import structlog
 
 MIN_GAIN = 1.05
 """Runs at the same time need memory, so they must process this many times as many images."""
@@ -28,9 +31,10 @@ NARROW_TOLERANCE = 0.95
 """Runs of one thread each, which never wait for each other, are preferred unless they process fewer than this many
 times the images of the best other way. The measurement is short, and other load disturbs it by more."""
 MAX_CONCURRENCY = 16
-BUDGET_S = 1.0
+BUDGET_S = 2.0
 _ROUNDS = 3
 OpenNarrow = Callable[[], AbstractContextManager[Callable[[], object] | None]]
+log = structlog.get_logger(__name__)
 _measured: dict[Hashable, ConcurrencyChoice] = {}
 _lock = threading.Lock()
 
@@ -43,11 +47,25 @@ class ConcurrencyChoice:
         concurrency: Runs that may be in progress at the same time, at least 1.
         images_per_s: Measured throughput by number of runs; empty if it was not measured.
         is_narrow: Whether runs at the same time have one thread each, in a session of one thread.
+        narrow_images_per_s: Measured throughput of as many runs as threads, with one thread each; None if it was not
+            measured.
     """
 
     concurrency: int
     images_per_s: Mapping[int, float]
     is_narrow: bool = False
+    narrow_images_per_s: float | None = None
+
+    def as_log(self) -> dict[str, Any]:
+        """Return the choice for a line of the log."""
+        shared = {str(number): round(rate, 1) for number, rate in self.images_per_s.items()}
+        narrow = None if self.narrow_images_per_s is None else round(self.narrow_images_per_s, 1)
+        return {
+            "concurrent_runs": self.concurrency,
+            "one_thread_each": self.is_narrow,
+            "images_per_s": shared,
+            "images_per_s_one_thread_each": narrow,
+        }
 
 
 def choose_concurrency(
@@ -74,7 +92,9 @@ def choose_concurrency(
     with _lock:
         if key not in _measured:
             with open_narrow() as run_narrow:
-                _measured[key] = measure_concurrency(run, threads, budget_s, run_narrow=run_narrow)
+                choice = measure_concurrency(run, threads, budget_s, run_narrow=run_narrow)
+            log.info("throughput measured", **choice.as_log())
+            _measured[key] = choice
         return _measured[key]
 
 
@@ -101,19 +121,19 @@ def measure_concurrency(
     images = 2 * largest
     if (clock() - started) * images * len(candidates) > budget_s:
         return ConcurrencyChoice(1, {})
-    best, narrow = dict.fromkeys(candidates, 0.0), 0.0
+    best, narrow = dict.fromkeys(candidates, 0.0), None if run_narrow is None else 0.0
     for _ in range(_ROUNDS):
         # In turn, so that other load on the machine affects all of them.
         for concurrency in candidates:
             best[concurrency] = max(best[concurrency], images / _time(run, concurrency, images, clock))
-        if run_narrow is not None:
+        if run_narrow is not None and narrow is not None:
             narrow = max(narrow, images / _time(run_narrow, largest, images, clock))
         if clock() - started > budget_s:
             break
     chosen = _choose(best)
-    if narrow >= max(NARROW_TOLERANCE * best[chosen], MIN_GAIN * best[1]):
-        return ConcurrencyChoice(largest, best, is_narrow=True)
-    return ConcurrencyChoice(chosen, best)
+    if narrow is not None and narrow >= max(NARROW_TOLERANCE * best[chosen], MIN_GAIN * best[1]):
+        return ConcurrencyChoice(largest, best, is_narrow=True, narrow_images_per_s=narrow)
+    return ConcurrencyChoice(chosen, best, narrow_images_per_s=narrow)
 
 
 def _choose(images_per_s: Mapping[int, float]) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from service.bundle.arrays import UInt8Image
 from service.errors import DeadlineExceeded, QueueFull, ShuttingDown
-from service.inspection.runtime.batching import BatchingOptions, MicroBatcher, PatchResult
+from service.inspection.runtime.batching import CONTENDED_S, BatchingOptions, MicroBatcher, PatchResult
 from service.inspection.runtime.session import GraphOutput, GraphSession, SessionOptions
 from tests.bundles import part, tiny_draft, tiny_model
 
@@ -319,7 +319,8 @@ def test_batches_that_do_not_run_alone_use_the_session_of_one_thread() -> None:
         assert may_open.wait(10)
         return narrow
 
-    batcher = MicroBatcher(session, BatchingOptions(concurrency=2), open_narrow=open_narrow)
+    now = [100.0]
+    batcher = MicroBatcher(session, BatchingOptions(concurrency=2), lambda: now[0], open_narrow)
     first = batcher.submit(part())
     assert session.entered.acquire(timeout=10)
     assert not wanted.is_set(), "nothing is opened for an image that runs alone"
@@ -332,11 +333,16 @@ def test_batches_that_do_not_run_alone_use_the_session_of_one_thread() -> None:
     assert first.result(10).batch_size == second.result(10).batch_size == 1
     session.gate.clear()
 
+    now[0] += CONTENDED_S / 2
+    soon = batcher.submit(part(brightness=0))
+    np.testing.assert_allclose(soon.result(10).anomaly_map, 0.5)
+    assert len(narrow.ran_on) == 1, "an image soon after those most likely has company, too"
+    now[0] += 2 * CONTENDED_S
     alone = batcher.submit(part())
     assert session.entered.acquire(timeout=10)
     beside = batcher.submit(part(brightness=0))
     np.testing.assert_allclose(beside.result(10).anomaly_map, 0.5)
-    assert len(narrow.ran_on) == 1
+    assert len(narrow.ran_on) == 2
     session.gate.set()
     assert alone.result(10).batch_size == 1
     batcher.close()
