@@ -127,7 +127,8 @@ def test_thumbnail_that_a_busy_service_refuses_is_requested_again(
 
     page.route("**/preview?*", refuse_twice)
     page.reload()
-    page.wait_for_function("document.querySelector('.thumbnail img').naturalWidth > 0")
+    image = page.locator(".thumbnail img")
+    wait_for(lambda: image.evaluate("image => image.complete && image.naturalWidth > 0"))
     assert len(refused) == 2
 
 
