@@ -263,6 +263,7 @@ def main(
                 results = inspect_samples(client, product, images, out / "heatmaps")
             OUT.print(result_table(results))
             OUT.print(f"Heatmaps: {shown(out / 'heatmaps')}")
+            OUT.print(f"Data:    {shown(out / 'data')}   (commands read it with --data)")
             _print_next_steps(service.url, product, images[0], keep=keep)
             if keep:
                 samples_again = repeated([(sample, inspection.decision) for sample, inspection, _ in results])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from service.bundle.manifest import PRODUCT_NAME
 from service.errors import PlumblineError
 
 
@@ -21,6 +22,12 @@ class UnknownProduct(PlumblineError):
 
     def __init__(self, product: str, known: Iterable[str], models: Path, remedy: str = "") -> None:
         self._about = (product, models, remedy)
+        if not remedy and PRODUCT_NAME.fullmatch(product) and (models / product).is_dir():
+            # The repository is read at the start, and `plumbline-train fit` may have written into it since.
+            remedy = (
+                f"The folder {product!r} in it has no bundle that was read: if it was added after the service started, "
+                "restart the service."
+            )
         names = sorted(known)
         offer = f"Known products: {', '.join(names)}." if names else "It contains no product."
         offer = offer if models.is_dir() else "The folder does not exist."

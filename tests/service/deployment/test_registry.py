@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -179,6 +180,14 @@ def test_recipe_of_a_product_that_is_not_active_cannot_be_changed(unloaded: Depl
     with pytest.raises(ProductNotReady, match="being loaded"):
         unloaded.change_recipe("bolt", 9.0)
     with pytest.raises(UnknownProduct):
+        unloaded.change_recipe("ghost", 9.0)
+
+
+def test_product_whose_folder_was_added_after_the_start_is_explained(unloaded: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "models" / "late").mkdir()
+    with pytest.raises(UnknownProduct, match="restart the service"):
+        unloaded.change_recipe("late", 9.0)
+    with pytest.raises(UnknownProduct, match=r"Known products: [^.]*\.$"):
         unloaded.change_recipe("ghost", 9.0)
 
 

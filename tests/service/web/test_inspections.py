@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from sqlalchemy import update
 
 from service.languages import Texts
@@ -111,6 +111,27 @@ def test_every_field_of_the_search_finds_what_it_states(
     screenshot(page, "inspections")
 
 
+def test_thumbnail_that_a_busy_service_refuses_is_requested_again(
+    service: RunningService, open_page: Open, ids: dict[str, str]
+) -> None:
+    page = open_page(service.client.base_url, "/inspections?part_id=P-1")
+    watched(page).allow("503")
+    refused: list[str] = []
+
+    def refuse_twice(route: Route) -> None:
+        if len(refused) < 2:
+            refused.append(route.request.url)
+            route.fulfill(status=503, headers={"Retry-After": "1"}, content_type="application/problem+json", body="{}")
+        else:
+            route.continue_()
+
+    page.route("**/preview?*", refuse_twice)
+    page.reload()
+    image = page.locator(".thumbnail img")
+    wait_for(lambda: image.evaluate("image => image.complete && image.naturalWidth > 0"))
+    assert len(refused) == 2
+
+
 def test_wrong_field_is_explained_beside_it(service: RunningService, open_page: Open, ids: dict[str, str]) -> None:
     page = open_page(service.client.base_url, "/inspections")
     watched(page).allow("422")
@@ -208,6 +229,15 @@ def test_pages_on_a_phone_in_german(service: RunningService, open_page: Open, id
     page = open_page(service.client.base_url, "/inspections?lot=L-1", size=PHONE, language="de-DE", theme=theme)
     expect(page.locator("#counts")).to_contain_text("Gut")
     assert_fits(page)
+    width = PHONE[0]
+    visible = [
+        page.locator(".results .decision").first,
+        *page.get_by_role("navigation", name="Seiten").get_by_role("link").all(),
+    ]
+    for element in visible:
+        box = element.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= width, "visible without scrolling"
     assert_accessible(page)
     screenshot(page, f"inspections-phone-{theme}")
     page.goto(f"/inspections/{ids['bad']}")

@@ -58,6 +58,21 @@ def test_images_are_sent_and_the_job_is_followed_and_cancelled(
 
 
 @pytest.mark.slow
+def test_dropped_images_are_chosen(service: RunningService, open_page: Open) -> None:
+    page = open_page(service.client.base_url, "/training?product=widget")
+    page.evaluate(
+        """() => {
+          const data = new DataTransfer();
+          data.items.add(new File(["a"], "a.png", {type: "image/png"}));
+          data.items.add(new File(["b"], "b.png", {type: "image/png"}));
+          document.querySelector("h1").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+        }"""
+    )
+    names = page.get_by_label("Images or a zip file").evaluate("field => [...field.files].map(file => file.name)")
+    assert names == ["a.png", "b.png"]
+
+
+@pytest.mark.slow
 def test_broken_image_is_named_on_a_phone_in_german(service: RunningService, open_page: Open, tmp_path: Path) -> None:
     (tmp_path / "kaputt.png").write_bytes(GOOD[:200])
     page = open_page(service.client.base_url, "/training", size=PHONE, language="de-DE")

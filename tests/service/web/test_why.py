@@ -157,6 +157,7 @@ def test_bundles_without_explanation_or_origins_say_so(serve: Serve, tmp_path: P
         panel(page).get_by_role("button", name="Why?").click()
         expect(panel(page)).to_contain_text("it was trained before explanations were stored")
         expect(panel(page).locator("figure")).to_have_count(0)
+        expect(panel(page).get_by_role("button", name="Highest value")).to_be_hidden()
 
         image = encode(part(width=320, height=240, spot=(40, 100, 40)))
         headers = {"content-type": "image/png"}
@@ -165,6 +166,7 @@ def test_bundles_without_explanation_or_origins_say_so(serve: Serve, tmp_path: P
         expect(panel(page)).to_contain_text("before the origins of normal spots were stored")
         expect(panel(page).locator("figure")).to_have_count(2)
         expect(panel(page).locator("figure svg")).to_have_count(1)
+        expect(panel(page).get_by_role("button", name="Highest value")).to_be_visible()
 
 
 def test_image_that_was_not_judged_has_no_panel(serve: Serve, models: Path, open_page: Open) -> None:

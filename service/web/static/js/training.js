@@ -1,6 +1,7 @@
 // Teach a product: the chosen images, or one zip file, are sent to the API, which queues a training job.
 
 import {call} from "./api.js";
+import {takeDrops} from "./file-drop.js";
 import {show} from "./messages.js";
 import {fill} from "./texts.js";
 
@@ -84,4 +85,8 @@ form.addEventListener("submit", async (event) => {
     sending.textContent = "";
     button.disabled = false;
   }
+});
+
+takeDrops(form, (files) => {
+  form.elements.images.files = files;
 });

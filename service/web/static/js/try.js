@@ -1,6 +1,7 @@
 // Try it: each image is sent to the API and judged, one after another, and nothing is stored.
 
 import {call} from "./api.js";
+import {takeDrops} from "./file-drop.js";
 import {fill, locale} from "./texts.js";
 
 const MAX_SIDE = 1024;
@@ -131,23 +132,5 @@ if (form) {
       add([...event.clipboardData.files]);
     }
   });
-  // The whole window takes the drop: a browser would open an image that is dropped beside the form.
-  document.addEventListener("dragover", (event) => {
-    if (event.dataTransfer?.types.includes("Files")) {
-      event.preventDefault();
-      form.classList.add("over");
-    }
-  });
-  document.addEventListener("dragleave", (event) => {
-    if (event.relatedTarget === null) {
-      form.classList.remove("over");
-    }
-  });
-  document.addEventListener("drop", (event) => {
-    form.classList.remove("over");
-    if (event.dataTransfer?.files.length) {
-      event.preventDefault();
-      add([...event.dataTransfer.files]);
-    }
-  });
+  takeDrops(form, (files) => add([...files]));
 }

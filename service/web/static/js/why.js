@@ -7,6 +7,7 @@ import {fill, locale} from "./texts.js";
 const OPEN = "plumbline-why";
 const SVG = "http://www.w3.org/2000/svg";
 const BAR_WIDTH = 100;
+const HOPELESS = new Set(["no_explanation", "gone"]); // no other spot can be explained either
 const texts = JSON.parse(document.getElementById("why-texts").textContent);
 const score = new Intl.NumberFormat(locale(), {maximumSignificantDigits: 3});
 const percent = new Intl.NumberFormat(locale(), {style: "percent"});
@@ -172,6 +173,7 @@ class WhyPanel {
     const name = known[error.type?.split("#")[1]];
     this.#part("found").hidden = true;
     this.#part("moves").hidden = true;
+    this.#part("spots").hidden = HOPELESS.has(name);
     this.#outline(null);
     this.#say(name ? texts[name] : error.message);
   }
@@ -193,6 +195,7 @@ class WhyPanel {
     this.#part("missing").hidden = !missing;
     this.#part("found").hidden = false;
     this.#part("moves").hidden = false;
+    this.#part("spots").hidden = false;
     this.#outline(cell);
   }
 
