@@ -57,7 +57,7 @@ def test_drawing_that_gets_no_core_ends_at_the_deadline(serve: Serve, path: str)
         with busy_cores(service):
             started = time.monotonic()
             problem = assert_problem(service.client.get(url + path), 503, "deadline-exceeded")
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 15
         assert problem["inspection_id"] == url.rpartition("/")[2]
         assert "verdict" not in problem["detail"]
         assert service.client.get(url + path).status_code == 200

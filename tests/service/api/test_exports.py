@@ -179,7 +179,7 @@ def slow_pages(records: RunningService, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     def slow(*args: Any, **options: Any) -> Any:
         times.append(time.monotonic())
-        time.sleep(0.05)
+        time.sleep(0.2)
         return read_columns(*args, **options)
 
     monkeypatch.setattr(exports, "PAGE", 2)
