@@ -104,7 +104,7 @@ def test_unexpected_failure_reveals_no_details(serve: Serve, monkeypatch: pytest
 
     with serve() as service:
         stored = service.inspect().json()
-        monkeypatch.setattr(service.services.artefacts, "draw_admitted", fail)
+        monkeypatch.setattr(service.services.artefacts, "draw_heatmap", fail)
         response = service.client.get(stored["links"]["heatmap"])
         assert_problem(response, 500, "internal-error")
         assert "secret" not in response.text
