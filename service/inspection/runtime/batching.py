@@ -94,9 +94,9 @@ class MicroBatcher:
             by the only thread of this batcher, and the options state a concurrency of 1.
         options: Limits.
         clock: Monotonic time in seconds; a parameter so that deadlines can be tested.
-        open_narrow: Opens a session of one thread with the same results, for batches that do not run alone and for
-            those of the second after; None if it cannot. It is called on a thread of its own when such a batch starts for the first time. Without it, all
-            batches run in `session`.
+        open_narrow: Opens a session of one thread with the same results, for batches that do not run alone and those of
+            the second after; None if it cannot. It is called on a thread of its own when such a batch starts for the
+            first time. Without it, all batches run in `session`.
     """
 
     def __init__(
