@@ -115,7 +115,6 @@ def test_thumbnail_that_a_busy_service_refuses_is_requested_again(
     service: RunningService, open_page: Open, ids: dict[str, str]
 ) -> None:
     page = open_page(service.client.base_url, "/inspections?part_id=P-1")
-    watched(page).allow("503")
     refused: list[str] = []
 
     def refuse_twice(route: Route) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from service.web.page import Pages
 from tests.browser import PHONE, Fingers, Open, assert_accessible, assert_fits, screenshot, watched
@@ -155,6 +155,26 @@ def test_image_is_replaced_and_a_missing_one_is_stated(
     expect(page.locator("#first")).to_have_attribute("data-state", "ready")
     expect(page.locator("#first .note")).to_be_hidden()
     assert view(page, "first")["zoom"] == 1
+
+
+def test_layers_that_a_busy_service_refuses_are_requested_again(
+    service: RunningService, open_page: Open, inspection: dict[str, Any]
+) -> None:
+    page = open_page(service.client.base_url, "/account")
+    refused: list[str] = []
+
+    def refuse_once(route: Route) -> None:
+        if route.request.url in refused:
+            route.continue_()
+        else:
+            refused.append(route.request.url)
+            route.fulfill(status=503, headers={"Retry-After": "1"}, content_type="application/problem+json", body="{}")
+
+    page.route("**/preview?*", refuse_once)
+    two(service, page, inspection)
+    assert len(refused) == 2, "the image and the heatmap, which both viewers share"
+    for name in ("first", "second"):
+        assert page.locator(f"#{name} .stage img").count() == 2
 
 
 def test_removed_viewers_leave_nothing(service: RunningService, open_page: Open, inspection: dict[str, Any]) -> None:

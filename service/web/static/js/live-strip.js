@@ -143,7 +143,6 @@ export class Strip {
     image.alt = "";
     image.decoding = "async";
     image.src = `${item.links.self}/preview?layer=image&max_side=128`;
-    image.addEventListener("error", () => image.classList.add("missing"), {once: true});
     this.#tiles.get(item.id).querySelector("button").prepend(image);
   }
 }

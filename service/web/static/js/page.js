@@ -2,6 +2,7 @@
 
 import {csrfToken} from "./api.js";
 import "./forms.js";
+import "./previews.js";
 
 const YEAR_S = 365 * 24 * 3600;
 

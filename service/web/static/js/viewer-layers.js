@@ -1,11 +1,21 @@
 // The layers of <plumbline-viewer>: image and heatmap, loaded and decoded before they are shown.
 
+import {becomesAvailable} from "./previews.js";
+
 /** Return an image element that is ready to be painted. */
 async function decoded(url) {
   const element = new Image();
   element.alt = "";
   element.src = url;
-  await element.decode();
+  try {
+    await element.decode();
+  } catch (error) {
+    if (!(await becomesAvailable(url))) {
+      throw error;
+    }
+    element.src = url;
+    await element.decode();
+  }
   return element;
 }
 
