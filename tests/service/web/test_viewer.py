@@ -7,25 +7,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from service.web.page import Pages
 from tests.browser import PHONE, Fingers, Open, assert_accessible, assert_fits, screenshot, watched
 from tests.bundles import part
 from tests.running_service import RunningService, encode
 from tests.service.api.test_shadow import wait_for
+from tests.service.web.viewers import HEIGHT, WIDTH, show, two
 
 pytestmark = pytest.mark.slow
 
-WIDTH, HEIGHT = 640, 480
-TEMPLATE = """
-<h1>Viewer</h1>
-{% from "_viewer.html" import viewer, viewer_labels with context %}
-<div class="grid">
-{{ viewer(id, width, height, regions=regions, group="pair", page_keys=true, id="first",
-          label="Part 1", controls="zoom blend") }}
-{{ viewer(id, width, height, group="pair", blend=0, id="second") }}
-</div>
-{{ viewer_labels() }}
-"""
 
 # Waits until the page has not moved for 20 frames.
 END_OF_SCROLLING = """() => new Promise((done) => { let last = -1, frames = 0; const look = () => {
@@ -38,22 +27,6 @@ def inspection(service: RunningService) -> dict[str, Any]:
     image = part(width=WIDTH, height=HEIGHT, spot=(200, 240, 60))
     found: dict[str, Any] = service.inspect(encode(image)).json()
     return found
-
-
-def show(service: RunningService, page: Page, template: str, **context: Any) -> None:
-    """Put viewers on a page of the service, with what the macro makes."""
-    pages: Pages = service.app.state.pages
-    language = page.locator("html").get_attribute("lang")
-    environment = pages._environments[str(language)]
-    html = environment.from_string(template).render(width=WIDTH, height=HEIGHT, asset=pages.assets.url, **context)
-    page.evaluate("html => { document.querySelector('main').innerHTML = html; }", html)
-    page.evaluate("url => import(url)", pages.assets.url("js/viewer.js"))
-
-
-def two(service: RunningService, page: Page, inspection: dict[str, Any]) -> None:
-    show(service, page, TEMPLATE, id=inspection["id"], regions=inspection["regions"])
-    for name in ("first", "second"):
-        expect(page.locator(f"#{name}")).to_have_attribute("data-state", "ready")
 
 
 def view(page: Page, name: str) -> dict[str, float]:
