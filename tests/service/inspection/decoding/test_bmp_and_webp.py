@@ -113,10 +113,10 @@ def test_run_length_codes_that_leave_out_pixels_are_refused(codes: bytes, error:
 
 
 def test_number_of_run_length_escapes_is_limited() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()  # whatever else the machine does
     with pytest.raises(ImageTooComplex):
         decode(rle(b"\x00\x03\x01\x02\x03\x00" * 600_000, width=1_800_000, height=1), LIMITS)
-    assert time.perf_counter() - started < 3
+    assert time.thread_time() - started < 3
 
 
 def test_size_of_a_bitmap_is_limited() -> None:

@@ -61,9 +61,10 @@ def test_difference_of_the_golden_samples_is_returned(tmp_path: Path, tiny_bundl
 
 def test_graph_that_needs_too_much_memory_is_refused(tmp_path: Path) -> None:
     bundle = with_model(tmp_path, large_model("widget", gib=64))
+    before = psutil.Process().memory_info().rss
     with pytest.raises(SelfTestFailed, match=r"more than 1024 MiB of memory \(PLUMBLINE_SELF_TEST_MEMORY_BYTES\)"):
         IsolatedSelfTest(LIMITS).run(bundle, CPU, max_batch=1)
-    assert psutil.Process().memory_info().rss < 4 * 2**30
+    assert psutil.Process().memory_info().rss - before < 2**30, "the graph never enters this process"
 
 
 @pytest.mark.slow
