@@ -165,7 +165,8 @@ def scan(
     unique = list(digests)
     minimum = MIN_FEW_IMAGES if few else MIN_TRAINING_IMAGES + held_out_min
     if len(unique) < minimum:
-        raise TooFewGoodImages(good_root, len(unique), minimum)
+        quick = MIN_FEW_IMAGES if len(unique) >= MIN_FEW_IMAGES else None
+        raise TooFewGoodImages(good_root, len(unique), minimum, quick)
     wanted = max(round(len(unique) * held_out_fraction), min(held_out_min, len(unique) // 2))
     # Names of groups are written to the bundle, as text.
     grouping = group_images([PurePath(path_text(path.relative_to(good_root))) for path in unique], groups)

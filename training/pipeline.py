@@ -71,6 +71,8 @@ class Request:
         evaluate: Also measure the bundle on the test split and write the figures to the manifest.
         exclude: Names of good images to leave out, see `training.exclusion`.
         checked: Whether a run before it has checked the same images; then it is not done again.
+        precedes_full: Whether the whole training of the same images follows, which needs more of them than a method
+            without training steps; too few are refused here already.
     """
 
     data: Path
@@ -85,6 +87,7 @@ class Request:
     evaluate: bool = False
     exclude: tuple[str, ...] = ()
     checked: bool = False
+    precedes_full: bool = False
 
     def __post_init__(self) -> None:
         if not PRODUCT_NAME.fullmatch(self.product):
@@ -146,9 +149,10 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
         held_out_fraction=request.held_out_fraction,
         seed=config.seed,
         groups=request.groups,
-        few=not method.learns,
+        few=not (method.learns or request.precedes_full),
         exclude=request.exclude,
     )
+    reporter.note(describe_counts(data))
     reporter.note(describe_groups(data, request.groups))
     if request.evaluate:
         _check_test_split(request.data, data.test)
@@ -218,6 +222,23 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     evaluation = evaluation and replace(evaluation, version=bundle.version)
     record_run(request.run_dir, bundle, data, curve)
     return Trained(bundle, data, evaluation, seconds, cpu_seconds)
+
+
+def describe_counts(data: DataSet) -> str:
+    """Return one line about the number of good images that were found and what each part of them is used for."""
+    left_out = [
+        f"{count} {reason}"
+        for count, reason in ((len(data.duplicates), "duplicate(s)"), (len(data.excluded), "excluded"))
+        if count
+    ]
+    used, reference = len(data.train) + len(data.held_out), len(data.reference)
+    return (
+        f"Good images: {used + len(data.duplicates) + len(data.excluded)} found"
+        + (f", {' and '.join(left_out)} not used" if left_out else "")
+        + f". {len(data.fitted)} train the network; {reference} are the reference, on which its map is adjusted; "
+        f"{len(data.held_out)} are held out to calibrate the thresholds. The three sets share no image, because a "
+        "network scores images that it was trained on too low."
+    )
 
 
 def describe_groups(data: DataSet, choice: GroupChoice = "auto") -> str:

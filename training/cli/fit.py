@@ -175,7 +175,8 @@ def fit_command(
             first = configure(quick=True)
             first = replace(first, threads=threads or default_threads(first.teachers, quick=True))
             try:
-                bundle = train(replace(request, config=first), bars, interrupt.should_stop).bundle
+                first_request = replace(request, config=first, precedes_full=True)
+                bundle = train(first_request, bars, interrupt.should_stop).bundle
                 bars.note(f"First bundle: {bundle.path}. The training continues and writes the next version.")
             except WeakBundle as weak:
                 bars.note(f"There is no first bundle. {weak.detail} The training continues.")
