@@ -30,6 +30,7 @@ from training.export import PROBES, Exported, Probes, export, with_metadata
 from training.fit import Progress, fit, load_teachers, untrained, warm_up_ends
 from training.group_shift import ENOUGH_GROUPS, choose_images, estimate_shift
 from training.image_check.check import check_images, describe_suspected
+from training.image_limits import image_limits
 from training.masks import read_mask
 from training.methods import fit_config
 from training.methods.base import Method
@@ -124,7 +125,12 @@ class Trained:
         return self.evaluation
 
 
-def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress], bool] = lambda _: False) -> Trained:
+def train(
+    request: Request,
+    reporter: Reporter,
+    should_stop: Callable[[Progress], bool] = lambda _: False,
+    on_checked: Callable[[DataSet, Sequence[Path]], None] = lambda _, __: None,
+) -> Trained:
     """Train, export, verify, calibrate and write a bundle.
 
     Args:
@@ -132,6 +138,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
         reporter: Shows the progress.
         should_stop: Called after every training step. If it returns True, the checkpoint is written and the run ends
             with `KeyboardInterrupt`; with `Request.resume` a later run continues there.
+        on_checked: Called with the images and those that may show a defect, if they are checked.
 
     Raises:
         PlumblineError: Subclasses name what was wrong. The model repository then holds no new bundle.
@@ -164,7 +171,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     if config.scaled_decoding:
         require_jpeg((*data.train, *data.held_out))
     request = replace(request, config=config)
-    group_shift = _examine(data, request, reporter)
+    group_shift = _examine(data, request, reporter, on_checked)
     sizes: list[tuple[int, int]] = []
     curve: list[CurvePoint] = []
     method, exported, origins = _fit_and_export(request, method, data, geometry, sizes, curve, reporter, should_stop)
@@ -266,7 +273,8 @@ def describe_groups(data: DataSet, choice: GroupChoice = "auto") -> str:
 def inspector_options(threads: int | None, provider: RequestedProvider = "auto") -> InspectorOptions:
     """Return the service's options for offline work: no micro-batching, and a deadline that is never reached."""
     offline = BatchingOptions(max_batch=1, queue_limit=4, deadline_s=600.0)
-    return InspectorOptions(session=SessionOptions(provider=provider, threads=threads), batching=offline)
+    session = SessionOptions(provider=provider, threads=threads)
+    return InspectorOptions(session=session, batching=offline, limits=image_limits())
 
 
 def _fit_and_export(
@@ -321,7 +329,9 @@ def _fit_and_export(
     return method, exported, origins
 
 
-def _examine(data: DataSet, request: Request, reporter: Reporter) -> GroupShift | None:
+def _examine(
+    data: DataSet, request: Request, reporter: Reporter, on_checked: Callable[[DataSet, Sequence[Path]], None]
+) -> GroupShift | None:
     """Name good images that may show a defect, and estimate the shift between groups if too few are held out."""
     if request.config.threads is not None:
         torch.set_num_threads(request.config.threads)
@@ -332,6 +342,7 @@ def _examine(data: DataSet, request: Request, reporter: Reporter) -> GroupShift 
         check = check_images(features, paths, lambda done: checking(done, ""))
         if (warning := describe_suspected(check, data)) is not None:
             reporter.note(warning)
+        on_checked(data, check.suspected)
     held_out_groups = 0 if data.grouped_by == "none" else len(data.groups)
     images = choose_images(paths, data.grouping.names)
     if held_out_groups >= ENOUGH_GROUPS or not images:

@@ -122,7 +122,9 @@ def test_planted_defective_images_are_named_and_left_out_on_request(small: FitCo
     recorder = Recorder()
     request = Request(good, "plate", tmp_path / "models", tmp_path / "run", small, allow_weak=True)
 
-    contaminated = train(request, recorder)
+    suspected: list[str] = []
+    contaminated = train(request, recorder, on_checked=lambda _, paths: suspected.extend(path.name for path in paths))
+    assert {"planted1.png", "planted2.png"} <= set(suspected)
     (warning,) = (note for note in recorder.notes if note.startswith("Warning"))
     assert "planted1.png" in warning
     assert "planted2.png" in warning

@@ -78,7 +78,7 @@ def test_empty_repository_is_not_ready_and_its_path_is_logged(serve: Serve, tmp_
         with capture_logs() as log, serve(models=models) as service:
             status, body = readiness(service)
         assert status == 503
-        assert body.reasons[0] == f"The model repository MODELS {words}."
+        assert body.reasons[0] == f"The model repository $PLUMBLINE_MODELS {words}."
         reasons = [entry["reason"] for entry in log if entry["log_level"] == "error"]
         assert reasons[0] == f"The model repository {models} {words}.", "the log names the folder"
 
