@@ -101,6 +101,19 @@ def test_newest_bundle_serves(serve: Serve, tmp_path: Path) -> None:
         assert service.inspect().json()["bundle"]["digest"] == newer.digest
 
 
+def test_conversion_beside_a_bundle_is_not_active_by_default(serve: Serve, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    bundle = write_tiny_bundle(models)
+    converted = write_tiny_bundle(models, created_at=NEWER, precision="int8", converted_from=bundle.digest)
+    with serve(models=models) as service:
+        assert service.inspect().json()["bundle"]["digest"] == bundle.digest
+        path = f"/v1/products/widget/bundles/{converted.version}:activate"
+        chosen = service.client.post(path, json={"author": "Ada", "reason": "faster"})
+        assert chosen.status_code == 200, chosen.text
+    with serve(models=models) as service:
+        assert service.inspect().json()["bundle"]["digest"] == converted.digest, "the stored choice counts"
+
+
 @pytest.mark.slow
 def test_previous_bundle_serves_if_the_newest_fails_its_self_test(serve: Serve, tmp_path: Path) -> None:
     models = tmp_path / "models"
