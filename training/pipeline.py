@@ -242,9 +242,9 @@ def describe_counts(data: DataSet) -> str:
     return (
         f"Good images: {used + len(data.duplicates) + len(data.excluded)} found"
         + (f", {' and '.join(left_out)} not used" if left_out else "")
-        + f". {len(data.fitted)} train the network; {reference} are the reference, on which its map is adjusted; "
-        f"{len(data.held_out)} are held out to calibrate the thresholds. The three sets share no image, because a "
-        "network scores images that it was trained on too low."
+        + f". {len(data.fitted)} are learnt from; {reference} are the reference, on which the map is adjusted; "
+        f"{len(data.held_out)} are held out to calibrate the thresholds. The three sets share no image, because "
+        "images that were learnt from have lower scores than new ones."
     )
 
 

@@ -196,7 +196,7 @@ def test_one_line_states_what_the_good_images_are_used_for(trained: Trained, rec
     fitted, reference, held_out = len(data.fitted), len(data.reference), len(data.held_out)
     assert fitted + reference + held_out == 40
     assert describe_counts(data).startswith(
-        f"Good images: 40 found. {fitted} train the network; {reference} are the reference, on which its map is "
+        f"Good images: 40 found. {fitted} are learnt from; {reference} are the reference, on which the map is "
         f"adjusted; {held_out} are held out"
     )
     assert describe_counts(data) in recorder.notes

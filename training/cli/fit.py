@@ -222,7 +222,7 @@ def _report(trained: "Trained", models: Path) -> None:
         console.print(f"Note: duplicate images, not used: {len(data.duplicates)}.")
     lines = {
         "Bundle": str(bundle.path),
-        "Trained on": f"{len(data.train)} good images; {n} more held out{sessions}",
+        "Trained on": f"{len(data.fitted)} good images; map adjusted on {len(data.reference)}; {n} held out{sessions}",
         "Parity": f"relative difference to the trained network {bundle.manifest.parity.measured:.1e}, "
         f"tolerance {bundle.manifest.parity.tolerance:.0e}",
         "Certified": f"good parts that fail: {bound_rate(n, alpha)}, for images like the held-out ones",
