@@ -53,6 +53,27 @@ def service(
     return handler
 
 
+def with_images(
+    count: int, answer: Callable[[httpx.Request], httpx.Response]
+) -> Callable[[httpx.Request], httpx.Response]:
+    """Return a service with one job of images of two lots, which answers all other requests with `answer`."""
+    images = [cv2.imencode(".png", plate(number)[0])[1].tobytes() for number in range(count)]
+    records = [
+        IMAGE | {"number": number, "name": f"lot{number % 2}/{number}.png", "sha256": hashlib.sha256(data).hexdigest()}
+        for number, data in enumerate(images, 1)
+    ]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path.endswith("/images"):
+            return httpx.Response(200, json={"items": records})
+        if "/images/" in path:
+            return httpx.Response(200, content=images[int(path.rpartition("/")[2]) - 1])
+        return answer(request)
+
+    return handler
+
+
 def test_job_whose_image_is_no_longer_stored_fails_with_the_reason(tmp_path: Path) -> None:
     ends: list[dict[str, Any]] = []
     client = client_of(service(ends, lambda _: problem(404, "unknown-training-job")))
@@ -86,19 +107,8 @@ def test_end_of_a_job_is_sent_again_after_a_proxy_refused_it(tmp_path: Path, mon
 
 @pytest.mark.slow
 def test_training_begins_anew_if_the_checkpoint_is_of_another_worker(tmp_path: Path) -> None:
-    images = [cv2.imencode(".png", plate(number)[0])[1].tobytes() for number in range(20)]
-    records = [
-        IMAGE | {"number": number, "name": f"{number}.png", "sha256": hashlib.sha256(data).hexdigest()}
-        for number, data in enumerate(images, 1)
-    ]
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        if path.endswith("/images"):
-            return httpx.Response(200, json={"items": records})
-        if "/images/" in path:
-            return httpx.Response(200, content=images[int(path.rpartition("/")[2]) - 1])
-        is_report = path.endswith(":report")
+    def answer(request: httpx.Request) -> httpx.Response:
+        is_report = request.url.path.endswith(":report")
         progress: dict[str, Any] = json.loads(request.content) if is_report else {"stage": None, "done": 0}
         is_training = progress["stage"] == "full: train" and progress["done"] > 0
         return httpx.Response(200, json=JOB | {"cancel_requested": is_training})
@@ -110,25 +120,17 @@ def test_training_begins_anew_if_the_checkpoint_is_of_another_worker(tmp_path: P
     job = TrainingJob.model_validate(JOB | {"variants": ["full"]})
     claim = TrainingClaim(job=job, claim=3, lease_s=60.0, max_image_bytes=2**25, max_image_pixels=10**8)
     options = JobOptions(tmp_path, {"full": config}, allow_weak=True)
-    assert run_job(client_of(handler), claim, options, StopRequest()) == "cancelled", "it trains until it is cancelled"
+    assert run_job(client_of(with_images(20, answer)), claim, options, StopRequest()) == "cancelled", (
+        "it trains until it is cancelled"
+    )
 
 
 def test_findings_are_reported_and_the_limits_of_the_service_apply(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = [cv2.imencode(".png", plate(number)[0])[1].tobytes() for number in range(8)]
-    records = [
-        IMAGE | {"number": number, "name": f"lot{number % 2}/{number}.png", "sha256": hashlib.sha256(data).hexdigest()}
-        for number, data in enumerate(images, 1)
-    ]
     reports: list[dict[str, Any]] = []
 
-    def handler(request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        if path.endswith("/images"):
-            return httpx.Response(200, json={"items": records})
-        if "/images/" in path:
-            return httpx.Response(200, content=images[int(path.rpartition("/")[2]) - 1])
+    def answer(request: httpx.Request) -> httpx.Response:
         reports.append(json.loads(request.content))
         return httpx.Response(200, json=JOB)
 
@@ -143,7 +145,7 @@ def test_findings_are_reported_and_the_limits_of_the_service_apply(
     options = JobOptions(tmp_path, {"quick": fit_config("nnet", quick=True)})
     job = TrainingJob.model_validate(JOB)
     claim = TrainingClaim(job=job, claim=3, lease_s=60.0, max_image_bytes=2**27, max_image_pixels=10**9)
-    assert run_job(client_of(handler), claim, options, StopRequest()) == "failed"
+    assert run_job(client_of(with_images(8, answer)), claim, options, StopRequest()) == "failed"
     found = [report["findings"] for report in reports if "findings" in report]
     groups = {"grouped_by": "folder", "groups": ["lot0", "lot1"], "group_count": 2, "held_out_groups": 1}
     assert found == [groups | {"suspected": [3]}]
