@@ -14,9 +14,8 @@ Writes `parts.md` and `parts.json`; a second start measures only bundles that ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +23,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.precisions import fp32_bundles
+from benchmarks.measured_bundles import BundleRow, StoredRows, fp32_bundles, identity, table_head
 from service.bundle.bundle import Bundle
 from service.inspection.explanation.graph import ExplainedGraph
 from service.inspection.runtime.session import SessionOptions
@@ -39,19 +38,13 @@ PARTS = ("trained part", "memory banks", "both")
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(BundleRow):
     """The parts of one bundle.
 
     Attributes:
-        category: Name of the product and of the data folder.
-        method: Registry name of the method.
-        seed: Seed of the training.
         parts: Image AUROC and AUPRO by the name of the part, in 0..1; AUPRO is NaN without masks.
     """
 
-    category: str
-    method: str
-    seed: int
     parts: Mapping[str, tuple[float, float]]
 
 
@@ -98,9 +91,7 @@ def measure(bundle: Bundle, images: Sequence[TestImage], threads: int = 1) -> Ro
         graph.close()
     defective = np.array([image.defective for image in images])
     return Row(
-        category=manifest.product,
-        method=manifest.method,
-        seed=manifest.training.seed,
+        **identity(bundle),
         parts={name: part.figures(defective) for name, part in parts.items()},
     )
 
@@ -109,7 +100,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """Format image AUROC / AUPRO in percent, the mean over the seeds, one line per method and part."""
     categories = list(dict.fromkeys(row.category for row in rows))
     head = ["method", "part", "seeds", *categories, "mean"]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines = table_head(head)
     for method in dict.fromkeys(row.method for row in rows):
         of_method = [row for row in rows if row.method == method]
         seeds = len({row.seed for row in of_method})
@@ -138,20 +129,15 @@ def main(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Measure what the parts of the methods contribute."""
-    stored = out / "parts.json"
-    done: dict[str, Row] = (
-        {digest: Row(**row) for digest, row in json.loads(stored.read_text()).items()} if stored.is_file() else {}
-    )
+    stored = StoredRows(out / "parts.json", Row)
     rows: list[Row] = []
     with ProgressBars() as bars:
         bundles = list(fp32_bundles(models))
         advance = bars.stage("measure the parts", len(bundles))
         for number, bundle in enumerate(bundles, start=1):
-            if bundle.digest not in done:
-                done[bundle.digest] = measure(bundle, scan_test(data / bundle.manifest.product), threads)
-                out.mkdir(parents=True, exist_ok=True)
-                write_text(stored, json.dumps({key: asdict(row) for key, row in done.items()}, indent=2) + "\n")
-            rows.append(done[bundle.digest])
+            if bundle.digest not in stored.rows:
+                stored.add(bundle, measure(bundle, scan_test(data / bundle.manifest.product), threads))
+            rows.append(stored.rows[bundle.digest])
             advance(number, bundle.manifest.product)
     write_text(out / "parts.md", markdown(rows))
     typer.echo(markdown(rows))

@@ -11,19 +11,18 @@ measures only bundles that are new.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
+from benchmarks.measured_bundles import BundleRow, StoredRows, fp32_bundles, identity, table_head
 from service.bundle.bundle import Bundle
-from service.bundle.manifest import MANIFEST
 from service.inspection.runtime.configure import configure
 from service.inspection.runtime.session import GraphSession, SessionOptions
 from training.certification import TestSplit
@@ -39,35 +38,20 @@ _WARM_UP = 3
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(BundleRow):
     """Both precisions of one bundle.
 
     Attributes:
-        category: Name of the product and of the data folder.
-        method: Registry name of the method.
-        seed: Seed of the training.
         fp32: Figures of the fp32 bundle, in 0..1.
         int8: Figures of the int8 bundle.
         milliseconds: Median time of the fp32 and of the int8 graph for one image on one thread.
         refused: Why `plumbline-train export` would refuse the int8 bundle; empty if it would not.
     """
 
-    category: str
-    method: str
-    seed: int
     fp32: Mapping[str, float]
     int8: Mapping[str, float]
     milliseconds: tuple[float, float]
     refused: Sequence[str]
-
-
-def fp32_bundles(folder: Path) -> Iterator[Bundle]:
-    """Yield the fp32 bundles in all sub-folders, sorted by path."""
-    for path in sorted(folder.rglob(MANIFEST)):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            bundle = Bundle.load(path.parent)
-            if bundle.manifest.precision == "fp32":
-                yield bundle
 
 
 def measure(bundle: Bundle, data: Path, models: Path, threads: int, reporter: Reporter) -> Row:
@@ -89,9 +73,7 @@ def measure(bundle: Bundle, data: Path, models: Path, threads: int, reporter: Re
     )
     known = len(bundle.manifest.training.weak)
     return Row(
-        category=bundle.manifest.product,
-        method=bundle.manifest.method,
-        seed=bundle.manifest.training.seed,
+        **identity(bundle),
         fp32=before,
         int8=after,
         milliseconds=graph_times(bundle, converted.bundle),
@@ -118,7 +100,7 @@ def markdown(rows: Sequence[Row]) -> str:
     head = ["method", "category", "seeds"]
     head += [f"{label} % {precision}" for label in FIGURES.values() for precision in ("fp32", "int8")]
     head += ["ms fp32", "ms int8", "refused"]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines = table_head(head)
     by_method: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         by_method[row.method][row.category].append(row)
@@ -156,20 +138,16 @@ def main(
     """Write the table of fp32 and int8 figures."""
     configure()
     out.mkdir(parents=True, exist_ok=True)
-    stored = out / "precisions.json"
-    rows: dict[str, Row] = {}
-    if stored.is_file():
-        rows = {digest: Row(**row) for digest, row in json.loads(stored.read_text()).items()}
+    stored = StoredRows(out / "precisions.json", Row)
     with ProgressBars() as bars:
         for bundle in fp32_bundles(models):
             folder = data / bundle.manifest.product
-            if bundle.digest in rows or not (folder / "test").is_dir():
+            if bundle.digest in stored.rows or not (folder / "test").is_dir():
                 continue
             bars.titled(f"{bundle.manifest.product} {bundle.version}")
-            rows[bundle.digest] = measure(bundle, folder, out / "models", threads, bars)
-            write_text(stored, json.dumps({digest: asdict(row) for digest, row in rows.items()}, indent=2) + "\n")
-            write_text(out / "precisions.md", markdown(list(rows.values())))
-    typer.echo(markdown(list(rows.values())))
+            stored.add(bundle, measure(bundle, folder, out / "models", threads, bars))
+            write_text(out / "precisions.md", markdown(list(stored.rows.values())))
+    typer.echo(markdown(list(stored.rows.values())))
 
 
 if __name__ == "__main__":

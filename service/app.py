@@ -13,12 +13,11 @@ import structlog
 from fastapi import Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
 
 from service.access.control import AccessControl
 from service.api import pages
 from service.api.deps import Services, require_permitted
-from service.api.http.access import AccessMiddleware, operations_of, requires
+from service.api.http.access import AccessMiddleware, operations_of
 from service.api.http.body_limit import BodyLimitMiddleware
 from service.api.http.certificates import CertificateFiles, CertificateUnusable
 from service.api.http.head import HeadMiddleware
@@ -29,7 +28,7 @@ from service.api.http.query import require_declared_query
 from service.api.http.response_guard import ResponseGuard
 from service.api.http.server_paths import ServerPaths
 from service.api.mapping import to_inspection
-from service.api.openapi import describe
+from service.api.openapi import describe, serve_document
 from service.api.routers import ROUTERS
 from service.deployment.configuration import bundle_loader, drift_limits, memory_limits, running_limit, upload_limits
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
@@ -363,9 +362,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(pages.router)
     app.state.settings, app.state.metrics, app.state.body_memory = settings, metrics, body_memory
     app.state.archive_space = ArchiveSpace(settings.data, settings.min_data_free_bytes)
-    for route in app.routes:
-        if isinstance(route, Route) and route.path == app.openapi_url:
-            requires(None)(route.endpoint)
+    serve_document(app)
     for _ in operations_of(app.routes):
         pass  # fails if an endpoint declares no scope
     describe(app)

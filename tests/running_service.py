@@ -89,6 +89,13 @@ class RunningService:
         headers = {"content-type": "application/octet-stream"} | options.pop("headers", {})
         return self.client.post(INSPECT, content=image, headers=headers, **options)
 
+    def fetch(self, path: str, **params: Any) -> dict[str, Any]:
+        """Return the JSON object at a path, which must be there."""
+        response = self.client.get(path, params=params)
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
     @contextmanager
     def occupied(self) -> Iterator[None]:
         """Hold one place of the admission until the end of the block, as an inspection does."""

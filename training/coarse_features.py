@@ -17,10 +17,11 @@ from training.teachers import Teacher
 SIDE = 256  # pixels; the side of the copies
 LEVELS = slice(1, 3)  # of the teacher's pyramid: strides 8 and 16
 _LOADED = 64  # prepared images that are in memory at once
+MAX_KEPT = 2000  # images whose descriptors are kept, about 160 KB each
 
 
 class CoarseFeatures:
-    """Descriptors of images (see `MemoryBank.descriptors`), each computed once.
+    """Descriptors of images (see `MemoryBank.descriptors`); those of the first `MAX_KEPT` are computed once.
 
     Args:
         teacher: A frozen network.
@@ -45,14 +46,17 @@ class CoarseFeatures:
         Raises:
             UnreadableImage: An image cannot be read; the message names the first one.
         """
+        found: dict[Path, Tensor] = {}
         missing = [path for path in dict.fromkeys(paths) if path not in self._known]
         for start in range(0, len(missing), _LOADED):
             part = missing[start : start + _LOADED]
             descriptors = coarse_descriptors(self._teacher, load_prepared(part, self._geometry))
-            self._known.update(zip(part, descriptors, strict=True))
+            found.update(zip(part, descriptors, strict=True))
             if progress is not None:
                 progress(len(paths) - len(missing) + start + len(part))
-        return torch.stack([self._known[path] for path in paths])
+        result = torch.stack([found[path] if path in found else self._known[path] for path in paths])
+        self._known.update((path, found[path]) for path in list(found)[: MAX_KEPT - len(self._known)])
+        return result
 
 
 @torch.no_grad()

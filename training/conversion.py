@@ -107,12 +107,21 @@ def convert(request: Request, options: InspectorOptions, reporter: Reporter) -> 
         )
     images = _find_images(source, request.data, reporter)
     seed = manifest.training.seed
-    quantising = reporter.stage(f"convert to {request.precision}", 1)
     if request.precision == "fp16":
+        quantising = reporter.stage("convert to fp16", 1)
         model = halve(source.read_model(), version=source.version)
     else:
         good = load_sample(images.training, manifest.input, seed, CALIBRATION_IMAGES)
-        model = quantise(source.read_model(), good, version=source.version, seed=seed, threads=options.session.threads)
+        measuring = reporter.stage("measure ranges for int8", 2 * len(good))
+        quantising = reporter.stage("convert to int8", 1)
+        model = quantise(
+            source.read_model(),
+            good,
+            version=source.version,
+            seed=seed,
+            threads=options.session.threads,
+            on_measured=lambda done: measuring(done, ""),
+        )
     golden, parity = own_golden(model, source.golden, options, TOLERANCES[request.precision])
     quantising(1, f"largest difference between batch sizes {parity.measured:.1e}")
     if not parity.measured <= parity.tolerance:

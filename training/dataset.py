@@ -27,7 +27,7 @@ from service.bundle.manifest import InputGeometry
 from service.errors import BodyTooLarge
 from service.inspection.capture_groups import GroupChoice, Grouping, group_images, is_defect_folder
 from service.inspection.decoded_image import DecodedImage, decode_for
-from service.inspection.decoding.decoder import ImageLimits, decode, read_header, read_media_type
+from service.inspection.decoding.decoder import decode, read_header, read_media_type
 from service.inspection.decoding.formats import JPEG
 from service.inspection.errors import CorruptImage, ImageTooComplex, NotAnImage, TooManyPixels, UnsupportedImage
 from service.inspection.image_files import IMAGE_SUFFIXES, find_image_files, path_text
@@ -42,6 +42,7 @@ from training.errors import (
     UnreadableImage,
 )
 from training.exclusion import find_excluded
+from training.image_limits import image_limits
 from training.split import (
     MAX_HELD_OUT_FRACTION,
     MIN_FEW_IMAGES,
@@ -165,7 +166,8 @@ def scan(
     unique = list(digests)
     minimum = MIN_FEW_IMAGES if few else MIN_TRAINING_IMAGES + held_out_min
     if len(unique) < minimum:
-        raise TooFewGoodImages(good_root, len(unique), minimum)
+        quick = MIN_FEW_IMAGES if len(unique) >= MIN_FEW_IMAGES else None
+        raise TooFewGoodImages(good_root, len(unique), minimum, quick)
     wanted = max(round(len(unique) * held_out_fraction), min(held_out_min, len(unique) // 2))
     # Names of groups are written to the bundle, as text.
     grouping = group_images([PurePath(path_text(path.relative_to(good_root))) for path in unique], groups)
@@ -272,7 +274,7 @@ def read_for(path: Path, geometry: InputGeometry) -> DecodedImage:
         UnreadableImage: The file is missing, damaged, too large or not an image.
     """
     with image_errors(path):
-        return decode_for(path.read_bytes(), ImageLimits(), geometry)
+        return decode_for(path.read_bytes(), image_limits(), geometry)
 
 
 def read_rgb(path: Path) -> UInt8Images:
@@ -285,7 +287,7 @@ def read_rgb(path: Path) -> UInt8Images:
         UnreadableImage: The file is missing, damaged, too large or not an image.
     """
     with image_errors(path):
-        return decode(path.read_bytes(), ImageLimits())
+        return decode(path.read_bytes(), image_limits())
 
 
 def require_jpeg(paths: Sequence[Path]) -> None:

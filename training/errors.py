@@ -161,10 +161,19 @@ class TooFewGoodImages(PlumblineError):
     slug = "too-few-good-images"
     title = "Too few good images"
 
-    def __init__(self, folder: Path, found: int, minimum: int) -> None:
+    def __init__(self, folder: Path, found: int, minimum: int, few: int | None = None) -> None:
+        """Initialise the error.
+
+        Args:
+            folder: The folder of the good images.
+            found: Number of different images in it.
+            minimum: Number that is needed.
+            few: Number that is needed for the bundle of `fit --quick`, if there are that many.
+        """
+        remedy = "" if few is None else f", or make the bundle of --quick alone, which needs {few}"
         super().__init__(
             f"{folder} has {found} different good images, at least {minimum} are needed (some for training, some held "
-            f"out for the threshold). Add {minimum - found} more images of good parts."
+            f"out for the threshold). Add {minimum - found} more images of good parts{remedy}."
         )
 
 

@@ -30,6 +30,7 @@ from training.export import PROBES, Exported, Probes, export, with_metadata
 from training.fit import Progress, fit, load_teachers, untrained, warm_up_ends
 from training.group_shift import ENOUGH_GROUPS, choose_images, estimate_shift
 from training.image_check.check import check_images, describe_suspected
+from training.image_limits import image_limits
 from training.masks import read_mask
 from training.methods import fit_config
 from training.methods.base import Method
@@ -71,6 +72,8 @@ class Request:
         evaluate: Also measure the bundle on the test split and write the figures to the manifest.
         exclude: Names of good images to leave out, see `training.exclusion`.
         checked: Whether a run before it has checked the same images; then it is not done again.
+        precedes_full: Whether the whole training of the same images follows, which needs more of them than a method
+            without training steps; too few are refused here already.
     """
 
     data: Path
@@ -85,6 +88,7 @@ class Request:
     evaluate: bool = False
     exclude: tuple[str, ...] = ()
     checked: bool = False
+    precedes_full: bool = False
 
     def __post_init__(self) -> None:
         if not PRODUCT_NAME.fullmatch(self.product):
@@ -121,7 +125,12 @@ class Trained:
         return self.evaluation
 
 
-def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress], bool] = lambda _: False) -> Trained:
+def train(
+    request: Request,
+    reporter: Reporter,
+    should_stop: Callable[[Progress], bool] = lambda _: False,
+    on_checked: Callable[[DataSet, Sequence[Path]], None] = lambda _, __: None,
+) -> Trained:
     """Train, export, verify, calibrate and write a bundle.
 
     Args:
@@ -129,6 +138,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
         reporter: Shows the progress.
         should_stop: Called after every training step. If it returns True, the checkpoint is written and the run ends
             with `KeyboardInterrupt`; with `Request.resume` a later run continues there.
+        on_checked: Called with the images and those that may show a defect, if they are checked.
 
     Raises:
         PlumblineError: Subclasses name what was wrong. The model repository then holds no new bundle.
@@ -146,9 +156,10 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
         held_out_fraction=request.held_out_fraction,
         seed=config.seed,
         groups=request.groups,
-        few=not method.learns,
+        few=not (method.learns or request.precedes_full),
         exclude=request.exclude,
     )
+    reporter.note(describe_counts(data))
     reporter.note(describe_groups(data, request.groups))
     if request.evaluate:
         _check_test_split(request.data, data.test)
@@ -160,7 +171,7 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     if config.scaled_decoding:
         require_jpeg((*data.train, *data.held_out))
     request = replace(request, config=config)
-    group_shift = _examine(data, request, reporter)
+    group_shift = _examine(data, request, reporter, on_checked)
     sizes: list[tuple[int, int]] = []
     curve: list[CurvePoint] = []
     method, exported, origins = _fit_and_export(request, method, data, geometry, sizes, curve, reporter, should_stop)
@@ -220,6 +231,23 @@ def train(request: Request, reporter: Reporter, should_stop: Callable[[Progress]
     return Trained(bundle, data, evaluation, seconds, cpu_seconds)
 
 
+def describe_counts(data: DataSet) -> str:
+    """Return one line about the number of good images that were found and what each part of them is used for."""
+    left_out = [
+        f"{count} {reason}"
+        for count, reason in ((len(data.duplicates), "duplicate(s)"), (len(data.excluded), "excluded"))
+        if count
+    ]
+    used, reference = len(data.train) + len(data.held_out), len(data.reference)
+    return (
+        f"Good images: {used + len(data.duplicates) + len(data.excluded)} found"
+        + (f", {' and '.join(left_out)} not used" if left_out else "")
+        + f". {len(data.fitted)} are learnt from; {reference} are the reference, on which the map is adjusted; "
+        f"{len(data.held_out)} are held out to calibrate the thresholds. The three sets share no image, because "
+        "images that were learnt from have lower scores than new ones."
+    )
+
+
 def describe_groups(data: DataSet, choice: GroupChoice = "auto") -> str:
     """Return one line about the capture groups that were found and how they are used."""
     names = sorted(set(data.grouping.names))
@@ -245,7 +273,8 @@ def describe_groups(data: DataSet, choice: GroupChoice = "auto") -> str:
 def inspector_options(threads: int | None, provider: RequestedProvider = "auto") -> InspectorOptions:
     """Return the service's options for offline work: no micro-batching, and a deadline that is never reached."""
     offline = BatchingOptions(max_batch=1, queue_limit=4, deadline_s=600.0)
-    return InspectorOptions(session=SessionOptions(provider=provider, threads=threads), batching=offline)
+    session = SessionOptions(provider=provider, threads=threads)
+    return InspectorOptions(session=session, batching=offline, limits=image_limits())
 
 
 def _fit_and_export(
@@ -300,7 +329,9 @@ def _fit_and_export(
     return method, exported, origins
 
 
-def _examine(data: DataSet, request: Request, reporter: Reporter) -> GroupShift | None:
+def _examine(
+    data: DataSet, request: Request, reporter: Reporter, on_checked: Callable[[DataSet, Sequence[Path]], None]
+) -> GroupShift | None:
     """Name good images that may show a defect, and estimate the shift between groups if too few are held out."""
     if request.config.threads is not None:
         torch.set_num_threads(request.config.threads)
@@ -311,6 +342,7 @@ def _examine(data: DataSet, request: Request, reporter: Reporter) -> GroupShift 
         check = check_images(features, paths, lambda done: checking(done, ""))
         if (warning := describe_suspected(check, data)) is not None:
             reporter.note(warning)
+        on_checked(data, check.suspected)
     held_out_groups = 0 if data.grouped_by == "none" else len(data.groups)
     images = choose_images(paths, data.grouping.names)
     if held_out_groups >= ENOUGH_GROUPS or not images:

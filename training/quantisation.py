@@ -12,7 +12,7 @@ smoothing stay float32: a distance is a small difference of large numbers, of wh
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,15 @@ _SHAPE_OF = frozenset({"Shape", "Size"})
 _KERNEL_SUM_TOLERANCE = 1e-3
 
 
-def quantise(model: bytes, good: NDArray[np.uint8], *, version: str, seed: int, threads: int | None = None) -> bytes:
+def quantise(
+    model: bytes,
+    good: NDArray[np.uint8],
+    *,
+    version: str,
+    seed: int,
+    threads: int | None = None,
+    on_measured: Callable[[int], None] = lambda _: None,
+) -> bytes:
     """Return the graph with its networks in int8.
 
     The same graph, images and seed give the same result on the same machine.
@@ -52,6 +60,7 @@ def quantise(model: bytes, good: NDArray[np.uint8], *, version: str, seed: int, 
         version: Version of the bundle, for messages.
         seed: Seed of the synthetic anomalies.
         threads: CPU threads; None uses the CPU quota.
+        on_measured: Called with the number of images whose activations are measured so far, 1..2 K.
 
     Raises:
         NotConvertible: The graph has no convolution to quantise, or is quantised already.
@@ -70,7 +79,7 @@ def quantise(model: bytes, good: NDArray[np.uint8], *, version: str, seed: int, 
         calibrator = _Calibrator(path, types, str(Path(folder) / "augmented.onnx"), threads)
         calibrator.augment_graph()
         calibrator.create_inference_session()
-        calibrator.collect_data(_Reader(with_anomalies(good, seed)))
+        calibrator.collect_data(_Reader(with_anomalies(good, seed), on_measured))
         ranges = calibrator.compute_data()
     quantiser = QDQQuantizer(
         graph,
@@ -155,14 +164,25 @@ class _Calibrator(MinMaxCalibrater):  # type: ignore[misc] # ONNX Runtime has no
 
 
 class _Reader:
-    """Gives ONNX Runtime's calibrator one image at a time."""
+    """Gives ONNX Runtime's calibrator one image at a time, and reports those that it has measured.
 
-    def __init__(self, images: NDArray[np.uint8]) -> None:
-        self._images = iter(images)
+    Args:
+        images: uint8 `[N, H, W, 3]`.
+        on_measured: Called with the number of images measured so far.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], on_measured: Callable[[int], None]) -> None:
+        self._images = images
+        self._given = 0
+        self._on_measured = on_measured
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        image = next(self._images, None)
-        return None if image is None else {"image": image[None]}
+        if self._given:  # the calibrator asks for the next image when it has measured the one before
+            self._on_measured(self._given)
+        if self._given == len(self._images):
+            return None
+        self._given += 1
+        return {"image": self._images[self._given - 1][None]}
 
     def __iter__(self) -> Iterator[dict[str, NDArray[np.uint8]]]:
         return iter(self.get_next, None)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.routing import compile_path
+from starlette.responses import Response
+from starlette.routing import Route, compile_path, request_response
 
 from service.access.errors import (
     ConflictingCredentials,
@@ -20,9 +21,10 @@ from service.access.errors import (
     NotAuthenticated,
     NotPermitted,
 )
-from service.api.http.access import CSRF_HEADER, SECURE_SESSION_COOKIE, SESSION_COOKIE, operations_of
+from service.api.http.access import CSRF_HEADER, SECURE_SESSION_COOKIE, SESSION_COOKIE, operations_of, requires
 from service.api.http.aws_errors import AWS_PREFIX, aws_responses
 from service.api.http.problems import add_problems
+from service.api.http.unknown_names import require_document
 from service.schemas.open_inference import InferError, InferRequest
 from service.schemas.problem import Problem
 from service.schemas.proposal import ProposalRequest
@@ -44,7 +46,7 @@ def describe(app: FastAPI) -> None:
             get_flat_params(context.original_route.dependant)
     generate = app.openapi
     # Requests read the document on several threads, and it is made by the first one. Those that follow do not wait for
-    # a lock: some of them read it on the event loop.
+    # a lock: some of them read it on the event loop, after `require_document`.
     lock = threading.Lock()
     app.state.is_described = False
 
@@ -72,6 +74,20 @@ def describe(app: FastAPI) -> None:
 
     # FastAPI documents this way of extending the document.
     app.openapi = complete  # type: ignore[method-assign]
+
+
+def serve_document(app: FastAPI) -> None:
+    """Let the endpoint of the document make it on a thread. FastAPI's own makes it on the event loop."""
+    route = next(one for one in app.routes if isinstance(one, Route) and one.path == app.openapi_url)
+    original = route.endpoint
+
+    async def read(request: Request) -> Response:
+        await require_document(app)
+        response: Response = await original(request)
+        return response
+
+    requires(None)(read)
+    route.endpoint, route.app = read, request_response(read)
 
 
 def _describe_access(app: FastAPI, document: dict[str, Any]) -> None:

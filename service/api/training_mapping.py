@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from service.inspection.decoding.decoder import ImageLimits
 from service.schemas.training import (
     MIN_FULL_IMAGES,
+    SuspectedImage,
     TrainingClaim,
+    TrainingFindings,
     TrainingImageRecord,
     TrainingJob,
     TrainingVariant,
@@ -12,6 +15,7 @@ from service.schemas.training import (
 )
 from service.serving.training.jobs import LEASE_S
 from service.store.training.records import TrainedVersion, TrainingImage, TrainingJobRecord
+from service.store.training.records import TrainingFindings as FindingsRecord
 
 
 def to_training_job(job: TrainingJobRecord) -> TrainingJob:
@@ -42,19 +46,39 @@ def to_training_job(job: TrainingJobRecord) -> TrainingJob:
         error=job.error,
         versions=[TrainingVersion(variant=made.variant, version=made.version, role=made.role) for made in job.versions],
         are_images_stored=job.images_removed_at is None,
+        findings=None if job.findings is None else _to_findings(job.findings),
     )
 
 
-def to_claim(job: TrainingJobRecord | None) -> TrainingClaim:
-    """Map the result of a claim."""
-    if job is None:
-        return TrainingClaim(job=None, claim=0, lease_s=LEASE_S)
-    return TrainingClaim(job=to_training_job(job), claim=job.attempt, lease_s=LEASE_S)
+def to_claim(job: TrainingJobRecord | None, limits: ImageLimits) -> TrainingClaim:
+    """Map the result of a claim.
+
+    Args:
+        job: The job, if there was one.
+        limits: Limits of an image, which the worker has to apply as well.
+    """
+    return TrainingClaim(
+        job=None if job is None else to_training_job(job),
+        claim=0 if job is None else job.attempt,
+        lease_s=LEASE_S,
+        max_image_bytes=limits.max_bytes,
+        max_image_pixels=limits.max_pixels,
+    )
 
 
 def to_trained_version(version: TrainingVersion) -> TrainedVersion:
     """Map a bundle that a worker reports."""
     return TrainedVersion(version.variant, version.version, version.role)
+
+
+def _to_findings(findings: FindingsRecord) -> TrainingFindings:
+    return TrainingFindings(
+        grouped_by=findings.grouped_by,
+        groups=list(findings.groups),
+        group_count=findings.group_count,
+        held_out_groups=findings.held_out_groups,
+        suspected=[SuspectedImage(number=number, name=name) for number, name in findings.suspected],
+    )
 
 
 def to_training_image(image: TrainingImage) -> TrainingImageRecord:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from service.bundle.bundle import Bundle, bundle_folders
+from service.bundle.bundle import Bundle, default_bundles
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.replay import newest_since
 from service.errors import PlumblineError
@@ -32,7 +32,7 @@ from service.store.store import Store
 
 
 def bundle_in_force(settings: Settings, product: str) -> Path:
-    """Return the folder of the bundle that the service would serve: the activated one, otherwise the newest.
+    """Return the folder of the bundle that the service would serve: the activated one, otherwise the default.
 
     Raises:
         StoreUnavailable: The database cannot be read.
@@ -41,7 +41,7 @@ def bundle_in_force(settings: Settings, product: str) -> Path:
         choice = None if engine is None else BundleChoices(engine).current(product, "active")
     if choice is not None and choice.version is not None:
         return settings.models / product / choice.version
-    return bundle_folders(settings.models / product)[0]
+    return default_bundles(settings.models / product)[0]
 
 
 def recipe_in_force(settings: Settings, bundle: Bundle) -> tuple[Recipe, Sequence[float]]:

@@ -15,6 +15,8 @@ from service.cli.recipe import DEFAULT_URL, connect, set_credentials
 app = typer.Typer(no_args_is_help=True)
 
 Sink = Annotated[str | None, typer.Option("--sink", help="Only this sink.")]
+Ids = Annotated[list[int] | None, typer.Argument(help="Ids of dead letters.")]
+AllOfSink = Annotated[str | None, typer.Option("--sink", help="Instead of ids: all dead letters of this sink.")]
 Product = Annotated[str | None, typer.Option(help="Only this product; together with --sink.")]
 
 
@@ -77,8 +79,8 @@ def list_outbox(
 
 @app.command()
 def resend(
-    ids: Annotated[list[int] | None, typer.Argument(help="Ids of dead letters.")] = None,
-    sink: Annotated[str | None, typer.Option("--sink", help="Instead of ids: all dead letters of this sink.")] = None,
+    ids: Ids = None,
+    sink: AllOfSink = None,
     product: Product = None,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -94,8 +96,8 @@ def resend(
 
 @app.command()
 def discard(
-    ids: Annotated[list[int] | None, typer.Argument(help="Ids of dead letters.")] = None,
-    sink: Annotated[str | None, typer.Option("--sink", help="Instead of ids: all dead letters of this sink.")] = None,
+    ids: Ids = None,
+    sink: AllOfSink = None,
     product: Product = None,
     url: Url = DEFAULT_URL,
 ) -> None:

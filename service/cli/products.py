@@ -52,7 +52,7 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    from service.bundle.bundle import Bundle, bundle_folders
+    from service.bundle.bundle import Bundle, default_bundles
     from service.cli.offline import bundle_in_force, recipe_in_force
     from service.deployment.repository import product_folders
     from service.inspection.calibration import describe_card
@@ -60,7 +60,7 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
     for name in product_folders(settings.models):
-        path = bundle_folders(settings.models / name)[0]
+        path = default_bundles(settings.models / name)[0]
         try:
             path = bundle_in_force(settings, name)
             bundle = Bundle.load(path)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from service.bundle.manifest import PRODUCT_NAME
 from service.errors import PlumblineError
 
+_SIMILAR = 0.7  # ratio of difflib: two letters of seven may differ
+
 
 class UnknownProduct(PlumblineError):
     """The model repository has no such product.
 
-    `known` lists the products that exist. A new product is created by its first bundle: `POST
-    /v1/products/{product}/bundles`, or a folder in the model repository and a restart.
+    `known` lists the products that exist, `similar` those whose names resemble the given one. A new product is created
+    by its first bundle: `POST /v1/products/{product}/bundles`, or a folder in the model repository and a restart.
     """
 
     slug = "unknown-product"
@@ -29,12 +32,16 @@ class UnknownProduct(PlumblineError):
                 "restart the service."
             )
         names = sorted(known)
+        similar = get_close_matches(product, names, n=3, cutoff=_SIMILAR)
         offer = f"Known products: {', '.join(names)}." if names else "It contains no product."
+        if similar:
+            offer = f"Did you mean {' or '.join(map(repr, similar))}? {offer}"
         offer = offer if models.is_dir() else "The folder does not exist."
         super().__init__(
             f"There is no product {product!r} in the model repository {models}. {offer} {remedy}".rstrip(),
             product=product,
             known=names,
+            similar=similar,
         )
 
     def visible_to(self, products: Collection[str] | None) -> PlumblineError:

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Engine
 
 from service.bundle.archive import import_archive
-from service.bundle.bundle import Bundle, bundle_folders, read_manifest
+from service.bundle.bundle import Bundle, bundle_folders, default_bundles, read_manifest
 from service.bundle.errors import BundleInvalid
 from service.bundle.manifest import Digest, Manifest
 from service.deployment.errors import ChangeUnderWay, NothingToRollBackTo, ShadowRefused, UnknownBundle, UnknownProduct
@@ -340,19 +340,20 @@ class Rollout:
     def _implicit_choice(self, product: str) -> ChoiceDraft:
         """Return the choice that is in force without an activation.
 
-        It is the active bundle. If none is active, it is the newest one in the folder, and none if the product is new.
+        It is the active bundle. If none is active, it is the first of `default_bundles`, and none if the product is
+        new.
         """
         active = self._registry.active.get(product)
         if active is not None:
             digest, reason = active.bundle.digest, "It was active by default when another bundle was uploaded."
-        elif found := self._newest_digest(product):
-            digest, reason = found, "It was the newest bundle when another one was uploaded."
+        elif found := self._default_digest(product):
+            digest, reason = found, "It was the default bundle when another one was uploaded."
         else:
             digest, reason = None, "The product was created by an upload, and none of its bundles was activated."
         return ChoiceDraft(product, "active", digest, SERVICE, reason, "bundle:keep")
 
-    def _newest_digest(self, product: str) -> Digest | None:
-        for folder in bundle_folders(self._registry.models / product):
+    def _default_digest(self, product: str) -> Digest | None:
+        for folder in default_bundles(self._registry.models / product):
             with suppress(BundleInvalid):
                 return read_manifest(folder)[1]
         return None

@@ -10,7 +10,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy import Engine
 
-from service.bundle.bundle import bundle_folders
+from service.bundle.bundle import default_bundles, newest_bundle
 from service.deployment.failures import BrokenBundle
 from service.deployment.loading import known_failure
 from service.deployment.recipes import recipe_in_force, shadow_recipe
@@ -117,12 +117,20 @@ class Startup:
         """Return the folders of the bundles that may become active, the preferred one first.
 
         These are the chosen bundle and those that a roll-back returns to. If there was never a choice, the product's
-        folder was filled by hand, and they are all its bundles, newest first. The first upload to a product stores a
-        choice, so an uploaded bundle is never active by default.
+        folder was filled by hand, and they are all its bundles, see `default_bundles`. The first upload to a product
+        stores a choice, so an uploaded bundle is never active by default.
         """
         lineage = self._choices.lineage(product)
         if not lineage:
-            return bundle_folders(self._registry.models / product)
+            found = default_bundles(self._registry.models / product)
+            if found and (newest := newest_bundle(self._registry.models / product)) != found[0]:
+                log.info(
+                    "converted bundle not active by default",
+                    product=product,
+                    version=None if newest is None else newest.name,
+                    remedy="To serve it, test it in shadow and activate it.",
+                )
+            return found
         versions = dict.fromkeys(choice.version for choice in lineage)
         return [self._registry.models / product / version for version in versions if version]
 

@@ -23,6 +23,8 @@ from service.schemas.violations import violated
 TrainingState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 TrainingVariant = Literal["quick", "full"]
 VersionRole = Literal["active", "shadow"]
+GroupedBy = Literal["folder", "date-in-name", "prefix", "none"]
+"""What separates capture groups, as in `service.bundle.card`."""
 TrainingOutcome = Literal["succeeded", "failed", "cancelled", "released"]
 MIN_QUICK_IMAGES = 8
 """Fewest good images for the quick variant, as in `training.split`."""
@@ -30,6 +32,8 @@ MIN_FULL_IMAGES = 20
 """Fewest good images for the whole training, as in `training.split`."""
 MAX_SELECTED_IMAGES = 500
 MAX_ERROR = 2000
+MAX_NAMED_GROUPS = 20
+MAX_SUSPECTED = 100
 Stage = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=LABEL_PATTERN)]
 ErrorText = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_ERROR, pattern=SENTENCE_PATTERN)
@@ -95,6 +99,48 @@ class TrainingVersion(ResponseModel):
     )
 
 
+class SuspectedImage(ResponseModel):
+    """An image that differs from all others of its job and may show a defect."""
+
+    number: int = Field(description="Number of the image in the job.")
+    name: str
+
+
+class CaptureGroups(ResponseModel):
+    """The capture groups that training found among the images."""
+
+    grouped_by: GroupedBy = Field(
+        description="What separates the groups: `folder`, `date-in-name`, or a common `prefix` of the names. `none`: "
+        "all images count as one group."
+    )
+    groups: list[Label] = Field(max_length=MAX_NAMED_GROUPS, description="Names of the groups, the first ones.")
+    group_count: int = Field(ge=1, le=2**31 - 1, description="Number of groups.")
+    held_out_groups: int = Field(
+        ge=0,
+        le=2**31 - 1,
+        description="Number of groups that are held out as a whole for the thresholds; 0 if single images are.",
+    )
+
+
+class TrainingFindings(CaptureGroups):
+    """What training found about the images of a job."""
+
+    suspected: list[SuspectedImage] = Field(
+        description="Images that differ from all others and may show a defect, the most different one first. Look at "
+        "them, and teach the product again without those that do."
+    )
+
+
+class ReportedFindings(CaptureGroups):
+    """What a worker found about the images of a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    suspected: list[Annotated[int, Field(ge=1, le=2**31 - 1)]] = Field(
+        max_length=MAX_SUSPECTED, description="Numbers of the images that may show a defect."
+    )
+
+
 class TrainingJob(ResponseModel):
     """A training job."""
 
@@ -123,6 +169,9 @@ class TrainingJob(ResponseModel):
     error: str | None = Field(description="Why the job failed.")
     versions: list[TrainingVersion] = Field(description="The bundles that were made, oldest first.")
     are_images_stored: bool = Field(description="Whether the images are still stored.")
+    findings: TrainingFindings | None = Field(
+        description="What training found about the images; null before it has looked at them."
+    )
 
 
 class TrainingJobPage(ResponseModel):
@@ -146,6 +195,8 @@ class TrainingClaim(ResponseModel):
     job: TrainingJob | None = Field(description="Null if no job is queued.")
     claim: int = Field(description="Number of the claim, which every report about the job has to state; 0 without job.")
     lease_s: float = Field(description="Seconds within which the worker has to report, or the job is queued again.")
+    max_image_bytes: int = Field(description="Most encoded bytes of an image that the service accepts.")
+    max_image_pixels: int = Field(description="Most pixels of an image that the service accepts, width x height.")
 
 
 class TrainingImageRecord(ResponseModel):
@@ -175,6 +226,7 @@ class TrainingReport(BaseModel):
     total: int = Field(default=0, ge=0, le=2**31 - 1)
     seconds: float = Field(default=0.0, ge=0.0, le=1e9, description="Seconds since the worker began the job.")
     version: TrainingVersion | None = Field(default=None, description="A bundle that was uploaded.")
+    findings: ReportedFindings | None = Field(default=None, description="What was found about the images.")
 
 
 class TrainingEnd(BaseModel):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.precisions import Row, fp32_bundles, markdown, measure
+from benchmarks.measured_bundles import fp32_bundles
+from benchmarks.precisions import Row, markdown, measure
 from service.bundle.bundle import Bundle
 from tests.bundles import write_tiny_bundle
 from tests.training.small_product import build_bundle, write_plates

@@ -66,6 +66,13 @@ def test_too_few_images(tmp_path: Path) -> None:
     assert "at least 20 are needed" in fit(draw(tmp_path / "data", 7), tmp_path)
 
 
+def test_quick_first_refuses_images_that_are_enough_for_the_first_bundle_only(tmp_path: Path) -> None:
+    said = fit(draw(tmp_path / "data", 12), tmp_path, "--quick-first")
+    assert "has 12 different good images, at least 20 are needed" in said
+    assert "Add 8 more images of good parts, or make the bundle of --quick alone, which needs 8." in said
+    assert not (tmp_path / "models").exists()
+
+
 def test_unreadable_image_is_named(tmp_path: Path) -> None:
     data = draw(tmp_path / "data", 25)
     (data / "11.png").write_bytes(b"oops")

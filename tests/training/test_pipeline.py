@@ -26,7 +26,7 @@ from training.errors import InvalidOption, TooFewIterations, UnreadableImage, We
 from training.export import PROBES
 from training.fit import CHECKPOINT_NAME, Progress, learning_rate, warm_up_ends
 from training.methods import METHODS
-from training.pipeline import Request, Trained, _shareable, inspector_options, train
+from training.pipeline import Request, Trained, _shareable, describe_counts, inspector_options, train
 from training.run_record import RunRecord, find_record
 from training.sanity import weaknesses
 from training.selected import describe_selected
@@ -122,7 +122,9 @@ def test_planted_defective_images_are_named_and_left_out_on_request(small: FitCo
     recorder = Recorder()
     request = Request(good, "plate", tmp_path / "models", tmp_path / "run", small, allow_weak=True)
 
-    contaminated = train(request, recorder)
+    suspected: list[str] = []
+    contaminated = train(request, recorder, on_checked=lambda _, paths: suspected.extend(path.name for path in paths))
+    assert {"planted1.png", "planted2.png"} <= set(suspected)
     (warning,) = (note for note in recorder.notes if note.startswith("Warning"))
     assert "planted1.png" in warning
     assert "planted2.png" in warning
@@ -189,6 +191,19 @@ def test_every_stage_is_reported_to_its_end(trained: Trained, recorder: Recorder
 
 
 @pytest.mark.slow
+def test_one_line_states_what_the_good_images_are_used_for(trained: Trained, recorder: Recorder) -> None:
+    data = trained.data
+    fitted, reference, held_out = len(data.fitted), len(data.reference), len(data.held_out)
+    assert fitted + reference + held_out == 40
+    assert describe_counts(data).startswith(
+        f"Good images: 40 found. {fitted} are learnt from; {reference} are the reference, on which the map is "
+        f"adjusted; {held_out} are held out"
+    )
+    assert describe_counts(data) in recorder.notes
+    fewer = dataclasses.replace(data, duplicates=data.train[:2], excluded=data.train[:1])
+    assert "43 found, 2 duplicate(s) and 1 excluded not used." in describe_counts(fewer)
+
+
 def test_repository_holds_the_bundle_only(trained: Trained) -> None:
     assert [path.name for path in trained.bundle.path.parent.iterdir()] == [trained.bundle.version]
     assert Bundle.load(trained.bundle.path).digest == trained.bundle.digest

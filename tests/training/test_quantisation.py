@@ -134,9 +134,13 @@ def test_map_resembles_that_of_the_fp32_graph(quantised: onnx.ModelProto, batch:
     assert np.corrcoef(expected.ravel(), maps.ravel())[0, 1] > 0.99
 
 
-def test_quantisation_is_deterministic(quantised: onnx.ModelProto) -> None:
-    again = quantise(network().SerializeToString(), images(), version="v", seed=0, threads=1)
+def test_quantisation_is_deterministic_and_reports_each_image(quantised: onnx.ModelProto) -> None:
+    measured: list[int] = []
+    again = quantise(
+        network().SerializeToString(), images(), version="v", seed=0, threads=1, on_measured=measured.append
+    )
 
+    assert measured == list(range(1, 13))  # six images and a copy of each with a synthetic anomaly
     assert again == quantised.SerializeToString(deterministic=True)
 
 

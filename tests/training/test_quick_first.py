@@ -42,7 +42,8 @@ def test_quick_first_trains_in_full_after_the_first_bundle(monkeypatch: pytest.M
     assert first.config.options == NNet.quick
     assert (full.config.options, full.config.iterations, full.config.threads) == ({}, 90, 1)
     assert (first.checked, full.checked) == (False, True)
-    same = {"config": full.config, "checked": True}
+    assert (first.precedes_full, full.precedes_full) == (True, False)
+    same = {"config": full.config, "checked": True, "precedes_full": False}
     assert replace(first, **same) == full  # type: ignore[arg-type]
     assert (first.config.seed, first.config.input_size) == (3, full.config.input_size)
     assert "version-1" in result.stderr

@@ -175,7 +175,8 @@ def fit_command(
             first = configure(quick=True)
             first = replace(first, threads=threads or default_threads(first.teachers, quick=True))
             try:
-                bundle = train(replace(request, config=first), bars, interrupt.should_stop).bundle
+                first_request = replace(request, config=first, precedes_full=True)
+                bundle = train(first_request, bars, interrupt.should_stop).bundle
                 bars.note(f"First bundle: {bundle.path}. The training continues and writes the next version.")
             except WeakBundle as weak:
                 bars.note(f"There is no first bundle. {weak.detail} The training continues.")
@@ -221,7 +222,7 @@ def _report(trained: "Trained", models: Path) -> None:
         console.print(f"Note: duplicate images, not used: {len(data.duplicates)}.")
     lines = {
         "Bundle": str(bundle.path),
-        "Trained on": f"{len(data.train)} good images; {n} more held out{sessions}",
+        "Trained on": f"{len(data.fitted)} good images; map adjusted on {len(data.reference)}; {n} held out{sessions}",
         "Parity": f"relative difference to the trained network {bundle.manifest.parity.measured:.1e}, "
         f"tolerance {bundle.manifest.parity.tolerance:.0e}",
         "Certified": f"good parts that fail: {bound_rate(n, alpha)}, for images like the held-out ones",

@@ -74,8 +74,7 @@ def worker_command(
             models=models,
         )
         stop = StopRequest()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop.on_signal)
+        stop.handle_signals()
         try:
             with Client(url, timeout_s=TIMEOUT_S) as client:
                 console.print(f"Waiting for training jobs of {shown(url)}.", soft_wrap=True)

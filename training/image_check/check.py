@@ -12,7 +12,7 @@ are our own. Their constants were chosen on five products with planted defects (
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ MAX_PRODUCTS = 1_500_000_000  # pairs of cells in each comparison; bounds the ti
 MAX_NAMED = 10  # images in the warning
 MAX_KNOWN = 10_000  # cells that all cells are compared with
 REFINED = 32  # cells of each image that are compared with more
+MAX_TOGETHER = 2000  # images that are compared with each other; bounds the memory to about 1 GB
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,9 @@ def check_images(
 ) -> ImageCheck:
     """Compare every image with all others.
 
+    More than `MAX_TOGETHER` images are divided into parts that are compared in themselves. Each part is spread evenly
+    over the names, so that it shows every capture group.
+
     Args:
         features: Computes the features of images.
         paths: Good images, at least one.
@@ -88,18 +92,29 @@ def check_images(
     Raises:
         UnreadableImage: An image cannot be read; the message names it.
     """
+    parts = -(-len(paths) // MAX_TOGETHER)
+    measured: list[tuple[Path, float, tuple[float, float]]] = []
+    for first in range(parts):
+        before = len(measured)
+        advance = None if progress is None else lambda done, before=before: progress(before + done)
+        measured += _measure(features, paths[first::parts], advance, seed)
+    limit = limit_of([distance for _, distance, _ in measured])
+    images = [CheckedImage(path, distance, place, distance > limit) for path, distance, place in measured]
+    return ImageCheck(tuple(sorted(images, key=lambda image: (-image.distance, image.path))), limit)
+
+
+def _measure(
+    features: CoarseFeatures, paths: Sequence[Path], progress: Callable[[int], None] | None, seed: int
+) -> Iterator[tuple[Path, float, tuple[float, float]]]:
+    """Give each image, its distance to the others, and the place of its most distant cell."""
     descriptors = features.of(paths, progress)
     height, width = descriptors.shape[2:]
     cells = descriptors.flatten(2).transpose(1, 2)
     scale = cells.square().sum(2).mean().clamp_min(1e-20).rsqrt()
     cells = normalise((cells * scale).flatten(0, 1), ENERGY_FLOOR).view(*cells.shape[:2], -1)
     distances, worst = leave_one_out(cells, torch.Generator().manual_seed(seed))
-    limit = limit_of(distances)
-    images = [
-        CheckedImage(path, distance, ((cell // width + 0.5) / height, (cell % width + 0.5) / width), distance > limit)
-        for path, distance, cell in zip(paths, distances, worst, strict=True)
-    ]
-    return ImageCheck(tuple(sorted(images, key=lambda image: (-image.distance, image.path))), limit)
+    for path, distance, cell in zip(paths, distances, worst, strict=True):
+        yield path, distance, ((cell // width + 0.5) / height, (cell % width + 0.5) / width)
 
 
 def describe_suspected(check: ImageCheck, data: DataSet) -> str | None:

@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 
 from plumbline_client import Client, ServiceProblem, ServiceUnreachable
 from plumbline_client.errors import UNKNOWN
-from plumbline_client.schemas.training import TrainingClaim, TrainingJob, TrainingVersion
+from plumbline_client.schemas.training import ReportedFindings, TrainingClaim, TrainingJob, TrainingVersion
 from training.worker.stop import JobStopped, StopRequest
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,14 @@ class Heartbeat:
         """
         self.persist(lambda: self._report(version))
 
+    def add_findings(self, findings: ReportedFindings) -> None:
+        """Report what was found about the images.
+
+        Raises:
+            JobStopped, ServiceProblem: See `add_version`.
+        """
+        self.persist(lambda: self._report(findings=findings))
+
     def persist(self, send: Callable[[], ResultT]) -> ResultT:
         """Send a request again and again while the service is not available, for instance during its restart.
 
@@ -123,7 +131,7 @@ class Heartbeat:
                 log.warning("%s Trying again in %g s.", problem, RETRY_S)
                 self._stop.wait(RETRY_S)
 
-    def _report(self, version: TrainingVersion | None = None) -> None:
+    def _report(self, version: TrainingVersion | None = None, findings: ReportedFindings | None = None) -> None:
         stage, done, total = self._state
         found = self._client.report_training(
             self.job.product,
@@ -134,6 +142,7 @@ class Heartbeat:
             total=total,
             seconds=round(time.monotonic() - self._began, 1),
             version=version,
+            findings=findings,
         )
         if found.cancel_requested:
             self._stop.request("cancelled")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,17 +22,22 @@ from plumbline_client.schemas.training import (
 )
 from service.bundle.bundle import Bundle
 from service.errors import PlumblineError
+from service.inspection.decoding.decoder import ImageLimits
 from training.config import FitConfig
+from training.dataset import DataSet
 from training.errors import CheckpointMismatch, WeakBundle
 from training.fit import Progress
+from training.image_limits import use_image_limits
 from training.pipeline import Request, train
 from training.worker.deploy import deploy, upload
+from training.worker.findings import findings_of
 from training.worker.heartbeat import RETRY_S, Heartbeat, is_temporary
 from training.worker.images import image_paths, is_complete, write_image
 from training.worker.stop import Reason, StopRequest
 
 log = logging.getLogger(__name__)
 _FINISH_ATTEMPTS = 5
+_IMAGES = "images"
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def run_job(client: Client, claim: TrainingClaim, options: JobOptions, stop: Sto
     error: str | None = None
     outcome: TrainingOutcome = "succeeded"
     try:
-        with Heartbeat(client, claim, stop) as heartbeat:
+        limits = ImageLimits(max_bytes=claim.max_image_bytes, max_pixels=claim.max_image_pixels)
+        with use_image_limits(limits), Heartbeat(client, claim, stop) as heartbeat:
             _make_bundles(client, job, options, heartbeat, stop, folder)
     except KeyboardInterrupt:
         found = _OUTCOMES[stop.reason or "interrupted"]
@@ -131,15 +137,14 @@ _OUTCOMES: Mapping[Reason, Literal["released", "cancelled"] | None] = {
 def _make_bundles(
     client: Client, job: TrainingJob, options: JobOptions, heartbeat: Heartbeat, stop: StopRequest, folder: Path
 ) -> None:
-    images = folder / "images"
-    _download(client, job, heartbeat, images)
+    numbers = _download(client, job, heartbeat, folder / _IMAGES)
     made = {version.variant: version.version for version in job.versions}
     for variant in job.variants:
         if variant in made:  # before the worker was interrupted
             continue
         heartbeat.begin(variant)
         try:
-            bundle = _train(job, options, heartbeat, stop, images, folder / variant, variant)
+            bundle = _train(job, options, heartbeat, stop, numbers, folder / variant, variant)
         except WeakBundle as weak:
             if variant == job.variants[-1]:
                 raise
@@ -157,7 +162,9 @@ def _make_bundles(
         placing(1, "")
 
 
-def _download(client: Client, job: TrainingJob, heartbeat: Heartbeat, folder: Path) -> None:
+def _download(client: Client, job: TrainingJob, heartbeat: Heartbeat, folder: Path) -> dict[Path, int]:
+    """Get the images of a job and return the number of each file."""
+    numbers: dict[Path, int] = {}
     listed = heartbeat.persist(lambda: client.training_images(job.product, job.id)).items
     loading = heartbeat.stage("get the images", len(listed))
     for count, (image, path) in enumerate(zip(listed, image_paths(folder, listed), strict=True), 1):
@@ -165,7 +172,9 @@ def _download(client: Client, job: TrainingJob, heartbeat: Heartbeat, folder: Pa
             number = image.number
             data = heartbeat.persist(lambda number=number: client.training_image(job.product, job.id, number))  # type: ignore[misc]
             write_image(path, data)
+        numbers[path] = image.number
         loading(count, "")
+    return numbers
 
 
 def _train(
@@ -173,7 +182,7 @@ def _train(
     options: JobOptions,
     heartbeat: Heartbeat,
     stop: StopRequest,
-    images: Path,
+    numbers: Mapping[Path, int],
     folder: Path,
     variant: TrainingVariant,
 ) -> Bundle:
@@ -182,11 +191,15 @@ def _train(
     for written in sorted((models / job.product).glob("[!.]*")):
         return Bundle.load(written)
 
-    def should_stop(_: Progress) -> bool:
+    def should_stop(progress: Progress) -> bool:
+        stop.defer(progress.step < progress.steps)  # within a step, the checkpoint could not be written
         return stop.reason is not None
 
+    def on_checked(data: DataSet, suspected: Sequence[Path]) -> None:
+        heartbeat.add_findings(findings_of(data, suspected, numbers))
+
     request = Request(
-        data=images,
+        data=folder.parent / _IMAGES,
         product=job.product,
         models=models,
         run_dir=folder / "run",
@@ -195,11 +208,12 @@ def _train(
         resume=True,
         checked=variant != job.variants[0],
     )
-    try:
-        bundle = train(request, heartbeat, should_stop).bundle
-    except CheckpointMismatch as error:  # the worker has other options or another version of torch since
-        log.warning("%s The training begins anew.", error.detail)
-        bundle = train(replace(request, resume=False), heartbeat, should_stop).bundle
+    with stop.at_once():
+        try:
+            bundle = train(request, heartbeat, should_stop, on_checked).bundle
+        except CheckpointMismatch as error:  # the worker has other options or another version of torch since
+            log.warning("%s The training begins anew.", error.detail)
+            bundle = train(replace(request, resume=False), heartbeat, should_stop, on_checked).bundle
     if options.models is not None:
         _keep(bundle, options.models / job.product)
     return bundle

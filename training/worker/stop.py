@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
 
 Reason = Literal["interrupted", "cancelled", "lost"]
+_WAKE: signal.Signals | None = getattr(signal, "SIGUSR1", None)  # Windows has none; there a long step is completed
 
 
 class JobStopped(KeyboardInterrupt):
@@ -24,6 +27,8 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
+        self._is_at_once = False
+        self._is_deferred = False
         self._signal: int | None = None
         self._reason: Reason | None = None
         self._wake = threading.Event()
@@ -43,6 +48,9 @@ class StopRequest:
         """Ask for the end of the present job."""
         self._reason = reason
         self._wake.set()
+        # Wakes the main thread from a long step. Without this handler, the signal would end the process.
+        if self._is_at_once and _WAKE is not None and signal.getsignal(_WAKE) == self.on_wake:
+            signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
 
     def begin_job(self) -> None:
         """Forget what concerned the job before."""
@@ -59,9 +67,34 @@ class StopRequest:
         if self.reason is not None:
             raise JobStopped
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a request stop the work at once in this block, also within long steps that do not ask `check`.
+
+        It is used on the main thread, which runs the handlers of signals.
+        """
+        self.check()
+        self._is_deferred = False
+        self._is_at_once = True
+        try:
+            yield
+        finally:
+            self._is_at_once = False
+
+    def defer(self, is_deferred: bool) -> None:
+        """Begin or end a part of the work that asks `check` or `reason` itself, often, and is not to be cut off."""
+        self._is_deferred = is_deferred
+
     def wait(self, seconds: float) -> None:
         """Wait, at most until a request to stop."""
         self._wake.wait(seconds)
+
+    def handle_signals(self) -> None:
+        """Install the handlers of SIGINT, SIGTERM and the signal that wakes the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.on_signal)
+        if _WAKE is not None:
+            signal.signal(_WAKE, self.on_wake)
 
     def on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Handle SIGINT or SIGTERM. The second signal ends the process at once, as without a handler."""
@@ -70,3 +103,14 @@ class StopRequest:
             signal.raise_signal(number)
         self._signal = number
         self._wake.set()
+        self.on_wake(number, _frame)
+
+    def on_wake(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle the signal that `request` sends to the main thread.
+
+        Raises:
+            JobStopped: The work can stop here.
+        """
+        if self._is_at_once and not self._is_deferred:
+            self._is_at_once = False  # the work is stopped once
+            self.check()

@@ -11,6 +11,7 @@ from plumbline_client._async.concurrency import run_blocking
 from plumbline_client._async.connection import AsyncConnection
 from plumbline_client.calls import Call, ImageSource, given, product_path, read_good_images
 from plumbline_client.schemas.training import (
+    ReportedFindings,
     TrainingClaim,
     TrainingImageList,
     TrainingJob,
@@ -119,6 +120,7 @@ class AsyncTrainingCalls(AsyncConnection):
         total: int = 0,
         seconds: float = 0.0,
         version: TrainingVersion | None = None,
+        findings: ReportedFindings | None = None,
     ) -> TrainingJob:
         """Report the progress of a job, as a worker.
 
@@ -131,6 +133,7 @@ class AsyncTrainingCalls(AsyncConnection):
             total: Items of the stage; 0 if they are not counted.
             seconds: Seconds since the worker began the job.
             version: A bundle that was uploaded.
+            findings: What was found about the images.
 
         Raises:
             ServiceProblem: The worker no longer holds the job (`training-job-not-held`).
@@ -138,6 +141,8 @@ class AsyncTrainingCalls(AsyncConnection):
         body: dict[str, Any] = {"claim": claim, "stage": stage, "done": done, "total": total, "seconds": seconds}
         if version is not None:
             body["version"] = version.model_dump(mode="json")
+        if findings is not None:
+            body["findings"] = findings.model_dump(mode="json")
         return await self._load(TrainingJob, Call("POST", f"{_job_path(product, job_id)}:report", json=body))
 
     async def finish_training(

@@ -12,6 +12,7 @@ from plumbline_client._sync.concurrency import run_blocking
 from plumbline_client._sync.connection import Connection
 from plumbline_client.calls import Call, ImageSource, given, product_path, read_good_images
 from plumbline_client.schemas.training import (
+    ReportedFindings,
     TrainingClaim,
     TrainingImageList,
     TrainingJob,
@@ -120,6 +121,7 @@ class TrainingCalls(Connection):
         total: int = 0,
         seconds: float = 0.0,
         version: TrainingVersion | None = None,
+        findings: ReportedFindings | None = None,
     ) -> TrainingJob:
         """Report the progress of a job, as a worker.
 
@@ -132,6 +134,7 @@ class TrainingCalls(Connection):
             total: Items of the stage; 0 if they are not counted.
             seconds: Seconds since the worker began the job.
             version: A bundle that was uploaded.
+            findings: What was found about the images.
 
         Raises:
             ServiceProblem: The worker no longer holds the job (`training-job-not-held`).
@@ -139,6 +142,8 @@ class TrainingCalls(Connection):
         body: dict[str, Any] = {"claim": claim, "stage": stage, "done": done, "total": total, "seconds": seconds}
         if version is not None:
             body["version"] = version.model_dump(mode="json")
+        if findings is not None:
+            body["findings"] = findings.model_dump(mode="json")
         return self._load(TrainingJob, Call("POST", f"{_job_path(product, job_id)}:report", json=body))
 
     def finish_training(

@@ -37,7 +37,7 @@ from service.api.http.errors import (
     RouteNotFound,
 )
 from service.api.http.server_paths import hide_paths, hide_paths_in
-from service.api.http.unknown_names import describe_violation
+from service.api.http.unknown_names import describe_violation, require_document
 from service.errors import (
     InvalidRequest,
     MemoryBudgetExceeded,
@@ -225,6 +225,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        await require_document(request.app)
         errors = describe_items(error.errors(), partial(describe_violation, request))
         what = describe_violations(errors)
         problem = InvalidRequest(f"The request does not match its documented schema: {what}.", errors)
@@ -232,6 +233,8 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            await require_document(request.app)
         return ProblemResponse(
             _from_http(request, error), request_id(request.scope), close=not body_was_read(request.scope)
         )

@@ -9,10 +9,9 @@ from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
-from service.api.http.unknown_names import parameter_names
+from service.api.http.unknown_names import parameter_names, require_document
 from service.schemas.violations import OWN, UNKNOWN
 
 _WRONG_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -36,9 +35,7 @@ async def require_declared_query(connection: HTTPConnection) -> None:
         names = [name for name, _ in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")]
     except UnicodeDecodeError as error:
         raise RequestValidationError([_violation("is not percent-encoded UTF-8")]) from error
-    if not connection.app.state.is_described:
-        # The first query makes the document, which takes half a second: too long for the event loop.
-        await run_in_threadpool(connection.app.openapi)
+    await require_document(connection.app)
     declared = parameter_names(Request(connection.scope))
     violations: list[dict[str, Any]] = []
     for name, count in Counter(names).items():

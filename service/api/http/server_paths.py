@@ -1,6 +1,7 @@
 """Folders of the server and the address of its database in texts for clients.
 
-They are replaced by names, because they describe the machine and not the request. The log has them.
+They are replaced by names, because they describe the machine and not the request. The log has them. The name of a
+folder that is a setting is that of the setting, written as in a path: `$PLUMBLINE_MODELS/bracket`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import make_url
 
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 from service.store.database import name_of, sqlite_path
 
 
@@ -38,8 +39,8 @@ class ServerPaths:
         if database is not None:
             names |= {database.parent: "DATABASE_FOLDER"}
         if (artefacts := _folder_of(settings.artefacts_url)) is not None:
-            names |= {artefacts: "ARTEFACTS"}
-        names |= {settings.models: "MODELS", settings.data: "DATA"}
+            names |= {artefacts: f"${PREFIX}ARTEFACTS_URL"}
+        names |= {settings.models: f"${PREFIX}MODELS", settings.data: f"${PREFIX}DATA"}
         spelled = {str(form): name for path, name in names.items() for form in (path.absolute(), path.resolve())}
         self._names = {text: name for text, name in spelled.items() if text != path_root(text)}
         # Longest first: a folder inside another one has the more specific name.

@@ -6,12 +6,22 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import Request
+from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
 
 from service.schemas.violations import Names, describe_item
 
 # A + in a query stands for a space.
 _LOST_PLUS = re.compile(r"\d \d\d:?\d\d$")
+
+
+async def require_document(app: FastAPI) -> None:
+    """Make the OpenAPI document, unless it is made already: on a thread, because it takes a second.
+
+    Call it on the event loop before the document is read there.
+    """
+    if not app.state.is_described:
+        await run_in_threadpool(app.openapi)
 
 
 def parameter_names(request: Request) -> set[str]:

@@ -203,7 +203,7 @@ def claim_job(body: ClaimRequest, training: TrainingDep, actor: ActorDep, princi
     worker reports about it later is refused.
     """
     require_all_stations(principal)
-    return to_claim(training.claim(body.worker, principal.products, actor))
+    return to_claim(training.claim(body.worker, principal.products, actor), training.limits)
 
 
 @router.post(
@@ -220,7 +220,7 @@ def report_job(
     require_all_stations(principal)
     version = None if body.version is None else to_trained_version(body.version)
     progress = JobProgress(body.stage, body.done, body.total, body.seconds, version)
-    return to_training_job(training.report(product, job_id, body.claim, progress))
+    return to_training_job(training.report(product, job_id, body.claim, progress, body.findings))
 
 
 @router.post(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from service.deployment.registry import Registry
 from service.errors import InvalidRequest
 from service.monitoring.clock import Clock
 from service.monitoring.training_metrics import TrainingMetrics
-from service.schemas.training import MAX_SELECTED_IMAGES, GoodImageSelection, GoodImageUpload
+from service.schemas.training import MAX_SELECTED_IMAGES, GoodImageSelection, GoodImageUpload, ReportedFindings
 from service.serving.archive_space import ArchiveSpace
 from service.serving.batch import Frame
 from service.serving.bundles import require_product_name
@@ -45,7 +46,14 @@ from service.store.training.jobs import (
     mark_images_removed,
     past_jobs,
 )
-from service.store.training.records import JobDraft, JobEnd, JobProgress, TrainingImage, TrainingJobRecord
+from service.store.training.records import (
+    JobDraft,
+    JobEnd,
+    JobProgress,
+    TrainingFindings,
+    TrainingImage,
+    TrainingJobRecord,
+)
 
 LEASE_S = 60.0
 """Seconds within which a worker has to report. It reports every few seconds."""
@@ -64,6 +72,9 @@ class TrainingService:
         store: Stores jobs, images and inspections.
         metrics: The metrics of training jobs.
         clock: The time of day.
+
+    Attributes:
+        limits: Limits of one image.
     """
 
     def __init__(
@@ -73,7 +84,7 @@ class TrainingService:
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        self._limits = inspector_options(settings).limits
+        self.limits = inspector_options(settings).limits
         self._budget_bytes = settings.max_training_bytes
         self._largest_call_bytes = settings.max_call_bytes
         self._failed_age = timedelta(days=settings.training_retention_days)
@@ -194,12 +205,37 @@ class TrainingService:
             self._refresh()
         return job
 
-    def report(self, product: str, job_id: str, claim: int, progress: JobProgress) -> TrainingJobRecord:
+    def report(
+        self,
+        product: str,
+        job_id: str,
+        claim: int,
+        progress: JobProgress,
+        reported: ReportedFindings | None = None,
+    ) -> TrainingJobRecord:
         """Store the progress that a worker reports.
+
+        Args:
+            product: Name of the product.
+            job_id: The job.
+            claim: Number of the claim.
+            progress: The progress.
+            reported: What the worker found about the images. Numbers of images that the job has not are left out.
 
         Raises:
             UnknownTrainingJob, TrainingJobNotHeld, StoreUnavailable: See `report_progress`.
         """
+        if reported is not None:
+            names = {image.number: image.name for image in self.images(product, job_id)}
+            suspected = tuple((number, names[number]) for number in reported.suspected if number in names)
+            findings = TrainingFindings(
+                suspected,
+                reported.grouped_by,
+                tuple(reported.groups),
+                reported.group_count,
+                reported.held_out_groups,
+            )
+            progress = replace(progress, findings=findings)
         moment, lease = self._clock.now(), timedelta(seconds=LEASE_S)
         return report_progress(self._store.engine, product, job_id, claim, progress, moment, lease)
 
@@ -267,12 +303,12 @@ class TrainingService:
     def _begin(self) -> GoodImages:
         self._store.require_writable()
         stored_bytes = count_jobs(self._store.engine).stored_bytes
-        return GoodImages(self._store, self._limits, self._budget_bytes, stored_bytes)
+        return GoodImages(self._store, self.limits, self._budget_bytes, stored_bytes)
 
     def _require_product(self, product: str, *, may_be_new: bool) -> None:
         require_product_name(product)
         if product not in self._registry.known and not may_be_new:
-            remedy = "To teach a new product, send its images with create_product=true."
+            remedy = "If the product is new, confirm that: send its images with create_product=true."
             raise UnknownProduct(product, self._registry.known, self._registry.models, remedy)
 
     def _select(self, product: str, given: GoodImageSelection) -> Sequence[InspectionRecord]:

@@ -11,6 +11,7 @@ may be missing, empty or incomplete, because maps are synced after the commit; t
 from __future__ import annotations
 
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -170,10 +171,14 @@ class ArtefactFiles(ABC):
             with_content: As for `open_image`.
 
         Raises:
-            ArtefactGone: It is no longer stored. The error contains when retention removed it.
+            ArtefactGone: It is no longer stored, or incomplete. The error contains when retention removed it.
             StoreUnavailable: It cannot be read.
         """
-        return self._open(map_name(UUID(record.id)), "map", record, with_content=with_content)
+        file = self._open(map_name(UUID(record.id)), "map", record, with_content=with_content)
+        # Only the content shows that a file is shorter than it was. Without it, one that is empty is noticed at least.
+        if not (_is_complete(file.start, file.size) if with_content else file.size):
+            raise ArtefactGone("map", record.id, record.artefacts_removed_at)
+        return file
 
     def unlink(self, inspection_id: UUID, media_type: str) -> None:
         """Delete image and anomaly map. A file that does not exist is ignored.
@@ -280,6 +285,22 @@ def _gone(what: str, record: InspectionRecord) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ArtefactGone(what, record.id, record.artefacts_removed_at) from error
+
+
+def _is_complete(start: bytes, size: int) -> bool:
+    """Return whether a `.npy` file has the size that its header states.
+
+    Args:
+        start: The first bytes of the file, with the whole header.
+        size: Size of the file in bytes.
+    """
+    head = io.BytesIO(start)
+    try:
+        np.lib.format.read_magic(head)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(head)
+    except ValueError:
+        return False
+    return size == head.tell() + math.prod(shape) * dtype.itemsize
 
 
 def image_name(inspection_id: UUID, media_type: str) -> str:

@@ -44,6 +44,8 @@ class TrainingJobRow(Base):
     versions: Mapped[list[dict[str, Any]]] = mapped_column(default_factory=list)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     images_removed_at: Mapped[datetime | None] = mapped_column(default=None)
+    findings: Mapped[dict[str, Any] | None] = mapped_column(default=None)
+    """What training found about the images; see `TrainingFindings.values`."""
 
 
 class TrainingImageRow(Base):

@@ -105,6 +105,8 @@ def report_progress(
         "seconds": progress.seconds,
         "lease_until": moment + lease,
     }
+    if progress.findings is not None:
+        values["findings"] = progress.findings.values()
     with writing(engine, "the progress of a training job cannot be stored") as session:
         if not _change(session, product, job_id, claim, "running", values):
             _take_back(session, product, job_id, claim, values)

@@ -14,9 +14,16 @@ from service.store.audit import Actor, AuditEntry, append_audit
 from service.store.errors import TrainingJobEnded, UnknownTrainingJob
 from service.store.models import TrainingImageRow, TrainingJobRow
 from service.store.session import reading, writing
-from service.store.training.records import JobCounts, JobDraft, TrainedVersion, TrainingImage, TrainingJobRecord
+from service.store.training.records import (
+    JobCounts,
+    JobDraft,
+    TrainedVersion,
+    TrainingFindings,
+    TrainingImage,
+    TrainingJobRecord,
+)
 
-_NAMES = tuple(field.name for field in fields(TrainingJobRecord) if field.name != "versions")
+_NAMES = tuple(field.name for field in fields(TrainingJobRecord) if field.name not in {"versions", "findings"})
 _IDS_AT_ONCE = 500
 _IMAGE_NAMES = tuple(field.name for field in fields(TrainingImage))
 
@@ -259,7 +266,8 @@ def find_job(session: Session, product: str, job_id: str) -> TrainingJobRow:
 def record_of(row: TrainingJobRow) -> TrainingJobRecord:
     """Return the record of a row."""
     versions = tuple(TrainedVersion(**item) for item in row.versions)
-    return TrainingJobRecord(versions=versions, **{name: getattr(row, name) for name in _NAMES})
+    findings = None if row.findings is None else TrainingFindings.of(row.findings)
+    return TrainingJobRecord(versions=versions, findings=findings, **{name: getattr(row, name) for name in _NAMES})
 
 
 def _image_of(row: TrainingImageRow) -> TrainingImage:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
-from service.schemas.training import TrainingOutcome, TrainingState, TrainingVariant, VersionRole
+from service.schemas.training import GroupedBy, TrainingOutcome, TrainingState, TrainingVariant, VersionRole
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,35 @@ class TrainedVersion:
 
 
 @dataclass(frozen=True)
+class TrainingFindings:
+    """What training found about the images of a job.
+
+    Attributes:
+        suspected: Numbers and names of images that differ from all others and may show a defect, most distant first.
+        grouped_by: The property that separates the capture groups; `none` if all images count as one.
+        groups: Names of capture groups, at most `MAX_NAMED_GROUPS`.
+        group_count: Number of capture groups.
+        held_out_groups: Number of groups that are held out as a whole for the thresholds; 0 if single images are.
+    """
+
+    suspected: tuple[tuple[int, str], ...]
+    grouped_by: GroupedBy
+    groups: tuple[str, ...]
+    group_count: int
+    held_out_groups: int
+
+    def values(self) -> dict[str, Any]:
+        """Return the values as they are stored."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the findings from the values that are stored."""
+        suspected = tuple((number, name) for number, name in values["suspected"])
+        return cls(**{**values, "suspected": suspected, "groups": tuple(values["groups"])})
+
+
+@dataclass(frozen=True)
 class JobDraft:
     """A job to queue.
 
@@ -82,6 +111,7 @@ class JobProgress:
         total: Items of the stage; 0 if they are not counted.
         seconds: Seconds since it began the job.
         version: A bundle that it has uploaded since its last report, or None.
+        findings: What it found about the images since its last report, or None.
     """
 
     stage: str
@@ -89,6 +119,7 @@ class JobProgress:
     total: int
     seconds: float
     version: TrainedVersion | None = None
+    findings: TrainingFindings | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +155,7 @@ class TrainingJobRecord:
         versions: The bundles, in the order in which they were made.
         cancel_requested: Whether a person asked for the end of the job.
         images_removed_at: When the files of the images were removed; None as long as they are stored.
+        findings: What training found about the images; None before it has looked at them.
     """
 
     id: str
@@ -151,6 +183,7 @@ class TrainingJobRecord:
     versions: tuple[TrainedVersion, ...]
     cancel_requested: bool
     images_removed_at: datetime | None
+    findings: TrainingFindings | None
 
     @property
     def is_ended(self) -> bool:

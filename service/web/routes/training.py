@@ -16,7 +16,7 @@ from service.api.training_mapping import to_training_job
 from service.languages import Texts
 from service.languages import mark as _
 from service.schemas.common import Name
-from service.schemas.training import MIN_FULL_IMAGES, MIN_QUICK_IMAGES
+from service.schemas.training import MIN_FULL_IMAGES, MIN_QUICK_IMAGES, TrainingFindings
 from service.serving.products import ProductService
 from service.serving.training.jobs import TrainingService
 from service.web.page import Pages, PagesDep
@@ -38,6 +38,12 @@ STAGES: Mapping[str, str] = {
     "compare the groups": _("comparing the groups"),
     "upload the bundle": _("uploading the bundle"),
 }
+GROUPED_BY: Mapping[str, str] = {
+    "date-in-name": _("by dates in their names"),
+    "folder": _("by folders"),
+    "prefix": _("by common prefixes of their names"),
+}
+MAX_SUSPECTED = 10
 VARIANTS: Mapping[str, str] = {"quick": _("first bundle"), "full": _("whole training")}
 
 
@@ -87,7 +93,43 @@ def _jobs(
     require_all_stations(principal)
     texts = pages.texts(request)
     found = [to_training_job(job) for job in training.list_jobs(principal.products, None, MAX_JOBS).items]
-    return {"jobs": found, "known": known, "stage_text": lambda stage: _stage_text(texts, stage)}
+    return {
+        "jobs": found,
+        "known": known,
+        "max_suspected": MAX_SUSPECTED,
+        "stage_text": lambda stage: _stage_text(texts, stage),
+        "groups_text": lambda findings: _groups_text(texts, findings),
+    }
+
+
+def _groups_text(texts: Texts, findings: TrainingFindings) -> str:
+    """Return a sentence about the capture groups of a job and how they are used."""
+    if findings.grouped_by == "none":
+        return texts.text(
+            _(
+                "No capture groups were found: all images count as one session. Sort images of different days or lots "
+                "into folders, or put dates into their names, to calibrate across them."
+            )
+        )
+    names = ", ".join(findings.groups) + (", …" if findings.group_count > len(findings.groups) else "")
+    values = {
+        "count": texts.number(findings.group_count),
+        "property": texts.text(GROUPED_BY[findings.grouped_by]),
+        "names": names,
+    }
+    if not findings.held_out_groups:
+        return texts.text(
+            _(
+                "%(count)s capture groups %(property)s: %(names)s. They are too large to be held out as a whole for "
+                "the thresholds, so single images are."
+            ),
+            **values,
+        )
+    return texts.text(
+        _("%(count)s capture groups %(property)s: %(names)s. Held out as a whole for the thresholds: %(held_out)s."),
+        held_out=texts.number(findings.held_out_groups),
+        **values,
+    )
 
 
 def _stage_text(texts: Texts, stage: str) -> str:

@@ -1,4 +1,4 @@
-"""A service that needs credentials."""
+"""A service that needs credentials, and one with records."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from tests.access import bearer
 from tests.running_service import RunningService, run_service
+from tests.service.store.test_query_inspections import fill
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +27,11 @@ def secured(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def anonymous(secured: RunningService) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=secured.client.base_url, timeout=10) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def records(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service with the records of the store's tests."""
+    with run_service(tiny_models, tmp_path_factory.mktemp("data")) as running:
+        fill(running.store.engine)
+        yield running

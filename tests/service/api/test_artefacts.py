@@ -49,6 +49,19 @@ def documented(service: RunningService, path: str, method: str = "get") -> dict[
     return {status: response["description"] for status, response in operation["responses"].items()}
 
 
+def test_incomplete_map_is_gone_like_its_heatmap(serve: Serve) -> None:
+    with serve() as service:
+        url = stored_url(service)
+        (file,) = service.settings.data.rglob("*.npy")
+        complete = file.read_bytes()
+        assert service.client.get(url + MAP).content == complete
+        for damaged in (complete[:-4], complete[:40], bytes(len(complete)), b""):  # after a power failure
+            file.write_bytes(damaged)
+            for path in (MAP, HEATMAP):
+                assert_problem(service.client.get(url + path), 410, "artefact-gone")
+        assert service.client.head(url + MAP).status_code == 410
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [HEATMAP, CONVERTED])
 def test_drawing_that_gets_no_core_ends_at_the_deadline(serve: Serve, path: str) -> None:

@@ -207,7 +207,7 @@ def test_first_bundle_creates_a_product(serve: Serve, tmp_path: Path) -> None:
         unknown = upload(service, nut, "nut")
         assert (unknown.status_code, unknown.json()["type"]) == (404, "/problems#unknown-product")
         assert "create_product=true" in unknown.json()["detail"]
-        assert "in the model repository MODELS" in unknown.json()["detail"], "names the folder that was searched"
+        assert "in the model repository $PLUMBLINE_MODELS" in unknown.json()["detail"], "names the folder"
         assert not (tmp_path / "models" / "nut").exists()
         assert upload(service, nut, "nut", create_product=True).status_code == 201
         assert service.client.get("/v1/products/nut").json()["status"] == "inactive"

@@ -29,26 +29,11 @@ from service.store.models import InspectionRow
 from service.store.session import transaction
 from tests.databases import migrated_engine
 from tests.problems import assert_problem
-from tests.running_service import RunningService, Serve, run_service
-from tests.service.store.test_query_inspections import RECORDS, fill
+from tests.running_service import RunningService, Serve
+from tests.service.store.test_query_inspections import RECORDS
 from tests.service.store.test_store import make_row
 
 LIST, SUMMARY, EXPORT = "/v1/inspections", "/v1/inspections:summary", "/v1/inspections:export"
-
-
-@pytest.fixture(scope="module")
-def records(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service with the records of the store's tests."""
-    with run_service(tiny_models, tmp_path_factory.mktemp("data")) as running:
-        fill(running.store.engine)
-        yield running
-
-
-def fetch(service: RunningService, path: str, **params: Any) -> dict[str, Any]:
-    response = service.client.get(path, params=params)
-    assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
 
 
 def read_csv(text: str) -> list[dict[str, str]]:
@@ -60,7 +45,7 @@ def test_csv_has_the_same_inspections_as_the_list(records: RunningService) -> No
     assert response.headers["content-type"] == "text/csv; charset=utf-8; header=present"
     assert response.headers["content-disposition"] == 'attachment; filename="inspections.csv"'
     rows = read_csv(response.text)
-    listed = fetch(records, LIST, station="A", limit=500)["items"]
+    listed = records.fetch(LIST, station="A", limit=500)["items"]
     assert list(rows[0]) == list(COLUMNS)
     assert [row["id"] for row in rows] == [item["id"] for item in listed]
     for row, item in zip(rows, listed, strict=True):

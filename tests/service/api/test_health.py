@@ -78,7 +78,7 @@ def test_empty_repository_is_not_ready_and_its_path_is_logged(serve: Serve, tmp_
         with capture_logs() as log, serve(models=models) as service:
             status, body = readiness(service)
         assert status == 503
-        assert body.reasons[0] == f"The model repository MODELS {words}."
+        assert body.reasons[0] == f"The model repository $PLUMBLINE_MODELS {words}."
         reasons = [entry["reason"] for entry in log if entry["log_level"] == "error"]
         assert reasons[0] == f"The model repository {models} {words}.", "the log names the folder"
 
@@ -99,6 +99,19 @@ def test_newest_bundle_serves(serve: Serve, tmp_path: Path) -> None:
     newer = write_tiny_bundle(models, created_at=NEWER)
     with serve(models=models) as service:
         assert service.inspect().json()["bundle"]["digest"] == newer.digest
+
+
+def test_conversion_beside_a_bundle_is_not_active_by_default(serve: Serve, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    bundle = write_tiny_bundle(models)
+    converted = write_tiny_bundle(models, created_at=NEWER, precision="int8", converted_from=bundle.digest)
+    with serve(models=models) as service:
+        assert service.inspect().json()["bundle"]["digest"] == bundle.digest
+        path = f"/v1/products/widget/bundles/{converted.version}:activate"
+        chosen = service.client.post(path, json={"author": "Ada", "reason": "faster"})
+        assert chosen.status_code == 200, chosen.text
+    with serve(models=models) as service:
+        assert service.inspect().json()["bundle"]["digest"] == converted.digest, "the stored choice counts"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from service.api.http.aws_errors import AWS_PREFIX
 from service.api.http.problems import catalogue
 from service.app import create_app
 from service.settings import Settings
+from tests.running_service import Serve
 
 COMMITTED = Path(__file__).parents[3] / "openapi.json"
 
@@ -132,6 +135,32 @@ def items_of(schema: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the schemas of the items of a list, or of the values of a mapping."""
     parts = (schema.get("items"), schema.get("additionalProperties"), *schema.get("prefixItems", ()))
     return [part for part in parts if isinstance(part, dict)]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/openapi.json", 200), ("DELETE", "/v1/products", 405), ("POST", "/v1/training-jobs:claim", 422)],
+    ids=["document", "method", "body"],
+)
+def test_document_is_not_made_on_the_event_loop(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, method: str, path: str, status: int
+) -> None:
+    threads: list[str] = []
+
+    def make(app: FastAPI) -> dict[str, Any]:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            threads.append("worker")
+        else:
+            threads.append("event loop" if not app.state.is_described else "made already")
+        return {"openapi": "3.1.0", "paths": {}}
+
+    monkeypatch.setattr(FastAPI, "openapi", make)
+    with serve() as service:
+        assert service.client.request(method, path, json={"speed": 1}).status_code == status
+    assert threads[0] == "worker"
+    assert "event loop" not in threads
 
 
 def test_document_is_made_once_by_concurrent_requests(tmp_path: Path) -> None:

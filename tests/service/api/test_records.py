@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import insert
@@ -15,26 +13,11 @@ from plumbline_client import Client
 from service.store.models import InspectionRow
 from service.store.session import transaction
 from tests.problems import assert_problem
-from tests.running_service import RunningService, Serve, run_service
-from tests.service.store.test_query_inspections import RECORDS, START, fill, id_at
+from tests.running_service import RunningService, Serve
+from tests.service.store.test_query_inspections import RECORDS, START, id_at
 from tests.service.store.test_store import make_row
 
 LIST, SUMMARY, EXPORT = "/v1/inspections", "/v1/inspections:summary", "/v1/inspections:export"
-
-
-@pytest.fixture(scope="module")
-def records(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service with the records of the store's tests."""
-    with run_service(tiny_models, tmp_path_factory.mktemp("data")) as running:
-        fill(running.store.engine)
-        yield running
-
-
-def fetch(service: RunningService, path: str, **params: Any) -> dict[str, Any]:
-    response = service.client.get(path, params=params)
-    assert response.status_code == 200, response.text
-    found: dict[str, Any] = response.json()
-    return found
 
 
 def test_list_is_filtered_by_everything(records: RunningService) -> None:
@@ -49,8 +32,8 @@ def test_list_is_filtered_by_everything(records: RunningService) -> None:
         and record.score is not None
         and 0.1 <= record.score <= 0.9
     }
-    found = fetch(
-        records, LIST, station="A", product="nut", decision="review,pass", since=since.isoformat(),
+    found = records.fetch(
+        LIST, station="A", product="nut", decision="review,pass", since=since.isoformat(),
         until=until.isoformat(), min_score="0.1", max_score="0.9", limit=500,
     )  # fmt: skip
     assert expected
@@ -59,7 +42,7 @@ def test_list_is_filtered_by_everything(records: RunningService) -> None:
 
 def test_200_ids_fit_into_one_request_and_unknown_ones_are_ignored(records: RunningService) -> None:
     ids = [record.id for record in RECORDS[:199]]
-    found = fetch(records, LIST, ids=",".join([*ids, str(id_at(START, 99999))]), limit=500)
+    found = records.fetch(LIST, ids=",".join([*ids, str(id_at(START, 99999))]), limit=500)
     assert [item["id"] for item in found["items"]] == sorted(ids, reverse=True)
 
 
@@ -99,7 +82,7 @@ def test_conditions_that_are_not_valid_are_refused(
 
 
 def test_summary_counts_decisions_and_yields_per_station(records: RunningService) -> None:
-    found = fetch(records, SUMMARY, by="station", since="2026-03-01T00:00:00Z", until="2026-05-01T00:00:00Z")
+    found = records.fetch(SUMMARY, by="station", since="2026-03-01T00:00:00Z", until="2026-05-01T00:00:00Z")
     assert [group["name"] for group in found["groups"]] == ["A", "B", None]
     for group in found["groups"]:
         counts = Counter(record.decision for record in RECORDS if record.station == group["name"])
@@ -116,7 +99,7 @@ def test_summary_counts_decisions_and_yields_per_station(records: RunningService
 @pytest.mark.parametrize("by", ["lot", "product"])
 def test_summary_by_name_uses_the_filters(records: RunningService, by: str) -> None:
     query = {"since": "2026-03-01T00:00:00Z", "until": "2026-05-01T00:00:00Z", "station": "B", "decision": "fail"}
-    found = fetch(records, SUMMARY, by=by, **query)
+    found = records.fetch(SUMMARY, by=by, **query)
     expected = Counter(getattr(one, by) for one in RECORDS if one.station == "B" and one.decision == "fail")
     assert {group["name"]: group["total"] for group in found["groups"]} == dict(expected)
 
@@ -145,10 +128,10 @@ AUTUMN = {"since": "2026-10-24T23:00:00+02:00", "until": "2026-10-26T06:00:00+01
 
 
 def test_hours_follow_daylight_saving_time(nightly: RunningService) -> None:
-    spring = [group["start"] for group in fetch(nightly, SUMMARY, by="hour", **SPRING, **BERLIN)["groups"]]
+    spring = [group["start"] for group in nightly.fetch(SUMMARY, by="hour", **SPRING, **BERLIN)["groups"]]
     assert "2026-03-29T01:00:00+01:00" in spring
     assert spring[spring.index("2026-03-29T01:00:00+01:00") + 1] == "2026-03-29T03:00:00+02:00", "no hour 2"
-    groups = fetch(nightly, SUMMARY, by="hour", **AUTUMN, **BERLIN)["groups"]
+    groups = nightly.fetch(SUMMARY, by="hour", **AUTUMN, **BERLIN)["groups"]
     autumn = [group["start"] for group in groups]
     twice = autumn.index("2026-10-25T02:00:00+02:00")
     assert autumn[twice + 1] == "2026-10-25T02:00:00+01:00", "the hour 2 occurs twice"
@@ -156,8 +139,8 @@ def test_hours_follow_daylight_saving_time(nightly: RunningService) -> None:
 
 
 def test_days_have_23_and_25_hours(nightly: RunningService) -> None:
-    spring = fetch(nightly, SUMMARY, by="day", **SPRING, **BERLIN)["groups"]
-    autumn = fetch(nightly, SUMMARY, by="day", **AUTUMN, **BERLIN)["groups"]
+    spring = nightly.fetch(SUMMARY, by="day", **SPRING, **BERLIN)["groups"]
+    autumn = nightly.fetch(SUMMARY, by="day", **AUTUMN, **BERLIN)["groups"]
     assert [group["total"] for group in spring] == [6, 6 * 23, 36]
     assert [group["total"] for group in autumn] == [6, 6 * 25, 36]
     assert autumn[1]["start"] == "2026-10-25T00:00:00+02:00"
@@ -166,8 +149,8 @@ def test_days_have_23_and_25_hours(nightly: RunningService) -> None:
 
 def test_the_night_shift_is_an_hour_shorter_or_longer(nightly: RunningService) -> None:
     query = {"by": "shift", "shifts": "06:00,14:00,22:00", **BERLIN}
-    spring = fetch(nightly, SUMMARY, **query, since="2026-03-28T22:00:00+01:00", until=SPRING["until"])["groups"]
-    autumn = fetch(nightly, SUMMARY, **query, since="2026-10-24T22:00:00+02:00", until=AUTUMN["until"])["groups"]
+    spring = nightly.fetch(SUMMARY, **query, since="2026-03-28T22:00:00+01:00", until=SPRING["until"])["groups"]
+    autumn = nightly.fetch(SUMMARY, **query, since="2026-10-24T22:00:00+02:00", until=AUTUMN["until"])["groups"]
     assert [group["total"] for group in spring] == [42, 48, 48, 48], "22:00 to 06:00 has 7 hours"
     assert [group["total"] for group in autumn] == [54, 48, 48, 48], "22:00 to 06:00 has 9 hours"
     assert [group["start"][11:16] for group in spring] == ["22:00", "06:00", "14:00", "22:00"]
@@ -178,7 +161,7 @@ def test_the_night_shift_is_an_hour_shorter_or_longer(nightly: RunningService) -
 def test_no_inspection_is_lost_or_counted_twice_in_shifts(
     nightly: RunningService, shifts: str, span: dict[str, str]
 ) -> None:
-    found = fetch(nightly, SUMMARY, by="shift", shifts=shifts, **span, **BERLIN)
+    found = nightly.fetch(SUMMARY, by="shift", shifts=shifts, **span, **BERLIN)
     hours = (datetime.fromisoformat(span["until"]) - datetime.fromisoformat(span["since"])) / timedelta(hours=1)
     assert found["total"]["total"] == sum(group["total"] for group in found["groups"]) == hours * 6
     for before, after in zip(found["groups"], found["groups"][1:], strict=False):
@@ -188,7 +171,7 @@ def test_no_inspection_is_lost_or_counted_twice_in_shifts(
 def test_zones_with_half_hours_and_other_changes(nightly: RunningService) -> None:
     for zone in ("Asia/Kathmandu", "Australia/Lord_Howe", "America/Santiago", "America/Havana"):
         for by in ("hour", "day", "shift"):
-            found = fetch(nightly, SUMMARY, by=by, time_zone=zone, **AUTUMN)
+            found = nightly.fetch(SUMMARY, by=by, time_zone=zone, **AUTUMN)
             assert found["total"]["total"] == 6 * 32, (zone, by)
             if by == "hour":
                 # The first group begins with the period.
@@ -226,7 +209,7 @@ def test_summary_with_too_many_names_is_refused(serve: Serve) -> None:
             connection.execute(insert(InspectionRow), rows)
         problem = assert_problem(service.client.get(SUMMARY, params={"by": "lot"}), 422, "invalid-request")
         assert "by=lot results in more than 1000 groups" in problem["detail"]
-        assert fetch(service, SUMMARY)["total"]["total"] == 1001, "the last 7 days by default"
+        assert service.fetch(SUMMARY)["total"]["total"] == 1001, "the last 7 days by default"
 
 
 def test_client_summarises(records: RunningService) -> None:

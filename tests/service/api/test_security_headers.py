@@ -117,9 +117,12 @@ def test_paths_are_replaced_by_names(tmp_path: Path) -> None:
     settings = Settings(models=tmp_path / "models", data=tmp_path / "models-data")
     token = SERVER_PATHS.set(ServerPaths(settings))
     try:
-        assert hide_paths(f"in {tmp_path}/models/a and {tmp_path}/models-data.") == "in MODELS/a and DATA."
+        assert (
+            hide_paths(f"in {tmp_path}/models/a and {tmp_path}/models-data.")
+            == "in $PLUMBLINE_MODELS/a and $PLUMBLINE_DATA."
+        )
         assert hide_paths("GET /v1/products lists them") == "GET /v1/products lists them"
-        assert hide_paths_in({"a": [f"{tmp_path}/models", 1, None]}) == {"a": ["MODELS", 1, None]}
+        assert hide_paths_in({"a": [f"{tmp_path}/models", 1, None]}) == {"a": ["$PLUMBLINE_MODELS", 1, None]}
     finally:
         SERVER_PATHS.reset(token)
     assert hide_paths("/anything") == "/anything"
@@ -131,8 +134,10 @@ def test_folders_of_the_container_image_do_not_garble_urls() -> None:
     try:
         for text in ("GET /v2/models/MODEL describes it", "https://host/data", "urn:x:/data", "see docs/data/x"):
             assert hide_paths(text) == text
-        assert hide_paths("/models/widget is broken (/data/x)") == "MODELS/widget is broken (DATA/x)"
-        assert hide_paths("'/mnt/archive/line 1' cannot be written") == "'ARTEFACTS' cannot be written"
+        assert (
+            hide_paths("/models/widget is broken (/data/x)") == "$PLUMBLINE_MODELS/widget is broken ($PLUMBLINE_DATA/x)"
+        )
+        assert hide_paths("'/mnt/archive/line 1' cannot be written") == "'$PLUMBLINE_ARTEFACTS_URL' cannot be written"
     finally:
         SERVER_PATHS.reset(token)
 

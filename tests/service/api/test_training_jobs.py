@@ -148,6 +148,9 @@ def test_new_product_needs_permission(serve: Serve) -> None:
         refused = service.client.post(path, content=zipped(goods()), headers=ZIP)
         assert problem_of(refused) == (404, "unknown-product")
         assert "create_product=true" in refused.json()["detail"]
+        misspelt = service.client.post("/v1/products/wigdet/good-images", content=zipped(goods()), headers=ZIP)
+        assert misspelt.json()["similar"] == ["widget"]
+        assert "Did you mean 'widget'?" in misspelt.json()["detail"]
         params = {"create_product": "true"}
         accepted = service.client.post(path, content=zipped(goods()), headers=ZIP, params=params)
         assert accepted.status_code == 202
@@ -271,8 +274,9 @@ def test_inspections_that_are_not_labelled_good_are_refused(serve: Serve) -> Non
 
 
 def test_worker_claims_reports_and_finishes(serve: Serve) -> None:
-    with serve() as service:
-        assert claim(service) == {"job": None, "claim": 0, "lease_s": 60.0}
+    with serve(max_body_bytes=30 * 2**20, max_pixels=10**6) as service:
+        none = {"job": None, "claim": 0, "lease_s": 60.0, "max_image_bytes": 30 * 2**20, "max_image_pixels": 10**6}
+        assert claim(service) == none
         job = queue(service)
         found = claim(service)
         assert (found["job"]["id"], found["claim"], found["job"]["state"]) == (job["id"], 1, "running")
@@ -295,6 +299,22 @@ def test_worker_claims_reports_and_finishes(serve: Serve) -> None:
         assert metric(service, 'inspection_training_jobs_ended_total{state="succeeded"}') == 1
         assert metric(service, "inspection_training_duration_seconds_count") == 1
         assert metric(service, 'inspection_training_jobs{state="running"}') == 0
+
+
+def test_findings_about_the_images_are_stored_with_the_job(serve: Serve) -> None:
+    with serve() as service:
+        job = queue(service)
+        assert job["findings"] is None
+        claim(service)
+        groups = {"grouped_by": "date-in-name", "groups": ["2026-03-01"], "group_count": 1, "held_out_groups": 0}
+        findings = groups | {"suspected": [3, 99]}
+        assert act(service, job, "report", claim=1, stage="quick: read images", findings=findings).status_code == 200
+        act(service, job, "report", claim=1, stage="quick: train")
+        act(service, job, "finish", claim=1, outcome="succeeded")
+        found = service.client.get(f"{JOBS}/{job['id']}").json()["findings"]
+        assert found == groups | {"suspected": [{"number": 3, "name": "2026-03-01/2.png"}]}
+        refused = act(service, job, "report", claim=1, stage="train", findings=findings | {"grouped_by": "luck"})
+        assert problem_of(refused) == (422, "invalid-request")
 
 
 def test_failure_needs_its_reason_and_keeps_the_images(serve: Serve) -> None:

@@ -1,5 +1,6 @@
 """Defective images among the good ones are found by their distance to all other images."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests.training.small_product import plate, write_plates
+from training import coarse_features
 from training.coarse_features import CoarseFeatures
 from training.dataset import scan
 from training.image_check import check as module
@@ -19,7 +21,7 @@ from training.image_check.check import (
     leave_one_out,
     limit_of,
 )
-from training.teachers import load_teacher
+from training.teachers import Teacher, load_teacher, random_teacher
 
 
 def write(path: Path, image: np.ndarray) -> Path:
@@ -38,6 +40,44 @@ def test_planted_defective_images_are_suspected_and_good_ones_are_not(tmp_path: 
     assert len(check.suspected) <= 4  # two of 38 good images, at most
     assert [image.distance for image in check.images] == sorted((i.distance for i in check.images), reverse=True)
     assert seen[-1] == 40
+
+
+def test_many_images_are_compared_in_parts_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write(tmp_path / f"{number:02d}.png", plate(number)[0]) for number in range(20)]
+    planted = write(tmp_path / "07_planted.png", plate(300, spots=2)[0])
+    monkeypatch.setattr(module, "MAX_TOGETHER", 7)
+    features = CoarseFeatures(random_teacher("efficientnet_lite0"), 64)
+    together: list[int] = []
+    compute = features.of
+
+    def of(part: Sequence[Path], progress: Callable[[int], None] | None = None) -> torch.Tensor:
+        together.append(len(part))
+        return compute(part, progress)
+
+    monkeypatch.setattr(features, "of", of)
+    seen: list[int] = []
+    check = check_images(features, sorted([*paths, planted]), seen.append)
+    assert together == [7, 7, 7]
+    assert seen == [7, 14, 21]
+    assert {image.path for image in check.images} == {*paths, planted}
+    assert check.images[0].path == planted
+
+
+def test_descriptors_of_some_images_only_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write(tmp_path / f"{number:02d}.png", plate(number)[0]) for number in range(5)]
+    monkeypatch.setattr(coarse_features, "MAX_KEPT", 3)
+    features = CoarseFeatures(random_teacher("efficientnet_lite0"), 64)
+    first = features.of(paths)
+    computed: list[int] = []
+    compute = coarse_features.coarse_descriptors
+
+    def counting(teacher: Teacher, images: np.ndarray) -> torch.Tensor:
+        computed.append(len(images))
+        return compute(teacher, images)
+
+    monkeypatch.setattr(coarse_features, "coarse_descriptors", counting)
+    assert torch.allclose(features.of(paths), first, atol=1e-5)
+    assert computed == [2]
 
 
 def test_most_distant_place_is_that_of_the_defect(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ JOB: dict[str, Any] = {
     "created_at": "2026-03-01T00:00:00Z", "started_at": None, "finished_at": None, "images": 8, "image_bytes": 8,
     "duplicates": 0, "activate": True, "quick_only": True, "create_product": True, "variants": ["quick"],
     "worker": "pc-7", "stage": None, "done": 0, "total": 0, "seconds": 0.0, "cancel_requested": False, "error": None,
-    "versions": [], "are_images_stored": True,
+    "versions": [], "are_images_stored": True, "findings": None,
 }  # fmt: skip
 QUICK = TrainingVersion(variant="quick", version="0123456789ab", role=None)
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -36,7 +37,9 @@ def client_of(handler: Handler) -> Client:
 
 
 def heartbeat_of(handler: Handler, stop: StopRequest) -> Heartbeat:
-    claim = TrainingClaim(job=TrainingJob.model_validate(JOB), claim=3, lease_s=60.0)
+    claim = TrainingClaim(
+        job=TrainingJob.model_validate(JOB), claim=3, lease_s=60.0, max_image_bytes=2**25, max_image_pixels=10**8
+    )
     return Heartbeat(client_of(handler), claim, stop, report_s=0.01)
 
 
@@ -68,8 +71,9 @@ def test_cancellation_stops_the_pipeline_at_the_next_item() -> None:
         told.set()
         return httpx.Response(200, json=JOB | {"cancel_requested": True})
 
-    with heartbeat_of(handler, stop) as heartbeat:
-        advance = heartbeat.stage("train", 10)
+    heartbeat = heartbeat_of(handler, stop)
+    advance = heartbeat.stage("train", 10)
+    with heartbeat:
         assert told.wait(10)
         stop.wait(10)
         with pytest.raises(JobStopped):
@@ -170,6 +174,34 @@ def test_signal_concerns_the_worker_and_a_cancellation_the_job() -> None:
     stop.on_signal(signal.SIGTERM, None)
     assert reasons_of(stop) == ["interrupted", "interrupted", "lost"], "a job that is lost cannot be released"
     assert stop.signal == signal.SIGTERM
+
+
+def test_signal_stops_long_steps_at_once_and_others_where_they_ask() -> None:
+    stop = StopRequest()
+    with pytest.raises(JobStopped), stop.at_once():
+        stop.on_signal(signal.SIGTERM, None)
+    later = StopRequest()
+    with later.at_once():
+        later.defer(True)
+        later.on_signal(signal.SIGTERM, None)
+        assert later.reason == "interrupted"
+    with pytest.raises(JobStopped), later.at_once():
+        pytest.fail("the work must not begin after a signal")
+
+
+def test_cancellation_wakes_the_main_thread_from_a_long_step() -> None:
+    stop = StopRequest()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    stop.handle_signals()
+    try:
+        asking = threading.Timer(0.1, stop.request, args=("cancelled",))
+        asking.start()
+        with pytest.raises(JobStopped), stop.at_once():
+            time.sleep(300)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert (stop.reason, stop.signal) == ("cancelled", None)
 
 
 def reasons_of(stop: StopRequest) -> list[str | None]:

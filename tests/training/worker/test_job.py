@@ -15,10 +15,15 @@ import pytest
 
 from plumbline_client import Client
 from plumbline_client.schemas.training import TrainingClaim, TrainingEnd, TrainingJob
+from service.inspection.decoding.decoder import ImageLimits
 from tests.training.small_product import plate
 from tests.training.worker.test_heartbeat import JOB, client_of, problem
+from training.dataset import scan
+from training.errors import WeakBundle
 from training.fit import CHECKPOINT_NAME
+from training.image_limits import image_limits
 from training.methods import fit_config
+from training.pipeline import Request
 from training.worker.job import JobOptions, remove_ended, run_job
 from training.worker.stop import StopRequest
 
@@ -26,7 +31,9 @@ IMAGE = {"number": 1, "name": "a.png", "media_type": "image/png", "size_bytes": 
 
 
 def outcome_of(client: Client, work: Path) -> str | None:
-    claim = TrainingClaim(job=TrainingJob.model_validate(JOB), claim=3, lease_s=60.0)
+    claim = TrainingClaim(
+        job=TrainingJob.model_validate(JOB), claim=3, lease_s=60.0, max_image_bytes=2**25, max_image_pixels=10**8
+    )
     return run_job(client, claim, JobOptions(work, configs={}), StopRequest())
 
 
@@ -42,6 +49,27 @@ def service(
         if path.endswith("/images"):
             return httpx.Response(200, json={"items": [IMAGE]})
         return answer(request) if path.endswith("/images/1") else httpx.Response(200, json=JOB)
+
+    return handler
+
+
+def with_images(
+    count: int, answer: Callable[[httpx.Request], httpx.Response]
+) -> Callable[[httpx.Request], httpx.Response]:
+    """Return a service with one job of images of two lots, which answers all other requests with `answer`."""
+    images = [cv2.imencode(".png", plate(number)[0])[1].tobytes() for number in range(count)]
+    records = [
+        IMAGE | {"number": number, "name": f"lot{number % 2}/{number}.png", "sha256": hashlib.sha256(data).hexdigest()}
+        for number, data in enumerate(images, 1)
+    ]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path.endswith("/images"):
+            return httpx.Response(200, json={"items": records})
+        if "/images/" in path:
+            return httpx.Response(200, content=images[int(path.rpartition("/")[2]) - 1])
+        return answer(request)
 
     return handler
 
@@ -79,19 +107,8 @@ def test_end_of_a_job_is_sent_again_after_a_proxy_refused_it(tmp_path: Path, mon
 
 @pytest.mark.slow
 def test_training_begins_anew_if_the_checkpoint_is_of_another_worker(tmp_path: Path) -> None:
-    images = [cv2.imencode(".png", plate(number)[0])[1].tobytes() for number in range(20)]
-    records = [
-        IMAGE | {"number": number, "name": f"{number}.png", "sha256": hashlib.sha256(data).hexdigest()}
-        for number, data in enumerate(images, 1)
-    ]
-
-    def handler(request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        if path.endswith("/images"):
-            return httpx.Response(200, json={"items": records})
-        if "/images/" in path:
-            return httpx.Response(200, content=images[int(path.rpartition("/")[2]) - 1])
-        is_report = path.endswith(":report")
+    def answer(request: httpx.Request) -> httpx.Response:
+        is_report = request.url.path.endswith(":report")
         progress: dict[str, Any] = json.loads(request.content) if is_report else {"stage": None, "done": 0}
         is_training = progress["stage"] == "full: train" and progress["done"] > 0
         return httpx.Response(200, json=JOB | {"cancel_requested": is_training})
@@ -101,9 +118,39 @@ def test_training_begins_anew_if_the_checkpoint_is_of_another_worker(tmp_path: P
     checkpoint.write_bytes(b"of another version of torch")
     config = replace(fit_config("nnet", iterations=100_000, input_size=96), threads=1)
     job = TrainingJob.model_validate(JOB | {"variants": ["full"]})
-    claim = TrainingClaim(job=job, claim=3, lease_s=60.0)
+    claim = TrainingClaim(job=job, claim=3, lease_s=60.0, max_image_bytes=2**25, max_image_pixels=10**8)
     options = JobOptions(tmp_path, {"full": config}, allow_weak=True)
-    assert run_job(client_of(handler), claim, options, StopRequest()) == "cancelled", "it trains until it is cancelled"
+    assert run_job(client_of(with_images(20, answer)), claim, options, StopRequest()) == "cancelled", (
+        "it trains until it is cancelled"
+    )
+
+
+def test_findings_are_reported_and_the_limits_of_the_service_apply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        reports.append(json.loads(request.content))
+        return httpx.Response(200, json=JOB)
+
+    limits: list[ImageLimits] = []
+
+    def check_only(request: Request, _: object, __: object, on_checked: Callable[..., None]) -> None:
+        limits.append(image_limits())
+        on_checked(scan(request.data, few=True), [request.data / "lot1" / "3.png"])
+        raise WeakBundle(["no training here"])
+
+    monkeypatch.setattr("training.worker.job.train", check_only)
+    options = JobOptions(tmp_path, {"quick": fit_config("nnet", quick=True)})
+    job = TrainingJob.model_validate(JOB)
+    claim = TrainingClaim(job=job, claim=3, lease_s=60.0, max_image_bytes=2**27, max_image_pixels=10**9)
+    assert run_job(client_of(with_images(8, answer)), claim, options, StopRequest()) == "failed"
+    found = [report["findings"] for report in reports if "findings" in report]
+    groups = {"grouped_by": "folder", "groups": ["lot0", "lot1"], "group_count": 2, "held_out_groups": 1}
+    assert found == [groups | {"suspected": [3]}]
+    assert limits == [ImageLimits(max_bytes=2**27, max_pixels=10**9)]
+    assert image_limits() == ImageLimits()
 
 
 def test_only_folders_of_jobs_that_have_ended_are_removed(tmp_path: Path) -> None:

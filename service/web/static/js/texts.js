@@ -8,3 +8,6 @@ export const locale = () => LOCALES[document.documentElement.lang] ?? document.d
 
 /** Return a text with values in place of placeholders such as {count}. */
 export const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+
+/** Return the text for a number of things: `forms` holds the singular and the plural, as all languages of the pages have. */
+export const fillCount = (forms, count) => fill(forms[count === 1 ? 0 : 1], {count});

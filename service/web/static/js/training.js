@@ -3,7 +3,8 @@
 import {call} from "./api.js";
 import {takeDrops} from "./file-drop.js";
 import {show} from "./messages.js";
-import {fill} from "./texts.js";
+import {closest} from "./similar.js";
+import {fill, fillCount} from "./texts.js";
 
 const MIB = 2 ** 20;
 
@@ -11,6 +12,7 @@ const form = document.getElementById("training");
 const texts = JSON.parse(document.getElementById("training-texts").textContent);
 const sending = document.getElementById("sending");
 const button = form.querySelector("button.primary");
+const newProduct = form.elements.create_product;
 
 /** Return why these files cannot be sent in one request; null if they can. */
 function refusal(files) {
@@ -38,7 +40,7 @@ function pathOf() {
   if (quickOnly.checked) {
     query.set("quick_only", "true");
   }
-  if (!texts.products.includes(product.value)) {
+  if (newProduct.checked) {
     query.set("create_product", "true");
   }
   return `/v1/products/${encodeURIComponent(product.value)}/good-images?${query}`;
@@ -73,10 +75,11 @@ form.addEventListener("submit", async (event) => {
     return;
   }
   button.disabled = true;
-  sending.textContent = fill(texts.sending, {count: files.length});
+  sending.textContent = fillCount(texts.sending, files.length);
   try {
     const job = await call("POST", pathOf(), bodyOf(files));
     show(fill(texts.queued, {count: job.images}));
+    newProduct.checked = false;
     form.elements.images.value = "";
     window.htmx.trigger(document.body, "training-jobs");
   } catch (error) {
@@ -86,6 +89,24 @@ form.addEventListener("submit", async (event) => {
     button.disabled = false;
   }
 });
+
+// A misspelt name would create a product, so a person confirms that the product is new.
+function askIfNew() {
+  const name = form.elements.product.value;
+  const isNew = form.elements.product.validity.valid && !texts.products.includes(name);
+  newProduct.closest("label").hidden = !isNew;
+  newProduct.disabled = !isNew;
+  newProduct.required = isNew;
+  newProduct.checked = false;
+  if (isNew) {
+    const similar = closest(name, texts.products).join(", ");
+    const statement = fill(texts.new_product, {product: name});
+    newProduct.nextElementSibling.textContent = similar ? `${statement} ${fill(texts.similar, {names: similar})}` : statement;
+  }
+}
+
+form.elements.product.addEventListener("input", askIfNew);
+askIfNew();
 
 takeDrops(form, (files) => {
   form.elements.images.files = files;
