@@ -6,9 +6,11 @@ import http.client
 import io
 import resource
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -137,7 +139,7 @@ def test_sigterm_breaks_no_persistent_connection(tiny_models: Path, tmp_path: Pa
     with service_process(tiny_models, tmp_path / "data", CPU | {"shutdown_delay_s": "0.5"}) as service:
         service.wait_until(200)
         address = urlsplit(service.url)
-        broken, last = [], []
+        broken, last, inspected = [], [], []
 
         def send() -> None:
             connection = http.client.HTTPConnection(str(address.hostname), address.port, 20)
@@ -148,9 +150,12 @@ def test_sigterm_breaks_no_persistent_connection(tiny_models: Path, tmp_path: Pa
                     response = connection.getresponse()
                     response.read()
                 except (OSError, http.client.HTTPException) as error:
-                    if is_open or not isinstance(error, ConnectionRefusedError):
+                    # The port is closed. A connection that nobody had accepted until then is reset.
+                    if is_open or not isinstance(error, ConnectionRefusedError | ConnectionResetError):
                         broken.append(repr(error))
-                    return  # the port is closed
+                    return
+                if response.status == 201:
+                    inspected.append(response.headers["location"])
                 if response.headers.get("connection") == "close":
                     last.append(response.status)
 
@@ -165,6 +170,9 @@ def test_sigterm_breaks_no_persistent_connection(tiny_models: Path, tmp_path: Pa
     assert broken == []
     assert len(last) >= len(threads)
     assert set(last) <= {201, 503}
+    with closing(sqlite3.connect(tmp_path / "data" / "plumbline.db")) as database:
+        (stored,) = database.execute("SELECT count(*) FROM inspections").fetchone()
+    assert stored == len(inspected), "every inspection was answered"
 
 
 def test_requested_cuda_is_never_replaced_by_the_cpu(tiny_models: Path, tmp_path: Path) -> None:
