@@ -149,7 +149,7 @@ def test_forked_process_reads(files: ArtefactFiles) -> None:
     reader, writer = os.pipe()
     with contextlib.ExitStack() as stack:
         if isinstance(files, RemoteFiles):
-            stack.enter_context(files._lock)  # as if another thread connected at this moment
+            stack.enter_context(files._file_system._lock)  # as if another thread connected at this moment
         child = os.fork()
     if child == 0:
         try:
