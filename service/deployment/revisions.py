@@ -219,7 +219,8 @@ class RevisionFollower:
             except ShuttingDown:
                 raise
             except PlumblineError as error:
-                registry.failures.replace_broken(BrokenBundle(product, version, error.slug, error.detail))
+                broken = BrokenBundle(product, version, error.slug, error.detail, error.retry_after_s)
+                registry.failures.replace_broken(broken)
                 raise
             # If the recipe was changed again meanwhile, the next poll or inspection adopts the change.
             registry.swap(product, served, lambda: (revision, None))

@@ -39,6 +39,8 @@ class ServerPaths:
             names |= {database.parent: "DATABASE_FOLDER"}
         if (artefacts := _folder_of(settings.artefacts_url)) is not None:
             names |= {artefacts: "ARTEFACTS"}
+        if (bundles := _folder_of(settings.bundle_store)) is not None:
+            names |= {bundles: "BUNDLE_STORE"}
         names |= {settings.models: "MODELS", settings.data: "DATA"}
         spelled = {str(form): name for path, name in names.items() for form in (path.absolute(), path.resolve())}
         self._names = {text: name for text, name in spelled.items() if text != path_root(text)}
