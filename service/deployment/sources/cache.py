@@ -49,15 +49,17 @@ _PARTS = ".downloads"
 
 @dataclass(frozen=True)
 class CacheLimits:
-    """When bundles leave the cache.
+    """When bundles leave the cache, and when they are requested again.
 
     Attributes:
         limit_bytes: Most bytes in the folder; None for no limit.
         grace_s: Seconds after its last use for which a bundle stays.
+        pause_s: Seconds after a failed request in which nothing is requested.
     """
 
     limit_bytes: int | None = None
     grace_s: float = GRACE_S
+    pause_s: float = PAUSE_S
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ class BundleCache:
         except BundleStoreUnavailable as error:
             self._metrics.downloads.labels("failed").inc()
             self._reason = error.reason, error.remedy
-            self._unavailable_until = time.monotonic() + PAUSE_S
+            self._unavailable_until = time.monotonic() + self._limits.pause_s
             raise
         except OSError as error:
             self._metrics.downloads.labels("failed").inc()
@@ -289,13 +291,14 @@ class BundleCache:
     def _download_missing(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> int:
         manifest, folder = stored.manifest, self._root / key[0] / key[1]
         missing = self.missing(key, manifest, with_graph=with_graph)
-        size = sum(entry.bytes for entry in missing.values())
+        text = stored.manifest_json.encode()
+        has_manifest = self.manifest(key) is not None
+        size = sum(entry.bytes for entry in missing.values()) + (0 if has_manifest else len(text))
         self.trim(size)
         for name, entry in missing.items():
             self._put(folder / name, self._objects.download(stored.digest, name, entry))
-        if self.manifest(key) is None:
-            self._put(folder / MANIFEST, iter([stored.manifest_json.encode()]))
-            size += len(stored.manifest_json.encode())
+        if not has_manifest:
+            self._put(folder / MANIFEST, iter([text]))
         if self.missing(key, manifest, with_graph=with_graph):
             raise FileNotFoundError(str(folder))
         return size
