@@ -60,7 +60,7 @@ def check_bundle_store(settings: Settings) -> Iterator[Finding]:
         yield Finding("bundles", Health.PROBLEM, f"{settings.models} cannot be used ({error.strerror})", remedy)
         return
     if products:
-        yield Finding("bundles", Health.OK, f"{len(products)} products in the bundle store")
+        yield Finding("bundles", Health.OK, f"in the bundle store: {len(products)} product(s)")
     else:
         remedy = "Upload a bundle, or run plumbline bundle import-repository DIR."
         yield Finding("bundles", Health.PROBLEM, "the bundle store holds no bundle", remedy)

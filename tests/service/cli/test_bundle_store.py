@@ -41,7 +41,7 @@ def test_repository_is_imported_and_the_import_can_be_repeated(store: Path, tmp_
     assert result.exit_code == 0, result.output
     assert "1 stored" in result.output
     assert "2 in the store before, 0 broken" in result.output
-    result = run("audit", "list", "--json")
+    result = run("audit", "export")
     assert result.exit_code == 0, result.output
     assert result.stdout.count("bundle:upload") == 3
 
@@ -59,7 +59,7 @@ def test_commands_list_the_products_of_the_store(store: Path, tmp_path: Path, ti
         "no graph is fetched"
     )
     result = run("doctor", "--port", "0")
-    assert "1 products in the bundle store" in result.output
+    assert "in the bundle store: 1 product(s)" in result.output
     assert "a small file was written and deleted" in result.output
     store.rename(store.with_name("gone"))
     result = run("doctor", "--port", "0")
