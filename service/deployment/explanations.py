@@ -157,7 +157,7 @@ class Explanations:
         check_deadline()
         prepared = prepare_stored(record, data, explainer.bundle.manifest.input)
         explanation = explainer.explain(prepared, (rgb.shape[0], rgb.shape[1]), stored_map, cell)
-        origins = explainer.bundle.read_origins()
+        origins = self._source.use(record.product, record.bundle_version, lambda _: explainer.bundle.read_origins())
         normal = tuple(_normal_patch(one, rgb, origins) for one in explanation.nearest)
         spot = normal[0].spot if normal else cut_patch(rgb, _enlarged(explanation.box))
         return Why(

@@ -125,17 +125,18 @@ class Registry:
         return self._changes.closing.wait(timeout_s)
 
     def load(self, load_product: Callable[[str], None]) -> None:
-        """Load every product, several at a time. A product that cannot be loaded does not affect the others.
-
-        Args:
-            load_product: Loads one product with `load_bundle` and puts it in force with `swap`. It is called from
-                several threads. Whatever it raises is recorded in `failures.broken`.
-        """
+        """Load every product, several at a time; see `ProductLoading.run`."""
         self._loading.run(load_product, self._changes.end)
 
+    def knows(self, product: str) -> bool:
+        """Return whether there is such a product. A product that another replica just uploaded is registered here."""
+        if product not in self._known and self.source.is_shared and self.source.versions(product):
+            self._add_known({product})
+        return product in self._known
+
     def require_known(self, product: str) -> None:
-        """Raise `UnknownProduct` if the repository has no such product."""
-        if product not in self._known:
+        """Raise `UnknownProduct` if there is no such product."""
+        if not self.knows(product):
             raise UnknownProduct(product, self._known, self.models)
 
     def get(self, product: str) -> ActiveProduct:
@@ -149,11 +150,13 @@ class Registry:
         if active is not None:
             return active
         self.require_known(product)
-        reasons = [broken.reason for broken in self.failures.broken if broken.product == product]
+        broken = [one for one in self.failures.broken if one.product == product]
+        reasons = " ".join(one.reason for one in broken)
         if self.is_loading(product):
-            raise ProductNotReady(product, " ".join(reasons) or "its bundle is still being loaded.")
-        # Somebody has to act: a client that tries again gets the same response.
-        raise ProductNotReady(product, " ".join(reasons) or "none of its bundles is activated yet.", None)
+            raise ProductNotReady(product, reasons or "its bundle is still being loaded.")
+        # Unless the reason ends by itself, somebody has to act: a client that tries again gets the same response.
+        retry_after_s = max((one.retry_after_s for one in broken if one.retry_after_s is not None), default=None)
+        raise ProductNotReady(product, reasons or "none of its bundles is activated yet.", retry_after_s)
 
     def is_loading(self, product: str) -> bool:
         """Return whether a change of the product's bundles is in progress."""

@@ -118,7 +118,7 @@ class Rollout:
             UnknownProduct: The product is new.
             ChangeUnderWay: A change of the product's bundles is in progress.
         """
-        if product not in self._registry.known and not create_product:
+        if not create_product and not self._registry.knows(product):
             remedy = "To create the product with its first bundle, upload it with create_product=true."
             raise UnknownProduct(product, self._registry.known, self._registry.models, remedy)
         if self._registry.is_loading(product):

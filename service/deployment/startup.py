@@ -15,7 +15,6 @@ from service.deployment.failures import BrokenBundle
 from service.deployment.loading import known_failure
 from service.deployment.recipes import recipe_in_force, shadow_recipe
 from service.deployment.registry import Registry
-from service.deployment.repository import empty_reason
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.errors import ProviderUnavailable
 from service.store.choices import BundleChoices
@@ -50,7 +49,7 @@ class Startup:
         if not self._registry.known:
             log.error(
                 "no product to serve",
-                reason=f"The model repository {self._registry.models} {empty_reason(self._registry.models)}.",
+                reason=self._registry.source.empty_reason,
                 remedy="Set PLUMBLINE_MODELS to the folder that holds the products, or upload a bundle.",
             )
         self._registry.load(self._load_product)

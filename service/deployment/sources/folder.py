@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.bundle.bundle import Bundle, bundle_folders, read_manifest
 from service.bundle.manifest import Digest, Manifest
-from service.deployment.repository import product_folders
+from service.deployment.repository import empty_reason, product_folders
 from service.deployment.sources.source import BundleSource, ResultT
 
 
@@ -21,6 +21,11 @@ class FolderSource(BundleSource):
     def products(self, besides: Set[str] = frozenset()) -> set[str]:
         """Return the names of the products."""
         return set(product_folders(self.root, besides))
+
+    @property
+    def empty_reason(self) -> str:
+        """Why there is no product, as a sentence."""
+        return f"The model repository {self.root} {empty_reason(self.root)}."
 
     def versions(self, product: str) -> list[str]:
         """Return the versions of a product's bundles, newest first."""

@@ -111,6 +111,11 @@ class BundleSource(ABC):
             BundleStoreUnavailable: The files cannot be stored.
         """
 
+    @property
+    @abstractmethod
+    def empty_reason(self) -> str:
+        """Why there is no product, as a sentence."""
+
     def contains(self, product: str, version: str) -> bool:
         """Return whether there is such a bundle.
 

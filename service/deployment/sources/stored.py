@@ -54,6 +54,11 @@ class StoredSource(BundleSource):
         """Return the names of the products."""
         return self._table.products() - besides
 
+    @property
+    def empty_reason(self) -> str:
+        """Why there is no product, as a sentence."""
+        return "The bundle store holds no bundle."
+
     def versions(self, product: str) -> list[str]:
         """Return the versions of a product's bundles, newest first."""
         return self._table.versions(product)

@@ -14,7 +14,7 @@ import pytest
 
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
-from service.deployment.errors import ProductNotReady, UnknownBundle
+from service.deployment.errors import ProductNotReady, UnknownBundle, UnknownProduct
 from service.deployment.memory_limits import MemoryLimits
 from service.deployment.replay import Replayer
 from service.store.audit import AuditFilter, list_audit
@@ -105,13 +105,25 @@ def test_upload_and_activation_reach_the_other_replica(
 
 def test_new_product_reaches_the_other_replica(pair: tuple[Replica, Replica], tmp_path: Path) -> None:
     first, second = pair
-    nut = write_tiny_bundle(tmp_path / "made", "nut")
+    nut, bolt = (write_tiny_bundle(tmp_path / "made", name) for name in ("nut", "bolt"))
     first.upload(nut)
     second.follower.poll()
     assert "nut" in second.registry.known
     second.activate(nut)
     first.follower.poll()
     assert first.version("nut") == nut.version
+    # Before the next poll.
+    first.upload(bolt)
+    assert not second.upload(bolt, create_product=False)
+    second.activate(bolt)
+    with pytest.raises(ProductNotReady, match="another process activated") as raised, first.registry.lease("bolt"):
+        pass
+    assert raised.value.retry_after_s is not None
+    with pytest.raises(UnknownProduct), first.registry.lease("washer"):
+        pass
+    first.follower.poll()
+    with first.registry.lease("bolt") as active:
+        assert active.bundle.version == bolt.version
 
 
 def test_listing_downloads_nothing(pair: tuple[Replica, Replica], bundles: tuple[Bundle, Bundle]) -> None:
@@ -183,8 +195,9 @@ def test_replica_that_starts_while_the_store_is_down_loads_later(
         (broken,) = third.registry.broken
         assert (broken.product, broken.version) == ("widget", bundles[1].version)
         assert third.downloads("failed") == 1
-        with pytest.raises(ProductNotReady, match="bundle store"):
+        with pytest.raises(ProductNotReady, match="bundle store") as raised:
             third.registry.get("widget")
+        assert raised.value.retry_after_s is not None
         later = threading.Thread(target=third.startup.fetch_again, args=(0.01,))
         later.start()
         objects.is_down = False
