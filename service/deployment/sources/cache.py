@@ -26,7 +26,7 @@ from pathlib import Path
 
 import structlog
 
-from service.bundle.manifest import CARD, IMAGES, MANIFEST, FileEntry, Manifest
+from service.bundle.manifest import CARD, FILE_NAME, IMAGES, MANIFEST, FileEntry, Manifest
 from service.bundle.writer import STALE_S
 from service.deployment.sources.source import BundleKey
 from service.errors import ShuttingDown
@@ -292,6 +292,9 @@ class BundleCache:
         manifest, folder = stored.manifest, self._root / key[0] / key[1]
         missing = self.missing(key, manifest, with_graph=with_graph)
         text = stored.manifest_json.encode()
+        is_safe = all(FILE_NAME.fullmatch(name) for name in manifest.files)
+        if not is_safe or hashlib.sha256(text).hexdigest() != stored.digest:
+            raise BundleDamaged(stored.digest, MANIFEST, "the database has another one")
         has_manifest = self.manifest(key) is not None
         size = sum(entry.bytes for entry in missing.values()) + (0 if has_manifest else len(text))
         self.trim(size)

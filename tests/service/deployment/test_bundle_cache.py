@@ -18,6 +18,7 @@ from service.bundle.manifest import MANIFEST, MODEL
 from service.deployment.sources.cache import DESCRIPTION, BundleCache, CacheLimits
 from service.deployment.sources.source import BundleKey
 from service.monitoring.metrics import Metrics
+from service.store.bundles.objects import BundleDamaged
 from service.store.bundles.table import StoredBundle
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 from tests.bundles import write_tiny_bundle
@@ -235,6 +236,19 @@ def test_failed_request_is_not_repeated_at_once(
     assert objects.reads.total() == 1, "the second one would wait for the same deadline"
 
 
+def test_manifest_that_was_changed_in_the_database_is_refused(
+    tmp_path: Path, objects: WatchedObjects, bundles: dict[str, Bundle]
+) -> None:
+    bench = make_bench(tmp_path, objects, bundles, 10)
+    bolt = bundles["bolt"]
+    text = bolt.read_file(MANIFEST).decode()
+    for changed in (text.replace(MODEL, "../../model.onnx"), text + " "):
+        stored = StoredBundle("bolt", bolt.digest, changed, "available")
+        with pytest.raises(BundleDamaged, match="the database has another one"):
+            bench.cache.complete(bench.key("bolt"), lambda stored=stored: stored, with_graph=True)  # type: ignore[misc]
+    assert not list((tmp_path / "cache").rglob("*.onnx"))
+
+
 def test_folder_that_cannot_be_written_is_named(
     tmp_path: Path, objects: WatchedObjects, bundles: dict[str, Bundle]
 ) -> None:
@@ -256,6 +270,7 @@ from service.bundle.manifest import MANIFEST
 from service.deployment.sources.cache import BundleCache, CacheLimits
 from service.monitoring.metrics import Metrics
 from service.store.bundles import objects
+from service.store.bundles.objects import BundleDamaged
 from service.store.bundles.table import StoredBundle
 
 class Slow(objects.LocalObjects):
