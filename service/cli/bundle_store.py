@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from service.cli.findings import Finding, Health
 from service.cli.offline import open_bundles
+from service.deployment.sources.importing import list_bundles
 from service.deployment.sources.opening import open_source
 from service.deployment.sources.source import BundleSource
 from service.errors import PlumblineError
@@ -52,13 +53,19 @@ def check_bundle_store(settings: Settings) -> Iterator[Finding]:
         yield Finding("bundle store", Health.PROBLEM, f"{url}: {error.reason}", remedy)
     try:
         with open_bundles(settings) as source:
-            products = sorted(source.products())
+            products = source.products()
+            listed = {product: source.versions(product) for product in products}
+            others = [key for key in list_bundles(settings.models) if key[1] not in listed.get(key[0], ())]
     except PlumblineError:
         return  # the check of the database reports it
     except OSError as error:
         remedy = "Set PLUMBLINE_MODELS to a folder that this user can write, which is the cache of the bundle store."
         yield Finding("bundles", Health.PROBLEM, f"{settings.models} cannot be used ({error.strerror})", remedy)
         return
+    if others:
+        text = f"{len(others)} bundles in {settings.models} are not in the bundle store, so they are not served"
+        remedy = "Run plumbline bundle import-repository, or remove them."
+        yield Finding("bundles", Health.WARNING, text, remedy)
     if products:
         yield Finding("bundles", Health.OK, f"in the bundle store: {len(products)} product(s)")
     else:

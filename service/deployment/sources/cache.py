@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -181,15 +182,16 @@ class BundleCache:
         """Remove a damaged bundle from the local disk."""
         self._used -= self._discard(self._root / key[0] / key[1])
 
-    def trim(self, needed_bytes: int = 0) -> None:
+    def trim(self, needed_bytes: int = 0, *, is_changed: bool = False) -> None:
         """Remove bundles if the limit is exceeded.
 
         Args:
             needed_bytes: Bytes that are about to be added.
+            is_changed: Whether something else added files to the folder.
         """
-        limit = self._limits.limit_bytes
-        is_old = time.monotonic() - self._scanned_at > _SCAN_S
-        if limit is None or (self._used + needed_bytes <= limit and not is_old):
+        limit = math.inf if self._limits.limit_bytes is None else self._limits.limit_bytes
+        is_old = is_changed or time.monotonic() - self._scanned_at > _SCAN_S
+        if self._used + needed_bytes <= limit and not is_old:
             return
         with self._trimming:
             cached = self._scan()
@@ -201,7 +203,7 @@ class BundleCache:
                 log.warning("cache of bundles not reduced", reason=repr(error))
                 return
             # Somewhat more than needed, so that not every download has to look for something to remove.
-            self._remove_oldest(cached, removable, self._used + needed_bytes - limit + limit // 20)
+            self._remove_oldest(cached, removable, int(self._used + needed_bytes - limit + limit // 20))
 
     def close(self) -> None:
         """Stop downloads. One that waits for the bundle store ends with its request."""

@@ -105,7 +105,7 @@ class StoredSource(BundleSource):
 
         def register(manifest_json: str = self._table.text_of(bundle)) -> bool:
             is_new = self._table.add(bundle, manifest_json)
-            self._cache.trim()
+            self._cache.trim(is_changed=True)
             return is_new
 
         return register

@@ -61,6 +61,9 @@ def test_commands_list_the_products_of_the_store(store: Path, tmp_path: Path, ti
     result = run("doctor", "--port", "0")
     assert "in the bundle store: 1 product(s)" in result.output
     assert "a small file was written and deleted" in result.output
+    assert "not in the bundle store" not in result.output
+    write_tiny_bundle(tmp_path / "cache", "nut")
+    assert "1 bundles in" in run("doctor", "--port", "0").output
     store.rename(store.with_name("gone"))
     result = run("doctor", "--port", "0")
     assert result.exit_code == 1

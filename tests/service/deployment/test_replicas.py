@@ -88,7 +88,9 @@ def test_upload_and_activation_reach_the_other_replica(
 ) -> None:
     (first, second), (old, new) = pair, bundles
     assert second.version("widget") == old.version
+    before = first.source._cache.used_bytes
     assert first.upload(new)
+    assert first.source._cache.used_bytes > before > 0
     assert not first.upload(new)
     assert not second.upload(new), "it is in the store already, though not on the disk of this replica"
     versions = [(one.version, one.state) for one in second.rollout.versions("widget")]
