@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     )
 
     models: Folder = Path("models")
-    """Model repository: one folder per product, in it one folder per bundle version. Only uploads write to it."""
+    """Model repository: one folder per product, in it one folder per bundle version. Only uploads write to it. With
+    `bundle_store`, it is a local cache.
+    """
     data: Folder = Path("data")
     """Folder for inspections: the SQLite database, images and anomaly maps. Must be writable."""
     database_url: DatabaseUrl = ""

@@ -129,14 +129,14 @@ class Registry:
         self._loading.run(load_product, self._changes.end)
 
     def knows(self, product: str) -> bool:
-        """Return whether there is such a product. A product that another replica just uploaded is registered here."""
+        """Return whether there is such a product, also if another replica just uploaded it. May read the database."""
         if product not in self._known and self.source.is_shared and self.source.versions(product):
             self._add_known({product})
         return product in self._known
 
     def require_known(self, product: str) -> None:
-        """Raise `UnknownProduct` if there is no such product."""
-        if not self.knows(product):
+        """Raise `UnknownProduct` if no such product is registered. Reads nothing, so it may run on an event loop."""
+        if product not in self._known:
             raise UnknownProduct(product, self._known, self.models)
 
     def get(self, product: str) -> ActiveProduct:

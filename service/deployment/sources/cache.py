@@ -45,6 +45,7 @@ GRACE_S = 60.0
 PAUSE_S = 2.0
 """Seconds after a failed request in which nothing is requested: others would wait for the same deadline."""
 _SCAN_S = 60.0
+_WARN_S = 600.0
 _PARTS = ".downloads"
 
 
@@ -106,7 +107,7 @@ class BundleCache:
         self._locks: dict[BundleKey, threading.Lock] = {}
         self._held: Counter[BundleKey] = Counter()
         self._trimming = threading.Lock()
-        self._used, self._scanned_at = 0, -_SCAN_S
+        self._used, self._scanned_at, self._warned_at = 0, -_SCAN_S, -_WARN_S
         self._closing = threading.Event()
         self._unavailable_until, self._reason = 0.0, ("", "")
         root.mkdir(parents=True, exist_ok=True)
@@ -204,6 +205,14 @@ class BundleCache:
                 return
             # Somewhat more than needed, so that not every download has to look for something to remove.
             self._remove_oldest(cached, removable, int(self._used + needed_bytes - limit + limit // 20))
+            if self._used + needed_bytes > limit and time.monotonic() - self._warned_at > _WARN_S:
+                self._warned_at = time.monotonic()
+                log.warning(
+                    "cache of bundles exceeds its limit",
+                    bytes=self._used + needed_bytes,
+                    limit=limit,
+                    reason="everything else in it is in use, was used a moment ago, or is not in the bundle store",
+                )
 
     def close(self) -> None:
         """Stop downloads. One that waits for the bundle store ends with its request."""
@@ -229,13 +238,6 @@ class BundleCache:
                 excess -= freed
                 self._metrics.evictions.inc()
                 log.info("bundle removed from the cache", product=one.key[0], version=one.key[1], bytes=freed)
-        if excess > 0:
-            log.warning(
-                "cache of bundles exceeds its limit",
-                bytes=self._used,
-                limit=self._limits.limit_bytes,
-                reason="everything else in it is in use, was used a moment ago, or is not in the bundle store",
-            )
 
     def _strip(self, one: _Cached) -> int:
         """Remove all files of a bundle but its description, and return their size."""
