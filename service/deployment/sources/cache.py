@@ -46,6 +46,7 @@ PAUSE_S = 2.0
 """Seconds after a failed request in which nothing is requested: others would wait for the same deadline."""
 _SCAN_S = 60.0
 _WARN_S = 600.0
+_ATTEMPTS = 3
 _PARTS = ".downloads"
 
 
@@ -270,10 +271,7 @@ class BundleCache:
             raise BundleStoreUnavailable(*self._reason)
         started = time.monotonic()
         try:
-            try:
-                size = self._download_missing(key, stored, with_graph=with_graph)
-            except FileNotFoundError:  # another process removed the folder meanwhile
-                size = self._download_missing(key, stored, with_graph=with_graph)
+            size = self._download_all(key, stored, with_graph=with_graph)
         except BundleDamaged:
             self._metrics.downloads.labels("damaged").inc()
             raise
@@ -291,6 +289,15 @@ class BundleCache:
         seconds = time.monotonic() - started
         self._metrics.count_download(size, seconds)
         log.info("bundle downloaded", product=key[0], version=key[1], bytes=size, seconds=round(seconds, 3))
+
+    def _download_all(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> int:
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):  # another process removed the folder meanwhile
+                return self._download_missing(key, stored, with_graph=with_graph)
+        raise BundleStoreUnavailable(
+            f"bundle {key[1]} was removed from its cache by another process while it was downloaded",
+            "Raise PLUMBLINE_BUNDLE_CACHE_BYTES.",
+        )
 
     def _download_missing(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> int:
         manifest, folder = stored.manifest, self._root / key[0] / key[1]

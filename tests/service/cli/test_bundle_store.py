@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
+from service.deployment.sources import importing
 from tests.bundles import write_tiny_bundle
 from tests.command_line import run
 
@@ -94,3 +96,25 @@ def test_store_that_is_missing_stops_the_import_with_the_remedy(
     result = run("bundle", "import-repository", tiny_models)
     assert result.exit_code == 2
     assert "PLUMBLINE_BUNDLE_STORE is not set" in result.output
+
+
+def test_interrupted_import_continues(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = tmp_path / "made"
+    for name in ("bolt", "nut"):
+        write_tiny_bundle(models, name)
+    store_bundle = importing.store_bundle
+
+    def interrupt(bundle: Bundle, *arguments: Any) -> bool:
+        if bundle.manifest.product == "nut":
+            raise KeyboardInterrupt
+        return store_bundle(bundle, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "store_bundle", interrupt)
+        result = run("bundle", "import-repository", models)
+    assert result.exit_code == 1
+    assert "Interrupted. 1 bundles were stored. Run the command again to continue." in result.output
+    result = run("bundle", "import-repository", models)
+    assert result.exit_code == 0
+    assert "1 stored" in result.output
+    assert "1 in the store before" in result.output

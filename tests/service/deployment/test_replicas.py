@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,12 +16,14 @@ import pytest
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
 from service.deployment.errors import ProductNotReady, UnknownBundle, UnknownProduct
-from service.deployment.memory_limits import MemoryLimits
+from service.deployment.memory_limits import MemoryLimits, memory_bytes
 from service.deployment.replay import Replayer
+from service.deployment.sources.cache import CacheLimits
 from service.store.audit import AuditFilter, list_audit
 from service.store.bundles.objects import LocalObjects
 from service.store.errors import BundleStoreUnavailable
 from tests.bundles import SCORES, write_tiny_bundle
+from tests.running_service import GOOD
 from tests.service.deployment.conftest import SIGNATURE
 from tests.service.deployment.replicas import Replica, WatchedObjects, run_replica
 
@@ -311,7 +314,6 @@ def test_old_inspection_is_replayed_with_a_bundle_that_left_the_cache(
 def stored_inspection(replica: Replica, bundle: Bundle) -> Any:
     from service.deployment.recipes import recipe_in_force
     from service.store.ids import created_at, new_id
-    from tests.running_service import GOOD
     from tests.service.store.test_store import make_row
 
     recipe = recipe_in_force(replica.store.engine, bundle)
@@ -343,3 +345,31 @@ def test_replica_closes_while_it_downloads(
         assert load.result(WAIT_S) is not None
         assert MODEL not in third.files("widget", bundles[0].version)
         assert not list((third.source.root / ".downloads").iterdir())
+
+
+def test_memory_and_cache_that_are_too_small_cost_time_and_nothing_else(
+    run: Run, objects: WatchedObjects, tmp_path: Path
+) -> None:
+    bundles = [write_tiny_bundle(tmp_path / "made", f"part-{number}") for number in range(6)]
+    size = sum(path.stat().st_size for path in bundles[0].path.rglob("*") if path.is_file())
+    with run("a") as first:
+        for bundle in bundles:
+            first.upload(bundle)
+            first.activate(bundle)
+    memory = MemoryLimits(int(2.5 * memory_bytes(bundles[0].manifest)))
+    with run("b", memory=memory, limits=CacheLimits(int(4.5 * size), grace_s=0, pause_s=0)) as second:
+
+        def work(offset: int) -> int:
+            judged = 0
+            for number in range(offset, offset + 4):
+                with second.registry.lease(f"part-{number % 6}", WAIT_S) as active:
+                    active.inspector.infer(active.inspector.read(GOOD))
+                    judged += 1
+            return judged
+
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(work, (0, 2, 4))) == [4, 4, 4]
+        assert second.metrics.bundle_store.evictions._value.get() > 0
+        assert second.metrics.memory.evictions._value.get() > 0
+        assert second.downloads("failed") == second.downloads("damaged") == 0
+        assert not second.registry.broken
