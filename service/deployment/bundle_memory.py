@@ -26,6 +26,7 @@ from service.deployment.sources.source import BundleSource
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.inspector import Inspector
 from service.monitoring.memory_metrics import MemoryMetrics
+from service.store.errors import BundleStoreUnavailable
 from service.store.records import Role
 
 log = structlog.get_logger(__name__)
@@ -83,6 +84,8 @@ class BundleMemory:
         self._sizes: dict[ServedBundle, int] = {}
         """Memory of the bundles that are loaded or being loaded, in bytes."""
         self._loads: dict[ServedBundle, LoadResult] = {}
+        self._unreachable: set[tuple[str, str]] = set()
+        """Bundles that could not be fetched in an outage of the bundle store."""
         self._reserving: list[ServedBundle] = []
         """Bundles that need memory, in the order in which they get it."""
         self._mean_load_s = _MIN_RETRY_S
@@ -194,6 +197,7 @@ class BundleMemory:
         failure: PlumblineError
         try:
             self._source.fetch(served.bundle.manifest.product, served.bundle.version)
+            self._end_outage()
             with self._changed:
                 if self._closed:
                     raise ShuttingDown()
@@ -206,6 +210,13 @@ class BundleMemory:
         with self._changed:
             del self._loads[served]
         load.set_result(failure)
+
+    def _end_outage(self) -> None:
+        """Take note that the bundle store can be reached: what could not be fetched is fetched by its next image."""
+        with self._changed:
+            unreachable, self._unreachable = self._unreachable, set()
+        for product, version in unreachable:
+            self._failures.discard_broken(product, version)
 
     def _load(self, served: ServedBundle, load: LoadResult) -> None:
         failure: PlumblineError | None = None
@@ -265,6 +276,9 @@ class BundleMemory:
         broken = BrokenBundle(product, served.bundle.version, failure.slug, failure.detail, failure.retry_after_s)
         self._failures.add_refused(broken)
         if role == "active":
+            if type(error) is BundleStoreUnavailable:  # not damaged, which somebody has to repair
+                with self._changed:
+                    self._unreachable.add((product, broken.version))
             self._failures.discard_broken(product, broken.version)
             self._failures.add_broken(broken)
         self._retries.add_failure(product, role, wanted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,9 +15,8 @@ import pytest
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
 from service.deployment.errors import ProductNotReady, UnknownBundle, UnknownProduct
-from service.deployment.memory_limits import MemoryLimits, memory_bytes
+from service.deployment.memory_limits import MemoryLimits
 from service.deployment.replay import Replayer
-from service.deployment.sources.cache import CacheLimits
 from service.store.audit import AuditFilter, list_audit
 from service.store.bundles.objects import LocalObjects
 from service.store.errors import BundleStoreUnavailable
@@ -295,6 +293,30 @@ def lease(replica: Replica) -> None:
         pass
 
 
+def test_products_are_not_broken_any_more_when_the_store_is_back(
+    run: Run, bundles: tuple[Bundle, Bundle], objects: WatchedObjects, tmp_path: Path
+) -> None:
+    made = [bundles[0], *(write_tiny_bundle(tmp_path / "made", name) for name in ("bolt", "nut"))]
+    with run("a") as first:
+        for bundle in made:
+            first.upload(bundle)
+            first.activate(bundle)
+    objects.write(f"{made[1].digest}/{MODEL}", b"x")
+    with run("c", memory=PINNED_NUT) as third:
+        objects.is_down = True
+        with pytest.raises(ProductNotReady), third.registry.lease("widget", WAIT_S):
+            pass
+        objects.is_down = False
+        with pytest.raises(ProductNotReady, match="is not the file"), third.registry.lease("bolt", WAIT_S):
+            pass
+        assert {one.product for one in third.registry.broken} == {"widget", "bolt"}
+        third.registry.memory._end_outage()
+        assert {one.product for one in third.registry.broken} == {"bolt"}, "somebody has to repair it"
+        third.registry.memory._retries.clear("widget", "active")
+        with third.registry.lease("widget", WAIT_S):
+            pass
+
+
 def test_old_inspection_is_replayed_with_a_bundle_that_left_the_cache(
     run: Run, bundles: tuple[Bundle, Bundle], objects: LocalObjects
 ) -> None:
@@ -345,32 +367,3 @@ def test_replica_closes_while_it_downloads(
         assert load.result(WAIT_S) is not None
         assert MODEL not in third.files("widget", bundles[0].version)
         assert not list((third.source.root / ".downloads").iterdir())
-
-
-def test_memory_and_cache_that_are_too_small_cost_time_and_nothing_else(
-    run: Run, objects: WatchedObjects, tmp_path: Path
-) -> None:
-    names = ("bolt", "nut", "rivet")
-    bundles = [write_tiny_bundle(tmp_path / "made", name) for name in names]
-    size = sum(path.stat().st_size for path in bundles[0].path.rglob("*") if path.is_file())
-    with run("a") as first:
-        for bundle in bundles:
-            first.upload(bundle)
-            first.activate(bundle)
-    memory = MemoryLimits(int(1.5 * memory_bytes(bundles[0].manifest)))
-    with run("b", memory=memory, limits=CacheLimits(int(2.6 * size), grace_s=0, pause_s=0)) as second:
-
-        def work(offset: int) -> int:
-            judged = 0
-            for number in range(offset, offset + 3):
-                with second.registry.lease(names[number % 3], WAIT_S) as active:
-                    active.inspector.infer(active.inspector.read(GOOD))
-                    judged += 1
-            return judged
-
-        with ThreadPoolExecutor(2) as pool:
-            assert list(pool.map(work, (0, 2))) == [3, 3]
-        assert second.metrics.bundle_store.evictions._value.get() > 0
-        assert second.metrics.memory.evictions._value.get() > 0
-        assert second.downloads("failed") == second.downloads("damaged") == 0
-        assert not second.registry.broken
