@@ -44,8 +44,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.bundle.bundle import Bundle, newest_bundle
 from service.bundle.manifest import ManifestDraft, graph_metadata
 from service.bundle.writer import write_bundle
-from service.deployment.bundle_memory import memory_bytes
 from service.deployment.configuration import bundle_loader
+from service.deployment.memory_limits import memory_bytes
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
 from service.inspection.runtime.configure import configure
 from service.settings import Settings

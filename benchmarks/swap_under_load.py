@@ -36,6 +36,7 @@ from service.bundle.manifest import MODEL, ManifestDraft, graph_metadata
 from service.bundle.writer import write_bundle
 from service.deployment.configuration import bundle_loader
 from service.deployment.replay import Replayer, newest_since
+from service.deployment.sources.folder import FolderSource
 from service.errors import PlumblineError
 from service.inspection.runtime.configure import configure
 from service.settings import Settings
@@ -170,7 +171,7 @@ def replay_all(models: Path, data: Path) -> tuple[Counter[str], list[str]]:
     store = Store(open_read_only_engine(settings.database), LocalFiles(data / "inspections"), data)
     outcomes: Counter[str] = Counter()
     replay_failures = []
-    with Replayer(models, store, bundle_loader(settings)) as replayer:
+    with Replayer(FolderSource(models), store, bundle_loader(settings)) as replayer:
         for row in newest_since(store.engine, None, None, 10**9):
             try:
                 again = replayer.replay(row)

@@ -108,7 +108,7 @@ def _families() -> Iterable[tuple[Metric, Sequence[str]]]:
     metrics = Metrics()
     # These exist only where they are configured.
     optional = [OpcuaMetrics(CollectorRegistry()), OtelMetrics(CollectorRegistry())]
-    named = [metrics.bundles, metrics.drift, metrics.http, metrics.memory, metrics.outbox]
+    named = [metrics.bundles, metrics.bundle_store, metrics.drift, metrics.http, metrics.memory, metrics.outbox]
     named += [metrics.stations, metrics.storage, metrics.training]
     for collector in (collector for group in (metrics, *named, *optional) for collector in vars(group).values()):
         if not hasattr(collector, "collect") or collector is metrics.registry:

@@ -32,11 +32,13 @@ from service.api.openapi import describe, serve_document
 from service.api.routers import ROUTERS
 from service.deployment.configuration import bundle_loader, drift_limits, memory_limits, running_limit, upload_limits
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
+from service.deployment.prefetch import prefetch
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.revisions import RevisionFollower
 from service.deployment.rollout import Rollout
 from service.deployment.shadow import ShadowRunner
+from service.deployment.sources.opening import open_source
 from service.deployment.startup import Startup
 from service.deployment.uploads import BundleUploads
 from service.inspection.runtime.configure import configure
@@ -124,14 +126,15 @@ class Runtime:
         sinks: Sinks = (),
         interfaces: Interfaces | None = None,
     ) -> None:
-        self.store = store
+        self.store, self.metrics = store, metrics
         self.interfaces = interfaces or Interfaces()
         self.access = AccessControl(settings, store.engine)
         self.access.require_safe_binding()
         metrics.insecure.set_function(lambda: float(self.access.is_insecure))
         self.store_health = StoreHealth(StoreProbe(store, settings.min_data_free_bytes))
         passed = PassedSelfTests(settings.data / SELF_TESTS)
-        self.registry = Registry(settings.models, bundle_loader(settings, passed), metrics, memory_limits(settings))
+        loader, source = bundle_loader(settings, passed), open_source(settings, store.engine, metrics.bundle_store)
+        self.registry = Registry(settings.models, loader, metrics, memory_limits(settings), source)
         rollout = Rollout(self.registry, store.engine, metrics, BundleUploads(settings.models, upload_limits(settings)))
         self.admission = Admission(settings.queue_limit, running_limit(settings))
         references = ReferenceScores(store.engine)
@@ -282,11 +285,15 @@ class Runtime:
         return ServiceState(report.is_ready, is_usable, frozenset(report.products))
 
     def _load(self) -> None:
-        Startup(self.registry, self.store.engine).run()
+        startup = Startup(self.registry, self.store.engine)
+        startup.run()
         # Imported modules and loaded bundles stay until the end. Without this, each garbage collection would traverse
         # all of them and pause every thread.
         gc.collect()
         gc.freeze()
+        if self.registry.source.is_shared:
+            prefetch(self.registry, self.store.engine, self.metrics.bundle_store)
+            startup.fetch_again()
 
 
 def create_app(settings: Settings) -> FastAPI:

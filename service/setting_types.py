@@ -70,9 +70,17 @@ def _check_database_url(url: str) -> str:
 
 
 def _check_artefacts_url(url: str) -> str:
+    return _check_storage_url(url, "leave it empty for the data folder")
+
+
+def _check_bundle_store_url(url: str) -> str:
+    return _check_storage_url(url, "leave it empty for the folder of the model repository")
+
+
+def _check_storage_url(url: str, otherwise: str) -> str:
     if not url:
         return url
-    expected = "expected s3://BUCKET/PREFIX or file:///FOLDER; leave it empty for the data folder"
+    expected = f"expected s3://BUCKET/PREFIX or file:///FOLDER; {otherwise}"
     scheme, separator, rest = url.partition("://")
     if not separator or not scheme.isalnum():
         raise ValueError(expected)
@@ -108,6 +116,8 @@ ShiftTimes = Annotated[str, AfterValidator(_check_shifts)]
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
 """SQLAlchemy URL of SQLite or PostgreSQL, or an empty text."""
 ArtefactsUrl = Annotated[str, AfterValidator(_check_artefacts_url)]
+"""URL of fsspec without credentials, or an empty text."""
+BundleStoreUrl = Annotated[str, AfterValidator(_check_bundle_store_url)]
 """URL of fsspec without credentials, or an empty text."""
 EndpointUrl = Annotated[str, AfterValidator(_check_endpoint_url)]
 """HTTP or HTTPS URL, or an empty text."""

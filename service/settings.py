@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.host_names import is_loopback
 from service.setting_types import (
     ArtefactsUrl,
+    BundleStoreUrl,
     DatabaseUrl,
     EndpointUrl,
     Folder,
@@ -37,7 +38,9 @@ class Settings(BaseSettings):
     )
 
     models: Folder = Path("models")
-    """Model repository: one folder per product, in it one folder per bundle version. Only uploads write to it."""
+    """Model repository: one folder per product, in it one folder per bundle version. Only uploads write to it. With
+    `bundle_store`, it is a local cache.
+    """
     data: Folder = Path("data")
     """Folder for inspections: the SQLite database, images and anomaly maps. Must be writable."""
     database_url: DatabaseUrl = ""
@@ -132,6 +135,16 @@ class Settings(BaseSettings):
     pinned_products: Names = frozenset()
     """Comma-separated products whose bundles are loaded at the start and stay in memory despite `bundle_memory_bytes`.
     So do the bundles of `required_products`.
+    """
+
+    bundle_store: BundleStoreUrl = ""
+    """Where several replicas share their bundles: `s3://BUCKET/PREFIX`, `file:///FOLDER`, or another URL of fsspec
+    whose package is installed. The database lists them, and `models` is a local cache. Access to S3 is as for
+    `artefacts_url`. Empty: the bundles are those in the folder `models`.
+    """
+    bundle_cache_bytes: int | None = Field(default=None, ge=2**20, le=2**50)
+    """Most bytes of bundles in the local cache of the bundle store. Beyond it, the least recently used bundles that are
+    not in memory are removed from the folder `models`; those in force last. Empty: no limit.
     """
 
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024, le=2**31 - 1)
@@ -326,6 +339,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"the data folder {str(self.data)!r} lies in the model repository {str(self.models)!r}, where every "
                 "folder is a product; choose another data folder"
+            )
+        if self.bundle_cache_bytes is not None and not self.bundle_store:
+            raise ValueError("bundle_cache_bytes is set but bundle_store is not; it limits the cache of a bundle store")
+        if self.bundle_store and self.bundle_store == self.models.as_uri():
+            raise ValueError(
+                f"bundle_store and models are the same folder {str(self.models)!r}, but models is a cache of the "
+                "store; choose another folder for one of them"
             )
         if self.tls_key is not None and self.tls_certificate is None:
             raise ValueError("tls_key is set but tls_certificate is not; HTTPS needs both")

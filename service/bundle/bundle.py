@@ -226,18 +226,6 @@ def bundle_folders(product_folder: Path) -> list[Path]:
     return sorted(folders, key=_creation, reverse=True)
 
 
-def default_bundles(product_folder: Path) -> list[Path]:
-    """Return the folders of a product's bundles in the order in which they serve if none was ever chosen.
-
-    It is that of `bundle_folders`, but those of full precision precede the conversions: a conversion that was written
-    beside the bundle that serves has other scores and thresholds, and serves only when a person has chosen it.
-
-    Args:
-        product_folder: `models/<product>/`.
-    """
-    return sorted(bundle_folders(product_folder), key=_is_conversion)
-
-
 def newest_bundle(product_folder: Path) -> Path | None:
     """Return the folder of the most recently created bundle of a product, or None if there is none."""
     return next(iter(bundle_folders(product_folder)), None)
@@ -261,13 +249,6 @@ def _creation(folder: Path) -> datetime:
         return _manifest_of(folder).created_at
     except (BundleInvalid, ValidationError, MemoryError):
         return datetime.min.replace(tzinfo=UTC)
-
-
-def _is_conversion(folder: Path) -> bool:
-    try:
-        return _manifest_of(folder).precision != "fp32"
-    except (BundleInvalid, ValidationError, MemoryError):
-        return True
 
 
 def _manifest_of(folder: Path) -> Manifest:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.console import FAILURE, OUT, refuse, shown, status_line
-from service.cli.options import AsJson, Models, Provider, load_settings
+from service.cli.console import ERR, FAILURE, OUT, refuse, shown, status_line, stop
+from service.cli.credentials import operator
+from service.cli.options import AsJson, Data, Models, Provider, load_settings
 from service.errors import PlumblineError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.bundle.bundle import Bundle
 
 _VERSION = re.compile(r"[0-9a-f]{12}")
 app = typer.Typer(help="Verify, import and export bundles.", no_args_is_help=True)
@@ -68,7 +74,8 @@ def import_bundle(
 ) -> None:
     """Import a bundle from a zip file into the model repository, completely or not at all.
 
-    A running service finds the bundle when it is restarted. To add it at once, upload it to the service.
+    A running service finds the bundle when it is restarted. To add it at once, upload it to the service. With
+    PLUMBLINE_BUNDLE_STORE, the bundle is stored in the bundle store, too.
 
     Exit code: 0 the bundle is in the repository, 2 it was refused.
     """
@@ -81,6 +88,8 @@ def import_bundle(
     try:
         with archive.open("rb") as file:
             bundle, is_new = import_archive(settings.models, product, file, settings.max_bundle_bytes)
+        if settings.bundle_store:
+            is_new = _store(settings, bundle)
     except PlumblineError as error:
         refuse(error.detail)
     except OSError as error:
@@ -90,6 +99,64 @@ def import_bundle(
         OUT.print(f"Imported the bundle to {path}.", soft_wrap=True)
     else:
         OUT.print(f"The bundle already exists in {path} and is identical. Nothing was changed.", soft_wrap=True)
+
+
+@app.command("import-repository")
+def import_repository(
+    folder: Annotated[
+        Path | None, typer.Argument(help="The model repository.", show_default="PLUMBLINE_MODELS")
+    ] = None,
+    models: Models = None,
+    data: Data = None,
+) -> None:
+    """Import all bundles of a model repository into the bundle store (PLUMBLINE_BUNDLE_STORE).
+
+    Bundles that are in the store already are passed over, so the command can be interrupted and repeated. It can run
+    while the service runs. The folder stays as it is.
+
+    Exit code: 0 all bundles are in the store, 1 at least one is broken or the store cannot be used, 2 wrong usage.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from service.cli.bundle_store import open_for_writing
+    from service.deployment.sources.importing import import_bundles, list_bundles
+
+    settings = load_settings(models=models, data=data)
+    if not settings.bundle_store:
+        refuse("PLUMBLINE_BUNDLE_STORE is not set: it names the bundle store, such as s3://BUCKET/PREFIX.")
+    origin = (folder or settings.models).absolute()
+    if not origin.is_dir():
+        refuse(f"The model repository {origin} does not exist. Give the folder that holds the products.")
+    counts: Counter[str] = Counter()
+    size = 0
+    try:
+        keys = list_bundles(origin)
+        with (
+            open_for_writing(settings) as (source, engine),
+            Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=ERR
+            ) as progress,
+        ):
+            task = progress.add_task("Importing", total=len(keys))
+            for one in import_bundles(origin, keys, source, engine, operator()):
+                progress.advance(task)
+                counts[one.outcome] += 1
+                size += one.size
+                if one.outcome != "known":
+                    what = f"{one.product}/{one.version}"
+                    status_line(one.outcome, what if one.outcome == "stored" else f"{what}: {one.reason}", width=7)
+    except PlumblineError as error:
+        stop(f"{error.detail} {counts['stored']} bundles were stored. Run the command again to continue.", FAILURE)
+    except OSError as error:
+        stop(f"{error.filename} cannot be used: {error.strerror}.", FAILURE)
+    except KeyboardInterrupt:
+        stop(f"Interrupted. {counts['stored']} bundles were stored. Run the command again to continue.", FAILURE)
+    ERR.print(
+        f"{counts['stored']} stored ({size / 2**20:.1f} MiB), {counts['known']} in the store before, "
+        f"{counts['broken']} broken"
+    )
+    if counts["broken"]:
+        raise typer.Exit(FAILURE)
 
 
 @app.command("export")
@@ -122,6 +189,15 @@ def export_bundle(
     except OSError as error:
         refuse(f"{error.filename} cannot be written: {error.strerror}.")
     OUT.print(f"Exported {bundle.manifest.product} {bundle.version} to {shown(target)}.", soft_wrap=True)
+
+
+def _store(settings: Settings, bundle: Bundle) -> bool:
+    """Store a bundle in the bundle store. Return whether it was not there before."""
+    from service.cli.bundle_store import open_for_writing
+    from service.deployment.sources.importing import store_bundle
+
+    with open_for_writing(settings) as (source, engine):
+        return store_bundle(bundle, source, engine, operator())
 
 
 def _bundles_in(path: Path) -> list[Path]:

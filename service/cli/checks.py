@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from service.bundle.bundle import bundle_folders
+from service.cli.bundle_store import check_bundle_store
 from service.cli.findings import Finding, Health
 from service.cli.interface_checks import check_opcua, check_otel
 from service.cli.network_checks import check_certificate, check_port
+from service.cli.offline import known_products
 from service.cli.options import CLIENT_VARIABLES
 from service.cli.unknown_variables import unknown_variables
 from service.deployment.configuration import bundle_loader
@@ -273,7 +275,9 @@ def _check_access(settings: Settings) -> Iterator[Finding]:
 
 def _check_models(settings: Settings) -> Iterator[Finding]:
     models = settings.models
-    if not models.is_dir():
+    if settings.bundle_store and not models.exists():
+        yield Finding("model repository", Health.OK, f"{models} does not exist yet: the cache of the bundle store")
+    elif not models.is_dir():
         remedy = "Set PLUMBLINE_MODELS to the folder that holds the products, or create it."
         yield Finding("model repository", Health.PROBLEM, f"{models} does not exist", remedy)
     elif not os.access(models, os.R_OK | os.X_OK):
@@ -287,6 +291,8 @@ def _check_models(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_bundles(settings: Settings) -> Iterator[Finding]:
+    if settings.bundle_store:
+        return  # `check_bundle_store`
     products = list(product_folders(settings.models))
     if not products:
         remedy = "Train one with plumbline-train fit, or set PLUMBLINE_MODELS to the folder that holds the products."
@@ -317,7 +323,7 @@ def _check_sinks(settings: Settings) -> Iterator[Finding]:
         yield Finding("sinks", Health.PROBLEM, error.reason, "Correct the file, or unset PLUMBLINE_SINKS.")
         return
     yield Finding("sinks", Health.OK, f"{len(configs)} in {settings.sinks}")
-    known = set(product_folders(settings.models))
+    known = _known_products(settings)
     for config in configs:
         subject = f"sink {config.name}"
         try:
@@ -331,6 +337,13 @@ def _check_sinks(settings: Settings) -> Iterator[Finding]:
         if unknown := sorted((config.products or frozenset()) - known):
             text = f"products that the model repository does not hold: {', '.join(unknown)}"
             yield Finding(subject, Health.WARNING, text, "Check their spelling.")
+
+
+def _known_products(settings: Settings) -> set[str]:
+    try:
+        return set(known_products(settings))
+    except (PlumblineError, OSError):
+        return set()  # other checks report it
 
 
 _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
@@ -351,4 +364,5 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     check_otel,
     _check_models,
     _check_bundles,
+    check_bundle_store,
 )

@@ -24,7 +24,7 @@ COLOURS = {
     "pass": "green", "review": "yellow", "fail": "red", "invalid": "magenta", "error": "magenta",
     "ok": "green", "warning": "yellow", "problem": "red",
     "same": "green", "different": "red", "impossible": "yellow",
-    "intact": "green", "broken": "red",
+    "intact": "green", "stored": "green", "broken": "red",
 }  # fmt: skip
 
 

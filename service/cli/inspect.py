@@ -35,10 +35,9 @@ def inspect(
     usage.
     """
     from service.cli.file_inspection import HeatmapOptions, find_images, inspect_files, write_results
-    from service.cli.offline import bundle_in_force, recipe_in_force
+    from service.cli.offline import bundle_in_force, known_products, recipe_in_force
     from service.deployment.configuration import bundle_loader
     from service.deployment.errors import UnknownProduct
-    from service.deployment.repository import product_folders
     from service.inspection.image_files import IMAGE_SUFFIXES, count_other_files
     from service.inspection.runtime.configure import configure
 
@@ -51,7 +50,7 @@ def inspect(
     require_models(settings)
     if legend and save_heatmap is None:
         refuse("--legend needs --save-heatmap, the folder to which heatmaps are written.")
-    known = list(product_folders(settings.models))
+    known = known_products(settings)
     if product not in known:
         refuse(UnknownProduct(product, known, settings.models).detail)
     try:

@@ -58,8 +58,7 @@ def export(
 
     Exit code: 0 the file is complete, 1 the database cannot be read or the file cannot be written, 2 wrong usage.
     """
-    from service.cli.offline import InvalidTime, open_store, parse_time
-    from service.deployment.repository import product_folders
+    from service.cli.offline import InvalidTime, known_products, open_store, parse_time
     from service.schemas.records import split_decisions, split_ids
     from service.serving.exports import export_inspections
     from service.store.inspection_filter import InspectionFilter
@@ -92,7 +91,7 @@ def export(
             ERR.status("Exporting inspections ...") as progress,
         ):
             if product is not None and not list_inspections(store.engine, InspectionFilter(product), limit=1):
-                require_product(product, list(product_folders(settings.models)), settings.models)
+                require_product(product, known_products(settings), settings.models)
             for piece in export_inspections(store.engine, which, format_name):
                 file.write(piece.data)
                 count = piece.rows

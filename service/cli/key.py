@@ -23,6 +23,7 @@ from service.cli.credentials import (
     report_database,
 )
 from service.cli.options import AsJson, Data, load_settings
+from service.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -84,7 +85,7 @@ def create(
         is_first = not has_credentials(engine)
         created = create_key(engine, grant, operator(), may_share_name=if_missing)
         report_database(engine)
-    _warn_of_unknown_products(grant, load_settings(data=data).models)
+    _warn_of_unknown_products(grant, load_settings(data=data))
     if output is not None:
         _write(output, created.key)
     if as_json:
@@ -152,11 +153,16 @@ def _valid_scopes(given: list[str]) -> list[Scope]:
     return cast("list[Scope]", scopes)
 
 
-def _warn_of_unknown_products(grant: Grant, models: Path) -> None:
+def _warn_of_unknown_products(grant: Grant, settings: Settings) -> None:
     """Warn of products that do not exist; they may be added later, so it is not an error."""
-    from service.deployment.repository import product_folders
+    from service.cli.offline import known_products
+    from service.errors import PlumblineError
 
-    known = list(product_folders(models))
+    models = settings.models
+    try:
+        known = known_products(settings)
+    except (PlumblineError, OSError):
+        return
     unknown = sorted(set(grant.products or ()) - set(known))
     if unknown and models.is_dir():
         names = ", ".join(repr(name) for name in unknown)

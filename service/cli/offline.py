@@ -13,9 +13,11 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from service.bundle.bundle import Bundle, default_bundles
+from service.bundle.bundle import Bundle
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.replay import newest_since
+from service.deployment.sources.opening import open_source
+from service.deployment.sources.source import BundleSource
 from service.errors import PlumblineError
 from service.recipes.recipe import Recipe
 from service.settings import Settings
@@ -31,17 +33,54 @@ from service.store.records import InspectionRecord
 from service.store.store import Store
 
 
-def bundle_in_force(settings: Settings, product: str) -> Path:
+@contextmanager
+def open_bundles(settings: Settings) -> Iterator[BundleSource]:
+    """Open the bundles that the service would serve: those of the model repository, or of the bundle store.
+
+    Raises:
+        StoreUnavailable: There is a bundle store, and the database that lists its bundles cannot be read.
+        OSError: There is a bundle store, and the folder of its cache cannot be created.
+    """
+    if not settings.bundle_store:
+        yield open_source(settings, None)
+        return
+    with open_engine_if_exists(settings) as engine:
+        source = open_source(settings, engine)
+        try:
+            yield source
+        finally:
+            source.close()
+
+
+def known_products(settings: Settings) -> list[str]:
+    """Return the names of all products, sorted.
+
+    Raises:
+        StoreUnavailable, OSError: As for `open_bundles`.
+    """
+    with open_bundles(settings) as source:
+        return sorted(source.products())
+
+
+def bundle_in_force(settings: Settings, product: str, *, with_graph: bool = True) -> Path:
     """Return the folder of the bundle that the service would serve: the activated one, otherwise the default.
+
+    Args:
+        settings: The settings of the service.
+        product: The product.
+        with_graph: Whether all files are needed, which may have to be fetched from the bundle store; otherwise, the
+            description is enough.
 
     Raises:
         StoreUnavailable: The database cannot be read.
+        BundleStoreUnavailable: The bundle cannot be fetched.
     """
     with open_engine_if_exists(settings) as engine:
         choice = None if engine is None else BundleChoices(engine).current(product, "active")
-    if choice is not None and choice.version is not None:
-        return settings.models / product / choice.version
-    return default_bundles(settings.models / product)[0]
+    with open_bundles(settings) as source:
+        chosen = None if choice is None else choice.version
+        version = chosen or source.defaults(product)[0]
+        return source.use(product, version, lambda path: path, with_graph=with_graph)
 
 
 def recipe_in_force(settings: Settings, bundle: Bundle) -> tuple[Recipe, Sequence[float]]:

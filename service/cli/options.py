@@ -106,7 +106,7 @@ def load_settings(**options: Any) -> Settings:
 
 def require_models(settings: Settings) -> None:
     """End the command with the exit code for wrong usage if the model repository does not exist."""
-    if not settings.models.is_dir():
+    if not settings.bundle_store and not settings.models.is_dir():
         refuse(
             f"The model repository {settings.models} does not exist. Give the folder that holds the products with "
             f"--models or {PREFIX}MODELS."

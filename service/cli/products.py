@@ -52,23 +52,26 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    from service.bundle.bundle import Bundle, default_bundles
-    from service.cli.offline import bundle_in_force, recipe_in_force
-    from service.deployment.repository import product_folders
+    from service.bundle.bundle import Bundle
+    from service.cli.offline import bundle_in_force, known_products, open_bundles, recipe_in_force
     from service.inspection.calibration import describe_card
     from service.store.errors import StoreUnavailable
 
     rows: list[dict[str, Any]] = []
-    for name in product_folders(settings.models):
-        path = default_bundles(settings.models / name)[0]
+    # Graphs of the bundle store are not fetched only to be listed.
+    load = Bundle.describe if settings.bundle_store else Bundle.load
+    for name in known_products(settings):
+        with open_bundles(settings) as source:
+            version = source.defaults(name)[0]
         try:
-            path = bundle_in_force(settings, name)
-            bundle = Bundle.load(path)
+            path = bundle_in_force(settings, name, with_graph=not settings.bundle_store)
+            version = path.name
+            bundle = load(path)
             recipe, _ = recipe_in_force(settings, bundle)
         except StoreUnavailable:
             raise
         except PlumblineError as error:
-            rows.append({"product": name, "version": path.name, "error": error.detail})
+            rows.append({"product": name, "version": version, "error": error.detail})
             continue
         manifest = bundle.manifest
         rows.append(

@@ -33,11 +33,10 @@ def replay(
 
     Exit code: 0 all replayed inspections have the same result, 1 some differ or none could be replayed, 2 wrong usage.
     """
-    from service.cli.offline import InvalidTime, open_store, stored_inspections
+    from service.cli.offline import InvalidTime, known_products, open_bundles, open_store, stored_inspections
     from service.deployment.configuration import bundle_loader
     from service.deployment.errors import UnknownProduct
     from service.deployment.replay import Replayer
-    from service.deployment.repository import product_folders
     from service.inspection.runtime.configure import configure
 
     configure()
@@ -50,7 +49,8 @@ def replay(
     try:
         with (
             open_store(settings) as store,
-            Replayer(settings.models, store, bundle_loader(settings)) as replayer,
+            open_bundles(settings) as source,
+            Replayer(source, store, bundle_loader(settings)) as replayer,
         ):
             for inspection_id, record in stored_inspections(store, ids or [], product, since, limit):
                 try:
@@ -68,7 +68,7 @@ def replay(
         refuse(error.detail)
     except InvalidTime as error:
         refuse(f"--since: {error}")
-    known = list(product_folders(settings.models))
+    known = known_products(settings)
     if not reports and product is not None and product not in known:
         refuse(UnknownProduct(product, known, settings.models).detail)
     if as_json:

@@ -44,8 +44,7 @@ def report(
     Exit code: 0 the report is complete, 1 the database cannot be read or the file cannot be written, 2 wrong usage.
     """
     from service.cli.inspections import complete_file, require_product
-    from service.cli.offline import InvalidTime, open_store, parse_time
-    from service.deployment.repository import product_folders
+    from service.cli.offline import InvalidTime, known_products, open_store, parse_time
     from service.errors import InvalidRequest, PlumblineError
     from service.monitoring.clock import Clock
     from service.reports.render import render
@@ -73,7 +72,7 @@ def report(
     try:
         with open_store(settings) as store, ERR.status("Making the report ..."):
             if not list_inspections(store.engine, InspectionFilter(product), limit=1):
-                require_product(product, list(product_folders(settings.models)), settings.models)
+                require_product(product, known_products(settings), settings.models)
             request = ReportRequest(which, zone)
             steps = report_steps(store.engine, store.files, request, Clock().now())
             made = next(step for step in steps if step is not None)

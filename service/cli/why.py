@@ -36,7 +36,7 @@ def why(
     Exit code: 0 explained, 1 it cannot be explained, 2 wrong usage.
     """
     from service.api.explanation_mapping import to_why
-    from service.cli.offline import open_store
+    from service.cli.offline import open_bundles, open_store
     from service.deployment.configuration import bundle_loader
     from service.deployment.explanations import Explanations
     from service.inspection.runtime.configure import configure
@@ -53,7 +53,8 @@ def why(
     try:
         with (
             open_store(settings) as store,
-            Explanations(settings.models, store, bundle_loader(settings)) as explanations,
+            open_bundles(settings) as source,
+            Explanations(source, store, bundle_loader(settings)) as explanations,
         ):
             record = get_inspection(store.engine, parse_id(inspection_id))
             found = to_why(explanations.explain(record, None if x is None or y is None else (x, y)))

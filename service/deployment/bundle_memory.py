@@ -10,74 +10,34 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import structlog
 
 from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleIntegrity, BundleInvalid
-from service.bundle.manifest import MODEL, Manifest
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.loading import known_failure
 from service.deployment.memory import return_freed_memory
+from service.deployment.memory_limits import MemoryLimits, memory_bytes, stay_s
 from service.deployment.repository import BundleLoader
 from service.deployment.retries import LoadRetries
 from service.deployment.served import LoadResult, ServedBundle
+from service.deployment.sources.source import BundleSource
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.inspector import Inspector
 from service.monitoring.memory_metrics import MemoryMetrics
+from service.store.errors import BundleStoreUnavailable
 from service.store.records import Role
 
 log = structlog.get_logger(__name__)
 
 LOADERS = 2
 """Bundles that are loaded on demand at the same time. More would take the cores from the inspections."""
-_STAY_PER_LOAD = 10.0
-_MIN_STAY_S, _MAX_STAY_S = 0.5, 5.0
+FETCHERS = 4
+"""Bundles that are fetched from the bundle store at the same time. Loads of bundles on the local disk do not wait."""
 _POLL_S = 1.0
 _MIN_RETRY_S = 1.0
 _SMOOTHING = 0.2  # weight of the newest duration in the moving average
-_OVERHEAD_BYTES = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class MemoryLimits:
-    """Which bundles stay in memory.
-
-    Attributes:
-        limit_bytes: Memory for bundles, as `memory_bytes` counts it; None keeps all of them in memory.
-        pinned: Products whose bundles stay in memory.
-    """
-
-    limit_bytes: int | None = None
-    pinned: frozenset[str] = frozenset()
-
-    def keeps(self, product: str) -> bool:
-        """Return whether the bundle of a product is loaded at the start and stays in memory."""
-        return self.limit_bytes is None or product in self.pinned
-
-
-KEEP_ALL = MemoryLimits()
-
-
-def memory_bytes(manifest: Manifest) -> int:
-    """Return the memory that a loaded bundle takes, in bytes, as an estimate from the size of its graph.
-
-    `python -m benchmarks.many_products` measures it. What all bundles share is not part of it: the program, its
-    libraries, and the tensors between the operators of the graphs that run.
-    """
-    return manifest.files[MODEL].bytes * 5 // 4 + _OVERHEAD_BYTES
-
-
-def stay_s(load_s: float) -> float:
-    """Return how long a bundle stays in memory at least, from the duration of its load.
-
-    Where products replace each other all the time, about a tenth of the time is spent on loading them.
-
-    Args:
-        load_s: Duration of its load in seconds.
-    """
-    return min(_MAX_STAY_S, max(_MIN_STAY_S, _STAY_PER_LOAD * load_s))
 
 
 class BundleMemory:
@@ -92,6 +52,7 @@ class BundleMemory:
 
     Args:
         loader: Loads bundles.
+        source: Where the bundles come from.
         limits: Which bundles stay in memory.
         failures: Records the bundles that cannot be loaded.
         retries: When bundles that were refused are loaded again.
@@ -103,6 +64,7 @@ class BundleMemory:
     def __init__(
         self,
         loader: BundleLoader,
+        source: BundleSource,
         limits: MemoryLimits,
         failures: LoadFailures,
         retries: LoadRetries,
@@ -112,6 +74,7 @@ class BundleMemory:
     ) -> None:
         self.limits = limits
         self._loader = loader
+        self._source = source
         self._failures = failures
         self._retries = retries
         self._metrics = metrics
@@ -121,11 +84,14 @@ class BundleMemory:
         self._sizes: dict[ServedBundle, int] = {}
         """Memory of the bundles that are loaded or being loaded, in bytes."""
         self._loads: dict[ServedBundle, LoadResult] = {}
+        self._unreachable: set[tuple[str, str]] = set()
+        """Bundles that could not be fetched in an outage of the bundle store."""
         self._reserving: list[ServedBundle] = []
         """Bundles that need memory, in the order in which they get it."""
         self._mean_load_s = _MIN_RETRY_S
         self._closed = False
         self._threads = ThreadPoolExecutor(LOADERS, thread_name_prefix="on-demand")
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch") if source.is_shared else None
         metrics.set_memory(lambda: len(self._sizes), lambda: self.used_bytes, limits.limit_bytes)
 
     @property
@@ -176,7 +142,9 @@ class BundleMemory:
         if not self._retries.is_due(*_what(served)):  # reads the folder
             refused = self._failures.refused.get((served.bundle.manifest.product, served.bundle.version))
             if refused is not None:
-                return _done(PlumblineError(refused.reason))
+                waiting = {} if refused.retry_after_s is None else {"retry_after": refused.retry_after_s}
+                return _done(PlumblineError(refused.reason, **waiting))
+        is_local = self._source.is_local(served.bundle)
         with self._changed:
             if (load := self._loads.get(served)) is not None:
                 return load
@@ -185,7 +153,10 @@ class BundleMemory:
             if served.is_loaded:
                 return _done(None)
             load = self._loads[served] = Future()
-            self._threads.submit(self._load, served, load)
+            if is_local or self._fetchers is None:
+                self._threads.submit(self._load, served, load)
+            else:
+                self._fetchers.submit(self._fetch, served, load)
             return load
 
     def count_lease(self, *, is_hit: bool) -> None:
@@ -208,6 +179,44 @@ class BundleMemory:
             self._closed = True
             self._changed.notify_all()
         self._threads.shutdown(wait=False)
+        if self._fetchers is not None:
+            self._fetchers.shutdown(wait=False)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a bundle is being loaded or fetched."""
+        return bool(self._loads)
+
+    def has_room_for(self, served: ServedBundle) -> bool:
+        """Return whether a bundle can be loaded without unloading another one."""
+        with self._changed:
+            return self._missing(memory_bytes(served.bundle.manifest)) <= 0
+
+    def _fetch(self, served: ServedBundle, load: LoadResult) -> None:
+        """Fetch a bundle from the bundle store, and load it then."""
+        failure: PlumblineError
+        try:
+            self._source.fetch(served.bundle.manifest.product, served.bundle.version)
+            self._end_outage()
+            with self._changed:
+                if self._closed:
+                    raise ShuttingDown()
+                self._threads.submit(self._load, served, load)
+                return
+        except ShuttingDown as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - reported to the requests that wait, and recorded for this bundle
+            failure = self._record(served, error)
+        with self._changed:
+            del self._loads[served]
+        load.set_result(failure)
+
+    def _end_outage(self) -> None:
+        """Take note that the bundle store can be reached: what could not be fetched is fetched by its next image."""
+        with self._changed:
+            unreachable, self._unreachable = self._unreachable, set()
+        for product, version in unreachable:
+            self._failures.discard_broken(product, version)
 
     def _load(self, served: ServedBundle, load: LoadResult) -> None:
         failure: PlumblineError | None = None
@@ -248,6 +257,10 @@ class BundleMemory:
         log.info("bundle loaded", product=product, version=served.bundle.version, seconds=round(load_s, 3))
 
     def _open(self, served: ServedBundle) -> Inspector:
+        bundle = served.bundle
+        return self._source.use(bundle.manifest.product, bundle.version, lambda _: self._open_local(served))
+
+    def _open_local(self, served: ServedBundle) -> Inspector:
         bundle, in_background = served.bundle, served.in_background
         if served.passed is not None:
             return self._loader.reload(bundle, served.passed, in_background=in_background)
@@ -260,9 +273,12 @@ class BundleMemory:
     def _record(self, served: ServedBundle, error: Exception) -> PlumblineError:
         failure = known_failure(served.bundle.path, error)
         product, role, wanted = _what(served)
-        broken = BrokenBundle(product, served.bundle.version, failure.slug, failure.detail)
+        broken = BrokenBundle(product, served.bundle.version, failure.slug, failure.detail, failure.retry_after_s)
         self._failures.add_refused(broken)
         if role == "active":
+            if type(error) is BundleStoreUnavailable:  # not damaged, which somebody has to repair
+                with self._changed:
+                    self._unreachable.add((product, broken.version))
             self._failures.discard_broken(product, broken.version)
             self._failures.add_broken(broken)
         self._retries.add_failure(product, role, wanted)

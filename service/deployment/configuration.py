@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.deployment.bundle_memory import MemoryLimits
+from service.deployment.memory_limits import MemoryLimits
 from service.deployment.passed_tests import PassedSelfTests
 from service.deployment.repository import BundleLoader
 from service.deployment.uploads import UploadLimits

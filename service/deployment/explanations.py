@@ -12,12 +12,11 @@ from typing import Self
 import numpy as np
 
 from service.bundle.arrays import Float32Map, UInt8Image
-from service.bundle.bundle import Bundle, bundle_folders
 from service.bundle.errors import BundleIntegrity
 from service.bundle.origins import OriginImage, Origins, OriginView
-from service.deployment.errors import UnknownBundle
 from service.deployment.memory import return_freed_memory
 from service.deployment.repository import BundleLoader
+from service.deployment.sources.source import BundleSource
 from service.deployment.stored_image import decode_stored, prepare_stored
 from service.errors import InvalidRequest
 from service.inspection.area import judged_cells
@@ -102,7 +101,7 @@ class Explanations:
     open until `release` is called.
 
     Args:
-        models: The model repository.
+        source: Where the bundles come from.
         store: The stored inspections.
         loader: Verifies bundles.
         in_background: Run self-tests at low priority.
@@ -110,13 +109,13 @@ class Explanations:
 
     def __init__(
         self,
-        models: Path,
+        source: BundleSource,
         store: Store,
         loader: BundleLoader,
         *,
         in_background: bool = False,
     ) -> None:
-        self._models = models
+        self._source = source
         self._store = store
         self._loader = loader
         self._in_background = in_background
@@ -142,7 +141,7 @@ class Explanations:
             NoExplanation: The bundle has no explanation.
             ExplanationDiffers: The map cannot be reproduced.
             UnknownBundle, UnknownRevision: The bundle or the recipe is no longer available.
-            BundleInvalid, ProviderUnavailable: The bundle cannot be used.
+            BundleInvalid, ProviderUnavailable, BundleStoreUnavailable: The bundle cannot be used.
             StoreUnavailable: The database cannot be read.
         """
         if record.objections:
@@ -158,7 +157,7 @@ class Explanations:
         check_deadline()
         prepared = prepare_stored(record, data, explainer.bundle.manifest.input)
         explanation = explainer.explain(prepared, (rgb.shape[0], rgb.shape[1]), stored_map, cell)
-        origins = explainer.bundle.read_origins()
+        origins = self._source.use(record.product, record.bundle_version, lambda _: explainer.bundle.read_origins())
         normal = tuple(_normal_patch(one, rgb, origins) for one in explanation.nearest)
         spot = normal[0].spot if normal else cut_patch(rgb, _enlarged(explanation.box))
         return Why(
@@ -197,22 +196,22 @@ class Explanations:
     def _explainer(self, record: InspectionRecord) -> Explainer:
         digest = record.bundle_digest
         if digest not in self._open:
-            self._open[digest] = Explainer(self._verified(record))
+            self._open[digest] = self._opened(record)
             while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(digest)
         return self._open[digest]
 
-    def _verified(self, record: InspectionRecord) -> Bundle:
-        folder = self._models / record.product
-        path = folder / record.bundle_version
-        if not path.is_dir():
-            known = [other.name for other in bundle_folders(folder)] if folder.is_dir() else []
-            raise UnknownBundle(folder, record.bundle_version, known)
-        bundle = self._loader.verify(path, record.product, in_background=self._in_background)
-        if bundle.digest != record.bundle_digest:
-            raise BundleIntegrity(path, "its digest is not that of the bundle that decided the inspection.")
-        return bundle
+    def _opened(self, record: InspectionRecord) -> Explainer:
+        self._source.require(record.product, record.bundle_version)
+
+        def work(path: Path) -> Explainer:
+            bundle = self._loader.verify(path, record.product, in_background=self._in_background)
+            if bundle.digest != record.bundle_digest:
+                raise BundleIntegrity(path, "its digest is not that of the bundle that decided the inspection.")
+            return Explainer(bundle)
+
+        return self._source.use(record.product, record.bundle_version, work)
 
 
 def _cell_at(point: tuple[int, int], record: InspectionRecord, map_hw: tuple[int, ...]) -> tuple[int, int]:

@@ -17,12 +17,14 @@ class BrokenBundle:
         version: The bundle's version.
         slug: Name of the problem, as in `PlumblineError.slug`.
         reason: Description of the problem.
+        retry_after_s: Seconds after which it may have ended by itself; None if somebody has to act.
     """
 
     product: str
     version: str
     slug: str
     reason: str
+    retry_after_s: float | None = None
 
 
 class LoadFailures:

@@ -30,6 +30,12 @@ class InForce:
         self._metrics = metrics
         self._lock = threading.Lock()  # only held to replace a mapping, never during I/O
 
+    def bundles(self) -> dict[tuple[str, str], bool]:
+        """Return product and version of each bundle in force, and whether it is in memory."""
+        active, shadows = self.active.values(), self.shadows.values()
+        served = [*(one.served for one in active), *(one.served for one in shadows)]
+        return {(one.bundle.manifest.product, one.bundle.version): one.is_loaded for one in served}
+
     def set_active(self, product: str, active: ActiveProduct) -> None:
         """Put a bundle and a recipe in force."""
         # The metrics first: inspections are counted as soon as the product can be inspected.

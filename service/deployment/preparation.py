@@ -4,31 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleInvalid
 from service.deployment.bundle_memory import BundleMemory
+from service.deployment.errors import UnknownBundle
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.loading import known_failure
 from service.deployment.repository import BundleLoader
 from service.deployment.served import ServedBundle
+from service.deployment.sources.source import BundleSource
 from service.errors import ShuttingDown
 from service.inspection.inspector import Inspector
+from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 
 
 class BundlePreparation:
     """Loads or describes bundles, and records those that are refused.
 
     Args:
-        models: The model repository.
+        source: Where the bundles come from.
         loader: Loads bundles.
         memory: Loads them on demand later.
         failures: Records the bundles that are refused.
     """
 
-    def __init__(self, models: Path, loader: BundleLoader, memory: BundleMemory, failures: LoadFailures) -> None:
-        self._models = models
+    def __init__(
+        self, source: BundleSource, loader: BundleLoader, memory: BundleMemory, failures: LoadFailures
+    ) -> None:
+        self._source = source
         self._loader = loader
         self._memory = memory
         self._failures = failures
@@ -43,10 +47,13 @@ class BundlePreparation:
 
         Raises:
             BundleInvalid, ProviderUnavailable: It cannot be served. The failure is added to `LoadFailures.refused`.
+            UnknownBundle, BundleStoreUnavailable, StoreUnavailable: It cannot be fetched.
             ShuttingDown: The loader is closed.
         """
-        with self._recording_refusal(product, version) as path:
-            inspector = self._loader.load(path, product, in_background=in_background)
+        with self._recording_refusal(product, version):
+            inspector = self._source.use(
+                product, version, lambda path: self._loader.load(path, product, in_background=in_background)
+            )
             self._require_possible(inspector)
         served = self._serve(inspector.bundle, inspector, in_background=in_background)
         self._memory.adopt(served)
@@ -65,21 +72,24 @@ class BundlePreparation:
 
         Raises:
             BundleInvalid, ProviderUnavailable, ShuttingDown: As for `load`.
+            UnknownBundle, BundleStoreUnavailable, StoreUnavailable: As for `load`.
         """
         is_used = replaced is not None and replaced.is_loaded
         if is_used or self._memory.limits.keeps(product):
             return self.load(product, version, in_background=in_background)
-        with self._recording_refusal(product, version) as path:
-            bundle = self._loader.describe(path, product)
+        with self._recording_refusal(product, version):
+            bundle = self._source.use(
+                product, version, lambda path: self._loader.describe(path, product), with_graph=False
+            )
         return self._serve(bundle, None, in_background=in_background)
 
     @contextmanager
-    def _recording_refusal(self, product: str, version: str) -> Iterator[Path]:
-        path = self._models / product / version
+    def _recording_refusal(self, product: str, version: str) -> Iterator[None]:
+        path = self._source.root / product / version
         try:
-            yield path
-        except ShuttingDown:
-            raise
+            yield
+        except (ShuttingDown, UnknownBundle, BundleStoreUnavailable, StoreUnavailable):
+            raise  # nothing is known about the bundle
         except Exception as error:  # noqa: BLE001 - raised as a failure of this bundle
             failure = known_failure(path, error)
             self._failures.add_refused(BrokenBundle(product, version, failure.slug, failure.detail))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from service.deployment.bundle_memory import KEEP_ALL, BundleMemory, MemoryLimits
+from service.deployment.bundle_memory import BundleMemory
 from service.deployment.changes import ProductChanges
 from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.deployment.failures import BrokenBundle, LoadFailures
@@ -18,10 +18,13 @@ from service.deployment.in_force import InForce
 from service.deployment.lease import ActiveProduct, Shadow
 from service.deployment.loading import LOADING_GRACE_S, ProductLoading
 from service.deployment.memory import return_freed_memory
+from service.deployment.memory_limits import KEEP_ALL, MemoryLimits
 from service.deployment.preparation import BundlePreparation
-from service.deployment.repository import BundleLoader, product_folders
+from service.deployment.repository import BundleLoader
 from service.deployment.retries import LoadRetries
 from service.deployment.served import LOAD_WAIT_S, LoadResult, ServedBundle
+from service.deployment.sources.folder import FolderSource
+from service.deployment.sources.source import BundleSource
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.store.records import RecipeRevision
@@ -46,24 +49,35 @@ class Registry:
         loader: Loads bundles.
         metrics: Metrics to update when a bundle or a recipe is put in force.
         limits: Which bundles stay in memory; by default all.
+        source: Where the bundles come from; None for the model repository.
 
     Attributes:
         failures: Bundles that could not be loaded.
         memory: Loads bundles on demand.
+        source: Where the bundles come from.
         synchronise: Called with the product before each lease and each change of its recipe, to put changes by other
             processes in force. Does nothing by default.
     """
 
-    def __init__(self, models: Path, loader: BundleLoader, metrics: Metrics, limits: MemoryLimits = KEEP_ALL) -> None:
+    def __init__(
+        self,
+        models: Path,
+        loader: BundleLoader,
+        metrics: Metrics,
+        limits: MemoryLimits = KEEP_ALL,
+        source: BundleSource | None = None,
+    ) -> None:
         self.models = models
+        self.source = source or FolderSource(models)
         self.loader = loader
         self.failures = LoadFailures()
         self._in_force = InForce(metrics)
         retries, report = LoadRetries(models), self._in_force.report_loaded
-        self.memory = BundleMemory(loader, limits, self.failures, retries, metrics.memory, report)
-        self._preparation = BundlePreparation(models, loader, self.memory, self.failures)
+        self.memory = BundleMemory(loader, self.source, limits, self.failures, retries, metrics.memory, report)
+        self._preparation = BundlePreparation(self.source, loader, self.memory, self.failures)
         self.synchronise: Callable[[str], None] = lambda _product: None
-        self._known = frozenset(product_folders(models))
+        self._known = frozenset(self.source.products())
+        self.source.set_in_force(self._in_force.bundles)
         self._state_lock = threading.Lock()
         # Until `load` has processed a product, a change of its bundles is in progress.
         self._changes = ProductChanges(self._known)
@@ -111,16 +125,17 @@ class Registry:
         return self._changes.closing.wait(timeout_s)
 
     def load(self, load_product: Callable[[str], None]) -> None:
-        """Load every product, several at a time. A product that cannot be loaded does not affect the others.
-
-        Args:
-            load_product: Loads one product with `load_bundle` and puts it in force with `swap`. It is called from
-                several threads. Whatever it raises is recorded in `failures.broken`.
-        """
+        """Load every product, several at a time; see `ProductLoading.run`."""
         self._loading.run(load_product, self._changes.end)
 
+    def knows(self, product: str) -> bool:
+        """Return whether there is such a product, also if another replica just uploaded it. May read the database."""
+        if product not in self._known and self.source.is_shared and self.source.versions(product):
+            self._add_known({product})
+        return product in self._known
+
     def require_known(self, product: str) -> None:
-        """Raise `UnknownProduct` if the repository has no such product."""
+        """Raise `UnknownProduct` if no such product is registered. Reads nothing, so it may run on an event loop."""
         if product not in self._known:
             raise UnknownProduct(product, self._known, self.models)
 
@@ -135,11 +150,13 @@ class Registry:
         if active is not None:
             return active
         self.require_known(product)
-        reasons = [broken.reason for broken in self.failures.broken if broken.product == product]
+        broken = [one for one in self.failures.broken if one.product == product]
+        reasons = " ".join(one.reason for one in broken)
         if self.is_loading(product):
-            raise ProductNotReady(product, " ".join(reasons) or "its bundle is still being loaded.")
-        # Somebody has to act: a client that tries again gets the same response.
-        raise ProductNotReady(product, " ".join(reasons) or "none of its bundles is activated yet.", None)
+            raise ProductNotReady(product, reasons or "its bundle is still being loaded.")
+        # Unless the reason ends by itself, somebody has to act: a client that tries again gets the same response.
+        retry_after_s = max((one.retry_after_s for one in broken if one.retry_after_s is not None), default=None)
+        raise ProductNotReady(product, reasons or "none of its bundles is activated yet.", retry_after_s)
 
     def is_loading(self, product: str) -> bool:
         """Return whether a change of the product's bundles is in progress."""
@@ -241,30 +258,11 @@ class Registry:
         return self._changes.lock(product)
 
     def load_bundle(self, product: str, version: str, *, in_background: bool = False) -> ServedBundle:
-        """Load and test a bundle without putting it in force.
-
-        Args:
-            product: The product.
-            version: The bundle's version.
-            in_background: Run the bundle's threads at lower priority than those of other bundles.
-
-        Raises:
-            BundleInvalid, ProviderUnavailable: It cannot be served. The failure is added to `failures.refused`.
-            ShuttingDown: The registry is closed.
-        """
+        """Load and test a bundle without putting it in force; see `BundlePreparation.load`."""
         return self._preparation.load(product, version, in_background=in_background)
 
     def prepare_bundle(self, product: str, version: str, *, in_background: bool = False) -> ServedBundle:
-        """Prepare a bundle to be put in force: load it, or read its description only; see `BundlePreparation.prepare`.
-
-        Args:
-            product: The product.
-            version: The bundle's version.
-            in_background: As for `load_bundle`.
-
-        Raises:
-            BundleInvalid, ProviderUnavailable, ShuttingDown: As for `load_bundle`.
-        """
+        """Load a bundle to be put in force, or read its description only; see `BundlePreparation.prepare`."""
         replaced = (self.shadows if in_background else self.active).get(product)
         served = None if replaced is None else replaced.served
         return self._preparation.prepare(product, version, served, in_background=in_background)
@@ -368,8 +366,9 @@ class Registry:
 
         Raises:
             OSError: The repository cannot be read.
+            StoreUnavailable: The database cannot be read.
         """
-        found = set(product_folders(self.models, besides=self._known))
+        found = self.source.products(besides=self._known)
         if found:
             self._add_known(found)
 
@@ -380,6 +379,7 @@ class Registry:
         """
         locks = self._changes.close()
         self.loader.close()
+        self.source.close()
         self.memory.close()
         for product, lock in locks:
             with lock:

@@ -11,20 +11,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 from uuid import UUID
 
 from sqlalchemy import Engine
 
-from service.bundle.bundle import bundle_folders
 from service.bundle.errors import BundleIntegrity
-from service.deployment.errors import UnknownBundle
 from service.deployment.memory import return_freed_memory
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.rejudge import judge_again
 from service.deployment.repository import BundleLoader
+from service.deployment.sources.source import BundleSource
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import Inspector
 from service.store.errors import NotJudged
@@ -119,13 +117,13 @@ class Replayer:
     """Replays verdicts. It loads the bundles that it needs, one at a time, independently of the active ones.
 
     Args:
-        models: The model repository.
+        source: Where the bundles come from.
         store: The store of the inspections.
         loader: Loads the bundles, with other options: one image at a time and no limits on its size.
     """
 
-    def __init__(self, models: Path, store: Store, loader: BundleLoader) -> None:
-        self._models = models
+    def __init__(self, source: BundleSource, store: Store, loader: BundleLoader) -> None:
+        self._source = source
         self._store = store
         self._references = ReferenceScores(store.engine)
         # Images are replayed one at a time, so no warm-up for batches is needed.
@@ -142,6 +140,7 @@ class Replayer:
             ArtefactGone, StoredImageUnreadable: The image is no longer stored, or cannot be decoded.
             UnknownBundle, UnknownRevision: The bundle or the recipe is no longer available.
             BundleInvalid, ProviderUnavailable: The bundle cannot be run on this machine.
+            BundleStoreUnavailable: The bundle cannot be fetched.
             NotJudged: The image was rejected by the quality check.
             StoreUnavailable: The database cannot be read.
         """
@@ -184,12 +183,10 @@ class Replayer:
         if self._loaded is not None and self._loaded.bundle.digest == row.bundle_digest:
             return self._loaded
         self.close()
-        folder = self._models / row.product
-        path = folder / row.bundle_version
-        if not path.is_dir():
-            known = [other.name for other in bundle_folders(folder)] if folder.is_dir() else []
-            raise UnknownBundle(folder, row.bundle_version, known)
-        self._loaded = self._loader.load(path, row.product)
+        path = self._source.require(row.product, row.bundle_version)
+        self._loaded = self._source.use(
+            row.product, row.bundle_version, lambda path: self._loader.load(path, row.product)
+        )
         if self._loaded.bundle.digest != row.bundle_digest:
             raise BundleIntegrity(path, "its digest is not that of the bundle that decided the inspection.")
         return self._loaded

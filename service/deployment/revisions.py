@@ -119,7 +119,10 @@ class RevisionFollower:
         """
         newest = self._newest().get(product)
         active = self._registry.active.get(product)
-        if active is None or newest is None or newest == active.recipe.revision:
+        if newest is None or (active is not None and newest == active.recipe.revision):
+            return
+        if active is None:
+            self._require_followed(product)
             return
         # Under the lock of the product: a change by this process has stored its revision, and puts it in force now.
         revision = self._registry.change_recipe(product, self._adopt)
@@ -128,6 +131,21 @@ class RevisionFollower:
             raise ProductNotReady(
                 product, "another process activated another bundle, which is being loaded here. Send the request again."
             )
+
+    def _require_followed(self, product: str) -> None:
+        """Refuse a product that another process put in force and that is about to be loaded here.
+
+        Raises:
+            ProductNotReady: It is.
+        """
+        registry = self._registry
+        is_broken = any(broken.product == product for broken in registry.failures.broken)
+        if is_broken or not registry.knows(product) or registry.is_loading(product):
+            return  # the registry states the reason
+        self._wake.set()
+        raise ProductNotReady(
+            product, "another process activated a bundle of it, which is being loaded here. Send the request again."
+        )
 
     def poll(self) -> None:
         """Put everything in force that other processes changed, bundles included.
@@ -219,7 +237,8 @@ class RevisionFollower:
             except ShuttingDown:
                 raise
             except PlumblineError as error:
-                registry.failures.replace_broken(BrokenBundle(product, version, error.slug, error.detail))
+                broken = BrokenBundle(product, version, error.slug, error.detail, error.retry_after_s)
+                registry.failures.replace_broken(broken)
                 raise
             # If the recipe was changed again meanwhile, the next poll or inspection adopts the change.
             registry.swap(product, served, lambda: (revision, None))

@@ -7,29 +7,26 @@ one after its last inspection. If any step fails, the old bundle stays active.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Literal
 
 import structlog
 from sqlalchemy import Engine
 
-from service.bundle.archive import import_archive
-from service.bundle.bundle import Bundle, bundle_folders, default_bundles, read_manifest
+from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleInvalid
-from service.bundle.manifest import Digest, Manifest
-from service.deployment.errors import ChangeUnderWay, NothingToRollBackTo, ShadowRefused, UnknownBundle, UnknownProduct
+from service.bundle.manifest import Manifest
+from service.deployment.errors import ChangeUnderWay, NothingToRollBackTo, ShadowRefused, UnknownProduct
 from service.deployment.failures import BrokenBundle
-from service.deployment.memory import return_freed_memory
+from service.deployment.publication import Publication
 from service.deployment.recipes import draft_recipe, shadow_recipe
 from service.deployment.registry import Registry
 from service.deployment.uploads import BundleUploads
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
-from service.store.audit import SERVICE, Actor, AuditAction, AuditEntry, recorded
+from service.store.audit import SERVICE, Actor, AuditAction
 from service.store.choices import BundleChoices
-from service.store.errors import StoreUnavailable
 from service.store.records import BundleChoice, ChoiceDraft, RecipeDraft, RecipeRevision
 
 log = structlog.get_logger(__name__)
@@ -90,6 +87,7 @@ class Rollout:
         self.uploads = uploads
         self._registry = registry
         self._engine = engine
+        self._publication = Publication(registry, engine, self.choices)
         self._metrics = metrics
 
     def versions(self, product: str) -> list[BundleVersion]:
@@ -98,7 +96,7 @@ class Rollout:
         Raises:
             UnknownProduct: The repository has no such product.
         """
-        return [self._describe(product, folder) for folder in self._folders(product)]
+        return [self._describe(product, version) for version in self._versions(product)]
 
     def version(self, product: str, version: str) -> BundleVersion:
         """Return one of a product's bundles.
@@ -106,7 +104,8 @@ class Rollout:
         Raises:
             UnknownProduct, UnknownBundle: The repository does not contain it.
         """
-        return self._describe(product, self._folder(product, version))
+        self._require(product, version)
+        return self._describe(product, version)
 
     def check_upload(self, product: str, *, create_product: bool) -> None:
         """Check whether a bundle of a product may be uploaded now, before its archive is received.
@@ -119,7 +118,7 @@ class Rollout:
             UnknownProduct: The product is new.
             ChangeUnderWay: A change of the product's bundles is in progress.
         """
-        if product not in self._registry.known and not create_product:
+        if not create_product and not self._registry.knows(product):
             remedy = "To create the product with its first bundle, upload it with create_product=true."
             raise UnknownProduct(product, self._registry.known, self._registry.models, remedy)
         if self._registry.is_loading(product):
@@ -143,27 +142,11 @@ class Rollout:
             UnknownProduct, ChangeUnderWay: As for `check_upload`.
             BundleArchiveInvalid, BundleTooLarge, BundleInvalid, NotEnoughSpace, RepositoryNotWritable: As for
                 `import_archive`.
+            BundleStoreUnavailable: The bundle store cannot take it.
             StoreUnavailable: The database cannot be used.
         """
         self.check_upload(product, create_product=create_product)
-        limits = self.uploads.limits
-
-        @contextmanager
-        def publishing(bundle: Bundle) -> Iterator[None]:
-            after = {"bundle_digest": bundle.digest}
-            entry = AuditEntry(actor, "bundle:upload", product, bundle.version, after=after)
-            with self._publishing(product), recorded(self._engine, entry, failed="bundle:upload-failed"):
-                yield
-
-        bundle, is_new = import_archive(
-            self._registry.models,
-            product,
-            archive,
-            limits.max_bytes,
-            reserve_bytes=limits.reserve_bytes,
-            publishing=publishing,
-        )
-        return_freed_memory()
+        bundle, is_new = self._publication.publish(product, archive, self.uploads.limits, actor)
         self._registry.refresh(product, bundle.version)
         log.info("bundle uploaded", product=product, version=bundle.version, is_new=is_new)
         return self.version(product, bundle.version), is_new
@@ -185,9 +168,10 @@ class Rollout:
             RemovalNotConfirmed: The retention of the recipe would remove more than it keeps.
             ChangeUnderWay: Another change of the product's bundles is in progress.
             BundleInvalid, ProviderUnavailable: It cannot be served. The old bundle stays active.
+            BundleStoreUnavailable: It cannot be fetched. The old bundle stays active.
             StoreUnavailable: The choice cannot be stored. The old bundle stays active.
         """
-        self._folder(product, version)
+        self._require(product, version)
         with self._counted(product, "activate"), self._registry.changing(product):
             active = self._registry.active.get(product)
             current = self.choices.current(product, "active")
@@ -203,7 +187,7 @@ class Rollout:
             NothingToRollBackTo: No other bundle was active before.
             UnknownProduct, ChangeUnderWay, BundleInvalid, ProviderUnavailable, StoreUnavailable: As for `activate`.
         """
-        self._folders(product)
+        self._require_known(product)
         with self._counted(product, "roll_back"), self._registry.changing(product):
             current = self.choices.current(product, "active")
             if current is None or current.returns_to is None:
@@ -222,7 +206,7 @@ class Rollout:
             UnknownProduct, UnknownBundle, ChangeUnderWay, BundleInvalid, ProviderUnavailable, StoreUnavailable: As for
                 `activate`. An earlier shadow deployment stays.
         """
-        self._folder(product, version)
+        self._require(product, version)
         with self._counted(product, "shadow"), self._registry.changing(product):
             active = self._registry.active.get(product)
             if active is None:
@@ -247,7 +231,7 @@ class Rollout:
             ShadowRefused: The product has no shadow deployment.
             UnknownProduct, ChangeUnderWay, StoreUnavailable: As for `activate`.
         """
-        self._folders(product)
+        self._require_known(product)
         with self._counted(product, "stop_shadow"), self._registry.changing(product):
             current = self.choices.current(product, "shadow")
             if current is None or current.bundle_digest is None:
@@ -310,55 +294,6 @@ class Rollout:
         return current.id
 
     @contextmanager
-    def _publishing(self, product: str) -> Iterator[None]:
-        """Store the choice that is in force without an activation; an uploaded bundle becomes visible in the block.
-
-        Without any choice the newest bundle serves after a restart, which would activate a bundle that was only
-        uploaded. The choice is withdrawn if the block fails. Uploads to one product wait for each other here.
-
-        Raises:
-            ShuttingDown: The registry is closed.
-            StoreUnavailable: The database cannot be used.
-        """
-        with self._registry.exclusive(product):
-            stored = None
-            if self.choices.current(product, "active") is None:
-                stored = self.choices.append(self._implicit_choice(product))
-            try:
-                yield
-            except BaseException:
-                if stored is not None:
-                    self._withdraw(stored)
-                raise
-
-    def _withdraw(self, choice: BundleChoice) -> None:
-        try:
-            self.choices.withdraw(choice)
-        except StoreUnavailable as error:
-            log.error("choice of a failed upload not removed", product=choice.product, reason=error.detail)
-
-    def _implicit_choice(self, product: str) -> ChoiceDraft:
-        """Return the choice that is in force without an activation.
-
-        It is the active bundle. If none is active, it is the first of `default_bundles`, and none if the product is
-        new.
-        """
-        active = self._registry.active.get(product)
-        if active is not None:
-            digest, reason = active.bundle.digest, "It was active by default when another bundle was uploaded."
-        elif found := self._default_digest(product):
-            digest, reason = found, "It was the default bundle when another one was uploaded."
-        else:
-            digest, reason = None, "The product was created by an upload, and none of its bundles was activated."
-        return ChoiceDraft(product, "active", digest, SERVICE, reason, "bundle:keep")
-
-    def _default_digest(self, product: str) -> Digest | None:
-        for folder in default_bundles(self._registry.models / product):
-            with suppress(BundleInvalid):
-                return read_manifest(folder)[1]
-        return None
-
-    @contextmanager
     def _counted(self, product: str, change: str) -> Iterator[None]:
         try:
             yield
@@ -367,27 +302,25 @@ class Rollout:
             raise
         self._metrics.bundles.bundle_changes.labels(product, change, "done").inc()
 
-    def _folders(self, product: str) -> list[Path]:
-        self._registry.require_known(product)
-        try:
-            return bundle_folders(self._registry.models / product)
-        except FileNotFoundError:
-            return []
+    def _require_known(self, product: str) -> None:
+        if not self._registry.knows(product):
+            self._registry.require_known(product)
 
-    def _folder(self, product: str, version: str) -> Path:
-        folders = self._folders(product)
-        for folder in folders:
-            if folder.name == version:
-                return folder
-        raise UnknownBundle(self._registry.models / product, version, [folder.name for folder in folders])
+    def _versions(self, product: str) -> list[str]:
+        self._require_known(product)
+        return self._registry.source.versions(product)
 
-    def _describe(self, product: str, folder: Path) -> BundleVersion:
-        registry, version = self._registry, folder.name
+    def _require(self, product: str, version: str) -> None:
+        self._require_known(product)
+        self._registry.source.require(product, version)
+
+    def _describe(self, product: str, version: str) -> BundleVersion:
+        registry = self._registry
         active, shadow = registry.active.get(product), registry.shadows.get(product)
         broken = registry.failures.refused.get((product, version))
         manifest, digest = None, None
         try:
-            manifest, digest = read_manifest(folder)
+            manifest, digest = registry.source.manifest(product, version)
         except BundleInvalid as error:
             broken = broken or BrokenBundle(product, version, error.slug, error.detail)
         state: BundleState = "broken" if broken is not None else "available"

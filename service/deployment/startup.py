@@ -10,19 +10,19 @@ from typing import TypeVar
 import structlog
 from sqlalchemy import Engine
 
-from service.bundle.bundle import default_bundles, newest_bundle
+from service.deployment.errors import ChangeUnderWay
 from service.deployment.failures import BrokenBundle
 from service.deployment.loading import known_failure
 from service.deployment.recipes import recipe_in_force, shadow_recipe
 from service.deployment.registry import Registry
-from service.deployment.repository import empty_reason
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.errors import ProviderUnavailable
 from service.store.choices import BundleChoices
-from service.store.errors import StoreUnavailable
+from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 RETRY_S = 1.0
+MAX_RETRY_S = 60.0
 _POLL_S = 0.05
 ResultT = TypeVar("ResultT")
 
@@ -41,16 +41,49 @@ class Startup:
         self._choices = BundleChoices(engine)
         self._first = threading.Lock()
         self._has_loaded = False
+        self._unfetched: set[str] = set()
+        """Products whose bundles could not be fetched from the bundle store."""
 
     def run(self) -> None:
         """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`."""
         if not self._registry.known:
             log.error(
                 "no product to serve",
-                reason=f"The model repository {self._registry.models} {empty_reason(self._registry.models)}.",
+                reason=self._registry.source.empty_reason,
                 remedy="Set PLUMBLINE_MODELS to the folder that holds the products, or upload a bundle.",
             )
         self._registry.load(self._load_product)
+
+    def fetch_again(self, retry_s: float = RETRY_S) -> None:
+        """Load the products whose bundles could not be fetched, until all are loaded or the registry is closed.
+
+        Args:
+            retry_s: Seconds before the first attempt. The pause doubles with each attempt, up to `MAX_RETRY_S`.
+        """
+        while self._unfetched and not self._registry.wait_closing(retry_s):
+            for product in sorted(self._unfetched):
+                if self._registry.closing:
+                    return
+                self._fetch_again(product)
+            retry_s = min(MAX_RETRY_S, 2 * retry_s)
+
+    def _fetch_again(self, product: str) -> None:
+        try:
+            with self._registry.changing(product):
+                self._unfetched.discard(product)
+                if product not in self._registry.active:
+                    self._load_product(product)
+                elif product not in self._registry.shadows:
+                    self._load_shadow(product)
+        except ChangeUnderWay:
+            self._unfetched.add(product)
+        except ShuttingDown:
+            return
+        except Exception as error:  # noqa: BLE001 - one product must not affect the others
+            failure = known_failure(self._registry.models / product, error)
+            log.error("product not served", product=product, reason=failure.detail)
+        if product in self._registry.active and product not in self._unfetched:
+            self._registry.failures.clear_broken(product)
 
     def _load_product(self, product: str) -> None:
         self._load_active(product)
@@ -80,10 +113,18 @@ class Startup:
         candidates = self._wait_for_store(product, lambda: self._candidates(product))
         for path in candidates:
             try:
-                served = self._registry.prepare_bundle(product, path.name)
+                served = self._wait_for_store(
+                    product,
+                    lambda: self._registry.prepare_bundle(product, path.name),  # noqa: B023 - it runs now
+                )
             except ShuttingDown:
                 raise
             except PlumblineError as error:
+                if isinstance(error, BundleStoreUnavailable):
+                    # Another bundle would be a silent roll-back, also of the other replicas.
+                    self._unfetched.add(product)
+                    self._registry.failures.replace_broken(_broken(product, path, error))
+                    return
                 self._add_broken(product, path, error)
                 if isinstance(error, ProviderUnavailable):
                     return  # a property of this machine, so an older bundle would fail, too
@@ -109,30 +150,35 @@ class Startup:
             return
 
     def _add_broken(self, product: str, path: Path, error: Exception) -> None:
-        failure = known_failure(path, error)
-        self._registry.failures.add_broken(BrokenBundle(product, path.name, failure.slug, failure.detail))
-        log.error("bundle not served", product=product, version=path.name, reason=failure.detail)
+        broken = _broken(product, path, error)
+        self._registry.failures.add_broken(broken)
+        log.error("bundle not served", product=product, version=path.name, reason=broken.reason)
 
     def _candidates(self, product: str) -> Sequence[Path]:
         """Return the folders of the bundles that may become active, the preferred one first.
 
         These are the chosen bundle and those that a roll-back returns to. If there was never a choice, the product's
-        folder was filled by hand, and they are all its bundles, see `default_bundles`. The first upload to a product
+        folder was filled by hand, and they are all its bundles, see `BundleSource.defaults`. The first upload to a product
         stores a choice, so an uploaded bundle is never active by default.
         """
         lineage = self._choices.lineage(product)
         if not lineage:
-            found = default_bundles(self._registry.models / product)
-            if found and (newest := newest_bundle(self._registry.models / product)) != found[0]:
-                log.info(
-                    "converted bundle not active by default",
-                    product=product,
-                    version=None if newest is None else newest.name,
-                    remedy="To serve it, test it in shadow and activate it.",
-                )
-            return found
+            return self._defaults(product)
         versions = dict.fromkeys(choice.version for choice in lineage)
         return [self._registry.models / product / version for version in versions if version]
+
+    def _defaults(self, product: str) -> list[Path]:
+        source = self._registry.source
+        found = source.defaults(product)
+        newest = next(iter(source.versions(product)), None)
+        if found and newest != found[0]:
+            log.info(
+                "converted bundle not active by default",
+                product=product,
+                version=newest,
+                remedy="To serve it, test it in shadow and activate it.",
+            )
+        return [self._registry.models / product / version for version in found]
 
     def _load_shadow(self, product: str) -> None:
         """Load the shadow deployment. If it fails, the product is served without it."""
@@ -145,6 +191,8 @@ class Startup:
         except ShuttingDown:
             raise
         except Exception as error:  # noqa: BLE001 - the product is served without its shadow deployment
+            if isinstance(error, BundleStoreUnavailable):
+                self._unfetched.add(product)
             failure = known_failure(self._registry.models / product / choice.version, error)
             log.error("shadow not loaded", product=product, version=choice.version, reason=failure.detail)
 
@@ -163,3 +211,8 @@ class Startup:
                 log.warning("database not available, trying again", product=product, reason=error.detail)
                 self._registry.wait_closing(RETRY_S)
         raise ShuttingDown()
+
+
+def _broken(product: str, path: Path, error: Exception) -> BrokenBundle:
+    failure = known_failure(path, error)
+    return BrokenBundle(product, path.name, failure.slug, failure.detail, failure.retry_after_s)

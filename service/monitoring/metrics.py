@@ -29,6 +29,7 @@ from service.monitoring.buckets import (
     score_buckets,
 )
 from service.monitoring.bundle_metrics import QUALITY_MEASURES, BundleMetrics
+from service.monitoring.bundle_store_metrics import BundleStoreMetrics
 from service.monitoring.drift_metrics import DriftMetrics
 from service.monitoring.http_metrics import HttpMetrics
 from service.monitoring.memory_metrics import MemoryMetrics
@@ -58,6 +59,7 @@ class Metrics:
     Attributes:
         registry: The registry that `/metrics` exposes.
         bundles: Metrics of bundles and recipes.
+        bundle_store: Metrics of the bundle store and of its local cache.
         drift: Metrics of drift.
         http: Metrics of requests and connections.
         memory: Metrics of the bundles in memory.
@@ -71,6 +73,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.bundles = BundleMetrics(self.registry)
+        self.bundle_store = BundleStoreMetrics(self.registry)
         self.drift = DriftMetrics(self.registry)
         self.http = HttpMetrics(self.registry)
         self.memory = MemoryMetrics(self.registry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ class BundleService:
             ChangeUnderWay, ShuttingDown, StoreUnavailable: See `activate`.
         """
         require_product_name(product)
-        self._rollout.check_upload(product, create_product=create_product)
+        await asyncio.to_thread(self._rollout.check_upload, product, create_product=create_product)
         try:
             async with self._rollout.uploads.admit(stated_bytes) as upload:
                 await receive(upload.file)

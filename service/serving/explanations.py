@@ -32,7 +32,7 @@ class ExplanationService:
             "explanation", 1, settings.queue_limit, settings.queue_deadline_s, is_background=True
         )
         # Used on the one thread only.
-        self._explanations = Explanations(registry.models, store, registry.loader, in_background=True)
+        self._explanations = Explanations(registry.source, store, registry.loader, in_background=True)
         self._release: asyncio.TimerHandle | None = None
 
     async def explain(

@@ -8,7 +8,6 @@ from typing import Literal
 
 from service.deployment.failures import BrokenBundle
 from service.deployment.registry import Registry
-from service.deployment.repository import empty_reason
 from service.inspection.errors import ProviderUnavailable
 from service.serving.admission import Admission
 from service.store.health import StoreHealth
@@ -75,7 +74,7 @@ class ReadinessCheck:
         if missing:
             reasons.insert(0, f"Required products are not served: {', '.join(missing)}.")
         if not registry.known:
-            reasons.insert(0, f"The model repository {registry.models} {empty_reason(registry.models)}.")
+            reasons.insert(0, registry.source.empty_reason)
         # If a GPU was requested explicitly, the CPU would be too slow for the expected load.
         provider_unavailable = any(broken.slug == ProviderUnavailable.slug for broken in registry.broken)
         if store_problems or missing or provider_unavailable or not registry.active:

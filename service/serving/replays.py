@@ -41,7 +41,7 @@ class ReplayService:
             ReplayBusy: Another inspection is being replayed.
             ArtefactGone, StoredImageUnreadable: The image is no longer stored, or cannot be decoded.
             UnknownBundle, UnknownRevision: The bundle or the recipe revision no longer exists.
-            BundleInvalid, ProviderUnavailable: The bundle cannot be loaded.
+            BundleInvalid, ProviderUnavailable, BundleStoreUnavailable: The bundle cannot be loaded.
             NotJudged: The image is invalid and was not judged.
             StoreUnavailable: The database cannot be used.
         """
@@ -51,5 +51,5 @@ class ReplayService:
             return await run_in_threadpool(run_in_background, lambda: self._replay(record))
 
     def _replay(self, record: InspectionRecord) -> Replay:
-        with Replayer(self._registry.models, self._store, self._registry.loader) as replayer:
+        with Replayer(self._registry.source, self._store, self._registry.loader) as replayer:
             return replayer.replay(record)

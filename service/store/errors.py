@@ -42,6 +42,31 @@ class StoreUnavailable(PlumblineError):
         return StoreUnavailable(self.reason, self.retry_after_s, remedy=self.remedy, is_outdated=self.is_outdated)
 
 
+class BundleStoreUnavailable(PlumblineError):
+    """The bundle store cannot be used, or what it contains of a bundle is damaged.
+
+    Bundles that are in memory or on the local disk are served as before. Without the bundle store, none can be
+    uploaded, and none can be fetched. The message states the reason. Send the request again after `retry_after`
+    seconds.
+
+    Args:
+        reason: What was wrong, without a full stop.
+        remedy: What to do, as sentences; empty for a general advice.
+    """
+
+    slug = "bundle-store-unavailable"
+    title = "Bundle store is not available"
+    status = 503
+
+    def __init__(self, reason: str, remedy: str = "", *, retry_after_s: float = 5.0) -> None:
+        advice = remedy or (
+            "Check PLUMBLINE_BUNDLE_STORE, its credentials and the network (`plumbline doctor`), then try again."
+        )
+        super().__init__(f"The bundle store cannot be used: {reason}. {advice}", retry_after=retry_after_s)
+        self.reason = reason
+        self.remedy = remedy
+
+
 class RecipeConflict(PlumblineError):
     """The recipe was changed since the revision that a change is based on.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from service.settings import Settings
 from service.store.artefacts.options import ArtefactOptions
@@ -39,3 +39,8 @@ class StoreOptions:
                 attempts=settings.artefacts_attempts,
             ),
         )
+
+
+def bundle_store_options(settings: Settings) -> ArtefactOptions:
+    """Return where the bundle store is, and the limits of requests to it."""
+    return replace(StoreOptions.of(settings).artefacts, url=settings.bundle_store)

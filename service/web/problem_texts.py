@@ -53,6 +53,10 @@ DETAILS: Mapping[str, str] = {
         "Bundle %(bundle)s was exported by a training package of another major version than the service. Export "
         "it again with a matching one."
     ),
+    "bundle-store-unavailable": _(
+        "The bundle store cannot be used. Bundles that are loaded serve as before. Try again in a few seconds; details "
+        "are on the page System and in the log."
+    ),
     "explanation-differs": _(
         "Bundle %(version)s computes another anomaly map now than the stored one, so an explanation would be that of "
         "another decision and is not shown. Replay the inspection to compare the scores."

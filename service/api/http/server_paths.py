@@ -40,6 +40,8 @@ class ServerPaths:
             names |= {database.parent: "DATABASE_FOLDER"}
         if (artefacts := _folder_of(settings.artefacts_url)) is not None:
             names |= {artefacts: f"${PREFIX}ARTEFACTS_URL"}
+        if (bundles := _folder_of(settings.bundle_store)) is not None:
+            names |= {bundles: f"${PREFIX}BUNDLE_STORE"}
         names |= {settings.models: f"${PREFIX}MODELS", settings.data: f"${PREFIX}DATA"}
         spelled = {str(form): name for path, name in names.items() for form in (path.absolute(), path.resolve())}
         self._names = {text: name for text, name in spelled.items() if text != path_root(text)}

@@ -51,7 +51,7 @@ from service.schemas.bundle import (
     ComparisonRecord,
 )
 from service.schemas.common import LABEL_PATTERN
-from service.store.errors import RecipeUnreadable, RemovalNotConfirmed, StoreUnavailable
+from service.store.errors import BundleStoreUnavailable, RecipeUnreadable, RemovalNotConfirmed, StoreUnavailable
 from service.untrusted_zip import MEDIA_TYPE
 
 router = APIRouter(prefix="/v1/products/{product}", tags=["bundles"])
@@ -69,6 +69,7 @@ _LOAD_ERRORS = (
     SelfTestFailed,
     ProviderUnavailable,
     RecipeUnreadable,
+    BundleStoreUnavailable,
 )
 
 
@@ -110,6 +111,7 @@ _LOAD_ERRORS = (
             ChangeUnderWay,
             ShuttingDown,
             StoreUnavailable,
+            BundleStoreUnavailable,
         ),
     },
 )
@@ -151,7 +153,7 @@ async def upload_bundle(
     "/bundles",
     operation_id="list_bundles",
     summary="List bundles",
-    responses=problem_responses(UnknownProduct, InvalidRequest),
+    responses=problem_responses(UnknownProduct, InvalidRequest, StoreUnavailable),
 )
 @requires("inspect")
 def list_bundles(product: ProductPath, bundles: BundlesDep) -> BundleList:
@@ -166,7 +168,7 @@ def list_bundles(product: ProductPath, bundles: BundlesDep) -> BundleList:
     "/bundles/{version:identifier}",
     operation_id="get_bundle",
     summary="Get a bundle",
-    responses=problem_responses(UnknownProduct, UnknownBundle, InvalidRequest),
+    responses=problem_responses(UnknownProduct, UnknownBundle, InvalidRequest, StoreUnavailable),
 )
 @requires("inspect")
 def read_bundle(product: ProductPath, version: VersionPath, bundles: BundlesDep) -> BundleRecord:

@@ -20,6 +20,7 @@ from service.inspection.errors import ExplanationDiffers, NoExplanation, Provide
 from service.schemas.explanation import WhyRecord
 from service.store.errors import (
     ArtefactGone,
+    BundleStoreUnavailable,
     NotJudged,
     StoredImageUnreadable,
     StoreUnavailable,
@@ -38,7 +39,7 @@ _MAX_SIDE = 2**24
     responses=problem_responses(
         UnknownInspection, InvalidRequest, StoreUnavailable, ArtefactGone, StoredImageUnreadable, NotJudged,
         NoExplanation, ExplanationDiffers, UnknownBundle, UnknownRevision, BundleInvalid, BundleIntegrity, BundleSchema,
-        ParityFailure, ProviderUnavailable, QueueFull, DeadlineExceeded, ShuttingDown,
+        ParityFailure, ProviderUnavailable, QueueFull, DeadlineExceeded, ShuttingDown, BundleStoreUnavailable,
     ),
 )  # fmt: skip
 @requires("inspect")

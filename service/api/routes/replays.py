@@ -16,6 +16,7 @@ from service.inspection.errors import ProviderUnavailable, ScoreNotFinite
 from service.schemas.bundle import ReplayRecord
 from service.store.errors import (
     ArtefactGone,
+    BundleStoreUnavailable,
     NotJudged,
     StoredImageUnreadable,
     StoreUnavailable,
@@ -33,7 +34,7 @@ router = APIRouter(tags=["inspections"])
     responses=problem_responses(
         UnknownInspection, UnknownBundle, UnknownRevision, InvalidRequest, ArtefactGone, NotJudged, BundleInvalid,
         BundleIntegrity, BundleSchema, ParityFailure, ScoreNotFinite, ProviderUnavailable, ReplayBusy, StoreUnavailable,
-        StoredImageUnreadable,
+        StoredImageUnreadable, BundleStoreUnavailable,
     ),
 )  # fmt: skip
 @requires("engineer")

@@ -8,18 +8,14 @@ would wait for the deadline first.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import threading
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
 from uuid import UUID
 
-import fsspec
 import structlog
-from fsspec.asyn import AsyncFileSystem, sync
 
+from service.store.artefacts.file_system import RemoteFileSystem
 from service.store.artefacts.files import ArtefactFiles, WrittenFile, image_name, map_name
 from service.store.artefacts.options import ArtefactOptions
 from service.store.artefacts.reasons import is_missing_bucket, remote_reason
@@ -28,11 +24,9 @@ from service.store.errors import StoreUnavailable
 from service.store.identity import StorageGuard
 
 _PROBE_BYTES = 1024
-_CONNECTIONS = 64
 # Files of failed inspections that could not be deleted at once. Beyond that they are left where they are.
 _MAX_LEFT_OVER = 10_000
 _DELETED_PER_PROBE = 100
-_S3 = {"s3", "s3a"}
 _REMEDY = (
     "Check PLUMBLINE_ARTEFACTS_URL, the credentials, their permissions and the network (`plumbline doctor`), then send "
     "the image again."
@@ -69,23 +63,9 @@ class RemoteFiles(ArtefactFiles):
 
     def __init__(self, options: ArtefactOptions) -> None:
         self._options = options
-        self._protocol, _, _ = options.url.partition("://")
-        self._lock = threading.Lock()
-        self._file_system: fsspec.AbstractFileSystem | None = None
-        self._inherited: fsspec.AbstractFileSystem | None = None
-        self._owner = os.getpid()
+        self._file_system = RemoteFileSystem(options, _REMEDY)
         self._failure: str | None = None
         self._left_over: deque[str] = deque(maxlen=_MAX_LEFT_OVER)
-        try:
-            kind = fsspec.get_filesystem_class(self._protocol)
-        except ImportError as error:
-            extra = "pip install 'plumbline[s3]'" if self._protocol in _S3 else f"install it: {error.msg}"
-            raise StoreUnavailable(
-                f"the package that opens {self._protocol}:// URLs is not installed ({extra})", remedy=_REMEDY
-            ) from error
-        except ValueError as error:
-            raise StoreUnavailable(f"{self._protocol}:// URLs are not supported", remedy=_REMEDY) from error
-        self._root = str(kind._strip_protocol(options.url)).rstrip("/")
 
     def prepare(self) -> None:
         """Do nothing: a server that cannot be reached makes the service not ready, it does not prevent its start."""
@@ -101,8 +81,8 @@ class RemoteFiles(ArtefactFiles):
         """
         name = f".write-probe.{secrets.token_hex(4)}"
         try:
-            self._request("pipe_file", name, bytes(_PROBE_BYTES), deadline_s=self._options.attempt_s)
-            self._request("rm_file", name, deadline_s=self._options.attempt_s)
+            self._file_system.request("pipe_file", name, bytes(_PROBE_BYTES), deadline_s=self._options.attempt_s)
+            self._file_system.request("rm_file", name, deadline_s=self._options.attempt_s)
         except Exception as error:
             raise self._write_error(name, error) from error
         self._failure = None
@@ -125,13 +105,7 @@ class RemoteFiles(ArtefactFiles):
 
     def close(self) -> None:
         """Close the connections."""
-        with self._lock:
-            file_system, self._file_system = self._file_system, None
-        session = getattr(file_system, "_s3creator", None)
-        if file_system is not None and session is not None:
-            with contextlib.suppress(Exception):  # the connections may be broken already
-                sync(file_system.loop, session.__aexit__, None, None, None, timeout=1)
-                file_system._s3 = None
+        self._file_system.close()
 
     def remove(self, inspection_id: UUID, media_type: str) -> None:
         """Delete the objects of an inspection that failed before its row was committed, now or after the next probe."""
@@ -149,7 +123,7 @@ class RemoteFiles(ArtefactFiles):
 
     def _write(self, name: str, data: bytes) -> WrittenFile:
         try:
-            self._request("pipe_file", name, data)
+            self._file_system.request("pipe_file", name, data)
         except Exception as error:
             raise self._write_error(name, error) from error
         self._failure = None
@@ -157,67 +131,25 @@ class RemoteFiles(ArtefactFiles):
 
     def _read(self, name: str, start: int, length: int | None) -> bytes:
         try:
-            return bytes(self._request("cat_file", name, start=start, end=None if length is None else start + length))
+            end = None if length is None else start + length
+            return bytes(self._file_system.request("cat_file", name, start=start, end=end))
         except Exception as error:
             raise self._read_error(name, error) from error
 
     def _size(self, name: str) -> int:
         try:
-            return int(self._request("info", name)["size"])
+            return int(self._file_system.request("info", name)["size"])
         except Exception as error:
             raise self._read_error(name, error) from error
 
     def _delete(self, name: str) -> None:
         try:
-            self._request("rm_file", name)
+            self._file_system.request("rm_file", name)
         except FileNotFoundError as error:
             if is_missing_bucket(error):
                 raise self._unavailable(f"{last_part(name)} cannot be deleted from", error) from error
         except Exception as error:
             raise self._unavailable(f"{last_part(name)} cannot be deleted from", error) from error
-
-    def _request(self, method: str, name: str, *arguments: Any, deadline_s: float | None = None, **options: Any) -> Any:
-        file_system, path = self._connect(), f"{self._root}/{name}"
-        if isinstance(file_system, AsyncFileSystem):
-            # On the thread of fsspec's event loop. The public methods have no deadline.
-            coroutine = getattr(file_system, f"_{method}")
-            timeout_s = deadline_s or self._options.deadline_s
-            return sync(file_system.loop, coroutine, path, *arguments, timeout=timeout_s, **options)
-        return getattr(file_system, method)(path, *arguments, **options)
-
-    def _connect(self) -> fsspec.AbstractFileSystem:
-        if self._owner != os.getpid():
-            # In a process that was forked, neither the connections nor the event loop of the parent work, and a thread
-            # that does not exist may hold the lock. The old object is kept: its end would wait for that event loop.
-            self._inherited, self._file_system = self._file_system, None
-            self._owner, self._lock = os.getpid(), threading.Lock()
-        with self._lock:
-            if self._file_system is None:
-                self._file_system = self._open_file_system()
-            return self._file_system
-
-    def _open_file_system(self) -> fsspec.AbstractFileSystem:
-        if self._protocol not in _S3:
-            return fsspec.filesystem(self._protocol)
-        options = self._options
-        file_system = fsspec.filesystem(
-            self._protocol,
-            skip_instance_cache=True,
-            use_listings_cache=False,
-            endpoint_url=options.s3_endpoint_url or None,
-            config_kwargs={
-                "connect_timeout": options.connect_timeout_s,
-                "read_timeout": options.read_timeout_s,
-                "retries": {"mode": "adaptive", "total_max_attempts": options.attempts},
-                "max_pool_connections": _CONNECTIONS,
-                # Servers other than AWS often have no host name per bucket.
-                **({"s3": {"addressing_style": "path"}} if options.s3_endpoint_url else {}),
-            },
-        )
-        file_system.retries = 1  # those of botocore are enough; s3fs would repeat each of them
-        # Reads the service models from disk, which takes longer than a request and must not count as one.
-        sync(file_system.loop, file_system.set_session)
-        return file_system
 
     def _write_error(self, name: str, error: Exception) -> StoreUnavailable:
         unavailable = self._unavailable(f"{last_part(name)} cannot be written to", error)

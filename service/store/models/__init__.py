@@ -3,6 +3,7 @@
 from service.store.models.access import AccountRow, ApiKeyRow, SessionRow
 from service.store.models.audit import AuditRow
 from service.store.models.base import Base, UtcDateTime
+from service.store.models.bundles import BundleRow
 from service.store.models.drift import DriftAlarmRow, DriftPositionRow, DriftStreamRow
 from service.store.models.inspections import IdempotencyRow, InspectionRow, ShadowRow
 from service.store.models.outbox import OutboxRow
@@ -17,6 +18,7 @@ __all__ = [
     "RecipeRow",
     "ProposalRow",
     "BundleChoiceRow",
+    "BundleRow",
     "ShadowRow",
     "IdempotencyRow",
     "AuditRow",

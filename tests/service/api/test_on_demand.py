@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.bundle.bundle import Bundle
-from service.deployment.bundle_memory import memory_bytes
+from service.deployment.memory_limits import memory_bytes
 from service.deployment.repository import BundleLoader
 from service.inspection.inspector import Inspector
 from tests.bundles import write_tiny_bundle

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.bundle.archive import import_archive, write_archive
-from service.bundle.bundle import Bundle, default_bundles, newest_bundle
+from service.bundle.bundle import Bundle, newest_bundle
 from service.bundle.card import CalibrationCard
 from service.bundle.errors import BundleIntegrity, BundleInvalid, BundleSchema, ExternalData
 from service.bundle.golden import parity_difference
@@ -209,7 +209,7 @@ def test_model_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
         write_bundle(tmp_path, draft=tiny_draft(), model=b"\xff\xff", card=tiny_card(), golden=tiny_golden())
 
 
-def test_newest_bundle_is_the_one_created_last_and_no_conversion_is_the_default(tmp_path: Path) -> None:
+def test_newest_bundle_is_the_one_created_last(tmp_path: Path) -> None:
     from datetime import UTC, datetime
 
     write_tiny_bundle(tmp_path, created_at=datetime(2026, 3, 1, tzinfo=UTC))
@@ -217,13 +217,7 @@ def test_newest_bundle_is_the_one_created_last_and_no_conversion_is_the_default(
     write_tiny_bundle(tmp_path, created_at=datetime(2026, 4, 1, tzinfo=UTC))
     (tmp_path / "widget" / "zzz-unreadable").mkdir()
 
-    int8 = write_tiny_bundle(
-        tmp_path, created_at=datetime(2026, 6, 1, tzinfo=UTC), precision="int8", converted_from=newest.digest
-    )
-
-    assert newest_bundle(tmp_path / "widget") == int8.path
-    defaults = default_bundles(tmp_path / "widget")
-    assert (defaults[0], defaults[3].name, defaults[4].name) == (newest.path, int8.version, "zzz-unreadable")
+    assert newest_bundle(tmp_path / "widget") == newest.path
     (tmp_path / "empty").mkdir()
     assert newest_bundle(tmp_path / "empty") is None
 

@@ -12,9 +12,9 @@ import pytest
 
 from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleInvalid
-from service.deployment.bundle_memory import MemoryLimits, memory_bytes, stay_s
 from service.deployment.errors import ProductNotReady
 from service.deployment.lease import ActiveProduct
+from service.deployment.memory_limits import MemoryLimits, memory_bytes, stay_s
 from service.deployment.registry import Registry
 from service.deployment.repository import BundleLoader
 from service.deployment.rollout import Rollout

@@ -144,7 +144,7 @@ def test_activation_during_a_failed_upload_does_not_return_to_the_withdrawn_choi
 ) -> None:
     rollout = deployment.rollout
     load = deployment.registry.load_bundle
-    publishing = rollout._publishing("bolt")
+    publishing = rollout._publication._publishing("bolt")
     publishing.__enter__()
 
     def load_while_the_upload_fails(product: str, version: str) -> object:

@@ -263,7 +263,7 @@ def test_product_that_an_upload_created_serves_nothing_until_a_bundle_is_activat
 ) -> None:
     store, rollout, models = deployment.store, deployment.rollout, deployment.registry.models
     (models / "rivet").mkdir()
-    with rollout._publishing("rivet"):
+    with rollout._publication._publishing("rivet"):
         bundle = write_tiny_bundle(models, "rivet")
     loader = BundleLoader(OPTIONS, SelfTestLimits(), PassedSelfTests(shared_self_tests()))
     registry = Registry(models, loader, Metrics())
@@ -288,7 +288,7 @@ def test_upload_to_a_product_filled_by_hand_that_never_served_keeps_its_newest_b
 ) -> None:
     registry, rollout = unloaded.registry, unloaded.rollout
     registry.load(lambda _: None)  # as if neither could be loaded
-    with rollout._publishing("bolt"):
+    with rollout._publication._publishing("bolt"):
         pass
     choice = rollout.choices.current("bolt", "active")
     assert choice is not None

@@ -1,0 +1,138 @@
+"""Publish uploaded bundles: make them visible, without putting them in force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import IO
+
+import structlog
+from sqlalchemy import Engine
+
+from service.bundle.archive import import_archive
+from service.bundle.bundle import Bundle
+from service.bundle.errors import BundleInvalid
+from service.bundle.manifest import Digest
+from service.deployment.memory import return_freed_memory
+from service.deployment.registry import Registry
+from service.deployment.uploads import UploadLimits
+from service.store.audit import SERVICE, Actor, AuditEntry, recorded
+from service.store.choices import BundleChoices
+from service.store.errors import StoreUnavailable
+from service.store.records import BundleChoice, ChoiceDraft
+
+log = structlog.get_logger(__name__)
+
+
+class Publication:
+    """Adds archived bundles to the model repository, or to the bundle store.
+
+    Args:
+        registry: The registry.
+        engine: The database.
+        choices: The stored bundle choices.
+    """
+
+    def __init__(self, registry: Registry, engine: Engine, choices: BundleChoices) -> None:
+        self._registry = registry
+        self._engine = engine
+        self._choices = choices
+
+    def publish(self, product: str, archive: IO[bytes], limits: UploadLimits, actor: Actor) -> tuple[Bundle, bool]:
+        """Add an archived bundle.
+
+        Args:
+            product: The product.
+            archive: A zip file.
+            limits: Limits of uploads.
+            actor: Who uploads it.
+
+        Returns:
+            The bundle, and whether it was added.
+
+        Raises:
+            PlumblineError: As for `Rollout.upload`.
+        """
+        source = self._registry.source
+        is_known = False
+
+        @contextmanager
+        def publishing(bundle: Bundle) -> Iterator[None]:
+            nonlocal is_known
+            # Another replica may have uploaded it. Then its files are examined, and repaired if they are damaged.
+            is_known = source.is_shared and source.contains(product, bundle.version)
+            register = source.store(bundle)
+            with ExitStack() as recording:
+                if not is_known:
+                    after = {"bundle_digest": bundle.digest}
+                    entry = AuditEntry(actor, "bundle:upload", product, bundle.version, after=after)
+                    recording.enter_context(self._publishing(product))
+                    recording.enter_context(recorded(self._engine, entry, failed="bundle:upload-failed"))
+                yield
+                register()
+
+        bundle, is_new = import_archive(
+            self._registry.models,
+            product,
+            archive,
+            limits.max_bytes,
+            reserve_bytes=limits.reserve_bytes,
+            publishing=publishing,
+        )
+        return_freed_memory()
+        if source.is_shared:
+            if not is_new:  # it is on the local disk, which does not mean that it is in the bundle store
+                with publishing(bundle):
+                    pass
+            is_new = not is_known
+        return bundle, is_new
+
+    @contextmanager
+    def _publishing(self, product: str) -> Iterator[None]:
+        """Store the choice that is in force without an activation; an uploaded bundle becomes visible in the block.
+
+        Without any choice the newest bundle serves after a restart, which would activate a bundle that was only
+        uploaded. The choice is withdrawn if the block fails. Uploads to one product wait for each other here.
+
+        Raises:
+            ShuttingDown: The registry is closed.
+            StoreUnavailable: The database cannot be used.
+        """
+        with self._registry.exclusive(product):
+            stored = None
+            if self._choices.current(product, "active") is None:
+                stored = self._choices.append(self._implicit_choice(product))
+            try:
+                yield
+            except BaseException:
+                if stored is not None:
+                    self._withdraw(stored)
+                raise
+
+    def _withdraw(self, choice: BundleChoice) -> None:
+        try:
+            self._choices.withdraw(choice)
+        except StoreUnavailable as error:
+            log.error("choice of a failed upload not removed", product=choice.product, reason=error.detail)
+
+    def _implicit_choice(self, product: str) -> ChoiceDraft:
+        """Return the choice that is in force without an activation.
+
+        It is the active bundle. If none is active, it is the first of `BundleSource.defaults`, and none if the product
+        is new.
+        """
+        active = self._registry.active.get(product)
+        if active is not None:
+            digest, reason = active.bundle.digest, "It was active by default when another bundle was uploaded."
+        elif found := self._default_digest(product):
+            digest, reason = found, "It was the default bundle when another one was uploaded."
+        else:
+            digest, reason = None, "The product was created by an upload, and none of its bundles was activated."
+        return ChoiceDraft(product, "active", digest, SERVICE, reason, "bundle:keep")
+
+    def _default_digest(self, product: str) -> Digest | None:
+        source = self._registry.source
+        for version in source.defaults(product):
+            with suppress(BundleInvalid):
+                return source.manifest(product, version)[1]
+        return None

@@ -1,0 +1,375 @@
+"""The local cache of the bundle store: a folder in the layout of a model repository, with a limit on its size.
+
+Files are downloaded beside their place, verified, and renamed, so a file under its name is always the one that the
+manifest lists. Several processes may share the folder. A bundle whose download was interrupted is incomplete, and
+completed by the next one that needs it.
+
+If the limit is exceeded, the least recently used bundles leave: first those that are not in force for any product, then
+graphs and golden samples of those that are in force and not in memory. Their descriptions stay. What is not in the
+bundle store is never removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from service.bundle.manifest import CARD, FILE_NAME, IMAGES, MANIFEST, FileEntry, Manifest
+from service.bundle.writer import STALE_S
+from service.deployment.sources.source import BundleKey
+from service.errors import ShuttingDown
+from service.monitoring.bundle_store_metrics import BundleStoreMetrics
+from service.store.bundles.objects import BundleDamaged, BundleObjects
+from service.store.bundles.table import StoredBundle
+from service.store.errors import BundleStoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+DESCRIPTION = frozenset({CARD, IMAGES})
+"""The files beside the manifest that are needed to decide with a bundle, without its graph."""
+GRACE_S = 60.0
+"""Seconds after its last use for which a bundle is not removed. Another process may be loading it."""
+PAUSE_S = 2.0
+"""Seconds after a failed request in which nothing is requested: others would wait for the same deadline."""
+_SCAN_S = 60.0
+_WARN_S = 600.0
+_ATTEMPTS = 3
+_PARTS = ".downloads"
+
+
+@dataclass(frozen=True)
+class CacheLimits:
+    """When bundles leave the cache, and when they are requested again.
+
+    Attributes:
+        limit_bytes: Most bytes in the folder; None for no limit.
+        grace_s: Seconds after its last use for which a bundle stays.
+        pause_s: Seconds after a failed request in which nothing is requested.
+    """
+
+    limit_bytes: int | None = None
+    grace_s: float = GRACE_S
+    pause_s: float = PAUSE_S
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """A bundle on the local disk: its size, and when it was used last."""
+
+    key: BundleKey
+    path: Path
+    size: int
+    used_at: float
+
+
+class BundleCache:
+    """The files of bundles on the local disk.
+
+    Locks:
+        Each bundle has a lock that is held while it is downloaded: whoever needs it meanwhile waits for the download.
+        `_lock` protects the mappings, and is not held during I/O.
+
+    Args:
+        root: The folder. It is created.
+        objects: The bundle store.
+        limits: When bundles leave.
+        metrics: Counts downloads and removals.
+        removable: Returns the bundles that may be removed, and whether each is in force in any process.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        objects: BundleObjects,
+        limits: CacheLimits,
+        metrics: BundleStoreMetrics,
+        removable: Callable[[], Mapping[BundleKey, bool]],
+    ) -> None:
+        self._root = root
+        self._objects = objects
+        self._limits = limits
+        self._metrics = metrics
+        self._removable = removable
+        self._loaded: Callable[[], Set[BundleKey]] = frozenset
+        self._lock = threading.Lock()
+        self._locks: dict[BundleKey, threading.Lock] = {}
+        self._held: Counter[BundleKey] = Counter()
+        self._trimming = threading.Lock()
+        self._used, self._scanned_at, self._warned_at = 0, -_SCAN_S, -_WARN_S
+        self._closing = threading.Event()
+        self._unavailable_until, self._reason = 0.0, ("", "")
+        root.mkdir(parents=True, exist_ok=True)
+        self._remove_stale()
+        self._scan()
+        metrics.set_cache(lambda: self._used, limits.limit_bytes)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in the folder, exact to what other processes changed in the last minute."""
+        return self._used
+
+    def set_loaded(self, loaded: Callable[[], Set[BundleKey]]) -> None:
+        """Set what returns the bundles that are in memory."""
+        self._loaded = loaded
+
+    @contextmanager
+    def held(self, key: BundleKey) -> Iterator[Path]:
+        """Keep a bundle in the cache for the block. Yields its folder, which need not exist."""
+        with self._lock:
+            self._held[key] += 1
+        try:
+            yield self._root / key[0] / key[1]
+        finally:
+            with self._lock:
+                self._held[key] -= 1
+
+    def manifest(self, key: BundleKey) -> Manifest | None:
+        """Return the manifest of a bundle on the local disk; None if it is missing or damaged."""
+        try:
+            data = (self._root / key[0] / key[1] / MANIFEST).read_bytes()
+            if hashlib.sha256(data).hexdigest()[:12] != key[1]:
+                return None
+            return Manifest.model_validate_json(data)
+        except (OSError, ValueError):
+            return None
+
+    def missing(self, key: BundleKey, manifest: Manifest, *, with_graph: bool) -> dict[str, FileEntry]:
+        """Return the files of a bundle that are not on the local disk. Their content is not examined.
+
+        Args:
+            key: The bundle.
+            manifest: Its manifest.
+            with_graph: Whether all files are needed, or the description only.
+        """
+        folder = self._root / key[0] / key[1]
+        wanted = {name: entry for name, entry in manifest.files.items() if with_graph or name in DESCRIPTION}
+        return {name: entry for name, entry in wanted.items() if _size(folder / name) != entry.bytes}
+
+    def complete(self, key: BundleKey, find: Callable[[], StoredBundle], *, with_graph: bool) -> None:
+        """Download what is missing of a bundle. Concurrent calls for one bundle share one download.
+
+        Args:
+            key: The bundle.
+            find: Looks the bundle up; called if something is missing.
+            with_graph: Whether all files are needed, or the description only.
+
+        Raises:
+            BundleStoreUnavailable: It cannot be downloaded, or is damaged in the bundle store.
+            ShuttingDown: `close` was called.
+            Exception: What `find` raises.
+        """
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            manifest = self.manifest(key)
+            if manifest is None or self.missing(key, manifest, with_graph=with_graph):
+                self._download(key, find(), with_graph=with_graph)
+            with contextlib.suppress(OSError):
+                os.utime(self._root / key[0] / key[1])  # when it was used last
+
+    def remove(self, key: BundleKey) -> None:
+        """Remove a damaged bundle from the local disk."""
+        self._used -= self._discard(self._root / key[0] / key[1])
+
+    def trim(self, needed_bytes: int = 0, *, is_changed: bool = False) -> None:
+        """Remove bundles if the limit is exceeded.
+
+        Args:
+            needed_bytes: Bytes that are about to be added.
+            is_changed: Whether something else added files to the folder.
+        """
+        limit = math.inf if self._limits.limit_bytes is None else self._limits.limit_bytes
+        is_old = is_changed or time.monotonic() - self._scanned_at > _SCAN_S
+        if self._used + needed_bytes <= limit and not is_old:
+            return
+        with self._trimming:
+            cached = self._scan()
+            if self._used + needed_bytes <= limit:
+                return
+            try:
+                removable = self._removable()
+            except Exception as error:  # noqa: BLE001 - without the list of bundles, nothing may be removed
+                log.warning("cache of bundles not reduced", reason=repr(error))
+                return
+            # Somewhat more than needed, so that not every download has to look for something to remove.
+            self._remove_oldest(cached, removable, int(self._used + needed_bytes - limit + limit // 20))
+            if self._used + needed_bytes > limit and time.monotonic() - self._warned_at > _WARN_S:
+                self._warned_at = time.monotonic()
+                log.warning(
+                    "cache of bundles exceeds its limit",
+                    bytes=self._used + needed_bytes,
+                    limit=limit,
+                    reason="everything else in it is in use, was used a moment ago, or is not in the bundle store",
+                )
+
+    def close(self) -> None:
+        """Stop downloads. One that waits for the bundle store ends with its request."""
+        self._closing.set()
+        self._objects.close()
+
+    def _remove_oldest(self, cached: list[_Cached], removable: Mapping[BundleKey, bool], excess: int) -> None:
+        loaded, now = self._loaded(), time.time()
+        candidates = [
+            one
+            for one in cached
+            if one.key in removable
+            and one.key not in loaded
+            and not self._held[one.key]
+            and now - one.used_at >= self._limits.grace_s
+        ]
+        for one in sorted(candidates, key=lambda one: (removable[one.key], one.used_at)):
+            if excess <= 0:
+                return
+            freed = self._strip(one) if removable[one.key] else self._discard(one.path)
+            if freed:
+                self._used -= freed
+                excess -= freed
+                self._metrics.evictions.inc()
+                log.info("bundle removed from the cache", product=one.key[0], version=one.key[1], bytes=freed)
+
+    def _strip(self, one: _Cached) -> int:
+        """Remove all files of a bundle but its description, and return their size."""
+        freed = 0
+        kept = {MANIFEST, *DESCRIPTION}
+        for path in one.path.rglob("*"):
+            if path.is_file() and path.relative_to(one.path).as_posix() not in kept:
+                with contextlib.suppress(OSError):
+                    size = path.stat().st_size
+                    path.unlink()
+                    freed += size
+        return freed
+
+    def _discard(self, folder: Path) -> int:
+        """Remove a folder: at once from its place, then its files. Return their size."""
+        size = _tree_size(folder)
+        aside = self._root / _PARTS / secrets.token_hex(8)
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            folder.rename(aside)
+        except OSError:
+            return 0  # another process removed it
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # succeeds only if it is empty
+        return size
+
+    def _download(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> None:
+        if time.monotonic() < self._unavailable_until:
+            raise BundleStoreUnavailable(*self._reason)
+        started = time.monotonic()
+        try:
+            size = self._download_all(key, stored, with_graph=with_graph)
+        except BundleDamaged:
+            self._metrics.downloads.labels("damaged").inc()
+            raise
+        except BundleStoreUnavailable as error:
+            self._metrics.downloads.labels("failed").inc()
+            self._reason = error.reason, error.remedy
+            self._unavailable_until = time.monotonic() + self._limits.pause_s
+            raise
+        except OSError as error:
+            self._metrics.downloads.labels("failed").inc()
+            raise BundleStoreUnavailable(
+                f"its cache {self._root} cannot be written ({error.strerror})",
+                "Free some space on that disk, or lower PLUMBLINE_BUNDLE_CACHE_BYTES.",
+            ) from error
+        seconds = time.monotonic() - started
+        self._metrics.count_download(size, seconds)
+        log.info("bundle downloaded", product=key[0], version=key[1], bytes=size, seconds=round(seconds, 3))
+
+    def _download_all(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> int:
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):  # another process removed the folder meanwhile
+                return self._download_missing(key, stored, with_graph=with_graph)
+        raise BundleStoreUnavailable(
+            f"bundle {key[1]} was removed from its cache by another process while it was downloaded",
+            "Raise PLUMBLINE_BUNDLE_CACHE_BYTES.",
+        )
+
+    def _download_missing(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> int:
+        manifest, folder = stored.manifest, self._root / key[0] / key[1]
+        missing = self.missing(key, manifest, with_graph=with_graph)
+        text = stored.manifest_json.encode()
+        is_safe = all(FILE_NAME.fullmatch(name) for name in manifest.files)
+        if not is_safe or hashlib.sha256(text).hexdigest() != stored.digest:
+            raise BundleDamaged(stored.digest, MANIFEST, "the database has another one")
+        has_manifest = self.manifest(key) is not None
+        size = sum(entry.bytes for entry in missing.values()) + (0 if has_manifest else len(text))
+        self.trim(size)
+        for name, entry in missing.items():
+            self._put(folder / name, self._objects.download(stored.digest, name, entry))
+        if not has_manifest:
+            self._put(folder / MANIFEST, iter([text]))
+        if self.missing(key, manifest, with_graph=with_graph):
+            raise FileNotFoundError(str(folder))
+        return size
+
+    def _put(self, path: Path, pieces: Iterator[bytes]) -> None:
+        """Write a file that appears in its place only when it is complete and verified."""
+        part = self._root / _PARTS / secrets.token_hex(8)
+        part.parent.mkdir(exist_ok=True)
+        try:
+            with part.open("xb") as file:
+                for piece in pieces:
+                    if self._closing.is_set():
+                        raise ShuttingDown()
+                    file.write(piece)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = part.stat().st_size
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        self._used += size
+
+    def _scan(self) -> list[_Cached]:
+        """Measure all bundles in the folder."""
+        found = []
+        for product in _folders(self._root):
+            for folder in _folders(product):
+                with contextlib.suppress(OSError):
+                    used_at = folder.stat().st_mtime
+                    found.append(_Cached((product.name, folder.name), folder, _tree_size(folder), used_at))
+        self._used, self._scanned_at = sum(one.size for one in found), time.monotonic()
+        return found
+
+    def _remove_stale(self) -> None:
+        """Remove what a killed process left behind: incomplete downloads, and folders that it was removing."""
+        with contextlib.suppress(OSError):
+            for part in (self._root / _PARTS).iterdir():
+                if time.time() - part.stat().st_mtime > STALE_S:
+                    if part.is_dir():
+                        shutil.rmtree(part, ignore_errors=True)
+                    else:
+                        part.unlink(missing_ok=True)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError:
+        return []  # removed meanwhile
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _tree_size(folder: Path) -> int:
+    return sum(_size(path) or 0 for path in folder.rglob("*") if path.is_file())

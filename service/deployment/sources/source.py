@@ -1,0 +1,161 @@
+"""Where bundles come from: the model repository, a folder, or the bundle store with a local cache."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+from typing import TypeVar
+
+from service.bundle.bundle import Bundle
+from service.bundle.errors import BundleInvalid
+from service.bundle.manifest import Digest, Manifest
+from service.deployment.errors import UnknownBundle
+
+ResultT = TypeVar("ResultT")
+BundleKey = tuple[str, str]
+"""Product and version of a bundle."""
+
+
+class BundleSource(ABC):
+    """The bundles that can be served, by product and version. Methods may be called from several threads, and block.
+
+    Args:
+        root: Local folder of the bundles: that of a bundle is `<root>/<product>/<version>/`.
+
+    Attributes:
+        root: Local folder of the bundles.
+        is_shared: Whether the bundles are in the bundle store, which other processes use, too.
+    """
+
+    is_shared = False
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @abstractmethod
+    def products(self, besides: Set[str] = frozenset()) -> set[str]:
+        """Return the names of the products.
+
+        Args:
+            besides: Products that are left out.
+
+        Raises:
+            OSError: The folder cannot be read.
+            StoreUnavailable: The database cannot be read.
+        """
+
+    @abstractmethod
+    def versions(self, product: str) -> list[str]:
+        """Return the versions of a product's bundles, newest first; none for an unknown product.
+
+        Raises:
+            OSError: The folder cannot be read.
+            StoreUnavailable: The database cannot be read.
+        """
+
+    @abstractmethod
+    def manifest(self, product: str, version: str) -> tuple[Manifest, Digest]:
+        """Return the manifest of a bundle and its digest. Nothing is fetched.
+
+        Raises:
+            BundleInvalid: It cannot be read, or the bundle is known to be damaged.
+            UnknownBundle: There is no such bundle.
+            StoreUnavailable: The database cannot be read.
+        """
+
+    @abstractmethod
+    def is_local(self, bundle: Bundle) -> bool:
+        """Return whether all files of a bundle are on the local disk. Their content is not examined."""
+
+    @abstractmethod
+    def fetch(self, product: str, version: str) -> None:
+        """Make sure that all files of a bundle are on the local disk.
+
+        Raises:
+            UnknownBundle: There is no such bundle.
+            BundleStoreUnavailable: It cannot be fetched, or is damaged in the bundle store.
+            StoreUnavailable: The database cannot be read.
+        """
+
+    @abstractmethod
+    def use(self, product: str, version: str, work: Callable[[Path], ResultT], *, with_graph: bool = True) -> ResultT:
+        """Run a function with the folder of a bundle, which is on the local disk meanwhile.
+
+        Args:
+            product: The product.
+            version: The bundle's version.
+            work: The function. It may be called a second time, if files on the local disk turn out to be damaged and
+                could be fetched again.
+            with_graph: Whether the function needs all files; otherwise, only manifest, card and list of images are in
+                the folder for certain.
+
+        Returns:
+            What the function returns.
+
+        Raises:
+            UnknownBundle, BundleStoreUnavailable, StoreUnavailable: As for `fetch`.
+            Exception: What the function raises.
+        """
+
+    @abstractmethod
+    def store(self, bundle: Bundle) -> Callable[[], bool]:
+        """Store the files of a bundle, and return a function that makes it visible.
+
+        Args:
+            bundle: The bundle, with its files on the local disk.
+
+        Returns:
+            A function that adds the bundle to the list of bundles, and returns whether it was not there before.
+
+        Raises:
+            BundleStoreUnavailable: The files cannot be stored.
+        """
+
+    @property
+    @abstractmethod
+    def empty_reason(self) -> str:
+        """Why there is no product, as a sentence."""
+
+    def defaults(self, product: str) -> list[str]:
+        """Return the versions of a product's bundles in the order in which they serve if none was ever chosen.
+
+        It is that of `versions`, but those of full precision precede the conversions: a conversion that was made from
+        the bundle that serves has other scores and thresholds, and serves only when a person has chosen it.
+
+        Raises:
+            OSError, StoreUnavailable: As for `versions`.
+        """
+        return sorted(self.versions(product), key=lambda version: not self._has_full_precision(product, version))
+
+    def _has_full_precision(self, product: str, version: str) -> bool:
+        try:
+            return self.manifest(product, version)[0].precision == "fp32"
+        except (BundleInvalid, UnknownBundle):
+            return False
+
+    def contains(self, product: str, version: str) -> bool:
+        """Return whether there is such a bundle.
+
+        Raises:
+            OSError, StoreUnavailable: As for `versions`.
+        """
+        return version in self.versions(product)
+
+    def require(self, product: str, version: str) -> Path:
+        """Return the folder of a bundle.
+
+        Raises:
+            UnknownBundle: There is no such bundle.
+            OSError, StoreUnavailable: As for `versions`.
+        """
+        versions = self.versions(product)
+        if version not in versions:
+            raise UnknownBundle(self.root / product, version, versions)
+        return self.root / product / version
+
+    def set_in_force(self, in_force: Callable[[], Mapping[BundleKey, bool]]) -> None:  # noqa: B027 - optional
+        """Set what returns the bundles that are in force in this process, and whether each is in memory."""
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Stop fetching bundles, and close connections."""

@@ -1,0 +1,150 @@
+"""Bundles in the bundle store, which all replicas share. Those that this process needs are in a local cache."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+
+import structlog
+
+from service.bundle.bundle import Bundle
+from service.bundle.errors import BundleIntegrity
+from service.bundle.manifest import Digest, Manifest
+from service.deployment.errors import UnknownBundle
+from service.deployment.sources.cache import BundleCache, CacheLimits
+from service.deployment.sources.source import BundleKey, BundleSource, ResultT
+from service.monitoring.bundle_store_metrics import BundleStoreMetrics
+from service.store.bundles.objects import BundleDamaged, BundleObjects
+from service.store.bundles.table import BundleTable, Status, StoredBundle
+from service.store.errors import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+
+class StoredSource(BundleSource):
+    """The bundles of the bundle store. The table in the database lists them; the local folder is a cache.
+
+    Args:
+        root: The local cache.
+        table: The list of bundles.
+        objects: Their files.
+        limits: When bundles leave the cache.
+        metrics: Counts downloads and removals.
+    """
+
+    is_shared = True
+
+    def __init__(
+        self,
+        root: Path,
+        table: BundleTable,
+        objects: BundleObjects,
+        limits: CacheLimits,
+        metrics: BundleStoreMetrics,
+    ) -> None:
+        super().__init__(root)
+        self._table = table
+        self._objects = objects
+        self._in_force: Callable[[], Mapping[BundleKey, bool]] = dict
+        self._cache = BundleCache(root, objects, limits, metrics, self._removable)
+        self._cache.set_loaded(lambda: {key for key, is_loaded in self._in_force().items() if is_loaded})
+
+    def products(self, besides: Set[str] = frozenset()) -> set[str]:
+        """Return the names of the products."""
+        return self._table.products() - besides
+
+    @property
+    def empty_reason(self) -> str:
+        """Why there is no product, as a sentence."""
+        return "The bundle store holds no bundle."
+
+    def versions(self, product: str) -> list[str]:
+        """Return the versions of a product's bundles, newest first."""
+        return self._table.versions(product)
+
+    def manifest(self, product: str, version: str) -> tuple[Manifest, Digest]:
+        """Return the manifest of a bundle, as it is in the table, and its digest."""
+        stored = self._find(product, version)
+        if stored.status == "damaged":
+            raise BundleIntegrity(
+                self.root / product / version,
+                "what the bundle store contains of it is damaged.",
+                "Upload the bundle again, which repairs the bundle store.",
+            )
+        return stored.manifest, stored.digest
+
+    def is_local(self, bundle: Bundle) -> bool:
+        """Return whether all files of a bundle are on the local disk."""
+        key = bundle.manifest.product, bundle.version
+        return not self._cache.missing(key, bundle.manifest, with_graph=True)
+
+    def fetch(self, product: str, version: str) -> None:
+        """Download a bundle unless it is on the local disk."""
+        with self._cache.held((product, version)):
+            self._complete((product, version), with_graph=True)
+
+    def use(self, product: str, version: str, work: Callable[[Path], ResultT], *, with_graph: bool = True) -> ResultT:
+        """Run a function with the folder of a bundle. Damaged files on the local disk are downloaded again."""
+        key = product, version
+        with self._cache.held(key) as path:
+            self._complete(key, with_graph=with_graph)
+            try:
+                return work(path)
+            except BundleIntegrity as error:
+                if self._table.get(product, version) is None:
+                    raise
+                log.warning("damaged bundle is downloaded again", product=product, version=version, reason=error.detail)
+                self._cache.remove(key)
+            self._complete(key, with_graph=with_graph)
+            return work(path)
+
+    def store(self, bundle: Bundle) -> Callable[[], bool]:
+        """Store the files of a bundle, and return a function that adds it to the table."""
+        self._objects.store(bundle)
+
+        def register(manifest_json: str = self._table.text_of(bundle)) -> bool:
+            is_new = self._table.add(bundle, manifest_json)
+            self._cache.trim(is_changed=True)
+            return is_new
+
+        return register
+
+    def set_in_force(self, in_force: Callable[[], Mapping[BundleKey, bool]]) -> None:
+        """Set what returns the bundles that are in force in this process, and whether each is in memory."""
+        self._in_force = in_force
+
+    def close(self) -> None:
+        """Stop downloads, and close the connections."""
+        self._cache.close()
+
+    def _find(self, product: str, version: str) -> StoredBundle:
+        stored = self._table.get(product, version)
+        if stored is None:
+            raise UnknownBundle(self.root / product, version, self._table.versions(product))
+        return stored
+
+    def _complete(self, key: BundleKey, *, with_graph: bool) -> None:
+        found: list[StoredBundle] = []
+
+        def find() -> StoredBundle:
+            found.append(self._find(*key))
+            return found[0]
+
+        try:
+            self._cache.complete(key, find, with_graph=with_graph)
+        except BundleDamaged:
+            self._set_status(found[0], "damaged")
+            raise
+        if found and found[0].status == "damaged" and with_graph:
+            self._set_status(found[0], "available")
+
+    def _set_status(self, stored: StoredBundle, status: Status) -> None:
+        if stored.status != status:
+            with contextlib.suppress(StoreUnavailable):  # it is only shown
+                self._table.set_status(stored.digest, status)
+
+    def _removable(self) -> dict[BundleKey, bool]:
+        """Return all bundles of the table, and whether each is in force in this process or chosen in any."""
+        in_force = self._table.chosen() | self._in_force().keys()
+        return {key: key in in_force for key in self._table.keys()}  # noqa: SIM118 - a method, not a mapping

@@ -1,0 +1,188 @@
+"""The files of bundles in the bundle store: a folder, or a remote file system such as an S3 bucket.
+
+The name of a file is `<digest>/<name in the bundle>`. What the name stands for follows from the digest, so a file is
+never replaced by another content: only a damaged one is written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from service.bundle.bundle import Bundle
+from service.bundle.manifest import MANIFEST, FileEntry
+from service.store.artefacts.local import probe_write, write_atomically
+from service.store.artefacts.options import ArtefactOptions
+from service.store.errors import BundleStoreUnavailable, StoreUnavailable
+
+PIECE_BYTES = 8 * 2**20
+"""Bytes per request of a download. Each request has a deadline of its own."""
+_MIN_RATE = 2**20
+"""Lowest rate of an upload, in bytes per second, that the deadline of its request allows for."""
+_UPLOAD_AGAIN = "Upload the bundle again (`plumbline bundle import-repository`), which repairs the store."
+
+
+class BundleObjects(ABC):
+    """The files of bundles. Methods may be called from several threads, and block."""
+
+    @abstractmethod
+    def read(self, name: str, start: int, length: int) -> bytes:
+        """Return a part of a file; a shorter one at its end.
+
+        Raises:
+            FileNotFoundError: It does not exist.
+            BundleStoreUnavailable: It cannot be read.
+        """
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, which appears under its name only when it is complete and durable.
+
+        Raises:
+            BundleStoreUnavailable: It cannot be written.
+        """
+
+    @abstractmethod
+    def probe(self) -> None:
+        """Write a small file and delete it.
+
+        Raises:
+            BundleStoreUnavailable: It is not possible.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close connections, if there are any."""
+
+    def store(self, bundle: Bundle) -> None:
+        """Store all files of a bundle, and read each of them back. Files that are intact already are not written.
+
+        Args:
+            bundle: The bundle, with its files on disk. They are verified again when they are read.
+
+        Raises:
+            BundleIntegrity: A file of the bundle was changed since it was loaded.
+            BundleStoreUnavailable: Files cannot be stored. Files without a row in the table have no effect.
+        """
+        # The manifest last: where it exists, all others were stored.
+        for name in (*sorted(bundle.manifest.files), MANIFEST):
+            data = bundle.read_file(name)
+            entry = FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+            if self._is_intact(bundle.digest, name, entry):
+                continue
+            self.write(f"{bundle.digest}/{name}", data)
+            if not self._is_intact(bundle.digest, name, entry):
+                raise BundleStoreUnavailable(f"{name} of bundle {bundle.version} is not what was written to it")
+
+    def download(self, digest: str, name: str, entry: FileEntry) -> Iterator[bytes]:
+        """Yield the content of a file in pieces. The last piece is followed by the check of its hash.
+
+        Args:
+            digest: Digest of the bundle.
+            name: Name of the file in the bundle.
+            entry: Its size and hash.
+
+        Raises:
+            BundleDamaged: It is missing, or not what the manifest lists.
+            BundleStoreUnavailable: It cannot be read.
+        """
+        hashed, size = hashlib.sha256(), 0
+        while size <= entry.bytes:
+            asked = min(PIECE_BYTES, entry.bytes - size + 1)  # one byte more, to notice a file that is too long
+            try:
+                piece = self.read(f"{digest}/{name}", size, asked)
+            except FileNotFoundError as error:
+                raise BundleDamaged(digest, name, "it is missing") from error
+            hashed.update(piece)
+            size += len(piece)
+            yield piece
+            if len(piece) < asked:
+                break
+        if size != entry.bytes:
+            found = f"{size} of" if size < entry.bytes else "more than"
+            raise BundleDamaged(digest, name, f"it has {found} {entry.bytes} bytes")
+        if hashed.hexdigest() != entry.sha256:
+            raise BundleDamaged(digest, name, "the SHA-256 differs")
+
+    def _is_intact(self, digest: str, name: str, entry: FileEntry) -> bool:
+        try:
+            for _ in self.download(digest, name, entry):
+                pass
+        except BundleDamaged:
+            return False
+        return True
+
+
+class BundleDamaged(BundleStoreUnavailable):
+    """A file in the bundle store is missing, or not what the manifest of its bundle lists."""
+
+    def __init__(self, digest: str, name: str, how: str) -> None:
+        super().__init__(
+            f"{name} of bundle {digest[:12]} in it is not the file that the manifest lists ({how})", _UPLOAD_AGAIN
+        )
+
+
+class LocalObjects(BundleObjects):
+    """Files in a folder, which must exist: a new one would hide a mount that is missing.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, name: str, start: int, length: int) -> bytes:
+        """Return a part of a file."""
+        try:
+            with (self._root / name).open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+        except FileNotFoundError:
+            self._require_root()
+            raise
+        except OSError as error:
+            raise BundleStoreUnavailable(f"{name.partition('/')[2]} cannot be read ({error.strerror})") from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file."""
+        self._require_root()
+        try:
+            write_atomically(self._root / name, data, self._root).sync()
+        except StoreUnavailable as error:
+            raise BundleStoreUnavailable(error.reason) from error
+
+    def probe(self) -> None:
+        """Write a small file and delete it."""
+        self._require_root()
+        try:
+            probe_write(self._root)
+        except StoreUnavailable as error:
+            raise BundleStoreUnavailable(error.reason) from error
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def _require_root(self) -> None:
+        if not self._root.is_dir():
+            raise BundleStoreUnavailable(f"the folder {self._root} does not exist", "Create it, or mount it.")
+
+
+def open_objects(options: ArtefactOptions) -> BundleObjects:
+    """Return the files of the bundle store without connecting.
+
+    Args:
+        options: Where they are.
+
+    Raises:
+        BundleStoreUnavailable: The package for the URL is not installed.
+    """
+    if options.url.startswith("file://"):
+        return LocalObjects(Path(url2pathname(urlsplit(options.url).path)))
+    from service.store.bundles.remote import RemoteObjects  # fsspec takes time to import
+
+    return RemoteObjects(options, _MIN_RATE)

@@ -1,0 +1,29 @@
+"""Table of the bundles in the bundle store."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.store.models.base import Base
+
+
+class BundleRow(Base):
+    """A bundle in the bundle store. Its row is added after its files were stored and verified."""
+
+    __tablename__ = "bundles"
+    __table_args__ = (UniqueConstraint("product", "version"), Index(None, "product", "created_at"))
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    product: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(12))
+    status: Mapped[str] = mapped_column(String(16))
+    """`available`, or `damaged` if a file in the store was not the one that the manifest lists."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+    """When the bundle was made."""
+    stored_at: Mapped[datetime]
+    manifest: Mapped[str] = mapped_column(Text)
+    """The text of `manifest.json`. Its SHA-256 is the digest."""

@@ -1,0 +1,120 @@
+"""Commands with a bundle store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.bundle.bundle import Bundle
+from service.bundle.manifest import MODEL
+from service.deployment.sources import importing
+from tests.bundles import write_tiny_bundle
+from tests.command_line import run
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the bundle store. Commands use the folders `cache` and `data` beside it."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    monkeypatch.setenv("PLUMBLINE_BUNDLE_STORE", f"file://{folder}")
+    monkeypatch.setenv("PLUMBLINE_MODELS", str(tmp_path / "cache"))
+    monkeypatch.setenv("PLUMBLINE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("PLUMBLINE_PROVIDER", "cpu")
+    return folder
+
+
+def test_repository_is_imported_and_the_import_can_be_repeated(store: Path, tmp_path: Path) -> None:
+    models = tmp_path / "made"
+    bolt, nut = write_tiny_bundle(models, "bolt"), write_tiny_bundle(models, "nut")
+    broken = write_tiny_bundle(models, "rivet")
+    graph = (broken.path / MODEL).read_bytes()
+    (broken.path / MODEL).write_bytes(graph[:-1])
+    result = run("bundle", "import-repository", models)
+    assert result.exit_code == 1
+    assert "2 stored" in result.output
+    assert f"rivet/{broken.version}" in result.output
+    assert sorted(path.name for path in store.iterdir()) == sorted([bolt.digest, nut.digest])
+    (broken.path / MODEL).write_bytes(graph)
+    result = run("bundle", "import-repository", models)
+    assert result.exit_code == 0, result.output
+    assert "1 stored" in result.output
+    assert "2 in the store before, 0 broken" in result.output
+    result = run("audit", "export")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("bundle:upload") == 3
+
+
+def test_commands_list_the_products_of_the_store(store: Path, tmp_path: Path, tiny_models: Path) -> None:
+    result = run("doctor", "--port", "0")
+    assert "the bundle store holds no bundle" in result.output
+    assert run("bundle", "import-repository", tiny_models).exit_code == 0
+    result = run("products", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert row["product"] == "widget"
+    folder = tmp_path / "cache" / "widget" / row["version"]
+    assert sorted(path.name for path in folder.iterdir()) == ["calibration.json", "manifest.json"], (
+        "no graph is fetched"
+    )
+    result = run("doctor", "--port", "0")
+    assert "in the bundle store: 1 product(s)" in result.output
+    assert "a small file was written and deleted" in result.output
+    assert "not in the bundle store" not in result.output
+    write_tiny_bundle(tmp_path / "cache", "nut")
+    assert "1 bundles in" in run("doctor", "--port", "0").output
+    store.rename(store.with_name("gone"))
+    result = run("doctor", "--port", "0")
+    assert result.exit_code == 1
+    assert f"the folder {store} does not exist" in result.output.replace("\n", " ")
+
+
+def test_archive_is_imported_into_the_store(store: Path, tmp_path: Path, tiny_bundle: Bundle) -> None:
+    archive = tmp_path / "widget.zip"
+    assert run("bundle", "export", tiny_bundle.path, "--output", archive).exit_code == 0
+    result = run("bundle", "import", archive, "--product", "widget")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in store.iterdir()] == [tiny_bundle.digest]
+    result = run("bundle", "import", archive, "--product", "widget")
+    assert "Nothing was changed" in result.output
+
+
+def test_store_that_is_missing_stops_the_import_with_the_remedy(
+    store: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.rmdir()
+    result = run("bundle", "import-repository", tiny_models)
+    assert result.exit_code == 1
+    assert "does not exist. Create it, or mount it. 0 bundles were stored. Run the command again" in " ".join(
+        result.output.split()
+    )
+    assert run("bundle", "import-repository", store / "nothing").exit_code == 2
+    monkeypatch.delenv("PLUMBLINE_BUNDLE_STORE")
+    result = run("bundle", "import-repository", tiny_models)
+    assert result.exit_code == 2
+    assert "PLUMBLINE_BUNDLE_STORE is not set" in result.output
+
+
+def test_interrupted_import_continues(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = tmp_path / "made"
+    for name in ("bolt", "nut"):
+        write_tiny_bundle(models, name)
+    store_bundle = importing.store_bundle
+
+    def interrupt(bundle: Bundle, *arguments: Any) -> bool:
+        if bundle.manifest.product == "nut":
+            raise KeyboardInterrupt
+        return store_bundle(bundle, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "store_bundle", interrupt)
+        result = run("bundle", "import-repository", models)
+    assert result.exit_code == 1
+    assert "Interrupted. 1 bundles were stored. Run the command again to continue." in result.output
+    result = run("bundle", "import-repository", models)
+    assert result.exit_code == 0
+    assert "1 stored" in result.output
+    assert "1 in the store before" in result.output

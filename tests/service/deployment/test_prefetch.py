@@ -1,0 +1,95 @@
+"""Bundles that are loaded after the start, because their products were inspected lately."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Engine, insert
+
+from service.deployment.memory_limits import MemoryLimits, memory_bytes
+from service.deployment.prefetch import prefetch
+from service.store.bundles.objects import LocalObjects
+from service.store.ids import new_id
+from service.store.models import InspectionRow
+from service.store.recent_use import most_used_products
+from tests.bundles import write_tiny_bundle
+from tests.databases import migrated_engine, recorded_statements
+from tests.service.deployment.replicas import Replica, run_replica
+from tests.service.store.test_store import make_row
+
+HOUR = timedelta(hours=1)
+
+
+def add_inspections(engine: Engine, product: str, count: int, age: timedelta) -> None:
+    moment = datetime.now(UTC) - age
+    milliseconds = int(moment.timestamp() * 1000)
+    rows = []
+    for _ in range(count):
+        inspection_id = UUID(int=(milliseconds << 80) | (new_id().int & ((1 << 80) - 1)))
+        rows.append(make_row(id=str(inspection_id), created_at=moment, product=product).columns())
+    with engine.begin() as connection:
+        connection.execute(insert(InspectionRow), rows)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    opened = migrated_engine(database_url)
+    yield opened
+    opened.dispose()
+
+
+def test_products_with_most_inspections_of_the_last_day_come_first(engine: Engine) -> None:
+    assert most_used_products(engine) == []
+    add_inspections(engine, "bolt", 9, 25 * HOUR)
+    add_inspections(engine, "nut", 2, 23 * HOUR)
+    add_inspections(engine, "rivet", 3, 2 * HOUR)
+    add_inspections(engine, "washer", 2, HOUR)
+    with recorded_statements(engine) as statements:
+        assert most_used_products(engine) == ["rivet", "washer", "nut"]
+    assert len([one for one in statements if "inspections" in one]) == 1
+    assert most_used_products(engine, max_inspections=4) == ["washer", "rivet"], "only the newest ones are counted"
+    assert most_used_products(engine, period=timedelta(minutes=30)) == []
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[Replica]:
+    """A replica with four products and memory for two bundles. The first one is loaded at the start."""
+    (tmp_path / "store").mkdir()
+    objects = LocalObjects(tmp_path / "store")
+    url = f"sqlite:///{tmp_path / 'plumbline.db'}"
+    names = ("bolt", "nut", "rivet", "washer")
+    bundles = [write_tiny_bundle(tmp_path / "made", name) for name in names]
+    with run_replica(url, tmp_path / "a", objects) as first:
+        for bundle in bundles:
+            first.upload(bundle)
+            first.activate(bundle)
+        for number, name in enumerate(names):
+            add_inspections(first.store.engine, name, 1 + number, HOUR)
+    limits = MemoryLimits(int(2.5 * memory_bytes(bundles[0].manifest)))
+    with run_replica(url, tmp_path / "b", objects, memory=limits) as second:
+        yield second
+
+
+def test_free_memory_is_filled_and_no_bundle_is_unloaded(replica: Replica) -> None:
+    def loaded() -> set[str]:
+        return {name for name, active in replica.registry.active.items() if active.served.is_loaded}
+
+    first = loaded()
+    assert len(first) == 1
+    prefetch(replica.registry, replica.store.engine, replica.metrics.bundle_store)
+    most_used = "washer" if first != {"washer"} else "rivet"
+    assert loaded() == first | {most_used}
+    assert replica.metrics.bundle_store.prefetched._value.get() == 1
+    assert replica.metrics.memory.evictions._value.get() == 0
+    prefetch(replica.registry, replica.store.engine, replica.metrics.bundle_store)
+    assert loaded() == first | {most_used}
+
+
+def test_closing_ends_it(replica: Replica) -> None:
+    replica.registry.close()
+    prefetch(replica.registry, replica.store.engine, replica.metrics.bundle_store)
+    assert replica.metrics.bundle_store.prefetched._value.get() == 0
