@@ -158,8 +158,8 @@ class Startup:
         """Return the folders of the bundles that may become active, the preferred one first.
 
         These are the chosen bundle and those that a roll-back returns to. If there was never a choice, the product's
-        folder was filled by hand, and they are all its bundles, see `BundleSource.defaults`. The first upload to a product
-        stores a choice, so an uploaded bundle is never active by default.
+        folder was filled by hand, and they are all its bundles, in the order of `BundleSource.defaults`. The first
+        upload to a product stores a choice, so an uploaded bundle is never active by default.
         """
         lineage = self._choices.lineage(product)
         if not lineage:
