@@ -156,6 +156,7 @@ class Runtime:
             clock=clock,
             refusals=refusals,
             hooks=InspectionHooks((*self.interfaces.listeners, events.notify), self.interfaces.part_ids),
+            require_valid=self.access.changes.require_valid,
         )
         self._record_jobs = RecordJobs()
         recipe_service = RecipeService(self.registry, store)
@@ -194,7 +195,9 @@ class Runtime:
             system=SystemService(settings, readiness, products, self.admission, metrics, refusals),
             training=TrainingService(settings, self.registry, store, metrics.training, clock),
         )
-        self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
+        follow_audit = self.access.changes.follow
+        follower = RevisionFollower(self.registry, store.engine, follow_audit=follow_audit)
+        self._follower = follower if store.is_shared else None
         self._sweeper = RetentionSweeper(
             store,
             lambda: self.registry.known,

@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from service.access import accounts, keys
 from service.access.cache import CredentialCache, Identity
+from service.access.changes import AccessChanges
 from service.access.errors import (
     AccessNotConfigured,
     LoginFailed,
@@ -59,6 +60,7 @@ class AccessControl:
     Attributes:
         is_required: Whether requests need credentials. It never becomes false again: revoking the last key does not
             open the service.
+        changes: Changes by other processes.
 
     Raises:
         StoreUnavailable: The database cannot be read.
@@ -69,6 +71,7 @@ class AccessControl:
         self._settings = settings
         self._engine = engine
         self._cache = CredentialCache()
+        self.changes = AccessChanges(engine, self._cache, self._require)
         self._limits = SessionLimits(
             timedelta(seconds=settings.session_idle_s), timedelta(seconds=settings.session_lifetime_s)
         )
