@@ -206,6 +206,7 @@ class Runtime:
             clock=clock,
             key_age=timedelta(hours=settings.idempotency_hours),
             others=(self.services.training.sweep,),
+            follow=self.services.training.refresh,
         )
         self._audit_heads = AuditHeadReporter(store.engine, metrics, settings.audit_head_interval_s)
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.

@@ -16,11 +16,13 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import psutil
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from websockets.sync.client import connect
 
 from service.access.keys import NewKey
+from service.store.advisory_locks import job_lock
 from tests.access import bearer, make_key
 from tests.bundles import write_tiny_bundle
 from tests.events import follow
@@ -73,7 +75,7 @@ def fleet(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         engine = create_engine(url)
         headers = bearer(make_key(engine, "admin", "engineer", "inspect"))
         engine.dispose()
-        replicas = [stack.enter_context(serving(models, data, url, database_pool_size="5")) for _ in range(2)]
+        replicas = [stack.enter_context(serving(models, data, url, database_pool_size="8")) for _ in range(2)]
         addresses = [urlsplit(replica.url).netloc for replica in replicas]
         proxy = stack.enter_context(proxy_process(addresses))
         proxy.wait_for_replicas(2)
@@ -86,6 +88,26 @@ def path_of(product: str) -> str:
 
 def inspect(client: httpx.Client, product: str = "widget", **headers: str) -> httpx.Response:
     return client.post(path_of(product), content=GOOD, headers=IMAGE | headers)
+
+
+def leader_of(fleet: Fleet, job: str) -> int | None:
+    """Return the TCP port from which the process that does a job is connected; None if no process does it."""
+    key = job_lock(job) & (2**64 - 1)
+    query = text(
+        "SELECT client_port FROM pg_locks JOIN pg_stat_activity USING (pid) "
+        "WHERE locktype = 'advisory' AND granted AND datname = current_database() AND classid = :high AND objid = :low"
+    )
+    engine = create_engine(fleet.database_url)
+    try:
+        with engine.connect() as connection:
+            return connection.scalar(query, {"high": key >> 32, "low": key & (2**32 - 1)})
+    finally:
+        engine.dispose()
+
+
+def is_leader(fleet: Fleet, replica: ServiceProcess, job: str) -> bool:
+    ports = {one.laddr.port for one in psutil.Process(replica.process.pid).net_connections("tcp")}
+    return leader_of(fleet, job) in ports
 
 
 def change_recipe(client: httpx.Client, threshold: float, product: str = "widget") -> int:
@@ -215,7 +237,9 @@ class Camera:
 
 
 def test_killed_replica_is_replaced_without_an_error_but_503(fleet: Fleet) -> None:
-    victim = fleet.replicas[0]
+    jobs = ("retention", "drift")
+    wait_for(lambda: all(leader_of(fleet, job) for job in jobs))
+    victim, survivor = sorted(fleet.replicas, key=lambda one: is_leader(fleet, one, "retention"), reverse=True)
     stop, cameras = threading.Event(), [Camera(number) for number in range(CAMERAS)]
 
     def is_going_on(count: int) -> None:
@@ -230,9 +254,10 @@ def test_killed_replica_is_replaced_without_an_error_but_503(fleet: Fleet) -> No
         victim.kill()
         is_going_on(5)
         fleet.proxy.wait_for_replicas(1)
+        wait_for(lambda: all(is_leader(fleet, survivor, job) for job in jobs))
         port = str(urlsplit(victim.url).port)
         again = stack.enter_context(
-            serving(fleet.models, fleet.data, fleet.database_url, port=port, database_pool_size="5")
+            serving(fleet.models, fleet.data, fleet.database_url, port=port, database_pool_size="8")
         )
         fleet.proxy.wait_for_replicas(2)
         is_going_on(5)
