@@ -83,17 +83,16 @@ def proxy_process(replicas: Sequence[str], variables: Mapping[str, str] | None =
             addresses = [f"127.0.0.1:{port}" for port in ports]
             chosen = {"PLUMBLINE_PROXY_BIND": addresses[0], "PLUMBLINE_PROXY_STATS": addresses[1]}
             environment = inherited | given | chosen | dict(variables or {})
-            log = folder / f"log-{attempt}"
-            with log.open("wb") as file:
+            scheme = "https" if "PLUMBLINE_PROXY_CERTIFICATE" in environment else "http"
+            proxy = Proxy(f"{scheme}://{addresses[0]}", f"http://{addresses[1]}", folder / f"log-{attempt}")
+            with proxy.log.open("wb") as file:
                 process = subprocess.Popen([program, "-f", CONFIGURATION], env=environment, stdout=file, stderr=file)
             stack.callback(_end, process)
-            scheme = "https" if "PLUMBLINE_PROXY_CERTIFICATE" in environment else "http"
-            proxy = Proxy(f"{scheme}://{addresses[0]}", f"http://{addresses[1]}", log)
             if _responds(proxy, process):
-                break
-        else:
-            raise RuntimeError(f"HAProxy did not start: {log.read_text()}")
-        yield proxy
+                yield proxy
+                return
+            if attempt == _ATTEMPTS - 1:
+                raise RuntimeError(f"HAProxy did not start: {proxy.log.read_text()}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -55,7 +55,7 @@ def read_revisions(engine: Engine, products: Collection[str] | None = None) -> R
             rows = connection.execute(_OF_ONE, {"product": next(iter(products))})
         else:
             rows = connection.execute(_OF_SOME, {"products": sorted(products)})
-        recipes = dict(rows.all())
+        recipes: dict[str, int] = {row[0]: row[1] for row in rows}
     return Revisions(recipes, recipes.pop(""))
 
 

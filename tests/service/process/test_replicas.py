@@ -100,7 +100,8 @@ def leader_of(fleet: Fleet, job: str) -> int | None:
     engine = create_engine(fleet.database_url)
     try:
         with engine.connect() as connection:
-            return connection.scalar(query, {"high": key >> 32, "low": key & (2**32 - 1)})
+            port: int | None = connection.scalar(query, {"high": key >> 32, "low": key & (2**32 - 1)})
+            return port
     finally:
         engine.dispose()
 
