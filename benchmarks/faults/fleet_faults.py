@@ -237,7 +237,7 @@ def check(load: Load, proxy: Proxy, database: str, replays: int) -> dict[str, An
     engine = create_engine(database)
     with engine.connect() as connection:
         stored = {row[0] for row in connection.execute(text("SELECT id FROM inspections"))}
-        keys = dict(connection.execute(text("SELECT key, inspection_id FROM idempotency_keys")).all())
+        keys = {row[0]: row[1] for row in connection.execute(text("SELECT key, inspection_id FROM idempotency_keys"))}
     engine.dispose()
     answered = list(load.answers.values())
     chosen = answered if not replays else random.sample(answered, min(replays, len(answered)))

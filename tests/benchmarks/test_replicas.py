@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import httpx
 import numpy as np
@@ -26,7 +27,7 @@ def test_added_time_is_taken_within_turns() -> None:
 def test_load_notices_what_a_fleet_must_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first key gets two inspections, the second one an old recipe, after a 503 and a closed connection."""
     monkeypatch.setattr(fleet_faults, "RETRY_S", 0.0)
-    answers = iter(
+    answers: Iterator[httpx.Response | Exception] = iter(
         [
             httpx.Response(201, json={"id": "a", "recipe_revision": 4}),
             httpx.Response(200, json={"id": "b", "recipe_revision": 4}),
