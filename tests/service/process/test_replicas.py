@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 from benchmarks.many_products import record_self_tests
 from service.access.keys import NewKey
 from service.settings import Settings
-from service.store.advisory_locks import job_lock
+from service.store.advisory_locks import job_lock, sink_lock
 from tests.access import bearer, make_key
 from tests.bundles import write_tiny_bundle
 from tests.events import follow
@@ -40,6 +40,14 @@ pytestmark = pytest.mark.slow
 # Which replica a product has follows from its name, so that both have some.
 PRODUCTS = ("bolt", "gear", "shaft", "widget")
 CAMERAS = 6
+# A sink that nobody receives: its messages stay, and one replica tries to deliver them.
+SINK = """
+[[sink]]
+name = "mes"
+kind = "webhook"
+url = "http://127.0.0.1:9/"
+"""
+JOBS = {"retention": job_lock("retention"), "drift": job_lock("drift"), "sink": sink_lock("mes")}
 LARGE = encode(np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8))
 
 
@@ -50,6 +58,7 @@ class Fleet:
     models: Path
     data: Path
     database_url: str
+    settings: dict[str, str]
     replicas: list[ServiceProcess]
     proxy: Proxy
     headers: dict[str, str]
@@ -77,11 +86,13 @@ def fleet(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         engine = create_engine(url)
         headers = bearer(make_key(engine, "admin", "engineer", "inspect"))
         engine.dispose()
-        replicas = [stack.enter_context(serving(models, data, url, database_pool_size="8")) for _ in range(2)]
+        settings = {"database_pool_size": "8", "sinks": str(data / "sinks.toml")}
+        (data / "sinks.toml").write_text(SINK)
+        replicas = [stack.enter_context(serving(models, data, url, **settings)) for _ in range(2)]
         addresses = [urlsplit(replica.url).netloc for replica in replicas]
         proxy = stack.enter_context(proxy_process(addresses))
         proxy.wait_for_replicas(2)
-        yield Fleet(models, data, url, replicas, proxy, headers)
+        yield Fleet(models, data, url, settings, replicas, proxy, headers)
 
 
 def path_of(product: str) -> str:
@@ -94,7 +105,7 @@ def inspect(client: httpx.Client, product: str = "widget", **headers: str) -> ht
 
 def leader_of(fleet: Fleet, job: str) -> int | None:
     """Return the TCP port from which the process that does a job is connected; None if no process does it."""
-    key = job_lock(job) & (2**64 - 1)
+    key = JOBS[job] & (2**64 - 1)
     query = text(
         "SELECT client_port FROM pg_locks JOIN pg_stat_activity USING (pid) "
         "WHERE locktype = 'advisory' AND granted AND datname = current_database() AND classid = :high AND objid = :low"
@@ -241,8 +252,7 @@ class Camera:
 
 
 def test_killed_replica_is_replaced_without_an_error_but_503(fleet: Fleet) -> None:
-    jobs = ("retention", "drift")
-    wait_for(lambda: all(leader_of(fleet, job) for job in jobs))
+    wait_for(lambda: all(leader_of(fleet, job) for job in JOBS))
     victim, survivor = sorted(fleet.replicas, key=lambda one: is_leader(fleet, one, "retention"), reverse=True)
     stop, cameras = threading.Event(), [Camera(number) for number in range(CAMERAS)]
 
@@ -258,11 +268,9 @@ def test_killed_replica_is_replaced_without_an_error_but_503(fleet: Fleet) -> No
         victim.kill()
         is_going_on(5)
         fleet.proxy.wait_for_replicas(1)
-        wait_for(lambda: all(is_leader(fleet, survivor, job) for job in jobs))
+        wait_for(lambda: all(is_leader(fleet, survivor, job) for job in JOBS))
         port = str(urlsplit(victim.url).port)
-        again = stack.enter_context(
-            serving(fleet.models, fleet.data, fleet.database_url, port=port, database_pool_size="8")
-        )
+        again = stack.enter_context(serving(fleet.models, fleet.data, fleet.database_url, port=port, **fleet.settings))
         fleet.proxy.wait_for_replicas(2)
         is_going_on(5)
         stop.set()
