@@ -82,6 +82,7 @@ class Load:
         closed: Connections that were closed without a response.
         twice: Keys with two different inspections.
         revisions: Number of the newest recipe revision by product, once its change was answered.
+        changes: Number of changes of recipes.
     """
 
     url: str
@@ -92,6 +93,7 @@ class Load:
     closed: int = 0
     twice: list[str] = field(default_factory=list)
     revisions: dict[str, int] = field(default_factory=dict)
+    changes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -165,6 +167,7 @@ class Load:
                     response = client.put(url, json=body, headers={"if-match": etag})
                     if response.status_code == 200:
                         self.revisions[product] = response.json()["revision"]
+                        self.changes += 1
 
 
 class Fleet:
@@ -319,7 +322,7 @@ def main(
         "statuses": dict(load.statuses),
         "problems": dict(load.problems),
         "closed_connections": load.closed,
-        "recipe_changes": sum(load.revisions.values()),
+        "recipe_changes": load.changes,
         "hit_rate": round(rate, 4),
         "marked_down": {f"{name}: {reason}": count for (name, reason), count in Counter(downs).items()},
         "findings": findings,
