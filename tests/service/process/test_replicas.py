@@ -25,8 +25,9 @@ from benchmarks.many_products import record_self_tests
 from service.access.keys import NewKey
 from service.settings import Settings
 from service.store.advisory_locks import job_lock, sink_lock
-from tests.access import bearer, make_key
+from tests.access import PASSWORD, bearer, make_account, make_key
 from tests.bundles import write_tiny_bundle
+from tests.certificates import make_certificate
 from tests.events import follow
 from tests.postgres import PostgresServer, migrated_database
 from tests.proxy import Proxy, proxy_process
@@ -162,6 +163,25 @@ def test_replica_receives_the_address_of_the_client_from_the_proxy_only(fleet: F
         entry = client.get("/v1/audit", params={"action": "recipe:put", "product": "bolt"}).json()["items"][0]
         assert entry["address"] == "127.0.0.1"
         assert client.get("/metrics").status_code == 404
+
+
+def test_tls_ends_at_the_proxy(fleet: Fleet, tmp_path: Path) -> None:
+    certificate = make_certificate()
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificate.certificate + certificate.key)
+    engine = create_engine(fleet.database_url)
+    make_account(engine, "kim")
+    engine.dispose()
+    addresses = [urlsplit(replica.url).netloc for replica in fleet.replicas]
+    with proxy_process(addresses, {"PLUMBLINE_PROXY_CERTIFICATE": str(both)}) as proxy:
+        proxy.wait_for_replicas(2)
+        with httpx.Client(base_url=proxy.url, verify=certificate.trust(), timeout=60) as client:
+            response = client.post("/v1/access/login", json={"name": "kim", "password": PASSWORD})
+            assert response.status_code == 200, response.text
+            # The service knows that the client uses TLS.
+            assert response.headers["set-cookie"].startswith("__Host-")
+            assert "Secure" in response.headers["set-cookie"]
+            assert client.get("/v1/access/me").json()["name"] == "kim"
 
 
 def test_large_bodies_streams_and_events_pass(fleet: Fleet) -> None:
