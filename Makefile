@@ -159,8 +159,8 @@ format: $(VENV)/stamp-full ## format the code
 	$(BIN)/ruff format
 
 # promtool checks the alert rules, docker-compose the compose file, systemd-analyze the unit, and curl runs the commands
-# of README and tutorial, Chromium opens the pages. No daemon is started for the tests.
-SYSTEM_PACKAGES := chromium prometheus docker-compose curl systemd postgresql mosquitto
+# of README and tutorial, Chromium opens the pages, HAProxy is in front of replicas. No daemon is started for the tests.
+SYSTEM_PACKAGES := chromium prometheus docker-compose curl systemd postgresql mosquitto haproxy
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 system-deps: ## install the system programs that some tests use, from Debian's packages

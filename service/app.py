@@ -158,6 +158,7 @@ class Runtime:
             clock=clock,
             refusals=refusals,
             hooks=InspectionHooks((*self.interfaces.listeners, events.notify), self.interfaces.part_ids),
+            require_valid=self.access.changes.require_valid,
         )
         self._record_jobs = RecordJobs()
         recipe_service = RecipeService(self.registry, store)
@@ -196,7 +197,9 @@ class Runtime:
             system=SystemService(settings, readiness, products, self.admission, metrics, refusals),
             training=TrainingService(settings, self.registry, store, metrics.training, clock),
         )
-        self._follower = RevisionFollower(self.registry, store.engine) if store.is_shared else None
+        follow_audit = self.access.changes.follow
+        follower = RevisionFollower(self.registry, store.engine, follow_audit=follow_audit)
+        self._follower = follower if store.is_shared else None
         self._sweeper = RetentionSweeper(
             store,
             lambda: self.registry.known,
@@ -205,6 +208,7 @@ class Runtime:
             clock=clock,
             key_age=timedelta(hours=settings.idempotency_hours),
             others=(self.services.training.sweep,),
+            follow=self.services.training.refresh,
         )
         self._audit_heads = AuditHeadReporter(store.engine, metrics, settings.audit_head_interval_s)
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.

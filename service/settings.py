@@ -47,8 +47,8 @@ class Settings(BaseSettings):
     """SQLAlchemy URL. Empty: SQLite in the data folder. For PostgreSQL:
     `postgresql+psycopg://user:password@host/name`.
     """
-    database_pool_size: int = Field(default=20, ge=2, le=500)
-    """Most connections of this process to PostgreSQL."""
+    database_pool_size: int = Field(default=20, ge=6, le=500)
+    """Most connections of this process to PostgreSQL. It keeps up to three of them for jobs that one process does."""
     database_connect_timeout_s: int = Field(default=5, ge=2, le=300)
     """Seconds that a connection to PostgreSQL may take, and that a request waits for a free connection."""
     database_statement_timeout_s: float = Field(default=30.0, ge=0.1, le=3600)

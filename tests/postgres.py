@@ -202,10 +202,21 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@contextmanager
+def migrated_database(server: PostgresServer) -> Iterator[str]:
+    """Create a database with the tables of this version and no rows for the block, and yield its URL.
+
+    Args:
+        server: The server of the fixture `postgres`.
+    """
+    with server.database(_TEMPLATE) as url:
+        yield url
+
+
 @pytest.fixture
 def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     """A database with the tables of this version and no rows."""
-    with postgres.database(_TEMPLATE) as url:
+    with migrated_database(postgres) as url:
         yield url
 
 

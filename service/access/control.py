@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from service.access import accounts, keys
 from service.access.cache import CredentialCache, Identity
+from service.access.changes import AccessChanges
 from service.access.errors import (
     AccessNotConfigured,
     LoginFailed,
@@ -27,7 +28,7 @@ from service.access.key_uses import KeyUses
 from service.access.names import comparable
 from service.access.principal import Role
 from service.access.sessions import NewSession, SessionLimits, start_session, verify_session
-from service.access.throttle import LoginThrottle
+from service.access.shared_throttle import make_throttle
 from service.errors import PlumblineError
 from service.settings import Settings
 from service.store.access import delete_session, delete_sessions, has_credentials
@@ -59,6 +60,7 @@ class AccessControl:
     Attributes:
         is_required: Whether requests need credentials. It never becomes false again: revoking the last key does not
             open the service.
+        changes: Changes by other processes.
 
     Raises:
         StoreUnavailable: The database cannot be read.
@@ -69,10 +71,11 @@ class AccessControl:
         self._settings = settings
         self._engine = engine
         self._cache = CredentialCache()
+        self.changes = AccessChanges(engine, self._cache, self._require)
         self._limits = SessionLimits(
             timedelta(seconds=settings.session_idle_s), timedelta(seconds=settings.session_lifetime_s)
         )
-        self._throttle = LoginThrottle(settings.login_attempts, settings.login_window_s)
+        self._throttle = make_throttle(engine, settings.login_attempts, settings.login_window_s)
         self._failed_logins = FailedLogins(engine)
         # Apart from each other, so that a flood of wrong keys does not delay the keys that are in use.
         self._first_checks = ThreadPoolExecutor(_CHECK_THREADS, thread_name_prefix="access-first")
@@ -186,7 +189,6 @@ class AccessControl:
             # The response does not wait for the entry: the time must not depend on whether there is such an account.
             self._logins.submit(self._failed_logins.record, name, sender)
             raise LoginFailed
-        self._throttle.succeed(comparable(name), client)
         self._require("another process created an account")
         return session
 
@@ -223,7 +225,6 @@ class AccessControl:
         if not is_changed:
             self._logins.submit(self._failed_logins.record, name, actor)
             raise WrongPassword
-        self._throttle.succeed(comparable(name), client)
 
     async def log_out(self, identity: Identity | None, actor: Actor, *, everywhere: bool) -> None:
         """End the session of a request, or all sessions of its account.
@@ -341,26 +342,27 @@ class AccessControl:
     async def _with_password(self, name: str, client: str, check: Callable[[], ResultT]) -> ResultT:
         """Count an attempt, and run the function that checks the password on a thread for log-ins.
 
+        The attempt is taken back if the result of the function is true.
+
         Raises:
             TooManyLogins: There were too many attempts.
         """
         if self._waiting_logins >= _MAX_WAITING_LOGINS:
             raise TooManyLogins(1.0)
-        try:
-            self._throttle.count(comparable(name), client)
-        except TooManyLogins:
-            # A new password of the account ends the limit.
-            await asyncio.wrap_future(self._first_checks.submit(self._observe_password, name))
-            self._throttle.count(comparable(name), client)
         self._waiting_logins += 1
         try:
-            await asyncio.wrap_future(self._logins.submit(self._observe_password, name))
-            return await asyncio.wrap_future(self._logins.submit(check))
+            await asyncio.wrap_future(self._logins.submit(self._count_login, comparable(name), client))
+            result = await asyncio.wrap_future(self._logins.submit(check))
+            if result:
+                await asyncio.wrap_future(self._logins.submit(self._throttle.succeed, comparable(name), client))
+            return result
         finally:
             self._waiting_logins -= 1
 
-    def _observe_password(self, name: str) -> None:
-        self._throttle.observe(comparable(name), accounts.password_hash_of(self._engine, name))
+    def _count_login(self, name: str, client: str) -> None:
+        # A new password of the account ends the limit.
+        self._throttle.observe(name, accounts.password_hash_of(self._engine, name))
+        self._throttle.count(name, client)
 
     def _log_in(self, name: str, password: str, sender: Actor) -> NewSession | None:
         account = accounts.check_password(self._engine, name, password)

@@ -3,7 +3,9 @@
 The number of the newest recipe revision of a product is the truth. It identifies the recipe and the bundle that it
 belongs to, because every activation of another bundle appends a revision in the same transaction. It is read before
 each inspection, in one query for all inspections that wait for it, and about every second for products that receive no
-images or are not active here. A process that is the only user of its database (SQLite) needs none of this.
+images or are not active here. The same query reads the number of the newest entry of the audit log, which shows that
+keys or accounts were changed. Notifications of the database are not needed. A process that is the only user of its
+database (SQLite) needs none of this.
 
 A bundle that cannot be loaded here is loaded again after a delay that grows, and when its files change: see
 `LoadRetries`. It does not affect other products.
@@ -12,7 +14,9 @@ A bundle that cannot be loaded here is loaded again after a delay that grows, an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Generic, TypeVar
 
 import structlog
 from sqlalchemy import Engine
@@ -27,45 +31,58 @@ from service.errors import PlumblineError, ShuttingDown
 from service.recipes.recipe import Recipe
 from service.store.choices import BundleChoices
 from service.store.errors import StoreUnavailable
-from service.store.recipes import current_recipe, newest_revisions
+from service.store.recipes import current_recipe
 from service.store.records import RecipeRevision, Role
+from service.store.revisions import Revisions, read_revisions
 
 log = structlog.get_logger(__name__)
 POLL_S = 1.0
 # Refused inspections request a poll; they must not make the thread poll without a pause.
 _MIN_PAUSE_S = 0.1
 _STOP_S = 5.0
+ResultT = TypeVar("ResultT")
 
 
-class SharedQuery:
+class SharedQuery(Generic[ResultT]):
     """A query whose result is shared by all callers that arrived before it began, failures of the store included.
 
     A caller never receives a result that is older than its call. A server that cannot be reached is waited for once,
     not once per caller.
 
     Args:
-        query: Runs the query.
+        query: Runs the query for the products that are asked for.
     """
 
-    def __init__(self, query: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, query: Callable[[frozenset[str]], ResultT]) -> None:
         self._query = query
         self._lock = threading.Lock()
+        # Guards the next two, for a moment only: who arrives before a query begins is among those it is run for.
+        self._arrivals = threading.Lock()
         self._begun = 0
-        self._result: tuple[int, Mapping[str, int] | StoreUnavailable] = (0, {})
+        self._wanted: set[str] = set()
+        self._result: tuple[int, ResultT | StoreUnavailable] | None = None
 
-    def __call__(self) -> Mapping[str, int]:
-        """Return a result that is not older than this call.
+    def __call__(self, product: str) -> ResultT:
+        """Return a result for a product that is not older than this call.
+
+        Args:
+            product: Name of the product.
 
         Raises:
             StoreUnavailable: The database cannot be read.
         """
-        arrived = self._begun
+        with self._arrivals:
+            arrived = self._begun
+            self._wanted.add(product)
         with self._lock:
-            number, result = self._result
-            if number <= arrived:
-                self._begun = number = self._begun + 1
+            if self._result is not None and self._result[0] > arrived:
+                result = self._result[1]
+            else:
+                with self._arrivals:
+                    self._begun = number = self._begun + 1
+                    wanted, self._wanted = frozenset(self._wanted), set()
                 try:
-                    result = self._query()
+                    result = self._query(wanted)
                 except StoreUnavailable as error:
                     self._result = number, error.copy()
                     raise
@@ -83,17 +100,25 @@ class RevisionFollower:
         engine: The database.
         poll_s: Seconds between two polls.
         retries: When bundles that were refused are loaded again; by default as `LoadRetries` does.
+        follow_audit: Called with the number of the newest entry of the audit log, before each lease and about every
+            second. It may raise `StoreUnavailable`.
     """
 
     def __init__(
-        self, registry: Registry, engine: Engine, poll_s: float = POLL_S, retries: LoadRetries | None = None
+        self,
+        registry: Registry,
+        engine: Engine,
+        poll_s: float = POLL_S,
+        retries: LoadRetries | None = None,
+        follow_audit: Callable[[int], None] = lambda _newest: None,
     ) -> None:
         self._registry = registry
         self._engine = engine
         self._poll_s = poll_s
         self._choices = BundleChoices(engine)
         self._retries = LoadRetries(registry.models) if retries is None else retries
-        self._newest = SharedQuery(lambda: newest_revisions(engine))
+        self._follow_audit = follow_audit
+        self._newest: SharedQuery[Revisions] = SharedQuery(partial(read_revisions, engine))
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="revisions", daemon=True)
@@ -111,13 +136,15 @@ class RevisionFollower:
             self._thread.join(_STOP_S)
 
     def require_current(self, product: str) -> None:
-        """Put the newest recipe of a product in force here, if another process changed it.
+        """Put the newest recipe of a product in force here, and changes of keys and accounts, made by another process.
 
         Raises:
             ProductNotReady: Another bundle was activated, which has to be loaded here first.
             StoreUnavailable: The database cannot be read.
         """
-        newest = self._newest().get(product)
+        revisions = self._newest(product)
+        self._follow_audit(revisions.audit)
+        newest = revisions.recipes.get(product)
         active = self._registry.active.get(product)
         if newest is None or (active is not None and newest == active.recipe.revision):
             return
@@ -153,7 +180,9 @@ class RevisionFollower:
         Raises:
             StoreUnavailable: The database cannot be read.
         """
-        newest = self._newest()
+        revisions = read_revisions(self._engine)
+        self._follow_audit(revisions.audit)
+        newest = revisions.recipes
         self._discover()
         registry = self._registry
         for product in sorted(registry.known & (newest.keys() | registry.active.keys())):

@@ -48,10 +48,12 @@ class Turn:
     Attributes:
         since: When its deadline began, on the clock `time.perf_counter`.
         rank: How many other requests of its client ran already; see `Admission.turn`.
+        client: Identity of the client.
     """
 
     since: float
     rank: int = 0
+    client: str = ""
 
     def remaining_s(self, deadline_s: float) -> float:
         """Return the seconds until a deadline that began with the turn; negative after it."""

@@ -61,6 +61,7 @@ class InspectionWork:
         hooks: Receive every stored inspection.
         disk: Threads that write images.
         deadline_s: Seconds from the start of a turn after which an image is not inspected any more.
+        require_valid: Called with the client under the lease; raises if the client may not send images any more.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class InspectionWork:
         hooks: InspectionHooks,
         disk: ThreadPoolExecutor,
         deadline_s: float,
+        require_valid: Callable[[str], None],
     ) -> None:
         self._registry = registry
         self._store = store
@@ -87,6 +89,7 @@ class InspectionWork:
         self._hooks = hooks
         self._disk = disk
         self._queue_deadline_s = deadline_s
+        self._require_valid = require_valid
         self._idempotent = IdempotentRequests(store.engine)
         self._frozen_cameras = FrozenCameraDetector()
 
@@ -117,6 +120,7 @@ class InspectionWork:
         # The lease keeps this bundle loaded until the record is stored, even if another one is activated meanwhile.
         try:
             with self._registry.lease(product, turn.remaining_s(self._queue_deadline_s)) as active:
+                self._require_valid(turn.client)
                 record = self._judge(active, image, turn, defer, key)
         except StoreUnavailable:
             self._health.report_failure()

@@ -62,6 +62,7 @@ class InspectionService:
         clock: The time of day.
         refusals: Logs images that are refused without an HTTP response of their own.
         hooks: Receive every stored inspection.
+        require_valid: Called with the client under the lease; raises if the client may not send images any more.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class InspectionService:
         clock: Clock,
         refusals: RefusalLog,
         hooks: InspectionHooks | None = None,
+        require_valid: Callable[[str], None] = lambda _client: None,
     ) -> None:
         self._queue_deadline_s = settings.queue_deadline_s
         self._registry = registry
@@ -99,6 +101,7 @@ class InspectionService:
             hooks=hooks or InspectionHooks(),
             disk=self._disk,
             deadline_s=settings.queue_deadline_s,
+            require_valid=require_valid,
         )
 
     def require_ready(self, product: str) -> None:
@@ -186,7 +189,7 @@ class InspectionService:
         await self._loads.wait(product, self._queue_deadline_s, disconnected)
         remaining_s = self._queue_deadline_s - (time.perf_counter() - since)
         async with self._admission.turn(client, remaining_s, disconnected, is_accepted=True) as rank:
-            yield Turn(since, rank)
+            yield Turn(since, rank, client)
 
     async def inspect(self, product: str, image: Image, turn: Turn) -> InspectionRecord:
         """Inspect one image with the bundle and recipe that are in force when its turn comes.
@@ -242,7 +245,7 @@ class InspectionService:
         await self._loads.wait(product, self._queue_deadline_s)
         remaining_s = self._queue_deadline_s - (time.perf_counter() - since)
         async with self._admission.wait(remaining_s, client) as rank:
-            return await self.inspect(product, image, Turn(since, rank))
+            return await self.inspect(product, image, Turn(since, rank, client))
 
     def count_refusal(self, error: PlumblineError, request_id: str | None) -> None:
         """Count and log an image or a stream that was refused without an HTTP response of its own.

@@ -1,5 +1,7 @@
 """Retention: remove images and anomaly maps in the background as the recipes demand.
 
+If several processes share a PostgreSQL database, one of them removes (`Leases`); another one continues when it ends.
+
 The record of an inspection is kept; only its files are removed. The files are removed first and the record is marked
 afterwards, so that the next sweep completes a removal that was interrupted.
 """
@@ -7,6 +9,7 @@ afterwards, so that the next sweep completes a removal that was interrupted.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
@@ -16,8 +19,10 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.recipes.sections import Keep
+from service.store.advisory_locks import job_lock
 from service.store.errors import RecipeUnreadable, StoreUnavailable
 from service.store.idempotency import remove_keys
+from service.store.leases import Leases
 from service.store.recipes import current_recipe
 from service.store.records import Artefacts
 from service.store.retention import mark_removed, past_retention, past_size
@@ -28,6 +33,9 @@ log = structlog.get_logger(__name__)
 # Maximum number of inspections per product and decision in one sweep. If it is reached, the next sweep follows soon.
 SWEEP_LIMIT = 500
 _NEXT_SWEEP_S = 1.0
+# Seconds between two attempts to become the process that removes.
+LEASE_S = 3.0
+_JOB = "retention"
 # Files are not removed for their age in this time after the clock jumped. A clock that is wrong for a moment must not
 # remove files that cannot be restored.
 CLOCK_SETTLE_S = 3600.0
@@ -46,6 +54,7 @@ class RetentionSweeper:
         clock: The time of day.
         key_age: Age at which idempotency keys are removed.
         others: Further removals, each called at every sweep. They may raise `StoreUnavailable`.
+        follow: Called instead of a sweep while another process removes. It may raise `StoreUnavailable`.
     """
 
     def __init__(
@@ -58,6 +67,7 @@ class RetentionSweeper:
         clock: Clock | None = None,
         key_age: timedelta = timedelta(days=1),
         others: Sequence[Callable[[], None]] = (),
+        follow: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
         self.limit = limit
@@ -67,6 +77,8 @@ class RetentionSweeper:
         self._interval_s = interval_s
         self._key_age = key_age
         self._others = others
+        self._follow = follow
+        self._leases = Leases(store.engine, job_lock)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="retention", daemon=True)
 
@@ -164,13 +176,20 @@ class RetentionSweeper:
         return True
 
     def _work(self) -> None:
-        pause_s = self._interval_s
-        while not self._stop.wait(pause_s):
+        due = time.monotonic() + self._interval_s
+        while not self._stop.wait(min(LEASE_S, max(0.0, due - time.monotonic()))):
+            is_leader = _JOB in self._leases.hold([_JOB])
+            if time.monotonic() < due:
+                continue
             is_more = False
             try:
-                is_more = self.sweep()
+                if is_leader:
+                    is_more = self.sweep()
+                else:
+                    self._follow()
             except StoreUnavailable as error:
                 log.warning("retention postponed", reason=error.detail)
             except Exception:  # the thread must survive any error, otherwise the disk would fill up
                 log.exception("retention failed")
-            pause_s = min(_NEXT_SWEEP_S, self._interval_s) if is_more else self._interval_s
+            due = time.monotonic() + (min(_NEXT_SWEEP_S, self._interval_s) if is_more else self._interval_s)
+        self._leases.release()

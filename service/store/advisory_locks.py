@@ -21,6 +21,8 @@ class AdvisoryLock(IntEnum):
     """Held by a transaction that appends to the audit log."""
     ACCOUNTS = 0x706C756D64
     """Held by a transaction that changes accounts, so that the last administrator remains."""
+    LOGINS = 0x706C756D65
+    """Held by a transaction that counts an attempt to log in."""
 
 
 LockNumber = Callable[[str], int]

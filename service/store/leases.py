@@ -1,8 +1,9 @@
 """Which process does a job, if several processes share a PostgreSQL database.
 
 A process holds an advisory lock of its database session per job. The server releases the locks when the session ends,
-however the process ends. A proxy that gives a session to several clients (pgbouncer in transaction mode) must not be in
-between.
+however the process ends. If the machine of the process ends or is cut off, the server notices it within five seconds,
+because it is asked to look for clients that do not respond. A proxy that gives a session to several clients (pgbouncer
+in transaction mode) must not be in between.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from service.store.advisory_locks import LockNumber
 from service.store.reasons import reason_of
 
 log = structlog.get_logger(__name__)
+
+# Of the server, for the session that holds the locks. By default it looks for dead clients after two hours.
+_KEEPALIVES = {"tcp_keepalives_idle": 2, "tcp_keepalives_interval": 1, "tcp_keepalives_count": 3}
+_SET = text("SELECT set_config(:name, :value, false)")
 
 
 class Leases:
@@ -44,6 +49,10 @@ class Leases:
             if self._connection is None:
                 connection = self._engine.connect()
                 self._connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                for name, value in _KEEPALIVES.items():
+                    self._connection.execute(
+                        text("SELECT set_config(:name, :value, false)"), {"name": name, "value": str(value)}
+                    )
             # Also shows whether the session, and with it the locks, still exists.
             self._connection.execute(text("SELECT 1"))
             for job in jobs:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Engine, Select, func, select
+from sqlalchemy import Engine, Select, select
 from sqlalchemy.orm import Session
 
 from service.bundle.bundle import Bundle
@@ -70,17 +70,6 @@ def newest_revision_for(engine: Engine, product: str, bundle_digest: str) -> Rec
     with reading(engine) as session:
         row = session.scalar(query)
         return None if row is None else _revision(row)
-
-
-def newest_revisions(engine: Engine) -> dict[str, int]:
-    """Return the number of the revision in force of every product that has a recipe.
-
-    Raises:
-        StoreUnavailable: The database cannot be read.
-    """
-    query = select(RecipeRow.product, func.max(RecipeRow.revision)).group_by(RecipeRow.product)
-    with reading(engine) as session:
-        return dict(session.execute(query).all())
 
 
 def newest_chosen_revision(engine: Engine, product: str) -> RecipeRevision | None:

@@ -15,7 +15,7 @@ from plumbline_client import (
     PlumblineClientError,
     ServiceUnreachable,
 )
-from tests.client.calls import call
+from tests.client.calls import URL, call
 
 
 @contextmanager
@@ -97,3 +97,22 @@ def test_credentials_of_the_url_are_in_no_message(is_async: bool) -> None:
     with pytest.raises(ServiceUnreachable) as caught:
         call(is_async, f"http://user:secret@127.0.0.1:{port}", "products")
     assert "secret" not in str(caught.value)
+
+
+def test_image_is_sent_again_once_after_a_closed_connection(is_async: bool) -> None:
+    """A proxy closes the connection if the replica failed that had the request."""
+    requests: list[httpx.Request] = []
+
+    def close(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+
+    with pytest.raises(ServiceUnreachable):
+        call(is_async, URL, "inspect", "widget", b"image", handler=close)
+    assert len(requests) == 2
+    assert len({request.headers["idempotency-key"] for request in requests}) == 1
+    assert [request.content for request in requests] == [b"image"] * 2
+    requests.clear()
+    with pytest.raises(ServiceUnreachable):
+        call(is_async, URL, "products", handler=close)
+    assert len(requests) == 1, "only requests with a key are sent again"

@@ -40,7 +40,8 @@ class AsyncConnection:
         Args:
             base_url: URL of the service, for instance `http://127.0.0.1:8000`.
             timeout_s: Seconds that an attempt may wait for the connection, and for each part of the response.
-            retries: How often a request is sent again after a 503.
+            retries: How often a request is sent again after a 503. An image is also sent again once after a connection
+                that was closed without a response, with the same idempotency key.
             max_retry_after_s: Longest pause in seconds before a request is sent again. A 503 that demands a longer one
                 is raised at once.
             api_key: API key of the service, sent with every request and with the handshake of a stream. None to use the
@@ -134,9 +135,18 @@ class AsyncConnection:
             await sleep(pause_s)
 
     async def _exchange(self, call: Call) -> httpx.Response:
-        """Send a request once and return the response, whatever its status."""
+        """Send a request and return the response, whatever its status.
+
+        It is sent once, and again at once if it has an idempotency key and the connection was closed without a
+        response: a proxy closes the connection if the replica behind it failed, and expects this of its clients.
+        """
         try:
-            return await self._http.request(call.method, call.path, **call.arguments())
+            try:
+                return await self._http.request(call.method, call.path, **call.arguments())
+            except (httpx.RemoteProtocolError, httpx.ReadError):
+                if "idempotency-key" not in call.headers:
+                    raise
+                return await self._http.request(call.method, call.path, **call.arguments())
         # httpx lets some failures of TLS through as the SSLError that they are, which is an OSError.
         except (httpx.HTTPError, OSError) as error:
             raise unreachable(self._url(call), error, self._timeout_s) from error

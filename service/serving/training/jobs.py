@@ -202,7 +202,7 @@ class TrainingService:
         self._recover()
         job = claim_job(self._store.engine, actor, worker, products, self._clock.now(), timedelta(seconds=LEASE_S))
         if job is not None:
-            self._refresh()
+            self.refresh()
         return job
 
     def report(
@@ -280,7 +280,7 @@ class TrainingService:
         for job in past_jobs(self._store.engine, self._clock.now() - self._failed_age):
             self._remove_images(job)
         remove_abandoned(self._store, self._clock.now())
-        self._refresh()
+        self.refresh()
 
     def close(self) -> None:
         """Complete the submitted work and stop the thread."""
@@ -357,7 +357,7 @@ class TrainingService:
         # A request that is cancelled now discards its images after this method, on the same thread.
         images.keep()
         log.info("training job queued", product=product, job=job.id, images=job.images)
-        self._refresh()
+        self.refresh()
         return job
 
     def _recover(self) -> None:
@@ -375,7 +375,7 @@ class TrainingService:
                 self._metrics.duration.observe((job.finished_at - job.started_at).total_seconds())
             if job.state != "failed":
                 self._remove_images(job)
-        self._refresh()
+        self.refresh()
 
     def _remove_images(self, job: TrainingJobRecord) -> None:
         """Remove the images of an ended job. A failure is only logged: the next sweep removes them."""
@@ -385,7 +385,7 @@ class TrainingService:
         except StoreUnavailable as error:
             log.warning("images of a training job not removed", job=job.id, reason=error.reason)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Set the gauges. The database may have failed meanwhile; the change before was stored."""
         try:
             counts = count_jobs(self._store.engine)

@@ -1,6 +1,6 @@
 """ORM models of the database tables."""
 
-from service.store.models.access import AccountRow, ApiKeyRow, SessionRow
+from service.store.models.access import AccountRow, ApiKeyRow, LoginAttemptRow, SessionRow
 from service.store.models.audit import AuditRow
 from service.store.models.base import Base, UtcDateTime
 from service.store.models.bundles import BundleRow
@@ -26,6 +26,7 @@ __all__ = [
     "ApiKeyRow",
     "AccountRow",
     "SessionRow",
+    "LoginAttemptRow",
     "ReviewRow",
     "InspectionLabelRow",
     "DriftPositionRow",

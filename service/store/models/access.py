@@ -56,6 +56,25 @@ class AccountRow(Base):
     last_login_at: Mapped[datetime | None]
 
 
+class LoginAttemptRow(Base):
+    """An attempt to log in, for the limits that several processes share. It is deleted when its window has passed.
+
+    Names and addresses are not stored, only short digests: a name could be a password that was typed as the name.
+    """
+
+    __tablename__ = "login_attempts"
+    __table_args__ = (Index(None, "account"), Index(None, "client"), Index(None, "tried_at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    account: Mapped[str] = mapped_column(String(16))
+    client: Mapped[str] = mapped_column(String(16))
+    password: Mapped[str] = mapped_column(String(16))
+    """Which password the account had. Attempts before it was changed do not count for the account."""
+    tried_at: Mapped[datetime]
+    is_settled: Mapped[bool]
+    """Whether the client logged in to the account afterwards. Then the attempt does not count for the two together."""
+
+
 class SessionRow(Base):
     """A session of an account, from log-in to log-out or expiry."""
 

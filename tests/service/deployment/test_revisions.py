@@ -288,7 +288,7 @@ def test_query_is_shared_and_never_older_than_the_call() -> None:
     answers = [{"p": 1}, {"p": 2}, {"p": 3}]
     calls: list[int] = []
 
-    def query() -> Mapping[str, int]:
+    def query(_products: frozenset[str]) -> Mapping[str, int]:
         calls.append(1)
         if len(calls) == 1:
             entered.set()
@@ -297,10 +297,10 @@ def test_query_is_shared_and_never_older_than_the_call() -> None:
 
     shared = SharedQuery(query)
     results: list[Mapping[str, int]] = []
-    first = threading.Thread(target=lambda: results.append(shared()))
+    first = threading.Thread(target=lambda: results.append(shared("p")))
     first.start()
     assert entered.wait(TIMEOUT_S)
-    late = [threading.Thread(target=lambda: results.append(shared())) for _ in range(8)]
+    late = [threading.Thread(target=lambda: results.append(shared("p"))) for _ in range(8)]
     for thread in late:
         thread.start()
     threading.Event().wait(0.1)
@@ -309,14 +309,14 @@ def test_query_is_shared_and_never_older_than_the_call() -> None:
         thread.join(TIMEOUT_S)
     assert sorted(result["p"] for result in results) == [1] + [2] * 8
     assert len(calls) == 2
-    assert shared() == {"p": 3}
+    assert shared("p") == {"p": 3}
 
 
 def test_failed_query_is_shared_like_a_result() -> None:
     entered, released = threading.Event(), threading.Event()
     calls: list[int] = []
 
-    def query() -> Mapping[str, int]:
+    def query(_products: frozenset[str]) -> Mapping[str, int]:
         calls.append(1)
         entered.set()
         assert released.wait(TIMEOUT_S)
@@ -329,7 +329,7 @@ def test_failed_query_is_shared_like_a_result() -> None:
 
     def call() -> None:
         with pytest.raises(StoreUnavailable) as caught:
-            shared()
+            shared("p")
         failures.append(caught.value)
 
     first = threading.Thread(target=call)
@@ -345,4 +345,4 @@ def test_failed_query_is_shared_like_a_result() -> None:
     assert len(calls) == 2
     assert {error.reason for error in failures} == {"the server does not respond"}
     assert len(set(map(id, failures))) == 9, "each caller raises an error of its own"
-    assert shared() == {"p": 3}
+    assert shared("p") == {"p": 3}
