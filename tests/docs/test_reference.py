@@ -41,7 +41,7 @@ def test_problems_explains_every_problem_type_under_its_slug() -> None:
     assert set(re.findall(r"(?m)^## (.+)$", text)) == set(catalogue())
 
 
-TRAINING = ("fit", "check-images", "evaluate", "export", "report", "compare", "worker")
+TRAINING = ("fit", "check-images", "evaluate", "export", "report", "compare", "fleet", "worker")
 
 
 @pytest.mark.parametrize(

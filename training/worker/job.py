@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -23,9 +23,10 @@ from plumbline_client.schemas.training import (
 from service.bundle.bundle import Bundle
 from service.errors import PlumblineError
 from training.config import FitConfig
-from training.errors import CheckpointMismatch, WeakBundle
+from training.errors import WeakBundle
 from training.fit import Progress
-from training.pipeline import Request, train
+from training.pipeline import Request
+from training.resumption import continue_or_restart
 from training.worker.deploy import deploy, upload
 from training.worker.heartbeat import RETRY_S, Heartbeat, is_temporary
 from training.worker.images import image_paths, is_complete, write_image
@@ -192,14 +193,9 @@ def _train(
         run_dir=folder / "run",
         config=options.configs[variant],
         allow_weak=options.allow_weak,
-        resume=True,
         checked=variant != job.variants[0],
     )
-    try:
-        bundle = train(request, heartbeat, should_stop).bundle
-    except CheckpointMismatch as error:  # the worker has other options or another version of torch since
-        log.warning("%s The training begins anew.", error.detail)
-        bundle = train(replace(request, resume=False), heartbeat, should_stop).bundle
+    bundle = continue_or_restart(request, heartbeat, should_stop).bundle
     if options.models is not None:
         _keep(bundle, options.models / job.product)
     return bundle
