@@ -47,7 +47,16 @@ TRAINING = ("fit", "check-images", "evaluate", "export", "report", "compare", "f
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
-        ("service_cli", ["plumbline serve", "plumbline doctor", "plumbline bundle verify", "plumbline recipe diff"]),
+        (
+            "service_cli",
+            [
+                "plumbline serve",
+                "plumbline capacity",
+                "plumbline doctor",
+                "plumbline bundle verify",
+                "plumbline recipe diff",
+            ],
+        ),
         ("training_cli", [f"plumbline-train {name}" for name in TRAINING]),
     ],
 )
