@@ -25,7 +25,7 @@ PLANTS: Mapping[str, Plant] = {
         database_cores=8, database_gb=4000, files_gb=20_000,
     ),
     "400 cameras, each of five plants": Plant(
-        400, 0.5, 2000, ONE, hours=24, keep_days=3, keep_years=0.5, machines=4, cores=16, memory_gib=64,
+        400, 0.5, 2000, ONE, hours=24, keep_days=3, record_years=0.5, machines=4, cores=16, memory_gib=64,
         database_cores=8, database_gb=4000, files_gb=20_000,
     ),
 }  # fmt: skip
@@ -83,7 +83,7 @@ def plants() -> str:
     row(
         "records",
         [
-            f"{item.database_gb_per_year:,.0f} GB per year, kept {PLANTS[name].keep_years:g} years"
+            f"{item.database_gb_per_year:,.0f} GB per year, disk for {PLANTS[name].record_years:g} years"
             for name, item in found.items()
         ],
     )

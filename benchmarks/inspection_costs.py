@@ -86,6 +86,7 @@ def _inspect(
         require_judged(service, product, data)
         engine = make_engine(url)
         with closing(http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=60)) as client:
+            before = (0.0, 0.0, 0)
             for number in range(-WARM_UP, count):
                 if number == 0:
                     before = (cpu_s(service), server_cpu_s(server), wal_position(engine))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import median
@@ -28,7 +28,9 @@ import typer
 from sqlalchemy import Connection, Engine, text
 
 from benchmarks.inspection_costs import wal_position
+from benchmarks.marked_section import write_section
 from benchmarks.query_pages import SPAN, START, fill, filters, insert_cost, measure
+from benchmarks.routing import SCALE
 from service.store.database import make_engine, migrate
 from tests.postgres import postgres_process
 
@@ -196,6 +198,8 @@ def _removal(engine: Engine, action: Callable[[Connection], None], *, keep: bool
 def main(
     rows: Annotated[int, typer.Option(min=1000, help="Number of inspections.")] = 1_000_000,
     repeats: Annotated[int, typer.Option(min=2, help="Pages per combination of filters.")] = 10,
+    *,
+    write: Annotated[bool, typer.Option("--write", help="Write the table into docs/scale.md.")] = False,
 ) -> None:
     """Fill a database, and measure it before and after the conversion."""
     begin, end = START + 2 * MONTH, START + 3 * MONTH
@@ -230,6 +234,24 @@ def main(
         )
         engine.dispose()
     typer.echo(json.dumps(report, indent=2))
+    if write:
+        write_section("partitions", table(report), SCALE)
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Format a report as Markdown."""
+    one, many = report["table"], report["partitions"]
+    rows = [
+        (f"{report['rows']:,} rows, PostgreSQL, 16 MB of shared buffers", "one table", "partitions of 30 days"),
+        ("page of a list, median of the medians of all filters, ms", one["median_of_p50_ms"], many["median_of_p50_ms"]),
+        ("the slowest filter, median, ms", one["largest_p50_ms"], many["largest_p50_ms"]),
+        ("1000 inserts, 25 per transaction, ms", one["inserts_1000_ms"], many["inserts_1000_ms"]),
+        ("remove a month: `DELETE`, `DETACH` and `DROP`, s", one["month"]["seconds"], many["month"]["seconds"]),
+        ("write-ahead log of that, MB", one["month"]["wal_mb"], many["month"]["wal_mb"]),
+        ("convert: existing table as first partition, rows copied, s", report["attach_s"], report["split_s"]),
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join([lines[0], "|---|---:|---:|", *lines[1:]])
 
 
 def _execute(connection: Connection, statement: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from service.inspection.calibration import DEFAULT_FAIL_ALPHA, bound_rate, smallest_alpha
+from service.inspection.calibration import DEFAULT_FAIL_ALPHA, bound_rate, percent, smallest_alpha
 from training.files import write_text
 from training.fleet.entry import Entry, State
 from training.fleet.results import Result, report_file
@@ -70,7 +70,7 @@ def _row(entry: Entry, folder: Path) -> dict[str, Any]:
     return {
         "entry": entry,
         "result": result,
-        "state": STATES[entry.state],
+        "when": "before" if entry.state == "unchanged" else "now",
         "bound": _bound(result),
         "peak_mib": None if result.peak_bytes is None else result.peak_bytes // MIB,
         "report": quote(report.relative_to(folder).as_posix()),
@@ -78,5 +78,6 @@ def _row(entry: Entry, folder: Path) -> dict[str, Any]:
 
 
 def _bound(result: Result) -> str:
-    """Return the certified share of good parts that fail, at the default threshold."""
-    return str(bound_rate(result.held_out, max(DEFAULT_FAIL_ALPHA, smallest_alpha(result.held_out))))
+    """Return the certified share of good parts that fail on average, at the default threshold."""
+    bound = bound_rate(result.held_out, max(DEFAULT_FAIL_ALPHA, smallest_alpha(result.held_out)))
+    return f"≤ {percent(bound.average)}"

@@ -28,7 +28,9 @@ def capacity(
     ] = None,
     hours: Annotated[float, typer.Option(min=_MIN, max=24, help="Hours per day with images.")] = Plant.hours,
     keep_days: Annotated[float, typer.Option(min=0, help="Days that images and maps are kept.")] = Plant.keep_days,
-    keep_years: Annotated[float, typer.Option(min=0, help="Years that records are kept.")] = Plant.keep_years,
+    record_years: Annotated[
+        float, typer.Option(min=0, help="Years of records that the disk has to hold.")
+    ] = Plant.record_years,
     machines: Annotated[int, typer.Option(min=1, help="Machines that inspect.")] = Plant.machines,
     cores: Annotated[int, typer.Option(min=1, help="Cores of each.")] = Plant.cores,
     memory_gib: Annotated[float, typer.Option(min=1, help="Memory of each, GiB.")] = Plant.memory_gib,
@@ -58,7 +60,7 @@ def capacity(
         image=costs,
         hours=hours,
         keep_days=keep_days,
-        keep_years=keep_years,
+        record_years=record_years,
         machines=machines,
         cores=cores,
         memory_gib=memory_gib,

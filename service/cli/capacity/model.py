@@ -81,7 +81,7 @@ class Plant:
         image: The costs of an image.
         hours: Hours per day in which images come.
         keep_days: Days that images and maps are kept.
-        keep_years: Years that records are kept.
+        record_years: Years of records that the disk of the database has to hold; the service removes none.
         machines: Number of machines that inspect.
         cores: Cores of each.
         memory_gib: Memory of each.
@@ -97,7 +97,7 @@ class Plant:
     image: ImageCosts
     hours: float = 24.0
     keep_days: float = 30.0
-    keep_years: float = 2.0
+    record_years: float = 2.0
     machines: int = 1
     cores: int = 8
     memory_gib: float = 16.0
@@ -179,7 +179,7 @@ def capacity_of(plant: Plant) -> Capacity:
             plant.database_cores,
             "cores",
         ),
-        Need("disk of the database", rows * plant.keep_years, plant.database_gb, "GB"),
+        Need("disk of the database", rows * plant.record_years, plant.database_gb, "GB"),
         Need("storage of images and maps", files * plant.keep_days, plant.files_gb, "GB"),
     )
     return Capacity(

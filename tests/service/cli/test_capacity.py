@@ -26,7 +26,7 @@ def test_figures_follow_from_the_costs() -> None:
     assert needed["processor of the machines"] == pytest.approx(20 * image.service_cpu_ms / 1000 / UTILISATION)
     per_day = 20 * 3600 * 10
     assert found.files_gb_per_day == pytest.approx(per_day * (image.image_bytes + image.map_bytes) / 1e9)
-    assert needed["disk of the database"] == pytest.approx(per_day * 365 * ROW_BYTES / 1e9 * PLANT.keep_years)
+    assert needed["disk of the database"] == pytest.approx(per_day * 365 * ROW_BYTES / 1e9 * PLANT.record_years)
     assert needed["storage of images and maps"] == pytest.approx(30 * found.files_gb_per_day)
 
 
@@ -51,10 +51,10 @@ def test_machines_follow_from_processor_and_memory() -> None:
 @pytest.mark.parametrize(
     ("changed", "bottleneck"),
     [
-        ({"keep_years": 100.0}, "disk of the database"),
+        ({"record_years": 100.0}, "disk of the database"),
         ({"keep_days": 10_000.0}, "storage of images and maps"),
-        ({"cores": 1, "keep_years": 0.0}, "processor of the machines"),
-        ({"products": 1000, "keep_years": 0.0, "keep_days": 0.0}, "memory of the machines"),
+        ({"cores": 1, "record_years": 0.0}, "processor of the machines"),
+        ({"products": 1000, "record_years": 0.0, "keep_days": 0.0}, "memory of the machines"),
         ({"link_mbit": 1.0}, "network to the machines"),
     ],
 )
@@ -64,7 +64,7 @@ def test_the_resource_that_is_used_most_is_the_bottleneck(changed: dict[str, flo
 
 def test_command_prints_text_and_json() -> None:
     runner = CliRunner()
-    text = runner.invoke(app, ["capacity", "--cameras", "8", "--rate", "0.5", "--keep-years", "1"])
+    text = runner.invoke(app, ["capacity", "--cameras", "8", "--rate", "0.5", "--record-years", "1"])
     assert text.exit_code == 0, text.output
     assert "4 images per second" in text.output
     assert "First bottleneck:" in text.output

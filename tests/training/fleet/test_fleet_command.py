@@ -1,14 +1,21 @@
 """`plumbline-train fleet`: bad lines are printed together, processes do the work, the exit code says how it ended."""
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from tests.training.test_cli import draw
 from training.cli.main import app
+from training.fleet.entry import Entry
+from training.fleet.job import Job
+from training.worker.stop import StopRequest
 
 runner = CliRunner()
 
@@ -40,6 +47,28 @@ def test_options_that_contradict_are_refused(tmp_path: Path, options: list[str],
     result = runner.invoke(app, ["fleet", "--products", str(path), "--out", str(tmp_path / "out"), *options])
     assert result.exit_code == 2, result.output
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_code_and_the_way_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    draw(tmp_path / "bolt", 2)
+    path = tmp_path / "products.csv"
+    path.write_text("product,data\nbolt,bolt\n")
+
+    def interrupted(jobs: Sequence[Job], *_: Any, stop: StopRequest, **__: Any) -> list[Entry]:
+        os.kill(os.getpid(), number)
+        assert stop.signal == number
+        return [Entry(job, "waiting") for job in jobs]
+
+    monkeypatch.setattr("training.fleet.run.run_fleet", interrupted)
+    before = signal.getsignal(number)
+    result = runner.invoke(app, ["fleet", "--products", str(path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == code
+    assert "0 trained, 0 unchanged, 0 failed, 1 not trained yet." in result.stdout
+    assert "To continue:" in result.stderr
+    assert signal.getsignal(number) == before
 
 
 @pytest.mark.slow
