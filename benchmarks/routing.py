@@ -17,8 +17,7 @@ Policies:
 - `bounded load`: the same, passing over replicas with more than a factor times the mean of the images in flight
   (HAProxy's `hash-balance-factor`).
 
-The costs are constants with their sources; options change them. Clients, network and proxy cost nothing here. The same
-seed gives the same result.
+The costs are constants with their sources; options change them. Clients, network and proxy cost nothing here.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ class Plant:
 
     @property
     def capacity(self) -> int:
-        """Bundles that fit into the memory of a replica."""
+        """Number of bundles in the memory of a replica."""
         return max(1, int(self.memory_gib * 1024 / self.bundle_mib))
 
 
@@ -104,7 +103,7 @@ class Figures:
     """The result of a simulation.
 
     Attributes:
-        images: Number of images that were counted.
+        images: Images that were counted.
         hit_rate: Share of these whose bundle was in memory when their turn came.
         spilled: Share that was not sent to the first replica of its product.
         refused: Share that waited too long.

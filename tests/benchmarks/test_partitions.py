@@ -10,6 +10,8 @@ from sqlalchemy.exc import DBAPIError
 from benchmarks.partitions import MONTH, REST, TABLE, Definitions, attach, drop, id_at, join, partitions, split
 from benchmarks.query_pages import START, fill
 from service.store.database import make_engine
+from service.store.inspection_filter import InspectionFilter
+from service.store.inspections import list_inspections
 
 ROWS = 1000
 BOUNDS = [START + MONTH * number for number in range(14)]
@@ -40,6 +42,7 @@ def test_rows_and_schema_survive_the_way_to_partitions_and_back(postgres_url: st
     engine = make_engine(postgres_url)
     fill(engine, ROWS)
     before, stored = schema(engine), ids(engine)
+    newest = list_inspections(engine, InspectionFilter(product="washer"), before=None, limit=20)
     with engine.begin() as connection:
         attach(connection, START + 14 * MONTH, months=2)
         assert len(partitions(connection)) == 4, "the old table, two months, and the rest"
@@ -51,6 +54,7 @@ def test_rows_and_schema_survive_the_way_to_partitions_and_back(postgres_url: st
     assert sum(size or 0 for size in sizes) == ROWS
     assert sum(bool(size) for size in sizes) >= 12
     assert (schema(engine), ids(engine)) == (before, stored)
+    assert list_inspections(engine, InspectionFilter(product="washer"), before=None, limit=20) == newest
     with engine.begin() as connection:
         join(connection)
     assert (schema(engine), ids(engine)) == (before, stored)
