@@ -16,6 +16,8 @@ from training.errors import InvalidFitConfig
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+MACHINE_SETTINGS = ("checkpoint_seconds", "threads", "device")
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -117,6 +119,13 @@ class FitConfig:
             "teachers": list(self.teachers),
             "teacher_weights": [str(path) for path in self.teacher_weights],
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that determine the result, as JSON values; those of the machine are left out."""
+        settings = self.as_json()
+        for name in MACHINE_SETTINGS:
+            del settings[name]
+        return json.loads(json.dumps(settings, default=str))  # type: ignore[no-any-return]
 
 
 def checked(kind: type[DataclassInstance], given: Mapping[str, Any], what: str) -> dict[str, Any]:

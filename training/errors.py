@@ -109,6 +109,32 @@ class WeakBundle(PlumblineError):
         )
 
 
+class InvalidProductList(PlumblineError):
+    """The list of the products of a fleet cannot be read, or has invalid lines."""
+
+    slug = "invalid-product-list"
+    title = "Invalid product list"
+
+    expected = (
+        "Expected a CSV file whose first line is `product,data,settings` (settings may be left out), and one product "
+        "per line."
+    )
+
+    def __init__(self, path: Path, reasons: Sequence[str]) -> None:
+        super().__init__(f"{path} is invalid, and nothing was trained: {'; '.join(reasons)}. {self.expected}")
+        self.reasons = tuple(reasons)
+
+
+class RayUnavailable(PlumblineError):
+    """The Ray cluster cannot be used."""
+
+    slug = "ray-unavailable"
+    title = "Ray cluster unavailable"
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"The Ray cluster cannot be used: {reason}. {remedy}")
+
+
 class InvalidOption(PlumblineError):
     """A command-line option has an invalid value."""
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from service.cli import account, audit, bundle, inspections, key, outbox, recipe, reviews, sink
+from service.cli.capacity.command import capacity
 from service.cli.console import FAILURE, OUT
 from service.cli.doctor import doctor
 from service.cli.inspect import inspect
@@ -71,6 +72,7 @@ def serve(settings: Settings) -> None:
 
 
 app.command()(inspect)
+app.command()(capacity)
 app.command()(doctor)
 app.command()(products)
 app.command()(replay)

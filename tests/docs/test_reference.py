@@ -41,13 +41,22 @@ def test_problems_explains_every_problem_type_under_its_slug() -> None:
     assert set(re.findall(r"(?m)^## (.+)$", text)) == set(catalogue())
 
 
-TRAINING = ("fit", "check-images", "evaluate", "export", "report", "compare", "worker")
+TRAINING = ("fit", "check-images", "evaluate", "export", "report", "compare", "fleet", "worker")
 
 
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
-        ("service_cli", ["plumbline serve", "plumbline doctor", "plumbline bundle verify", "plumbline recipe diff"]),
+        (
+            "service_cli",
+            [
+                "plumbline serve",
+                "plumbline capacity",
+                "plumbline doctor",
+                "plumbline bundle verify",
+                "plumbline recipe diff",
+            ],
+        ),
         ("training_cli", [f"plumbline-train {name}" for name in TRAINING]),
     ],
 )

@@ -4,6 +4,7 @@ from tests.training.small_trained_method import SmallTrainedMethod
 from training.cli.main import main
 from training.methods import METHODS
 
+METHODS[SmallTrainedMethod.name] = SmallTrainedMethod  # also in the processes that a command starts
+
 if __name__ == "__main__":
-    METHODS[SmallTrainedMethod.name] = SmallTrainedMethod
     main()

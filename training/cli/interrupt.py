@@ -4,19 +4,15 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 import typer
 from rich.markup import escape
 
 from training.cli.console import INTERRUPTED, errors
-
-if TYPE_CHECKING:
-    from training.fit import Progress
+from training.interruption import Interruption
 
 
-class Interrupt:
+class Interrupt(Interruption):
     """Handles Ctrl-C: during training after the current step, where a checkpoint is exact, elsewhere at once.
 
     On exit it prints the command that continues the work, and ends the program with code 130.
@@ -26,21 +22,11 @@ class Interrupt:
     """
 
     def __init__(self, run_dir: Path | None) -> None:
+        super().__init__()
         self._run_dir = run_dir
-        self._training = self._requested = False
-
-    def should_stop(self, progress: "Progress") -> bool:
-        """Return whether Ctrl-C was pressed; to be called after every training step."""
-        self._training = progress.step < progress.steps
-        return self._requested
-
-    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
-        if not self._training:
-            raise KeyboardInterrupt
-        self._requested = True
 
     def __enter__(self) -> "Interrupt":
-        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        self._before = signal.signal(signal.SIGINT, self.on_signal)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -12,6 +12,7 @@ from training.cli.compare import compare_command
 from training.cli.evaluate import evaluate_command
 from training.cli.export import export_command
 from training.cli.fit import fit_command
+from training.cli.fleet import fleet_command
 from training.cli.report import report_command
 from training.cli.worker import worker_command
 
@@ -30,6 +31,7 @@ app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("report")(report_command)
 app.command("compare")(compare_command)
+app.command("fleet")(fleet_command)
 app.command("worker")(worker_command)
 
 

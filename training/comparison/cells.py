@@ -45,9 +45,7 @@ class Cell:
 
         Settings that only depend on the machine are excluded.
         """
-        settings = self.config.as_json()
-        del settings["checkpoint_seconds"], settings["threads"], settings["device"]
-        return json.loads(json.dumps({"category": self.category, **settings}))  # type: ignore[no-any-return]
+        return {"category": self.category, **self.config.identity()}
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,10 @@ checkpoint, and several processes on the same folder share the work. The tables 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from service.inspection.heatmap import encode
 from service.inspection.inspector import Inspector
 from service.inspection.runtime.session import GraphSession, SessionOptions
 from service.recipes.recipe import Recipe
+from training.claims import claimed
 from training.comparison.cells import Cell, Result, finished, write_result
 from training.comparison.tables import OVERLAY_FACTS, OVERLAYS, write_tables
 from training.config import FitConfig
@@ -93,24 +92,12 @@ def compare(
     out.mkdir(parents=True, exist_ok=True)
     for waiting in (False, True):  # first the cells that no other process runs, then wait for the other processes
         for cell in cells:
-            with _claimed(out / f"{cell.name}.lock", wait=waiting) as ours:
+            with claimed(out / f"{cell.name}.lock", wait=waiting) as ours:
                 if ours and finished(out, cell) is None:
                     _run(data, cell, out, reporter(cell), should_stop)
                     write_tables(out, cells)
     write_tables(out, cells)
     return {cell.name: result for cell in cells if (result := finished(out, cell)) is not None}
-
-
-@contextmanager
-def _claimed(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Lock a cell's file and yield whether it succeeded; the lock ends with the block or with the process."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def _run(data: Path, cell: Cell, out: Path, reporter: Reporter, should_stop: Callable[[Progress], bool]) -> None:

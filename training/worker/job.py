@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -25,10 +25,11 @@ from service.errors import PlumblineError
 from service.inspection.decoding.decoder import ImageLimits
 from training.config import FitConfig
 from training.dataset import DataSet
-from training.errors import CheckpointMismatch, WeakBundle
+from training.errors import WeakBundle
 from training.fit import Progress
 from training.image_limits import use_image_limits
-from training.pipeline import Request, train
+from training.pipeline import Request
+from training.resumption import continue_or_restart
 from training.worker.deploy import deploy, upload
 from training.worker.findings import findings_of
 from training.worker.heartbeat import RETRY_S, Heartbeat, is_temporary
@@ -205,15 +206,10 @@ def _train(
         run_dir=folder / "run",
         config=options.configs[variant],
         allow_weak=options.allow_weak,
-        resume=True,
         checked=variant != job.variants[0],
     )
     with stop.at_once():
-        try:
-            bundle = train(request, heartbeat, should_stop, on_checked).bundle
-        except CheckpointMismatch as error:  # the worker has other options or another version of torch since
-            log.warning("%s The training begins anew.", error.detail)
-            bundle = train(replace(request, resume=False), heartbeat, should_stop, on_checked).bundle
+        bundle = continue_or_restart(request, heartbeat, should_stop, on_checked).bundle
     if options.models is not None:
         _keep(bundle, options.models / job.product)
     return bundle

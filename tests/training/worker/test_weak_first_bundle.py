@@ -48,7 +48,7 @@ def test_weak_first_bundle(
             raise WeakBundle(["it guesses"])
         return SimpleNamespace(bundle=SimpleNamespace(version="0123456789ab"))
 
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "continue_or_restart", train)
     monkeypatch.setattr(module, "_download", lambda *_: None)
     monkeypatch.setattr(module, "upload", lambda *_: "0123456789ab")
     monkeypatch.setattr(module, "deploy", lambda *_: "active")

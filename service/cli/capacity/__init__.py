@@ -1,0 +1,1 @@
+"""`plumbline capacity`: what a number of cameras needs."""
