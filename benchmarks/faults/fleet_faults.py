@@ -44,7 +44,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine, text
 
 from benchmarks.many_products import record_self_tests
-from service.deployment.bundle_memory import memory_bytes
+from service.deployment.memory_limits import memory_bytes
 from service.inspection.runtime.configure import configure
 from service.settings import Settings
 from tests.bundles import write_tiny_bundle
