@@ -26,10 +26,12 @@ from typing import Any
 import structlog
 
 MIN_GAIN = 1.05
-"""Runs at the same time need memory, so they must process this many times as many images."""
-NARROW_TOLERANCE = 0.95
-"""Runs of one thread each, which never wait for each other, are preferred unless they process fewer than this many
-times the images of the best other way. The measurement is short, and other load disturbs it by more."""
+"""Runs of one session at the same time need memory, so they must process this many times as many images."""
+NARROW_TOLERANCE = 0.9
+"""Runs of one thread each are preferred unless they process fewer than this many times the images of the best other
+way. The measurement has the cores for itself. In service, other images are decoded meanwhile: the threads of a shared
+session then wait for each other, and runs of one thread each do not (`python -m benchmarks.saturation` compares both).
+"""
 MAX_CONCURRENCY = 16
 BUDGET_S = 2.0
 _ROUNDS = 3
@@ -131,7 +133,7 @@ def measure_concurrency(
         if clock() - started > budget_s:
             break
     chosen = _choose(best)
-    if narrow is not None and narrow >= max(NARROW_TOLERANCE * best[chosen], MIN_GAIN * best[1]):
+    if narrow is not None and narrow >= NARROW_TOLERANCE * max(best.values()):
         return ConcurrencyChoice(largest, best, is_narrow=True, narrow_images_per_s=narrow)
     return ConcurrencyChoice(chosen, best, narrow_images_per_s=narrow)
 

@@ -94,8 +94,8 @@ def test_one_thread_is_not_measured() -> None:
     assert machine.runs == 0
 
 
-@pytest.mark.parametrize(("narrow_s", "expected"), [(0.0018, (4, True)), (0.00195, (1, False)), (0.004, (1, False))])
-def test_runs_of_one_thread_each_must_be_faster_than_runs_that_follow_each_other(
+@pytest.mark.parametrize(("narrow_s", "expected"), [(0.0018, (4, True)), (0.0021, (4, True)), (0.0023, (1, False))])
+def test_runs_of_one_thread_each_may_be_a_little_slower_than_runs_that_follow_each_other(
     narrow_s: float, expected: tuple[int, bool]
 ) -> None:
     shared, narrow = Machine(0.002), Machine(narrow_s)
@@ -107,7 +107,7 @@ def test_runs_of_one_thread_each_must_be_faster_than_runs_that_follow_each_other
     assert narrow.runs > 0
 
 
-@pytest.mark.parametrize(("narrow_s", "is_narrow"), [(0.0010, True), (0.00104, True), (0.0011, False)])
+@pytest.mark.parametrize(("narrow_s", "is_narrow"), [(0.0010, True), (0.0011, True), (0.0012, False)])
 def test_runs_of_one_thread_each_may_be_a_little_slower_than_shared_ones(
     monkeypatch: pytest.MonkeyPatch, narrow_s: float, *, is_narrow: bool
 ) -> None:
