@@ -129,6 +129,7 @@ def import_repository(
         refuse(f"The model repository {origin} does not exist. Give the folder that holds the products.")
     counts: Counter[str] = Counter()
     size = 0
+    new: set[str] = set()
     try:
         keys = list_bundles(origin)
         with (
@@ -138,10 +139,13 @@ def import_repository(
             ) as progress,
         ):
             task = progress.add_task("Importing", total=len(keys))
+            before = source.products()
             for one in import_bundles(origin, keys, source, engine, operator()):
                 progress.advance(task)
                 counts[one.outcome] += 1
                 size += one.size
+                if one.outcome == "stored" and one.product not in before:
+                    new.add(one.product)
                 if one.outcome != "known":
                     what = f"{one.product}/{one.version}"
                     status_line(one.outcome, what if one.outcome == "stored" else f"{what}: {one.reason}", width=7)
@@ -155,6 +159,11 @@ def import_repository(
         f"{counts['stored']} stored ({size / 2**20:.1f} MiB), {counts['known']} in the store before, "
         f"{counts['broken']} broken"
     )
+    if new:
+        ERR.print(
+            f"{len(new)} new products. Services that run now do not serve them: activate a bundle of each, or restart "
+            "the services."
+        )
     if counts["broken"]:
         raise typer.Exit(FAILURE)
 

@@ -12,6 +12,7 @@ from service.inspection.errors import ProviderUnavailable
 from service.serving.admission import Admission
 from service.store.health import StoreHealth
 
+_MOST_NAMED = 5
 ReadinessStatus = Literal["ready", "degraded", "loading", "draining", "not-ready"]
 
 
@@ -75,9 +76,18 @@ class ReadinessCheck:
             reasons.insert(0, f"Required products are not served: {', '.join(missing)}.")
         if not registry.known:
             reasons.insert(0, registry.source.empty_reason)
+        elif not reasons and not registry.active:
+            # The first upload of a product stores the choice that none of its bundles is active.
+            reasons.append(_none_active(sorted(registry.known)))
         # If a GPU was requested explicitly, the CPU would be too slow for the expected load.
         provider_unavailable = any(broken.slug == ProviderUnavailable.slug for broken in registry.broken)
         if store_problems or missing or provider_unavailable or not registry.active:
             reasons[:0] = store_problems
             return "not-ready", tuple(reasons)
         return "degraded" if reasons else "ready", tuple(reasons)
+
+
+def _none_active(products: Sequence[str]) -> str:
+    others = len(products) - _MOST_NAMED
+    names = ", ".join(products[:_MOST_NAMED]) + (f" and {others} others" if others > 0 else "")
+    return f"None of the bundles is active. Activate one of {names}."

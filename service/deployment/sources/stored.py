@@ -57,7 +57,10 @@ class StoredSource(BundleSource):
     @property
     def empty_reason(self) -> str:
         """Why there is no product, as a sentence."""
-        return "The bundle store holds no bundle."
+        return (
+            "The bundle store held no bundle when the service started. Upload and activate one; if some were imported "
+            "since, activate one of each product, or restart the service."
+        )
 
     def versions(self, product: str) -> list[str]:
         """Return the versions of a product's bundles, newest first."""

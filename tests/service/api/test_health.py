@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
+from service.bundle.archive import write_archive
 from service.bundle.bundle import Bundle
 from service.schemas.product import Readiness
 from tests.bundles import write_tiny_bundle
@@ -81,6 +83,25 @@ def test_empty_repository_is_not_ready_and_its_path_is_logged(serve: Serve, tmp_
         assert body.reasons[0] == f"The model repository $PLUMBLINE_MODELS {words}."
         reasons = [entry["reason"] for entry in log if entry["log_level"] == "error"]
         assert reasons[0] == f"The model repository {models} {words}.", "the log names the folder"
+
+
+def test_service_without_an_active_bundle_names_the_products(serve: Serve, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    bundle = write_tiny_bundle(tmp_path / "made", "nut")
+    archive = io.BytesIO()
+    write_archive(bundle, archive)
+    url = "/v1/products/nut/bundles"
+    with serve(models=empty) as service:
+        content, headers = archive.getvalue(), {"content-type": "application/zip"}
+        stored = service.client.post(f"{url}?create_product=true", content=content, headers=headers)
+        assert stored.status_code == 201, stored.text
+        status, body = readiness(service)
+        assert (status, body.status) == (503, "not-ready")
+        assert body.reasons == ["None of the bundles is active. Activate one of nut."]
+        who = {"author": "Ada", "reason": "the first bundle"}
+        assert service.client.post(f"{url}/{bundle.version}:activate", json=who).status_code == 200
+        assert readiness(service)[0] == 200
 
 
 def test_missing_cuda_that_was_requested_makes_the_service_not_ready(serve: Serve) -> None:

@@ -36,6 +36,7 @@ def test_repository_is_imported_and_the_import_can_be_repeated(store: Path, tmp_
     result = run("bundle", "import-repository", models)
     assert result.exit_code == 1
     assert "2 stored" in result.output
+    assert "2 new products." in result.output
     assert f"rivet/{broken.version}" in result.output
     assert sorted(path.name for path in store.iterdir()) == sorted([bolt.digest, nut.digest])
     (broken.path / MODEL).write_bytes(graph)
@@ -118,3 +119,5 @@ def test_interrupted_import_continues(store: Path, tmp_path: Path, monkeypatch: 
     assert result.exit_code == 0
     assert "1 stored" in result.output
     assert "1 in the store before" in result.output
+    assert "1 new products. Services that run now do not serve them" in result.output
+    assert "new products" not in run("bundle", "import-repository", models).output
