@@ -66,7 +66,7 @@ WORKDIR /data
 VOLUME ["/models", "/data"]
 EXPOSE 8000
 # On SIGTERM, readiness becomes 503, the queue drains, then the process exits. Allow more than
-# PLUMBLINE_SHUTDOWN_TIMEOUT_S before SIGKILL.
+# PLUMBLINE_SHUTDOWN_DELAY_S + PLUMBLINE_SHUTDOWN_TIMEOUT_S + 10 s before SIGKILL.
 STOPSIGNAL SIGTERM
 USER 10001:10001
 # The slim image has no curl. "Healthy" means that all required products are served, not only that the port is open.

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from service.server import EXIT_GRACE_S
 from service.settings import PREFIX, Settings
 from tests.command_line import run
 
@@ -255,7 +256,7 @@ def test_every_service_of_compose_has_a_healthcheck(name: str) -> None:
 def test_the_service_runs_without_capabilities_and_has_time_to_stop(name: str) -> None:
     service = compose()["services"][name]
     settings = Settings.model_fields
-    stop_s = settings["shutdown_delay_s"].default + settings["shutdown_timeout_s"].default
+    stop_s = settings["shutdown_delay_s"].default + settings["shutdown_timeout_s"].default + EXIT_GRACE_S
 
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]

@@ -31,10 +31,11 @@ def check(**variables: str) -> subprocess.CompletedProcess[str]:
         {f"REPLICA_{number}": f"10.0.0.{number}:8000" for number in range(1, 9)},
         {"REPLICAS_DNS": "plumbline.plant.example:8000"},
         {"REPLICA_1": "10.0.0.1:8000", "PROXY_FORWARDED": "1", "PROXY_SOCKET": "/tmp/haproxy.sock"},
+        {"REPLICA_1": "10.0.0.1:8000", "PROXY_USER": "root"},
         {"REPLICA_1": "10.0.0.1:8000", "PROXY_BALANCE": "120", "PROXY_MAXCONN": "100", "PROXY_BUFFER": "4194304"},
         {"REPLICA_1": "10.0.0.1:8000", "PROXY_TIMEOUT": "5s", "PROXY_LONG_TIMEOUT": "6s", "PROXY_STREAM_TIMEOUT": "7s"},
     ],
-    ids=["addresses", "dns", "behind-another-proxy", "limits", "timeouts"],
+    ids=["addresses", "dns", "behind-another-proxy", "user", "limits", "timeouts"],
 )
 def test_haproxy_accepts_the_configuration(variables: dict[str, str]) -> None:
     done = check(**variables)
@@ -53,6 +54,13 @@ def test_haproxy_accepts_certificates(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert check(REPLICA_1="10.0.0.1:8000", PROXY_CERTIFICATE=str(tmp_path / "missing")).returncode != 0
+
+
+def test_haproxy_refuses_a_configuration_without_a_replica() -> None:
+    done = check(PROXY_BIND="127.0.0.1:8080")
+    assert done.returncode != 0
+    assert "No replica is defined: set PLUMBLINE_REPLICA_1" in done.stderr
+    assert check(REPLICA_8="10.0.0.8:8000").returncode == 0, "the first one may be missing"
 
 
 def test_variables_of_haproxy_are_described() -> None:

@@ -12,6 +12,7 @@ from typer.main import get_command
 from plumbline_client import Client
 from service.cli.main import app
 from service.cli.options import CLIENT_VARIABLES
+from service.server import EXIT_GRACE_S
 from service.settings import PREFIX, Settings
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
@@ -55,8 +56,30 @@ def test_unit_is_confined(unit: Path) -> None:
 def test_unit_gives_the_service_time_to_stop() -> None:
     settings = Settings.model_fields
     (timeout_s,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", TEXT)
+    guide = (FOLDER.parents[1] / "docs" / "how-to" / "replicas.md").read_text(encoding="utf-8")
+    (delay_s,) = re.findall(r"(?m)^PLUMBLINE_SHUTDOWN_DELAY_S=(\d+)$", guide)
 
-    assert int(timeout_s) > settings["shutdown_delay_s"].default + settings["shutdown_timeout_s"].default
+    assert int(delay_s) >= settings["shutdown_delay_s"].default
+    assert int(timeout_s) > int(delay_s) + settings["shutdown_timeout_s"].default + EXIT_GRACE_S
+
+
+def test_environment_file_of_a_replica_has_settings_that_fit_the_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (FOLDER.parents[1] / "docs" / "how-to" / "replicas.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"(?ms)^## Environment file\n+```text\n(.*?)^```", guide)
+    lines = [line for line in block.splitlines() if line and not line.startswith("#")]
+    given = dict(line.split("=", 1) for line in lines)
+
+    assert not any(set(value) & set("\"' ") for value in given.values())
+    assert {name for name in given if not name.startswith(PREFIX)} == {
+        "AWS_CA_BUNDLE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "FORWARDED_ALLOW_IPS",
+    }  # fmt: skip
+    for name, value in given.items():
+        assert not name.startswith(PREFIX) or name.removeprefix(PREFIX).lower() in Settings.model_fields, name
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.bundle_memory_bytes is not None
+    (state,) = re.findall(r"(?m)^StateDirectory=(.+)$", TEXT)
+    assert [str(settings.models), str(settings.data)] == [f"/var/lib/{name}" for name in state.split()]
 
 
 def test_every_setting_of_the_unit_is_a_setting_of_the_service() -> None:
