@@ -8,6 +8,7 @@ The model is that of `plumbline capacity`, whose options each plant states.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated
 
 import typer
@@ -59,10 +60,24 @@ def costs() -> str:
     return "\n".join(lines)
 
 
+def arguments(plant: Plant) -> list[str]:
+    """Return the arguments of `plumbline` that calculate a plant: those that differ from the defaults.
+
+    The image is left out: the plants have images of the default kind.
+    """
+    words = ["capacity"]
+    for field in fields(plant):
+        value = getattr(plant, field.name)
+        if field.name != "image" and value != field.default:
+            words += [f"--{field.name.replace('_', '-')}", f"{value:g}"]
+    return words
+
+
 def plants() -> str:
     """Return the worked plants as Markdown."""
     found = {name: capacity_of(plant) for name, plant in PLANTS.items()}
-    lines = [f"| | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
+    lines = [f"- {name}: `plumbline {' '.join(arguments(plant))}`" for name, plant in PLANTS.items()]
+    lines += ["", f"| | {' | '.join(found)} |", f"|---|{'---|' * len(found)}"]
 
     def row(name: str, cells: list[str]) -> None:
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.capacity import PLANTS, costs, plants
+from benchmarks.capacity import PLANTS, arguments, costs, plants
 from benchmarks.routing import SCALE
 from service.cli.capacity.model import BUNDLE_MIB, KINDS, ROW_BYTES, UTILISATION, Plant, capacity_of
 from service.cli.main import app
@@ -84,3 +84,12 @@ def test_the_documentation_shows_the_figures_of_the_model() -> None:
     assert costs().strip() in document
     assert plants().strip() in document
     assert all(name in document for name in PLANTS)
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_the_command_of_a_worked_plant_calculates_it(name: str) -> None:
+    output = CliRunner().invoke(app, [*arguments(PLANTS[name]), "--json"])
+    assert output.exit_code == 0, output.output
+    found = capacity_of(PLANTS[name])
+    assert [need["needed"] for need in json.loads(output.stdout)["needs"]] == [need.needed for need in found.needs]
+    assert json.loads(output.stdout)["machines"] == found.machines
