@@ -105,4 +105,6 @@ class MissingExtra(PlumblineClientError, ImportError):
 
     def __init__(self, method: str, package: str, extra: str) -> None:
         self.extra = extra
-        super().__init__(f"{method} needs {package}: install it with pip install 'plumbline-client[{extra}]'")
+        super().__init__(
+            f"{method} needs {package}: install it with pip install './client[{extra}]' in a checkout of Plumbline"
+        )

@@ -132,8 +132,8 @@ def _check_cuda(settings: Settings) -> Iterator[Finding]:
     elif settings.provider != "auto" or has_driver():
         health = Health.WARNING if settings.provider == "auto" else Health.PROBLEM
         remedy = (
-            "Install the GPU driver, and the CUDA libraries with pip install 'plumbline[cuda]'; for TensorRT also "
-            "tensorrt-cu13. Or set PLUMBLINE_PROVIDER=cpu."
+            "Install the GPU driver, and the CUDA libraries with pip install ./client '.[cuda]' in a checkout of "
+            "Plumbline; for TensorRT also tensorrt-cu13. Or set PLUMBLINE_PROVIDER=cpu."
         )
         yield Finding("cuda", health, " ".join(problems), remedy)
     else:
@@ -146,7 +146,10 @@ def _check_openvino(settings: Settings) -> Iterator[Finding]:
     if (problem := openvino_problem()) is None:
         yield Finding("openvino", Health.OK, f"version {openvino_version()}")
     else:
-        remedy = "Install it with pip install 'plumbline[openvino]', or set PLUMBLINE_PROVIDER=cpu."
+        remedy = (
+            "Install it with pip install ./client '.[openvino]' in a checkout of Plumbline, or set "
+            "PLUMBLINE_PROVIDER=cpu."
+        )
         yield Finding("openvino", Health.PROBLEM, problem, remedy)
 
 

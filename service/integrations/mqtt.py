@@ -48,7 +48,7 @@ class MqttSink:
         except ImportError as error:
             raise SinksInvalid(
                 f"sink {config.name!r} needs the package aiomqtt, which is not installed. Install it with pip install "
-                "'plumbline[mqtt]'."
+                "./client '.[mqtt]' in a checkout of Plumbline."
             ) from error
         self._aiomqtt, self._clients = aiomqtt, mqtt_client
         self._config = config

@@ -136,7 +136,8 @@ class ExportFormatUnavailable(PlumblineError):
     def __init__(self, format_name: str, package: str, extra: str) -> None:
         super().__init__(
             f"The format {format_name} needs the package {package}, which is not installed. Install it on the machine "
-            f"of the service with pip install 'plumbline[{extra}]', or request the format csv.",
+            f"of the service with pip install ./client '.[{extra}]' in a checkout of Plumbline, or request the format "
+            "csv.",
             format=format_name,
             extra=extra,
         )

@@ -69,7 +69,7 @@ DETAILS: Mapping[str, str] = {
     "deadline-exceeded": _("The image waited too long in the queue and got no verdict. Try again in a few seconds."),
     "export-format-unavailable": _(
         "The format %(format)s needs a package that is not installed on the machine of the service: pip install "
-        "'plumbline[%(extra)s]'. Choose the format csv instead."
+        "./client '.[%(extra)s]' in a checkout of Plumbline. Choose the format csv instead."
     ),
     "good-images-busy": _BUSY,
     "foreign-origin": _(

@@ -39,7 +39,7 @@ class RayCluster:
         try:
             import ray
         except ImportError as error:
-            remedy = "Install the extra `ray` (pip install 'plumbline[train,ray]'), in the cluster's version of Ray."
+            remedy = "Install the extra `ray` (pip install ./client '.[train,ray]'), in the cluster's version of Ray."
             raise RayUnavailable("the package ray is not installed", remedy) from error
         self._ray = ray
         try:

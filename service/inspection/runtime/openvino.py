@@ -1,4 +1,4 @@
-"""Graph sessions on Intel's OpenVINO runtime, an optional dependency (`pip install 'plumbline[openvino]'`).
+"""Graph sessions on Intel's OpenVINO runtime, an optional dependency (extra `openvino`).
 
 The runtime itself is used, not ONNX Runtime's plugin for it: it runs the whole graph or fails, where ONNX Runtime would
 run single operators on its own CPU provider, and its options have an effect. The plugin (1.8) ignores the number of

@@ -98,7 +98,8 @@ def read_options(settings: Settings) -> OpcuaOptions | None:
         return None
     if importlib.util.find_spec("asyncua") is None:
         raise CannotStart(
-            "PLUMBLINE_OPCUA_ENDPOINT is set, but OPC UA is not installed", "pip install 'plumbline[opcua]'"
+            "PLUMBLINE_OPCUA_ENDPOINT is set, but OPC UA is not installed",
+            "pip install ./client '.[opcua]' in a checkout of Plumbline",
         )
     host, port = parse_endpoint(settings.opcua_endpoint)
     identity = _read_identity(settings.opcua_certificate, settings.opcua_key)

@@ -54,7 +54,8 @@ def read_options(settings: Settings) -> OtelOptions | None:
         )
     if not _has("opentelemetry.sdk") or not _has("opentelemetry.exporter.otlp.proto.http"):
         raise CannotStart(
-            "PLUMBLINE_OTEL_ENDPOINT is set, but OpenTelemetry is not installed", "pip install 'plumbline[otel]'"
+            "PLUMBLINE_OTEL_ENDPOINT is set, but OpenTelemetry is not installed",
+            "pip install ./client '.[otel]' in a checkout of Plumbline",
         )
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None

@@ -38,7 +38,11 @@ class RemoteFileSystem:
         try:
             kind = fsspec.get_filesystem_class(self._protocol)
         except ImportError as error:
-            extra = "pip install 'plumbline[s3]'" if self._protocol in _S3 else f"install it: {error.msg}"
+            extra = (
+                "pip install ./client '.[s3]' in a checkout of Plumbline"
+                if self._protocol in _S3
+                else f"install it: {error.msg}"
+            )
             raise StoreUnavailable(
                 f"the package that opens {self._protocol}:// URLs is not installed ({extra})", remedy=remedy
             ) from error

@@ -153,7 +153,7 @@ def test_missing_pyarrow_is_explained(records: RunningService, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     response = records.client.get(EXPORT, params={"format": "parquet"})
     problem = assert_problem(response, 501, "export-format-unavailable")
-    assert "pip install 'plumbline[parquet]'" in problem["detail"]
+    assert "pip install ./client '.[parquet]'" in problem["detail"]
     assert records.client.get(EXPORT).status_code == 200, "the client has no job any more"
 
 

@@ -84,5 +84,5 @@ def test_a_collector_that_is_not_reachable_is_a_warning() -> None:
 
 def test_a_missing_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    assert opcua()[0].remedy == "pip install 'plumbline[opcua]'"
-    assert otel("http://127.0.0.1:4318")[0].remedy == "pip install 'plumbline[otel]'"
+    assert opcua()[0].remedy == "pip install ./client '.[opcua]' in a checkout of Plumbline"
+    assert otel("http://127.0.0.1:4318")[0].remedy == "pip install ./client '.[otel]' in a checkout of Plumbline"

@@ -132,7 +132,7 @@ def test_missing_pyarrow_is_explained(data: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = run("inspections", "export", "--data", data, "--out", tmp_path / "a.parquet", "--format", "parquet")
     assert result.exit_code == 1
-    assert "plumbline[parquet]" in result.output.replace("\n", "")
+    assert "'.[parquet]'" in result.output.replace("\n", "")
 
 
 @pytest.mark.parametrize(
