@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -19,10 +20,11 @@ from service.settings import Settings
 from tests.proxy import CONFIGURATION, ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
+COMPONENT = FOLDER / "components" / "bundle-store"
 OVERLAYS = ("overlays/cpu", "overlays/gpu", "admin")
 GUIDE = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text()
 # Resources of the Prometheus operator, for which Kubernetes has no schema.
-OTHERS = {"ServiceMonitor", "PodMonitor"}
+OTHERS = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 VERSION = "1.32"
 LENGTH = 16  # of the list of replicas in haproxy.cfg
 
@@ -34,7 +36,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 MANIFESTS = [
     document
     for path in sorted(FOLDER.rglob("*.yaml"))
-    if path.name not in {"kustomization.yaml", "gpu.yaml"}
+    if path.name not in {"kustomization.yaml", "gpu.yaml"} and COMPONENT not in path.parents
     for document in documents(path)
 ]
 
@@ -56,6 +58,11 @@ PODS: dict[str, dict[str, Any]] = {
 def containers() -> Iterator[dict[str, Any]]:
     for pod in PODS.values():
         yield from pod["spec"]["containers"]
+
+
+def gibibytes(quantity: str) -> float:
+    assert quantity.endswith("Gi"), quantity
+    return float(quantity.removesuffix("Gi"))
 
 
 def selected(selector: dict[str, str]) -> list[dict[str, Any]]:
@@ -94,14 +101,28 @@ def test_overlay_can_be_built(overlay: str) -> None:
     built = [one for one in yaml.safe_load_all(done.stdout) if one["kind"] not in OTHERS]
     for one in built:
         kubernetes_validate.validate(one, VERSION, strict=True)
+    # The overlays store bundles in an object store, so no volume is shared.
+    assert not any(one["kind"] == "PersistentVolumeClaim" for one in built)
+    assert "persistentVolumeClaim" not in done.stdout
     images = set(re.findall(r"image: (\S+)", done.stdout))
     assert "plumbline" not in images
+
+
+def test_alerts_are_those_of_prometheus() -> None:
+    written = {
+        path: path.read_text() for path in (FOLDER / "alerts").glob("*.yaml") if path.name != "kustomization.yaml"
+    }
+    generated = runpy.run_path(str(FOLDER / "alerts.py"))["manifests"]()
+    assert written == generated, "run python deploy/kubernetes/alerts.py"
+    rules = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))]
+    assert [one["spec"] for one in of_kind("PrometheusRule")] == rules
 
 
 def test_every_file_is_used() -> None:
     for kustomization in FOLDER.rglob("kustomization.yaml"):
         (content,) = documents(kustomization)
-        resources = [(kustomization.parent / name).resolve() for name in content["resources"]]
+        named_ones = [*content.get("resources", ()), *content.get("components", ())]
+        resources = [(kustomization.parent / name).resolve() for name in named_ones]
         assert all(path.exists() for path in resources)
         used = {path.name for path in resources} | {patch["path"] for patch in content.get("patches", ())}
         assert {path.name for path in kustomization.parent.glob("*.yaml")} - {"kustomization.yaml"} <= used
@@ -161,6 +182,51 @@ def test_settings_exist_and_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_path:
     address = next(one["value"] for one in proxy["env"] if one["name"] == "PLUMBLINE_REPLICAS_DNS")
     service, _, port = address.replace(".$(NAMESPACE).svc.cluster.local", "").partition(":")
     assert named("Service", service)["spec"]["ports"][0]["port"] == int(port)
+
+
+def test_bundle_store_fits_the_disk_of_a_pod_and_its_patches_the_manifests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings, replica, claim = (documents(COMPONENT / f"{name}.yaml")[0] for name in ("settings", "replica", "claim"))
+    for patch in (settings, replica, claim):
+        assert named(patch["kind"], patch["metadata"]["name"])
+    monkeypatch.chdir(tmp_path)
+    for name, value in settings["data"].items():
+        monkeypatch.setenv(name, value)
+    found = Settings()
+    assert found.bundle_store is not None
+    assert found.bundle_cache_bytes is not None
+    spec = replica["spec"]["template"]["spec"]
+    (volume,), (container,) = spec["volumes"], spec["containers"]
+    assert volume["persistentVolumeClaim"] is None
+    assert found.bundle_cache_bytes < gibibytes(volume["emptyDir"]["sizeLimit"]) * 2**30
+    volumes = [*PODS["plumbline"]["spec"]["volumes"], volume]
+    used = sum(gibibytes(one["emptyDir"]["sizeLimit"]) for one in volumes if "emptyDir" in one)
+    assert used <= gibibytes(container["resources"]["limits"]["ephemeral-storage"])
+
+
+def test_replicas_fit_the_connections_of_postgresql_and_the_memory_of_their_pod() -> None:
+    settings = settings_of("plumbline-settings")
+    (autoscaler,) = of_kind("HorizontalPodAutoscaler")
+    pods = (
+        autoscaler["spec"]["maxReplicas"]
+        + named("Deployment", "plumbline")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    )
+    # PostgreSQL accepts 100 by default, of which it keeps 3; the admin pod needs some.
+    assert pods * int(settings["PLUMBLINE_DATABASE_POOL_SIZE"]) < 97 - 8
+    (container,) = PODS["plumbline"]["spec"]["containers"]
+    used = sum(int(settings[f"PLUMBLINE_{name}_BYTES"]) for name in ("BUNDLE_MEMORY", "SELF_TEST_MEMORY"))
+    assert used + 0.5 * 2**30 < gibibytes(container["resources"]["limits"]["memory"]) * 2**30
+
+
+def test_certificates_of_the_plant_have_a_place() -> None:
+    for name in ("plumbline", "plumbline-admin"):
+        spec = PODS[name]["spec"]
+        (volume,) = [one["configMap"] for one in spec["volumes"] if one["name"] == "ca"]
+        assert volume == {"name": "plumbline-ca", "optional": True}
+        (mount,) = [one["mountPath"] for one in spec["containers"][0]["volumeMounts"] if one["name"] == "ca"]
+        assert f"# AWS_CA_BUNDLE: {mount}/ca.pem " in (FOLDER / "base" / "settings.yaml").read_text()
+    assert "kubectl create configmap plumbline-ca --from-file ca.pem=" in GUIDE
 
 
 def test_pods_have_time_to_complete_their_requests() -> None:
