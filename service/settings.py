@@ -28,6 +28,7 @@ from service.setting_types import (
 )
 
 PREFIX = "PLUMBLINE_"
+_MIN_POOL = 6
 
 
 class Settings(BaseSettings):
@@ -47,8 +48,10 @@ class Settings(BaseSettings):
     """SQLAlchemy URL. Empty: SQLite in the data folder. For PostgreSQL:
     `postgresql+psycopg://user:password@host/name`.
     """
-    database_pool_size: int = Field(default=20, ge=6, le=500)
-    """Most connections of this process to PostgreSQL. It keeps up to three of them for jobs that one process does."""
+    database_pool_size: int = Field(default=20, ge=2, le=500)
+    """Most connections of this process to PostgreSQL, at least 6. It keeps up to three of them for jobs that one
+    process does. SQLite does not use the setting.
+    """
     database_connect_timeout_s: int = Field(default=5, ge=2, le=300)
     """Seconds that a connection to PostgreSQL may take, and that a request waits for a free connection."""
     database_statement_timeout_s: float = Field(default=30.0, ge=0.1, le=3600)
@@ -346,6 +349,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"bundle_store and models are the same folder {str(self.models)!r}, but models is a cache of the "
                 "store; choose another folder for one of them"
+            )
+        if self.database_url.startswith("postgresql") and self.database_pool_size < _MIN_POOL:
+            raise ValueError(
+                f"database_pool_size is {self.database_pool_size}, but PostgreSQL needs at least {_MIN_POOL}: up to "
+                "three connections are kept for jobs that one process does"
             )
         if self.tls_key is not None and self.tls_certificate is None:
             raise ValueError("tls_key is set but tls_certificate is not; HTTPS needs both")

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.inspection.decoding import formats
-from service.inspection.decoding.decoder import ImageLimits, decode, read_media_type
+from service.inspection.decoding.decoder import decode, read_media_type
 from training.dataset import image_errors
 from training.errors import EmptyMask, MaskMismatch, UnclearMask, UnreadableImage
+from training.image_limits import image_limits
 
 MAX_CLASSES = 32
 _LOSSY = (formats.JPEG, formats.WEBP)
@@ -39,7 +40,7 @@ def read_mask(path: Path | None, image_wh: tuple[int, int]) -> NDArray[np.bool_]
         return np.zeros(image_wh[::-1], dtype=bool)
     with image_errors(path):
         data = path.read_bytes()
-        decode(data, ImageLimits())  # refuses damaged files, which OpenCV reads in part
+        decode(data, image_limits())  # refuses damaged files, which OpenCV reads in part
         media_type = read_media_type(data)
     if media_type in _LOSSY:
         raise UnclearMask(path, f"it is {media_type}, whose compression changes values near the background")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -214,12 +215,9 @@ class AccessControl:
         if identity is None or identity.token_hash is None:
             raise NoSession
         name, session = identity.principal.name, identity.token_hash
+        change = partial(accounts.change_own_password, self._engine, name, current, new, actor, kept_session=session)
         try:
-            is_changed = await self._with_password(
-                name,
-                client,
-                lambda: accounts.change_own_password(self._engine, name, current, new, actor, kept_session=session),
-            )
+            is_changed = await self._with_password(name, client, change)
         finally:
             self._cache.drop(identity.principal.id)
         if not is_changed:
@@ -342,22 +340,27 @@ class AccessControl:
     async def _with_password(self, name: str, client: str, check: Callable[[], ResultT]) -> ResultT:
         """Count an attempt, and run the function that checks the password on a thread for log-ins.
 
-        The attempt is taken back if the result of the function is true.
+        A true result of the function takes the attempt back.
 
         Raises:
-            TooManyLogins: There were too many attempts.
+            TooManyLogins: There were too many attempts, or too many passwords wait to be checked.
         """
-        if self._waiting_logins >= _MAX_WAITING_LOGINS:
-            raise TooManyLogins(1.0)
+        self._require_place()
+        # Not on the threads that check passwords, and without a place: attempts over the limit delay nobody.
+        await asyncio.wrap_future(self._first_checks.submit(self._count_login, comparable(name), client))
+        self._require_place()  # others may have taken the last one
         self._waiting_logins += 1
         try:
-            await asyncio.wrap_future(self._logins.submit(self._count_login, comparable(name), client))
             result = await asyncio.wrap_future(self._logins.submit(check))
             if result:
                 await asyncio.wrap_future(self._logins.submit(self._throttle.succeed, comparable(name), client))
             return result
         finally:
             self._waiting_logins -= 1
+
+    def _require_place(self) -> None:
+        if self._waiting_logins >= _MAX_WAITING_LOGINS:
+            raise TooManyLogins(1.0)
 
     def _count_login(self, name: str, client: str) -> None:
         # A new password of the account ends the limit.
@@ -373,8 +376,8 @@ class AccessControl:
         if self._is_start_recorded:
             return
         try:
-            after = {"host": self._settings.host}
-            record_change(self._engine, AuditEntry(SERVICE, "service:insecure-start", after=after))
+            entry = AuditEntry(SERVICE, "service:insecure-start", after={"host": self._settings.host})
+            record_change(self._engine, entry)
             self._is_start_recorded = True
         except StoreUnavailable as error:
             log.debug("start without access control not recorded yet", reason=error.reason)

@@ -18,7 +18,7 @@ from service.store.login_attempts import LoginAttempt, LoginLimits, count_attemp
 
 log = structlog.get_logger(__name__)
 
-# 40 bits: two accounts hardly share one, and a password that was typed as a name cannot be found from it.
+# 40 bits: two accounts hardly share one. The digests keep names out of the table, but hide no name that can be guessed.
 _DIGEST_DIGITS = 10
 
 

@@ -10,13 +10,16 @@ from service.bundle.manifest import PRODUCT_NAME
 from service.errors import PlumblineError
 
 _SIMILAR = 0.7  # ratio of difflib: two letters of seven may differ
+# The error is made on the event loop, and comparing thousands of names takes tenths of a second.
+_MAX_COMPARED = 300
 
 
 class UnknownProduct(PlumblineError):
     """The model repository has no such product.
 
-    `known` lists the products that exist, `similar` those whose names resemble the given one. A new product is created
-    by its first bundle: `POST /v1/products/{product}/bundles`, or a folder in the model repository and a restart.
+    `known` lists the products that exist, `similar` those whose names resemble the given one; it is empty if there are
+    more than 300 products. A new product is created by its first bundle: `POST /v1/products/{product}/bundles`, or a
+    folder in the model repository and a restart.
     """
 
     slug = "unknown-product"
@@ -32,7 +35,7 @@ class UnknownProduct(PlumblineError):
                 "restart the service."
             )
         names = sorted(known)
-        similar = get_close_matches(product, names, n=3, cutoff=_SIMILAR)
+        similar = get_close_matches(product, names, n=3, cutoff=_SIMILAR) if len(names) <= _MAX_COMPARED else []
         offer = f"Known products: {', '.join(names)}." if names else "It contains no product."
         if similar:
             offer = f"Did you mean {' or '.join(map(repr, similar))}? {offer}"

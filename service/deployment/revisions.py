@@ -80,7 +80,8 @@ class SharedQuery(Generic[ResultT]):
             else:
                 with self._arrivals:
                     self._begun = number = self._begun + 1
-                    wanted, self._wanted = frozenset(self._wanted), set()
+                    # Its own product, too: a query that failed has taken the products that wait, and has no result.
+                    wanted, self._wanted = frozenset(self._wanted | {product}), set()
                 try:
                     result = self._query(wanted)
                 except StoreUnavailable as error:

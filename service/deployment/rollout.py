@@ -187,7 +187,7 @@ class Rollout:
             NothingToRollBackTo: No other bundle was active before.
             UnknownProduct, ChangeUnderWay, BundleInvalid, ProviderUnavailable, StoreUnavailable: As for `activate`.
         """
-        self._require_known(product)
+        self.require_known(product)
         with self._counted(product, "roll_back"), self._registry.changing(product):
             current = self.choices.current(product, "active")
             if current is None or current.returns_to is None:
@@ -231,7 +231,7 @@ class Rollout:
             ShadowRefused: The product has no shadow deployment.
             UnknownProduct, ChangeUnderWay, StoreUnavailable: As for `activate`.
         """
-        self._require_known(product)
+        self.require_known(product)
         with self._counted(product, "stop_shadow"), self._registry.changing(product):
             current = self.choices.current(product, "shadow")
             if current is None or current.bundle_digest is None:
@@ -302,16 +302,22 @@ class Rollout:
             raise
         self._metrics.bundles.bundle_changes.labels(product, change, "done").inc()
 
-    def _require_known(self, product: str) -> None:
+    def require_known(self, product: str) -> None:
+        """Check that there is such a product, also if another replica just uploaded it. May read the database.
+
+        Raises:
+            UnknownProduct: There is none.
+            StoreUnavailable: The database cannot be read.
+        """
         if not self._registry.knows(product):
             self._registry.require_known(product)
 
     def _versions(self, product: str) -> list[str]:
-        self._require_known(product)
+        self.require_known(product)
         return self._registry.source.versions(product)
 
     def _require(self, product: str, version: str) -> None:
-        self._require_known(product)
+        self.require_known(product)
         self._registry.source.require(product, version)
 
     def _describe(self, product: str, version: str) -> BundleVersion:

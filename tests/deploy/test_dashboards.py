@@ -18,7 +18,7 @@ from tests.deploy.monitoring import DASHBOARDS, DEPLOY, dashboard, dashboard_que
 
 ROOT = DEPLOY.parent
 # Ids of Grafana's units. An unknown one is shown as a suffix.
-UNITS = {"none", "short", "s", "bytes", "percentunit", "reqps", "dateTimeFromNow"}
+UNITS = {"none", "short", "s", "bytes", "Bps", "percentunit", "reqps", "dateTimeFromNow"}
 OPTIONS = {
     "timeseries": {"legend", "tooltip"},
     "stat": {"colorMode", "graphMode", "justifyMode", "textMode", "orientation", "reduceOptions"},
@@ -106,6 +106,16 @@ def test_several_series_of_a_chart_have_a_legend(board: dict[str, Any]) -> None:
             legends = [target["legendFormat"] for target in panel["targets"]]
             assert all(legends), panel["title"]
             assert len(set(legends)) == len(legends), panel["title"]
+
+
+def test_counters_are_shown_as_rates_and_rates_of_bytes_in_their_unit(board: dict[str, Any]) -> None:
+    for panel in panels(board):
+        texts = [target["expr"] for target in panel["targets"]]
+        totals = sum(len(re.findall(r"\w+_total\b", text)) for text in texts)
+        assert sum(len(re.findall(r"(?:rate|increase)\(\w+_total\b", text)) for text in texts) == totals, panel["title"]
+        is_rate = ["rate(inspection_bundle_download_bytes_total" in text for text in texts]
+        assert (panel["fieldConfig"]["defaults"].get("unit") == "Bps") == any(is_rate), panel["title"]
+        assert any(is_rate) == all(is_rate), f"{panel['title']}: bytes and bytes per second in one chart"
 
 
 def test_colour_is_only_for_what_is_abnormal(board: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ def test_database_is_in_the_data_folder_by_default(tmp_path: Path) -> None:
     assert Settings(data=tmp_path / "d").database == f"sqlite:///{tmp_path / 'd' / 'plumbline.db'}"
     url = "postgresql+psycopg://u:p@h/n"
     assert Settings(database_url=url).database == url
+    assert Settings(database_pool_size=2).database_pool_size == 2, "SQLite needs no minimum"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,7 @@ def test_database_is_in_the_data_folder_by_default(tmp_path: Path) -> None:
         ({"bundle_store": "store"}, "expected s3://BUCKET/PREFIX or file:///FOLDER"),
         ({"bundle_store": "s3://key:secret@bucket/x"}, "do not belong into this URL"),
         ({"bundle_store": "file:///srv/x", "models": "/srv/x"}, "are the same folder"),
+        ({"database_url": "postgresql+psycopg://u@h/n", "database_pool_size": 5}, "PostgreSQL needs at least 6"),
         ({"heatmap_format": "gif"}, "heatmap_format"),
         ({"prot": 1}, "prot"),
     ],

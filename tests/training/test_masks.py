@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.inspection.decoding.decoder import ImageLimits
 from training import errors
+from training.image_limits import use_image_limits
 from training.masks import read_mask
 
 WH = (80, 60)
@@ -127,3 +129,10 @@ def test_empty_damaged_and_missing_masks_are_named(tmp_path: Path) -> None:
 def test_name_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / os.fsdecode(b"tr\xfcb_mask.png"), mask([(SECOND, 255)]))
     assert read_mask(path, WH).sum() == 600
+
+
+def test_masks_are_read_within_the_limits_of_images(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.png", mask([(FIRST, 255)]))
+    with use_image_limits(ImageLimits(max_pixels=100)), pytest.raises(errors.UnreadableImage, match="100"):
+        read_mask(path, WH)
+    assert read_mask(path, WH).sum() == 200

@@ -103,7 +103,7 @@ def fleet_command(
         from training.device import resolve_device
         from training.fleet.plan import FleetOptions, plan_jobs
         from training.fleet.run import PAGE, run_fleet
-        from training.worker.stop import StopRequest
+        from training.interruption import Interruption
 
         if ray is None:
             resolve_device(device.value)
@@ -130,7 +130,7 @@ def fleet_command(
             _list_problems(products, error)
             raise typer.Exit(BAD_INPUT) from error
         engine = _engine(ray, ray_gpus, processes, threads, memory)
-        stop = StopRequest()
+        stop = Interruption(second_ends=True)
         before = {number: signal.signal(number, stop.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with ProgressBars() as bars:

@@ -22,7 +22,7 @@ class Interrupt(Interruption):
     """
 
     def __init__(self, run_dir: Path | None) -> None:
-        super().__init__()
+        super().__init__(is_at_once=True)
         self._run_dir = run_dir
 
     def __enter__(self) -> "Interrupt":

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from training.errors import RayUnavailable
 from training.fleet.engine import Function, Watch
 from training.interruption import Interruption
-from training.worker.stop import StopRequest
 
 if TYPE_CHECKING:
     from training.fleet.job import Job, Outcome
@@ -53,7 +52,7 @@ class RayCluster:
         )(_remote)
         self._function = function
 
-    def run(self, jobs: Sequence[Job], watch: Watch, stop: StopRequest) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job], watch: Watch, stop: Interruption) -> Iterator[tuple[Job, Outcome]]:
         """See `training.fleet.engine.Engine`."""
         tasks = {self._task.remote(self._function, job): job for job in jobs}
         watch("the cluster", f"{len(tasks)} tasks")
@@ -69,7 +68,7 @@ class RayCluster:
                     watch("the cluster", f"{len(tasks)} tasks" if tasks else "")
                     yield job, self._outcome(task)
         finally:
-            self._cancel(tasks)  # the caller has stopped listening
+            self._cancel(tasks)  # the caller ended the iteration
 
     def close(self) -> None:
         """End the connection to the cluster."""
@@ -117,7 +116,7 @@ def _check_reachable(address: str) -> None:
 
 def _remote(function: Function, job: Job) -> Any:
     """Do a job on a machine of the cluster."""
-    interruption = Interruption()
+    interruption = Interruption(is_at_once=True)
     before = signal.signal(signal.SIGINT, interruption.on_signal)  # Ray cancels a task like Ctrl-C
     try:
         return function(job, _Silent(), interruption.should_stop)

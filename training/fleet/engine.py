@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from training.worker.stop import StopRequest
+from training.interruption import Interruption
 
 if TYPE_CHECKING:  # importing the jobs imports torch, which the process that starts them does not need
     from training.fleet.job import Job, Outcome
@@ -20,7 +20,7 @@ Watch = Callable[[str, str], None]
 class Engine(Protocol):
     """Does jobs side by side."""
 
-    def run(self, jobs: Sequence[Job], watch: Watch, stop: StopRequest) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job], watch: Watch, stop: Interruption) -> Iterator[tuple[Job, Outcome]]:
         """Do the jobs and yield each with its outcome, in the order in which they end.
 
         After a signal no job is started, and those in progress end with the outcome "interrupted".

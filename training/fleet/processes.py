@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from training.fleet.engine import Function, Watch
 from training.fleet.machine import resident_memory
 from training.interruption import Interruption
-from training.worker.stop import StopRequest
 
 if TYPE_CHECKING:
     from training.fleet.job import Job, Outcome
@@ -45,7 +44,7 @@ class LocalProcesses:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(preload))
 
-    def run(self, jobs: Sequence[Job], watch: Watch, stop: StopRequest) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job], watch: Watch, stop: Interruption) -> Iterator[tuple[Job, Outcome]]:
         """See `training.fleet.engine.Engine`."""
         waiting = deque(jobs)
         running: list[_Running] = []
@@ -63,7 +62,7 @@ class LocalProcesses:
                         watch(each.job.product, "")
                         yield each.job, each.outcome()
         finally:
-            for each in running:  # the caller has stopped listening
+            for each in running:  # the caller ended the iteration
                 each.process.kill()
 
     def _start(self, job: Job) -> _Running:
@@ -144,14 +143,14 @@ def _serve(function: Function, job: Job, messages: Connection) -> None:
     logging.getLogger().addHandler(
         logging.NullHandler()
     )  # failures are results; lines would break the progress display
-    interruption = Interruption()
-    # Ctrl-C reaches every process of a terminal; the one that started them decides what it means.
+    interruption = Interruption(is_at_once=True)
+    # Ctrl-C reaches every process of a terminal; the one that started this one handles it, and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, interruption.on_signal)
     outcome: Any
     try:
         outcome = function(job, _Messages(messages), interruption.should_stop)
-    except KeyboardInterrupt:  # before or after the training, or because nobody listens any more
+    except KeyboardInterrupt:  # before or after the training, or the process that started this one is gone
         outcome = "interrupted"
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ from training.fleet.entry import Entry
 from training.fleet.job import Job, is_ended, stored_result
 from training.fleet.page import write_page
 from training.fleet.results import Result
-from training.worker.stop import StopRequest
+from training.interruption import Interruption
 
 PAGE = "fleet.html"
 PAGE_S = 10.0  # between two versions of the report
@@ -25,7 +25,7 @@ def run_fleet(
     *,
     on_ended: Callable[[Entry, int], None] = lambda *_: None,
     watch: Watch = lambda *_: None,
-    stop: StopRequest,
+    stop: Interruption,
 ) -> list[Entry]:
     """Train the products that are not done yet.
 

@@ -26,7 +26,6 @@ from service.inspection.decoding.decoder import ImageLimits
 from training.config import FitConfig
 from training.dataset import DataSet
 from training.errors import WeakBundle
-from training.fit import Progress
 from training.image_limits import use_image_limits
 from training.pipeline import Request
 from training.resumption import continue_or_restart
@@ -192,10 +191,6 @@ def _train(
     for written in sorted((models / job.product).glob("[!.]*")):
         return Bundle.load(written)
 
-    def should_stop(progress: Progress) -> bool:
-        stop.defer(progress.step < progress.steps)  # within a step, the checkpoint could not be written
-        return stop.reason is not None
-
     def on_checked(data: DataSet, suspected: Sequence[Path]) -> None:
         heartbeat.add_findings(findings_of(data, suspected, numbers))
 
@@ -209,7 +204,7 @@ def _train(
         checked=variant != job.variants[0],
     )
     with stop.at_once():
-        bundle = continue_or_restart(request, heartbeat, should_stop, on_checked).bundle
+        bundle = continue_or_restart(request, heartbeat, stop.should_stop, on_checked).bundle
     if options.models is not None:
         _keep(bundle, options.models / job.product)
     return bundle

@@ -117,7 +117,7 @@ class TrainingService:
             GoodImagesBusy: Images of another job are being received.
             TrainingStorageFull, StoreUnavailable: The images cannot be stored.
         """
-        self._require_product(product, may_be_new=options.create_product)
+        await self._require_product(product, may_be_new=options.create_product)
         loop = asyncio.get_running_loop()
         size = self._largest_call_bytes if stated_bytes is None else stated_bytes
         with self._receiving(size):
@@ -150,7 +150,7 @@ class TrainingService:
             ArtefactGone, StoredImageUnreadable: The image of an inspection cannot be used.
             GoodImagesBusy, TrainingStorageFull, StoreUnavailable: See `queue_sent`.
         """
-        self._require_product(product, may_be_new=False)
+        await self._require_product(product, may_be_new=False)
         loop = asyncio.get_running_loop()
         records = await loop.run_in_executor(self._thread, self._select, product, selection)
         with self._receiving(sum(record.image_bytes for record in records)):
@@ -305,9 +305,10 @@ class TrainingService:
         stored_bytes = count_jobs(self._store.engine).stored_bytes
         return GoodImages(self._store, self.limits, self._budget_bytes, stored_bytes)
 
-    def _require_product(self, product: str, *, may_be_new: bool) -> None:
+    async def _require_product(self, product: str, *, may_be_new: bool) -> None:
         require_product_name(product)
-        if product not in self._registry.known and not may_be_new:
+        # Not on the thread of the images, which may be busy with a large one.
+        if not may_be_new and not await asyncio.to_thread(self._registry.knows, product):
             remedy = "If the product is new, confirm that: send its images with create_product=true."
             raise UnknownProduct(product, self._registry.known, self._registry.models, remedy)
 

@@ -59,7 +59,8 @@ class AccountRow(Base):
 class LoginAttemptRow(Base):
     """An attempt to log in, for the limits that several processes share. It is deleted when its window has passed.
 
-    Names and addresses are not stored, only short digests: a name could be a password that was typed as the name.
+    Names and addresses are stored as short digests, so that a password that was typed as the name is not readable. Who
+    reads the table can still test guesses.
     """
 
     __tablename__ = "login_attempts"

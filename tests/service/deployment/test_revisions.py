@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from service.monitoring.metrics import Metrics
 from service.store.errors import StoreUnavailable
 from service.store.store import Store
 from tests.bundles import write_tiny_bundle
+from tests.folder_watch import wait_for
 from tests.running_service import shared_self_tests
 from tests.service.deployment.conftest import ADA, SIGNATURE, TIMEOUT_S, Deployment
 from tests.service.deployment.test_retries import Clock
@@ -346,3 +348,23 @@ def test_failed_query_is_shared_like_a_result() -> None:
     assert {error.reason for error in failures} == {"the server does not respond"}
     assert len(set(map(id, failures))) == 9, "each caller raises an error of its own"
     assert shared("p") == {"p": 3}
+
+
+def test_query_after_one_that_broke_names_the_product_of_its_caller() -> None:
+    asked: list[frozenset[str]] = []
+
+    def query(products: frozenset[str]) -> Mapping[str, int]:
+        asked.append(products)
+        if len(asked) == 1:
+            raise RuntimeError("no failure of the store, so it is not shared")
+        return dict.fromkeys(products, 1)
+
+    shared = SharedQuery(query)
+    with ThreadPoolExecutor(2) as pool:
+        with shared._lock:  # so that both have arrived before the first query begins
+            calls = {product: pool.submit(shared, product) for product in ("p", "q")}
+            wait_for(lambda: shared._wanted == calls.keys())
+        errors = {product: call.exception(TIMEOUT_S) for product, call in calls.items()}
+    (product,) = (product for product, error in errors.items() if error is None)
+    assert asked[0] == {"p", "q"}
+    assert calls[product].result() == {product: 1}

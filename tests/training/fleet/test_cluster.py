@@ -17,7 +17,7 @@ from tests.training.fleet.fake_jobs import FakeJob, run_fake
 from training.errors import RayUnavailable
 from training.fleet.cluster import RayCluster
 from training.fleet.results import Result
-from training.worker.stop import StopRequest
+from training.interruption import Interruption
 
 
 class RayError(Exception):
@@ -90,7 +90,7 @@ def test_tasks_reserve_their_cores_and_memory_and_a_lost_one_fails_alone(ray: Fa
     shown: list[str] = []
     jobs: list[Any] = [FakeJob(name, tmp_path) for name in ("fine-0", "lost", "broken", "fine-1")]
     ended = {
-        job.product: outcome for job, outcome in engine.run(jobs, lambda _, text: shown.append(text), StopRequest())
+        job.product: outcome for job, outcome in engine.run(jobs, lambda _, text: shown.append(text), Interruption())
     }
     assert (ended["fine-0"], ended["fine-1"]) == ("fine-0 done", "fine-1 done")
     assert isinstance(ended["lost"], Result)
@@ -102,7 +102,7 @@ def test_tasks_reserve_their_cores_and_memory_and_a_lost_one_fails_alone(ray: Fa
 
 
 def test_a_signal_cancels_the_tasks(ray: FakeRay, tmp_path: Path) -> None:
-    stop = StopRequest()
+    stop = Interruption()
     jobs: list[Any] = [FakeJob(f"fine-{number}", tmp_path) for number in range(3)]
     outcomes = []
     for _, outcome in RayCluster("auto", 1, 2**30, run_fake).run(jobs, lambda *_: None, stop):
@@ -130,7 +130,7 @@ def test_a_real_cluster_does_the_jobs(tmp_path: Path) -> None:
     engine = RayCluster("local", 1, 2**28, run_fake)
     try:
         jobs: list[Any] = [FakeJob(name, tmp_path) for name in ("fine-0", "exits", "fine-1")]
-        ended = {job.product: outcome for job, outcome in engine.run(jobs, lambda *_: None, StopRequest())}
+        ended = {job.product: outcome for job, outcome in engine.run(jobs, lambda *_: None, Interruption())}
     finally:
         engine.close()
     assert (ended["fine-0"], ended["fine-1"]) == ("fine-0 done", "fine-1 done")

@@ -15,7 +15,7 @@ from tests.training.test_cli import draw
 from training.cli.main import app
 from training.fleet.entry import Entry
 from training.fleet.job import Job
-from training.worker.stop import StopRequest
+from training.interruption import Interruption
 
 runner = CliRunner()
 
@@ -57,7 +57,7 @@ def test_a_signal_ends_the_command_with_its_code_and_the_way_to_continue(
     path = tmp_path / "products.csv"
     path.write_text("product,data\nbolt,bolt\n")
 
-    def interrupted(jobs: Sequence[Job], *_: Any, stop: StopRequest, **__: Any) -> list[Entry]:
+    def interrupted(jobs: Sequence[Job], *_: Any, stop: Interruption, **__: Any) -> list[Entry]:
         os.kill(os.getpid(), number)
         assert stop.signal == number
         return [Entry(job, "waiting") for job in jobs]

@@ -10,7 +10,7 @@ from tests.training.fleet.fake_jobs import FakeJob, run_fake
 from training.fleet.machine import default_bound, default_processes, machine_memory, resident_memory
 from training.fleet.processes import LocalProcesses
 from training.fleet.results import Result
-from training.worker.stop import StopRequest
+from training.interruption import Interruption
 
 GIB = 2**30
 BOUND = 300 * 2**20
@@ -24,7 +24,7 @@ def jobs(folder: Path, *products: str) -> list[Any]:
 def test_a_job_that_ends_its_process_or_needs_too_much_memory_fails_and_the_others_are_done(tmp_path: Path) -> None:
     engine = LocalProcesses(2, BOUND, run_fake)
     listed = jobs(tmp_path, "fine-0", "killed", "greedy", "exits", "fine-1", "fine-2")
-    ended = {job.product: outcome for job, outcome in engine.run(listed, lambda *_: None, StopRequest())}
+    ended = {job.product: outcome for job, outcome in engine.run(listed, lambda *_: None, Interruption())}
 
     assert {name: outcome for name, outcome in ended.items() if name.startswith("fine")} == {
         f"fine-{number}": f"fine-{number} done" for number in range(3)
@@ -39,7 +39,7 @@ def test_a_job_that_ends_its_process_or_needs_too_much_memory_fails_and_the_othe
 
 @pytest.mark.slow
 def test_a_signal_ends_the_jobs_in_progress_with_their_checkpoints_and_starts_no_other(tmp_path: Path) -> None:
-    stop = StopRequest()
+    stop = Interruption()
     begun: dict[str, str] = {}
 
     def watch(product: str, text: str) -> None:

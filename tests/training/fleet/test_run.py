@@ -23,8 +23,8 @@ from training.fleet.page import write_page
 from training.fleet.plan import FleetOptions, plan_jobs
 from training.fleet.results import Result, report_file
 from training.fleet.run import PAGE, run_fleet
+from training.interruption import Interruption
 from training.methods import METHODS
-from training.worker.stop import StopRequest
 
 SMALL = {"method": SmallTrainedMethod.name, "iterations": 3, "input_size": 64}
 
@@ -76,7 +76,7 @@ def listed(folder: Path, lines: str) -> Path:
 
 def train(engine: Inline, path: Path, folder: Path, **changed: Any) -> dict[str, Entry]:
     found = options(folder, **changed)
-    entries = run_fleet(plan_jobs(path, found), engine, found.out, stop=StopRequest())
+    entries = run_fleet(plan_jobs(path, found), engine, found.out, stop=Interruption())
     return {entry.job.product: entry for entry in entries}
 
 
@@ -146,7 +146,7 @@ def test_products_of_another_process_are_awaited_and_not_trained_twice(
                 yield each, outcomes.pop(0)
 
     monkeypatch.setattr(fleet_run, "BUSY_S", 0.0)
-    (entry,) = run_fleet([job], Busy(), tmp_path / "out", stop=StopRequest())
+    (entry,) = run_fleet([job], Busy(), tmp_path / "out", stop=Interruption())
     assert entry.state == "failed"
     assert outcomes == []
 

@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -14,6 +14,7 @@ import pytest
 
 from plumbline_client import Client, ServiceProblem
 from plumbline_client.schemas.training import TrainingClaim, TrainingJob, TrainingVersion
+from training.fit import Progress
 from training.worker.heartbeat import Heartbeat
 from training.worker.stop import JobStopped, StopRequest
 
@@ -182,26 +183,43 @@ def test_signal_stops_long_steps_at_once_and_others_where_they_ask() -> None:
         stop.on_signal(signal.SIGTERM, None)
     later = StopRequest()
     with later.at_once():
-        later.defer(True)
+        assert not later.should_stop(Progress(1, 2, {}, 1.0, 1.0))
         later.on_signal(signal.SIGTERM, None)
         assert later.reason == "interrupted"
     with pytest.raises(JobStopped), later.at_once():
         pytest.fail("the work must not begin after a signal")
 
 
+@pytest.fixture
+def handlers_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers_restored")
 def test_cancellation_wakes_the_main_thread_from_a_long_step() -> None:
     stop = StopRequest()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     stop.handle_signals()
-    try:
-        asking = threading.Timer(0.1, stop.request, args=("cancelled",))
-        asking.start()
-        with pytest.raises(JobStopped), stop.at_once():
-            time.sleep(300)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    asking = threading.Timer(0.1, stop.request, args=("cancelled",))
+    asking.start()
+    with pytest.raises(JobStopped), stop.at_once():
+        time.sleep(300)
     assert (stop.reason, stop.signal) == ("cancelled", None)
+
+
+@pytest.mark.usefixtures("handlers_restored")
+def test_cancellation_just_before_a_long_step_is_not_lost() -> None:
+    class CancelledThere(StopRequest):
+        def check(self) -> None:
+            super().check()
+            self.request("cancelled")  # nothing was requested when it was checked
+
+    stop = CancelledThere()
+    stop.handle_signals()
+    with pytest.raises(JobStopped), stop.at_once():
+        pytest.fail("the long step must not begin")
 
 
 def reasons_of(stop: StopRequest) -> list[str | None]:
