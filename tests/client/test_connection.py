@@ -249,7 +249,7 @@ def test_missing_extra_is_named(is_async: bool, monkeypatch: pytest.MonkeyPatch,
         "numpy": lambda: call(is_async, URL, "anomaly_map", "id"),
         "stream": lambda: first_of_stream(is_async),
     }
-    with pytest.raises(MissingExtra, match=rf"pip install 'plumbline-client\[{extra}\]'") as caught:
+    with pytest.raises(MissingExtra, match=rf"pip install '\./client\[{extra}\]'") as caught:
         uses[extra]()
     assert isinstance(caught.value, PlumblineClientError)
     assert isinstance(caught.value, ImportError)

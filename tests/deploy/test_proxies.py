@@ -79,6 +79,7 @@ def test_envoy_has_the_same_rules_as_haproxy() -> None:
     assert cluster["health_checks"][0]["http_health_check"]["path"] == "/health/ready"
     bound = cluster["common_lb_config"]["consistent_hashing_lb_config"]["hash_balance_factor"]
     assert f"PLUMBLINE_PROXY_BALANCE-{bound}" in text
+    assert 100 < bound < 200, "all load at one of two replicas is 200 percent of the mean, and has to be passed on"
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     assert manager["use_remote_address"] is True
     assert manager["skip_xff_append"] is True

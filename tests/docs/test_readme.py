@@ -89,6 +89,8 @@ def test_every_path_of_the_api_that_is_named_is_a_route(tmp_path: Path) -> None:
 def test_every_setting_that_is_named_exists() -> None:
     settings = {f"{PREFIX}{setting.upper()}" for setting in Settings.model_fields}
     others = {"PLUMBLINE_URL", "PLUMBLINE_TEST_DATA", "PLUMBLINE_STRICT_SKIPS", "PLUMBLINE_PUBLISHED_PORT"}
+    proxy = (ROOT / "deploy" / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
+    others |= set(re.findall(rf"\b{PREFIX}(?:PROXY|REPLICA)[A-Z_]*", proxy))
     for document in DOCUMENTS:
         named = set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", document.read_text(encoding="utf-8")))
         assert named - settings - others - CLIENT_VARIABLES == set(), document
