@@ -21,7 +21,6 @@ log = structlog.get_logger(__name__)
 
 # Of the server, for the session that holds the locks. By default it looks for dead clients after two hours.
 _KEEPALIVES = {"tcp_keepalives_idle": 2, "tcp_keepalives_interval": 1, "tcp_keepalives_count": 3}
-_SET = text("SELECT set_config(:name, :value, false)")
 
 
 class Leases:

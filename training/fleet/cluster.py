@@ -70,10 +70,6 @@ class RayCluster:
         finally:
             self._cancel(tasks)  # the caller ended the iteration
 
-    def close(self) -> None:
-        """End the connection to the cluster."""
-        self._ray.shutdown()
-
     def _cancel(self, tasks: dict[Any, Job]) -> None:
         """End the tasks: those in progress write their checkpoints."""
         for task in tasks:

@@ -132,7 +132,7 @@ def test_a_real_cluster_does_the_jobs(tmp_path: Path) -> None:
         jobs: list[Any] = [FakeJob(name, tmp_path) for name in ("fine-0", "exits", "fine-1")]
         ended = {job.product: outcome for job, outcome in engine.run(jobs, lambda *_: None, Interruption())}
     finally:
-        engine.close()
+        importlib.import_module("ray").shutdown()
     assert (ended["fine-0"], ended["fine-1"]) == ("fine-0 done", "fine-1 done")
     assert isinstance(ended["exits"], Result)
     assert "lost" in str(ended["exits"].error)
