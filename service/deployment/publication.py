@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
 import structlog
@@ -11,8 +11,6 @@ from sqlalchemy import Engine
 
 from service.bundle.archive import import_archive
 from service.bundle.bundle import Bundle
-from service.bundle.errors import BundleInvalid
-from service.bundle.manifest import Digest
 from service.deployment.memory import return_freed_memory
 from service.deployment.registry import Registry
 from service.deployment.uploads import UploadLimits
@@ -124,15 +122,8 @@ class Publication:
         active = self._registry.active.get(product)
         if active is not None:
             digest, reason = active.bundle.digest, "It was active by default when another bundle was uploaded."
-        elif found := self._default_digest(product):
+        elif found := self._registry.source.default_digest(product):
             digest, reason = found, "It was the default bundle when another one was uploaded."
         else:
             digest, reason = None, "The product was created by an upload, and none of its bundles was activated."
         return ChoiceDraft(product, "active", digest, SERVICE, reason, "bundle:keep")
-
-    def _default_digest(self, product: str) -> Digest | None:
-        source = self._registry.source
-        for version in source.defaults(product):
-            with suppress(BundleInvalid):
-                return source.manifest(product, version)[1]
-        return None

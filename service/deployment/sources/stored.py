@@ -74,6 +74,11 @@ class StoredSource(BundleSource):
             )
         return stored.manifest, stored.digest
 
+    def recorded(self, product: str, version: str) -> tuple[Manifest, Digest]:
+        """Return the manifest of a bundle, as it is in the table, and its digest, whatever its state."""
+        stored = self._find(product, version)
+        return stored.manifest, stored.digest
+
     def is_local(self, bundle: Bundle) -> bool:
         """Return whether all files of a bundle are on the local disk."""
         key = bundle.manifest.product, bundle.version

@@ -20,6 +20,7 @@ from service.deployment.replay import Replayer
 from service.store.audit import AuditFilter, list_audit
 from service.store.bundles.objects import LocalObjects
 from service.store.errors import BundleStoreUnavailable
+from service.store.recipes import current_recipe
 from tests.bundles import SCORES, write_tiny_bundle
 from tests.running_service import GOOD
 from tests.service.deployment.conftest import SIGNATURE
@@ -227,6 +228,23 @@ def test_damaged_file_in_the_store_is_never_served(
     assert not first.upload(new), "it is not new, and repairs the store"
     second.activate(new)
     assert second.version("widget") == new.version
+
+
+def test_damaged_default_is_reported_and_not_rolled_back(
+    run: Run, bundles: tuple[Bundle, Bundle], objects: WatchedObjects
+) -> None:
+    _, new = bundles
+    with run("a") as first:
+        for bundle in bundles:
+            first.source.store(bundle)()
+        objects.write(f"{new.digest}/{MODEL}", b"x")
+        first.source._table.set_status(new.digest, "damaged")
+    with run("b") as second:
+        assert second.source.default_digest("widget") == new.digest
+        assert "widget" not in second.registry.active
+        (broken,) = second.registry.broken
+        assert (broken.version, broken.slug) == (new.version, BundleStoreUnavailable.slug)
+        assert current_recipe(second.store.engine, "widget") is None, "nothing that the other replicas would follow"
 
 
 def test_damaged_file_on_the_disk_is_downloaded_again(run: Run, bundles: tuple[Bundle, Bundle]) -> None:
