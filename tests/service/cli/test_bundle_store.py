@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
 from service.deployment.sources import importing
+from service.store.bundles.table import BundleTable
+from service.store.choices import BundleChoices
 from tests.bundles import write_tiny_bundle
 from tests.command_line import run
 
@@ -104,10 +108,10 @@ def test_interrupted_import_continues(store: Path, tmp_path: Path, monkeypatch: 
         write_tiny_bundle(models, name)
     store_bundle = importing.store_bundle
 
-    def interrupt(bundle: Bundle, *arguments: Any) -> bool:
+    def interrupt(bundle: Bundle, *arguments: Any, **options: Any) -> bool:
         if bundle.manifest.product == "nut":
             raise KeyboardInterrupt
-        return store_bundle(bundle, *arguments)
+        return store_bundle(bundle, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(importing, "store_bundle", interrupt)
@@ -118,3 +122,41 @@ def test_interrupted_import_continues(store: Path, tmp_path: Path, monkeypatch: 
     assert result.exit_code == 0
     assert "1 stored" in result.output
     assert "1 in the store before" in result.output
+
+
+def test_imported_bundle_is_not_activated_and_a_damaged_one_is_repaired(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(month: int, **changes: Any) -> Bundle:
+        return write_tiny_bundle(tmp_path / "made", created_at=datetime(2026, month, 1, tzinfo=UTC), **changes)
+
+    made(1)
+    default = made(3)
+    made(4, precision="int8", converted_from=default.digest)
+    # All bundles of a new product at once, with an interruption: the default of the model repository remains it.
+    store_bundle = importing.store_bundle
+
+    def interrupt(bundle: Bundle, *arguments: Any, **options: Any) -> bool:
+        if bundle.digest != default.digest:
+            raise KeyboardInterrupt
+        return store_bundle(bundle, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "store_bundle", interrupt)
+        assert run("bundle", "import-repository", tmp_path / "made").exit_code == 1
+    assert run("bundle", "import-repository", tmp_path / "made").exit_code == 0
+    newest = made(5)
+    assert run("bundle", "import-repository", tmp_path / "made").exit_code == 0
+    engine = create_engine(f"sqlite:///{tmp_path / 'data' / 'plumbline.db'}")
+    (choice,) = BundleChoices(engine).history("widget", "active")
+    assert (choice.bundle_digest, choice.author) == (default.digest, "plumbline"), "an import activates nothing"
+
+    (store / newest.digest / MODEL).write_bytes(b"x")
+    BundleTable(engine).set_status(newest.digest, "damaged")
+    result = run("bundle", "import-repository", tmp_path / "made")
+    assert "1 stored" in result.output
+    assert (store / newest.digest / MODEL).read_bytes() == newest.read_model()
+    stored = BundleTable(engine).get("widget", newest.version)
+    assert stored is not None
+    assert stored.status == "available"
+    engine.dispose()
