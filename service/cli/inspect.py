@@ -52,7 +52,7 @@ def inspect(
         refuse("--legend needs --save-heatmap, the folder to which heatmaps are written.")
     known = known_products(settings)
     if product not in known:
-        refuse(UnknownProduct(product, known, settings.models).detail)
+        refuse(UnknownProduct(product, known, None if settings.bundle_store else settings.models).detail)
     try:
         files = find_images(paths)
         passed_over = sum(count_other_files(path) for path in paths if path.is_dir())

@@ -114,9 +114,19 @@ class BundleSource(ABC):
         """
 
     @property
+    def repository(self) -> Path | None:
+        """The model repository; None if the bundles are in the bundle store."""
+        return None if self.is_shared else self.root
+
+    @property
     @abstractmethod
     def empty_reason(self) -> str:
         """Why there is no product, as a sentence."""
+
+    @property
+    @abstractmethod
+    def empty_remedy(self) -> str:
+        """What to do if there is no product, as a sentence."""
 
     def recorded(self, product: str, version: str) -> tuple[Manifest, Digest]:
         """Return the manifest of a bundle and its digest, also if its other files are known to be damaged.

@@ -59,6 +59,11 @@ class StoredSource(BundleSource):
         """Why there is no product, as a sentence."""
         return "The bundle store holds no bundle."
 
+    @property
+    def empty_remedy(self) -> str:
+        """What to do if there is no product, as a sentence."""
+        return "Upload a bundle, or import a model repository with plumbline bundle import-repository."
+
     def versions(self, product: str) -> list[str]:
         """Return the versions of a product's bundles, newest first."""
         return self._table.versions(product)

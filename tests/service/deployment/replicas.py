@@ -104,6 +104,7 @@ def run_replica(
     limits: CacheLimits = NO_DELAYS,
     memory: MemoryLimits = KEEP_ALL,
     is_exclusive: bool = False,
+    is_followed: bool = False,
 ) -> Iterator[Replica]:
     """Start a replica, and close it at the end of the block. It follows the others only when it is asked."""
     store = Store.open(url, folder / "data", is_exclusive=is_exclusive)
@@ -114,7 +115,7 @@ def run_replica(
     uploads = BundleUploads(source.root, UploadLimits(2**24, max_uploads=2, reserve_bytes=0))
     follower = RevisionFollower(registry, store.engine)
     registry.synchronise = follower.require_current
-    startup = Startup(registry, store.engine)
+    startup = Startup(registry, store.engine, is_followed=is_followed)
     startup.run()
     try:
         yield Replica(

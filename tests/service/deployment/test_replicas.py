@@ -15,6 +15,7 @@ import pytest
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
 from service.deployment.errors import ProductNotReady, UnknownBundle, UnknownProduct
+from service.deployment.failures import BrokenBundle
 from service.deployment.memory_limits import MemoryLimits
 from service.deployment.replay import Replayer
 from service.store.audit import AuditFilter, list_audit
@@ -245,6 +246,45 @@ def test_damaged_default_is_reported_and_not_rolled_back(
         (broken,) = second.registry.broken
         assert (broken.version, broken.slug) == (new.version, BundleStoreUnavailable.slug)
         assert current_recipe(second.store.engine, "widget") is None, "nothing that the other replicas would follow"
+
+
+def test_chosen_bundle_that_is_broken_stays_reported_after_an_outage(
+    pair: tuple[Replica, Replica], bundles: tuple[Bundle, Bundle]
+) -> None:
+    (first, _), (old, new) = pair, bundles
+    chosen = BrokenBundle("widget", new.version, "bundle-integrity", "it is damaged")
+    unreachable = BrokenBundle("widget", old.version, BundleStoreUnavailable.slug, "the store is down", 5.0)
+    for broken in (unreachable, chosen):
+        first.registry.failures.add_broken(broken)
+    first.startup._fetch_again("widget")
+    assert first.registry.broken == (chosen,)
+
+
+def test_only_products_that_nobody_else_loads_are_fetched_again(
+    run: Run, bundles: tuple[Bundle, Bundle], objects: WatchedObjects, tmp_path: Path
+) -> None:
+    nut, damaged = (write_tiny_bundle(tmp_path / "made", name) for name in ("nut", "rivet"))
+    with run("a") as first:
+        assert first.source.empty_remedy.startswith("Upload a bundle")
+        with pytest.raises(UnknownProduct, match=r"'nut' in the bundle store\. It contains no product\.$"):
+            first.registry.get("nut")
+        first.upload(bundles[0])
+        first.activate(bundles[0])
+        for bundle in (nut, damaged):
+            first.source.store(bundle)()
+    objects.write(f"{damaged.digest}/{MODEL}", b"x")
+    with run("b") as second:
+        assert second.startup._unfetched == set(), "a damaged bundle has to be repaired"
+    objects.is_down = True
+    with run("c") as third:
+        assert third.startup._unfetched == {"nut", "rivet", "widget"}
+    with run("d", is_followed=True) as fourth:
+        assert fourth.startup._unfetched == {"rivet"}, "the others have a recipe, which the follower reads"
+        objects.is_down = False
+        with fourth.startup.fetching_again():
+            fourth.follower.poll()
+        assert fourth.startup._unfetched == set()
+        assert fourth.registry.active.keys() == {"nut", "widget"}
 
 
 def test_damaged_file_on_the_disk_is_downloaded_again(run: Run, bundles: tuple[Bundle, Bundle]) -> None:
