@@ -80,7 +80,8 @@ class SharedQuery(Generic[ResultT]):
             else:
                 with self._arrivals:
                     self._begun = number = self._begun + 1
-                    wanted, self._wanted = frozenset(self._wanted), set()
+                    # Its product may be missing there: an earlier query took it and raised something else.
+                    wanted, self._wanted = frozenset(self._wanted | {product}), set()
                 try:
                     result = self._query(wanted)
                 except StoreUnavailable as error:

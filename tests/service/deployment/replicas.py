@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from service.bundle.archive import write_archive
 from service.bundle.bundle import Bundle
@@ -34,6 +36,8 @@ from tests.running_service import shared_self_tests
 from tests.service.deployment.conftest import ADA
 
 OPTIONS = InspectorOptions(session=SessionOptions(provider="cpu", threads=1))
+PINNED_NUT = MemoryLimits(2**30, frozenset({"nut"}))
+WAIT_S = 30.0
 NO_DELAYS = CacheLimits(None, grace_s=0, pause_s=0)
 
 
@@ -93,6 +97,13 @@ class Replica:
     def files(self, product: str, version: str) -> set[str]:
         folder = self.source.root / product / version
         return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+Run = Callable[..., AbstractContextManager[Replica]]
+on_both = pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True, ids=str
+)
+"""Run a test with both databases."""
 
 
 @contextmanager

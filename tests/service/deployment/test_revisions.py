@@ -5,6 +5,7 @@ The processes are two registries with a store of their own each, without the loc
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ from service.monitoring.metrics import Metrics
 from service.store.errors import StoreUnavailable
 from service.store.store import Store
 from tests.bundles import write_tiny_bundle
+from tests.folder_watch import wait_for
 from tests.running_service import shared_self_tests
 from tests.service.deployment.conftest import ADA, SIGNATURE, TIMEOUT_S, Deployment
 from tests.service.deployment.test_retries import Clock
@@ -346,3 +348,31 @@ def test_failed_query_is_shared_like_a_result() -> None:
     assert {error.reason for error in failures} == {"the server does not respond"}
     assert len(set(map(id, failures))) == 9, "each caller raises an error of its own"
     assert shared("p") == {"p": 3}
+
+
+def test_caller_that_waits_for_a_query_that_breaks_asks_for_its_own_product() -> None:
+    calls: list[frozenset[str]] = []
+
+    def query(products: frozenset[str]) -> Mapping[str, int]:
+        calls.append(products)
+        if len(calls) == 1:
+            raise ValueError("a row cannot be read")
+        return dict.fromkeys(products, 1)
+
+    shared = SharedQuery(query)
+    results: list[Mapping[str, int]] = []
+
+    def call(product: str) -> None:
+        with contextlib.suppress(ValueError):
+            results.append({product: shared(product)[product]})
+
+    threads = [threading.Thread(target=call, args=(product,)) for product in ("nut", "bolt")]
+    with shared._lock:  # until both have arrived
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: shared._wanted == {"nut", "bolt"})
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+    assert calls[0] == {"nut", "bolt"}
+    assert len(results) == 1
+    assert results[0].keys() == calls[1]
