@@ -102,10 +102,10 @@ class StoredSource(BundleSource):
             try:
                 return work(path)
             except BundleIntegrity as error:
-                if self._table.get(product, version) is None:
+                if (stored := self._table.get(product, version)) is None:
                     raise
                 log.warning("damaged bundle is downloaded again", product=product, version=version, reason=error.detail)
-                self._cache.remove(key)
+                self._cache.remove_damaged(key, stored.manifest.files)
             self._complete(key, with_graph=with_graph)
             return work(path)
 

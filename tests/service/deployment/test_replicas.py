@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from functools import partial
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_roll_back_downloads_a_version_that_left_the_cache(
     first.upload(new)
     first.activate(new)
     second.follower.poll()
-    second.source._cache.remove(("widget", old.version))
+    shutil.rmtree(second.source.root / "widget" / old.version)
     before = objects.reads[MODEL]
     second.rollout.roll_back("widget", **SIGNATURE)
     assert second.version("widget") == old.version
@@ -143,7 +144,7 @@ def test_old_inspection_is_replayed_with_a_bundle_that_left_the_cache(
     with run("a") as first:
         for bundle in bundles:
             first.upload(bundle)
-        first.source._cache.remove(("widget", old.version))
+        shutil.rmtree(first.source.root / "widget" / old.version)
         row = stored_inspection(first, old)
         with Replayer(first.source, first.store, first.registry.loader) as replayer:
             assert replayer.replay(row).stored.decision == "pass"
