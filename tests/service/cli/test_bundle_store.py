@@ -12,11 +12,13 @@ from sqlalchemy import create_engine
 
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
-from service.deployment.sources import importing
+from service.cli import offline
+from service.deployment.sources import importing, opening
 from service.store.bundles.table import BundleTable
 from service.store.choices import BundleChoices
 from tests.bundles import write_tiny_bundle
 from tests.command_line import run
+from tests.running_service import GOOD
 
 
 @pytest.fixture
@@ -160,3 +162,35 @@ def test_imported_bundle_is_not_activated_and_a_damaged_one_is_repaired(
     assert stored is not None
     assert stored.status == "available"
     engine.dispose()
+
+
+def test_damaged_file_in_the_cache_is_downloaded_again(
+    store: Path, tmp_path: Path, tiny_models: Path, tiny_bundle: Bundle
+) -> None:
+    assert run("bundle", "import-repository", tiny_models).exit_code == 0
+    graph = tmp_path / "cache" / "widget" / tiny_bundle.version / MODEL
+    graph.parent.mkdir(parents=True)
+    graph.write_bytes(b"x" * tiny_bundle.manifest.files[MODEL].bytes)
+    image = tmp_path / "good.png"
+    image.write_bytes(GOOD)
+    result = run("inspect", image, "--product", "widget")
+    assert result.exit_code == 0, result.output
+    assert graph.read_bytes() == tiny_bundle.read_model()
+
+
+def test_products_are_listed_with_one_look_at_the_cache(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bolt", "nut"):
+        write_tiny_bundle(tmp_path / "made", name)
+    assert run("bundle", "import-repository", tmp_path / "made").exit_code == 0
+    opened: list[Any] = []
+
+    def open_source(*arguments: Any) -> Any:
+        opened.append(arguments)
+        return opening.open_source(*arguments)
+
+    monkeypatch.setattr(offline, "open_source", open_source)
+    result = run("products", "--json")
+    assert [row["product"] for row in json.loads(result.stdout)] == ["bolt", "nut"]
+    assert len(opened) == 1
