@@ -187,3 +187,26 @@ def test_replica_closes_while_it_downloads(
         assert load.result(WAIT_S) is not None
         assert MODEL not in third.files("widget", bundles[0].version)
         assert not list((third.source.root / ".downloads").iterdir())
+
+
+def test_request_for_a_bundle_looks_at_no_file(
+    run: Run, bundles: tuple[Bundle, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run("a") as first:
+        for bundle in (bundles[0], write_tiny_bundle(tmp_path / "made", "nut")):
+            first.upload(bundle)
+            first.activate(bundle)
+    with run("c", memory=PINNED_NUT) as third:
+        looked: list[threading.Thread] = []
+        is_local = third.source.is_local
+
+        def watch(bundle: Bundle) -> bool:
+            looked.append(threading.current_thread())
+            return is_local(bundle)
+
+        monkeypatch.setattr(third.source, "is_local", watch)
+        load = third.registry.request("widget")
+        assert load is not None
+        assert load.result(WAIT_S) is None
+        assert len(looked) == 1
+        assert looked[0] is not threading.current_thread(), "the event loop requests bundles"
