@@ -289,15 +289,15 @@ class Runtime:
         return ServiceState(report.is_ready, is_usable, frozenset(report.products))
 
     def _load(self) -> None:
-        startup = Startup(self.registry, self.store.engine)
+        startup = Startup(self.registry, self.store.engine, is_followed=self._follower is not None)
         startup.run()
         # Imported modules and loaded bundles stay until the end. Without this, each garbage collection would traverse
         # all of them and pause every thread.
         gc.collect()
         gc.freeze()
         if self.registry.source.is_shared:
-            prefetch(self.registry, self.store.engine, self.metrics.bundle_store)
-            startup.fetch_again()
+            with startup.fetching_again():
+                prefetch(self.registry, self.store.engine, self.metrics.bundle_store)
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -111,8 +111,8 @@ def import_repository(
 ) -> None:
     """Import all bundles of a model repository into the bundle store (PLUMBLINE_BUNDLE_STORE).
 
-    Bundles that are in the store already are passed over, so the command can be interrupted and repeated. It can run
-    while the service runs. The folder stays as it is.
+    Bundles that are in the store already are passed over unless they are damaged there, so the command can be
+    interrupted and repeated. It can run while the service runs. The folder stays as it is.
 
     Exit code: 0 all bundles are in the store, 1 at least one is broken or the store cannot be used, 2 wrong usage.
     """

@@ -35,7 +35,7 @@ def inspect(
     usage.
     """
     from service.cli.file_inspection import HeatmapOptions, find_images, inspect_files, write_results
-    from service.cli.offline import bundle_in_force, known_products, recipe_in_force
+    from service.cli.offline import known_products, open_deployed
     from service.deployment.configuration import bundle_loader
     from service.deployment.errors import UnknownProduct
     from service.inspection.image_files import IMAGE_SUFFIXES, count_other_files
@@ -52,7 +52,7 @@ def inspect(
         refuse("--legend needs --save-heatmap, the folder to which heatmaps are written.")
     known = known_products(settings)
     if product not in known:
-        refuse(UnknownProduct(product, known, settings.models).detail)
+        refuse(UnknownProduct(product, known, None if settings.bundle_store else settings.models).detail)
     try:
         files = find_images(paths)
         passed_over = sum(count_other_files(path) for path in paths if path.is_dir())
@@ -61,9 +61,11 @@ def inspect(
     except OSError as error:
         refuse(f"{error.filename} cannot be read: {error.strerror}.")
     try:
-        bundle = bundle_in_force(settings, product)
-        inspector = bundle_loader(settings).load(bundle, product)
-        recipe, reference = recipe_in_force(settings, inspector.bundle)
+        loader = bundle_loader(settings)
+        with open_deployed(settings) as deployed:
+            version = deployed.version(product)
+            inspector = deployed.source.use(product, version, lambda path: loader.load(path, product))
+            recipe, reference = deployed.recipe(inspector.bundle)
     except PlumblineError as error:
         refuse(error.detail)
     heatmaps = None

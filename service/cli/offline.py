@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -44,12 +44,8 @@ def open_bundles(settings: Settings) -> Iterator[BundleSource]:
     if not settings.bundle_store:
         yield open_source(settings, None)
         return
-    with open_engine_if_exists(settings) as engine:
-        source = open_source(settings, engine)
-        try:
-            yield source
-        finally:
-            source.close()
+    with open_deployed(settings) as deployed:
+        yield deployed.source
 
 
 def known_products(settings: Settings) -> list[str]:
@@ -62,41 +58,66 @@ def known_products(settings: Settings) -> list[str]:
         return sorted(source.products())
 
 
-def bundle_in_force(settings: Settings, product: str, *, with_graph: bool = True) -> Path:
-    """Return the folder of the bundle that the service would serve: the activated one, otherwise the default.
+@dataclass(frozen=True)
+class Deployed:
+    """What the service would use for its products.
 
-    Args:
-        settings: The settings of the service.
-        product: The product.
-        with_graph: Whether all files are needed, which may have to be fetched from the bundle store; otherwise, the
-            description is enough.
-
-    Raises:
-        StoreUnavailable: The database cannot be read.
-        BundleStoreUnavailable: The bundle cannot be fetched.
+    Attributes:
+        source: The bundles.
+        engine: The database; None if there is none.
     """
-    with open_engine_if_exists(settings) as engine:
-        choice = None if engine is None else BundleChoices(engine).current(product, "active")
-    with open_bundles(settings) as source:
+
+    source: BundleSource
+    engine: Engine | None
+
+    def products(self) -> list[str]:
+        """Return the names of all products, sorted.
+
+        Raises:
+            StoreUnavailable, OSError: As for `open_bundles`.
+        """
+        return sorted(self.source.products())
+
+    def version(self, product: str) -> str:
+        """Return the version of the bundle that the service would serve: the activated one, otherwise the default.
+
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
+        choice = None if self.engine is None else BundleChoices(self.engine).current(product, "active")
         chosen = None if choice is None else choice.version
-        version = chosen or source.defaults(product)[0]
-        return source.use(product, version, lambda path: path, with_graph=with_graph)
+        return chosen or self.source.defaults(product)[0]
 
+    def recipe(self, bundle: Bundle) -> tuple[Recipe, Sequence[float]]:
+        """Return the recipe that the service would use: the stored one for this bundle, otherwise the default.
 
-def recipe_in_force(settings: Settings, bundle: Bundle) -> tuple[Recipe, Sequence[float]]:
-    """Return the recipe that the service would use: the stored one for this bundle, otherwise the default.
+        Returns:
+            The recipe, and the scores of good images from which p-values are computed, ascending.
 
-    Returns:
-        The recipe, and the scores of good images from which p-values are computed, ascending.
-
-    Raises:
-        StoreUnavailable: The database cannot be read.
-    """
-    with open_engine_if_exists(settings) as engine:
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
+        engine = self.engine
         current = None if engine is None else current_recipe(engine, bundle.manifest.product)
         if engine is not None and current is not None and current.bundle_digest == bundle.digest:
             return current.recipe, ReferenceScores(engine).scores(bundle, current.recipe)
-    return Recipe.default(bundle.card.scores), bundle.card.scores
+        return Recipe.default(bundle.card.scores), bundle.card.scores
+
+
+@contextmanager
+def open_deployed(settings: Settings) -> Iterator[Deployed]:
+    """Open the bundles and the database once, for any number of products.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+        OSError: There is a bundle store, and the folder of its cache cannot be created.
+    """
+    with open_engine_if_exists(settings) as engine:
+        source = open_source(settings, engine)
+        try:
+            yield Deployed(source, engine)
+        finally:
+            source.close()
 
 
 @contextmanager

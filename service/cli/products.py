@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Column, Table
@@ -13,6 +13,10 @@ from service.cli.console import FAILURE, OUT, shown, stop
 from service.cli.options import AsJson, Data, Models, load_settings, require_models
 from service.errors import PlumblineError
 from service.settings import Settings
+
+if TYPE_CHECKING:  # commands that do not need them start faster
+    from service.bundle.bundle import Bundle
+    from service.recipes.recipe import Recipe
 
 VERSION_LENGTH = 12
 
@@ -53,45 +57,46 @@ def _rows(settings: Settings) -> list[dict[str, Any]]:
         StoreUnavailable: The database cannot be read.
     """
     from service.bundle.bundle import Bundle
-    from service.cli.offline import bundle_in_force, known_products, open_bundles, recipe_in_force
-    from service.inspection.calibration import describe_card
+    from service.cli.offline import open_deployed
     from service.store.errors import StoreUnavailable
 
     rows: list[dict[str, Any]] = []
     # Graphs of the bundle store are not fetched only to be listed.
     load = Bundle.describe if settings.bundle_store else Bundle.load
-    for name in known_products(settings):
-        with open_bundles(settings) as source:
-            version = source.defaults(name)[0]
-        try:
-            path = bundle_in_force(settings, name, with_graph=not settings.bundle_store)
-            version = path.name
-            bundle = load(path)
-            recipe, _ = recipe_in_force(settings, bundle)
-        except StoreUnavailable:
-            raise
-        except PlumblineError as error:
-            rows.append({"product": name, "version": version, "error": error.detail})
-            continue
-        manifest = bundle.manifest
-        rows.append(
-            {
-                "product": name,
-                "version": bundle.version,
-                "method": manifest.method,
-                "precision": manifest.precision,
-                "created_at": manifest.created_at.isoformat(timespec="seconds"),
-                "calibration_images": len(bundle.card.scores),
-                "fail_threshold": recipe.fail_threshold,
-                "review_threshold": recipe.review_threshold,
-                "target_false_reject_rate": recipe.target_false_reject_rate,
-                "false_reject_bound": None if (bound := recipe.rate_bound) is None else asdict(bound),
-                "false_reject_statement": None if bound is None else str(bound),
-                "weak": manifest.training.weak,
-                "notes": describe_card(bundle.card),
-            }
-        )
+    with open_deployed(settings) as deployed:
+        for name in deployed.products():
+            version = deployed.version(name)
+            try:
+                bundle = deployed.source.use(name, version, load, with_graph=not settings.bundle_store)
+                recipe, _ = deployed.recipe(bundle)
+            except StoreUnavailable:
+                raise
+            except PlumblineError as error:
+                rows.append({"product": name, "version": version, "error": error.detail})
+            else:
+                rows.append(_row(bundle, recipe))
     return rows
+
+
+def _row(bundle: Bundle, recipe: Recipe) -> dict[str, Any]:
+    from service.inspection.calibration import describe_card
+
+    manifest, bound = bundle.manifest, recipe.rate_bound
+    return {
+        "product": manifest.product,
+        "version": bundle.version,
+        "method": manifest.method,
+        "precision": manifest.precision,
+        "created_at": manifest.created_at.isoformat(timespec="seconds"),
+        "calibration_images": len(bundle.card.scores),
+        "fail_threshold": recipe.fail_threshold,
+        "review_threshold": recipe.review_threshold,
+        "target_false_reject_rate": recipe.target_false_reject_rate,
+        "false_reject_bound": None if bound is None else asdict(bound),
+        "false_reject_statement": None if bound is None else str(bound),
+        "weak": manifest.training.weak,
+        "notes": describe_card(bundle.card),
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

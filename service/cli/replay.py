@@ -70,7 +70,7 @@ def replay(
         refuse(f"--since: {error}")
     known = known_products(settings)
     if not reports and product is not None and product not in known:
-        refuse(UnknownProduct(product, known, settings.models).detail)
+        refuse(UnknownProduct(product, known, None if settings.bundle_store else settings.models).detail)
     if as_json:
         typer.echo(json.dumps(reports, indent=2))
     ERR.print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "No inspections found.")

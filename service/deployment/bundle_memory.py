@@ -92,6 +92,8 @@ class BundleMemory:
         self._closed = False
         self._threads = ThreadPoolExecutor(LOADERS, thread_name_prefix="on-demand")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch") if source.is_shared else None
+        # Looks at the files of bundles, which the event loop must not do, and which must not wait for a load.
+        self._beginner = ThreadPoolExecutor(1, thread_name_prefix="bundle-files")
         metrics.set_memory(lambda: len(self._sizes), lambda: self.used_bytes, limits.limit_bytes)
 
     @property
@@ -144,7 +146,6 @@ class BundleMemory:
             if refused is not None:
                 waiting = {} if refused.retry_after_s is None else {"retry_after": refused.retry_after_s}
                 return _done(PlumblineError(refused.reason, **waiting))
-        is_local = self._source.is_local(served.bundle)
         with self._changed:
             if (load := self._loads.get(served)) is not None:
                 return load
@@ -153,10 +154,10 @@ class BundleMemory:
             if served.is_loaded:
                 return _done(None)
             load = self._loads[served] = Future()
-            if is_local or self._fetchers is None:
+            if self._fetchers is None:
                 self._threads.submit(self._load, served, load)
             else:
-                self._fetchers.submit(self._fetch, served, load)
+                self._beginner.submit(self._begin, served, load)
             return load
 
     def count_lease(self, *, is_hit: bool) -> None:
@@ -178,6 +179,7 @@ class BundleMemory:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._beginner.shutdown(wait=False)
         self._threads.shutdown(wait=False)
         if self._fetchers is not None:
             self._fetchers.shutdown(wait=False)
@@ -191,6 +193,16 @@ class BundleMemory:
         """Return whether a bundle can be loaded without unloading another one."""
         with self._changed:
             return self._missing(memory_bytes(served.bundle.manifest)) <= 0
+
+    def _begin(self, served: ServedBundle, load: LoadResult) -> None:
+        """Load a bundle if it is on the local disk; otherwise, fetch it first."""
+        is_local = self._source.is_local(served.bundle)
+        with self._changed:
+            if not self._closed and self._fetchers is not None:
+                work = self._load if is_local else self._fetch
+                (self._threads if is_local else self._fetchers).submit(work, served, load)
+                return
+        self._load(served, load)  # ends at once, because the memory is closed
 
     def _fetch(self, served: ServedBundle, load: LoadResult) -> None:
         """Fetch a bundle from the bundle store, and load it then."""

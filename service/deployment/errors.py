@@ -15,7 +15,7 @@ _MAX_COMPARED = 300
 
 
 class UnknownProduct(PlumblineError):
-    """The model repository has no such product.
+    """The model repository or the bundle store has no such product.
 
     `known` lists the products that exist, `similar` those whose names resemble the given one; it is empty if there are
     more than 300 products. A new product is created by its first bundle: `POST /v1/products/{product}/bundles`, or a
@@ -26,9 +26,17 @@ class UnknownProduct(PlumblineError):
     title = "Unknown product"
     status = 404
 
-    def __init__(self, product: str, known: Iterable[str], models: Path, remedy: str = "") -> None:
+    def __init__(self, product: str, known: Iterable[str], models: Path | None, remedy: str = "") -> None:
+        """Create the error.
+
+        Args:
+            product: The product.
+            known: The products that exist.
+            models: The model repository; None if the bundles are in the bundle store.
+            remedy: What to do, as a sentence; empty for a general advice.
+        """
         self._about = (product, models, remedy)
-        if not remedy and PRODUCT_NAME.fullmatch(product) and (models / product).is_dir():
+        if not remedy and models is not None and PRODUCT_NAME.fullmatch(product) and (models / product).is_dir():
             # The repository is read at the start, and `plumbline-train fit` may have written into it since.
             remedy = (
                 f"The folder {product!r} in it has no bundle that was read: if it was added after the service started, "
@@ -39,9 +47,11 @@ class UnknownProduct(PlumblineError):
         offer = f"Known products: {', '.join(names)}." if names else "It contains no product."
         if similar:
             offer = f"Did you mean {' or '.join(map(repr, similar))}? {offer}"
-        offer = offer if models.is_dir() else "The folder does not exist."
+        if models is not None and not models.is_dir():
+            offer = "The folder does not exist."
+        place = "the bundle store" if models is None else f"the model repository {models}"
         super().__init__(
-            f"There is no product {product!r} in the model repository {models}. {offer} {remedy}".rstrip(),
+            f"There is no product {product!r} in {place}. {offer} {remedy}".rstrip(),
             product=product,
             known=names,
             similar=similar,

@@ -50,10 +50,12 @@ class LoadFailures:
         with self._lock:
             self.broken = (*(other for other in self.broken if other.product != bundle.product), bundle)
 
-    def clear_broken(self, product: str) -> None:
-        """Remove a product's bundles from `broken`."""
+    def clear_broken(self, product: str, slug: str | None = None) -> None:
+        """Remove a product's bundles from `broken`: all, or those with this problem."""
         with self._lock:
-            self.broken = tuple(bundle for bundle in self.broken if bundle.product != product)
+            self.broken = tuple(
+                bundle for bundle in self.broken if bundle.product != product or slug not in (None, bundle.slug)
+            )
 
     def discard_broken(self, product: str, version: str) -> None:
         """Remove one bundle from `broken`, if it is there."""

@@ -11,8 +11,9 @@ from sqlalchemy import Engine
 
 from service.deployment.registry import Registry
 from service.deployment.served import LoadResult
+from service.errors import PlumblineError, ShuttingDown
 from service.monitoring.bundle_store_metrics import BundleStoreMetrics
-from service.store.errors import StoreUnavailable
+from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 from service.store.recent_use import most_used_products
 
 log = structlog.get_logger(__name__)
@@ -22,8 +23,8 @@ _POLL_S = 0.05
 def prefetch(registry: Registry, engine: Engine, metrics: BundleStoreMetrics) -> None:
     """Load the bundles of the products that were inspected most in the last 24 hours, as far as they fit into memory.
 
-    Returns when all are loaded, the memory is full, or the registry is closed. A bundle that cannot be loaded is
-    recorded as every other one.
+    Returns when all that fit are loaded, the bundle store cannot be reached, or the registry is closed. A bundle that
+    cannot be loaded is recorded as every other one.
 
     Args:
         registry: The registry, with all products in force.
@@ -45,15 +46,21 @@ def prefetch(registry: Registry, engine: Engine, metrics: BundleStoreMetrics) ->
             continue
         while memory.is_loading and not registry.wait_closing(_POLL_S):
             pass
-        if registry.closing or not memory.has_room_for(active.served):
+        if registry.closing:
             break
-        if _is_loaded(registry, memory.request(active.served)):
+        if not memory.has_room_for(active.served):
+            continue  # a smaller one may fit
+        failure = _wait(registry, memory.request(active.served))
+        if failure is None:
             count += 1
             metrics.prefetched.inc()
+        elif type(failure) is BundleStoreUnavailable:  # not damaged, which affects one bundle only
+            break  # the others would wait for it, too, and would be recorded as broken
     log.info("bundles loaded ahead", count=count)
 
 
-def _is_loaded(registry: Registry, load: LoadResult) -> bool:
+def _wait(registry: Registry, load: LoadResult) -> PlumblineError | None:
+    """Return why a bundle could not be loaded; None if it was."""
     while not load.done() and not registry.wait_closing(_POLL_S):
         pass
-    return load.done() and load.result() is None
+    return load.result() if load.done() else ShuttingDown()

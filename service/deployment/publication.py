@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
-import structlog
 from sqlalchemy import Engine
 
 from service.bundle.archive import import_archive
 from service.bundle.bundle import Bundle
-from service.bundle.errors import BundleInvalid
-from service.bundle.manifest import Digest
+from service.deployment.implicit_choice import default_choice, stored_for
 from service.deployment.memory import return_freed_memory
 from service.deployment.registry import Registry
 from service.deployment.uploads import UploadLimits
 from service.store.audit import SERVICE, Actor, AuditEntry, recorded
 from service.store.choices import BundleChoices
-from service.store.errors import StoreUnavailable
-from service.store.records import BundleChoice, ChoiceDraft
-
-log = structlog.get_logger(__name__)
+from service.store.records import ChoiceDraft
 
 
 class Publication:
@@ -99,21 +94,9 @@ class Publication:
             StoreUnavailable: The database cannot be used.
         """
         with self._registry.exclusive(product):
-            stored = None
-            if self._choices.current(product, "active") is None:
-                stored = self._choices.append(self._implicit_choice(product))
-            try:
+            is_chosen = self._choices.current(product, "active") is not None
+            with stored_for(self._choices, None if is_chosen else self._implicit_choice(product)):
                 yield
-            except BaseException:
-                if stored is not None:
-                    self._withdraw(stored)
-                raise
-
-    def _withdraw(self, choice: BundleChoice) -> None:
-        try:
-            self._choices.withdraw(choice)
-        except StoreUnavailable as error:
-            log.error("choice of a failed upload not removed", product=choice.product, reason=error.detail)
 
     def _implicit_choice(self, product: str) -> ChoiceDraft:
         """Return the choice that is in force without an activation.
@@ -123,16 +106,8 @@ class Publication:
         """
         active = self._registry.active.get(product)
         if active is not None:
-            digest, reason = active.bundle.digest, "It was active by default when another bundle was uploaded."
-        elif found := self._default_digest(product):
-            digest, reason = found, "It was the default bundle when another one was uploaded."
-        else:
-            digest, reason = None, "The product was created by an upload, and none of its bundles was activated."
-        return ChoiceDraft(product, "active", digest, SERVICE, reason, "bundle:keep")
-
-    def _default_digest(self, product: str) -> Digest | None:
-        source = self._registry.source
-        for version in source.defaults(product):
-            with suppress(BundleInvalid):
-                return source.manifest(product, version)[1]
-        return None
+            reason = "It was active by default when another bundle was uploaded."
+            return ChoiceDraft(product, "active", active.bundle.digest, SERVICE, reason, "bundle:keep")
+        reason = "The product was created by an upload, and none of its bundles was activated."
+        none = ChoiceDraft(product, "active", None, SERVICE, reason, "bundle:keep")
+        return default_choice(self._registry.source, product) or none

@@ -137,7 +137,7 @@ class Registry:
     def require_known(self, product: str) -> None:
         """Raise `UnknownProduct` if no such product is registered. Reads nothing, so it may run on an event loop."""
         if product not in self._known:
-            raise UnknownProduct(product, self._known, self.models)
+            raise UnknownProduct(product, self._known, self.source.repository)
 
     def get(self, product: str) -> ActiveProduct:
         """Return bundle and recipe in force, in memory or not. Use `lease` to run inspections with them.

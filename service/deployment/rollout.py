@@ -120,7 +120,7 @@ class Rollout:
         """
         if not create_product and not self._registry.knows(product):
             remedy = "To create the product with its first bundle, upload it with create_product=true."
-            raise UnknownProduct(product, self._registry.known, self._registry.models, remedy)
+            raise UnknownProduct(product, self._registry.known, self._registry.source.repository, remedy)
         if self._registry.is_loading(product):
             raise ChangeUnderWay(product)
 

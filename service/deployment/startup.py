@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,8 +18,10 @@ from service.deployment.recipes import recipe_in_force, shadow_recipe
 from service.deployment.registry import Registry
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.errors import ProviderUnavailable
+from service.store.bundles.objects import BundleDamaged
 from service.store.choices import BundleChoices
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
+from service.store.recipes import current_recipe
 
 log = structlog.get_logger(__name__)
 RETRY_S = 1.0
@@ -33,16 +36,18 @@ class Startup:
     Args:
         registry: The registry.
         engine: The database.
+        is_followed: Whether a `RevisionFollower` loads the products that have a recipe, when they can be loaded.
     """
 
-    def __init__(self, registry: Registry, engine: Engine) -> None:
+    def __init__(self, registry: Registry, engine: Engine, *, is_followed: bool = False) -> None:
         self._registry = registry
         self._engine = engine
+        self._is_followed = is_followed
         self._choices = BundleChoices(engine)
         self._first = threading.Lock()
         self._has_loaded = False
         self._unfetched: set[str] = set()
-        """Products whose bundles could not be fetched from the bundle store."""
+        """Products whose bundles could not be fetched from the bundle store, and that `fetch_again` loads."""
 
     def run(self) -> None:
         """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`."""
@@ -50,9 +55,17 @@ class Startup:
             log.error(
                 "no product to serve",
                 reason=self._registry.source.empty_reason,
-                remedy="Set PLUMBLINE_MODELS to the folder that holds the products, or upload a bundle.",
+                remedy=self._registry.source.empty_remedy,
             )
         self._registry.load(self._load_product)
+
+    @contextmanager
+    def fetching_again(self) -> Iterator[None]:
+        """Run `fetch_again` on a thread of its own beside the block, and wait for it after the block."""
+        thread = threading.Thread(target=self.fetch_again, name="bundle-retries", daemon=True)
+        thread.start()
+        yield
+        thread.join()
 
     def fetch_again(self, retry_s: float = RETRY_S) -> None:
         """Load the products whose bundles could not be fetched, until all are loaded or the registry is closed.
@@ -83,7 +96,8 @@ class Startup:
             failure = known_failure(self._registry.models / product, error)
             log.error("product not served", product=product, reason=failure.detail)
         if product in self._registry.active and product not in self._unfetched:
-            self._registry.failures.clear_broken(product)
+            # What else is broken stays: a bundle that serves instead of the chosen one does not repair that one.
+            self._registry.failures.clear_broken(product, BundleStoreUnavailable.slug)
 
     def _load_product(self, product: str) -> None:
         self._load_active(product)
@@ -122,7 +136,7 @@ class Startup:
             except PlumblineError as error:
                 if isinstance(error, BundleStoreUnavailable):
                     # Another bundle would be a silent roll-back, also of the other replicas.
-                    self._unfetched.add(product)
+                    self._note_unfetched(product, error)
                     self._registry.failures.replace_broken(_broken(product, path, error))
                     return
                 self._add_broken(product, path, error)
@@ -192,9 +206,16 @@ class Startup:
             raise
         except Exception as error:  # noqa: BLE001 - the product is served without its shadow deployment
             if isinstance(error, BundleStoreUnavailable):
-                self._unfetched.add(product)
+                self._note_unfetched(product, error)
             failure = known_failure(self._registry.models / product / choice.version, error)
             log.error("shadow not loaded", product=product, version=choice.version, reason=failure.detail)
+
+    def _note_unfetched(self, product: str, error: BundleStoreUnavailable) -> None:
+        """Have a product loaded again later, unless the follower does so, or its bundle has to be repaired first."""
+        if isinstance(error, BundleDamaged):
+            return
+        if not (self._is_followed and self._wait_for_store(product, lambda: current_recipe(self._engine, product))):
+            self._unfetched.add(product)
 
     def _wait_for_store(self, product: str, query: Callable[[], ResultT]) -> ResultT:
         """Run a query, and repeat it until the database is available.

@@ -104,12 +104,17 @@ class InspectionService:
             require_valid=require_valid,
         )
 
-    def require_ready(self, product: str) -> None:
+    async def require_ready(self, product: str) -> None:
         """Check that a product can be inspected now.
+
+        If none of its bundles is active here, the database is asked whether another process activated one.
 
         Raises:
             UnknownProduct, ProductNotReady: No bundle serves this product.
+            StoreUnavailable: The database is shared and cannot be read.
         """
+        if self._store.is_shared and product not in self._registry.active:
+            await asyncio.to_thread(self._registry.synchronise, product)
         self._registry.get(product)
 
     def active_version(self, product: str) -> str:

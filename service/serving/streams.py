@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from service.errors import TooManyStreams
 from service.monitoring.metrics import Metrics
@@ -71,8 +71,8 @@ class StreamService:
         """Set when the service is stopping and streams should end."""
         return self._admission.draining
 
-    @contextmanager
-    def open(self, product: str, client: str) -> Iterator[OpenStream]:
+    @asynccontextmanager
+    async def open(self, product: str, client: str) -> AsyncGenerator[OpenStream]:
         """Count a stream as open until the block ends.
 
         If a limit is reached, the stream that has been idle for the longest time ends in favour of the new one.
@@ -88,7 +88,7 @@ class StreamService:
             TooManyStreams: A limit is reached, and no stream is idle.
         """
         self.inspections.require_open()
-        self.inspections.require_ready(product)
+        await self.inspections.require_ready(product)
         own = [stream for stream in self._open if stream.client == client]
         if len(own) >= self._limit_per_client:
             self._replace_idle(own, TooManyStreams(self._limit_per_client, "PLUMBLINE_MAX_STREAMS_PER_CLIENT"))

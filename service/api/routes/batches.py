@@ -76,6 +76,7 @@ async def inspect_batch(
     inspect; the others have the inspections of the first one. The images must be the same, in the same order.
     """
     stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
+    await inspections.require_ready(product)
     inspections.require_usable(product, stated)
     with inspections.accept(None):
         frames = ImageSource(request, settings, memory, space, part_record(request, part), stated).images()

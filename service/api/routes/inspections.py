@@ -130,7 +130,7 @@ async def inspect(
     header `Idempotency-Replayed: true`, also after a crash of the service. Use a new key for every image. Keys are
     remembered for PLUMBLINE_IDEMPOTENCY_HOURS.
     """
-    inspections.require_ready(product)
+    await inspections.require_ready(product)
     media_type = negotiate(request.headers.get("accept"), (_JSON, *artefacts.heatmap_media_types))
     with inspections.accept(client):
         stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)

@@ -74,6 +74,7 @@ async def detect_anomalies(
     Signatures of AWS are not verified: authenticate with `X-API-Key` or `Authorization: Bearer`. A request that an AWS
     SDK sends again (`amz-sdk-invocation-id`), or that has the same `Idempotency-Key`, is inspected once.
     """
+    await inspections.require_ready(product)
     _require_served(product, model_version, inspections.active_version(product))
     with inspections.accept(client):
         require_media_type(request, _MEDIA_TYPES)

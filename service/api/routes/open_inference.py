@@ -207,7 +207,7 @@ async def infer(
     others are stored nevertheless. With the header `Idempotency-Key`, a request that is sent again inspects only the
     images that the first one did not inspect.
     """
-    inspections.require_ready(product)
+    await inspections.require_ready(product)
     _active_version(products, product, version)
     with inspections.accept(client):
         body = await request.body()

@@ -73,7 +73,7 @@ async def stream(
     name = request_id(websocket.scope)
     with structlog.contextvars.bound_contextvars(request_id=name):
         try:
-            with streams.open(product, client) as opened:
+            async with streams.open(product, client) as opened:
                 await websocket.accept()
                 await _Stream(websocket, streams, opened, product, name, settings, memory).run()
         except PlumblineError as error:

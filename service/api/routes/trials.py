@@ -62,7 +62,7 @@ async def try_inspection(
     camera. A trial does not count in yields, drift and scores, is not sent to sinks, and has no id. Inspections have
     priority, and few trials wait at the same time.
     """
-    inspections.require_ready(product)
+    await inspections.require_ready(product)
     stated = StatedBuffer(buffer.x_pixel_format, buffer.x_width, buffer.x_height, buffer.x_stride)
     inspections.require_usable(product, stated)
     trials.check(client)

@@ -15,8 +15,6 @@ import contextlib
 import hashlib
 import math
 import os
-import secrets
-import shutil
 import threading
 import time
 from collections import Counter
@@ -28,7 +26,7 @@ from pathlib import Path
 import structlog
 
 from service.bundle.manifest import CARD, FILE_NAME, IMAGES, MANIFEST, FileEntry, Manifest
-from service.bundle.writer import STALE_S
+from service.deployment.sources.cache_folder import CachedBundle, CacheFolder, size_of
 from service.deployment.sources.source import BundleKey
 from service.errors import ShuttingDown
 from service.monitoring.bundle_store_metrics import BundleStoreMetrics
@@ -47,7 +45,7 @@ PAUSE_S = 2.0
 _SCAN_S = 60.0
 _WARN_S = 600.0
 _ATTEMPTS = 3
-_PARTS = ".downloads"
+_KEPT = DESCRIPTION | {MANIFEST}
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,11 @@ class CacheLimits:
     pause_s: float = PAUSE_S
 
 
-@dataclass(frozen=True)
-class _Cached:
-    """A bundle on the local disk: its size, and when it was used last."""
+@dataclass
+class _Reservation:
+    """The bytes of a download that are not in their place yet."""
 
-    key: BundleKey
-    path: Path
-    size: int
-    used_at: float
+    left: int
 
 
 class BundleCache:
@@ -80,7 +75,7 @@ class BundleCache:
 
     Locks:
         Each bundle has a lock that is held while it is downloaded: whoever needs it meanwhile waits for the download.
-        `_lock` protects the mappings, and is not held during I/O.
+        `_lock` protects the mappings and the sums of bytes, and is not held during I/O.
 
     Args:
         root: The folder. It is created.
@@ -98,7 +93,7 @@ class BundleCache:
         metrics: BundleStoreMetrics,
         removable: Callable[[], Mapping[BundleKey, bool]],
     ) -> None:
-        self._root = root
+        self._folder = CacheFolder(root)
         self._objects = objects
         self._limits = limits
         self._metrics = metrics
@@ -109,10 +104,10 @@ class BundleCache:
         self._held: Counter[BundleKey] = Counter()
         self._trimming = threading.Lock()
         self._used, self._scanned_at, self._warned_at = 0, -_SCAN_S, -_WARN_S
+        self._reserved = 0
+        """Bytes that downloads in progress will add to the folder."""
         self._closing = threading.Event()
         self._unavailable_until, self._reason = 0.0, ("", "")
-        root.mkdir(parents=True, exist_ok=True)
-        self._remove_stale()
         self._scan()
         metrics.set_cache(lambda: self._used, limits.limit_bytes)
 
@@ -131,7 +126,7 @@ class BundleCache:
         with self._lock:
             self._held[key] += 1
         try:
-            yield self._root / key[0] / key[1]
+            yield self._folder.bundle(key)
         finally:
             with self._lock:
                 self._held[key] -= 1
@@ -139,7 +134,7 @@ class BundleCache:
     def manifest(self, key: BundleKey) -> Manifest | None:
         """Return the manifest of a bundle on the local disk; None if it is missing or damaged."""
         try:
-            data = (self._root / key[0] / key[1] / MANIFEST).read_bytes()
+            data = (self._folder.bundle(key) / MANIFEST).read_bytes()
             if hashlib.sha256(data).hexdigest()[:12] != key[1]:
                 return None
             return Manifest.model_validate_json(data)
@@ -154,9 +149,9 @@ class BundleCache:
             manifest: Its manifest.
             with_graph: Whether all files are needed, or the description only.
         """
-        folder = self._root / key[0] / key[1]
+        folder = self._folder.bundle(key)
         wanted = {name: entry for name, entry in manifest.files.items() if with_graph or name in DESCRIPTION}
-        return {name: entry for name, entry in wanted.items() if _size(folder / name) != entry.bytes}
+        return {name: entry for name, entry in wanted.items() if size_of(folder / name) != entry.bytes}
 
     def complete(self, key: BundleKey, find: Callable[[], StoredBundle], *, with_graph: bool) -> None:
         """Download what is missing of a bundle. Concurrent calls for one bundle share one download.
@@ -171,33 +166,36 @@ class BundleCache:
             ShuttingDown: `close` was called.
             Exception: What `find` raises.
         """
-        with self._lock:
-            lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
+        with self._lock_of(key):
             manifest = self.manifest(key)
             if manifest is None or self.missing(key, manifest, with_graph=with_graph):
                 self._download(key, find(), with_graph=with_graph)
             with contextlib.suppress(OSError):
-                os.utime(self._root / key[0] / key[1])  # when it was used last
+                os.utime(self._folder.bundle(key))  # when it was used last
 
-    def remove(self, key: BundleKey) -> None:
-        """Remove a damaged bundle from the local disk."""
-        self._used -= self._discard(self._root / key[0] / key[1])
-
-    def trim(self, needed_bytes: int = 0, *, is_changed: bool = False) -> None:
-        """Remove bundles if the limit is exceeded.
+    def remove_damaged(self, key: BundleKey, entries: Mapping[str, FileEntry]) -> None:
+        """Remove those files of a bundle that are damaged on the local disk. Others may use the intact ones meanwhile.
 
         Args:
-            needed_bytes: Bytes that are about to be added.
+            key: The bundle.
+            entries: Its files as its manifest lists them. A damaged manifest stays until `complete` replaces it.
+        """
+        with self._lock_of(key):
+            self._add_used(-self._folder.remove_damaged(self._folder.bundle(key), entries))
+
+    def trim(self, *, is_changed: bool = False) -> None:
+        """Remove bundles if the limit is exceeded, or will be by the downloads in progress.
+
+        Args:
             is_changed: Whether something else added files to the folder.
         """
         limit = math.inf if self._limits.limit_bytes is None else self._limits.limit_bytes
         is_old = is_changed or time.monotonic() - self._scanned_at > _SCAN_S
-        if self._used + needed_bytes <= limit and not is_old:
+        if self._needed <= limit and not is_old:
             return
         with self._trimming:
             cached = self._scan()
-            if self._used + needed_bytes <= limit:
+            if self._needed <= limit:
                 return
             try:
                 removable = self._removable()
@@ -205,12 +203,12 @@ class BundleCache:
                 log.warning("cache of bundles not reduced", reason=repr(error))
                 return
             # Somewhat more than needed, so that not every download has to look for something to remove.
-            self._remove_oldest(cached, removable, int(self._used + needed_bytes - limit + limit // 20))
-            if self._used + needed_bytes > limit and time.monotonic() - self._warned_at > _WARN_S:
+            self._remove_oldest(cached, removable, int(self._needed - limit + limit // 20))
+            if self._needed > limit and time.monotonic() - self._warned_at > _WARN_S:
                 self._warned_at = time.monotonic()
                 log.warning(
                     "cache of bundles exceeds its limit",
-                    bytes=self._used + needed_bytes,
+                    bytes=self._needed,
                     limit=limit,
                     reason="everything else in it is in use, was used a moment ago, or is not in the bundle store",
                 )
@@ -220,7 +218,7 @@ class BundleCache:
         self._closing.set()
         self._objects.close()
 
-    def _remove_oldest(self, cached: list[_Cached], removable: Mapping[BundleKey, bool], excess: int) -> None:
+    def _remove_oldest(self, cached: list[CachedBundle], removable: Mapping[BundleKey, bool], excess: int) -> None:
         loaded, now = self._loaded(), time.time()
         candidates = [
             one
@@ -233,38 +231,12 @@ class BundleCache:
         for one in sorted(candidates, key=lambda one: (removable[one.key], one.used_at)):
             if excess <= 0:
                 return
-            freed = self._strip(one) if removable[one.key] else self._discard(one.path)
+            freed = self._folder.strip(one.path, _KEPT) if removable[one.key] else self._folder.discard(one.path)
             if freed:
-                self._used -= freed
+                self._add_used(-freed)
                 excess -= freed
                 self._metrics.evictions.inc()
                 log.info("bundle removed from the cache", product=one.key[0], version=one.key[1], bytes=freed)
-
-    def _strip(self, one: _Cached) -> int:
-        """Remove all files of a bundle but its description, and return their size."""
-        freed = 0
-        kept = {MANIFEST, *DESCRIPTION}
-        for path in one.path.rglob("*"):
-            if path.is_file() and path.relative_to(one.path).as_posix() not in kept:
-                with contextlib.suppress(OSError):
-                    size = path.stat().st_size
-                    path.unlink()
-                    freed += size
-        return freed
-
-    def _discard(self, folder: Path) -> int:
-        """Remove a folder: at once from its place, then its files. Return their size."""
-        size = _tree_size(folder)
-        aside = self._root / _PARTS / secrets.token_hex(8)
-        try:
-            aside.parent.mkdir(exist_ok=True)
-            folder.rename(aside)
-        except OSError:
-            return 0  # another process removed it
-        shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()  # succeeds only if it is empty
-        return size
 
     def _download(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> None:
         if time.monotonic() < self._unavailable_until:
@@ -283,7 +255,7 @@ class BundleCache:
         except OSError as error:
             self._metrics.downloads.labels("failed").inc()
             raise BundleStoreUnavailable(
-                f"its cache {self._root} cannot be written ({error.strerror})",
+                f"its cache {self._folder.root} cannot be written ({error.strerror})",
                 "Free some space on that disk, or lower PLUMBLINE_BUNDLE_CACHE_BYTES.",
             ) from error
         seconds = time.monotonic() - started
@@ -300,7 +272,7 @@ class BundleCache:
         )
 
     def _download_missing(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> int:
-        manifest, folder = stored.manifest, self._root / key[0] / key[1]
+        manifest, folder = stored.manifest, self._folder.bundle(key)
         missing = self.missing(key, manifest, with_graph=with_graph)
         text = stored.manifest_json.encode()
         is_safe = all(FILE_NAME.fullmatch(name) for name in manifest.files)
@@ -308,19 +280,31 @@ class BundleCache:
             raise BundleDamaged(stored.digest, MANIFEST, "the database has another one")
         has_manifest = self.manifest(key) is not None
         size = sum(entry.bytes for entry in missing.values()) + (0 if has_manifest else len(text))
-        self.trim(size)
-        for name, entry in missing.items():
-            self._put(folder / name, self._objects.download(stored.digest, name, entry))
-        if not has_manifest:
-            self._put(folder / MANIFEST, iter([text]))
+        with self._reserve(size) as reservation:
+            self.trim()
+            for name, entry in missing.items():
+                self._put(folder / name, self._objects.download(stored.digest, name, entry), reservation)
+            if not has_manifest:
+                self._put(folder / MANIFEST, iter([text]), reservation)
         if self.missing(key, manifest, with_graph=with_graph):
             raise FileNotFoundError(str(folder))
         return size
 
-    def _put(self, path: Path, pieces: Iterator[bytes]) -> None:
+    @contextmanager
+    def _reserve(self, size: int) -> Iterator[_Reservation]:
+        """Reserve bytes of the limit for a download, so that those beside it take them into account."""
+        reservation = _Reservation(size)
+        with self._lock:
+            self._reserved += size
+        try:
+            yield reservation
+        finally:
+            with self._lock:
+                self._reserved -= reservation.left
+
+    def _put(self, path: Path, pieces: Iterator[bytes], reservation: _Reservation) -> None:
         """Write a file that appears in its place only when it is complete and verified."""
-        part = self._root / _PARTS / secrets.token_hex(8)
-        part.parent.mkdir(exist_ok=True)
+        part = self._folder.new_part()
         try:
             with part.open("xb") as file:
                 for piece in pieces:
@@ -328,48 +312,34 @@ class BundleCache:
                         raise ShuttingDown()
                     file.write(piece)
             path.parent.mkdir(parents=True, exist_ok=True)
-            size = part.stat().st_size
+            size, replaced = part.stat().st_size, size_of(path) or 0
             part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        self._used += size
+        with self._lock:
+            self._used += size - replaced
+            self._reserved -= size
+            reservation.left -= size
 
-    def _scan(self) -> list[_Cached]:
+    def _scan(self) -> list[CachedBundle]:
         """Measure all bundles in the folder."""
-        found = []
-        for product in _folders(self._root):
-            for folder in _folders(product):
-                with contextlib.suppress(OSError):
-                    used_at = folder.stat().st_mtime
-                    found.append(_Cached((product.name, folder.name), folder, _tree_size(folder), used_at))
-        self._used, self._scanned_at = sum(one.size for one in found), time.monotonic()
+        found = self._folder.scan()
+        with self._lock:
+            self._used, self._scanned_at = sum(one.size for one in found), time.monotonic()
         return found
 
-    def _remove_stale(self) -> None:
-        """Remove what a killed process left behind: incomplete downloads, and folders that it was removing."""
-        with contextlib.suppress(OSError):
-            for part in (self._root / _PARTS).iterdir():
-                if time.time() - part.stat().st_mtime > STALE_S:
-                    if part.is_dir():
-                        shutil.rmtree(part, ignore_errors=True)
-                    else:
-                        part.unlink(missing_ok=True)
+    @property
+    def _needed(self) -> int:
+        """Bytes in the folder when all downloads in progress are complete."""
+        with self._lock:
+            return self._used + self._reserved
 
+    def _add_used(self, size: int) -> None:
+        with self._lock:
+            self._used += size
 
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    except OSError:
-        return []  # removed meanwhile
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def _tree_size(folder: Path) -> int:
-    return sum(_size(path) or 0 for path in folder.rglob("*") if path.is_file())
+    def _lock_of(self, key: BundleKey) -> threading.Lock:
+        """Return the lock that is held while a bundle is downloaded."""
+        with self._lock:
+            return self._locks.setdefault(key, threading.Lock())

@@ -27,6 +27,11 @@ class FolderSource(BundleSource):
         """Why there is no product, as a sentence."""
         return f"The model repository {self.root} {empty_reason(self.root)}."
 
+    @property
+    def empty_remedy(self) -> str:
+        """What to do if there is no product, as a sentence."""
+        return "Set PLUMBLINE_MODELS to the folder that holds the products, or upload a bundle."
+
     def versions(self, product: str) -> list[str]:
         """Return the versions of a product's bundles, newest first."""
         try:

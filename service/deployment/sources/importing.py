@@ -10,10 +10,12 @@ from typing import Literal
 from sqlalchemy import Engine
 
 from service.bundle.bundle import Bundle
-from service.bundle.errors import BundleInvalid, BundleOfOtherProduct
+from service.bundle.errors import BundleIntegrity, BundleInvalid, BundleOfOtherProduct
+from service.deployment.implicit_choice import default_choice, stored_for
 from service.deployment.sources.folder import FolderSource
 from service.deployment.sources.source import BundleSource
 from service.store.audit import Actor, AuditEntry, recorded
+from service.store.choices import BundleChoices
 
 Outcome = Literal["stored", "known", "broken"]
 
@@ -38,19 +40,24 @@ class Imported:
 
 
 def list_bundles(models: Path) -> list[tuple[str, str]]:
-    """Return product and version of every bundle of a model repository.
+    """Return product and version of every bundle of a model repository, each product's default bundle first.
+
+    In this order, an import that is interrupted and continued keeps the default bundle.
 
     Raises:
         OSError: The repository cannot be read.
     """
     folder = FolderSource(models)
-    return [(product, version) for product in sorted(folder.products()) for version in folder.versions(product)]
+    return [(product, version) for product in sorted(folder.products()) for version in folder.defaults(product)]
 
 
 def import_bundles(
     models: Path, keys: list[tuple[str, str]], target: BundleSource, engine: Engine, actor: Actor
 ) -> Iterator[Imported]:
-    """Store bundles that are not in the bundle store yet. It can be interrupted between any two bundles, and repeated.
+    """Store bundles that are not in the bundle store yet, or are damaged there.
+
+    It can be interrupted between any two bundles, and repeated. None of the bundles is activated by it: see
+    `store_bundle`. Of a product that is new to the store, the default bundle serves, as from the model repository.
 
     Args:
         models: The model repository that contains them.
@@ -67,28 +74,34 @@ def import_bundles(
     """
     known = {product: set(target.versions(product)) for product, _ in keys}
     for product, version in keys:
-        if version in known[product]:
+        if version in known[product] and not _is_damaged(target, product, version):
             yield Imported(product, version, "known")
             continue
         try:
             bundle = Bundle.load(models / product / version)
             if bundle.manifest.product != product:
                 raise BundleOfOtherProduct(bundle.path, bundle.manifest.product, product)
-            store_bundle(bundle, target, engine, actor)
+            store_bundle(bundle, target, engine, actor, is_new_product=not known[product])
         except BundleInvalid as error:
             yield Imported(product, version, "broken", reason=error.detail)
             continue
         yield Imported(product, version, "stored", sum(entry.bytes for entry in bundle.manifest.files.values()))
 
 
-def store_bundle(bundle: Bundle, target: BundleSource, engine: Engine, actor: Actor) -> bool:
+def store_bundle(
+    bundle: Bundle, target: BundleSource, engine: Engine, actor: Actor, *, is_new_product: bool = False
+) -> bool:
     """Store a bundle, and record it in the audit log. Return whether it was not in the bundle store before.
+
+    If the product has bundles in the store and none was ever chosen, its default bundle is chosen first. Otherwise, the
+    new one could become the default, and serve after the next start.
 
     Args:
         bundle: The bundle, with its files on disk.
         target: The bundle store.
         engine: The database.
         actor: Who stores it.
+        is_new_product: Whether the product is being created, so that its default bundle is not chosen yet.
 
     Raises:
         BundleIntegrity: A file was changed since the bundle was loaded.
@@ -98,6 +111,19 @@ def store_bundle(bundle: Bundle, target: BundleSource, engine: Engine, actor: Ac
     register = target.store(bundle)  # also repairs one that is there already
     if target.contains(product, bundle.version):
         return register()
+    choices = BundleChoices(engine)
+    is_chosen = is_new_product or choices.current(product, "active") is not None
     entry = AuditEntry(actor, "bundle:upload", product, bundle.version, after={"bundle_digest": bundle.digest})
-    with recorded(engine, entry, failed="bundle:upload-failed"):
+    with (
+        stored_for(choices, None if is_chosen else default_choice(target, product)),
+        recorded(engine, entry, failed="bundle:upload-failed"),
+    ):
         return register()
+
+
+def _is_damaged(target: BundleSource, product: str, version: str) -> bool:
+    try:
+        target.manifest(product, version)
+    except BundleIntegrity:
+        return True
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,24 +114,55 @@ class BundleSource(ABC):
         """
 
     @property
+    def repository(self) -> Path | None:
+        """The model repository; None if the bundles are in the bundle store."""
+        return None if self.is_shared else self.root
+
+    @property
     @abstractmethod
     def empty_reason(self) -> str:
         """Why there is no product, as a sentence."""
 
+    @property
+    @abstractmethod
+    def empty_remedy(self) -> str:
+        """What to do if there is no product, as a sentence."""
+
+    def recorded(self, product: str, version: str) -> tuple[Manifest, Digest]:
+        """Return the manifest of a bundle and its digest, also if its other files are known to be damaged.
+
+        Raises:
+            BundleInvalid: It cannot be read.
+            UnknownBundle, StoreUnavailable: As for `manifest`.
+        """
+        return self.manifest(product, version)
+
     def defaults(self, product: str) -> list[str]:
         """Return the versions of a product's bundles in the order in which they serve if none was ever chosen.
 
-        It is that of `versions`, but those of full precision precede the conversions: a conversion that was made from
-        the bundle that serves has other scores and thresholds, and serves only when a person has chosen it.
+        It is that of `versions`, but conversions come last: a conversion that was made from the bundle that serves has
+        other scores and thresholds, and serves only when a person has chosen it. A damaged bundle keeps its place, so
+        that it is reported; to pass over it would be a silent roll-back.
 
         Raises:
             OSError, StoreUnavailable: As for `versions`.
         """
-        return sorted(self.versions(product), key=lambda version: not self._has_full_precision(product, version))
+        return sorted(self.versions(product), key=lambda version: self._is_conversion(product, version))
 
-    def _has_full_precision(self, product: str, version: str) -> bool:
+    def default_digest(self, product: str) -> Digest | None:
+        """Return the digest of the first of `defaults` whose manifest can be read; None if there is none.
+
+        Raises:
+            OSError, StoreUnavailable: As for `versions`.
+        """
+        for version in self.defaults(product):
+            with suppress(BundleInvalid, UnknownBundle):
+                return self.recorded(product, version)[1]
+        return None
+
+    def _is_conversion(self, product: str, version: str) -> bool:
         try:
-            return self.manifest(product, version)[0].precision == "fp32"
+            return self.recorded(product, version)[0].precision != "fp32"
         except (BundleInvalid, UnknownBundle):
             return False
 

@@ -62,6 +62,11 @@ class StoredSource(BundleSource):
             "since, activate one of each product, or restart the service."
         )
 
+    @property
+    def empty_remedy(self) -> str:
+        """What to do if there is no product, as a sentence."""
+        return "Upload a bundle, or import a model repository with plumbline bundle import-repository."
+
     def versions(self, product: str) -> list[str]:
         """Return the versions of a product's bundles, newest first."""
         return self._table.versions(product)
@@ -75,6 +80,11 @@ class StoredSource(BundleSource):
                 "what the bundle store contains of it is damaged.",
                 "Upload the bundle again, which repairs the bundle store.",
             )
+        return stored.manifest, stored.digest
+
+    def recorded(self, product: str, version: str) -> tuple[Manifest, Digest]:
+        """Return the manifest of a bundle, as it is in the table, and its digest, whatever its state."""
+        stored = self._find(product, version)
         return stored.manifest, stored.digest
 
     def is_local(self, bundle: Bundle) -> bool:
@@ -95,10 +105,10 @@ class StoredSource(BundleSource):
             try:
                 return work(path)
             except BundleIntegrity as error:
-                if self._table.get(product, version) is None:
+                if (stored := self._table.get(product, version)) is None:
                     raise
                 log.warning("damaged bundle is downloaded again", product=product, version=version, reason=error.detail)
-                self._cache.remove(key)
+                self._cache.remove_damaged(key, stored.manifest.files)
             self._complete(key, with_graph=with_graph)
             return work(path)
 

@@ -62,7 +62,7 @@ def test_products_of_the_store_are_served_while_it_can_be_reached(tmp_path: Path
         hidden = store.rename(store.with_name("hidden"))
         for refused in (upload(service, rivet), activate(service, newer)):
             assert_problem(refused, 503, "bundle-store-unavailable")
-            assert "folder BUNDLE_STORE does not exist" in refused.json()["detail"]
+            assert "folder $PLUMBLINE_BUNDLE_STORE does not exist" in refused.json()["detail"]
             assert int(refused.headers["retry-after"]) >= 1
             assert str(tmp_path) not in refused.text, "the folders of the server are not shown"
         waiting = inspect(service, elsewhere)

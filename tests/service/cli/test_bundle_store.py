@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
-from service.deployment.sources import importing
+from service.cli import offline
+from service.deployment.sources import importing, opening
+from service.store.bundles.table import BundleTable
+from service.store.choices import BundleChoices
 from tests.bundles import write_tiny_bundle
 from tests.command_line import run
+from tests.running_service import GOOD
 
 
 @pytest.fixture
@@ -105,10 +111,10 @@ def test_interrupted_import_continues(store: Path, tmp_path: Path, monkeypatch: 
         write_tiny_bundle(models, name)
     store_bundle = importing.store_bundle
 
-    def interrupt(bundle: Bundle, *arguments: Any) -> bool:
+    def interrupt(bundle: Bundle, *arguments: Any, **options: Any) -> bool:
         if bundle.manifest.product == "nut":
             raise KeyboardInterrupt
-        return store_bundle(bundle, *arguments)
+        return store_bundle(bundle, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(importing, "store_bundle", interrupt)
@@ -121,3 +127,73 @@ def test_interrupted_import_continues(store: Path, tmp_path: Path, monkeypatch: 
     assert "1 in the store before" in result.output
     assert "1 new products. Services that run now do not serve them" in result.output
     assert "new products" not in run("bundle", "import-repository", models).output
+
+
+def test_imported_bundle_is_not_activated_and_a_damaged_one_is_repaired(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(month: int, **changes: Any) -> Bundle:
+        return write_tiny_bundle(tmp_path / "made", created_at=datetime(2026, month, 1, tzinfo=UTC), **changes)
+
+    made(1)
+    default = made(3)
+    made(4, precision="int8", converted_from=default.digest)
+    # All bundles of a new product at once, with an interruption: the default of the model repository remains it.
+    store_bundle = importing.store_bundle
+
+    def interrupt(bundle: Bundle, *arguments: Any, **options: Any) -> bool:
+        if bundle.digest != default.digest:
+            raise KeyboardInterrupt
+        return store_bundle(bundle, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "store_bundle", interrupt)
+        assert run("bundle", "import-repository", tmp_path / "made").exit_code == 1
+    assert run("bundle", "import-repository", tmp_path / "made").exit_code == 0
+    newest = made(5)
+    assert run("bundle", "import-repository", tmp_path / "made").exit_code == 0
+    engine = create_engine(f"sqlite:///{tmp_path / 'data' / 'plumbline.db'}")
+    (choice,) = BundleChoices(engine).history("widget", "active")
+    assert (choice.bundle_digest, choice.author) == (default.digest, "plumbline"), "an import activates nothing"
+
+    (store / newest.digest / MODEL).write_bytes(b"x")
+    BundleTable(engine).set_status(newest.digest, "damaged")
+    result = run("bundle", "import-repository", tmp_path / "made")
+    assert "1 stored" in result.output
+    assert (store / newest.digest / MODEL).read_bytes() == newest.read_model()
+    stored = BundleTable(engine).get("widget", newest.version)
+    assert stored is not None
+    assert stored.status == "available"
+    engine.dispose()
+
+
+def test_damaged_file_in_the_cache_is_downloaded_again(
+    store: Path, tmp_path: Path, tiny_models: Path, tiny_bundle: Bundle
+) -> None:
+    assert run("bundle", "import-repository", tiny_models).exit_code == 0
+    graph = tmp_path / "cache" / "widget" / tiny_bundle.version / MODEL
+    graph.parent.mkdir(parents=True)
+    graph.write_bytes(b"x" * tiny_bundle.manifest.files[MODEL].bytes)
+    image = tmp_path / "good.png"
+    image.write_bytes(GOOD)
+    result = run("inspect", image, "--product", "widget")
+    assert result.exit_code == 0, result.output
+    assert graph.read_bytes() == tiny_bundle.read_model()
+
+
+def test_products_are_listed_with_one_look_at_the_cache(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bolt", "nut"):
+        write_tiny_bundle(tmp_path / "made", name)
+    assert run("bundle", "import-repository", tmp_path / "made").exit_code == 0
+    opened: list[Any] = []
+
+    def open_source(*arguments: Any) -> Any:
+        opened.append(arguments)
+        return opening.open_source(*arguments)
+
+    monkeypatch.setattr(offline, "open_source", open_source)
+    result = run("products", "--json")
+    assert [row["product"] for row in json.loads(result.stdout)] == ["bolt", "nut"]
+    assert len(opened) == 1

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,6 +32,9 @@ from service.store.records import RecipeRevision
 from service.store.store import Store
 from tests.bundles import SCORES, write_tiny_bundle
 from tests.running_service import GOOD, shared_self_tests
+
+if TYPE_CHECKING:  # it imports this module
+    from tests.service.deployment.replicas import Replica, Run, WatchedObjects
 
 PRODUCTS = ("bolt", "nut")
 TIMEOUT_S = 30.0
@@ -152,3 +156,55 @@ def is_closed(inspector: Inspector) -> bool:
     except ShuttingDown:
         return True
     return False
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> WatchedObjects:
+    from tests.service.deployment.replicas import WatchedObjects
+
+    (tmp_path / "store").mkdir()
+    return WatchedObjects(tmp_path / "store")
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The shared database: SQLite, and PostgreSQL where a test asks for both (`on_both`)."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite:///{tmp_path / 'plumbline.db'}"
+    found: str = request.getfixturevalue("postgres_url")
+    return found
+
+
+@pytest.fixture
+def run(url: str, tmp_path: Path, objects: WatchedObjects) -> Run:
+    """Start a replica: `with run("a") as replica`."""
+
+    from tests.service.deployment.replicas import run_replica
+
+    def start(name: str, **options: Any) -> AbstractContextManager[Replica]:
+        return run_replica(url, tmp_path / name, objects, **options)
+
+    return start
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> tuple[Bundle, Bundle]:
+    """An older and a newer bundle of the product "widget", outside of every replica."""
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    old, new = (
+        write_tiny_bundle(
+            tmp_path / "made", created_at=start + timedelta(days=day), scores=[(1 + day) * one for one in SCORES]
+        )
+        for day in (0, 1)
+    )
+    return old, new
+
+
+@pytest.fixture
+def pair(run: Run, bundles: tuple[Bundle, Bundle]) -> Iterator[tuple[Replica, Replica]]:
+    """Two replicas; the older bundle is active in both."""
+    with run("a") as first:
+        first.upload(bundles[0])
+        first.activate(bundles[0])
+        with run("b") as second:
+            yield first, second

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from service.bundle.archive import write_archive
 from service.bundle.bundle import Bundle
@@ -34,6 +36,8 @@ from tests.running_service import shared_self_tests
 from tests.service.deployment.conftest import ADA
 
 OPTIONS = InspectorOptions(session=SessionOptions(provider="cpu", threads=1))
+PINNED_NUT = MemoryLimits(2**30, frozenset({"nut"}))
+WAIT_S = 30.0
 NO_DELAYS = CacheLimits(None, grace_s=0, pause_s=0)
 
 
@@ -95,6 +99,13 @@ class Replica:
         return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
+Run = Callable[..., AbstractContextManager[Replica]]
+on_both = pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True, ids=str
+)
+"""Run a test with both databases."""
+
+
 @contextmanager
 def run_replica(
     url: str,
@@ -104,6 +115,7 @@ def run_replica(
     limits: CacheLimits = NO_DELAYS,
     memory: MemoryLimits = KEEP_ALL,
     is_exclusive: bool = False,
+    is_followed: bool = False,
 ) -> Iterator[Replica]:
     """Start a replica, and close it at the end of the block. It follows the others only when it is asked."""
     store = Store.open(url, folder / "data", is_exclusive=is_exclusive)
@@ -114,7 +126,7 @@ def run_replica(
     uploads = BundleUploads(source.root, UploadLimits(2**24, max_uploads=2, reserve_bytes=0))
     follower = RevisionFollower(registry, store.engine)
     registry.synchronise = follower.require_current
-    startup = Startup(registry, store.engine)
+    startup = Startup(registry, store.engine, is_followed=is_followed)
     startup.run()
     try:
         yield Replica(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from service.store.bundles.objects import BundleDamaged
 from service.store.bundles.table import StoredBundle
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 from tests.bundles import write_tiny_bundle
+from tests.folder_watch import wait_for
 from tests.service.deployment.replicas import WatchedObjects
 
 NAMES = ("bolt", "nut", "rivet", "washer")
@@ -206,10 +208,65 @@ def test_folder_that_another_process_removes_meanwhile_is_made_again(
     thread = threading.Thread(target=bench.complete, args=("bolt",))
     thread.start()
     assert objects.is_held.wait(30)
-    other.cache.remove(other.key("bolt"))
+    shutil.rmtree(other.folder("bolt"))
     objects.may_read.set()
     thread.join(30)
     assert bench.is_complete("bolt")
+
+
+def test_only_damaged_files_are_replaced(tmp_path: Path, objects: WatchedObjects, bundles: dict[str, Bundle]) -> None:
+    bench = make_bench(tmp_path, objects, bundles, 10)
+    bench.complete("bolt")
+    folder, entries = bench.folder("bolt"), bundles["bolt"].manifest.files
+    size = bench.cache.used_bytes
+    (folder / MODEL).write_bytes(b"x" * entries[MODEL].bytes)
+    (folder / "other").write_bytes(b"x")
+    before = (folder / "calibration.json").stat()
+    with (folder / MODEL).open("rb") as used:
+        bench.cache.remove_damaged(bench.key("bolt"), entries)
+        assert bench.files("bolt") == {MANIFEST, *entries} - {MODEL}
+        assert used.read() == b"x" * entries[MODEL].bytes, "who has opened it is not affected"
+    bench.complete("bolt")
+    assert Bundle.load(folder).digest == bundles["bolt"].digest
+    assert (folder / "calibration.json").stat() == before, "other users of the bundle keep it"
+    assert bench.cache.used_bytes == size - 1, "the other file was not counted"
+    bench.cache.trim(is_changed=True)
+    assert bench.cache.used_bytes == size
+
+
+def test_downloads_at_the_same_time_share_the_limit(
+    tmp_path: Path, objects: WatchedObjects, bundles: dict[str, Bundle]
+) -> None:
+    bench = make_bench(tmp_path, objects, bundles, 2.2)
+    bench.complete("bolt", time.time() - 10)
+    objects.may_read.clear()
+    threads = [threading.Thread(target=bench.complete, args=(name,)) for name in ("nut", "rivet")]
+    for thread in threads:
+        thread.start()
+    both = sum(size_of(bundles[name]) for name in ("nut", "rivet"))
+    wait_for(lambda: bench.cache._reserved == both)
+    wait_for(lambda: not bench.folder("bolt").exists())  # though each of them alone would fit beside it
+    objects.may_read.set()
+    for thread in threads:
+        thread.join(30)
+    assert bench.cache._reserved == 0
+    assert bench.cache.used_bytes == both
+    objects.is_down = True
+    with pytest.raises(BundleStoreUnavailable):
+        bench.complete("washer")
+    assert bench.cache._reserved == 0
+
+
+def test_what_killed_processes_left_is_removed_while_it_runs(
+    tmp_path: Path, objects: WatchedObjects, bundles: dict[str, Bundle]
+) -> None:
+    bench = make_bench(tmp_path, objects, bundles, 10)
+    bench.complete("bolt")
+    left = tmp_path / "cache" / ".downloads" / "left"
+    left.write_bytes(b"x")
+    os.utime(left, (0, 0))
+    bench.cache.trim(is_changed=True)
+    assert not left.exists()
 
 
 def test_description_is_completed_without_being_downloaded_again(

@@ -12,7 +12,9 @@ from sqlalchemy import Engine, insert
 
 from service.deployment.memory_limits import MemoryLimits, memory_bytes
 from service.deployment.prefetch import prefetch
+from service.deployment.served import ServedBundle
 from service.store.bundles.objects import LocalObjects
+from service.store.errors import BundleStoreUnavailable
 from service.store.ids import new_id
 from service.store.models import InspectionRow
 from service.store.recent_use import most_used_products
@@ -87,6 +89,28 @@ def test_free_memory_is_filled_and_no_bundle_is_unloaded(replica: Replica) -> No
     assert replica.metrics.memory.evictions._value.get() == 0
     prefetch(replica.registry, replica.store.engine, replica.metrics.bundle_store)
     assert loaded() == first | {most_used}
+
+
+def test_bundle_that_does_not_fit_is_passed_over(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    has_room_for = replica.registry.memory.has_room_for
+    names: list[str] = []
+
+    def has_room(served: ServedBundle) -> bool:
+        names.append(served.bundle.manifest.product)
+        return len(names) > 1 and has_room_for(served)
+
+    monkeypatch.setattr(replica.registry.memory, "has_room_for", has_room)
+    prefetch(replica.registry, replica.store.engine, replica.metrics.bundle_store)
+    assert replica.metrics.bundle_store.prefetched._value.get() == 1
+    assert not replica.registry.active[names[0]].served.is_loaded
+    assert replica.registry.active[names[1]].served.is_loaded
+
+
+def test_outage_of_the_bundle_store_ends_it(replica: Replica, tmp_path: Path) -> None:
+    (tmp_path / "store").rename(tmp_path / "hidden")
+    prefetch(replica.registry, replica.store.engine, replica.metrics.bundle_store)
+    (broken,) = replica.registry.broken
+    assert broken.slug == BundleStoreUnavailable.slug, "the others are not tried"
 
 
 def test_closing_ends_it(replica: Replica) -> None:

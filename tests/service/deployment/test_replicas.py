@@ -1,11 +1,9 @@
-"""Replicas that share a bundle store: uploads, roll-outs, outages and damage."""
+"""Replicas that share a bundle store: uploads and roll-outs."""
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,72 +13,13 @@ import pytest
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
 from service.deployment.errors import ProductNotReady, UnknownBundle, UnknownProduct
-from service.deployment.memory_limits import MemoryLimits
 from service.deployment.replay import Replayer
 from service.store.audit import AuditFilter, list_audit
 from service.store.bundles.objects import LocalObjects
-from service.store.errors import BundleStoreUnavailable
-from tests.bundles import SCORES, write_tiny_bundle
+from tests.bundles import write_tiny_bundle
 from tests.running_service import GOOD
 from tests.service.deployment.conftest import SIGNATURE
-from tests.service.deployment.replicas import Replica, WatchedObjects, run_replica
-
-Run = Callable[..., AbstractContextManager[Replica]]
-PINNED_NUT = MemoryLimits(2**30, frozenset({"nut"}))
-WAIT_S = 30.0
-
-
-@pytest.fixture
-def objects(tmp_path: Path) -> WatchedObjects:
-    (tmp_path / "store").mkdir()
-    return WatchedObjects(tmp_path / "store")
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The shared database: SQLite, and PostgreSQL where a test asks for both (`on_both`)."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{tmp_path / 'plumbline.db'}"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
-on_both = pytest.mark.parametrize(
-    "url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True, ids=str
-)
-
-
-@pytest.fixture
-def run(url: str, tmp_path: Path, objects: WatchedObjects) -> Run:
-    """Start a replica: `with run("a") as replica`."""
-
-    def start(name: str, **options: Any) -> AbstractContextManager[Replica]:
-        return run_replica(url, tmp_path / name, objects, **options)
-
-    return start
-
-
-@pytest.fixture
-def bundles(tmp_path: Path) -> tuple[Bundle, Bundle]:
-    """An older and a newer bundle of the product "widget", outside of every replica."""
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    old, new = (
-        write_tiny_bundle(
-            tmp_path / "made", created_at=start + timedelta(days=day), scores=[(1 + day) * one for one in SCORES]
-        )
-        for day in (0, 1)
-    )
-    return old, new
-
-
-@pytest.fixture
-def pair(run: Run, bundles: tuple[Bundle, Bundle]) -> Iterator[tuple[Replica, Replica]]:
-    """Two replicas; the older bundle is active in both."""
-    with run("a") as first:
-        first.upload(bundles[0])
-        first.activate(bundles[0])
-        with run("b") as second:
-            yield first, second
+from tests.service.deployment.replicas import PINNED_NUT, WAIT_S, Replica, Run, WatchedObjects, on_both
 
 
 @on_both
@@ -148,108 +87,13 @@ def test_roll_back_downloads_a_version_that_left_the_cache(
     first.upload(new)
     first.activate(new)
     second.follower.poll()
-    second.source._cache.remove(("widget", old.version))
+    shutil.rmtree(second.source.root / "widget" / old.version)
     before = objects.reads[MODEL]
     second.rollout.roll_back("widget", **SIGNATURE)
     assert second.version("widget") == old.version
     assert objects.reads[MODEL] > before
     first.follower.poll()
     assert first.version("widget") == old.version
-
-
-@on_both
-def test_store_that_is_down_affects_only_what_is_not_on_the_disk(
-    pair: tuple[Replica, Replica], bundles: tuple[Bundle, Bundle], objects: WatchedObjects
-) -> None:
-    (first, second), (old, new) = pair, bundles
-    first.upload(new)
-    first.activate(new)
-    objects.is_down = True
-    second.follower.poll()
-    assert second.version("widget") == old.version, "it cannot serve the new bundle"
-    (broken,) = second.registry.broken
-    assert broken.slug == BundleStoreUnavailable.slug
-    with pytest.raises(ProductNotReady), second.registry.lease("widget"):
-        pass  # never judged by the bundle of before
-    with first.registry.lease("widget") as active:
-        assert active.bundle.digest == new.digest
-    with pytest.raises(BundleStoreUnavailable) as raised:
-        second.upload(write_tiny_bundle(first.source.root.parent / "made", "bolt"))
-    assert raised.value.retry_after_s is not None
-    assert "bolt" not in second.source.products()
-    assert not (second.source.root / "bolt").exists(), "nothing is half-written"
-    objects.is_down = False
-    second.follower._retries.clear("widget", "active")
-    second.follower.poll()
-    assert second.version("widget") == new.version
-    second.follower.poll()
-    assert not second.registry.broken
-
-
-def test_replica_that_starts_while_the_store_is_down_loads_later(
-    pair: tuple[Replica, Replica], bundles: tuple[Bundle, Bundle], objects: WatchedObjects, run: Run
-) -> None:
-    first, _ = pair
-    first.upload(bundles[1])
-    first.activate(bundles[1])
-    objects.is_down = True
-    with run("c") as third:
-        assert not third.registry.active, "no older bundle replaces the chosen one"
-        (broken,) = third.registry.broken
-        assert (broken.product, broken.version) == ("widget", bundles[1].version)
-        assert third.downloads("failed") == 1
-        with pytest.raises(ProductNotReady, match="bundle store") as raised:
-            third.registry.get("widget")
-        assert raised.value.retry_after_s is not None
-        later = threading.Thread(target=third.startup.fetch_again, args=(0.01,))
-        later.start()
-        objects.is_down = False
-        later.join(WAIT_S)
-        assert third.version("widget") == bundles[1].version
-        assert not third.registry.broken
-
-
-@on_both
-def test_damaged_file_in_the_store_is_never_served(
-    pair: tuple[Replica, Replica], bundles: tuple[Bundle, Bundle], objects: WatchedObjects, run: Run
-) -> None:
-    (first, second), (old, new) = pair, bundles
-    first.upload(new)
-    objects.write(f"{new.digest}/{MODEL}", b"x" * new.manifest.files[MODEL].bytes)
-    with pytest.raises(BundleStoreUnavailable, match="SHA-256 differs"):
-        second.activate(new)
-    assert second.version("widget") == old.version
-    assert MODEL not in second.files("widget", new.version)
-    assert second.downloads("damaged") == 1
-    for replica in pair:
-        listed = {one.version: one.state for one in replica.rollout.versions("widget")}
-        assert listed == {old.version: "active", new.version: "broken"}
-    assert not first.upload(new), "it is not new, and repairs the store"
-    second.activate(new)
-    assert second.version("widget") == new.version
-
-
-def test_damaged_file_on_the_disk_is_downloaded_again(run: Run, bundles: tuple[Bundle, Bundle]) -> None:
-    old, _ = bundles
-    with run("a") as first:
-        first.upload(old)
-        first.activate(old)
-    path = first.source.root / "widget" / old.version / MODEL
-    path.write_bytes(b"x" * old.manifest.files[MODEL].bytes)
-    with run("a") as again:
-        assert again.version("widget") == old.version
-        assert path.read_bytes() == old.read_model()
-
-
-def test_cache_without_the_store_serves_after_a_restart(
-    run: Run, bundles: tuple[Bundle, Bundle], objects: WatchedObjects
-) -> None:
-    with run("a") as first:
-        first.upload(bundles[0])
-        first.activate(bundles[0])
-    objects.is_down = True
-    with run("a") as again:
-        assert again.version("widget") == bundles[0].version
 
 
 def test_bundle_on_demand_is_described_at_the_start_and_fetched_by_its_first_image(
@@ -293,30 +137,6 @@ def lease(replica: Replica) -> None:
         pass
 
 
-def test_products_are_not_broken_any_more_when_the_store_is_back(
-    run: Run, bundles: tuple[Bundle, Bundle], objects: WatchedObjects, tmp_path: Path
-) -> None:
-    made = [bundles[0], *(write_tiny_bundle(tmp_path / "made", name) for name in ("bolt", "nut"))]
-    with run("a") as first:
-        for bundle in made:
-            first.upload(bundle)
-            first.activate(bundle)
-    objects.write(f"{made[1].digest}/{MODEL}", b"x")
-    with run("c", memory=PINNED_NUT) as third:
-        objects.is_down = True
-        with pytest.raises(ProductNotReady), third.registry.lease("widget", WAIT_S):
-            pass
-        objects.is_down = False
-        with pytest.raises(ProductNotReady, match="is not the file"), third.registry.lease("bolt", WAIT_S):
-            pass
-        assert {one.product for one in third.registry.broken} == {"widget", "bolt"}
-        third.registry.memory._end_outage()
-        assert {one.product for one in third.registry.broken} == {"bolt"}, "somebody has to repair it"
-        third.registry.memory._retries.clear("widget", "active")
-        with third.registry.lease("widget", WAIT_S):
-            pass
-
-
 def test_old_inspection_is_replayed_with_a_bundle_that_left_the_cache(
     run: Run, bundles: tuple[Bundle, Bundle], objects: LocalObjects
 ) -> None:
@@ -324,7 +144,7 @@ def test_old_inspection_is_replayed_with_a_bundle_that_left_the_cache(
     with run("a") as first:
         for bundle in bundles:
             first.upload(bundle)
-        first.source._cache.remove(("widget", old.version))
+        shutil.rmtree(first.source.root / "widget" / old.version)
         row = stored_inspection(first, old)
         with Replayer(first.source, first.store, first.registry.loader) as replayer:
             assert replayer.replay(row).stored.decision == "pass"
@@ -367,3 +187,26 @@ def test_replica_closes_while_it_downloads(
         assert load.result(WAIT_S) is not None
         assert MODEL not in third.files("widget", bundles[0].version)
         assert not list((third.source.root / ".downloads").iterdir())
+
+
+def test_request_for_a_bundle_looks_at_no_file(
+    run: Run, bundles: tuple[Bundle, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run("a") as first:
+        for bundle in (bundles[0], write_tiny_bundle(tmp_path / "made", "nut")):
+            first.upload(bundle)
+            first.activate(bundle)
+    with run("c", memory=PINNED_NUT) as third:
+        looked: list[threading.Thread] = []
+        is_local = third.source.is_local
+
+        def watch(bundle: Bundle) -> bool:
+            looked.append(threading.current_thread())
+            return is_local(bundle)
+
+        monkeypatch.setattr(third.source, "is_local", watch)
+        load = third.registry.request("widget")
+        assert load is not None
+        assert load.result(WAIT_S) is None
+        assert len(looked) == 1
+        assert looked[0] is not threading.current_thread(), "the event loop requests bundles"

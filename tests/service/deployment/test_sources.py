@@ -5,6 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
+from service.bundle.errors import BundleInvalid
+from service.bundle.manifest import MANIFEST
 from service.deployment.sources.folder import FolderSource
 from tests.bundles import write_tiny_bundle
 
@@ -20,5 +24,17 @@ def test_no_conversion_is_the_default(tmp_path: Path) -> None:
 
     source = FolderSource(tmp_path)
     assert source.versions("widget")[0] == int8.version
-    assert source.defaults("widget") == [newest.version, older.version, int8.version, "zzz-unreadable"]
+    assert source.defaults("widget") == [newest.version, older.version, "zzz-unreadable", int8.version]
     assert source.defaults("bolt") == []
+
+
+def test_damaged_bundle_keeps_its_place(tmp_path: Path) -> None:
+    old, newest = (write_tiny_bundle(tmp_path, created_at=datetime(2026, month, 1, tzinfo=UTC)) for month in (3, 5))
+    path = newest.path / MANIFEST
+    path.write_text(path.read_text() + " ")
+    source = FolderSource(tmp_path)
+    with pytest.raises(BundleInvalid):
+        source.manifest("widget", newest.version)
+    assert source.defaults("widget") == [newest.version, old.version], "no silent roll-back"
+    assert source.default_digest("widget") == old.digest, "the digest of the other one is not known"
+    assert source.default_digest("bolt") is None
