@@ -141,7 +141,7 @@ def test_findings_are_reported_and_the_limits_of_the_service_apply(
         on_checked(scan(request.data, few=True), [request.data / "lot1" / "3.png"])
         raise WeakBundle(["no training here"])
 
-    monkeypatch.setattr("training.worker.job.train", check_only)
+    monkeypatch.setattr("training.worker.job.continue_or_restart", check_only)
     options = JobOptions(tmp_path, {"quick": fit_config("nnet", quick=True)})
     job = TrainingJob.model_validate(JOB)
     claim = TrainingClaim(job=job, claim=3, lease_s=60.0, max_image_bytes=2**27, max_image_pixels=10**9)
