@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -136,8 +137,10 @@ class Startup:
             except PlumblineError as error:
                 if isinstance(error, BundleStoreUnavailable):
                     # Another bundle would be a silent roll-back, also of the other replicas.
-                    self._note_unfetched(product, error)
-                    self._registry.failures.replace_broken(_broken(product, path, error))
+                    broken = _broken(product, path, error)
+                    if not self._is_loaded_later(product, error):
+                        broken = replace(broken, retry_after_s=None)
+                    self._registry.failures.replace_broken(broken)
                     return
                 self._add_broken(product, path, error)
                 if isinstance(error, ProviderUnavailable):
@@ -206,16 +209,22 @@ class Startup:
             raise
         except Exception as error:  # noqa: BLE001 - the product is served without its shadow deployment
             if isinstance(error, BundleStoreUnavailable):
-                self._note_unfetched(product, error)
+                self._is_loaded_later(product, error)
             failure = known_failure(self._registry.models / product / choice.version, error)
             log.error("shadow not loaded", product=product, version=choice.version, reason=failure.detail)
 
-    def _note_unfetched(self, product: str, error: BundleStoreUnavailable) -> None:
-        """Have a product loaded again later, unless the follower does so, or its bundle has to be repaired first."""
+    def _is_loaded_later(self, product: str, error: BundleStoreUnavailable) -> bool:
+        """Have a product loaded later whose bundle could not be fetched. Return whether it will be.
+
+        The follower does so if the product has a recipe. Otherwise, `fetch_again` does, unless the bundle is damaged:
+        somebody has to repair it.
+        """
+        if self._is_followed and self._wait_for_store(product, lambda: current_recipe(self._engine, product)):
+            return True
         if isinstance(error, BundleDamaged):
-            return
-        if not (self._is_followed and self._wait_for_store(product, lambda: current_recipe(self._engine, product))):
-            self._unfetched.add(product)
+            return False
+        self._unfetched.add(product)
+        return True
 
     def _wait_for_store(self, product: str, query: Callable[[], ResultT]) -> ResultT:
         """Run a query, and repeat it until the database is available.

@@ -310,7 +310,7 @@ class TrainingService:
         # Not on the thread of the images, which may be busy with a large one.
         if not may_be_new and not await asyncio.to_thread(self._registry.knows, product):
             remedy = "If the product is new, confirm that: send its images with create_product=true."
-            raise UnknownProduct(product, self._registry.known, self._registry.models, remedy)
+            raise UnknownProduct(product, self._registry.known, self._registry.source.repository, remedy)
 
     def _select(self, product: str, given: GoodImageSelection) -> Sequence[InspectionRecord]:
         engine = self._store.engine

@@ -133,6 +133,8 @@ def test_only_products_that_nobody_else_loads_are_fetched_again(
     objects.write(f"{damaged.digest}/{MODEL}", b"x")
     with run("b") as second:
         assert second.startup._unfetched == set(), "a damaged bundle has to be repaired"
+        (broken,) = second.registry.broken
+        assert (broken.product, broken.retry_after_s) == ("rivet", None)
     objects.is_down = True
     with run("c") as third:
         assert third.startup._unfetched == {"nut", "rivet", "widget"}
