@@ -201,6 +201,7 @@ def log_in(page: Page, name: str, password: str) -> None:
 
 def assert_accessible(page: Page) -> None:
     """Check a page with axe-core; fail with its violations."""
+    expect(page.locator('[aria-busy="true"]')).to_have_count(0)  # what is being computed is paler meanwhile
     results = Axe().run(page, options={"resultTypes": ["violations"]})
     found = [
         f"{violation['id']}: {violation['help']}: {node['html'][:200]}"

@@ -19,7 +19,7 @@ from service.deployment.recipes import recipe_in_force, shadow_recipe
 from service.deployment.registry import Registry
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.errors import ProviderUnavailable
-from service.store.bundles.objects import BundleDamaged
+from service.store.bundles.errors import BundleDamaged
 from service.store.choices import BundleChoices
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 from service.store.recipes import current_recipe

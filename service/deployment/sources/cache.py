@@ -30,7 +30,8 @@ from service.deployment.sources.cache_folder import CachedBundle, CacheFolder, s
 from service.deployment.sources.source import BundleKey
 from service.errors import ShuttingDown
 from service.monitoring.bundle_store_metrics import BundleStoreMetrics
-from service.store.bundles.objects import BundleDamaged, BundleObjects
+from service.store.bundles.errors import BundleDamaged
+from service.store.bundles.objects import BundleObjects
 from service.store.bundles.table import StoredBundle
 from service.store.errors import BundleStoreUnavailable
 

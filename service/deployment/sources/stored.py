@@ -15,7 +15,8 @@ from service.deployment.errors import UnknownBundle
 from service.deployment.sources.cache import BundleCache, CacheLimits
 from service.deployment.sources.source import BundleKey, BundleSource, ResultT
 from service.monitoring.bundle_store_metrics import BundleStoreMetrics
-from service.store.bundles.objects import BundleDamaged, BundleObjects
+from service.store.bundles.errors import BundleDamaged
+from service.store.bundles.objects import BundleObjects
 from service.store.bundles.table import BundleTable, Status, StoredBundle
 from service.store.errors import StoreUnavailable
 

@@ -17,13 +17,13 @@ from service.bundle.bundle import Bundle
 from service.bundle.manifest import MANIFEST, FileEntry
 from service.store.artefacts.local import probe_write, write_atomically
 from service.store.artefacts.options import ArtefactOptions
+from service.store.bundles.errors import BundleDamaged
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 
 PIECE_BYTES = 8 * 2**20
 """Bytes per request of a download. Each request has a deadline of its own."""
 _MIN_RATE = 2**20
 """Lowest rate of an upload, in bytes per second, that the deadline of its request allows for."""
-_UPLOAD_AGAIN = "Upload the bundle again (`plumbline bundle import-repository`), which repairs the store."
 
 
 class BundleObjects(ABC):
@@ -115,15 +115,6 @@ class BundleObjects(ABC):
         except BundleDamaged:
             return False
         return True
-
-
-class BundleDamaged(BundleStoreUnavailable):
-    """A file in the bundle store is missing, or not what the manifest of its bundle lists."""
-
-    def __init__(self, digest: str, name: str, how: str) -> None:
-        super().__init__(
-            f"{name} of bundle {digest[:12]} in it is not the file that the manifest lists ({how})", _UPLOAD_AGAIN
-        )
 
 
 class LocalObjects(BundleObjects):

@@ -150,7 +150,9 @@ def test_address_of_the_database_is_replaced(tmp_path: Path, host: str) -> None:
     assert "quality" in name
     assert paths.hide(f"The database {name} is read-only.") == "The PostgreSQL database is read-only."
     hidden = paths.hide(f"It failed: the database {name} cannot be opened; {name}, and {tmp_path}/data/x.")
-    assert hidden == "It failed: the PostgreSQL database cannot be opened; the PostgreSQL database, and DATA/x."
+    assert (
+        hidden == "It failed: the PostgreSQL database cannot be opened; the PostgreSQL database, and $PLUMBLINE_DATA/x."
+    )
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_deleted_data_folder_is_named_by_every_read(serve: Serve) -> None:
         # Repeated, because the first failure closes the connection that was still open.
         for link in 2 * ("self", "image", "map", "heatmap"):
             problem = assert_problem(service.client.get(stored["links"][link]), 503, "store-unavailable")
-            assert "the data folder DATA is missing" in problem["detail"]
+            assert "the data folder $PLUMBLINE_DATA is missing" in problem["detail"]
         problem = assert_problem(service.client.get("/v1/inspections"), 503, "store-unavailable")
         assert "the data folder" in problem["detail"]
 

@@ -19,7 +19,7 @@ from service.bundle.manifest import MANIFEST, MODEL
 from service.deployment.sources.cache import DESCRIPTION, BundleCache, CacheLimits
 from service.deployment.sources.source import BundleKey
 from service.monitoring.metrics import Metrics
-from service.store.bundles.objects import BundleDamaged
+from service.store.bundles.errors import BundleDamaged
 from service.store.bundles.table import StoredBundle
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 from tests.bundles import write_tiny_bundle
@@ -327,7 +327,7 @@ from service.bundle.manifest import MANIFEST
 from service.deployment.sources.cache import BundleCache, CacheLimits
 from service.monitoring.metrics import Metrics
 from service.store.bundles import objects
-from service.store.bundles.objects import BundleDamaged
+from service.store.bundles.errors import BundleDamaged
 from service.store.bundles.table import StoredBundle
 
 class Slow(objects.LocalObjects):

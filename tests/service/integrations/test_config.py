@@ -184,7 +184,7 @@ def test_missing_package_is_named_with_its_extra(tmp_path: Path, monkeypatch: py
 
     (config,) = read(tmp_path, MQTT)
     monkeypatch.setattr(builtins, "__import__", without_aiomqtt)
-    with pytest.raises(SinksInvalid, match=r"pip install 'plumbline\[mqtt\]'"):
+    with pytest.raises(SinksInvalid, match=r"pip install ./client '\.\[mqtt\]'"):
         make_sink(config)
 
 

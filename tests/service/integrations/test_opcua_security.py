@@ -293,7 +293,7 @@ def test_unusable_endpoints_are_refused(url: str) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(CannotStart, match=r"pip install 'plumbline\[opcua\]'"):
+    with pytest.raises(CannotStart, match=r"pip install ./client '\.\[opcua\]'"):
         options_of()
 
 

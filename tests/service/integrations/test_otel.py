@@ -245,7 +245,7 @@ def test_unusable_endpoints_are_refused(url: str) -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(CannotStart, match=r"pip install 'plumbline\[otel\]'"):
+    with pytest.raises(CannotStart, match=r"pip install ./client '\.\[otel\]'"):
         read_options(Settings(otel_endpoint="http://collector:4318"))
 
 

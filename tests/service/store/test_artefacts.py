@@ -218,7 +218,7 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ImportError("no s3fs")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", fail)
-    with pytest.raises(StoreUnavailable, match=r"pip install 'plumbline\[s3\]'"):
+    with pytest.raises(StoreUnavailable, match=r"pip install ./client '\.\[s3\]'"):
         RemoteFiles(ArtefactOptions("s3://bucket"))
     monkeypatch.undo()
     with pytest.raises(StoreUnavailable, match="nonsense:// URLs are not supported"):

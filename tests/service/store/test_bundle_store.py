@@ -13,7 +13,8 @@ from service.bundle.bundle import Bundle
 from service.bundle.manifest import MANIFEST, MODEL
 from service.store.artefacts.options import ArtefactOptions
 from service.store.bundles import objects as objects_module
-from service.store.bundles.objects import BundleDamaged, BundleObjects, open_objects
+from service.store.bundles.errors import BundleDamaged
+from service.store.bundles.objects import BundleObjects, open_objects
 from service.store.bundles.table import BundleTable
 from service.store.choices import BundleChoices
 from service.store.errors import BundleStoreUnavailable

@@ -21,6 +21,7 @@ from tests.access import PASSWORD, make_account
 from tests.browser import PHONE, Open, assert_accessible, assert_fits, log_in, screenshot, watched
 from tests.bundles import write_tiny_bundle
 from tests.running_service import BAD, GOOD, RunningService, Serve, run_service
+from tests.service.api.test_shadow import wait_for
 
 pytestmark = pytest.mark.slow
 PAGE = "/products/widget/report"
@@ -151,6 +152,7 @@ def test_page_waits_while_another_report_is_made(
 def test_operator_reaches_the_report_from_the_live_page(serve: Serve, open_page: Open) -> None:
     with serve(login_attempts=1000) as service:
         make_account(service.store.engine, "Olga")
+        wait_for(lambda: service.client.get("/v1/products").status_code == 401)  # until then, no log-in is needed
         page = open_page(service.client.base_url, "/?station=press-1", size=PHONE)
         log_in(page, "Olga", PASSWORD)
         page.get_by_role("link", name="Shift report").click()
