@@ -21,7 +21,7 @@ from service.cli.capacity.model import KINDS, Plant, capacity_of
 ONE = KINDS["1mp"]
 PLANTS: Mapping[str, Plant] = {
     "8 cameras, one line PC": Plant(8, 1.0, 5, ONE, hours=16, machines=1, cores=4, database_cores=4, database_gb=500),
-    "200 cameras, 1 machine room": Plant(
+    "200 cameras, one site": Plant(
         200, 0.5, 300, ONE, hours=16, keep_days=7, machines=2, cores=16, memory_gib=64,
         database_cores=8, database_gb=4000, files_gb=20_000,
     ),

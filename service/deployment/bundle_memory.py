@@ -206,22 +206,17 @@ class BundleMemory:
 
     def _fetch(self, served: ServedBundle, load: LoadResult) -> None:
         """Fetch a bundle from the bundle store, and load it then."""
-        failure: PlumblineError
-        try:
+
+        def fetch() -> None:
             self._source.fetch(served.bundle.manifest.product, served.bundle.version)
             self._end_outage()
             with self._changed:
                 if self._closed:
                     raise ShuttingDown()
                 self._threads.submit(self._load, served, load)
-                return
-        except ShuttingDown as error:
-            failure = error
-        except Exception as error:  # noqa: BLE001 - reported to the requests that wait, and recorded for this bundle
-            failure = self._record(served, error)
-        with self._changed:
-            del self._loads[served]
-        load.set_result(failure)
+
+        if (failure := self._failure_of(served, fetch)) is not None:
+            self._end(served, load, failure)
 
     def _end_outage(self) -> None:
         """Take note that the bundle store can be reached: what could not be fetched is fetched by its next image."""
@@ -231,13 +226,19 @@ class BundleMemory:
             self._failures.discard_broken(product, version)
 
     def _load(self, served: ServedBundle, load: LoadResult) -> None:
-        failure: PlumblineError | None = None
+        self._end(served, load, self._failure_of(served, lambda: self._load_into_memory(served)))
+
+    def _failure_of(self, served: ServedBundle, work: Callable[[], None]) -> PlumblineError | None:
+        """Run a function, and return why it failed, which is recorded for the bundle; None if it did not."""
         try:
-            self._load_into_memory(served)
+            work()
         except ShuttingDown as error:
-            failure = error
+            return error
         except Exception as error:  # noqa: BLE001 - reported to the requests that wait, and recorded for this bundle
-            failure = self._record(served, error)
+            return self._record(served, error)
+        return None
+
+    def _end(self, served: ServedBundle, load: LoadResult, failure: PlumblineError | None) -> None:
         with self._changed:
             del self._loads[served]
         load.set_result(failure)
