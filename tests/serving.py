@@ -81,6 +81,8 @@ def service_process(
     data: Path,
     settings: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
+    *,
+    checkout: Path = ROOT,
     **process_options: Any,
 ) -> Iterator[ServiceProcess]:
     """Run `plumbline serve` on a free port, until the end of the block at the latest.
@@ -90,6 +92,7 @@ def service_process(
         data: The data folder.
         settings: Further settings by name, without the prefix `PLUMBLINE_`, in lower case.
         variables: Further environment variables.
+        checkout: The folder whose `service` is run, such as the checkout of another version.
         process_options: Options of `subprocess.Popen`.
     """
     given = {"models": str(models), "data": str(data), "port": "0", "shutdown_delay_s": "0"} | dict(settings or {})
@@ -97,7 +100,7 @@ def service_process(
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli.main", "serve"],
         env=inherited | {f"PLUMBLINE_{name}".upper(): value for name, value in given.items()} | dict(variables or {}),
-        cwd=ROOT,
+        cwd=checkout,
         stderr=subprocess.PIPE,
         text=True,
         **process_options,
