@@ -81,6 +81,8 @@ def service_process(
     data: Path,
     settings: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
+    *,
+    program: Path = ROOT,
     **process_options: Any,
 ) -> Iterator[ServiceProcess]:
     """Run `plumbline serve` on a free port, until the end of the block at the latest.
@@ -90,14 +92,17 @@ def service_process(
         data: The data folder.
         settings: Further settings by name, without the prefix `PLUMBLINE_`, in lower case.
         variables: Further environment variables.
+        program: Folder that contains the packages `service` and `client/plumbline_client` of the version to run.
         process_options: Options of `subprocess.Popen`.
     """
     given = {"models": str(models), "data": str(data), "port": "0", "shutdown_delay_s": "0"} | dict(settings or {})
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PLUMBLINE_")}
+    if program != ROOT:
+        inherited["PYTHONPATH"] = os.pathsep.join([str(program), str(program / "client")])
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli.main", "serve"],
         env=inherited | {f"PLUMBLINE_{name}".upper(): value for name, value in given.items()} | dict(variables or {}),
-        cwd=ROOT,
+        cwd=program,
         stderr=subprocess.PIPE,
         text=True,
         **process_options,

@@ -12,6 +12,8 @@ from service.store.advisory_locks import AdvisoryLock
 
 OLDEST_MAJOR = 14
 _ENCODING = "UTF8"
+# Less than the second after which the server looks for deadlocks: the migration gives way, not an inspection.
+_MIGRATION_LOCK_TIMEOUT_MS = 500
 
 # A connection whose peer is gone fails after this time, instead of after the two hours of the operating system.
 _KEEPALIVES = {
@@ -146,11 +148,13 @@ class Server:
 def lock_for_migration(connection: Connection) -> None:
     """Make other processes that open the same database wait until this transaction ends.
 
-    A migration of many rows takes longer than other statements may take.
+    A migration of many rows takes longer than other statements may take. Its statements wait only briefly for a lock,
+    because the statements of running services wait behind them.
     """
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text("SET LOCAL lock_timeout = 0"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": AdvisoryLock.MIGRATION.value})
+    connection.execute(text(f"SET LOCAL lock_timeout = {_MIGRATION_LOCK_TIMEOUT_MS}"))
 
 
 # By SQLSTATE; by its first two characters, the class, if there is no entry for all five.
