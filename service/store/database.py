@@ -21,7 +21,14 @@ from service.store.errors import StoreUnavailable
 from service.store.permissions import make_folder, make_private
 from service.store.postgres import DatabaseOptions, Server, lock_for_migration
 from service.store.reasons import database_failure, is_lock_timeout
-from service.store.schema import MIGRATIONS, Schema, newest_revision, record_compatibility, too_new
+from service.store.schema import (
+    MIGRATIONS,
+    Schema,
+    newest_revision,
+    record_compatibility,
+    too_new,
+    too_old_programs,
+)
 from service.store.sqlite import SqliteFile, configure
 
 log = structlog.get_logger(__name__)
@@ -192,17 +199,32 @@ def _require_not_too_new(url: URL, schema: Schema) -> None:
         )
 
 
-def _upgrade(engine: Engine, revision: str = "head") -> None:
+def _require_no_older_programs(url: URL, revisions: set[str]) -> None:
+    if revisions:
+        raise StoreUnavailable(
+            f"the database {name_of(url)} is used by a process of an older version of Plumbline (its newest migration "
+            f"is {', '.join(sorted(revisions))}), which could not work with the tables of this version",
+            remedy="Nothing was changed. Upgrade that process to the release before this version, or stop it, and "
+            "start this version again.",
+        )
+
+
+def _upgrade(engine: Engine, revision: str = "head", migrations: Path = MIGRATIONS) -> None:
     """Run all missing migrations up to a revision in one transaction.
 
     A change of a table waits until no transaction uses the table, and all later statements of other processes wait
     behind it. So it waits only briefly, and is tried again: a long query of another process delays the migration, and
     not the inspections of the processes that run during an upgrade.
+
+    Args:
+        engine: The database.
+        revision: The newest migration to run.
+        migrations: Folder of the migrations.
     """
     deadline = time.monotonic() + MIGRATION_TIMEOUT_S
     while True:
         try:
-            _upgrade_once(engine, revision)
+            _upgrade_once(engine, revision, migrations)
         except SQLAlchemyError as error:
             if not is_lock_timeout(error) or time.monotonic() > deadline:
                 raise
@@ -212,17 +234,22 @@ def _upgrade(engine: Engine, revision: str = "head") -> None:
             return
 
 
-def _upgrade_once(engine: Engine, revision: str) -> None:
-    with _migrating(engine) as config:
-        schema = Schema.of(config.attributes["connection"])
+def _upgrade_once(engine: Engine, revision: str, migrations: Path) -> None:
+    with _migrating(engine, migrations) as config:
+        connection, scripts = config.attributes["connection"], ScriptDirectory.from_config(config)
+        schema = Schema.of(connection)
         if schema.is_newer:
             log.warning("database was migrated by a newer version", schema=schema.revision)
-        else:
-            command.upgrade(config, revision)
+            return
+        newest = scripts.as_revision_number(revision)
+        assert isinstance(newest, str)
+        if engine.dialect.name == "postgresql" and schema.revision not in (None, newest):
+            _require_no_older_programs(engine.url, too_old_programs(connection, scripts, newest))
+        command.upgrade(config, revision)
 
 
 @contextmanager
-def _migrating(engine: Engine) -> Iterator[Config]:
+def _migrating(engine: Engine, migrations: Path = MIGRATIONS) -> Iterator[Config]:
     """Yield alembic's configuration inside a transaction that excludes other processes.
 
     Raises:
@@ -232,7 +259,7 @@ def _migrating(engine: Engine) -> Iterator[Config]:
     if is_sqlite:
         engine = _transactional(engine)
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     with engine.begin() as connection:
         if not is_sqlite:
             lock_for_migration(connection)

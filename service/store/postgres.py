@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, text
 
 from service.store.advisory_locks import AdvisoryLock
+from service.store.schema import session_name
 
 OLDEST_MAJOR = 14
 _ENCODING = "UTF8"
@@ -58,7 +59,7 @@ class DatabaseOptions:
         """Return the parameters of a connection. Those in the query of the URL have priority."""
         own = {
             "connect_timeout": self.connect_timeout_s,
-            "application_name": "plumbline",
+            "application_name": session_name(),
             "client_encoding": "utf8",
             **_KEEPALIVES,
         }

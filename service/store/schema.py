@@ -16,7 +16,7 @@ from typing import Any
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, delete, insert, inspect, select
+from sqlalchemy import Connection, delete, insert, inspect, select, text
 
 from service.store.models import SchemaCompatibilityRow
 
@@ -27,6 +27,11 @@ state their kind."""
 UPGRADE = "Stop this process, and start the version that migrated the database."
 """What to do if a newer version has migrated the database and this one cannot work with it."""
 _ROW = 1
+_PROGRAM = "plumbline"
+_NAMES = """
+SELECT DISTINCT application_name FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE :start
+"""
 
 
 @functools.cache
@@ -35,6 +40,7 @@ def known_revisions() -> frozenset[str]:
     return frozenset(script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions())
 
 
+@functools.cache
 def newest_revision() -> str:
     """Return the newest migration that this version has."""
     newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
@@ -125,6 +131,27 @@ def oldest_compatible(migrations: ScriptDirectory, revision: str) -> str:
             oldest: str = module.oldest_revision
             return oldest
     return FIRST_COMPATIBLE
+
+
+def too_old_programs(connection: Connection, migrations: ScriptDirectory, revision: str) -> set[str]:
+    """Return the newest migrations of running programs that could not work with the schema after it is migrated.
+
+    Sessions of PostgreSQL have the newest migration of their program in their name: see `session_name`.
+
+    Args:
+        connection: A connection to the database before it is migrated.
+        migrations: All migrations of this version.
+        revision: The newest migration that is to be applied.
+    """
+    oldest = oldest_compatible(migrations, revision)
+    older = {script.revision for script in migrations.iterate_revisions(oldest, "base")} - {oldest}
+    names = connection.scalars(text(_NAMES), {"start": f"{_PROGRAM}%"})
+    return {name.removeprefix(_PROGRAM).strip() or FIRST_COMPATIBLE for name in names} & older
+
+
+def session_name() -> str:
+    """Return the name of the sessions of this version at a database server."""
+    return f"{_PROGRAM} {newest_revision()}"
 
 
 def _modules(migrations: ScriptDirectory, revision: str) -> Iterator[Any]:

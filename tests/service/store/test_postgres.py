@@ -24,6 +24,7 @@ from service.store.options import StoreOptions
 from service.store.postgres import DatabaseOptions
 from service.store.probe import StoreProbe
 from service.store.recipes import append_recipe, recipe_history
+from service.store.schema import newest_revision
 from service.store.session import reading, writing
 from service.store.store import Store
 from tests.command_line import run
@@ -60,7 +61,7 @@ def test_session_does_not_depend_on_the_defaults_of_the_server(store: Store) -> 
         "lock_timeout": "200ms",
         "jit": "off",
         "synchronous_commit": "on",  # the server of the tests has it off
-        "application_name": "plumbline",
+        "application_name": f"plumbline {newest_revision()}",
     }
 
 

@@ -5,21 +5,32 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from shutil import copytree
 
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, NullPool, create_engine, func, select, text
 
 from service.store import database
 from service.store.database import _upgrade, make_engine, open_read_only_engine, require_usable_schema
 from service.store.errors import StoreUnavailable
 from service.store.models import InspectionRow
 from service.store.probe import StoreProbe
-from service.store.schema import FIRST_COMPATIBLE, Schema, newest_revision
+from service.store.schema import FIRST_COMPATIBLE, MIGRATIONS, Schema, newest_revision
 from service.store.store import Store, open_beside_service
 from tests.databases import migrated_engine, pretend_newer
+from tests.service.process.test_serving import wait_for
 from tests.service.store.test_store import make_row
 
 FUTURE = "9999_future"
+
+
+def is_used_by(engine: Engine, name: str) -> bool:
+    """Return whether there is a session with a name. The server ends a session some time after its client."""
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
+    )
+    with engine.connect() as connection:
+        return connection.execute(query, {"name": name}).scalar_one() > 0
 
 
 def schema_of(engine: Engine) -> Schema:
@@ -87,6 +98,42 @@ def test_running_process_refuses_images_once_its_schema_is_gone(postgres_url: st
     with store.engine.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(InspectionRow)) == 1
     store.close()
+
+
+CONTRACTION = """
+from alembic import op
+
+revision = "{revision}"
+down_revision = "{before}"
+branch_labels = depends_on = None
+kind = "contract"
+deprecated_in = "0.1.0"
+oldest_revision = "{before}"
+
+
+def upgrade():
+    op.drop_column("inspections", "traceparent")
+"""
+
+
+@pytest.mark.slow
+def test_what_a_running_program_uses_is_not_removed(postgres_url: str, tmp_path: Path) -> None:
+    migrations = copytree(MIGRATIONS, tmp_path / "migrations")
+    contraction = CONTRACTION.format(revision=FUTURE, before=newest_revision())
+    (migrations / "versions" / "9999.py").write_text(contraction)
+    # A program of the last release names its sessions like this.
+    older = create_engine(f"{postgres_url}?application_name=plumbline", poolclass=NullPool)
+    engine, current = make_engine(postgres_url), make_engine(postgres_url)
+    with current.connect(), older.connect():
+        with pytest.raises(StoreUnavailable, match=rf"{FIRST_COMPATIBLE}\), which could not work.*Nothing was changed"):
+            _upgrade(engine, migrations=migrations)
+        assert schema_of(engine) == Schema(newest_revision(), FIRST_COMPATIBLE)
+    with current.connect():
+        wait_for(lambda: not is_used_by(engine, "plumbline"))
+        _upgrade(engine, migrations=migrations)
+    assert schema_of(engine) == Schema(FUTURE, newest_revision())
+    for one in (engine, current):
+        one.dispose()
 
 
 @pytest.mark.slow
