@@ -40,7 +40,7 @@ class ServiceProcess:
         """Wait until /health/ready returns this status and no bundle is being loaded."""
         deadline = time.monotonic() + timeout_s
         while True:
-            response = httpx.get(f"{self.url}/health/ready")
+            response = httpx.get(f"{self.url}/health/ready", timeout=timeout_s)
             if response.json()["status"] != "loading" and response.status_code == status_code:
                 return response
             if time.monotonic() > deadline:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
@@ -17,19 +16,22 @@ _HARMLESS_DELETES = {"CASCADE", "SET NULL"}
 _CHANGE_OF_ROWS = re.compile(r"^(UPDATE|DELETE FROM|INSERT INTO|TRUNCATE(?: TABLE)?)\s+\"?(\w+)", re.IGNORECASE)
 _INDEX = re.compile(r"^CREATE (?:UNIQUE )?INDEX (?!CONCURRENTLY).*? ON \"?(\w+)", re.IGNORECASE)
 
+Column = tuple[str, bool, str | None]
+"""Type, whether it may be NULL, and the default of the server."""
+
 
 @dataclass
 class Table:
     """A table as the database describes it.
 
     Attributes:
-        columns: Type, whether it may be NULL, and the default of the server, by name.
+        columns: The columns by name.
         rules: Keys, indexes, constraints and triggers that refuse or change rows, and indexes that statements name.
         foreign: The tables that foreign keys refer to, with what happens if such a row is deleted.
         file: Number of the file with the rows, in PostgreSQL. It changes if all rows are written again.
     """
 
-    columns: dict[str, tuple[str, bool, str | None]]
+    columns: dict[str, Column]
     rules: set[str]
     foreign: set[tuple[str, str]]
     file: int = 0
@@ -123,15 +125,17 @@ def _changes(before: Snapshot, after: Snapshot) -> Iterator[str]:
                 yield f"{name}: an older program could not delete rows of {referred} to which it refers"
 
 
-def _changes_of_columns(table: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    for name, facts in old.items():
+def _changes_of_columns(table: str, old: dict[str, Column], new: dict[str, Column]) -> Iterator[str]:
+    for name, (kind, may_be_null, default) in old.items():
         if name not in new:
             yield f"the column {table}.{name} is removed or renamed"
-        elif (kinds := (facts[0], new[name][0])) and kinds[0] != kinds[1]:
-            yield f"{table}.{name} changes its type from {kinds[0]} to {kinds[1]}"
-        elif facts[1] != new[name][1]:
-            yield f"{table}.{name} {'may' if new[name][1] else 'must not'} be NULL from now on"
-        elif facts[2] != new[name][2]:
+            continue
+        now = new[name]
+        if kind != now[0]:
+            yield f"{table}.{name} changes its type from {kind} to {now[0]}"
+        if may_be_null != now[1]:
+            yield f"{table}.{name} {'may' if now[1] else 'must not'} be NULL from now on"
+        if default != now[2]:
             yield f"{table}.{name} changes its default"
     for name in new.keys() - old.keys():
         _, may_be_null, default = new[name]
