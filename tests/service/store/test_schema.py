@@ -30,7 +30,7 @@ def is_used_by(engine: Engine, name: str) -> bool:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
     )
     with engine.connect() as connection:
-        return connection.execute(query, {"name": name}).scalar_one() > 0
+        return bool(connection.execute(query, {"name": name}).scalar_one())
 
 
 def schema_of(engine: Engine) -> Schema:
