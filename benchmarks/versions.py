@@ -48,7 +48,7 @@ def start_once(checkout: Path, models: Path) -> tuple[float, float]:
     """Start a service with an empty data folder, and return the seconds until it is ready and its resident MiB then."""
     with tempfile.TemporaryDirectory() as data:
         started = time.perf_counter()
-        with service_process(models, Path(data), _SETTINGS, checkout=checkout) as service:
+        with service_process(models, Path(data), _SETTINGS, program=checkout) as service:
             service.wait_until(200)
             return time.perf_counter() - started, service.rss_bytes() / 2**20
 
@@ -71,7 +71,7 @@ def measure_latency(
         services, cameras = [], []
         for checkout in checkouts:
             data = Path(running.enter_context(tempfile.TemporaryDirectory()))
-            service = running.enter_context(service_process(models, data, _SETTINGS, checkout=checkout))
+            service = running.enter_context(service_process(models, data, _SETTINGS, program=checkout))
             service.wait_until(200)
             require_judged(service, product, image)
             connection = http.client.HTTPConnection(service.url.removeprefix("http://"), timeout=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, text
 
 from service.store.database import make_engine, migrate
 
@@ -19,6 +19,21 @@ def migrated_engine(url: str) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+def pretend_newer(url: str, oldest: str, revision: str = "9999_future") -> None:
+    """Let a migrated database state that a newer version migrated it.
+
+    Args:
+        url: The database.
+        oldest: The oldest revision whose programs can work with it.
+        revision: The newest migration.
+    """
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :new"), {"new": revision})
+        connection.execute(text("UPDATE schema_compatibility SET oldest_revision = :oldest"), {"oldest": oldest})
+    engine.dispose()
 
 
 @contextmanager

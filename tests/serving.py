@@ -40,7 +40,7 @@ class ServiceProcess:
         """Wait until /health/ready returns this status and no bundle is being loaded."""
         deadline = time.monotonic() + timeout_s
         while True:
-            response = httpx.get(f"{self.url}/health/ready")
+            response = httpx.get(f"{self.url}/health/ready", timeout=timeout_s)
             if response.json()["status"] != "loading" and response.status_code == status_code:
                 return response
             if time.monotonic() > deadline:
@@ -82,7 +82,7 @@ def service_process(
     settings: Mapping[str, str] | None = None,
     variables: Mapping[str, str] | None = None,
     *,
-    checkout: Path = ROOT,
+    program: Path = ROOT,
     **process_options: Any,
 ) -> Iterator[ServiceProcess]:
     """Run `plumbline serve` on a free port, until the end of the block at the latest.
@@ -92,15 +92,17 @@ def service_process(
         data: The data folder.
         settings: Further settings by name, without the prefix `PLUMBLINE_`, in lower case.
         variables: Further environment variables.
-        checkout: The folder whose `service` is run, such as the checkout of another version.
+        program: Folder that contains the packages `service` and `client/plumbline_client` of the version to run.
         process_options: Options of `subprocess.Popen`.
     """
     given = {"models": str(models), "data": str(data), "port": "0", "shutdown_delay_s": "0"} | dict(settings or {})
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PLUMBLINE_")}
+    if program != ROOT:
+        inherited["PYTHONPATH"] = os.pathsep.join([str(program), str(program / "client")])
     process = subprocess.Popen(
         [sys.executable, "-m", "service.cli.main", "serve"],
         env=inherited | {f"PLUMBLINE_{name}".upper(): value for name, value in given.items()} | dict(variables or {}),
-        cwd=checkout,
+        cwd=program,
         stderr=subprocess.PIPE,
         text=True,
         **process_options,

@@ -35,7 +35,7 @@ from service.store.database import (
     make_engine,
     name_of,
     open_read_only_engine,
-    require_current_schema,
+    require_usable_schema,
     sqlite_path,
 )
 from service.store.errors import StoreUnavailable
@@ -43,6 +43,7 @@ from service.store.options import StoreOptions
 from service.store.permissions import is_open_to_others
 from service.store.postgres import Server
 from service.store.reasons import RESTORE
+from service.store.schema import Schema
 from service.store.session import reading
 from service.store.sqlite import check_file
 
@@ -193,13 +194,15 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", Health.OK, f"{path} does not exist yet; plumbline serve creates it")
         return
     try:
-        open_read_only_engine(settings.database).dispose()
+        engine = open_read_only_engine(settings.database)
+        schema = require_usable_schema(engine)
+        engine.dispose()
     except StoreUnavailable as error:
         yield _database_problem(error)
         return
     damage = check_file(path, _STRUCTURE_CHECK_S)
     if damage is None:
-        yield Finding("database", Health.OK, "can be opened, and its tables are up to date")
+        yield Finding("database", Health.OK, f"can be opened, and {_state_of(schema)}")
     else:
         yield Finding("database", Health.PROBLEM, f"{path} is corrupt ({damage})", RESTORE)
 
@@ -215,15 +218,21 @@ def _check_server(settings: Settings) -> Iterator[Finding]:
             yield Finding("database", Health.PROBLEM, f"{name} {problem}", "Change it, or use another server.")
         for warning in server.warnings():
             yield Finding("database", Health.WARNING, warning, "Change the configuration of the server.")
-        require_current_schema(engine)
+        schema = require_usable_schema(engine)
     except StoreUnavailable as error:
         yield _database_problem(error)
     else:
         text = f"{name}: PostgreSQL {server.version}, {server.encoding}, sessions in {server.time_zone}"
-        yield Finding("database", Health.OK, f"{text}; can be opened, and its tables are up to date")
+        yield Finding("database", Health.OK, f"{text}; can be opened, and {_state_of(schema)}")
     finally:
         if engine is not None:
             engine.dispose()
+
+
+def _state_of(schema: Schema) -> str:
+    if schema.is_newer:
+        return f"a newer version migrated its tables to {schema.revision}, with which this version can work"
+    return "its tables are up to date"
 
 
 def _check_artefacts(settings: Settings) -> Iterator[Finding]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import structlog
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event
 from sqlalchemy.engine import make_url
@@ -19,10 +20,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.store.errors import StoreUnavailable
 from service.store.permissions import make_folder, make_private
 from service.store.postgres import DatabaseOptions, Server, lock_for_migration
-from service.store.reasons import database_failure
+from service.store.reasons import database_failure, is_lock_timeout
+from service.store.schema import (
+    MIGRATIONS,
+    Schema,
+    newest_revision,
+    record_compatibility,
+    too_new,
+    too_old_programs,
+)
 from service.store.sqlite import SqliteFile, configure
 
-MIGRATIONS = Path(__file__).parent / "migrations"
+log = structlog.get_logger(__name__)
+
+MIGRATION_TIMEOUT_S = 240.0
+"""Seconds for which a migration is tried while transactions of other processes lock its tables."""
+_PAUSE_S = 1.0
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -71,7 +84,7 @@ def open_read_only_engine(url: str, options: DatabaseOptions | None = None) -> E
         options: Limits of the connections to a server; None for the defaults.
 
     Raises:
-        StoreUnavailable: The database does not exist, cannot be opened, or has the schema of another version.
+        StoreUnavailable: The database does not exist, cannot be opened, or has a schema that this version cannot use.
     """
     parsed = make_url(url)
     path = sqlite_path(url)
@@ -83,7 +96,7 @@ def open_read_only_engine(url: str, options: DatabaseOptions | None = None) -> E
         # A connection of its own for every session: each decides anew how the file has to be opened.
         engine = _create(parsed, creator=SqliteFile(path, is_read_only=True).connect, poolclass=NullPool)
     try:
-        require_current_schema(engine)
+        require_usable_schema(engine)
     except StoreUnavailable:
         engine.dispose()
         raise
@@ -93,8 +106,10 @@ def open_read_only_engine(url: str, options: DatabaseOptions | None = None) -> E
 def migrate(engine: Engine) -> None:
     """Create the database if it does not exist, and migrate its schema to this version.
 
+    A schema that a newer version has migrated stays as it is, if this version can work with it.
+
     Raises:
-        StoreUnavailable: It cannot be opened or migrated, or a newer version of Plumbline has migrated it.
+        StoreUnavailable: It cannot be opened or migrated, or this version cannot work with the schema of a newer one.
     """
     path = sqlite_path(str(engine.url))
     try:
@@ -108,27 +123,29 @@ def migrate(engine: Engine) -> None:
         raise _cannot_open(engine.url, error) from error
 
 
-def require_current_schema(engine: Engine) -> None:
-    """Check that the schema of the database is the one of this version.
+def require_usable_schema(engine: Engine) -> Schema:
+    """Check that this version can work with the schema of the database, and return it.
 
     Raises:
-        StoreUnavailable: It is that of an older version (`is_outdated`) or a newer one, or the database cannot be read.
+        StoreUnavailable: It is that of an older version (`is_outdated`), that of a newer one with which this version
+            cannot work, or the database cannot be read.
     """
     try:
         with engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
+            schema = Schema.of(connection)
     except (SQLAlchemyError, OSError) as error:
         raise _cannot_open(engine.url, error) from error
-    expected = ScriptDirectory(str(MIGRATIONS)).get_current_head()
-    _require_known(engine.url, found)
-    if found != expected:
+    _require_not_too_new(engine.url, schema)
+    expected = newest_revision()
+    if not schema.is_newer and schema.revision != expected:
         raise StoreUnavailable(
-            f"the database {name_of(engine.url)} has the schema {found or 'of an empty database'}, and this "
+            f"the database {name_of(engine.url)} has the schema {schema.revision or 'of an empty database'}, and this "
             f"version of Plumbline needs {expected}",
             remedy="`plumbline serve` of this version migrates it when it starts. This command only reads, so it "
             "changed nothing. Make a backup first if an older version may be needed again.",
             is_outdated=True,
         )
+    return schema
 
 
 def name_of(url: URL) -> str:
@@ -174,35 +191,84 @@ def _cannot_open(url: URL, error: Exception) -> StoreUnavailable:
     return database_failure(f"the database {name_of(url)} cannot be opened", error)
 
 
-def _require_known(url: URL, revision: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
-    if revision is not None and revision not in known:
+def _require_not_too_new(url: URL, schema: Schema) -> None:
+    if schema.is_too_new:
         raise StoreUnavailable(
-            f"the database {name_of(url)} has the schema {revision}, which this version of Plumbline does not know",
-            remedy="A newer version has migrated it. Run that version, or restore a backup from before the migration.",
+            f"the database {name_of(url)} has the schema {schema.revision}; it {too_new(schema.oldest_revision)}",
+            remedy="Run the version that migrated it, or restore a backup from before the migration.",
         )
 
 
-def _upgrade(engine: Engine, revision: str = "head") -> None:
-    """Run all missing migrations up to a revision in one transaction."""
-    with _migrating(engine) as config:
+def _require_no_older_programs(url: URL, revisions: set[str]) -> None:
+    if revisions:
+        raise StoreUnavailable(
+            f"the database {name_of(url)} is used by a process of an older version of Plumbline (its newest migration "
+            f"is {', '.join(sorted(revisions))}), which could not work with the tables of this version",
+            remedy="Nothing was changed. Upgrade that process to the release before this version, or stop it, and "
+            "start this version again.",
+        )
+
+
+def _upgrade(engine: Engine, revision: str = "head", migrations: Path = MIGRATIONS) -> None:
+    """Run all missing migrations up to a revision in one transaction.
+
+    A change of a table waits until no transaction uses the table, and all later statements of other processes wait
+    behind it. So it waits only briefly, and is tried again: a long query of another process delays the migration, and
+    not the inspections of the processes that run during an upgrade.
+
+    Args:
+        engine: The database.
+        revision: The newest migration to run.
+        migrations: Folder of the migrations.
+    """
+    deadline = time.monotonic() + MIGRATION_TIMEOUT_S
+    while True:
+        try:
+            _upgrade_once(engine, revision, migrations)
+        except SQLAlchemyError as error:
+            if not is_lock_timeout(error) or time.monotonic() > deadline:
+                raise
+            log.warning("migration waits for transactions of other processes", database=name_of(engine.url))
+            time.sleep(_PAUSE_S)
+        else:
+            return
+
+
+def _upgrade_once(engine: Engine, revision: str, migrations: Path) -> None:
+    with _migrating(engine, migrations) as config:
+        connection, scripts = config.attributes["connection"], ScriptDirectory.from_config(config)
+        schema = Schema.of(connection)
+        if schema.is_newer:
+            log.warning("database was migrated by a newer version", schema=schema.revision)
+            return
+        newest = scripts.as_revision_number(revision)
+        assert isinstance(newest, str)
+        if engine.dialect.name == "postgresql" and schema.revision not in (None, newest):
+            _require_no_older_programs(engine.url, too_old_programs(connection, scripts, newest))
         command.upgrade(config, revision)
 
 
 @contextmanager
-def _migrating(engine: Engine) -> Iterator[Config]:
-    """Yield alembic's configuration inside a transaction that excludes other processes."""
+def _migrating(engine: Engine, migrations: Path = MIGRATIONS) -> Iterator[Config]:
+    """Yield alembic's configuration inside a transaction that excludes other processes.
+
+    Raises:
+        StoreUnavailable: A newer version has migrated the schema, and this version cannot work with it.
+    """
     is_sqlite = engine.dialect.name == "sqlite"
     if is_sqlite:
         engine = _transactional(engine)
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     with engine.begin() as connection:
         if not is_sqlite:
             lock_for_migration(connection)
-        _require_known(engine.url, MigrationContext.configure(connection).get_current_revision())
+        schema = Schema.of(connection)
+        _require_not_too_new(engine.url, schema)
         config.attributes["connection"] = connection
         yield config
+        if not schema.is_newer:
+            record_compatibility(connection, ScriptDirectory.from_config(config))
 
 
 def _transactional(engine: Engine) -> Engine:

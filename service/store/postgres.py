@@ -9,9 +9,12 @@ from typing import Any
 from sqlalchemy import URL, Connection, text
 
 from service.store.advisory_locks import AdvisoryLock
+from service.store.schema import session_name
 
 OLDEST_MAJOR = 14
 _ENCODING = "UTF8"
+# Less than the second after which the server looks for deadlocks: the migration gives way, not an inspection.
+_MIGRATION_LOCK_TIMEOUT_MS = 500
 
 # A connection whose peer is gone fails after this time, instead of after the two hours of the operating system.
 _KEEPALIVES = {
@@ -56,7 +59,7 @@ class DatabaseOptions:
         """Return the parameters of a connection. Those in the query of the URL have priority."""
         own = {
             "connect_timeout": self.connect_timeout_s,
-            "application_name": "plumbline",
+            "application_name": session_name(),
             "client_encoding": "utf8",
             **_KEEPALIVES,
         }
@@ -146,11 +149,13 @@ class Server:
 def lock_for_migration(connection: Connection) -> None:
     """Make other processes that open the same database wait until this transaction ends.
 
-    A migration of many rows takes longer than other statements may take.
+    A migration of many rows takes longer than other statements may take. Its statements wait only briefly for a lock,
+    because the statements of running services wait behind them.
     """
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text("SET LOCAL lock_timeout = 0"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": AdvisoryLock.MIGRATION.value})
+    connection.execute(text(f"SET LOCAL lock_timeout = {_MIGRATION_LOCK_TIMEOUT_MS}"))
 
 
 # By SQLSTATE; by its first two characters, the class, if there is no entry for all five.

@@ -17,6 +17,7 @@ from service.store.errors import StoreUnavailable
 from service.store.models import InspectionRow
 from service.store.postgres import Server
 from service.store.reasons import RESTORE, database_failure
+from service.store.schema import UPGRADE, incompatibility
 from service.store.session import reading
 from service.store.sqlite import SqliteFile, quick_check
 from service.store.store import Store
@@ -138,8 +139,14 @@ class StoreProbe:
         engine = self._store.engine
         with reading(engine) as session:
             server = Server.of(session.connection())
+            incompatible = incompatibility(session.connection())
         for problem in server.write_problems():
             raise StoreUnavailable(f"the database {name_of(engine.url)} {problem}")
+        # A newer version may migrate the database while this process runs.
+        reason = None if incompatible is None else f"the database {name_of(engine.url)} {incompatible}"
+        self._store.schema_problem = reason
+        if reason is not None:
+            raise StoreUnavailable(f"{reason}. {UPGRADE.rstrip('.')}")
         # Only after a failure: commits show that the server can be written, and this one leaves a dead row behind.
         if self._is_insert_due:
             _probe_insert(engine)

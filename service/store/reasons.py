@@ -42,6 +42,7 @@ RESTORE = "Stop the service, and restore a backup of the database."
 """What to do about a damaged database."""
 _SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _POSTGRESQL_CONFLICTS = {"40001", "40P01"}  # serialization_failure, deadlock_detected
+_POSTGRESQL_LOCK_TIMEOUT = "55P03"  # lock_not_available
 _POSTGRESQL_DAMAGED = {"XX001", "XX002"}  # data_corrupted, index_corrupted
 
 
@@ -61,6 +62,11 @@ def database_failure(what: str, error: Exception) -> StoreUnavailable:
 def is_conflict(error: Exception) -> bool:
     """Return whether a server ended a transaction because of another one, so that it may succeed if it is repeated."""
     return getattr(getattr(error, "orig", None), "sqlstate", None) in _POSTGRESQL_CONFLICTS
+
+
+def is_lock_timeout(error: Exception) -> bool:
+    """Return whether a statement waited too long for a lock of another transaction."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == _POSTGRESQL_LOCK_TIMEOUT
 
 
 def log_failure(event: str, error: Exception) -> None:

@@ -14,13 +14,14 @@ from sqlalchemy import Engine, event
 from service.store.artefacts.files import ArtefactFiles
 from service.store.artefacts.local import probe_write
 from service.store.artefacts.opening import open_files
-from service.store.database import make_engine, migrate, require_current_schema, sqlite_path
+from service.store.database import make_engine, migrate, require_usable_schema, sqlite_path
 from service.store.errors import StoreUnavailable
 from service.store.identity import StorageGuard
 from service.store.lock import LOCK_NAME, FileLock
 from service.store.options import StoreOptions
 from service.store.permissions import make_folder
 from service.store.reasons import database_failure
+from service.store.schema import UPGRADE
 from service.store.sqlite import WAL_SUFFIXES, SqliteFile
 from service.store.writer import GroupWriter
 
@@ -45,6 +46,8 @@ class Store:
         database: The database file; None if the database is a server.
         guard: Checks that files and folders were not deleted or replaced.
         read_only_reason: Why nothing can be written since the start; None in normal operation.
+        schema_problem: Why this version cannot work any more with the database, which a newer one has migrated
+            meanwhile; None in normal operation. The probe sets it.
     """
 
     def __init__(self, engine: Engine, files: ArtefactFiles, data: Path) -> None:
@@ -55,6 +58,7 @@ class Store:
         self.database: SqliteFile | None = None
         self.guard = StorageGuard()
         self.read_only_reason: str | None = None
+        self.schema_problem: str | None = None
         self._lock_files: dict[Path, str] = {}
         self._locks: dict[Path, FileLock] = {}
         # As long as one connection is open, SQLite keeps the write-ahead log, so its identity can be checked.
@@ -82,7 +86,7 @@ class Store:
         store = cls(make_engine(url, database, options.database), open_files(options.artefacts, data), data)
         store.guard, store.database = guard, database
         if path is None:
-            event.listen(store.engine, "commit", lambda _: guard.check())
+            event.listen(store.engine, "commit", lambda _: store._check_commit())
         elif is_exclusive:
             database_file = path.resolve()  # which may lie in another folder, or be linked
             store._lock_files = {
@@ -106,12 +110,12 @@ class Store:
         """Check that a verdict can be stored now, as far as it is known without writing.
 
         Raises:
-            StoreUnavailable: Nothing can be written since the start, files were deleted or replaced, or images could
-                not be written a moment ago.
+            StoreUnavailable: Nothing can be written since the start, files were deleted or replaced, images could not
+                be written a moment ago, or a newer version has migrated the database and this one cannot work with it.
         """
         if self.read_only_reason is not None:
             raise StoreUnavailable(self.read_only_reason)
-        self.guard.check()
+        self._check_commit()
         self.files.require_writable()
 
     def recover(self) -> None:
@@ -145,6 +149,11 @@ class Store:
         for lock in self._locks.values():
             lock.release()
 
+    def _check_commit(self) -> None:
+        if self.schema_problem is not None:
+            raise StoreUnavailable(self.schema_problem, remedy=UPGRADE)
+        self.guard.check()
+
     def _lock(self) -> None:
         """Lock the data folder and the database against other processes, as far as they are not locked yet."""
         for path, protects in self._lock_files.items():
@@ -167,7 +176,7 @@ class Store:
                 raise
             self.database.is_read_only = True
             try:
-                require_current_schema(self.engine)
+                require_usable_schema(self.engine)
             except StoreUnavailable:
                 raise error from None
             self.read_only_reason = error.reason
@@ -226,7 +235,7 @@ def open_beside_service(url: str, data: Path, options: StoreOptions | None = Non
     if path is None or path.exists():
         engine = make_engine(url, options=options.database)
         try:
-            require_current_schema(engine)
+            require_usable_schema(engine)
             is_current = True
         except StoreUnavailable as error:
             if not error.is_outdated:

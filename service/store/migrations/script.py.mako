@@ -9,6 +9,8 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+# "expand", or "contract" with `deprecated_in` and `oldest_revision`: see "Add a migration" in CONTRIBUTING.md.
+kind = "expand"
 
 
 def upgrade() -> None:

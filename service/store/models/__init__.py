@@ -9,6 +9,7 @@ from service.store.models.inspections import IdempotencyRow, InspectionRow, Shad
 from service.store.models.outbox import OutboxRow
 from service.store.models.recipes import BundleChoiceRow, ProposalRow, RecipeRow
 from service.store.models.reviews import InspectionLabelRow, ReviewRow
+from service.store.models.schema import SchemaCompatibilityRow
 from service.store.models.training import TrainingImageRow, TrainingJobRow
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "DriftAlarmRow",
     "TrainingJobRow",
     "TrainingImageRow",
+    "SchemaCompatibilityRow",
 ]

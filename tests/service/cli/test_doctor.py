@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sqlite3
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -17,9 +16,10 @@ from service.cli.findings import Health
 from service.cli.network_checks import check_port
 from service.store.database import _upgrade
 from service.store.lock import FileLock, lock_owner
+from service.store.schema import newest_revision
 from tests.bundles import tiny_draft, write_tiny_bundle
 from tests.command_line import run
-from tests.databases import migrated_engine
+from tests.databases import migrated_engine, pretend_newer
 from tests.running_service import GOOD, Serve
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - not bound
@@ -105,7 +105,13 @@ def test_doctor_examines_who_may_use_the_service(tmp_path: Path, options: list[s
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("change", "words"), [("old", "0005_bundles"), ("new", "newer version"), ("corrupt", "corrupt")]
+    ("change", "words"),
+    [
+        ("old", "0005_bundles"),
+        ("new", "it needs one that has the migration 9999_future"),
+        ("compatible", "a newer version migrated its tables to 9999_future, with which this version can work"),
+        ("corrupt", "corrupt"),
+    ],
 )
 def test_doctor_reports_the_state_of_the_database_and_changes_nothing(
     tiny_models: Path, tmp_path: Path, change: str, words: str
@@ -117,10 +123,8 @@ def test_doctor_reports_the_state_of_the_database_and_changes_nothing(
         _upgrade(create_engine(url), "0005_bundles")
     else:
         migrated_engine(url).dispose()
-    if change == "new":
-        with sqlite3.connect(path) as database:
-            database.execute("UPDATE alembic_version SET version_num = '9999_future'")
-        database.close()
+    if change in ("new", "compatible"):
+        pretend_newer(url, "9999_future" if change == "new" else newest_revision())
     if change == "corrupt":
         with path.open("r+b") as file:
             file.seek(5 * 4096)
@@ -129,7 +133,7 @@ def test_doctor_reports_the_state_of_the_database_and_changes_nothing(
     options = ("--models", tiny_models, "--data", path.parent, "--port", "0", "--provider", "cpu")
     result = run("doctor", *options)
     assert words in " ".join(result.output.split())
-    assert result.exit_code == (0 if change == "old" else 1)
+    assert result.exit_code == (0 if change in ("old", "compatible") else 1)
     assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == before
 
 

@@ -17,7 +17,7 @@ from tests.command_line import run
 from tests.postgres import PASSWORD, PostgresServer
 from tests.running_service import GOOD, INSPECT
 from tests.service.process.test_serving import IMAGE, Clients, assert_stored
-from tests.serving import ServiceProcess, service_process
+from tests.serving import ROOT, ServiceProcess, service_process
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +27,11 @@ FOREIGN = ("psycopg", "FATAL", "sqlalche", "SELECT", "INSERT", PASSWORD)
 
 
 @contextmanager
-def serving(models: Path, data: Path, database_url: str, **settings: str) -> Iterator[ServiceProcess]:
+def serving(
+    models: Path, data: Path, database_url: str, *, program: Path = ROOT, **settings: str
+) -> Iterator[ServiceProcess]:
     chosen = {"provider": "cpu", "database_url": database_url, "database_connect_timeout_s": "2"} | settings
-    with service_process(models, data, chosen) as service:
+    with service_process(models, data, chosen, program=program) as service:
         service.wait_until(200)
         yield service
 

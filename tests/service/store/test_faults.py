@@ -27,7 +27,6 @@ from service.store.inspections import get_inspection, list_inspections
 from service.store.lock import FileLock
 from service.store.probe import StoreProbe
 from service.store.store import Store
-from tests.databases import migrated_engine
 from tests.service.store.test_store import make_row
 
 
@@ -204,17 +203,6 @@ def test_read_only_engine_does_not_migrate(tmp_path: Path) -> None:
         open_read_only_engine(url)
     assert raised.value.is_outdated
     assert listing(tmp_path) == before
-
-
-def test_schema_of_a_newer_version_is_named(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'plumbline.db'}"
-    migrated_engine(url).dispose()
-    with sqlite3.connect(tmp_path / "plumbline.db") as database:
-        database.execute("UPDATE alembic_version SET version_num = '9999_future'")
-    database.close()
-    for opened in (migrated_engine, open_read_only_engine):
-        with pytest.raises(StoreUnavailable, match=r"9999_future.*newer version"):
-            opened(url)
 
 
 def test_read_only_engine_never_creates_a_database(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from service.store.database import MIGRATIONS, _migrating, _upgrade, make_engine
+from service.store.database import _migrating, _upgrade, make_engine
 from service.store.models import Base
+from service.store.schema import MIGRATIONS
 from tests.databases import migrated_engine
 
 REVISIONS = [script.revision for script in reversed(list(ScriptDirectory(str(MIGRATIONS)).walk_revisions()))]
