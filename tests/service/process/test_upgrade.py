@@ -237,6 +237,7 @@ def assert_stored_once(service: ServiceProcess, line: Line) -> None:
                 assert client.get(verdict["links"][artefact]).status_code == 200
 
 
+@pytest.mark.may_skip(reason="a checkout without history does not contain the last release")
 @pytest.mark.slow
 def test_releases_work_side_by_side_during_an_upgrade_and_on_the_way_back(
     tiny_bundle: Bundle,
