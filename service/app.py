@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -41,6 +41,7 @@ from service.deployment.shadow import ShadowRunner
 from service.deployment.sources.opening import open_source
 from service.deployment.startup import Startup
 from service.deployment.uploads import BundleUploads
+from service.deployment.used_products import USED_PRODUCTS, UsedProducts
 from service.inspection.runtime.configure import configure
 from service.integrations.events import Render
 from service.integrations.interfaces import Interfaces, open_interfaces
@@ -135,6 +136,8 @@ class Runtime:
         passed = PassedSelfTests(settings.data / SELF_TESTS)
         loader, source = bundle_loader(settings, passed), open_source(settings, store.engine, metrics.bundle_store)
         self.registry = Registry(settings.models, loader, metrics, memory_limits(settings), source)
+        self._used = UsedProducts(self.registry, settings.data / USED_PRODUCTS)
+        self._load_ahead_s = settings.load_ahead_s
         rollout = Rollout(self.registry, store.engine, metrics, BundleUploads(settings.models, upload_limits(settings)))
         self.admission = Admission(settings.queue_limit, running_limit(settings))
         references = ReferenceScores(store.engine)
@@ -237,6 +240,7 @@ class Runtime:
         self.shadow.close()
         if self._follower is not None:
             self._follower.close()
+        self._used.close()
         self.registry.close()
         self._loader.join(LOADING_STOP_S)
         self.services.inspections.close()
@@ -290,14 +294,21 @@ class Runtime:
 
     def _load(self) -> None:
         startup = Startup(self.registry, self.store.engine, is_followed=self._follower is not None)
-        startup.run()
-        # Imported modules and loaded bundles stay until the end. Without this, each garbage collection would traverse
-        # all of them and pause every thread.
-        gc.collect()
-        gc.freeze()
-        if self.registry.source.is_shared:
-            with startup.fetching_again():
-                prefetch(self.registry, self.store.engine, self.metrics.bundle_store)
+        is_shared = self.registry.source.is_shared
+        with ExitStack() as retries:
+
+            def load_ahead() -> None:
+                if is_shared:
+                    retries.enter_context(startup.fetching_again())
+                    prefetch(self.registry, self.store.engine, self.metrics.bundle_store, self._used.read())
+
+            startup.run(load_ahead, self._load_ahead_s if is_shared else 0.0)
+            # Imported modules and loaded bundles stay until the end. Without this, each garbage collection would
+            # traverse all of them and pause every thread.
+            gc.collect()
+            gc.freeze()
+            if is_shared:
+                self._used.start()
 
 
 def create_app(settings: Settings) -> FastAPI:

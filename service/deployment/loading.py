@@ -33,6 +33,7 @@ class ProductLoading:
     Attributes:
         waiting: Products that are not processed yet.
         finished: Whether `run` has returned.
+        ahead_until: Monotonic time until which bundles are loaded ahead before the service is ready.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ProductLoading:
     ) -> None:
         self.waiting = products
         self.finished = False
+        self.ahead_until = 0.0
         self._models = models
         self._failures = failures
         self._closing = closing
@@ -51,12 +53,21 @@ class ProductLoading:
         """Seconds since this object was made."""
         return time.monotonic() - self._started
 
-    def run(self, load_product: Callable[[str], None], end_change: Callable[[str], None]) -> None:
+    def run(
+        self,
+        load_product: Callable[[str], None],
+        end_change: Callable[[str], None],
+        load_ahead: Callable[[], None],
+        ahead_s: float,
+    ) -> None:
         """Load every product, and return when all are processed or the service is closing.
 
         Args:
             load_product: Loads one product. Called from several threads. Whatever it raises is recorded in `failures`.
             end_change: Called for each product after it was processed.
+            load_ahead: Called when all products were processed. It loads bundles ahead of the first images.
+            ahead_s: Seconds of it for which the service is not ready. A service that was ready meanwhile, because the
+                loading took long, stays ready.
         """
         queue = deque(sorted(self.waiting))
 
@@ -78,9 +89,15 @@ class ProductLoading:
             thread.start()
         for thread in threads:
             thread.join()
+        if self.duration_s < LOADING_GRACE_S:
+            self.ahead_until = time.monotonic() + ahead_s
         for product in self.waiting:
             self._end(product, end_change)
-        self.finished = True
+        try:
+            if not self._closing.is_set():
+                load_ahead()
+        finally:
+            self.finished = True
 
     def _load(self, product: str, load_product: Callable[[str], None]) -> None:
         try:

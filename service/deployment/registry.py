@@ -110,10 +110,13 @@ class Registry:
 
     @property
     def loading(self) -> bool:
-        """Whether the service waits for bundles: `load` runs, and nothing is served yet or it began recently."""
-        if self._loading.finished:
+        """Whether the service waits for bundles: `load` runs, and nothing is served yet, or it began recently."""
+        loading = self._loading
+        if loading.finished:
             return False
-        return not self.active or self._loading.duration_s < LOADING_GRACE_S
+        if not loading.waiting and loading.ahead_until:
+            return time.monotonic() < loading.ahead_until
+        return not self.active or loading.duration_s < LOADING_GRACE_S
 
     @property
     def delayed(self) -> frozenset[str]:
@@ -124,9 +127,14 @@ class Registry:
         """Wait until `close` is called or the timeout passes. Return whether it was called."""
         return self._changes.closing.wait(timeout_s)
 
-    def load(self, load_product: Callable[[str], None]) -> None:
-        """Load every product, several at a time; see `ProductLoading.run`."""
-        self._loading.run(load_product, self._changes.end)
+    def load(
+        self,
+        load_product: Callable[[str], None],
+        load_ahead: Callable[[], None] = lambda: None,
+        ahead_s: float = 0.0,
+    ) -> None:
+        """Load every product, several at a time, and bundles ahead then; see `ProductLoading.run`."""
+        self._loading.run(load_product, self._changes.end, load_ahead, ahead_s)
 
     def knows(self, product: str) -> bool:
         """Return whether there is such a product, also if another replica just uploaded it. May read the database."""
@@ -172,12 +180,13 @@ class Registry:
         return None if served.is_loaded else self.memory.request(served)
 
     @contextmanager
-    def lease(self, product: str, timeout_s: float = LOAD_WAIT_S) -> Iterator[ActiveProduct]:
+    def lease(self, product: str, timeout_s: float = LOAD_WAIT_S, *, is_hit: bool = True) -> Iterator[ActiveProduct]:
         """Lease bundle and recipe in force for the block. They stay usable even if another bundle is activated.
 
         Args:
             product: The product.
             timeout_s: Longest wait for a bundle that is not in memory, in seconds.
+            is_hit: False if the caller waited for the bundle already, so that the lease counts as a miss.
 
         Raises:
             UnknownProduct, ProductNotReady: As for `get`; also if the bundle is not in memory and cannot be loaded in
@@ -188,7 +197,7 @@ class Registry:
         self.synchronise(product)
         # A bundle that was retired or left the memory after `get` is looked up again, once it was loaded.
         # Changes by other processes are then put in force first.
-        give_up, is_hit = time.monotonic() + timeout_s, True
+        give_up = time.monotonic() + timeout_s
         while not (active := self.get(product)).served.try_acquire():
             if not active.served.is_retired:
                 is_hit = False

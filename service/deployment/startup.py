@@ -50,15 +50,20 @@ class Startup:
         self._unfetched: set[str] = set()
         """Products whose bundles could not be fetched from the bundle store, and that `fetch_again` loads."""
 
-    def run(self) -> None:
-        """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`."""
+    def run(self, load_ahead: Callable[[], None] = lambda: None, ahead_s: float = 0.0) -> None:
+        """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`.
+
+        Args:
+            load_ahead: Loads bundles ahead, when all products are in force.
+            ahead_s: Seconds of it for which the service is not ready.
+        """
         if not self._registry.known:
             log.error(
                 "no product to serve",
                 reason=self._registry.source.empty_reason,
                 remedy=self._registry.source.empty_remedy,
             )
-        self._registry.load(self._load_product)
+        self._registry.load(self._load_product, load_ahead, ahead_s)
 
     @contextmanager
     def fetching_again(self) -> Iterator[None]:

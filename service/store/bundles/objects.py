@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -36,6 +36,14 @@ class BundleObjects(ABC):
         Raises:
             FileNotFoundError: It does not exist.
             BundleStoreUnavailable: It cannot be read.
+        """
+
+    @abstractmethod
+    def state(self, name: str) -> Hashable:
+        """Return what changes when a file is written again, such as its time; None if it does not exist.
+
+        Raises:
+            BundleStoreUnavailable: It cannot be examined.
         """
 
     @abstractmethod
@@ -68,11 +76,12 @@ class BundleObjects(ABC):
             BundleIntegrity: A file of the bundle was changed since it was loaded.
             BundleStoreUnavailable: Files cannot be stored. Files without a row in the table have no effect.
         """
-        # The manifest last: where it exists, all others were stored.
+        # The manifest last: where it exists, all others were stored. Without it, there is nothing to compare with.
+        is_known = self.state(f"{bundle.digest}/{MANIFEST}") is not None
         for name in (*sorted(bundle.manifest.files), MANIFEST):
             data = bundle.read_file(name)
             entry = FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-            if self._is_intact(bundle.digest, name, entry):
+            if is_known and self._is_intact(bundle.digest, name, entry):
                 continue
             self.write(f"{bundle.digest}/{name}", data)
             if not self._is_intact(bundle.digest, name, entry):
@@ -138,6 +147,17 @@ class LocalObjects(BundleObjects):
             raise
         except OSError as error:
             raise BundleStoreUnavailable(f"{name.partition('/')[2]} cannot be read ({error.strerror})") from error
+
+    def state(self, name: str) -> Hashable:
+        """Return size and time of change of a file."""
+        try:
+            found = (self._root / name).stat()
+        except FileNotFoundError:
+            self._require_root()
+            return None
+        except OSError as error:
+            raise BundleStoreUnavailable(f"{name.partition('/')[2]} cannot be read ({error.strerror})") from error
+        return found.st_size, found.st_mtime_ns
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file."""
