@@ -29,6 +29,8 @@ class ProductLoading:
         products: The products to load.
         failures: Records the products that cannot be loaded.
         closing: Ends the loading when it is set.
+        is_quick: Whether products are only described, which takes milliseconds each. Then the service is not ready
+            before all are processed, unless one of them takes long.
 
     Attributes:
         waiting: Products that are not processed yet.
@@ -37,7 +39,13 @@ class ProductLoading:
     """
 
     def __init__(
-        self, models: Path, products: frozenset[str], failures: LoadFailures, closing: threading.Event
+        self,
+        models: Path,
+        products: frozenset[str],
+        failures: LoadFailures,
+        closing: threading.Event,
+        *,
+        is_quick: bool = False,
     ) -> None:
         self.waiting = products
         self.finished = False
@@ -46,12 +54,13 @@ class ProductLoading:
         self._failures = failures
         self._closing = closing
         self._lock = threading.Lock()
-        self._started = time.monotonic()
+        self._is_quick = is_quick
+        self._began = time.monotonic()
 
     @property
-    def duration_s(self) -> float:
-        """Seconds since this object was made."""
-        return time.monotonic() - self._started
+    def is_recent(self) -> bool:
+        """Whether products that are still being loaded keep the service from being ready."""
+        return time.monotonic() - self._began < LOADING_GRACE_S
 
     def run(
         self,
@@ -89,7 +98,7 @@ class ProductLoading:
             thread.start()
         for thread in threads:
             thread.join()
-        if self.duration_s < LOADING_GRACE_S:
+        if self.is_recent:
             self.ahead_until = time.monotonic() + ahead_s
         for product in self.waiting:
             self._end(product, end_change)
@@ -112,6 +121,8 @@ class ProductLoading:
     def _end(self, product: str, end_change: Callable[[str], None]) -> None:
         with self._lock:
             self.waiting -= {product}
+            if self._is_quick:
+                self._began = time.monotonic()
         end_change(product)
 
 

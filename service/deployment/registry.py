@@ -16,7 +16,7 @@ from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.in_force import InForce
 from service.deployment.lease import ActiveProduct, Shadow
-from service.deployment.loading import LOADING_GRACE_S, ProductLoading
+from service.deployment.loading import ProductLoading
 from service.deployment.memory import return_freed_memory
 from service.deployment.memory_limits import KEEP_ALL, MemoryLimits
 from service.deployment.preparation import BundlePreparation
@@ -81,7 +81,8 @@ class Registry:
         self._state_lock = threading.Lock()
         # Until `load` has processed a product, a change of its bundles is in progress.
         self._changes = ProductChanges(self._known)
-        self._loading = ProductLoading(models, self._known, self.failures, self._changes.closing)
+        is_quick = limits.limit_bytes is not None
+        self._loading = ProductLoading(models, self._known, self.failures, self._changes.closing, is_quick=is_quick)
 
     @property
     def active(self) -> Mapping[str, ActiveProduct]:
@@ -116,7 +117,7 @@ class Registry:
             return False
         if not loading.waiting and loading.ahead_until:
             return time.monotonic() < loading.ahead_until
-        return not self.active or loading.duration_s < LOADING_GRACE_S
+        return not self.active or loading.is_recent
 
     @property
     def delayed(self) -> frozenset[str]:
