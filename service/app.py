@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -32,14 +31,13 @@ from service.api.openapi import describe, serve_document
 from service.api.routers import ROUTERS
 from service.deployment.configuration import bundle_loader, drift_limits, memory_limits, running_limit, upload_limits
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
-from service.deployment.prefetch import prefetch
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.revisions import RevisionFollower
 from service.deployment.rollout import Rollout
 from service.deployment.shadow import ShadowRunner
 from service.deployment.sources.opening import open_source
-from service.deployment.startup import Startup
+from service.deployment.start import load_products
 from service.deployment.uploads import BundleUploads
 from service.deployment.used_products import USED_PRODUCTS, UsedProducts
 from service.inspection.runtime.configure import configure
@@ -293,22 +291,14 @@ class Runtime:
         return ServiceState(report.is_ready, is_usable, frozenset(report.products))
 
     def _load(self) -> None:
-        startup = Startup(self.registry, self.store.engine, is_followed=self._follower is not None)
-        is_shared = self.registry.source.is_shared
-        with ExitStack() as retries:
-
-            def load_ahead() -> None:
-                if is_shared:
-                    retries.enter_context(startup.fetching_again())
-                    prefetch(self.registry, self.store.engine, self.metrics.bundle_store, self._used.read())
-
-            startup.run(load_ahead, self._load_ahead_s if is_shared else 0.0)
-            # Imported modules and loaded bundles stay until the end. Without this, each garbage collection would
-            # traverse all of them and pause every thread.
-            gc.collect()
-            gc.freeze()
-            if is_shared:
-                self._used.start()
+        load_products(
+            self.registry,
+            self.store.engine,
+            self.metrics.bundle_store,
+            self._used,
+            is_followed=self._follower is not None,
+            ahead_s=self._load_ahead_s,
+        )
 
 
 def create_app(settings: Settings) -> FastAPI:

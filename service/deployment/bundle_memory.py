@@ -21,7 +21,7 @@ from service.deployment.memory import return_freed_memory
 from service.deployment.memory_limits import MemoryLimits, memory_bytes, stay_s
 from service.deployment.repository import BundleLoader
 from service.deployment.retries import LoadRetries
-from service.deployment.served import LoadResult, ServedBundle
+from service.deployment.served import LoadResult, ServedBundle, ended_load
 from service.deployment.sources.source import BundleSource
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.inspector import Inspector
@@ -143,9 +143,9 @@ class BundleMemory:
             if (load := self._loads.get(served)) is not None:
                 return load
             if self._closed:
-                return _done(ShuttingDown())
+                return ended_load(ShuttingDown())
             if served.is_loaded:
-                return _done(None)
+                return ended_load(None)
             load = self._loads[served] = Future()
             if self._fetchers is not None or self._retries.has_failed(*_what(served)):
                 self._beginner.submit(self._begin, served, load)
@@ -207,10 +207,7 @@ class BundleMemory:
         if self._retries.is_due(*_what(served)):
             return None
         refused = self._failures.refused.get((served.bundle.manifest.product, served.bundle.version))
-        if refused is None:
-            return None
-        waiting = {} if refused.retry_after_s is None else {"retry_after": refused.retry_after_s}
-        return PlumblineError(refused.reason, **waiting)
+        return None if refused is None else refused.error
 
     def _fetch(self, served: ServedBundle, load: LoadResult) -> None:
         """Fetch a bundle from the bundle store, and load it then."""
@@ -398,9 +395,3 @@ def _what(served: ServedBundle) -> tuple[str, Role, str]:
     """Return product and role of a bundle, and its digest."""
     bundle = served.bundle
     return bundle.manifest.product, "shadow" if served.in_background else "active", bundle.digest
-
-
-def _done(failure: PlumblineError | None) -> LoadResult:
-    result: LoadResult = Future()
-    result.set_result(failure)
-    return result

@@ -62,6 +62,18 @@ class ProductLoading:
         """Whether products that are still being loaded keep the service from being ready."""
         return time.monotonic() - self._began < LOADING_GRACE_S
 
+    def is_waited_for(self, *, has_active: bool) -> bool:
+        """Return whether the service is not ready because bundles are being loaded.
+
+        Args:
+            has_active: Whether any product is in force.
+        """
+        if self.finished:
+            return False
+        if not self.waiting and self.ahead_until:
+            return time.monotonic() < self.ahead_until
+        return not has_active or self.is_recent
+
     def run(
         self,
         load_product: Callable[[str], None],

@@ -81,8 +81,8 @@ class Registry:
         self._state_lock = threading.Lock()
         # Until `load` has processed a product, a change of its bundles is in progress.
         self._changes = ProductChanges(self._known)
-        is_quick = limits.limit_bytes is not None
-        self._loading = ProductLoading(models, self._known, self.failures, self._changes.closing, is_quick=is_quick)
+        closing, is_quick = self._changes.closing, limits.limit_bytes is not None
+        self._loading = ProductLoading(models, self._known, self.failures, closing, is_quick=is_quick)
 
     @property
     def active(self) -> Mapping[str, ActiveProduct]:
@@ -112,12 +112,7 @@ class Registry:
     @property
     def loading(self) -> bool:
         """Whether the service waits for bundles: `load` runs, and nothing is served yet, or it began recently."""
-        loading = self._loading
-        if loading.finished:
-            return False
-        if not loading.waiting and loading.ahead_until:
-            return time.monotonic() < loading.ahead_until
-        return not self.active or loading.is_recent
+        return self._loading.is_waited_for(has_active=bool(self.active))
 
     @property
     def delayed(self) -> frozenset[str]:
@@ -129,10 +124,7 @@ class Registry:
         return self._changes.closing.wait(timeout_s)
 
     def load(
-        self,
-        load_product: Callable[[str], None],
-        load_ahead: Callable[[], None] = lambda: None,
-        ahead_s: float = 0.0,
+        self, load_product: Callable[[str], None], load_ahead: Callable[[], None] = lambda: None, ahead_s: float = 0.0
     ) -> None:
         """Load every product, several at a time, and bundles ahead then; see `ProductLoading.run`."""
         self._loading.run(load_product, self._changes.end, load_ahead, ahead_s)
@@ -196,8 +188,7 @@ class Registry:
             StoreUnavailable: The database is shared and cannot be read.
         """
         self.synchronise(product)
-        # A bundle that was retired or left the memory after `get` is looked up again, once it was loaded.
-        # Changes by other processes are then put in force first.
+        # What was retired or left the memory after `get` is looked up again, once it was loaded, and changes followed.
         give_up = time.monotonic() + timeout_s
         while not (active := self.get(product)).served.try_acquire():
             if not active.served.is_retired:

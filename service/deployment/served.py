@@ -276,6 +276,13 @@ class ServedBundle:
             self.ended.set()
 
 
+def ended_load(failure: PlumblineError | None) -> LoadResult:
+    """Return the result of a load that has ended."""
+    result: LoadResult = Future()
+    result.set_result(failure)
+    return result
+
+
 def require_loaded(product: str, load: LoadResult, retry_after_s: float) -> None:
     """Check that a bundle was loaded.
 

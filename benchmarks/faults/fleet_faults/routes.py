@@ -23,7 +23,8 @@ def sent_elsewhere(log: Path) -> float:
         if (match := _REQUEST.search(line)) is not None:
             found[match[2]][match[1]] += 1
     total = sum(replicas.total() for replicas in found.values())
-    return round(1 - sum(max(replicas.values()) for replicas in found.values()) / max(1, total), 4)
+    elsewhere = total - sum(max(replicas.values()) for replicas in found.values())
+    return round(elsewhere / max(1, total), 4)
 
 
 def marked_down(log: Path) -> dict[str, int]:
