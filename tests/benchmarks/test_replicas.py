@@ -36,8 +36,11 @@ class Scripted:
 
     def __init__(self, *responses: tuple[int, dict[str, Any]] | None) -> None:
         self._responses = list(responses)
+        self._ended: list[asyncio.Event] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended = asyncio.Event()
+        self._ended.append(ended)
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -48,6 +51,13 @@ class Scripted:
                 body = json.dumps(response[1]).encode()
                 writer.write(f"HTTP/1.1 {response[0]} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        ended.set()
+
+    async def wait_ended(self) -> None:
+        for ended in self._ended:
+            await ended.wait()
 
 
 def test_load_notices_what_a_fleet_must_not_do() -> None:
@@ -73,6 +83,7 @@ def test_load_notices_what_a_fleet_must_not_do() -> None:
             await clients.inspect_one(connection, "product", b"", "two", is_repeated=False)
             await clients.inspect_one(connection, "product", b"", "three", is_repeated=False)
             connection.close()
+            await script.wait_ended()
         return clients.observed
 
     observed = asyncio.run(send())
@@ -97,8 +108,8 @@ def test_share_of_the_requests_that_were_sent_elsewhere(tmp_path: Path) -> None:
 
 
 def test_hit_rate_and_limit_of_the_cache(tmp_path: Path) -> None:
-    assert hit_rate(Counter(hits=95, misses=5)) == 0.95
-    assert hit_rate(Counter()) is None
+    assert hit_rate({"hits": 95, "misses": 5}) == 0.95
+    assert hit_rate({}) is None
     bundles = write_products(tmp_path, ["bolt", "nut"])
     assert [one.manifest.product for one in bundles] == ["bolt", "nut"]
     assert cache_limit(bundles, 1.0) == 2**20, "the smallest limit"

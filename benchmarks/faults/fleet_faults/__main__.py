@@ -36,7 +36,6 @@ import os
 import random
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -49,7 +48,7 @@ import typer
 
 from benchmarks.faults.fleet_faults.checks import group_by_product, replay_findings, stored_findings
 from benchmarks.faults.fleet_faults.disturbances import Disturbances
-from benchmarks.faults.fleet_faults.fleet import CREDENTIALS, Fleet, cpu_seconds, hit_rate
+from benchmarks.faults.fleet_faults.fleet import CREDENTIALS, Fleet, added, cpu_seconds, hit_rate
 from benchmarks.faults.fleet_faults.load import FleetLoad, LoadPlan
 from benchmarks.faults.fleet_faults.observed import Observed
 from benchmarks.faults.fleet_faults.preparation import cache_limit, import_all, record_for_all, write_products
@@ -150,7 +149,7 @@ def main(
         after = {name: cpu_seconds(pid) for name, pid in (programs | {"postgresql": server.pid}).items()}
         after["postgresql"] += disturbances.database_cpu_s
         proxy.wait_for_replicas(replicas)
-        counted = sum(disturbances.counted.values(), Counter[str]())
+        counted = added(*disturbances.counted.values())
         groups = group_by_product(observed)
         if replays:
             groups = _sampled(groups, replays)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -38,7 +37,7 @@ class Disturbances:
     s3: S3Server
     seconds: float
     pause_s: float
-    counted: dict[str, Counter[str]] = field(default_factory=dict)
+    counted: dict[str, dict[str, float]] = field(default_factory=dict)
     database_cpu_s: float = 0.0
 
     def run(self) -> None:
@@ -58,9 +57,7 @@ class Disturbances:
             end = faults[index + 1][0] if index + 1 < len(faults) else 1.0
             time.sleep(max(0.0, started + end * self.seconds - time.monotonic()))
             now = self.fleet.total()
-            now_since = Counter(now)
-            now_since.subtract(last)
-            self.counted[what] = now_since
+            self.counted[what] = {name: value - last.get(name, 0.0) for name, value in now.items()}
             last = now
         typer.echo(f"{time.monotonic() - started:.0f} s: end", err=True)
 

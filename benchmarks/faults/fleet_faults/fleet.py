@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,7 +44,7 @@ class Fleet:
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         self._folder, self._settings = folder, settings
-        self._ended: Counter[str] = Counter()
+        self._ended: dict[str, float] = {}
         self.stack = ExitStack()
         self.replicas: list[ServiceProcess] = []
 
@@ -66,34 +65,37 @@ class Fleet:
 
     def kill(self, number: int) -> None:
         """Kill a replica with SIGKILL. What it counted until now is kept."""
-        self._ended += self.counted(number)
+        self._ended = added(self._ended, self.counted(number))
         self.replicas[number].kill()
 
     def terminate(self, number: int) -> int:
         """End a replica with SIGTERM, and return its exit code. What it counted until now is kept."""
-        self._ended += self.counted(number)
+        self._ended = added(self._ended, self.counted(number))
         return self.replicas[number].terminate(timeout_s=120)
 
-    def counted(self, number: int) -> Counter[str]:
+    def counted(self, number: int) -> dict[str, float]:
         """Return the counters and the processor seconds of a replica since its start."""
         replica = self.replicas[number]
         text = httpx.get(f"{replica.url}/metrics", timeout=60).text
-        found = Counter({COUNTED[name]: float(value) for name, value in _SAMPLE.findall(text) if name in COUNTED})
-        found["cpu_s"] = cpu_seconds(replica.process.pid)
-        return found
+        found = {COUNTED[name]: float(value) for name, value in _SAMPLE.findall(text) if name in COUNTED}
+        return found | {"cpu_s": cpu_seconds(replica.process.pid)}
 
-    def total(self) -> Counter[str]:
+    def total(self) -> dict[str, float]:
         """Return the sums of all replicas, also of those that ended."""
-        total = Counter(self._ended)
-        for number in range(len(self.replicas)):
-            total.update(self.counted(number))
-        return total
+        return added(self._ended, *(self.counted(number) for number in range(len(self.replicas))))
+
+
+def added(*counted: Mapping[str, float]) -> dict[str, float]:
+    """Return the sums of counters."""
+    names = dict.fromkeys(name for one in counted for name in one)
+    return {name: sum(one.get(name, 0.0) for one in counted) for name in names}
 
 
 def hit_rate(counted: Mapping[str, float]) -> float | None:
     """Return the share of the leases whose bundle was in memory when the lease asked; None without leases."""
-    leases = counted["hits"] + counted["misses"]
-    return round(counted["hits"] / leases, 4) if leases else None
+    hits = counted.get("hits", 0.0)
+    leases = hits + counted.get("misses", 0.0)
+    return round(hits / leases, 4) if leases else None
 
 
 def cpu_seconds(pid: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -107,12 +107,13 @@ def test_server_that_is_down_is_named(stoppable_s3: S3Server, tiny_bundle: Bundl
     objects = open_objects(options)
     objects.store(tiny_bundle)
     stoppable_s3.refuse()
-    for attempt in (
+    attempts: list[Callable[[], object]] = [
         lambda: objects.store(tiny_bundle),
         objects.probe,
         lambda: read_all(objects, tiny_bundle, MODEL),
         lambda: objects.state(f"{tiny_bundle.digest}/{MODEL}"),
-    ):
+    ]
+    for attempt in attempts:
         with pytest.raises(BundleStoreUnavailable) as raised:
             attempt()
         assert not isinstance(raised.value, BundleDamaged)
