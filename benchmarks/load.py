@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 import cv2
@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 import uvloop
 
+from benchmarks.connection import Connection
 from service.bundle.bundle import Bundle, bundle_folders
 from tests.serving import ServiceProcess
 
@@ -169,13 +170,13 @@ class RunningLoad:
 
 
 def _generate(
-    port: int, request: bytes, groups: Sequence[Group], warm_up_s: float, seconds: float, parent: Connection
+    port: int, request: bytes, groups: Sequence[Group], warm_up_s: float, seconds: float, parent: Pipe
 ) -> None:
     parent.send(uvloop.run(_run(port, request, groups, warm_up_s, seconds, parent)))
 
 
 async def _run(
-    port: int, request: bytes, groups: Sequence[Group], warm_up_s: float, seconds: float, parent: Connection
+    port: int, request: bytes, groups: Sequence[Group], warm_up_s: float, seconds: float, parent: Pipe
 ) -> Load:
     outcomes = {group.name: Outcome() for group in groups}
     begin = time.perf_counter() + warm_up_s
@@ -201,13 +202,11 @@ class _Client:
     def __init__(
         self, port: int, request: bytes, source: str, outcome: Outcome, window: tuple[float, float], *, obeys: bool
     ) -> None:
-        self._port = port
+        self._connection = Connection(port, source)
         self._request = request
-        self._source = source
         self._outcome = outcome
         self._window = window
         self._obeys = obeys
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def run(self) -> None:
         """Send requests until the task is cancelled."""
@@ -216,38 +215,21 @@ class _Client:
                 started = time.perf_counter()
                 try:
                     async with asyncio.timeout(_TIMEOUT_S):
-                        status, headers = await self._exchange()
+                        response = await self._connection.exchange(self._request)
                 except (OSError, EOFError, TimeoutError) as error:
                     self._count(f"{type(error).__name__}", started, None)
-                    self._close()
+                    self._connection.close()
                     await asyncio.sleep(0.1)
                     continue
-                if status == 503 and b"retry-after" in headers:
+                status = response.status
+                if status == 503 and b"retry-after" in response.headers:
                     self._count("refused", started, status)
                     if self._obeys:
-                        await asyncio.sleep(float(headers[b"retry-after"]))
+                        await asyncio.sleep(float(response.headers[b"retry-after"]))
                 else:
                     self._count(f"status {status}", started, status)
         finally:
-            self._close()
-
-    async def _exchange(self) -> tuple[int, dict[bytes, bytes]]:
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._source, 0))
-        reader, writer = self._streams
-        writer.write(self._request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        start, *lines = head.split(b"\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines if line)}
-        await reader.readexactly(int(headers[b"content-length"]))
-        if headers.get(b"connection", b"").lower() == b"close":
-            self._close()
-        return int(start.split()[1]), headers
-
-    def _close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].transport.abort()
-            self._streams = None
+            self._connection.close()
 
     def _count(self, event: str, started: float, status: int | None) -> None:
         now = time.perf_counter()

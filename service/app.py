@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,15 +31,15 @@ from service.api.openapi import describe, serve_document
 from service.api.routers import ROUTERS
 from service.deployment.configuration import bundle_loader, drift_limits, memory_limits, running_limit, upload_limits
 from service.deployment.passed_tests import SELF_TESTS, PassedSelfTests
-from service.deployment.prefetch import prefetch
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.registry import Registry
 from service.deployment.revisions import RevisionFollower
 from service.deployment.rollout import Rollout
 from service.deployment.shadow import ShadowRunner
 from service.deployment.sources.opening import open_source
-from service.deployment.startup import Startup
+from service.deployment.start import load_products
 from service.deployment.uploads import BundleUploads
+from service.deployment.used_products import USED_PRODUCTS, UsedProducts
 from service.inspection.runtime.configure import configure
 from service.integrations.events import Render
 from service.integrations.interfaces import Interfaces, open_interfaces
@@ -135,6 +134,8 @@ class Runtime:
         passed = PassedSelfTests(settings.data / SELF_TESTS)
         loader, source = bundle_loader(settings, passed), open_source(settings, store.engine, metrics.bundle_store)
         self.registry = Registry(settings.models, loader, metrics, memory_limits(settings), source)
+        self._used = UsedProducts(self.registry, settings.data / USED_PRODUCTS)
+        self._load_ahead_s = settings.load_ahead_s
         rollout = Rollout(self.registry, store.engine, metrics, BundleUploads(settings.models, upload_limits(settings)))
         self.admission = Admission(settings.queue_limit, running_limit(settings))
         references = ReferenceScores(store.engine)
@@ -237,6 +238,7 @@ class Runtime:
         self.shadow.close()
         if self._follower is not None:
             self._follower.close()
+        self._used.close()
         self.registry.close()
         self._loader.join(LOADING_STOP_S)
         self.services.inspections.close()
@@ -289,15 +291,14 @@ class Runtime:
         return ServiceState(report.is_ready, is_usable, frozenset(report.products))
 
     def _load(self) -> None:
-        startup = Startup(self.registry, self.store.engine, is_followed=self._follower is not None)
-        startup.run()
-        # Imported modules and loaded bundles stay until the end. Without this, each garbage collection would traverse
-        # all of them and pause every thread.
-        gc.collect()
-        gc.freeze()
-        if self.registry.source.is_shared:
-            with startup.fetching_again():
-                prefetch(self.registry, self.store.engine, self.metrics.bundle_store)
+        load_products(
+            self.registry,
+            self.store.engine,
+            self.metrics.bundle_store,
+            self._used,
+            is_followed=self._follower is not None,
+            ahead_s=self._load_ahead_s,
+        )
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -150,6 +150,12 @@ class Settings(BaseSettings):
     not in memory are removed from the folder `models`; those in force last. Empty: no limit.
     """
 
+    load_ahead_s: float = Field(default=15.0, ge=0, le=3600)
+    """Longest time for which a starting process with a bundle store is not ready because it loads bundles into memory
+    before their first images: those that were in memory when it ended, and those that were used most. In seconds; the
+    rest is loaded while it serves. 0: it is ready at once.
+    """
+
     max_body_bytes: int = Field(default=32 * 2**20, ge=1024, le=2**31 - 1)
     """Largest request body, in bytes. Checked while the body arrives."""
     max_bundle_bytes: int = Field(default=512 * 2**20, ge=1024, le=2**31 - 1)

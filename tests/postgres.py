@@ -53,6 +53,12 @@ class PostgresServer:
     _process: subprocess.Popen[bytes] | None = None
     _count: int = 0
 
+    @property
+    def pid(self) -> int:
+        """Id of the process that all others of the server descend from."""
+        assert self._process is not None
+        return self._process.pid
+
     def initialise(self) -> None:
         """Create the files of the server."""
         password = self.folder / "password"

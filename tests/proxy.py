@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -31,11 +31,13 @@ class Proxy:
         url: Its URL for clients.
         stats_url: The URL of its metrics.
         log: File with its log.
+        pid: Id of the process; 0 before it runs.
     """
 
     url: str
     stats_url: str
     log: Path
+    pid: int = 0
 
     def replicas(self, product: str) -> list[str]:
         """Return the name of the replica of each request about a product so far, `<NOSRV>` for none."""
@@ -89,7 +91,7 @@ def proxy_process(replicas: Sequence[str], variables: Mapping[str, str] | None =
                 process = subprocess.Popen([program, "-f", CONFIGURATION], env=environment, stdout=file, stderr=file)
             stack.callback(_end, process)
             if _responds(proxy, process):
-                yield proxy
+                yield replace(proxy, pid=process.pid)
                 return
             if attempt == _ATTEMPTS - 1:
                 raise RuntimeError(f"HAProxy did not start: {proxy.log.read_text()}")

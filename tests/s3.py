@@ -37,6 +37,11 @@ class S3Server:
     _is_open: bool = True
 
     @property
+    def pid(self) -> int:
+        """Id of the process."""
+        return self._process.pid
+
+    @property
     def url(self) -> str:
         """URL of the server."""
         return f"http://127.0.0.1:{self.port}"

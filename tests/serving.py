@@ -83,6 +83,7 @@ def service_process(
     variables: Mapping[str, str] | None = None,
     *,
     program: Path = ROOT,
+    start_timeout_s: float = START_TIMEOUT_S,
     **process_options: Any,
 ) -> Iterator[ServiceProcess]:
     """Run `plumbline serve` on a free port, until the end of the block at the latest.
@@ -93,6 +94,7 @@ def service_process(
         settings: Further settings by name, without the prefix `PLUMBLINE_`, in lower case.
         variables: Further environment variables.
         program: Folder that contains the packages `service` and `client/plumbline_client` of the version to run.
+        start_timeout_s: Longest time until it listens, in seconds.
         process_options: Options of `subprocess.Popen`.
     """
     given = {"models": str(models), "data": str(data), "port": "0", "shutdown_delay_s": "0"} | dict(settings or {})
@@ -112,7 +114,7 @@ def service_process(
     follower = threading.Thread(target=service._follow, args=(process.stderr,), daemon=True)
     follower.start()
     try:
-        if not service._listening.wait(START_TIMEOUT_S) or not service.url:
+        if not service._listening.wait(start_timeout_s) or not service.url:
             raise RuntimeError(f"The service did not start: {service.log}")
         yield service
     finally:

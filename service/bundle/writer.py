@@ -26,7 +26,8 @@ from service.bundle.origins import Origins
 
 # Age in seconds at which a staging folder is certainly not in use: no writer takes that long.
 STALE_S = 24 * 3600
-_STAGING = ".staging-"
+STAGING = ".staging-"
+"""How the names of folders begin in which bundles are put together, beside the bundles of their product."""
 
 
 def write_bundle(
@@ -96,7 +97,7 @@ def install_bundle(
     try:
         # The leading dot hides the unfinished folder from the service. The folder inside it has the final name, so that
         # the bundle is verified under its final path before it becomes visible.
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target.parent))
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=target.parent))
         try:
             staged = staging / version
             for name, data in contents.items():
@@ -119,7 +120,7 @@ def install_bundle(
 
 def _remove_stale(product_folder: Path) -> None:
     """Remove staging folders that a killed writer left behind. They are invisible but take space."""
-    for leftover in product_folder.glob(f"{_STAGING}*"):
+    for leftover in product_folder.glob(f"{STAGING}*"):
         with contextlib.suppress(OSError):  # another process removes it, or permission is missing
             if time.time() - leftover.stat().st_mtime > STALE_S:
                 shutil.rmtree(leftover)

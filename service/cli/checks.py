@@ -16,7 +16,7 @@ from service.cli.findings import Finding, Health
 from service.cli.interface_checks import check_opcua, check_otel
 from service.cli.network_checks import check_certificate, check_port
 from service.cli.offline import known_products
-from service.cli.options import CLIENT_VARIABLES
+from service.cli.options import CLIENT_VARIABLES, place_of_bundles
 from service.cli.unknown_variables import unknown_variables
 from service.deployment.configuration import bundle_loader
 from service.deployment.repository import empty_reason, product_folders
@@ -347,7 +347,7 @@ def _check_sinks(settings: Settings) -> Iterator[Finding]:
         for warning in warnings_of(config):
             yield Finding(subject, Health.WARNING, warning, "docs/how-to/integrations.md describes the options.")
         if unknown := sorted((config.products or frozenset()) - known):
-            text = f"products that the model repository does not hold: {', '.join(unknown)}"
+            text = f"products that {place_of_bundles(settings)} does not hold: {', '.join(unknown)}"
             yield Finding(subject, Health.WARNING, text, "Check their spelling.")
 
 

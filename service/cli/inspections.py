@@ -13,9 +13,10 @@ from typing import IO, Annotated, Literal, TypeVar
 import typer
 
 from service.cli.console import ERR, FAILURE, OUT, refuse, shown, stop
-from service.cli.options import Data, Models, load_settings
+from service.cli.options import Data, Models, load_settings, place_of_bundles
 from service.cli.why import why
 from service.errors import PlumblineError
+from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True)
 ValueT = TypeVar("ValueT")
@@ -91,7 +92,7 @@ def export(
             ERR.status("Exporting inspections ...") as progress,
         ):
             if product is not None and not list_inspections(store.engine, InspectionFilter(product), limit=1):
-                require_product(product, known_products(settings), settings.models)
+                require_product(product, known_products(settings), settings)
             for piece in export_inspections(store.engine, which, format_name):
                 file.write(piece.data)
                 count = piece.rows
@@ -113,13 +114,13 @@ def _parsed(name: str, parse: Callable[[str], ValueT], text: str) -> ValueT:
         refuse(f"{name}: {error}.")
 
 
-def require_product(product: str, known: Sequence[str], models: Path) -> None:
+def require_product(product: str, known: Sequence[str], settings: Settings) -> None:
     """End the command if a product of which no inspection is stored does not exist."""
     if product in known:
         return
     offer = f" Its products: {', '.join(known)}." if known else ""
     refuse(
-        f"--product: no inspection of {product!r} is stored, and the model repository {models} has no such product."
+        f"--product: no inspection of {product!r} is stored, and {place_of_bundles(settings)} has no such product."
         f"{offer} Check the name."
     )
 

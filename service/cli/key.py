@@ -22,7 +22,7 @@ from service.cli.credentials import (
     operator,
     report_database,
 )
-from service.cli.options import AsJson, Data, load_settings
+from service.cli.options import AsJson, Data, load_settings, place_of_bundles
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -158,17 +158,16 @@ def _warn_of_unknown_products(grant: Grant, settings: Settings) -> None:
     from service.cli.offline import known_products
     from service.errors import PlumblineError
 
-    models = settings.models
     try:
         known = known_products(settings)
     except (PlumblineError, OSError):
         return
     unknown = sorted(set(grant.products or ()) - set(known))
-    if unknown and models.is_dir():
+    if unknown and (settings.bundle_store or settings.models.is_dir()):
         names = ", ".join(repr(name) for name in unknown)
         ERR.print(
-            f"[yellow]Warning:[/] the model repository {escape(str(models))} has no product {escape(names)}. Check the "
-            "name; if the product is added later, the key permits it then.",
+            f"[yellow]Warning:[/] {escape(place_of_bundles(settings))} has no product {escape(names)}. Check the name; "
+            "if the product is added later, the key permits it then.",
             soft_wrap=True,
         )
 

@@ -104,6 +104,13 @@ def load_settings(**options: Any) -> Settings:
         raise typer.Exit(USAGE) from error
 
 
+def place_of_bundles(settings: Settings) -> str:
+    """Return where the bundles are, with an article."""
+    if settings.bundle_store:
+        return f"the bundle store {settings.bundle_store}"
+    return f"the model repository {settings.models}"
+
+
 def require_models(settings: Settings) -> None:
     """End the command with the exit code for wrong usage if the model repository does not exist."""
     if not settings.bundle_store and not settings.models.is_dir():

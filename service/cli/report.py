@@ -72,7 +72,7 @@ def report(
     try:
         with open_store(settings) as store, ERR.status("Making the report ..."):
             if not list_inspections(store.engine, InspectionFilter(product), limit=1):
-                require_product(product, known_products(settings), settings.models)
+                require_product(product, known_products(settings), settings)
             request = ReportRequest(which, zone)
             steps = report_steps(store.engine, store.files, request, Clock().now())
             made = next(step for step in steps if step is not None)

@@ -21,7 +21,7 @@ from service.deployment.memory import return_freed_memory
 from service.deployment.memory_limits import MemoryLimits, memory_bytes, stay_s
 from service.deployment.repository import BundleLoader
 from service.deployment.retries import LoadRetries
-from service.deployment.served import LoadResult, ServedBundle
+from service.deployment.served import LoadResult, ServedBundle, ended_load
 from service.deployment.sources.source import BundleSource
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.inspector import Inspector
@@ -136,28 +136,21 @@ class BundleMemory:
     def request(self, served: ServedBundle) -> LoadResult:
         """Load a bundle unless it is loaded or being loaded, and return the result of the load.
 
-        If it was refused a short time ago, the result is the reason.
+        If it was refused a short time ago, the result is the reason. It may be called on the event loop: files are
+        looked at on another thread.
         """
         with self._changed:
             if (load := self._loads.get(served)) is not None:
                 return load
-        if not self._retries.is_due(*_what(served)):  # reads the folder
-            refused = self._failures.refused.get((served.bundle.manifest.product, served.bundle.version))
-            if refused is not None:
-                waiting = {} if refused.retry_after_s is None else {"retry_after": refused.retry_after_s}
-                return _done(PlumblineError(refused.reason, **waiting))
-        with self._changed:
-            if (load := self._loads.get(served)) is not None:
-                return load
             if self._closed:
-                return _done(ShuttingDown())
+                return ended_load(ShuttingDown())
             if served.is_loaded:
-                return _done(None)
+                return ended_load(None)
             load = self._loads[served] = Future()
-            if self._fetchers is None:
-                self._threads.submit(self._load, served, load)
-            else:
+            if self._fetchers is not None or self._retries.has_failed(*_what(served)):
                 self._beginner.submit(self._begin, served, load)
+            else:
+                self._threads.submit(self._load, served, load)
             return load
 
     def count_lease(self, *, is_hit: bool) -> None:
@@ -195,14 +188,26 @@ class BundleMemory:
             return self._missing(memory_bytes(served.bundle.manifest)) <= 0
 
     def _begin(self, served: ServedBundle, load: LoadResult) -> None:
-        """Load a bundle if it is on the local disk; otherwise, fetch it first."""
+        """Load a bundle if it is on the local disk; otherwise, fetch it first. Refuse it if it failed a moment ago."""
+        if (refusal := self._refusal(served)) is not None:
+            self._end(served, load, refusal)
+            return
         is_local = self._source.is_local(served.bundle)
         with self._changed:
-            if not self._closed and self._fetchers is not None:
-                work = self._load if is_local else self._fetch
-                (self._threads if is_local else self._fetchers).submit(work, served, load)
+            if not self._closed:
+                if is_local or self._fetchers is None:
+                    self._threads.submit(self._load, served, load)
+                else:
+                    self._fetchers.submit(self._fetch, served, load)
                 return
         self._load(served, load)  # ends at once, because the memory is closed
+
+    def _refusal(self, served: ServedBundle) -> PlumblineError | None:
+        """Return why a bundle is not loaded now; None if its load is due."""
+        if self._retries.is_due(*_what(served)):
+            return None
+        refused = self._failures.refused.get((served.bundle.manifest.product, served.bundle.version))
+        return None if refused is None else refused.error
 
     def _fetch(self, served: ServedBundle, load: LoadResult) -> None:
         """Fetch a bundle from the bundle store, and load it then."""
@@ -390,9 +395,3 @@ def _what(served: ServedBundle) -> tuple[str, Role, str]:
     """Return product and role of a bundle, and its digest."""
     bundle = served.bundle
     return bundle.manifest.product, "shadow" if served.in_background else "active", bundle.digest
-
-
-def _done(failure: PlumblineError | None) -> LoadResult:
-    result: LoadResult = Future()
-    result.set_result(failure)
-    return result

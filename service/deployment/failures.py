@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from service.errors import PlumblineError
+
 
 @dataclass(frozen=True)
 class BrokenBundle:
@@ -25,6 +27,12 @@ class BrokenBundle:
     slug: str
     reason: str
     retry_after_s: float | None = None
+
+    @property
+    def error(self) -> PlumblineError:
+        """The reason as an error."""
+        waiting = {} if self.retry_after_s is None else {"retry_after": self.retry_after_s}
+        return PlumblineError(self.reason, **waiting)
 
 
 class LoadFailures:

@@ -29,34 +29,66 @@ class ProductLoading:
         products: The products to load.
         failures: Records the products that cannot be loaded.
         closing: Ends the loading when it is set.
+        is_quick: Whether products are only described, which takes milliseconds each. Then the service is not ready
+            before all are processed, unless one of them takes long.
 
     Attributes:
         waiting: Products that are not processed yet.
         finished: Whether `run` has returned.
+        ahead_until: Monotonic time until which bundles are loaded ahead before the service is ready.
     """
 
     def __init__(
-        self, models: Path, products: frozenset[str], failures: LoadFailures, closing: threading.Event
+        self,
+        models: Path,
+        products: frozenset[str],
+        failures: LoadFailures,
+        closing: threading.Event,
+        *,
+        is_quick: bool = False,
     ) -> None:
         self.waiting = products
         self.finished = False
+        self.ahead_until = 0.0
         self._models = models
         self._failures = failures
         self._closing = closing
         self._lock = threading.Lock()
-        self._started = time.monotonic()
+        self._is_quick = is_quick
+        self._began = time.monotonic()
 
     @property
-    def duration_s(self) -> float:
-        """Seconds since this object was made."""
-        return time.monotonic() - self._started
+    def is_recent(self) -> bool:
+        """Whether products that are still being loaded keep the service from being ready."""
+        return time.monotonic() - self._began < LOADING_GRACE_S
 
-    def run(self, load_product: Callable[[str], None], end_change: Callable[[str], None]) -> None:
+    def is_waited_for(self, *, has_active: bool) -> bool:
+        """Return whether the service is not ready because bundles are being loaded.
+
+        Args:
+            has_active: Whether any product is in force.
+        """
+        if self.finished:
+            return False
+        if not self.waiting and self.ahead_until:
+            return time.monotonic() < self.ahead_until
+        return not has_active or self.is_recent
+
+    def run(
+        self,
+        load_product: Callable[[str], None],
+        end_change: Callable[[str], None],
+        load_ahead: Callable[[], None],
+        ahead_s: float,
+    ) -> None:
         """Load every product, and return when all are processed or the service is closing.
 
         Args:
             load_product: Loads one product. Called from several threads. Whatever it raises is recorded in `failures`.
             end_change: Called for each product after it was processed.
+            load_ahead: Called when all products were processed. It loads bundles ahead of the first images.
+            ahead_s: Seconds of it for which the service is not ready. A service that was ready meanwhile, because the
+                loading took long, stays ready.
         """
         queue = deque(sorted(self.waiting))
 
@@ -78,9 +110,15 @@ class ProductLoading:
             thread.start()
         for thread in threads:
             thread.join()
+        if self.is_recent:
+            self.ahead_until = time.monotonic() + ahead_s
         for product in self.waiting:
             self._end(product, end_change)
-        self.finished = True
+        try:
+            if not self._closing.is_set():
+                load_ahead()
+        finally:
+            self.finished = True
 
     def _load(self, product: str, load_product: Callable[[str], None]) -> None:
         try:
@@ -95,6 +133,8 @@ class ProductLoading:
     def _end(self, product: str, end_change: Callable[[str], None]) -> None:
         with self._lock:
             self.waiting -= {product}
+            if self._is_quick:
+                self._began = time.monotonic()
         end_change(product)
 
 

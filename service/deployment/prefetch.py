@@ -1,10 +1,15 @@
-"""Load the bundles of the products that were inspected most, after the start and before their first image.
+"""Load bundles after the start and before the first images of their products.
 
-It fills memory that is free, and never unloads a bundle. One bundle is loaded at a time, and none while others are
-being loaded for images.
+First those that were in memory when this process ran last, then those of the products that were inspected most by all
+replicas. It fills memory that is free, and never unloads a bundle. One bundle is loaded at a time, and none while
+others are being loaded for images.
 """
 
 from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import wait
 
 import structlog
 from sqlalchemy import Engine
@@ -18,29 +23,32 @@ from service.store.recent_use import most_used_products
 
 log = structlog.get_logger(__name__)
 _POLL_S = 0.05
+_STEP_S = 1e-3
 
 
-def prefetch(registry: Registry, engine: Engine, metrics: BundleStoreMetrics) -> None:
-    """Load the bundles of the products that were inspected most in the last 24 hours, as far as they fit into memory.
+def prefetch(registry: Registry, engine: Engine, metrics: BundleStoreMetrics, used: Sequence[str] = ()) -> None:
+    """Load bundles ahead, as far as they fit into memory.
 
-    Returns when all that fit are loaded, the bundle store cannot be reached, or the registry is closed. A bundle that
-    cannot be loaded is recorded as every other one.
+    After the given products, these are those that were inspected most in the last 24 hours. Returns when all that fit
+    are loaded, the bundle store cannot be reached, or the registry is closed. A bundle that cannot be loaded is
+    recorded as every other one.
 
     Args:
         registry: The registry, with all products in force.
         engine: The database.
         metrics: Counts the bundles.
+        used: Products whose bundles were in memory when this process ran last, the one that was used last first.
     """
     memory = registry.memory
     if memory.limits.limit_bytes is None:
         return  # all bundles are loaded
+    products = list(used)
     try:
-        products = most_used_products(engine)
+        products += most_used_products(engine)
     except StoreUnavailable as error:
-        log.warning("bundles not loaded ahead", reason=error.detail)
-        return
-    count = 0
-    for product in products:
+        log.warning("most used products not known", reason=error.detail)
+    count, begun = 0, time.monotonic()
+    for product in dict.fromkeys(products):
         active = registry.active.get(product)
         if active is None or active.served.is_loaded:
             continue
@@ -54,13 +62,16 @@ def prefetch(registry: Registry, engine: Engine, metrics: BundleStoreMetrics) ->
         if failure is None:
             count += 1
             metrics.prefetched.inc()
+            # The first ones are the most likely to be needed, so they leave last, and all of them before a bundle that
+            # was loaded for an image.
+            active.served.set_loaded_ahead(begun - count * _STEP_S)
         elif type(failure) is BundleStoreUnavailable:  # not damaged, which affects one bundle only
             break  # the others would wait for it, too, and would be recorded as broken
-    log.info("bundles loaded ahead", count=count)
+    log.info("bundles loaded ahead", count=count, seconds=round(time.monotonic() - begun, 2))
 
 
 def _wait(registry: Registry, load: LoadResult) -> PlumblineError | None:
     """Return why a bundle could not be loaded; None if it was."""
-    while not load.done() and not registry.wait_closing(_POLL_S):
-        pass
+    while not load.done() and not registry.closing:
+        wait([load], _POLL_S)
     return load.result() if load.done() else ShuttingDown()

@@ -16,7 +16,7 @@ from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.in_force import InForce
 from service.deployment.lease import ActiveProduct, Shadow
-from service.deployment.loading import LOADING_GRACE_S, ProductLoading
+from service.deployment.loading import ProductLoading
 from service.deployment.memory import return_freed_memory
 from service.deployment.memory_limits import KEEP_ALL, MemoryLimits
 from service.deployment.preparation import BundlePreparation
@@ -81,7 +81,8 @@ class Registry:
         self._state_lock = threading.Lock()
         # Until `load` has processed a product, a change of its bundles is in progress.
         self._changes = ProductChanges(self._known)
-        self._loading = ProductLoading(models, self._known, self.failures, self._changes.closing)
+        closing, is_quick = self._changes.closing, limits.limit_bytes is not None
+        self._loading = ProductLoading(models, self._known, self.failures, closing, is_quick=is_quick)
 
     @property
     def active(self) -> Mapping[str, ActiveProduct]:
@@ -110,10 +111,8 @@ class Registry:
 
     @property
     def loading(self) -> bool:
-        """Whether the service waits for bundles: `load` runs, and nothing is served yet or it began recently."""
-        if self._loading.finished:
-            return False
-        return not self.active or self._loading.duration_s < LOADING_GRACE_S
+        """Whether the service waits for bundles: `load` runs, and nothing is served yet, or it began recently."""
+        return self._loading.is_waited_for(has_active=bool(self.active))
 
     @property
     def delayed(self) -> frozenset[str]:
@@ -124,9 +123,11 @@ class Registry:
         """Wait until `close` is called or the timeout passes. Return whether it was called."""
         return self._changes.closing.wait(timeout_s)
 
-    def load(self, load_product: Callable[[str], None]) -> None:
-        """Load every product, several at a time; see `ProductLoading.run`."""
-        self._loading.run(load_product, self._changes.end)
+    def load(
+        self, load_product: Callable[[str], None], load_ahead: Callable[[], None] = lambda: None, ahead_s: float = 0.0
+    ) -> None:
+        """Load every product, several at a time, and bundles ahead then; see `ProductLoading.run`."""
+        self._loading.run(load_product, self._changes.end, load_ahead, ahead_s)
 
     def knows(self, product: str) -> bool:
         """Return whether there is such a product, also if another replica just uploaded it. May read the database."""
@@ -172,12 +173,13 @@ class Registry:
         return None if served.is_loaded else self.memory.request(served)
 
     @contextmanager
-    def lease(self, product: str, timeout_s: float = LOAD_WAIT_S) -> Iterator[ActiveProduct]:
+    def lease(self, product: str, timeout_s: float = LOAD_WAIT_S, *, is_hit: bool = True) -> Iterator[ActiveProduct]:
         """Lease bundle and recipe in force for the block. They stay usable even if another bundle is activated.
 
         Args:
             product: The product.
             timeout_s: Longest wait for a bundle that is not in memory, in seconds.
+            is_hit: False if the caller waited for the bundle already, so that the lease counts as a miss.
 
         Raises:
             UnknownProduct, ProductNotReady: As for `get`; also if the bundle is not in memory and cannot be loaded in
@@ -186,9 +188,8 @@ class Registry:
             StoreUnavailable: The database is shared and cannot be read.
         """
         self.synchronise(product)
-        # A bundle that was retired or left the memory after `get` is looked up again, once it was loaded.
-        # Changes by other processes are then put in force first.
-        give_up, is_hit = time.monotonic() + timeout_s, True
+        # What was retired or left the memory after `get` is looked up again, once it was loaded, and changes followed.
+        give_up = time.monotonic() + timeout_s
         while not (active := self.get(product)).served.try_acquire():
             if not active.served.is_retired:
                 is_hit = False

@@ -65,6 +65,11 @@ class LoadRetries:
         is_settled, failure.seen = files == failure.seen, files
         return (is_settled and files != failure.files) or self._clock() >= failure.next_at
 
+    def has_failed(self, product: str, role: Role, wanted: Hashable) -> bool:
+        """Return whether what is wanted could not be loaded before. Reads no file, unlike `is_due`."""
+        failure = self._failures.get((product, role))
+        return failure is not None and failure.wanted == wanted
+
     def add_failure(self, product: str, role: Role, wanted: Hashable) -> None:
         """Record that what was wanted could not be loaded."""
         files = _list_files(self._models / product)

@@ -183,7 +183,7 @@ class RevisionFollower:
         """
         revisions = read_revisions(self._engine)
         self._follow_audit(revisions.audit)
-        newest = revisions.recipes
+        newest, shadows = revisions.recipes, self._choices.versions("shadow")
         self._discover()
         registry = self._registry
         for product in sorted(registry.known & (newest.keys() | registry.active.keys())):
@@ -196,7 +196,7 @@ class RevisionFollower:
             elif not registry.is_loading(product):  # otherwise this process changes the product itself
                 self._follow(product, "active", wanted, self._follow_active)
             if product in registry.active:
-                self._poll_shadow(product)
+                self._poll_shadow(product, shadows.get(product))
 
     def _discover(self) -> None:
         """Register the products that another process added to the model repository."""
@@ -205,9 +205,8 @@ class RevisionFollower:
         except OSError as error:
             log.warning("model repository not read", path=str(self._registry.models), reason=error.strerror)
 
-    def _poll_shadow(self, product: str) -> None:
-        choice = self._choices.current(product, "shadow")
-        wanted = None if choice is None else choice.version
+    def _poll_shadow(self, product: str, wanted: str | None) -> None:
+        """Put the shadow deployment of a product in force: the given version, or none."""
         shadow = self._registry.shadows.get(product)
         if wanted == (None if shadow is None else shadow.bundle.version):
             self._end_failures(product, "shadow")

@@ -80,7 +80,7 @@ class ServedBundle:
         self.in_background = in_background
         self.ended = threading.Event()
         self.passed: SelfTestResult | None = None if inspector is None else inspector.self_test_result
-        self.used_at = self.stays_until = clock()
+        self.used_at = self.stays_until = self._installed_at = clock()
         self._memory = memory
         self._clock = clock
         self._inspector = inspector
@@ -195,9 +195,19 @@ class ServedBundle:
                 return False
             self._inspector, self.passed = inspector, inspector.self_test_result
             self._is_leaving = False
-            self.used_at = self._clock()
+            self.used_at = self._installed_at = self._clock()
             self.stays_until = self.used_at + stay_s
             return True
+
+    def set_loaded_ahead(self, used_at: float) -> None:
+        """Count the bundle as last used at an earlier time, unless it was leased since it was loaded.
+
+        Args:
+            used_at: That time, so that it leaves the memory before bundles that were used later.
+        """
+        with self._lock:
+            if not self._leases and self.used_at == self._installed_at:
+                self.used_at = self.stays_until = self._installed_at = used_at
 
     def unload(self, *, when_unused: bool = False) -> Inspector | None:
         """Unload the bundle.
@@ -264,6 +274,13 @@ class ServedBundle:
         self._memory.forget(self)
         if self._is_retired:
             self.ended.set()
+
+
+def ended_load(failure: PlumblineError | None) -> LoadResult:
+    """Return the result of a load that has ended."""
+    result: LoadResult = Future()
+    result.set_result(failure)
+    return result
 
 
 def require_loaded(product: str, load: LoadResult, retry_after_s: float) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -47,18 +47,32 @@ class Startup:
         self._choices = BundleChoices(engine)
         self._first = threading.Lock()
         self._has_loaded = False
+        self._shadows: Mapping[str, str] | None = None
+        """Versions of the shadow deployments by product, while `run` loads the products."""
         self._unfetched: set[str] = set()
         """Products whose bundles could not be fetched from the bundle store, and that `fetch_again` loads."""
 
-    def run(self) -> None:
-        """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`."""
+    def run(self, load_ahead: Callable[[], None] = lambda: None, ahead_s: float = 0.0) -> None:
+        """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`.
+
+        Args:
+            load_ahead: Loads bundles ahead, when all products are in force.
+            ahead_s: Seconds of it for which the service is not ready.
+        """
         if not self._registry.known:
             log.error(
                 "no product to serve",
                 reason=self._registry.source.empty_reason,
                 remedy=self._registry.source.empty_remedy,
             )
-        self._registry.load(self._load_product)
+        with suppress(StoreUnavailable):  # each product waits for the database
+            self._shadows = self._choices.versions("shadow")
+
+        def load_rest() -> None:
+            self._shadows = None
+            load_ahead()
+
+        self._registry.load(self._load_product, load_rest, ahead_s)
 
     @contextmanager
     def fetching_again(self) -> Iterator[None]:
@@ -187,8 +201,8 @@ class Startup:
     def _defaults(self, product: str) -> list[Path]:
         source = self._registry.source
         found = source.defaults(product)
-        newest = next(iter(source.versions(product)), None)
-        if found and newest != found[0]:
+        newest = source.versions(product)[0] if len(found) > 1 else None
+        if newest is not None and newest != found[0]:
             log.info(
                 "converted bundle not active by default",
                 product=product,
@@ -199,19 +213,25 @@ class Startup:
 
     def _load_shadow(self, product: str) -> None:
         """Load the shadow deployment. If it fails, the product is served without it."""
-        choice = self._wait_for_store(product, lambda: self._choices.current(product, "shadow"))
-        if choice is None or choice.version is None or product not in self._registry.active:
+        version = self._wait_for_store(product, lambda: self._shadow_version(product))
+        if version is None or product not in self._registry.active:
             return
         try:
-            served = self._registry.prepare_bundle(product, choice.version, in_background=True)
+            served = self._registry.prepare_bundle(product, version, in_background=True)
             self._registry.start_shadow(product, served, lambda: (shadow_recipe(self._engine, served.bundle), None))
         except ShuttingDown:
             raise
         except Exception as error:  # noqa: BLE001 - the product is served without its shadow deployment
             if isinstance(error, BundleStoreUnavailable):
                 self._is_loaded_later(product, error)
-            failure = known_failure(self._registry.models / product / choice.version, error)
-            log.error("shadow not loaded", product=product, version=choice.version, reason=failure.detail)
+            failure = known_failure(self._registry.models / product / version, error)
+            log.error("shadow not loaded", product=product, version=version, reason=failure.detail)
+
+    def _shadow_version(self, product: str) -> str | None:
+        """Return the version of a product's shadow deployment. One query is enough for all products of `run`."""
+        if self._shadows is None:
+            return self._choices.versions("shadow").get(product)
+        return self._shadows.get(product)
 
     def _is_loaded_later(self, product: str, error: BundleStoreUnavailable) -> bool:
         """Have a product loaded later whose bundle could not be fetched. Return whether it will be.

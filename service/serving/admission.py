@@ -49,11 +49,13 @@ class Turn:
         since: When its deadline began, on the clock `time.perf_counter`.
         rank: How many other requests of its client ran already; see `Admission.turn`.
         client: Identity of the client.
+        is_hit: Whether the bundle of its product was in memory when the request asked for it.
     """
 
     since: float
     rank: int = 0
     client: str = ""
+    is_hit: bool = True
 
     def remaining_s(self, deadline_s: float) -> float:
         """Return the seconds until a deadline that began with the turn; negative after it."""

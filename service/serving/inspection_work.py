@@ -119,7 +119,8 @@ class InspectionWork:
         image = self._hooks.complete(product, image)
         # The lease keeps this bundle loaded until the record is stored, even if another one is activated meanwhile.
         try:
-            with self._registry.lease(product, turn.remaining_s(self._queue_deadline_s)) as active:
+            remaining_s = turn.remaining_s(self._queue_deadline_s)
+            with self._registry.lease(product, remaining_s, is_hit=turn.is_hit) as active:
                 self._require_valid(turn.client)
                 record = self._judge(active, image, turn, defer, key)
         except StoreUnavailable:

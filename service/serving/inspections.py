@@ -191,10 +191,10 @@ class InspectionService:
             UnknownProduct, ProductNotReady: No bundle serves this product, or it could not be loaded in time.
         """
         since = time.perf_counter()
-        await self._loads.wait(product, self._queue_deadline_s, disconnected)
+        is_hit = await self._loads.wait(product, self._queue_deadline_s, disconnected)
         remaining_s = self._queue_deadline_s - (time.perf_counter() - since)
         async with self._admission.turn(client, remaining_s, disconnected, is_accepted=True) as rank:
-            yield Turn(since, rank, client)
+            yield Turn(since, rank, client, is_hit)
 
     async def inspect(self, product: str, image: Image, turn: Turn) -> InspectionRecord:
         """Inspect one image with the bundle and recipe that are in force when its turn comes.
@@ -247,10 +247,10 @@ class InspectionService:
             PlumblineError: See `inspect`.
         """
         since = time.perf_counter()
-        await self._loads.wait(product, self._queue_deadline_s)
+        is_hit = await self._loads.wait(product, self._queue_deadline_s)
         remaining_s = self._queue_deadline_s - (time.perf_counter() - since)
         async with self._admission.wait(remaining_s, client) as rank:
-            return await self.inspect(product, image, Turn(since, rank, client))
+            return await self.inspect(product, image, Turn(since, rank, client, is_hit))
 
     def count_refusal(self, error: PlumblineError, request_id: str | None) -> None:
         """Count and log an image or a stream that was refused without an HTTP response of its own.

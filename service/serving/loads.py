@@ -27,13 +27,16 @@ class BundleLoads:
         self._limit = limit
         self._waiting = 0
 
-    async def wait(self, product: str, timeout_s: float, disconnected: Disconnected | None = None) -> None:
+    async def wait(self, product: str, timeout_s: float, disconnected: Disconnected | None = None) -> bool:
         """Wait until the bundle of a product is in memory. Its load begins if it did not before.
 
         Args:
             product: Name of the product.
             timeout_s: Longest wait in seconds. The load continues afterwards.
             disconnected: Ends the wait when the client closes its connection.
+
+        Returns:
+            Whether the bundle was in memory already.
 
         Raises:
             UnknownProduct, ProductNotReady: No bundle serves this product, or its bundle was not loaded in time or
@@ -44,7 +47,7 @@ class BundleLoads:
         """
         load = self._registry.request(product)
         if load is None:
-            return
+            return True
         if self._waiting >= self._limit:
             raise QueueFull(self._limit, self._registry.memory.retry_after_s())
         # `asyncio.wait` cancels nothing: the load belongs to all requests that wait for it.
@@ -62,3 +65,4 @@ class BundleLoads:
         if watcher is not None and watcher.done() and not load.done():
             raise InvalidRequest("The client closed the connection while the bundle of its product was loaded.")
         require_loaded(product, load, self._registry.memory.retry_after_s())
+        return False

@@ -100,12 +100,11 @@ class TrialService:
             InvalidRequest: The client closed the connection.
         """
         since = time.perf_counter()
-        await self._loads.wait(product, self._deadline_s, disconnected)
+        is_hit = await self._loads.wait(product, self._deadline_s, disconnected)
         remaining_s = self._deadline_s - (time.perf_counter() - since)
         async with self._admission.turn(client, remaining_s, disconnected):
-            return await asyncio.wrap_future(
-                self._thread.submit(self._judge, product, image, max_side, Turn(since, _LAST))
-            )
+            turn = Turn(since, _LAST, is_hit=is_hit)
+            return await asyncio.wrap_future(self._thread.submit(self._judge, product, image, max_side, turn))
 
     def close(self) -> None:
         """Complete the submitted work and stop the thread."""
@@ -113,7 +112,7 @@ class TrialService:
         self._thread.shutdown()
 
     def _judge(self, product: str, image: Image, max_side: int, turn: Turn) -> TriedImage:
-        with self._registry.lease(product, turn.remaining_s(self._deadline_s)) as active:
+        with self._registry.lease(product, turn.remaining_s(self._deadline_s), is_hit=turn.is_hit) as active:
             prepared = self._judging.read(active, image, turn)
             reference, now = self._judging.reference(active), self._clock.now()
             is_suspended = self._judging.is_suspended(active, image.part.station)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.store.audit import SERVICE, AuditEntry, append_audit
@@ -32,6 +32,15 @@ class BundleChoices:
         """Return the choice in force, or None if there was never a choice."""
         history = self.history(product, role, limit=1)
         return history[0] if history else None
+
+    def versions(self, role: Role) -> dict[str, str]:
+        """Return the version that has a role now, by product. One query, whatever the number of products."""
+        newest = select(func.max(BundleChoiceRow.id)).where(BundleChoiceRow.role == role)
+        query = select(BundleChoiceRow.product, BundleChoiceRow.bundle_digest).where(
+            BundleChoiceRow.id.in_(newest.group_by(BundleChoiceRow.product)), BundleChoiceRow.bundle_digest.is_not(None)
+        )
+        with reading(self._engine) as session:
+            return {product: digest[:12] for product, digest in session.execute(query) if digest is not None}
 
     def history(self, product: str, role: Role, *, limit: int = 100) -> Sequence[BundleChoice]:
         """Return the newest choices, newest first."""

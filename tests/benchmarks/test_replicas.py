@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 from collections import Counter
-from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
-from benchmarks.faults import fleet_faults
-from benchmarks.faults.fleet_faults import Load
+from benchmarks.connection import Connection
+from benchmarks.faults.fleet_faults.fleet import hit_rate
+from benchmarks.faults.fleet_faults.load import Clients, LoadPlan
+from benchmarks.faults.fleet_faults.observed import Observed
+from benchmarks.faults.fleet_faults.preparation import cache_limit, write_products
+from benchmarks.faults.fleet_faults.routes import marked_down, sent_elsewhere
 from benchmarks.replicas import added_interval
 
 
@@ -24,32 +31,86 @@ def test_added_time_is_taken_within_turns() -> None:
     assert high - low < 0.0005, "other load cancels out"
 
 
-def test_load_notices_what_a_fleet_must_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+class Scripted:
+    """A server that sends prepared responses, one for each request, and closes the connection for None."""
+
+    def __init__(self, *responses: tuple[int, dict[str, Any]] | None) -> None:
+        self._responses = list(responses)
+        self._ended: list[asyncio.Event] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended = asyncio.Event()
+        self._ended.append(ended)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split()[0]))
+                response = self._responses.pop(0)
+                if response is None:
+                    break
+                body = json.dumps(response[1]).encode()
+                writer.write(f"HTTP/1.1 {response[0]} X\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        ended.set()
+
+    async def wait_ended(self) -> None:
+        for ended in self._ended:
+            await ended.wait()
+
+
+def test_load_notices_what_a_fleet_must_not_do() -> None:
     """The first key gets two inspections, the second one an old recipe, after a 503 and a closed connection."""
-    monkeypatch.setattr(fleet_faults, "RETRY_S", 0.0)
-    answers: Iterator[httpx.Response | Exception] = iter(
-        [
-            httpx.Response(201, json={"id": "a", "recipe_revision": 4}),
-            httpx.Response(200, json={"id": "b", "recipe_revision": 4}),
-            httpx.Response(503, json={"type": "about:blank"}),
-            httpx.RemoteProtocolError("closed"),
-            httpx.Response(201, json={"id": "c", "recipe_revision": 3}),
-            httpx.Response(502, json={"type": "about:blank"}),
-        ]
+    script = Scripted(
+        (201, {"id": "a", "recipe_revision": 4}),
+        (200, {"id": "b", "recipe_revision": 4}),
+        (503, {"type": "about:blank"}),
+        None,
+        (201, {"id": "c", "recipe_revision": 3}),
+        (502, {"type": "about:blank"}),
     )
 
-    def respond(_request: httpx.Request) -> httpx.Response:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def send() -> Observed:
+        server = await asyncio.start_server(script.serve, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            clients = Clients(LoadPlan(port, ["product"], 1, is_warm=False), retry_s=0.0)
+            clients.revisions["product"] = 4
+            connection = Connection(port)
+            await clients.inspect_one(connection, "product", b"", "one", is_repeated=True)
+            clients.obey("measure")
+            await clients.inspect_one(connection, "product", b"", "two", is_repeated=False)
+            await clients.inspect_one(connection, "product", b"", "three", is_repeated=False)
+            connection.close()
+            await script.wait_ended()
+        return clients.observed
 
-    load = Load("http://replicas", ["product"], revisions={"product": 4})
-    with httpx.Client(base_url=load.url, transport=httpx.MockTransport(respond)) as client:
-        load._inspect_one(client, "product", "one", is_repeated=True)
-        load._inspect_one(client, "product", "two", is_repeated=False)
-        load._inspect_one(client, "product", "three", is_repeated=False)
-    assert load.twice == ["one"]
-    assert [one.revision < one.newest for one in load.answers.values()] == [False, True]
-    assert load.statuses == Counter({201: 2, 200: 1, 503: 1, 502: 1})
-    assert load.closed == 1
+    observed = asyncio.run(send())
+    assert observed.twice == ["one"]
+    assert [one.revision < one.newest for one in observed.answers.values()] == [False, True]
+    assert [one.inspection for one in observed.measured] == ["c"]
+    assert observed.statuses == Counter({201: 2, 200: 1, 503: 1, 502: 1})
+    assert observed.closed == 1
+
+
+def test_share_of_the_requests_that_were_sent_elsewhere(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    request = 'x replicas/{} 0/0/0/9/9 201 9 - - ---- 5/5/4/4/0 0/0 "POST /v1/products/{}/inspections HTTP/1.1"'
+    sent = [("replica1", "bolt")] * 6 + [("replica2", "bolt")] * 2 + [("replica2", "nut")] * 2
+    lines = [request.format(*one) for one in sent]
+    lines += ["Server replicas/replica1 is DOWN, reason: Layer4 timeout, check duration: 1ms", "other"]
+    log.write_text("\n".join(lines))
+    assert sent_elsewhere(log) == 0.2
+    assert marked_down(log) == {"replica1: Layer4 timeout": 1}
+    log.write_text("")
+    assert sent_elsewhere(log) == 0.0
+
+
+def test_hit_rate_and_limit_of_the_cache(tmp_path: Path) -> None:
+    assert hit_rate({"hits": 95, "misses": 5}) == 0.95
+    assert hit_rate({}) is None
+    bundles = write_products(tmp_path, ["bolt", "nut"])
+    assert [one.manifest.product for one in bundles] == ["bolt", "nut"]
+    assert cache_limit(bundles, 1.0) == 2**20, "the smallest limit"
+    assert cache_limit(bundles * 400, 1.0) - cache_limit(bundles * 400, 0.0) > 400_000

@@ -324,10 +324,10 @@ class BundleCache:
             reservation.left -= size
 
     def _scan(self) -> list[CachedBundle]:
-        """Measure all bundles in the folder."""
-        found = self._folder.scan()
+        """Measure all bundles in the folder, and those that are being uploaded."""
+        found, staged = self._folder.scan()
         with self._lock:
-            self._used, self._scanned_at = sum(one.size for one in found), time.monotonic()
+            self._used, self._scanned_at = staged + sum(one.size for one in found), time.monotonic()
         return found
 
     @property

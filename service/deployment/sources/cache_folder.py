@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.bundle.manifest import MANIFEST, FileEntry
-from service.bundle.writer import STALE_S
+from service.bundle.writer import STAGING, STALE_S
 from service.deployment.sources.source import BundleKey
 
 _PARTS = ".downloads"
@@ -56,16 +56,23 @@ class CacheFolder:
         path.parent.mkdir(exist_ok=True)
         return path
 
-    def scan(self) -> list[CachedBundle]:
-        """Measure all bundles, and remove what killed processes left behind."""
+    def scan(self) -> tuple[list[CachedBundle], int]:
+        """Measure all bundles, and remove what killed processes left behind.
+
+        Returns:
+            The bundles, and the size of those that are being uploaded, in bytes.
+        """
         self._remove_stale()
-        found = []
+        found, staged = [], 0
         for product in _folders(self.root):
-            for folder in _folders(product):
+            for folder in _folders(product, STAGING):
+                if folder.name.startswith(STAGING):
+                    staged += _tree_size(folder)
+                    continue
                 with contextlib.suppress(OSError):
                     used_at = folder.stat().st_mtime
                     found.append(CachedBundle((product.name, folder.name), folder, _tree_size(folder), used_at))
-        return found
+        return found, staged
 
     def strip(self, folder: Path, kept: Set[str]) -> int:
         """Remove all files of a bundle but some, and return their size."""
@@ -114,11 +121,16 @@ def size_of(path: Path) -> int | None:
         return None
 
 
-def _folders(folder: Path) -> list[Path]:
+def _folders(folder: Path, hidden: str | None = None) -> list[Path]:
+    """Return the folders in a folder: those that are not hidden, and those whose names begin with `hidden`."""
     try:
-        return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return [path for path in folder.iterdir() if _is_listed(path.name, hidden) and path.is_dir()]
     except OSError:
         return []  # removed meanwhile
+
+
+def _is_listed(name: str, hidden: str | None) -> bool:
+    return not name.startswith(".") or (hidden is not None and name.startswith(hidden))
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -147,7 +147,10 @@ class BundleSource(ABC):
         Raises:
             OSError, StoreUnavailable: As for `versions`.
         """
-        return sorted(self.versions(product), key=lambda version: self._is_conversion(product, version))
+        versions = self.versions(product)
+        if len(versions) < 2:  # most products at the start of a service: nothing to compare
+            return versions
+        return sorted(versions, key=lambda version: self._is_conversion(product, version))
 
     def default_digest(self, product: str) -> Digest | None:
         """Return the digest of the first of `defaults` whose manifest can be read; None if there is none.

@@ -13,6 +13,7 @@ from service.bundle.errors import BundleIntegrity
 from service.bundle.manifest import Digest, Manifest
 from service.deployment.errors import UnknownBundle
 from service.deployment.sources.cache import BundleCache, CacheLimits
+from service.deployment.sources.damaged import DamagedBundles
 from service.deployment.sources.source import BundleKey, BundleSource, ResultT
 from service.monitoring.bundle_store_metrics import BundleStoreMetrics
 from service.store.bundles.errors import BundleDamaged
@@ -47,6 +48,7 @@ class StoredSource(BundleSource):
         super().__init__(root)
         self._table = table
         self._objects = objects
+        self._damaged = DamagedBundles(objects)
         self._in_force: Callable[[], Mapping[BundleKey, bool]] = dict
         self._cache = BundleCache(root, objects, limits, metrics, self._removable)
         self._cache.set_loaded(lambda: {key for key, is_loaded in self._in_force().items() if is_loaded})
@@ -142,13 +144,18 @@ class StoredSource(BundleSource):
         found: list[StoredBundle] = []
 
         def find() -> StoredBundle:
-            found.append(self._find(*key))
-            return found[0]
+            stored = self._find(*key)
+            if stored.status == "damaged":
+                self._damaged.require_changed(stored.digest)
+            found.append(stored)
+            return stored
 
         try:
             self._cache.complete(key, find, with_graph=with_graph)
-        except BundleDamaged:
-            self._set_status(found[0], "damaged")
+        except BundleDamaged as error:
+            if found:  # otherwise nothing was downloaded
+                self._damaged.add(error)
+                self._set_status(found[0], "damaged")
             raise
         if found and found[0].status == "damaged" and with_graph:
             self._set_status(found[0], "available")

@@ -8,9 +8,18 @@ UPLOAD_AGAIN = "Upload the bundle again (`plumbline bundle import-repository`), 
 
 
 class BundleDamaged(BundleStoreUnavailable):
-    """A file in the bundle store is missing, or not what the manifest of its bundle lists."""
+    """A file in the bundle store is missing, or not what the manifest of its bundle lists.
 
-    def __init__(self, digest: str, name: str, how: str) -> None:
+    Args:
+        digest: Digest of the bundle.
+        file: Name of the file in the bundle.
+        how: What is wrong with it.
+    """
+
+    def __init__(self, digest: str, file: str, how: str) -> None:
         super().__init__(
-            f"{name} of bundle {digest[:12]} in it is not the file that the manifest lists ({how})", UPLOAD_AGAIN
+            f"{file} of bundle {digest[:12]} in it is not the file that the manifest lists ({how})", UPLOAD_AGAIN
         )
+        self.digest = digest
+        self.file = file
+        self.how = how

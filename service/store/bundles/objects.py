@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -22,6 +23,8 @@ from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 
 PIECE_BYTES = 8 * 2**20
 """Bytes per request of a download. Each request has a deadline of its own."""
+_WRITERS = 4
+"""Files of a bundle that are written at the same time."""
 _MIN_RATE = 2**20
 """Lowest rate of an upload, in bytes per second, that the deadline of its request allows for."""
 
@@ -36,6 +39,14 @@ class BundleObjects(ABC):
         Raises:
             FileNotFoundError: It does not exist.
             BundleStoreUnavailable: It cannot be read.
+        """
+
+    @abstractmethod
+    def state(self, name: str) -> Hashable:
+        """Return what changes when a file is written again, such as its time; None if it does not exist.
+
+        Raises:
+            BundleStoreUnavailable: It cannot be examined.
         """
 
     @abstractmethod
@@ -68,15 +79,22 @@ class BundleObjects(ABC):
             BundleIntegrity: A file of the bundle was changed since it was loaded.
             BundleStoreUnavailable: Files cannot be stored. Files without a row in the table have no effect.
         """
-        # The manifest last: where it exists, all others were stored.
-        for name in (*sorted(bundle.manifest.files), MANIFEST):
-            data = bundle.read_file(name)
-            entry = FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-            if self._is_intact(bundle.digest, name, entry):
-                continue
-            self.write(f"{bundle.digest}/{name}", data)
-            if not self._is_intact(bundle.digest, name, entry):
-                raise BundleStoreUnavailable(f"{name} of bundle {bundle.version} is not what was written to it")
+        # The manifest last: where it exists, all others were stored. Without it, there is nothing to compare with.
+        is_known = self.state(f"{bundle.digest}/{MANIFEST}") is not None
+        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="bundle-store") as threads:
+            for _ in threads.map(lambda name: self._store(bundle, name, is_known=is_known), bundle.manifest.files):
+                pass
+        self._store(bundle, MANIFEST, is_known=is_known)
+
+    def _store(self, bundle: Bundle, name: str, *, is_known: bool) -> None:
+        """Store a file of a bundle, and read it back."""
+        data = bundle.read_file(name)
+        entry = FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        if is_known and self._is_intact(bundle.digest, name, entry):
+            return
+        self.write(f"{bundle.digest}/{name}", data)
+        if not self._is_intact(bundle.digest, name, entry):
+            raise BundleStoreUnavailable(f"{name} of bundle {bundle.version} is not what was written to it")
 
     def download(self, digest: str, name: str, entry: FileEntry) -> Iterator[bytes]:
         """Yield the content of a file in pieces. The last piece is followed by the check of its hash.
@@ -138,6 +156,17 @@ class LocalObjects(BundleObjects):
             raise
         except OSError as error:
             raise BundleStoreUnavailable(f"{name.partition('/')[2]} cannot be read ({error.strerror})") from error
+
+    def state(self, name: str) -> Hashable:
+        """Return size and time of change of a file."""
+        try:
+            found = (self._root / name).stat()
+        except FileNotFoundError:
+            self._require_root()
+            return None
+        except OSError as error:
+            raise BundleStoreUnavailable(f"{name.partition('/')[2]} cannot be read ({error.strerror})") from error
+        return found.st_size, found.st_mtime_ns
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file."""

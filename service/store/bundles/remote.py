@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Hashable
 from typing import Any
 
 from service.store.artefacts.file_system import RemoteFileSystem
@@ -12,6 +13,7 @@ from service.store.artefacts.stored_file import last_part
 from service.store.bundles.objects import BundleObjects
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 
+_STATE = ("size", "ETag", "LastModified", "mtime")
 _REMEDY = "Install it, or choose another PLUMBLINE_BUNDLE_STORE."
 
 
@@ -46,6 +48,18 @@ class RemoteObjects(BundleObjects):
             if _is_beyond_end(error):
                 return b""
             raise _unavailable(f"{last_part(name)} cannot be read", error) from error
+
+    def state(self, name: str) -> Hashable:
+        """Return size, hash and time of change of an object, as far as the file system states them."""
+        try:
+            found = self._request("info", name)
+        except FileNotFoundError as error:
+            if is_missing_bucket(error):
+                raise _unavailable(f"{last_part(name)} cannot be read", error) from error
+            return None
+        except Exception as error:
+            raise _unavailable(f"{last_part(name)} cannot be read", error) from error
+        return tuple(str(found.get(field)) for field in _STATE)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file."""

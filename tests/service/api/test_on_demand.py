@@ -80,7 +80,10 @@ def test_every_product_is_inspected_although_only_one_bundle_fits(
         replay = service.client.post(f"/v1/inspections/{stored[0]['id']}:replay").json()
         assert replay["summary"].endswith("bit-identical.")
         exposed = service.client.get("/metrics").text
-        assert 'inspection_bundle_leases_total{result="miss"}' in exposed
+        # One of the products was loaded at the start, which may be the first one.
+        hits = int('inspection_bundle_leases_total{result="hit"} 1.0' in exposed)
+        assert f'inspection_bundle_leases_total{{result="hit"}} {hits}.0' in exposed
+        assert f'inspection_bundle_leases_total{{result="miss"}} {6 - hits}.0' in exposed
         assert "inspection_bundles_loaded 1.0" in exposed
 
 

@@ -269,6 +269,19 @@ def test_what_killed_processes_left_is_removed_while_it_runs(
     assert not left.exists()
 
 
+def test_upload_in_progress_counts(tmp_path: Path, objects: WatchedObjects, bundles: dict[str, Bundle]) -> None:
+    bench = make_bench(tmp_path, objects, bundles, 2.2)
+    bench.complete("bolt", time.time() - 20)
+    complete = bench.cache.used_bytes
+    staged = bench.folder("bolt").parent / ".staging-1"
+    staged.mkdir()
+    (staged / "model.onnx").write_bytes(bytes(complete))
+    bench.cache.trim(is_changed=True)
+    assert bench.cache.used_bytes == 2 * complete
+    bench.complete("nut")
+    assert not bench.folder("bolt").exists(), "both do not fit beside the upload"
+
+
 def test_description_is_completed_without_being_downloaded_again(
     tmp_path: Path, objects: WatchedObjects, bundles: dict[str, Bundle]
 ) -> None:

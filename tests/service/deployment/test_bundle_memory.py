@@ -12,6 +12,7 @@ import pytest
 
 from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleInvalid
+from service.deployment import retries
 from service.deployment.errors import ProductNotReady
 from service.deployment.lease import ActiveProduct
 from service.deployment.memory_limits import MemoryLimits, memory_bytes, stay_s
@@ -19,7 +20,7 @@ from service.deployment.registry import Registry
 from service.deployment.repository import BundleLoader
 from service.deployment.rollout import Rollout
 from service.deployment.startup import Startup
-from service.errors import ShuttingDown
+from service.errors import PlumblineError, ShuttingDown
 from service.inspection.inspector import Inspector
 from service.monitoring.metrics import Metrics
 from tests.bundles import write_tiny_bundle
@@ -232,6 +233,28 @@ def test_bundle_that_cannot_be_loaded_affects_only_its_product_until_it_is_repai
             continue
         is_served.set()
     assert registry.broken == ()
+
+
+def test_request_for_a_bundle_that_was_refused_lists_no_file(
+    open_registry: Open, bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = open_registry(3, "bolt")
+    model = bundles["nut"].path / "model.onnx"
+    model.write_bytes(b"x" + model.read_bytes())
+    with pytest.raises(ProductNotReady), registry.lease("nut"):
+        pass
+    listing, listed = retries._list_files, list[str]()
+
+    def watch(folder: Path) -> Any:
+        listed.append(threading.current_thread().name)
+        return listing(folder)
+
+    monkeypatch.setattr(retries, "_list_files", watch)
+    load = registry.request("nut")
+    assert load is not None
+    assert isinstance(load.result(TIMEOUT_S), PlumblineError)
+    assert listed
+    assert threading.current_thread().name not in listed, "the event loop requests bundles"
 
 
 def test_bundle_that_does_not_fit_is_refused_with_the_setting_to_change(open_registry: Open) -> None:

@@ -14,6 +14,8 @@ from sqlalchemy import update
 from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleOfOtherProduct, ParityFailure, SelfTestFailed
 from service.deployment.errors import NothingToRollBackTo, ProductNotReady
+from service.deployment.failures import LoadFailures
+from service.deployment.loading import ProductLoading
 from service.deployment.passed_tests import PassedSelfTests
 from service.deployment.registry import Registry
 from service.deployment.repository import BundleLoader
@@ -57,6 +59,47 @@ def is_loading(registry: Registry) -> bool:
     return registry.loading  # a function, because the type checker believes that a property keeps its value
 
 
+def test_service_is_not_ready_while_bundles_are_loaded_ahead(tmp_path: Path, names: list[str]) -> None:
+    registry, seen = registry_of(tmp_path / "models"), list[bool]()
+
+    def load_ahead() -> None:
+        seen.append(is_loading(registry))
+        time.sleep(0.2)
+        seen.append(is_loading(registry))
+
+    registry.load(lambda _product: None, load_ahead, ahead_s=0.1)
+    assert seen == [True, False], "no longer than the limit"
+    assert not is_loading(registry)
+    registry.close()
+
+
+def test_service_that_is_ready_stays_ready_while_bundles_are_loaded_ahead(
+    tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for grace_s, is_waited_for in ((60.0, True), (0.0, False)):
+        monkeypatch.setattr("service.deployment.loading.LOADING_GRACE_S", grace_s)
+        loading = ProductLoading(tmp_path, frozenset(names), LoadFailures(), threading.Event())
+        loading.run(lambda _product: None, lambda _product: None, lambda: None, 60.0)
+        assert (loading.ahead_until > time.monotonic()) == is_waited_for
+
+
+def test_service_is_not_ready_before_all_products_are_described(
+    tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.deployment.loading.LOADERS", 1)
+    monkeypatch.setattr("service.deployment.loading.LOADING_GRACE_S", 1.0)
+    for is_quick, expected in ((True, True), (False, False)):
+        loading = ProductLoading(tmp_path, frozenset(names), LoadFailures(), threading.Event(), is_quick=is_quick)
+        seen = list[bool]()
+
+        def describe(_product: str, loading: ProductLoading = loading, seen: list[bool] = seen) -> None:
+            time.sleep(0.15)
+            seen.append(loading.is_recent)
+
+        loading.run(describe, lambda _product: None, lambda: None, 0.0)
+        assert seen[-1] == expected, "a grace period begins with each product that was described"
+
+
 def test_product_that_hangs_delays_no_other(tmp_path: Path, names: list[str], hanging: HangingWrite) -> None:
     registry = registry_of(tmp_path / "models")
     loaded: list[str] = []
@@ -84,7 +127,7 @@ def test_products_that_take_long_do_not_keep_the_service_from_being_ready(
     for product, active in deployment.registry.active.items():
         registry._in_force.set_active(product, active)
     assert is_loading(registry), "at first all products are waited for"
-    monkeypatch.setattr("service.deployment.registry.LOADING_GRACE_S", 0)
+    monkeypatch.setattr("service.deployment.loading.LOADING_GRACE_S", 0)
     assert not is_loading(registry)
     assert registry.delayed == {"bolt", "nut"}
 

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, insert
 from service.deployment.memory_limits import MemoryLimits, memory_bytes
 from service.deployment.prefetch import prefetch
 from service.deployment.served import ServedBundle
+from service.deployment.used_products import USED_PRODUCTS, UsedProducts
 from service.store.bundles.objects import LocalObjects
 from service.store.errors import BundleStoreUnavailable
 from service.store.ids import new_id
@@ -20,6 +21,7 @@ from service.store.models import InspectionRow
 from service.store.recent_use import most_used_products
 from tests.bundles import write_tiny_bundle
 from tests.databases import migrated_engine, recorded_statements
+from tests.folder_watch import wait_for
 from tests.service.deployment.replicas import Replica, run_replica
 from tests.service.store.test_store import make_row
 
@@ -89,6 +91,54 @@ def test_free_memory_is_filled_and_no_bundle_is_unloaded(replica: Replica) -> No
     assert replica.metrics.memory.evictions._value.get() == 0
     prefetch(replica.registry, replica.store.engine, replica.metrics.bundle_store)
     assert loaded() == first | {most_used}
+
+
+def test_what_was_in_memory_before_is_loaded_first_and_leaves_last(replica: Replica) -> None:
+    registry = replica.registry
+    first = next(name for name, active in registry.active.items() if active.served.is_loaded)
+    rest = [name for name in ("bolt", "nut", "rivet", "washer") if name != first]
+    before = registry.get(first).served.used_at
+    prefetch(registry, replica.store.engine, replica.metrics.bundle_store, ["unknown", *rest])
+    assert registry.get(rest[0]).served.is_loaded, "although others were inspected more often"
+    assert not registry.get(rest[1]).served.is_loaded
+    ahead = registry.get(rest[0]).served
+    with registry.lease(rest[0]):
+        pass
+    used_at = ahead.used_at
+    assert used_at > before
+    ahead.set_loaded_ahead(before)
+    assert ahead.used_at == used_at, "it was used since it was loaded"
+
+
+def test_bundles_loaded_ahead_leave_in_the_order_of_their_use(replica: Replica, tmp_path: Path) -> None:
+    size = memory_bytes(replica.registry.get("bolt").bundle.manifest)
+    limits, objects = MemoryLimits(5 * size), LocalObjects(tmp_path / "store")
+    with run_replica(f"sqlite:///{tmp_path / 'plumbline.db'}", tmp_path / "c", objects, memory=limits) as third:
+        (first,) = (name for name, active in third.registry.active.items() if active.served.is_loaded)
+        prefetch(third.registry, third.store.engine, third.metrics.bundle_store, ["nut", "bolt"])
+        used_at = {name: active.served.used_at for name, active in third.registry.active.items() if name != first}
+        assert all(third.registry.get(name).served.is_loaded for name in used_at)
+    expected = [name for name in ("nut", "bolt", "washer", "rivet") if name != first]
+    assert sorted(used_at, key=used_at.__getitem__, reverse=True) == expected
+
+
+def test_list_of_used_products_survives_a_restart(replica: Replica, tmp_path: Path) -> None:
+    registry = replica.registry
+    used = UsedProducts(registry, tmp_path / USED_PRODUCTS, 0.01)
+    assert used.read() == []
+    (first,) = (name for name, active in registry.active.items() if active.served.is_loaded)
+    other = next(name for name in registry.active if name != first)
+    with registry.lease(other):
+        pass
+    used.start()
+    wait_for(lambda: used.read() == [other, first])
+    used.close()
+    for text in ("[", '{"a": 1}', "\xff"):
+        (tmp_path / USED_PRODUCTS).write_text(text, encoding="latin-1")
+        assert used.read() == []
+    missing = UsedProducts(registry, tmp_path / "unmounted" / USED_PRODUCTS)
+    missing.write()
+    assert not (tmp_path / "unmounted").exists()
 
 
 def test_bundle_that_does_not_fit_is_passed_over(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,35 @@ def test_damaged_file_in_the_store_is_never_served(
     assert second.version("widget") == new.version
 
 
+def test_damaged_file_is_not_downloaded_again_before_it_was_changed(
+    pair: tuple[Replica, Replica],
+    bundles: tuple[Bundle, Bundle],
+    objects: WatchedObjects,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (first, second), (_, new) = pair, bundles
+    first.upload(new)
+    model, intact = f"{new.digest}/{MODEL}", new.read_model()
+    objects.write(model, b"x" * len(intact))
+
+    def attempt() -> int:
+        before = objects.reads[MODEL]
+        with pytest.raises(BundleStoreUnavailable, match="SHA-256 differs"):
+            second.source.fetch("widget", new.version)
+        return objects.reads[MODEL] - before
+
+    assert [attempt() for _ in range(3)] == [1, 0, 0]
+    objects.write(model, b"y" * len(intact))
+    assert [attempt() for _ in range(2)] == [1, 0], "another file is downloaded"
+    monkeypatch.setattr("service.deployment.sources.damaged.KEPT_S", -1.0)
+    objects.write(model, b"z" * len(intact))
+    assert [attempt() for _ in range(2)] == [1, 1], "after an hour"
+    objects.write(model, intact)
+    second.source.fetch("widget", new.version)
+    listed = {one.version: one.state for one in first.rollout.versions("widget")}
+    assert listed[new.version] == "available", "it is not broken any more"
+
+
 def test_damaged_default_is_reported_and_not_rolled_back(
     run: Run, bundles: tuple[Bundle, Bundle], objects: WatchedObjects
 ) -> None:

@@ -31,6 +31,7 @@ from service.monitoring.metrics import Metrics
 from service.store.errors import StoreUnavailable
 from service.store.store import Store
 from tests.bundles import write_tiny_bundle
+from tests.databases import recorded_statements
 from tests.folder_watch import wait_for
 from tests.running_service import shared_self_tests
 from tests.service.deployment.conftest import ADA, SIGNATURE, TIMEOUT_S, Deployment
@@ -237,6 +238,9 @@ def test_shadow_of_another_process_is_followed(deployment: Deployment, other: De
     follower = follow(other)
     deployment.rollout.start_shadow("bolt", deployment.old["bolt"].version, **SIGNATURE)
     follower.poll()
+    with recorded_statements(other.store.engine) as statements:
+        follower.poll()
+    assert len([one for one in statements if "bundle_choices" in one]) == 1, "whatever the number of products"
     assert other.registry.shadows["bolt"].bundle.digest == deployment.old["bolt"].digest
     deployment.rollout.stop_shadow("bolt", **SIGNATURE)
     follower.poll()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -83,6 +83,16 @@ def test_missing_file_is_damage(objects: BundleObjects, tiny_bundle: Bundle) -> 
         read_all(objects, tiny_bundle, MODEL)
 
 
+def test_state_of_a_file_changes_with_its_content(objects: BundleObjects) -> None:
+    assert objects.state("bundle/file") is None
+    objects.write("bundle/file", b"one")
+    first = objects.state("bundle/file")
+    assert first is not None
+    assert objects.state("bundle/file") == first
+    objects.write("bundle/file", b"two")
+    assert objects.state("bundle/file") not in {None, first}
+
+
 def test_missing_folder_is_not_created(tiny_bundle: Bundle, tmp_path: Path) -> None:
     objects = open_objects(ArtefactOptions(f"file://{tmp_path / 'not-mounted'}"))
     for attempt in (lambda: objects.store(tiny_bundle), objects.probe, lambda: read_all(objects, tiny_bundle, MODEL)):
@@ -97,7 +107,13 @@ def test_server_that_is_down_is_named(stoppable_s3: S3Server, tiny_bundle: Bundl
     objects = open_objects(options)
     objects.store(tiny_bundle)
     stoppable_s3.refuse()
-    for attempt in (lambda: objects.store(tiny_bundle), objects.probe, lambda: read_all(objects, tiny_bundle, MODEL)):
+    attempts: list[Callable[[], object]] = [
+        lambda: objects.store(tiny_bundle),
+        objects.probe,
+        lambda: read_all(objects, tiny_bundle, MODEL),
+        lambda: objects.state(f"{tiny_bundle.digest}/{MODEL}"),
+    ]
+    for attempt in attempts:
         with pytest.raises(BundleStoreUnavailable) as raised:
             attempt()
         assert not isinstance(raised.value, BundleDamaged)
