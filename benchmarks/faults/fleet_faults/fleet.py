@@ -58,7 +58,7 @@ class Fleet:
         if number < len(self.replicas):
             given["port"] = str(urlsplit(self.replicas[number].url).port)
         cache = self._folder / f"cache-{number}"
-        process = service_process(cache, self.data(number), given, CREDENTIALS, _START_TIMEOUT_S)
+        process = service_process(cache, self.data(number), given, CREDENTIALS, start_timeout_s=_START_TIMEOUT_S)
         replica = self.stack.enter_context(process)
         self.replicas[number : number + 1] = [replica]
         replica.wait_until(200, timeout_s=_START_TIMEOUT_S)
