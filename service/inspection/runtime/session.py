@@ -283,6 +283,8 @@ def _create(model: bytes, options: SessionOptions, wanted: list[tuple[str, dict[
     session = ort.InferenceSession(model, session_options(options), providers=wanted)
     # Otherwise ONNX Runtime silently recreates the session on the CPU after a CUDA error at run time.
     session.disable_fallback()
+    # It keeps the serialised graph, as large as the weights, only to recreate itself for other providers.
+    session._model_bytes = None
     return session
 
 
