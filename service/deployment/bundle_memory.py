@@ -17,7 +17,6 @@ from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleIntegrity, BundleInvalid
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.loading import known_failure
-from service.deployment.memory import return_freed_memory
 from service.deployment.memory_limits import MemoryLimits, memory_bytes, stay_s
 from service.deployment.repository import BundleLoader
 from service.deployment.retries import LoadRetries
@@ -25,6 +24,7 @@ from service.deployment.served import LoadResult, ServedBundle, ended_load
 from service.deployment.sources.source import BundleSource
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.inspector import Inspector
+from service.inspection.runtime.freed_memory import return_freed_memory
 from service.monitoring.memory_metrics import MemoryMetrics
 from service.store.errors import BundleStoreUnavailable
 from service.store.records import Role

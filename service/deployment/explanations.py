@@ -14,7 +14,6 @@ import numpy as np
 from service.bundle.arrays import Float32Map, UInt8Image
 from service.bundle.errors import BundleIntegrity
 from service.bundle.origins import OriginImage, Origins, OriginView
-from service.deployment.memory import return_freed_memory
 from service.deployment.repository import BundleLoader
 from service.deployment.sources.source import BundleSource
 from service.deployment.stored_image import decode_stored, prepare_stored
@@ -24,6 +23,7 @@ from service.inspection.decoding import decoder
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.explanation.explainer import Box, CellExplanation, Explainer, NearestCell
 from service.inspection.explanation.patches import Patch, cut_patch
+from service.inspection.runtime.freed_memory import return_freed_memory
 from service.store.errors import NotJudged
 from service.store.recipes import get_recipe
 from service.store.records import InspectionRecord

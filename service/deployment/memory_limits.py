@@ -8,7 +8,9 @@ from service.bundle.manifest import MODEL, Manifest
 
 _STAY_PER_LOAD = 10.0
 _MIN_STAY_S, _MAX_STAY_S = 0.5, 5.0
-_OVERHEAD_BYTES = 4 * 2**20
+_OVERHEAD_BYTES = 5 * 2**20
+_LOW_PRECISION_FACTOR = 1.3
+"""ONNX Runtime packs int8 weights a second time, and converts float16 weights to float32 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,11 @@ KEEP_ALL = MemoryLimits()
 def memory_bytes(manifest: Manifest) -> int:
     """Return the memory that a loaded bundle takes, in bytes, as an estimate from the size of its graph.
 
-    `python -m benchmarks.many_products` measures it. What all bundles share is not part of it: the program, its
-    libraries, and the tensors between the operators of the graphs that run.
+    `python -m benchmarks.many_products` and a test measure it. What all bundles share is not part of it: the program,
+    its libraries, and the tensors between the operators of the graphs that run.
     """
-    return manifest.files[MODEL].bytes * 5 // 4 + _OVERHEAD_BYTES
+    factor = 1.0 if manifest.precision == "fp32" else _LOW_PRECISION_FACTOR
+    return round(manifest.files[MODEL].bytes * factor) + _OVERHEAD_BYTES
 
 
 def stay_s(load_s: float) -> float:

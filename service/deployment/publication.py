@@ -11,9 +11,9 @@ from sqlalchemy import Engine
 from service.bundle.archive import import_archive
 from service.bundle.bundle import Bundle
 from service.deployment.implicit_choice import default_choice, stored_for
-from service.deployment.memory import return_freed_memory
 from service.deployment.registry import Registry
 from service.deployment.uploads import UploadLimits
+from service.inspection.runtime.freed_memory import return_freed_memory
 from service.store.audit import SERVICE, Actor, AuditEntry, recorded
 from service.store.choices import BundleChoices
 from service.store.records import ChoiceDraft

@@ -17,7 +17,6 @@ from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.in_force import InForce
 from service.deployment.lease import ActiveProduct, Shadow
 from service.deployment.loading import ProductLoading
-from service.deployment.memory import return_freed_memory
 from service.deployment.memory_limits import KEEP_ALL, MemoryLimits
 from service.deployment.preparation import BundlePreparation
 from service.deployment.repository import BundleLoader
@@ -25,6 +24,7 @@ from service.deployment.retries import LoadRetries
 from service.deployment.served import LOAD_WAIT_S, LoadResult, ServedBundle
 from service.deployment.sources.folder import FolderSource
 from service.deployment.sources.source import BundleSource
+from service.inspection.runtime.freed_memory import return_freed_memory
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.store.records import RecipeRevision

@@ -18,13 +18,13 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from service.bundle.errors import BundleIntegrity
-from service.deployment.memory import return_freed_memory
 from service.deployment.reference_scores import ReferenceScores
 from service.deployment.rejudge import judge_again
 from service.deployment.repository import BundleLoader
 from service.deployment.sources.source import BundleSource
 from service.inspection.decoding.decoder import ImageLimits
 from service.inspection.inspector import Inspector
+from service.inspection.runtime.freed_memory import return_freed_memory
 from service.store.errors import NotJudged
 from service.store.inspection_filter import InspectionFilter
 from service.store.inspections import list_inspections

@@ -13,6 +13,7 @@ from service.bundle.manifest import PRODUCT_NAME
 from service.deployment.passed_tests import PassedSelfTests
 from service.errors import ShuttingDown
 from service.inspection.inspector import Inspector, InspectorOptions, SelfTestResult, check_parity
+from service.inspection.runtime.freed_memory import return_freed_memory
 from service.inspection.runtime.isolation import IsolatedSelfTest, SelfTestLimits
 from service.inspection.runtime.threads import run_apart
 
@@ -101,6 +102,8 @@ class BundleLoader:
         except TimeoutError as error:
             reason = f"it could not be opened within {timeout_s:g} s (PLUMBLINE_SELF_TEST_TIMEOUT_S)."
             raise SelfTestFailed(bundle.path, reason) from error
+        finally:
+            return_freed_memory()
 
     def self_test_facts(self, bundle: Bundle) -> list[object]:
         """Return what identifies the self-test of a bundle in `PassedSelfTests`."""

@@ -12,6 +12,7 @@ import numpy as np
 from service.bundle.bundle import Bundle
 from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.concurrency import choose_concurrency
+from service.inspection.runtime.freed_memory import return_freed_memory
 from service.inspection.runtime.narrow import open_narrow
 from service.inspection.runtime.session import GraphSession
 from service.inspection.runtime.threads import cpu_quota
@@ -71,4 +72,6 @@ def choose_layout(bundle: Bundle, session: GraphSession, options: BatchingOption
 
 def _open(bundle: Bundle, session: GraphSession, max_batch: int) -> GraphSession | None:
     image = np.ascontiguousarray(bundle.read_golden().image)
-    return open_narrow(bundle.read_model(), session, image, range(1, max_batch + 1))
+    narrow = open_narrow(bundle.read_model(), session, image, range(1, max_batch + 1))
+    return_freed_memory()
+    return narrow

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import os
 import random
 import time
 from collections import deque
@@ -127,6 +128,7 @@ async def _run(plan: LoadPlan, pipe: Pipe) -> None:
         await clients.warm.wait()
         pipe.send("warm")
     asyncio.get_running_loop().remove_reader(pipe.fileno())
+    os.set_blocking(pipe.fileno(), True)  # the reader of the loop made it return early from what does not fit at once
     pipe.send(clients.observed)
 
 

@@ -105,16 +105,17 @@ class GraphSession:
         """
         return self.provider == "cpu"
 
-    def run(self, images: UInt8Image) -> GraphOutput:
+    def run(self, images: UInt8Image, *, keeps_memory: bool = True) -> GraphOutput:
         """Infer a batch.
 
         Args:
             images: uint8 [N, H, W, 3], RGB, of the graph's input size.
+            keeps_memory: Whether memory for the tensors between the operators is kept for the next run (CPU only).
 
         Raises:
             RuntimeError: The batch axis of the graph's outputs is not dynamic.
         """
-        named = self.run_named(images)
+        named = self.run_named(images, keeps_memory=keeps_memory)
         output = GraphOutput(np.asarray(named["anomaly_map"]), named.get("score_gain"))
         count = len(images)
         if len(output.maps) != count or (output.gains is not None and output.gains.shape != (count,)):
@@ -123,16 +124,19 @@ class GraphSession:
             )
         return output
 
-    def run_named(self, images: UInt8Image) -> dict[str, npt.NDArray[Any]]:
+    def run_named(self, images: UInt8Image, *, keeps_memory: bool = True) -> dict[str, npt.NDArray[Any]]:
         """Infer a batch and return all outputs of the graph by name, without checks.
 
         Args:
             images: uint8 [N, H, W, 3], RGB, of the graph's input size.
+            keeps_memory: As for `run`.
         """
         if self.provider in {"cuda", "tensorrt"}:
             values = self._run_bound(images)
-        else:
+        elif keeps_memory or self.provider != "cpu":
             values = self._session.run(self._outputs, {"image": images})
+        else:
+            values = self._session.run(self._outputs, {"image": images}, _returning_memory())
         return dict(zip(self._outputs, values, strict=True))
 
     def _run_bound(self, images: UInt8Image) -> Sequence[Any]:
@@ -170,7 +174,7 @@ class GraphSession:
         if in_batch:
             batches.append(list(golden[:SELF_TEST_BATCH]))
         for batch in batches:
-            output = self.run(np.stack([sample.image for sample in batch]))
+            output = self.run(np.stack([sample.image for sample in batch]), keeps_memory=False)
             for index, sample in enumerate(batch):
                 worst = max(worst, parity_difference(sample.anomaly_map, output.maps[index]))
                 if sample.score_gain is not None:
@@ -190,6 +194,17 @@ def _register_arena() -> None:
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     # Grow by the requested size only (kSameAsRequested), because the arena is not returned to the system.
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+
+
+def _returning_memory() -> ort.RunOptions:
+    """Return the options of a run after which the arena returns what no run uses.
+
+    The first runs of a graph take several times the memory of later ones: its tensors are not planned as one block yet,
+    and the self-test runs a batch.
+    """
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def thread_count(options: SessionOptions) -> int:
@@ -280,9 +295,16 @@ def _open_session(model: bytes, options: SessionOptions) -> ort.InferenceSession
 
 
 def _create(model: bytes, options: SessionOptions, wanted: list[tuple[str, dict[str, Any]]]) -> ort.InferenceSession:
-    session = ort.InferenceSession(model, session_options(options), providers=wanted)
+    native = session_options(options)
+    if wanted[0][0] == _ORT_NAMES["cpu"]:
+        # In the arena, the weights would take a part of a block that is free between two runs, and the rest of it would
+        # be too small for the next run. Outside it, their memory is also returned when the session is closed.
+        native.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    session = ort.InferenceSession(model, native, providers=wanted)
     # Otherwise ONNX Runtime silently recreates the session on the CPU after a CUDA error at run time.
     session.disable_fallback()
+    # It keeps the serialised graph, as large as the weights, only to recreate itself for other providers.
+    session._model_bytes = None
     return session
 
 

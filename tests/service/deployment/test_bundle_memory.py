@@ -260,7 +260,7 @@ def test_request_for_a_bundle_that_was_refused_lists_no_file(
 def test_bundle_that_does_not_fit_is_refused_with_the_setting_to_change(open_registry: Open) -> None:
     registry = open_registry(1, "bolt")
     with (
-        pytest.raises(ProductNotReady, match="of which pinned products take 4 MiB"),
+        pytest.raises(ProductNotReady, match="of which pinned products take 5 MiB"),
         registry.lease("nut"),
     ):
         pass

@@ -33,11 +33,11 @@ class GatedSession(GraphSession):
         self.entered = threading.Semaphore(0)
         self.batches: list[int] = []
 
-    def run(self, images: UInt8Image) -> GraphOutput:
+    def run(self, images: UInt8Image, *, keeps_memory: bool = True) -> GraphOutput:
         self.entered.release()
         assert self.gate.wait(10)
         self.batches.append(len(images))
-        return super().run(images)
+        return super().run(images, keeps_memory=keeps_memory)
 
 
 @contextmanager
@@ -223,9 +223,9 @@ class CountedSession(GraphSession):
         self.ran_on: list[int] = []
         self.is_closed = False
 
-    def run(self, images: UInt8Image) -> GraphOutput:
+    def run(self, images: UInt8Image, *, keeps_memory: bool = True) -> GraphOutput:
         self.ran_on.append(threading.get_ident())
-        return super().run(images)
+        return super().run(images, keeps_memory=keeps_memory)
 
     def close(self) -> None:
         self.is_closed = True
@@ -249,7 +249,7 @@ def test_image_that_need_not_wait_runs_on_the_thread_that_brings_it() -> None:
 def test_other_providers_run_on_the_thread_of_the_batcher() -> None:
     session = CountedSession()
     session.provider = "cuda"
-    session.run_named = lambda images: {"anomaly_map": np.zeros((len(images), 2, 2), np.float32)}  # type: ignore[method-assign]
+    session.run_named = lambda images, **_: {"anomaly_map": np.zeros((len(images), 2, 2), np.float32)}  # type: ignore[method-assign]
     batcher = MicroBatcher(session)
 
     batcher.run(part())

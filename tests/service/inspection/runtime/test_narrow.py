@@ -30,8 +30,8 @@ class Altered(GraphSession):
         self._batch_size = batch_size
         self._has_gains = has_gains
 
-    def run(self, images: UInt8Image) -> GraphOutput:
-        output = super().run(images)
+    def run(self, images: UInt8Image, *, keeps_memory: bool = True) -> GraphOutput:
+        output = super().run(images, keeps_memory=keeps_memory)
         if len(images) != self._batch_size:
             return output
         if self._has_gains:

@@ -1,3 +1,4 @@
+import sys
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,27 @@ def test_gain_is_none_where_the_graph_has_none() -> None:
     gains = GraphSession(WITH_GAIN, CPU).run(part(brightness=255)[None]).gains
     assert gains is not None
     assert gains.tolist() == [1.5]
+
+
+def test_serialised_graph_is_not_kept() -> None:
+    model = bytes(bytearray(MODEL))  # referred to by nothing else
+    before = sys.getrefcount(model)
+
+    session = GraphSession(model, CPU)
+
+    assert sys.getrefcount(model) == before
+    assert len(session.run(part()[None]).maps) == 1
+
+
+def test_results_do_not_depend_on_the_memory_that_is_kept() -> None:
+    session, images = GraphSession(WITH_GAIN, CPU), np.stack([part(brightness=10 * index) for index in range(3)])
+
+    kept, returned = session.run(images), session.run(images, keeps_memory=False)
+
+    np.testing.assert_array_equal(kept.maps, returned.maps)
+    assert kept.gains is not None
+    assert returned.gains is not None
+    np.testing.assert_array_equal(kept.gains, returned.gains)
 
 
 def test_self_test_returns_the_difference_from_training() -> None:

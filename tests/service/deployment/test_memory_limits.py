@@ -1,0 +1,29 @@
+"""The memory of loaded bundles, and its estimate."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.bundle.bundle import Bundle, newest_bundle
+from service.deployment.memory_limits import memory_bytes
+from tests.loaded_bundles import measure_growth
+
+MIB = 2**20
+MODELS = Path(__file__).parents[3] / "models"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
+def test_estimate_is_the_memory_of_a_further_bundle() -> None:
+    path = newest_bundle(MODELS / "washer")
+    assert path is not None
+
+    growth = measure_growth(path)
+
+    estimate = memory_bytes(Bundle.describe(path).manifest)
+    assert estimate == pytest.approx(growth.further_bytes, rel=0.1)
+    # The arena keeps the tensors of one run, about 25 MiB, and not those of the batch of the self-test.
+    assert growth.first_bytes < estimate + 50 * MIB
