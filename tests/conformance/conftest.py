@@ -32,9 +32,15 @@ def service(deployment: Deployment) -> HttpService:
     return deployment.service
 
 
+@pytest.fixture(scope="module")
+def shared_product(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) -> ServedProduct:
+    """A product for tests that change neither its bundles nor its recipe."""
+    return serve_product(deployment, tmp_path_factory.mktemp("made"))
+
+
 @pytest.fixture
 def product(deployment: Deployment, tmp_path: Path) -> ServedProduct:
-    """A product of one test. The older one of its two bundles is in force, everywhere."""
+    """A product of one test."""
     return serve_product(deployment, tmp_path / "made")
 
 

@@ -52,16 +52,16 @@ def test_key_is_accepted_by_every_replica_and_refused_once_it_is_revoked(deploym
                 assert problem_of(inspect(client, key)) == (401, "invalid-key")
 
 
-def test_restricted_key_is_refused_elsewhere(deployment: Deployment, product: ServedProduct) -> None:
-    key = create_key(deployment, deployment.service, products=[product.name])
+def test_restricted_key_is_refused_elsewhere(deployment: Deployment, shared_product: ServedProduct) -> None:
+    key = create_key(deployment, deployment.service, products=[shared_product.name])
     with anonymous(deployment) as clients:
         for client in clients:
-            assert inspect(client, key, f"{product.path}/inspections").status_code == 201
+            assert inspect(client, key, f"{shared_product.path}/inspections").status_code == 201
             assert problem_of(inspect(client, key)) == (403, "not-permitted")
             listed = client.get("/v1/products", headers=bearer(key["key"])).json()["items"]
-            assert [item["product"] for item in listed] == [product.name]
+            assert [item["product"] for item in listed] == [shared_product.name]
             found = client.get("/v1/inspections", headers=bearer(key["key"])).json()["items"]
-            assert {item["product"] for item in found} == {product.name}
+            assert {item["product"] for item in found} == {shared_product.name}
 
 
 # Method, path, options, the scope that is needed. The changes are refused for another reason if they are permitted.

@@ -108,10 +108,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_upload_that_is_no_bundle_changes_nothing(deployment: Deployment, product: ServedProduct) -> None:
+def test_upload_that_is_no_bundle_changes_nothing(deployment: Deployment, shared_product: ServedProduct) -> None:
     headers = {"content-type": "application/zip"}
     for content in (b"", b"PK but no zip"):
-        refused = deployment.service.client.post(f"{product.path}/bundles", content=content, headers=headers)
+        refused = deployment.service.client.post(f"{shared_product.path}/bundles", content=content, headers=headers)
         assert refused.status_code == 422
     for replica in deployment.replicas:
-        assert states(product, replica) == {product.old.version: "active"}
+        assert states(shared_product, replica) == {shared_product.old.version: "active"}

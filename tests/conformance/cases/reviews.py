@@ -16,8 +16,10 @@ from tests.conformance.products import ServedProduct
 from tests.running_service import BAD, HttpService, encode
 
 
-def test_label_is_read_changed_and_withdrawn_at_every_replica(deployment: Deployment, product: ServedProduct) -> None:
-    path = f"/v1/inspections/{product.judge(deployment.service, BAD)['id']}"
+def test_label_is_read_changed_and_withdrawn_at_every_replica(
+    deployment: Deployment, shared_product: ServedProduct
+) -> None:
+    path = f"/v1/inspections/{shared_product.judge(deployment.service, BAD)['id']}"
     for number, replica in enumerate(deployment.replicas):
         label = "good" if number % 2 else "defect"
         labelled = replica.client.post(f"{path}:review", json={"label": label})
@@ -33,17 +35,17 @@ def test_label_is_read_changed_and_withdrawn_at_every_replica(deployment: Deploy
         assert undone.json()["items"][0]["state"] == "withdrawn"
 
 
-def test_queue_and_agreement_are_those_of_all_replicas(deployment: Deployment, product: ServedProduct) -> None:
-    ids = {product.judge(replica, BAD)["id"] for replica in deployment.replicas}
+def test_queue_and_agreement_are_those_of_all_replicas(deployment: Deployment, shared_product: ServedProduct) -> None:
+    ids = {shared_product.judge(replica, BAD)["id"] for replica in deployment.replicas}
     for replica in deployment.replicas:
-        queue = replica.fetch("/v1/reviews:queue", product=product.name, fail_sample=100, limit=100)
+        queue = replica.fetch("/v1/reviews:queue", product=shared_product.name, fail_sample=100, limit=100)
         assert {item["inspection_id"] for item in queue["items"]} >= ids
     for replica, identity in zip(deployment.replicas, sorted(ids), strict=True):
         assert replica.client.post(f"/v1/inspections/{identity}:review", json={"label": "defect"}).status_code == 201
-    found = [replica.fetch("/v1/reviews:agreement", product=product.name) for replica in deployment.replicas]
+    found = [replica.fetch("/v1/reviews:agreement", product=shared_product.name) for replica in deployment.replicas]
     assert all(one == found[0] for one in found)
-    listed = deployment.service.fetch("/v1/inspections", product=product.name, label="defect")["items"]
-    assert {item["id"] for item in listed} == ids
+    listed = deployment.service.fetch("/v1/inspections", product=shared_product.name, label="defect")["items"]
+    assert {item["id"] for item in listed} >= ids
 
 
 def queue(product: ServedProduct, service: HttpService) -> dict[str, Any]:
@@ -57,14 +59,14 @@ def queue(product: ServedProduct, service: HttpService) -> dict[str, Any]:
 
 
 def test_training_job_is_queued_claimed_once_reported_and_finished(
-    deployment: Deployment, product: ServedProduct
+    deployment: Deployment, shared_product: ServedProduct
 ) -> None:
-    jobs = f"{product.path}/training-jobs"
-    job = queue(product, deployment.replicas[0])
+    jobs = f"{shared_product.path}/training-jobs"
+    job = queue(shared_product, deployment.replicas[0])
     path = f"{jobs}/{job['id']}"
     for replica in deployment.replicas:
         assert replica.fetch(path) == job
-        assert replica.fetch(jobs)["items"] == [job]
+        assert replica.fetch(jobs)["items"][0] == job
         assert len(replica.fetch(f"{path}/images")["items"]) == 8
         assert replica.client.get(f"{path}/images/8").headers["content-type"] == "image/png"
 
@@ -93,8 +95,8 @@ def test_training_job_is_queued_claimed_once_reported_and_finished(
         assert problem_of(act(replica, "finish", outcome="succeeded")) == (409, "training-job-not-held")
 
 
-def test_training_job_is_cancelled_at_another_replica(deployment: Deployment, product: ServedProduct) -> None:
-    path = f"{product.path}/training-jobs/{queue(product, deployment.replicas[0])['id']}"
+def test_training_job_is_cancelled_at_another_replica(deployment: Deployment, shared_product: ServedProduct) -> None:
+    path = f"{shared_product.path}/training-jobs/{queue(shared_product, deployment.replicas[0])['id']}"
     cancelled = deployment.replicas[-1].client.post(f"{path}:cancel")
     assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
     assert {replica.fetch(path)["state"] for replica in deployment.replicas} == {"cancelled"}

@@ -57,10 +57,12 @@ def hear(camera: ClientConnection) -> dict[str, Any]:
     return message
 
 
-def test_camera_stream_is_judged_in_order_at_every_replica(deployment: Deployment, product: ServedProduct) -> None:
+def test_camera_stream_is_judged_in_order_at_every_replica(
+    deployment: Deployment, shared_product: ServedProduct
+) -> None:
     for replica in [deployment.service, *deployment.replicas]:
         station = deployment.new_name("station")
-        with camera_of(deployment, replica, product) as camera:
+        with camera_of(deployment, replica, shared_product) as camera:
             camera.send(json.dumps({"type": "hello", "part": {"station": station}}))
             assert hear(camera)["type"] == "ready"
             for frame in (GOOD, BAD, b"no image"):
