@@ -39,6 +39,7 @@ _LONG = (
     "tests/test_end_to_end",
     "tests/training/methods/test_methods",
     "tests/service/process/test_openapi",
+    "tests/conformance/",
     "tests/docs/test_commands",
     "tests/training/worker/",
     "tests/service/web/",

@@ -55,12 +55,37 @@ BOMB = GOOD[:12] + _BOMB_HEADER + struct.pack(">I", zlib.crc32(_BOMB_HEADER)) + 
 
 
 @dataclass(frozen=True)
-class RunningService:
+class HttpService:
+    """A service that is used over HTTP only, wherever it runs.
+
+    A test in `tests/service/api` whose parameter `service` has this type runs against every deployment of
+    `tests/conformance`, too.
+
+    Attributes:
+        client: Sends requests to it, with a key that permits everything if the service needs one.
+    """
+
+    client: httpx.Client
+
+    def inspect(self, image: bytes = GOOD, **options: Any) -> httpx.Response:
+        """Send an image of the product "widget"."""
+        headers = {"content-type": "application/octet-stream"} | options.pop("headers", {})
+        return self.client.post(INSPECT, content=image, headers=headers, **options)
+
+    def fetch(self, path: str, **params: Any) -> dict[str, Any]:
+        """Return the JSON object at a path, which must be there."""
+        response = self.client.get(path, params=params)
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+
+@dataclass(frozen=True)
+class RunningService(HttpService):
     """A service that listens on a real socket, in a thread of this process."""
 
     app: FastAPI
     settings: Settings
-    client: httpx.Client
     port: int
     server: DrainingServer
 
@@ -84,17 +109,6 @@ class RunningService:
     @property
     def admission(self) -> Admission:
         return self.runtime.admission
-
-    def inspect(self, image: bytes = GOOD, **options: Any) -> httpx.Response:
-        headers = {"content-type": "application/octet-stream"} | options.pop("headers", {})
-        return self.client.post(INSPECT, content=image, headers=headers, **options)
-
-    def fetch(self, path: str, **params: Any) -> dict[str, Any]:
-        """Return the JSON object at a path, which must be there."""
-        response = self.client.get(path, params=params)
-        assert response.status_code == 200, response.text
-        found: dict[str, Any] = response.json()
-        return found
 
     @contextmanager
     def occupied(self) -> Iterator[None]:
@@ -151,7 +165,7 @@ def run_service(
                     assert thread.is_alive(), "the service did not start"
                     assert time.monotonic() < deadline, "the service did not become ready"
                     time.sleep(0.005)
-                yield RunningService(app, chosen, client, port, server)
+                yield RunningService(client, app, chosen, port, server)
         finally:
             server.should_exit = True
             thread.join()

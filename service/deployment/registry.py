@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import TypeVar
 
 from service.deployment.bundle_memory import BundleMemory
 from service.deployment.changes import ProductChanges
-from service.deployment.errors import ProductNotReady, UnknownProduct
+from service.deployment.errors import ProductNotReady
 from service.deployment.failures import BrokenBundle, LoadFailures
 from service.deployment.in_force import InForce
+from service.deployment.known_products import KnownProducts
 from service.deployment.lease import ActiveProduct, Shadow
 from service.deployment.loading import ProductLoading
 from service.deployment.memory_limits import KEEP_ALL, MemoryLimits
@@ -55,6 +55,7 @@ class Registry:
         failures: Bundles that could not be loaded.
         memory: Loads bundles on demand.
         source: Where the bundles come from.
+        products: The products that exist, active or not.
         synchronise: Called with the product before each lease and each change of its recipe, to put changes by other
             processes in force. Does nothing by default.
     """
@@ -76,13 +77,12 @@ class Registry:
         self.memory = BundleMemory(loader, self.source, limits, self.failures, retries, metrics.memory, report)
         self._preparation = BundlePreparation(self.source, loader, self.memory, self.failures)
         self.synchronise: Callable[[str], None] = lambda _product: None
-        self._known = frozenset(self.source.products())
+        self.products = KnownProducts(self.source)
         self.source.set_in_force(self._in_force.bundles)
-        self._state_lock = threading.Lock()
         # Until `load` has processed a product, a change of its bundles is in progress.
-        self._changes = ProductChanges(self._known)
+        self._changes = ProductChanges(self.known)
         closing, is_quick = self._changes.closing, limits.limit_bytes is not None
-        self._loading = ProductLoading(models, self._known, self.failures, closing, is_quick=is_quick)
+        self._loading = ProductLoading(models, self.known, self.failures, closing, is_quick=is_quick)
 
     @property
     def active(self) -> Mapping[str, ActiveProduct]:
@@ -102,7 +102,7 @@ class Registry:
     @property
     def known(self) -> frozenset[str]:
         """All products of the repository, active or not."""
-        return self._known
+        return self.products.names
 
     @property
     def closing(self) -> bool:
@@ -129,17 +129,6 @@ class Registry:
         """Load every product, several at a time, and bundles ahead then; see `ProductLoading.run`."""
         self._loading.run(load_product, self._changes.end, load_ahead, ahead_s)
 
-    def knows(self, product: str) -> bool:
-        """Return whether there is such a product, also if another replica just uploaded it. May read the database."""
-        if product not in self._known and self.source.is_shared and self.source.versions(product):
-            self._add_known({product})
-        return product in self._known
-
-    def require_known(self, product: str) -> None:
-        """Raise `UnknownProduct` if no such product is registered. Reads nothing, so it may run on an event loop."""
-        if product not in self._known:
-            raise UnknownProduct(product, self._known, self.source.repository)
-
     def get(self, product: str) -> ActiveProduct:
         """Return bundle and recipe in force, in memory or not. Use `lease` to run inspections with them.
 
@@ -150,7 +139,7 @@ class Registry:
         active = self.active.get(product)
         if active is not None:
             return active
-        self.require_known(product)
+        self.products.require(product)
         broken = [one for one in self.failures.broken if one.product == product]
         reasons = " ".join(one.reason for one in broken)
         if self.is_loading(product):
@@ -359,19 +348,8 @@ class Registry:
 
     def refresh(self, product: str, version: str) -> None:
         """Register a bundle that was added to the repository or repaired."""
-        self._add_known({product})
+        self.products.add({product})
         self.failures.clear_refused(product, version)
-
-    def discover(self) -> None:
-        """Register products that another process added to the repository.
-
-        Raises:
-            OSError: The repository cannot be read.
-            StoreUnavailable: The database cannot be read.
-        """
-        found = self.source.products(besides=self._known)
-        if found:
-            self._add_known(found)
 
     def close(self) -> None:
         """Refuse further changes, end the loading of bundles, finish all pending inspections, and close all inspectors.
@@ -387,10 +365,6 @@ class Registry:
                 for deployed in (self.active.get(product), self.shadows.get(product)):
                     if deployed is not None:
                         deployed.served.close()
-
-    def _add_known(self, products: Set[str]) -> None:
-        with self._state_lock:
-            self._known |= products
 
     def _retire(self, old: ActiveProduct | Shadow | None) -> None:
         """Unload a replaced bundle after its last inspection."""

@@ -127,6 +127,7 @@ class RevisionFollower:
     def start(self) -> None:
         """Start the thread, and check every lease of the registry."""
         self._registry.synchronise = self.require_current
+        self._registry.products.is_followed = True
         self._thread.start()
 
     def close(self) -> None:
@@ -147,7 +148,10 @@ class RevisionFollower:
         self._follow_audit(revisions.audit)
         newest = revisions.recipes.get(product)
         active = self._registry.active.get(product)
-        if newest is None or (active is not None and newest == active.recipe.revision):
+        if newest is None:
+            self._registry.products.contains(product)  # another process may just have uploaded its first bundle
+            return
+        if active is not None and newest == active.recipe.revision:
             return
         if active is None:
             self._require_followed(product)
@@ -168,7 +172,7 @@ class RevisionFollower:
         """
         registry = self._registry
         is_broken = any(broken.product == product for broken in registry.failures.broken)
-        if is_broken or not registry.knows(product) or registry.is_loading(product):
+        if is_broken or not registry.products.contains(product) or registry.is_loading(product):
             return  # the registry states the reason
         self._wake.set()
         raise ProductNotReady(
@@ -201,7 +205,7 @@ class RevisionFollower:
     def _discover(self) -> None:
         """Register the products that another process added to the model repository."""
         try:
-            self._registry.discover()
+            self._registry.products.discover()
         except OSError as error:
             log.warning("model repository not read", path=str(self._registry.models), reason=error.strerror)
 

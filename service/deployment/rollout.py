@@ -118,7 +118,7 @@ class Rollout:
             UnknownProduct: The product is new.
             ChangeUnderWay: A change of the product's bundles is in progress.
         """
-        if not create_product and not self._registry.knows(product):
+        if not create_product and not self._registry.products.contains(product):
             remedy = "To create the product with its first bundle, upload it with create_product=true."
             raise UnknownProduct(product, self._registry.known, self._registry.source.repository, remedy)
         if self._registry.is_loading(product):
@@ -187,7 +187,7 @@ class Rollout:
             NothingToRollBackTo: No other bundle was active before.
             UnknownProduct, ChangeUnderWay, BundleInvalid, ProviderUnavailable, StoreUnavailable: As for `activate`.
         """
-        self.require_known(product)
+        self._registry.products.look_up(product)
         with self._counted(product, "roll_back"), self._registry.changing(product):
             current = self.choices.current(product, "active")
             if current is None or current.returns_to is None:
@@ -231,7 +231,7 @@ class Rollout:
             ShadowRefused: The product has no shadow deployment.
             UnknownProduct, ChangeUnderWay, StoreUnavailable: As for `activate`.
         """
-        self.require_known(product)
+        self._registry.products.look_up(product)
         with self._counted(product, "stop_shadow"), self._registry.changing(product):
             current = self.choices.current(product, "shadow")
             if current is None or current.bundle_digest is None:
@@ -302,22 +302,12 @@ class Rollout:
             raise
         self._metrics.bundles.bundle_changes.labels(product, change, "done").inc()
 
-    def require_known(self, product: str) -> None:
-        """Check that there is such a product, also if another replica just uploaded it. May read the database.
-
-        Raises:
-            UnknownProduct: There is none.
-            StoreUnavailable: The database cannot be read.
-        """
-        if not self._registry.knows(product):
-            self._registry.require_known(product)
-
     def _versions(self, product: str) -> list[str]:
-        self.require_known(product)
+        self._registry.products.look_up(product)
         return self._registry.source.versions(product)
 
     def _require(self, product: str, version: str) -> None:
-        self.require_known(product)
+        self._registry.products.look_up(product)
         self._registry.source.require(product, version)
 
     def _describe(self, product: str, version: str) -> BundleVersion:

@@ -200,7 +200,7 @@ class BundleService:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be used.
         """
-        self._rollout.require_known(product)
+        self._registry.products.look_up(product)
         return self._rollout.choices.history(product, role, limit=limit)
 
     def compare(
@@ -225,7 +225,7 @@ class BundleService:
             ShadowRefused: The product never had a shadow.
             StoreUnavailable: The database cannot be used.
         """
-        self._rollout.require_known(product)
+        self._registry.products.look_up(product)
         active = active or self._registry.get(product).bundle.version
         if shadow is None:
             shadow = self._rollout.choices.latest_version(product, "shadow")

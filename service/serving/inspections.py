@@ -294,7 +294,7 @@ class InspectionService:
         """
         engine = self._store.engine
         if (product := which.product) is not None and not list_inspections(engine, InspectionFilter(product), limit=1):
-            self._registry.require_known(product)
+            self._registry.products.look_up(product)
         return read_page(lambda count: list_inspections(engine, which, before=before, limit=count), limit)
 
     def search_newer(self, which: InspectionFilter, after: UUID, limit: int) -> Page[InspectionRecord]:

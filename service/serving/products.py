@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,12 +51,23 @@ class ProductService:
         return [self._describe(name) for name in sorted(self._registry.known)]
 
     def get(self, product: str) -> ProductState:
-        """Return one product.
+        """Return one product, also if another replica just uploaded it. May read the database.
 
         Raises:
             UnknownProduct: There is no such product.
+            StoreUnavailable: The database is shared and cannot be read.
         """
-        self._registry.require_known(product)
+        self._registry.products.look_up(product)
+        return self._describe(product)
+
+    async def find(self, product: str) -> ProductState:
+        """Return one product as `get` does, on the event loop. Only a product that is not known here takes a thread.
+
+        Raises:
+            UnknownProduct, StoreUnavailable: As for `get`.
+        """
+        if product not in self._registry.known:
+            await asyncio.to_thread(self._registry.products.look_up, product)
         return self._describe(product)
 
     def _describe(self, name: str) -> ProductState:

@@ -124,7 +124,7 @@ class ProposalService:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be used.
         """
-        self._registry.require_known(product)
+        self._registry.products.look_up(product)
         return read_page(lambda count: list_proposals(self._store.engine, product, before=before, limit=count), limit)
 
     def get(self, product: str, proposal_id: str) -> Proposal:
@@ -134,7 +134,7 @@ class ProposalService:
             UnknownProduct, UnknownProposal: It does not exist.
             StoreUnavailable: The database cannot be used.
         """
-        self._registry.require_known(product)
+        self._registry.products.look_up(product)
         return get_proposal(self._store.engine, product, proposal_id).proposal
 
     @contextmanager

@@ -82,7 +82,7 @@ class RecipeService:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be used.
         """
-        self._registry.require_known(product)
+        self._registry.products.look_up(product)
         return recipe_history(self._store.engine, product, limit=limit)
 
     def revision(self, product: str, number: int) -> RecipeRevision:
@@ -92,7 +92,7 @@ class RecipeService:
             UnknownProduct, UnknownRevision: It does not exist.
             StoreUnavailable: The database cannot be used.
         """
-        self._registry.require_known(product)
+        self._registry.products.look_up(product)
         return get_recipe(self._store.engine, product, number)
 
     def compare(self, product: str, before: int, after: int) -> RevisionDifferences:

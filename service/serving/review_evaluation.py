@@ -295,7 +295,7 @@ class ReviewEvaluation:
             UnknownProduct: It does not.
         """
         if not list_inspections(self._store.engine, InspectionFilter(product), limit=1):
-            self._registry.require_known(product)
+            self._registry.products.look_up(product)
 
     def _current_thresholds(self, product: str) -> ScoredThresholds | None:
         try:

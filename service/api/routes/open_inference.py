@@ -133,7 +133,7 @@ async def model(product: ProductPath, products: ProductsDep, version: VersionPat
 
     The only version is that of the active bundle. The input may also be a `UINT8` tensor of pixels.
     """
-    active = _active_version(products, product, version)
+    active = await _active_version(products, product, version)
     return ModelMetadata(
         name=product,
         versions=[] if active is None else [active],
@@ -160,7 +160,7 @@ async def model(product: ProductPath, products: ProductsDep, version: VersionPat
 @requires("inspect")
 async def model_ready(product: ProductPath, products: ProductsDep, version: VersionPath | None = None) -> Response:
     """Return 200 if the product is active, and 503 if not; 404 if another version than the active one is requested."""
-    is_ready = _active_version(products, product, version) is not None
+    is_ready = await _active_version(products, product, version) is not None
     body = ModelReady(name=product, ready=is_ready).model_dump_json()
     return Response(body, 200 if is_ready else 503, media_type="application/json")
 
@@ -208,7 +208,7 @@ async def infer(
     images that the first one did not inspect.
     """
     await inspections.require_ready(product)
-    _active_version(products, product, version)
+    await _active_version(products, product, version)
     with inspections.accept(client):
         body = await request.body()
         wanted = await run_in_threadpool(_parse, body, request.headers.get(HEADER_LENGTH), settings.max_call_images)
@@ -229,14 +229,14 @@ class _Wanted:
     outputs: Sequence[str]
 
 
-def _active_version(products: ProductsDep, product: str, version: str | None) -> str | None:
+async def _active_version(products: ProductsDep, product: str, version: str | None) -> str | None:
     """Return the version of the active bundle, or None if there is none.
 
     Raises:
         UnknownProduct: There is no such product.
         VersionNotActive: The requested version is not the active one.
     """
-    state = products.get(product)
+    state = await products.find(product)
     active = None if state.active is None else state.active.bundle.digest[:12]
     if version is not None and version != active:
         raise VersionNotActive(product, version, active)

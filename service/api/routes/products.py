@@ -34,4 +34,4 @@ async def list_products(products: ProductsDep, principal: PrincipalDep) -> Produ
 @requires("inspect")
 async def read_product(product: ProductPath, products: ProductsDep, principal: PrincipalDep) -> Product:
     """Return a product with its bundle, its calibration and its recipe, or the reason why it is not served."""
-    return to_product(products.get(product), principal.stations)
+    return to_product(await products.find(product), principal.stations)

@@ -74,7 +74,7 @@ class DriftService:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be read.
         """
-        self._registry.require_known(product)
+        self._registry.products.look_up(product)
         active = self._registry.active.get(product)
         if active is None:
             return []
@@ -90,7 +90,7 @@ class DriftService:
             UnknownProduct: There is no such product.
             StoreUnavailable: The database cannot be read.
         """
-        self._registry.require_known(product)
+        self._registry.products.look_up(product)
         return [to_alarm(record) for record in list_alarms(self._engine, product, limit)]
 
     def report(self, product: str) -> DriftReport:
@@ -126,7 +126,7 @@ class DriftService:
             NoOpenDriftAlarm: No alarm is open.
             StoreUnavailable: The database cannot be used.
         """
-        self._registry.require_known(product)
+        self._registry.products.look_up(product)
         found = acknowledge_alarms(self._engine, product, actor, reason, self._clock.now())
         self._monitor.refresh()
         self._monitor.wake()

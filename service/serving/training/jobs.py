@@ -308,7 +308,7 @@ class TrainingService:
     async def _require_product(self, product: str, *, may_be_new: bool) -> None:
         require_product_name(product)
         # Not on the thread of the images, which may be busy with a large one.
-        if not may_be_new and not await asyncio.to_thread(self._registry.knows, product):
+        if not may_be_new and not await asyncio.to_thread(self._registry.products.contains, product):
             remedy = "If the product is new, confirm that: send its images with create_product=true."
             raise UnknownProduct(product, self._registry.known, self._registry.source.repository, remedy)
 

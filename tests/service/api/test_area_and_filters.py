@@ -13,7 +13,7 @@ import pytest
 from service.inspection.inspector import Inspector
 from service.recipes.recipe import Recipe
 from tests.bundles import part
-from tests.running_service import BAD, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, HttpService, Serve, encode
 
 RECIPE = "/v1/products/widget/recipe"
 REVISIONS = f"{RECIPE}/revisions"
@@ -23,18 +23,18 @@ LEFT, RIGHT = [[0, 0], [32, 0], [32, 64], [0, 64]], [[32, 0], [64, 0], [64, 64],
 AROUND_SPOT = [[17, 28], [31, 28], [31, 40], [17, 40]]
 
 
-def put(service: RunningService, **change: Any) -> httpx.Response:
+def put(service: HttpService, **change: Any) -> httpx.Response:
     return service.client.put(RECIPE, json=WHO | change)
 
 
-def changed(service: RunningService, **change: Any) -> dict[str, Any]:
+def changed(service: HttpService, **change: Any) -> dict[str, Any]:
     response = put(service, **change)
     assert response.status_code == 200, response.text
     record: dict[str, Any] = response.json()
     return record
 
 
-def drawn(service: RunningService, verdict: dict[str, Any]) -> npt.NDArray[np.uint8]:
+def drawn(service: HttpService, verdict: dict[str, Any]) -> npt.NDArray[np.uint8]:
     content = service.client.get(verdict["links"]["heatmap"], params={"format": "png"}).content
     return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
@@ -123,7 +123,7 @@ def test_area_that_is_not_judged_is_dimmed_and_without_colour(serve: Serve) -> N
     ],
 )
 def test_invalid_polygons_and_filters_are_refused_as_a_whole(
-    service: RunningService, polygons: dict[str, Any], message: str
+    service: HttpService, polygons: dict[str, Any], message: str
 ) -> None:
     before = service.client.get(REVISIONS).json()
     # A valid value beside an invalid one is not applied either.

@@ -22,7 +22,7 @@ from plumbline_client import CameraBuffer, Client
 from service.app import begin_drain
 from tests.bundles import SIZE
 from tests.problems import assert_problem
-from tests.running_service import BAD, BOMB, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, BOMB, GOOD, HttpService, RunningService, Serve, encode
 from tests.service.api.test_bodies import BOUNDARY, END, form_part
 from tests.service.api.test_camera_buffers import BAD12, GOOD12
 from tests.service.inspection.decoding.test_samples import pack_p
@@ -65,7 +65,7 @@ EXPECTED = ["pass", "fail", "not-an-image", "corrupt-image", "pass"]
 
 
 @pytest.mark.parametrize("pack", [form, as_zip])
-def test_results_are_in_order_and_errors_are_independent(service: RunningService, pack: Any) -> None:
+def test_results_are_in_order_and_errors_are_independent(service: HttpService, pack: Any) -> None:
     response = service.client.post(BATCH, params={"part_id": "7", "lot": "L"}, **pack(MIXED))
 
     assert words(response) == EXPECTED
@@ -89,7 +89,7 @@ def test_problems_of_single_images_are_counted(serve: Serve) -> None:
         assert 'inspection_requests_total{decision="pass",product="widget"} 2.0' in metrics
 
 
-def test_camera_buffers_share_their_layout(service: RunningService) -> None:
+def test_camera_buffers_share_their_layout(service: HttpService) -> None:
     headers = {"x-pixel-format": "Mono12p", "x-width": str(SIZE), "x-height": str(SIZE)}
     frames = [("1", pack_p(GOOD12, 12)), ("2", pack_p(BAD12, 12)), ("3", b"short")]
     response = service.client.post(BATCH, headers=headers, **form(frames))
@@ -163,7 +163,7 @@ def test_names_in_an_archive_are_only_labels(service: RunningService, tmp_path: 
     assert {path.suffix for path in written} <= {".png", ".npy", ".db", ".db-wal", ".db-shm", ".lock", ".raw"}
 
 
-def test_encrypted_damaged_and_empty_files_do_not_affect_the_others(service: RunningService) -> None:
+def test_encrypted_damaged_and_empty_files_do_not_affect_the_others(service: HttpService) -> None:
     archive = bytearray(zipped([("a.png", GOOD), ("b.png", BAD), ("c.png", b""), ("d.png", GOOD)], zipfile.ZIP_STORED))
     place = archive.find(BAD)
     archive[place + 50] ^= 0xFF  # makes its checksum wrong
@@ -187,12 +187,12 @@ def test_encrypted_damaged_and_empty_files_do_not_affect_the_others(service: Run
     ],
 )
 def test_request_without_an_image_fails_as_a_whole(
-    service: RunningService, content: bytes, headers: dict[str, str], status: int, slug: str
+    service: HttpService, content: bytes, headers: dict[str, str], status: int, slug: str
 ) -> None:
     assert_problem(service.client.post(BATCH, content=content, headers=headers), status, slug)
 
 
-def test_incomplete_form_returns_results_up_to_the_break(service: RunningService) -> None:
+def test_incomplete_form_returns_results_up_to_the_break(service: HttpService) -> None:
     data = form_part("image", GOOD) + form_part("image", BAD) + form_part("image", GOOD)[:-50]
     assert words(service.client.post(BATCH, content=data, headers=FORM)) == ["pass", "fail", "invalid-request"]
 

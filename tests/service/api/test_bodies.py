@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.problems import assert_problem
-from tests.running_service import GOOD, INSPECT, RunningService
+from tests.running_service import GOOD, INSPECT, HttpService, RunningService
 
 BOUNDARY = "frontier"
 
@@ -22,7 +22,7 @@ IMAGE = form_part("image", GOOD, filename="a.png")
 END = f"--{BOUNDARY}--\r\n".encode()
 
 
-def post(service: RunningService, body: bytes, boundary: str = f"; boundary={BOUNDARY}") -> tuple[int, str]:
+def post(service: HttpService, body: bytes, boundary: str = f"; boundary={BOUNDARY}") -> tuple[int, str]:
     response = service.client.post(INSPECT, content=body, headers={"content-type": f"multipart/form-data{boundary}"})
     return response.status_code, response.json().get("detail", "")
 
@@ -36,7 +36,7 @@ def post(service: RunningService, body: bytes, boundary: str = f"; boundary={BOU
         form_part("image", GOOD, filename="a.png", header=b"Content-Type: text/plain\r\n") + END,
     ],
 )
-def test_form_with_an_image_is_inspected(service: RunningService, body: bytes) -> None:
+def test_form_with_an_image_is_inspected(service: HttpService, body: bytes) -> None:
     assert post(service, body) == (201, "")
 
 
@@ -60,20 +60,20 @@ def test_form_with_an_image_is_inspected(service: RunningService, body: bytes) -
         (f"--{BOUNDARY}\r\nContent-Type: image/png\r\n\r\nx\r\n".encode() + END, "no name"),
     ],
 )
-def test_other_forms_are_refused_with_the_reason(service: RunningService, body: bytes, reason: str) -> None:
+def test_other_forms_are_refused_with_the_reason(service: HttpService, body: bytes, reason: str) -> None:
     status, detail = post(service, body)
     assert status == 422
     assert reason in detail
 
 
-def test_form_without_a_boundary_is_refused(service: RunningService) -> None:
+def test_form_without_a_boundary_is_refused(service: HttpService) -> None:
     assert post(service, IMAGE + END, boundary="") == (
         422,
         "The Content-Type of the form has no boundary. Let the HTTP library set the header.",
     )
 
 
-def test_form_field_overrides_the_query(service: RunningService) -> None:
+def test_form_field_overrides_the_query(service: HttpService) -> None:
     headers = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
     body = form_part("part_id", b"form") + IMAGE + END
     response = service.client.post(f"{INSPECT}?part_id=query&lot=query", content=body, headers=headers)
@@ -88,13 +88,13 @@ def test_uploads_use_no_temporary_file(
     assert post(service, IMAGE + END) == (201, "")
 
 
-def test_boundary_that_is_too_long_is_refused(service: RunningService) -> None:
+def test_boundary_that_is_too_long_is_refused(service: HttpService) -> None:
     response = service.client.post(
         INSPECT, content=b"x", headers={"content-type": f"multipart/form-data; boundary={'b' * 5000}"}
     )
     assert_problem(response, 422, "invalid-request")
 
 
-def test_time_outside_the_calendar_is_refused(service: RunningService) -> None:
+def test_time_outside_the_calendar_is_refused(service: HttpService) -> None:
     response = service.inspect(params={"captured_at": "0001-01-01T00:00:00+14:00"})
     assert_problem(response, 422, "invalid-request")

@@ -23,7 +23,7 @@ from service.bundle.writer import write_bundle
 from service.errors import ShuttingDown
 from service.schemas.bundle import Activation, BundleList, BundleRecord, ChoiceHistory
 from tests.bundles import SCORES, tiny_card, tiny_draft, tiny_golden, tiny_model, write_tiny_bundle
-from tests.running_service import BAD, GOOD, RunningService, Serve
+from tests.running_service import BAD, GOOD, HttpService, Serve
 from tests.service.api.test_health import value
 from tests.service.bundle.test_archive import zipped
 
@@ -45,7 +45,7 @@ def archived(bundle: Bundle) -> bytes:
 
 
 def upload(
-    service: RunningService, bundle: Bundle | bytes, product: str = "widget", *, create_product: bool = False
+    service: HttpService, bundle: Bundle | bytes, product: str = "widget", *, create_product: bool = False
 ) -> httpx.Response:
     content = archived(bundle) if isinstance(bundle, Bundle) else bundle
     headers = {"content-type": "application/zip"}
@@ -53,20 +53,20 @@ def upload(
     return service.client.post(f"/v1/products/{product}/bundles", content=content, headers=headers, params=params)
 
 
-def activate(service: RunningService, bundle: Bundle) -> httpx.Response:
+def activate(service: HttpService, bundle: Bundle) -> httpx.Response:
     return service.client.post(f"{PRODUCT}/bundles/{bundle.version}:activate", json=WHO)
 
 
-def roll_back(service: RunningService) -> httpx.Response:
+def roll_back(service: HttpService) -> httpx.Response:
     return service.client.post(f"{PRODUCT}/bundles:rollback", json=WHO)
 
 
-def listed(service: RunningService) -> dict[str, str]:
+def listed(service: HttpService) -> dict[str, str]:
     response = BundleList.model_validate_json(service.client.get(f"{PRODUCT}/bundles").content)
     return {item.version: item.state for item in response.items}
 
 
-def serving(service: RunningService) -> str:
+def serving(service: HttpService) -> str:
     return str(service.inspect().json()["bundle"]["version"])
 
 
@@ -332,7 +332,7 @@ def test_refused_upload_leaves_no_files(
         assert upload(service, b"x" * 150_000).json()["type"].endswith("bundle-archive-invalid"), "larger than an image"
 
 
-def test_external_data_and_unknown_schema_versions_are_refused(service: RunningService, tiny_bundle: Bundle) -> None:
+def test_external_data_and_unknown_schema_versions_are_refused(service: HttpService, tiny_bundle: Bundle) -> None:
     contents = read_archive(io.BytesIO(archived(tiny_bundle)), 10**6)
     model = onnx.load_model_from_string(contents[MODEL])
     model.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
@@ -344,14 +344,14 @@ def test_external_data_and_unknown_schema_versions_are_refused(service: RunningS
         assert (response.status_code, response.json()["type"]) == (422, f"/problems#{slug}")
 
 
-def test_invalid_product_name_is_refused(service: RunningService, tiny_bundle: Bundle) -> None:
+def test_invalid_product_name_is_refused(service: HttpService, tiny_bundle: Bundle) -> None:
     for name in ("Widget", "..%2Fwidget", "x" * 65, ".staging"):
         assert upload(service, tiny_bundle, name).status_code in {404, 422}, name
     response = upload(service, tiny_bundle, "nut", create_product=True)
     assert response.json()["type"] == "/problems#bundle-of-other-product"
 
 
-def test_change_needs_an_author_and_a_reason(service: RunningService, tiny_bundle: Bundle) -> None:
+def test_change_needs_an_author_and_a_reason(service: HttpService, tiny_bundle: Bundle) -> None:
     address = f"{PRODUCT}/bundles/{tiny_bundle.version}:activate"
     for decision in ({}, {"author": "a"}, {"author": "plumbline", "reason": "x"}, {"author": "a", "reason": " "}):
         assert service.client.post(address, json=decision).status_code == 422

@@ -14,7 +14,7 @@ import pytest
 
 from plumbline_client import CameraBuffer, Client, ServiceProblem
 from tests.bundles import SIZE, part
-from tests.running_service import INSPECT, RunningService, Serve
+from tests.running_service import INSPECT, HttpService, Serve
 from tests.service.inspection.decoding.test_samples import pack_p
 from tests.service.inspection.decoding.test_tiff import tiff
 from tests.serving import service_process
@@ -29,7 +29,7 @@ BAD12 = GOOD12.copy()
 BAD12[30:38, 20:28] = 0xFFF
 
 
-def send(service: RunningService, data: bytes, **headers: str) -> dict[str, Any]:
+def send(service: HttpService, data: bytes, **headers: str) -> dict[str, Any]:
     response = service.client.post(INSPECT, content=data, headers=HEADERS | headers)
     assert response.status_code == 201, response.text
     body: dict[str, Any] = response.json()
@@ -40,7 +40,7 @@ def pixels_of(png: bytes) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
-def test_buffer_is_judged_like_the_same_image_as_a_file(service: RunningService) -> None:
+def test_buffer_is_judged_like_the_same_image_as_a_file(service: HttpService) -> None:
     good, bad = send(service, pack_p(GOOD12, 12)), send(service, pack_p(BAD12, 12))
     as_file = service.inspect(tiff((BAD12 << 4).astype(np.uint16))).json()
 
@@ -54,7 +54,7 @@ def test_buffer_is_judged_like_the_same_image_as_a_file(service: RunningService)
     assert as_file["image"]["pixels"] is None
 
 
-def test_buffer_is_stored_byte_by_byte_with_its_layout(service: RunningService) -> None:
+def test_buffer_is_stored_byte_by_byte_with_its_layout(service: HttpService) -> None:
     lines = [pack_p(line[None], 12) + bytes(4) for line in BAD12]
     data, stride = b"".join(lines), len(lines[0])
     stored = send(service, data, **{"x-stride": str(stride)})
@@ -70,7 +70,7 @@ def test_buffer_is_stored_byte_by_byte_with_its_layout(service: RunningService) 
     assert (again["score"], again["image"]) == (stored["score"], stored["image"])
 
 
-def test_buffer_can_be_converted_to_an_image(service: RunningService) -> None:
+def test_buffer_can_be_converted_to_an_image(service: HttpService) -> None:
     stored = send(service, pack_p(BAD12, 12))
 
     shown = pixels_of(service.client.get(stored["links"]["image"], params={"format": "png"}).content)
@@ -80,21 +80,21 @@ def test_buffer_can_be_converted_to_an_image(service: RunningService) -> None:
     assert heatmap.shape == (SIZE, SIZE, 3)
 
 
-def test_converted_png_is_judged_like_the_buffer(service: RunningService) -> None:
+def test_converted_png_is_judged_like_the_buffer(service: HttpService) -> None:
     # Images collected from the store for training have the same pixels as the camera's.
     stored = send(service, pack_p(BAD12, 12))
     png = service.client.get(stored["links"]["image"], params={"format": "png"}).content
     assert service.inspect(png).json()["score"] == stored["score"]
 
 
-def test_form_may_carry_a_buffer(service: RunningService) -> None:
+def test_form_may_carry_a_buffer(service: HttpService) -> None:
     headers = {name: value for name, value in HEADERS.items() if name != "content-type"}
     files = {"image": ("frame", pack_p(BAD12, 12), "application/octet-stream")}
     response = service.client.post(INSPECT, files=files, data={"part_id": "7"}, headers=headers)
     assert (response.status_code, response.json()["decision"], response.json()["part_id"]) == (201, "fail", "7")
 
 
-def test_colour_of_a_bayer_camera_arrives(service: RunningService) -> None:
+def test_colour_of_a_bayer_camera_arrives(service: HttpService) -> None:
     mosaic = np.tile(np.array([[200, 90], [90, 10]], np.uint8), (SIZE // 2, SIZE // 2))
     stored = send(service, mosaic.tobytes(), **{"x-pixel-format": "BayerRG8"})
     shown = pixels_of(service.client.get(stored["links"]["image"], params={"format": "png"}).content)

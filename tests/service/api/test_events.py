@@ -19,19 +19,19 @@ from service.store.models import InspectionRow
 from service.store.session import transaction
 from tests.access import OPERATOR, bearer, make_key, problem_of
 from tests.events import EVENTS, follow
-from tests.running_service import BAD, GOOD, RunningService, Serve
+from tests.running_service import BAD, GOOD, HttpService, RunningService, Serve
 from tests.service.api.test_shadow import wait_for
 from tests.service.store.test_store import make_row
 
 
-def add(service: RunningService, image: bytes = GOOD, **part: str) -> str:
+def add(service: HttpService, image: bytes = GOOD, **part: str) -> str:
     response = service.inspect(image, params=part)
     assert response.status_code == 201, response.text
     identity: str = response.json()["id"]
     return identity
 
 
-def test_inspection_is_sent_as_it_is_read_later(service: RunningService) -> None:
+def test_inspection_is_sent_as_it_is_read_later(service: HttpService) -> None:
     with follow(service.client) as events:
         identity = add(service, BAD, part_id="4711", station="A")
         [event] = events.take(1)
@@ -42,7 +42,7 @@ def test_inspection_is_sent_as_it_is_read_later(service: RunningService) -> None
         assert "content-length" not in headers
 
 
-def test_every_client_continues_where_it_stopped(service: RunningService) -> None:
+def test_every_client_continues_where_it_stopped(service: HttpService) -> None:
     with follow(service.client) as events:
         start = events.cursor
         first = add(service)
@@ -72,7 +72,7 @@ def test_events_are_kept_for_streams_only(service: RunningService) -> None:
         assert stream.take(1)[0].data["id"] == identity, "nothing that was stored before the stream began"
 
 
-def test_quiet_stream_has_heartbeats_and_a_position(service: RunningService) -> None:
+def test_quiet_stream_has_heartbeats_and_a_position(service: HttpService) -> None:
     with follow(service.client, {"station": "nowhere"}) as events:
         begin = events.cursor
         started = time.monotonic()
@@ -83,7 +83,7 @@ def test_quiet_stream_has_heartbeats_and_a_position(service: RunningService) -> 
             assert events.skip().data is None
 
 
-def test_filters(service: RunningService) -> None:
+def test_filters(service: HttpService) -> None:
     queries: list[dict[str, str]] = [{"station": "A"}, {"decision": "fail"}, {"product": "widget", "decision": "pass"}]
     with follow(service.client) as everything:
         start = everything.cursor
@@ -98,12 +98,12 @@ def test_filters(service: RunningService) -> None:
 
 
 @pytest.mark.parametrize("query", ["product=a&product=b", "colour=red", "decision=good", "last_event_id=x", "limit=3"])
-def test_wrong_query_is_refused(service: RunningService, query: str) -> None:
+def test_wrong_query_of_the_events_is_refused(service: HttpService, query: str) -> None:
     response = service.client.get(f"{EVENTS}?{query}")
     assert problem_of(response) == (422, "invalid-request")
 
 
-def test_wrong_header_is_refused(service: RunningService) -> None:
+def test_wrong_header_is_refused(service: HttpService) -> None:
     for value in ("x", "9" * 5000):
         response = service.client.get(EVENTS, headers={"last-event-id": value})
         assert problem_of(response) == (422, "invalid-request")

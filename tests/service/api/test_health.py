@@ -14,17 +14,17 @@ from service.bundle.archive import write_archive
 from service.bundle.bundle import Bundle
 from service.schemas.product import Readiness
 from tests.bundles import write_tiny_bundle
-from tests.running_service import BAD, GOOD, RunningService, Serve
+from tests.running_service import BAD, GOOD, HttpService, RunningService, Serve
 
 NEWER = datetime(2026, 2, 1, tzinfo=UTC)
 
 
-def readiness(service: RunningService) -> tuple[int, Readiness]:
+def readiness(service: HttpService) -> tuple[int, Readiness]:
     response = service.client.get("/health/ready")
     return response.status_code, Readiness.model_validate_json(response.content)
 
 
-def samples(service: RunningService) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def samples(service: HttpService) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     text = service.client.get("/metrics").text
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -33,7 +33,7 @@ def samples(service: RunningService) -> dict[tuple[str, frozenset[tuple[str, str
     }
 
 
-def value(service: RunningService, name: str, **labels: str) -> float | None:
+def value(service: HttpService, name: str, **labels: str) -> float | None:
     return samples(service).get((name, frozenset(labels.items())))
 
 
@@ -241,20 +241,20 @@ def test_values_sent_by_clients_never_become_labels(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("sent", ["line-7/4711", "a" * 128])
-def test_request_id_of_the_client_is_used_and_returned(service: RunningService, sent: str) -> None:
+def test_request_id_of_the_client_is_used_and_returned(service: HttpService, sent: str) -> None:
     response = service.client.get("/v1/inspections/x", headers={"x-request-id": sent})
     assert response.headers["x-request-id"] == sent
     assert response.json()["instance"] == f"urn:plumbline:request:{sent}"
 
 
 @pytest.mark.parametrize("sent", ["", "a" * 129, "two words", 'quote"'])
-def test_request_id_that_could_harm_a_log_is_replaced(service: RunningService, sent: str) -> None:
+def test_request_id_that_could_harm_a_log_is_replaced(service: HttpService, sent: str) -> None:
     response = service.client.get("/health/live", headers={"x-request-id": sent})
     assert response.headers["x-request-id"] != sent
     assert len(response.headers["x-request-id"]) == 36
 
 
-def test_trace_context_is_passed_on(service: RunningService) -> None:
+def test_trace_context_is_passed_on(service: HttpService) -> None:
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     assert service.client.get("/health/live", headers={"traceparent": trace}).headers["traceparent"] == trace
     assert "traceparent" not in service.client.get("/health/live", headers={"traceparent": "x"}).headers

@@ -18,11 +18,11 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.serving.retention import RetentionSweeper
 from service.store.idempotency import find_key
-from tests.running_service import BAD, GOOD, INSPECT, RunningService, Serve, run_service
+from tests.running_service import BAD, GOOD, INSPECT, HttpService, RunningService, Serve, run_service
 from tests.serving import service_process
 
 
-def send(service: RunningService, key: str, image: bytes = GOOD, **options: Any) -> httpx.Response:
+def send(service: HttpService, key: str, image: bytes = GOOD, **options: Any) -> httpx.Response:
     return service.inspect(image, headers={"Idempotency-Key": key} | options.pop("headers", {}), **options)
 
 
@@ -47,14 +47,14 @@ def test_repeated_request_returns_the_same_inspection(service: RunningService) -
     assert (count(service), files(service)) == stored
 
 
-def test_repeated_request_may_ask_for_the_heatmap(service: RunningService) -> None:
+def test_repeated_request_may_ask_for_the_heatmap(service: HttpService) -> None:
     first = send(service, "a-2")
     again = send(service, "a-2", headers={"Accept": "image/png"})
     assert again.headers["content-type"] == "image/png"
     assert again.headers["location"] == first.headers["location"]
 
 
-def test_other_key_and_no_key_make_inspections_of_their_own(service: RunningService) -> None:
+def test_other_key_and_no_key_make_inspections_of_their_own(service: HttpService) -> None:
     found = {send(service, "b-1").json()["id"], send(service, "b-2").json()["id"], service.inspect().json()["id"]}
     assert len(found) == 3
 
@@ -79,14 +79,14 @@ def test_key_of_another_request_is_refused(service: RunningService, change: dict
 
 
 @pytest.mark.parametrize("key", ["", "with space", "x" * 201, "ü".encode("latin-1")])
-def test_wrong_key_is_refused(service: RunningService, key: str | bytes) -> None:
+def test_wrong_key_is_refused(service: HttpService, key: str | bytes) -> None:
     value = key if isinstance(key, bytes) else key.encode()
     headers = [(b"content-type", b"image/png"), (b"Idempotency-Key", value)]
     response = service.client.post(INSPECT, content=GOOD, headers=headers)
     assert (response.status_code, response.json()["type"]) == (422, "/problems#invalid-request")
 
 
-def test_failed_request_may_be_sent_again(service: RunningService) -> None:
+def test_failed_request_may_be_sent_again(service: HttpService) -> None:
     assert send(service, "d-1", b"no image").status_code == 415
     assert send(service, "d-1", GOOD).status_code == 201  # nothing was stored, so the key is free
 
@@ -152,12 +152,12 @@ def test_conflict_does_not_affect_other_requests_of_the_same_commit(service: Run
     assert count(service) == stored + 2
 
 
-def send_alone(service: RunningService, key: str) -> int:
+def send_alone(service: HttpService, key: str) -> int:
     headers = {"content-type": "image/png", "Idempotency-Key": key}
     return httpx.post(f"{service.client.base_url}{INSPECT}", content=GOOD, timeout=30, headers=headers).status_code
 
 
-def test_batch_that_is_sent_again_inspects_what_is_missing(service: RunningService) -> None:
+def test_batch_that_is_sent_again_inspects_what_is_missing(service: HttpService) -> None:
     def batch(*images: bytes) -> list[dict[str, Any]]:
         sent = [("image", (f"{index}.png", image, "image/png")) for index, image in enumerate(images)]
         response = service.client.post(f"{INSPECT}:batch", files=sent, headers={"Idempotency-Key": "h-1"})
@@ -173,7 +173,7 @@ def test_batch_that_is_sent_again_inspects_what_is_missing(service: RunningServi
     assert changed[0]["problem"]["type"] == "/problems#idempotency-key-used"
 
 
-def test_keys_of_a_batch_are_no_keys_of_single_requests(service: RunningService) -> None:
+def test_keys_of_a_batch_are_no_keys_of_single_requests(service: HttpService) -> None:
     sent = [("image", ("0.png", GOOD, "image/png"))]
     service.client.post(f"{INSPECT}:batch", files=sent, headers={"Idempotency-Key": "l-1"})
     for key in ("l-1", "l-1#0", "l-1-0"):

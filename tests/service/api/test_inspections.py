@@ -16,10 +16,10 @@ from service.inspection.inspector import Inspector
 from service.recipes.recipe import Recipe
 from service.schemas.inspection import Inspection, InspectionPage
 from tests.bundles import SIZE, part
-from tests.running_service import BAD, GOOD, INSPECT, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, INSPECT, HttpService, Serve, encode
 
 
-def test_good_part_passes_and_the_response_explains_the_decision(service: RunningService, tiny_bundle: Bundle) -> None:
+def test_good_part_passes_and_the_response_explains_the_decision(service: HttpService, tiny_bundle: Bundle) -> None:
     response = service.inspect(GOOD)
     assert response.status_code == 201
     verdict = Inspection.model_validate_json(response.content)
@@ -39,7 +39,7 @@ def test_good_part_passes_and_the_response_explains_the_decision(service: Runnin
     assert response.headers["location"] == verdict.links.self
 
 
-def test_defective_part_fails_with_the_location_of_the_defect(service: RunningService) -> None:
+def test_defective_part_fails_with_the_location_of_the_defect(service: HttpService) -> None:
     wide = encode(part(width=2 * SIZE, height=SIZE, spot=(40, 30, 16)))
     verdict = Inspection.model_validate_json(service.inspect(wide).content)
     assert verdict.decision == "fail"
@@ -56,7 +56,7 @@ def test_defective_part_fails_with_the_location_of_the_defect(service: RunningSe
     assert 40 <= region.peak_xy[0] < 56
 
 
-def test_decision_equals_that_of_the_inspector(service: RunningService, tiny_bundle: Bundle) -> None:
+def test_decision_equals_that_of_the_inspector(service: HttpService, tiny_bundle: Bundle) -> None:
     inspector = Inspector.load(tiny_bundle.path)
     expected = inspector.inspect(BAD, Recipe.default(tiny_bundle.card.scores).criteria)
     inspector.close()
@@ -76,7 +76,7 @@ def test_decision_equals_that_of_the_inspector(service: RunningService, tiny_bun
         (".tiff", "image/tiff"),
     ],
 )
-def test_every_format_is_judged_and_stored_as_sent(service: RunningService, suffix: str, media_type: str) -> None:
+def test_every_format_is_judged_and_stored_as_sent(service: HttpService, suffix: str, media_type: str) -> None:
     image = encode(part(spot=(20, 30, 16)), suffix)
     response = service.inspect(image, headers={"content-type": media_type})
     assert response.status_code == 201, response.text
@@ -86,7 +86,7 @@ def test_every_format_is_judged_and_stored_as_sent(service: RunningService, suff
     assert kept.headers["content-type"] == media_type
 
 
-def test_form_contains_image_and_fields(service: RunningService) -> None:
+def test_form_contains_image_and_fields(service: HttpService) -> None:
     about = {"part_id": "4711", "station": "press 2", "lot": "L-9", "captured_at": "2026-03-01T08:30:00+01:00"}
     response = service.client.post(INSPECT, files={"image": ("a.png", BAD)}, data=about)
     assert response.status_code == 201, response.text
@@ -96,14 +96,14 @@ def test_form_contains_image_and_fields(service: RunningService) -> None:
     assert verdict["decision"] == "fail"
 
 
-def test_part_is_named_in_the_query_of_a_raw_upload(service: RunningService) -> None:
+def test_part_is_named_in_the_query_of_a_raw_upload(service: HttpService) -> None:
     verdict = service.inspect(GOOD, params={"part_id": "Grün 7", "lot": "x"}).json()
     assert verdict["part_id"] == "Grün 7"
     assert verdict["lot"] == "x"
     assert verdict["station"] is None
 
 
-def test_large_form_is_received_completely(service: RunningService) -> None:
+def test_large_form_is_received_completely(service: HttpService) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (170, 170, 3), np.uint8)
     image = encode(noise, ".bmp")
     assert len(image) > 65536, "the image spans several chunks"
@@ -112,7 +112,7 @@ def test_large_form_is_received_completely(service: RunningService) -> None:
 
 
 @pytest.mark.parametrize("media_type", ["image/png", "image/jpeg", "image/webp"])
-def test_inspect_returns_the_heatmap_on_request(service: RunningService, media_type: str) -> None:
+def test_inspect_returns_the_heatmap_on_request(service: HttpService, media_type: str) -> None:
     response = service.inspect(BAD, headers={"accept": media_type})
     assert response.status_code == 201
     assert response.headers["content-type"] == media_type
@@ -127,7 +127,7 @@ def test_inspect_returns_the_heatmap_on_request(service: RunningService, media_t
     assert float(response.headers["x-plumbline-fail-threshold"]) == stored["thresholds"]["fail"]
 
 
-def test_heatmap_leaves_a_good_part_unchanged_and_colours_a_defect(service: RunningService) -> None:
+def test_heatmap_leaves_a_good_part_unchanged_and_colours_a_defect(service: HttpService) -> None:
     def draw(image: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         links = service.inspect(image).json()["links"]
         content = service.client.get(links["heatmap"], params={"format": "png"}).content
@@ -142,7 +142,7 @@ def test_heatmap_leaves_a_good_part_unchanged_and_colours_a_defect(service: Runn
 @pytest.mark.parametrize(
     ("query", "has_legend"), [({}, False), ({"legend": "false"}, False), ({"legend": "true"}, True)]
 )
-def test_heatmap_has_a_legend_on_request(query: dict[str, str], has_legend: bool, service: RunningService) -> None:
+def test_heatmap_has_a_legend_on_request(query: dict[str, str], has_legend: bool, service: HttpService) -> None:
     url = service.inspect(BAD).json()["links"]["heatmap"]
     content = service.client.get(url, params={"format": "png", **query}).content
     drawn = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
@@ -153,7 +153,7 @@ def test_heatmap_has_a_legend_on_request(query: dict[str, str], has_legend: bool
     np.testing.assert_array_equal(drawn[:SIZE, :SIZE], plain)
 
 
-def test_legend_must_be_true_or_false(service: RunningService) -> None:
+def test_legend_must_be_true_or_false(service: HttpService) -> None:
     url = service.inspect(BAD).json()["links"]["heatmap"]
 
     assert service.client.get(url, params={"legend": "big"}).status_code == 422
@@ -170,7 +170,7 @@ def test_colour_map_is_a_setting(serve: Serve) -> None:
     assert drawn["cyan-violet"] != drawn["turbo"]
 
 
-def test_heatmap_format_follows_query_then_accept_header_then_setting(service: RunningService) -> None:
+def test_heatmap_format_follows_query_then_accept_header_then_setting(service: HttpService) -> None:
     url = service.inspect(BAD).json()["links"]["heatmap"]
     get = service.client.get
     assert get(url).headers["content-type"] == "image/jpeg"
@@ -180,7 +180,7 @@ def test_heatmap_format_follows_query_then_accept_header_then_setting(service: R
     assert get(url).headers["vary"] == "Accept"
 
 
-def test_map_is_a_float32_array_whose_peak_lies_on_the_defect(service: RunningService) -> None:
+def test_map_is_a_float32_array_whose_peak_lies_on_the_defect(service: HttpService) -> None:
     links = service.inspect(BAD).json()["links"]
     response = service.client.get(links["map"])
     anomaly_map = np.load(io.BytesIO(response.content), allow_pickle=False)
@@ -190,13 +190,13 @@ def test_map_is_a_float32_array_whose_peak_lies_on_the_defect(service: RunningSe
     assert (5 <= column <= 6, 7 <= row <= 9) == (True, True)
 
 
-def test_stored_inspection_equals_the_response(service: RunningService) -> None:
+def test_stored_inspection_equals_the_response(service: HttpService) -> None:
     inspection = service.inspect(BAD, params={"part_id": "p"}, headers={"x-request-id": "r-1"}).json()
     assert inspection["request_id"] == "r-1"
     assert service.client.get(inspection["links"]["self"]).json() == inspection
 
 
-def test_list_is_newest_first_and_filtered(service: RunningService) -> None:
+def test_list_is_newest_first_and_filtered(service: HttpService) -> None:
     ids = [service.inspect(image, params={"part_id": "filter"}).json()["id"] for image in (GOOD, BAD, GOOD)]
 
     def listed(**which: str) -> list[str]:
@@ -208,7 +208,7 @@ def test_list_is_newest_first_and_filtered(service: RunningService) -> None:
     assert listed(part_id="filter", product="widget") == ids[::-1]
 
 
-def test_pages_cover_every_inspection_once(service: RunningService) -> None:
+def test_pages_cover_every_inspection_once(service: HttpService) -> None:
     ids = [service.inspect(GOOD, params={"part_id": "pages"}).json()["id"] for _ in range(5)]
     seen: list[str] = []
     cursor = None

@@ -25,7 +25,7 @@ from service.serving.inspections import InspectionService
 from service.settings import Settings
 from tests.access import make_key
 from tests.bundles import part, tiny_quality, write_tiny_bundle
-from tests.running_service import BAD, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, HttpService, RunningService, Serve, encode
 
 PATH = "/2020-11-20/projects/widget/models/{}/detect"
 # Headers that a client of AWS sends. The signature is of a key that this service does not have.
@@ -38,7 +38,7 @@ SIGNED = {
 }
 
 
-def detect(service: RunningService, image: bytes = GOOD, version: str = "active", **headers: str) -> httpx.Response:
+def detect(service: HttpService, image: bytes = GOOD, version: str = "active", **headers: str) -> httpx.Response:
     return service.client.post(PATH.format(version), content=image, headers=SIGNED | headers)
 
 
@@ -49,7 +49,7 @@ def mask_of(result: dict[str, Any]) -> Any:
     return image[..., ::-1]
 
 
-def test_good_part_is_normal(service: RunningService) -> None:
+def test_good_part_is_normal(service: HttpService) -> None:
     response = detect(service)
     stored = service.client.get(f"/v1/inspections/{response.headers['x-plumbline-id']}").json()
     assert response.status_code == 200
@@ -65,7 +65,7 @@ def test_good_part_is_normal(service: RunningService) -> None:
     assert (mask_of(result) == 255).all()
 
 
-def test_defect_is_anomalous_and_marked_in_the_mask(service: RunningService) -> None:
+def test_defect_is_anomalous_and_marked_in_the_mask(service: HttpService) -> None:
     response = detect(service, BAD, **{"content-type": "image/jpeg"})  # the content decides the format
     (result,) = response.json().values()
     stored = service.client.get(f"/v1/inspections/{response.headers['x-plumbline-id']}").json()
@@ -84,7 +84,7 @@ def test_defect_is_anomalous_and_marked_in_the_mask(service: RunningService) -> 
     assert areas["background"]["TotalPercentageArea"] == pytest.approx(1 - marked.mean())
 
 
-def test_active_bundle_may_be_named(service: RunningService) -> None:
+def test_active_bundle_may_be_named(service: HttpService) -> None:
     version = service.client.get("/v1/products/widget").json()["bundle"]["version"]
     assert [detect(service, version=name).status_code for name in ("active", "1", version)] == [200] * 3
     response = detect(service, version="2")
@@ -92,7 +92,7 @@ def test_active_bundle_may_be_named(service: RunningService) -> None:
     assert f"The active version is {version}. Request the model version 'active'" in response.json()["Message"]
 
 
-def test_bundle_that_is_activated_meanwhile_is_not_taken_for_the_requested_one(service: RunningService) -> None:
+def test_bundle_that_is_activated_meanwhile_is_not_taken_for_the_requested_one(service: HttpService) -> None:
     with patch.object(InspectionService, "active_version", return_value="other"):
         response = detect(service, version="other")
     assert (response.status_code, response.headers["x-problem-type"]) == (404, "/problems#version-not-active")
@@ -113,7 +113,7 @@ def test_bundle_that_is_activated_meanwhile_is_not_taken_for_the_requested_one(s
     ],
 )
 def test_errors_have_the_form_of_aws(
-    service: RunningService, path: str, image: bytes, headers: dict[str, str], status: int, name: str, slug: str
+    service: HttpService, path: str, image: bytes, headers: dict[str, str], status: int, name: str, slug: str
 ) -> None:
     response = service.client.post(path, content=image, headers=SIGNED | headers)
     assert (response.status_code, response.headers["x-amzn-errortype"]) == (status, name)
@@ -123,7 +123,7 @@ def test_errors_have_the_form_of_aws(
     assert response.json()["Message"]
 
 
-def test_wrong_method_has_the_form_of_aws(service: RunningService) -> None:
+def test_wrong_method_has_the_form_of_aws(service: HttpService) -> None:
     response = service.client.get(PATH.format(1))
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
     assert response.headers["x-amzn-errortype"] == "ValidationException"
@@ -176,11 +176,11 @@ def test_setting_decides_about_review(serve: Serve, *, is_review_anomalous: bool
 
 
 @pytest.mark.parametrize("header", ["amz-sdk-invocation-id", "Idempotency-Key"])
-def test_repeated_attempt_is_inspected_once(service: RunningService, header: str) -> None:
-    ids = {detect(service, BAD, **{header: "a-1"}).headers["x-plumbline-id"] for _ in range(2)}
-    other = detect(service, BAD, **{header: "a-2"}).headers["x-plumbline-id"]
+def test_repeated_attempt_is_inspected_once(service: HttpService, header: str) -> None:
+    ids = {detect(service, BAD, **{header: "detect-1"}).headers["x-plumbline-id"] for _ in range(2)}
+    other = detect(service, BAD, **{header: "detect-2"}).headers["x-plumbline-id"]
     assert (len(ids), other in ids) == (1, False)
-    assert detect(service, GOOD, **{header: "a-1"}).headers["x-problem-type"] == "/problems#idempotency-key-used"
+    assert detect(service, GOOD, **{header: "detect-1"}).headers["x-problem-type"] == "/problems#idempotency-key-used"
 
 
 MODEL = {

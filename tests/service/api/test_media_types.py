@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.running_service import GOOD, INSPECT, RunningService
+from tests.running_service import GOOD, INSPECT, HttpService
 
 
 @pytest.mark.parametrize(
@@ -21,14 +21,14 @@ from tests.running_service import GOOD, INSPECT, RunningService
         "application/octet-stream",
     ],
 )
-def test_every_content_type_of_an_image_is_inspected_by_content(service: RunningService, content_type: str) -> None:
+def test_every_content_type_of_an_image_is_inspected_by_content(service: HttpService, content_type: str) -> None:
     response = service.inspect(GOOD, headers={"content-type": content_type})
     assert response.status_code == 201
     assert response.json()["image"]["media_type"] == "image/png"
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "video/mp4", "application/json", "imagejpeg", ""])
-def test_other_content_types_are_refused(service: RunningService, content_type: str) -> None:
+def test_other_content_types_are_refused(service: HttpService, content_type: str) -> None:
     response = service.client.post(INSPECT, content=GOOD, headers={"content-type": content_type})
     assert (response.status_code, response.json()["type"]) == (415, "/problems#unsupported-media-type")
 
@@ -43,7 +43,7 @@ def test_other_content_types_are_refused(service: RunningService, content_type: 
     ],
 )
 def test_other_names_of_a_media_type_are_understood_in_accept(
-    service: RunningService, accept: str, expected: str, begins: bytes
+    service: HttpService, accept: str, expected: str, begins: bytes
 ) -> None:
     response = service.inspect(GOOD, headers={"content-type": "image/png", "accept": accept})
     assert (response.status_code, response.headers["content-type"]) == (201, expected)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.bundles import SIZE, tiny_quality, write_tiny_bundle
-from tests.running_service import BAD, GOOD, RunningService, Serve, encode, run_service
+from tests.running_service import BAD, GOOD, HttpService, RunningService, Serve, encode, run_service
 
 tritonclient = pytest.importorskip("tritonclient.http", reason="install the extra test")
 
@@ -40,7 +40,7 @@ def pixels(image: bytes) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(decoded[..., ::-1], np.uint8)
 
 
-def infer(service: RunningService, document: dict[str, Any], binary: bytes = b"", **headers: str) -> httpx.Response:
+def infer(service: HttpService, document: dict[str, Any], binary: bytes = b"", **headers: str) -> httpx.Response:
     head = json.dumps(document).encode()
     if binary:
         headers = {
@@ -109,14 +109,14 @@ def test_triton_client_sends_encoded_images(triton: Any) -> None:
     assert result.as_numpy("anomaly_map").shape[0] == 2
 
 
-def test_gray_pixels_are_inspected(service: RunningService) -> None:
+def test_gray_pixels_are_inspected(service: HttpService) -> None:
     gray = np.full((64, 64), 128, np.uint8)
     tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 64, 64], "parameters": {"binary_data_size": gray.size}}
     found = outputs(infer(service, {"inputs": [tensor]}, gray.tobytes()))
     assert len(found["decision"]) == 1
 
 
-def test_json_request_has_every_output_and_the_part(service: RunningService) -> None:
+def test_json_request_has_every_output_and_the_part(service: HttpService) -> None:
     parameters = {"part_id": "4711", "station": "s1", "lot": "l1", "captured_at": "2026-03-01T08:30:00Z"}
     response = infer(service, {"id": "x", "parameters": parameters, "inputs": [encoded(GOOD)]})
     found = outputs(response)
@@ -126,7 +126,7 @@ def test_json_request_has_every_output_and_the_part(service: RunningService) -> 
     assert response.json()["model_version"] == stored["bundle"]["version"]
 
 
-def test_outputs_are_chosen_and_may_be_binary(service: RunningService) -> None:
+def test_outputs_are_chosen_and_may_be_binary(service: HttpService) -> None:
     wanted = [{"name": "score"}, {"name": "decision", "parameters": {"binary_data": True}}]
     response = infer(service, {"inputs": [encoded(GOOD, BAD)], "outputs": wanted})
     length = int(response.headers["inference-header-content-length"])
@@ -188,7 +188,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_request_gets_an_error_of_the_protocol(service: RunningService, case: str) -> None:
+def test_wrong_request_gets_an_error_of_the_protocol(service: HttpService, case: str) -> None:
     document, message = WRONG[case]
     response = infer(service, document)
     assert (response.status_code, list(response.json())) == (400, ["error"])
@@ -200,7 +200,7 @@ def test_wrong_request_gets_an_error_of_the_protocol(service: RunningService, ca
     ("content", "length"),
     [(b"", None), (b"[1", None), (b"{}", "3"), (b"{}", "-1"), (b"{}", "x"), (b"[" * 100_000, None), (b"\xff", None)],
 )
-def test_wrong_body_gets_an_error_of_the_protocol(service: RunningService, content: bytes, length: str | None) -> None:
+def test_wrong_body_gets_an_error_of_the_protocol(service: HttpService, content: bytes, length: str | None) -> None:
     headers = {} if length is None else {"Inference-Header-Content-Length": length}
     response = service.client.post(f"{MODEL}/infer", content=content, headers=headers)
     assert (response.status_code, list(response.json())) == (400, ["error"])
@@ -214,7 +214,7 @@ def test_wrong_body_gets_an_error_of_the_protocol(service: RunningService, conte
         (struct.pack("<I", len(GOOD)) + GOOD + b"more", "more bytes"),
     ],
 )
-def test_wrong_binary_elements_are_refused(service: RunningService, elements: bytes, message: str) -> None:
+def test_wrong_binary_elements_are_refused(service: HttpService, elements: bytes, message: str) -> None:
     described = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(elements)}}
     response = infer(service, {"inputs": [described]}, elements)
     assert (response.status_code, message in response.json()["error"]) == (400, True)
@@ -227,7 +227,7 @@ def test_large_json_is_refused_before_it_is_parsed(serve: Serve, content: bytes)
     assert (response.status_code, "binary tensor" in response.json()["error"]) == (400, True)
 
 
-def test_version_is_checked_when_the_image_is_judged(service: RunningService) -> None:
+def test_version_is_checked_when_the_image_is_judged(service: HttpService) -> None:
     """Another bundle may be activated after the request was accepted."""
     version = service.client.get(MODEL).json()["versions"][0]
     url = f"{MODEL}/versions/{version}/infer"
@@ -237,7 +237,7 @@ def test_version_is_checked_when_the_image_is_judged(service: RunningService) ->
     assert (other.status_code, other.headers["x-problem-type"]) == (404, "/problems#version-not-active")
 
 
-def test_request_that_is_sent_again_is_inspected_once(service: RunningService) -> None:
+def test_request_that_is_sent_again_is_inspected_once(service: HttpService) -> None:
     def send() -> dict[str, list[Any]]:
         content = {"inputs": [encoded(GOOD, BAD)]}
         return outputs(service.client.post(f"{MODEL}/infer", json=content, headers={"Idempotency-Key": "oip-1"}))
@@ -264,13 +264,13 @@ def test_more_images_than_the_queue_holds_are_inspected(serve: Serve) -> None:
     ],
 )
 def test_other_failures_have_the_form_of_the_protocol(
-    service: RunningService, method: str, path: str, status: int
+    service: HttpService, method: str, path: str, status: int
 ) -> None:
     response = service.client.request(method, path)
     assert (response.status_code, list(response.json())) == (status, ["error"])
 
 
-def test_image_that_cannot_be_decoded_fails_the_request(service: RunningService) -> None:
+def test_image_that_cannot_be_decoded_fails_the_request(service: HttpService) -> None:
     response = infer(service, {"inputs": [encoded(GOOD, b"no image")]})
     assert (response.status_code, list(response.json())) == (415, ["error"])
     too_large = service.client.post(f"{MODEL}/infer", content=b"x" * 200_000)

@@ -19,7 +19,7 @@ from service import server
 from service.integrations import worker as worker_module
 from service.settings import Settings
 from tests.command_line import run
-from tests.running_service import BAD, GOOD, RunningService, Serve
+from tests.running_service import BAD, GOOD, HttpService, RunningService, Serve
 from tests.service.integrations.receivers import Receiver, Reply, receive, wait_for
 
 SECRET = "a-secret-key-a-secret-key"
@@ -53,13 +53,13 @@ def connect(serve: Serve, receiver: Receiver, tmp_path: Path, monkeypatch: pytes
     return start
 
 
-def state(service: RunningService) -> dict[str, Any]:
+def state(service: HttpService) -> dict[str, Any]:
     (found,) = service.client.get(OUTBOX).raise_for_status().json()["sinks"]
     sink: dict[str, Any] = found
     return sink
 
 
-def bury(service: RunningService, receiver: Receiver, count: int = 1) -> list[dict[str, Any]]:
+def bury(service: HttpService, receiver: Receiver, count: int = 1) -> list[dict[str, Any]]:
     """Send images whose messages the receiver refuses; return the dead letters, newest first."""
     receiver.replies = [Reply(400)] * count
     for _ in range(count):
@@ -192,7 +192,7 @@ def test_command_line_refuses_ambiguous_selections(command: str, arguments: tupl
     assert run("outbox", command, *arguments).exit_code == 2
 
 
-def test_resend_to_a_sink_without_configuration_is_refused(service: RunningService) -> None:
+def test_resend_to_a_sink_without_configuration_is_refused(service: HttpService) -> None:
     response = service.client.post(f"{DEAD}:resend", params={"sink": "mes"})
 
     assert (response.status_code, response.json()["type"].rpartition("#")[2]) == (409, "sink-not-configured")
@@ -205,7 +205,7 @@ def test_resend_to_a_sink_without_configuration_is_refused(service: RunningServi
     [("GET", f"{DEAD}?limit=0"), ("GET", f"{DEAD}?cursor=x"), ("POST", f"{DEAD}:resend"), ("POST", f"{DEAD}/0:resend"),
      ("GET", f"{OUTBOX}?sink=mes")],
 )  # fmt: skip
-def test_invalid_parameters_are_refused(method: str, path: str, service: RunningService) -> None:
+def test_invalid_parameters_are_refused(method: str, path: str, service: HttpService) -> None:
     assert service.client.request(method, path).status_code == 422
 
 

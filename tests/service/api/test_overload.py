@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from service.app import begin_drain
 from service.schemas.problem import TYPE_PREFIX
 from tests.problems import assert_problem
-from tests.running_service import GOOD, INSPECT, RunningService, Serve
+from tests.running_service import GOOD, INSPECT, HttpService, RunningService, Serve
 
 PROPOSE = "/v1/products/widget/thresholds:propose"
 IMAGE = {"content-type": "image/png"}
@@ -128,7 +128,7 @@ def test_chunked_body_is_rejected_as_soon_as_it_exceeds_the_limit(service: Runni
     assert b"connection: close" in response.lower()
 
 
-def test_rejected_upload_ends_with_the_response_not_with_a_reset(service: RunningService) -> None:
+def test_rejected_upload_ends_with_the_response_not_with_a_reset(service: HttpService) -> None:
     # Larger than all socket buffers together, so the client is still sending when the response arrives.
     for _ in range(3):
         response = service.client.post(INSPECT, content=iter([b"x" * 2**20] * 16), headers=IMAGE)

@@ -13,7 +13,7 @@ from service.api.http.problems import catalogue, describe
 from service.api.pages import STATIC
 from service.errors import PlumblineError
 from service.schemas.problem import TYPE_PREFIX
-from tests.running_service import RunningService
+from tests.running_service import HttpService
 
 LINKS = {"src", "href", "action", "data", "poster", "srcset"}
 
@@ -55,7 +55,7 @@ def policy(response: httpx.Response) -> dict[str, list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["/docs", "/problems"])
-def test_page_refers_only_to_what_the_service_serves(service: RunningService, path: str) -> None:
+def test_page_refers_only_to_what_the_service_serves(service: HttpService, path: str) -> None:
     response = service.client.get(path)
     base = str(response.url)
     page = Page(response.text)
@@ -75,7 +75,7 @@ def test_page_refers_only_to_what_the_service_serves(service: RunningService, pa
         assert tag == "a" or asset.headers["x-content-type-options"] == "nosniff"
 
 
-def test_documentation_has_a_strict_policy_and_the_media_types_that_nosniff_needs(service: RunningService) -> None:
+def test_documentation_has_a_strict_policy_and_the_media_types_that_nosniff_needs(service: HttpService) -> None:
     response = service.client.get("/docs")
     rules = policy(response)
 
@@ -91,7 +91,7 @@ def test_documentation_has_a_strict_policy_and_the_media_types_that_nosniff_need
     assert types == {"script": "text/javascript", "link": "text/css"}
 
 
-def test_problems_page_has_a_policy_without_scripts(service: RunningService) -> None:
+def test_problems_page_has_a_policy_without_scripts(service: HttpService) -> None:
     response = service.client.get("/problems")
 
     assert policy(response)["default-src"] == ["'none'"]
@@ -99,7 +99,7 @@ def test_problems_page_has_a_policy_without_scripts(service: RunningService) -> 
     assert "<script" not in response.text
 
 
-def test_initializer_shows_the_document_of_this_service_and_asks_no_validator(service: RunningService) -> None:
+def test_initializer_shows_the_document_of_this_service_and_asks_no_validator(service: HttpService) -> None:
     script = service.client.get("/docs/assets/swagger-initializer.js").text
 
     (url,) = re.findall(r'url: "(.*)"', script)
@@ -108,14 +108,14 @@ def test_initializer_shows_the_document_of_this_service_and_asks_no_validator(se
     assert "http" not in script
 
 
-def test_style_sheets_load_nothing(service: RunningService) -> None:
+def test_style_sheets_load_nothing(service: HttpService) -> None:
     for name in ("swagger-ui/swagger-ui.css", "problems.css"):
         text = service.client.get(f"/docs/assets/{name}").text
         assert set(re.findall(r"url\(\s*[\"']?(.{5})", text)) <= {"data:"}, name
         assert "@import" not in text
 
 
-def test_asset_that_did_not_change_is_not_sent_again(service: RunningService) -> None:
+def test_asset_that_did_not_change_is_not_sent_again(service: HttpService) -> None:
     first = service.client.get("/docs/assets/swagger-ui/swagger-ui-bundle.js")
     again = service.client.get(str(first.url), headers={"if-none-match": first.headers["etag"]})
 
@@ -123,7 +123,7 @@ def test_asset_that_did_not_change_is_not_sent_again(service: RunningService) ->
 
 
 @pytest.mark.parametrize("path", ["nothing.js", "", "../pages.py", "..%2fpages.py", "/etc/passwd", "swagger-ui"])
-def test_assets_are_the_files_of_the_pages_only(service: RunningService, path: str) -> None:
+def test_assets_are_the_files_of_the_pages_only(service: HttpService, path: str) -> None:
     response = service.client.get(f"/docs/assets/{path}")
 
     assert response.status_code == 404
@@ -131,26 +131,26 @@ def test_assets_are_the_files_of_the_pages_only(service: RunningService, path: s
 
 
 @pytest.mark.parametrize("path", ["/docs", "/problems", "/favicon.ico", "/docs/assets/problems.css"])
-def test_head_returns_no_body(service: RunningService, path: str) -> None:
+def test_head_returns_no_body(service: HttpService, path: str) -> None:
     response = service.client.head(path)
 
     assert (response.status_code, response.content) == (200, b"")
 
 
-def test_favicon_is_an_image(service: RunningService) -> None:
+def test_favicon_is_an_image(service: HttpService) -> None:
     response = service.client.get("/favicon.ico")
 
     assert response.headers["content-type"] == "image/png"
     assert response.content.startswith(b"\x89PNG")
 
 
-def test_pages_are_not_in_the_openapi_document(service: RunningService) -> None:
+def test_pages_are_not_in_the_openapi_document(service: HttpService) -> None:
     paths = service.client.get("/openapi.json").json()["paths"]
 
     assert not [path for path in paths if path.startswith(("/docs", "/problems", "/favicon"))]
 
 
-def test_every_problem_type_resolves_to_a_section_that_explains_it(service: RunningService) -> None:
+def test_every_problem_type_resolves_to_a_section_that_explains_it(service: HttpService) -> None:
     refused = service.client.get("/nowhere")
     page = service.client.get("/problems")
     ids = Page(page.text).ids

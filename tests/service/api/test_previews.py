@@ -19,16 +19,16 @@ import pytest
 from service.store.retention import mark_removed
 from tests.bundles import part
 from tests.problems import assert_problem
-from tests.running_service import BAD, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, HttpService, RunningService, Serve, encode
 from tests.service.api.test_artefacts import wait_for
 
 
-def preview(service: RunningService, url: str, **params: Any) -> httpx.Response:
+def preview(service: HttpService, url: str, **params: Any) -> httpx.Response:
     options = {"headers": params.pop("headers", None)}
     return service.client.get(f"{url}/preview", params=params, **options)
 
 
-def stored(service: RunningService, image: bytes = GOOD, **options: Any) -> str:
+def stored(service: HttpService, image: bytes = GOOD, **options: Any) -> str:
     response = service.inspect(image, **options)
     assert response.status_code == 201, response.text
     return str(response.json()["links"]["self"])
@@ -66,7 +66,7 @@ def counted(service: RunningService) -> Iterator[list[tuple[Any, ...]]]:
     [((640, 480), 320, (320, 240)), ((480, 640), 64, (48, 64)), ((64, 64), 2048, (64, 64)), ((3000, 8), 64, (64, 1))],
 )
 def test_layers_have_the_same_limited_size(
-    service: RunningService, size: tuple[int, int], max_side: int, expected: tuple[int, int]
+    service: HttpService, size: tuple[int, int], max_side: int, expected: tuple[int, int]
 ) -> None:
     url = stored(service, encode(part(width=size[0], height=size[1])))
     image, overlay = (preview(service, url, layer=layer, max_side=max_side) for layer in ("image", "overlay"))
@@ -75,7 +75,7 @@ def test_layers_have_the_same_limited_size(
     assert pixels(overlay).shape == (expected[1], expected[0], 4)
 
 
-def test_layer_over_the_image_is_the_heatmap(service: RunningService) -> None:
+def test_layer_over_the_image_is_the_heatmap(service: HttpService) -> None:
     url = stored(service, BAD)
     heatmap = pixels(service.client.get(f"{url}/heatmap", params={"format": "png"})).astype(float)
     image = pixels(service.client.get(f"{url}/image", params={"format": "png"})).astype(float)
@@ -88,7 +88,7 @@ def test_layer_over_the_image_is_the_heatmap(service: RunningService) -> None:
     assert np.abs(blended - heatmap)[inner].max() <= 1
 
 
-def test_preview_is_kept_by_browsers(service: RunningService) -> None:
+def test_preview_is_kept_by_browsers(service: HttpService) -> None:
     url = stored(service)
     found = preview(service, url)
     assert found.headers["cache-control"] == "private, max-age=86400, immutable"
@@ -142,7 +142,7 @@ def test_invalid_image_has_a_transparent_layer(serve: Serve) -> None:
         assert_problem(preview(service, url, layer="overlay", max_side=64), 410, "artefact-gone")
 
 
-def test_camera_buffer_is_shown_as_it_was_judged(service: RunningService) -> None:
+def test_camera_buffer_is_shown_as_it_was_judged(service: HttpService) -> None:
     gray = np.full((64, 64), 2048, "<u2")
     gray[30:38, 20:28] = 4095
     headers = {"x-pixel-format": "Mono12", "x-width": "64", "x-height": "64"}
@@ -154,7 +154,7 @@ def test_camera_buffer_is_shown_as_it_was_judged(service: RunningService) -> Non
     assert pixels(preview(service, url, layer="overlay"))[34, 24, 3] == 255
 
 
-def test_sixteen_bit_image_is_shown_as_it_was_judged(service: RunningService) -> None:
+def test_sixteen_bit_image_is_shown_as_it_was_judged(service: HttpService) -> None:
     deep = part(spot=(20, 30, 8)).astype(np.uint16) * 257
     url = stored(service, cv2.imencode(".png", deep)[1].tobytes())
     converted = pixels(service.client.get(f"{url}/image", params={"format": "png"})).astype(int)
@@ -187,7 +187,7 @@ def test_stored_image_that_cannot_be_decoded_is_a_problem(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("params", [{"layer": "map"}, {"max_side": 63}, {"max_side": 2049}, {"size": 100}])
-def test_parameters_that_are_not_valid_are_refused(service: RunningService, params: dict[str, Any]) -> None:
+def test_parameters_that_are_not_valid_are_refused(service: HttpService, params: dict[str, Any]) -> None:
     assert_problem(preview(service, stored(service), **params), 422, "invalid-request")
 
 

@@ -13,7 +13,7 @@ import pytest
 from service.api.http.problems import catalogue
 from tests.bundles import part, write_tiny_bundle
 from tests.problems import assert_problem
-from tests.running_service import BOMB, GOOD, INSPECT, RunningService, Serve, encode
+from tests.running_service import BOMB, GOOD, INSPECT, HttpService, RunningService, Serve, encode
 
 
 def zip_of(count: int) -> bytes:
@@ -186,7 +186,7 @@ def test_every_problem_type_has_a_test_in_this_folder() -> None:
     assert tested == set(catalogue())
 
 
-def test_405_lists_every_method_of_the_path(service: RunningService) -> None:
+def test_405_lists_every_method_of_the_path(service: HttpService) -> None:
     response = service.client.post("/v1/products/widget/recipe")
     assert response.status_code == 405
     assert {"GET", "PUT"} <= set(response.headers["Allow"].split(", "))
@@ -203,7 +203,7 @@ def test_405_lists_every_method_of_the_path(service: RunningService) -> None:
     ],
 )
 def test_misspelt_name_is_named_with_the_right_one(
-    service: RunningService, method: str, path: str, body: dict[str, Any] | None, explanation: str
+    service: HttpService, method: str, path: str, body: dict[str, Any] | None, explanation: str
 ) -> None:
     options: dict[str, Any] = {"content": GOOD, "headers": IMAGE} if body is None else {"json": body}
     problem = assert_problem(service.client.request(method, path, **options), 422, "invalid-request")
@@ -211,6 +211,6 @@ def test_misspelt_name_is_named_with_the_right_one(
     assert any(item["type"] == "extra_forbidden" and item["msg"] in problem["detail"] for item in problem["errors"])
 
 
-def test_trailing_slash_is_named_instead_of_redirected(service: RunningService) -> None:
+def test_trailing_slash_is_named_instead_of_redirected(service: HttpService) -> None:
     problem = assert_problem(service.client.get("/v1/products/"), 404, "not-found")
     assert "Remove the slash at the end." in problem["detail"]

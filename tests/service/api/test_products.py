@@ -14,14 +14,14 @@ from service.bundle.bundle import Bundle
 from service.schemas.product import Product
 from service.schemas.recipe import RecipeHistory, RecipeRecord
 from tests.bundles import part, tiny_draft, write_tiny_bundle
-from tests.running_service import BAD, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, HttpService, RunningService, Serve, encode
 
 RECIPE = "/v1/products/widget/recipe"
 REVISIONS = f"{RECIPE}/revisions"
 WHO = {"author": "Ada", "reason": "too many false rejects"}
 
 
-def put(service: RunningService, headers: dict[str, str] | None = None, **change: Any) -> httpx.Response:
+def put(service: HttpService, headers: dict[str, str] | None = None, **change: Any) -> httpx.Response:
     return service.client.put(RECIPE, json=WHO | change, headers=headers or {})
 
 
@@ -126,7 +126,7 @@ def test_change_against_the_current_revision_is_accepted_once(serve: Serve, expe
         {"target_false_reject_rate": 0.1, "surprise": 1},
     ],
 )
-def test_invalid_change_changes_nothing(service: RunningService, change: dict[str, Any]) -> None:
+def test_invalid_change_changes_nothing(service: HttpService, change: dict[str, Any]) -> None:
     before = service.client.get(REVISIONS).json()
     response = put(service, **change)
     assert response.status_code == 422, response.text
@@ -176,7 +176,7 @@ def test_heatmap_is_drawn_on_the_scale_of_the_recipe_in_force(serve: Serve) -> N
         assert narrow["decision"] == wide["decision"], "the scale has no effect on the decision"
 
 
-def test_heatmap_scale_in_the_wrong_order_is_refused(service: RunningService) -> None:
+def test_heatmap_scale_in_the_wrong_order_is_refused(service: HttpService) -> None:
     for wrong in ({"low": 0.2, "high": 0.1}, {"low": 99.0}, {"high": -1.0}):
         response = put(service, heatmap=wrong)
         assert response.status_code == 422, response.text

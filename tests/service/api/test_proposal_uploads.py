@@ -27,7 +27,7 @@ from tests.proposals import (
     two_days,
     zipped,
 )
-from tests.running_service import BAD, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, HttpService, RunningService, Serve, encode
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_upload_has_the_limits_of_a_batch(serve: Serve) -> None:
             assert send(service, two_days(6), form=form).json()["type"].endswith("#body-too-large")
 
 
-def test_other_media_types_are_refused(service: RunningService) -> None:
+def test_other_media_types_are_refused(service: HttpService) -> None:
     response = service.client.post(PROPOSE, content=GOOD, headers={"content-type": "image/png"})
     assert (response.status_code, response.json()["type"].rpartition("#")[2]) == (415, "unsupported-media-type")
 

@@ -11,7 +11,7 @@ import pytest
 
 from service.api import openapi
 from tests.problems import assert_problem
-from tests.running_service import GOOD, INSPECT, RunningService, Serve
+from tests.running_service import GOOD, INSPECT, HttpService, RunningService, Serve
 
 IMAGE = {"content-type": "image/png"}
 
@@ -30,25 +30,25 @@ IMAGE = {"content-type": "image/png"}
         ("/v1/products/widget/recipe?revision=1", "revision"),
         ("/health/live?verbose=1", "verbose"),
         ("/health/ready?verbose=1", "verbose"),
-        ("/metrics?name=x", "name"),
+        pytest.param("/metrics?name=x", "name", marks=pytest.mark.per_replica),
         ("/?x", "x"),
     ],
 )
-def test_unknown_and_repeated_parameters_are_refused(service: RunningService, path: str, name: str) -> None:
+def test_unknown_and_repeated_parameters_are_refused(service: HttpService, path: str, name: str) -> None:
     problem = assert_problem(service.client.get(path), 422, "invalid-request")
     assert name in problem["detail"]
     assert problem["errors"][0]["loc"][0] == "query"
 
 
 @pytest.mark.parametrize("query", ["part_id=A&part_id=B", "part_id=A&partid=B", "lot=1&lot=1", "part=1"])
-def test_image_with_an_unclear_part_is_not_inspected(service: RunningService, query: str) -> None:
+def test_image_with_an_unclear_part_is_not_inspected(service: HttpService, query: str) -> None:
     before = len(service.client.get("/v1/inspections?limit=500").json()["items"])
     assert_problem(service.client.post(f"{INSPECT}?{query}", content=GOOD, headers=IMAGE), 422, "invalid-request")
     assert len(service.client.get("/v1/inspections?limit=500").json()["items"]) == before
 
 
 @pytest.mark.parametrize("part_id", ["A 1+2%3", "Größe&7=8", "部品/一", "a;b", "%41", "é"])
-def test_part_id_is_never_mangled(service: RunningService, part_id: str) -> None:
+def test_part_id_is_never_mangled(service: HttpService, part_id: str) -> None:
     response = service.client.post(f"{INSPECT}?part_id={quote(part_id, safe='')}", content=GOOD, headers=IMAGE)
     assert response.json()["part_id"] == part_id
     found = service.client.get("/v1/inspections", params={"part_id": part_id}).json()["items"]
@@ -86,7 +86,7 @@ def test_head_probes_are_counted_as_requests_and_not_as_problems(service: Runnin
     assert not any("method-not-allowed" in line for line in lines)
 
 
-def test_head_of_a_route_without_get_is_refused(service: RunningService) -> None:
+def test_head_of_a_route_without_get_is_refused(service: HttpService) -> None:
     assert service.client.head("/v1/products/widget/thresholds:propose").status_code == 405
 
 

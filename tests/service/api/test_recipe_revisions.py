@@ -12,7 +12,7 @@ import pytest
 from plumbline_client import Client
 from tests.bundles import SCORES, tiny_draft, write_tiny_bundle
 from tests.problems import assert_problem
-from tests.running_service import BAD, RunningService, Serve
+from tests.running_service import BAD, HttpService, RunningService, Serve
 
 RECIPE = "/v1/products/widget/recipe"
 REVISIONS = f"{RECIPE}/revisions"
@@ -31,26 +31,26 @@ EVERYTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def put(service: RunningService, **change: Any) -> dict[str, Any]:
+def put(service: HttpService, **change: Any) -> dict[str, Any]:
     response = service.client.put(RECIPE, json=WHO | change)
     assert response.status_code == 200, response.text
     record: dict[str, Any] = response.json()
     return record
 
 
-def export(service: RunningService, address: str = RECIPE) -> str:
+def export(service: HttpService, address: str = RECIPE) -> str:
     response = service.client.get(address, headers=TOML)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"].startswith("application/toml")
     return response.text
 
 
-def import_(service: RunningService, toml: str, headers: dict[str, str] | None = None, **who: Any) -> httpx.Response:
+def import_(service: HttpService, toml: str, headers: dict[str, str] | None = None, **who: Any) -> httpx.Response:
     sent = {"content-type": "application/toml"} | (headers or {})
     return service.client.put(RECIPE, content=toml.encode(), headers=sent, params=who)
 
 
-def revert(service: RunningService, revision: int, **about: Any) -> httpx.Response:
+def revert(service: HttpService, revision: int, **about: Any) -> httpx.Response:
     return service.client.post(f"{REVISIONS}/{revision}:revert", json={"author": "Ada"} | about)
 
 
@@ -161,9 +161,7 @@ def test_guarantee_is_derived_and_not_taken_from_the_file(serve: Serve) -> None:
         ("[recipe.heatmap]\nhigh = -1", "invalid-recipe", "heatmap.high"),
     ],
 )
-def test_invalid_file_is_refused_and_changes_nothing(
-    service: RunningService, toml: str, slug: str, message: str
-) -> None:
+def test_invalid_file_is_refused_and_changes_nothing(service: HttpService, toml: str, slug: str, message: str) -> None:
     before = service.client.get(REVISIONS).json()
     response = import_(service, toml, **WHO)
     assert response.status_code == 422, response.text
@@ -192,7 +190,7 @@ def test_import_against_an_outdated_revision_is_refused(serve: Serve) -> None:
         assert response.json()["current_revision"] == 2
 
 
-def test_recipe_is_sent_as_json_or_toml(service: RunningService) -> None:
+def test_recipe_is_sent_as_json_or_toml(service: HttpService) -> None:
     response = service.client.put(RECIPE, content=b"a: 1", headers={"content-type": "application/yaml"})
     assert (response.status_code, response.json()["expected"]) == (415, ["application/json", "application/toml"])
     assert service.client.get(RECIPE, headers={"accept": "application/yaml"}).status_code == 406
@@ -231,7 +229,7 @@ def test_differences_of_two_revisions(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("address", [f"{REVISIONS}/1/diff/99", f"{REVISIONS}/99/diff/1"])
-def test_difference_to_an_unknown_revision_is_refused(service: RunningService, address: str) -> None:
+def test_difference_to_an_unknown_revision_is_refused(service: HttpService, address: str) -> None:
     response = service.client.get(address)
     assert (response.status_code, response.json()["revision"]) == (404, 99)
 
@@ -277,7 +275,7 @@ def test_revert_against_an_outdated_revision_is_refused(serve: Serve, stale: dic
     ],
 )
 def test_impossible_revert_changes_nothing(
-    service: RunningService, address: str, body: dict[str, Any], status: int
+    service: HttpService, address: str, body: dict[str, Any], status: int
 ) -> None:
     before = service.client.get(REVISIONS).json()
     assert service.client.post(address, json=body).status_code == status
@@ -331,7 +329,7 @@ def test_client_reads_compares_reverts_exports_and_imports(serve: Serve) -> None
 @pytest.mark.parametrize("names", [("author",), ("reason",), ("author", "reason")])
 @pytest.mark.parametrize("body", [{}, {"author": "a", "reason": "b"}])
 def test_author_and_reason_of_a_change_as_json_belong_into_the_body(
-    service: RunningService, names: tuple[str, ...], body: dict[str, str]
+    service: HttpService, names: tuple[str, ...], body: dict[str, str]
 ) -> None:
     before = service.client.get(RECIPE).json()
     change = body | {"heatmap": {"high": 9.0}}

@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.running_service import GOOD, INSPECT, RunningService
+from tests.running_service import GOOD, INSPECT, HttpService, RunningService
 
 HANDSHAKE = {
     "connection": "upgrade",
@@ -25,7 +25,7 @@ HANDSHAKE = {
     [
         ("GET", "/health/live", {}),
         ("HEAD", "/health/live", {}),
-        ("GET", "/metrics", {}),
+        pytest.param("GET", "/metrics", {}, marks=pytest.mark.per_replica),
         ("GET", "/docs", {}),
         ("GET", "/unknown", {}),
         ("DELETE", "/health/live", {}),
@@ -43,9 +43,7 @@ HANDSHAKE = {
         ("GET", "/v1/products/widget/stream", {"headers": HANDSHAKE | {"sec-websocket-version": "1"}}),
     ],
 )
-def test_every_response_has_a_request_id(
-    service: RunningService, method: str, path: str, options: dict[str, Any]
-) -> None:
+def test_every_response_has_a_request_id(service: HttpService, method: str, path: str, options: dict[str, Any]) -> None:
     response = service.client.request(method, path, **options)
     request_id = response.headers["x-request-id"]
     assert request_id
@@ -72,7 +70,7 @@ def _read(connection: socket.socket) -> bytes:
         return b""
 
 
-def test_the_id_of_the_client_is_used(service: RunningService) -> None:
+def test_the_id_of_the_client_is_used(service: HttpService) -> None:
     response = service.inspect(headers={"x-request-id": "mes-42"})
     assert response.headers["x-request-id"] == response.json()["request_id"] == "mes-42"
     response = service.inspect(b"no image", headers={"x-request-id": "mes-43"})

@@ -10,14 +10,14 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from tests.running_service import BAD, GOOD, RunningService, Serve
+from tests.running_service import BAD, GOOD, HttpService, Serve
 
 RECIPE = "/v1/products/widget/recipe"
 WHO = {"author": "Ada", "reason": "the disk is small"}
 SOON = {"retention_interval_s": 0.05}
 
 
-def put(service: RunningService, **change: Any) -> httpx.Response:
+def put(service: HttpService, **change: Any) -> httpx.Response:
     return service.client.put(RECIPE, json=WHO | change)
 
 
@@ -89,7 +89,7 @@ def test_retention_is_changed_decision_by_decision(serve: Serve) -> None:
         {"pass": 7},
     ],
 )
-def test_invalid_retention_is_refused(service: RunningService, retention: dict[str, Any]) -> None:
+def test_invalid_retention_is_refused(service: HttpService, retention: dict[str, Any]) -> None:
     before = service.client.get(RECIPE).json()
     assert put(service, retention=retention).status_code == 422
     assert service.client.get(RECIPE).json() == before
@@ -137,7 +137,7 @@ def test_size_of_the_files_is_limited_per_product(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "storage", [{"max_bytes": -1}, {"max_bytes": 1.5}, {"keep_longer": ["passed"]}, {"keep_longer": ["pass", "pass"]}]
 )
-def test_invalid_storage_limit_is_refused(service: RunningService, storage: dict[str, Any]) -> None:
+def test_invalid_storage_limit_is_refused(service: HttpService, storage: dict[str, Any]) -> None:
     before = service.client.get(RECIPE).json()
     assert put(service, storage=storage).status_code == 422
     assert service.client.get(RECIPE).json() == before

@@ -16,7 +16,7 @@ from service.api.http.server_paths import SERVER_PATHS, ServerPaths, hide_paths,
 from service.settings import Settings
 from service.store.database import name_of
 from tests.postgres import PostgresServer
-from tests.running_service import RunningService, run_service
+from tests.running_service import HttpService, RunningService, run_service
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from tests.running_service import RunningService, run_service
         "/v1/products",
         "/v1/products/ghost",
         "/nowhere",
-        "/metrics",
+        pytest.param("/metrics", marks=pytest.mark.per_replica),
         "/health/live",
         "/docs",
         "/docs/assets/problems.css",
@@ -35,7 +35,7 @@ from tests.running_service import RunningService, run_service
         "/favicon.ico",
     ],
 )
-def test_every_response_has_security_headers(service: RunningService, path: str) -> None:
+def test_every_response_has_security_headers(service: HttpService, path: str) -> None:
     headers = service.client.get(path).headers
     assert all(name in headers for name in SECURITY_HEADERS)
     assert "default-src 'none'" in headers["content-security-policy"]

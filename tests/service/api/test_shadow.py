@@ -19,7 +19,7 @@ from service.schemas.bundle import ComparisonRecord
 from service.store.ids import parse_id
 from service.store.inspections import get_inspection
 from tests.bundles import SCORES, part, write_tiny_bundle
-from tests.running_service import BAD, GOOD, RunningService, Serve, encode
+from tests.running_service import BAD, GOOD, HttpService, Serve, encode
 from tests.service.api.test_bundles import FIRST_DAY, PRODUCT, WHO, activate, listed, make_bundle
 from tests.service.api.test_health import value
 
@@ -38,21 +38,21 @@ def two(models: Path) -> tuple[Bundle, Bundle]:
     return make_bundle(models), write_tiny_bundle(models, scores=[1000 * score for score in SCORES], created_at=before)
 
 
-def start(service: RunningService, bundle: Bundle) -> httpx.Response:
+def start(service: HttpService, bundle: Bundle) -> httpx.Response:
     return service.client.post(f"{PRODUCT}/bundles/{bundle.version}:shadow", json=WHO)
 
 
-def stop(service: RunningService) -> httpx.Response:
+def stop(service: HttpService) -> httpx.Response:
     return service.client.post(f"{PRODUCT}/bundles:stop-shadow", json=WHO)
 
 
-def compared(service: RunningService, **params: Any) -> ComparisonRecord:
+def compared(service: HttpService, **params: Any) -> ComparisonRecord:
     response = service.client.get(f"{PRODUCT}/bundles:compare", params=params)
     assert response.status_code == 200, response.text
     return ComparisonRecord.model_validate_json(response.content)
 
 
-def runs(service: RunningService, outcome: str) -> float:
+def runs(service: HttpService, outcome: str) -> float:
     return value(service, "inspection_shadow_runs_total", product="widget", outcome=outcome) or 0
 
 
@@ -208,6 +208,6 @@ def test_client_starts_a_shadow_and_compares(serve: Serve, models: Path, two: tu
         assert plumbline.stop_shadow("widget", author="a", reason="b").version is None
 
 
-def test_product_without_a_shadow_cannot_be_compared(service: RunningService) -> None:
+def test_product_without_a_shadow_cannot_be_compared(service: HttpService) -> None:
     response = service.client.get(f"{PRODUCT}/bundles:compare")
     assert (response.status_code, response.json()["type"]) == (409, "/problems#shadow-refused")

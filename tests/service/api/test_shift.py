@@ -11,7 +11,7 @@ from service.serving import shifts
 from service.store.inspection_filter import InspectionFilter
 from service.store.tallies import Tally, tally_inspections
 from tests.access import problem_of
-from tests.running_service import BAD, GOOD, RunningService, Serve
+from tests.running_service import BAD, GOOD, HttpService, Serve
 from tests.service.api.test_events import add
 
 SHIFT = "/v1/inspections:shift"
@@ -57,5 +57,5 @@ def test_refused_images_are_counted_and_begin_anew_with_a_shift(serve: Serve, mo
         assert service.client.get(SHIFT).json()["refused"] == 0
 
 
-def test_wrong_query_is_refused(service: RunningService) -> None:
+def test_wrong_query_is_refused(service: HttpService) -> None:
     assert problem_of(service.client.get(SHIFT, params={"lot": "1"})) == (422, "invalid-request")

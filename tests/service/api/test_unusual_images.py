@@ -13,7 +13,7 @@ from PIL import Image
 from service.bundle.bundle import Bundle
 from tests.bundles import part
 from tests.problems import assert_problem
-from tests.running_service import RunningService, Serve
+from tests.running_service import HttpService, Serve
 from tests.service.inspection.decoding.test_jpeg import restarting, scan_bomb, segment
 from tests.service.inspection.decoding.test_tiff_tags import PIXELS, tiff
 
@@ -29,7 +29,7 @@ def jpeg(**options: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_mpo_file_of_a_phone_is_inspected_and_drawn(service: RunningService) -> None:
+def test_mpo_file_of_a_phone_is_inspected_and_drawn(service: HttpService) -> None:
     mpo = jpeg(kind="MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
     response = service.inspect(mpo, headers=JPEG)
     for content_type in ("image/jpg", "application/octet-stream"):
@@ -50,7 +50,7 @@ def test_mpo_file_of_a_phone_is_inspected_and_drawn(service: RunningService) -> 
         (jpeg()[:20] + segment(0xFE, b"") * 10_001 + jpeg()[20:], "image-too-complex", 413, "segments"),
     ],
 )
-def test_refusal_names_the_reason(service: RunningService, image: bytes, slug: str, status: int, word: str) -> None:
+def test_refusal_names_the_reason(service: HttpService, image: bytes, slug: str, status: int, word: str) -> None:
     problem = assert_problem(service.inspect(image, headers=JPEG), status, slug)
     assert word in problem["detail"]
 

@@ -13,6 +13,9 @@ from service.errors import InvalidRequest
 from service.monitoring.clock import Clock
 from service.schemas.training import GoodImageSelection
 from service.serving.bundles import BundleService
+from service.serving.drift.guarantees import Guarantees
+from service.serving.products import ProductService
+from service.serving.recipes import RecipeService
 from service.serving.training.jobs import TrainingService
 from service.settings import Settings
 from service.store.bundles.objects import LocalObjects
@@ -54,3 +57,24 @@ def test_good_images_for_a_product_that_another_replica_uploaded(replica: Replic
             asyncio.run(training.queue_selected("bolt", GoodImageSelection(label="good"), ADA))
     finally:
         training.close()
+
+
+def test_state_of_a_product_that_another_replica_uploaded(replica: Replica) -> None:
+    products = ProductService(replica.registry, Guarantees())
+    assert asyncio.run(products.find("nut")).active is None
+    with pytest.raises(UnknownProduct):
+        asyncio.run(products.find("bolt"))
+
+
+def test_recipes_of_a_product_that_another_replica_uploaded(replica: Replica) -> None:
+    recipes = RecipeService(replica.registry, replica.store)
+    assert recipes.history("nut", 10) == []
+    with pytest.raises(UnknownProduct):
+        recipes.history("bolt", 10)
+
+
+def test_product_that_another_replica_uploaded_and_nobody_activated_is_not_ready(replica: Replica) -> None:
+    with pytest.raises(ProductNotReady, match="none of its bundles is activated"), replica.registry.lease("nut"):
+        pass
+    with pytest.raises(UnknownProduct), replica.registry.lease("bolt"):
+        pass
