@@ -106,9 +106,9 @@ class RecordRemover:
         """Go through all products, in steps. Each yields the seconds of the pause after it."""
         engine = self._store.engine
         # Of a run that was interrupted, or of a process that ended.
-        audit_removals(engine, SERVICE, self._text)
+        audit_removals(engine, SERVICE, self._text, self._exclusive)
         if self._rule is None:
-            self._rule = state_rule(engine, self._text)
+            self._rule = state_rule(engine, self._text, self._exclusive)
         since = self._rule.since
         delay_s = 0.0 if since is None else (since + self._grace - self._clock.now()).total_seconds()
         self._next_s = min(self._interval_s, delay_s) if delay_s > 0 else self._interval_s
@@ -133,6 +133,6 @@ class RecordRemover:
                 self._metrics.oldest_record.labels(product).set(oldest.timestamp())
         for reason in get_args(KeptReason):
             self._metrics.records_kept.labels(reason).set(kept[reason])
-        audit_removals(engine, SERVICE, self._text)
+        audit_removals(engine, SERVICE, self._text, self._exclusive)
         if removed:
             log.info("old records removed", count=removed, kept=dict(kept), record_days=self._text)

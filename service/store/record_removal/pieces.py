@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -37,12 +37,15 @@ from service.store.models import (
     ReviewRow,
     UtcDateTime,
 )
-from service.store.session import reading, retry_conflicts, transaction
+from service.store.session import connected, reading, retry_conflicts
 
-PIECE = 200
-"""Records per transaction, which bounds how long the commit of an inspection can wait for it."""
+Exclusive = Callable[[], AbstractContextManager[None]]
+"""Returns a context that excludes commits of inspections."""
+SQLITE_PIECE, POSTGRESQL_PIECE = 50, 500
+"""Records per transaction. With SQLite, it bounds how long the commit of an inspection can wait for it."""
 PAUSE_FACTOR = 4.0
 """Length of the pause after a transaction, relative to the transaction."""
+_SQLITE_AUTOCHECKPOINT = 1000  # pages, the default of SQLite
 _IS_REVIEWED = exists().where(ReviewRow.inspection_id == InspectionRow.id)
 
 
@@ -91,7 +94,7 @@ def oldest_record(engine: Engine, product: str) -> datetime | None:
         return session.scalar(select(func.min(InspectionRow.created_at)).where(InspectionRow.product == product))
 
 
-def old_records(engine: Engine, product: str, limit: datetime, size: int = PIECE) -> Iterator[Piece]:
+def old_records(engine: Engine, product: str, limit: datetime, size: int | None = None) -> Iterator[Piece]:
     """Yield the records of a product from before a time, the oldest first, in pieces.
 
     Records that are removed meanwhile do not disturb it.
@@ -100,12 +103,13 @@ def old_records(engine: Engine, product: str, limit: datetime, size: int = PIECE
         engine: The database.
         product: The product.
         limit: Only records from before this time.
-        size: Most records of a piece.
+        size: Most records of a piece; None for the size that suits the database.
 
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    row = InspectionRow
+    row, is_sqlite = InspectionRow, engine.dialect.name == "sqlite"
+    size = size or (SQLITE_PIECE if is_sqlite else POSTGRESQL_PIECE)
     is_stored = row.artefacts_removed_at.is_(None).label("is_stored")
     query = select(row.id, row.created_at, is_stored, _IS_REVIEWED.label("is_reviewed"))
     query = query.where(row.product == product, row.created_at < limit).order_by(row.created_at, row.id).limit(size)
@@ -150,9 +154,7 @@ def old_records(engine: Engine, product: str, limit: datetime, size: int = PIECE
         following = query.where(row.created_at >= last.created_at, is_later)
 
 
-def remove_piece(
-    engine: Engine, piece: Piece, exclusive: Callable[[], AbstractContextManager[None]] | None = None
-) -> int:
+def remove_piece(engine: Engine, piece: Piece, exclusive: Exclusive | None = None) -> int:
     """Remove the records of a piece that can be removed, and the verdicts of shadow bundles on them.
 
     A record that was reviewed since the piece was read is kept.
@@ -160,7 +162,8 @@ def remove_piece(
     Args:
         engine: The database.
         piece: The piece.
-        exclusive: Delays the commits of inspections meanwhile; see `GroupWriter.between_commits`. None for PostgreSQL.
+        exclusive: Delays the commits of inspections meanwhile; see `GroupWriter.between_commits`. None for PostgreSQL,
+            and in another process.
 
     Returns:
         Number of records that were removed.
@@ -173,7 +176,12 @@ def remove_piece(
         return 0
 
     def remove() -> int:
-        with (exclusive or nullcontext)(), transaction(engine, "old records cannot be removed") as connection:
+        with (
+            connected(engine, "old records cannot be removed") as connection,
+            _checkpoint_afterwards(connection),
+            (exclusive or nullcontext)(),
+            connection.begin(),
+        ):
             removed = _delete(connection, piece.removable)
             if removed:
                 _count(connection, piece.product, removed, until)
@@ -181,6 +189,28 @@ def remove_piece(
 
     # A command and the service may both remove the first records of a product.
     return retry_conflicts(remove)
+
+
+@contextmanager
+def _checkpoint_afterwards(connection: Connection) -> Iterator[None]:
+    """Copy SQLite's write-ahead log into the database after the block, not in the commit, for which inspections wait.
+
+    A removal changes many pages, so the log often is long enough for that. Copying does not delay other commits.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    _run_pragmas(connection, "wal_autocheckpoint=0")
+    try:
+        yield
+    finally:
+        _run_pragmas(connection, "wal_checkpoint(PASSIVE)", f"wal_autocheckpoint={_SQLITE_AUTOCHECKPOINT}")
+
+
+def _run_pragmas(connection: Connection, *pragmas: str) -> None:
+    for pragma in pragmas:
+        connection.exec_driver_sql(f"PRAGMA {pragma}").close()
+    connection.rollback()  # of the transaction that the connection began on its own; a pragma is in none
 
 
 def _bounds(session: Session) -> tuple[set[str], str | None]:

@@ -7,6 +7,7 @@ no entry states yet, so that none is missing and none counts twice, also if the 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +21,7 @@ from service.store.errors import UnknownInspection
 from service.store.ids import created_at
 from service.store.models import RecordRemovalRow
 from service.store.record_removal.errors import InspectionRemoved
+from service.store.record_removal.pieces import Exclusive
 from service.store.session import reading, writing
 
 _ROW = RecordRemovalRow
@@ -98,13 +100,15 @@ def missing_inspection(session: Session, inspection_id: str) -> UnknownInspectio
     return InspectionRemoved(inspection_id, moment)
 
 
-def audit_removals(engine: Engine, actor: Actor, rule: str) -> int:
+def audit_removals(engine: Engine, actor: Actor, rule: str, exclusive: Exclusive | None = None) -> int:
     """Append an entry to the audit log about the records that were removed and that no entry states yet.
 
     Args:
         engine: The database.
         actor: Who removed them.
         rule: How long records are kept.
+        exclusive: Delays the commits of inspections meanwhile; see `GroupWriter.between_commits`. None for PostgreSQL,
+            and in another process.
 
     Returns:
         Number of these records. Without any, no entry is appended.
@@ -114,7 +118,11 @@ def audit_removals(engine: Engine, actor: Actor, rule: str) -> int:
     """
     is_unstated = _ROW.removed > _ROW.audited
     change = update(_ROW).execution_options(synchronize_session=False)
-    with writing(engine, "the removal of records cannot be recorded in the audit log") as session:
+    with reading(engine) as session:
+        if session.scalar(select(func.count()).select_from(_ROW).where(is_unstated)) == 0:
+            return 0
+    what = "the removal of records cannot be recorded in the audit log"
+    with (exclusive or nullcontext)(), writing(engine, what) as session:
         # It changes nothing, and locks the rows before they are read.
         if not session.execute(change.where(is_unstated).values(audited=_ROW.audited)).rowcount:  # type: ignore[attr-defined]
             return 0
@@ -128,12 +136,13 @@ def audit_removals(engine: Engine, actor: Actor, rule: str) -> int:
         return sum(removed.values())
 
 
-def state_rule(engine: Engine, rule: str) -> StatedRule:
+def state_rule(engine: Engine, rule: str, exclusive: Exclusive | None = None) -> StatedRule:
     """Record the value of the setting `record_days` in the audit log, if it is another one than the newest there.
 
     Args:
         engine: The database.
         rule: The value; empty if records are kept for ever.
+        exclusive: As for `audit_removals`.
 
     Raises:
         StoreUnavailable: The database cannot be used.
@@ -143,7 +152,8 @@ def state_rule(engine: Engine, rule: str) -> StatedRule:
     if before == rule:
         return StatedRule(rule, newest[0].created_at if newest else None)
     entry = AuditEntry(SERVICE, "records:rule", before={"record_days": before}, after={"record_days": rule})
-    return StatedRule(rule, record_change(engine, entry).created_at)
+    with (exclusive or nullcontext)():
+        return StatedRule(rule, record_change(engine, entry).created_at)
 
 
 def _removed_until(session: Session, products: Collection[str] | None) -> datetime | None:
