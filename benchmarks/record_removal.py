@@ -1,12 +1,11 @@
 """Measure the removal of old records, and how long inspections wait for it.
 
-    python -m benchmarks.record_removal --rows 300000
-    python -m benchmarks.record_removal --rows 300000 --postgres
+    python -m benchmarks.record_removal [--write]
 
-Fills a database with generated inspections of one year (`benchmarks.query_pages`) whose images were removed: SQLite in
-a temporary folder, or a PostgreSQL server of the installed version. Then inspections are stored at a fixed rate, as the
-service stores them (`GroupWriter`), first alone and then while the removal of the service (`RecordRemover`) removes the
-oldest part. Prints JSON: the durations of the commits, and the rate of the removal.
+Fills databases with generated inspections of one year (`benchmarks.query_pages`) whose images were removed: SQLite in a
+temporary folder, and PostgreSQL on a server of the installed version that commits to disk. Then inspections are stored
+at a fixed rate, as the service stores them (`GroupWriter`), in turn alone and while the removal of the service
+(`RecordRemover`) removes the oldest rows. Prints JSON: the durations of the commits, and the rate of the removal.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,10 +25,11 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import text, update
 
+from benchmarks.marked_section import write_section
 from benchmarks.query_pages import SAME, SPAN, START, fill
 from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
-from service.serving.record_removal import RecordRemover
+from service.serving.record_removal import SWEEP_S, RecordRemover
 from service.store.ids import new_id
 from service.store.models import InspectionRow
 from service.store.record_removal.state import record_removals
@@ -36,6 +37,10 @@ from service.store.records import InspectionRecord
 from service.store.session import transaction
 from service.store.store import Store
 from tests.postgres import postgres_process
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "how-to" / "old-records.md"
+CAMERAS = 16
+"""Inspections that are stored at the same time at most."""
 
 
 @dataclass
@@ -48,14 +53,18 @@ class Load:
     durations_ms: list[float] = field(default_factory=list)
 
     def run(self) -> None:
-        """Store inspections. One that is late does not delay the next ones: their waiting time counts as well."""
+        """Store inspections. One that is late does not delay the next ones: its waiting time counts as well."""
         due = time.monotonic()
-        while not self.stopped.wait(max(0.0, due - time.monotonic())):
-            row = {**SAME, "decision": "pass", "score": 0.3, "p_value": 0.5, "regions": [], "station": "line-1"}
-            record = InspectionRecord(id=str(new_id()), created_at=datetime.now(UTC), product="washer", **row)
-            self.store.writer.write(record)
-            self.durations_ms.append((time.monotonic() - due) * 1000)
-            due += 1 / self.rate
+        with ThreadPoolExecutor(CAMERAS) as cameras:
+            while not self.stopped.wait(max(0.0, due - time.monotonic())):
+                cameras.submit(self._store, due)
+                due += 1 / self.rate
+
+    def _store(self, due: float) -> None:
+        row = {**SAME, "decision": "pass", "score": 0.3, "p_value": 0.5, "regions": [], "station": "line-1"}
+        record = InspectionRecord(id=str(new_id()), created_at=datetime.now(UTC), product="washer", **row)
+        self.store.writer.write(record)
+        self.durations_ms.append((time.monotonic() - due) * 1000)
 
 
 def measured(durations_ms: Sequence[float]) -> dict[str, float]:
@@ -94,19 +103,9 @@ def opened(folder: Path, *, postgres: bool) -> Iterator[Store]:
         store.close()
 
 
-def main(
-    rows: Annotated[int, typer.Option(min=1000, help="Number of inspections before.")] = 300_000,
-    rate: Annotated[float, typer.Option(min=0.1, help="Inspections per second meanwhile.")] = 25.0,
-    seconds: Annotated[float, typer.Option(min=1, help="Duration of the measurement without a removal.")] = 30.0,
-    share: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the rows that is removed.")] = 0.25,
-    folder: Annotated[Path | None, typer.Option(help="Folder for the temporary files.")] = None,
-    *,
-    postgres: Annotated[
-        bool, typer.Option("--postgres", help="Use a PostgreSQL server, which commits to disk.")
-    ] = False,
-) -> None:
-    """Fill a database, and measure commits without and with a removal."""
-    with tempfile.TemporaryDirectory(dir=folder) as temporary, opened(Path(temporary), postgres=postgres) as store:
+def measure(folder: Path, rows: int, rate: float, rounds: int, *, postgres: bool) -> dict[str, Any]:
+    """Fill a database, and measure commits without and with a removal in turn, because other programs disturb both."""
+    with opened(folder, postgres=postgres) as store:
         fill(store.engine, rows)
         with transaction(store.engine, "the rows cannot be changed") as connection:
             if postgres:
@@ -118,27 +117,59 @@ def main(
         # The generated inspections are of a fixed year, which may not have ended.
         ahead_s = max(0.0, (START + SPAN).timestamp() - time.time())
         clock = Clock(wall_s=lambda: time.time() + ahead_s)
-        days = (clock.now() - (START + SPAN * share)) / timedelta(days=1)
-        with loaded(store, rate) as alone:
-            time.sleep(seconds)
-        remover = RecordRemover(store, f"{days:.6f}", Metrics().storage, clock, grace=timedelta(0))
-        stop, started = threading.Event(), time.monotonic()
-        with loaded(store, rate) as beside:
-            while remover.sweep(stop):
-                pass
-            took_s = time.monotonic() - started
+        remover = RecordRemover(store, "1", Metrics().storage, clock, grace=timedelta(0))
+        alone, beside, took_s = list[float](), list[float](), 0.0
+        for _ in range(rounds):
+            with loaded(store, rate) as load:
+                time.sleep(SWEEP_S)
+            alone += load.durations_ms
+            started = time.monotonic()
+            with loaded(store, rate) as load:
+                is_incomplete = remover.sweep(threading.Event())
+            took_s += time.monotonic() - started
+            beside += load.durations_ms
+            if not is_incomplete:
+                raise RuntimeError("all rows were removed before the end of the measurement; use more --rows")
         removed = sum(each.removed for each in record_removals(store.engine))
-    report: dict[str, Any] = {
-        "database": "postgresql" if postgres else "sqlite",
+    return {
         "rows": rows,
         "inspections_per_s": rate,
-        "alone": measured(alone.durations_ms),
-        "during_removal": measured(beside.durations_ms),
+        "alone": measured(alone),
+        "during_removal": measured(beside),
         "removed": removed,
-        "removal_s": round(took_s, 1),
         "removed_per_s": round(removed / took_s),
     }
-    typer.echo(json.dumps(report, indent=2))
+
+
+def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """Format the reports of both databases as Markdown."""
+    rows = [("", *reports), ("---", *("---:" for _ in reports))]
+    first = next(iter(reports.values()))
+    rate = f"{first['inspections_per_s']:g} inspections per second, {first['rows']:,} rows"
+    for key, title in (("p50_ms", "median"), ("p99_ms", "99 %"), ("max_ms", "longest")):
+        cells = (f"{each['alone'][key]} / {each['during_removal'][key]}" for each in reports.values())
+        rows.append((f"commit of an inspection, {title}, without / with a removal, ms", *cells))
+    rows.append(("records removed per second", *(f"{each['removed_per_s']:,}" for each in reports.values())))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return f"{rate}:\n\n" + "\n".join([lines[0], lines[1].replace(" ", ""), *lines[2:]])
+
+
+def main(
+    rows: Annotated[int, typer.Option(min=1000, help="Number of inspections before.")] = 300_000,
+    rate: Annotated[float, typer.Option(min=0.1, help="Inspections per second meanwhile.")] = 25.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of 10 s without and 10 s with a removal.")] = 4,
+    folder: Annotated[Path | None, typer.Option(help="Folder for the temporary files.")] = None,
+    *,
+    write: Annotated[bool, typer.Option("--write", help="Write the table into docs/how-to/old-records.md.")] = False,
+) -> None:
+    """Measure SQLite and PostgreSQL."""
+    reports = {}
+    for name in ("SQLite", "PostgreSQL"):
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            reports[name] = measure(Path(temporary), rows, rate, rounds, postgres=name == "PostgreSQL")
+    typer.echo(json.dumps(reports, indent=2))
+    if write:
+        write_section("record-removal", table(reports), DOCUMENT)
 
 
 if __name__ == "__main__":
