@@ -93,7 +93,7 @@ def entries(store: Store, action: str) -> list[AuditRecord]:
 def test_old_records_without_files_are_removed_with_the_verdicts_of_shadows(store: Store) -> None:
     old = [add_bare(store, OLD + timedelta(days=day), decision=name) for day, name in enumerate(("pass", "fail"))]
     young = add_bare(store, timedelta(days=300))
-    shadow = {
+    shadow: dict[str, Any] = {
         "bundle_digest": "f" * 64, "bundle_version": "f" * 12, "decision": "pass", "score": 0.1, "p_value": 0.5,
         "fail_threshold": 0.2, "review_threshold": 0.1, "provider": "cpu", "infer_ms": 1.0,
     }  # fmt: skip
