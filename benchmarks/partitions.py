@@ -7,7 +7,8 @@ version, with generated inspections of one year (`benchmarks.query_pages`), this
 
 - `attach_s`: the conversion that keeps the existing table as the first partition, without copying rows;
 - pages of filtered lists in one table and in partitions of one month each, and 1000 inserts of 25 per transaction;
-- the removal of one month: `DELETE` in one table, and `DETACH` with `DROP` of a partition, with the write-ahead log.
+- the removal of one month, with the write-ahead log: `DELETE` in one table, `DETACH` with `DROP` of a partition, and
+  the small transactions of the service (`service.store.record_removal`), without its pauses, with the longest of them.
 
 The service does not use partitions: this examines whether it could. Prints JSON.
 """
@@ -32,6 +33,7 @@ from benchmarks.marked_section import write_section
 from benchmarks.query_pages import SPAN, START, fill, filters, insert_cost, measure
 from benchmarks.routing import SCALE
 from service.store.database import make_engine, migrate
+from service.store.record_removal.pieces import old_records, remove_piece, stored_products
 from tests.postgres import postgres_process
 
 TABLE = "inspections"
@@ -195,6 +197,41 @@ def _removal(engine: Engine, action: Callable[[Connection], None], *, keep: bool
     return {"seconds": round(seconds, 3), "wal_mb": round((wal_position(engine) - wal) / 1e6, 2)}
 
 
+def remove_in_pieces(engine: Engine, end: datetime) -> dict[str, float]:
+    """Remove the inspections from before a time as the service does, and put them back.
+
+    Returns:
+        Seconds without the pauses of the service, the longest transaction in milliseconds, and the write-ahead log.
+    """
+    old = f"FROM {TABLE} WHERE id < '{id_at(end)}'"
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql(f"CREATE TABLE removed_rows AS SELECT * {old}")
+        changed = f"UPDATE {TABLE} SET artefacts_removed_at = created_at WHERE id < '{id_at(end)}'"  # noqa: S608
+        connection.exec_driver_sql(changed)
+    _vacuum(engine)
+    wal, started, longest_s = wal_position(engine), time.perf_counter(), 0.0
+    for product in stored_products(engine):
+        for piece in old_records(engine, product, end):
+            before = time.perf_counter()
+            remove_piece(engine, piece)
+            longest_s = max(longest_s, time.perf_counter() - before)
+    seconds, wal = time.perf_counter() - started, wal_position(engine) - wal
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql(f"INSERT INTO {TABLE} SELECT * FROM removed_rows")  # noqa: S608
+        connection.exec_driver_sql("DROP TABLE removed_rows")
+        connection.exec_driver_sql("DELETE FROM record_removals")
+    _vacuum(engine)
+    return {"seconds": round(seconds, 3), "longest_ms": round(longest_s * 1000, 1), "wal_mb": round(wal / 1e6, 2)}
+
+
+def _vacuum(engine: Engine) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.exec_driver_sql("VACUUM ANALYZE")
+
+
 def main(
     rows: Annotated[int, typer.Option(min=1000, help="Number of inspections.")] = 1_000_000,
     repeats: Annotated[int, typer.Option(min=2, help="Pages per combination of filters.")] = 10,
@@ -212,6 +249,7 @@ def main(
         report["table"]["inserts_1000_ms"] = round(insert_cost(engine, 1), 1)
         delete = f"DELETE FROM {TABLE} WHERE id >= '{first}' AND id < '{last}'"  # noqa: S608
         report["table"]["month"] = _removal(engine, lambda connection: _execute(connection, delete), keep=True)
+        report["table"]["pieces"] = remove_in_pieces(engine, START + MONTH)
         newest = datetime.now(UTC).replace(year=START.year + 2)
         started = time.perf_counter()
         with engine.begin() as connection:
@@ -223,9 +261,7 @@ def main(
         with engine.begin() as connection:
             split(connection, [START + MONTH * number for number in range(14)])
         report["split_s"] = round(time.perf_counter() - started, 2)
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("SET statement_timeout = 0")
-            connection.exec_driver_sql("VACUUM ANALYZE")
+        _vacuum(engine)
         report["partitions"] = _pages(engine, rows, repeats)
         report["partitions"]["inserts_1000_ms"] = round(insert_cost(engine, 2), 1)
         name = f"{TABLE}_{begin:%Y%m%d}"
@@ -248,6 +284,9 @@ def table(report: Mapping[str, Any]) -> str:
         ("1000 inserts, 25 per transaction, ms", one["inserts_1000_ms"], many["inserts_1000_ms"]),
         ("remove a month: `DELETE`, `DETACH` and `DROP`, s", one["month"]["seconds"], many["month"]["seconds"]),
         ("write-ahead log of that, MB", one["month"]["wal_mb"], many["month"]["wal_mb"]),
+        ("remove a month in the transactions of the service, without its pauses, s", one["pieces"]["seconds"], "–"),
+        ("the longest of them, ms", one["pieces"]["longest_ms"], "–"),
+        ("write-ahead log of that, MB", one["pieces"]["wal_mb"], "–"),
         ("convert: existing table as first partition, rows copied, s", report["attach_s"], report["split_s"]),
     ]  # fmt: skip
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]

@@ -72,6 +72,7 @@ from service.serving.readiness import ReadinessCheck
 from service.serving.recipe_previews import RecipePreviewService
 from service.serving.recipes import RecipeService
 from service.serving.record_jobs import RecordJobs
+from service.serving.record_removal import RecordRemover
 from service.serving.replays import ReplayService
 from service.serving.reports import ReportService
 from service.serving.retention import RetentionSweeper
@@ -198,8 +199,7 @@ class Runtime:
             system=SystemService(settings, readiness, products, self.admission, metrics, refusals),
             training=TrainingService(settings, self.registry, store, metrics.training, clock),
         )
-        follow_audit = self.access.changes.follow
-        follower = RevisionFollower(self.registry, store.engine, follow_audit=follow_audit)
+        follower = RevisionFollower(self.registry, store.engine, follow_audit=self.access.changes.follow)
         self._follower = follower if store.is_shared else None
         self._sweeper = RetentionSweeper(
             store,
@@ -210,6 +210,7 @@ class Runtime:
             key_age=timedelta(hours=settings.idempotency_hours),
             others=(self.services.training.sweep,),
             follow=self.services.training.refresh,
+            records=RecordRemover(store, settings.record_days, metrics.storage, clock).sweep,
         )
         self._audit_heads = AuditHeadReporter(store.engine, metrics, settings.audit_head_interval_s)
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
 
 from service.host_names import parse_host, parse_origin
+from service.record_days import parse_record_days
 from service.shift_times import parse_shifts
 
 
@@ -56,6 +57,11 @@ def _check_time_zone(name: str) -> str:
 
 def _check_shifts(text: str) -> str:
     return ",".join(f"{start:%H:%M}" for start in parse_shifts(text))
+
+
+def _check_record_days(text: str) -> str:
+    parse_record_days(text)
+    return text
 
 
 def _check_database_url(url: str) -> str:
@@ -113,6 +119,8 @@ ZoneName = Annotated[str, AfterValidator(_check_time_zone)]
 """IANA name of a time zone."""
 ShiftTimes = Annotated[str, AfterValidator(_check_shifts)]
 """Comma-separated local times, ascending."""
+RecordDaysText = Annotated[str, AfterValidator(_check_record_days)]
+"""Days that records are kept, with exceptions of products, or an empty text."""
 DatabaseUrl = Annotated[str, AfterValidator(_check_database_url)]
 """SQLAlchemy URL of SQLite or PostgreSQL, or an empty text."""
 ArtefactsUrl = Annotated[str, AfterValidator(_check_artefacts_url)]

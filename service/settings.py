@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.host_names import is_loopback
+from service.record_days import MAX_DAYS, parse_record_days
 from service.setting_types import (
     ArtefactsUrl,
     BundleStoreUrl,
@@ -23,6 +24,7 @@ from service.setting_types import (
     OptionalBool,
     OptionalPath,
     Origins,
+    RecordDaysText,
     ShiftTimes,
     ZoneName,
 )
@@ -255,6 +257,10 @@ class Settings(BaseSettings):
     """Seconds between two runs of the retention job, which deletes images and anomaly maps that the recipes no longer
     keep.
     """
+    record_days: RecordDaysText = ""
+    """Days after which records of inspections are removed, and exceptions: `365`, or `365,brake-disc=5475`, or
+    `forever,washer=90`. Records whose image is stored or that people reviewed are kept. Empty: all are kept for ever.
+    """
 
     idempotency_hours: float = Field(default=24.0, gt=0, le=8760)
     """Hours for which the service remembers the `Idempotency-Key` of a request. A request that is sent again later is
@@ -361,6 +367,8 @@ class Settings(BaseSettings):
                 f"database_pool_size is {self.database_pool_size}, but PostgreSQL needs at least {_MIN_POOL}: up to "
                 "three connections are kept for jobs that one process does"
             )
+        if (days := parse_record_days(self.record_days).shortest or MAX_DAYS) * 24 < self.idempotency_hours:
+            raise ValueError(f"record_days ({days:g} days) is less than idempotency_hours: raise it, or lower that one")
         if self.tls_key is not None and self.tls_certificate is None:
             raise ValueError("tls_key is set but tls_certificate is not; HTTPS needs both")
         if self.max_body_bytes > self.max_inflight_body_bytes:

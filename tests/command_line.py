@@ -9,6 +9,6 @@ from typer.testing import CliRunner, Result
 from service.cli.main import app
 
 
-def run(*arguments: str | Path) -> Result:
-    """Run `plumbline` with these arguments in this process."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run(*arguments: str | Path, typed: str | None = None) -> Result:
+    """Run `plumbline` with these arguments, and this text as standard input, in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=typed)

@@ -45,7 +45,6 @@ from service.serving.training.jobs import TrainingService
 from service.serving.trials import TrialService
 from service.settings import Settings
 from service.store.audit import MAX_ADDRESS, Actor
-from service.store.errors import UnknownInspection
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,10 @@ async def require_permitted(connection: HTTPConnection) -> None:
     inspection_id = connection.path_params.get("inspection_id")
     if inspection_id is None or not principal.is_restricted:
         return
-    record = await services_of(connection).inspections.find(inspection_id)
+    inspections = services_of(connection).inspections
+    record = await inspections.find(inspection_id)
     if not principal.may_use(record.product, record.station):
-        raise UnknownInspection(inspection_id)
+        raise await inspections.missing(record.id)
 
 
 # Dependencies are async although they do not wait: FastAPI runs plain functions in its thread pool.

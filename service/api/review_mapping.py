@@ -115,6 +115,7 @@ def _period(period: SampledPeriod) -> dict[str, Any]:
         "inspections": len(period.images),
         "is_cut": period.is_cut,
         "strata": [_stratum(stratum, labels) for stratum in period.strata],
+        "records_removed_until": period.records_removed_until,
     }
 
 

@@ -17,6 +17,7 @@ from service.cli.interface_checks import check_opcua, check_otel
 from service.cli.network_checks import check_certificate, check_port
 from service.cli.offline import known_products
 from service.cli.options import CLIENT_VARIABLES, place_of_bundles
+from service.cli.record_checks import check_records
 from service.cli.unknown_variables import unknown_variables
 from service.deployment.configuration import bundle_loader
 from service.deployment.repository import empty_reason, product_folders
@@ -368,6 +369,7 @@ _CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _check_data,
     _check_database,
     _check_artefacts,
+    check_records,
     _check_access,
     check_port,
     check_certificate,

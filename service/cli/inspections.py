@@ -14,6 +14,7 @@ import typer
 
 from service.cli.console import ERR, FAILURE, OUT, refuse, shown, stop
 from service.cli.options import Data, Models, load_settings, place_of_bundles
+from service.cli.record_removal import compact, remove
 from service.cli.why import why
 from service.errors import PlumblineError
 from service.settings import Settings
@@ -24,7 +25,7 @@ ValueT = TypeVar("ValueT")
 
 @app.callback()
 def inspections() -> None:
-    """Read stored inspections, whether the service is running or not."""
+    """Read stored inspections, or remove old records, whether the service is running or not."""
 
 
 @app.command()
@@ -105,6 +106,8 @@ def export(
 
 
 app.command()(why)
+app.command()(remove)
+app.command()(compact)
 
 
 def _parsed(name: str, parse: Callable[[str], ValueT], text: str) -> ValueT:

@@ -223,6 +223,7 @@ class Metrics:
             self.inspections.labels(product, decision)
             self.trials.labels(product, decision)
             self.storage.artefacts_removed.labels(product, decision)
+        self.storage.records_removed.labels(product)
         for reason in InvalidReason:
             self.invalid.labels(product, reason.value)
         for decision, label in itertools.product(DECISIONS, get_args(ReviewLabel)):

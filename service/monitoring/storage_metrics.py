@@ -7,8 +7,11 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from service.record_days import KeptReason
 
 
 class StorageMetrics:
@@ -28,6 +31,26 @@ class StorageMetrics:
         self.retention_failures = Counter(
             "inspection_retention_failures_total",
             "Images or maps that retention could not remove; removal is retried.",
+            registry=registry,
+        )
+        self.records_removed = Counter(
+            "inspection_records_removed_total",
+            "Records of inspections that were removed because of PLUMBLINE_RECORD_DAYS.",
+            ["product"],
+            registry=registry,
+        )
+        self.records_kept = Gauge(
+            "inspection_records_past_limit",
+            "Records older than PLUMBLINE_RECORD_DAYS that the last run kept, by the reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in get_args(KeptReason):
+            self.records_kept.labels(reason)
+        self.oldest_record = Gauge(
+            "inspection_oldest_record_timestamp_seconds",
+            "Time of the oldest stored inspection of a product, as of the last run.",
+            ["product"],
             registry=registry,
         )
         self.audit_entries = Gauge(

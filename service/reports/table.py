@@ -37,6 +37,7 @@ def _rows(report: ShiftReport) -> Iterator[dict[str, Any]]:
         "station": report.station,
         "time_zone": report.time_zone,
         "created_at": report.created_at,
+        "records_removed_until": report.records_removed_until,
     }
     yield from _section("report", facts, start=report.since, end=report.until)
     whole = SummaryGroup(name=None, start=report.since, end=report.until, **report.total.model_dump())

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from service.schemas.common import LABEL_PATTERN, Label, ResponseModel, UtcDatetime
+from service.schemas.common import LABEL_PATTERN, Label, RecordsRemovedUntil, ResponseModel, UtcDatetime
 from service.schemas.inspection import InspectionLabel
 from service.schemas.sections import DecisionName
 from service.schemas.violations import violated
@@ -223,3 +223,4 @@ class InspectionSummary(ResponseModel):
     groups: list[SummaryGroup] = Field(
         description="Periods in the order of time, including those without inspections; names in alphabetical order."
     )
+    records_removed_until: RecordsRemovedUntil = None

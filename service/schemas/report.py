@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.schemas.common import LABEL_PATTERN, Label, ResponseModel, UtcDatetime
+from service.schemas.common import LABEL_PATTERN, Label, RecordsRemovedUntil, ResponseModel, UtcDatetime
 from service.schemas.drift import DriftAlarm
 from service.schemas.recipe import RecipeDifference
 from service.schemas.records import DecisionCounts, SummaryGroup
@@ -172,3 +172,4 @@ class ShiftReport(ResponseModel):
     )
     are_alarms_cut: bool = Field(description="Whether there were more drift alarms; the newest ones are listed.")
     processing_time: ProcessingTime | None = Field(description="Null without a judged inspection.")
+    records_removed_until: RecordsRemovedUntil = None

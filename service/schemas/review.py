@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.schemas.common import Author, Label, ResponseModel, Sentence
+from service.schemas.common import Author, Label, RecordsRemovedUntil, ResponseModel, Sentence
 from service.schemas.inspection import InspectionLabel, Links, VerdictName
 from service.schemas.sections import DecisionName
 from service.schemas.violations import violated
@@ -125,6 +125,7 @@ class ReviewPeriod(ResponseModel):
         description="Whether the period has more inspections than are considered; these are the newest ones."
     )
     strata: list[StratumFacts]
+    records_removed_until: RecordsRemovedUntil = None
 
 
 class ReviewQueue(ReviewPeriod):

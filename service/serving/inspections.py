@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from service.deployment.registry import Registry
@@ -28,12 +29,14 @@ from service.serving.judging import Judging
 from service.serving.loads import BundleLoads
 from service.serving.pagination import Page, read_page
 from service.settings import Settings
-from service.store.errors import StoreUnavailable
+from service.store.errors import StoreUnavailable, UnknownInspection
 from service.store.health import StoreHealth
 from service.store.ids import parse_id
 from service.store.inspection_filter import InspectionFilter
 from service.store.inspections import get_inspection, list_inspections
+from service.store.record_removal.state import missing_inspection, records_removed_until
 from service.store.records import InspectionRecord
+from service.store.session import reading
 from service.store.store import Store
 
 DISK_THREADS = 4
@@ -279,6 +282,26 @@ class InspectionService:
             StoreUnavailable: The database cannot be used.
         """
         return await asyncio.wrap_future(self._disk.submit(self.get, inspection_id))
+
+    async def missing(self, inspection_id: str) -> UnknownInspection:
+        """Return the error that `find` raises if no inspection has this id, without blocking the event loop.
+
+        Raises:
+            StoreUnavailable: The database cannot be used.
+        """
+        return await asyncio.wrap_future(self._disk.submit(self._missing, inspection_id))
+
+    def records_removed_until(self, which: InspectionFilter) -> datetime | None:
+        """Return the time of the newest record that was removed of the products of a filter; None if none was.
+
+        Raises:
+            StoreUnavailable: The database cannot be used.
+        """
+        return records_removed_until(self._store.engine, which.values["product"], which.since)
+
+    def _missing(self, inspection_id: str) -> UnknownInspection:
+        with reading(self._store.engine) as session:
+            return missing_inspection(session, inspection_id)
 
     def search(self, which: InspectionFilter, before: UUID | None, limit: int) -> Page[InspectionRecord]:
         """Return a page of stored inspections, newest first.

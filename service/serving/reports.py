@@ -47,6 +47,7 @@ from service.store.artefacts.files import ArtefactFiles
 from service.store.audit import AuditAction, AuditFilter, AuditRecord, list_audit
 from service.store.drift.alarms import list_alarms_between
 from service.store.inspection_filter import InspectionFilter
+from service.store.record_removal.state import records_removed_until
 from service.store.report_queries import (
     SCORE_BINS,
     SCORE_BINS_PER_UNIT,
@@ -202,6 +203,8 @@ def _steps(
     yield None
     alarms, are_alarms_cut = _alarms(engine, request)
     yield None
+    # Afterwards: records may be removed while they are counted.
+    removed_until = records_removed_until(engine, [request.product], since)
     total: Counter[str] = Counter()
     for group in periods:
         total.update(group.counts)
@@ -227,6 +230,7 @@ def _steps(
         drift=alarms,
         are_alarms_cut=are_alarms_cut,
         processing_time=times.result,
+        records_removed_until=None if removed_until is None else removed_until.astimezone(zone),
     )
     yield IllustratedReport(content, None if mapper.found is None else mapper.found.part)
 

@@ -1,9 +1,9 @@
-"""Retention: remove images and anomaly maps in the background as the recipes demand.
+"""Retention: remove images and anomaly maps in the background as the recipes demand, and then old records.
 
 If several processes share a PostgreSQL database, one of them removes (`Leases`); another one continues when it ends.
 
-The record of an inspection is kept; only its files are removed. The files are removed first and the record is marked
-afterwards, so that the next sweep completes a removal that was interrupted.
+The files are removed first and the record of the inspection is marked afterwards, so that the next sweep completes a
+removal that was interrupted. The record itself is kept, unless `service.serving.record_removal` removes it for its age.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class RetentionSweeper:
         key_age: Age at which idempotency keys are removed.
         others: Further removals, each called at every sweep. They may raise `StoreUnavailable`.
         follow: Called instead of a sweep while another process removes. It may raise `StoreUnavailable`.
+        records: Removes old records at the end of every sweep, until the event is set; returns whether more may be
+            left. It may raise `StoreUnavailable`.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class RetentionSweeper:
         key_age: timedelta = timedelta(days=1),
         others: Sequence[Callable[[], None]] = (),
         follow: Callable[[], None] = lambda: None,
+        records: Callable[[threading.Event], bool] = lambda _stop: False,
     ) -> None:
         self.store = store
         self.limit = limit
@@ -78,6 +81,7 @@ class RetentionSweeper:
         self._key_age = key_age
         self._others = others
         self._follow = follow
+        self._records = records
         self._leases = Leases(store.engine, job_lock)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="retention", daemon=True)
@@ -93,7 +97,7 @@ class RetentionSweeper:
             self._thread.join()
 
     def sweep(self) -> bool:
-        """Remove the images and maps that the recipes in force no longer keep.
+        """Remove the images and maps that the recipes in force no longer keep, and old records.
 
         Returns:
             Whether the limit of one sweep was reached, so that more may be left.
@@ -116,7 +120,8 @@ class RetentionSweeper:
                 is_more |= self._sweep_product(product, revision.recipe)
             if self._stop.is_set():
                 return False
-        return is_more
+        # Afterwards, because a record is kept as long as its files are.
+        return is_more | (self._is_clock_settled and self._records(self._stop))
 
     @property
     def _is_clock_settled(self) -> bool:

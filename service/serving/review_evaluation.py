@@ -24,6 +24,7 @@ from service.schemas.review import QueueReason
 from service.serving.review_agreement import Agreement, agreement_of
 from service.store.inspection_filter import InspectionFilter
 from service.store.inspections import list_inspections
+from service.store.record_removal.state import records_removed_until
 from service.store.records import LabelledImage
 from service.store.review_queries import (
     creation_times,
@@ -79,6 +80,7 @@ class SampledPeriod:
         is_cut: Whether the period has more inspections.
         strata: Their strata with the sample.
         stations: Only inspections at these stations; None for all.
+        records_removed_until: Time of the newest record that was removed, if it is in the period or later.
     """
 
     product: str
@@ -88,6 +90,7 @@ class SampledPeriod:
     is_cut: bool
     strata: list[Stratum]
     stations: tuple[str, ...] | None = None
+    records_removed_until: datetime | None = None
 
     @property
     def labels(self) -> dict[str, InspectionLabel]:
@@ -324,7 +327,8 @@ def sample_period(engine: Engine, request: PeriodRequest, since: datetime) -> Sa
     images = {image.id: image for image in found[:MAX_INSPECTIONS]}
     strata = draw([_judged(image) for image in images.values()], request.plan)
     is_cut = len(found) > MAX_INSPECTIONS
-    return SampledPeriod(request.product, since, request.until, images, is_cut, strata, stations)
+    removed_until = records_removed_until(engine, [request.product], since)
+    return SampledPeriod(request.product, since, request.until, images, is_cut, strata, stations, removed_until)
 
 
 def rates_of(

@@ -21,6 +21,7 @@ from service.serving.admission import Disconnected
 from service.serving.periods import period_starts
 from service.serving.record_jobs import RecordJobs
 from service.store.inspection_filter import InspectionFilter
+from service.store.record_removal.state import records_removed_until
 from service.store.store import Store
 from service.store.summary import CountKey, count_inspections, first_inspection_at
 
@@ -73,11 +74,13 @@ class Summary:
         since: Start of the period.
         until: End of the period, exclusive.
         groups: Periods in the order of time, including those without inspections; names in the order of the alphabet.
+        records_removed_until: Time of the newest record that was removed, if it is in the period or later.
     """
 
     since: datetime
     until: datetime
     groups: Sequence[Group]
+    records_removed_until: datetime | None
 
 
 class SummaryService:
@@ -223,7 +226,10 @@ def _steps(
             Group(None if name is None else str(name), None, None, counts[name])
             for name in sorted(counts, key=lambda name: (name is None, str(name)))
         ]
-    yield Summary(since.astimezone(options.zone), until.astimezone(options.zone), groups)
+    # Afterwards: records may be removed while they are counted.
+    removed_until = records_removed_until(engine, which.values["product"], since)
+    edges_in_zone = since.astimezone(options.zone), until.astimezone(options.zone)
+    yield Summary(*edges_in_zone, groups, None if removed_until is None else removed_until.astimezone(options.zone))
 
 
 def to_counts(found: Counter[str]) -> DecisionCounts:

@@ -38,9 +38,9 @@ from service.store.session import reading, writing
 
 AuditAction = Literal[
     "recipe:put", "recipe:import", "recipe:revert", "recipe:derive", "proposal:apply", "retention:change",
+    "records:rule", "records:remove",
     "bundle:upload", "bundle:upload-failed", "bundle:activate", "bundle:roll-back", "bundle:keep", "bundle:withdraw",
-    "shadow:start", "shadow:stop",
-    "key:create", "key:revoke",
+    "shadow:start", "shadow:stop", "key:create", "key:revoke",
     "account:create", "account:disable", "account:enable", "account:role", "account:password",
     "session:log-in", "session:log-in-failed", "session:log-out-everywhere",
     "outbox:resend", "outbox:discard", "service:insecure-start",
@@ -49,8 +49,8 @@ AuditAction = Literal[
 ]  # fmt: skip
 """The kinds of changes, and attempts to log in. The service itself makes `service:insecure-start`, the start without
 access control (`PLUMBLINE_INSECURE`), `recipe:derive`, the recipe of a bundle that had none or is served
-again, `bundle:keep`, the choice that is in force without an activation, and `bundle:withdraw`, the removal of such a
-choice after a failed upload.
+again, `records:rule`, another value of `record_days`, `records:remove`, the removal by it, `bundle:keep`, the choice
+that is in force without an activation, and `bundle:withdraw`, the removal of such a choice after a failed upload.
 """
 ACTIONS: tuple[AuditAction, ...] = get_args(AuditAction)
 ActorKind = Literal["key", "account", "local", "anonymous", "command-line", "service"]

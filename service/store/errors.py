@@ -95,8 +95,8 @@ class RemovalNotConfirmed(PlumblineError):
     as estimated now; `by_decision` lists them per decision. `removed_before` is what other changes of retention removed
     in the 30 days before, per decision, since the last one that was confirmed; it counts as well. Nothing was changed.
     Choose longer limits, or let a person or key with the scopes `engineer` and `admin` send the change with
-    `confirm_removal`, which must be at least `removed`. Records of inspections, recipes, bundles and changes are never
-    removed.
+    `confirm_removal`, which must be at least `removed`. Recipes, bundles and changes are never removed, and records of
+    inspections only as PLUMBLINE_RECORD_DAYS demands.
     """
 
     slug = "removal-not-confirmed"

@@ -11,9 +11,9 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Engine, RowMapping, Select, and_, func, select, true, union_all
 from sqlalchemy.orm import Session
 
-from service.store.errors import UnknownInspection
 from service.store.inspection_filter import InspectionFilter, branches
 from service.store.models import InspectionLabelRow, InspectionRow
+from service.store.record_removal.state import missing_inspection
 from service.store.records import InspectionRecord
 from service.store.session import reading
 
@@ -48,7 +48,8 @@ def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:
     """
     found = _records(engine, select(_TABLE).where(_TABLE.c.id == str(inspection_id)))
     if not found:
-        raise UnknownInspection(str(inspection_id))
+        with reading(engine) as session:
+            raise missing_inspection(session, str(inspection_id))
     return found[0]
 
 
@@ -263,7 +264,8 @@ def select_inspections(engine: Engine, product: str, which: Selection, limit: in
             piece = query.where(_TABLE.c.id.in_(names[start : start + _IDS_AT_ONCE]))
             found |= {record.id: record for record in _records(engine, piece)}
         if missing := [name for name in names if name not in found]:
-            raise UnknownInspection(missing[0])
+            with reading(engine) as session:
+                raise missing_inspection(session, missing[0])
         return [found[name] for name in sorted(found)]
     query = query.where(_TABLE.c.score.is_not(None))
     if which.since is not None:

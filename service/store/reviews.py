@@ -18,8 +18,8 @@ from service.reviews.errors import NoReviewToWithdraw
 from service.reviews.labels import CombinedLabel, Opinion, combine
 from service.schemas.review import ReviewLabel
 from service.store.audit import Actor, AuditEntry, append_audit
-from service.store.errors import UnknownInspection
 from service.store.models import InspectionLabelRow, InspectionRow, ReviewRow
+from service.store.record_removal.state import missing_inspection
 from service.store.records import StoredReview
 from service.store.session import reading, writing
 
@@ -211,7 +211,7 @@ def _reviews(session: Session, inspection_id: str) -> Reviews:
     columns = select(InspectionRow.product, InspectionRow.decision).where(InspectionRow.id == inspection_id)
     inspection = session.execute(columns).one_or_none()
     if inspection is None:
-        raise UnknownInspection(inspection_id)
+        raise missing_inspection(session, inspection_id)
     rows = session.scalars(
         select(ReviewRow).where(ReviewRow.inspection_id == inspection_id).order_by(ReviewRow.id)
     ).all()

@@ -75,6 +75,21 @@ def transaction(engine: Engine, what: str) -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def connected(engine: Engine, what: str) -> Iterator[Connection]:
+    """Open a connection below the ORM on which the block begins its transactions itself.
+
+    Args:
+        engine: The database.
+        what: The first words of the error message if the database fails.
+
+    Raises:
+        StoreUnavailable: What was not committed is not stored.
+    """
+    with _translated(what), engine.connect() as connection:
+        yield connection
+
+
 def retry_conflicts(write: Callable[[], ResultT]) -> ResultT:
     """Run a transaction again if it violates a unique constraint because of a concurrent one.
 

@@ -78,6 +78,10 @@ DETAILS: Mapping[str, str] = {
     "image-too-complex": _(
         "The image (%(media_type)s) needs too much work to decode. Save it again with usual settings."
     ),
+    "inspection-removed": _(
+        "The inspection %(inspection_id)s is no longer stored: records of its time were removed, because they are kept "
+        "for a limited time. If it is needed, a backup of the database may contain it."
+    ),
     "insufficient-scope": _(
         "Your account may not do this: it needs the right %(required)s. An administrator can create an account "
         "with another role."

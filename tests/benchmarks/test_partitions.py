@@ -7,7 +7,19 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from benchmarks.partitions import MONTH, REST, TABLE, Definitions, attach, drop, id_at, join, partitions, split
+from benchmarks.partitions import (
+    MONTH,
+    REST,
+    TABLE,
+    Definitions,
+    attach,
+    drop,
+    id_at,
+    join,
+    partitions,
+    remove_in_pieces,
+    split,
+)
 from benchmarks.query_pages import START, fill
 from service.store.database import make_engine
 from service.store.inspection_filter import InspectionFilter
@@ -89,4 +101,18 @@ def test_a_month_leaves_with_what_refers_to_it_and_a_wrong_clock_has_a_partition
         moved = {"new": id_at(datetime.now(UTC) + timedelta(days=36_500)), "old": left[0]}
         connection.execute(sa.text("UPDATE inspections SET id = :new WHERE id = :old"), moved)
         assert connection.scalar(sa.text(f"SELECT count(*) FROM {REST}")) == 1  # noqa: S608
+    engine.dispose()
+
+
+@pytest.mark.slow
+def test_rows_are_put_back_after_their_removal_in_pieces(postgres_url: str) -> None:
+    engine = make_engine(postgres_url)
+    fill(engine, ROWS)
+    before = ids(engine)
+    found = remove_in_pieces(engine, START + MONTH)
+    assert found["wal_mb"] > 0
+    assert 0 < found["longest_ms"] <= 1000 * found["seconds"]
+    assert ids(engine) == before
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM record_removals")) == 0
     engine.dispose()

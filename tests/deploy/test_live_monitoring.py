@@ -174,7 +174,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with receive() as delivered, receive() as failing:
         failing.default = Reply(500)
         write_sinks(folder / "sinks.toml", delivered, failing)
-        settings = {"provider": "cpu", "sinks": str(folder / "sinks.toml")}
+        settings = {"provider": "cpu", "sinks": str(folder / "sinks.toml"), "retention_interval_s": "1"}
         with service_process(models, data, settings) as service:
             config = config_for(folder / "prometheus", service.url.removeprefix("http://"), scrape_key)
             with (

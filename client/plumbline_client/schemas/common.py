@@ -54,6 +54,16 @@ class ResponseModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+RecordsRemovedUntil = Annotated[
+    datetime | None,
+    Field(
+        description="Time of the newest record that was removed for its age (`PLUMBLINE_RECORD_DAYS`), if it is in the "
+        "period or later. Figures about the time up to it are incomplete: they lack the removed records, and contain "
+        "those that are kept, such as reviewed ones. Null if no record of the period was removed."
+    ),
+]
+
+
 def _to_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from plumbline_client.schemas.common import LABEL_PATTERN, Label, ResponseModel, UtcDatetime
+from plumbline_client.schemas.common import LABEL_PATTERN, Label, RecordsRemovedUntil, ResponseModel, UtcDatetime
 from plumbline_client.schemas.inspection import InspectionLabel
 from plumbline_client.schemas.sections import DecisionName
 from plumbline_client.schemas.violations import violated
@@ -224,3 +224,4 @@ class InspectionSummary(ResponseModel):
     groups: list[SummaryGroup] = Field(
         description="Periods in the order of time, including those without inspections; names in alphabetical order."
     )
+    records_removed_until: RecordsRemovedUntil = None

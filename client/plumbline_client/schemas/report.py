@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from plumbline_client.schemas.common import LABEL_PATTERN, Label, ResponseModel, UtcDatetime
+from plumbline_client.schemas.common import LABEL_PATTERN, Label, RecordsRemovedUntil, ResponseModel, UtcDatetime
 from plumbline_client.schemas.drift import DriftAlarm
 from plumbline_client.schemas.recipe import RecipeDifference
 from plumbline_client.schemas.records import DecisionCounts, SummaryGroup
@@ -173,3 +173,4 @@ class ShiftReport(ResponseModel):
     )
     are_alarms_cut: bool = Field(description="Whether there were more drift alarms; the newest ones are listed.")
     processing_time: ProcessingTime | None = Field(description="Null without a judged inspection.")
+    records_removed_until: RecordsRemovedUntil = None

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from plumbline_client.schemas.common import Author, Label, ResponseModel, Sentence
+from plumbline_client.schemas.common import Author, Label, RecordsRemovedUntil, ResponseModel, Sentence
 from plumbline_client.schemas.inspection import InspectionLabel, Links, VerdictName
 from plumbline_client.schemas.sections import DecisionName
 from plumbline_client.schemas.violations import violated
@@ -126,6 +126,7 @@ class ReviewPeriod(ResponseModel):
         description="Whether the period has more inspections than are considered; these are the newest ones."
     )
     strata: list[StratumFacts]
+    records_removed_until: RecordsRemovedUntil = None
 
 
 class ReviewQueue(ReviewPeriod):

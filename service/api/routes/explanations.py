@@ -27,6 +27,7 @@ from service.store.errors import (
     UnknownInspection,
     UnknownRevision,
 )
+from service.store.record_removal.errors import InspectionRemoved
 
 router = APIRouter(tags=["inspections"])
 _MAX_SIDE = 2**24
@@ -37,9 +38,10 @@ _MAX_SIDE = 2**24
     operation_id="explain_inspection",
     summary="Explain a decision",
     responses=problem_responses(
-        UnknownInspection, InvalidRequest, StoreUnavailable, ArtefactGone, StoredImageUnreadable, NotJudged,
-        NoExplanation, ExplanationDiffers, UnknownBundle, UnknownRevision, BundleInvalid, BundleIntegrity, BundleSchema,
-        ParityFailure, ProviderUnavailable, QueueFull, DeadlineExceeded, ShuttingDown, BundleStoreUnavailable,
+        UnknownInspection, InspectionRemoved, InvalidRequest, StoreUnavailable, ArtefactGone, StoredImageUnreadable,
+        NotJudged, NoExplanation, ExplanationDiffers, UnknownBundle, UnknownRevision, BundleInvalid, BundleIntegrity,
+        BundleSchema, ParityFailure, ProviderUnavailable, QueueFull, DeadlineExceeded, ShuttingDown,
+        BundleStoreUnavailable,
     ),
 )  # fmt: skip
 @requires("inspect")

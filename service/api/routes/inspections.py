@@ -48,6 +48,7 @@ from service.store.errors import (
     StoreUnavailable,
     UnknownInspection,
 )
+from service.store.record_removal.errors import InspectionRemoved
 
 router = APIRouter(tags=["inspections"])
 
@@ -60,7 +61,7 @@ REPLAYED_HEADER = {
         "schema": {"type": "string"},
     }
 }
-_ID_ERRORS = (UnknownInspection, InvalidRequest, StoreUnavailable)
+_ID_ERRORS = (UnknownInspection, InspectionRemoved, InvalidRequest, StoreUnavailable)
 _DRAWING_ERRORS = (ArtefactGone, StoredImageUnreadable, QueueFull, DeadlineExceeded)
 _FORM = {
     "type": "object",

@@ -20,6 +20,7 @@ from service.errors import DeadlineExceeded, InvalidRequest, QueueFull
 from service.schemas.inspection import PreviewLayer
 from service.serving.previews import MEDIA_TYPES
 from service.store.errors import ArtefactGone, StoredImageUnreadable, StoreUnavailable, UnknownInspection
+from service.store.record_removal.errors import InspectionRemoved
 
 router = APIRouter(tags=["inspections"])
 
@@ -41,6 +42,7 @@ _KEPT = "private, max-age=86400, immutable"
         304: {"description": "The client has this preview already."},
         **problem_responses(
             UnknownInspection,
+            InspectionRemoved,
             InvalidRequest,
             StoreUnavailable,
             ArtefactGone,

@@ -51,6 +51,7 @@ from service.serving.records import PartRecord
 from service.store.audit import Actor
 from service.store.errors import ArtefactGone, NotJudged, StoreUnavailable, UnknownInspection
 from service.store.inspections import Selection
+from service.store.record_removal.errors import InspectionRemoved
 from service.untrusted_zip import MEDIA_TYPE as ZIP
 
 router = APIRouter(prefix="/v1/products", tags=["proposals"])
@@ -83,9 +84,9 @@ _ERRORS: tuple[Any, ...] = (UnknownProduct, InvalidRequest, StoreUnavailable)
     responses={
         201: {"headers": location_header("the stored proposal")},
         **problem_responses(
-            *_ERRORS, UnknownInspection, NotJudged, ArtefactGone, BodyTooLarge, TooManyImages, BadArchive,
-            UnsupportedMediaType, RequestTimeout, InvalidRecipe, ScoreNotFinite, QueueFull, DeadlineExceeded,
-            ShuttingDown, ProposalsBusy, ProductNotReady,
+            *_ERRORS, UnknownInspection, InspectionRemoved, NotJudged, ArtefactGone, BodyTooLarge, TooManyImages,
+            BadArchive, UnsupportedMediaType, RequestTimeout, InvalidRecipe, ScoreNotFinite, QueueFull,
+            DeadlineExceeded, ShuttingDown, ProposalsBusy, ProductNotReady,
         ),
     },
 )  # fmt: skip

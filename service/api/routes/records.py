@@ -74,6 +74,7 @@ async def summarise_inspections(
         until=found.until,
         total=to_counts(total),
         groups=to_groups(found),
+        records_removed_until=found.records_removed_until,
     )
 
 

@@ -23,6 +23,7 @@ from service.store.errors import (
     UnknownInspection,
     UnknownRevision,
 )
+from service.store.record_removal.errors import InspectionRemoved
 
 router = APIRouter(tags=["inspections"])
 
@@ -32,9 +33,9 @@ router = APIRouter(tags=["inspections"])
     operation_id="replay_inspection",
     summary="Replay an inspection",
     responses=problem_responses(
-        UnknownInspection, UnknownBundle, UnknownRevision, InvalidRequest, ArtefactGone, NotJudged, BundleInvalid,
-        BundleIntegrity, BundleSchema, ParityFailure, ScoreNotFinite, ProviderUnavailable, ReplayBusy, StoreUnavailable,
-        StoredImageUnreadable, BundleStoreUnavailable,
+        UnknownInspection, InspectionRemoved, UnknownBundle, UnknownRevision, InvalidRequest, ArtefactGone, NotJudged,
+        BundleInvalid, BundleIntegrity, BundleSchema, ParityFailure, ScoreNotFinite, ProviderUnavailable, ReplayBusy,
+        StoreUnavailable, StoredImageUnreadable, BundleStoreUnavailable,
     ),
 )  # fmt: skip
 @requires("engineer")

@@ -36,12 +36,13 @@ from service.serving.review_evaluation import PeriodRequest
 from service.serving.review_export import ExportTask
 from service.serving.reviews import as_reviewer
 from service.store.errors import StoreUnavailable, UnknownInspection
+from service.store.record_removal.errors import InspectionRemoved
 from service.store.reviews import ReviewDraft
 from service.untrusted_zip import MEDIA_TYPE as ZIP
 
 router = APIRouter(tags=["reviews"])
 
-_ERRORS = (UnknownInspection, InvalidRequest, StoreUnavailable)
+_ERRORS = (UnknownInspection, InspectionRemoved, InvalidRequest, StoreUnavailable)
 _REPORT_ERRORS = (UnknownProduct, InvalidRequest, ReviewsBusy, StoreUnavailable)
 _MAX_SAMPLE = 10_000
 

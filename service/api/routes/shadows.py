@@ -20,6 +20,7 @@ from service.inspection.errors import AreaMismatch, ScoreNotFinite
 from service.inspection.heatmap.layer import LAYER_MEDIA_TYPE
 from service.schemas.common import LABEL_PATTERN
 from service.store.errors import ArtefactGone, NotJudged, StoredImageUnreadable, StoreUnavailable, UnknownInspection
+from service.store.record_removal.errors import InspectionRemoved
 
 router = APIRouter(tags=["bundles"])
 
@@ -34,7 +35,7 @@ router = APIRouter(tags=["bundles"])
             "The heatmap alone as PNG with transparency, on the scale of the shadow bundle.", (LAYER_MEDIA_TYPE,)
         ),
         **problem_responses(
-            UnknownInspection, InvalidRequest, NotJudged, ShadowNotLoaded, ArtefactGone,
+            UnknownInspection, InspectionRemoved, InvalidRequest, NotJudged, ShadowNotLoaded, ArtefactGone,
             StoredImageUnreadable, AreaMismatch, ScoreNotFinite, QueueFull, DeadlineExceeded, ShuttingDown,
             StoreUnavailable,
         ),

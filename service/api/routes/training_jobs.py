@@ -56,6 +56,7 @@ from service.store.errors import (
     UnknownInspection,
     UnknownTrainingJob,
 )
+from service.store.record_removal.errors import InspectionRemoved
 from service.store.training.records import JobEnd, JobProgress
 from service.untrusted_zip import MEDIA_TYPE as ZIP
 
@@ -90,9 +91,9 @@ _JOB_ERRORS = (*_ERRORS, UnknownTrainingJob)
     responses={
         202: {"description": "The training job is queued.", "headers": location_header("the training job")},
         **problem_responses(
-            *_ERRORS, UnknownProduct, UnknownInspection, ArtefactGone, StoredImageUnreadable, BodyTooLarge,
-            TooManyImages, BadArchive, UnsupportedMediaType, RequestTimeout, MemoryBudgetExceeded, DeadlineExceeded,
-            GoodImagesBusy, TrainingStorageFull,
+            *_ERRORS, UnknownProduct, UnknownInspection, InspectionRemoved, ArtefactGone, StoredImageUnreadable,
+            BodyTooLarge, TooManyImages, BadArchive, UnsupportedMediaType, RequestTimeout, MemoryBudgetExceeded,
+            DeadlineExceeded, GoodImagesBusy, TrainingStorageFull,
         ),
     },
 )  # fmt: skip

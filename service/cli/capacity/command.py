@@ -29,7 +29,8 @@ def capacity(
     hours: Annotated[float, typer.Option(min=_MIN, max=24, help="Hours per day with images.")] = Plant.hours,
     keep_days: Annotated[float, typer.Option(min=0, help="Days that images and maps are kept.")] = Plant.keep_days,
     record_years: Annotated[
-        float, typer.Option(min=0, help="Years of records that the disk has to hold.")
+        float,
+        typer.Option(min=0, help="Years of records that the disk has to hold; PLUMBLINE_RECORD_DAYS limits them."),
     ] = Plant.record_years,
     machines: Annotated[int, typer.Option(min=1, help="Machines that inspect.")] = Plant.machines,
     cores: Annotated[int, typer.Option(min=1, help="Cores of each.")] = Plant.cores,

@@ -81,7 +81,7 @@ class Plant:
         image: The costs of an image.
         hours: Hours per day in which images come.
         keep_days: Days that images and maps are kept.
-        record_years: Years of records that the disk of the database has to hold; the service removes none.
+        record_years: Years of records that the disk of the database has to hold, as PLUMBLINE_RECORD_DAYS limits them.
         machines: Number of machines that inspect.
         cores: Cores of each.
         memory_gib: Memory of each.

@@ -8,6 +8,7 @@ from service.store.models.drift import DriftAlarmRow, DriftPositionRow, DriftStr
 from service.store.models.inspections import IdempotencyRow, InspectionRow, ShadowRow
 from service.store.models.outbox import OutboxRow
 from service.store.models.recipes import BundleChoiceRow, ProposalRow, RecipeRow
+from service.store.models.removals import RecordRemovalRow
 from service.store.models.reviews import InspectionLabelRow, ReviewRow
 from service.store.models.schema import SchemaCompatibilityRow
 from service.store.models.training import TrainingImageRow, TrainingJobRow
@@ -28,6 +29,7 @@ __all__ = [
     "AccountRow",
     "SessionRow",
     "LoginAttemptRow",
+    "RecordRemovalRow",
     "ReviewRow",
     "InspectionLabelRow",
     "DriftPositionRow",

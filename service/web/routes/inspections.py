@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
@@ -72,6 +73,7 @@ def inspections_page(
         newer=search.url(LIST, after=items[0].id) if items and not is_newest else None,
         newest=None if is_newest else search.url(LIST),
         older=None if page.next_cursor is None else search.url(LIST, before=page.next_cursor),
+        removed_until=None if page.next_cursor else inspections.records_removed_until(which),
         **context,
     )
 
@@ -92,10 +94,12 @@ async def counts_part(
         return Response(status_code=204)
     which = inspection_filter(search.query, principal)
     counts: dict[str, int] | None = None
+    removed_until: datetime | None = None
     problem: str | None = None
     try:
         disconnected = partial(wait_for_disconnect, request.receive)
         found = await summaries.summarise(which, SummaryOptions("product", pages.zone, ()), client, disconnected)
+        removed_until = found.records_removed_until
         counts = dict.fromkeys(("pass", "review", "fail", "invalid"), 0)
         for group in found.groups:
             for name, number in group.counts.items():
@@ -108,6 +112,7 @@ async def counts_part(
         request,
         "inspections_counts.html",
         counts=counts,
+        removed_until=removed_until,
         retry=search.url(f"{LIST}:counts"),
         problem=problem,
         default_days=DEFAULT_SPAN.days if which.since is None else None,
