@@ -1,0 +1,119 @@
+"""Measure what Ray Serve adds to an inspection, and to which replicas it sends the runs of one product.
+
+    python -m benchmarks.ray_serve --models models --product washer
+
+Everything is on this machine, with SQLite, one replica of `Ingress` and two of `Inspector`.
+
+Latency: one client sends the same image in turn to `plumbline serve` (`single`) and through Ray (`ray`), first a JPEG
+of 1024 x 1024 pixels, then a PNG of noise of about 5 MB, which the quality check rejects, so no graph runs. The order
+alternates, so other load on the machine affects both alike; the differences are taken within a turn.
+
+Spread: `--clients` clients without pauses send images of one product for `--seconds`. The share of each replica of
+`Inspector` follows from the processor time that it used, with the shipped `max_ongoing_requests` and with one that is
+never reached. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import typer
+
+from benchmarks.load import good_jpeg
+from benchmarks.replicas import added_interval, measure_latency
+from service.inspection.runtime.configure import configure
+from tests.ray_serve import RayService, ray_serve_process
+from tests.running_service import encode
+from tests.serving import service_process
+
+_LARGE_SIDE = 1290
+_NEVER_REACHED = 100
+
+
+def large_png() -> bytes:
+    """Return a PNG of noise, about 5 MB."""
+    return encode(np.random.default_rng(0).integers(0, 256, (_LARGE_SIDE, _LARGE_SIDE, 3), dtype=np.uint8))
+
+
+def processor_seconds(ray: RayService) -> dict[int, float]:
+    """Return the processor time of the replicas of `Inspector` by process, in seconds."""
+    return {process.pid: sum(process.cpu_times()[:2]) for process in ray.replicas("Inspector")}
+
+
+def measure_spread(ray: RayService, path: str, image: bytes, clients: int, seconds: float) -> dict[str, Any]:
+    """Send images of one product and return rate and shares of the replicas of `Inspector`.
+
+    Args:
+        ray: The running application.
+        path: Path of the product's inspections.
+        image: The image to send.
+        clients: Clients without pauses.
+        seconds: Duration.
+    """
+    counts = [0] * clients
+    until = time.monotonic() + seconds
+
+    def send(number: int) -> None:
+        with httpx.Client(base_url=ray.url, timeout=60) as client:
+            while time.monotonic() < until:
+                response = client.post(path, content=image, headers={"content-type": "image/jpeg"})
+                counts[number] += response.status_code == 201
+
+    before = processor_seconds(ray)
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    used = sorted((after - before.get(pid, 0.0) for pid, after in processor_seconds(ray).items()), reverse=True)
+    shares = [round(one / sum(used), 2) for one in used]
+    return {"clients": clients, "inspections_per_s": round(sum(counts) / seconds, 1), "shares": shares}
+
+
+def main(
+    product: Annotated[str, typer.Option(help="Product to inspect.")],
+    models: Annotated[Path, typer.Option(help="Model repository.")] = Path("models"),
+    turns: Annotated[int, typer.Option(min=20, help="Turns of the latency.")] = 200,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Duration of each spread.")] = 10.0,
+    clients: Annotated[int, typer.Option(min=1, help="Clients of the spread.")] = 8,
+) -> None:
+    """Compare the application on Ray Serve with a single process."""
+    configure()
+    models, path = models.absolute(), f"/v1/products/{product}/inspections"
+    image = good_jpeg(models, product)
+    settings = {"provider": "cpu"}
+    report: dict[str, Any] = {"product": product, "turns": turns, "latency_ms": {}, "spread": []}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        single = stack.enter_context(service_process(models, folder / "single", settings))
+        single.wait_until(200)
+        ray = stack.enter_context(ray_serve_process(models, folder / "ray", settings))
+        for name, sent in (("jpeg", image), ("png_5_mb", large_png())):
+            found = measure_latency([single.url, ray.url], product, sent, turns)
+            medians = [round(1000 * float(value), 2) for value in np.median(found, axis=0)]
+            added = [round(1000 * value, 2) for value in added_interval(found, 1, 0)]
+            report["latency_ms"][name] = {
+                "bytes": len(sent), "single": medians[0], "ray": medians[1],
+                "added": added[0], "added_95": added[1:],
+            }  # fmt: skip
+    for places in (None, _NEVER_REACHED):
+        with (
+            tempfile.TemporaryDirectory() as data,
+            ray_serve_process(models, Path(data), settings, places=places) as ray,
+        ):
+            for count in (1, clients):
+                spread = measure_spread(ray, path, image, count, seconds)
+                report["spread"].append({"max_ongoing_requests": places or "shipped"} | spread)
+    typer.echo(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)
