@@ -28,6 +28,12 @@ from tests.serving import ROOT
 CONFIGURATION = ROOT / "deploy" / "ray" / "serve.yaml"
 START_TIMEOUT_S = 300.0
 OBJECT_STORE_BYTES = 80 * 2**20
+RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # On a busy machine, the processes that Ray starts take longer than it waits for them by default.
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_raylet_start_wait_time_s": "300",
+}
 CORES = 2
 RESERVED_CORES = 0.25
 """Cores that Ray reserves for a replica, so that all of them and the task that builds the application fit."""
@@ -69,7 +75,7 @@ class RayService:
         """Return what the processes of Ray have logged, for messages of failed tests."""
         texts = []
         for file in sorted(self.folder.glob("session_latest/logs/**/*")):
-            if file.is_file() and ("serve" in file.parent.name or file.suffix == ".err"):
+            if file.is_file() and ("serve" in file.parent.name or file.suffix == ".err" or "agent" in file.name):
                 texts.append(f"--- {file.name}\n{file.read_text(errors='replace')[-3000:]}")
         return "\n".join(texts)
 
@@ -128,7 +134,8 @@ def ray_serve_process(
         process = subprocess.Popen(
             command,
             env=inherited
-            | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client")]), "RAY_USAGE_STATS_ENABLED": "0"}
+            | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client")])}
+            | RAY_VARIABLES
             | {f"PLUMBLINE_{name}".upper(): value for name, value in given.items()}
             | dict(variables or {}),
             cwd=ROOT,
@@ -190,7 +197,8 @@ def _drive(folder: str) -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         log_to_driver=False,
         configure_logging=False,
-        _node_ip_address="127.0.0.1",
+        # Ray replaces 127.0.0.1 by an address that others can reach.
+        _node_ip_address="127.0.0.2",
         _temp_dir=folder,
     )
     # As `serve run` does with a configuration file.

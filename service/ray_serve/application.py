@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 
 from service.ray_serve.arguments import Arguments
 from service.ray_serve.ingress import Ingress
@@ -22,6 +22,6 @@ def build(args: dict[str, Any]) -> Application:
         ValidationError: An argument is unknown or not valid.
     """
     arguments = Arguments.model_validate(args)
-    inspector = serve.deployment(inspector_class(arguments.graphs_per_inspector), name="Inspector")
-    ingress = serve.deployment(Ingress, name="Ingress")
+    inspector: Deployment = serve.deployment(name="Inspector")(inspector_class(arguments.graphs_per_inspector))
+    ingress: Deployment = serve.deployment(name="Ingress")(Ingress)
     return ingress.bind(inspector.bind(), arguments)

@@ -33,13 +33,24 @@ class InspectorReplica:
         if settings.threads is None:
             settings = settings.model_copy(update={"threads": _assigned_cores()})
         self._loader = GraphLoader(settings)
+        self._loading: dict[str, asyncio.Task[LeasedGraph]] = {}
 
     async def load(self, graph_id: str) -> LeasedGraph:
-        """Load a graph on a thread of its own."""
+        """Load a graph on a thread of its own.
+
+        A run that is cancelled because it took too long does not end the load: the next run needs the graph, too.
+        """
         from service.ray_serve.graph_id import GraphId
 
         graph = GraphId.parse(graph_id)
-        loaded = await asyncio.to_thread(self._loader.load, graph)
+        if graph_id not in self._loading:
+            self._loading[graph_id] = asyncio.create_task(asyncio.to_thread(self._loader.load, graph))
+        try:
+            loaded = await asyncio.shield(self._loading[graph_id])
+        except Exception:
+            self._loading.pop(graph_id, None)
+            raise
+        self._loading.pop(graph_id, None)
         log.info("graph loaded", product=graph.product, version=graph.version, provider=loaded.facts.provider)
         return loaded
 
@@ -72,7 +83,7 @@ def inspector_class(graphs: int) -> type[InspectorReplica]:
     """
 
     class Inspector(InspectorReplica):
-        @serve.multiplexed(max_num_models_per_replica=graphs)
+        @serve.multiplexed(max_num_models_per_replica=graphs)  # type: ignore[untyped-decorator]
         async def graph(self, graph_id: str) -> LeasedGraph:
             return await self.load(graph_id)
 
@@ -81,5 +92,5 @@ def inspector_class(graphs: int) -> type[InspectorReplica]:
 
 def _assigned_cores() -> int:
     """Return the number of cores that Ray reserved for this replica, at least 1."""
-    resources: dict[str, Any] = ray.get_runtime_context().get_assigned_resources()
+    resources: dict[str, Any] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
     return max(1, int(resources.get("CPU", 1)))

@@ -116,7 +116,7 @@ def _call(method: DeploymentHandle[Any], *arguments: Any, timeout_s: float) -> A
         try:
             return response.result(timeout_s=remaining_s)
         except TimeoutError:
-            response.cancel()
+            response.cancel()  # type: ignore[no-untyped-call]
             break
         except RayTaskError as error:
             cause = error.cause

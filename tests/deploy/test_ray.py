@@ -63,11 +63,11 @@ def test_a_key_is_required_unless_the_proxy_is_on_the_loopback(monkeypatch: pyte
 
 
 def test_the_configuration_of_the_tests_is_the_shipped_one_on_two_cores() -> None:
-    schema = ServeDeploySchema.model_validate(configuration(8000, ingresses=2, inspectors=2))
-    deployments = schema.applications[0].deployments
-    assert [(deployment.name, deployment.num_replicas) for deployment in deployments] == [
-        ("Ingress", 2),
-        ("Inspector", 2),
-    ]
-    reserved = sum(deployment.num_replicas * deployment.ray_actor_options.num_cpus for deployment in deployments)
+    config = configuration(8000, ingresses=2, inspectors=2)
+    ServeDeploySchema.model_validate(config)
+    deployments = config["applications"][0]["deployments"]
+    assert {deployment["name"]: deployment["num_replicas"] for deployment in deployments} == dict.fromkeys(
+        ("Ingress", "Inspector"), 2
+    )
+    reserved = sum(one["num_replicas"] * one["ray_actor_options"]["num_cpus"] for one in deployments)
     assert reserved < CORES

@@ -61,7 +61,7 @@ def test_a_response_has_one_request_id(client: httpx.Client) -> None:
         "line-3"
     ]
     refused = client.get("/v1/inspections/none", headers={"x-request-id": "line-4"})
-    assert refused.json()["request_id"] == "line-4"
+    assert refused.json()["instance"].endswith(":line-4")
 
 
 def test_an_image_of_5_mb_passes_the_proxy(client: httpx.Client) -> None:
@@ -78,14 +78,13 @@ def test_runs_of_one_product_use_both_replicas_that_run_graphs(ray: RayService, 
     before = {process.pid: sum(process.cpu_times()[:2]) for process in ray.replicas("Inspector")}
     assert len(before) == 2
     give_up = time.monotonic() + DEADLINE_S
+    used = [0.0]
     with ThreadPoolExecutor(8) as pool:
-        while time.monotonic() < give_up:
+        while min(used) < 0.1:
+            assert time.monotonic() < give_up, used
             responses = list(pool.map(lambda _: inspect(client), range(40)))
             assert {response.status_code for response in responses} == {201}
             used = [sum(process.cpu_times()[:2]) - before[process.pid] for process in ray.replicas("Inspector")]
-            if min(used) > 0.1:
-                break
-    assert min(used) > 0.1, used
 
 
 def test_the_loss_of_a_replica_that_runs_graphs_loses_no_inspection(ray: RayService, client: httpx.Client) -> None:
@@ -103,10 +102,10 @@ def test_the_service_survives_the_loss_of_a_replica(ray: RayService, client: htt
     victim, other = ray.replicas("Ingress")
     victim.kill()
     give_up = time.monotonic() + DEADLINE_S
-    responses = []
-    while len(responses) < 10 or responses[-1].status_code != 201:
+    responses: list[httpx.Response] = []
+    while len(responses) < 10 or responses[-1].status_code >= 300:
         # Without a replica, or with one that has just died, Ray's proxy reports 500 or 503.
-        responses.append(inspect(client, **{"idempotency-key": "part-1"}))
+        responses.append(inspect(client, GOOD, **{"idempotency-key": "part-1"}))
         assert responses[-1].status_code in {200, 201, 500, 503}, responses[-1].text
         assert time.monotonic() < give_up, responses[-1].text
     answered = [response.json() for response in responses if response.status_code < 300]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.bundle.arrays import UInt8Image
 from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleIntegrity, BundleInvalid
 from service.deployment.errors import UnknownBundle
@@ -34,16 +35,16 @@ class GatedSession(GraphSession):
     def __init__(self, model: bytes, options: SessionOptions) -> None:
         super().__init__(model, options)
         self.entered, self.gate = threading.Event(), threading.Event()
-        self.is_closed = False
+        self.closed: list[bool] = []
 
-    def run(self, images: np.ndarray) -> GraphOutput:
+    def run(self, images: UInt8Image) -> GraphOutput:
         if self.armed:
             self.entered.set()
             assert self.gate.wait(10)
         return super().run(images)
 
     def close(self) -> None:
-        self.is_closed = True
+        self.closed.append(True)
         super().close()
 
 
@@ -70,11 +71,11 @@ def test_a_graph_that_leaves_is_closed_after_its_last_run(gated: tuple[LeasedGra
     thread.start()
     assert session.entered.wait(10)
     graph.retire()
-    assert not session.is_closed
+    assert session.closed == []
     assert graph.run(GRAY) is None  # the caller loads it again
     session.gate.set()
     thread.join(10)
-    assert session.is_closed
+    assert session.closed == [True]
     assert outputs[0] is not None
     assert outputs[0].maps.shape == (1, 16, 16)
 

@@ -62,10 +62,11 @@ def session_of(bundle: Bundle, run: Callable[..., Any], describe: Callable[[], A
     return RemoteSession(handle, bundle, CPU, open_timeout_s=5, run_timeout_s=0.5)
 
 
-def raised_there(error: Exception) -> RayTaskError:
+def raised_there(error: Exception) -> Exception:
     """Return what a handle raises for an error of the replica, after its way through pickle."""
-    failed = RayTaskError("run", f"Traceback: {error}", pickle.loads(pickle.dumps(error)))  # noqa: S301
-    exception: RayTaskError = failed.as_instanceof_cause()
+    make: Any = RayTaskError  # it has no annotations
+    failed = make("run", f"Traceback: {error}", pickle.loads(pickle.dumps(error)))  # noqa: S301
+    exception: Exception = failed.as_instanceof_cause()
     return exception
 
 
