@@ -9,8 +9,8 @@ of 1024 x 1024 pixels, then a PNG of noise of about 5 MB, which the quality chec
 alternates, so other load on the machine affects both alike; the differences are taken within a turn.
 
 Spread: `--clients` clients without pauses send images of one product for `--seconds`. The share of each replica of
-`Inspector` follows from the processor time that it used, with the shipped `max_ongoing_requests` and with one that is
-never reached. Prints JSON.
+`Inspector` in the runs follows from its log, with the shipped `max_ongoing_requests` and with one that is never
+reached. Prints JSON.
 """
 
 from __future__ import annotations
@@ -43,11 +43,6 @@ def large_png() -> bytes:
     return encode(np.random.default_rng(0).integers(0, 256, (_LARGE_SIDE, _LARGE_SIDE, 3), dtype=np.uint8))
 
 
-def processor_seconds(ray: RayService) -> dict[int, float]:
-    """Return the processor time of the replicas of `Inspector` by process, in seconds."""
-    return {process.pid: sum(process.cpu_times()[:2]) for process in ray.replicas("Inspector")}
-
-
 def measure_spread(ray: RayService, path: str, image: bytes, clients: int, seconds: float) -> dict[str, Any]:
     """Send images of one product and return rate and shares of the replicas of `Inspector`.
 
@@ -67,14 +62,14 @@ def measure_spread(ray: RayService, path: str, image: bytes, clients: int, secon
                 response = client.post(path, content=image, headers={"content-type": "image/jpeg"})
                 counts[number] += response.status_code == 201
 
-    before = processor_seconds(ray)
+    before = ray.runs()
     threads = [threading.Thread(target=send, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    used = sorted((after - before.get(pid, 0.0) for pid, after in processor_seconds(ray).items()), reverse=True)
-    shares = [round(one / sum(used), 2) for one in used]
+    runs = sorted((after - earlier for earlier, after in zip(before, ray.runs(), strict=True)), reverse=True)
+    shares = [round(one / sum(runs), 2) for one in runs]
     return {"clients": clients, "inspections_per_s": round(sum(counts) / seconds, 1), "shares": shares}
 
 

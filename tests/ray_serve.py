@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import yaml
 
@@ -37,6 +38,8 @@ RAY_VARIABLES = {
 CORES = 2
 RESERVED_CORES = 0.25
 """Cores that Ray reserves for a replica, so that all of them and the task that builds the application fit."""
+
+_IN_SUCCESSION = 20
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,20 @@ class RayService:
                 raise TimeoutError(f"{deployment} has {self.replicas(deployment)}")
             time.sleep(0.1)
 
+    def runs(self) -> list[int]:
+        """Return how many runs of graphs each replica of `Inspector` has completed, according to its log."""
+        logs = self.folder.glob("session_latest/logs/serve/replica_plumbline_Inspector_*.log")
+        return [log.read_text().count('"message": "CALL run OK') for log in sorted(logs)]
+
+    def wait_until_ready(self) -> None:
+        """Wait until /health/ready returns 200 many times in succession. Ray's proxy chooses a replica each time."""
+        in_succession, give_up = 0, time.monotonic() + START_TIMEOUT_S
+        while in_succession < _IN_SUCCESSION:
+            response = httpx.get(f"{self.url}/health/ready", timeout=START_TIMEOUT_S)
+            in_succession = in_succession + 1 if response.status_code == 200 else 0
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"/health/ready returns {response.status_code} {response.text}")
+
     def logs(self) -> str:
         """Return what the processes of Ray have logged, for messages of failed tests."""
         texts = []
@@ -91,6 +108,7 @@ def configuration(port: int, ingresses: int, inspectors: int, places: int | None
     """
     config: dict[str, Any] = yaml.safe_load(CONFIGURATION.read_text())
     config["http_options"] |= {"host": "127.0.0.1", "port": port}
+    config["logging_config"] |= {"enable_access_log": True}
     (application,) = config["applications"]
     application["args"] |= {"loopback_only": True}
     for deployment in application["deployments"]:
@@ -203,7 +221,11 @@ def _drive(folder: str) -> None:
     )
     # As `serve run` does with a configuration file.
     schema = ServeDeploySchema.model_validate(config)
-    client = serve_start(http_options=schema.http_options.model_dump(), proxy_location=schema.proxy_location)
+    client = serve_start(
+        http_options=schema.http_options.model_dump(),
+        proxy_location=schema.proxy_location,
+        global_logging_config=schema.logging_config,
+    )
     client.deploy_apps(schema)
     while (application := serve.status().applications.get("plumbline")) is None or application.status not in {
         ApplicationStatus.RUNNING,

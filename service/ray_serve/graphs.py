@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -124,3 +126,33 @@ class GraphLoader:
         self._source.close()
         if self._database is not None:
             self._database.dispose()
+
+
+class GraphLoads:
+    """Loads graphs on threads, each once for all that wait for it.
+
+    A load continues if the one who waits for it gives up, for example because a run took too long: the next one needs
+    the graph, too, and gets it at once.
+
+    Args:
+        load: Loads a graph.
+    """
+
+    def __init__(self, load: Callable[[GraphId], LeasedGraph]) -> None:
+        self._load = load
+        self._tasks: dict[GraphId, asyncio.Task[LeasedGraph]] = {}
+
+    async def load(self, graph: GraphId) -> LeasedGraph:
+        """Return a graph that was loaded.
+
+        Raises:
+            Exception: What `load` raises.
+        """
+        if graph not in self._tasks:
+            self._tasks[graph] = asyncio.create_task(asyncio.to_thread(self._load, graph))
+        task = self._tasks[graph]
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if task.done():
+                self._tasks.pop(graph, None)

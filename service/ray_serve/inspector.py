@@ -24,7 +24,7 @@ class InspectorReplica:
         # Ray imports this module in further processes, which do not need ONNX Runtime.
         from service.inspection.runtime.configure import configure
         from service.monitoring.logs import configure_logging
-        from service.ray_serve.graphs import GraphLoader
+        from service.ray_serve.graphs import GraphLoader, GraphLoads
         from service.settings import Settings
 
         settings = Settings()
@@ -32,25 +32,14 @@ class InspectorReplica:
         configure_logging(settings)
         if settings.threads is None:
             settings = settings.model_copy(update={"threads": _assigned_cores()})
-        self._loader = GraphLoader(settings)
-        self._loading: dict[str, asyncio.Task[LeasedGraph]] = {}
+        self._loads = GraphLoads(GraphLoader(settings).load)
 
     async def load(self, graph_id: str) -> LeasedGraph:
-        """Load a graph on a thread of its own.
-
-        A run that is cancelled because it took too long does not end the load: the next run needs the graph, too.
-        """
+        """Load a graph."""
         from service.ray_serve.graph_id import GraphId
 
         graph = GraphId.parse(graph_id)
-        if graph_id not in self._loading:
-            self._loading[graph_id] = asyncio.create_task(asyncio.to_thread(self._loader.load, graph))
-        try:
-            loaded = await asyncio.shield(self._loading[graph_id])
-        except Exception:
-            self._loading.pop(graph_id, None)
-            raise
-        self._loading.pop(graph_id, None)
+        loaded = await self._loads.load(graph)
         log.info("graph loaded", product=graph.product, version=graph.version, provider=loaded.facts.provider)
         return loaded
 

@@ -44,6 +44,15 @@ def inspect(client: httpx.Client, image: bytes = GOOD, **headers: str) -> httpx.
     return client.post(INSPECT, content=image, headers=IMAGE | headers)
 
 
+def inspect_as_camera(client: httpx.Client, image: bytes = GOOD) -> httpx.Response:
+    """Send an image until it is accepted. On a busy machine, its body may reach the replica late (408)."""
+    give_up = time.monotonic() + DEADLINE_S
+    while True:
+        response = inspect(client, image)
+        if response.status_code not in {408, 503} or time.monotonic() > give_up:
+            return response
+
+
 def test_images_are_inspected_and_replayed_to_the_last_bit(client: httpx.Client) -> None:
     good, bad = inspect(client), inspect(client, BAD)
     assert (good.status_code, good.json()["decision"]) == (201, "pass"), good.text
@@ -74,31 +83,29 @@ def test_an_image_of_5_mb_passes_the_proxy(client: httpx.Client) -> None:
 
 
 def test_runs_of_one_product_use_both_replicas_that_run_graphs(ray: RayService, client: httpx.Client) -> None:
-    # One camera: Ray sends each run to the replica that has the graph. Many at the same time exceed its places.
-    before = {process.pid: sum(process.cpu_times()[:2]) for process in ray.replicas("Inspector")}
-    assert len(before) == 2
+    # Ray sends a run to a replica that has the graph, as long as that accepts it.
     give_up = time.monotonic() + DEADLINE_S
-    used = [0.0]
+    before = sum(ray.runs())
     with ThreadPoolExecutor(8) as pool:
-        while min(used) < 0.1:
-            assert time.monotonic() < give_up, used
-            responses = list(pool.map(lambda _: inspect(client), range(40)))
+        while (runs := ray.runs()) and (sum(runs) < before + 40 or min(runs) < sum(runs) / 10):
+            assert time.monotonic() < give_up, runs
+            responses = list(pool.map(lambda _: inspect_as_camera(client), range(40)))
             assert {response.status_code for response in responses} == {201}
-            used = [sum(process.cpu_times()[:2]) - before[process.pid] for process in ray.replicas("Inspector")]
+    assert len(runs) == 2
 
 
 def test_the_loss_of_a_replica_that_runs_graphs_loses_no_inspection(ray: RayService, client: httpx.Client) -> None:
     victim, other = ray.replicas("Inspector")
     with ThreadPoolExecutor(4) as pool:
-        pending = [pool.submit(inspect, client, BAD) for _ in range(20)]
+        pending = [pool.submit(inspect_as_camera, client, BAD) for _ in range(20)]
         victim.kill()
-        responses = [one.result() for one in pending] + [inspect(client, BAD)]
+        responses = [one.result() for one in pending] + [inspect_as_camera(client, BAD)]
     assert {(response.status_code, response.json().get("decision")) for response in responses} == {(201, "fail")}
     ray.wait_for_replicas("Inspector", 1, besides=(victim.pid, other.pid))
 
 
 def test_the_service_survives_the_loss_of_a_replica(ray: RayService, client: httpx.Client) -> None:
-    before = inspect(client).json()
+    before = inspect_as_camera(client).json()
     victim, other = ray.replicas("Ingress")
     victim.kill()
     give_up = time.monotonic() + DEADLINE_S
@@ -106,7 +113,7 @@ def test_the_service_survives_the_loss_of_a_replica(ray: RayService, client: htt
     while len(responses) < 10 or responses[-1].status_code >= 300:
         # Without a replica, or with one that has just died, Ray's proxy reports 500 or 503.
         responses.append(inspect(client, GOOD, **{"idempotency-key": "part-1"}))
-        assert responses[-1].status_code in {200, 201, 500, 503}, responses[-1].text
+        assert responses[-1].status_code in {200, 201, 408, 500, 503}, responses[-1].text
         assert time.monotonic() < give_up, responses[-1].text
     answered = [response.json() for response in responses if response.status_code < 300]
     assert len({verdict["id"] for verdict in answered}) == 1

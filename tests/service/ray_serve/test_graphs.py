@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.engine import Engine
 from service.inspection.runtime.session import GraphOutput, GraphSession, Session, SessionOptions
 from service.ray_serve.graph_id import GraphId
-from service.ray_serve.graphs import GraphLoader, LeasedGraph
+from service.ray_serve.graphs import GraphLoader, GraphLoads, LeasedGraph
 from service.settings import Settings
 from tests.bundles import part, write_tiny_bundle
 
@@ -109,6 +110,48 @@ def test_a_loaded_graph_returns_the_results_of_the_graph(
         graph.retire()
     finally:
         loader.close()
+
+
+def test_a_load_continues_if_the_run_that_needs_it_is_cancelled(
+    gated: tuple[LeasedGraph, GatedSession], tiny_bundle: Bundle
+) -> None:
+    started, may_end = threading.Event(), threading.Event()
+    loaded: list[GraphId] = []
+
+    def load(graph: GraphId) -> LeasedGraph:
+        started.set()
+        assert may_end.wait(10)
+        loaded.append(graph)
+        return gated[0]
+
+    async def use() -> list[LeasedGraph]:
+        loads, graph = GraphLoads(load), GraphId.of(tiny_bundle)
+        cancelled = asyncio.create_task(loads.load(graph))
+        await asyncio.to_thread(started.wait, 10)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        waiting = [asyncio.create_task(loads.load(graph)) for _ in range(2)]
+        may_end.set()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(use()) == [gated[0], gated[0]]
+    assert loaded == [GraphId.of(tiny_bundle)]
+
+
+def test_a_load_that_failed_is_tried_again(tiny_bundle: Bundle) -> None:
+    errors = [BundleInvalid(tiny_bundle.path, "first."), BundleInvalid(tiny_bundle.path, "second.")]
+
+    def load(_graph: GraphId) -> LeasedGraph:
+        raise errors.pop(0)
+
+    async def use() -> None:
+        loads = GraphLoads(load)
+        for message in ("first", "second"):
+            with pytest.raises(BundleInvalid, match=message):
+                await loads.load(GraphId.of(tiny_bundle))
+
+    asyncio.run(use())
 
 
 def test_what_is_not_the_named_bundle_is_not_loaded(tiny_bundle: Bundle, tiny_models: Path, tmp_path: Path) -> None:
