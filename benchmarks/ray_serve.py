@@ -6,7 +6,8 @@ Everything is on this machine, with SQLite, one replica of `Ingress` and two of 
 
 Latency: one client sends the same image in turn to `plumbline serve` (`single`) and through Ray (`ray`), first a JPEG
 of 1024 x 1024 pixels, then a PNG of noise of about 5 MB, which the quality check rejects, so no graph runs. The order
-alternates, so other load on the machine affects both alike; the differences are taken within a turn.
+alternates, so other load on the machine affects both alike; the differences are taken within a turn. `processor_ms` is
+the processor time of one request: of the process, or of Ray's proxy and all replicas.
 
 Spread: `--clients` clients without pauses send images of one product for `--seconds`. The share of each replica of
 `Inspector` in the runs follows from its log, with the shipped `max_ongoing_requests` and with one that is never
@@ -19,16 +20,19 @@ import json
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import numpy as np
+import psutil
 import typer
 
 from benchmarks.load import good_jpeg
-from benchmarks.replicas import added_interval, measure_latency
+from benchmarks.replicas import WARM_UP, added_interval, measure_latency
 from service.inspection.runtime.configure import configure
 from tests.ray_serve import RayService, ray_serve_process
 from tests.running_service import encode
@@ -41,6 +45,11 @@ _NEVER_REACHED = 100
 def large_png() -> bytes:
     """Return a PNG of noise, about 5 MB."""
     return encode(np.random.default_rng(0).integers(0, 256, (_LARGE_SIDE, _LARGE_SIDE, 3), dtype=np.uint8))
+
+
+def processor_seconds(processes: Sequence[psutil.Process]) -> float:
+    """Return the processor time that processes have used so far, in seconds."""
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 def measure_spread(ray: RayService, path: str, image: bytes, clients: int, seconds: float) -> dict[str, Any]:
@@ -91,13 +100,18 @@ def main(
         single = stack.enter_context(service_process(models, folder / "single", settings))
         single.wait_until(200)
         ray = stack.enter_context(ray_serve_process(models, folder / "ray", settings))
+        replicas = [ray.processes("ProxyActor"), ray.replicas("Ingress"), ray.replicas("Inspector")]
+        processes = [[psutil.Process(single.process.pid)], list(chain(*replicas))]
         for name, sent in (("jpeg", image), ("png_5_mb", large_png())):
+            before = [processor_seconds(one) for one in processes]
             found = measure_latency([single.url, ray.url], product, sent, turns)
+            used = [processor_seconds(one) - start for one, start in zip(processes, before, strict=True)]
             medians = [round(1000 * float(value), 2) for value in np.median(found, axis=0)]
             added = [round(1000 * value, 2) for value in added_interval(found, 1, 0)]
             report["latency_ms"][name] = {
                 "bytes": len(sent), "single": medians[0], "ray": medians[1],
                 "added": added[0], "added_95": added[1:],
+                "processor_ms": [round(1000 * seconds / (turns + WARM_UP), 1) for seconds in used],
             }  # fmt: skip
     for places in (None, _NEVER_REACHED):
         with (

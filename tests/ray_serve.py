@@ -58,7 +58,10 @@ class RayService:
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """Return the processes of a deployment's replicas."""
-        title = f"ServeReplica:plumbline:{deployment}"
+        return self.processes(f"ServeReplica:plumbline:{deployment}")
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Return the processes of Ray whose title contains a text, such as `ProxyActor`."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
