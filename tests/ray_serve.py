@@ -33,13 +33,14 @@ RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # On a busy machine, the processes that Ray starts take longer than it waits for them by default.
     "RAY_agent_register_timeout_ms": "300000",
-    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_raylet_start_wait_time_s": "90",
 }
 CORES = 2
 RESERVED_CORES = 0.25
 """Cores that Ray reserves for a replica, so that all of them and the task that builds the application fit."""
 
 _IN_SUCCESSION = 20
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class RayService:
 
     def runs(self) -> list[int]:
         """Return how many runs of graphs each replica of `Inspector` has completed, according to its log."""
-        logs = self.folder.glob("session_latest/logs/serve/replica_plumbline_Inspector_*.log")
+        logs = self.folder.glob("*/session_latest/logs/serve/replica_plumbline_Inspector_*.log")
         return [log.read_text().count('"message": "CALL run OK') for log in sorted(logs)]
 
     def wait_until_ready(self) -> None:
@@ -94,7 +95,7 @@ class RayService:
     def logs(self) -> str:
         """Return what the processes of Ray have logged, for messages of failed tests."""
         texts = []
-        for file in sorted(self.folder.glob("session_latest/logs/**/*")):
+        for file in sorted(self.folder.glob("*/session_latest/logs/**/*")):
             if file.is_file() and ("serve" in file.parent.name or file.suffix == ".err" or "agent" in file.name):
                 texts.append(f"--- {file.name}\n{file.read_text(errors='replace')[-3000:]}")
         return "\n".join(texts)
@@ -210,18 +211,25 @@ def _drive(folder: str) -> None:
     from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
     config = json.loads(sys.stdin.readline())
-    ray.init(
-        address="local",
-        num_cpus=CORES,
-        num_gpus=0,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        configure_logging=False,
-        # Ray replaces 127.0.0.1 by an address that others can reach.
-        _node_ip_address="127.0.0.2",
-        _temp_dir=folder,
-    )
+    for attempt in range(_ATTEMPTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=CORES,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                configure_logging=False,
+                # Ray replaces 127.0.0.1 by an address that others can reach.
+                _node_ip_address="127.0.0.2",
+                _temp_dir=f"{folder}/{attempt}",
+            )
+            break
+        except Exception:  # a process of Ray did not start within 30 s, which no option changes
+            ray.shutdown()
+            if attempt == _ATTEMPTS - 1:
+                raise
     # As `serve run` does with a configuration file.
     schema = ServeDeploySchema.model_validate(config)
     client = serve_start(
