@@ -33,7 +33,6 @@ RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # On a busy machine, the processes that Ray starts take longer than it waits for them by default.
     "RAY_agent_register_timeout_ms": "300000",
-    "RAY_raylet_start_wait_time_s": "90",
 }
 CORES = 2
 RESERVED_CORES = 0.25
