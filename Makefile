@@ -46,7 +46,7 @@ $(VENV)/stamp-solar: $(VENV)/stamp-train
 
 $(VENV)/stamp-full: $(VENV)/stamp-train
 	@echo 'Installing the test tools and the documentation generator, the first time only ...'
-	@$(PIP) --editable '.[train,test,docs,openvino,postgres,s3,mqtt,opcua,otel,parquet]'
+	@$(PIP) --editable '.[train,test,docs,openvino,postgres,s3,mqtt,opcua,otel,parquet,ray]'
 	@touch $@
 
 # --- see it work --------------------------------------------------------------------------------------------

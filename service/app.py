@@ -41,6 +41,7 @@ from service.deployment.start import load_products
 from service.deployment.uploads import BundleUploads
 from service.deployment.used_products import USED_PRODUCTS, UsedProducts
 from service.inspection.runtime.configure import configure
+from service.inspection.runtime.engine import IN_PROCESS, Engine
 from service.integrations.events import Render
 from service.integrations.interfaces import Interfaces, open_interfaces
 from service.integrations.opcua.state import ServiceState
@@ -111,6 +112,7 @@ class Runtime:
         refusals: Logs requests and images that are refused.
         sinks: The webhooks and MQTT brokers to which inspections are sent.
         interfaces: OPC UA and OpenTelemetry; None without them.
+        engine: Runs the graphs.
 
     Raises:
         AccessNotConfigured: The network could reach the service, and there is no key and no account.
@@ -125,6 +127,7 @@ class Runtime:
         refusals: RefusalLog,
         sinks: Sinks = (),
         interfaces: Interfaces | None = None,
+        engine: Engine = IN_PROCESS,
     ) -> None:
         self.store, self.metrics = store, metrics
         self.interfaces = interfaces or Interfaces()
@@ -132,13 +135,13 @@ class Runtime:
         self.access.require_safe_binding()
         metrics.insecure.set_function(lambda: float(self.access.is_insecure))
         self.store_health = StoreHealth(StoreProbe(store, settings.min_data_free_bytes))
-        passed = PassedSelfTests(settings.data / SELF_TESTS)
-        loader, source = bundle_loader(settings, passed), open_source(settings, store.engine, metrics.bundle_store)
+        loader = bundle_loader(settings, PassedSelfTests(settings.data / SELF_TESTS), engine)
+        source = open_source(settings, store.engine, metrics.bundle_store)
         self.registry = Registry(settings.models, loader, metrics, memory_limits(settings), source)
         self._used = UsedProducts(self.registry, settings.data / USED_PRODUCTS)
         self._load_ahead_s = settings.load_ahead_s
         rollout = Rollout(self.registry, store.engine, metrics, BundleUploads(settings.models, upload_limits(settings)))
-        self.admission = Admission(settings.queue_limit, running_limit(settings))
+        self.admission = Admission(settings.queue_limit, running_limit(settings, engine))
         references = ReferenceScores(store.engine)
         clock = Clock(lambda direction: metrics.clock_jumps.labels(direction).inc())
         render = Render(to_inspection, self.interfaces.traceparent)
@@ -302,7 +305,7 @@ class Runtime:
         )
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, engine: Engine = IN_PROCESS) -> FastAPI:
     """Return the service as an ASGI application. Threads and connections start and end with its lifespan."""
     configure()
     metrics = Metrics()
@@ -319,10 +322,9 @@ def create_app(settings: Settings) -> FastAPI:
         # The store is opened first: without it there are no decisions, so the process ends here with the reason.
         sinks = open_sinks(settings.sinks)
         interfaces = await run_in_threadpool(open_interfaces, settings, metrics.registry)
-        options = StoreOptions.of(settings)
-        store = await run_in_threadpool(Store.open, settings.database, settings.data, options)
+        store = await run_in_threadpool(Store.open, settings.database, settings.data, StoreOptions.of(settings))
         try:
-            runtime = Runtime(settings, store, metrics, refusals, sinks, interfaces)
+            runtime = Runtime(settings, store, metrics, refusals, sinks, interfaces, engine)
         except BaseException:
             await run_in_threadpool(store.close)
             raise

@@ -31,6 +31,10 @@ class PlumblineError(Exception):
         self.detail = detail
         self.extensions: dict[str, Any] = extensions
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default, pickle calls the class with `args`, but subclasses take what their message is built from.
+        return _restore, (type(self), self.args, self.__dict__)
+
     @property
     def retry_after_s(self) -> float | None:
         """Return the seconds after which the same request may succeed, or None if waiting does not help."""
@@ -41,6 +45,13 @@ class PlumblineError(Exception):
         """Return the error as a client may see it that is restricted to certain products; None for all products."""
         del products
         return self
+
+
+def _restore(kind: type[PlumblineError], args: tuple[Any, ...], state: dict[str, Any]) -> PlumblineError:
+    """Return an error that another process raised."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class CannotStart(Exception):

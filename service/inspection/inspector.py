@@ -35,7 +35,8 @@ from service.inspection.measures import measure_quality
 from service.inspection.records import Inspection, Measurement, PreparedImage
 from service.inspection.run_layout import choose_layout
 from service.inspection.runtime.batching import BatchingOptions, MicroBatcher, PatchResult
-from service.inspection.runtime.session import GraphSession, Provider, SessionOptions
+from service.inspection.runtime.engine import IN_PROCESS, Engine
+from service.inspection.runtime.session import GraphSession, Provider, Session, SessionOptions
 from service.inspection.scoring import image_score
 
 
@@ -47,11 +48,13 @@ class InspectorOptions:
         session: Options of the graph session.
         batching: Options of the micro-batcher.
         limits: Limits on encoded bytes and decoded pixels.
+        engine: Opens the graph.
     """
 
     session: SessionOptions = field(default_factory=SessionOptions)
     batching: BatchingOptions = field(default_factory=BatchingOptions)
     limits: ImageLimits = field(default_factory=ImageLimits)
+    engine: Engine = IN_PROCESS
 
 
 class Measurer:
@@ -70,7 +73,7 @@ class Measurer:
 
     def __init__(
         self,
-        session: GraphSession,
+        session: Session,
         geometry: InputGeometry,
         rule: ScoreRule,
         options: InspectorOptions,
@@ -215,7 +218,7 @@ class Inspector(Measurer, BundleRules):
     def __init__(
         self,
         bundle: Bundle,
-        session: GraphSession,
+        session: Session,
         options: InspectorOptions,
         difference: float,
         open_narrow: Callable[[], GraphSession | None] | None = None,
@@ -251,7 +254,7 @@ class Inspector(Measurer, BundleRules):
             ParityFailure: The results of the golden samples differ from those that training recorded.
             ProviderUnavailable: The requested provider cannot be used.
         """
-        session = GraphSession(bundle.read_model(), options.session)
+        session = options.engine.open(bundle, options.session)
         difference = session.self_test(bundle.golden)
         check_parity(bundle, session.provider, difference)
         session.warm_up(range(1, options.batching.max_batch + 1))
@@ -272,7 +275,7 @@ class Inspector(Measurer, BundleRules):
         Raises:
             BundleIntegrity, ParityFailure, ProviderUnavailable: As for `open`.
         """
-        session = GraphSession(bundle.read_model(), options.session)
+        session = options.engine.open(bundle, options.session)
         if session.provider == passed.provider:
             difference = max(passed.difference, session.self_test([bundle.read_golden()], in_batch=False))
         else:
@@ -282,7 +285,7 @@ class Inspector(Measurer, BundleRules):
         return cls._with_layout(bundle, session, options, difference)
 
     @classmethod
-    def _with_layout(cls, bundle: Bundle, session: GraphSession, options: InspectorOptions, difference: float) -> Self:
+    def _with_layout(cls, bundle: Bundle, session: Session, options: InspectorOptions, difference: float) -> Self:
         layout = choose_layout(bundle, session, options.batching)
         batching = replace(options.batching, concurrency=layout.concurrency)
         return cls(bundle, session, replace(options, batching=batching), difference, layout.open_narrow)

@@ -14,7 +14,7 @@ from service.inspection.runtime.batching import BatchingOptions
 from service.inspection.runtime.concurrency import choose_concurrency
 from service.inspection.runtime.freed_memory import return_freed_memory
 from service.inspection.runtime.narrow import open_narrow
-from service.inspection.runtime.session import GraphSession
+from service.inspection.runtime.session import GraphSession, Session
 from service.inspection.runtime.threads import cpu_quota
 
 
@@ -31,7 +31,7 @@ class RunLayout:
     open_narrow: Callable[[], GraphSession | None] | None = None
 
 
-def choose_layout(bundle: Bundle, session: GraphSession, options: BatchingOptions) -> RunLayout:
+def choose_layout(bundle: Bundle, session: Session, options: BatchingOptions) -> RunLayout:
     """Return the layout with the highest measured throughput, or the one that the options state.
 
     Bundles of the same kind, whose graphs take the same time, are measured once.
@@ -70,7 +70,7 @@ def choose_layout(bundle: Bundle, session: GraphSession, options: BatchingOption
     return RunLayout(choice.concurrency, opener if choice.is_narrow else None)
 
 
-def _open(bundle: Bundle, session: GraphSession, max_batch: int) -> GraphSession | None:
+def _open(bundle: Bundle, session: Session, max_batch: int) -> GraphSession | None:
     image = np.ascontiguousarray(bundle.read_golden().image)
     narrow = open_narrow(bundle.read_model(), session, image, range(1, max_batch + 1))
     return_freed_memory()

@@ -23,7 +23,7 @@ import structlog
 
 from service.bundle.arrays import Float32Map, UInt8Image
 from service.errors import DeadlineExceeded, QueueFull, ShuttingDown
-from service.inspection.runtime.session import GraphSession
+from service.inspection.runtime.session import Session
 
 _OVERTAKEN_S = 0.5
 CONTENDED_S = 1.0
@@ -101,14 +101,14 @@ class MicroBatcher:
 
     def __init__(
         self,
-        session: GraphSession,
+        session: Session,
         options: BatchingOptions | None = None,
         clock: Callable[[], float] = time.perf_counter,
-        open_narrow: Callable[[], GraphSession | None] | None = None,
+        open_narrow: Callable[[], Session | None] | None = None,
     ) -> None:
         self.options = options or BatchingOptions()
         self._session = session
-        self._narrow: GraphSession | None = None
+        self._narrow: Session | None = None
         self._open_narrow = open_narrow
         self._opener: threading.Thread | None = None
         self._clock = clock
@@ -214,7 +214,7 @@ class MicroBatcher:
             self._infer(*next_batch)
             self._end()
 
-    def _begin(self) -> GraphSession:
+    def _begin(self) -> Session:
         """Count a batch that starts now, and return the session that runs it. The lock is held."""
         self._running += 1
         now = self._clock()
@@ -253,7 +253,7 @@ class MicroBatcher:
         except Exception:  # the images are inferred without it
             log.exception("session of one thread not opened")
 
-    def _next_batch(self) -> tuple[list[_Waiting], GraphSession] | None:
+    def _next_batch(self) -> tuple[list[_Waiting], Session] | None:
         """Wait for images, and return the next batch and its session; None if the batcher is closed and empty."""
         while True:
             with self._changed:
@@ -279,7 +279,7 @@ class MicroBatcher:
         item.future.set_exception(DeadlineExceeded(self.options.deadline_s, self._retry_after()))
         return False
 
-    def _infer(self, batch: list[_Waiting], session: GraphSession) -> None:
+    def _infer(self, batch: list[_Waiting], session: Session) -> None:
         started = self._clock()
         try:
             images = [item.image for item in batch]

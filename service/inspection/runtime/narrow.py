@@ -13,14 +13,12 @@ import numpy as np
 import structlog
 
 from service.bundle.arrays import UInt8Image
-from service.inspection.runtime.session import GraphOutput, GraphSession
+from service.inspection.runtime.session import GraphOutput, GraphSession, Session
 
 log = structlog.get_logger(__name__)
 
 
-def open_narrow(
-    model: bytes, session: GraphSession, image: UInt8Image, batch_sizes: Iterable[int]
-) -> GraphSession | None:
+def open_narrow(model: bytes, session: Session, image: UInt8Image, batch_sizes: Iterable[int]) -> GraphSession | None:
     """Open a session of one thread, if its results are those of another session to the last bit.
 
     Verdicts must not depend on what runs beside them. ONNX Runtime divides an operator between threads without changing

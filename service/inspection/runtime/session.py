@@ -6,6 +6,7 @@ ONNX Runtime runs the graph, or OpenVINO where it is requested; see `service.ins
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,15 +70,72 @@ class GraphOutput:
     gains: npt.NDArray[np.float32] | None
 
 
-class GraphSession:
+class Session(ABC):
     """Runs one graph. Several threads may call `run` at the same time only if `may_run_concurrently`.
+
+    Attributes:
+        options: How to run it.
+        provider: The provider in use, which may differ from the requested one.
+        image_shape: Height, width and channels of an input image.
+    """
+
+    options: SessionOptions
+    provider: Provider
+    image_shape: tuple[int, ...]
+
+    @property
+    @abstractmethod
+    def may_run_concurrently(self) -> bool:
+        """Whether several threads may call `run` at the same time."""
+
+    @abstractmethod
+    def run(self, images: UInt8Image, *, keeps_memory: bool = True) -> GraphOutput:
+        """Infer a batch.
+
+        Args:
+            images: uint8 [N, H, W, 3], RGB, of the graph's input size.
+            keeps_memory: Whether memory for the tensors between the operators may be kept for the next run.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what belongs to the graph, even if this object is still referenced. It cannot be used afterwards."""
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
+        """Run blank images, so that the first image of each batch size has no extra latency."""
+        for size in batch_sizes:
+            self.run(np.zeros((size, *self.image_shape), np.uint8))
+
+    def self_test(self, golden: Sequence[GoldenSample], *, in_batch: bool = True) -> float:
+        """Run the golden samples and compare the results with the expected ones.
+
+        Args:
+            golden: The samples.
+            in_batch: Run a small batch, too, as from several cameras.
+
+        Returns:
+            The largest relative difference of a map or a gain, as `parity_difference` defines it.
+        """
+        worst = 0.0
+        batches = [[sample] for sample in golden]  # one at a time, as from a single camera
+        if in_batch:
+            batches.append(list(golden[:SELF_TEST_BATCH]))
+        for batch in batches:
+            output = self.run(np.stack([sample.image for sample in batch]), keeps_memory=False)
+            for index, sample in enumerate(batch):
+                worst = max(worst, parity_difference(sample.anomaly_map, output.maps[index]))
+                if sample.score_gain is not None:
+                    gain = np.nan if output.gains is None else output.gains[index]
+                    worst = max(worst, parity_difference(sample.score_gain, gain))
+        return worst
+
+
+class GraphSession(Session):
+    """Runs one graph in this process.
 
     Args:
         model: The serialised ONNX graph.
         options: How to run it.
-
-    Attributes:
-        provider: The provider in use, which may differ from the requested one.
 
     Raises:
         ProviderUnavailable: The requested provider cannot be used, or ONNX Runtime would fall back to the CPU.
@@ -85,7 +143,6 @@ class GraphSession:
 
     def __init__(self, model: bytes, options: SessionOptions | None = None) -> None:
         self.options = options or SessionOptions()
-        self.provider: Provider
         if self.options.provider == "openvino":
             self._session: Any = OpenVinoSession(model, thread_count(self.options))
             self.provider = "openvino"
@@ -94,7 +151,7 @@ class GraphSession:
             self.provider = _served_by(self._session)
         self._outputs = [output.name for output in self._session.get_outputs()]
         # The batch axis is a name, because it is dynamic; the other dimensions are numbers.
-        self._item_shape = tuple(self._session.get_inputs()[0].shape[1:])
+        self.image_shape = tuple(self._session.get_inputs()[0].shape[1:])
 
     @property
     def may_run_concurrently(self) -> bool:
@@ -153,34 +210,6 @@ class GraphSession:
     def close(self) -> None:
         """Free the graph's memory now, even if this object is still referenced. It cannot be used afterwards."""
         self._session = None
-
-    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
-        """Run blank images, so that the first image of each batch size has no extra latency."""
-        for size in batch_sizes:
-            self.run(np.zeros((size, *self._item_shape), np.uint8))
-
-    def self_test(self, golden: Sequence[GoldenSample], *, in_batch: bool = True) -> float:
-        """Run the golden samples and compare the results with the expected ones.
-
-        Args:
-            golden: The samples.
-            in_batch: Run a small batch, too, as from several cameras.
-
-        Returns:
-            The largest relative difference of a map or a gain, as `parity_difference` defines it.
-        """
-        worst = 0.0
-        batches = [[sample] for sample in golden]  # one at a time, as from a single camera
-        if in_batch:
-            batches.append(list(golden[:SELF_TEST_BATCH]))
-        for batch in batches:
-            output = self.run(np.stack([sample.image for sample in batch]), keeps_memory=False)
-            for index, sample in enumerate(batch):
-                worst = max(worst, parity_difference(sample.anomaly_map, output.maps[index]))
-                if sample.score_gain is not None:
-                    gain = np.nan if output.gains is None else output.gains[index]
-                    worst = max(worst, parity_difference(sample.score_gain, gain))
-        return worst
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 """The engine for Ray: outcomes of tasks, lost machines and interruptions, against a stand-in for the package.
 
-CI does not install ray (the package needs 220 MB). With it, the last test starts a real cluster on this machine.
+The last test starts a real cluster on this machine.
 """
 
-import importlib.util
+import importlib
 import signal
 import sys
 from collections.abc import Callable
@@ -123,8 +123,6 @@ def test_missing_package_and_unreachable_cluster_are_reported(monkeypatch: pytes
 
 
 @pytest.mark.slow
-@pytest.mark.may_skip(reason="ray is too large for the environment of CI")
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed; install the extra `ray`")
 @pytest.mark.filterwarnings("default")
 def test_a_real_cluster_does_the_jobs(tmp_path: Path) -> None:
     engine = RayCluster("local", 1, 2**28, run_fake)
