@@ -254,9 +254,7 @@ class Settings(BaseSettings):
     twentieth of its size is enough. Uploads have a limit of their own: see `min_free_bytes`.
     """
     retention_interval_s: float = Field(default=60.0, gt=0, le=86_400)
-    """Seconds between two runs of the retention job, which deletes images and anomaly maps that the recipes no longer
-    keep.
-    """
+    """Seconds between two runs of the job that deletes images and anomaly maps that the recipes no longer keep."""
     record_days: RecordDaysText = ""
     """Days after which records of inspections are removed, and exceptions: `365`, or `365,brake-disc=5475`, or
     `forever,washer=90`. Records whose image is stored or that people reviewed are kept. Empty: all are kept for ever.
@@ -309,8 +307,7 @@ class Settings(BaseSettings):
     opcua_user: str = ""
     """Name that OPC UA clients log in with. Empty: clients do not log in."""
     opcua_password: SecretStr = SecretStr("")
-    """Password of the OPC UA user. Prefer `opcua_password_file`: other users of the machine see the options of a
-    command."""
+    """Password of the OPC UA user. Prefer `opcua_password_file`: other users see the options of a command."""
     opcua_password_file: OptionalPath = None
     """File with the password of the OPC UA user."""
     opcua_trusted: OptionalPath = None
@@ -330,9 +327,7 @@ class Settings(BaseSettings):
     """Colour map of heatmaps. The default is legible on brown, red and gray parts and for colour-blind people."""
 
     preview_cache_bytes: int = Field(default=64 * 2**20, ge=0, le=2**40)
-    """Memory for previews of images and heatmaps that pages show, in bytes, so that several pages do not draw the same
-    preview twice. 0 keeps none.
-    """
+    """Memory for previews of images and heatmaps, in bytes, so that pages do not draw one twice. 0 keeps none."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest level that is logged. `debug` logs one line per inspection."""

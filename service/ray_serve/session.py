@@ -83,6 +83,7 @@ class RemoteSession(Session):
             DeadlineExceeded: No replica returned a result in time.
             PlumblineError: The replica had to load the graph again, and could not.
         """
+        del keeps_memory
         output: GraphOutput = _call(self._run, images, timeout_s=self._timeout_s)
         return output
 

@@ -90,6 +90,7 @@ def main(
     clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 32,
     warm_up: Annotated[float, typer.Option(help="Seconds of the load before the measured time.")] = 30.0,
     seconds: Annotated[float, typer.Option(min=30, help="Measured time.")] = 60.0,
+    balance: Annotated[int, typer.Option(min=100, help="Percent of the mean load that a replica may have.")] = 150,
     pause: Annotated[float, typer.Option(help="Seconds of a pause of a replica, and of the S3 server.")] = 10.0,
     replays: Annotated[int, typer.Option(help="Inspections to replay; 0 for all.")] = 0,
     least_hit_rate: Annotated[float, typer.Option(help="Smallest hit rate that is accepted.")] = 0.95,
@@ -129,7 +130,8 @@ def main(
         with steps.step("replicas started"):
             for number in range(replicas):
                 fleet.start(number)
-        proxy = stack.enter_context(proxy_process([urlsplit(one.url).netloc for one in fleet.replicas]))
+        addresses = [urlsplit(one.url).netloc for one in fleet.replicas]
+        proxy = stack.enter_context(proxy_process(addresses, {"PLUMBLINE_PROXY_BALANCE": str(balance)}))
         proxy.wait_for_replicas(replicas)
         port = urlsplit(proxy.url).port
         assert port is not None
@@ -162,6 +164,7 @@ def main(
         findings["hit rate too low"] = rate is None or rate < least_hit_rate
         report = {
             "replicas": replicas,
+        "balance": balance,
             "products": products,
             "bundles_in_memory": int(cached * products),
             "cache_limit_bytes": int(given["bundle_cache_bytes"]),
