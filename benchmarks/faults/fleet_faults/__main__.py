@@ -8,8 +8,9 @@ has a cache of its own, whose limit leaves room for the graphs of `--disk` of th
 them. Images and maps are on the S3 server, too.
 
 Clients send images with an idempotency key each; the products follow a Zipf distribution. They send a request again
-with the same key after a 503, when `Retry-After` asks for it, and after a closed connection. Meanwhile a person changes
-recipes through the proxy.
+with the same key after a 503, when `Retry-After` asks for it, and after a closed connection. Without `--period` a client
+sends the next image when the last one was answered, which overloads the replicas; with it, it sends as a camera does.
+Meanwhile a person changes recipes through the proxy.
 
 A plant runs for days, so the fleet is warmed up before the measured time: one image of every product, the most
 frequent ones last, and then the same load for `--warm-up` seconds.
@@ -88,6 +89,7 @@ def main(
     cached: Annotated[float, typer.Option(help="Share of the products that fit into the memory of a replica.")] = 0.2,
     disk: Annotated[float, typer.Option(help="Share of the products whose graphs fit into its cache.")] = 0.4,
     clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 32,
+    period: Annotated[float, typer.Option(min=0, help="Seconds between two images of a client; 0: no pauses.")] = 0.0,
     warm_up: Annotated[float, typer.Option(help="Seconds of the load before the measured time.")] = 30.0,
     seconds: Annotated[float, typer.Option(min=30, help="Measured time.")] = 60.0,
     balance: Annotated[int, typer.Option(min=100, help="Percent of the mean load that a replica may have.")] = 150,
@@ -135,7 +137,7 @@ def main(
         proxy.wait_for_replicas(replicas)
         port = urlsplit(proxy.url).port
         assert port is not None
-        load = FleetLoad(LoadPlan(port, names, clients))
+        load = FleetLoad(LoadPlan(port, names, clients, period_s=period))
         stack.callback(load.kill)
         with steps.step("one image of every product"):
             load.wait_until_warm(_WARM_S)
@@ -164,7 +166,9 @@ def main(
         findings["hit rate too low"] = rate is None or rate < least_hit_rate
         report = {
             "replicas": replicas,
-        "balance": balance,
+            "balance": balance,
+            "clients": clients,
+            "period_s": period,
             "products": products,
             "bundles_in_memory": int(cached * products),
             "cache_limit_bytes": int(given["bundle_cache_bytes"]),

@@ -46,12 +46,14 @@ class LoadPlan:
         products: The products, the most frequent one first.
         clients: Number of clients, each with one connection and an address of its own.
         is_warm: Whether the warm-up begins with one image of every product.
+        period_s: Seconds between two images of a client, as of a camera; 0 sends the next one after the answer.
     """
 
     port: int
     products: Sequence[str]
     clients: int
     is_warm: bool = True
+    period_s: float = 0.0
 
 
 class FleetLoad:
@@ -172,6 +174,7 @@ class Clients:
         """Send images until the load is stopped."""
         generator = np.random.default_rng(number)
         connection = Connection(self._plan.port, f"127.40.0.{1 + number}")
+        due = time.perf_counter() + generator.random() * self._plan.period_s
         while not self._stopping.is_set():
             is_first = bool(self._unseen)
             drawn = min(int(np.searchsorted(self._cumulated, generator.random())), len(self._plan.products) - 1)
@@ -182,6 +185,10 @@ class Clients:
                 self._pending -= 1
                 if not self._pending:
                     self.warm.set()
+            else:
+                # A camera whose image took longer than the period does not send the missed ones at once.
+                due = max(due + self._plan.period_s, time.perf_counter())
+                await self._wait_stopping(due - time.perf_counter())
         connection.close()
 
     async def inspect_one(
@@ -233,6 +240,8 @@ class Clients:
         connection.close()
 
     async def _wait_stopping(self, timeout_s: float) -> None:
+        if timeout_s <= 0:
+            return
         try:
             await asyncio.wait_for(self._stopping.wait(), timeout_s)
         except TimeoutError:
