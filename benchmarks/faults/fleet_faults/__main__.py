@@ -8,8 +8,8 @@ has a cache of its own, whose limit leaves room for the graphs of `--disk` of th
 them. Images and maps are on the S3 server, too.
 
 Clients send images with an idempotency key each; the products follow a Zipf distribution. They send a request again
-with the same key after a 503, when `Retry-After` asks for it, and after a closed connection. Without `--period` a client
-sends the next image when the last one was answered, which overloads the replicas; with it, it sends as a camera does.
+with the same key after a 503, when `Retry-After` asks for it, and after a closed connection. Without `--period`, a
+client sends the next image when the last one was answered, which overloads the replicas; with it, as a camera does.
 Meanwhile a person changes recipes through the proxy.
 
 A plant runs for days, so the fleet is warmed up before the measured time: one image of every product, the most
@@ -92,7 +92,7 @@ def main(
     period: Annotated[float, typer.Option(min=0, help="Seconds between two images of a client; 0: no pauses.")] = 0.0,
     warm_up: Annotated[float, typer.Option(help="Seconds of the load before the measured time.")] = 30.0,
     seconds: Annotated[float, typer.Option(min=30, help="Measured time.")] = 60.0,
-    balance: Annotated[int, typer.Option(min=100, help="Percent of the mean load that a replica may have.")] = 150,
+    balance: Annotated[int, typer.Option(min=0, help="Percent of the mean load that a replica may have.")] = 150,
     pause: Annotated[float, typer.Option(help="Seconds of a pause of a replica, and of the S3 server.")] = 10.0,
     replays: Annotated[int, typer.Option(help="Inspections to replay; 0 for all.")] = 0,
     least_hit_rate: Annotated[float, typer.Option(help="Smallest hit rate that is accepted.")] = 0.95,
