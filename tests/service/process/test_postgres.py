@@ -28,7 +28,7 @@ FOREIGN = ("psycopg", "FATAL", "sqlalche", "SELECT", "INSERT", PASSWORD)
 
 @contextmanager
 def serving(
-    models: Path, data: Path, database_url: str, *, program: Path = ROOT, **settings: str
+    models: Path, data: Path, database_url: str, program: Path = ROOT, /, **settings: str
 ) -> Iterator[ServiceProcess]:
     chosen = {"provider": "cpu", "database_url": database_url, "database_connect_timeout_s": "2"} | settings
     with service_process(models, data, chosen, program=program) as service:

@@ -253,14 +253,14 @@ def test_releases_work_side_by_side_during_an_upgrade_and_on_the_way_back(
         assert all(module.is_relative_to(program) for module in modules_of(program)), modules_of(program)
     with ExitStack() as stack:
         url = stack.enter_context(postgres.database())
-        old = stack.enter_context(serving(tiny_models, data, url, program=last_release))
+        old = stack.enter_context(serving(tiny_models, data, url, last_release))
         assert revision_of(url) == LastRelease.read().revision
         wanted = {"name": "line", "scopes": ["inspect", "review", "engineer", "admin"]}
         key = httpx.post(f"{old.url}/v1/access/keys", json=wanted).json()["key"]
         line = Line([old.url], bearer(key))
         with line.running():
             line.goes_on()
-            new = stack.enter_context(serving(tiny_models, data, url, program=next_release))  # migrates
+            new = stack.enter_context(serving(tiny_models, data, url, next_release))  # migrates
             assert revision_of(url) == LATER
             line.goes_on()
             line.targets = [old.url, new.url]
@@ -272,7 +272,7 @@ def test_releases_work_side_by_side_during_an_upgrade_and_on_the_way_back(
             line.targets = [old.url]
             line.goes_on()
 
-            new = stack.enter_context(serving(tiny_models, data, url, program=next_release))
+            new = stack.enter_context(serving(tiny_models, data, url, next_release))
             line.targets = [old.url, new.url]
             line.goes_on()
             assert old.terminate() == 0

@@ -33,10 +33,11 @@ from service.store.audit import (
 )
 from service.store.audit_chain import ChainReport, ExportUnreadable, read_export, verify_chain
 from service.store.choices import BundleChoices
-from service.store.database import MIGRATIONS, _transactional, _upgrade
+from service.store.database import _transactional, _upgrade
 from service.store.errors import StoreUnavailable
 from service.store.recipes import append_recipe, recipe_history
 from service.store.records import ChoiceDraft, RecipeDraft
+from service.store.schema import MIGRATIONS
 from service.store.session import retry_conflicts, writing
 from service.store.store import Store
 from tests.databases import recorded_statements

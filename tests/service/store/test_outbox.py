@@ -17,10 +17,11 @@ from sqlalchemy import inspect, text
 import service
 from service.store.advisory_locks import AdvisoryLock, sink_lock
 from service.store.audit import AuditEntry, AuditFilter, list_audit
-from service.store.database import MIGRATIONS, _transactional, _upgrade
+from service.store.database import _transactional, _upgrade
 from service.store.errors import StoreUnavailable, UnknownDeadLetter
 from service.store.outbox import DeadLetterFilter, Outbox, OutboxFeed, Subscription
 from service.store.records import InspectionRecord
+from service.store.schema import MIGRATIONS
 from service.store.sink_lease import SinkLeases
 from service.store.store import Store
 from tests.access import OPERATOR
