@@ -378,17 +378,13 @@ def create_app(settings: Settings, engine: Engine = IN_PROCESS) -> FastAPI:
     app.state.settings, app.state.metrics, app.state.body_memory = settings, metrics, body_memory
     app.state.archive_space = ArchiveSpace(settings.data, settings.min_data_free_bytes)
     serve_document(app)
-    for _ in operations_of(app.routes):
-        pass  # fails if an endpoint declares no scope
+    list(operations_of(app.routes))  # fails if an endpoint declares no scope
     describe(app)
     return app
 
 
 def begin_drain(app: FastAPI) -> None:
-    """Admit no new images and report not ready. Images in flight are completed, and streams of events end.
-
-    Call it on the thread of the event loop.
-    """
+    """Admit no new images, report not ready, and end streams of events. Call it on the thread of the event loop."""
     runtime: Runtime | None = getattr(app.state, "runtime", None)
     if runtime is not None and not runtime.admission.is_draining:
         runtime.admission.close()
