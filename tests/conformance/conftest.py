@@ -45,9 +45,19 @@ def product(deployment: Deployment, tmp_path: Path) -> ServedProduct:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out requests that a proxy does not pass on. `cases/operation.py` sends them to each replica."""
+    """Leave out requests that a proxy does not pass on, and behind Ray's proxy those about Plumbline's HTTP server.
+
+    `cases/operation.py` sends the former to each replica that can be reached.
+    """
     here = Path(__file__).parent
-    left_out = [one for one in items if one.path.parent == here and one.get_closest_marker("per_replica") is not None]
+
+    def is_left_out(item: pytest.Item) -> bool:
+        if item.path.parent != here:
+            return False
+        marks = ["per_replica", "own_server"] if item.path.stem == "test_ray" else ["per_replica"]
+        return any(item.get_closest_marker(mark) is not None for mark in marks)
+
+    left_out = [one for one in items if is_left_out(one)]
     if left_out:
         items[:] = [one for one in items if one not in left_out]
         config.hook.pytest_deselected(items=left_out)

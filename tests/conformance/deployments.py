@@ -25,6 +25,7 @@ from service.bundle.bundle import Bundle
 from service.deployment.passed_tests import SELF_TESTS
 from tests.postgres import PostgresServer, migrated_database
 from tests.proxy import proxy_process
+from tests.ray_serve import ray_serve_process
 from tests.running_service import HttpService, shared_self_tests
 from tests.s3 import S3Server
 from tests.serving import service_process
@@ -47,7 +48,8 @@ class Addresses:
 
     Attributes:
         url: Base URL for clients.
-        replicas: Base URLs of the replicas. If only the balancer can be reached, its URL several times.
+        replicas: Base URLs of the replicas. If only the balancer can be reached, its URL as often as makes it probable
+            that every replica gets a request.
         metrics: Base URLs whose `/metrics` can be read.
     """
 
@@ -98,17 +100,8 @@ def sqlite_and_files(parts: Parts) -> Iterator[Addresses]:
 @contextmanager
 def postgres_and_s3(parts: Parts) -> Iterator[Addresses]:
     """Run two replicas behind HAProxy with PostgreSQL, and images and bundles in S3. Each has a bundle cache."""
-    postgres: PostgresServer = parts.fixture("postgres")
-    s3: S3Server = parts.fixture("s3")
     with ExitStack() as stack:
-        bucket = s3.bucket()
-        settings = SETTINGS | {
-            "database_url": stack.enter_context(migrated_database(postgres)),
-            "database_pool_size": "8",
-            "artefacts_url": f"s3://{bucket}/images",
-            "bundle_store": f"s3://{bucket}/bundles",
-            "s3_endpoint_url": s3.url,
-        }
+        settings = stack.enter_context(shared_state(parts))
         replicas = [
             stack.enter_context(
                 service_process(parts.folder / f"cache-{name}", parts.data(f"data-{name}"), settings, CREDENTIALS)
@@ -124,6 +117,34 @@ def postgres_and_s3(parts: Parts) -> Iterator[Addresses]:
         yield Addresses(proxy.url, urls, urls)
 
 
+@contextmanager
+def ray_serve(parts: Parts) -> Iterator[Addresses]:
+    """Run two replicas of each deployment on Ray Serve, with PostgreSQL, and images and bundles in S3."""
+    with shared_state(parts) as settings:
+        cache = parts.folder / "cache"
+        with ray_serve_process(cache, parts.data(), settings, CREDENTIALS, ingresses=2, inspectors=2) as ray:
+            add_widget(ray.url, parts)
+            ray.wait_until_ready()
+            # Its proxy chooses a replica at random.
+            yield Addresses(ray.url, [ray.url] * 12, [ray.url])
+
+
+@contextmanager
+def shared_state(parts: Parts) -> Iterator[dict[str, str]]:
+    """Yield the settings of replicas that share a new database and a new bucket."""
+    postgres: PostgresServer = parts.fixture("postgres")
+    s3: S3Server = parts.fixture("s3")
+    bucket = s3.bucket()
+    with migrated_database(postgres) as url:
+        yield SETTINGS | {
+            "database_url": url,
+            "database_pool_size": "8",
+            "artefacts_url": f"s3://{bucket}/images",
+            "bundle_store": f"s3://{bucket}/bundles",
+            "s3_endpoint_url": s3.url,
+        }
+
+
 def add_widget(url: str, parts: Parts) -> None:
     """Upload and activate the bundle of "widget" at a service with an empty bundle store."""
     with Client(url) as plumbline:
@@ -131,7 +152,7 @@ def add_widget(url: str, parts: Parts) -> None:
         plumbline.activate_bundle("widget", parts.widget.version, **WHO)
 
 
-DEPLOYMENTS: Mapping[str, Start] = {"sqlite": sqlite_and_files, "postgres": postgres_and_s3}
+DEPLOYMENTS: Mapping[str, Start] = {"sqlite": sqlite_and_files, "postgres": postgres_and_s3, "ray": ray_serve}
 
 
 @dataclass(frozen=True)

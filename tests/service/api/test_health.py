@@ -247,6 +247,7 @@ def test_request_id_of_the_client_is_used_and_returned(service: HttpService, sen
     assert response.json()["instance"] == f"urn:plumbline:request:{sent}"
 
 
+@pytest.mark.own_server
 @pytest.mark.parametrize("sent", ["", "a" * 129, "two words", 'quote"'])
 def test_request_id_that_could_harm_a_log_is_replaced(service: HttpService, sent: str) -> None:
     response = service.client.get("/health/live", headers={"x-request-id": sent})

@@ -40,7 +40,12 @@ def test_every_response_has_security_headers(service: HttpService, path: str) ->
     assert all(name in headers for name in SECURITY_HEADERS)
     assert "default-src 'none'" in headers["content-security-policy"]
     assert "unsafe" not in headers["content-security-policy"]
-    assert "server" not in headers
+
+
+@pytest.mark.own_server
+@pytest.mark.parametrize("path", ["/", "/v1/products/ghost", "/nowhere", "/health/live"])
+def test_no_response_names_the_program_of_the_server(service: HttpService, path: str) -> None:
+    assert "server" not in service.client.get(path).headers
 
 
 @pytest.mark.parametrize(
