@@ -40,6 +40,11 @@ from service.inspection.runtime.session import GraphSession, Provider, Session, 
 from service.inspection.scoring import image_score
 
 
+def hash_image(data: bytes) -> str:
+    """Return the SHA-256 of an image as it was sent, hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
 @dataclass(frozen=True)
 class InspectorOptions:
     """Options of an inspector.
@@ -90,12 +95,15 @@ class Measurer:
         """Return the execution provider that runs the graph."""
         return self.session.provider
 
-    def read(self, data: bytes, rules: PixelRules = DEFAULT_RULES) -> PreparedImage:
+    def read(
+        self, data: bytes, rules: PixelRules = DEFAULT_RULES, sha256: Callable[[bytes], str] = hash_image
+    ) -> PreparedImage:
         """Decode and prepare one image.
 
         Args:
             data: The encoded image or the camera buffer.
             rules: What the recipe and the sender declare about its pixels.
+            sha256: Returns the SHA-256 of the data. It is called last, so another thread may compute it meanwhile.
 
         Raises:
             BodyTooLarge, TooManyPixels, ImageTooComplex, NotAnImage, UnsupportedImage, CorruptImage,
@@ -107,9 +115,9 @@ class Measurer:
         decoded = time.perf_counter()
         pixels = tiling.prepare_input(image.rgb, self.geometry)
         quality = measure_quality(pixels)
-        sha256 = hashlib.sha256(data).hexdigest()
+        digest = sha256(data)
         timings = {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
-        return PreparedImage(pixels, image.image_wh, media_type, sha256, rules, quality, timings)
+        return PreparedImage(pixels, image.image_wh, media_type, digest, rules, quality, timings)
 
     def infer(self, image: PreparedImage, rank: int = 0, *, on_this_thread: bool = False) -> PatchResult:
         """Run the graph on an image, in one piece or tile by tile, and wait for the map.

@@ -1,19 +1,16 @@
 """One inspection: decode the image, run the graph, decide, store the record, and only then return it.
 
 Each inspection runs on one thread from start to end, because every hand-over between threads adds latency that a single
-camera would notice. Decoding and deciding are limited to the CPU quota. The graph runs on the thread of its batcher;
-meanwhile another thread writes the image to the store.
+camera would notice. Decoding and deciding are limited to the CPU quota. While an image is decoded, another thread
+hashes it and writes it to the store: see `image_storing`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from uuid import UUID
 
 import structlog
 
@@ -31,15 +28,14 @@ from service.serving.frozen_camera import FrozenCameraDetector
 from service.serving.hooks import InspectionHooks
 from service.serving.idempotency import IdempotentRequests, Inspected, fingerprint
 from service.serving.image import Image
+from service.serving.image_storing import StoringImage, store_image
 from service.serving.judging import Judging
 from service.serving.records import to_invalid_record, to_record
 from service.store.artefacts.files import WrittenFile
 from service.store.completed import Completed
-from service.store.errors import StoreUnavailable, UnknownInspection
+from service.store.errors import StoreUnavailable
 from service.store.health import StoreHealth
 from service.store.idempotency import IdempotencyKey
-from service.store.ids import new_id
-from service.store.inspections import get_inspection
 from service.store.records import InspectionRecord
 from service.store.store import Store
 
@@ -136,19 +132,19 @@ class InspectionWork:
         recipe = active.recipe.recipe
         if image.version not in {None, active.bundle.version}:
             raise VersionNotActive(active.bundle.manifest.product, str(image.version), active.bundle.version)
-        # A verdict that cannot be stored is not computed.
-        prepared = self._judging.read(active, image, turn, self._store.require_writable)
-        product, station = active.bundle.manifest.product, image.part.station
-        with self._frozen_cameras.checking(product, recipe, station, prepared.sha256) as frozen:
-            violations = check_quality(prepared, active.rules.quality_limits, recipe) + frozen
-            with self._files(prepared.media_type) as inspection_id:
+        with store_image(self._store, self._disk, image.data) as storing:
+            # A verdict that cannot be stored is not computed.
+            prepared = self._judging.read(active, image, turn, storing)
+            product, station = active.bundle.manifest.product, image.part.station
+            with self._frozen_cameras.checking(product, recipe, station, prepared.sha256) as frozen:
+                violations = check_quality(prepared, active.rules.quality_limits, recipe) + frozen
                 if violations:
-                    return self._store_invalid(inspection_id, active, prepared, violations, image, turn, key)
-                return self._store_judged(inspection_id, active, prepared, image, turn, defer, key)
+                    return self._store_invalid(storing, active, prepared, violations, image, turn, key)
+                return self._store_judged(storing, active, prepared, image, turn, defer, key)
 
     def _store_judged(
         self,
-        inspection_id: UUID,
+        storing: StoringImage,
         active: ActiveProduct,
         prepared: PreparedImage,
         image: Image,
@@ -157,24 +153,21 @@ class InspectionWork:
         key: IdempotencyKey | None,
     ) -> InspectionRecord:
         data, created_at, reference = image.data, self._clock.now(), self._judging.reference(active)
-        # The image is written while the graph runs.
-        writing = self._disk.submit(self._write_image, inspection_id, prepared.media_type, data)
         anomaly_map: WrittenFile | None = None
         try:
             judged = self._judging.judge(active, prepared, turn.rank, reference)
             is_suspended = self._judging.is_suspended(active, image.part.station)
             record = to_record(
-                inspection_id, created_at, active, judged, reference, data, image.part, is_suspended=is_suspended
+                storing.id, created_at, active, judged, reference, data, image.part, is_suspended=is_suspended
             )
             store_started = time.perf_counter()
-            anomaly_map = self._store.files.write_map(inspection_id, judged.anomaly_map)
+            anomaly_map = self._store.files.write_map(storing.id, judged.anomaly_map)
             # Before the record is committed, both files are complete and the image is synced to disk. The map is synced
             # afterwards: after a power failure it can be computed again from image and bundle. At the same time, the
             # commit would wait for it, because both wait for the journal of the file system.
-            writing.result()
+            storing.finish()
             self._store.writer.write(record, key)
         except BaseException:
-            wait([writing])
             if anomaly_map is not None:
                 anomaly_map.close()
             raise
@@ -199,7 +192,7 @@ class InspectionWork:
 
     def _store_invalid(
         self,
-        inspection_id: UUID,
+        storing: StoringImage,
         active: ActiveProduct,
         prepared: PreparedImage,
         violations: tuple[QualityViolation, ...],
@@ -210,7 +203,7 @@ class InspectionWork:
         """Store an image that the quality check rejected: it shows what is wrong with illumination, lens or camera."""
         reference = self._judging.reference(active)
         record = to_invalid_record(
-            inspection_id,
+            storing.id,
             self._clock.now(),
             active,
             prepared,
@@ -221,7 +214,7 @@ class InspectionWork:
             is_suspended=self._judging.is_suspended(active, image.part.station),
         )
         store_started = time.perf_counter()
-        self._write_image(inspection_id, record.image_media_type, image.data)
+        storing.finish()
         self._store.writer.write(record, key)
         timings = {stage: milliseconds / 1000 for stage, milliseconds in record.timings_ms.items()}
         timings["store"] = time.perf_counter() - store_started
@@ -238,9 +231,6 @@ class InspectionWork:
         self._hooks.report(Completed(record, image.arrived, turn.since, duration_s, timings, time.time_ns()))
         return record
 
-    def _write_image(self, inspection_id: UUID, media_type: str, data: bytes) -> None:
-        self._store.files.write_image(inspection_id, media_type, data).sync()
-
     def _sync_map(self, anomaly_map: WrittenFile) -> None:
         try:
             anomaly_map.sync()
@@ -248,24 +238,3 @@ class InspectionWork:
             self._metrics.map_sync_failures.inc()
             self._health.report_failure()
             log.warning("anomaly map may be lost in a power failure", file=anomaly_map.name, reason=error.reason)
-
-    @contextmanager
-    def _files(self, media_type: str) -> Iterator[UUID]:
-        """Yield a new id for the block that stores an inspection, and remove the files of the id if the block fails.
-
-        Clients retry, so a failed attempt must not leave orphaned files.
-        """
-        inspection_id = new_id()
-        try:
-            yield inspection_id
-        except StoreUnavailable:
-            # If the database does not respond at all, it may have committed the record; then the files stay.
-            with contextlib.suppress(StoreUnavailable):
-                try:
-                    get_inspection(self._store.engine, inspection_id)
-                except UnknownInspection:
-                    self._store.files.remove(inspection_id, media_type)
-            raise
-        except BaseException:
-            self._store.files.remove(inspection_id, media_type)
-            raise

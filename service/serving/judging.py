@@ -6,17 +6,19 @@ Images that are inspected and images that are only tried take the same steps.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from service.deployment.lease import ActiveProduct
 from service.deployment.reference_scores import ReferenceScores
 from service.errors import DeadlineExceeded
+from service.inspection.decoding import decoder
 from service.inspection.records import Inspection, PreparedImage
 from service.inspection.runtime.threads import cpu_quota
 from service.serving.admission import Turn
 from service.serving.drift.guarantees import Guarantees
 from service.serving.image import Image
+from service.serving.image_storing import StoringImage
 
 
 class Judging:
@@ -35,7 +37,7 @@ class Judging:
         self._cores = threading.BoundedSemaphore(cpu_quota())
 
     def read(
-        self, active: ActiveProduct, image: Image, turn: Turn, check: Callable[[], None] = lambda: None
+        self, active: ActiveProduct, image: Image, turn: Turn, storing: StoringImage | None = None
     ) -> PreparedImage:
         """Decode an image as the recipe in force states.
 
@@ -43,17 +45,23 @@ class Judging:
             active: Bundle and recipe in force.
             image: The image.
             turn: The turn of the request.
-            check: Called before the image is decoded; it raises an error if that would be in vain.
+            storing: Stores the image meanwhile; None if it is not stored.
 
         Raises:
             UnknownPixelFormat, PixelMismatch, InvalidRequest: What the client states does not fit the recipe.
             PlumblineError: The image cannot be used; see `Inspector.read`.
             DeadlineExceeded: Its turn was too long ago.
+            StoreUnavailable: Nothing can be stored, so the image is not decoded.
         """
         rules = active.recipe.recipe.pixels.rules(image.buffer.layout(active.recipe.recipe))
         with self._core_before_deadline(turn):
-            check()
-            prepared = active.inspector.read(image.data, rules)
+            if storing is None:
+                prepared = active.inspector.read(image.data, rules)
+            else:
+                storing.require_possible()
+                header = decoder.check_header(image.data, active.inspector.options.limits, rules)
+                storing.begin(header.media_type)
+                prepared = active.inspector.read(image.data, rules, storing.sha256)
         # The batcher checks the deadline for its own queue only.
         self._check_deadline(turn)
         return prepared

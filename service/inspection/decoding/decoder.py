@@ -34,7 +34,7 @@ from service import file_formats
 from service.errors import BodyTooLarge, PlumblineError
 from service.inspection.decoding import bmp, formats, jpeg, png, tiff, webp
 from service.inspection.decoding.pixel_formats import DEFAULT_RULES, RAW_MEDIA_TYPE, PixelRules
-from service.inspection.decoding.samples import Samples, read_buffer, to_8_bit
+from service.inspection.decoding.samples import Samples, check_buffer, read_buffer, to_8_bit
 from service.inspection.errors import CorruptImage, ImageTooComplex, NotAnImage
 
 _log = logging.getLogger(__name__)
@@ -120,6 +120,28 @@ def read_header(data: bytes, rules: PixelRules = DEFAULT_RULES) -> ImageHeader:
     if rules.layout is not None:
         return ImageHeader(media_type, rules.layout.width, rules.layout.height)
     return ImageHeader(media_type, *_guard(media_type, lambda: _SIZES[media_type](data)))
+
+
+def check_header(data: bytes, limits: ImageLimits, rules: PixelRules = DEFAULT_RULES) -> ImageHeader:
+    """Check everything that the header of an image states, without decoding its pixels, and return it.
+
+    Args:
+        data: The encoded image, or the camera buffer where `rules` has a layout.
+        limits: Limits on encoded bytes and pixels.
+        rules: What the recipe and the sender declare about the pixels.
+
+    Raises:
+        BodyTooLarge, TooManyPixels, ImageTooComplex: A limit is exceeded.
+        NotAnImage, UnsupportedImage, CorruptImage: As for `read_header`.
+        BufferSizeMismatch: The size of the buffer does not match its layout.
+    """
+    if len(data) > limits.max_bytes:
+        raise BodyTooLarge(limits.max_bytes)
+    header = read_header(data, rules)
+    formats.check_size(header.width, header.height, limits.max_pixels)
+    if rules.layout is not None:
+        check_buffer(data, rules.layout)
+    return header
 
 
 def decode(

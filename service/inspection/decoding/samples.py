@@ -31,6 +31,19 @@ _DEMOSAIC = {
 }
 
 
+def check_buffer(data: bytes, layout: RawLayout) -> None:
+    """Check that a camera buffer has the size of its layout.
+
+    Raises:
+        BufferSizeMismatch: It does not.
+    """
+    if len(data) != layout.total_bytes:
+        stride = layout.stride or layout.line_bytes
+        raise BufferSizeMismatch(
+            layout.pixel_format, layout.width, layout.height, stride, layout.total_bytes, len(data)
+        )
+
+
 def read_buffer(data: bytes, layout: RawLayout) -> Samples:
     """Read the samples of a camera buffer, in the sensor's bit depth.
 
@@ -44,11 +57,7 @@ def read_buffer(data: bytes, layout: RawLayout) -> Samples:
     Raises:
         BufferSizeMismatch: The size of the buffer does not match the layout.
     """
-    if len(data) != layout.total_bytes:
-        stride = layout.stride or layout.line_bytes
-        raise BufferSizeMismatch(
-            layout.pixel_format, layout.width, layout.height, stride, layout.total_bytes, len(data)
-        )
+    check_buffer(data, layout)
     lines = np.frombuffer(data, np.uint8).reshape(layout.height, -1)[:, : layout.line_bytes]
     samples = _unpack(lines, layout)
     colour = layout.format.colour
