@@ -126,7 +126,7 @@ def ray_serve(parts: Parts) -> Iterator[Addresses]:
             add_widget(ray.url, parts)
             ray.wait_until_ready()
             # Its proxy chooses a replica at random.
-            yield Addresses(ray.url, [ray.url] * 12, [ray.url])
+            yield Addresses(ray.url, [ray.url] * 6, [ray.url])
 
 
 @contextmanager

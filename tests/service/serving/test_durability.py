@@ -207,10 +207,10 @@ def test_layout_of_a_buffer_follows_the_recipe_that_judges_it(serve: Serve, monk
         received, released = threading.Event(), threading.Event()
         lease = service.registry.lease
 
-        def wait_and_lease(product: str, timeout_s: float) -> Any:
+        def wait_and_lease(product: str, timeout_s: float, *, is_hit: bool = True) -> Any:
             received.set()
             assert released.wait(20)
-            return lease(product, timeout_s)
+            return lease(product, timeout_s, is_hit=is_hit)
 
         monkeypatch.setattr(service.registry, "lease", wait_and_lease)
         responses: list[httpx.Response] = []
