@@ -58,11 +58,16 @@ class LoadFailures:
         with self._lock:
             self.broken = (*(other for other in self.broken if other.product != bundle.product), bundle)
 
-    def clear_broken(self, product: str, slug: str | None = None) -> None:
-        """Remove a product's bundles from `broken`: all, or those with this problem."""
+    def clear_broken(self, product: str) -> None:
+        """Remove all bundles of a product from `broken`."""
+        with self._lock:
+            self.broken = tuple(bundle for bundle in self.broken if bundle.product != product)
+
+    def clear_transient(self, product: str) -> None:
+        """Remove those of a product's bundles from `broken` whose problem may have ended by itself."""
         with self._lock:
             self.broken = tuple(
-                bundle for bundle in self.broken if bundle.product != product or slug not in (None, bundle.slug)
+                bundle for bundle in self.broken if bundle.product != product or bundle.retry_after_s is None
             )
 
     def discard_broken(self, product: str, version: str) -> None:

@@ -56,6 +56,8 @@ class ProductLoading:
         self._lock = threading.Lock()
         self._is_quick = is_quick
         self._began = time.monotonic()
+        self._was_ready = False
+        """Whether `is_waited_for` returned False: a service that was ready stays ready."""
 
     @property
     def is_recent(self) -> bool:
@@ -63,16 +65,14 @@ class ProductLoading:
         return time.monotonic() - self._began < LOADING_GRACE_S
 
     def is_waited_for(self, *, has_active: bool) -> bool:
-        """Return whether the service is not ready because bundles are being loaded.
+        """Return whether the service is not ready because bundles are being loaded. Once False, it stays False.
 
         Args:
             has_active: Whether any product is in force.
         """
-        if self.finished:
-            return False
-        if not self.waiting and self.ahead_until:
-            return time.monotonic() < self.ahead_until
-        return not has_active or self.is_recent
+        if not self._was_ready:
+            self._was_ready = not self._is_waited_for(has_active=has_active)
+        return not self._was_ready
 
     def run(
         self,
@@ -110,7 +110,7 @@ class ProductLoading:
             thread.start()
         for thread in threads:
             thread.join()
-        if self.is_recent:
+        if self.is_recent and not self._was_ready:
             self.ahead_until = time.monotonic() + ahead_s
         for product in self.waiting:
             self._end(product, end_change)
@@ -119,6 +119,13 @@ class ProductLoading:
                 load_ahead()
         finally:
             self.finished = True
+
+    def _is_waited_for(self, *, has_active: bool) -> bool:
+        if self.finished:
+            return False
+        if not self.waiting and self.ahead_until:
+            return time.monotonic() < self.ahead_until
+        return not has_active or self.is_recent
 
     def _load(self, product: str, load_product: Callable[[str], None]) -> None:
         try:

@@ -22,22 +22,31 @@ from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 from service.store.recent_use import most_used_products
 
 log = structlog.get_logger(__name__)
+LIMIT_S = 300.0
+"""Longest time of it, in seconds. Bundles are loaded for images meanwhile, which may never pause."""
 _POLL_S = 0.05
 _STEP_S = 1e-3
 
 
-def prefetch(registry: Registry, engine: Engine, metrics: BundleStoreMetrics, used: Sequence[str] = ()) -> None:
+def prefetch(
+    registry: Registry,
+    engine: Engine,
+    metrics: BundleStoreMetrics,
+    used: Sequence[str] = (),
+    limit_s: float = LIMIT_S,
+) -> None:
     """Load bundles ahead, as far as they fit into memory.
 
     After the given products, these are those that were inspected most in the last 24 hours. Returns when all that fit
-    are loaded, the bundle store cannot be reached, or the registry is closed. A bundle that cannot be loaded is
-    recorded as every other one.
+    are loaded, the time is over, the bundle store cannot be reached, or the registry is closed. A bundle that cannot be
+    loaded is recorded as every other one.
 
     Args:
         registry: The registry, with all products in force.
         engine: The database.
         metrics: Counts the bundles.
         used: Products whose bundles were in memory when this process ran last, the one that was used last first.
+        limit_s: Longest time in seconds. A load that has begun is waited for.
     """
     memory = registry.memory
     if memory.limits.limit_bytes is None:
@@ -52,12 +61,14 @@ def prefetch(registry: Registry, engine: Engine, metrics: BundleStoreMetrics, us
         active = registry.active.get(product)
         if active is None or active.served.is_loaded:
             continue
-        while memory.is_loading and not registry.wait_closing(_POLL_S):
-            pass
-        if registry.closing:
-            break
         if not memory.has_room_for(active.served):
             continue  # a smaller one may fit
+        while memory.is_loading and time.monotonic() < begun + limit_s and not registry.wait_closing(_POLL_S):
+            pass
+        if registry.closing or time.monotonic() >= begun + limit_s:
+            break
+        if not memory.has_room_for(active.served):
+            continue  # another one was loaded meanwhile
         failure = _wait(registry, memory.request(active.served))
         if failure is None:
             count += 1

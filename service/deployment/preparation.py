@@ -14,7 +14,7 @@ from service.deployment.loading import known_failure
 from service.deployment.repository import BundleLoader
 from service.deployment.served import ServedBundle
 from service.deployment.sources.source import BundleSource
-from service.errors import ShuttingDown
+from service.errors import PlumblineError, ShuttingDown
 from service.inspection.inspector import Inspector
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 
@@ -90,7 +90,9 @@ class BundlePreparation:
             yield
         except (ShuttingDown, UnknownBundle, BundleStoreUnavailable, StoreUnavailable):
             raise  # nothing is known about the bundle
-        except Exception as error:  # noqa: BLE001 - raised as a failure of this bundle
+        except Exception as error:  # raised as a failure of this bundle
+            if isinstance(error, PlumblineError) and error.retry_after_s is not None:
+                raise  # nor here: what runs graphs is not available
             failure = known_failure(path, error)
             self._failures.add_refused(BrokenBundle(product, version, failure.slug, failure.detail))
             raise failure from (None if failure is error else error)

@@ -279,6 +279,9 @@ class RevisionFollower:
 
     def _follow_shadow(self, product: str, version: str | None) -> None:
         with self._registry.changing(product):
+            choice = self._choices.current(product, "shadow")
+            if version != (None if choice is None else choice.version):
+                return  # it was changed since the poll began, and loading the bundles of other products took a while
             if version is None:
                 self._registry.stop_shadow(product, lambda: None)
                 return

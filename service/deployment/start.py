@@ -23,7 +23,7 @@ def load_products(
     is_followed: bool,
     ahead_s: float,
 ) -> None:
-    """Load all products. With a bundle store, load bundles ahead, and those that could not be fetched when they can be.
+    """Load all products, and those that were not available for a while when they are. With a bundle store, load ahead.
 
     Args:
         registry: The registry.
@@ -38,14 +38,14 @@ def load_products(
     with ExitStack() as retries:
 
         def load_ahead() -> None:
+            # Imported modules and loaded bundles stay until the end. Without this, each garbage collection would
+            # traverse all of them and pause every thread.
+            gc.collect()
+            gc.freeze()
+            retries.enter_context(startup.fetching_again())
             if is_shared:
-                retries.enter_context(startup.fetching_again())
                 prefetch(registry, engine, metrics, used.read())
 
         startup.run(load_ahead, ahead_s if is_shared else 0.0)
-        # Imported modules and loaded bundles stay until the end. Without this, each garbage collection would traverse
-        # all of them and pause every thread.
-        gc.collect()
-        gc.freeze()
         if is_shared:
             used.start()

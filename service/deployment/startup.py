@@ -21,7 +21,7 @@ from service.errors import PlumblineError, ShuttingDown
 from service.inspection.errors import ProviderUnavailable
 from service.store.bundles.errors import BundleDamaged
 from service.store.choices import BundleChoices
-from service.store.errors import BundleStoreUnavailable, StoreUnavailable
+from service.store.errors import StoreUnavailable
 from service.store.recipes import current_recipe
 
 log = structlog.get_logger(__name__)
@@ -50,7 +50,7 @@ class Startup:
         self._shadows: Mapping[str, str] | None = None
         """Versions of the shadow deployments by product, while `run` loads the products."""
         self._unfetched: set[str] = set()
-        """Products whose bundles could not be fetched from the bundle store, and that `fetch_again` loads."""
+        """Products whose bundles could not be fetched or opened for a while, and that `fetch_again` loads."""
 
     def run(self, load_ahead: Callable[[], None] = lambda: None, ahead_s: float = 0.0) -> None:
         """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`.
@@ -83,7 +83,7 @@ class Startup:
         thread.join()
 
     def fetch_again(self, retry_s: float = RETRY_S) -> None:
-        """Load the products whose bundles could not be fetched, until all are loaded or the registry is closed.
+        """Load the products that were not available for a while, until all are loaded or the registry is closed.
 
         Args:
             retry_s: Seconds before the first attempt. The pause doubles with each attempt, up to `MAX_RETRY_S`.
@@ -112,7 +112,7 @@ class Startup:
             log.error("product not served", product=product, reason=failure.detail)
         if product in self._registry.active and product not in self._unfetched:
             # What else is broken stays: a bundle that serves instead of the chosen one does not repair that one.
-            self._registry.failures.clear_broken(product, BundleStoreUnavailable.slug)
+            self._registry.failures.clear_transient(product)
 
     def _load_product(self, product: str) -> None:
         self._load_active(product)
@@ -149,7 +149,8 @@ class Startup:
             except ShuttingDown:
                 raise
             except PlumblineError as error:
-                if isinstance(error, BundleStoreUnavailable):
+                if error.retry_after_s is not None:
+                    # Nothing is known about the bundle, because the bundle store or what runs graphs is not available.
                     # Another bundle would be a silent roll-back, also of the other replicas.
                     broken = _broken(product, path, error)
                     if not self._is_loaded_later(product, error):
@@ -222,7 +223,7 @@ class Startup:
         except ShuttingDown:
             raise
         except Exception as error:  # noqa: BLE001 - the product is served without its shadow deployment
-            if isinstance(error, BundleStoreUnavailable):
+            if isinstance(error, PlumblineError) and error.retry_after_s is not None:
                 self._is_loaded_later(product, error)
             failure = known_failure(self._registry.models / product / version, error)
             log.error("shadow not loaded", product=product, version=version, reason=failure.detail)
@@ -233,8 +234,8 @@ class Startup:
             return self._choices.versions("shadow").get(product)
         return self._shadows.get(product)
 
-    def _is_loaded_later(self, product: str, error: BundleStoreUnavailable) -> bool:
-        """Have a product loaded later whose bundle could not be fetched. Return whether it will be.
+    def _is_loaded_later(self, product: str, error: PlumblineError) -> bool:
+        """Have a product loaded later whose bundle could not be fetched or opened. Return whether it will be.
 
         The follower does so if the product has a recipe. Otherwise, `fetch_again` does, unless the bundle is damaged:
         somebody has to repair it.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ USED_PRODUCTS = "used-products.json"
 """Name of the file in the data folder of the service."""
 INTERVAL_S = 5.0
 _MAX_BYTES = 16 * 2**20
+_STOP_S = 5.0
 
 
 class UsedProducts:
@@ -51,10 +53,10 @@ class UsedProducts:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the thread. One that waits for the disk is left behind."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_STOP_S)
 
     def write(self) -> None:
         """Write the products whose bundles are in memory on demand, unless the file has them already."""
@@ -66,7 +68,7 @@ class UsedProducts:
         names = [product for _, product in sorted(loaded, reverse=True)]
         if names == self._written:
             return
-        part = self._path.with_suffix(".part")
+        part = self._path.with_suffix(f".{os.getpid()}.part")
         with contextlib.suppress(OSError):  # it is needed for speed only
             part.write_text(json.dumps(names))
             part.replace(self._path)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from service.bundle.arrays import UInt8Image
 from service.bundle.errors import BundleIntegrity
@@ -19,6 +20,9 @@ from service.ray_serve.graph_id import GraphId
 from service.settings import Settings
 from service.store.database import make_engine
 from service.store.options import StoreOptions
+
+_KEPT_S = 10.0
+"""Seconds for which a graph is kept that was loaded after all who waited for it had given up."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +136,20 @@ class GraphLoads:
     """Loads graphs on threads, each once for all that wait for it.
 
     A load continues if the one who waits for it gives up, for example because a run took too long: the next one needs
-    the graph, too, and gets it at once.
+    the graph, too, and gets it at once. If nobody does within some seconds, the graph is closed, because Ray does not
+    know it. A failure is reported to those only who waited for it.
 
     Args:
         load: Loads a graph.
+        kept_s: Seconds for which a graph is kept that nobody waits for.
     """
 
-    def __init__(self, load: Callable[[GraphId], LeasedGraph]) -> None:
+    def __init__(self, load: Callable[[GraphId], LeasedGraph], kept_s: float = _KEPT_S) -> None:
         self._load = load
+        self._kept_s = kept_s
         self._tasks: dict[GraphId, asyncio.Task[LeasedGraph]] = {}
+        self._timers: dict[GraphId, asyncio.TimerHandle] = {}
+        """End the wait for someone who needs a graph that was loaded."""
 
     async def load(self, graph: GraphId) -> LeasedGraph:
         """Return a graph that was loaded.
@@ -148,11 +157,31 @@ class GraphLoads:
         Raises:
             Exception: What `load` raises.
         """
-        if graph not in self._tasks:
-            self._tasks[graph] = asyncio.create_task(asyncio.to_thread(self._load, graph))
-        task = self._tasks[graph]
-        try:
-            return await asyncio.shield(task)
-        finally:
-            if task.done():
-                self._tasks.pop(graph, None)
+        task = self._tasks.get(graph)
+        if task is None:
+            task = self._tasks[graph] = asyncio.create_task(asyncio.to_thread(self._load, graph))
+            task.add_done_callback(partial(self._end, graph))
+        loaded = await asyncio.shield(task)
+        self._remove(graph, task)
+        return loaded
+
+    def _end(self, graph: GraphId, task: asyncio.Task[LeasedGraph]) -> None:
+        """Remove a load that failed, and one that succeeded if nobody takes its graph in time."""
+        if task.cancelled() or task.exception() is not None:
+            self._remove(graph, task)
+        elif self._tasks.get(graph) is task:
+            loop = task.get_loop()
+            self._timers[graph] = loop.call_later(self._kept_s, self._discard, graph, task)
+
+    def _discard(self, graph: GraphId, task: asyncio.Task[LeasedGraph]) -> None:
+        if self._remove(graph, task):
+            task.get_loop().run_in_executor(None, task.result().retire)  # closing a graph takes a while
+
+    def _remove(self, graph: GraphId, task: asyncio.Task[LeasedGraph]) -> bool:
+        """Remove a load. Return whether it was there; the graph may be loaded again already."""
+        if self._tasks.get(graph) is not task:
+            return False
+        del self._tasks[graph]
+        if (timer := self._timers.pop(graph, None)) is not None:
+            timer.cancel()
+        return True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -17,6 +19,7 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.app import Runtime
 
+log = structlog.get_logger(__name__)
 _POLL_S = 0.05
 
 
@@ -46,7 +49,7 @@ class Ingress:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         engine = ray_engine(self._inspector, settings, self._arguments.runs_per_graph)
         app = create_app(settings, engine)
-        return BehindRay(ReportedStart(app), app)
+        return BehindRay(ReportedStart(app), app, settings.self_test_timeout_s)
 
 
 def ingress_settings(arguments: Arguments) -> Settings:
@@ -65,18 +68,20 @@ def ingress_settings(arguments: Arguments) -> Settings:
 class BehindRay:
     """The application as Ray's proxy needs it.
 
-    A replica gets requests as soon as its start is complete, so the start includes the loading of bundles. Ray's proxy
-    adds a header `X-Request-ID` to each response, with the id that the request had when it arrived here, so the
-    service's own one would be the second.
+    A replica gets requests as soon as its start is complete, so the start includes the loading of bundles, up to a time
+    limit. After that, `/health/ready` states that they are being loaded. Ray's proxy adds a header `X-Request-ID` to
+    each response, with the id that the request had when it arrived here, so the service's own one would be the second.
 
     Args:
         app: The service, with what is around it.
         service: The service.
+        loading_limit_s: Longest time for which the start waits for bundles, in seconds.
     """
 
-    def __init__(self, app: ASGIApp, service: FastAPI) -> None:
+    def __init__(self, app: ASGIApp, service: FastAPI, loading_limit_s: float) -> None:
         self._app = app
         self._service = service
+        self._loading_limit_s = loading_limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle the lifespan, a request or a stream."""
@@ -96,7 +101,15 @@ class BehindRay:
         await self._app(scope, receive, senders.get(scope["type"], send))
 
     async def _wait_loaded(self) -> None:
-        """Wait until all bundles are loaded, or take so long that the service does not wait for them."""
+        """Wait until all bundles are loaded, or take so long that the service does not wait for them.
+
+        Without the limit, the start would not end while the database or all replicas of `Inspector` are not available,
+        and no request could read the reason.
+        """
         runtime: Runtime = self._service.state.runtime
-        while runtime.registry.loading:  # noqa: ASYNC110 - runs once, at the start
+        give_up = time.monotonic() + self._loading_limit_s
+        while runtime.registry.loading:
+            if time.monotonic() >= give_up:
+                log.warning("bundles not loaded in time, the replica starts", limit_s=self._loading_limit_s)
+                return
             await asyncio.sleep(_POLL_S)

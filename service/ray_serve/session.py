@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 import structlog
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
 from ray.serve.handle import DeploymentHandle
 
 from service.bundle.arrays import UInt8Image
 from service.bundle.bundle import Bundle
+from service.deployment.errors import ProductNotReady
 from service.errors import DeadlineExceeded, PlumblineError
 from service.inspection.runtime.engine import Engine
 from service.inspection.runtime.session import GraphOutput, Session, SessionOptions
@@ -28,24 +42,39 @@ from service.settings import Settings
 log = structlog.get_logger(__name__)
 RETRY_AFTER_S = 1.0
 _PAUSE_S = 0.1
-_LOST = (RayActorError, BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError)
-"""A replica is lost, stopping, or none can be reached at the moment."""
+_LOST = (
+    RayActorError,
+    NodeDiedError,
+    WorkerCrashedError,
+    ObjectLostError,
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+"""A replica or its result is lost, it is stopping, or none can be reached at the moment."""
+_OPENING_SHARE = 0.9
+"""Share of the time limit of `BundleLoader` after which a session is not opened any more. If that limit passed first,
+slow replicas would count as a failed self-test."""
 ResultT = TypeVar("ResultT")
 
 
 class RemoteSession(Session):
     """Runs a graph in a replica of the deployment `Inspector`.
 
+    A session is open after `warm_up`. Until then, whatever prevents a result without being a property of the bundle is
+    a `ProductNotReady` with `retry_after`, so that no other bundle is put in force.
+
     Args:
         inspector: Handle of the deployment.
         bundle: The verified bundle of the graph.
         options: Options for sessions in this process, for what is not run there.
-        open_timeout_s: Longest time to load the graph there, in seconds.
-        run_timeout_s: Longest time for a run, the wait for a free replica included, in seconds.
+        open_timeout_s: Longest time from now on in which the session is opened, in seconds: the graph is loaded there,
+            the golden samples and the warm-up run.
+        run_timeout_s: Longest time for a later run, the wait for a free replica included, in seconds.
 
     Raises:
         PlumblineError: The replica cannot load the graph; the error is the one it reports.
-        DeadlineExceeded: No replica loaded it in time.
+        ProductNotReady: No replica loaded it in time, or loading it failed unexpectedly.
     """
 
     def __init__(
@@ -60,10 +89,13 @@ class RemoteSession(Session):
         geometry = bundle.manifest.input
         self.options = options
         self.image_shape = (geometry.height, geometry.width, 3)
-        self._timeout_s = run_timeout_s
+        self._product = bundle.manifest.product
+        self._run_timeout_s = run_timeout_s
+        self._open_timeout_s = open_timeout_s
+        self._open_until: float | None = time.monotonic() + open_timeout_s
         self._run = inspector.options(method_name="run", multiplexed_model_id=graph)
-        facts: GraphFacts = _call(
-            inspector.options(method_name="describe", multiplexed_model_id=graph), timeout_s=open_timeout_s
+        facts: GraphFacts = self._call_opening(
+            inspector.options(method_name="describe", multiplexed_model_id=graph), self._open_until
         )
         self.provider = facts.provider
 
@@ -81,14 +113,41 @@ class RemoteSession(Session):
 
         Raises:
             DeadlineExceeded: No replica returned a result in time.
+            ProductNotReady: As above, or the run failed unexpectedly, while the session is opened.
             PlumblineError: The replica had to load the graph again, and could not.
         """
         del keeps_memory
-        output: GraphOutput = _call(self._run, images, timeout_s=self._timeout_s)
+        output: GraphOutput
+        if self._open_until is not None:
+            output = self._call_opening(self._run, self._open_until, images)
+        else:
+            output = _call(self._run, images, timeout_s=self._run_timeout_s)
         return output
+
+    def warm_up(self, batch_sizes: Sequence[int] = (1,)) -> None:
+        """Run blank images. It is the last step of opening: later runs have the time limit of an inspection."""
+        super().warm_up(batch_sizes)
+        self._open_until = None
 
     def close(self) -> None:
         """Do nothing. Replicas close the graphs that were used least recently."""
+
+    def _call_opening(self, method: DeploymentHandle[Any], until: float, *arguments: Any) -> Any:
+        """Call a method while the session is opened.
+
+        Raises:
+            ProductNotReady: There was no result in time, or the call failed unexpectedly.
+            PlumblineError: What the replica raised.
+        """
+        try:
+            return _call(method, *arguments, timeout_s=until - time.monotonic())
+        except DeadlineExceeded as error:
+            reason = f"no replica of Inspector opened its graph within {self._open_timeout_s:g} s."
+            raise ProductNotReady(self._product, reason) from error
+        except (RayError, RayServeException) as error:
+            log.error("opening a graph failed unexpectedly", product=self._product, exc_info=error)
+            reason = f"its graph could not be opened in a replica of Inspector ({type(error).__name__}); see the log."
+            raise ProductNotReady(self._product, reason) from error
 
 
 def ray_engine(inspector: DeploymentHandle[Any], settings: Settings, runs: int) -> Engine:
@@ -102,7 +161,7 @@ def ray_engine(inspector: DeploymentHandle[Any], settings: Settings, runs: int) 
     open_remote = partial(
         RemoteSession,
         inspector,
-        open_timeout_s=settings.self_test_timeout_s,
+        open_timeout_s=_OPENING_SHARE * settings.self_test_timeout_s,
         run_timeout_s=settings.queue_deadline_s,
     )
     return Engine(open_remote, runs)
@@ -117,11 +176,13 @@ def _call(method: DeploymentHandle[Any], *arguments: Any, timeout_s: float) -> A
     """
     give_up = time.monotonic() + timeout_s
     while (remaining_s := give_up - time.monotonic()) > 0:
-        response = method.remote(*arguments)
+        response = None
         try:
+            response = method.remote(*arguments)
             return response.result(timeout_s=remaining_s)
         except TimeoutError:
-            response.cancel()  # type: ignore[no-untyped-call]
+            if response is not None:
+                response.cancel()  # type: ignore[no-untyped-call]
             break
         except RayTaskError as error:
             cause = error.cause
@@ -132,4 +193,4 @@ def _call(method: DeploymentHandle[Any], *arguments: Any, timeout_s: float) -> A
         except _LOST as error:
             log.warning("replica of Inspector lost, the run is repeated", reason=type(error).__name__)
             time.sleep(min(_PAUSE_S, remaining_s))
-    raise DeadlineExceeded(timeout_s, math.ceil(RETRY_AFTER_S))
+    raise DeadlineExceeded(max(0.0, timeout_s), math.ceil(RETRY_AFTER_S))

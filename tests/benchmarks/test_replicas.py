@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from benchmarks.connection import Connection
+from benchmarks.faults.fleet_faults.checks import stored_findings
 from benchmarks.faults.fleet_faults.fleet import hit_rate
 from benchmarks.faults.fleet_faults.load import Clients, LoadPlan
-from benchmarks.faults.fleet_faults.observed import Observed
+from benchmarks.faults.fleet_faults.observed import Answer, Observed
 from benchmarks.faults.fleet_faults.preparation import cache_limit, write_products
 from benchmarks.faults.fleet_faults.routes import marked_down, sent_elsewhere
 from benchmarks.replicas import added_interval
@@ -114,3 +116,21 @@ def test_hit_rate_and_limit_of_the_cache(tmp_path: Path) -> None:
     assert [one.manifest.product for one in bundles] == ["bolt", "nut"]
     assert cache_limit(bundles, 1.0) == 2**20, "the smallest limit"
     assert cache_limit(bundles * 400, 1.0) - cache_limit(bundles * 400, 0.0) > 400_000
+
+
+def test_run_without_a_change_of_a_recipe_is_a_finding(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'stored.db'}"
+    with sqlite3.connect(tmp_path / "stored.db") as connection:
+        connection.execute("CREATE TABLE inspections (id TEXT)")
+        connection.execute("CREATE TABLE idempotency_keys (key TEXT, inspection_id TEXT)")
+        connection.execute("INSERT INTO inspections VALUES ('a')")
+        connection.execute("INSERT INTO idempotency_keys VALUES ('one', 'a')")
+    connection.close()
+    observed = Observed()
+    observed.add("one", Answer("bolt", "a", 1, 1, 0.1, is_measured=True))
+    assert {name for name, found in stored_findings(observed, url).items() if found} == {"no recipe was changed"}
+    observed.changes = 1
+    assert not any(stored_findings(observed, url).values())
+    observed.add("two", Answer("bolt", "b", 1, 2, 0.1, is_measured=True))
+    found = {name for name, found in stored_findings(observed, url).items() if found}
+    assert found == {"answered and not stored", "answered and stored under another key", "judged by an old recipe"}

@@ -23,6 +23,7 @@ replica is replaced as in an upgrade: SIGTERM, then a new process. Afterwards th
 - every inspection that was answered is stored, once, and nothing is stored twice;
 - no inspection was judged by a recipe that is older than the newest one when its request was sent;
 - a replay of `--replays` inspections (0: all) from their stored images has the same result;
+- recipes were changed, and the replica that was replaced ended with exit code 0;
 - the hit rate of the measured time is at least `--least-hit-rate`.
 
 Prints JSON. The hit rate is the share of the leases whose bundle was in memory when the request asked for it, over the
@@ -162,6 +163,7 @@ def main(
             findings = stored_findings(observed, given["database_url"])
             replayed = replay_findings(groups, settings)
         findings["replays that differ"] = replayed["replays that differ"]
+        findings["exit codes"] = disturbances.exit_codes
         rate = hit_rate(counted)
         findings["hit rate too low"] = rate is None or rate < least_hit_rate
         report = {
@@ -175,7 +177,7 @@ def main(
             "images": urlsplit(given["artefacts_url"]).scheme,
             "bundles": urlsplit(given["bundle_store"]).scheme,
             "steps_s": steps.seconds,
-            **_describe(observed, seconds),
+            **_describe(observed, disturbances.measured_s),
             "hit_rate": rate,
             "hit_rate_by_period": {what: hit_rate(one) for what, one in disturbances.counted.items()},
             "counted": {name: round(value, 1) for name, value in sorted(counted.items())},

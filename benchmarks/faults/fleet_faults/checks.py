@@ -43,6 +43,7 @@ def stored_findings(observed: Observed, database: str) -> dict[str, Any]:
         "answered and stored under another key": sum(keys.get(key) != one.inspection for key, one in answers.items()),
         "inspections without a key of their own": len(stored) - len(set(keys.values())),
         "judged by an old recipe": sum(one.revision < one.newest for one in answers.values()),
+        "no recipe was changed": observed.changes == 0,
     }
 
 

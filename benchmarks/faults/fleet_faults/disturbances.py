@@ -30,6 +30,8 @@ class Disturbances:
     Attributes:
         counted: What the fleet counted in each period, by the fault at its beginning.
         database_cpu_s: Processor seconds of the database server that was stopped.
+        measured_s: Seconds that `run` took: a fault that takes longer than its period extends the time.
+        exit_codes: Exit codes of replicas that SIGTERM ended, other than 0.
     """
 
     fleet: Fleet
@@ -39,6 +41,8 @@ class Disturbances:
     pause_s: float
     counted: dict[str, dict[str, float]] = field(default_factory=dict)
     database_cpu_s: float = 0.0
+    measured_s: float = 0.0
+    exit_codes: list[int] = field(default_factory=list)
 
     def run(self) -> None:
         """Cause all faults, and return at the end of the duration."""
@@ -59,7 +63,8 @@ class Disturbances:
             now = self.fleet.total()
             self.counted[what] = {name: value - last.get(name, 0.0) for name, value in now.items()}
             last = now
-        typer.echo(f"{time.monotonic() - started:.0f} s: end", err=True)
+        self.measured_s = time.monotonic() - started
+        typer.echo(f"{self.measured_s:.0f} s: end", err=True)
 
     def _kill(self) -> None:
         self.fleet.kill(0)
@@ -84,5 +89,6 @@ class Disturbances:
 
     def _replace(self) -> None:
         last = len(self.fleet.replicas) - 1
-        self.fleet.terminate(last)
+        if code := self.fleet.terminate(last):
+            self.exit_codes.append(code)
         self.fleet.start(last)

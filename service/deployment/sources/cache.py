@@ -239,9 +239,32 @@ class BundleCache:
                 self._metrics.evictions.inc()
                 log.info("bundle removed from the cache", product=one.key[0], version=one.key[1], bytes=freed)
 
-    def _download(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> None:
+    @contextmanager
+    def requesting(self) -> Iterator[None]:
+        """Send requests to the bundle store in the block, unless one failed a moment ago.
+
+        Raises:
+            BundleStoreUnavailable: It cannot be reached, or could not be a moment ago.
+        """
+        self._require_no_pause()
+        try:
+            yield
+        except BundleDamaged:
+            raise  # it was reached
+        except BundleStoreUnavailable as error:
+            self._begin_pause(error)
+            raise
+
+    def _require_no_pause(self) -> None:
         if time.monotonic() < self._unavailable_until:
             raise BundleStoreUnavailable(*self._reason)
+
+    def _begin_pause(self, error: BundleStoreUnavailable) -> None:
+        self._reason = error.reason, error.remedy
+        self._unavailable_until = time.monotonic() + self._limits.pause_s
+
+    def _download(self, key: BundleKey, stored: StoredBundle, *, with_graph: bool) -> None:
+        self._require_no_pause()
         started = time.monotonic()
         try:
             size = self._download_all(key, stored, with_graph=with_graph)
@@ -250,8 +273,7 @@ class BundleCache:
             raise
         except BundleStoreUnavailable as error:
             self._metrics.downloads.labels("failed").inc()
-            self._reason = error.reason, error.remedy
-            self._unavailable_until = time.monotonic() + self._limits.pause_s
+            self._begin_pause(error)
             raise
         except OSError as error:
             self._metrics.downloads.labels("failed").inc()

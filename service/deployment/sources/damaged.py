@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from service.bundle.manifest import FileEntry
 from service.store.bundles.errors import BundleDamaged
 from service.store.bundles.objects import BundleObjects
 from service.store.errors import BundleStoreUnavailable
@@ -47,14 +48,28 @@ class DamagedBundles:
         self._lock = threading.Lock()
         self._found: dict[str, _Damage] = {}
 
-    def add(self, error: BundleDamaged) -> None:
-        """Remember what a download found. If the bundle store cannot be reached now, it is not remembered."""
+    def confirm(self, error: BundleDamaged, entry: FileEntry | None) -> bool:
+        """Read a file again whose download showed that it is damaged, and remember it if it still is.
+
+        What identifies its content is read before the file, so a repair at the same time is never taken for the damage.
+
+        Args:
+            error: What the download found.
+            entry: The file as the manifest lists it; None if it is not listed, so that it is not read again.
+
+        Returns:
+            Whether it is damaged; False also if the bundle store cannot be reached now.
+        """
         try:
             state = self._objects.state(f"{error.digest}/{error.file}")
+            how = error.how if entry is None else self._read_again(error, entry)
         except BundleStoreUnavailable:
-            return
+            return False
+        if how is None:
+            return False
         with self._lock:
-            self._found[error.digest] = _Damage(error.file, error.how, state, self._clock() + KEPT_S)
+            self._found[error.digest] = _Damage(error.file, how, state, self._clock() + KEPT_S)
+        return True
 
     def require_changed(self, digest: str) -> None:
         """Check that a bundle is not known to be damaged, or that the damaged file was changed since.
@@ -74,3 +89,16 @@ class DamagedBundles:
             raise BundleDamaged(digest, damage.file, damage.how)
         with self._lock:
             self._found.pop(digest, None)
+
+    def _read_again(self, error: BundleDamaged, entry: FileEntry) -> str | None:
+        """Return what is wrong with a file now; None if it was repaired, or damaged on the way only.
+
+        Raises:
+            BundleStoreUnavailable: It cannot be read.
+        """
+        try:
+            for _ in self._objects.download(error.digest, error.file, entry):
+                pass
+        except BundleDamaged as again:
+            return again.how
+        return None

@@ -146,15 +146,16 @@ class StoredSource(BundleSource):
         def find() -> StoredBundle:
             stored = self._find(*key)
             if stored.status == "damaged":
-                self._damaged.require_changed(stored.digest)
+                with self._cache.requesting():
+                    self._damaged.require_changed(stored.digest)
             found.append(stored)
             return stored
 
         try:
             self._cache.complete(key, find, with_graph=with_graph)
         except BundleDamaged as error:
-            if found:  # otherwise nothing was downloaded
-                self._damaged.add(error)
+            # Without `found`, nothing was downloaded.
+            if found and self._damaged.confirm(error, found[0].manifest.files.get(error.file)):
                 self._set_status(found[0], "damaged")
             raise
         if found and found[0].status == "damaged" and with_graph:

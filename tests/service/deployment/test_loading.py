@@ -100,6 +100,29 @@ def test_service_is_not_ready_before_all_products_are_described(
         assert seen[-1] == expected, "a grace period begins with each product that was described"
 
 
+def test_service_that_was_ready_stays_ready_while_products_are_described(
+    tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.deployment.loading.LOADERS", 1)
+    monkeypatch.setattr("service.deployment.loading.LOADING_GRACE_S", 0.1)
+    loading = ProductLoading(tmp_path, frozenset(names), LoadFailures(), threading.Event(), is_quick=True)
+    seen, ahead = list[bool](), list[bool]()
+
+    def describe(product: str) -> None:
+        seen.append(loading.is_waited_for(has_active=product != names[0]))
+        if product == names[1]:
+            time.sleep(0.2)  # longer than the grace period, which begins again with the next product
+            seen.append(loading.is_waited_for(has_active=True))
+
+    def load_ahead() -> None:
+        ahead.append(loading.is_waited_for(has_active=True))
+
+    loading.run(describe, lambda _product: None, load_ahead, 60.0)
+    assert seen == [True, True, *[False] * (len(names) - 1)]
+    assert ahead == [False]
+    assert loading.ahead_until == 0.0
+
+
 def test_product_that_hangs_delays_no_other(tmp_path: Path, names: list[str], hanging: HangingWrite) -> None:
     registry = registry_of(tmp_path / "models")
     loaded: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from sqlalchemy import Engine, insert
 
 from service.deployment.memory_limits import MemoryLimits, memory_bytes
 from service.deployment.prefetch import prefetch
-from service.deployment.served import ServedBundle
+from service.deployment.served import LoadResult, ServedBundle
 from service.deployment.used_products import USED_PRODUCTS, UsedProducts
 from service.store.bundles.objects import LocalObjects
 from service.store.errors import BundleStoreUnavailable
@@ -22,7 +23,7 @@ from service.store.recent_use import most_used_products
 from tests.bundles import write_tiny_bundle
 from tests.databases import migrated_engine, recorded_statements
 from tests.folder_watch import wait_for
-from tests.service.deployment.replicas import Replica, run_replica
+from tests.service.deployment.replicas import Replica, WatchedObjects, run_replica
 from tests.service.store.test_store import make_row
 
 HOUR = timedelta(hours=1)
@@ -60,10 +61,8 @@ def test_products_with_most_inspections_of_the_last_day_come_first(engine: Engin
 
 
 @pytest.fixture
-def replica(tmp_path: Path) -> Iterator[Replica]:
+def replica(tmp_path: Path, objects: WatchedObjects) -> Iterator[Replica]:
     """A replica with four products and memory for two bundles. The first one is loaded at the start."""
-    (tmp_path / "store").mkdir()
-    objects = LocalObjects(tmp_path / "store")
     url = f"sqlite:///{tmp_path / 'plumbline.db'}"
     names = ("bolt", "nut", "rivet", "washer")
     bundles = [write_tiny_bundle(tmp_path / "made", name) for name in names]
@@ -167,3 +166,30 @@ def test_closing_ends_it(replica: Replica) -> None:
     replica.registry.close()
     prefetch(replica.registry, replica.store.engine, replica.metrics.bundle_store)
     assert replica.metrics.bundle_store.prefetched._value.get() == 0
+
+
+def test_loads_for_images_delay_it_no_longer_than_its_limit(replica: Replica, objects: WatchedObjects) -> None:
+    registry, metrics = replica.registry, replica.metrics.bundle_store
+    rest = [name for name, active in registry.active.items() if not active.served.is_loaded]
+
+    def duration_s(limit_s: float) -> float:
+        started = time.monotonic()
+        prefetch(registry, replica.store.engine, metrics, rest[2:], limit_s)
+        return time.monotonic() - started
+
+    def request(product: str) -> LoadResult:
+        load = registry.request(product)
+        assert load is not None
+        return load
+
+    objects.may_read.clear()
+    load = request(rest[0])
+    assert 0.1 <= duration_s(0.1) < 5
+    objects.may_read.set()
+    assert load.result(30) is None
+    objects.may_read.clear()
+    load = request(rest[1])
+    assert duration_s(20) < 10, "nothing else fits, so nothing is waited for"
+    objects.may_read.set()
+    assert load.result(30) is None
+    assert metrics.prefetched._value.get() == 0

@@ -11,6 +11,7 @@ from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
 from service.deployment.errors import ProductNotReady, UnknownProduct
 from service.deployment.failures import BrokenBundle
+from service.deployment.sources.cache import CacheLimits
 from service.store.errors import BundleStoreUnavailable
 from service.store.recipes import current_recipe
 from tests.bundles import write_tiny_bundle
@@ -106,16 +107,61 @@ def test_damaged_file_is_not_downloaded_again_before_it_was_changed(
             second.source.fetch("widget", new.version)
         return objects.reads[MODEL] - before
 
-    assert [attempt() for _ in range(3)] == [1, 0, 0]
+    assert [attempt() for _ in range(3)] == [2, 0, 0], "read twice, to be sure"
     objects.write(model, b"y" * len(intact))
-    assert [attempt() for _ in range(2)] == [1, 0], "another file is downloaded"
+    assert [attempt() for _ in range(2)] == [2, 0], "another file is downloaded"
     monkeypatch.setattr("service.deployment.sources.damaged.KEPT_S", -1.0)
     objects.write(model, b"z" * len(intact))
-    assert [attempt() for _ in range(2)] == [1, 1], "after an hour"
+    assert [attempt() for _ in range(2)] == [2, 2], "after an hour"
     objects.write(model, intact)
     second.source.fetch("widget", new.version)
     listed = {one.version: one.state for one in first.rollout.versions("widget")}
     assert listed[new.version] == "available", "it is not broken any more"
+
+
+def test_file_that_is_repaired_during_the_download_is_not_recorded_as_damaged(
+    pair: tuple[Replica, Replica],
+    bundles: tuple[Bundle, Bundle],
+    objects: WatchedObjects,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (first, second), (_, new) = pair, bundles
+    first.upload(new)
+    model, intact, read = f"{new.digest}/{MODEL}", new.read_model(), objects.read
+    objects.write(model, b"x" * len(intact))
+
+    def read_and_repair(name: str, start: int, length: int) -> bytes:
+        piece = read(name, start, length)
+        if name == model:
+            objects.write(model, intact)
+        return piece
+
+    monkeypatch.setattr(objects, "read", read_and_repair)
+    with pytest.raises(BundleStoreUnavailable, match="SHA-256 differs"):
+        second.source.fetch("widget", new.version)
+    listed = {one.version: one.state for one in first.rollout.versions("widget")}
+    assert listed[new.version] == "available"
+    second.source.fetch("widget", new.version)
+
+
+def test_look_at_a_damaged_file_keeps_the_pause_after_a_failed_request(
+    run: Run, bundles: tuple[Bundle, Bundle], objects: WatchedObjects, tmp_path: Path
+) -> None:
+    _, new = bundles
+    with run("a") as first:
+        first.upload(new)
+    model, intact, moved = f"{new.digest}/{MODEL}", new.read_model(), tmp_path / "moved"
+    objects.write(model, b"x" * len(intact))
+    with run("b", limits=CacheLimits(None, grace_s=0, pause_s=60)) as second:
+        with pytest.raises(BundleStoreUnavailable, match="SHA-256 differs"):
+            second.source.fetch("widget", new.version)
+        (tmp_path / "store").rename(moved)
+        with pytest.raises(BundleStoreUnavailable, match="does not exist"):
+            second.source.fetch("widget", new.version)
+        moved.rename(tmp_path / "store")
+        objects.write(model, intact)
+        with pytest.raises(BundleStoreUnavailable, match="does not exist"):
+            second.source.fetch("widget", new.version)
 
 
 def test_damaged_default_is_reported_and_not_rolled_back(

@@ -247,6 +247,22 @@ def test_shadow_of_another_process_is_followed(deployment: Deployment, other: De
     assert dict(other.registry.shadows) == {}
 
 
+def test_shadow_that_was_changed_since_the_poll_began_is_not_put_in_force(
+    deployment: Deployment, other: Deployment
+) -> None:
+    follower, old = follow(other), deployment.old["bolt"]
+    deployment.rollout.start_shadow("bolt", old.version, **SIGNATURE)
+    read = follower._choices.versions("shadow")
+    assert read == {"bolt": old.version}
+    deployment.rollout.stop_shadow("bolt", **SIGNATURE)
+    follower._poll_shadow("bolt", read["bolt"])
+    assert dict(other.registry.shadows) == {}
+    deployment.rollout.start_shadow("bolt", old.version, **SIGNATURE)
+    follower._poll_shadow("bolt", old.version)
+    follower._poll_shadow("bolt", None)
+    assert other.registry.shadows["bolt"].bundle.digest == old.digest
+
+
 def test_thread_follows_products_without_images(deployment: Deployment, other: Deployment) -> None:
     follower = RevisionFollower(other.registry, other.store.engine, poll_s=0.01)
     follower.start()

@@ -139,6 +139,66 @@ def test_a_load_continues_if_the_run_that_needs_it_is_cancelled(
     assert loaded == [GraphId.of(tiny_bundle)]
 
 
+def test_a_graph_that_nobody_takes_is_closed(gated: tuple[LeasedGraph, GatedSession], tiny_bundle: Bundle) -> None:
+    may_end, (graph, session) = threading.Event(), gated
+
+    def load(_graph: GraphId) -> LeasedGraph:
+        assert may_end.wait(10)
+        return graph
+
+    async def use() -> None:
+        loads, name = GraphLoads(load, kept_s=0.05), GraphId.of(tiny_bundle)
+        await give_up(loads, name)
+        may_end.set()
+        while not session.closed:  # noqa: ASYNC110 - another thread closes it
+            await asyncio.sleep(0.01)
+        assert loads._tasks == loads._timers == {}
+
+    asyncio.run(asyncio.wait_for(use(), 10))
+    assert session.closed == [True]
+
+
+def test_a_graph_that_is_taken_is_not_closed(gated: tuple[LeasedGraph, GatedSession], tiny_bundle: Bundle) -> None:
+    async def use() -> None:
+        loads, name = GraphLoads(lambda _: gated[0], kept_s=0.05), GraphId.of(tiny_bundle)
+        await give_up(loads, name)
+        await asyncio.sleep(0.02)
+        assert await loads.load(name) is gated[0]
+        assert loads._tasks == loads._timers == {}
+        await asyncio.sleep(0.1)
+
+    asyncio.run(use())
+    assert gated[1].closed == []
+
+
+def test_a_failure_that_nobody_waited_for_is_not_reported_later(tiny_bundle: Bundle) -> None:
+    may_end, errors = threading.Event(), ["old", "new"]
+
+    def load(_graph: GraphId) -> LeasedGraph:
+        assert may_end.wait(10)
+        raise BundleInvalid(tiny_bundle.path, f"{errors.pop(0)}.")
+
+    async def use() -> None:
+        loads, name = GraphLoads(load), GraphId.of(tiny_bundle)
+        await give_up(loads, name)
+        may_end.set()
+        while loads._tasks:  # noqa: ASYNC110 - a callback of the load removes it
+            await asyncio.sleep(0.01)
+        with pytest.raises(BundleInvalid, match="new"):
+            await loads.load(name)
+
+    asyncio.run(asyncio.wait_for(use(), 10))
+
+
+async def give_up(loads: GraphLoads, graph: GraphId) -> None:
+    """Begin to wait for a graph, and stop waiting."""
+    waiting = asyncio.create_task(loads.load(graph))
+    await asyncio.sleep(0)  # the load begins
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
 def test_a_load_that_failed_is_tried_again(tiny_bundle: Bundle) -> None:
     errors = [BundleInvalid(tiny_bundle.path, "first."), BundleInvalid(tiny_bundle.path, "second.")]
 
