@@ -21,7 +21,7 @@ class LastRelease:
     """What `last_release.toml` states.
 
     Attributes:
-        version: The version.
+        version: The version, or what it is if it is no release.
         commit: A commit or a tag.
         revision: Its newest migration.
     """

@@ -17,6 +17,7 @@ import yaml
 from service.monitoring.metrics import Metrics
 from service.server import EXIT_GRACE_S
 from service.settings import Settings
+from service.store.database import MIGRATION_TIMEOUT_S
 from tests.proxy import CONFIGURATION, ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -217,6 +218,26 @@ def test_replicas_fit_the_connections_of_postgresql_and_the_memory_of_their_pod(
     (container,) = PODS["plumbline"]["spec"]["containers"]
     used = sum(int(settings[f"PLUMBLINE_{name}_BYTES"]) for name in ("BUNDLE_MEMORY", "SELF_TEST_MEMORY"))
     assert used + 0.5 * 2**30 < gibibytes(container["resources"]["limits"]["memory"]) * 2**30
+
+
+def test_proxies_together_fit_the_connections_of_a_replica() -> None:
+    spec = named("Deployment", "plumbline-proxy")["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    most = int(variables["PLUMBLINE_PROXY_REPLICA_MAXCONN"])
+
+    assert (spec["replicas"] + spec["strategy"]["rollingUpdate"]["maxSurge"]) * most < Settings().max_connections
+
+
+def test_migration_has_time_before_a_pod_is_ended() -> None:
+    spec = named("Deployment", "plumbline")["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    probe = container["startupProbe"]
+    seconds = probe["periodSeconds"] * probe["failureThreshold"]
+
+    assert seconds > 2 * MIGRATION_TIMEOUT_S
+    assert f"A migration has {seconds // 60} minutes (`startupProbe`: {probe['failureThreshold']} attempts" in GUIDE
+    assert spec["progressDeadlineSeconds"] > seconds
 
 
 def test_certificates_of_the_plant_have_a_place() -> None:

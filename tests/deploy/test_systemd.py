@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.main import get_command
 
 from plumbline_client import Client
@@ -18,12 +19,14 @@ from service.settings import PREFIX, Settings
 FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNIT, WATCH = FOLDER / "plumbline.service", FOLDER / "plumbline-watch@.service"
 WORKER = FOLDER / "plumbline-train-worker.service"
+RAY, RAY_APPLICATION = FOLDER / "plumbline-ray.service", FOLDER / "plumbline-ray-application.service"
+DOCS = FOLDER.parents[1] / "docs"
 TEXT = UNIT.read_text(encoding="utf-8")
 # `systemd-analyze security` rates from 0 (confined) to 10.
 MOST_EXPOSURE = 2.0
 
 
-@pytest.fixture(params=[UNIT, WATCH, WORKER], ids=lambda path: path.name)
+@pytest.fixture(params=[UNIT, WATCH, WORKER, RAY, RAY_APPLICATION], ids=lambda path: path.name)
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A unit with a program that exists on this machine."""
     if shutil.which("systemd-analyze") is None:
@@ -101,3 +104,39 @@ def test_watch_unit_runs_the_command_and_gives_it_time_to_complete_an_image() ->
     assert {"--product", "--json"} <= parameters
     named = set(re.findall(rf"\b({PREFIX}[A-Z_]+)\b", text)) - {f"{PREFIX}NAME"}
     assert named == CLIENT_VARIABLES
+
+
+def test_units_of_ray_read_the_settings_and_use_the_folders_of_the_service() -> None:
+    text = RAY.read_text(encoding="utf-8")
+    (state,) = re.findall(r"(?m)^StateDirectory=.+$", TEXT)
+    (folders,) = re.findall(r"(?m)^Environment=(PLUMBLINE_MODELS=\S+ PLUMBLINE_DATA=\S+)", TEXT)
+
+    assert state in text
+    assert folders in text
+    assert "\nEnvironmentFile=/etc/plumbline/plumbline.env\n" in text
+    # The same user owns the folders, and two programs must not use them by mistake.
+    assert f"\nUser={UNIT.stem}\n" in text
+    assert f"\nConflicts={UNIT.name}\n" in text
+    assert f"WantedBy={RAY.name}" in RAY_APPLICATION.read_text(encoding="utf-8")
+
+
+def test_processes_of_ray_fit_the_connections_that_the_guide_names() -> None:
+    guide = (DOCS / "how-to" / "ray.md").read_text(encoding="utf-8")
+    (pool,) = map(int, re.findall(r"(?m)^Environment=PLUMBLINE_DATABASE_POOL_SIZE=(\d+)$", RAY.read_text()))
+    (application,) = yaml.safe_load((FOLDER.parent / "ray" / "serve.yaml").read_text())["applications"]
+    ingress, inspector = application["deployments"]
+    processes = ingress["num_replicas"], inspector["autoscaling_config"]["max_replicas"]
+    most = pool * sum(processes)
+
+    assert f"`PLUMBLINE_DATABASE_POOL_SIZE={pool}`" in guide
+    assert f"{processes[0]} + {processes[1]} processes have\n      at most {most} connections" in guide
+    (limit,) = map(int, re.findall(r"`max_connections` of the server, which is 100 by default, to (\d+)", guide))
+    assert most + 10 < limit
+
+
+def test_no_guide_reads_the_environment_file_in_a_shell() -> None:
+    """An unquoted `&` in the URL of the database would end the command there, and leave the variable empty."""
+    pages = {page: page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md")}
+
+    assert sum("/etc/plumbline/plumbline.env" in text for text in pages.values()) > 2
+    assert [page.name for page, text in pages.items() if re.search(r"(?m)(?:\.|source) /etc/plumbline/", text)] == []
