@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import fsspec
@@ -71,6 +74,28 @@ class RemoteFileSystem:
             return sync(file_system.loop, coroutine, path, *arguments, timeout=timeout_s, **options)
         return getattr(file_system, method)(path, *arguments, **options)
 
+    def request_all(self, method: str, names: Sequence[str]) -> list[Exception | None]:
+        """Call a method of the file system for several objects, at the same time if it can do that.
+
+        Args:
+            method: Name of the method, such as `rm_file`.
+            names: Names of the objects below the URL. Each has a connection, so give a few dozen at most.
+
+        Returns:
+            What the file system raised, in the order of the names; None where the call succeeded.
+        """
+        paths, deadline_s = [f"{self._root}/{name}" for name in names], self._options.deadline_s
+        try:
+            file_system = self._connect()
+            if isinstance(file_system, AsyncFileSystem):
+                call = partial(_call_all, getattr(file_system, f"_{method}"), paths, deadline_s)
+                # Each call has its deadline; this one is for a call that does not end when it is cancelled.
+                found: list[Exception | None] = sync(file_system.loop, call, timeout=2 * deadline_s)
+                return found
+        except Exception as error:  # noqa: BLE001 - returned as the reason of every object
+            return [error] * len(names)
+        return [_error_of(getattr(file_system, method), path) for path in paths]
+
     def close(self) -> None:
         """Close the connections."""
         with self._lock:
@@ -114,3 +139,26 @@ class RemoteFileSystem:
         # Reads the service models from disk, which takes longer than a request and must not count as one.
         sync(file_system.loop, file_system.set_session)
         return file_system
+
+
+async def _call_all(
+    call: Callable[[str], Awaitable[Any]], paths: Sequence[str], deadline_s: float
+) -> list[Exception | None]:
+    """Call a function with every path at the same time, and return what each raised."""
+
+    async def error_of(path: str) -> Exception | None:
+        try:
+            await asyncio.wait_for(call(path), deadline_s)
+        except Exception as error:  # noqa: BLE001 - returned
+            return error
+        return None
+
+    return list(await asyncio.gather(*(error_of(path) for path in paths)))
+
+
+def _error_of(call: Callable[[str], Any], path: str) -> Exception | None:
+    try:
+        call(path)
+    except Exception as error:  # noqa: BLE001 - returned
+        return error
+    return None

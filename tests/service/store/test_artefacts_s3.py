@@ -19,6 +19,7 @@ from service.store.errors import ArtefactGone, StoreUnavailable
 from service.store.ids import new_id
 from service.store.options import StoreOptions
 from service.store.probe import StoreProbe
+from service.store.records import Artefacts
 from service.store.store import Store
 from tests.s3 import S3Server
 from tests.service.store.artefacts import options_for, record
@@ -101,6 +102,8 @@ def test_object_that_cannot_be_deleted_is_deleted_later(stoppable_s3: S3Server) 
     files.remove(inspection_id, "image/png")
     with pytest.raises(StoreUnavailable, match="cannot be deleted from the object store"):
         files.unlink(inspection_id, "image/png")
+    others = [Artefacts(one, "image/png") for one in (inspection_id, new_id())]
+    assert list(files.unlink_all(others)) == [item.inspection_id for item in others]
     stoppable_s3.accept()
     assert files.image_of(record(inspection_id)) == b"x"
     files.probe()
