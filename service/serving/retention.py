@@ -35,9 +35,8 @@ log = structlog.get_logger(__name__)
 # Maximum number of inspections per product and decision in one sweep. If it is reached, the next sweep follows soon.
 SWEEP_LIMIT = 500
 _NEXT_SWEEP_S = 1.0
-# Inspections whose files are deleted at the same time, if the file system can do that. Each has two files, and the
-# requests of inspections need connections meanwhile.
-_TOGETHER = 16
+# Inspections whose files are deleted with one request, if the file system can do that. Each has two files.
+_TOGETHER = 100
 # Seconds between two attempts to become the process that removes.
 LEASE_S = 3.0
 _JOB = "retention"

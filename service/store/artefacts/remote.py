@@ -147,9 +147,8 @@ class RemoteFiles(ArtefactFiles):
             raise error from error.__cause__
 
     def _delete_all(self, names: Sequence[str]) -> dict[str, StoreUnavailable]:
-        # Not in one request of S3: s3fs does not report which of its objects were not deleted.
         failed = {}
-        for name, error in zip(names, self._file_system.request_all("rm_file", names), strict=True):
+        for name, error in zip(names, self._file_system.remove_all(names), strict=True):
             if error is not None and (not isinstance(error, FileNotFoundError) or is_missing_bucket(error)):
                 failed[name] = self._unavailable(f"{last_part(name)} cannot be deleted from", error)
                 failed[name].__cause__ = error
