@@ -43,6 +43,12 @@ CAMERAS = 16
 """Inspections that are stored at the same time at most."""
 
 
+def inspection(moment: datetime) -> InspectionRecord:
+    """Return an inspection to store."""
+    row = {**SAME, "decision": "pass", "score": 0.3, "p_value": 0.5, "regions": [], "station": "line-1"}
+    return InspectionRecord(id=str(new_id()), created_at=moment, product="washer", **row)
+
+
 @dataclass
 class Load:
     """Stores inspections at a fixed rate until it is stopped, and keeps the durations of the commits."""
@@ -61,9 +67,7 @@ class Load:
                 due += 1 / self.rate
 
     def _store(self, due: float) -> None:
-        row = {**SAME, "decision": "pass", "score": 0.3, "p_value": 0.5, "regions": [], "station": "line-1"}
-        record = InspectionRecord(id=str(new_id()), created_at=datetime.now(UTC), product="washer", **row)
-        self.store.writer.write(record)
+        self.store.writer.write(inspection(datetime.now(UTC)))
         self.durations_ms.append((time.monotonic() - due) * 1000)
 
 
@@ -117,6 +121,8 @@ def measure(folder: Path, rows: int, rate: float, rounds: int, *, postgres: bool
         # The generated inspections are of a fixed year, which may not have ended.
         ahead_s = max(0.0, (START + SPAN).timestamp() - time.time())
         clock = Clock(wall_s=lambda: time.time() + ahead_s)
+        # Nothing is removed if no inspection is stored from before the last hours: the clock may be wrong.
+        store.writer.write(inspection(clock.now() - timedelta(hours=8)))
         remover = RecordRemover(store, "1", Metrics().storage, clock, grace=timedelta(0))
         alone, beside, took_s = list[float](), list[float](), 0.0
         for _ in range(rounds):

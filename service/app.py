@@ -204,6 +204,7 @@ class Runtime:
         )
         follower = RevisionFollower(self.registry, store.engine, follow_audit=self.access.changes.follow)
         self._follower = follower if store.is_shared else None
+        remover = RecordRemover(store, settings.record_days, metrics.storage, clock)
         self._sweeper = RetentionSweeper(
             store,
             lambda: self.registry.known,
@@ -212,8 +213,8 @@ class Runtime:
             clock=clock,
             key_age=timedelta(hours=settings.idempotency_hours),
             others=(self.services.training.sweep,),
-            follow=self.services.training.refresh,
-            records=RecordRemover(store, settings.record_days, metrics.storage, clock).sweep,
+            followers=(self.services.training.refresh, remover.release),
+            records=remover.sweep,
         )
         self._audit_heads = AuditHeadReporter(store.engine, metrics, settings.audit_head_interval_s)
         # Loading takes seconds per product. Meanwhile the service is alive, but not ready.

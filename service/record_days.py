@@ -57,8 +57,25 @@ class RecordDays:
             product: Name of the product.
             now: The present time.
         """
-        days = self.of_products.get(product, self.days)
+        days = self.days_of(product)
         return None if days is None else now - timedelta(days=days)
+
+    def days_of(self, product: str) -> float | None:
+        """Return the days of a product; None for ever."""
+        return self.of_products.get(product, self.days)
+
+    def with_longer(self, exceptions: Mapping[str, float | None]) -> RecordDays:
+        """Return the same with the exceptions of products that are longer than what applies to them.
+
+        Args:
+            exceptions: Days by the product; None for ever.
+        """
+        longer: dict[str, float | None] = {}
+        for product, days in exceptions.items():
+            own = self.days_of(product)
+            if own is not None and (days is None or days > own):
+                longer[product] = days
+        return RecordDays(self.days, {**self.of_products, **longer})
 
 
 def parse_record_days(text: str) -> RecordDays:

@@ -103,5 +103,6 @@ def _no_database(settings: Settings) -> str:
     path = sqlite_path(settings.database)
     return (
         f"There is no database in {settings.data if path is None else path.parent}. Give the data folder of the "
-        f"service with --data or {PREFIX}DATA; `plumbline serve` creates the database."
+        f"service with --data or {PREFIX}DATA, or its database with {PREFIX}DATABASE_URL; `plumbline serve` creates "
+        "it."
     )

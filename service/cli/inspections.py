@@ -12,7 +12,7 @@ from typing import IO, Annotated, Literal, TypeVar
 
 import typer
 
-from service.cli.console import ERR, FAILURE, OUT, refuse, shown, stop
+from service.cli.console import ERR, FAILURE, OUT, refuse, shown, stop, utc
 from service.cli.options import Data, Models, load_settings, place_of_bundles
 from service.cli.record_removal import compact, remove
 from service.cli.why import why
@@ -62,7 +62,7 @@ def export(
     """
     from service.cli.offline import InvalidTime, known_products, open_store, parse_time
     from service.schemas.records import split_decisions, split_ids
-    from service.serving.exports import export_inspections
+    from service.serving.exports import export_inspections, missing_until
     from service.store.inspection_filter import InspectionFilter
     from service.store.inspections import list_inspections
 
@@ -98,10 +98,17 @@ def export(
                 file.write(piece.data)
                 count = piece.rows
                 progress.update(f"{count} inspections")
+            removed_until = missing_until(store.engine, which)  # afterwards: records may be removed meanwhile
     except PlumblineError as error:
         stop(error.detail, FAILURE)
     except OSError as error:
         stop(f"{out} cannot be written: {error.strerror}.", FAILURE)
+    if removed_until is not None:
+        ERR.print(
+            f"[yellow]Records up to {utc(removed_until)} were removed for their age, except for those that are needed: "
+            "inspections of that time may be missing in the file.[/]",
+            soft_wrap=True,
+        )
     OUT.print(f"{count} inspections in {shown(out)}", soft_wrap=True)
 
 

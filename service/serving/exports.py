@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -15,6 +17,7 @@ from service.serving.export_formats import ColumnKind, ExportFormat, make_encode
 from service.serving.record_jobs import RecordJobs
 from service.store.inspection_filter import InspectionFilter
 from service.store.inspections import EXPORTED, read_columns
+from service.store.record_removal.state import records_removed_until
 from service.store.store import Store
 
 PAGE = 500
@@ -99,6 +102,19 @@ def export_inspections(
     yield ExportPiece(encoder.finish(), count)
 
 
+def missing_until(engine: Engine, which: InspectionFilter) -> datetime | None:
+    """Return up to which time records were removed that an export may lack; None if none were.
+
+    Args:
+        engine: The database.
+        which: The conditions of the export.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    return records_removed_until(engine, which.values["product"], which.since)
+
+
 def _row(row: RowMapping) -> dict[str, Any]:
     """Return the values of the columns."""
     reasons = dict.fromkeys(item["reason"] for item in row["objections"] or [])
@@ -123,6 +139,17 @@ class ExportService:
     def __init__(self, store: Store, jobs: RecordJobs) -> None:
         self._engine = store.engine
         self._jobs = jobs
+
+    async def records_removed_until(self, which: InspectionFilter) -> datetime | None:
+        """Return the time of the newest record that was removed and that an export may lack; None if there is none.
+
+        Args:
+            which: The conditions.
+
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
+        return await asyncio.to_thread(missing_until, self._engine, which)
 
     async def stream(
         self, which: InspectionFilter, format_name: ExportFormat, client: str, disconnected: Disconnected

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import get_args
 
@@ -19,9 +19,9 @@ import structlog
 from service.monitoring.clock import Clock
 from service.monitoring.storage_metrics import StorageMetrics
 from service.record_days import KeptReason, parse_record_days
-from service.store.audit import SERVICE
 from service.store.record_removal.pieces import (
     PAUSE_FACTOR,
+    has_record_between,
     old_records,
     oldest_record,
     remove_piece,
@@ -38,6 +38,11 @@ GRACE = timedelta(hours=24)
 """Time for which another value of the setting removes nothing, so that a wrong one can be corrected."""
 SWEEP_S = 10.0
 """Seconds of one sweep, after which images and maps have their turn."""
+BUSY_SWEEP_S = 1.0
+"""The same while images and maps are left that have to be removed."""
+RETRY_S = 3600.0
+"""Seconds until the next run if the clock is not plausible."""
+_RECENT = timedelta(days=1)
 
 
 class RecordRemover:
@@ -74,11 +79,12 @@ class RecordRemover:
         self._steps: Iterator[float] | None = None
         self._due = time.monotonic()
 
-    def sweep(self, stop: threading.Event) -> bool:
-        """Continue a run for `SWEEP_S`, or begin one if it is due.
+    def sweep(self, stop: threading.Event, longest_s: float | None = None) -> bool:
+        """Continue a run, or begin one if it is due.
 
         Args:
             stop: Ends the sweep after the current transaction.
+            longest_s: Ends it after this time; None for `SWEEP_S`.
 
         Returns:
             Whether the run is not complete.
@@ -90,7 +96,7 @@ class RecordRemover:
             if time.monotonic() < self._due:
                 return False
             self._steps = self._run()
-        until = time.monotonic() + SWEEP_S
+        until = time.monotonic() + (SWEEP_S if longest_s is None else longest_s)
         try:
             for pause_s in self._steps:
                 if stop.wait(pause_s) or time.monotonic() > until:
@@ -102,11 +108,19 @@ class RecordRemover:
         self._due = time.monotonic() + self._next_s
         return False
 
+    def release(self) -> None:
+        """Forget the run, because another process removes now. Its metrics state the records, not those of this one."""
+        if self._steps is not None:
+            self._steps = None
+            self._due = time.monotonic()
+        self._metrics.oldest_record.clear()
+        self._metrics.records_kept.clear()
+
     def _run(self) -> Iterator[float]:
         """Go through all products, in steps. Each yields the seconds of the pause after it."""
         engine = self._store.engine
         # Of a run that was interrupted, or of a process that ended.
-        audit_removals(engine, SERVICE, self._text, self._exclusive)
+        audit_removals(engine, self._text, self._exclusive)
         if self._rule is None:
             self._rule = state_rule(engine, self._text, self._exclusive)
         since = self._rule.since
@@ -117,9 +131,18 @@ class RecordRemover:
         products = stored_products(engine)
         if not products:
             self._next_s = 0.0
+        is_due = delay_s <= 0
+        if is_due and products and not self._is_time_plausible(products):
+            log.warning(
+                "old records not removed",
+                reason="no inspection of the time before is stored, so the clock may be wrong",
+                now=self._clock.now().isoformat(timespec="seconds"),
+            )
+            is_due, self._next_s = False, min(self._interval_s, RETRY_S)
+        self._metrics.oldest_record.clear()  # of products whose last record was removed
         for product in products:
             limit = self._days.limit(product, self._clock.now())
-            if limit is not None and delay_s <= 0:
+            if limit is not None and is_due:
                 started = time.monotonic()
                 for piece in old_records(engine, product, limit):
                     kept.update(piece.kept)
@@ -133,6 +156,19 @@ class RecordRemover:
                 self._metrics.oldest_record.labels(product).set(oldest.timestamp())
         for reason in get_args(KeptReason):
             self._metrics.records_kept.labels(reason).set(kept[reason])
-        audit_removals(engine, SERVICE, self._text, self._exclusive)
+        audit_removals(engine, self._text, self._exclusive)
         if removed:
             log.info("old records removed", count=removed, kept=dict(kept), record_days=self._text)
+
+    def _is_time_plausible(self, products: Sequence[str]) -> bool:
+        """Return whether inspections are stored from the time before now, though not only from the last hours.
+
+        If the clock was already wrong when the machine started, no jump is noticed, and all records look old. New
+        inspections get the wrong time as well, so those of the last day prove nothing.
+        """
+        shortest = self._days.shortest
+        if shortest is None:
+            return True
+        half, now = timedelta(days=shortest / 2), self._clock.now()
+        since, until = now - half, now - min(_RECENT, half / 2)
+        return any(has_record_between(self._store.engine, product, since, until) for product in products)

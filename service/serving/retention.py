@@ -19,11 +19,13 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.recipes.sections import Keep
+from service.serving.record_removal import BUSY_SWEEP_S
 from service.store.advisory_locks import job_lock
 from service.store.errors import RecipeUnreadable, StoreUnavailable
 from service.store.idempotency import remove_keys
 from service.store.leases import Leases
 from service.store.recipes import current_recipe
+from service.store.record_removal.pieces import stored_products
 from service.store.records import Artefacts
 from service.store.retention import mark_removed, past_retention, past_size
 from service.store.store import Store
@@ -33,6 +35,8 @@ log = structlog.get_logger(__name__)
 # Maximum number of inspections per product and decision in one sweep. If it is reached, the next sweep follows soon.
 SWEEP_LIMIT = 500
 _NEXT_SWEEP_S = 1.0
+# Inspections whose files are deleted with one request, if the file system can do that. Each has two files.
+_TOGETHER = 100
 # Seconds between two attempts to become the process that removes.
 LEASE_S = 3.0
 _JOB = "retention"
@@ -46,7 +50,8 @@ class RetentionSweeper:
 
     Args:
         store: The store to sweep.
-        products: Returns the names of the products; called at every sweep.
+        products: Returns the names of the products that have bundles; called at every sweep. Products of stored
+            inspections are swept as well.
         metrics: Counts removals and failures.
         interval_s: Seconds between sweeps. Files younger than this are kept, so that a client can read the files of a
             recent inspection.
@@ -54,9 +59,9 @@ class RetentionSweeper:
         clock: The time of day.
         key_age: Age at which idempotency keys are removed.
         others: Further removals, each called at every sweep. They may raise `StoreUnavailable`.
-        follow: Called instead of a sweep while another process removes. It may raise `StoreUnavailable`.
-        records: Removes old records at the end of every sweep, until the event is set; returns whether more may be
-            left. It may raise `StoreUnavailable`.
+        followers: Called instead of a sweep while another process removes. They may raise `StoreUnavailable`.
+        records: Removes old records at the end of every sweep, until the event is set or for the seconds that are
+            given, None for its own limit; returns whether more may be left. It may raise `StoreUnavailable`.
     """
 
     def __init__(
@@ -69,8 +74,8 @@ class RetentionSweeper:
         clock: Clock | None = None,
         key_age: timedelta = timedelta(days=1),
         others: Sequence[Callable[[], None]] = (),
-        follow: Callable[[], None] = lambda: None,
-        records: Callable[[threading.Event], bool] = lambda _stop: False,
+        followers: Sequence[Callable[[], None]] = (),
+        records: Callable[[threading.Event, float | None], bool] = lambda _stop, _longest_s: False,
     ) -> None:
         self.store = store
         self.limit = limit
@@ -80,7 +85,7 @@ class RetentionSweeper:
         self._interval_s = interval_s
         self._key_age = key_age
         self._others = others
-        self._follow = follow
+        self._followers = followers
         self._records = records
         self._leases = Leases(store.engine, job_lock)
         self._stop = threading.Event()
@@ -110,7 +115,7 @@ class RetentionSweeper:
             for other in self._others:
                 other()
         is_more = False
-        for product in sorted(self._products()):
+        for product in sorted({*self._products(), *stored_products(self.store.engine)}):
             try:
                 revision = current_recipe(self.store.engine, product)
             except RecipeUnreadable as error:  # of this product only; the others are swept
@@ -121,7 +126,8 @@ class RetentionSweeper:
             if self._stop.is_set():
                 return False
         # Afterwards, because a record is kept as long as its files are.
-        return is_more | (self._is_clock_settled and self._records(self._stop))
+        longest_s = BUSY_SWEEP_S if is_more else None
+        return is_more | (self._is_clock_settled and self._records(self._stop, longest_s))
 
     @property
     def _is_clock_settled(self) -> bool:
@@ -163,7 +169,11 @@ class RetentionSweeper:
 
     def _remove(self, product: str, decision: str, found: Sequence[Artefacts]) -> int:
         """Remove artefacts; return how many were removed."""
-        removed = [item for item in found if not self._stop.is_set() and self._unlink(item)]
+        removed: list[Artefacts] = []
+        for start in range(0, len(found), _TOGETHER):
+            if self._stop.is_set():
+                break
+            removed += self._unlink(found[start : start + _TOGETHER])
         mark_removed(self.store.engine, [item.inspection_id for item in removed], self._clock.now())
         self.store.files.remove_empty_days(item.inspection_id for item in removed)
         self._metrics.storage.artefacts_removed.labels(product, decision).inc(len(removed))
@@ -171,14 +181,13 @@ class RetentionSweeper:
             log.info("images and maps removed", product=product, decision=decision, count=len(removed))
         return len(removed)
 
-    def _unlink(self, item: Artefacts) -> bool:
-        try:
-            self.store.files.unlink(item.inspection_id, item.media_type)
-        except StoreUnavailable as error:
+    def _unlink(self, items: Sequence[Artefacts]) -> list[Artefacts]:
+        """Delete the files of inspections; return those whose files are deleted."""
+        failed = self.store.files.unlink_all(items)
+        for inspection_id, error in failed.items():
             self._metrics.storage.retention_failures.inc()
-            log.error("image or map not removed", inspection=str(item.inspection_id), reason=error.detail)
-            return False
-        return True
+            log.error("image or map not removed", inspection=str(inspection_id), reason=error.detail)
+        return [item for item in items if item.inspection_id not in failed]
 
     def _work(self) -> None:
         due = time.monotonic() + self._interval_s
@@ -191,7 +200,8 @@ class RetentionSweeper:
                 if is_leader:
                     is_more = self.sweep()
                 else:
-                    self._follow()
+                    for follower in self._followers:
+                        follower()
             except StoreUnavailable as error:
                 log.warning("retention postponed", reason=error.detail)
             except Exception:  # the thread must survive any error, otherwise the disk would fill up

@@ -39,6 +39,7 @@ from service.store.errors import StoreUnavailable
 from service.store.inspection_filter import InspectionFilter
 
 router = APIRouter(tags=["inspections"])
+_REMOVED_UNTIL = "X-Plumbline-Records-Removed-Until"
 
 
 @router.get(
@@ -116,6 +117,13 @@ async def read_shift(query: Annotated[ShiftQuery, Query()], shifts: ShiftsDep, p
         200: binary_response(
             "A table with one row per inspection, newest first.",
             tuple(value.partition(";")[0] for value in MEDIA_TYPES.values()),
+            headers={
+                _REMOVED_UNTIL: {
+                    "description": "Time of the newest record that was removed for its age; absent if none is of the "
+                    "period or later. Earlier inspections may be missing in the table.",
+                    "schema": {"type": "string", "format": "date-time"},
+                }
+            },
         ),
         **problem_responses(InvalidRequest, RecordsBusy, ExportFormatUnavailable, StoreUnavailable),
     },
@@ -137,6 +145,9 @@ async def export_inspections(
     """
     which = inspection_filter(query, principal)
     headers = {"Content-Disposition": f'attachment; filename="inspections.{query.format}"'}
+    removed_until = await exports.records_removed_until(which)
+    if removed_until is not None:
+        headers[_REMOVED_UNTIL] = removed_until.isoformat()
     response = headers_only(headers, MEDIA_TYPES[query.format])  # the size is not known before the end
     if is_head(request.scope):
         return response

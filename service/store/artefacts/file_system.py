@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import threading
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
 from service.store.artefacts.options import ArtefactOptions
+from service.store.artefacts.reasons import code_of
 from service.store.errors import StoreUnavailable
 
 _CONNECTIONS = 64
+# Requests at the same time for one call. The others are for inspections.
+_AT_ONCE = 32
 _S3 = {"s3", "s3a"}
 
 
@@ -71,6 +77,54 @@ class RemoteFileSystem:
             return sync(file_system.loop, coroutine, path, *arguments, timeout=timeout_s, **options)
         return getattr(file_system, method)(path, *arguments, **options)
 
+    def remove_all(self, names: Sequence[str]) -> list[Exception | None]:
+        """Delete objects: in S3 with one request for up to 1000 of them, otherwise at the same time if possible.
+
+        Args:
+            names: Names of the objects below the URL, at most 1000.
+
+        Returns:
+            What the file system raised, in the order of the names; None where the object is deleted.
+        """
+        paths = [f"{self._root}/{name}" for name in names]
+        try:
+            file_system = self._connect()
+            if not isinstance(file_system, AsyncFileSystem):
+                return [_error_of(file_system.rm_file, path) for path in paths]
+            if self._protocol in _S3 and len(paths) > 1:
+                found = self._remove_together(file_system, paths)
+                if found is not None:
+                    return found
+            call = partial(_call_all, file_system._rm_file, paths, self._options.deadline_s)
+            # Each call has its deadline; this one is for a call that does not end when it is cancelled.
+            rounds = 2 + len(paths) // _AT_ONCE
+            errors: list[Exception | None] = sync(file_system.loop, call, timeout=rounds * self._options.deadline_s)
+            return errors
+        except Exception as error:  # noqa: BLE001 - returned as the reason of every object
+            return [error] * len(names)
+
+    def _remove_together(self, file_system: Any, paths: Sequence[str]) -> list[Exception | None] | None:
+        """Delete objects of S3 with one request; None if the server refuses this kind of request.
+
+        Not with a method of s3fs for several objects: it does not report which of them were not deleted.
+        """
+        from botocore.exceptions import ClientError
+
+        bucket, _, _ = file_system.split_path(paths[0])
+        keys = [file_system.split_path(path)[1] for path in paths]
+        wanted = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        try:
+            answer = sync(
+                file_system.loop, file_system._call_s3, "delete_objects",
+                Bucket=bucket, Delete=wanted, timeout=self._options.deadline_s,
+            )  # fmt: skip
+        except Exception as error:
+            if code_of(error):  # some servers lack this request, or demand another checksum
+                return None
+            raise
+        failed = {item["Key"]: ClientError({"Error": item}, "DeleteObjects") for item in answer.get("Errors", ())}
+        return [failed.get(key) for key in keys]
+
     def close(self) -> None:
         """Close the connections."""
         with self._lock:
@@ -114,3 +168,28 @@ class RemoteFileSystem:
         # Reads the service models from disk, which takes longer than a request and must not count as one.
         sync(file_system.loop, file_system.set_session)
         return file_system
+
+
+async def _call_all(
+    call: Callable[[str], Awaitable[Any]], paths: Sequence[str], deadline_s: float
+) -> list[Exception | None]:
+    """Call a function with every path, `_AT_ONCE` at the same time, and return what each raised."""
+    turn = asyncio.Semaphore(_AT_ONCE)
+
+    async def error_of(path: str) -> Exception | None:
+        async with turn:
+            try:
+                await asyncio.wait_for(call(path), deadline_s)
+            except Exception as error:  # noqa: BLE001 - returned
+                return error
+            return None
+
+    return list(await asyncio.gather(*(error_of(path) for path in paths)))
+
+
+def _error_of(call: Callable[[str], Any], path: str) -> Exception | None:
+    try:
+        call(path)
+    except Exception as error:  # noqa: BLE001 - returned
+        return error
+    return None

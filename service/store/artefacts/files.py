@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from service.store.artefacts.stored_file import PIECE_BYTES, StoredFile
 from service.store.errors import ArtefactGone, StoreUnavailable
 from service.store.identity import StorageGuard
 from service.store.ids import created_at
-from service.store.records import InspectionRecord
+from service.store.records import Artefacts, InspectionRecord
 
 MAP_SUFFIX = ".npy"
 log = structlog.get_logger(__name__)
@@ -189,6 +189,22 @@ class ArtefactFiles(ABC):
         for name in (image_name(inspection_id, media_type), map_name(inspection_id)):
             self._delete(name)
 
+    def unlink_all(self, items: Sequence[Artefacts]) -> dict[UUID, StoreUnavailable]:
+        """Delete images and anomaly maps, at the same time if the file system can do that.
+
+        Args:
+            items: The inspections. Files that do not exist are ignored.
+
+        Returns:
+            Why a file cannot be deleted, by the inspection; the files of the others are deleted.
+        """
+        names = {
+            name: item.inspection_id
+            for item in items
+            for name in (image_name(item.inspection_id, item.media_type), map_name(item.inspection_id))
+        }
+        return {names[name]: error for name, error in self._delete_all(list(names)).items()}
+
     def write_training_image(self, job_id: UUID, number: int, media_type: str, data: bytes) -> WrittenFile:
         """Write an image of a training job.
 
@@ -264,6 +280,16 @@ class ArtefactFiles(ABC):
         Raises:
             StoreUnavailable: It cannot be deleted.
         """
+
+    def _delete_all(self, names: Sequence[str]) -> dict[str, StoreUnavailable]:
+        """Delete files. Return why one cannot be deleted, by its name."""
+        failed = {}
+        for name in names:
+            try:
+                self._delete(name)
+            except StoreUnavailable as error:
+                failed[name] = error
+        return failed
 
     def _read_for(self, name: str, what: str, record: InspectionRecord) -> bytes:
         with _gone(what, record):

@@ -43,7 +43,7 @@ _BY_CODE = {
 def remote_reason(error: Exception) -> str:
     """Return why a remote file system failed, and log the message of the library, at most every 10 s."""
     log_failure("remote file system failure", error)
-    if (code := _code_of(error)) in _BY_CODE:
+    if (code := code_of(error)) in _BY_CODE:
         return _BY_CODE[code]
     for kind in type(error).__mro__:
         if kind.__name__ in _BY_CLASS:
@@ -53,10 +53,10 @@ def remote_reason(error: Exception) -> str:
 
 def is_missing_bucket(error: Exception) -> bool:
     """Return whether not only the object is missing, but the bucket."""
-    return _code_of(error) == "NoSuchBucket"
+    return code_of(error) == "NoSuchBucket"
 
 
-def _code_of(error: BaseException) -> str:
+def code_of(error: BaseException) -> str:
     """Return the error code of S3, or an empty text."""
     for candidate in (error, error.__cause__):
         response = getattr(candidate, "response", None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import structlog
@@ -143,13 +143,16 @@ class RemoteFiles(ArtefactFiles):
             raise self._read_error(name, error) from error
 
     def _delete(self, name: str) -> None:
-        try:
-            self._file_system.request("rm_file", name)
-        except FileNotFoundError as error:
-            if is_missing_bucket(error):
-                raise self._unavailable(f"{last_part(name)} cannot be deleted from", error) from error
-        except Exception as error:
-            raise self._unavailable(f"{last_part(name)} cannot be deleted from", error) from error
+        for error in self._delete_all([name]).values():
+            raise error from error.__cause__
+
+    def _delete_all(self, names: Sequence[str]) -> dict[str, StoreUnavailable]:
+        failed = {}
+        for name, error in zip(names, self._file_system.remove_all(names), strict=True):
+            if error is not None and (not isinstance(error, FileNotFoundError) or is_missing_bucket(error)):
+                failed[name] = self._unavailable(f"{last_part(name)} cannot be deleted from", error)
+                failed[name].__cause__ = error
+        return failed
 
     def _write_error(self, name: str, error: Exception) -> StoreUnavailable:
         unavailable = self._unavailable(f"{last_part(name)} cannot be written to", error)

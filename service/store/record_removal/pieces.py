@@ -31,6 +31,7 @@ from sqlalchemy.orm import Session
 from service.record_days import KeptReason
 from service.store.models import (
     DriftPositionRow,
+    IdempotencyRow,
     InspectionRow,
     OutboxRow,
     RecordRemovalRow,
@@ -59,12 +60,16 @@ class Piece:
         kept: Number of the others, by the reason. A record with several reasons counts once, for the first of
             `KeptReason`.
         newest: Time of the newest one that can be removed; None if there is none.
+        oldest: Time of the oldest one that can be removed; None if there is none.
+        has_messages: Whether messages of the outbox may concern these records, or older ones.
     """
 
     product: str
     removable: tuple[str, ...] = ()
     kept: Mapping[KeptReason, int] = field(default_factory=Counter)
     newest: datetime | None = None
+    oldest: datetime | None = None
+    has_messages: bool = False
 
 
 def stored_products(engine: Engine) -> list[str]:
@@ -94,6 +99,18 @@ def oldest_record(engine: Engine, product: str) -> datetime | None:
         return session.scalar(select(func.min(InspectionRow.created_at)).where(InspectionRow.product == product))
 
 
+def has_record_between(engine: Engine, product: str, since: datetime, until: datetime) -> bool:
+    """Return whether an inspection of a product from a period is stored.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    row = InspectionRow
+    with reading(engine) as session:
+        found = select(row.id).where(row.product == product, row.created_at.between(since, until)).limit(1)
+        return session.scalar(found) is not None
+
+
 def old_records(engine: Engine, product: str, limit: datetime, size: int | None = None) -> Iterator[Piece]:
     """Yield the records of a product from before a time, the oldest first, in pieces.
 
@@ -115,7 +132,8 @@ def old_records(engine: Engine, product: str, limit: datetime, size: int | None 
     query = query.where(row.product == product, row.created_at < limit).order_by(row.created_at, row.id).limit(size)
     following = query
     with reading(engine) as session:
-        oldest_message = session.scalar(select(func.min(OutboxRow.created_at)))
+        # Of ids, because the time of a message that is sent again is a later one.
+        first_needed = session.scalar(select(func.min(OutboxRow.inspection_id)))
     while True:
         with reading(engine) as session:
             rows = session.execute(following).all()
@@ -123,9 +141,10 @@ def old_records(engine: Engine, product: str, limit: datetime, size: int | None 
                 return
             last = rows[-1]
             needed: set[str] = set()
-            # Without an index of inspections, the outbox is only read where it has messages of this time.
-            if oldest_message is not None and oldest_message <= last.created_at:
-                ids = [item.id for item in rows]
+            ids = [item.id for item in rows]
+            # Without an index of inspections, the outbox is only read where it has messages of these ids or older ones.
+            has_messages = first_needed is not None and first_needed <= max(ids)
+            if has_messages:
                 needed = set(session.scalars(select(OutboxRow.inspection_id).where(OutboxRow.inspection_id.in_(ids))))
             newest, counted = _bounds(session)
         reasons: dict[str, KeptReason] = {}
@@ -146,6 +165,8 @@ def old_records(engine: Engine, product: str, limit: datetime, size: int | None 
             tuple(item.id for item in free),
             Counter(reasons.values()),
             free[-1].created_at if free else None,
+            free[0].created_at if free else None,
+            has_messages,
         )
         if len(rows) < size:
             return
@@ -154,8 +175,8 @@ def old_records(engine: Engine, product: str, limit: datetime, size: int | None 
         following = query.where(row.created_at >= last.created_at, is_later)
 
 
-def remove_piece(engine: Engine, piece: Piece, exclusive: Exclusive | None = None) -> int:
-    """Remove the records of a piece that can be removed, and the verdicts of shadow bundles on them.
+def remove_piece(engine: Engine, piece: Piece, exclusive: Exclusive | None = None, *, is_stated: bool = False) -> int:
+    """Remove the records of a piece that can be removed, their idempotency keys and verdicts of shadow bundles.
 
     A record that was reviewed since the piece was read is kept.
 
@@ -164,6 +185,8 @@ def remove_piece(engine: Engine, piece: Piece, exclusive: Exclusive | None = Non
         piece: The piece.
         exclusive: Delays the commits of inspections meanwhile; see `GroupWriter.between_commits`. None for PostgreSQL,
             and in another process.
+        is_stated: Whether the caller states the number in the audit log, with `state_removal`; otherwise the service
+            does, with `audit_removals`.
 
     Returns:
         Number of records that were removed.
@@ -182,9 +205,9 @@ def remove_piece(engine: Engine, piece: Piece, exclusive: Exclusive | None = Non
             (exclusive or nullcontext)(),
             connection.begin(),
         ):
-            removed = _delete(connection, piece.removable)
+            removed = _delete(connection, piece)
             if removed:
-                _count(connection, piece.product, removed, until)
+                _count(connection, piece.product, removed, until, audited=removed if is_stated else 0)
             return removed
 
     # A command and the service may both remove the first records of a product.
@@ -204,7 +227,8 @@ def _checkpoint_afterwards(connection: Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        _run_pragmas(connection, "wal_checkpoint(PASSIVE)", f"wal_autocheckpoint={_SQLITE_AUTOCHECKPOINT}")
+        # The setting first: the checkpoint may fail, and the connection returns to the pool in any case.
+        _run_pragmas(connection, f"wal_autocheckpoint={_SQLITE_AUTOCHECKPOINT}", "wal_checkpoint(PASSIVE)")
 
 
 def _run_pragmas(connection: Connection, *pragmas: str) -> None:
@@ -226,26 +250,33 @@ def _bounds(session: Session) -> tuple[set[str], str | None]:
     return {name for name in newest if name is not None}, session.scalar(select(DriftPositionRow.inspection_id))
 
 
-def _delete(connection: Connection, ids: Sequence[str]) -> int:
+def _delete(connection: Connection, piece: Piece) -> int:
+    ids: Sequence[str] = piece.removable
     if connection.dialect.name == "postgresql":
         # A review that is being stored holds a lock on its inspection. Afterwards, no review can begin.
         locked = select(InspectionRow.id).where(InspectionRow.id.in_(ids)).order_by(InspectionRow.id)
         ids = connection.scalars(locked.with_for_update(skip_locked=True)).all()
-    return connection.execute(
-        delete(InspectionRow).where(
-            InspectionRow.id.in_(ids), InspectionRow.artefacts_removed_at.is_not(None), ~_IS_REVIEWED
-        )
-    ).rowcount
+    change = delete(InspectionRow).where(
+        InspectionRow.id.in_(ids), InspectionRow.artefacts_removed_at.is_not(None), ~_IS_REVIEWED
+    )
+    if piece.has_messages:
+        needed = select(OutboxRow.inspection_id).where(OutboxRow.inspection_id.in_(ids))
+        change = change.where(InspectionRow.id.not_in(needed))
+    removed = connection.scalars(change.returning(InspectionRow.id)).all()
+    if removed:
+        # A key must not name an inspection that is gone. A key has the time of its inspection, which has an index.
+        is_of_time = IdempotencyRow.created_at.between(piece.oldest, piece.newest)
+        connection.execute(delete(IdempotencyRow).where(is_of_time, IdempotencyRow.inspection_id.in_(removed)))
+    return len(removed)
 
 
-def _count(connection: Connection, product: str, removed: int, until: datetime) -> None:
+def _count(connection: Connection, product: str, removed: int, until: datetime, *, audited: int) -> None:
     row = RecordRemovalRow
     moment = literal(until, UtcDateTime())
     is_sqlite = connection.dialect.name == "sqlite"
     later = (func.max if is_sqlite else func.greatest)(row.removed_until, moment)
-    changed = connection.execute(
-        update(row).where(row.product == product).values(removed=row.removed + removed, removed_until=later)
-    )
+    counts = {"removed": row.removed + removed, "audited": row.audited + audited, "removed_until": later}
+    changed = connection.execute(update(row).where(row.product == product).values(**counts))
     if not changed.rowcount:
-        values = {"product": product, "removed": removed, "removed_until": until, "audited": 0}
+        values = {"product": product, "removed": removed, "removed_until": until, "audited": audited}
         connection.execute(insert(row).values(**values))

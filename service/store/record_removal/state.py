@@ -1,7 +1,8 @@
 """What was removed of the records of inspections: per product in a table, and per run in the audit log.
 
-The number of removed records changes in the transaction that removes them. An entry of the audit log states those that
-no entry states yet, so that none is missing and none counts twice, also if the process ended in between.
+The number of removed records changes in the transaction that removes them. An entry of the service in the audit log
+states those that no entry states yet, so that none is missing and none counts twice, also if the process ended in
+between. A command has entries of its own, before and after its removal, and the service does not state its records.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from uuid import UUID
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session
 
-from service.store.audit import SERVICE, Actor, AuditEntry, AuditFilter, append_audit, list_audit, record_change
+from service.store.audit import (
+    SERVICE,
+    Actor,
+    AuditEntry,
+    AuditFilter,
+    AuditRecord,
+    append_audit,
+    list_audit,
+    record_change,
+)
 from service.store.errors import UnknownInspection
 from service.store.ids import created_at
 from service.store.models import RecordRemovalRow
@@ -93,19 +103,21 @@ def missing_inspection(session: Session, inspection_id: str) -> UnknownInspectio
         session: An open session.
         inspection_id: A UUIDv7.
     """
-    moment = created_at(UUID(inspection_id))
     until = _removed_until(session, None)
-    if until is None or moment > until:
+    if until is None:
         return UnknownInspection(inspection_id)
-    return InspectionRemoved(inspection_id, moment)
+    try:
+        moment = created_at(UUID(inspection_id))
+    except (ValueError, OverflowError, OSError):  # a UUIDv7 may state a time after the year 9999
+        return UnknownInspection(inspection_id)
+    return UnknownInspection(inspection_id) if moment > until else InspectionRemoved(inspection_id, moment)
 
 
-def audit_removals(engine: Engine, actor: Actor, rule: str, exclusive: Exclusive | None = None) -> int:
-    """Append an entry to the audit log about the records that were removed and that no entry states yet.
+def audit_removals(engine: Engine, rule: str, exclusive: Exclusive | None = None) -> int:
+    """Append an entry to the audit log about the records that the service removed and that no entry states yet.
 
     Args:
         engine: The database.
-        actor: Who removed them.
         rule: How long records are kept.
         exclusive: Delays the commits of inspections meanwhile; see `GroupWriter.between_commits`. None for PostgreSQL,
             and in another process.
@@ -132,8 +144,56 @@ def audit_removals(engine: Engine, actor: Actor, rule: str, exclusive: Exclusive
         session.execute(change.where(_ROW.product.in_(removed)).values(audited=_ROW.removed))
         until = {row.product: row.removed_until.isoformat() for row in rows}
         after: Mapping[str, Any] = {"record_days": rule, "removed": removed, "removed_until": until}
-        append_audit(session, AuditEntry(actor, "records:remove", after=after))
+        append_audit(session, AuditEntry(SERVICE, "records:remove", after=after))
         return sum(removed.values())
+
+
+def announce_removal(engine: Engine, actor: Actor, rule: str, limits: Mapping[str, datetime]) -> None:
+    """Record in the audit log that somebody is about to remove records, so that the author is known in any case.
+
+    Args:
+        engine: The database.
+        actor: Who removes them.
+        rule: How long records are kept.
+        limits: The time before which records are removed, by the product.
+
+    Raises:
+        StoreUnavailable: It cannot be stored. Nothing must be removed then.
+    """
+    after = {"record_days": rule, "limits": {product: limit.isoformat() for product, limit in limits.items()}}
+    record_change(engine, AuditEntry(actor, "records:remove", after=after))
+
+
+def state_removal(engine: Engine, actor: Actor, rule: str, removals: Collection[RecordRemoval]) -> None:
+    """Record in the audit log what somebody removed with `remove_piece(..., is_stated=True)`.
+
+    Args:
+        engine: The database.
+        actor: Who removed it.
+        rule: How long records are kept.
+        removals: What was removed; without any, no entry is appended.
+
+    Raises:
+        StoreUnavailable: It cannot be stored.
+    """
+    if not removals:
+        return
+    after = {
+        "record_days": rule,
+        "removed": {each.product: each.removed for each in removals},
+        "removed_until": {each.product: each.removed_until.isoformat() for each in removals},
+    }
+    record_change(engine, AuditEntry(actor, "records:remove", after=after))
+
+
+def newest_rule(engine: Engine) -> AuditRecord | None:
+    """Return the newest entry of the audit log that states the `record_days` of the service; None without one.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    newest = list_audit(engine, AuditFilter(action="records:rule"), limit=1)
+    return newest[0] if newest else None
 
 
 def state_rule(engine: Engine, rule: str, exclusive: Exclusive | None = None) -> StatedRule:
@@ -147,10 +207,10 @@ def state_rule(engine: Engine, rule: str, exclusive: Exclusive | None = None) ->
     Raises:
         StoreUnavailable: The database cannot be used.
     """
-    newest = list_audit(engine, AuditFilter(action="records:rule"), limit=1)
-    before = str(newest[0].after["record_days"]) if newest else ""
+    newest = newest_rule(engine)
+    before = str(newest.after["record_days"]) if newest else ""
     if before == rule:
-        return StatedRule(rule, newest[0].created_at if newest else None)
+        return StatedRule(rule, newest.created_at if newest else None)
     entry = AuditEntry(SERVICE, "records:rule", before={"record_days": before}, after={"record_days": rule})
     with (exclusive or nullcontext)():
         return StatedRule(rule, record_change(engine, entry).created_at)

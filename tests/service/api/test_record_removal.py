@@ -62,6 +62,7 @@ def test_every_endpoint_of_a_removed_inspection_says_so(removed: tuple[RunningSe
     problem = service.client.get(f"/v1/inspections/{gone}").json()
     assert problem["inspection_id"] == str(gone)
     assert "PLUMBLINE_RECORD_DAYS" in problem["detail"]
+    assert problem_of(service.client.get("/v1/inspections/ffffffff-ffff-7fff-bfff-ffffffffffff"))[0] == 404
     newer = UUID(int=int((NOW - timedelta(days=10)).timestamp() * 1000) << 80 | 7 << 76 | 2 << 62)
     assert problem_of(service.client.get(f"/v1/inspections/{newer}")) == (404, "unknown-inspection")
 
@@ -89,6 +90,16 @@ def test_counts_of_removed_time_say_that_records_are_missing(removed: tuple[Runn
         start = NOW - timedelta(days=401)
         counted = plumbline.summary(since=start, until=start + timedelta(days=3))
         assert counted.records_removed_until is not None
+
+
+def test_export_of_removed_time_says_that_records_are_missing(removed: tuple[RunningService, UUID]) -> None:
+    service, gone = removed
+    export, name = "/v1/inspections:export", "X-Plumbline-Records-Removed-Until"
+    found = service.client.get(export, params=period(401, 3))
+    assert found.status_code == 200
+    assert datetime.fromisoformat(found.headers[name]) == created_at(gone)
+    assert name not in service.client.get(export, params=period(398, 3)).headers
+    assert name not in service.client.get(export, params={"product": "nut"}).headers
 
 
 def test_report_as_a_page_and_as_csv_says_that_records_are_missing(removed: tuple[RunningService, UUID]) -> None:

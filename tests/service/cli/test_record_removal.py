@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 
 from service.bundle.bundle import Bundle
+from service.cli.record_removal import temporary_files_in
 from service.deployment.recipes import recipe_in_force
 from service.recipes.recipe import Recipe
 from service.store.audit import AuditFilter, list_audit
 from service.store.recipes import append_recipe
+from service.store.record_removal.state import state_rule
 from service.store.store import Store
 from tests.command_line import run
 from tests.service.store.test_record_removal import OLD, add_bare, stored
@@ -66,11 +69,18 @@ def test_command_removes_what_the_dry_run_counts_and_is_in_the_audit_log(data: P
     found = reported(data, "--older-than", "365d", "--yes")
     assert {name: item["removed"] for name, item in found.items()} == {"brake-disc": 1, "widget": 2}
     assert len(stored(opened)) == 2, "beside a service that has the store open"
-    (entry,) = list_audit(opened.engine, AuditFilter(action="records:remove"))
-    assert entry.actor_kind == "command-line"
-    assert entry.after["removed"] == {"brake-disc": 1, "widget": 2}
+    done, announced = list_audit(opened.engine, AuditFilter(action="records:remove"))
+    assert {done.actor_kind, announced.actor_kind} == {"command-line"}
+    assert done.after["removed"] == {"brake-disc": 1, "widget": 2}
+    assert set(announced.after["limits"]) == {"brake-disc", "widget"}
     assert reported(data, "--older-than", "365d", "--yes")["widget"]["removed"] == 0
-    assert len(list_audit(opened.engine, AuditFilter(action="records:remove"))) == 1
+    assert len(list_audit(opened.engine, AuditFilter(action="records:remove"))) == 2
+    result = run("inspections", "export", "--out", data / "all.csv", "--data", data)
+    assert "were removed for their age" in result.stderr
+    result = run(
+        "inspections", "export", "--out", data / "new.csv", "--data", data, "--since", f"{datetime.now(UTC):%Y-%m-%d}"
+    )
+    assert "were removed" not in result.stderr
 
 
 def test_exceptions_of_the_setting_hold_unless_the_product_is_named(
@@ -83,6 +93,45 @@ def test_exceptions_of_the_setting_hold_unless_the_product_is_named(
     found = reported(data, "--older-than", "100d", "--product", "brake-disc", "--yes")
     assert {name: item["removed"] for name, item in found.items()} == {"brake-disc": 1}
     assert len(stored(opened)) == 4
+
+
+def test_rule_of_the_service_holds_in_a_shell_without_its_settings(
+    data: Path, opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state_rule(opened.engine, "3650,brake-disc=5475,washer=30")
+    found = reported(data, "--older-than", "365d", "--yes")
+    assert {name: item["removed"] for name, item in found.items()} == {"brake-disc": 0, "widget": 2}
+    monkeypatch.setenv("PLUMBLINE_RECORD_DAYS", "365")
+    refused = run(*REMOVE, "--data", data, "--yes")
+    assert refused.exit_code == 2
+    assert "Run the command with the settings of the service" in " ".join(refused.stderr.split())
+    counted = run(*REMOVE, "--data", data, "--dry-run")
+    assert "brake-disc: 1 would be removed" in counted.stdout, "what another value would remove can be counted"
+    assert "'3650,brake-disc=5475,washer=30' in the service" in " ".join(counted.stderr.split())
+    assert reported(data, "--older-than", "365d", "--product", "brake-disc", "--yes")["brake-disc"]["removed"] == 1
+
+
+def test_json_is_the_only_output_and_products_that_are_kept_are_named(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUMBLINE_RECORD_DAYS", "365,brake-disc=forever")
+    result = run(*REMOVE, "--data", data, "--json", "--product", "brake-disc", "--yes")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, [])
+    assert "Records of brake-disc are kept for ever" in result.stderr
+    result = run(*REMOVE, "--data", data, "--json", typed="y\n")
+    assert "widget: 2 to remove" in result.stderr
+    printed = result.stdout.removeprefix(" y\n")  # the test runner repeats what was typed
+    assert [item["removed"] for item in json.loads(printed)] == [2]
+
+
+def test_sqlite_writes_its_temporary_files_beside_the_database(tmp_path: Path) -> None:
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    connection = sqlite3.connect(tmp_path / "any.db")
+    with temporary_files_in(connection, folder):
+        assert connection.execute("PRAGMA temp_store_directory").fetchone() == (str(folder),)
+    assert connection.execute("PRAGMA temp_store_directory").fetchone() is None
+    connection.close()
 
 
 def test_without_a_confirmation_nothing_is_removed(data: Path, opened: Store) -> None:

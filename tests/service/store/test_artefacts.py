@@ -21,7 +21,7 @@ from service.deployment.recipes import recipe_in_force
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
 from service.serving.retention import RetentionSweeper
-from service.store.artefacts.files import ArtefactFiles
+from service.store.artefacts.files import ArtefactFiles, map_name
 from service.store.artefacts.local import LocalFiles
 from service.store.artefacts.opening import open_files
 from service.store.artefacts.options import ArtefactOptions
@@ -34,6 +34,7 @@ from service.store.inspections import get_inspection
 from service.store.options import StoreOptions
 from service.store.probe import StoreProbe
 from service.store.recipes import append_recipe
+from service.store.records import Artefacts
 from service.store.store import Store
 from tests.service.store.artefacts import options_for, record
 from tests.service.store.test_retention import ADMIN
@@ -114,6 +115,35 @@ def test_deleted_files_can_be_deleted_again(files: ArtefactFiles) -> None:
     with pytest.raises(ArtefactGone):
         files.image_of(record(inspection_id))
     files.remove_empty_days([inspection_id])
+
+
+def test_files_of_many_inspections_are_deleted_at_once(files: ArtefactFiles) -> None:
+    items = [Artefacts(new_id(), "image/png") for _ in range(5)]
+    for item in items[:-1]:
+        files.write_image(item.inspection_id, item.media_type, b"x").sync()
+        files.write_map(item.inspection_id, np.eye(2, dtype=np.float32)).sync()
+    kept = items.pop(0).inspection_id
+    assert files.unlink_all(items) == {}, "also if one does not exist"
+    for item in items:
+        for read in (files.image_of, files.map_of):
+            with pytest.raises(ArtefactGone):
+                read(record(item.inspection_id))
+    assert files.image_of(record(kept)) == b"x"
+
+
+def test_file_that_cannot_be_deleted_does_not_keep_others(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path / "files")
+    files.prepare()
+    items = [Artefacts(new_id(), "image/png") for _ in range(3)]
+    for item in items:
+        files.write_image(item.inspection_id, item.media_type, b"x").sync()
+    (files.root / map_name(items[1].inspection_id)).mkdir()
+    failed = files.unlink_all(items)
+    assert list(failed) == [items[1].inspection_id]
+    assert "cannot be deleted" in failed[items[1].inspection_id].detail
+    for item in (items[0], items[2]):
+        with pytest.raises(ArtefactGone):
+            files.image_of(record(item.inspection_id))
 
 
 def test_file_is_replaced_as_a_whole(files: ArtefactFiles) -> None:

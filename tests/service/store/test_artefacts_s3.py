@@ -12,13 +12,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from botocore.exceptions import ClientError
 
+from service.store.artefacts.files import image_name
 from service.store.artefacts.options import ArtefactOptions
 from service.store.artefacts.remote import RemoteFiles
 from service.store.errors import ArtefactGone, StoreUnavailable
 from service.store.ids import new_id
 from service.store.options import StoreOptions
 from service.store.probe import StoreProbe
+from service.store.records import Artefacts
 from service.store.store import Store
 from tests.s3 import S3Server
 from tests.service.store.artefacts import options_for, record
@@ -101,11 +104,50 @@ def test_object_that_cannot_be_deleted_is_deleted_later(stoppable_s3: S3Server) 
     files.remove(inspection_id, "image/png")
     with pytest.raises(StoreUnavailable, match="cannot be deleted from the object store"):
         files.unlink(inspection_id, "image/png")
+    others = [Artefacts(one, "image/png") for one in (inspection_id, new_id())]
+    assert list(files.unlink_all(others)) == [item.inspection_id for item in others]
     stoppable_s3.accept()
     assert files.image_of(record(inspection_id)) == b"x"
     files.probe()
     with pytest.raises(ArtefactGone):
         files.image_of(record(inspection_id))
+    files.close()
+
+
+def test_objects_are_deleted_one_by_one_if_the_server_refuses_to_delete_several(s3: S3Server) -> None:
+    options = options_for(s3)
+    files, items = RemoteFiles(options), [Artefacts(new_id(), "image/png") for _ in range(3)]
+    bucket = options.url.split("/")[2]
+    for item in items:
+        files.write_image(item.inspection_id, item.media_type, b"x").sync()
+    file_system = files._file_system._connect()
+    add = file_system._s3.meta.events.register_first
+    refused: list[int] = []
+
+    def refuse(**_options: Any) -> None:
+        refused.append(1)
+        raise ClientError({"Error": {"Code": "NotImplemented", "Message": "no"}}, "DeleteObjects")
+
+    add("before-call.s3.DeleteObjects", refuse)
+    assert files.unlink_all(items) == {}
+    assert (len(refused), s3.keys(bucket)) == (1, [])
+    files.close()
+
+
+def test_object_that_the_server_keeps_is_named(s3: S3Server) -> None:
+    options = options_for(s3)
+    files, items = RemoteFiles(options), [Artefacts(new_id(), "image/png") for _ in range(3)]
+    for item in items:
+        files.write_image(item.inspection_id, item.media_type, b"x").sync()
+    key = f"line 1/ü/{image_name(items[1].inspection_id, 'image/png')}"
+
+    def keep(parsed: dict[str, Any], **_options: Any) -> None:
+        parsed["Errors"] = [{"Key": key, "Code": "AccessDenied", "Message": "no"}]
+
+    files._file_system._connect()._s3.meta.events.register("after-call.s3.DeleteObjects", keep)
+    failed = files.unlink_all(items)
+    assert list(failed) == [items[1].inspection_id]
+    assert "access is denied" in failed[items[1].inspection_id].detail
     files.close()
 
 

@@ -19,18 +19,18 @@ from service.monitoring.clock import Clock
 from service.monitoring.metrics import Metrics
 from service.serving.record_removal import RecordRemover
 from service.serving.retention import CLOCK_SETTLE_S, RetentionSweeper
-from service.store.audit import AuditFilter, AuditRecord, list_audit, read_audit
-from service.store.audit_chain import verify_chain
-from service.store.errors import UnknownInspection
+from service.store.audit import AuditEntry, AuditFilter, AuditRecord, list_audit
 from service.store.idempotency import IdempotencyKey
 from service.store.ids import created_at
 from service.store.inspection_feed import open_feed
 from service.store.inspection_filter import InspectionFilter
-from service.store.inspections import get_inspection, list_inspections
+from service.store.inspections import list_inspections
 from service.store.models import DriftPositionRow, InspectionRow, OutboxRow, ShadowRow
-from service.store.record_removal.errors import InspectionRemoved
+from service.store.outbox import DeadLetterFilter, Outbox
 from service.store.record_removal.pieces import Piece, old_records, remove_piece, stored_products
-from service.store.record_removal.state import audit_removals, record_removals, records_removed_until, state_rule
+from service.store.record_removal.state import (
+    record_removals,
+)
 from service.store.records import ShadowRecord
 from service.store.retention import mark_removed
 from service.store.reviews import ReviewDraft, add_review, withdraw_review
@@ -93,7 +93,7 @@ def entries(store: Store, action: str) -> list[AuditRecord]:
 
 def test_old_records_without_files_are_removed_with_the_verdicts_of_shadows(store: Store) -> None:
     old = [add_bare(store, OLD + timedelta(days=day), decision=name) for day, name in enumerate(("pass", "fail"))]
-    young = add_bare(store, timedelta(days=300))
+    young = add_bare(store, timedelta(days=100))
     shadow: dict[str, Any] = {
         "bundle_digest": "f" * 64, "bundle_version": "f" * 12, "decision": "pass", "score": 0.1, "p_value": 0.5,
         "fail_threshold": 0.2, "review_threshold": 0.1, "provider": "cpu", "infer_ms": 1.0,
@@ -166,6 +166,25 @@ def test_message_and_dead_letter_keep_their_record(store: Store) -> None:
     assert needed not in stored(store)
 
 
+def test_dead_letter_that_is_sent_again_keeps_its_record(store: Store) -> None:
+    needed, free = add_bare(store, OLD), add_bare(store, OLD - timedelta(days=1))
+    add_bare(store, timedelta(days=1))
+    values = {
+        "sink": "mes", "product": "widget", "inspection_id": str(needed), "event_id": str(needed),
+        "created_at": NOW - OLD, "attempts": 0, "rejections": 0, "dead_at": NOW,
+    }  # fmt: skip
+    with transaction(store.engine, "insert") as connection:
+        connection.execute(insert(OutboxRow).values(**values))
+    outbox = Outbox(store.engine, None if store.is_shared else store.writer.between_commits)
+    ids = outbox.dead_letter_ids(DeadLetterFilter())
+    assert outbox.resend(ids, NOW, AuditEntry(ADA, "outbox:resend")) == 1
+    (piece,) = pieces(store)
+    assert (piece.removable, kept([piece])) == ((str(free),), {"message": 1})
+    assert remove_piece(store.engine, replace(piece, removable=(str(needed), str(free)))) == 1, "checked again"
+    assert needed in stored(store)
+    assert [message.inspection_id for message, _ in outbox.pending("mes", "widget", 5)] == [str(needed)]
+
+
 def test_inspection_that_drift_monitoring_has_not_counted_is_kept(store: Store) -> None:
     counted, new = add_bare(store, OLD), add_bare(store, OLD - timedelta(days=1))
     add_bare(store, timedelta(days=1))
@@ -181,7 +200,8 @@ def test_newest_inspection_is_kept_so_that_no_event_is_lost(store: Store) -> Non
     old = [add_bare(store, OLD - timedelta(days=day)) for day in range(3)]
     feed = open_feed(store.engine, late_s=60)
     before = feed.head()
-    run(store)
+    for piece in pieces(store):
+        remove_piece(store.engine, piece)
     assert stored(store) == {old[-1]}
     new = add(store, timedelta(0))
     assert [entry.id for entry in feed.read(feed.find(before.cursor), feed.head(), 10)] == [str(new)]
@@ -237,83 +257,6 @@ def test_sweep_ends_after_its_time_or_at_the_stop_and_continues_later(
     assert not again.sweep(threading.Event()), "the next run is a day later"
 
 
-def test_audit_log_states_rule_number_and_time_once(store: Store) -> None:
-    add_bare(store, OLD)
-    add_bare(store, timedelta(days=1))
-    run(store, "365,nut=30")
-    run(store, "365,nut=30")
-    (rule,), (removal,) = entries(store, "records:rule"), entries(store, "records:remove")
-    assert (rule.before, rule.after) == ({"record_days": ""}, {"record_days": "365,nut=30"})
-    assert removal.after["record_days"] == "365,nut=30"
-    assert removal.after["removed"] == {"widget": 1}
-    until = records_removed_until(store.engine)
-    assert until is not None
-    assert datetime.fromisoformat(removal.after["removed_until"]["widget"]) == until
-    assert removal.actor_kind == "service"
-    run(store, "")
-    assert entries(store, "records:rule")[0].after == {"record_days": ""}
-    assert verify_chain(read_audit(store.engine)).broken is None
-
-
-def test_command_is_the_author_of_what_it_removed(store: Store) -> None:
-    add_bare(store, OLD)
-    add_bare(store, timedelta(days=1))
-    for piece in pieces(store):
-        remove_piece(store.engine, piece)
-    assert audit_removals(store.engine, ADA, "365") == 1
-    assert audit_removals(store.engine, ADA, "365") == 0
-    assert [entry.actor for entry in entries(store, "records:remove")] == ["Ada"]
-
-
-def test_another_rule_removes_nothing_for_a_day(store: Store) -> None:
-    add_bare(store, OLD)
-    add_bare(store, timedelta(days=1))
-    ahead = [0.0]
-    clock = Clock(wall_s=lambda: time.time() + ahead[0])
-    steps = remover(store, clock=clock, grace=timedelta(hours=24))
-    assert not steps.sweep(threading.Event())
-    assert len(stored(store)) == 2
-    assert state_rule(store.engine, "365").since is not None
-    ahead[0] = 25 * 3600.0
-    restarted = remover(store, clock=clock, grace=timedelta(hours=24))
-    assert not restarted.sweep(threading.Event())
-    assert len(stored(store)) == 1
-
-
-def test_without_the_setting_nothing_is_removed_or_recorded(store: Store) -> None:
-    add_bare(store, OLD)
-    run(store, "")
-    assert len(stored(store)) == 1
-    assert entries(store, "records:rule") == []
-    assert records_removed_until(store.engine) is None
-
-
-def test_removed_inspection_is_told_from_an_unknown_one(store: Store) -> None:
-    old = add_bare(store, OLD)
-    newer = add_bare(store, timedelta(days=1))
-    run(store)
-    with pytest.raises(InspectionRemoved, match="removed") as removed:
-        get_inspection(store.engine, old)
-    assert removed.value.status == 410
-    with pytest.raises(InspectionRemoved):
-        add_review(store.engine, old, ReviewDraft(ADA, "good"), NOW)
-    unknown = UUID(int=newer.int ^ 1)
-    with pytest.raises(UnknownInspection) as missing:
-        get_inspection(store.engine, unknown)
-    assert not isinstance(missing.value, InspectionRemoved)
-
-
-def test_time_of_the_newest_removal_is_that_of_the_products_asked_for(store: Store) -> None:
-    add_bare(store, OLD, product="nut")
-    add_bare(store, timedelta(days=1))
-    run(store)
-    until = records_removed_until(store.engine)
-    assert until is not None
-    assert records_removed_until(store.engine, ["nut"], until) == until
-    assert records_removed_until(store.engine, ["nut"], until + timedelta(seconds=1)) is None
-    assert records_removed_until(store.engine, ["widget"]) is None
-
-
 def test_records_are_not_removed_soon_after_a_jump_of_the_clock(store: Store) -> None:
     add_bare(store, OLD)
     newest = add_bare(store, timedelta(days=1))
@@ -337,6 +280,18 @@ def test_idempotency_key_does_not_keep_a_record_and_is_removed_before(store: Sto
     assert UUID(row.id) not in stored(store)
     with store.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM idempotency_keys")) == 0
+
+
+def test_only_the_keys_of_removed_records_are_removed(store: Store) -> None:
+    moment, key = NOW - OLD, IdempotencyKey("p", "k", "f" * 64)
+    gone = make_row(id=str(aged_id(OLD)), created_at=moment, artefacts_removed_at=NOW)
+    with_image = make_row(id=str(aged_id(OLD)), created_at=moment)
+    store.writer.write(gone, key)
+    store.writer.write(with_image, replace(key, key="image"))
+    store.writer.write(make_row(), replace(key, key="new"))
+    assert sum(remove_piece(store.engine, piece) for piece in pieces(store)) == 1
+    with store.engine.connect() as connection:
+        assert set(connection.scalars(text("SELECT key FROM idempotency_keys"))) == {"image", "new"}
 
 
 def test_removal_holds_no_transaction_while_it_reads(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from service.bundle.bundle import Bundle
 from service.deployment.recipes import recipe_in_force
 from service.monitoring.metrics import Metrics
 from service.recipes.recipe import Recipe
+from service.serving.record_removal import BUSY_SWEEP_S
 from service.serving.retention import RetentionSweeper
 from service.store.artefacts.files import image_name, map_name
 from service.store.artefacts.local import LocalFiles
@@ -126,6 +128,31 @@ def retain(store: Store, bundle: Bundle, **retention: Any) -> None:
 
 def files(store: Store) -> set[str]:
     return {path.name for path in root(store).rglob("*") if path.is_file()}
+
+
+def test_product_without_a_bundle_is_swept(store: Store, tiny_bundle: Bundle) -> None:
+    recipe_in_force(store.engine, tiny_bundle)
+    retain(store, tiny_bundle, fail={"days": 7})
+    add(store, timedelta(days=8))
+    RetentionSweeper(store, list, Metrics(), interval_s=600).sweep()
+    assert files(store) == set()
+
+
+def test_records_have_little_time_while_images_wait(store: Store, tiny_bundle: Bundle) -> None:
+    recipe_in_force(store.engine, tiny_bundle)
+    retain(store, tiny_bundle, fail={"days": 7})
+    for _ in range(2):
+        add(store, timedelta(days=8))
+    limits: list[float | None] = []
+
+    def records(_stop: threading.Event, longest_s: float | None) -> bool:
+        limits.append(longest_s)
+        return False
+
+    sweeper = RetentionSweeper(store, list, Metrics(), interval_s=600, limit=1, records=records)
+    while sweeper.sweep():
+        pass
+    assert limits == [BUSY_SWEEP_S, BUSY_SWEEP_S, None]
 
 
 def test_sweep_removes_files_and_keeps_records(store: Store, sweeper: RetentionSweeper, tiny_bundle: Bundle) -> None:
