@@ -136,7 +136,8 @@ class Settings(BaseSettings):
     """Memory for the bundles of all products, in bytes. Bundles are then loaded with the first image of their product,
     and the one that was used least recently is unloaded for another one. A bundle counts the size of its
     `model.onnx`, 1.3 times this size if it is int8 or fp16, plus 5 MiB. Not counted: while a bundle is loaded, the
-    contents of its `model.onnx` are in memory several times, and two bundles may be loaded at the same time. Empty: all bundles are loaded at the start and stay in memory.
+    contents of its `model.onnx` are in memory several times, and two bundles may be loaded at the same time.
+    Empty: all bundles are loaded at the start and stay in memory.
     """
     pinned_products: Names = frozenset()
     """Comma-separated products whose bundles are loaded at the start and stay in memory despite `bundle_memory_bytes`.
