@@ -130,8 +130,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, le=256)
     """CPU threads for one inference run. Empty: as many as the container's CPU quota."""
     required_products: Names = frozenset()
-    """Comma-separated products that must be loaded before the service is ready. Empty: one loaded product is enough.
-    """
+    """Comma-separated products that must be loaded before the service is ready. Empty: one product is enough."""
     bundle_memory_bytes: int | None = Field(default=None, ge=2**20, le=2**44)
     """Memory for the bundles of all products, in bytes. Bundles are then loaded with the first image of their product,
     and the one that was used least recently is unloaded for another one. A bundle counts the size of its
@@ -341,9 +340,7 @@ class Settings(BaseSettings):
     shutdown_delay_s: float = Field(default=1.0, ge=0, le=300)
     """Seconds between "not ready" and closing the port, so that a load balancer can redirect its traffic."""
     shutdown_timeout_s: float = Field(default=30.0, gt=0, le=3600)
-    """Seconds that accepted inspections have to finish after the port was closed. The process ends at most 10 s later,
-    whatever still runs.
-    """
+    """Seconds that accepted inspections have to finish after the port was closed. The process ends within 10 s after."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
