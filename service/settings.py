@@ -340,7 +340,7 @@ class Settings(BaseSettings):
     shutdown_delay_s: float = Field(default=1.0, ge=0, le=300)
     """Seconds between "not ready" and closing the port, so that a load balancer can redirect its traffic."""
     shutdown_timeout_s: float = Field(default=30.0, gt=0, le=3600)
-    """Seconds that accepted inspections have to finish after the port was closed. The process ends 10 s later."""
+    """Seconds for accepted inspections after the port was closed. The process ends at most 10 s after them."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
