@@ -40,7 +40,7 @@ def inspect(service: RunningService, bundle: Bundle) -> Any:
 def settings(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "store").mkdir()
     # The first product is loaded at the start; memory for one of the two only.
-    return {"bundle_store": f"file://{tmp_path / 'store'}", "bundle_memory_bytes": 5 * 2**20, "threads": 1}
+    return {"bundle_store": f"file://{tmp_path / 'store'}", "bundle_memory_bytes": 6 * 2**20, "threads": 1}
 
 
 def test_products_of_the_store_are_served_while_it_can_be_reached(tmp_path: Path, settings: dict[str, Any]) -> None:
