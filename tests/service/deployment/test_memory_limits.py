@@ -24,6 +24,7 @@ def test_estimate_is_the_memory_of_a_further_bundle() -> None:
     growth = measure_growth(path)
 
     estimate = memory_bytes(Bundle.describe(path).manifest)
-    assert estimate == pytest.approx(growth.further_bytes, rel=0.1)
+    # Measurements of one bundle differ by a tenth, and the overhead is the same number for all bundles.
+    assert estimate == pytest.approx(growth.further_bytes, rel=0.2)
     # The arena keeps the tensors of one run, about 25 MiB, and not those of the batch of the self-test.
     assert growth.first_bytes < estimate + 50 * MIB

@@ -121,9 +121,9 @@ def test_reopened_bundle_runs_one_golden_sample_unless_the_provider_changed(
     runs: list[int] = []
     run = GraphSession.run
 
-    def counted(session: GraphSession, images: npt.NDArray[np.uint8]) -> GraphOutput:
+    def counted(session: GraphSession, images: npt.NDArray[np.uint8], *, keeps_memory: bool = True) -> GraphOutput:
         runs.append(len(images))
-        return run(session, images)
+        return run(session, images, keeps_memory=keeps_memory)
 
     monkeypatch.setattr(GraphSession, "run", counted)
     passed = SelfTestResult("cpu", 1e-7)
