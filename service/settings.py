@@ -308,7 +308,8 @@ class Settings(BaseSettings):
     opcua_user: str = ""
     """Name that OPC UA clients log in with. Empty: clients do not log in."""
     opcua_password: SecretStr = SecretStr("")
-    """Password of the OPC UA user. Prefer `opcua_password_file`: other users see the options of a command."""
+    """Password of the OPC UA user. Prefer `opcua_password_file`: other users of the machine see the options of a
+    command."""
     opcua_password_file: OptionalPath = None
     """File with the password of the OPC UA user."""
     opcua_trusted: OptionalPath = None
