@@ -158,7 +158,10 @@ class LocalObjects(BundleObjects):
             raise BundleStoreUnavailable(f"{name.partition('/')[2]} cannot be read ({error.strerror})") from error
 
     def state(self, name: str) -> Hashable:
-        """Return size and time of change of a file."""
+        """Return size, time of change and number of a file.
+
+        The time of some file systems has steps of milliseconds, but a file that is written again has another number.
+        """
         try:
             found = (self._root / name).stat()
         except FileNotFoundError:
@@ -166,7 +169,7 @@ class LocalObjects(BundleObjects):
             return None
         except OSError as error:
             raise BundleStoreUnavailable(f"{name.partition('/')[2]} cannot be read ({error.strerror})") from error
-        return found.st_size, found.st_mtime_ns
+        return found.st_size, found.st_mtime_ns, found.st_ino
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file."""
