@@ -4,8 +4,8 @@
     python -m benchmarks.faults.fleet_faults --replicas 4 --products 1000 --seconds 300
 
 The bundles are in a bundle store on the S3 server, imported as `plumbline bundle import-repository` does. Each replica
-has a cache of its own, whose limit leaves room for the graphs of `--disk` of the products, and memory for `--cached` of
-them. Images and maps are on the S3 server, too.
+has a cache of its own, which holds the graphs of at most `--disk` of the products, and memory for `--cached` of them.
+Images and maps are on the S3 server, too.
 
 Clients send images with an idempotency key each; the products follow a Zipf distribution. They send a request again
 with the same key after a 503, when `Retry-After` asks for it, and after a closed connection. Without `--period`, a

@@ -147,15 +147,20 @@ def test_review_since_the_piece_was_read_keeps_the_record(store: Store) -> None:
     assert record_removals(store.engine)[0].removed == 1
 
 
-def test_message_and_dead_letter_keep_their_record(store: Store) -> None:
-    needed, free = add_bare(store, OLD), add_bare(store, OLD - timedelta(days=1))
-    add_bare(store, timedelta(days=1))
+def add_dead_letter(store: Store, inspection_id: UUID) -> None:
+    """Store a dead letter about an inspection of `OLD`."""
     values = {
-        "sink": "mes", "product": "widget", "inspection_id": str(needed), "event_id": str(needed),
+        "sink": "mes", "product": "widget", "inspection_id": str(inspection_id), "event_id": str(inspection_id),
         "created_at": NOW - OLD, "attempts": 0, "rejections": 0, "dead_at": NOW,
     }  # fmt: skip
     with transaction(store.engine, "insert") as connection:
         connection.execute(insert(OutboxRow).values(**values))
+
+
+def test_message_and_dead_letter_keep_their_record(store: Store) -> None:
+    needed, free = add_bare(store, OLD), add_bare(store, OLD - timedelta(days=1))
+    add_bare(store, timedelta(days=1))
+    add_dead_letter(store, needed)
     assert kept(pieces(store)) == {"message": 1}
     run(store)
     assert needed in stored(store)
@@ -169,12 +174,7 @@ def test_message_and_dead_letter_keep_their_record(store: Store) -> None:
 def test_dead_letter_that_is_sent_again_keeps_its_record(store: Store) -> None:
     needed, free = add_bare(store, OLD), add_bare(store, OLD - timedelta(days=1))
     add_bare(store, timedelta(days=1))
-    values = {
-        "sink": "mes", "product": "widget", "inspection_id": str(needed), "event_id": str(needed),
-        "created_at": NOW - OLD, "attempts": 0, "rejections": 0, "dead_at": NOW,
-    }  # fmt: skip
-    with transaction(store.engine, "insert") as connection:
-        connection.execute(insert(OutboxRow).values(**values))
+    add_dead_letter(store, needed)
     outbox = Outbox(store.engine, None if store.is_shared else store.writer.between_commits)
     ids = outbox.dead_letter_ids(DeadLetterFilter())
     assert outbox.resend(ids, NOW, AuditEntry(ADA, "outbox:resend")) == 1
