@@ -5,6 +5,9 @@
 #   solar the images of `make demo-train`        full   and the tests
 
 SHELL := /bin/bash
+# Images of containers often set it. Then each of the hundreds of processes that the tests start would compile all
+# modules of the service again, half a second of processor time each.
+export PYTHONDONTWRITEBYTECODE :=
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
