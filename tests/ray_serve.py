@@ -35,8 +35,8 @@ RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # On a busy machine, the processes that Ray starts take longer than it waits for them by default.
     "RAY_agent_register_timeout_ms": "300000",
-    # Autoscaling decides by what replicas of `Ingress` report, every 10 s by default.
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
+    # As in deploy/systemd. By default, processes of all tests beside it have priority.
+    "RAY_worker_niceness": "0",
 }
 HAPROXY_VARIABLE = "PLUMBLINE_TEST_RAY_HAPROXY"
 """If this environment variable is 1, HAProxy replaces Ray's proxy, with fixed ports on all addresses of the machine."""
@@ -73,7 +73,9 @@ class RayService:
     def autoscale(self, most: int) -> None:
         """Permit this number of replicas of `Inspector`, and start them as soon as runs wait."""
         inspector = self.configuration["applications"][0]["deployments"][1]
-        inspector["autoscaling_config"] |= {"max_replicas": most, "upscale_delay_s": 0, "look_back_period_s": 2}
+        # `Ingress` reports the runs that wait every 10 s by default.
+        at_once = {"upscale_delay_s": 0, "metrics_interval_s": 0.5, "look_back_period_s": 2}
+        inspector["autoscaling_config"] |= {"max_replicas": most} | at_once
         self.deploy()
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
