@@ -5,7 +5,8 @@
 Ids are UUIDv7, so a range of ids is a range of times and the primary key stays `id`. On a server of the installed
 version, with generated inspections of one year (`benchmarks.query_pages`), this measures:
 
-- `attach_s`: the conversion that keeps the existing table as the first partition, without copying rows;
+- `attach_s`: the conversion that keeps the existing table as the first partition, without copying rows, and
+  `split_s`: the one that copies them;
 - pages of filtered lists in one table and in partitions of one month each, and 1000 inserts of 25 per transaction;
 - the removal of one month, with the write-ahead log: `DELETE` in one table, `DETACH` with `DROP` of a partition, and
   the small transactions of the service (`service.store.record_removal`), without its pauses, with the longest of them.
@@ -18,7 +19,8 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import median
@@ -89,6 +91,7 @@ def attach(connection: Connection, first: datetime, months: int) -> None:
         months: Number of further partitions.
     """
     found = _begin(connection, BEFORE)
+    _add_indexes(connection, found)  # those of the former table become parts of them instead of being made again
     bound = id_at(first)
     connection.exec_driver_sql(f"ALTER TABLE {BEFORE} ADD CONSTRAINT before_first CHECK (id < '{bound}')")
     connection.exec_driver_sql(
@@ -109,6 +112,7 @@ def split(connection: Connection, bounds: Sequence[datetime]) -> None:
     _add_months(connection, bounds)
     connection.exec_driver_sql(f"INSERT INTO {TABLE} SELECT * FROM {BEFORE}")  # noqa: S608
     connection.exec_driver_sql(f"DROP TABLE {BEFORE}")
+    _add_indexes(connection, found)
     _add_references(connection, found)
 
 
@@ -117,6 +121,7 @@ def join(connection: Connection) -> None:
     found = _begin(connection, PARTITIONED)
     connection.exec_driver_sql(f"INSERT INTO {TABLE} SELECT * FROM {PARTITIONED}")  # noqa: S608
     connection.exec_driver_sql(f"DROP TABLE {PARTITIONED}")
+    _add_indexes(connection, found)
     _add_references(connection, found)
 
 
@@ -136,7 +141,7 @@ def drop(connection: Connection, name: str, begin: str, end: str) -> None:
 
 
 def _begin(connection: Connection, renamed: str) -> Definitions:
-    """Rename the present table, with its key and indexes, and create an empty one with the same columns and names."""
+    """Rename the present table, with its key and indexes, and create an empty one with the same columns and key."""
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     connection.exec_driver_sql(f"LOCK TABLE {TABLE} IN ACCESS EXCLUSIVE MODE")
     found = Definitions.of(connection)
@@ -150,10 +155,14 @@ def _begin(connection: Connection, renamed: str) -> Definitions:
     by = "PARTITION BY RANGE (id)" if renamed == BEFORE else ""
     connection.exec_driver_sql(f"CREATE TABLE {TABLE} (LIKE {renamed} INCLUDING DEFAULTS) {by}")
     connection.exec_driver_sql(f"ALTER TABLE {TABLE} ADD CONSTRAINT {found.key} PRIMARY KEY (id)")
+    return found
+
+
+def _add_indexes(connection: Connection, found: Definitions) -> None:
+    """Create the indexes. After the rows are copied it takes a fraction of the time."""
     for _, definition in found.indexes:
         # A definition of a partitioned table says ONLY, which would leave the partitions without the index.
         connection.exec_driver_sql(definition.replace(" ON ONLY ", " ON "))
-    return found
 
 
 def _add_months(connection: Connection, bounds: Sequence[datetime]) -> None:
@@ -232,42 +241,70 @@ def _vacuum(engine: Engine) -> None:
         connection.exec_driver_sql("VACUUM ANALYZE")
 
 
+def compare(engine: Engine, rows: int, repeats: int) -> dict[str, Any]:
+    """Fill a database, and measure it before and after the conversion. Report each step on standard error.
+
+    Args:
+        engine: An empty PostgreSQL database with the schema of the service.
+        rows: Number of inspections.
+        repeats: Pages per combination of filters.
+    """
+    begin, end = START + 2 * MONTH, START + 3 * MONTH
+    first, last = id_at(begin), id_at(end)
+    with _step("fill the table"):
+        fill(engine, rows)
+    with _step("pages and inserts of one table"):
+        one = _pages(engine, rows, repeats) | {"inserts_1000_ms": round(insert_cost(engine, 1), 1)}
+    delete = f"DELETE FROM {TABLE} WHERE id >= '{first}' AND id < '{last}'"  # noqa: S608
+    with _step("remove a month with one DELETE, and roll back"):
+        one["month"] = _removal(engine, lambda connection: _execute(connection, delete), keep=True)
+        _vacuum(engine)
+    with _step("remove a month in the transactions of the service, and put it back"):
+        one["pieces"] = remove_in_pieces(engine, START + MONTH)
+    newest = datetime.now(UTC).replace(year=START.year + 2)
+    with _step("attach the table as the first partition, and roll back"):
+        attached = _removal(engine, lambda connection: attach(connection, newest, months=3), keep=True)
+    with _step("copy the rows into partitions") as copied, engine.begin() as connection:
+        split(connection, [START + MONTH * number for number in range(14)])
+    with _step("vacuum"):
+        _vacuum(engine)
+    with _step("pages and inserts of partitions"):
+        many = _pages(engine, rows, repeats) | {"inserts_1000_ms": round(insert_cost(engine, 2), 1)}
+    name = f"{TABLE}_{begin:%Y%m%d}"
+    with _step("drop a month"):
+        many["month"] = _removal(engine, lambda connection: drop(connection, name, first, last), keep=False)
+    return {
+        "rows": rows, "table": one, "partitions": many, "attach_s": attached["seconds"], "split_s": copied.seconds
+    }  # fmt: skip
+
+
+@dataclass
+class _Step:
+    seconds: float = 0.0
+
+
+@contextmanager
+def _step(name: str) -> Iterator[_Step]:
+    """Report the begin and the duration of a step on standard error: with 10 million rows some take many minutes."""
+    typer.echo(f"{name} ...", err=True)
+    step, started = _Step(), time.perf_counter()
+    yield step
+    step.seconds = round(time.perf_counter() - started, 2)
+    typer.echo(f"{name}: {step.seconds} s", err=True)
+
+
 def main(
     rows: Annotated[int, typer.Option(min=1000, help="Number of inspections.")] = 1_000_000,
     repeats: Annotated[int, typer.Option(min=2, help="Pages per combination of filters.")] = 10,
+    shared_buffers: Annotated[str, typer.Option(help="Memory of PostgreSQL's own cache.")] = "1GB",
     *,
     write: Annotated[bool, typer.Option("--write", help="Write the table into docs/scale.md.")] = False,
 ) -> None:
-    """Fill a database, and measure it before and after the conversion."""
-    begin, end = START + 2 * MONTH, START + 3 * MONTH
-    first, last = id_at(begin), id_at(end)
-    with postgres_process(is_durable=True) as server, server.database() as url:
+    """Compare one table with partitions."""
+    with postgres_process(is_durable=True, shared_buffers=shared_buffers) as server, server.database() as url:
         engine = make_engine(url)
         migrate(engine)
-        fill(engine, rows)
-        report: dict[str, Any] = {"rows": rows, "table": _pages(engine, rows, repeats)}
-        report["table"]["inserts_1000_ms"] = round(insert_cost(engine, 1), 1)
-        delete = f"DELETE FROM {TABLE} WHERE id >= '{first}' AND id < '{last}'"  # noqa: S608
-        report["table"]["month"] = _removal(engine, lambda connection: _execute(connection, delete), keep=True)
-        report["table"]["pieces"] = remove_in_pieces(engine, START + MONTH)
-        newest = datetime.now(UTC).replace(year=START.year + 2)
-        started = time.perf_counter()
-        with engine.begin() as connection:
-            attach(connection, newest, months=3)
-        report["attach_s"] = round(time.perf_counter() - started, 2)
-        with engine.begin() as connection:
-            join(connection)
-        started = time.perf_counter()
-        with engine.begin() as connection:
-            split(connection, [START + MONTH * number for number in range(14)])
-        report["split_s"] = round(time.perf_counter() - started, 2)
-        _vacuum(engine)
-        report["partitions"] = _pages(engine, rows, repeats)
-        report["partitions"]["inserts_1000_ms"] = round(insert_cost(engine, 2), 1)
-        name = f"{TABLE}_{begin:%Y%m%d}"
-        report["partitions"]["month"] = _removal(
-            engine, lambda connection: drop(connection, name, first, last), keep=False
-        )
+        report = {"shared_buffers": shared_buffers, **compare(engine, rows, repeats)}
         engine.dispose()
     typer.echo(json.dumps(report, indent=2))
     if write:
@@ -277,8 +314,9 @@ def main(
 def table(report: Mapping[str, Any]) -> str:
     """Format a report as Markdown."""
     one, many = report["table"], report["partitions"]
+    title = f"{report['rows']:,} rows, PostgreSQL, {report['shared_buffers']} of shared buffers"
     rows = [
-        (f"{report['rows']:,} rows, PostgreSQL, 16 MB of shared buffers", "one table", "partitions of 30 days"),
+        (title, "one table", "partitions of 30 days"),
         ("page of a list, median of the medians of all filters, ms", one["median_of_p50_ms"], many["median_of_p50_ms"]),
         ("the slowest filter, median, ms", one["largest_p50_ms"], many["largest_p50_ms"]),
         ("1000 inserts, 25 per transaction, ms", one["inserts_1000_ms"], many["inserts_1000_ms"]),

@@ -43,12 +43,14 @@ class PostgresServer:
         programs: Folder of the programs of PostgreSQL.
         folder: Folder of the server.
         is_durable: Whether commits wait for the disk. Tests are faster without.
+        shared_buffers: Memory of the server's own cache, as PostgreSQL states it.
         port: The TCP port. It stays the same after a restart.
     """
 
     programs: Path
     folder: Path
     is_durable: bool
+    shared_buffers: str = "16MB"
     port: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _count: int = 0
@@ -91,7 +93,7 @@ class PostgresServer:
         """Start the server and wait until it accepts connections."""
         options = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
         # A time zone that differs from UTC, and from that of most machines: results must not depend on it.
-        options |= {"timezone": "Asia/Kathmandu", "max_connections": 200, "shared_buffers": "16MB"}
+        options |= {"timezone": "Asia/Kathmandu", "max_connections": 200, "shared_buffers": self.shared_buffers}
         if not self.is_durable:
             options |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
         command = [str(self.programs / "postgres"), "-D", str(self.folder / "data")]
@@ -171,10 +173,10 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_process(*, is_durable: bool = False) -> Iterator[PostgresServer]:
+def postgres_process(*, is_durable: bool = False, shared_buffers: str = "16MB") -> Iterator[PostgresServer]:
     """Run a server until the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    server = PostgresServer(find_programs(), folder, is_durable)
+    server = PostgresServer(find_programs(), folder, is_durable, shared_buffers)
     try:
         server.initialise()
         server.start_on_free_port()

@@ -1,7 +1,8 @@
 """The application for Ray Serve as real processes, for tests and benchmarks: one machine, loopback only.
 
-Run as a program, this module is the driver: it starts Ray, deploys, writes one line of JSON when the application runs,
-and stops Ray when its standard input is closed, so that nothing is left behind if the tests are killed.
+Run as a program, this module is the driver: it starts Ray, deploys each configuration that it reads, writes one line of
+JSON when the first one runs, and stops Ray when its standard input is closed, so that nothing is left behind if the
+tests are killed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,7 +35,11 @@ RAY_VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # On a busy machine, the processes that Ray starts take longer than it waits for them by default.
     "RAY_agent_register_timeout_ms": "300000",
+    # As in deploy/systemd. By default, processes of all tests beside it have priority.
+    "RAY_worker_niceness": "0",
 }
+HAPROXY_VARIABLE = "PLUMBLINE_TEST_RAY_HAPROXY"
+"""If this environment variable is 1, HAProxy replaces Ray's proxy, with fixed ports on all addresses of the machine."""
 CORES = 2
 RESERVED_CORES = 0.25
 """Cores that Ray reserves for a replica, so that all of them and the task that builds the application fit."""
@@ -50,11 +56,27 @@ class RayService:
         url: Base URL of Ray's proxy.
         process: The driver.
         folder: Folder with the logs of Ray.
+        configuration: The configuration that is deployed.
     """
 
     url: str
     process: subprocess.Popen[str]
     folder: Path
+    configuration: dict[str, Any]
+
+    def deploy(self) -> None:
+        """Begin to deploy the configuration, for the first time or after a change."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(self.configuration) + "\n")
+        self.process.stdin.flush()
+
+    def autoscale(self, most: int) -> None:
+        """Permit this number of replicas of `Inspector`, and start them as soon as runs wait."""
+        inspector = self.configuration["applications"][0]["deployments"][1]
+        # `Ingress` reports the runs that wait every 10 s by default.
+        at_once = {"upscale_delay_s": 0, "metrics_interval_s": 0.5, "look_back_period_s": 2}
+        inspector["autoscaling_config"] |= {"max_replicas": most} | at_once
+        self.deploy()
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """Return the processes of a deployment's replicas."""
@@ -77,10 +99,18 @@ class RayService:
                 raise TimeoutError(f"{deployment} has {self.replicas(deployment)}")
             time.sleep(0.1)
 
-    def runs(self) -> list[int]:
-        """Return how many runs of graphs each replica of `Inspector` has completed, according to its log."""
+    def runs(self) -> Counter[str]:
+        """Return how many runs of graphs each replica of `Inspector` has completed, by the name of its log."""
         logs = self.folder.glob("*/session_latest/logs/serve/replica_plumbline_Inspector_*.log")
-        return [log.read_text().count('"message": "CALL run OK') for log in sorted(logs)]
+        return Counter({log.stem: log.read_text().count('"message": "CALL run OK') for log in logs})
+
+    def wait_until_reached(self) -> None:
+        """Wait until the proxy passes on requests. HAProxy does when its first checks of the replicas succeeded."""
+        give_up = time.monotonic() + START_TIMEOUT_S
+        while (response := httpx.get(f"{self.url}/-/healthz", timeout=START_TIMEOUT_S)).status_code != 200:
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"/-/healthz returns {response.status_code} {response.text}")
+            time.sleep(0.1)
 
     def wait_until_ready(self) -> None:
         """Wait until /health/ready returns 200 many times in succession. Ray's proxy chooses a replica each time."""
@@ -100,7 +130,9 @@ class RayService:
         return "\n".join(texts)
 
 
-def configuration(port: int, ingresses: int, inspectors: int, places: int | None = None) -> dict[str, Any]:
+def configuration(
+    port: int, ingresses: int, inspectors: int, places: int | None = None, *, logs_runs: bool = True
+) -> dict[str, Any]:
     """Return the shipped configuration for a small machine.
 
     Args:
@@ -108,19 +140,35 @@ def configuration(port: int, ingresses: int, inspectors: int, places: int | None
         ingresses: Replicas of `Ingress`.
         inspectors: Replicas of `Inspector`.
         places: Runs that each replica of `Inspector` accepts at the same time; None for the shipped number.
+        logs_runs: Whether replicas log requests and runs, which the shipped configuration does not do.
     """
     config: dict[str, Any] = yaml.safe_load(CONFIGURATION.read_text())
     config["http_options"] |= {"host": "127.0.0.1", "port": port}
-    config["logging_config"] |= {"enable_access_log": True}
+    config["logging_config"] |= {"enable_access_log": logs_runs}
     (application,) = config["applications"]
     application["args"] |= {"loopback_only": True}
-    for deployment in application["deployments"]:
-        replicas = ingresses if deployment["name"] == "Ingress" else inspectors
-        deployment.pop("autoscaling_config", None)
-        deployment |= {"num_replicas": replicas, "ray_actor_options": {"num_cpus": RESERVED_CORES}}
-        if deployment["name"] == "Inspector" and places is not None:
-            deployment["max_ongoing_requests"] = places
+    ingress, inspector = application["deployments"]
+    ingress["num_replicas"] = ingresses
+    # Without autoscaling, a later change to it would replace all replicas.
+    inspector["autoscaling_config"] |= {"min_replicas": inspectors, "max_replicas": inspectors}
+    for deployment in (ingress, inspector):
+        deployment["ray_actor_options"] = {"num_cpus": RESERVED_CORES}
+    if places is not None:
+        inspector["max_ongoing_requests"] = places
     return config
+
+
+def haproxy_variables(folder: str) -> dict[str, str]:
+    """Return the variables that replace Ray's proxy by HAProxy, whose files are in this folder."""
+    files = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "SERVER_STATE_BASE": "",
+        "SERVER_STATE_FILE": "server-state",
+        "METRICS_SOCKET_PATH": "metrics.sock",
+    }
+    paths = {f"RAY_SERVE_HAPROXY_{name}": f"{folder}/h/{file}" for name, file in files.items()}
+    return paths | {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_NBTHREAD": str(CORES)}
 
 
 @contextmanager
@@ -133,6 +181,7 @@ def ray_serve_process(
     ingresses: int = 1,
     inspectors: int = 2,
     places: int | None = None,
+    logs_runs: bool = True,
 ) -> Iterator[RayService]:
     """Run the application on a free port of the loopback until the end of the block.
 
@@ -145,6 +194,7 @@ def ray_serve_process(
         ingresses: Replicas of `Ingress`.
         inspectors: Replicas of `Inspector`.
         places: As in `configuration`.
+        logs_runs: As in `configuration`. `RayService.runs` needs it.
     """
     given = {"models": str(models), "data": str(data)} | dict(settings or {})
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PLUMBLINE_", "RAY_"))}
@@ -157,6 +207,7 @@ def ray_serve_process(
             env=inherited
             | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client")])}
             | RAY_VARIABLES
+            | (haproxy_variables(folder) if os.environ.get(HAPROXY_VARIABLE) == "1" else {})
             | {f"PLUMBLINE_{name}".upper(): value for name, value in given.items()}
             | dict(variables or {}),
             cwd=ROOT,
@@ -168,16 +219,17 @@ def ray_serve_process(
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        service = RayService(f"http://127.0.0.1:{port}", process, Path(folder))
+        config = configuration(port, ingresses, inspectors, places, logs_runs=logs_runs)
+        service = RayService(f"http://127.0.0.1:{port}", process, Path(folder), config)
         watchdog = threading.Timer(START_TIMEOUT_S, _kill, [process])
         watchdog.start()
         try:
-            process.stdin.write(json.dumps(configuration(port, ingresses, inspectors, places)) + "\n")
-            process.stdin.flush()
+            service.deploy()
             started = process.stdout.readline()
             watchdog.cancel()
             if json.loads(started or "{}").get("event") != "RUNNING":
                 raise RuntimeError(f"The application did not start: {started}\n{service.logs()}")
+            service.wait_until_reached()
             yield service
         finally:
             watchdog.cancel()
@@ -244,7 +296,8 @@ def _drive(folder: str) -> None:
         time.sleep(0.1)
     result = {"event": application.status.value, "message": application.message}
     print(json.dumps(result), flush=True)  # noqa: T201 - the test reads it
-    sys.stdin.read()
+    for line in sys.stdin:
+        client.deploy_apps(ServeDeploySchema.model_validate_json(line))
     ray.shutdown()
 
 

@@ -25,7 +25,7 @@ from service.bundle.bundle import Bundle
 from service.deployment.passed_tests import SELF_TESTS
 from tests.postgres import PostgresServer, migrated_database
 from tests.proxy import proxy_process
-from tests.ray_serve import ray_serve_process
+from tests.ray_serve import RayService, ray_serve_process
 from tests.running_service import HttpService, shared_self_tests
 from tests.s3 import S3Server
 from tests.serving import service_process
@@ -51,11 +51,13 @@ class Addresses:
         replicas: Base URLs of the replicas. If only the balancer can be reached, its URL as often as makes it probable
             that every replica gets a request.
         metrics: Base URLs whose `/metrics` can be read.
+        ray: The application if Ray Serve runs it.
     """
 
     url: str
     replicas: Sequence[str]
     metrics: Sequence[str]
+    ray: RayService | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def ray_serve(parts: Parts) -> Iterator[Addresses]:
             add_widget(ray.url, parts)
             ray.wait_until_ready()
             # Its proxy chooses a replica at random.
-            yield Addresses(ray.url, [ray.url] * 6, [ray.url])
+            yield Addresses(ray.url, [ray.url] * 6, [ray.url], ray)
 
 
 @contextmanager

@@ -65,9 +65,9 @@ def test_a_key_is_required_unless_the_proxy_is_on_the_loopback(monkeypatch: pyte
 def test_the_configuration_of_the_tests_is_the_shipped_one_on_two_cores() -> None:
     config = configuration(8000, ingresses=2, inspectors=2)
     ServeDeploySchema.model_validate(config)
-    deployments = config["applications"][0]["deployments"]
-    assert {deployment["name"]: deployment["num_replicas"] for deployment in deployments} == dict.fromkeys(
-        ("Ingress", "Inspector"), 2
-    )
-    reserved = sum(one["num_replicas"] * one["ray_actor_options"]["num_cpus"] for one in deployments)
+    ingress, inspector = config["applications"][0]["deployments"]
+    assert (ingress["name"], ingress["num_replicas"], inspector["name"]) == ("Ingress", 2, "Inspector")
+    assert inspector["autoscaling_config"].items() >= {"min_replicas": 2, "max_replicas": 2}.items()
+    # One that autoscaling adds has to fit, too.
+    reserved = 2 * ingress["ray_actor_options"]["num_cpus"] + 3 * inspector["ray_actor_options"]["num_cpus"]
     assert reserved < CORES

@@ -124,7 +124,8 @@ def test_missing_package_and_unreachable_cluster_are_reported(monkeypatch: pytes
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_a_real_cluster_does_the_jobs(tmp_path: Path) -> None:
+def test_a_real_cluster_does_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default, processes of all tests beside it have priority
     engine = RayCluster("local", 1, 2**28, run_fake)
     try:
         jobs: list[Any] = [FakeJob(name, tmp_path) for name in ("fine-0", "exits", "fine-1")]
