@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     not in memory are removed from the folder `models`; those in force last. Empty: no limit.
     """
 
-    load_ahead_s: float = Field(default=15.0, ge=0, le=3600)
+    load_ahead_s: float = Field(default=5.0, ge=0, le=3600)
     """Longest time for which a starting process with a bundle store is not ready because it loads bundles into memory
     before their first images: those that were in memory when it ended, and those that were used most. In seconds; the
     rest is loaded while it serves. 0: it is ready at once.
