@@ -72,8 +72,8 @@ class BundleTable:
         """Return the version of the bundle of each product that has exactly one. One query for all products."""
         query = select(BundleRow.product, func.min(BundleRow.version))
         with reading(self._engine) as session:
-            found = session.execute(query.group_by(BundleRow.product).having(func.count() == 1))
-            return dict(found.all())
+            rows = session.execute(query.group_by(BundleRow.product).having(func.count() == 1))
+            return {row[0]: row[1] for row in rows}
 
     def get(self, product: str, version: str) -> StoredBundle | None:
         """Return one bundle; None if there is no such bundle."""
